@@ -1,0 +1,100 @@
+"""Files that are whole or absent: written beside, synced, and renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lavra.core.errors import Damaged, InputError
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable (a rename survives a power cut only after this)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of `path` durable."""
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` so that a reader sees the old file or the new one, never a part, even after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes 0600; a run folder is meant to be shared
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        Damaged: if the file is missing or does not parse.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is missing") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+
+
+@contextmanager
+def building_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block succeeds, and vanishes when it fails.
+
+    Args:
+        path: the folder to make.
+        force: replace an existing folder; without it, an existing one is an error.
+
+    Raises:
+        InputError: if `path` exists and `force` is false.
+    """
+    if path.exists() and not force:
+        raise InputError(f"{path} exists already", "choose another --out, or add --force to replace it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.building-"))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                sync_file(file)
+        os.chmod(temporary, 0o755)
+        if path.exists():
+            old = temporary.with_name(temporary.name + "-old")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,98 @@
+"""One progress line with time left, on standard error: a live bar for a terminal, a line now and then for a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from lavra.core.units import show_count, show_duration
+
+Item = TypeVar("Item")
+
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Turn every message and progress line of this process off (`--quiet`) or on again."""
+    global _quiet
+    _quiet = quiet
+
+
+def say(text: str) -> None:
+    """Print one line for the person watching, on standard error (standard output is for results)."""
+    if not _quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Progress towards a total, shown only for work that lasts longer than two seconds.
+
+    Args:
+        title: what is being done, e.g. "tokenising".
+        total: the amount of work, in `unit`; None when unknown.
+        unit: e.g. "documents".
+        every: seconds between lines when standard error is no terminal.
+    """
+
+    def __init__(self, title: str, total: float | None = None, unit: str = "", *, every: float = 15.0) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = 0.0
+        self._start = time.monotonic()
+        self._live = sys.stderr.isatty()
+        self._gap = 0.2 if self._live else every
+        self._next = self._start + 2.0
+        self._shown = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Count `amount` more as done, and show the line when it is due; `note` is added at its end."""
+        self.update(self.done + amount, note)
+
+    def update(self, done: float, note: str = "") -> None:
+        """Set the amount done, and show the line when it is due."""
+        self.done = done
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._gap
+            self._show(self.line(now - self._start, note))
+
+    def line(self, elapsed: float, note: str = "") -> str:
+        """Return the progress line after `elapsed` seconds."""
+        if self.total:
+            share = min(1.0, self.done / self.total)
+            left = show_duration(elapsed * (1 - share) / share) if share > 0 else "?"
+            amount = f"{share:4.0%}  {show_count(self.done)}/{show_count(self.total)} {self.unit}  {left} left"
+        else:
+            amount = f"{show_count(self.done)} {self.unit}  {show_duration(elapsed)}"
+        return f"{self.title}: {amount}" + (f"  {note}" if note else "")
+
+    def _show(self, text: str) -> None:
+        if _quiet:
+            return
+        self._shown = True
+        if self._live:
+            sys.stderr.write("\r\x1b[2K" + text)
+            sys.stderr.flush()
+        else:
+            say(text)
+
+    def close(self) -> None:
+        """Clear the live line."""
+        if self._shown and self._live:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+
+
+def track(items: Iterable[Item], title: str, total: float | None = None, unit: str = "") -> Iterator[Item]:
+    """Yield the items while showing progress over them."""
+    with Progress(title, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.advance()

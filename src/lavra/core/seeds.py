@@ -1,0 +1,32 @@
+"""Random streams named by purpose: no generator state is global, so nothing that is drawn depends on what ran before.
+
+A stream is a pure function of the run's seed and of what it is for, e.g. `numpy_stream(seed, "order", epoch)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """Return a 63-bit seed for one purpose, e.g. `derive_seed(1, "dropout", step)`."""
+    name = "\x1f".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def numpy_stream(seed: int, *purpose: str | int) -> np.random.Generator:
+    """Return a NumPy generator for one purpose."""
+    return np.random.default_rng(derive_seed(seed, *purpose))
+
+
+def torch_stream(seed: int, *purpose: str | int, device: str | torch.device = "cpu") -> torch.Generator:
+    """Return a torch generator for one purpose on one device."""
+    import torch
+
+    return torch.Generator(device=device).manual_seed(derive_seed(seed, *purpose))

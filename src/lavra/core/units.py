@@ -1,0 +1,91 @@
+"""Durations, sizes and counts as people write them (`20m`, `512MiB`, `330M`), in both directions."""
+
+from __future__ import annotations
+
+import re
+
+from lavra.core.errors import InputError
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"": 1, "b": 1} | {
+    f"{prefix}{suffix}": base**power
+    for power, prefix in enumerate("kmgt", start=1)
+    for suffix, base in (("", 1000), ("b", 1000), ("ib", 1024))
+}
+_COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
+
+
+def parse_duration(text: str | float) -> float:
+    """Return the seconds meant by `text`: `90`, `45s`, `20m`, `1h30m`, `2d`.
+
+    Raises:
+        InputError: if the text is no duration.
+    """
+    if isinstance(text, int | float):
+        return float(text)
+    written = text.strip().lower().replace(" ", "")
+    if re.fullmatch(_NUMBER, written):
+        return float(written)
+    pieces = re.findall(rf"{_NUMBER}(ms|min|[smhd])", written)
+    if not pieces or "".join(f"{number}{unit}" for number, unit in pieces) != written:
+        raise InputError(f"{text!r} is not a duration", "write it like 90s, 20m, 1h30m or 2d")
+    return sum(float(number) * _SECONDS[unit] for number, unit in pieces)
+
+
+def parse_size(text: str | int) -> int:
+    """Return the bytes meant by `text`: `4096`, `10MB` (powers of 1000), `512MiB` (powers of 1024).
+
+    Raises:
+        InputError: if the text is no size.
+    """
+    return _scaled(text, _BYTES, "size", "10MB, 512MiB or 2GiB")
+
+
+def parse_count(text: str | int) -> int:
+    """Return the whole number meant by `text`: `5000`, `10k`, `330M`, `1.5B`.
+
+    Raises:
+        InputError: if the text is no count.
+    """
+    return _scaled(text, _COUNTS, "count", "5000, 10k, 330M or 1.5B")
+
+
+def _scaled(text: str | int, table: dict[str, int], kind: str, examples: str) -> int:
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(rf"{_NUMBER}([a-z]*)", text.strip().lower().replace(" ", "").replace("_", ""))
+    if match is None or match[2] not in table:
+        raise InputError(f"{text!r} is not a {kind}", f"write it like {examples}")
+    return round(float(match[1]) * table[match[2]])
+
+
+def show_duration(seconds: float) -> str:
+    """Write seconds as a person would: `0.4 s`, `42 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def show_size(size: float) -> str:
+    """Write bytes with binary units: `812 B`, `3.4 KiB`, `1.2 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def show_count(count: float) -> str:
+    """Write a number with a short suffix: `950`, `12.3k`, `7.1M`, `1.50B`."""
+    for scale, suffix, digits in ((10**9, "B", 2), (10**6, "M", 1), (10**3, "k", 1)):
+        if count >= scale:
+            return f"{count / scale:.{digits}f}{suffix}"
+    return f"{count:.0f}"

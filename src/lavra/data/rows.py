@@ -1,0 +1,24 @@
+"""The row: one document of text and where it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One document.
+
+    Attributes:
+        text: its text, never empty.
+        source: the name of the corpus or file that it is accounted under (the ledger's lines).
+        place: where it was read, for messages: `file.jsonl:17`.
+        fields: the other columns of the row (id, label, prompt …), when the format has columns.
+    """
+
+    text: str
+    source: str
+    place: str
+    fields: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""What is learned: objectives turn rows into batches and batches into losses."""

@@ -1,0 +1,48 @@
+"""The objective's contract, and the loss as a sum and a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from lavra.models.batch import Batch
+
+if TYPE_CHECKING:
+    from lavra.models.contract import Model
+
+
+@dataclass(slots=True)
+class Loss:
+    """A loss is always a sum and a weight, so that micro-batches and ranks add up to one big batch.
+
+    Attributes:
+        sum: () float32 tensor with gradient: the summed loss in nats.
+        weight: the number of targets that it sums over.
+        parts: further sums by name (detached), for the log.
+    """
+
+    sum: torch.Tensor
+    weight: float
+    parts: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """Owns what the model sees and what it is asked."""
+
+    def encode(self, rows: Sequence[Any], rng: np.random.Generator, progress: float) -> Batch:
+        """Make a batch of rows (windows of a token store, or examples).
+
+        Args:
+            rows: what the order gave for this micro-batch.
+            rng: the stream of this micro-batch; the only randomness allowed.
+            progress: the share of the run that is done, from 0 to 1, for schedules.
+        """
+        ...
+
+    def loss(self, model: Model, batch: Batch) -> Loss:
+        """Return the summed loss of one batch; its gradient flows to the model's parameters."""
+        ...
