@@ -1,0 +1,77 @@
+"""Files with one JSON object per line that only grow, and that survive a crash in the middle of a line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lavra.core.errors import Damaged
+from lavra.core.files import write_atomically
+
+
+class JsonLines:
+    """One such file. It need not exist yet.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._whole = False
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one object. Numbers that JSON has no name for (infinite, not a number) are written as null."""
+        if not self._whole:
+            self._drop_half_line()
+        line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
+        with self.path.open("a", encoding="utf8") as handle:
+            handle.write(line)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return every whole line; a last line that a crash left unfinished is dropped.
+
+        Raises:
+            Damaged: if a line other than an unfinished last one does not parse.
+        """
+        records: list[dict[str, Any]] = []
+        for number, line in enumerate(self._whole_lines(), start=1):
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise Damaged(f"{self.path}:{number} is damaged: {error}", "remove that line") from error
+        return records
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
+        """Keep the lines that are wanted, drop the others and any unfinished one, and return how many were dropped."""
+        records = self.read()
+        kept = [record for record in records if wanted(record)]
+        if self.path.exists():
+            write_atomically(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+        self._whole = True
+        return len(records) - len(kept)
+
+    def _whole_lines(self) -> list[bytes]:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        return content[: content.rfind(b"\n") + 1].splitlines()
+
+    def _drop_half_line(self) -> None:
+        """Cut an unfinished last line, so that the next one does not grow onto it."""
+        if self.path.exists():
+            with self.path.open("rb+") as handle:
+                content = handle.read()
+                handle.truncate(content.rfind(b"\n") + 1)
+        self._whole = True
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

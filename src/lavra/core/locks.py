@@ -1,0 +1,107 @@
+"""One writer per folder: a lock that dies with its process."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lavra.core.errors import InputError
+
+_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+
+
+@contextmanager
+def exclusive(path: Path, purpose: str) -> Iterator[None]:
+    """Hold the lock file `path` during the block.
+
+    The kernel frees the lock when the process ends, however it ends; one that a dead process's orphan still holds is
+    taken over. Where the file system has no locks, the process number in the file alone decides.
+
+    Args:
+        path: the lock file; its folder exists.
+        purpose: what is locked, for the message: "runs/demo is being trained".
+
+    Raises:
+        InputError: if another living process holds it; the message names that process.
+    """
+    descriptor = _take(path, purpose)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        yield
+    finally:
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would leave it with a forked child
+        os.close(descriptor)
+
+
+def holder(path: Path) -> int | None:
+    """Return the number of the living process that holds the lock file `path`, or None when it is free."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        return _living(_record(descriptor)) if not _try(descriptor, shared=True) else None
+    finally:
+        os.close(descriptor)
+
+
+def _take(path: Path, purpose: str) -> int:
+    deadline = time.monotonic() + 0.5  # someone who only asks who holds it does so for less than this
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if _try(descriptor):
+            return descriptor
+        record = _record(descriptor)
+        os.close(descriptor)
+        owner = _living(record)
+        if owner is None and record:
+            path.unlink(missing_ok=True)  # held by an orphan of a dead process: a new file is a new lock
+        elif time.monotonic() > deadline:
+            raise InputError(
+                f"{purpose} by process {owner or 'unknown'} already",
+                "wait until it ends, or stop it; it saves when it is asked to stop",
+            )
+        else:
+            time.sleep(0.02)
+
+
+def _try(descriptor: int, *, shared: bool = False) -> bool:
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return _living(_record(descriptor)) is None
+        return False
+    return True
+
+
+def _record(descriptor: int) -> dict[str, Any]:
+    try:
+        return json.loads(os.pread(descriptor, 4096, 0))
+    except ValueError:
+        return {}
+
+
+def _living(record: dict[str, Any]) -> int | None:
+    """Return the process number in the record if that process lives (one on another machine is taken to live)."""
+    number = record.get("pid")
+    if number is None or record.get("host") != socket.gethostname():
+        return number
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return number

@@ -1,0 +1,195 @@
+"""The run folder: the whole record of one training run, which can be copied, resumed, compared and exported."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from lavra.core.errors import InputError
+from lavra.core.files import read_json, write_atomically, write_json
+from lavra.core.json_lines import JsonLines
+from lavra.core.locks import exclusive, holder
+
+Status = Literal["running", "finished", "interrupted"]
+
+_MARK = "# lavra run, format 1\n"
+
+
+class RunFolder:
+    """One run on disk; made by `create` or `open`.
+
+    Attributes:
+        path: the folder.
+        metrics: `metrics.jsonl`, one object per logged step.
+        samples: `samples.jsonl`, the texts that the model wrote during the run.
+        checkpoints: the folder of the checkpoints.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.metrics = JsonLines(self.path / "metrics.jsonl")
+        self.samples = JsonLines(self.path / "samples.jsonl")
+        self.checkpoints = self.path / "checkpoints"
+
+    @classmethod
+    def create(cls, path: Path | str, config: str, *, force: bool = False) -> RunFolder:
+        """Make a new run folder.
+
+        Args:
+            path: where; an empty folder may be there already.
+            config: the text of `config.toml` (see `core.configuration.to_toml`).
+            force: replace a run folder that is there; nothing else is ever replaced.
+
+        Raises:
+            InputError: if the path is taken, or its run is being trained.
+        """
+        path = Path(path)
+        if is_run(path):
+            _refuse_unless_replaceable(path, force)
+            remove_run(path)
+        elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise InputError(f"{path} exists and is no run folder", "choose another --out")
+        run = cls(path)
+        path.mkdir(parents=True, exist_ok=True)
+        run.checkpoints.mkdir()
+        write_atomically(path / "config.toml", _MARK + config)  # last: its mark makes the folder a run
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """Open an existing run folder.
+
+        Raises:
+            InputError: if there is none at `path`.
+        """
+        path = Path(path)
+        if is_run(path):
+            return cls(path)
+        if not path.exists():
+            raise InputError(f"{path} does not exist", "`lavra runs FOLDER` lists the runs in a folder")
+        raise InputError(
+            f"{path} is no run folder (it has no config.toml written by lavra)",
+            "give the folder that --out named; `lavra runs FOLDER` lists the runs in a folder",
+        )
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @property
+    def config(self) -> str:
+        """The text of `config.toml`: the request, complete."""
+        return (self.path / "config.toml").read_text(encoding="utf8").removeprefix(_MARK)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What was decided before the first step; empty when the run never came that far."""
+        return self._optional("plan.json")
+
+    def write_plan(self, plan: dict[str, Any]) -> None:
+        """Record what was decided before the first step."""
+        write_json(self.path / "plan.json", plan)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The final figures; empty while the run is not finished."""
+        return self._optional("result.json")
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Record the final figures, which makes the run finished."""
+        write_json(self.path / "result.json", result)
+
+    def _optional(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        return read_json(path) if path.exists() else {}
+
+    def log(self, text: str) -> None:
+        """Add one line with the time to `events.log`."""
+        with (self.path / "events.log").open("a", encoding="utf8") as handle:
+            handle.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {' '.join(text.splitlines())}\n")
+
+    @property
+    def events(self) -> list[str]:
+        """The lines of `events.log`."""
+        path = self.path / "events.log"
+        return path.read_text(encoding="utf8", errors="replace").splitlines() if path.exists() else []
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after `step`, so that the curve of a resumed run equals that of an uninterrupted one.
+
+        Lines of the metrics and samples with a later `step` go, and so does the result.
+        """
+        for lines in (self.metrics, self.samples):
+            lines.keep(lambda record: record.get("step", 0) <= step)
+        (self.path / "result.json").unlink(missing_ok=True)
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Hold the run's lock during the block, so that two processes never train in one folder.
+
+        Raises:
+            InputError: if another living process trains it; the message names that process.
+        """
+        with exclusive(self._lock, f"{self.path} is being trained"):
+            yield
+
+    @property
+    def trainer(self) -> int | None:
+        """The number of the process that trains this run now, or None."""
+        return holder(self._lock)
+
+    @property
+    def status(self) -> Status:
+        """Running while a living process holds the lock, finished with a result, interrupted otherwise."""
+        if self.trainer is not None:
+            return "running"
+        return "finished" if (self.path / "result.json").exists() else "interrupted"
+
+
+def is_run(path: Path) -> bool:
+    """Say whether `path` is a run folder."""
+    try:
+        with (path / "config.toml").open(encoding="utf8") as handle:
+            return handle.readline() == _MARK
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def remove_run(path: Path) -> None:
+    """Delete a run folder: first it leaves its place under another name, then its files go."""
+    grave = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.removed-"))
+    path.rename(grave / path.name)
+    shutil.rmtree(grave)
+
+
+def list_runs(root: Path | str) -> list[RunFolder]:
+    """Return the run folders at `root` or up to two levels below it, the oldest first.
+
+    Raises:
+        InputError: if `root` is no folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root} is no folder", "give the folder that holds your runs")
+    marks = [mark for pattern in ("", "*/", "*/*/") for mark in root.glob(f"{pattern}config.toml")]
+    found = [mark.parent for mark in marks if not mark.parent.name.startswith(".") and is_run(mark.parent)]
+    return [RunFolder(path) for path in sorted(found, key=lambda path: (path / "config.toml").stat().st_mtime_ns)]
+
+
+def _refuse_unless_replaceable(path: Path, force: bool) -> None:
+    if not force:
+        raise InputError(
+            f"{path} holds a run already",
+            f"`lavra resume {path}` goes on with it; choose another --out, or add --force to replace it",
+        )
+    process = RunFolder(path).trainer
+    if process is not None:
+        raise InputError(f"{path} is being trained by process {process}", "stop it first; it saves when asked to stop")
