@@ -1,0 +1,1 @@
+"""Evaluation: likelihood with intervals, yardsticks on the same bytes, and the tables that show them."""

@@ -1,0 +1,156 @@
+"""Tokenised documents to be measured, with the sizes of their original text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavra.core.errors import InputError
+from lavra.core.seeds import numpy_stream
+from lavra.data.rows import Row
+
+if TYPE_CHECKING:
+    from lavra.data.store import TokenStore
+    from lavra.data.tokenizer import Tokenizer
+
+Whole = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Tokenised documents. Document d is `tokens[starts[d]:ends[d]]` and ends with the end-of-document token.
+
+    Attributes:
+        tokens: flat array of ids, in memory or mapped from a token store.
+        starts: (documents,) first token of each.
+        ends: (documents,) one past the last token of each.
+        bytes: (documents,) UTF-8 bytes of the original text; what bits per byte are counted on.
+        characters: (documents,) Unicode code points of the text.
+        words: (documents,) pieces between white space (`str.split`).
+        source: (documents,) index into `sources`.
+        sources: names of the corpora.
+        end_of_document: id of the end-of-document token.
+    """
+
+    tokens: NDArray[Any]
+    starts: Whole
+    ends: Whole
+    bytes: Whole
+    characters: Whole
+    words: Whole
+    source: Whole
+    sources: tuple[str, ...]
+    end_of_document: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def lengths(self) -> Whole:
+        """(documents,) tokens of each document, its end-of-document token included."""
+        return self.ends - self.starts
+
+    def select(self, numbers: NDArray[np.integer] | Sequence[int]) -> Documents:
+        """Return the documents of these numbers, in this order."""
+        chosen = np.asarray(numbers, dtype=np.int64)
+        fields = ("starts", "ends", "bytes", "characters", "words", "source")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in fields})
+
+    def sample(self, tokens: int, seed: int = 0) -> Documents:
+        """Return whole documents drawn at random until `tokens` are reached, or all if there are fewer.
+
+        The draw is a function of the seed and of the number of documents, and keeps the order of the documents.
+        """
+        if int(self.lengths.sum()) <= tokens:
+            return self
+        order = numpy_stream(seed, "sample of documents").permutation(len(self))
+        enough = int(np.searchsorted(np.cumsum(self.lengths[order]), tokens)) + 1
+        return self.select(np.sort(order[:enough]))
+
+    def texts(self, tokenizer: Tokenizer) -> Iterator[str]:
+        """Yield the text of each document, decoded from its tokens."""
+        for start, end in zip(self.starts, self.ends, strict=True):
+            yield tokenizer.decode(self.tokens[start : end - 1].tolist())
+
+
+def documents_of_rows(rows: Iterable[Row | str], tokenizer: Tokenizer) -> Documents:
+    """Tokenise rows, or plain texts (whose source is then "text"), and keep the tokens in memory.
+
+    Raises:
+        InputError: if there is no document.
+    """
+    pieces: list[NDArray[Any]] = []
+    sizes: list[tuple[int, int, int, int]] = []
+    names: dict[str, int] = {}
+    kind = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
+    closing = np.array([tokenizer.end_of_document], dtype=kind)
+    for group in _groups(rows):
+        texts = [row if isinstance(row, str) else row.text for row in group]
+        for row, text, ids in zip(group, texts, tokenizer.encode_many(texts), strict=True):
+            pieces += [np.asarray(ids, dtype=kind), closing]
+            source = names.setdefault("text" if isinstance(row, str) else row.source, len(names))
+            sizes.append((len(text.encode("utf8", "surrogatepass")), len(text), len(text.split()), source))
+    if not sizes:
+        raise InputError("there is no document to evaluate on", "check the --data locations; empty texts do not count")
+    ends = np.cumsum([len(ids) + 1 for ids in pieces[::2]])
+    bytes_, characters, words, source = np.array(sizes, dtype=np.int64).T
+    return Documents(
+        tokens=np.concatenate(pieces),
+        starts=np.concatenate([[0], ends[:-1]]),
+        ends=ends,
+        bytes=bytes_,
+        characters=characters,
+        words=words,
+        source=source,
+        sources=tuple(names),
+        end_of_document=tokenizer.end_of_document,
+    )
+
+
+def documents_of_store(store: TokenStore, tokenizer: Tokenizer) -> Documents:
+    """Return the documents of a token store; the tokens stay on disk.
+
+    The store keeps the bytes of each original text. Characters and words of each document are counted on the text
+    decoded from its tokens, which is the original text for a byte-level tokenizer.
+
+    Raises:
+        InputError: if the store was made with another tokenizer, or holds no document.
+    """
+    if store.manifest.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise InputError(
+            "the token store was made with another tokenizer than the model's",
+            "prepare the data again with the model's tokenizer, or give the original text files",
+        )
+    offsets = np.asarray(store.offsets).astype(np.int64)
+    if len(offsets) < 2:
+        raise InputError("the token store holds no document", "prepare it again from data that is not empty")
+    documents = Documents(
+        tokens=store.tokens,
+        starts=offsets[:-1],
+        ends=offsets[1:],
+        bytes=np.asarray(store.document_bytes).astype(np.int64),
+        characters=np.zeros(len(offsets) - 1, dtype=np.int64),
+        words=np.zeros(len(offsets) - 1, dtype=np.int64),
+        source=np.repeat(
+            np.arange(len(store.manifest.sources)), [source.documents for source in store.manifest.sources]
+        ),
+        sources=tuple(source.name for source in store.manifest.sources),
+        end_of_document=tokenizer.end_of_document,
+    )
+    counts = np.array([(len(text), len(text.split())) for text in documents.texts(tokenizer)], dtype=np.int64)
+    return replace(documents, characters=counts[:, 0], words=counts[:, 1])
+
+
+def _groups(rows: Iterable[Row | str], size: int = 1024) -> Iterator[list[Row | str]]:
+    group: list[Row | str] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

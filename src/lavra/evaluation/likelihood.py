@@ -1,0 +1,190 @@
+"""The likelihood of documents under a model: every token scored once, and no logits kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lavra.core.errors import InputError, LavraError
+from lavra.core.memory import is_out_of_memory
+from lavra.core.progress import Progress, say
+from lavra.evaluation.documents import Documents
+from lavra.evaluation.results import LikelihoodResult
+from lavra.evaluation.windows import Windows, make_batch, plan_windows
+from lavra.models.batch import IGNORED
+
+if TYPE_CHECKING:
+    from lavra.models.contract import Model
+
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 8192, 65536
+"""Tokens of a batch. More does not run faster; less leaves the device waiting."""
+
+CPU_LOGITS, GPU_LOGITS = 2**22, 2**26
+"""Logits held at once: 16 MiB of float32 on a CPU (near its cache), 256 MiB on a GPU."""
+
+
+def likelihood(
+    model: Model,
+    documents: Documents,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    batch_tokens: int | None = None,
+    seed: int = 0,
+) -> LikelihoodResult:
+    """Measure the negative log-likelihood of documents under a model.
+
+    Documents never see each other. Each begins after an end-of-document token as input, and its own end-of-document
+    token is a target too, so the nll is that of the texts and of where they end. The model computes in its own
+    precision (or that of an `autocast` around the call); its logits are turned to float32 before the softmax and the
+    sums are float64. On a CPU the result is the same in every run; the batch's size moves it by rounding only.
+
+    Args:
+        model: any model of the contract; it is put into evaluation mode and back.
+        documents: what to measure on.
+        context: tokens of a window; the model's own context by default.
+        stride: tokens between windows, half the context by default. 1 gives every token the longest possible context
+            and costs `context / 2` times the default.
+        batch_tokens: tokens of a batch, padding included; halved by itself when memory runs out.
+        seed: of the bootstrap over documents.
+
+    Raises:
+        InputError: for no documents, a stride out of range, or a context that is longer than the model's.
+        LavraError: when not even one window fits into memory.
+    """
+    if not len(documents):
+        raise InputError("there is no document to evaluate on", "check the --data locations")
+    context = _check_context(model, context)
+    stride = max(1, context // 2) if stride is None else stride
+    windows = plan_windows(documents.lengths, context, stride)
+    device = _device_of(model)
+    batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS)
+    start = time.perf_counter()
+    with _evaluating(model):
+        nll = _score(model, documents, windows, device, batch_tokens)
+    seconds = time.perf_counter() - start
+    return LikelihoodResult.of(documents, nll, context=context, stride=stride, seconds=seconds, seed=seed)
+
+
+def token_nll(model: Model, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return (tokens,) negative log-likelihoods in nats of `targets` (tokens,) given `features` (tokens, width).
+
+    The head runs on a few tokens at a time, so that (tokens, vocabulary) logits never exist.
+    """
+    held = CPU_LOGITS if features.device.type == "cpu" else GPU_LOGITS
+    vocabulary = model.head(features[:1]).shape[-1]
+    parts = []
+    for some, wanted in zip(
+        features.split(max(1, held // vocabulary)), targets.split(max(1, held // vocabulary)), strict=True
+    ):
+        logits = model.head(some)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        parts.append(torch.logsumexp(logits, -1) - logits.gather(-1, wanted[:, None])[:, 0])
+    return torch.cat(parts)
+
+
+@dataclass(slots=True)
+class _Scored:
+    """Token likelihoods still on the device, and the rows and documents that they belong to."""
+
+    nll: torch.Tensor
+    rows: NDArray[np.int64]
+    documents: NDArray[np.int64]
+
+    def add_to(self, totals: NDArray[np.float64]) -> None:
+        per_row = np.bincount(self.rows, self.nll.double().numpy(force=True), minlength=len(self.documents))
+        np.add.at(totals, self.documents, per_row)
+
+
+def _score(
+    model: Model, documents: Documents, windows: Windows, device: torch.device, batch_tokens: int
+) -> NDArray[np.float64]:
+    """Return (documents,) summed nll. A batch's numbers are fetched after the next is launched, so no device waits."""
+    totals = np.zeros(len(documents))
+    done, waiting = 0, None
+    with Progress("evaluating", float(windows.scored.sum()), "tokens") as progress:
+        while done < len(windows.length):
+            rows = max(1, batch_tokens // int(windows.length[done]))
+            numbers = slice(done, done + rows)
+            scored = _try(model, documents, windows, numbers, device)
+            if scored is None:
+                batch_tokens = _smaller(rows, int(windows.length[done]), device)
+                continue
+            if waiting is not None:
+                waiting.add_to(totals)
+            waiting = scored
+            done += rows
+            progress.advance(float(windows.scored[numbers].sum()))
+    if waiting is not None:
+        waiting.add_to(totals)
+    return totals
+
+
+def _try(
+    model: Model, documents: Documents, windows: Windows, numbers: slice, device: torch.device
+) -> _Scored | None:
+    """Score one batch; None when memory ran out (returned, so that the failed batch's tensors are released)."""
+    try:
+        batch, owners = make_batch(documents, windows, numbers)
+        wanted = np.flatnonzero(batch.targets.numpy().ravel() != IGNORED)
+        length = batch.inputs.shape[1]
+        batch, chosen = batch.to(device), torch.from_numpy(wanted).to(device)
+        features = model.features(batch).flatten(0, 1)[chosen]
+        return _Scored(token_nll(model, features, batch.targets.flatten()[chosen]), wanted // length, owners)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _smaller(rows: int, length: int, device: torch.device) -> int:
+    """Return half the batch in tokens, after memory ran out on `rows` windows of `length`."""
+    if rows == 1:
+        raise LavraError(
+            f"evaluation ran out of memory on a single window of {length} tokens",
+            "choose a shorter context, or a machine or device with more memory",
+        )
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    say(f"evaluating: out of memory with {rows} windows at once; going on with {rows // 2}")
+    return rows // 2 * length
+
+
+def _check_context(model: Model, context: int | None) -> int:
+    longest: int | None = getattr(model, "context", None)
+    if context is None and longest is None:
+        raise InputError("this model does not say how long its context is", "give the context in tokens")
+    if context is not None and (context < 1 or (longest is not None and context > longest)):
+        raise InputError(
+            f"a context of {context} tokens was asked for; this model reads 1 to {longest or 'any number of'} tokens",
+            "choose a context in that range",
+        )
+    return context or longest or 1
+
+
+def _device_of(model: Model) -> torch.device:
+    if isinstance(model, torch.nn.Module):
+        for parameter in model.parameters():
+            return parameter.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    """Switch dropout off for the block. `no_grad`, for tables that a model caches meanwhile must stay trainable with."""
+    training = isinstance(model, torch.nn.Module) and model.training
+    if isinstance(model, torch.nn.Module):
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if isinstance(model, torch.nn.Module):
+            model.train(training)

@@ -1,0 +1,127 @@
+"""What a likelihood evaluation found, for people, for JSON and for paired comparisons."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavra.evaluation.documents import Documents
+from lavra.evaluation.intervals import Estimate, ratio_estimates
+
+NATS_PER_BIT = math.log(2)
+
+
+def _power_of_e(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The likelihood of some documents in the field's usual units.
+
+    Attributes:
+        documents: how many.
+        tokens: targets scored, an end-of-document token per document included.
+        bytes: UTF-8 bytes of the original texts.
+        characters: code points of the texts.
+        words: pieces between white space.
+        nll: summed negative log-likelihood in nats.
+        loss: nats per token.
+        perplexity: `exp(nll / tokens)`; depends on the tokenizer, so compare it only between models that share one.
+        perplexity_per_word: `exp(nll / words)`.
+        bits_per_byte: `nll / ln 2 / bytes`; comparable between all models on the same text.
+        bits_per_character: likewise per character.
+        bits_per_word: likewise per word.
+    """
+
+    documents: int
+    tokens: int
+    bytes: int
+    characters: int
+    words: int
+    nll: float
+    loss: Estimate
+    perplexity: Estimate
+    perplexity_per_word: Estimate
+    bits_per_byte: Estimate
+    bits_per_character: Estimate
+    bits_per_word: Estimate
+
+    @classmethod
+    def of(cls, documents: Documents, nll: NDArray[np.float64], seed: int = 0) -> Measures:
+        """Measure from (documents,) nll in nats."""
+        sizes = {
+            "tokens": documents.lengths,
+            "bytes": documents.bytes,
+            "characters": documents.characters,
+            "words": documents.words,
+        }
+        per = ratio_estimates(nll, dict(sizes), seed=seed)
+        bits = {name: estimate.through(lambda nats: nats / NATS_PER_BIT) for name, estimate in per.items()}
+        return cls(
+            documents=len(documents),
+            nll=float(nll.sum()),
+            loss=per["tokens"],
+            perplexity=per["tokens"].through(_power_of_e),
+            perplexity_per_word=per["words"].through(_power_of_e),
+            bits_per_byte=bits["bytes"],
+            bits_per_character=bits["characters"],
+            bits_per_word=bits["words"],
+            **{name: int(size.sum()) for name, size in sizes.items()},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; estimates as `{"value", "low", "high"}`."""
+        return {
+            name: value.to_json() if isinstance(value, Estimate) else value
+            for name, value in ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        }
+
+
+@dataclass(frozen=True)
+class LikelihoodResult:
+    """The likelihood of documents under one model.
+
+    Attributes:
+        total: over all documents.
+        sources: per corpus, by name, in the order of the data.
+        per_document: the documents that were measured, with their sizes and sources.
+        nll: (documents,) nats of each document, for paired comparisons between models.
+        context: longest window in tokens.
+        stride: tokens between windows.
+        seconds: time that the scoring took.
+    """
+
+    total: Measures
+    sources: dict[str, Measures]
+    per_document: Documents
+    nll: NDArray[np.float64]
+    context: int
+    stride: int
+    seconds: float
+
+    @classmethod
+    def of(
+        cls, documents: Documents, nll: NDArray[np.float64], *, context: int, stride: int, seconds: float, seed: int = 0
+    ) -> LikelihoodResult:
+        """Measure all documents, and the documents of each source by themselves."""
+        sources = {}
+        for number, name in enumerate(documents.sources):
+            mine = np.flatnonzero(documents.source == number)
+            if len(mine):
+                sources[name] = Measures.of(documents.select(mine), nll[mine], seed)
+        return cls(Measures.of(documents, nll, seed), sources, documents, nll, context, stride, seconds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the totals by name, how they were measured, and the table of sources."""
+        return {
+            **self.total.to_json(),
+            "context": self.context,
+            "stride": self.stride,
+            "tokens_per_second": self.total.tokens / self.seconds if self.seconds else None,
+            "sources": {name: measures.to_json() for name, measures in self.sources.items()},
+        }
