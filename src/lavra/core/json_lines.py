@@ -12,6 +12,11 @@ from lavra.core.errors import Damaged
 from lavra.core.files import write_atomically
 
 
+def one_line(value: Any) -> str:
+    """Return JSON on one line; numbers that JSON has no name for (infinite, not a number) become null."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
 class JsonLines:
     """One such file. It need not exist yet.
 
@@ -24,10 +29,10 @@ class JsonLines:
         self._whole = False
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one object. Numbers that JSON has no name for (infinite, not a number) are written as null."""
+        """Add one object, as `one_line` writes it; it is out of the process's hands when this returns."""
         if not self._whole:
             self._drop_half_line()
-        line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
+        line = one_line(record) + "\n"
         with self.path.open("a", encoding="utf8") as handle:
             handle.write(line)
 
@@ -50,7 +55,7 @@ class JsonLines:
         records = self.read()
         kept = [record for record in records if wanted(record)]
         if self.path.exists():
-            write_atomically(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+            write_atomically(self.path, "".join(one_line(record) + "\n" for record in kept))
         self._whole = True
         return len(records) - len(kept)
 

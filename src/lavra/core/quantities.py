@@ -15,7 +15,14 @@ from lavra.core.errors import InputError
 from lavra.core.units import parse_count, parse_duration, parse_size
 
 
-def _quantity(metavar: str, parse: Callable[[str], float]) -> PrimitiveConstructorSpec[Any]:
+class _Quantity(PrimitiveConstructorSpec[Any]):
+    """The parser of a quantity, short where error messages print it."""
+
+    def __repr__(self) -> str:
+        return self.metavar.lower()
+
+
+def _quantity(metavar: str, parse: Callable[[str], float]) -> _Quantity:
     def from_text(words: list[str]) -> float:
         try:
             return parse(words[0])
@@ -25,7 +32,7 @@ def _quantity(metavar: str, parse: Callable[[str], float]) -> PrimitiveConstruct
     def is_number(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
 
-    return PrimitiveConstructorSpec(
+    return _Quantity(
         nargs=1,
         metavar=metavar,
         instance_from_str=from_text,

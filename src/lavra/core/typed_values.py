@@ -1,4 +1,4 @@
-"""Plain values (as TOML and JSON give them) turned into the typed fields of a dataclass, with errors that name the place."""
+"""Plain values, as TOML and JSON give them, made into the typed fields of a dataclass; errors name the place."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 
 
 def reads_nothing(hint: Any) -> bool:
-    """Say whether the string "none" means None for a field of this type: it is optional, and takes no text otherwise."""
+    """Say whether the string "none" means None for a field of this type: it is optional and takes no other text."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
     bare = [get_args(option)[0] if get_origin(option) is Annotated else option for option in options]
     return types.NoneType in bare and not any(_fits(option, NOTHING) for option in bare)
@@ -45,6 +45,7 @@ class TypedReader:
         self.place, self.missing = place, missing
 
     def dataclass(self, cls: type[Config], table: Any, path: tuple[str, ...]) -> Config:
+        """Return `table` as an instance of the dataclass `cls`; `path` is where it lies in the whole."""
         if not isinstance(table, Mapping):
             raise self._wrong(path, "a table", table)
         hints = field_types(cls)
@@ -129,7 +130,7 @@ class TypedReader:
         if hint is Any or _fits(hint, value):
             if hint is float:
                 return float(value)
-            return Path(value) if isinstance(hint, type) and issubclass(hint, Path) else value
+            return Path(value) if _is_path(hint) else value
         raise self._wrong(path, _name(hint), value)
 
     def _absent(self, hint: Any, path: tuple[str, ...]) -> Any:
@@ -154,6 +155,10 @@ class TypedReader:
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 
+def _is_path(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Path)
+
+
 def _fits(hint: Any, value: Any) -> bool:
     """Say whether a plain value can become `hint` (only the outer kind is looked at)."""
     origin = get_origin(hint)
@@ -168,7 +173,7 @@ def _fits(hint: Any, value: Any) -> bool:
         return isinstance(value, Mapping)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(hint, type) and issubclass(hint, Path):
+    if _is_path(hint):
         return isinstance(value, str | Path)
     return type(value) is hint
 
@@ -187,7 +192,7 @@ def _name(hint: Any) -> str:
         return "a list"
     if origin in (dict, Mapping) or dataclasses.is_dataclass(hint):
         return "a table"
-    if isinstance(hint, type) and issubclass(hint, Path):
+    if _is_path(hint):
         return "a path"
     return _NAMES.get(hint, str(hint))
 

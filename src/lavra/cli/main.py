@@ -1,0 +1,115 @@
+"""The dispatcher: finds the command, imports only its file, and turns every error into a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from lavra.core.errors import LavraError
+
+COMMANDS = {
+    "train": "Train the best model this machine can make of your text in the time you give",
+    "resume": "Go on with an interrupted run, exactly where it stopped",
+    "prepare": "Tokenise a corpus once, to train on it many times",
+    "evaluate": "Measure perplexity and bits per byte on text, with intervals",
+    "generate": "Write text with a model",
+    "runs": "List the runs in a folder, or show one run",
+}
+"""The commands in the order of the help; each is the file of the same name (`-` written `_`) in this folder."""
+
+_EXTRAS = {
+    "search": ("bm25s", "Stemmer", "ir_measures", "ctranslate2", "sacrebleu", "rouge_score"),
+    "finetune": ("peft", "sklearn", "pytorch_optimizer"),
+    "track": ("tensorboard", "wandb", "mlflow"),
+}
+_REPORT = "This is a fault in lavra, not in your request. Please report it with the lines above and your command."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    0: done; 1: a check failed, a run diverged, or lavra itself has a fault; 2: the request or the input is wrong;
+    130 and 143: interrupted; 141: the reader of a pipe went away.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except LavraError as error:
+        print(f"lavra: {error}", file=sys.stderr)
+        return error.exit_code
+    except SystemExit as stop:  # the option parser ends so, after its message
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        print("\nlavra: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains as it ends
+        return 141
+    except ModuleNotFoundError as error:
+        return _missing_module(error)
+    except Exception:
+        return _fault()
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"lavra {version('lavra')}")
+        return 0
+    if words[0] not in COMMANDS:
+        return _unknown(words[0])
+    return import_module(f"lavra.cli.{words[0].replace('-', '_')}").main(words[1:])
+
+
+def _help() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name.ljust(width)}  {line}" for name, line in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Give lavra your text and the time you have: it trains the best language model that this machine can make.",
+            "",
+            "usage: lavra COMMAND …        lavra COMMAND --help says more and gives examples",
+            "",
+            *lines,
+            "",
+            "Everywhere: --json (one JSON object on standard output), --quiet, --recipe FILE.toml; lavra --version.",
+            "To begin:   lavra train mytext/ --budget 10m --out runs/first",
+        ]
+    )
+
+
+def _unknown(word: str) -> int:
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, COMMANDS, 1)
+    hint = f"did you mean `lavra {near[0]}`?" if near else "`lavra --help` lists the commands"
+    print(f"lavra: there is no command {word!r}\n  what to do: {hint}", file=sys.stderr)
+    return 2
+
+
+def _missing_module(error: ModuleNotFoundError) -> int:
+    package = (error.name or "").partition(".")[0]
+    for extra, packages in _EXTRAS.items():
+        if package in packages:
+            print(f"lavra: this needs {package}\n  what to do: pip install 'lavra[{extra}]'", file=sys.stderr)
+            return 2
+    return _fault()
+
+
+def _fault() -> int:
+    import traceback
+
+    traceback.print_exc()
+    print(f"\nlavra: {_REPORT}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""The options of a command: a typed dataclass is at once the flags, their defaults, the recipe file and the help."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+import tyro
+
+from lavra.core.configuration import from_toml
+from lavra.core.errors import InputError
+from lavra.core.json_lines import one_line
+from lavra.core.progress import set_quiet
+
+Options = TypeVar("Options")
+
+_unhinted = tyro.conf.arg(help_behavior_hint="")
+
+
+@dataclasses.dataclass
+class _Everywhere:
+    """The flags that every command has."""
+
+    recipe: Annotated[Path | None, _unhinted] = None
+    """Take the values from this TOML file; flags override them."""
+    json: Annotated[bool, _unhinted] = False
+    """Print one JSON object on standard output."""
+    quiet: Annotated[bool, _unhinted] = False
+    """Say nothing while working."""
+
+
+def parse(
+    cls: type[Options], arguments: Sequence[str], *, prog: str, description: str, examples: Sequence[str] = ()
+) -> tuple[Options, bool]:
+    """Read a command's options; `--help` and errors end the process (exit codes 0 and 2).
+
+    Args:
+        cls: the dataclass of the options. Nested dataclasses become dotted flags (`--model.depth 8`), fields marked
+            `tyro.conf.Positional` have no flag, and the types of `core.quantities` take units.
+        arguments: the words after the command.
+        prog: the command as typed: "lavra train".
+        description: what it does, in a sentence or two.
+        examples: command lines that show it at work.
+
+    Returns:
+        The options, and whether the result is wanted as JSON. `--quiet` has taken effect.
+
+    Raises:
+        InputError: if the file of `--recipe` cannot be used.
+    """
+    recipe = _recipe(arguments)
+    request = dataclasses.make_dataclass(
+        "Request",
+        [
+            ("options", Annotated[cls, tyro.conf.arg(name="")], _default(cls, recipe)),
+            ("everywhere", Annotated[_Everywhere, tyro.conf.arg(name="")]),
+        ],
+        kw_only=True,
+    )
+    lines = [description, *(["", "Examples:"] if examples else []), *(f"  {example}" for example in examples)]
+    parsed = tyro.cli(
+        request,
+        prog=prog,
+        description="\n".join(lines),
+        args=list(arguments),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+    )
+    everywhere = cast(_Everywhere, parsed.everywhere)  # pyright: ignore[reportAttributeAccessIssue]
+    set_quiet(everywhere.quiet)
+    return cast(Options, parsed.options), everywhere.json  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def print_json(value: object) -> None:
+    """Print the result of a command as one JSON object on standard output."""
+    print(one_line(value), flush=True)
+
+
+def _recipe(arguments: Sequence[str]) -> Path | None:
+    """Find the recipe before the other flags are read, because it sets their defaults."""
+    for number, word in enumerate(arguments):
+        if word == "--recipe" and number + 1 < len(arguments):
+            return Path(arguments[number + 1])
+        if word.startswith("--recipe="):
+            return Path(word.removeprefix("--recipe="))
+    return None
+
+
+def _default(cls: type[Options], recipe: Path | None) -> Any:
+    if recipe is None:
+        return dataclasses.field()
+    try:
+        text = recipe.read_text(encoding="utf8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the recipe {recipe} cannot be read: {error}", "give a TOML file") from error
+    options = from_toml(cls, text, str(recipe), missing=tyro.MISSING)
+    return dataclasses.field(default_factory=lambda: options)

@@ -1,0 +1,1 @@
+"""What is shown of a run: tables for the terminal, the page of a run, the comparison of runs."""

@@ -1,0 +1,151 @@
+"""The lab book: one line per run, and one run in full."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lavra.core.errors import Damaged
+from lavra.core.run_folder import RunFolder
+from lavra.core.units import show_count, show_duration
+from lavra.reports.text_table import text_table
+
+_UNKNOWN = "–"
+
+
+def run_line(run: RunFolder) -> dict[str, Any]:
+    """Return what the lab book says of one run; what is not known yet is None.
+
+    A finished run answers from `result.json`, any other from its last metrics. A damaged run says so in `status`.
+    """
+    line: dict[str, Any] = {"run": str(run.path)}
+    try:
+        plan, figures = run.plan, _figures(run)
+        return line | {
+            "data": figures.get("data") or _config(run).get("data"),
+            "parameters": plan.get("parameters"),
+            "context": plan.get("context"),
+            "tokens": figures.get("tokens"),
+            "budget_seconds": plan.get("budget_seconds"),
+            "tokens_per_second": figures.get("tokens_per_second"),
+            "perplexity": figures.get("perplexity"),
+            "bits_per_byte": figures.get("bits_per_byte"),
+            "status": run.status,
+        }
+    except Damaged as error:
+        return line | {"status": f"damaged: {error.message}"}
+
+
+def run_record(run: RunFolder) -> dict[str, Any]:
+    """Return all that is known of one run: its request, plan, result, last metrics and last events."""
+    metrics = run.metrics.read()
+    return {
+        "run": str(run.path),
+        "status": run.status,
+        "config": _config(run),
+        "plan": run.plan,
+        "result": run.result,
+        "last_metrics": metrics[-1] if metrics else {},
+        "events": run.events[-10:],
+    }
+
+
+def show_runs(runs: Iterable[RunFolder]) -> str:
+    """Return the lab book as a table."""
+    rows = [
+        [
+            line["run"],
+            _data(line.get("data")),
+            line["status"],
+            _shown(line.get("parameters"), show_count),
+            _shown(line.get("context"), show_count),
+            _shown(line.get("tokens"), show_count),
+            _shown(line.get("budget_seconds"), show_duration),
+            _shown(line.get("tokens_per_second"), show_count),
+            _shown(line.get("perplexity"), "{:.2f}".format),
+            _shown(line.get("bits_per_byte"), "{:.4f}".format),
+        ]
+        for line in map(run_line, runs)
+    ]
+    headers = ["run", "data", "status", "parameters", "context", "tokens", "budget", "tokens/s"]
+    return text_table([*headers, "perplexity", "bits/byte"], rows, left=3)
+
+
+def show_run(run: RunFolder) -> str:
+    """Return one run in full, in sections: request, plan, result, ledger, last metrics, events."""
+    record = run_record(run)
+    ledger = record["result"].get("ledger") or []
+    result = {name: value for name, value in record["result"].items() if name != "ledger"}
+    sections = [f"{record['run']}: {record['status']}"]
+    for title, values in (
+        ("request", record["config"]),
+        ("plan", record["plan"]),
+        ("result", result),
+        ("last metrics", record["last_metrics"]),
+    ):
+        if values:
+            sections.append(f"{title}\n" + "\n".join(_lines(values)))
+    if ledger:
+        sections.append("ledger\n" + _ledger(ledger))
+    if record["events"]:
+        sections.append("events\n" + "\n".join(f"  {line}" for line in record["events"]))
+    return "\n\n".join(sections)
+
+
+def _figures(run: RunFolder) -> dict[str, Any]:
+    """Return the final figures, or the latest value of each figure while there is no result."""
+    if run.result:
+        return run.result
+    latest: dict[str, Any] = {}
+    for record in run.metrics.read():
+        latest.update(record)
+    return latest
+
+
+def _config(run: RunFolder) -> dict[str, Any]:
+    try:
+        return tomllib.loads(run.config)
+    except tomllib.TOMLDecodeError as error:
+        raise Damaged(f"{run.path / 'config.toml'} is damaged: {error}") from error
+
+
+def _data(data: Any) -> str:
+    """Name the corpora shortly: the last part of each path."""
+    if not data:
+        return _UNKNOWN
+    names = [Path(str(name)).name or str(name) for name in (data if isinstance(data, list) else [data])]
+    return ", ".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else "")
+
+
+def _shown(value: Any, show: Callable[[float], str]) -> str:
+    value = value.get("value") if isinstance(value, Mapping) else value
+    return show(value) if isinstance(value, int | float) else _UNKNOWN
+
+
+def _lines(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield `name  value` lines, nested mappings with dotted names and estimates with their interval."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and set(value) == {"value", "low", "high"}:
+            interval = [_number(value[end]) for end in ("value", "low", "high")]
+            yield f"  {prefix + name:<28}  {interval[0]}  ({interval[1]} to {interval[2]})"
+        elif isinstance(value, Mapping):
+            yield from _lines(value, f"{prefix}{name}.")
+        else:
+            yield f"  {prefix + name:<28}  {_number(value)}"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(_number(item) for item in value)
+    return _UNKNOWN if value is None else str(value)
+
+
+def _ledger(entries: Iterable[Mapping[str, Any]]) -> str:
+    """Return the receipt: what of each source was trained on, and what is left of the epoch."""
+    columns = ("source", "tokens", "seen", "epochs", "left")
+    rows = [[_number(entry.get(column)) for column in columns] for entry in entries]
+    return text_table(columns, rows)

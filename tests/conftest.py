@@ -1,0 +1,36 @@
+"""What every test runs under: one thread per worker, no network, the same examples each time."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers of pytest-xdist already use every core
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_MODE="offline")
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("lavra", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("lavra")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that need a CUDA device where there is none."""
+    wanting = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanting:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in wanting:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _loud():
+    """Undo a `--quiet` that a test of the command line has set for the process."""
+    from lavra.core.progress import set_quiet
+
+    yield
+    set_quiet(False)
