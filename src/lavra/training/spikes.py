@@ -42,12 +42,12 @@ class SpikeDetector:
     The gradient norm is compared by its logarithm, because it varies by factors. Only values above the usual alarm.
 
     Args:
-        window: steps that are looked back on.
-        threshold: the z-score from which a step is a spike. Normal noise passes 6 about once in a billion steps.
+        window: steps that are looked back on; few, because the fall of the loss within the window counts as noise.
+        threshold: the z-score from which a step is a spike. Normal noise does not pass 8, heavy-tailed noise hardly.
         warmup: steps to see before any can be a spike.
     """
 
-    def __init__(self, window: int = 128, threshold: float = 6.0, warmup: int = 32) -> None:
+    def __init__(self, window: int = 64, threshold: float = 8.0, warmup: int = 32) -> None:
         if not 2 <= warmup <= window or threshold <= 0:
             raise ValueError("a spike detector needs 2 <= warmup <= window and a threshold above 0")
         self.threshold, self.warmup = threshold, warmup
