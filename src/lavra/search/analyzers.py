@@ -1,0 +1,144 @@
+"""From text to index terms, for Portuguese and English."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import cache, cached_property
+from typing import Any, Literal
+
+from lavra.core.errors import InputError
+
+Language = Literal["pt", "en"]
+LANGUAGES: dict[str, str] = {"pt": "portuguese", "en": "english"}
+"""Languages that can be analyzed, with the name of their Snowball stemmer."""
+
+_WORD = re.compile(r"[^\W_]+")
+_POSSESSIVE = re.compile(r"['’]s\b")
+_MOST_CACHED = 1_000_000
+_PROBE = (
+    "The children's running shoes weren't found; vitamin C, Plan B & 7 x_y. "
+    "As crianças não estavam à procura d'água: educação, educações, pôr-do-sol, ESTAÇÃO nº 9 e o plano B."
+)
+
+
+@dataclass(frozen=True)
+class Analyzer:
+    """How text becomes terms: NFC, lower case, words, stop words out, Snowball stems.
+
+    A word is a run of letters and digits of any script; an underscore or a hyphen ends it, so `read_file` is found by
+    "read file". The English possessive 's is taken off. The same analyzer must be used for documents and queries; its
+    `fingerprint` is kept in the index.
+
+    Attributes:
+        language: "pt" or "en"; chooses the stop words and the stemmer.
+        fold_accents: compare without accents, so that a query typed as "educacao" finds "educação". Folding happens
+            before stop words and stemming. Off by default: accents tell words apart, and stems are better with them.
+        stop_words: leave out function words ("de", "the").
+        stem: reduce words to their Snowball stem.
+        one_letter_words: keep words of a single letter ("vitamin C", "plano B"). A single digit is always kept.
+    """
+
+    language: Language
+    fold_accents: bool = False
+    stop_words: bool = True
+    stem: bool = True
+    one_letter_words: bool = True
+
+    def __post_init__(self) -> None:
+        if self.language not in LANGUAGES:
+            raise InputError(f"there is no analyzer for the language {self.language!r}", "use --language pt or en")
+
+    def terms(self, text: str) -> list[str]:
+        """Return the terms of `text` in order, with repeats."""
+        known = self._known
+        found = []
+        for word in self.words(text):
+            term = known.get(word)
+            if term is None:
+                term = self._learn(word)
+            if term:
+                found.append(term)
+        return found
+
+    def words(self, text: str) -> list[str]:
+        """Return the normalised words of `text` before stop words and stemming."""
+        text = unicodedata.normalize("NFC", text).lower()
+        if self.language == "en":
+            text = _POSSESSIVE.sub("", text)
+        if self.fold_accents:
+            text = without_accents(text)
+        return _WORD.findall(text)
+
+    def spans(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Yield (start, end, term) for each word of `text` that is a term; the text is read as it stands."""
+        for match in _WORD.finditer(text):
+            terms = self.terms(match[0])
+            if terms:
+                yield match.start(), match.end(), terms[0]
+
+    def term(self, word: str) -> str:
+        """Return the term of a normalised word, or "" for one that is left out."""
+        if word in self._stop_set or (len(word) == 1 and not self.one_letter_words and not word.isdigit()):
+            return ""
+        return self._stemmer.stemWord(word) if self._stemmer else word
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of what the analyzer does, so that another version of stemmer or stop words does not go unseen."""
+        shown = repr((sorted(asdict(self).items()), self.terms(_PROBE), sorted(self._stop_set)))
+        return hashlib.blake2b(shown.encode(), digest_size=8).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its settings, for the index manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> Analyzer:
+        """Make the analyzer that `to_json` described."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in settings.items() if name in names})
+
+    def _learn(self, word: str) -> str:
+        if len(self._known) >= _MOST_CACHED:  # memory stays flat on a corpus with endlessly many words
+            self._known.clear()
+        return self._known.setdefault(word, self.term(word))
+
+    @cached_property
+    def _known(self) -> dict[str, str]:
+        return {}
+
+    @cached_property
+    def _stop_set(self) -> frozenset[str]:
+        if not self.stop_words:
+            return frozenset()
+        words = stop_words(self.language)
+        return frozenset(map(without_accents, words)) if self.fold_accents else words
+
+    @cached_property
+    def _stemmer(self) -> Any:
+        if not self.stem:
+            return None
+        import Stemmer
+
+        return Stemmer.Stemmer(LANGUAGES[self.language])
+
+
+@cache
+def stop_words(language: str) -> frozenset[str]:
+    """Return the function words of a language: Lucene's short list for English, Snowball's for Portuguese."""
+    from bm25s import stopwords
+
+    lists = {"en": stopwords.STOPWORDS_EN, "pt": stopwords.STOPWORDS_PORTUGUESE}
+    return frozenset(lists[language])
+
+
+def without_accents(text: str) -> str:
+    """Return `text` without combining marks: "educação" becomes "educacao"."""
+    if text.isascii():
+        return text
+    parts = unicodedata.normalize("NFD", text)
+    return unicodedata.normalize("NFC", "".join(sign for sign in parts if not unicodedata.combining(sign)))

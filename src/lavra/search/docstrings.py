@@ -1,0 +1,104 @@
+"""The retrieval collection that is on every machine: docstring bodies as passages, their summary lines as queries."""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+from lavra.core.errors import InputError
+from lavra.data.bad_rows import BadRows
+from lavra.data.readers import INSTALLED_DOCS, read_rows
+from lavra.search.documents import Document
+
+FEWEST_BODY_WORDS = 20
+SUMMARY_WORDS = (3, 25)
+"""Fewest and most words of a summary that can pass for a query."""
+
+_TENTHS = {"train": range(8), "dev": range(8, 9), "test": range(9, 10)}
+
+
+class _Entry(NamedTuple):
+    id: str
+    body: str
+    summary: str
+    package: str
+
+
+class DocstringCollection:
+    """Docstrings of the installed packages: the summary is the query, the rest is the passage that answers it.
+
+    A docstring takes part when its summary (its first paragraph) has 3 to 25 words and its body at least 20; a body
+    that occurs twice takes part once. Queries of equal text are one query with several relevant passages. Passages are
+    dealt to "train", "dev" and "test" by a hash of their text, 8:1:1; all of them are searched.
+
+    Args:
+        location: `installed-docs:`.
+        bad_rows: counts what could not be read.
+    """
+
+    splits: tuple[str, ...] = tuple(_TENTHS)
+
+    def __init__(self, location: str = INSTALLED_DOCS, bad_rows: BadRows | None = None) -> None:
+        self.name = "installed documentation"
+        self._location = location
+        self._bad_rows = bad_rows if bad_rows is not None else BadRows()
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the passages."""
+        for entry in self._entries:
+            yield Document(entry.id, entry.body, place=entry.id)
+
+    def queries(self) -> dict[str, str]:
+        """Return the summaries as queries: id -> text."""
+        return {_query_id(entry.summary): entry.summary for entry in self._entries}
+
+    def qrels(self, split: str) -> dict[str, dict[str, int]]:
+        """Return which passage answers which query, for the passages of a split.
+
+        Raises:
+            InputError: for a split other than train, dev and test.
+        """
+        if split not in _TENTHS:
+            raise InputError(f"there is no split {split!r} of the installed documentation", "use train, dev or test")
+        qrels: dict[str, dict[str, int]] = {}
+        for entry in self._entries:
+            if _digest(entry.body) % 10 in _TENTHS[split]:
+                qrels.setdefault(_query_id(entry.summary), {})[entry.id] = 1
+        return qrels
+
+    @cached_property
+    def _entries(self) -> list[_Entry]:
+        root = sysconfig.get_paths()["purelib"].rstrip("/") + "/"
+        seen: set[int] = set()
+        entries = []
+        for row in read_rows([self._location], bad_rows=self._bad_rows):
+            summary, body = summary_and_body(row.text)
+            fewest, most = SUMMARY_WORDS
+            if not fewest <= len(summary.split()) <= most or len(body.split()) < FEWEST_BODY_WORDS:
+                continue
+            digest = _digest(body)
+            if digest not in seen:
+                seen.add(digest)
+                entries.append(_Entry(row.place.removeprefix(root), body, summary, row.source))
+        return entries
+
+
+def summary_and_body(docstring: str) -> tuple[str, str]:
+    """Split a docstring into its first paragraph, on one line and without its full stop, and the rest.
+
+    >>> summary_and_body("Return the area.\\n\\nThe sides are lengths.")
+    ('Return the area', 'The sides are lengths.')
+    """
+    first, _, rest = docstring.strip().partition("\n\n")
+    return " ".join(first.split()).removesuffix("."), rest.strip()
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _query_id(summary: str) -> str:
+    return f"{_digest(summary):016x}"

@@ -1,0 +1,251 @@
+"""Collections as they lie on disk: BEIR folders, Anserini JSONL, tab-separated passages, plain folders of documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from lavra.core.errors import InputError
+from lavra.data.bad_rows import EMPTY, BadRows
+from lavra.search.documents import Document
+from lavra.search.lines import json_objects, numbered_lines, text_field
+from lavra.search.trec import read_qrels
+
+_ENDINGS = ("", ".gz", ".zst", ".xz")
+_ID_FIELDS = ("_id", "id", "docno", "doc_id")
+
+
+class Collection(Protocol):
+    """Documents to search, and for evaluation queries and judgements.
+
+    Attributes:
+        name: how it is called in reports.
+        splits: names of its sets of judgements, e.g. ("dev", "train"); empty when there are none.
+    """
+
+    name: str
+    splits: tuple[str, ...]
+
+    def documents(self) -> Iterator[Document]:
+        """Yield every document, streaming; may be called again."""
+        ...
+
+    def queries(self) -> dict[str, str]:
+        """Return every query: id -> text."""
+        ...
+
+    def qrels(self, split: str) -> dict[str, dict[str, int]]:
+        """Return the judgements of a split: query -> document -> grade."""
+        ...
+
+
+class BeirCollection:
+    """A BEIR folder: `corpus.jsonl`, `queries.jsonl`, `qrels/*.tsv`, each also compressed.
+
+    Args:
+        folder: the folder.
+        bad_rows: counts empty documents, which are left out, and double judgements.
+
+    Raises:
+        InputError: if the folder has no corpus.
+    """
+
+    def __init__(self, folder: Path, bad_rows: BadRows | None = None) -> None:
+        self.folder = folder
+        self.name = folder.resolve().name
+        self._bad_rows = bad_rows if bad_rows is not None else BadRows()
+        self._corpus = _existing(folder / "corpus.jsonl")
+        found = {path.name.split(".tsv")[0]: path for path in sorted(folder.glob("qrels/*.tsv*"))}
+        self._qrels = {name: path for name, path in found.items() if path.name.endswith(_with("tsv"))}
+        self.splits = tuple(self._qrels)
+
+    def documents(self) -> Iterator[Document]:
+        """Yield every document that has text; fields `_id`, `title`, `text` (and `queries` or `predicted_queries`).
+
+        Raises:
+            InputError: for a line that is not JSON or has no id, naming it.
+        """
+        return read_jsonl_corpus(self._corpus, self._bad_rows)
+
+    def queries(self) -> dict[str, str]:
+        """Return every query of `queries.jsonl`.
+
+        Raises:
+            InputError: for a missing file, a query without id or text, or two texts under one id.
+        """
+        return read_queries(_existing(self.folder / "queries.jsonl"))
+
+    def qrels(self, split: str) -> dict[str, dict[str, int]]:
+        """Return the judgements of a split.
+
+        Raises:
+            InputError: if there is no such split; the message names those that there are.
+        """
+        return read_qrels(self.qrels_path(split), self._bad_rows)
+
+    def qrels_path(self, split: str) -> Path:
+        """Return the file of a split, for messages that name its lines."""
+        if split not in self._qrels:
+            raise InputError(
+                f"{self.folder} has no judgements for the split {split!r}",
+                f"choose --split from: {', '.join(self.splits)}" if self.splits else "add a file qrels/test.tsv",
+            )
+        return self._qrels[split]
+
+
+class FileCollection:
+    """Documents without queries: one JSONL or tab-separated file, or anything that the data readers read.
+
+    Args:
+        locations: files, folders or globs.
+        bad_rows: counts what could not be read.
+    """
+
+    splits: tuple[str, ...] = ()
+
+    def __init__(self, locations: Sequence[str], bad_rows: BadRows | None = None) -> None:
+        self.locations = tuple(locations)
+        self.name = ", ".join(Path(location).name for location in self.locations)
+        self._bad_rows = bad_rows if bad_rows is not None else BadRows()
+
+    def documents(self) -> Iterator[Document]:
+        """Yield every document; the id is its field `id`, `_id` or `docno`, else the place where it was read."""
+        from lavra.data.readers import read_rows
+
+        for location in self.locations:
+            path = Path(location)
+            if path.is_file() and path.name.endswith(_with("jsonl")):
+                yield from read_jsonl_corpus(path, self._bad_rows)
+            elif path.is_file() and path.name.endswith(_with("tsv")):
+                yield from read_tsv_corpus(path, self._bad_rows)
+            else:
+                for row in read_rows([location], bad_rows=self._bad_rows):
+                    found = [row.fields[name] for name in _ID_FIELDS if row.fields.get(name) not in (None, "")]
+                    title = row.fields.get("title")
+                    yield Document(
+                        id=str(found[0]) if found else row.place,
+                        text=row.text,
+                        title=title if isinstance(title, str) else "",
+                        place=row.place,
+                    )
+
+    def queries(self) -> dict[str, str]:
+        """Return no query."""
+        return {}
+
+    def qrels(self, split: str) -> dict[str, dict[str, int]]:
+        """Refuse: plain documents come without judgements."""
+        raise InputError(f"{self.name} has no judgements", "evaluate on a BEIR folder, or give queries and qrels files")
+
+
+def open_collection(location: str, bad_rows: BadRows | None = None) -> Collection:
+    """Open what a person names: a BEIR folder, a file or folder of documents, `installed-docs:`, `ir_datasets:NAME`.
+
+    Raises:
+        InputError: if there is nothing at `location`.
+    """
+    if location.startswith("installed-docs:"):
+        from lavra.search.docstrings import DocstringCollection
+
+        return DocstringCollection(location, bad_rows)
+    if location.startswith("ir_datasets:"):
+        from lavra.search.ir_datasets import IrDatasetsCollection
+
+        return IrDatasetsCollection(location.removeprefix("ir_datasets:"))
+    folder = Path(location).expanduser()
+    if any((folder / f"corpus.jsonl{ending}").is_file() for ending in _ENDINGS):
+        return BeirCollection(folder, bad_rows)
+    return FileCollection([location], bad_rows)
+
+
+def read_jsonl_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
+    """Yield the documents of a JSONL file: BEIR's fields (`_id`, `title`, `text`) or Anserini's (`id`, `contents`).
+
+    Generated queries are taken from `predicted_queries` or `queries`, a list or lines of text. Documents without text
+    are left out and counted.
+
+    Raises:
+        InputError: for a line that is not JSON or has no id, naming it.
+    """
+    for place, row in json_objects(path):
+        identifier = text_field(row, _ID_FIELDS, place, "id")
+        title, text = _plain(row, "title"), _plain(row, "text") or _plain(row, "contents")
+        if not title.strip() and not text.strip():
+            bad_rows.add(EMPTY, place, identifier)
+            continue
+        yield Document(identifier, text, title, tuple(listed_queries(row)), place)
+
+
+def listed_queries(row: Mapping[str, Any]) -> list[str]:
+    """Return the generated queries that a row carries in `predicted_queries`, `queries` or `querygen`."""
+    for name in ("predicted_queries", "queries", "querygen"):
+        value = row.get(name)
+        if isinstance(value, str):
+            value = value.split("\n")
+        if isinstance(value, list):
+            return [query for query in value if isinstance(query, str) and query.strip()]
+    return []
+
+
+def read_tsv_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
+    """Yield the documents of a tab-separated file without header, as MS MARCO's `collection.tsv`: id, text.
+
+    Raises:
+        InputError: for a line without a tab or without an id, naming it.
+    """
+    for place, line in numbered_lines(path):
+        identifier, tab, text = line.partition("\t")
+        if not tab or not identifier:
+            raise InputError(f"{place} is not `id<tab>text`", "write one document per line: its id, a tab, its text")
+        if text.strip():
+            yield Document(identifier, text.replace("\t", " "), place=place)
+        else:
+            bad_rows.add(EMPTY, place, identifier)
+
+
+def read_queries(path: Path) -> dict[str, str]:
+    """Read queries: JSONL with `_id` and `text`, or `id<tab>text`.
+
+    Raises:
+        InputError: for a query without id or text, or an id that has two different texts, naming the line.
+    """
+    queries: dict[str, str] = {}
+    for place, identifier, text in _query_lines(path):
+        if queries.get(identifier, text) != text:
+            raise InputError(
+                f"{place}: the query id {identifier!r} has been used for another text", "give each query its own id"
+            )
+        queries[identifier] = text
+    return queries
+
+
+def _query_lines(path: Path) -> Iterator[tuple[str, str, str]]:
+    if path.name.endswith(_with("jsonl")):
+        for place, row in json_objects(path):
+            yield place, text_field(row, _ID_FIELDS, place, "id"), text_field(row, ("text", "query"), place, "text")
+        return
+    for place, line in numbered_lines(path):
+        identifier, _, text = line.partition("\t")
+        if not text.strip():
+            raise InputError(f"{place} is not `id<tab>text`", "write one query per line: its id, a tab, its text")
+        yield place, identifier, text
+
+
+def _plain(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _with(kind: str) -> tuple[str, ...]:
+    return tuple(f".{kind}{ending}" for ending in _ENDINGS)
+
+
+def _existing(path: Path) -> Path:
+    for ending in _ENDINGS:
+        candidate = path.with_name(path.name + ending)
+        if candidate.is_file():
+            return candidate
+    raise InputError(
+        f"{path} is missing", "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/*.tsv, also as .gz"
+    )

@@ -1,0 +1,249 @@
+"""Collections on disk: every layout, and every kind of bad input with its message."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from lavra.core.errors import InputError
+from lavra.data.bad_rows import EMPTY, BadRows
+from lavra.data.rows import Row
+from lavra.search import docstrings
+from lavra.search.docstrings import DocstringCollection, summary_and_body
+from lavra.search.formats import BeirCollection, FileCollection, open_collection, read_queries
+from lavra.search.lines import warning_lines
+from lavra.search.pairs import Pair, read_triples, training_pairs
+from lavra.search.trec import (
+    JUDGED_TWICE,
+    UNKNOWN_DOCUMENT,
+    UNKNOWN_QUERY,
+    check_judgements,
+    read_qrels,
+    read_run,
+    write_qrels,
+    write_run,
+)
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> Path:
+    write_jsonl(
+        tmp_path / "corpus.jsonl.gz",
+        [
+            {"_id": "d1", "title": "Água", "text": "A água ferve a cem graus."},
+            {"_id": "d2", "title": "", "text": "Lisboa fica no Tejo."},
+            {"_id": "empty", "title": "", "text": "  "},
+        ],
+    )
+    write_jsonl(tmp_path / "queries.jsonl", [{"_id": "q1", "text": "quando ferve?"}, {"_id": 2, "text": "onde?"}])
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n2\td2\t1\n2\td1\t0\n")
+    return tmp_path
+
+
+def test_beir_folder(beir: Path) -> None:
+    problems = BadRows()
+    collection = open_collection(str(beir), problems)
+    assert isinstance(collection, BeirCollection)
+    documents = list(collection.documents())
+    assert [(document.id, document.contents, document.place) for document in documents] == [
+        ("d1", "Água A água ferve a cem graus.", "corpus.jsonl.gz:1"),
+        ("d2", "Lisboa fica no Tejo.", "corpus.jsonl.gz:2"),
+    ]
+    assert problems.counts == {EMPTY: 1}
+    assert warning_lines(problems) == ["warning: 1 × empty document (corpus.jsonl.gz:3: empty)"]
+    assert collection.queries() == {"q1": "quando ferve?", "2": "onde?"}
+    assert collection.splits == ("test",)
+    assert collection.qrels("test") == {"q1": {"d1": 1}, "2": {"d2": 1, "d1": 0}}
+    with pytest.raises(InputError, match="'dev'"):
+        collection.qrels("dev")
+
+
+def test_pairs_follow_the_corpus_and_count_unknown_names(beir: Path) -> None:
+    with (beir / "qrels" / "test.tsv").open("a") as handle:
+        handle.write("q9\td1\t1\nq1\td9\t1\n")
+    problems = BadRows()
+    pairs = list(training_pairs(BeirCollection(beir), "test", problems))
+    assert pairs == [
+        Pair("d1", "Água A água ferve a cem graus.", "quando ferve?"),
+        Pair("d2", "Lisboa fica no Tejo.", "onde?"),
+    ]
+    assert problems.counts == {UNKNOWN_QUERY: 1, UNKNOWN_DOCUMENT: 1}
+
+
+def test_pairs_of_unrelated_files_are_refused(beir: Path) -> None:
+    (beir / "qrels" / "test.tsv").write_text("q7\tx\t1\n")
+    with pytest.raises(InputError, match="no pair"):
+        list(training_pairs(BeirCollection(beir), "test"))
+
+
+def test_anserini_jsonl_with_generated_queries(tmp_path: Path) -> None:
+    path = write_jsonl(
+        tmp_path / "docs.jsonl",
+        [
+            {"id": 7, "contents": "texto", "predicted_queries": ["a?", " ", "b?"]},
+            {"id": "8", "contents": "x", "querygen": "c\nd"},
+        ],
+    )
+    documents = list(open_collection(str(path)).documents())
+    assert [(document.id, document.queries) for document in documents] == [("7", ("a?", "b?")), ("8", ("c", "d"))]
+
+
+def test_tab_separated_collection_and_queries(tmp_path: Path) -> None:
+    (tmp_path / "collection.tsv").write_text("1\tum texto\n2\toutro\n")
+    (tmp_path / "queries.tsv").write_text("q1\tonde fica\n")
+    assert [d.text for d in FileCollection([str(tmp_path / "collection.tsv")]).documents()] == ["um texto", "outro"]
+    assert read_queries(tmp_path / "queries.tsv") == {"q1": "onde fica"}
+    (tmp_path / "bad.tsv").write_text("1\tum\nsem tabulador\n")
+    with pytest.raises(InputError, match=r"bad\.tsv:2"):
+        list(FileCollection([str(tmp_path / "bad.tsv")]).documents())
+
+
+def test_plain_folder_of_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("O rio corre.")
+    (tmp_path / "b.md").write_text("# Título\n\nTexto.")
+    collection = open_collection(str(tmp_path))
+    assert [document.text for document in collection.documents()] == ["O rio corre.", "# Título\n\nTexto."]
+    assert len({document.id for document in collection.documents()}) == 2
+    assert collection.queries() == {}
+    with pytest.raises(InputError, match="no judgements"):
+        collection.qrels("test")
+
+
+def test_triples(tmp_path: Path) -> None:
+    path = tmp_path / "triples.tsv"
+    path.write_text("what is it\tthe passage\tanother\nwho\tpassage two\n")
+    assert [(pair.query, pair.passage) for pair in read_triples(path)] == [
+        ("what is it", "the passage"),
+        ("who", "passage two"),
+    ]
+    path.write_text("only one column\n")
+    with pytest.raises(InputError, match=r"triples\.tsv:1"):
+        list(read_triples(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "sem id"}', r"corpus\.jsonl:2 has no id"),
+        ("{broken", r"corpus\.jsonl:2 is not JSON"),
+        ("[1, 2]", r"corpus\.jsonl:2 is JSON, but no object"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "text": "bom"}\n' + line + "\n")
+    with pytest.raises(InputError, match=message):
+        list(BeirCollection(tmp_path).documents())
+
+
+def test_broken_encoding_and_damaged_compression_are_named(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_bytes('{"_id": "1", "text": "é"}\n'.encode() + b'{"_id": "2", "text": "\xe9"}\n')
+    with pytest.raises(InputError, match=r"corpus\.jsonl:2 is not UTF-8"):
+        list(BeirCollection(tmp_path).documents())
+    (tmp_path / "corpus.jsonl").unlink()
+    whole = gzip.compress(b'{"_id": "1", "text": "a"}\n' * 5000)
+    (tmp_path / "corpus.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="damaged"):
+        list(BeirCollection(tmp_path).documents())
+
+
+def test_a_query_id_with_two_texts_is_refused(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "queries.jsonl", [{"_id": "q", "text": "a"}, {"_id": "q", "text": "b"}])
+    with pytest.raises(InputError, match=r"queries\.jsonl:2.*another text"):
+        read_queries(path)
+
+
+def test_missing_things_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"corpus\.jsonl is missing"):
+        BeirCollection(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        list(open_collection(str(tmp_path / "nowhere")).documents())
+    write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "1", "text": "a"}])
+    with pytest.raises(InputError, match=r"queries\.jsonl is missing"):
+        open_collection(str(tmp_path)).queries()
+
+
+def test_trec_files_go_round(tmp_path: Path) -> None:
+    qrels = {"q1": {"d1": 2, "d2": 0}, "q2": {"d3": 1}}
+    write_qrels(tmp_path / "qrels.txt", qrels)
+    assert read_qrels(tmp_path / "qrels.txt") == qrels
+    run = {"q1": {"d1": 0.1 + 0.2, "d2": 1e-9, "d3": 7.0}}
+    write_run(tmp_path / "run.txt", run)
+    assert read_run(tmp_path / "run.txt")["q1"] == pytest.approx(run["q1"], rel=1e-8)
+    first = (tmp_path / "run.txt").read_text().splitlines()[0]
+    assert first == "q1 Q0 d3 1 7 lavra"
+
+
+def test_ms_marco_run_and_bad_runs(tmp_path: Path) -> None:
+    path = tmp_path / "run.tsv"
+    path.write_text("q\td1\t1\nq\td2\t2\n")
+    assert read_run(path) == {"q": {"d1": 1.0, "d2": 0.5}}
+    path.write_text("q Q0 d1 1 0.5 tag\nq Q0 d1 2 0.4 tag\n")
+    with pytest.raises(InputError, match=r"run\.tsv:2.*twice"):
+        read_run(path)
+    path.write_text("q Q0 d1 1 high tag\n")
+    with pytest.raises(InputError, match=r"run\.tsv:1 is no line of a run"):
+        read_run(path)
+
+
+def test_bad_judgements_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "qrels.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\nq\td\tmuch\n")
+    with pytest.raises(InputError, match=r"qrels\.tsv:2.*'much'"):
+        read_qrels(path)
+    path.write_text("one two\n")
+    with pytest.raises(InputError, match=r"qrels\.tsv:1 is no judgement"):
+        read_qrels(path)
+    path.write_text("query-id\tcorpus-id\tscore\n")
+    with pytest.raises(InputError, match="holds no judgement"):
+        read_qrels(path)
+    problems = BadRows()
+    path.write_text("q 0 d 1\nq 0 d 2\n")
+    assert read_qrels(path, problems) == {"q": {"d": 2}}
+    assert problems.counts == {JUDGED_TWICE: 1}
+
+
+def test_unknown_names_in_judgements_are_counted_with_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "qrels.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\tnowhere\t1\nq9\td1\t1\n")
+    problems = BadRows()
+    check_judgements(path, {"q1"}.__contains__, {"d1"}.__contains__, problems)
+    assert problems.examples == {
+        UNKNOWN_DOCUMENT: [("qrels.tsv:3", "'nowhere'")],
+        UNKNOWN_QUERY: [("qrels.tsv:4", "'q9'")],
+    }
+    with pytest.raises(InputError, match="belong to the same collection"):
+        check_judgements(path, {"q1"}.__contains__, {"x"}.__contains__, BadRows())
+
+
+def test_docstrings_become_passages_and_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "It has two arguments, both of them lengths, and " + "gives their product in square units. " * 4
+    rows = [
+        Row(f"Return the area of a rectangle.\n\n{body}", "shapes", "shapes.py:area"),
+        Row(f"Return the area of a rectangle.\n\n{body} And more.", "shapes", "shapes.py:area_again"),
+        Row(f"Return the area of a square.\n\n{body}", "shapes", "shapes.py:same_body"),
+        Row("Short.\n\n" + body + "!", "shapes", "shapes.py:short_summary"),
+        Row("Return the area of a circle.\n\nToo short.", "shapes", "shapes.py:short_body"),
+    ]
+    monkeypatch.setattr(docstrings, "read_rows", lambda *_, **__: iter(rows))
+    collection = DocstringCollection()
+    assert [document.id for document in collection.documents()] == ["shapes.py:area", "shapes.py:area_again"]
+    assert list(collection.queries().values()) == ["Return the area of a rectangle"]
+    judged = [collection.qrels(split) for split in collection.splits]
+    assert sum(len(names) for qrels in judged for names in qrels.values()) == 2
+    assert summary_and_body("One\n  line here.\n\n\nBody.") == ("One line here", "Body.")
+
+
+def test_ir_datasets_is_optional() -> None:
+    with pytest.raises(InputError, match="ir_datasets"):
+        open_collection("ir_datasets:no/such/collection")
