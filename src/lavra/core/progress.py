@@ -38,12 +38,16 @@ class Progress:
 
     def __init__(self, title: str, total: float | None = None, unit: str = "", *, every: float = 15.0) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done = 0.0
+        self.done = self._before = 0.0
         self._start = time.monotonic()
         self._live = sys.stderr.isatty()
         self._gap = 0.2 if self._live else every
         self._next = self._start + 2.0
         self._shown = False
+
+    def start_from(self, done: float) -> None:
+        """Count `done` as done before, so that the time left is reckoned from the work of now alone."""
+        self.done = self._before = done
 
     def __enter__(self) -> Progress:
         return self
@@ -67,7 +71,8 @@ class Progress:
         """Return the progress line after `elapsed` seconds."""
         if self.total:
             share = min(1.0, self.done / self.total)
-            left = show_duration(elapsed * (1 - share) / share) if share > 0 else "?"
+            now = self.done - self._before
+            left = show_duration(elapsed * max(0.0, self.total - self.done) / now) if now > 0 else "?"
             amount = f"{share:4.0%}  {show_count(self.done)}/{show_count(self.total)} {self.unit}  {left} left"
         else:
             amount = f"{show_count(self.done)} {self.unit}  {show_duration(elapsed)}"

@@ -1,8 +1,9 @@
-"""The model's contract: two methods, answered alike by our decoder and by every wrapped model."""
+"""The model's contract, answered alike by our decoder and by every wrapped model."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -11,7 +12,7 @@ from lavra.models.batch import Batch
 
 @runtime_checkable
 class Model(Protocol):
-    """A language model, split where objectives need it split."""
+    """A language model, split where objectives need it split: every one is a `torch.nn.Module` besides."""
 
     def features(self, batch: Batch) -> torch.Tensor:
         """Return (rows, length, width): the last hidden states, after the final norm."""
@@ -19,4 +20,37 @@ class Model(Protocol):
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
         """Return (…, vocabulary) logits for features of shape (…, width)."""
+        ...
+
+    def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the (padded vocabulary, width) weight and (padded vocabulary,) bias that the head applies.
+
+        Losses multiply by it chunk by chunk, so that the logits of a batch are never held.
+        """
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids that can be predicted; rows of the projection beyond are padding."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Longest window in tokens."""
+        ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
+        """Yield the parameters, as every module does."""
+        ...
+
+    def named_parameters(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Yield the parameters with their names, as every module does."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch dropout on, as every module does."""
+        ...
+
+    def eval(self) -> Any:
+        """Switch dropout off, as every module does."""
         ...

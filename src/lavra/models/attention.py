@@ -1,0 +1,128 @@
+"""Attention kernels, chosen by device and length; all give the same result for the same mask."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+PLAIN_LIMIT = 512
+"""Up to this many keys, a compiled CPU graph fuses mask and softmax faster than the library's kernel runs."""
+
+
+@dataclass(slots=True)
+class Mask:
+    """Who sees whom.
+
+    Attributes:
+        allowed: (rows | 1, 1, queries, keys) bool, True where a query sees a key. None: causal, nothing else.
+        bias: (heads, queries, keys) or (rows, heads, queries, keys) float added to the scores (ALiBi); None for none.
+        blocks: the block mask of flex attention, on GPUs, instead of `allowed`.
+    """
+
+    allowed: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    blocks: Any = None
+
+
+def causal_mask(segments: torch.Tensor | None, length: int, bias: torch.Tensor | None) -> Mask:
+    """Return the mask of training: causal, and within the own segment when `segments` (rows, length) is given."""
+    if segments is None:
+        return Mask(bias=bias)
+    if segments.is_cuda and bias is None and torch.compiler.is_compiling():
+        return Mask(blocks=_segment_blocks(segments, length))
+    index = torch.arange(length, device=segments.device)
+    allowed = (segments[:, :, None] == segments[:, None, :]) & (index[:, None] >= index[None, :])
+    return Mask(allowed=allowed[:, None], bias=bias)
+
+
+def _segment_blocks(segments: torch.Tensor, length: int) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def visible(row: torch.Tensor, _head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (query >= key) & (segments[row, query] == segments[row, key])
+
+    return create_block_mask(visible, segments.shape[0], None, length, length, device=segments.device)
+
+
+def alibi_slopes(heads: int) -> torch.Tensor:
+    """Return the (heads,) slopes of ALiBi: a geometric sequence, interleaved when heads is no power of two.
+
+    Press et al. 2021 (arXiv 2108.12409) §3 and their released code for other head counts.
+    """
+
+    def geometric(count: int) -> list[float]:
+        start = 2.0 ** (-8.0 / count)
+        return [start ** (index + 1) for index in range(count)]
+
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = geometric(power)
+    if power < heads:
+        slopes += geometric(2 * power)[0::2][: heads - power]
+    return torch.tensor(slopes)
+
+
+def alibi_bias(slopes: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return the (rows | 1, heads, queries, keys) bias -slope * (query position - key position)."""
+    distance = (queries[:, None, :, None] - keys[:, None, None, :]).to(slopes.dtype)
+    return -slopes[None, :, None, None] * distance
+
+
+def attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float = 0.0
+) -> torch.Tensor:
+    """Return softmax(QKᵀ/√size + bias) V under the mask.
+
+    Args:
+        queries: (rows, heads, length, size).
+        keys: (rows, kv heads, keys, size); fewer heads than the queries' are shared in groups.
+        values: like keys.
+        mask: who sees whom; a plain causal mask wants as many keys as queries.
+        dropout: share of attention weights dropped.
+
+    Returns:
+        (rows, heads, length, size).
+    """
+    grouped = queries.shape[1] != keys.shape[1]
+    if mask.blocks is not None:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        return flex_attention(queries, keys, values, block_mask=mask.blocks, enable_gqa=grouped)  # pyright: ignore
+    plain = queries.device.type == "cpu" and torch.compiler.is_compiling() and keys.shape[2] <= PLAIN_LIMIT
+    if plain and not dropout:
+        return _plain(queries, keys, values, mask, grouped)
+    if mask.allowed is None and mask.bias is None:
+        return F.scaled_dot_product_attention(
+            queries, keys, values, dropout_p=dropout, is_causal=True, enable_gqa=grouped
+        )
+    return F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=_additive(mask, queries, keys), dropout_p=dropout, enable_gqa=grouped
+    )
+
+
+def _allowed(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    if mask.allowed is not None:
+        return mask.allowed
+    ones = torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool, device=queries.device)
+    return ones.tril(keys.shape[2] - queries.shape[2])[None, None]
+
+
+def _additive(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return the mask as the library's kernel wants it: Boolean, or the bias with -inf where nothing is seen."""
+    allowed = _allowed(mask, queries, keys)
+    if mask.bias is None:
+        return allowed
+    return mask.bias.to(queries.dtype).masked_fill(~allowed, float("-inf"))
+
+
+def _plain(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, grouped: bool) -> torch.Tensor:
+    if grouped:
+        groups = queries.shape[1] // keys.shape[1]
+        keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
+    scores = (queries @ keys.transpose(-1, -2)) * queries.shape[-1] ** -0.5
+    if mask.bias is not None:
+        scores = scores + mask.bias.to(scores.dtype)
+    return scores.masked_fill(~_allowed(mask, queries, keys), float("-inf")).softmax(-1) @ values

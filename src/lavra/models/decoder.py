@@ -1,0 +1,187 @@
+"""The decoder: one class for every decoder-only shape of the specification."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lavra.models.attention import Mask, alibi_bias, alibi_slopes, causal_mask
+from lavra.models.batch import Batch
+from lavra.models.layers import Block, LayerCache, make_norm, rotary_table
+from lavra.models.spec import DecoderSpec
+
+
+class KeyValueCache:
+    """What a decoder remembers of the tokens that it has read, for generation.
+
+    Attributes:
+        length: tokens stored so far (padding included), the same for all rows.
+        capacity: tokens that fit.
+    """
+
+    def __init__(self, layers: list[LayerCache], real: torch.Tensor) -> None:
+        self.layers = layers
+        self.length = 0
+        self.capacity = real.shape[1]
+        self._real = real  # (rows, capacity) bool: stored tokens that are no padding
+
+    def append(self, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Note (rows, new) tokens as stored; return their positions and the (rows, 1, new, stored) visibility.
+
+        A padding token is given position 0 and sees itself, so that its (unused) output stays finite.
+        """
+        before, new = self.length, real.shape[1]
+        if before + new > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens; {before + new} were given")
+        self._real[:, before : before + new] = real
+        self.length += new
+        stored = self._real[:, : self.length]
+        positions = (stored.cumsum(1) - 1).clamp(min=0)
+        index = torch.arange(self.length, device=real.device)
+        query, key = index[before:, None], index[None, :]
+        allowed = (stored[:, None, :] & (query >= key)) | (query == key)
+        return positions, allowed[:, None]
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep, repeat or reorder rows: row i becomes what row `rows[i]` was (beams, finished rows, samples)."""
+        self._real = self._real[rows]
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer.
+
+    Args:
+        spec: its shape.
+    """
+
+    table: torch.Tensor | None
+    slopes: torch.Tensor | None
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embedding = nn.Embedding(spec.padded_vocabulary, spec.width)
+        self.position_embedding = nn.Embedding(spec.context, spec.width) if spec.positions == "learned" else None
+        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
+        self.final_norm = make_norm(spec, spec.width, spec.norm_weight)
+        self.output = nn.Linear(spec.width, spec.padded_vocabulary, bias=False)
+        if spec.tied:
+            self.output.weight = self.embedding.weight
+        self.register_buffer("table", rotary_table(spec) if spec.positions == "rope" else None, persistent=False)
+        self.register_buffer(
+            "slopes", alibi_slopes(spec.heads) if spec.positions == "alibi" else None, persistent=False
+        )
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw fresh weights by the specification's scheme, in a fixed order, from `generator`."""
+        spec = self.spec
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() < 2:
+                nn.init.ones_(parameter)
+            elif spec.initialization == "gpt2":
+                # GPT-2 §2.3: branches' outputs are scaled by 1/sqrt(number of residual branches).
+                branch = name.endswith(("attention.output.weight", "mlp.down.weight"))
+                nn.init.normal_(parameter, std=0.02 / (2 * spec.depth) ** 0.5 if branch else 0.02, generator=generator)
+            elif name.endswith(("output.weight", "down.weight")) and not (spec.tied and name.startswith("output")):
+                nn.init.zeros_(parameter)
+            elif name.startswith("embedding") and spec.tied:
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+            elif "embedding" in name:
+                nn.init.normal_(parameter, std=1.0 if spec.embedding_norm else 0.02, generator=generator)
+            else:
+                nn.init.normal_(parameter, std=spec.width**-0.5, generator=generator)
+
+    def forward(
+        self, inputs: torch.Tensor, segments: torch.Tensor | None = None, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the (rows, length, width) features of (rows, length) token ids; see `Batch` for the arguments."""
+        length = inputs.shape[1]
+        if positions is None:
+            positions = torch.arange(length, device=inputs.device)[None]
+        x = self._embed(inputs, positions)
+        mask = causal_mask(segments, length, self._bias(positions, positions))
+        table = self._table_at(positions, x.dtype)
+        for block in self.blocks:
+            x = block(x, table, mask)
+        return self.final_norm(x)
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return (rows, length, width): the last hidden states after the final norm."""
+        return self(batch.inputs, batch.segments, batch.positions)
+
+    def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the head's (padded vocabulary, width) weight and its bias (None), for losses that hold no logits."""
+        return self.output.weight, None
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids that can be predicted; the rows beyond are padding."""
+        return self.spec.vocabulary
+
+    @property
+    def context(self) -> int:
+        """Longest window in tokens."""
+        return self.spec.context
+
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (…, vocabulary) logits, without the padding rows."""
+        return F.linear(features, self.output.weight[: self.spec.vocabulary])
+
+    def new_cache(self, rows: int, length: int) -> KeyValueCache:
+        """Return an empty cache for `rows` sequences of at most `length` tokens."""
+        weight = self.embedding.weight
+        shape = (rows, self.spec.key_value_heads, length, self.spec.size_of_head)
+        layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
+        return KeyValueCache(layers, torch.zeros(rows, length, dtype=torch.bool, device=weight.device))
+
+    def step(self, ids: torch.Tensor, cache: KeyValueCache, real: torch.Tensor | None = None) -> torch.Tensor:
+        """Append (rows, new) tokens to the cache and return their (rows, new, width) features.
+
+        Args:
+            ids: the tokens; prompts of different lengths are padded on the left.
+            cache: what was read before; filled further.
+            real: (rows, new) bool, False on padding. None: nothing is padding.
+        """
+        start = cache.length
+        real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
+        all_positions, allowed = cache.append(real)
+        positions = all_positions[:, start:]
+        x = self._embed(ids, positions)
+        mask = Mask(allowed=allowed, bias=self._bias(positions, all_positions))
+        table = self._table_at(positions, x.dtype)
+        for block, layer in zip(self.blocks, cache.layers, strict=True):
+            x = block(x, table, mask, layer, start)
+        return self.final_norm(x)
+
+    def _embed(self, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(inputs)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        if self.spec.embedding_norm:
+            x = F.rms_norm(x, (self.spec.width,), eps=self.spec.norm_epsilon)
+        return F.dropout(x, self.spec.dropout, self.training) if self.spec.dropout else x
+
+    def _bias(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor | None:
+        return None if self.slopes is None else alibi_bias(self.slopes, queries, keys)
+
+    def _table_at(self, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+        return None if self.table is None else self.table[positions][:, None].to(dtype)
+
+
+def build_decoder(spec: DecoderSpec, seed: int = 0) -> Decoder:
+    """Return a decoder with fresh float32 weights drawn from the run's seed."""
+    from lavra.core.seeds import torch_stream
+
+    decoder = Decoder(spec)
+    decoder.initialize(torch_stream(seed, "weights"))
+    return decoder
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, shared ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

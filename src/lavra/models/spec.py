@@ -1,0 +1,144 @@
+"""One specification for every decoder: a dataclass of plain values, imported without torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from lavra.core.errors import InputError
+
+Positions = Literal["rope", "learned", "alibi", "none"]
+Norm = Literal["layernorm", "rmsnorm"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "geglu", "swiglu"]
+
+GATED: frozenset[str] = frozenset({"geglu", "swiglu"})
+VOCABULARY_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """The shape of a decoder-only transformer. The defaults are lavra's own small model.
+
+    Attributes:
+        vocabulary: token ids that the model can predict; the matrices are padded to a multiple of 64 rows.
+        context: longest window in tokens.
+        depth: number of blocks.
+        width: size of the residual stream.
+        heads: query heads.
+        kv_heads: key and value heads: `heads` is ordinary attention, fewer is grouped-query, 1 is multi-query. 0 means `heads`.
+        head_width: size of one head; 0 means `width / heads`.
+        positions: rotary (RoFormer), learned, ALiBi (Press et al. 2021) or none.
+        rope_base: base of the rotary frequencies.
+        rope_fraction: share of each head that is rotated (GPT-NeoX uses 0.25).
+        norm: layer norm or root-mean-square norm, placed before attention and MLP.
+        norm_epsilon: added to the variance.
+        norm_weight: learn a gain (and, for layer norm, a bias) in each norm.
+        activation: of the MLP; `geglu` and `swiglu` are gated.
+        mlp_width: hidden size of the MLP; 0 means 4 x width, or 8/3 x width (rounded up to 64) when gated, which
+            costs the same.
+        parallel: attention and MLP read the same input and are added together (GPT-J, GPT-NeoX).
+        attention_bias: biases in the query, key and value projections.
+        output_bias: bias in the attention's output projection.
+        mlp_bias: biases in the MLP.
+        qk_norm: normalise queries and keys per head before the product.
+        qk_norm_weight: learn a gain in those norms (Qwen3).
+        embedding_norm: normalise the embeddings before the first block.
+        tied: the head is the embedding.
+        dropout: on embeddings, attention weights and both branches.
+        initialization: `gpt2` (normal 0.02, outputs scaled by depth), or `zero_out` (outputs and head start at zero, so
+            the first loss is exactly ln V and depth does not change the early signal).
+    """
+
+    vocabulary: int = 8192
+    context: int = 256
+    depth: int = 6
+    width: int = 256
+    heads: int = 4
+    kv_heads: int = 0
+    head_width: int = 0
+    positions: Positions = "rope"
+    rope_base: float = 10000.0
+    rope_fraction: float = 1.0
+    norm: Norm = "rmsnorm"
+    norm_epsilon: float = 1e-6
+    norm_weight: bool = False
+    activation: Activation = "relu2"
+    mlp_width: int = 0
+    parallel: bool = False
+    attention_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = True
+    qk_norm_weight: bool = False
+    embedding_norm: bool = True
+    tied: bool = False
+    dropout: float = 0.0
+    initialization: Literal["gpt2", "zero_out"] = "zero_out"
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "context", "depth", "width", "heads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.head_width and self.width % self.heads:
+            raise InputError(
+                f"model.width {self.width} is not divisible by model.heads {self.heads}",
+                "choose a width that is a multiple of the number of heads, or set model.head_width",
+            )
+        if self.heads % self.key_value_heads:
+            raise InputError(
+                f"model.heads {self.heads} is not a multiple of model.kv_heads {self.kv_heads}",
+                "each key and value head serves the same number of query heads",
+            )
+        if self.positions == "rope" and self.rotary_width % 2:
+            raise InputError(
+                f"the rotated part of a head is {self.rotary_width} wide; rotary positions need an even width",
+                "change model.heads, model.head_width or model.rope_fraction",
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of key and value heads."""
+        return self.kv_heads or self.heads
+
+    @property
+    def size_of_head(self) -> int:
+        """Width of one attention head."""
+        return self.head_width or self.width // self.heads
+
+    @property
+    def rotary_width(self) -> int:
+        """How many of a head's channels are rotated."""
+        return int(self.size_of_head * self.rope_fraction)
+
+    @property
+    def hidden_width(self) -> int:
+        """Hidden size of the MLP."""
+        if self.mlp_width:
+            return self.mlp_width
+        return -(-8 * self.width // (3 * 64)) * 64 if self.activation in GATED else 4 * self.width
+
+    @property
+    def padded_vocabulary(self) -> int:
+        """Rows of the embedding and of the head: the vocabulary rounded up to a multiple of 64."""
+        return -(-self.vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, for JSON and TOML."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DecoderSpec:
+        """Make a specification from plain values.
+
+        Raises:
+            InputError: for an unknown field or a value out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InputError(
+                f"unknown field of a model: {', '.join(unknown)}", f"known fields: {', '.join(sorted(known))}"
+            )
+        return cls(**values)

@@ -1,0 +1,148 @@
+"""Cross-entropy from features, a chunk of tokens at a time, so that the logits of a batch never exist at once.
+
+The gradient is computed beside the loss in the forward pass (as in cut cross-entropy, arXiv 2411.09009): a chunk's
+logits are made, used for both, and dropped. Memory is one chunk of logits instead of the whole batch's three times.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from lavra.models.batch import IGNORED
+
+CPU_CHUNK_BYTES = 16 << 20
+GPU_CHUNK_BYTES = 512 << 20
+
+
+def chunk_length(vocabulary: int, device: torch.device) -> int:
+    """Return how many tokens' float32 logits fit the chunk: 16 MiB (the cache of a CPU) or 512 MiB (a GPU)."""
+    budget = CPU_CHUNK_BYTES if device.type == "cpu" else GPU_CHUNK_BYTES
+    return max(64, budget // (4 * vocabulary))
+
+
+def _chunk_logits(
+    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, vocabulary: int
+) -> torch.Tensor:
+    logits = (
+        F.linear(features, weight, bias).float() if weight.dtype != torch.float64 else F.linear(features, weight, bias)
+    )
+    if vocabulary < weight.shape[0]:
+        logits[:, vocabulary:] = float("-inf")
+    return logits
+
+
+def token_losses(
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    vocabulary: int | None = None,
+) -> torch.Tensor:
+    """Return the (tokens,) float32 negative log-likelihood of each target in nats, 0 where ignored; no gradient.
+
+    Args:
+        features: (tokens, width).
+        weight: (padded vocabulary, width) of the head.
+        targets: (tokens,) ids or `IGNORED`.
+        bias: (padded vocabulary,) of the head.
+        vocabulary: rows of `weight` that are real; the others have probability zero. None: all.
+    """
+    vocabulary = vocabulary or weight.shape[0]
+    size = chunk_length(weight.shape[0], features.device)
+    losses = []
+    with torch.no_grad():
+        for start in range(0, features.shape[0], size):
+            logits = _chunk_logits(features[start : start + size], weight, bias, vocabulary)
+            losses.append(
+                F.cross_entropy(logits, targets[start : start + size], ignore_index=IGNORED, reduction="none")
+            )
+    return torch.cat(losses) if losses else features.new_zeros(0, dtype=torch.float32)
+
+
+def _loss_and_gradient(
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: float, vocabulary: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the chunk's summed loss and the gradient at its logits, in `dtype`.
+
+    With q = (1-s)·onehot + s/V, the loss is log Z - Σ q·logit and its gradient softmax - q (Szegedy et al. 2016 §7).
+    """
+    kept = targets != IGNORED
+    index = targets.clamp(min=0)[:, None]
+    log_z = torch.logsumexp(logits, -1, keepdim=True)
+    expected = logits.gather(1, index)
+    gradient = (logits - log_z).exp_()
+    if smoothing:
+        expected = (1 - smoothing) * expected + smoothing * logits[:, :vocabulary].mean(-1, keepdim=True)
+        gradient[:, :vocabulary] -= smoothing / vocabulary
+    loss = ((log_z - expected).squeeze(1) * kept).sum()
+    gradient.scatter_add_(1, index, torch.full_like(expected, smoothing - 1.0))
+    return loss, (gradient * kept[:, None]).to(dtype)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        vocabulary: int,
+        smoothing: float,
+    ) -> torch.Tensor:
+        size = chunk_length(weight.shape[0], features.device)
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        total = torch.zeros((), dtype=wide, device=features.device)
+        feature_gradient = torch.empty_like(features)
+        weight_gradient = torch.zeros_like(weight, dtype=wide)
+        bias_gradient = None if bias is None else torch.zeros_like(bias, dtype=wide)
+        for start in range(0, features.shape[0], size):
+            chunk = features[start : start + size]
+            logits = _chunk_logits(chunk, weight, bias, vocabulary)
+            loss, gradient = _loss_and_gradient(
+                logits, targets[start : start + size], smoothing, vocabulary, features.dtype
+            )
+            total += loss
+            torch.mm(gradient, weight, out=feature_gradient[start : start + size])
+            weight_gradient += gradient.t() @ chunk
+            if bias_gradient is not None:
+                bias_gradient += gradient.sum(0)
+        ctx.save_for_backward(feature_gradient, weight_gradient, bias_gradient)
+        ctx.dtype = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        scale = gradients[0]
+        features, weight, bias = ctx.saved_tensors
+        bias = None if bias is None else (bias * scale).to(ctx.dtype)
+        return features * scale.to(features.dtype), (weight * scale).to(ctx.dtype), bias, None, None, None
+
+
+def summed_cross_entropy(
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    vocabulary: int | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Return the () summed cross-entropy in nats over the targets that are not ignored, with gradient.
+
+    Args:
+        features: (tokens, width).
+        weight: (padded vocabulary, width) of the head.
+        targets: (tokens,) ids or `IGNORED`.
+        bias: (padded vocabulary,) of the head.
+        vocabulary: rows of `weight` that are real; the others get probability zero. None: all.
+        label_smoothing: share of the target's probability that is spread over the vocabulary; 0 is none.
+    """
+    vocabulary = vocabulary or weight.shape[0]
+    if not torch.is_grad_enabled() and not label_smoothing:
+        return token_losses(features, weight, targets, bias=bias, vocabulary=vocabulary).sum()
+    return _ChunkedCrossEntropy.apply(features, weight, bias, targets, vocabulary, label_smoothing)  # pyright: ignore

@@ -1,0 +1,32 @@
+"""Several processes that train one model together (`torchrun`): who am I, and sums over all."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from lavra.training.batches import Ranks
+
+
+def join_ranks(device: torch.device) -> Ranks:
+    """Join the group that `torchrun` started this process in; alone without it."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Ranks()
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return Ranks(torch.distributed.get_rank(), world)
+
+
+def sum_over_ranks(value: float, ranks: Ranks) -> float:
+    """Return the sum of a Python number over all ranks."""
+    if ranks.world == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64)
+    if torch.distributed.get_backend() == "nccl":
+        tensor = tensor.cuda()
+    torch.distributed.all_reduce(tensor)
+    return float(tensor)

@@ -1,0 +1,174 @@
+"""The trainer: a model, its masters, optimisers and update chain, stepped one optimiser step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lavra.models.contract import Model
+from lavra.objectives.base import Objective
+from lavra.training.batches import BatchSource
+from lavra.training.fault_points import fault_point
+from lavra.training.optimizers import OptimizerOptions, Optimizers
+from lavra.training.precision import LossScale, Masters, Precision
+from lavra.training.schedules import Schedule
+from lavra.training.step import Step
+from lavra.training.updates import Outcome, Update, run_chain
+from lavra.training.updates.base import HasEvalWeights, HoldsTensors
+
+
+@dataclass
+class StepReport:
+    """What one optimiser step did.
+
+    Attributes:
+        step: steps done, this one included.
+        loss: mean nats per target.
+        gradient_norm: before clipping.
+        learning_rate: AdamW's.
+        targets: tokens learned from.
+        applied: whether the weights moved.
+        metrics: further figures of the updates.
+    """
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    targets: float
+    applied: bool
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Everything that learns, and everything that a checkpoint must hold of it.
+
+    Args:
+        model: moved to the device and converted to the precision.
+        objective: what is learned.
+        batches: where the micro-batches come from.
+        optimizer: which optimiser.
+        schedule: of the learning rates.
+        precision: of the working weights.
+        device: where.
+        steps: length of the run.
+        updates: the chain around the optimiser step, outermost first.
+        report: takes a line worth writing down.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective,
+        batches: BatchSource,
+        *,
+        optimizer: OptimizerOptions,
+        schedule: Schedule,
+        precision: Precision,
+        device: torch.device,
+        steps: int,
+        updates: Sequence[Update] = (),
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.model, self.objective, self.batches, self.device = model, objective, batches, device
+        self.schedule, self.steps, self.updates, self.report = schedule, steps, list(updates), report
+        self.masters = Masters(model.to(device), precision)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        self.optimizers = Optimizers(self.masters.weights, optimizer)
+        self.scale = LossScale(precision == "fp16")
+        self.step = 0
+        self.targets = 0.0
+        self.excluded: set[int] = set()
+
+    def run_step(self) -> StepReport:
+        """Do the next step, or count an excluded one as done without touching the weights."""
+        number = self.step
+        self.step += 1
+        if number in self.excluded:
+            return StepReport(self.step, float("nan"), float("nan"), self.optimizers.learning_rate, 0.0, False)
+        step = Step(
+            number,
+            number / self.steps,
+            self.model,
+            self.objective,
+            self.batches,
+            self.masters,
+            self.scale,
+            self.device,
+            self.report,
+        )
+        step.backward()
+        outcome = run_chain(self.updates, step, lambda: self._apply(number))
+        if outcome.applied:
+            self.targets += step.weight
+        return StepReport(
+            self.step,
+            step.loss,
+            step.gradient_norm(),
+            self.optimizers.learning_rate,
+            step.weight,
+            outcome.applied,
+            outcome.metrics,
+        )
+
+    def _apply(self, number: int) -> Outcome:
+        fault_point("step.apply")
+        self.optimizers.step(self.schedule.factor(number, self.steps))
+        self.masters.publish()
+        self.scale.update(overflowed=False)
+        return Outcome()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Switch dropout off and put averaged weights in place, if an update keeps some."""
+        with ExitStack() as stack:
+            for update in self.updates:
+                if isinstance(update, HasEvalWeights):
+                    stack.enter_context(update.eval_weights())
+            self.model.eval()
+            try:
+                yield
+            finally:
+                self.model.train()
+
+    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Return every tensor of the training state, in groups, without copying."""
+        groups = {
+            "masters": {name: weight.detach() for name, weight in self.masters.weights.items()},
+            "optimizer": self.optimizers.tensors(),
+        }
+        for update in self.updates:
+            if isinstance(update, HoldsTensors):
+                groups[update.name] = update.tensors()
+        return groups
+
+    def state(self) -> dict[str, Any]:
+        """Return the rest of the training state as JSON values."""
+        return {
+            "step": self.step,
+            "steps": self.steps,
+            "targets": self.targets,
+            "excluded": sorted(self.excluded),
+            "micro_rows": self.batches.micro_rows,
+            "loss_scale": self.scale.state_dict(),
+            "updates": {update.name: update.state_dict() for update in self.updates},
+        }
+
+    def restore(self, load: Callable[[str], dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
+        """Go back to a saved state: `load(group)` returns what `tensors()[group]` was.
+
+        The position in the data is the step number alone.
+        """
+        self.masters.load(load("masters"))
+        self.optimizers.load_tensors(load("optimizer"))
+        self.scale.load_state_dict(state["loss_scale"])
+        for update in self.updates:
+            if update.name in state["updates"]:
+                update.load_state_dict(state["updates"][update.name])
+                if isinstance(update, HoldsTensors):
+                    update.load_tensors(load(update.name))
+        self.step, self.targets = state["step"], state["targets"]
+        self.excluded |= set(state["excluded"])

@@ -1,0 +1,82 @@
+"""The loss on held-out text during training: the same windows every time, in the training precision."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from lavra.models.contract import Model
+from lavra.objectives.base import Objective
+from lavra.training.batches import Source
+from lavra.training.fault_points import fault_point
+from lavra.training.memory_faults import is_out_of_memory, release_memory
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A fixed sample of held-out rows.
+
+    Attributes:
+        source: the held-out rows in their seeded order.
+        rows: how many of them are measured.
+        bytes_per_token: of the held-out text, which turns nats per token into bits per byte.
+    """
+
+    source: Source
+    rows: int
+    bytes_per_token: float
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Return the bits per byte of original text that `loss` (nats per token) means."""
+        return loss / math.log(2) / self.bytes_per_token
+
+    def loss(self, model: Model, objective: Objective, micro_rows: int, device: torch.device) -> float:
+        """Return the mean loss in nats per token over the rows.
+
+        When memory runs out, micro-batches are halved.
+        """
+        fault_point("validation")
+        total, weight, start = 0.0, 0.0, 0
+        while start < self.rows:
+            count = min(micro_rows, self.rows - start)
+            try:
+                part = self._part(model, objective, start, count, device)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or micro_rows == 1:
+                    raise
+                release_memory(error)
+                micro_rows //= 2
+                continue
+            total, weight, start = total + part[0], weight + part[1], start + count
+        return total / weight
+
+    def _part(
+        self, model: Model, objective: Objective, start: int, count: int, device: torch.device
+    ) -> tuple[float, float]:
+        import numpy as np
+
+        rows = self.source.rows(start, count)
+        batch = objective.encode(rows, np.random.default_rng(start), 1.0).to(device)
+        loss = objective.loss(_Detached(model), batch)  # pyright: ignore[reportArgumentType]
+        return float(loss.sum), loss.weight
+
+
+class _Detached:
+    """A model whose features carry no gradient.
+
+    They are computed with gradients on and then cut off, because turning gradients off makes a compiled model compile
+    once more, which costs more than a whole validation.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.vocabulary = model.vocabulary
+
+    def features(self, batch: object) -> torch.Tensor:
+        return self.model.features(batch).detach()  # pyright: ignore[reportArgumentType]
+
+    def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        weight, bias = self.model.output_projection()
+        return weight.detach(), None if bias is None else bias.detach()
