@@ -85,7 +85,7 @@ def test_an_empty_folder_may_become_a_run(tmp_path: Path):
 
 
 def test_opening_what_is_no_run_says_so(tmp_path: Path):
-    with pytest.raises(InputError, match="has no config.toml written by lavra"):
+    with pytest.raises(InputError, match=r"has no config\.toml written by lavra"):
         RunFolder.open(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         RunFolder.open(tmp_path / "nothing")

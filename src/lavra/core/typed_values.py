@@ -163,8 +163,8 @@ def _fits(hint: Any, value: Any) -> bool:
     """Say whether a plain value can become `hint` (only the outer kind is looked at)."""
     origin = get_origin(hint)
     if origin is Annotated:
-        accepts_text = any(hasattr(note, "instance_from_str") for note in get_args(hint)[1:])
-        return (accepts_text and isinstance(value, str)) or _fits(get_args(hint)[0], value)
+        bare, *notes = get_args(hint)
+        return _fits(bare, value) or (isinstance(value, str) and any(_parses(note, value) for note in notes))
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in get_args(hint))
     if origin in (tuple, list, Sequence):
@@ -176,6 +176,13 @@ def _fits(hint: Any, value: Any) -> bool:
     if _is_path(hint):
         return isinstance(value, str | Path)
     return type(value) is hint
+
+
+def _parses(note: Any, text: str) -> bool:
+    try:
+        return hasattr(note, "instance_from_str") and note.instance_from_str([text]) is not None
+    except ValueError:
+        return False
 
 
 def _name(hint: Any) -> str:

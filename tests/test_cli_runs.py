@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lavra.cli.main import main
+from lavra.core.run_folder import RunFolder
+from lavra.reports.text_table import text_table
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with a finished run, an interrupted one, one that never began and a damaged one."""
+    finished = RunFolder.create(tmp_path / "finished", 'data = ["corpora/machado"]\nseed = 1\n')
+    finished.write_plan({"model": {"depth": 6}, "parameters": 7_123_456, "context": 256, "budget_seconds": 600.0})
+    finished.metrics.append({"step": 700, "tokens": 5_734_400, "loss": 4.8})
+    finished.log("finished")
+    finished.write_result(
+        {
+            "tokens": 5_734_400,
+            "tokens_per_second": 9123.4,
+            "perplexity": {"value": 123.4, "low": 120.0, "high": 125.9},
+            "bits_per_byte": {"value": 1.9494, "low": 1.94, "high": 1.96},
+            "ledger": [{"source": "machado", "tokens": 3000, "seen": 2500, "epochs": 0.83, "left": 500}],
+        }
+    )
+    interrupted = RunFolder.create(tmp_path / "interrupted", 'data = ["a", "b", "c"]\n')
+    interrupted.metrics.append({"step": 1, "tokens": 8192, "tokens_per_second": 5000.0, "bits_per_byte": 2.5})
+    interrupted.metrics.append({"step": 2, "tokens": 16384, "tokens_per_second": 5012.0})
+    RunFolder.create(tmp_path / "begun", "")
+    damaged = RunFolder.create(tmp_path / "damaged", "")
+    (damaged.path / "plan.json").write_text("{")
+    return tmp_path
+
+
+def test_the_lab_book_has_a_line_per_run(root: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["runs", str(root)]) == 0
+    header, _, *lines = capsys.readouterr().out.splitlines()
+    titles = ["run", "data", "status", "parameters", "context", "tokens", "budget", "tokens/s", "perplexity"]
+    assert header.split() == [*titles, "bits/byte"]
+    cells = [line.split("  ") for line in lines]
+    cells = [[cell.strip() for cell in line if cell.strip()][1:] for line in cells]
+    assert cells[0] == ["machado", "finished", "7.1M", "256", "5.7M", "10 min 00 s", "9.1k", "123.40", "1.9494"]
+    assert cells[1] == ["a, b +1", "interrupted", "–", "–", "16.4k", "–", "5.0k", "–", "2.5000"]
+    assert cells[2] == ["–", "interrupted", *"–––––––"]
+    assert cells[3][1].startswith("damaged: ")
+    assert "plan.json" in cells[3][1]
+
+
+def test_the_lab_book_as_json(root: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["runs", str(root), "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [Path(run["run"]).name for run in runs] == ["finished", "interrupted", "begun", "damaged"]
+    assert runs[0]["perplexity"] == {"value": 123.4, "low": 120.0, "high": 125.9}
+    assert runs[1]["data"] == ["a", "b", "c"]
+
+
+def test_one_run_in_full(root: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["runs", "show", str(root / "finished")]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "finished: finished",
+        "request data corpora/machado seed 1",
+        "plan model.depth 6 parameters 7123456",
+        "perplexity 123.4 (120 to 125.9)",
+        "source tokens seen epochs left",
+        "machado 3000 2500 0.83 500",
+        "last metrics step 700",
+        "finished",
+    ):
+        assert part in words
+
+
+def test_one_run_as_json(root: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["runs", "show", str(root / "interrupted"), "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)
+    assert (run["status"], run["config"], run["result"]) == ("interrupted", {"data": ["a", "b", "c"]}, {})
+    assert run["last_metrics"]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runs", "nowhere"], "nowhere is no folder"),
+        (["runs", "show", "."], "is no run folder"),
+        (["runs", "show", "damaged"], "plan.json is damaged"),
+        (["runs", "show"], "RUN"),
+    ],
+)
+def test_what_is_no_run_is_named_with_exit_code_2(
+    words: list[str], message: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(root)
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.out == ""
+
+
+def test_a_folder_without_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["runs", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert "no runs in" in shown.err
+    assert shown.out == ""
+
+
+def test_tables_align_words_left_and_numbers_right():
+    assert text_table(["name", "tokens"], [["a", "7"], ["longer", "123"]]).splitlines() == [
+        "name    tokens",
+        "──────  ──────",
+        "a            7",
+        "longer     123",
+    ]
