@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from lavra.core.errors import InputError, LavraError
-from lavra.core.memory import is_out_of_memory
+from lavra.core.memory import is_out_of_memory, release_memory
 from lavra.core.progress import Progress, say
 from lavra.evaluation.documents import Documents
 from lavra.evaluation.results import LikelihoodResult
 from lavra.evaluation.windows import Windows, make_batch, plan_windows
 from lavra.models.batch import IGNORED
+from lavra.models.inference import device_of, evaluating
 
 if TYPE_CHECKING:
     from lavra.models.contract import Model
@@ -64,10 +63,10 @@ def likelihood(
     context = _check_context(model, context)
     stride = max(1, context // 2) if stride is None else stride
     windows = plan_windows(documents.lengths, context, stride)
-    device = _device_of(model)
+    device = device_of(model)
     batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS)
     start = time.perf_counter()
-    with _evaluating(model):
+    with evaluating(model), torch.no_grad():
         nll = _score(model, documents, windows, device, batch_tokens)
     seconds = time.perf_counter() - start
     return LikelihoodResult.of(documents, nll, context=context, stride=stride, seconds=seconds, seed=seed)
@@ -115,7 +114,7 @@ def _score(
             numbers = slice(done, done + rows)
             scored = _try(model, documents, windows, numbers, device)
             if scored is None:
-                batch_tokens = _smaller(rows, int(windows.length[done]), device)
+                batch_tokens = _smaller(rows, int(windows.length[done]))
                 continue
             if waiting is not None:
                 waiting.add_to(totals)
@@ -127,9 +126,7 @@ def _score(
     return totals
 
 
-def _try(
-    model: Model, documents: Documents, windows: Windows, numbers: slice, device: torch.device
-) -> _Scored | None:
+def _try(model: Model, documents: Documents, windows: Windows, numbers: slice, device: torch.device) -> _Scored | None:
     """Score one batch; None when memory ran out (returned, so that the failed batch's tensors are released)."""
     try:
         batch, owners = make_batch(documents, windows, numbers)
@@ -144,15 +141,14 @@ def _try(
         return None
 
 
-def _smaller(rows: int, length: int, device: torch.device) -> int:
+def _smaller(rows: int, length: int) -> int:
     """Return half the batch in tokens, after memory ran out on `rows` windows of `length`."""
     if rows == 1:
         raise LavraError(
             f"evaluation ran out of memory on a single window of {length} tokens",
             "choose a shorter context, or a machine or device with more memory",
         )
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    release_memory()
     say(f"evaluating: out of memory with {rows} windows at once; going on with {rows // 2}")
     return rows // 2 * length
 
@@ -167,24 +163,3 @@ def _check_context(model: Model, context: int | None) -> int:
             "choose a context in that range",
         )
     return context or longest or 1
-
-
-def _device_of(model: Model) -> torch.device:
-    if isinstance(model, torch.nn.Module):
-        for parameter in model.parameters():
-            return parameter.device
-    return torch.device("cpu")
-
-
-@contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
-    """Switch dropout off for the block. `no_grad`, for tables that a model caches meanwhile must stay trainable with."""
-    training = isinstance(model, torch.nn.Module) and model.training
-    if isinstance(model, torch.nn.Module):
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        if isinstance(model, torch.nn.Module):
-            model.train(training)

@@ -42,8 +42,8 @@ def _measured_on(result: LikelihoodResult) -> str:
         else "too few documents for an interval"
     )
     return (
-        f"measured on {_plural(total.documents, 'document')}: {show_size(total.bytes)}, {_plural(total.words, 'word')}, "
-        f"{_plural(total.tokens, 'token')} (one end-of-document token each)\n"
+        f"measured on {_plural(total.documents, 'document')}: {show_size(total.bytes)}, "
+        f"{_plural(total.words, 'word')}, {_plural(total.tokens, 'token')} (one end-of-document token each)\n"
         f"context {result.context}, stride {result.stride}; {show_duration(result.seconds)}; {interval}"
     )
 
@@ -66,12 +66,13 @@ def _estimate(estimate: Estimate) -> str:
 
 
 def _number(value: float) -> str:
-    """Write four significant digits, or three decimals below ten."""
+    """Write about four digits: three decimals below ten, none from ten thousand on, powers of ten from ten million."""
     if math.isnan(value):
         return "-"
-    if not math.isfinite(value) or value >= 1e7:
+    if value >= 1e7:
         return f"{value:.3g}"
-    return f"{value:,.3f}" if value < 10 else f"{value:,.2f}" if value < 100 else f"{value:,.1f}" if value < 1e4 else f"{value:,.0f}"
+    decimals = sum(value < limit for limit in (10, 100, 10_000))
+    return f"{value:,.{decimals}f}"
 
 
 def _plural(count: int, noun: str) -> str:

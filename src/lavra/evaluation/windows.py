@@ -50,7 +50,8 @@ def plan_windows(lengths: NDArray[np.int64], context: int, stride: int) -> Windo
     """
     if not 1 <= stride <= context:
         raise InputError(
-            f"the stride is {stride} and the context {context}", "choose a stride from 1 to the context; half of it is usual"
+            f"the stride is {stride} and the context {context}",
+            "choose a stride from 1 to the context; half of it is usual",
         )
     counts = 1 + -(-np.maximum(0, lengths - context) // stride)
     document = np.repeat(np.arange(len(lengths)), counts)

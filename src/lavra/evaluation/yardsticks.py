@@ -64,9 +64,7 @@ def uniform(documents: Documents, vocabulary_size: int) -> Yardstick:
     )
 
 
-def unigram(
-    documents: Documents, vocabulary_size: int, training_counts: NDArray[np.int64] | None = None
-) -> Yardstick:
+def unigram(documents: Documents, vocabulary_size: int, training_counts: NDArray[np.int64] | None = None) -> Yardstick:
     """Return the cost of tokens drawn independently by their frequency.
 
     With `training_counts`, one is added to each (Laplace), so that unseen tokens have a price. Without, the
@@ -78,7 +76,7 @@ def unigram(
     known = seen if training_counts is None else training_counts.astype(np.float64) + 1
     occurring = seen > 0
     bits = -float(seen[occurring] @ np.log2(known[occurring] / known.sum()))
-    told = "the evaluated text itself (it knows the answer)" if training_counts is None else "the training data, plus one"
+    told = "the training data, plus one" if training_counts is not None else "the text itself (it knows the answer)"
     return Yardstick("unigram", bits / int(documents.bytes.sum()), f"tokens drawn by their frequency in {told}")
 
 

@@ -1,0 +1,1 @@
+"""Generation: options, logits filters, and the decoding loop with its cache."""
