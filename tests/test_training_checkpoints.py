@@ -369,6 +369,29 @@ def test_a_full_disk_at_the_final_save_is_an_error(tmp_path: Path):
     assert_holds(store.latest(), 10)
 
 
+def test_a_disk_that_holds_too_few_makes_room_among_the_older_ones(tmp_path: Path, capsys):
+    scores = {10: 1.0, 20: 3.0, 30: 2.0}
+    for step, score in scores.items():
+        save(CheckpointStore(tmp_path, keep=5), step, score=score)
+    store = CheckpointStore(tmp_path, keep=5)
+    with injected("checkpoint.half_file:1:enospc"):
+        save(store, 40)
+    assert store.steps() == [10, 30, 40]
+    assert_holds(store.latest(), 40)
+    assert "removed the checkpoints of steps [20]; that of step 30 is whole" in capsys.readouterr().err
+
+
+def test_room_is_never_made_by_removing_the_last_whole_one(tmp_path: Path):
+    for step in (10, 20, 30):
+        save(CheckpointStore(tmp_path, keep=5), step)
+    (tmp_path / "step-00000030/state.json").unlink()
+    store = CheckpointStore(tmp_path, keep=5)
+    with injected("checkpoint.half_file:1:enospc, checkpoint.half_file:2:enospc"):
+        save(store, 40)
+    assert_holds(store.latest(), 20)
+    assert store.steps() == [20]
+
+
 def test_a_limit_on_file_sizes_is_a_full_disk(tmp_path: Path, capsys):
     store = CheckpointStore(tmp_path)
     save(store, 10)

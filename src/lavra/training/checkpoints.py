@@ -29,6 +29,7 @@ from lavra.training.checkpoint_format import (
     read_manifest,
     state_text,
 )
+from lavra.training.checkpoint_retention import Retention
 from lavra.training.fault_points import fault_point
 from lavra.training.memory_faults import is_out_of_memory
 from lavra.training.snapshots import SnapshotBuffer
@@ -49,7 +50,8 @@ class CheckpointStore:
 
     Args:
         folder: e.g. `runs/mine/checkpoints`; made when the first checkpoint is.
-        keep: how many of the newest are kept, 1 or more. The one with the best score is kept besides.
+        keep: how many of the newest are kept, 1 or more. The one with the best score is kept besides. When the disk
+            is full, only the newest and the best are kept.
         on_warning: takes a line about a checkpoint that could not be written, or that is damaged; it may be called from
             the writing thread. The line is shown on standard error in any case.
 
@@ -59,14 +61,14 @@ class CheckpointStore:
     def __init__(self, folder: Path, keep: int = 2, on_warning: Callable[[str], None] | None = None) -> None:
         if keep < 1:
             raise ValueError("a store keeps at least one checkpoint")
-        self.folder, self.keep = Path(folder), keep
+        self.folder = Path(folder)
         self.damaged: list[tuple[Path, str]] = []
         self._folders = CheckpointFolders(self.folder)
+        self._retention = Retention(self._folders, keep, self._warn)
         self._on_warning = on_warning
         self._buffer = SnapshotBuffer()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._whole: dict[int, Manifest] = {}  # checkpoints that this object has checked
 
     def save(
         self,
@@ -175,7 +177,7 @@ class CheckpointStore:
             except Damaged as error:
                 self._skip(step, error.message)
                 continue
-            self._whole[step] = checkpoint.manifest
+            self._retention.remember(step, checkpoint.manifest)
             return checkpoint
         if steps:
             reasons = "; ".join(reason for _, reason in self.damaged)
@@ -186,7 +188,7 @@ class CheckpointStore:
         return None
 
     def _skip(self, step: int, reason: str) -> None:
-        self._whole.pop(step, None)
+        self._retention.forget(step)
         self.damaged.append((self._folders.of(step), reason))
         self._warn(f"checkpoint of step {step} is skipped: {reason}")
 
@@ -217,7 +219,20 @@ class CheckpointStore:
             self._failure = error
 
     def _write(self, step: int, tensors: Groups, text: str, score: float | None) -> None:
-        """Write, check and publish a checkpoint, and remove those that it makes superfluous."""
+        """Write, check and publish a checkpoint, if need be after making room; remove what it makes superfluous."""
+        try:
+            self._write_once(step, tensors, text, score)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._retention.make_room():
+                raise
+            self._write_once(step, tensors, text, score)
+        try:
+            self._folders.sweep()
+            self._retention.trim(step)
+        except OSError as error:
+            self._warn(f"the checkpoint of step {step} is safe, but older ones could not be removed: {error}")
+
+    def _write_once(self, step: int, tensors: Groups, text: str, score: float | None) -> None:
         folder = self._folders.begin(step)
         try:
             manifest = _fill(folder, step, tensors, text, score)
@@ -225,30 +240,7 @@ class CheckpointStore:
             self._folders.discard(step)
             raise
         self._folders.publish(step)
-        self._whole[step] = manifest
-        try:
-            self._folders.sweep()
-            self._retain(step)
-        except OSError as error:
-            self._warn(f"the checkpoint of step {step} is safe, but older ones could not be removed: {error}")
-
-    def _retain(self, newest: int) -> None:
-        """Keep the newest whole checkpoints and the best one; this happens after `newest` was checked on the disk."""
-        steps = self.steps()
-        for step in steps:
-            if step < newest and step not in self._whole:
-                try:
-                    self._whole[step] = Checkpoint.open(self._folders.of(step)).manifest
-                except Damaged as error:
-                    self._warn(f"a damaged checkpoint is removed, now that a newer one is safe: {error.message}")
-        whole = [step for step in steps if step in self._whole and step <= newest]
-        kept = set(whole[-self.keep :])
-        scores = {step: score for step in whole if (score := self._whole[step].score) is not None}
-        if scores:
-            kept.add(min(scores, key=lambda step: (scores[step], step)))
-        for step in set(steps) - kept:
-            self._folders.remove(step)
-            self._whole.pop(step, None)
+        self._retention.remember(step, manifest)
 
     def _explained(self, step: int, error: OSError) -> LavraError:
         if error.errno not in _NO_SPACE:

@@ -132,8 +132,8 @@ class MlflowTracker:
 
     def __init__(self, run_folder: Path) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-        # MLflow no longer develops its plain folders and prefers databases, whose drivers are heavy; a run folder, which
-        # can be copied, wants plain files.
+        # MLflow no longer develops its plain folders and prefers databases, whose drivers are heavy; a run folder
+        # is there to be copied, and wants plain files.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
