@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -20,32 +19,19 @@ class Mask:
     Attributes:
         allowed: (rows | 1, 1, queries, keys) bool, True where a query sees a key. None: causal, nothing else.
         bias: (heads, queries, keys) or (rows, heads, queries, keys) float added to the scores (ALiBi); None for none.
-        blocks: the block mask of flex attention, on GPUs, instead of `allowed`.
     """
 
     allowed: torch.Tensor | None = None
     bias: torch.Tensor | None = None
-    blocks: Any = None
 
 
 def causal_mask(segments: torch.Tensor | None, length: int, bias: torch.Tensor | None) -> Mask:
     """Return the mask of training: causal, and within the own segment when `segments` (rows, length) is given."""
     if segments is None:
         return Mask(bias=bias)
-    if segments.is_cuda and bias is None and torch.compiler.is_compiling():
-        return Mask(blocks=_segment_blocks(segments, length))
     index = torch.arange(length, device=segments.device)
     allowed = (segments[:, :, None] == segments[:, None, :]) & (index[:, None] >= index[None, :])
     return Mask(allowed=allowed[:, None], bias=bias)
-
-
-def _segment_blocks(segments: torch.Tensor, length: int) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    def visible(row: torch.Tensor, _head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        return (query >= key) & (segments[row, query] == segments[row, key])
-
-    return create_block_mask(visible, segments.shape[0], None, length, length, device=segments.device)
 
 
 def alibi_slopes(heads: int) -> torch.Tensor:
@@ -87,10 +73,6 @@ def attend(
         (rows, heads, length, size).
     """
     grouped = queries.shape[1] != keys.shape[1]
-    if mask.blocks is not None:
-        from torch.nn.attention.flex_attention import flex_attention
-
-        return flex_attention(queries, keys, values, block_mask=mask.blocks, enable_gqa=grouped)  # pyright: ignore
     plain = queries.device.type == "cpu" and torch.compiler.is_compiling() and keys.shape[2] <= PLAIN_LIMIT
     if plain and not dropout:
         return _plain(queries, keys, values, mask, grouped)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from lavra.core.errors import Damaged
-
-OptimizerName = Literal["muon", "adamw"]
+from lavra.training.choices import OptimizerName
 
 
 @dataclass(frozen=True)

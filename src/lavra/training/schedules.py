@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-Shape = Literal["constant", "cosine", "linear", "wsd"]
+from lavra.training.choices import Shape
 
 
 @dataclass(frozen=True)

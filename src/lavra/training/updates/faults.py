@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from lavra.core.errors import Diverged
+from lavra.training.choices import Policy
 from lavra.training.spikes import SpikeDetector
 from lavra.training.step import Step
 from lavra.training.updates.base import Inner, Outcome
-
-Policy = Literal["skip", "rollback", "stop"]
 
 
 class RollBack(Exception):

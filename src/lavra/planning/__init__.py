@@ -1,0 +1,1 @@
+"""Knowing beforehand: hardware, FLOPs, time, and the choice of model and schedule for a budget."""

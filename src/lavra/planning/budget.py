@@ -1,0 +1,104 @@
+"""From a time to a shape: how large a model is worth training in the compute that a budget buys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lavra.models.spec import DecoderSpec
+from lavra.planning.flops import matrix_parameters, training_flops_per_token
+
+ASSUMED_EFFICIENCY = {"cpu": 0.45, "cuda": 0.35, "mps": 0.3}
+"""Share of the measured matrix peak that a training step reaches, before a probe says better."""
+
+TOKENS_PER_PARAMETER = 1.5
+"""Tokens per matrix parameter (head included) of the best small model for a short budget; see the lab notebook."""
+
+MOST_EPOCHS = 4.0
+"""Repetitions that are still worth nearly as much as new text (arXiv 2305.16264)."""
+
+_RUNGS = (
+    # depth, width, heads, vocabulary, context
+    (2, 64, 1, 2048, 128),
+    (3, 96, 2, 2048, 256),
+    (4, 128, 2, 4096, 256),
+    (4, 192, 3, 4096, 256),
+    (5, 256, 4, 8192, 256),
+    (6, 320, 5, 8192, 256),
+    (6, 384, 6, 8192, 256),
+    (8, 512, 8, 16384, 512),
+    (10, 640, 10, 16384, 512),
+    (12, 768, 12, 32768, 1024),
+    (16, 1024, 16, 32768, 1024),
+    (24, 1536, 24, 32768, 2048),
+    (32, 2048, 32, 32768, 2048),
+)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A shape for an amount of compute.
+
+    Attributes:
+        spec: the model.
+        tokens: that the compute pays for with this model.
+    """
+
+    spec: DecoderSpec
+    tokens: float
+
+
+def draft_shape(flops: float, corpus_bytes: float) -> Draft:
+    """Return the largest shape that still sees enough text.
+
+    Enough is `TOKENS_PER_PARAMETER`. When a shape would read the corpus more than `MOST_EPOCHS` times, a larger one is
+    taken even if it sees less text per parameter: more repetition teaches little.
+
+    Args:
+        flops: that the budget buys, i.e. seconds x FLOP/s reached in training.
+        corpus_bytes: of the training text.
+    """
+    best: Draft | None = None
+    for depth, width, heads, vocabulary, context in _RUNGS:
+        spec = DecoderSpec(
+            vocabulary=vocabulary_for(vocabulary, corpus_bytes), context=context, depth=depth, width=width, heads=heads
+        )
+        tokens = flops / training_flops_per_token(spec)
+        repeats = best is not None and best.tokens * BYTES_PER_TOKEN > MOST_EPOCHS * max(corpus_bytes, 1.0)
+        if best is None or repeats or tokens >= TOKENS_PER_PARAMETER * matrix_parameters(spec):
+            best = Draft(spec, tokens)
+        else:
+            break
+    assert best is not None
+    return best
+
+
+BYTES_PER_TOKEN = 3.5
+"""Bytes of text in a token, before the tokenizer is known."""
+
+
+def vocabulary_for(wanted: int, corpus_bytes: float) -> int:
+    """Return a vocabulary of at most `wanted` that the corpus can fill: the rarest tokens are met some dozens of times."""
+    limit = 2048 * (max(corpus_bytes, 1.0) / 1e6) ** 0.6
+    return int(min(wanted, max(512, round(limit / 64) * 64)))
+
+
+def tokens_per_step_for(tokens: float, context: int) -> int:
+    """Return the batch in tokens: a power of two that gives a run some hundreds of steps, from 2048 to 524288.
+
+    Small budgets want many steps more than smooth gradients; the batch that wastes nothing grows with training
+    (critical batch size, arXiv 1812.06162), about with the square root of its length.
+    """
+    wanted = 4096 * (max(tokens, 1.0) / 2e6) ** 0.5
+    power = 2 ** max(11, min(19, round(_log2(wanted))))
+    return max(context, power)
+
+
+def _log2(value: float) -> float:
+    from math import log2
+
+    return log2(max(value, 1.0))
+
+
+def with_vocabulary(spec: DecoderSpec, vocabulary: int) -> DecoderSpec:
+    """Return the shape for a tokenizer of `vocabulary` tokens."""
+    return replace(spec, vocabulary=vocabulary)

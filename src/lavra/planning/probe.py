@@ -1,0 +1,54 @@
+"""A few real steps, timed: what this machine does with this model."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+from lavra.training.devices import synchronize
+from lavra.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe measured.
+
+    Attributes:
+        first_step_seconds: of the first step, compilation included.
+        step_seconds: of a step after that: the mean of the middle half, which a hiccup does not move.
+        steps: that were timed.
+        tokens_per_second: learned from.
+    """
+
+    first_step_seconds: float
+    step_seconds: float
+    steps: int
+    tokens_per_second: float
+
+
+def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
+    """Run real training steps for about `seconds` after a first one, and put the trainer back to where it was.
+
+    Args:
+        trainer: at its first step.
+        seconds: to spend after the first step.
+        least: steps that are timed in any case.
+    """
+    weights = {name: weight.detach().clone() for name, weight in trainer.masters.weights.items()}
+    state = trainer.state()
+    start = time.perf_counter()
+    trainer.run_step()
+    synchronize(trainer.device)
+    first = time.perf_counter() - start
+    times: list[float] = []
+    while len(times) < least or sum(times) < seconds:
+        begin = time.perf_counter()
+        trainer.run_step()
+        synchronize(trainer.device)
+        times.append(time.perf_counter() - begin)
+    tokens = trainer.targets / (len(times) + 1)
+    trainer.restore({"masters": weights, "optimizer": {}}.__getitem__, state)
+    quarter = len(times) // 4
+    middle = statistics.fmean(sorted(times)[quarter : len(times) - quarter])
+    return Probe(first, middle, len(times), tokens / middle)

@@ -1,0 +1,170 @@
+"""What a person can ask of a training run; the defaults, the command line, the TOML file and the help in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from lavra.core.quantities import Count, Duration, Size
+from lavra.models.spec import Activation, Norm, Positions
+from lavra.training.choices import OptimizerName, Policy, Shape
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How text is read, divided and tokenised."""
+
+    column: str = "text"
+    """Column of JSONL, CSV, TSV and Parquet files that holds the text (also --text-column)."""
+    on_bad_row: Literal["skip", "error"] = "skip"
+    """What to do with rows that cannot be used: skip and report them, or stop at the first."""
+    normalize: bool = False
+    """Bring the text to Unicode's NFC form; recorded with the run."""
+    validation_share: float = 0.05
+    """Share of the documents held out, by a hash of their content."""
+    validation_limit: Size = 10_000_000
+    """Most bytes held out."""
+    tokenizer: str | None = None
+    """A tokenizer.json, a Hugging Face folder, or a run whose tokenizer is taken; trained on the text by default."""
+    vocabulary: int | None = None
+    """Size of the vocabulary to train; chosen from corpus and model by default."""
+    isolate: bool = True
+    """Documents in a window do not see each other."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of the model; what is not given is taken from the preset, or chosen by the plan."""
+
+    preset: str = "auto"
+    """A preset's name (gpt2-124m, opt-125m, lavra-9m, …), or auto: the plan chooses (also --model NAME)."""
+    context: int | None = None
+    """Tokens of a window."""
+    depth: int | None = None
+    """Blocks."""
+    width: int | None = None
+    """Size of the residual stream."""
+    heads: int | None = None
+    """Attention heads."""
+    kv_heads: int | None = None
+    """Key and value heads: fewer than heads is grouped-query attention."""
+    positions: Positions | None = None
+    """Kind of positions."""
+    norm: Norm | None = None
+    """Kind of norm."""
+    activation: Activation | None = None
+    """Of the MLP."""
+    tied: bool | None = None
+    """Whether the head is the embedding."""
+    dropout: float | None = None
+    """On embeddings, attention and branches."""
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """How it learns."""
+
+    name: OptimizerName = "muon"
+    """Muon for the blocks' matrices and AdamW for the rest, or AdamW for all."""
+    learning_rate: float = 3e-3
+    """AdamW's peak learning rate."""
+    matrix_learning_rate: float = 0.02
+    """Muon's peak learning rate."""
+    weight_decay: float = 0.0
+    """Decay of the matrices that AdamW learns."""
+    matrix_weight_decay: float = 0.01
+    """Decay of the matrices that Muon learns."""
+    schedule: Shape = "wsd"
+    """Shape of the learning rate over the run."""
+    warmup_steps: int = 10
+    """Steps of linear growth at the beginning."""
+    cooldown: float = 0.5
+    """Share of the run over which the wsd schedule falls."""
+    floor: float = 0.05
+    """Factor of the learning rate at the end."""
+    tokens_per_step: Count | None = None
+    """Tokens of one optimiser step; chosen by the plan by default."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    label_smoothing: float = 0.0
+    """Share of each target's probability spread over the vocabulary."""
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """Where and how it computes."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the working weights; the learned ones are always fp32."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Compile the model's blocks; auto does when the run is long enough to repay it."""
+    threads: int | None = None
+    """Processor threads; one for each core by default."""
+    micro_rows: int | None = None
+    """Windows of a micro-batch; chosen by default, and halved when memory runs out."""
+
+
+@dataclass(frozen=True)
+class FaultConfig:
+    """What happens when numbers go wrong."""
+
+    policy: Policy = "skip"
+    """For a loss or gradient that is not finite: skip the step, roll back to the last checkpoint, or stop."""
+    most_in_a_row: int = 10
+    """Bad steps in a row that end the run."""
+    spikes: bool = False
+    """Also treat spikes of the loss or of the gradient's norm as faults."""
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """Averaged weights, used for validation and export."""
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    """Exponential moving average, or the mean of regular snapshots of the last part (SWA)."""
+    decay: float = 0.999
+    """Of the moving average."""
+    start: float = 0.75
+    """Share of the run after which SWA begins."""
+    every: int = 10
+    """Steps between SWA's snapshots."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run from text."""
+
+    data: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
+    budget: Duration | None = None
+    """Time of training: probe, compilation, steps, validation and final evaluation. 10m when no length is given."""
+    tokens: Count | None = None
+    """Length of the run in tokens, instead of a time."""
+    epochs: float | None = None
+    """Length of the run in passes over the text, instead of a time."""
+    steps: int | None = None
+    """Length of the run in optimiser steps, instead of a time."""
+    out: str | None = None
+    """The run folder; a new one under runs/ by default."""
+    force: bool = False
+    """Replace an existing run folder."""
+    seed: int = 0
+    """Of everything that is random."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; a twentieth of the run, at least every 10 minutes, by default."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep, besides the best."""
+    samples: int = 3
+    """Texts to write with the finished model."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Trackers to tell (needs the extra `track`)."""
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    faults: FaultConfig = field(default_factory=FaultConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)

@@ -1,0 +1,86 @@
+"""Figures that tell early when training goes wrong, cheap enough to leave on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lavra.training.step import Step
+from lavra.training.updates.base import Inner, Outcome
+
+
+class Monitor:
+    """Measures, every so many steps, the weights' norm, the update-to-weight ratio per group and the embedding's gradient.
+
+    The gradient norm and whether the step was clipped are in every step's metrics already.
+
+    Args:
+        every: steps between measurements. The ratio needs a copy of the weights, which is what costs.
+    """
+
+    name = "monitor"
+
+    def __init__(self, every: int = 20) -> None:
+        self.every = every
+        self.clipped = 0
+        self.steps = 0
+
+    def around(self, step: Step, inner: Inner) -> Outcome:
+        """Measure before and after the step."""
+        due = step.number % self.every == 0
+        weights = step.masters.weights
+        before = {name: weight.detach().clone() for name, weight in weights.items()} if due else {}
+        embedding = _embedding_gradient(step) if due else None
+        outcome = inner()
+        self.steps += 1
+        self.clipped += int(outcome.metrics.get("clipped", 0.0))
+        if not due:
+            return outcome
+        outcome.metrics["clipped_share"] = self.clipped / self.steps
+        if embedding is not None:
+            outcome.metrics["embedding_gradient_norm"] = embedding
+        with torch.no_grad():
+            outcome.metrics["parameter_norm"] = _norm(list(weights.values()))
+            for group, names in _groups(weights).items():
+                moved = torch._foreach_sub([weights[name] for name in names], [before[name] for name in names])
+                size = _norm([before[name] for name in names])
+                outcome.metrics[f"update_ratio_{group}"] = _norm(moved) / size if size else 0.0
+        return outcome
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts of the clipped share."""
+        return {"clipped": self.clipped, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the counts."""
+        self.clipped, self.steps = state["clipped"], state["steps"]
+
+
+def _groups(weights: dict[str, torch.Tensor]) -> dict[str, list[str]]:
+    """Divide the weights into embeddings, attention, MLP, head and the rest."""
+    groups: dict[str, list[str]] = {}
+    for name in weights:
+        if "embed" in name:
+            group = "embedding"
+        elif ".attention." in name and ".attention_norm" not in name:
+            group = "attention"
+        elif ".mlp." in name:
+            group = "mlp"
+        else:
+            group = "head" if name.startswith("output") else "rest"
+        groups.setdefault(group, []).append(name)
+    return groups
+
+
+def _embedding_gradient(step: Step) -> float | None:
+    for name, weight in step.masters.weights.items():
+        if "embed" in name and weight.grad is not None:
+            return float(torch.linalg.vector_norm(weight.grad))
+    return None
+
+
+def _norm(tensors: Sequence[torch.Tensor]) -> float:
+    """Return the L2 norm of all tensors as one vector."""
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors)))))
