@@ -72,7 +72,7 @@ def find_files(locations: Sequence[str]) -> FoundFiles:
     an unknown format; both are listed in `left_out`. A file that is reached twice is read once.
 
     Raises:
-        InputError: for a missing path, a glob without matches, a folder without data, or a named file of an unknown one.
+        InputError: for a missing path, a glob without matches, a folder without data, or a file of no known format.
     """
     found = FoundFiles()
     named = [Path(location).expanduser() for location in locations]

@@ -1,0 +1,124 @@
+"""Tokenizers that exist already, in the formats in which they are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lavra.core.errors import InputError
+from lavra.data.tokenizer import END_OF_DOCUMENT, Tokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
+
+_ENDINGS = ("</s>", END_OF_DOCUMENT, "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
+"""Tokens that may end a document, where no configuration tells it; OPT has the first two, and means the first."""
+
+_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+_KINDS = "tokenizer.json, vocab.json beside merges.txt, or a SentencePiece .model"
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Load a tokenizer from a file, a Hugging Face folder, or anything that `Tokenizer.save` wrote.
+
+    Reads `tokenizer.json`, a GPT-2 style pair (`vocab.json` and `merges.txt`, or OpenAI's `encoder.json` and
+    `vocab.bpe`, also with a name before: `gpt2-vocab.json`), and SentencePiece models (`.model`, for which the
+    `sentencepiece` and `protobuf` packages must be installed). The token that ends a document is taken from the
+    folder's configuration, else by its usual names; where there is none, `<|endoftext|>` is added as a new last id.
+
+    Raises:
+        InputError: if there is no tokenizer, or it cannot be read.
+    """
+    if not path.exists():
+        raise InputError(f"there is no tokenizer at {path}", f"name a folder or file with {_KINDS}")
+    folder = path if path.is_dir() else path.parent
+    file = _file_in(path) if path.is_dir() else path
+    try:
+        inner = _read(file)
+    except InputError:
+        raise
+    except Exception as error:  # the library raises bare Exception for a file that it cannot parse
+        raise InputError(f"{file} cannot be read as a tokenizer: {error}", f"name {_KINDS}") from error
+    return Tokenizer(inner, _end_of_document(inner, folder))
+
+
+def _file_in(folder: Path) -> Path:
+    candidates = [folder / "tokenizer.json", *(folder / vocabulary for vocabulary, _ in _PAIRS)]
+    candidates += sorted(folder.glob("*vocab.json")) + sorted(folder.glob("*.model"))
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"{folder} holds no tokenizer", f"it should hold {_KINDS}")
+
+
+def _read(file: Path) -> tokenizers.Tokenizer:
+    if file.suffix == ".model":
+        return _read_sentencepiece(file)
+    if file.suffix not in (".json", ".bpe", ".txt"):
+        raise InputError(f"{file} is no tokenizer that lavra reads", f"name {_KINDS}")
+    content = json.loads(file.read_text(encoding="utf8")) if file.suffix == ".json" else None
+    if isinstance(content, dict) and "model" in content and isinstance(content["model"], dict):
+        from tokenizers import Tokenizer as Library
+
+        return Library.from_file(str(file))
+    return _read_pair(file)
+
+
+def _read_pair(file: Path) -> tokenizers.Tokenizer:
+    """Read GPT-2's byte-level BPE from its vocabulary and its merges, given either."""
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Library
+
+    for vocabulary_name, merges_name in _PAIRS:
+        for name in (vocabulary_name, merges_name):
+            if file.name.endswith(name):
+                before = file.name.removesuffix(name)
+                vocabulary, merges = file.with_name(before + vocabulary_name), file.with_name(before + merges_name)
+                for part in (vocabulary, merges):
+                    if not part.is_file():
+                        raise InputError(
+                            f"{part} is missing beside {file.name}", "a BPE needs its vocabulary and its merges"
+                        )
+                inner = Library(models.BPE.from_file(str(vocabulary), str(merges)))
+                inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+                inner.decoder = decoders.ByteLevel()
+                known = [name for name in (*_ENDINGS, "<s>", "<pad>", "<unk>") if inner.token_to_id(name) is not None]
+                inner.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in known])
+                return inner
+    raise InputError(f"{file} is no tokenizer that lavra reads", f"name {_KINDS}")
+
+
+def _read_sentencepiece(file: Path) -> tokenizers.Tokenizer:
+    try:
+        import sentencepiece  # noqa: F401
+        from google.protobuf import message  # noqa: F401
+        from transformers.convert_slow_tokenizer import SpmConverter
+    except ImportError as error:
+        raise InputError(f"{file} needs {error.name} to be read", "pip install sentencepiece protobuf") from error
+
+    class Original:
+        """What the converter asks of the tokenizer that it converts."""
+
+        vocab_file = str(file)
+        add_prefix_space = True
+
+    return SpmConverter(Original()).converted()
+
+
+def _end_of_document(inner: tokenizers.Tokenizer, folder: Path) -> str:
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            token = _token_name(json.loads((folder / name).read_text(encoding="utf8")).get("eos_token"))
+            if token is not None and inner.token_to_id(token) is not None:
+                return token
+    for token in _ENDINGS:
+        if inner.token_to_id(token) is not None:
+            return token
+    inner.add_special_tokens([END_OF_DOCUMENT])
+    return END_OF_DOCUMENT
+
+
+def _token_name(value: Any) -> str | None:
+    """Return the token of a configuration, where it is written as a string or as an object with its content."""
+    return value.get("content") if isinstance(value, dict) else value

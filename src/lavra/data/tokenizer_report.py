@@ -1,0 +1,66 @@
+"""What a tokenizer makes of a corpus, in the figures by which tokenizers are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lavra.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerReport:
+    """How a tokenizer fits a corpus; the end-of-document tokens are not counted.
+
+    Attributes:
+        vocabulary_size: ids of the tokenizer.
+        tokens: tokens of the corpus.
+        fertility: tokens per word (words are what white space separates); 1 would be a word per token.
+        bytes_per_token: bytes of UTF-8 text per token.
+        single_byte_share: the share of tokens that stand for one byte; high for a foreign language.
+        unknown_rate: the share of tokens that stand for text the vocabulary cannot write; 0 for byte-level tokenizers.
+        used_share: the share of the vocabulary that occurs in the corpus.
+    """
+
+    vocabulary_size: int
+    tokens: int
+    fertility: float
+    bytes_per_token: float
+    single_byte_share: float
+    unknown_rate: float
+    used_share: float
+
+    @classmethod
+    def from_counts(cls, tokenizer: Tokenizer, counts: np.ndarray, *, words: int, text_bytes: int) -> TokenizerReport:
+        """Make the report from (vocabulary,) counts of each id in a corpus of `words` and `text_bytes`."""
+        counts = counts.astype(np.int64, copy=True)
+        counts[tokenizer.end_of_document] = 0
+        tokens = max(1, int(counts.sum()))
+        unknown = int(counts[tokenizer.unknown]) if tokenizer.unknown is not None else 0
+        return cls(
+            vocabulary_size=tokenizer.vocabulary_size,
+            tokens=int(counts.sum()),
+            fertility=int(counts.sum()) / max(1, words),
+            bytes_per_token=text_bytes / tokens,
+            single_byte_share=int(counts[tokenizer.token_lengths() == 1].sum()) / tokens,
+            unknown_rate=unknown / tokens,
+            used_share=int(np.count_nonzero(counts)) / tokenizer.vocabulary_size,
+        )
+
+    @classmethod
+    def measure(cls, tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerReport:
+        """Make the report by encoding `texts`."""
+        counts = np.zeros(tokenizer.vocabulary_size, np.int64)
+        words = text_bytes = 0
+        for text in texts:
+            words += len(text.split())
+            text_bytes += len(text.encode())
+            counts += np.bincount(tokenizer.encode_many([text])[0], minlength=len(counts))
+        return cls.from_counts(tokenizer, counts, words=words, text_bytes=text_bytes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return asdict(self)
