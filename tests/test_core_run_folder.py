@@ -143,7 +143,7 @@ def test_a_resumed_curve_equals_one_never_stopped(run: RunFolder, tmp_path: Path
     with run.metrics.path.open("a") as handle:
         handle.write('{"step": 8')
     run.write_result({"step": 7})
-    run.truncate_metrics(5)
+    run.rewind(5)
     assert [sample["step"] for sample in run.samples.read()] == [1, 2, 3, 4, 5]
     assert run.result == {}
     for step in range(6, 11):

@@ -118,7 +118,7 @@ class RunFolder:
         path = self.path / "events.log"
         return path.read_text(encoding="utf8", errors="replace").splitlines() if path.exists() else []
 
-    def truncate_metrics(self, step: int) -> None:
+    def rewind(self, step: int) -> None:
         """Forget what came after `step`, so that the curve of a resumed run equals that of an uninterrupted one.
 
         Lines of the metrics and samples with a later `step` go, and so does the result.
