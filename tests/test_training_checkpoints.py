@@ -350,6 +350,7 @@ def test_a_full_disk_in_the_background_is_a_warning(tmp_path: Path, place: str, 
     save(store, 10)
     with injected(f"{place}:1:enospc"):
         save(store, 20)
+    assert store.written == 10
     assert len(warnings) == 1
     assert warnings[0].startswith(f"DISK FULL: could not write the checkpoint of step 20 to {tmp_path}")
     assert warnings[0] in capsys.readouterr().err
@@ -358,6 +359,7 @@ def test_a_full_disk_in_the_background_is_a_warning(tmp_path: Path, place: str, 
     save(store, 30)
     assert_holds(store.latest(), 30)
     assert store.steps() == [30]
+    assert store.written == 30
 
 
 def test_a_full_disk_at_the_final_save_is_an_error(tmp_path: Path):

@@ -55,7 +55,8 @@ class CheckpointStore:
         on_warning: takes a line about a checkpoint that could not be written, or that is damaged; it may be called from
             the writing thread. The line is shown on standard error in any case.
 
-    `damaged` lists what the last `latest()` or `best()` skipped: the folder, and why.
+    `damaged` lists what the last `latest()` or `best()` skipped: the folder, and why. `written` is the step of the last
+    checkpoint that this object has written and checked, or None; after `wait()`, it tells whether a save succeeded.
     """
 
     def __init__(self, folder: Path, keep: int = 2, on_warning: Callable[[str], None] | None = None) -> None:
@@ -63,6 +64,7 @@ class CheckpointStore:
             raise ValueError("a store keeps at least one checkpoint")
         self.folder = Path(folder)
         self.damaged: list[tuple[Path, str]] = []
+        self.written: int | None = None
         self._folders = CheckpointFolders(self.folder)
         self._retention = Retention(self._folders, keep, self._warn)
         self._on_warning = on_warning
@@ -241,6 +243,7 @@ class CheckpointStore:
             raise
         self._folders.publish(step)
         self._retention.remember(step, manifest)
+        self.written = step
 
     def _explained(self, step: int, error: OSError) -> LavraError:
         if error.errno not in _NO_SPACE:
