@@ -1,0 +1,93 @@
+"""Windows of the token stream, with the documents that they hold told apart; nothing is padded, cropped or repeated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lavra.data.order import WindowPlace, WindowPlaces
+from lavra.data.store import TokenStore
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window: target i is `tokens[i + 1]` and its input is `tokens[i]`.
+
+    Every document ends with an end-of-document token, so the input of a document's first target is such a token (its
+    predecessor's), which serves as its beginning. Segments and positions are those of the target's document.
+
+    Attributes:
+        tokens: (length + 1,) int64: the token before the window in the circular stream, then the window's own.
+        documents: (length,) int64: the number of each target's document in the store.
+        segments: (length,) int32: the number of the target's document within the window, from 0. Where the stream
+            begins again in a store of one document, the segment changes though the document does not.
+        positions: (length,) int64: the place of each target within its segment, from 0.
+    """
+
+    tokens: np.ndarray
+    documents: np.ndarray
+    segments: np.ndarray
+    positions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Many windows as the rows of arrays, as wide as the longest.
+
+    Attributes:
+        tokens: (windows, width + 1) int64, as in `Window`; beyond a row's length the stream simply goes on.
+        documents: (windows, width) int64, -1 beyond a row's length.
+        segments: (windows, width) int32, -1 beyond a row's length.
+        positions: (windows, width) int64, 0 beyond a row's length.
+        lengths: (windows,) int64 targets of each row.
+    """
+
+    tokens: np.ndarray
+    documents: np.ndarray
+    segments: np.ndarray
+    positions: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, row: int) -> Window:
+        length = int(self.lengths[row])
+        return Window(
+            self.tokens[row, : length + 1],
+            self.documents[row, :length],
+            self.segments[row, :length],
+            self.positions[row, :length],
+        )
+
+
+def cut(store: TokenStore, place: WindowPlace) -> Window:
+    """Return one window of the store."""
+    places = WindowPlaces(np.array([place.epoch]), np.array([place.start]), np.array([place.length]))
+    return cut_many(store, places)[0]
+
+
+def cut_many(store: TokenStore, places: WindowPlaces) -> Windows:
+    """Return many windows of the store at once."""
+    width = int(places.lengths.max())
+    offsets = np.arange(-1, width)
+    tokens = np.asarray(store.tokens)[(places.starts[:, None] + offsets) % store.manifest.tokens].astype(np.int64)
+    # The end-of-document token ends documents and occurs nowhere else, so counting it tells the documents apart.
+    begins = tokens[:, :-1] == store.manifest.end_of_document
+    begins[:, 0] = True
+    segments = np.cumsum(begins, axis=1) - 1
+    documents = (store.documents_at(places.starts)[:, None] + segments) % store.manifest.documents
+    columns = np.arange(width)
+    positions = columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
+    beyond = columns >= places.lengths[:, None]
+    return Windows(
+        tokens=tokens,
+        documents=np.where(beyond, -1, documents),
+        segments=np.where(beyond, -1, segments).astype(np.int32),
+        positions=np.where(beyond, 0, positions),
+        lengths=places.lengths,
+    )
