@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from pydoc_data import topics
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from hypothesis import strategies as some
 from byte_level import ByteTokenizer, lively_decoder
 from lavra.core.errors import InputError, LavraError
 from lavra.data.rows import Row
+from lavra.data.store_writer import StoreWriter
+from lavra.data.tokenizer import Tokenizer
 from lavra.evaluation import likelihood as module
 from lavra.evaluation.documents import Documents, documents_of_rows, documents_of_store
 from lavra.evaluation.likelihood import likelihood, token_nll
 from lavra.evaluation.tables import likelihood_table
 from lavra.evaluation.windows import make_batch, plan_windows
-from lavra.evaluation.yardsticks import yardsticks
+from lavra.evaluation.yardsticks import unigram, yardsticks
 from lavra.models.batch import IGNORED, Batch
 
 TEXTS = ["a", "Ação e reação: não há pressa.", "the quick brown fox jumps over the lazy dog " * 2, "x y", "", "um dois"]
@@ -223,25 +225,23 @@ def test_sources_add_up_and_equal_themselves_alone() -> None:
     assert alone.total.bits_per_byte.low == pytest.approx(found.sources["pt"].bits_per_byte.low)
 
 
-def test_a_token_store_gives_the_same_as_its_texts() -> None:
-    expected = documents()
-    store: Any = SimpleNamespace(
-        tokens=expected.tokens,
-        offsets=np.concatenate([[0], expected.ends]).astype(np.uint64),
-        document_bytes=expected.bytes.astype(np.uint32),
-        manifest=SimpleNamespace(
-            tokenizer_fingerprint="bytes",
-            sources=[SimpleNamespace(name="one", documents=2), SimpleNamespace(name="two", documents=4)],
-        ),
-    )
-    found = documents_of_store(store, TOKENIZER)
-    for name in ("starts", "ends", "bytes", "characters", "words"):
-        assert np.array_equal(getattr(found, name), getattr(expected, name))
-    assert found.source.tolist() == [0, 0, 1, 1, 1, 1]
-    assert np.array_equal(likelihood(lively_decoder(), found).nll, likelihood(lively_decoder(), expected).nll)
-    store.manifest.tokenizer_fingerprint = "another"
+@pytest.mark.parametrize("keep_texts", [True, False])
+def test_a_token_store_gives_the_same_as_its_texts(tmp_path: Path, keep_texts: bool) -> None:
+    texts = [text[:400] for text in list(topics.topics.values())[:6]] + ["é preciso lavrar\n"]
+    tokenizer = Tokenizer.train(texts, 300)
+    with StoreWriter(tmp_path / "store", tokenizer, keep_texts=keep_texts) as writer:
+        for number, (text, ids) in enumerate(zip(texts, tokenizer.encode_many(texts), strict=True)):
+            writer.add("first" if number < 3 else "second", text, ids)
+    rows = [Row(text, "first" if number < 3 else "second", "") for number, text in enumerate(texts)]
+    expected, found = documents_of_rows(rows, tokenizer), documents_of_store(writer.opened(), tokenizer)
+    for name in ("tokens", "starts", "ends", "bytes", "characters", "words", "source", "sources"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    assert list(found.texts(tokenizer)) == texts
+    model = lively_decoder(vocabulary=tokenizer.vocabulary_size)
+    assert np.array_equal(likelihood(model, found).nll, likelihood(model, expected).nll)
+    assert unigram(found, tokenizer.vocabulary_size) == unigram(expected, tokenizer.vocabulary_size)
     with pytest.raises(InputError, match="another tokenizer"):
-        documents_of_store(store, TOKENIZER)
+        documents_of_store(writer.opened(), TOKENIZER)
 
 
 def test_a_sample_holds_whole_documents_and_is_seeded() -> None:

@@ -53,6 +53,15 @@ def test_top_p(p: float) -> None:
     assert kept(filters.keep_top_p(ROWS, p)) == expected
 
 
+def test_top_p_is_the_same_with_any_shortlist_and_breaks_ties_by_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (ROWS * 2).round() / 2
+    for p in (0.2, 0.5, 0.9, 0.99):
+        expected = [share_of(np.argsort(-row.numpy(), kind="stable"), probabilities(row), p - 1e-12) for row in rows]
+        for shortlist in (1, 5, 40, 512):
+            monkeypatch.setattr(filters, "SHORTLIST", shortlist)
+            assert kept(filters.keep_top_p(rows, p)) == expected
+
+
 @pytest.mark.parametrize("p", [0.01, 0.3, 1.0])
 def test_min_p(p: float) -> None:
     expected = [set(np.flatnonzero(probabilities(row) >= p * probabilities(row).max()).tolist()) for row in ROWS]

@@ -114,35 +114,31 @@ def documents_of_rows(rows: Iterable[Row | str], tokenizer: Tokenizer) -> Docume
 def documents_of_store(store: TokenStore, tokenizer: Tokenizer) -> Documents:
     """Return the documents of a token store; the tokens stay on disk.
 
-    The store keeps the bytes of each original text. Characters and words of each document are counted on the text
-    decoded from its tokens, which is the original text for a byte-level tokenizer.
+    The store keeps the bytes of each original text. Characters and words of each document are counted on the store's
+    texts: the originals where they are kept, else decoded from the tokens.
 
     Raises:
-        InputError: if the store was made with another tokenizer, or holds no document.
+        InputError: if the store was made with another tokenizer.
     """
-    if store.manifest.tokenizer_fingerprint != tokenizer.fingerprint:
+    manifest = store.manifest
+    if manifest.tokenizer_fingerprint != tokenizer.fingerprint:
         raise InputError(
-            "the token store was made with another tokenizer than the model's",
+            f"the token store {store.folder} was made with another tokenizer than the model's",
             "prepare the data again with the model's tokenizer, or give the original text files",
         )
+    counts = np.array([(len(text), len(text.split())) for text in store.texts()], dtype=np.int64)
     offsets = np.asarray(store.offsets).astype(np.int64)
-    if len(offsets) < 2:
-        raise InputError("the token store holds no document", "prepare it again from data that is not empty")
-    documents = Documents(
+    return Documents(
         tokens=store.tokens,
         starts=offsets[:-1],
         ends=offsets[1:],
         bytes=np.asarray(store.document_bytes).astype(np.int64),
-        characters=np.zeros(len(offsets) - 1, dtype=np.int64),
-        words=np.zeros(len(offsets) - 1, dtype=np.int64),
-        source=np.repeat(
-            np.arange(len(store.manifest.sources)), [source.documents for source in store.manifest.sources]
-        ),
-        sources=tuple(source.name for source in store.manifest.sources),
-        end_of_document=tokenizer.end_of_document,
+        characters=counts[:, 0],
+        words=counts[:, 1],
+        source=np.repeat(np.arange(len(manifest.sources)), [source.documents for source in manifest.sources]),
+        sources=tuple(source.name for source in manifest.sources),
+        end_of_document=manifest.end_of_document,
     )
-    counts = np.array([(len(text), len(text.split())) for text in documents.texts(tokenizer)], dtype=np.int64)
-    return replace(documents, characters=counts[:, 0], words=counts[:, 1])
 
 
 def _groups(rows: Iterable[Row | str], size: int = 1024) -> Iterator[list[Row | str]]:
