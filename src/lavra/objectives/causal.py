@@ -44,20 +44,20 @@ class Causal:
         segments = np.full(shape, -1, dtype=np.int32)
         positions = np.zeros(shape, dtype=np.int64)
         for row, window in enumerate(rows):
-            length = len(window.documents)
+            length = len(window)
             inputs[row, :length] = window.tokens[:-1]
             targets[row, :length] = window.tokens[1:]
             if self.isolate:
-                segments[row, :length], positions[row, :length] = _segments_and_positions(window.documents)
+                segments[row, :length], positions[row, :length] = window.segments, window.positions
             else:
                 segments[row, :length], positions[row, :length] = 0, np.arange(length)
-        whole = all(len(window.documents) == self.context for window in rows)
+        whole = all(len(window) == self.context for window in rows)
         return Batch(
             inputs=torch.from_numpy(inputs),
             targets=torch.from_numpy(targets),
             segments=torch.from_numpy(segments) if self.isolate or not whole else None,
             positions=torch.from_numpy(positions) if self.isolate or not whole else None,
-            weight=float(sum(len(window.documents) for window in rows)),
+            weight=float(sum(len(window) for window in rows)),
             documents=tuple(int(document) for window in rows for document in np.unique(window.documents)),
         )
 
@@ -74,10 +74,3 @@ class Causal:
             label_smoothing=self.label_smoothing,
         )
         return Loss(total, batch.weight)
-
-
-def _segments_and_positions(documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the runs of equal documents, and count within each."""
-    index = np.arange(len(documents))
-    starts = np.concatenate(([True], documents[1:] != documents[:-1]))
-    return (np.cumsum(starts) - 1).astype(np.int32), index - np.maximum.accumulate(np.where(starts, index, 0))

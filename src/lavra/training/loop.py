@@ -14,6 +14,7 @@ from lavra.core.run_folder import RunFolder
 from lavra.core.units import show_count
 from lavra.training.checkpoints import CheckpointStore
 from lavra.training.observers import Observers, Request
+from lavra.training.ranks import max_over_ranks
 from lavra.training.signals import StopRequest
 from lavra.training.trainer import StepReport, Trainer
 from lavra.training.updates.faults import RollBack
@@ -61,8 +62,8 @@ class Loop:
 
     Args:
         trainer: positioned at the step to go on from.
-        run: the record; its lock is held by the caller.
-        checkpoints: where the state is saved; None saves nothing (ranks other than the first).
+        run: the record; its lock is held by the caller. None on ranks other than the first, which keep no record.
+        checkpoints: where the state is saved; None on those ranks.
         rhythm: when to validate, save and log.
         units: for the metrics.
         validation: held-out text; None for none.
@@ -72,7 +73,7 @@ class Loop:
     def __init__(
         self,
         trainer: Trainer,
-        run: RunFolder,
+        run: RunFolder | None,
         checkpoints: CheckpointStore | None,
         rhythm: Rhythm,
         units: Units,
@@ -104,8 +105,10 @@ class Loop:
                     self._roll_back(request)
                     continue
                 asked = self._look_up(report, progress)
-                if stop.requested or asked.stop:
-                    self._stop(stop.requested, asked)
+                # Every rank stops after the same step, although the signal reaches them at different times.
+                requested = int(max_over_ranks(stop.requested, trainer.batches.ranks))
+                if requested or asked.stop:
+                    self._stop(requested, asked)
         if self.checkpoints is not None:
             self.checkpoints.wait()
 
@@ -142,7 +145,7 @@ class Loop:
         }
         if not report.applied:
             record["skipped"] = True
-        self.run.metrics.append(record)
+        self._record(record)
         return self.observers.on("step", record)
 
     def _validate(self) -> Request:
@@ -159,10 +162,14 @@ class Loop:
             "perplexity": _exp(loss),
             "bits_per_byte": validation.bits_per_byte(loss),
         }
-        self.run.metrics.append(record)
+        self._record(record)
         self._recent.clear()  # the time that validation took is no slowness of the steps
         self._recent.append((time.monotonic(), trainer.targets))
         return self.observers.on("validation", record)
+
+    def _record(self, record: dict[str, Any]) -> None:
+        if self.run is not None:
+            self.run.metrics.append(record)
 
     def _save(self, *, background: bool) -> None:
         trainer = self.trainer
@@ -179,17 +186,26 @@ class Loop:
         """Save and leave, unless the last step is done anyway."""
         if self.trainer.step >= self.rhythm.steps:
             return
-        self._save(background=False)
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+            if self.checkpoints.written != self.trainer.step:  # a full disk may have cost the one begun at this step
+                self._saved_at = -1
+                self._save(background=False)
         place = f"stopped after step {self.trainer.step} of {self.rhythm.steps}; everything is saved"
-        self.run.log(place + (f" ({asked.reason})" if asked.reason else ""))
         self.observers.on("end", {"step": self.trainer.step, "status": "interrupted"})
+        if self.run is None:
+            raise Interrupted(place, signal_number=signal_number or 2)
+        self.run.log(place + (f" ({asked.reason})" if asked.reason else ""))
         raise Interrupted(place, f"go on with: lavra resume {self.run.path}", signal_number=signal_number or 2)
 
     def _roll_back(self, request: RollBack) -> None:
         """Go back to the last checkpoint, with the bad step left out from now on."""
         trainer = self.trainer
-        if self.checkpoints is None:
-            raise LavraError("cannot roll back without checkpoints") from request
+        if self.checkpoints is None or self.run is None or trainer.batches.ranks.world > 1:
+            raise LavraError(
+                f"step {request.step + 1}: {request.reason}; several processes cannot roll back together",
+                "use --faults.policy skip, or resume the run, which starts at the last checkpoint",
+            ) from request
         self.checkpoints.wait()
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:

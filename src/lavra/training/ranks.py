@@ -23,10 +23,23 @@ def join_ranks(device: torch.device) -> Ranks:
 
 def sum_over_ranks(value: float, ranks: Ranks) -> float:
     """Return the sum of a Python number over all ranks."""
-    if ranks.world == 1:
-        return value
+    return value if ranks.world == 1 else _reduced(value, torch.distributed.ReduceOp.SUM)
+
+
+def max_over_ranks(value: float, ranks: Ranks) -> float:
+    """Return the largest of a Python number over all ranks."""
+    return value if ranks.world == 1 else _reduced(value, torch.distributed.ReduceOp.MAX)
+
+
+def wait_for_ranks(ranks: Ranks) -> None:
+    """Wait until every rank has come here."""
+    if ranks.world > 1:
+        torch.distributed.barrier()
+
+
+def _reduced(value: float, operation: torch.distributed.ReduceOp.RedOpType) -> float:
     tensor = torch.tensor(value, dtype=torch.float64)
     if torch.distributed.get_backend() == "nccl":
         tensor = tensor.cuda()
-    torch.distributed.all_reduce(tensor)
+    torch.distributed.all_reduce(tensor, operation)
     return float(tensor)

@@ -83,6 +83,10 @@ class Trainer:
         self.targets = 0.0
         self.excluded: set[int] = set()
 
+    def set_length(self, steps: int) -> None:
+        """Fix the length of the run, which a probe decides after the trainer is built."""
+        self.steps = self.batches.steps = steps
+
     def run_step(self) -> StepReport:
         """Do the next step, or count an excluded one as done without touching the weights."""
         number = self.step

@@ -1,0 +1,62 @@
+"""`lavra evaluate`: perplexity and bits per byte, with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from lavra.cli.options import parse, print_json
+
+
+@dataclass
+class _Evaluate:
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run, one of its checkpoints, or a model folder."""
+    data: tuple[str, ...] = ()
+    """Text to measure on, as for training; the run's held-out text by default."""
+    split: Literal["train", "validation"] = "validation"
+    """Which part of the run's own, or of a prepared, text."""
+    stride: int | None = None
+    """Tokens between windows; half the context by default."""
+    context: int | None = None
+    """Tokens of a window; the model's by default."""
+    text_column: str = "text"
+    """Column that holds the text."""
+    on_bad_row: Literal["skip", "error"] = "skip"
+    """What to do with rows that cannot be used."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `lavra evaluate …`."""
+    options, as_json = parse(
+        _Evaluate,
+        arguments,
+        prog="lavra evaluate",
+        description="Measure a model on text: perplexity, bits per byte, per character and per word, with intervals "
+        "over documents, beside xz, a unigram model and guessing.",
+        examples=["lavra evaluate runs/book", "lavra evaluate runs/book --data news.jsonl.gz --json"],
+    )
+    from lavra.recipes.evaluate import evaluate
+
+    found = evaluate(
+        options.model,
+        options.data,
+        split=options.split,
+        stride=options.stride,
+        context=options.context,
+        text_column=options.text_column,
+        on_bad_row=options.on_bad_row,
+        device=options.device,
+        seed=options.seed,
+    )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print(found.table)
+    return 0

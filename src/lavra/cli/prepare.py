@@ -1,0 +1,42 @@
+"""`lavra prepare`: tokenise once, train many times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from lavra.cli.options import parse, print_json
+from lavra.cli.train import lengthened
+from lavra.recipes.config import TextConfig
+
+
+@dataclass
+class _Prepare:
+    data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA")]
+    """Files, folders, globs, -, hf:NAME[:SPLIT] or installed-docs:."""
+    out: str
+    """The folder to make."""
+    force: bool = False
+    """Replace an existing folder."""
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+def main(arguments: list[str]) -> int:
+    """Run `lavra prepare …`."""
+    options, as_json = parse(
+        _Prepare,
+        [lengthened(word) for word in arguments],
+        prog="lavra prepare",
+        description="Read, divide and tokenise a corpus once; the folder is then given to `lavra train` as its text.",
+        examples=["lavra prepare mytext/ --out prepared/mine", "lavra train prepared/mine --budget 20m"],
+    )
+    from lavra.recipes.prepare import prepare_text
+
+    report = prepare_text(options.data, options.out, options.text, force=options.force)
+    if as_json:
+        print_json(report)
+    else:
+        print(options.out)
+    return 0

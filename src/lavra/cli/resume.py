@@ -1,0 +1,37 @@
+"""`lavra resume`: go on with an interrupted run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from lavra.cli.options import parse, print_json
+
+
+@dataclass
+class _Resume:
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """The folder of the run."""
+    micro_rows: int | None = None
+    """Another micro-batch, in windows; tokens per step and the order of the data stay as they are."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `lavra resume …`."""
+    options, as_json = parse(
+        _Resume,
+        arguments,
+        prog="lavra resume",
+        description="Go on with an interrupted run, exactly where it stopped.",
+        examples=["lavra resume runs/book"],
+    )
+    from lavra.recipes.resume import resume
+
+    run = resume(options.run, micro_rows=options.micro_rows)
+    if as_json:
+        print_json({"run": str(run.path), **run.result})
+    else:
+        print(run.path)
+    return 0

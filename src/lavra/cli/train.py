@@ -1,0 +1,48 @@
+"""`lavra train`: the main job."""
+
+from __future__ import annotations
+
+from lavra.cli.options import parse, print_json
+from lavra.recipes.config import TrainConfig
+
+_SHORT = {
+    "--model": "--model.preset",
+    "--text-column": "--text.column",
+    "--on-bad-row": "--text.on-bad-row",
+    "--context": "--model.context",
+    "--precision": "--machine.precision",
+    "--device": "--machine.device",
+    "--compile": "--machine.compile",
+}
+"""Flags that are so common that they have a short form."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `lavra train …`."""
+    config, as_json = parse(
+        TrainConfig,
+        [lengthened(word) for word in arguments],
+        prog="lavra train",
+        description="Train the best language model that this machine can make of your text in the time you give.\n"
+        "Short forms: " + ", ".join(f"{short} for {long}" for short, long in _SHORT.items()) + ".",
+        examples=[
+            "lavra train mytext/ --budget 20m",
+            "lavra train book.txt --budget 5m --out runs/book",
+            "lavra train 'news/*.jsonl.gz' --text-column body --epochs 2",
+            "lavra train installed-docs: --model gpt2-124m --steps 100",
+        ],
+    )
+    from lavra.recipes.train import train
+
+    run = train(config)
+    if as_json:
+        print_json({"run": str(run.path), **run.result})
+    else:
+        print(run.path)
+    return 0
+
+
+def lengthened(word: str) -> str:
+    """Return a word of the command line with its short flag written out."""
+    flag, equals, value = word.partition("=")
+    return _SHORT.get(flag, flag) + equals + value

@@ -1,0 +1,140 @@
+"""From a plan to the objects that carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from lavra.core.run_folder import RunFolder
+from lavra.data.prepare import Prepared
+from lavra.data.window_source import WindowSource
+from lavra.models.decoder import Decoder, build_decoder
+from lavra.objectives.causal import Causal
+from lavra.planning.plan import Plan
+from lavra.recipes.config import TrainConfig
+from lavra.training.batches import BatchSource, Ranks
+from lavra.training.compiling import compile_blocks
+from lavra.training.spikes import SpikeDetector
+from lavra.training.step import Step
+from lavra.training.trainer import Trainer
+from lavra.training.updates import Clip, ExponentialAverage, GuardFaults, Monitor, SnapshotAverage, Update
+from lavra.training.validation import Validation
+
+_EXCERPT = 200
+
+
+@dataclass
+class Assembly:
+    """A trainer and what belongs to it.
+
+    Attributes:
+        trainer: at its first step.
+        model: what it trains.
+        validation: the held-out windows.
+        undo_compilation: takes the compilation back, where it fails; None when nothing is compiled.
+    """
+
+    trainer: Trainer
+    model: Decoder
+    validation: Validation | None
+    undo_compilation: Callable[[], None] | None
+
+
+def assemble(
+    config: TrainConfig, plan: Plan, data: Prepared, run: RunFolder | None, device: torch.device, ranks: Ranks
+) -> Assembly:
+    """Build model, batches, update chain and trainer as the plan says.
+
+    Args:
+        config: the request: what to do about faults, which averages.
+        plan: what was decided.
+        data: the token stores.
+        run: where faults are written down; None on ranks that keep no record.
+        device: where.
+        ranks: this process's place.
+    """
+    model = build_decoder(plan.model, plan.seed)
+    objective = Causal(plan.context, plan.isolate, plan.label_smoothing)
+    batches = BatchSource(
+        WindowSource(data.train, plan.context, plan.seed),
+        objective,
+        rows_per_step=plan.rows_per_step,
+        micro_rows=plan.micro_rows,
+        steps=plan.steps,
+        seed=plan.seed,
+        ranks=ranks,
+        pin=device.type == "cuda",
+    )
+    trainer = Trainer(
+        model,
+        objective,
+        batches,
+        optimizer=plan.optimizer,
+        schedule=plan.schedule,
+        precision=plan.precision,
+        device=device,
+        steps=plan.steps,
+        report=_reporter(run),
+    )
+    trainer.updates = update_chain(config, plan, trainer, _fault_recorder(run, data))
+    undo = compile_blocks(model) if plan.compile else None
+    return Assembly(trainer, model, _validation(plan, data), undo)
+
+
+def update_chain(
+    config: TrainConfig, plan: Plan, trainer: Trainer, record: Callable[[Step, str], None]
+) -> list[Update]:
+    """Return the updates of a run, outermost first: monitor, guard against faults, average, clip."""
+    faults, average = config.faults, config.average
+    chain: list[Update] = [
+        Monitor(),
+        GuardFaults(
+            faults.policy,
+            record,
+            most_in_a_row=faults.most_in_a_row,
+            spikes=SpikeDetector() if faults.spikes else None,
+        ),
+    ]
+    if average.kind == "ema":
+        chain.append(ExponentialAverage(trainer.masters, average.decay))
+    elif average.kind == "swa":
+        chain.append(SnapshotAverage(trainer.masters, int(plan.steps * average.start), average.every))
+    chain.append(Clip(plan.clip))
+    return chain
+
+
+def _validation(plan: Plan, data: Prepared) -> Validation | None:
+    if not plan.validation_rows:
+        return None
+    source = WindowSource(data.validation, plan.context, 0)  # the same windows whatever the run's seed
+    return Validation(source, plan.validation_rows, data.validation.manifest.bytes_per_token)
+
+
+def _reporter(run: RunFolder | None) -> Callable[[str], None]:
+    from lavra.core.progress import say
+
+    def report(text: str) -> None:
+        say(text)
+        if run is not None:
+            run.log(text)
+
+    return report
+
+
+def _fault_recorder(run: RunFolder | None, data: Prepared) -> Callable[[Step, str], None]:
+    """Return what writes the documents of a bad step to `events.log`, with the beginning of each text."""
+
+    def record(step: Step, reason: str) -> None:
+        report = _reporter(run)
+        documents = step.documents
+        report(f"step {step.number + 1}: {reason}; {len(documents)} documents in the batch, see events.log")
+        if run is None:
+            return
+        for document in documents:
+            start, end = (int(offset) for offset in data.train.offsets[document : document + 2])
+            text = data.tokenizer.decode(data.train.tokens[start : min(end, start + 64)].tolist())
+            run.log(f"step {step.number + 1}: document {document}: {text[:_EXCERPT]!r}")
+
+    return record

@@ -1,0 +1,277 @@
+"""Making the plan: from the request, the text and the machine to everything that is fixed before the first step."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.core.units import show_count, show_duration
+from lavra.data.prepare import Prepared
+from lavra.models.decoder import count_parameters
+from lavra.models.presets import preset
+from lavra.models.spec import DecoderSpec
+from lavra.planning.budget import ASSUMED_EFFICIENCY, draft_shape, tokens_per_step_for
+from lavra.planning.flops import training_flops_per_token
+from lavra.planning.plan import Plan
+from lavra.recipes.config import ModelConfig, TrainConfig
+from lavra.training.batches import Ranks
+from lavra.training.compiling import should_compile
+from lavra.training.optimizers import OptimizerOptions
+from lavra.training.precision import choose_precision
+from lavra.training.schedules import Schedule
+
+DEFAULT_BUDGET = 600.0
+_ROWS_AT_ONCE = {"cpu": 8192, "cuda": 65536, "mps": 16384}
+"""Tokens of a micro-batch: more does not run faster on such a device."""
+
+EVALUATION_SHARE = 0.06
+"""Share of a budget that the final evaluation may take."""
+
+_VALIDATIONS, _VALIDATION_SHARE = 8, 0.02
+_FORWARD_SHARE = 0.35
+"""Time of a forward pass over that of a whole step."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is computed on, and how fast it multiplies.
+
+    Attributes:
+        device: where.
+        precision: of the working weights.
+        peak: measured FLOP/s of matrix products.
+        threads: processor threads.
+    """
+
+    device: torch.device
+    precision: str
+    peak: float
+    threads: int
+
+    @property
+    def expected_flops(self) -> float:
+        """FLOP/s to expect of a training step, before a probe."""
+        return self.peak * ASSUMED_EFFICIENCY.get(self.device.type, 0.35)
+
+
+def given_seconds(config: TrainConfig) -> float | None:
+    """Return the time budget of a request; None when its length is given in another way.
+
+    Raises:
+        InputError: if several lengths are given.
+    """
+    given = [name for name in ("budget", "tokens", "epochs", "steps") if getattr(config, name) is not None]
+    if len(given) > 1:
+        names = " and ".join(f"--{name}" for name in given)
+        raise InputError(f"{names} both say how long to train", "give one of them")
+    for name in given:
+        if getattr(config, name) <= 0:
+            raise InputError(f"--{name} is {getattr(config, name)}", "it must be above 0")
+    if given and given[0] != "budget":
+        return None
+    return config.budget if config.budget is not None else DEFAULT_BUDGET
+
+
+def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> DecoderSpec:
+    """Return the shape to train: a preset or the plan's choice, with the request's fields in place."""
+    if config.model.preset != "auto":
+        return _overridden(preset(config.model.preset), config.model)
+    seconds = given_seconds(config)
+    if seconds is not None:
+        flops = seconds * 0.85 * machine.expected_flops
+    else:
+        flops = _flops_of_length(config, corpus_bytes)
+    spec = draft_shape(flops, corpus_bytes).spec
+    if config.text.vocabulary:
+        spec = replace(spec, vocabulary=config.text.vocabulary)
+    return _overridden(spec, config.model)
+
+
+def _flops_of_length(config: TrainConfig, corpus_bytes: float) -> float:
+    """Return the compute that a run of a given number of tokens is worth, by the rule that the planner uses for time.
+
+    The best model for D tokens has about D / 1.5 matrix parameters, so the compute is 6 D² / 1.5.
+    """
+    from lavra.planning.budget import BYTES_PER_TOKEN, TOKENS_PER_PARAMETER
+
+    if config.tokens is not None:
+        tokens = float(config.tokens)
+    elif config.epochs is not None:
+        tokens = config.epochs * corpus_bytes / BYTES_PER_TOKEN
+    else:
+        tokens = float(config.steps or 1) * (config.optimization.tokens_per_step or 4096)
+    return 6.0 * tokens**2 / TOKENS_PER_PARAMETER
+
+
+def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
+    names = (
+        "context",
+        "depth",
+        "width",
+        "heads",
+        "kv_heads",
+        "positions",
+        "norm",
+        "activation",
+        "tied",
+        "dropout",
+    )
+    given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    if "width" in given and "heads" not in given:
+        given["heads"] = max(1, given["width"] // 64)
+    return replace(spec, **given)
+
+
+def first_plan(config: TrainConfig, machine: Machine, spec: DecoderSpec, data: Prepared, ranks: Ranks) -> Plan:
+    """Return the plan as far as it can be made without a probe; `steps` is a guess when a time is given."""
+    spec = replace(spec, vocabulary=data.tokenizer.vocabulary_size)
+    flops = training_flops_per_token(spec)
+    corpus = data.train.manifest.tokens
+    seconds = given_seconds(config)
+    if seconds is not None:
+        tokens = seconds * 0.85 * machine.expected_flops * ranks.world / flops
+    else:
+        tokens = _asked_tokens(config, spec, corpus)
+    rows = _rows_per_step(config, spec, tokens, ranks)
+    steps = config.steps or max(1, round(tokens / (rows * spec.context)))
+    expected = seconds or tokens * flops / machine.expected_flops / ranks.world
+    plan = Plan(
+        model=spec,
+        parameters=_parameters(spec),
+        context=spec.context,
+        tokens_per_step=rows * spec.context,
+        rows_per_step=rows,
+        micro_rows=_micro_rows(config, machine, spec, rows // ranks.world),
+        steps=steps,
+        tokens=0,
+        epochs=0.0,
+        device=machine.device.type,
+        precision=choose_precision(machine.precision, machine.device),
+        compile=should_compile(config.machine.compile, machine.device, expected),
+        threads=machine.threads,
+        optimizer=_optimizer(config),
+        schedule=_schedule(config, steps),
+        seed=config.seed,
+        isolate=config.text.isolate,
+        label_smoothing=config.optimization.label_smoothing,
+        clip=config.optimization.clip,
+        validation_rows=0,
+        validate_every=1,
+        checkpoint_every=1,
+        evaluation_tokens=data.validation.manifest.tokens,
+        flops_per_token=flops,
+        budget_seconds=seconds,
+    )
+    return with_length(plan, steps, config, data, 1.0 / machine.expected_flops * flops)
+
+
+def with_length(plan: Plan, steps: int, config: TrainConfig, data: Prepared, seconds_per_token: float) -> Plan:
+    """Return the plan for a number of steps, with the rhythm of validation and checkpoints that fits it."""
+    tokens = steps * plan.tokens_per_step
+    every = max(1, -(-steps // _VALIDATIONS))
+    affordable = tokens * _VALIDATION_SHARE / _VALIDATIONS / _FORWARD_SHARE
+    windows = -(-data.validation.manifest.tokens // plan.context)
+    rows = min(windows, max(8, round(affordable / plan.context)))
+    held_out = data.validation.manifest.tokens
+    if plan.budget_seconds is not None:
+        # Half-overlapping windows read every token about twice.
+        seconds = EVALUATION_SHARE * plan.budget_seconds
+        held_out = min(held_out, max(4096, int(seconds / (2 * _FORWARD_SHARE * seconds_per_token))))
+    return replace(
+        plan,
+        steps=steps,
+        tokens=tokens,
+        epochs=round(tokens / data.train.manifest.tokens, 4),
+        schedule=_schedule(config, steps),
+        validation_rows=rows,
+        validate_every=every,
+        checkpoint_every=config.checkpoint_every or max(1, -(-steps // 20)),
+        evaluation_tokens=held_out,
+    )
+
+
+def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token: float) -> int:
+    """Return how many steps fit into `seconds` beside validations and the final evaluation."""
+    held_out = 2 * _FORWARD_SHARE * seconds_per_token * plan.evaluation_tokens
+    left = seconds - min(held_out, EVALUATION_SHARE * (plan.budget_seconds or seconds)) - _FINISH_SECONDS
+    return max(1, int(left / (step_seconds * (1.0 + _VALIDATION_SHARE + _OVERHEAD))))
+
+
+_FINISH_SECONDS = 1.5
+"""Of writing the model and the samples."""
+
+_OVERHEAD = 0.01
+"""Share of checkpoints and bookkeeping."""
+
+
+def say_plan(plan: Plan, machine: Machine, data: Prepared, begun: float) -> None:
+    """Tell the person what will happen, before the first step."""
+    say(
+        f"model: {show_count(plan.parameters)} parameters ({plan.model.depth} blocks, width {plan.model.width}, "
+        f"context {plan.context}, vocabulary {plan.model.vocabulary}), {plan.precision} on {plan.device}"
+        + (", compiled" if plan.compile else "")
+    )
+    speed = plan.probe.get("tokens_per_second")
+    share = f" at {show_count(speed)} tokens/s" if speed else ""
+    left = f", about {show_duration(plan.steps * plan.probe['step_seconds'])}" if "step_seconds" in plan.probe else ""
+    say(
+        f"training: {plan.steps} steps of {plan.tokens_per_step} tokens = {show_count(plan.tokens)} tokens, "
+        f"{plan.epochs:.2f} epochs of {show_count(data.train.manifest.tokens)}{share}{left} "
+        f"(prepared in {show_duration(time.monotonic() - begun)})"
+    )
+
+
+def _asked_tokens(config: TrainConfig, spec: DecoderSpec, corpus: int) -> float:
+    if config.tokens is not None:
+        return float(config.tokens)
+    if config.epochs is not None:
+        return config.epochs * corpus
+    return float(config.steps or 1) * (config.optimization.tokens_per_step or 4096)
+
+
+def _rows_per_step(config: TrainConfig, spec: DecoderSpec, tokens: float, ranks: Ranks) -> int:
+    asked = config.optimization.tokens_per_step
+    if asked is not None:
+        if asked % (spec.context * ranks.world):
+            raise InputError(
+                f"--optimization.tokens-per-step {asked} is no multiple of the context {spec.context}"
+                + (f" x {ranks.world} processes" if ranks.world > 1 else ""),
+                f"choose e.g. {max(1, round(asked / spec.context / ranks.world)) * spec.context * ranks.world}",
+            )
+        return asked // spec.context
+    rows = max(1, tokens_per_step_for(tokens, spec.context) // spec.context)
+    return -(-rows // ranks.world) * ranks.world
+
+
+def _micro_rows(config: TrainConfig, machine: Machine, spec: DecoderSpec, share: int) -> int:
+    if config.machine.micro_rows:
+        return config.machine.micro_rows
+    most = max(1, _ROWS_AT_ONCE.get(machine.device.type, 8192) // spec.context)
+    return next(rows for rows in range(min(most, share), 0, -1) if share % rows == 0)
+
+
+def _parameters(spec: DecoderSpec) -> int:
+    from lavra.models.decoder import Decoder
+
+    with torch.device("meta"):
+        return count_parameters(Decoder(spec))
+
+
+def _optimizer(config: TrainConfig) -> OptimizerOptions:
+    asked = config.optimization
+    return OptimizerOptions(
+        name=asked.name,
+        learning_rate=asked.learning_rate,
+        matrix_learning_rate=asked.matrix_learning_rate,
+        weight_decay=asked.weight_decay,
+        matrix_weight_decay=asked.matrix_weight_decay,
+    )
+
+
+def _schedule(config: TrainConfig, steps: int) -> Schedule:
+    asked = config.optimization
+    return Schedule(asked.schedule, min(asked.warmup_steps, max(1, steps // 10)), asked.cooldown, asked.floor)

@@ -1,0 +1,121 @@
+"""Measuring a model on text: perplexity, bits per byte, per character and per word, beside honest yardsticks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lavra.core.configuration import from_toml
+from lavra.core.errors import InputError
+from lavra.data.prepare import Prepared, open_prepared
+from lavra.data.readers import read_rows
+from lavra.data.store import TokenStore
+from lavra.evaluation.documents import documents_of_rows, documents_of_store
+from lavra.evaluation.likelihood import likelihood
+from lavra.evaluation.results import LikelihoodResult
+from lavra.evaluation.tables import likelihood_table
+from lavra.evaluation.yardsticks import Yardstick, count_tokens, yardsticks
+from lavra.recipes.config import TrainConfig
+from lavra.recipes.models import OpenModel, open_model
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        model: what was measured.
+        result: the likelihood, in total and by source.
+        yardsticks: references on the same bytes.
+    """
+
+    model: str
+    result: LikelihoodResult
+    yardsticks: list[Yardstick]
+
+    @property
+    def table(self) -> str:
+        """The figures as a table for people."""
+        return likelihood_table(self.result, self.yardsticks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        sticks = [stick.to_json() for stick in self.yardsticks]
+        return {"model": self.model, **self.result.to_json(), "yardsticks": sticks}
+
+
+def evaluate(
+    model: str,
+    data: Sequence[str] = (),
+    *,
+    split: Literal["train", "validation"] = "validation",
+    stride: int | None = None,
+    context: int | None = None,
+    text_column: str = "text",
+    on_bad_row: Literal["skip", "error"] = "skip",
+    device: str = "auto",
+    seed: int = 0,
+) -> Evaluation:
+    """Measure a model on text.
+
+    Args:
+        model: a run, a checkpoint or a model folder.
+        data: text as for training, a token store, or a folder made by `lavra prepare`; by default, the run's own.
+        split: which part of the run's own (or of a prepared) text.
+        stride: tokens between windows; half the context by default. Smaller gives each token more context.
+        context: tokens of a window; the model's by default.
+        text_column: column that holds the text.
+        on_bad_row: what to do with rows that cannot be used.
+        device: where to compute.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: if there is no such model or text.
+    """
+    opened = open_model(model, device)
+    store = _store(opened, data, split)
+    if store is not None:
+        documents = documents_of_store(store, opened.tokenizer)
+    else:
+        rows = read_rows(data, text_column=text_column, on_bad_row=on_bad_row)
+        documents = documents_of_rows(rows, opened.tokenizer)
+    with torch.no_grad():
+        result = likelihood(opened.model, documents, context=context, stride=stride, seed=seed)
+    vocabulary = opened.tokenizer.vocabulary_size
+    sticks = yardsticks(documents, documents.texts(opened.tokenizer), vocabulary, _training_counts(opened))
+    return Evaluation(opened.place, result, sticks)
+
+
+def _store(opened: OpenModel, data: Sequence[str], split: str) -> TokenStore | None:
+    """Return the token store that is meant, or None when the data is text."""
+    if not data:
+        own = _own_text(opened)
+        if own is None:
+            raise InputError(f"{opened.place} keeps no text of its own", "say what to measure on: --data FILES")
+        return own.train if split == "train" else own.validation
+    folder = Path(data[0])
+    if len(data) == 1 and (folder / "manifest.json").exists():
+        return TokenStore.open(folder)
+    if len(data) == 1 and (folder / split / "manifest.json").exists():
+        return TokenStore.open(folder / split)
+    return None
+
+
+def _own_text(opened: OpenModel) -> Prepared | None:
+    from lavra.recipes.train import data_folder
+
+    if opened.run is None:
+        return None
+    config = from_toml(TrainConfig, opened.run.config, str(opened.run.path / "config.toml"))
+    folder = data_folder(config, opened.run.path)
+    return open_prepared(folder) if folder.exists() else None
+
+
+def _training_counts(opened: OpenModel) -> Any:
+    """Return how often each token occurs in the model's training text, if that is here."""
+    own = _own_text(opened)
+    return None if own is None else count_tokens(own.train.tokens, opened.tokenizer.vocabulary_size)

@@ -1,0 +1,147 @@
+"""The end of a run: the model on its own, its figures on held-out text, samples, and the record of all that."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lavra.core.files import building_folder
+from lavra.core.progress import say
+from lavra.core.run_folder import RunFolder
+from lavra.data.ledger import ledger
+from lavra.data.order import WindowOrder
+from lavra.data.prepare import Prepared
+from lavra.evaluation.documents import documents_of_store
+from lavra.evaluation.likelihood import likelihood
+from lavra.evaluation.tables import likelihood_table
+from lavra.evaluation.yardsticks import count_tokens, yardsticks
+from lavra.generation.generate import generate
+from lavra.generation.options import GenerateOptions
+from lavra.models.decoder import Decoder
+from lavra.models.store import save_decoder
+from lavra.planning.plan import Plan
+from lavra.recipes.assembly import Assembly
+from lavra.recipes.config import TrainConfig
+from lavra.training.trainer import Trainer
+
+MODEL_FOLDER = "model"
+_SAMPLE_TOKENS = 120
+
+
+def finish(
+    config: TrainConfig,
+    plan: Plan,
+    assembly: Assembly,
+    data: Prepared,
+    run: RunFolder,
+    *,
+    training_began: float | None,
+) -> dict[str, Any]:
+    """Export and measure the trained model, and write the result.
+
+    Args:
+        config: the request.
+        plan: what was decided.
+        assembly: the trainer after its last step.
+        data: the token stores.
+        run: the record.
+        training_began: when training began (`time.monotonic`); None after a resume, when the time is no single stretch.
+    """
+    trainer = assembly.trainer
+    with trainer.evaluating():
+        export_model(run.path / MODEL_FOLDER, assembly.model, trainer, data)
+        figures, table = _measure(plan, assembly.model, data)
+        samples = _samples(config, assembly.model, data)
+    for text in samples:
+        run.samples.append({"step": trainer.step, "prompt": "", "text": text})
+    seconds = None if training_began is None else time.monotonic() - training_began
+    done = ledger(
+        data.train,
+        WindowOrder(data.train.manifest.tokens, plan.context, plan.seed),
+        trainer.step * plan.rows_per_step,
+    )
+    result = {
+        "step": trainer.step,
+        "tokens": int(trainer.targets),
+        "parameters": plan.parameters,
+        "seconds": seconds,
+        "budget_seconds": plan.budget_seconds,
+        "tokens_per_second": _speed(run),
+        "data": list(config.data),
+        **figures,
+        "ledger": _ledger_lines(done.to_json()),
+        "skipped_steps": _skipped(run),
+    }
+    run.write_result(result)
+    say(table)
+    return result
+
+
+def export_model(folder: Path, model: Decoder, trainer: Trainer, data: Prepared) -> None:
+    """Write the model with its learned fp32 weights (the averaged ones, where there are) and its tokenizer."""
+    weights = {name: weight.detach() for name, weight in trainer.masters.weights.items()}
+    with building_folder(folder, force=True) as building:
+        save_decoder(building, model, weights)
+        data.tokenizer.save(building)
+
+
+def _measure(plan: Plan, model: Decoder, data: Prepared) -> tuple[dict[str, Any], str]:
+    """Return the figures on held-out text as JSON, and as a table."""
+    every = documents_of_store(data.validation, data.tokenizer)
+    documents = every.sample(plan.evaluation_tokens)
+    with torch.no_grad():
+        result = likelihood(model, documents, seed=plan.seed)
+    counts = count_tokens(data.train.tokens, data.tokenizer.vocabulary_size)
+    sticks = yardsticks(documents, documents.texts(data.tokenizer), data.tokenizer.vocabulary_size, counts)
+    figures = {
+        **result.to_json(),
+        "yardsticks": [stick.to_json() for stick in sticks],
+        "evaluated_documents": len(documents),
+        "held_out_documents": len(every),
+    }
+    table = likelihood_table(result, sticks)
+    if len(documents) < len(every):
+        table += (
+            f"\n(on {len(documents):,} of {len(every):,} held-out documents, to keep to the time; "
+            "`lavra evaluate` measures all)"
+        )
+    return figures, table
+
+
+def _samples(config: TrainConfig, model: Decoder, data: Prepared) -> list[str]:
+    if not config.samples:
+        return []
+    options = GenerateOptions(max_new_tokens=_SAMPLE_TOKENS, samples=config.samples, seed=config.seed)
+    with torch.no_grad():
+        texts = [generation.text for generation in generate(model, data.tokenizer, [""], options)]
+    for number, text in enumerate(texts, start=1):
+        say(f"--- sample {number}\n{text.strip()}")
+    return texts
+
+
+def _speed(run: RunFolder) -> float | None:
+    """Return the median of the logged speeds."""
+    speeds = sorted(line["tokens_per_second"] for line in run.metrics.read() if line.get("tokens_per_second"))
+    return speeds[len(speeds) // 2] if speeds else None
+
+
+def _skipped(run: RunFolder) -> int:
+    return sum(1 for line in run.metrics.read() if line.get("skipped"))
+
+
+def _ledger_lines(done: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the receipt per source as `lavra runs show` prints it."""
+    return [
+        {
+            "source": source["name"],
+            "tokens": source["tokens"],
+            "epochs": done["epochs"],
+            "seen": source["seen"],
+            "left": source["left"],
+            "total": source["total"],
+        }
+        for source in done["sources"]
+    ]

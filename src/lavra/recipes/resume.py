@@ -1,0 +1,81 @@
+"""Going on with an interrupted run, exactly where it stopped."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from lavra.core.configuration import from_toml
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.core.run_folder import RunFolder
+from lavra.data.prepare import open_prepared
+from lavra.planning.plan import Plan
+from lavra.recipes.assembly import assemble
+from lavra.recipes.config import TrainConfig
+from lavra.recipes.finish import finish
+from lavra.recipes.run import Run
+from lavra.recipes.session import checkpoint_store, train_to_the_end
+from lavra.recipes.train import data_folder, train
+from lavra.training.devices import choose_device, use_threads
+from lavra.training.ranks import join_ranks
+
+
+def resume(folder: Path | str, *, micro_rows: int | None = None) -> Run:
+    """Go on with a run from its last whole checkpoint to its end.
+
+    A run that was stopped before its plan was written begins anew. With the same device, threads and micro-batch, the
+    result has the same bits as that of a run that was never stopped.
+
+    Args:
+        folder: of the run.
+        micro_rows: another micro-batch; tokens per step and the order of the data stay as they are.
+
+    Raises:
+        InputError: if the folder is no run, is being trained, or its text is gone.
+        Damaged: if there are checkpoints, and none is whole.
+    """
+    run = RunFolder.open(folder)
+    config = from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
+    if run.status == "finished":
+        say(f"{run.path} is finished already")
+        return Run(run.path)
+    if not run.plan:
+        say(f"{run.path} was stopped before its plan was made; it begins anew")
+        return train(replace(config, out=str(run.path), force=True))
+    device = choose_device(config.machine.device)
+    ranks = join_ranks(device)
+    if ranks.rank:
+        return _resume(run, config, None, micro_rows)
+    with run.training():
+        return _resume(run, config, run, micro_rows)
+
+
+def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro_rows: int | None) -> Run:
+    begun = time.monotonic()
+    device = choose_device(config.machine.device)
+    ranks = join_ranks(device)
+    plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
+    if device.type != plan.device:
+        say(f"the run was planned for {plan.device} and goes on on {device.type}; its bits will differ from there")
+    use_threads(plan.threads)
+    folder = data_folder(config, run.path)
+    if not folder.exists():
+        raise InputError(f"the text of the run is gone: {folder}", "bring the folder back, or train anew")
+    data = open_prepared(folder)
+    checkpoint = checkpoint_store(config, run).latest()
+    if checkpoint is not None:
+        micro_rows = micro_rows or checkpoint.state["micro_rows"]
+    if micro_rows:
+        plan = replace(plan, micro_rows=min(micro_rows, plan.rows_per_step // ranks.world))
+    assembly = assemble(config, plan, data, record, device, ranks)
+    step = checkpoint.step if checkpoint is not None else 0
+    if record is not None:
+        record.rewind(step)
+        record.log(f"resumed at step {step}")
+    say(f"going on at step {step} of {plan.steps} (ready in {time.monotonic() - begun:.1f} s)")
+    train_to_the_end(config, plan, assembly, data, record, ranks, checkpoint)
+    if record is not None:
+        finish(config, plan, assembly, data, record, training_began=None)
+    return Run(run.path)

@@ -1,0 +1,70 @@
+"""The handle of a run in Python: what the commands do, as methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lavra.core.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from lavra.generation.generate import Generation
+    from lavra.recipes.evaluate import Evaluation
+
+
+class Run:
+    """One training run on disk.
+
+    Args:
+        folder: of the run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self._folder = RunFolder.open(folder)
+        self.path = self._folder.path
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def status(self) -> str:
+        """`running`, `finished` or `interrupted`."""
+        return self._folder.status
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What was decided before the first step."""
+        return self._folder.plan
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The final figures; empty while the run is not finished."""
+        return self._folder.result
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        return self._folder.metrics.read()
+
+    def generate(self, prompt: str | Sequence[str] = "", **options: Any) -> list[Generation]:
+        """Continue one or several prompts; options are those of `GenerateOptions`."""
+        from lavra.generation.options import GenerateOptions
+        from lavra.recipes.generate import generate
+
+        return generate(str(self.path), [prompt] if isinstance(prompt, str) else prompt, GenerateOptions(**options))
+
+    def evaluate(self, data: str | Sequence[str] = (), **options: Any) -> Evaluation:
+        """Measure the likelihood of text (the run's held-out text by default) under the model."""
+        from lavra.recipes.evaluate import evaluate
+
+        return evaluate(str(self.path), [data] if isinstance(data, str) else data, **options)
+
+    def resume(self) -> Run:
+        """Go on with the run, if it was interrupted."""
+        from lavra.recipes.resume import resume
+
+        return resume(self.path)

@@ -1,0 +1,84 @@
+"""Carrying out a plan: the loop with its checkpoints and observers, from the first step or from a checkpoint."""
+
+from __future__ import annotations
+
+from lavra.core.configuration import to_json
+from lavra.core.progress import say
+from lavra.core.run_folder import RunFolder
+from lavra.data.prepare import Prepared
+from lavra.planning.plan import Plan
+from lavra.recipes.assembly import Assembly
+from lavra.recipes.config import TrainConfig
+from lavra.training.batches import Ranks
+from lavra.training.checkpoints import Checkpoint, CheckpointStore
+from lavra.training.loop import Loop, Rhythm, Units
+from lavra.training.observers import Observers
+from lavra.training.trackers import make_tracker
+
+_MOST_LOGGED = 5000
+"""Lines of training metrics that a run writes at most."""
+
+
+def checkpoint_store(config: TrainConfig, run: RunFolder) -> CheckpointStore:
+    """Return the checkpoints of a run."""
+    return CheckpointStore(run.checkpoints, config.keep_checkpoints, on_warning=run.log)
+
+
+def train_to_the_end(
+    config: TrainConfig,
+    plan: Plan,
+    assembly: Assembly,
+    data: Prepared,
+    run: RunFolder | None,
+    ranks: Ranks,
+    checkpoint: Checkpoint | None = None,
+) -> None:
+    """Train from the first step, or from `checkpoint`, to the last.
+
+    Args:
+        config: the request.
+        plan: what was decided.
+        assembly: the trainer at its first step.
+        data: the token stores.
+        run: the record; None on ranks other than the first.
+        ranks: this process's place.
+        checkpoint: where to go on from.
+
+    Raises:
+        Interrupted: after a signal, when everything is saved.
+        Diverged: when the numbers are beyond repair.
+    """
+    trainer = assembly.trainer
+    if checkpoint is not None:
+        trainer.restore(checkpoint.load, checkpoint.state)
+    manifest = data.train.manifest
+    observers = Observers(
+        [make_tracker(name, run.path) for name in config.track] if run is not None else (),
+        report=run.log if run is not None else say,
+    )
+    loop = Loop(
+        trainer,
+        run,
+        checkpoint_store(config, run) if run is not None else None,
+        Rhythm(
+            plan.steps, plan.validate_every, plan.checkpoint_every, log_every=max(1, -(-plan.steps // _MOST_LOGGED))
+        ),
+        Units(
+            manifest.bytes_per_token,
+            manifest.words / manifest.tokens,
+            plan.flops_per_token,
+            plan.probe.get("peak_flops", 0.0) * ranks.world,
+        ),
+        assembly.validation,
+        observers,
+    )
+    observers.on("start", {"config": to_json(config), "step": trainer.step})
+    try:
+        loop.train()
+    except BaseException as error:
+        if run is not None:
+            run.log(f"stopped: {type(error).__name__}: {error}")
+        raise
+    finally:
+        trainer.batches.close()
+    observers.on("end", {"step": trainer.step, "status": "done"})

@@ -1,0 +1,186 @@
+"""The main job: from text and a time to a trained, measured model in a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lavra.core.configuration import to_toml
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.core.run_folder import RunFolder
+from lavra.data.prepare import Prepared, open_prepared, prepare
+from lavra.data.tokenizer import Tokenizer
+from lavra.models.spec import DecoderSpec
+from lavra.planning.budget import vocabulary_for
+from lavra.planning.hardware import measure_matrix_peak
+from lavra.planning.plan import Plan
+from lavra.planning.probe import probe_steps
+from lavra.recipes.assembly import Assembly, assemble
+from lavra.recipes.config import TrainConfig
+from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, steps_in, with_length
+from lavra.recipes.finish import finish
+from lavra.recipes.run import Run
+from lavra.recipes.session import train_to_the_end
+from lavra.training.batches import Ranks
+from lavra.training.devices import choose_device, describe, use_threads
+from lavra.training.precision import choose_precision
+from lavra.training.ranks import join_ranks, wait_for_ranks
+
+_PROBE_SHARE, _LEAST_PROBE, _LONGEST_PROBE = 0.05, 2.0, 15.0
+"""Share of a budget that the probe's timed steps take, and its bounds in seconds."""
+
+
+def train(config: TrainConfig) -> Run:
+    """Train a language model as `config` asks, and return the finished run.
+
+    Raises:
+        InputError: if the request, the text or the folder is wrong.
+        Interrupted: when it was asked to stop; everything is saved, and `resume` goes on.
+        Diverged: when the numbers are beyond repair.
+    """
+    if not config.data:
+        raise InputError("no text was given", "lavra train FOLDER, or try: lavra train installed-docs: --budget 2m")
+    device = choose_device(config.machine.device)
+    ranks = join_ranks(device)
+    if ranks.rank == 0:
+        run = RunFolder.create(_new_folder(config), to_toml(config), force=config.force)
+        with run.training():
+            return _train(config, run, device, ranks)
+    return _follow(config, device, ranks)
+
+
+def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ranks) -> Run:
+    begun = time.monotonic()
+    machine = measured_machine(config, device)
+    say(f"machine: {describe(device)}, {machine.peak / 1e9:,.0f} GFLOP/s of {machine.precision} matrix products")
+    data = _text(config, run, machine)
+    wait_for_ranks(ranks)  # the others read what was prepared
+    start = time.monotonic()
+    plan = first_plan(config, machine, draft_model(config, machine, data.train.manifest.bytes), data, ranks)
+    assembly = assemble(config, plan, data, run, device, ranks)
+    if plan.budget_seconds is not None:
+        plan = _probed(plan, assembly, config, data, start)
+    plan = replace(plan, probe={**plan.probe, "peak_flops": machine.peak})
+    run.write_plan(plan.to_json())
+    wait_for_ranks(ranks)
+    say_plan(plan, machine, data, begun)
+    train_to_the_end(config, plan, assembly, data, run, ranks)
+    if ranks.rank == 0:
+        finish(config, plan, assembly, data, run, training_began=start)
+    return Run(run.path)
+
+
+def _follow(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
+    """Train as a rank that keeps no record: it takes part in the probe, then follows the first rank's plan."""
+    if config.out is None:
+        raise InputError("several processes need --out, so that they find one folder", "add --out runs/NAME")
+    machine = measured_machine(config, device)
+    wait_for_ranks(ranks)
+    start = time.monotonic()
+    run = RunFolder.open(config.out)
+    data = open_prepared(data_folder(config, run.path))
+    plan = first_plan(config, machine, draft_model(config, machine, data.train.manifest.bytes), data, ranks)
+    assembly = assemble(config, plan, data, None, device, ranks)
+    if plan.budget_seconds is not None:
+        _probed(plan, assembly, config, data, start)
+    wait_for_ranks(ranks)
+    plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
+    assembly.trainer.set_length(plan.steps)
+    train_to_the_end(config, plan, assembly, data, None, ranks)
+    return Run(run.path)
+
+
+def measured_machine(config: TrainConfig, device: torch.device) -> Machine:
+    """Return this machine with its measured peak."""
+    threads = use_threads(config.machine.threads)
+    precision = choose_precision(config.machine.precision, device)
+    return Machine(device, precision, measure_matrix_peak(device, precision), threads)
+
+
+def data_folder(config: TrainConfig, run: Path) -> Path:
+    """Return where the token stores of a run lie: in the run, or where `lavra prepare` made them."""
+    return Path(config.data[0]) if is_prepared(config.data) else run / "data"
+
+
+def is_prepared(locations: tuple[str, ...]) -> bool:
+    """Say whether the data of a request is a folder that `lavra prepare` made."""
+    return len(locations) == 1 and (Path(locations[0]) / "train" / "manifest.json").exists()
+
+
+def _text(config: TrainConfig, run: RunFolder, machine: Machine) -> Prepared:
+    """Open the prepared text, or prepare it into the run folder."""
+    folder = data_folder(config, run.path)
+    if is_prepared(config.data):
+        return open_prepared(folder)
+    text = config.text
+    prepared = prepare(
+        config.data,
+        folder,
+        tokenizer=Tokenizer.load(text.tokenizer) if text.tokenizer else None,
+        vocabulary_size=_vocabulary_chooser(config, machine),
+        validation_share=text.validation_share,
+        validation_limit=text.validation_limit,
+        text_column=text.column,
+        on_bad_row=text.on_bad_row,
+        normalize=text.normalize,
+    )
+    train, held_out = prepared.train.manifest, prepared.validation.manifest
+    say(
+        f"text: {train.documents:,} documents, {train.bytes / 1e6:.1f} MB, {train.tokens:,} tokens to train on; "
+        f"{held_out.documents:,} documents, {held_out.bytes / 1e6:.2f} MB held out"
+    )
+    return prepared
+
+
+def _vocabulary_chooser(config: TrainConfig, machine: Machine) -> Callable[[int], int]:
+    """Return what chooses the size of the vocabulary once the size of the text is known."""
+
+    def choose(corpus_bytes: int) -> int:
+        if config.text.vocabulary:
+            return config.text.vocabulary
+        spec: DecoderSpec = draft_model(config, machine, corpus_bytes)
+        return vocabulary_for(spec.vocabulary, corpus_bytes)
+
+    return choose
+
+
+def _probed(plan: Plan, assembly: Assembly, config: TrainConfig, data: Prepared, start: float) -> Plan:
+    """Time real steps, and fix the length of the run so that all of it fits the budget."""
+    assert plan.budget_seconds is not None
+    seconds = min(_LONGEST_PROBE, max(_LEAST_PROBE, _PROBE_SHARE * plan.budget_seconds))
+    try:
+        probe = probe_steps(assembly.trainer, seconds)
+    except torch._dynamo.exc.TorchDynamoException:
+        if assembly.undo_compilation is None:
+            raise
+        assembly.undo_compilation()
+        plan = replace(plan, compile=False)
+        probe = probe_steps(assembly.trainer, seconds)
+    per_token = probe.step_seconds / plan.tokens_per_step
+    plan = with_length(plan, plan.steps, config, data, per_token)
+    left = plan.budget_seconds - (time.monotonic() - start)
+    plan = with_length(plan, steps_in(left, probe.step_seconds, plan, per_token), config, data, per_token)
+    assembly.trainer.set_length(plan.steps)
+    assembly.trainer.schedule = plan.schedule
+    figures = {
+        "first_step_seconds": probe.first_step_seconds,
+        "step_seconds": probe.step_seconds,
+        "steps": float(probe.steps),
+        "tokens_per_second": probe.tokens_per_second,
+    }
+    return replace(plan, probe=figures, micro_rows=assembly.trainer.batches.micro_rows)
+
+
+def _new_folder(config: TrainConfig) -> Path:
+    if config.out is not None:
+        return Path(config.out)
+    name = "".join(letter if letter.isalnum() else "-" for letter in Path(config.data[0].rstrip("/:")).stem).strip("-")
+    taken = 1
+    while (folder := Path("runs") / f"{name or 'run'}-{taken:03d}").exists():
+        taken += 1
+    return folder
