@@ -19,13 +19,13 @@ from lavra.core.errors import InputError, LavraError
 from lavra.data.rows import Row
 from lavra.data.store_writer import StoreWriter
 from lavra.data.tokenizer import Tokenizer
-from lavra.evaluation import likelihood as module
 from lavra.evaluation.documents import Documents, documents_of_rows, documents_of_store
-from lavra.evaluation.likelihood import likelihood, token_nll
+from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.tables import likelihood_table
 from lavra.evaluation.windows import make_batch, plan_windows
 from lavra.evaluation.yardsticks import unigram, yardsticks
 from lavra.models.batch import IGNORED, Batch
+from lavra.objectives import cross_entropy
 
 TEXTS = ["a", "Ação e reação: não há pressa.", "the quick brown fox jumps over the lazy dog " * 2, "x y", "", "um dois"]
 TOKENIZER: Any = ByteTokenizer()
@@ -84,14 +84,17 @@ def test_equals_the_loss_of_transformers() -> None:
     )
     reference = GPT2LMHeadModel(config).eval()
 
-    class Wrapped:
-        context = 128
+    class Wrapped(torch.nn.Module):
+        context, vocabulary = 128, 257
 
         def features(self, batch: Batch) -> torch.Tensor:
             return reference.transformer(input_ids=batch.inputs).last_hidden_state
 
         def head(self, features: torch.Tensor) -> torch.Tensor:
             return reference.lm_head(features)
+
+        def output_projection(self) -> tuple[torch.Tensor, None]:
+            return reference.lm_head.weight, None
 
     data = documents()
     found = likelihood(Wrapped(), data)
@@ -102,28 +105,21 @@ def test_equals_the_loss_of_transformers() -> None:
         assert found.nll[number] == pytest.approx(mean * (end - start), rel=1e-5)
 
 
-def test_chunked_head_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = lively_decoder()
-    features, targets = torch.randn(50, 16, dtype=torch.float64), torch.randint(0, 257, (50,))
-    expected = torch.nn.functional.cross_entropy(model.head(features), targets, reduction="none")
-    for held in (1, 257 * 7, 10**6):
-        monkeypatch.setattr(module, "CPU_LOGITS", held)
-        assert torch.allclose(token_nll(model, features, targets), expected, rtol=1e-12)
-
-
 def test_never_holds_the_logits_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = lively_decoder()
-    monkeypatch.setattr(module, "CPU_LOGITS", 257 * 10)
+    model, data = lively_decoder(), documents(TEXTS * 3)
+    expected = likelihood(model, data).nll
+    monkeypatch.setattr(cross_entropy, "CPU_CHUNK_BYTES", 0)
     sizes: list[int] = []
-    head = model.head
+    make = cross_entropy._chunk_logits
 
-    def watched(features: torch.Tensor) -> torch.Tensor:
+    def watched(features: torch.Tensor, *rest: Any) -> torch.Tensor:
         sizes.append(len(features))
-        return head(features)
+        return make(features, *rest)
 
-    monkeypatch.setattr(model, "head", watched)
-    likelihood(model, documents())
-    assert max(sizes) <= 10
+    monkeypatch.setattr(cross_entropy, "_chunk_logits", watched)
+    assert likelihood(model, data).nll == pytest.approx(expected, rel=1e-12)
+    assert len(sizes) > 5
+    assert max(sizes) <= 64
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,15 +18,13 @@ from lavra.evaluation.results import LikelihoodResult
 from lavra.evaluation.windows import Windows, make_batch, plan_windows
 from lavra.models.batch import IGNORED
 from lavra.models.inference import device_of, evaluating
+from lavra.objectives.cross_entropy import token_losses
 
 if TYPE_CHECKING:
     from lavra.models.contract import Model
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 8192, 65536
 """Tokens of a batch. More does not run faster; less leaves the device waiting."""
-
-CPU_LOGITS, GPU_LOGITS = 2**22, 2**26
-"""Logits held at once: 16 MiB of float32 on a CPU (near its cache), 256 MiB on a GPU."""
 
 
 def likelihood(
@@ -72,23 +70,6 @@ def likelihood(
     return LikelihoodResult.of(documents, nll, context=context, stride=stride, seconds=seconds, seed=seed)
 
 
-def token_nll(model: Model, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return (tokens,) negative log-likelihoods in nats of `targets` (tokens,) given `features` (tokens, width).
-
-    The head runs on a few tokens at a time, so that (tokens, vocabulary) logits never exist.
-    """
-    held = CPU_LOGITS if features.device.type == "cpu" else GPU_LOGITS
-    vocabulary = model.head(features[:1]).shape[-1]
-    parts = []
-    for some, wanted in zip(
-        features.split(max(1, held // vocabulary)), targets.split(max(1, held // vocabulary)), strict=True
-    ):
-        logits = model.head(some)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        parts.append(torch.logsumexp(logits, -1) - logits.gather(-1, wanted[:, None])[:, 0])
-    return torch.cat(parts)
-
-
 @dataclass(slots=True)
 class _Scored:
     """Token likelihoods still on the device, and the rows and documents that they belong to."""
@@ -98,7 +79,7 @@ class _Scored:
     documents: NDArray[np.int64]
 
     def add_to(self, totals: NDArray[np.float64]) -> None:
-        per_row = np.bincount(self.rows, self.nll.double().numpy(force=True), minlength=len(self.documents))
+        per_row = np.bincount(self.rows, self.nll.cpu().double().numpy(), minlength=len(self.documents))
         np.add.at(totals, self.documents, per_row)
 
 
@@ -110,7 +91,7 @@ def _score(
     done, waiting = 0, None
     with Progress("evaluating", float(windows.scored.sum()), "tokens") as progress:
         while done < len(windows.length):
-            rows = max(1, batch_tokens // int(windows.length[done]))
+            rows = min(max(1, batch_tokens // int(windows.length[done])), len(windows.length) - done)
             numbers = slice(done, done + rows)
             scored = _try(model, documents, windows, numbers, device)
             if scored is None:
@@ -134,7 +115,10 @@ def _try(model: Model, documents: Documents, windows: Windows, numbers: slice, d
         length = batch.inputs.shape[1]
         batch, chosen = batch.to(device), torch.from_numpy(wanted).to(device)
         features = model.features(batch).flatten(0, 1)[chosen]
-        return _Scored(token_nll(model, features, batch.targets.flatten()[chosen]), wanted // length, owners)
+        weight, bias = model.output_projection()
+        targets = batch.targets.flatten()[chosen]
+        nll = token_losses(features, weight, targets, bias=bias, vocabulary=model.vocabulary)
+        return _Scored(nll, wanted // length, owners)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -154,12 +138,11 @@ def _smaller(rows: int, length: int) -> int:
 
 
 def _check_context(model: Model, context: int | None) -> int:
-    longest: int | None = getattr(model, "context", None)
-    if context is None and longest is None:
-        raise InputError("this model does not say how long its context is", "give the context in tokens")
-    if context is not None and (context < 1 or (longest is not None and context > longest)):
+    if context is None:
+        return model.context
+    if not 1 <= context <= model.context:
         raise InputError(
-            f"a context of {context} tokens was asked for; this model reads 1 to {longest or 'any number of'} tokens",
+            f"a context of {context} tokens was asked for; this model reads 1 to {model.context} tokens",
             "choose a context in that range",
         )
-    return context or longest or 1
+    return context
