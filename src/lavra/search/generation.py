@@ -1,0 +1,179 @@
+"""A generation: everything that searching reads, made at once from the living rows of the segments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavra.core.files import read_json, write_json
+from lavra.search.fields import KeepQueries, TermShares, UnitCounts, unit_counts
+from lavra.search.filter import choose_queries
+from lavra.search.postings import Postings, best, build_postings
+from lavra.search.segments import Segment, key_of
+from lavra.search.settings import IndexSettings
+from lavra.search.term_counts import Whole, mapped, ranges
+
+
+class Generation:
+    """What is searched: postings over units, and which document each unit belongs to. Mapped from disk.
+
+    Documents have numbers from 0 on, in the order in which they were written.
+
+    Args:
+        folder: where `build_generation` wrote it.
+        postings: to search instead of those in the folder.
+    """
+
+    def __init__(self, folder: Path, postings: Postings | None = None) -> None:
+        self.folder = folder
+        self.postings = postings or Postings(folder)
+        self._ranks: NDArray[np.int32] = mapped(folder / "ranks.npy")
+        starts = folder / "document_units.npy"
+        self._units = mapped(starts) if starts.exists() else None
+        self.rows: NDArray[np.int32] = mapped(folder / "rows.npy")
+        """(documents, 2) segment and row of each document."""
+        self._hashes: NDArray[np.uint64] = mapped(folder / "hashes.npy")
+        self._ids: NDArray[np.uint8] = mapped(folder / "ids.npy")
+        self._id_starts: Whole = mapped(folder / "id_starts.npy")
+        self.shares = TermShares(**read_json(folder / "shares.json"))
+        """How much of the indexed queries' terms is new to their documents."""
+
+    def __len__(self) -> int:
+        return len(self._ranks)
+
+    def search(self, terms: list[int], most: int) -> tuple[Whole, NDArray[np.float32]]:
+        """Return the numbers and the scores of the best documents, in trec_eval's order.
+
+        A document scores as its best unit (MaxP). Documents without any term of the query are no answers.
+
+        Args:
+            terms: the query's term numbers, repeats included.
+            most: how many documents at most.
+        """
+        if not terms or not len(self):
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        scores = self.postings.scores(terms)
+        if self._units is not None:
+            scores = np.maximum.reduceat(scores, self._units[:-1])
+        found = best(scores, self._ranks, most)
+        return found, scores[found]
+
+    def units_of(self, document: int) -> range:
+        """Return the numbers of a document's units."""
+        if self._units is None:
+            return range(document, document + 1)
+        return range(int(self._units[document]), int(self._units[document + 1]))
+
+    def id_of(self, document: int) -> str:
+        """Return the id of a document."""
+        starts = self._id_starts
+        return self._ids[starts[document] : starts[document + 1]].tobytes().decode("utf8", "surrogatepass")
+
+    def number_of(self, identifier: str) -> int | None:
+        """Return the number of the document with this id, or None."""
+        wanted = key_of(identifier)[0]
+        ordered, order = self._by_hash
+        place = int(ordered.searchsorted(wanted))
+        while place < len(ordered) and ordered[place] == wanted:
+            if self.id_of(int(order[place])) == identifier:
+                return int(order[place])
+            place += 1
+        return None
+
+    @cached_property
+    def _by_hash(self) -> tuple[NDArray[np.uint64], Whole]:
+        order = np.argsort(self._hashes, kind="stable")
+        return self._hashes[order], order
+
+
+def build_generation(
+    folder: Path,
+    segments: Sequence[Segment],
+    rows: Sequence[Whole],
+    settings: IndexSettings,
+    vocabulary: int,
+    *,
+    keep_counts: bool = False,
+) -> None:
+    """Write a generation into an empty folder.
+
+    Args:
+        folder: where to.
+        segments: of the index.
+        rows: living rows of each segment.
+        settings: of the index.
+        vocabulary: number of terms.
+        keep_counts: so that `Postings.with_parameters` can be used.
+    """
+    shares = TermShares()
+    keep = _keep_queries(segments, rows, settings)
+    blocks = _blocks(segments, rows, settings, keep, shares)
+    build_postings(folder, blocks, vocabulary, k1=settings.k1, b=settings.b, keep_counts=keep_counts)
+    write_json(folder / "shares.json", {"copied": shares.copied, "new": shares.new, "queries": shares.queries})
+    places = [np.stack([np.full(len(some), number), some], axis=1) for number, some in enumerate(rows)]
+    np.save(folder / "rows.npy", np.concatenate([*places, np.zeros((0, 2))]).astype(np.int32))
+    _write_ids(folder, segments, rows)
+    units = [one.units[some + 1] - one.units[some] for one, some in zip(segments, rows, strict=True)]
+    lengths = np.concatenate([np.zeros(1, dtype=np.int64), *units])
+    if settings.chunk_words:
+        np.save(folder / "document_units.npy", np.cumsum(lengths))
+
+
+def _blocks(
+    segments: Sequence[Segment],
+    rows: Sequence[Whole],
+    settings: IndexSettings,
+    keep: KeepQueries | None,
+    shares: TermShares,
+) -> Iterator[UnitCounts]:
+    for segment, some in zip(segments, rows, strict=True):
+        expanded = len(segment.query_counts) > 0
+        yield unit_counts(
+            segment,
+            some,
+            settings.fields if expanded or settings.fields == "queries" else "doc",
+            query_weight=settings.query_weight,
+            keep=keep,
+            shares=shares if expanded else None,
+        )
+
+
+def _keep_queries(segments: Sequence[Segment], rows: Sequence[Whole], settings: IndexSettings) -> KeepQueries | None:
+    """Choose among the generated queries of all living documents together, as one share of the whole collection."""
+    if settings.fields == "doc" or (settings.keep_queries == 1 and not settings.drop_repeats):
+        return None
+    places = []
+    for segment, some in zip(segments, rows, strict=True):
+        units = ranges(segment.units[some], segment.units[some + 1])
+        places.append(ranges(segment.queries[units], segment.queries[units + 1]))
+    pairs = list(zip(segments, places, strict=True))
+    chosen = choose_queries(
+        np.concatenate([segment.query_scores[queries] for segment, queries in pairs]),
+        np.concatenate([segment.query_repeats[queries] for segment, queries in pairs]),
+        share=settings.keep_queries,
+        drop_repeats=settings.drop_repeats,
+    )
+    masks: dict[Path, NDArray[np.bool_]] = {}
+    first = 0
+    for segment, queries in pairs:
+        masks[segment.folder] = np.zeros(len(segment.query_counts), dtype=np.bool_)
+        masks[segment.folder][queries] = chosen[first : first + len(queries)]
+        first += len(queries)
+    return lambda segment, queries: masks[segment.folder][queries]
+
+
+def _write_ids(folder: Path, segments: Sequence[Segment], rows: Sequence[Whole]) -> None:
+    """Write the ids, their hashes, and the rank of each in the order that breaks ties: id from high to low."""
+    ids = [segment.id_bytes(row) for segment, some in zip(segments, rows, strict=True) for row in some.tolist()]
+    np.save(folder / "ids.npy", np.frombuffer(b"".join(ids), dtype=np.uint8))
+    np.save(folder / "id_starts.npy", np.cumsum([0, *map(len, ids)], dtype=np.int64))
+    order = sorted(range(len(ids)), key=ids.__getitem__, reverse=True)
+    ranks = np.empty(len(ids), dtype=np.int32)
+    ranks[order] = np.arange(len(ids), dtype=np.int32)
+    np.save(folder / "ranks.npy", ranks)
+    hashes = [segment.keys[some, 0] for segment, some in zip(segments, rows, strict=True)]
+    np.save(folder / "hashes.npy", np.concatenate([np.zeros(0, dtype=np.uint64), *hashes]))

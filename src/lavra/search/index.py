@@ -1,0 +1,172 @@
+"""The search index: BM25 over documents and the queries generated for them, kept in one folder.
+
+The folder holds segments (documents and their term counts as they came in), the postings that are searched, and a
+manifest that names them. Changing what is scored (fields, k1, b, which queries are kept) never counts a text again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavra.core.errors import Damaged, InputError
+from lavra.core.files import building_folder
+from lavra.data.bad_rows import BadRows
+from lavra.search.documents import Document
+from lavra.search.generation import Generation, build_generation
+from lavra.search.manifest import NAME, Manifest
+from lavra.search.segments import Vocabulary
+from lavra.search.settings import IndexSettings
+from lavra.search.term_counts import Whole
+from lavra.search.update import IndexUpdate, locked, open_segments, read_vocabulary
+
+
+class Index:
+    """An index opened for searching. It stays as it was when it was opened, whatever updates do meanwhile.
+
+    Args:
+        folder: of the index.
+
+    Raises:
+        InputError: if the folder is no index, or its analyzer has changed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self._open()
+        except FileNotFoundError:  # an update replaced the files between reading the manifest and opening them
+            try:
+                self._open()
+            except FileNotFoundError as error:
+                raise Damaged(f"{folder} lacks {error.filename}", "make the index again with --force") from error
+
+    def _open(self) -> None:
+        self._manifest = Manifest.read(self.folder)
+        self.settings = IndexSettings.from_json(self._manifest.settings)
+        self._segments = open_segments(self.folder, self._manifest)[: self._manifest.searchable]
+        self.generation = Generation(self.folder / self._manifest.postings) if self._manifest.postings else None
+
+    @classmethod
+    def create(cls, folder: Path, settings: IndexSettings, *, force: bool = False) -> Index:
+        """Make an empty index.
+
+        Raises:
+            InputError: if the folder exists and `force` is false.
+        """
+        with building_folder(folder, force=force) as building:
+            Manifest(settings.to_json(), settings.analyzer.fingerprint).write(building)
+        return cls(folder)
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether there is an index in this folder."""
+        return (folder / NAME).is_file()
+
+    def __len__(self) -> int:
+        return len(self.generation) if self.generation else 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last update ended; after one that was killed, run it again to finish it."""
+        return self._manifest.searchable > 0 and self._manifest.searchable == len(self._manifest.segments)
+
+    @property
+    def postings_bytes(self) -> int:
+        """Size of what searching reads for its scores; the stored texts do not count."""
+        return self.generation.postings.bytes if self.generation else 0
+
+    @contextmanager
+    def update(self, *, complete: bool = False, bad_rows: BadRows | None = None) -> Iterator[IndexUpdate]:
+        """Change the index: `with index.update() as update: update.put(document)`; searchable when the block ends.
+
+        If the block fails or is killed, searches still see the old state, and the documents written so far wait for
+        the next update. Open the index again (`Index(folder)`) to search the new state.
+
+        Args:
+            complete: delete the documents that the update does not name.
+            bad_rows: counts ids that come twice.
+
+        Raises:
+            InputError: if another process is updating the index.
+        """
+        with locked(self.folder):
+            update = IndexUpdate(self.folder, complete=complete, bad_rows=bad_rows)
+            yield update
+            update.commit()
+
+    def change_settings(self, **changes: Any) -> Index:
+        """Score otherwise (`fields`, `k1`, `b`, `query_weight`, `keep_queries`, `drop_repeats`) from the same counts.
+
+        Returns:
+            The index as it is now.
+
+        Raises:
+            InputError: for the analyzer or the chunks, which need the texts.
+        """
+        wrong = set(changes) & {"analyzer", "chunk_words", "chunk_overlap"}
+        if wrong:
+            raise InputError(f"{', '.join(sorted(wrong))} cannot be changed", "make the index again with --force")
+        with locked(self.folder):
+            IndexUpdate(self.folder).commit(dataclasses.replace(self.settings, **changes))
+        return Index(self.folder)
+
+    def variant(self, folder: Path, *, keep_counts: bool = False, **changes: Any) -> Generation:
+        """Write what searching with other settings needs into another folder, leaving the index as it is.
+
+        Args:
+            folder: is created.
+            keep_counts: so that k1 and b can be tuned on it.
+            changes: as for `change_settings`.
+        """
+        settings = dataclasses.replace(self.settings, **changes)
+        folder.mkdir(parents=True)
+        rows = [np.zeros(0, dtype=np.int64) for _ in self._segments]
+        if self.generation is not None:
+            places = self.generation.rows.astype(np.int64)
+            rows = [places[places[:, 0] == number, 1] for number in range(len(self._segments))]
+        build_generation(folder, self._segments, rows, settings, len(self._vocabulary), keep_counts=keep_counts)
+        return Generation(folder)
+
+    def query_terms(self, query: str) -> list[int]:
+        """Return the term numbers of a query; terms that no document has are left out."""
+        numbers = self._vocabulary.numbers
+        return [numbers[term] for term in self.settings.analyzer.terms(query) if term in numbers]
+
+    def search(self, query: str, most: int = 10) -> tuple[Whole, NDArray[np.float32]]:
+        """Return the numbers and scores of the best documents; score descending, then id descending.
+
+        Args:
+            query: as people write it.
+            most: how many at most; may be more than there are documents.
+        """
+        if self.generation is None:
+            raise InputError(f"{self.folder} holds no searchable documents yet", "run `lavra index` to its end")
+        return self.generation.search(self.query_terms(query), most)
+
+    def ids(self, numbers: Whole) -> list[str]:
+        """Return the ids of documents by their numbers."""
+        assert self.generation is not None
+        return [self.generation.id_of(number) for number in numbers.tolist()]
+
+    def document(self, number: int) -> tuple[Document, list[tuple[int, int]]]:
+        """Return a document by its number, and where its chunks lie in its contents."""
+        assert self.generation is not None
+        segment, row = self.generation.rows[number].tolist()
+        return self._segments[segment].document(row)
+
+    def documents(self) -> Iterator[Document]:
+        """Yield every document, in the order of their numbers."""
+        for number in range(len(self)):
+            yield self.document(number)[0]
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return read_vocabulary(self.folder, self._manifest)
