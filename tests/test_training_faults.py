@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
+from lavra.core.memory import is_out_of_memory, release_memory
 from lavra.core.progress import set_quiet
 from lavra.training.fault_points import Fault, InjectedError, fault_point, injected, parse_faults
-from lavra.training.memory_faults import halve, is_out_of_memory, release_memory
+from lavra.training.memory_faults import halve
 from lavra.training.signals import StopRequest
 
 

@@ -29,7 +29,7 @@ def rotary_table(spec: DecoderSpec) -> torch.Tensor:
 
 
 def rotate(heads: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Rotate the first channels of `heads` (rows, heads, length, size) by `table` (rows | 1, 1, length, rotary width)."""
+    """Rotate the first channels of `heads` (rows, heads, length, size) by `table` (rows, 1, length, width)."""
     cosine, sine = table.chunk(2, -1)
     width = table.shape[-1]
     rotated, rest = heads[..., :width], heads[..., width:]

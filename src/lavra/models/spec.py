@@ -25,7 +25,8 @@ class DecoderSpec:
         depth: number of blocks.
         width: size of the residual stream.
         heads: query heads.
-        kv_heads: key and value heads: `heads` is ordinary attention, fewer is grouped-query, 1 is multi-query. 0 means `heads`.
+        kv_heads: key and value heads: `heads` is ordinary attention, fewer is grouped-query, 1 is multi-query. 0
+            means `heads`.
         head_width: size of one head; 0 means `width / heads`.
         positions: rotary (RoFormer), learned, ALiBi (Press et al. 2021) or none.
         rope_base: base of the rotary frequencies.

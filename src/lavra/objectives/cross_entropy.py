@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from lavra.models.batch import IGNORED
 
-CPU_CHUNK_BYTES = 16 << 20
+CPU_CHUNK_BYTES = 8 << 20
 GPU_CHUNK_BYTES = 512 << 20
 
 
 def chunk_length(vocabulary: int, device: torch.device) -> int:
-    """Return how many tokens' float32 logits fit the chunk: 16 MiB (the cache of a CPU) or 512 MiB (a GPU)."""
+    """Return how many tokens' float32 logits fit the chunk: 8 MiB (the cache of a CPU) or 512 MiB (a GPU)."""
     budget = CPU_CHUNK_BYTES if device.type == "cpu" else GPU_CHUNK_BYTES
     return max(64, budget // (4 * vocabulary))
 
@@ -145,4 +145,4 @@ def summed_cross_entropy(
     vocabulary = vocabulary or weight.shape[0]
     if not torch.is_grad_enabled() and not label_smoothing:
         return token_losses(features, weight, targets, bias=bias, vocabulary=vocabulary).sum()
-    return _ChunkedCrossEntropy.apply(features, weight, bias, targets, vocabulary, label_smoothing)  # pyright: ignore
+    return _ChunkedCrossEntropy.apply(features, weight, bias, targets, vocabulary, label_smoothing)  # pyright: ignore[reportReturnType]

@@ -77,7 +77,7 @@ BYTES_PER_TOKEN = 3.5
 
 
 def vocabulary_for(wanted: int, corpus_bytes: float) -> int:
-    """Return a vocabulary of at most `wanted` that the corpus can fill: the rarest tokens are met some dozens of times."""
+    """Return a vocabulary of at most `wanted` whose rarest tokens the corpus still holds some dozens of times."""
     limit = 2048 * (max(corpus_bytes, 1.0) / 1e6) ** 0.6
     return int(min(wanted, max(512, round(limit / 64) * 64)))
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lavra.data.prepare import Prepared
 
 from lavra.core.files import building_folder
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
 from lavra.data.ledger import ledger
 from lavra.data.order import WindowOrder
-from lavra.data.prepare import Prepared
 from lavra.evaluation.documents import documents_of_store
 from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.tables import likelihood_table

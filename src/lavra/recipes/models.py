@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lavra.data.prepare import open_prepared
 
 from lavra.core.configuration import from_toml
 from lavra.core.errors import InputError
 from lavra.core.run_folder import RunFolder, is_run
-from lavra.data.prepare import open_prepared
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.decoder import Decoder
 from lavra.models.store import SPECIFICATION, decoder_from, load_decoder

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from lavra.data.prepare import Prepared, open_prepared, prepare
 
 from lavra.core.configuration import to_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
-from lavra.data.prepare import Prepared, open_prepared, prepare
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import vocabulary_for

@@ -59,7 +59,7 @@ class BatchSource:
         micro_rows: int,
         steps: int,
         seed: int,
-        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+        ranks: Ranks = Ranks(),
         pin: bool = False,
     ) -> None:
         if rows_per_step % ranks.world:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lavra.core.errors import Damaged, LavraError
 from lavra.core.files import sync_file, sync_folder
+from lavra.core.memory import is_out_of_memory
 from lavra.core.progress import say
 from lavra.core.units import show_size
 from lavra.training.checkpoint_folders import CheckpointFolders
@@ -31,7 +32,6 @@ from lavra.training.checkpoint_format import (
 )
 from lavra.training.checkpoint_retention import Retention
 from lavra.training.fault_points import fault_point
-from lavra.training.memory_faults import is_out_of_memory
 from lavra.training.snapshots import SnapshotBuffer
 from lavra.training.tensor_files import FileRecord, checksum_file, write_tensors
 

@@ -28,7 +28,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def use_threads(threads: int | None) -> int:
-    """Let torch use `threads` processor threads (None: one for each core this process may use) and return the number."""
+    """Let torch use `threads` threads (None: one for each core that this process may use) and return the number."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or allowed
     torch.set_num_threads(chosen)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import torch
 
+from lavra.core.memory import is_out_of_memory, release_memory
 from lavra.core.seeds import derive_seed
 from lavra.models.batch import Batch
 from lavra.models.contract import Model
 from lavra.objectives.base import Objective
 from lavra.training.batches import BatchSource
 from lavra.training.fault_points import fault_point
-from lavra.training.memory_faults import halve, is_out_of_memory, release_memory
+from lavra.training.memory_faults import halve
 from lavra.training.precision import LossScale, Masters
 from lavra.training.ranks import sum_over_ranks
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
+from lavra.core.memory import is_out_of_memory, release_memory
 from lavra.models.contract import Model
 from lavra.objectives.base import Objective
 from lavra.training.batches import Source
 from lavra.training.fault_points import fault_point
-from lavra.training.memory_faults import is_out_of_memory, release_memory
 
 
 @dataclass(frozen=True)

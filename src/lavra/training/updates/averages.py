@@ -22,7 +22,7 @@ class _Averaged:
 
     @contextmanager
     def eval_weights(self) -> Iterator[None]:
-        """Put the averages into the model during the block, once there are any; the raw weights come back bit by bit."""
+        """Put the averages, once there are any, into the model during the block; the raw weights come back exactly."""
         if not self.averages:
             yield
             return

@@ -12,7 +12,7 @@ from lavra.training.updates.base import Inner, Outcome
 
 
 class Monitor:
-    """Measures, every so many steps, the weights' norm, the update-to-weight ratio per group and the embedding's gradient.
+    """Measures at times the weights' norm, the update-to-weight ratio per group and the embedding's gradient.
 
     The gradient norm and whether the step was clipped are in every step's metrics already.
 

@@ -1,0 +1,32 @@
+"""Give it your text and the time you have: it trains the best language model that this machine can make.
+
+The verbs of the command line as functions; each is imported when it is first used:
+
+>>> import lavra
+>>> run = lavra.train("mytext/", budget="20m")     # doctest: +SKIP
+>>> run.generate("Era uma vez")[0].text            # doctest: +SKIP
+>>> run.evaluate().result.total.bits_per_byte      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lavra.recipes.api import evaluate, generate, prepare, resume, runs, train
+    from lavra.recipes.config import TrainConfig
+    from lavra.recipes.run import Run
+
+__all__ = ["Run", "TrainConfig", "evaluate", "generate", "prepare", "resume", "runs", "train"]
+__version__ = "0.1.0"
+
+_HOMES = {"Run": "lavra.recipes.run", "TrainConfig": "lavra.recipes.config"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a verb when it is used: `import lavra` alone loads nothing heavy (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'lavra' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES.get(name, "lavra.recipes.api")), name)

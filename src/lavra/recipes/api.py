@@ -1,0 +1,80 @@
+"""The Python API: the verbs of the command line, with durations and counts as people write them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lavra.core.configuration import from_table, to_json
+from lavra.core.run_folder import list_runs
+from lavra.core.units import parse_count, parse_duration, parse_size
+from lavra.recipes.config import TextConfig, TrainConfig
+from lavra.recipes.evaluate import evaluate
+from lavra.recipes.generate import generate
+from lavra.recipes.prepare import prepare_text
+from lavra.recipes.resume import resume
+from lavra.recipes.run import Run
+
+__all__ = ["evaluate", "generate", "prepare", "resume", "runs", "train"]
+
+_PARSERS = {
+    "budget": parse_duration,
+    "tokens": parse_count,
+    "tokens_per_step": parse_count,
+    "validation_limit": parse_size,
+}
+
+
+def train(data: str | Path | Sequence[str | Path], *, config: TrainConfig | None = None, **fields: Any) -> Run:
+    """Train a language model and return its run.
+
+    Args:
+        data: a location or several: files, folders, globs, `installed-docs:`, a prepared folder.
+        config: where the other values come from; the defaults if it is not given.
+        fields: values of `TrainConfig` by name; nested ones as dictionaries: `budget="20m", model={"depth": 4}`.
+
+    Raises:
+        InputError: if a field is unknown or wrong, or the text is.
+    """
+    from lavra.recipes.train import train as run_training
+
+    base = to_json(config or TrainConfig())
+    locations = [data] if isinstance(data, str | Path) else list(data)
+    asked = _merged(base, _plain(fields) | {"data": [str(location) for location in locations]})
+    return run_training(from_table(TrainConfig, asked, "lavra.train"))
+
+
+def prepare(
+    data: str | Path | Sequence[str | Path], out: str | Path, *, force: bool = False, **text: Any
+) -> dict[str, Any]:
+    """Tokenise a corpus once; returns the report. Further fields are those of `TextConfig`."""
+    locations = [data] if isinstance(data, str | Path) else list(data)
+    asked = from_table(TextConfig, _merged(to_json(TextConfig()), _plain(text)), "lavra.prepare")
+    return prepare_text([str(location) for location in locations], out, asked, force=force)
+
+
+def runs(root: str | Path = "runs") -> list[Run]:
+    """Return the runs in a folder, the oldest first."""
+    return [Run(run.path) for run in list_runs(root)]
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    """Turn `20m` and `330M` into numbers, and paths into strings, at any depth."""
+    plain: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            plain[name] = _plain(value)
+        elif isinstance(value, str) and name in _PARSERS:
+            plain[name] = _PARSERS[name](value)
+        else:
+            plain[name] = str(value) if isinstance(value, Path) else value
+    return plain
+
+
+def _merged(base: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    merged = {name: value for name, value in base.items() if value is not None}
+    for name, value in fields.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged

@@ -1,0 +1,39 @@
+"""Tokenising a corpus once, to train on it many times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lavra.core.files import read_json
+from lavra.data.prepare import prepare
+from lavra.data.tokenizer import Tokenizer
+from lavra.recipes.config import TextConfig
+
+
+def prepare_text(data: Sequence[str], out: str | Path, text: TextConfig, *, force: bool = False) -> dict[str, Any]:
+    """Read, divide and tokenise `data` into the folder `out`, and return the report of what was found.
+
+    Args:
+        data: files, folders, globs, `-`, `hf:NAME[:SPLIT]` or `installed-docs:`.
+        out: the folder, with the token stores `train` and `validation` and the tokenizer.
+        text: how text is read, divided and tokenised.
+        force: replace an existing folder.
+
+    Raises:
+        InputError: if the text or the folder is wrong.
+    """
+    prepare(
+        data,
+        out,
+        tokenizer=Tokenizer.load(text.tokenizer) if text.tokenizer else None,
+        vocabulary_size=text.vocabulary,
+        validation_share=text.validation_share,
+        validation_limit=text.validation_limit,
+        text_column=text.column,
+        on_bad_row=text.on_bad_row,
+        normalize=text.normalize,
+        force=force,
+    )
+    return read_json(Path(out) / "report.json")
