@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from lavra.data.prepare import Prepared, open_prepared, prepare
+from torch._dynamo.exc import TorchDynamoException
 
 from lavra.core.configuration import to_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
+from lavra.data.prepare import Prepared, open_prepared, prepare
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import vocabulary_for
@@ -151,11 +152,11 @@ def _vocabulary_chooser(config: TrainConfig, machine: Machine) -> Callable[[int]
 
 def _probed(plan: Plan, assembly: Assembly, config: TrainConfig, data: Prepared, start: float) -> Plan:
     """Time real steps, and fix the length of the run so that all of it fits the budget."""
-    assert plan.budget_seconds is not None
-    seconds = min(_LONGEST_PROBE, max(_LEAST_PROBE, _PROBE_SHARE * plan.budget_seconds))
+    budget = plan.budget_seconds or 0.0
+    seconds = min(_LONGEST_PROBE, max(_LEAST_PROBE, _PROBE_SHARE * budget))
     try:
         probe = probe_steps(assembly.trainer, seconds)
-    except torch._dynamo.exc.TorchDynamoException:
+    except TorchDynamoException:
         if assembly.undo_compilation is None:
             raise
         assembly.undo_compilation()
@@ -163,7 +164,7 @@ def _probed(plan: Plan, assembly: Assembly, config: TrainConfig, data: Prepared,
         probe = probe_steps(assembly.trainer, seconds)
     per_token = probe.step_seconds / plan.tokens_per_step
     plan = with_length(plan, plan.steps, config, data, per_token)
-    left = plan.budget_seconds - (time.monotonic() - start)
+    left = budget - (time.monotonic() - start)
     plan = with_length(plan, steps_in(left, probe.step_seconds, plan, per_token), config, data, per_token)
     assembly.trainer.set_length(plan.steps)
     assembly.trainer.schedule = plan.schedule
