@@ -1,9 +1,9 @@
 """The order of training: which tokens the k-th window of a run covers, as a pure function of the seed and k.
 
 An epoch is a permutation of windows: the circular stream of tokens, shifted by a phase drawn for the epoch, is cut into
-windows of `context` targets (the last one shorter), and these are visited in a pseudo-random order. The permutation is a
-Feistel network with cycle walking (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"), so that window 10¹²
-costs what window 0 costs, and nothing is kept in memory.
+windows of `context` targets (the last one shorter), and these are visited in a pseudo-random order. The permutation is
+a Feistel network with cycle walking (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"), so that window
+10¹² costs what window 0 costs, and nothing is kept in memory.
 """
 
 from __future__ import annotations

@@ -1,0 +1,269 @@
+"""From text to token stores: read, split, train a tokenizer, encode; once, for any number of trainings.
+
+Two passes over the data: the first counts it for the split and samples it for the tokenizer, the second encodes it.
+What can be read only once (standard input, a hub dataset) or slowly (docstrings) is kept in a temporary file meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lavra.core.errors import InputError
+from lavra.core.files import building_folder, read_json, write_json
+from lavra.core.progress import Progress, say
+from lavra.data.bad_rows import BadRows, OnBadRow
+from lavra.data.compressed import BytesRead
+from lavra.data.locations import find_files
+from lavra.data.manifest import Manifest
+from lavra.data.readers import is_repeatable, read_rows
+from lavra.data.rows import Row
+from lavra.data.sample import TextSample
+from lavra.data.split import Split, SplitCounter
+from lavra.data.spool import read_spool, spooled
+from lavra.data.store import TokenStore
+from lavra.data.store_writer import StoreWriter
+from lavra.data.tokenizer import Tokenizer, choose_vocabulary_size
+from lavra.data.tokenizer_report import TokenizerReport
+
+TRAIN, VALIDATION, TOKENIZER, REPORT = "train", "validation", "tokenizer", "report.json"
+
+VALIDATION_LIMIT = 10_000_000
+
+_BATCH = 4 << 20
+"""Characters encoded at once."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Text ready for training: the folder that `prepare` makes.
+
+    Attributes:
+        folder: where it is.
+        train: the token store to train on.
+        validation: the token store of held-out text; its `texts()` are the originals.
+    """
+
+    folder: Path
+    train: TokenStore
+    validation: TokenStore
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of both stores."""
+        return self.train.tokenizer
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What was read, left out, split and tokenised."""
+        return read_json(self.folder / REPORT)
+
+
+def open_prepared(folder: str | Path) -> Prepared:
+    """Open a folder that `prepare` made.
+
+    Raises:
+        InputError: if it is no such folder.
+        Damaged: if a file is missing or cut short.
+    """
+    folder = Path(folder)
+    if not (folder / TRAIN).is_dir() or not (folder / VALIDATION).is_dir():
+        raise InputError(f"{folder} holds no prepared text", "make it with `lavra prepare DATA --out FOLDER`")
+    return Prepared(folder, TokenStore.open(folder / TRAIN), TokenStore.open(folder / VALIDATION))
+
+
+def prepare(
+    locations: Sequence[str],
+    out: str | Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    vocabulary_size: int | Callable[[int], int] | None = None,
+    validation_share: float = 0.05,
+    validation_limit: int = VALIDATION_LIMIT,
+    text_column: str = "text",
+    on_bad_row: OnBadRow = "skip",
+    normalize: bool = False,
+    seed: int = 0,
+    force: bool = False,
+) -> Prepared:
+    """Read text, hold some out, and write token stores of both parts.
+
+    Args:
+        locations: see `lavra.data.readers`.
+        out: the folder to make, with `train/`, `validation/`, `tokenizer/` and `report.json`; made whole or not at all.
+        tokenizer: to use; without it, a byte-level BPE is trained on a sample of the text.
+        vocabulary_size: of that BPE: a number, a function of the bytes of the text, or None for
+            `choose_vocabulary_size`.
+        validation_share: the share of the bytes to hold out, see `lavra.data.split`.
+        validation_limit: bytes to hold out at most.
+        text_column: the column that holds the text, in formats with columns.
+        on_bad_row: leave bad rows out ("skip") or stop ("error").
+        normalize: bring text to Unicode normal form C.
+        seed: chooses the sample for the tokenizer; the split does not depend on it.
+        force: replace an existing folder.
+
+    Raises:
+        InputError: if the folder exists, if there is no text or too little to hold some out, or for a bad row under
+            "error".
+    """
+    began = time.monotonic()
+    with building_folder(Path(out), force=force) as building:
+        text = _Text(locations, building / "rows.zst", text_column, on_bad_row, normalize)
+        counter, sample = SplitCounter(validation_share, validation_limit), TextSample(seed=seed)
+        for row in text.first_pass():
+            if not counter.add(row.text.encode()) and tokenizer is None:
+                sample.add(row.text)
+        if text.bad_rows.summary():
+            say(text.bad_rows.summary())
+        if tokenizer is None:
+            tokenizer = _trained(vocabulary_size, sample if len(sample) else text.again(), counter.bytes)
+        tokenizer.save(building / TOKENIZER)
+        writing = _Writing(building, tokenizer, counter.decide())
+        manifests = writing.write(text.again(), counter)
+        text.forget()
+        report = {
+            "data": list(locations),
+            **text.bad_rows.report(),
+            "bytes": counter.bytes,
+            "normalize": normalize,
+            "seed": seed,
+            "split": {**writing.split.to_json(), **{side: _sizes(manifest) for side, manifest in manifests.items()}},
+            "tokenizer": writing.tokenizer_report(manifests.values()).to_json(),
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        write_json(building / REPORT, report)
+    return open_prepared(out)
+
+
+def _trained(
+    vocabulary_size: int | Callable[[int], int] | None, texts: Iterable[Row] | TextSample, corpus_bytes: int
+) -> Tokenizer:
+    if vocabulary_size is None:
+        vocabulary_size = choose_vocabulary_size
+    size = vocabulary_size(corpus_bytes) if callable(vocabulary_size) else vocabulary_size
+    say(f"training a tokenizer of {size} tokens")
+    return Tokenizer.train((text if isinstance(text, str) else text.text for text in texts), size)
+
+
+def _sizes(manifest: Manifest) -> dict[str, Any]:
+    names = ("documents", "tokens", "bytes", "characters", "words")
+    return {name: getattr(manifest, name) for name in names}
+
+
+@dataclass
+class _Text:
+    """The rows of some locations, to be read twice."""
+
+    locations: Sequence[str]
+    spool: Path
+    text_column: str
+    on_bad_row: OnBadRow
+    normalize: bool
+    bad_rows: BadRows = field(default_factory=BadRows)
+
+    def first_pass(self) -> Iterator[Row]:
+        """Yield the rows, counting the bad ones in `bad_rows`, and keeping them where reading again is not cheap."""
+        counter = BytesRead()
+        rows = self._read(self.bad_rows, counter)
+        if not all(is_repeatable(location) for location in self.locations):
+            rows = spooled(rows, self.spool)
+        files = [location for location in self.locations if is_repeatable(location)]
+        total = sum(file.path.stat().st_size for file in find_files(files).files) if files else None
+        with Progress("reading", total, "bytes" if files else "documents") as progress:
+            for row in rows:
+                yield row
+                progress.update(counter.done if files else self.bad_rows.rows)
+
+    def again(self) -> Iterator[Row]:
+        """Yield the rows a second time."""
+        return read_spool(self.spool) if self.spool.exists() else self._read(BadRows(), BytesRead())
+
+    def forget(self) -> None:
+        """Remove what was kept between the passes."""
+        self.spool.unlink(missing_ok=True)
+
+    def _read(self, bad_rows: BadRows, counter: BytesRead) -> Iterator[Row]:
+        return read_rows(
+            self.locations,
+            text_column=self.text_column,
+            on_bad_row=self.on_bad_row,
+            normalize=self.normalize,
+            bad_rows=bad_rows,
+            counter=counter,
+        )
+
+
+class _Writing:
+    """The second pass: rows are divided, encoded while the next ones are read, and written."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, split: Split) -> None:
+        self.folder, self.tokenizer, self.split = folder, tokenizer, split
+        self.counts = np.zeros(tokenizer.vocabulary_size, np.int64)
+
+    def write(self, rows: Iterable[Row], expected: SplitCounter) -> dict[str, Manifest]:
+        """Write both stores, and return their manifests by side."""
+        seen = SplitCounter(expected.share, expected.limit)
+        with (
+            StoreWriter(self.folder / TRAIN, self.tokenizer) as train,
+            StoreWriter(self.folder / VALIDATION, self.tokenizer, keep_texts=True) as validation,
+            Progress("tokenising", expected.bytes, "bytes") as progress,
+        ):
+            writers = {TRAIN: train, VALIDATION: validation}
+            for batch, arrays in self._encoded(self._divided(rows, seen)):
+                for (side, source, text), ids in zip(batch, arrays, strict=True):
+                    writers[side].add(source, text, ids)
+                    self.counts += np.bincount(ids, minlength=len(self.counts))
+                    progress.advance(len(text.encode()))
+            if (seen.documents, seen.bytes) != (expected.documents, expected.bytes):
+                raise InputError("the data changed while it was being read", "try again when nothing writes to it")
+            if not train.documents or not validation.documents:
+                raise InputError(
+                    f"{expected.bytes} bytes of text are too little to train on a part and hold out the rest",
+                    "give more text",
+                )
+        return {side: writer.manifest for side, writer in writers.items()}
+
+    def _divided(self, rows: Iterable[Row], seen: SplitCounter) -> Iterator[tuple[str, str, str]]:
+        for row in rows:
+            seen.add(row.text.encode())
+            for side, text in zip((TRAIN, VALIDATION), self.split.divide(row.text), strict=True):
+                if text:
+                    yield side, row.source, text
+
+    def _encoded(self, documents: Iterator[tuple[str, str, str]]) -> Iterator[tuple[list[tuple[str, str, str]], Any]]:
+        """Yield batches with their ids; one batch is encoded while the one before is written and the next is read."""
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenising") as pool:
+            ahead: tuple[list[tuple[str, str, str]], Future[list[np.ndarray]]] | None = None
+            for batch in _batches(documents):
+                following = batch, pool.submit(self.tokenizer.encode_many, [text for _, _, text in batch])
+                if ahead is not None:
+                    yield ahead[0], ahead[1].result()
+                ahead = following
+            if ahead is not None:
+                yield ahead[0], ahead[1].result()
+
+    def tokenizer_report(self, manifests: Iterable[Manifest]) -> TokenizerReport:
+        """Return the report over everything written."""
+        manifests = list(manifests)
+        words, size = sum(manifest.words for manifest in manifests), sum(manifest.bytes for manifest in manifests)
+        return TokenizerReport.from_counts(self.tokenizer, self.counts, words=words, text_bytes=size)
+
+
+def _batches(documents: Iterator[tuple[str, str, str]]) -> Iterator[list[tuple[str, str, str]]]:
+    batch: list[tuple[str, str, str]] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document[2])
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,136 @@
+"""Which text is held out for validation: decided by a hash of each document, not by its place.
+
+A document is held out when the hash of its text lies below a threshold, so that equal texts fall on one side, and a
+document stays on its side whatever is added to the corpus. Three rules bound this; each can move a document only when
+the corpus is small, or when it has grown to twice its size:
+
+- *Limit.* Where the held-out text would exceed the limit, the threshold is halved until it does not. A document then
+  moves from validation to training only, never the other way.
+- *Enough.* Where less than a fifth of the wanted share falls below the threshold (a handful of documents), documents
+  are held out in the order of their hashes until it does not.
+- *Tails.* Of a held-out document that is too large a part of the corpus (four times the wanted share, or half the
+  limit), only the end is held out, cut at a paragraph; its beginning is trained on. So one large file has its
+  validation text too.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lavra.core.errors import InputError
+from lavra.data.text_files import cut_near
+
+HASHES = 1 << 64
+_LEVELS = 48
+_LOWEST = 4096
+_ENOUGH = 1 / 5
+_TOO_LARGE = 4
+
+
+def content_hash(text: bytes) -> int:
+    """Return the 64-bit hash by which a text is placed; white space at its ends does not count."""
+    import xxhash
+
+    return xxhash.xxh3_64_intdigest(text.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A decided split.
+
+    Attributes:
+        threshold: documents whose hash is smaller are held out.
+        largest: bytes above which only the end of such a document is held out.
+        tail: bytes of such an end.
+        share: the share of the corpus that was wanted for validation.
+        limit: bytes that validation may have.
+    """
+
+    threshold: int
+    largest: int
+    tail: int
+    share: float
+    limit: int
+
+    def divide(self, text: str) -> tuple[str, str]:
+        """Return what of a document is trained on and what is held out; most often one of them is empty."""
+        encoded = text.encode()
+        if content_hash(encoded) >= self.threshold:
+            return text, ""
+        if len(encoded) <= self.largest:
+            return "", text
+        place = round(len(text) * (1 - self.tail / len(encoded)))
+        place = cut_near(text, place, (len(text) - place) // 2)
+        head, tail = text[:place], text[place:]
+        return (head, tail) if head.strip() and tail.strip() else (text, "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the split as plain values."""
+        return asdict(self)
+
+
+class SplitCounter:
+    """Counts a corpus, in constant memory, for the decision on its split.
+
+    Args:
+        share: the share of the bytes wanted for validation.
+        limit: bytes that validation may have.
+
+    Attributes:
+        documents: added so far.
+        bytes: of their text.
+
+    Raises:
+        InputError: if the share is not between 0 and 0.5.
+    """
+
+    def __init__(self, share: float, limit: int) -> None:
+        if not 0 < share <= 0.5:
+            raise InputError(f"a validation share of {share} is not possible", "choose more than 0 and at most 0.5")
+        self.share, self.limit = share, limit
+        self.documents = self.bytes = 0
+        self._first = int(share * HASHES)
+        self._levels = [0] * _LEVELS
+        self._lowest: list[tuple[int, int]] = []
+
+    def add(self, text: bytes) -> bool:
+        """Count one document, and return whether it would be held out in a corpus below the limit."""
+        place, size = content_hash(text), len(text)
+        self.documents += 1
+        self.bytes += size
+        if len(self._lowest) < _LOWEST:
+            heapq.heappush(self._lowest, (-place, size))
+        elif -place > self._lowest[0][0]:
+            heapq.heapreplace(self._lowest, (-place, size))
+        if place >= self._first:
+            return False
+        level = min(_LEVELS - 1, (self._first // (place + 1)).bit_length() - 1)
+        self._levels[max(0, level)] += min(size, self.limit // 2)
+        return True
+
+    def decide(self) -> Split:
+        """Return the split of the documents counted."""
+        target = min(round(self.share * self.bytes), self.limit)
+        largest = min(_TOO_LARGE * target, self.limit // 2)
+        tail = min(target, self.limit // 2)
+        threshold = self._below_the_limit()
+        held_out = 0
+        for negative, size in sorted(self._lowest, reverse=True):
+            if -negative >= threshold and held_out >= _ENOUGH * target:
+                break
+            threshold = max(threshold, 1 - negative)
+            held_out += size if size <= largest else tail
+        return Split(threshold, largest, tail, self.share, self.limit)
+
+    def _below_the_limit(self) -> int:
+        """Return the largest threshold, halving from the share's, below which lie no more bytes than the limit."""
+        held_out = sum(self._levels)
+        threshold = self._first
+        for size in self._levels:
+            if held_out <= self.limit:
+                break
+            held_out -= size
+            threshold //= 2
+        return threshold
