@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +10,6 @@ from numpy.typing import NDArray
 from lavra.search.segments import Segment
 from lavra.search.settings import Fields
 from lavra.search.term_counts import Whole, ranges
-
-KeepQueries = Callable[[Segment, Whole], NDArray[np.bool_]]
-"""Which generated queries are indexed: (segment, (queries,) numbers in it) -> (queries,)."""
 
 
 @dataclass(slots=True)
@@ -57,7 +53,7 @@ def unit_counts(
     fields: Fields,
     *,
     query_weight: float = 1.0,
-    keep: KeepQueries | None = None,
+    kept: NDArray[np.bool_] | None = None,
     shares: TermShares | None = None,
 ) -> UnitCounts:
     """Return the counts of the units of some rows of a segment.
@@ -67,7 +63,7 @@ def unit_counts(
         rows: (rows,) living rows, in the order wanted.
         fields: what is counted.
         query_weight: an occurrence in a generated query counts as this many.
-        keep: chooses the generated queries; without it all count.
+        kept: (queries of the segment,) which generated queries count; without it all do.
         shares: is added to.
     """
     units = ranges(segment.units[rows], segment.units[rows + 1])
@@ -77,9 +73,8 @@ def unit_counts(
     first, last = segment.queries[units], segment.queries[units + 1]
     queries = ranges(first, last)
     owners = np.repeat(np.arange(len(units)), last - first)
-    if keep is not None:
-        kept = keep(segment, queries)
-        queries, owners = queries[kept], owners[kept]
+    if kept is not None:
+        queries, owners = queries[kept[queries]], owners[kept[queries]]
     query_lengths, query_terms, query_counts = segment.query_counts.entries(queries)
     unit = np.concatenate([np.repeat(np.arange(len(units)), lengths), np.repeat(owners, query_lengths)])
     merged = _merged(unit, np.concatenate([terms, query_terms]), np.concatenate([counts, query_counts]), len(terms))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavra.core.files import read_json, write_json
-from lavra.search.fields import KeepQueries, TermShares, UnitCounts, unit_counts
+from lavra.search.fields import TermShares, UnitCounts, unit_counts
 from lavra.search.filter import choose_queries
 from lavra.search.postings import Postings, best, build_postings
 from lavra.search.segments import Segment, key_of
@@ -84,6 +84,11 @@ class Generation:
             place += 1
         return None
 
+    def kept_queries(self, segment: int) -> NDArray[np.bool_] | None:
+        """Return which generated queries of a segment are indexed, (queries,); None when all are."""
+        path = self.folder / f"kept-{segment}.npy"
+        return mapped(path) if path.exists() else None
+
     @cached_property
     def _by_hash(self) -> tuple[NDArray[np.uint64], Whole]:
         order = np.argsort(self._hashes, kind="stable")
@@ -110,8 +115,10 @@ def build_generation(
         keep_counts: so that `Postings.with_parameters` can be used.
     """
     shares = TermShares()
-    keep = _keep_queries(segments, rows, settings)
-    blocks = _blocks(segments, rows, settings, keep, shares)
+    kept = _keep_queries(segments, rows, settings)
+    blocks = _blocks(segments, rows, settings, kept, shares)
+    for number, mask in enumerate(kept or ()):
+        np.save(folder / f"kept-{number}.npy", mask)
     build_postings(folder, blocks, vocabulary, k1=settings.k1, b=settings.b, keep_counts=keep_counts)
     write_json(folder / "shares.json", {"copied": shares.copied, "new": shares.new, "queries": shares.queries})
     places = [np.stack([np.full(len(some), number), some], axis=1) for number, some in enumerate(rows)]
@@ -127,23 +134,29 @@ def _blocks(
     segments: Sequence[Segment],
     rows: Sequence[Whole],
     settings: IndexSettings,
-    keep: KeepQueries | None,
+    kept: list[NDArray[np.bool_]] | None,
     shares: TermShares,
 ) -> Iterator[UnitCounts]:
-    for segment, some in zip(segments, rows, strict=True):
+    for number, (segment, some) in enumerate(zip(segments, rows, strict=True)):
         expanded = len(segment.query_counts) > 0
         yield unit_counts(
             segment,
             some,
             settings.fields if expanded or settings.fields == "queries" else "doc",
             query_weight=settings.query_weight,
-            keep=keep,
+            kept=kept[number] if kept is not None else None,
             shares=shares if expanded else None,
         )
 
 
-def _keep_queries(segments: Sequence[Segment], rows: Sequence[Whole], settings: IndexSettings) -> KeepQueries | None:
-    """Choose among the generated queries of all living documents together, as one share of the whole collection."""
+def _keep_queries(
+    segments: Sequence[Segment], rows: Sequence[Whole], settings: IndexSettings
+) -> list[NDArray[np.bool_]] | None:
+    """Choose among the generated queries of all living documents together, as one share of the whole collection.
+
+    Returns:
+        For each segment (queries,) whether a query is indexed; None when all are.
+    """
     if settings.fields == "doc" or (settings.keep_queries == 1 and not settings.drop_repeats):
         return None
     places = []
@@ -157,13 +170,13 @@ def _keep_queries(segments: Sequence[Segment], rows: Sequence[Whole], settings: 
         share=settings.keep_queries,
         drop_repeats=settings.drop_repeats,
     )
-    masks: dict[Path, NDArray[np.bool_]] = {}
+    masks: list[NDArray[np.bool_]] = []
     first = 0
     for segment, queries in pairs:
-        masks[segment.folder] = np.zeros(len(segment.query_counts), dtype=np.bool_)
-        masks[segment.folder][queries] = chosen[first : first + len(queries)]
+        masks.append(np.zeros(len(segment.query_counts), dtype=np.bool_))
+        masks[-1][queries] = chosen[first : first + len(queries)]
         first += len(queries)
-    return lambda segment, queries: masks[segment.folder][queries]
+    return masks
 
 
 def _write_ids(folder: Path, segments: Sequence[Segment], rows: Sequence[Whole]) -> None:

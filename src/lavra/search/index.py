@@ -24,7 +24,7 @@ from lavra.search.generation import Generation, build_generation
 from lavra.search.manifest import NAME, Manifest
 from lavra.search.segments import Vocabulary
 from lavra.search.settings import IndexSettings
-from lavra.search.term_counts import Whole
+from lavra.search.term_counts import Whole, ranges
 from lavra.search.update import IndexUpdate, locked, open_segments, read_vocabulary
 
 
@@ -83,6 +83,17 @@ class Index:
         """Size of what searching reads for its scores; the stored texts do not count."""
         return self.generation.postings.bytes if self.generation else 0
 
+    @property
+    def generated_queries(self) -> tuple[int, bool]:
+        """Number of generated queries of all documents, and whether every one has a score."""
+        count, scored = 0, True
+        for segment, rows in zip(self._segments, self._rows(), strict=True):
+            units = ranges(segment.units[rows], segment.units[rows + 1])
+            queries = ranges(segment.queries[units], segment.queries[units + 1])
+            count += len(queries)
+            scored &= not np.isnan(segment.query_scores[queries]).any()
+        return count, bool(scored)
+
     @contextmanager
     def update(self, *, complete: bool = False, bad_rows: BadRows | None = None) -> Iterator[IndexUpdate]:
         """Change the index: `with index.update() as update: update.put(document)`; searchable when the block ends.
@@ -115,7 +126,9 @@ class Index:
         if wrong:
             raise InputError(f"{', '.join(sorted(wrong))} cannot be changed", "make the index again with --force")
         with locked(self.folder):
-            IndexUpdate(self.folder).commit(dataclasses.replace(self.settings, **changes))
+            update = IndexUpdate(self.folder)
+            update.settings = dataclasses.replace(self.settings, **changes)
+            update.commit()
         return Index(self.folder)
 
     def variant(self, folder: Path, *, keep_counts: bool = False, **changes: Any) -> Generation:
@@ -128,11 +141,8 @@ class Index:
         """
         settings = dataclasses.replace(self.settings, **changes)
         folder.mkdir(parents=True)
-        rows = [np.zeros(0, dtype=np.int64) for _ in self._segments]
-        if self.generation is not None:
-            places = self.generation.rows.astype(np.int64)
-            rows = [places[places[:, 0] == number, 1] for number in range(len(self._segments))]
-        build_generation(folder, self._segments, rows, settings, len(self._vocabulary), keep_counts=keep_counts)
+        terms = len(self._vocabulary)
+        build_generation(folder, self._segments, self._rows(), settings, terms, keep_counts=keep_counts)
         return Generation(folder)
 
     def query_terms(self, query: str) -> list[int]:
@@ -162,10 +172,31 @@ class Index:
         segment, row = self.generation.rows[number].tolist()
         return self._segments[segment].document(row)
 
+    def indexed_queries(self, number: int) -> list[str]:
+        """Return the generated queries of a document that are searched: all of them, or those that were kept."""
+        assert self.generation is not None
+        if self.settings.fields == "doc":
+            return []
+        place, row = self.generation.rows[number].tolist()
+        segment = self._segments[place]
+        queries = list(segment.document(row)[0].queries)
+        kept = self.generation.kept_queries(place)
+        if kept is None:
+            return queries
+        first = int(segment.queries[segment.units[row]])
+        return [query for query, keep in zip(queries, kept[first : first + len(queries)], strict=True) if keep]
+
     def documents(self) -> Iterator[Document]:
         """Yield every document, in the order of their numbers."""
         for number in range(len(self)):
             yield self.document(number)[0]
+
+    def _rows(self) -> list[Whole]:
+        """Return the rows of each segment that are searched."""
+        if self.generation is None:
+            return [np.zeros(0, dtype=np.int64) for _ in self._segments]
+        places = self.generation.rows.astype(np.int64)
+        return [places[places[:, 0] == number, 1] for number in range(len(self._segments))]
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:

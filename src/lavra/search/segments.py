@@ -130,7 +130,7 @@ class SegmentWriter:
         else:
             for unit in range(len(body)):
                 self._body.add_counted(*body.text(unit))
-        self._add_queries(document, scores, whole, len(spans))
+        order = self._add_queries(document, scores, whole, len(spans))
         self._add_row(document.id, keys, alive=True)
         self._units.append(self._body.texts)
         row: dict[str, object] = {
@@ -140,7 +140,7 @@ class SegmentWriter:
             "place": document.place,
         }
         if document.queries:
-            row["queries"] = list(document.queries)
+            row["queries"] = [document.queries[number] for number in order]
         if len(spans) > 1:
             row["chunks"] = spans
         self._add_line(row)
@@ -175,8 +175,14 @@ class SegmentWriter:
         chunks = cut_into_chunks(contents, size, overlap=overlap)
         return [(chunk.start, chunk.end) for chunk in chunks] or [(0, 0)]
 
-    def _add_queries(self, document: Document, scores: tuple[float, ...], body_words: list[str], units: int) -> None:
-        """Count each query under the unit that shares most of its terms; keep its score, and whether it repeats."""
+    def _add_queries(
+        self, document: Document, scores: tuple[float, ...], body_words: list[str], units: int
+    ) -> list[int]:
+        """Count each query under the unit that shares most of its terms; keep its score, and whether it repeats.
+
+        Returns:
+            The order in which the queries were added: those of a unit lie together.
+        """
         by_unit: list[list[int]] = [[] for _ in range(units)]
         words = [self._settings.analyzer.words(query) for query in document.queries]
         numbers = [self._counter.numbers(query) for query in words]
@@ -195,6 +201,7 @@ class SegmentWriter:
                 self._scores.append(scores[number] if scores else np.nan)
                 self._repeats.append(repeats[number])
             self._queries.append(self._query_counts.texts)
+        return [number for chosen in by_unit for number in chosen]
 
     def _add_row(self, identifier: str, keys: NDArray[np.uint64], *, alive: bool) -> None:
         self._keys.extend(keys.tolist())

@@ -49,6 +49,11 @@ class IndexUpdate:
         folder: of the index.
         complete: documents that this update does not name are deleted at its end.
         bad_rows: counts ids that come twice.
+
+    Attributes:
+        changes: what was done so far.
+        settings: with which the index is searched from the end of the update on; the analyzer and the chunks must
+            stay as they are.
     """
 
     def __init__(self, folder: Path, *, complete: bool = False, bad_rows: BadRows | None = None) -> None:
@@ -58,7 +63,7 @@ class IndexUpdate:
         self._manifest = Manifest.read(folder)
         for leftover in self._manifest.unused(folder):
             _remove(leftover)
-        self._settings = IndexSettings.from_json(self._manifest.settings)
+        self.settings = self._settings = IndexSettings.from_json(self._manifest.settings)
         self._vocabulary = read_vocabulary(folder, self._manifest)
         self._terms_written = len(self._vocabulary)
         self._counter = TextCounter(self._settings.analyzer, self._vocabulary)
@@ -113,24 +118,21 @@ class IndexUpdate:
         self.changes.deleted += 1
         return True
 
-    def commit(self, settings: IndexSettings | None = None) -> None:
-        """Make the changes searchable, replacing what was searched before in one step.
-
-        Args:
-            settings: new settings for scoring; the analyzer and the chunks must stay the same.
-        """
+    def commit(self) -> None:
+        """Make the changes searchable, replacing what was searched before in one step."""
         if self._complete:
             for identifier in self._finder.ids_not_seen():
                 self.delete(identifier)
         self._write_segment()
         self._count_duplicates()
         self._merge()
-        settings = settings or self._settings
         name = self._manifest.new_name("postings")
         with building_folder(self._folder / name, force=True) as building:
-            build_generation(building, self._segments, living_rows(self._segments), settings, len(self._vocabulary))
+            build_generation(
+                building, self._segments, living_rows(self._segments), self.settings, len(self._vocabulary)
+            )
         self._manifest.postings, self._manifest.searchable = name, len(self._segments)
-        self._manifest.settings = settings.to_json()
+        self._manifest.settings = self.settings.to_json()
         self._manifest.write(self._folder)
         for leftover in self._manifest.unused(self._folder):
             _remove(leftover)

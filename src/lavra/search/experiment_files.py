@@ -1,0 +1,136 @@
+"""What an experiment leaves behind: JSON, a table to read, the queries that gained and lost, and a plot."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from lavra.core.files import write_atomically, write_json
+from lavra.core.units import show_size
+from lavra.evaluation.intervals import Estimate
+from lavra.search.experiment import PRIMARY, ExperimentResult, SystemResult
+
+
+def write_experiment(result: ExperimentResult, folder: Path) -> None:
+    """Write `experiment.json`, `experiment.txt`, `differences.tsv` and `experiment.svg` into a folder."""
+    write_json(folder / "experiment.json", result.to_json())
+    write_atomically(folder / "experiment.txt", "\n".join(table(result)) + "\n")
+    write_atomically(folder / "differences.tsv", "".join(difference_lines(result)))
+    write_atomically(folder / "experiment.svg", plot(result))
+
+
+def table(result: ExperimentResult) -> list[str]:
+    """Return the lines of a table: measures with intervals, p-values on MRR@10, size and latency of each system."""
+    measures = list(result.systems[0].estimates)
+    heads = ["system", *measures, f"p ({PRIMARY})", "k1, b", "index", "p50/p95/p99 ms", "new terms"]
+    rows = [heads, *(_row(result, one, measures) for one in result.systems)]
+    if result.ceiling is not None:
+        means = result.ceiling.means()
+        rows.append(["human questions", *(f"{means[name]:.3f}" for name in measures), *[""] * 5])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    title = (
+        f"{result.collection} {result.split}: {result.documents:,} documents, {len(result.queries):,} queries".strip()
+    )
+    lines = [
+        title,
+        "",
+        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+    ]
+    lines += [
+        "",
+        "In brackets: 95 % bootstrap interval over queries. p: paired randomisation test against the first line,",
+        "corrected by Holm's method for the number of systems. BM25 as in Lucene; ties broken as in trec_eval.",
+    ]
+    for one in result.systems[1:]:
+        share = result.gain_share(one.system.name)
+        if share is not None:
+            lines.append(f"{one.system.name}: {share:.0%} of the gain in {PRIMARY} that human questions bring")
+    return [*lines, *result.warnings]
+
+
+def _row(result: ExperimentResult, one: SystemResult, measures: list[str]) -> list[str]:
+    comparison = result.comparison(one.system.name)
+    latency = one.latency
+    return [
+        one.system.name,
+        *(_shown(one.estimates[name]) for name in measures),
+        f"{comparison.p_holm:.4f}" if comparison else "",
+        f"{one.k1:g}, {one.b:g}",
+        show_size(one.bytes),
+        f"{latency.p50:.2f}/{latency.p95:.2f}/{latency.p99:.2f}",
+        f"{one.shares.new_share:.0%}" if one.shares.queries else "",
+    ]
+
+
+def _shown(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def difference_lines(result: ExperimentResult) -> list[str]:
+    """Return tab-separated lines, one for each system and query whose MRR@10 changed, the largest losses first."""
+    base = result.systems[0].scores
+    lines = ["system\tquery\ttext\tbaseline\tvalue\tdifference\n"]
+    for one in result.systems[1:]:
+        before, after = base.of(PRIMARY), one.scores.of(PRIMARY)
+        changed = sorted(
+            (float(after[row] - before[row]), row) for row in range(len(before)) if after[row] != before[row]
+        )
+        for difference, row in changed:
+            query = base.queries[row]
+            text = " ".join(result.queries[query].split())
+            lines.append(
+                f"{one.system.name}\t{query}\t{text}\t{before[row]:.4f}\t{after[row]:.4f}\t{difference:+.4f}\n"
+            )
+    return lines
+
+
+_WIDTH, _LINE, _LEFT, _RIGHT = 860, 30, 300, 110
+
+
+def plot(result: ExperimentResult) -> str:
+    """Return an SVG: MRR@10 of each system with its interval; size of the index at the right."""
+    estimates = [one.estimates[PRIMARY] for one in result.systems]
+    ends = [end for one in estimates for end in (one.value, one.low, one.high) if end is not None]
+    if result.ceiling is not None:
+        ends.append(result.ceiling.means()[PRIMARY])
+    low, high = min(ends), max(ends)
+    margin = 0.05 * (high - low) or 0.01
+    low, high = low - margin, high + margin
+
+    def place(value: float) -> float:
+        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+
+    height = 70 + _LINE * len(estimates)
+    title = (
+        f"{result.collection} {result.split}: {PRIMARY}, 95 % interval over {len(result.queries):,} queries, index size"
+    )
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif"'
+        ' font-size="13">',
+        f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
+        f'<text x="10" y="22" font-weight="bold">{escape(title)}</text>',
+        _vertical(place(estimates[0].value), height, "#bbbbbb"),
+    ]
+    if result.ceiling is not None:
+        parts.append(_vertical(place(result.ceiling.means()[PRIMARY]), height, "#cc8800"))
+    for number, (one, estimate) in enumerate(zip(result.systems, estimates, strict=True)):
+        middle, value = 52 + _LINE * number, f"{estimate.value:.3f}"
+        point = place(estimate.value)
+        if estimate.low is not None and estimate.high is not None:
+            left, right = place(estimate.low), place(estimate.high)
+            parts.append(f'<path d="M{left:.1f} {middle}H{right:.1f}" stroke="#225588" stroke-width="2"/>')
+        parts += [
+            f'<text x="10" y="{middle + 4}">{escape(one.system.name)}</text>',
+            f'<circle cx="{point:.1f}" cy="{middle}" r="5" fill="#225588"/>',
+            f'<text x="{point:.1f}" y="{middle - 8}" text-anchor="middle" font-size="11">{value}</text>',
+            f'<text x="{_WIDTH - 10}" y="{middle + 4}" text-anchor="end">{show_size(one.bytes)}</text>',
+        ]
+    labels = "grey: documents alone" + ("; orange: human questions" if result.ceiling is not None else "")
+    parts += [f'<text x="10" y="{height - 8}" font-size="11" fill="#666666">{labels}</text>', "</svg>"]
+    return "\n".join(parts) + "\n"
+
+
+def _vertical(place: float, height: int, colour: str) -> str:
+    return f'<path d="M{place:.1f} 34V{height - 24}" stroke="{colour}" stroke-dasharray="4 3"/>'

@@ -1,0 +1,120 @@
+"""The expanded documents for search engines that people already have: Anserini, Elasticsearch, Parquet, SQLite."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Literal, get_args
+
+from lavra.core.errors import InputError
+from lavra.core.files import sync_file, sync_folder
+from lavra.search.documents import Document
+
+ExportFormat = Literal["anserini", "elasticsearch", "parquet", "sqlite"]
+
+_AT_ONCE = 5000
+
+
+def export_documents(
+    documents: Iterable[Document], path: Path, kind: ExportFormat, *, name: str = "documents", force: bool = False
+) -> int:
+    """Write documents with their generated queries, streaming; the file is whole or absent.
+
+    Formats: "anserini" is JSON lines `{"id", "contents"}` with the queries appended to the contents, as docTTTTTquery
+    does; "elasticsearch" is a bulk body, also for OpenSearch, with title, text and queries as fields; "parquet" has the
+    columns id, title, text, queries; "sqlite" is a database with a full-text table (FTS5) of the same columns.
+
+    Args:
+        documents: as `Index.documents` yields them.
+        path: the file to write.
+        kind: the format.
+        name: of the Elasticsearch index, or of the SQLite table.
+        force: replace an existing file.
+
+    Returns:
+        The number of documents written.
+
+    Raises:
+        InputError: for an unknown format, an existing file, or a table name that is no plain word.
+    """
+    writers: dict[str, Callable[[Iterator[Document], Path, str], int]] = {
+        "anserini": _write_anserini,
+        "elasticsearch": _write_elasticsearch,
+        "parquet": _write_parquet,
+        "sqlite": _write_sqlite,
+    }
+    if kind not in writers:
+        raise InputError(f"{kind!r} is no export format", f"use one of {', '.join(get_args(ExportFormat))}")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists already", "choose another name, or add --force to replace it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.unlink(missing_ok=True)
+    try:
+        count = writers[kind](iter(documents), temporary, name)
+        sync_file(temporary)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _write_anserini(documents: Iterator[Document], path: Path, _: str) -> int:
+    def row(document: Document) -> dict[str, object]:
+        return {"id": document.id, "contents": " ".join([document.contents, *document.queries])}
+
+    return _write_lines(path, ([row(document)] for document in documents))
+
+
+def _write_elasticsearch(documents: Iterator[Document], path: Path, name: str) -> int:
+    def rows(document: Document) -> list[dict[str, object]]:
+        action: dict[str, object] = {"index": {"_index": name, "_id": document.id}}
+        return [action, {"title": document.title, "text": document.text, "queries": list(document.queries)}]
+
+    return _write_lines(path, map(rows, documents))
+
+
+def _write_lines(path: Path, groups: Iterable[list[dict[str, object]]]) -> int:
+    count = 0
+    with path.open("w", encoding="utf8", errors="surrogatepass", newline="\n") as handle:
+        for group in groups:
+            handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in group)
+            count += 1
+    return count
+
+
+def _write_parquet(documents: Iterator[Document], path: Path, _: str) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text, several = pa.string(), pa.list_(pa.string())
+    schema = pa.schema([("id", text), ("title", text), ("text", text), ("queries", several)])
+    count = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while batch := list(islice(documents, _AT_ONCE)):
+            columns = {name: [getattr(one, name) for one in batch] for name in schema.names}
+            writer.write_table(pa.table(columns, schema=schema))
+            count += len(batch)
+    return count
+
+
+def _write_sqlite(documents: Iterator[Document], path: Path, name: str) -> int:
+    if not name.isidentifier():
+        raise InputError(f"{name!r} cannot name a table", "use letters, digits and underscores")
+    count = 0
+    database = sqlite3.connect(path)
+    try:
+        options = "tokenize = 'unicode61 remove_diacritics 0'"  # accents tell words apart, as in lavra's own index
+        database.execute(f'CREATE VIRTUAL TABLE "{name}" USING fts5(id UNINDEXED, title, text, queries, {options})')
+        while batch := list(islice(documents, _AT_ONCE)):
+            rows = [(one.id, one.title, one.text, "\n".join(one.queries)) for one in batch]
+            database.executemany(f'INSERT INTO "{name}" VALUES (?, ?, ?, ?)', rows)
+            count += len(batch)
+        database.commit()
+    finally:
+        database.close()
+    return count

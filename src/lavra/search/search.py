@@ -1,0 +1,150 @@
+"""Searching as a person sees it: passages with the matching words marked, and the generated query that made a match."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lavra.search.analyzers import Analyzer
+from lavra.search.chunking import sentences
+from lavra.search.index import Index
+
+PASSAGE_LETTERS = 320
+"""Length of the passage that is shown, in characters; it may end a little later, at the end of a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result.
+
+    Attributes:
+        rank: from 1 on.
+        id: of the document.
+        score: its BM25 score, of its best chunk when the index has chunks.
+        title: of the document.
+        passage: the part of the document that matches best.
+        marks: where the query's words stand in `passage`, as (start, end).
+        expansion: the generated query that brought in a word of the query which the document itself lacks, or "".
+        expansion_marks: where the query's words stand in `expansion`.
+        place: where the document was read.
+    """
+
+    rank: int
+    id: str
+    score: float
+    title: str
+    passage: str
+    marks: tuple[tuple[int, int], ...]
+    expansion: str
+    expansion_marks: tuple[tuple[int, int], ...]
+    place: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object with the fields as named here."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def search(index: Index, query: str, most: int = 10) -> list[Hit]:
+    """Return the best documents for a query, with passages.
+
+    Args:
+        index: to search.
+        query: as people write it.
+        most: how many at most.
+    """
+    numbers, scores = index.search(query, most)
+    weights = _weights(index, query)
+    return [
+        _hit(index, number, float(score), rank, weights)
+        for rank, (number, score) in enumerate(zip(numbers.tolist(), scores, strict=True), start=1)
+    ]
+
+
+def marked(text: str, marks: tuple[tuple[int, int], ...], before: str = "**", after: str = "**") -> str:
+    """Return `text` with each mark put between `before` and `after`."""
+    parts, last = [], 0
+    for start, end in marks:
+        parts += [text[last:start], before, text[start:end], after]
+        last = end
+    return "".join([*parts, text[last:]])
+
+
+def _weights(index: Index, query: str) -> dict[str, float]:
+    """Return the terms of the query with their rarity: log(units / units that have the term), at least a little."""
+    assert index.generation is not None
+    postings = index.generation.postings
+    weights = dict.fromkeys(index.settings.analyzer.terms(query), 0.0)
+    for term in weights:
+        for number in index.query_terms(term):
+            frequency = int(postings.starts[number + 1] - postings.starts[number])
+            weights[term] = 0.01 + float(np.log((1 + len(postings)) / (1 + frequency)))
+    return weights
+
+
+def _hit(index: Index, number: int, score: float, rank: int, weights: Mapping[str, float]) -> Hit:
+    assert index.generation is not None
+    analyzer = index.settings.analyzer
+    document, chunks = index.document(number)
+    contents = document.contents
+    start, end = 0, len(contents)
+    if len(chunks) > 1:
+        start, end = max(chunks, key=lambda chunk: _weight(analyzer, contents[chunk[0] : chunk[1]], weights))
+    passage = _passage(analyzer, contents[start:end], weights)
+    missing = {term: weight for term, weight in weights.items() if term not in set(analyzer.terms(contents))}
+    expansion = ""
+    if missing:
+        queries = index.indexed_queries(number)
+        expansion = max(queries, key=lambda text: _weight(analyzer, text, missing), default="")
+        expansion = expansion if _weight(analyzer, expansion, missing) > 0 else ""
+    return Hit(
+        rank=rank,
+        id=document.id,
+        score=score,
+        title=document.title,
+        passage=passage,
+        marks=_marks(analyzer, passage, weights),
+        expansion=expansion,
+        expansion_marks=_marks(analyzer, expansion, weights),
+        place=document.place,
+    )
+
+
+def _weight(analyzer: Analyzer, text: str, weights: Mapping[str, float]) -> float:
+    return sum(weights.get(term, 0.0) for term in set(analyzer.terms(text)))
+
+
+def _marks(analyzer: Analyzer, text: str, weights: Mapping[str, float]) -> tuple[tuple[int, int], ...]:
+    return tuple((start, end) for start, end, term in analyzer.spans(text) if term in weights)
+
+
+def _passage(analyzer: Analyzer, text: str, weights: Mapping[str, float]) -> str:
+    """Return whole sentences from the best one on (the first of the best), within `PASSAGE_LETTERS`."""
+    pieces = list(sentences(text))
+    if not pieces:
+        return ""
+    best = max(range(len(pieces)), key=lambda number: _weight(analyzer, _of(text, pieces[number]), weights))
+    start, last = pieces[best].start, best
+    while last + 1 < len(pieces) and pieces[last + 1].end - start <= PASSAGE_LETTERS:
+        last += 1
+    end = pieces[last].end
+    if end - start > PASSAGE_LETTERS:
+        start, end = _window(text, start, end, _marks(analyzer, text[start:end], weights))
+    return text[start:end].strip()
+
+
+def _window(text: str, start: int, end: int, marks: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    """Return the part of a long sentence with the most marks, from the beginning of a word to the end of one."""
+    starts = [start + mark for mark, _ in marks] or [start]
+    inside = [sum(begin <= other < begin + PASSAGE_LETTERS for other in starts) for begin in starts]
+    first = max(start, starts[inside.index(max(inside))] - 40)
+    space = text.rfind(" ", start, first + 1)
+    first = space + 1 if space >= 0 else start
+    last = text.find(" ", min(end, first + PASSAGE_LETTERS), end)
+    return first, last if last >= 0 else end
+
+
+def _of(text: str, piece: Any) -> str:
+    return text[piece.start : piece.end]
