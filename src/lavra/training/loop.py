@@ -217,6 +217,8 @@ class Loop:
         trainer.restore(checkpoint.load, checkpoint.state)
         self.run.rewind(trainer.step)
         self._saved_at = trainer.step
+        self._recent.clear()  # the count of tokens went back, too
+        self._recent.append((time.monotonic(), trainer.targets))
         text = f"went back to step {trainer.step}; step {request.step + 1} will be left out ({request.reason})"
         self.run.log(text)
         say(text)

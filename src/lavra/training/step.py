@@ -18,8 +18,6 @@ from lavra.training.memory_faults import halve
 from lavra.training.precision import LossScale, Masters
 from lavra.training.ranks import sum_over_ranks
 
-_MOST_SCALINGS = 30  # 2**16 halved that often is below 2**-14: beyond that the overflow is no matter of scale
-
 
 class Step:
     """What updates work with. `backward` may be called again: same rows, same randomness, fresh gradient.
@@ -74,13 +72,23 @@ class Step:
         Raises:
             InputError: if one row alone is too much for the memory.
         """
+        self._compute()
+        if self.scale.active:
+            self._rescale()
+
+    def _rescale(self) -> None:
+        """Halve the loss scale until the gradient is finite; where no scale helps, it is not to blame and stays."""
+        before = self.scale.state_dict()
+        while math.isfinite(self.loss) and not math.isfinite(self.gradient_norm()):
+            if self.scale.value <= 1.0:
+                self.scale.load_state_dict(before)
+                return
+            self.scale.update(overflowed=True)
+            self._compute()
+
+    def _compute(self) -> None:
         while not self._attempt():
             pass
-        for _ in range(_MOST_SCALINGS):
-            if not self.scale.active or math.isfinite(self.gradient_norm()):
-                break
-            self.scale.update(overflowed=True)
-            self._attempt()
 
     def _attempt(self) -> bool:
         try:
@@ -103,7 +111,9 @@ class Step:
         self.masters.clear()
         self._norm = None
         batches = self.micro_batches
-        self.weight = sum_over_ranks(sum(batch.weight for batch in batches), self.batches.ranks)
+        if not self.weight:
+            # Once a step: a rank that runs out of memory and begins again must not ask the others, who went on, again.
+            self.weight = sum_over_ranks(sum(batch.weight for batch in batches), self.batches.ranks)
         total = torch.zeros((), dtype=torch.float32, device=self.device)
         for index, batch in enumerate(batches):
             fault_point("step.backward")

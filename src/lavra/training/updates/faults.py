@@ -26,9 +26,13 @@ class GuardFaults:
 
     Args:
         policy: `skip` leaves the step out; `rollback` also goes back to the last checkpoint; `stop` ends the run.
-        most_in_a_row: consecutive bad steps after which the run ends in any case.
+        most_in_a_row: bad steps of consecutive numbers that are put up with; one more ends the run in any case.
         spikes: also refuse steps whose loss or gradient norm is far from the recent ones; None does not look.
         record: is given (step, reason) of each bad step, to write down its documents.
+
+    Attributes:
+        bad: numbers of the steps refused so far. Going back to a checkpoint does not forget them, so that a run which
+            only rolls back comes to an end.
     """
 
     name = "faults"
@@ -42,8 +46,7 @@ class GuardFaults:
         spikes: SpikeDetector | None = None,
     ) -> None:
         self.policy, self.record, self.most_in_a_row, self.spikes = policy, record, most_in_a_row, spikes
-        self.in_a_row = 0
-        self.skipped = 0
+        self.bad: set[int] = set()
 
     def around(self, step: Step, inner: Inner) -> Outcome:
         """Apply the step if it is sound.
@@ -54,21 +57,25 @@ class GuardFaults:
         """
         reason = self._fault(step)
         if reason is None:
-            self.in_a_row = 0
             return inner()
-        self.in_a_row += 1
-        self.skipped += 1
+        self.bad.add(step.number)
         self.record(step, reason)
-        if self.policy == "stop" or self.in_a_row > self.most_in_a_row:
+        in_a_row = self._in_a_row(step.number)
+        if self.policy == "stop" or in_a_row > self.most_in_a_row:
             raise Diverged(
-                f"step {step.number + 1}: {reason}"
-                + (f", the {self.in_a_row}th in a row" if self.in_a_row > 1 else ""),
+                f"step {step.number + 1}: {reason}" + (f"; bad step {in_a_row} in a row" if in_a_row > 1 else ""),
                 "events.log names the documents; look at them, then resume with a lower --optimization.learning-rate, "
                 "or with --machine.precision fp32",
             )
         if self.policy == "rollback":
             raise RollBack(step.number, reason)
         return Outcome(applied=False, reason=reason)
+
+    def _in_a_row(self, number: int) -> int:
+        count = 0
+        while number - count in self.bad:
+            count += 1
+        return count
 
     def _fault(self, step: Step) -> str | None:
         norm = step.gradient_norm()
@@ -80,15 +87,11 @@ class GuardFaults:
         return None if spike is None else str(spike)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts and the detector's window."""
-        return {
-            "in_a_row": self.in_a_row,
-            "skipped": self.skipped,
-            "spikes": self.spikes.state_dict() if self.spikes else None,
-        }
+        """Return the bad steps and the detector's window."""
+        return {"bad": sorted(self.bad), "spikes": self.spikes.state_dict() if self.spikes else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state."""
-        self.in_a_row, self.skipped = state["in_a_row"], state["skipped"]
+        """Restore the state; bad steps found since it was saved stay known."""
+        self.bad |= set(state["bad"])
         if self.spikes and state["spikes"]:
             self.spikes.load_state_dict(state["spikes"])
