@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from lavra.training.devices import synchronize
+from lavra.training.ranks import max_over_ranks
 from lavra.training.trainer import Trainer
 
 
@@ -35,20 +36,24 @@ def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
         seconds: to spend after the first step.
         least: steps that are timed in any case.
     """
-    weights = {name: weight.detach().clone() for name, weight in trainer.masters.weights.items()}
-    state = trainer.state()
+    before = {
+        group: {name: tensor.clone() for name, tensor in tensors.items()}
+        for group, tensors in trainer.tensors().items()
+    }
+    state, ranks = trainer.state(), trainer.batches.ranks
     start = time.perf_counter()
     trainer.run_step()
     synchronize(trainer.device)
     first = time.perf_counter() - start
     times: list[float] = []
-    while len(times) < least or sum(times) < seconds:
+    # All ranks stop after the same step: those that went on would wait for the others forever.
+    while len(times) < least or max_over_ranks(sum(times), ranks) < seconds:
         begin = time.perf_counter()
         trainer.run_step()
         synchronize(trainer.device)
         times.append(time.perf_counter() - begin)
     tokens = trainer.targets / (len(times) + 1)
-    trainer.restore({"masters": weights, "optimizer": {}}.__getitem__, state)
+    trainer.restore(before.__getitem__, state)
     quarter = len(times) // 4
     middle = statistics.fmean(sorted(times)[quarter : len(times) - quarter])
     return Probe(first, middle, len(times), tokens / middle)

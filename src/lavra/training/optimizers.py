@@ -46,7 +46,7 @@ class Optimizers:
 
     def __init__(self, weights: Mapping[str, torch.Tensor], options: OptimizerOptions) -> None:
         self.names = {id(weight): name for name, weight in weights.items()}
-        matrices = [name for name, weight in weights.items() if weight.dim() == 2 and ".embed" not in f".{name}"]
+        matrices = [name for name, weight in weights.items() if weight.dim() == 2 and "embedding" not in name]
         orthogonal = [name for name in matrices if options.name == "muon" and "blocks." in name]
         decayed = [name for name in matrices if name not in orthogonal]
         plain = [name for name in weights if name not in orthogonal and name not in decayed]
