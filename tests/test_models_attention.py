@@ -1,4 +1,4 @@
-"""Attention: every kernel gives the same, heads are shared right, positions mean distance, the cache forgets nothing."""
+"""Attention: every kernel gives the same, heads are shared right, positions mean distance, caches forget nothing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import get_args
 
 import pytest
 import torch
-from byte_level import lively_decoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from byte_level import lively_decoder
 from lavra.core.errors import InputError
 from lavra.models.attention import Mask, alibi_bias, alibi_slopes, attend, causal_mask
 from lavra.models.decoder import Decoder

@@ -184,7 +184,13 @@ def test_the_number_of_parameters_is_that_of_transformers(name: str):
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("gpt2-124m", 124.44), ("gpt2-1.5b", 1557.6), ("opt-125m", 125.24), ("pythia-70m", 70.43), ("pythia-160m", 162.32)],
+    [
+        ("gpt2-124m", 124.44),
+        ("gpt2-1.5b", 1557.6),
+        ("opt-125m", 125.24),
+        ("pythia-70m", 70.43),
+        ("pythia-160m", 162.32),
+    ],
 )
 def test_the_published_sizes(name: str, millions: float):
     """As counted from the released weights of each model."""

@@ -25,7 +25,8 @@ class Causal:
     Attributes:
         context: length of a row; a shorter window (the last of an epoch) is filled up with ignored positions.
         isolate: positions see only their own document and count from its beginning; otherwise a window is one text.
-        label_smoothing: share of each target's probability that is spread over the vocabulary.
+        label_smoothing: share of each target's probability that is spread over the vocabulary while learning; what is
+            only measured (features without gradient) is the plain likelihood.
     """
 
     context: int
@@ -71,6 +72,6 @@ class Causal:
             batch.targets.reshape(-1),
             bias=bias,
             vocabulary=model.vocabulary,
-            label_smoothing=self.label_smoothing,
+            label_smoothing=self.label_smoothing if features.requires_grad else 0.0,
         )
         return Loss(total, batch.weight)

@@ -120,7 +120,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         scale = gradients[0]
         features, weight, bias = ctx.saved_tensors
         bias = None if bias is None else (bias * scale).to(ctx.dtype)
-        return features * scale.to(features.dtype), (weight * scale).to(ctx.dtype), bias, None, None, None
+        return features * scale, (weight * scale).to(ctx.dtype), bias, None, None, None
 
 
 def summed_cross_entropy(
@@ -143,6 +143,7 @@ def summed_cross_entropy(
         label_smoothing: share of the target's probability that is spread over the vocabulary; 0 is none.
     """
     vocabulary = vocabulary or weight.shape[0]
-    if not torch.is_grad_enabled() and not label_smoothing:
+    learned = (part for part in (features, weight, bias) if part is not None)
+    if not label_smoothing and not (torch.is_grad_enabled() and any(part.requires_grad for part in learned)):
         return token_losses(features, weight, targets, bias=bias, vocabulary=vocabulary).sum()
     return _ChunkedCrossEntropy.apply(features, weight, bias, targets, vocabulary, label_smoothing)  # pyright: ignore[reportReturnType]
