@@ -12,6 +12,7 @@ from lavra.data.prepare import Prepared
 from lavra.core.files import building_folder
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
+from lavra.core.terminal import printable
 from lavra.data.ledger import ledger
 from lavra.data.order import WindowOrder
 from lavra.evaluation.documents import documents_of_store
@@ -96,11 +97,11 @@ def _measure(plan: Plan, model: Decoder, data: Prepared) -> tuple[dict[str, Any]
         result = likelihood(model, documents, seed=plan.seed)
     counts = count_tokens(data.train.tokens, data.tokenizer.vocabulary_size)
     sticks = yardsticks(documents, documents.texts(data.tokenizer), data.tokenizer.vocabulary_size, counts)
+    measured = result.to_json()
     figures = {
-        **result.to_json(),
+        **{name: measured[name] for name in ("loss", "perplexity", "bits_per_byte", "bits_per_word")},
         "yardsticks": [stick.to_json() for stick in sticks],
-        "evaluated_documents": len(documents),
-        "held_out_documents": len(every),
+        "evaluation": {**measured, "held_out_documents": len(every)},
     }
     table = likelihood_table(result, sticks)
     if len(documents) < len(every):
@@ -118,7 +119,7 @@ def _samples(config: TrainConfig, model: Decoder, data: Prepared) -> list[str]:
     with torch.no_grad():
         texts = [generation.text for generation in generate(model, data.tokenizer, [""], options)]
     for number, text in enumerate(texts, start=1):
-        say(f"--- sample {number}\n{text.strip()}")
+        say(f"--- sample {number}\n{printable(text.strip())}")
     return texts
 
 

@@ -40,8 +40,9 @@ class _Averaged:
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Restore the averages."""
-        weights = self.masters.weights
-        self.averages = {name: tensor.to(weights[name].device, copy=True) for name, tensor in tensors.items()}
+        # In the order of the weights: a file has an order of its own, and the lists below are walked together.
+        weights = self.masters.weights.items()
+        self.averages = {name: tensors[name].to(weight.device, copy=True) for name, weight in weights} if tensors else {}
 
     @torch.no_grad()
     def _start(self) -> None:

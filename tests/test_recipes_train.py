@@ -1,0 +1,162 @@
+"""The main job from end to end, on the topics of Python's own documentation."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lavra
+from lavra.core.errors import InputError
+from lavra.core.run_folder import RunFolder
+from lavra.training.fault_points import injected
+
+SMALL: dict[str, Any] = {
+    "model": {"depth": 2, "width": 32, "heads": 2, "context": 64},
+    "optimization": {"tokens_per_step": 512},
+    "machine": {"micro_rows": 4, "threads": 1, "precision": "fp32"},
+    "samples": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pydoc_data.topics import topics
+
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "topics").mkdir()
+    for name in sorted(topics)[:24]:
+        (folder / "topics" / f"{name.replace('/', '_')}.txt").write_text(topics[name], encoding="utf8")
+    lavra.prepare(folder / "topics", folder / "prepared", vocabulary=400)
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="module")
+def run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> lavra.Run:
+    return lavra.train(prepared, steps=20, out=str(tmp_path_factory.mktemp("runs") / "first"), **SMALL)
+
+
+def test_a_run_learns_and_records_what_it_did(run: lavra.Run) -> None:
+    losses = [line["loss"] for line in run.metrics if line["split"] == "train"]
+    assert len(losses) == 20
+    assert losses[0] == pytest.approx(math.log(400), rel=0.01)
+    assert losses[-1] < losses[0] - 0.5
+    result = run.result
+    assert run.status == "finished"
+    assert result["step"] == 20
+    assert result["tokens"] == sum(line["total"] for line in result["ledger"])
+    assert (
+        result["bits_per_byte"]["value"]
+        < next(s for s in result["yardsticks"] if s["name"] == "uniform")["bits_per_byte"]
+    )
+    assert {"loss", "tokens", "perplexity", "bits_per_byte", "gradient_norm", "learning_rate"} <= set(run.metrics[0])
+    assert (run.path / "config.toml").exists()
+    assert (run.path / "model" / "model.safetensors").exists()
+
+
+def test_two_epochs_take_every_token_exactly_twice(prepared: Path, tmp_path: Path) -> None:
+    tokens = json.loads((prepared / "train" / "manifest.json").read_text())["tokens"]
+    windows = -(-tokens // 64)
+    divisor = next(rows for rows in range(40, 1, -1) if (2 * windows) % rows == 0)
+    fields = SMALL | {"optimization": {"tokens_per_step": divisor * 64}, "machine": {"threads": 1, "precision": "fp32"}}
+    run = lavra.train(prepared, steps=2 * windows // divisor, out=str(tmp_path / "run"), **fields)
+    assert run.result["tokens"] == 2 * tokens
+    for line in run.result["ledger"]:
+        assert line["total"] == 2 * line["tokens"]
+        assert (line["epochs"], line["seen"]) == (2, 0)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(
+    run: lavra.Run, prepared: Path, tmp_path: Path
+) -> None:
+    def weights(path: Path) -> bytes:
+        return (path / "model" / "model.safetensors").read_bytes()
+
+    again = lavra.train(prepared, steps=20, out=str(tmp_path / "again"), **SMALL)
+    other = lavra.train(prepared, steps=20, out=str(tmp_path / "other"), seed=1, **SMALL)
+    assert weights(again.path) == weights(run.path)
+    assert weights(other.path) != weights(run.path)
+
+
+def test_a_checkpoint_evaluates_like_the_finished_model(run: lavra.Run) -> None:
+    last = max((run.path / "checkpoints").iterdir())
+    here = run.evaluate().result.total.bits_per_byte.value
+    assert lavra.evaluate(str(last)).result.total.bits_per_byte.value == pytest.approx(here, rel=1e-6)
+    assert here == pytest.approx(run.result["bits_per_byte"]["value"], rel=1e-4)
+
+
+def test_generation_is_a_function_of_the_seed(run: lavra.Run) -> None:
+    first = run.generate("The ", max_new_tokens=12, seed=3)[0].text
+    assert run.generate("The ", max_new_tokens=12, seed=3)[0].text == first
+    assert "".join(lavra.generate(str(run.path), ["The "])[0].prompt) == "The "
+
+
+def test_a_resumed_run_may_use_another_micro_batch(prepared: Path, tmp_path: Path, run: lavra.Run) -> None:
+    out = str(tmp_path / "run")
+    with injected("step.apply:15:raise"), pytest.raises(RuntimeError, match="injected"):
+        lavra.train(prepared, steps=20, out=out, checkpoint_every=5, **SMALL)
+    from lavra.recipes.resume import resume
+
+    resumed = resume(out, micro_rows=2)
+    for mine, whole in zip(_train_lines(resumed), _train_lines(run), strict=True):
+        assert mine["tokens"] == whole["tokens"]
+        assert mine["loss"] == pytest.approx(whole["loss"], rel=2e-5)
+
+
+def test_a_full_disk_costs_a_checkpoint_but_not_the_run(prepared: Path, tmp_path: Path) -> None:
+    with injected("checkpoint.half_file:2:enospc"):
+        run = lavra.train(prepared, steps=8, out=str(tmp_path / "run"), checkpoint_every=2, **SMALL)
+    assert run.status == "finished"
+    assert any("DISK FULL" in line for line in RunFolder.open(run.path).events)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 5, "epochs": 1.0}, "--epochs and --steps"),
+        ({"budget": "0s"}, "--budget"),
+        ({"steps": 5, "model": {"preset": "gpt3"}}, "no model preset"),
+        ({"steps": 5, "model": {"width": 33, "heads": 2}}, "not divisible"),
+        ({"steps": 5, "optimization": {"tokens_per_step": 100}}, "no multiple of the context"),
+        ({"steps": 5, "machine": {"device": "cuda"}}, "no CUDA device"),
+        ({"steps": 5, "model": {"dept": 2}}, "dept"),
+    ],
+)
+def test_a_wrong_request_is_explained(prepared: Path, tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    if "cuda" in str(fields):
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a CUDA device")
+    with pytest.raises(InputError, match=message):
+        lavra.train(prepared, out=str(tmp_path / "run"), **fields)
+
+
+def test_an_existing_run_is_not_overwritten_and_resume_is_offered(run: lavra.Run, prepared: Path) -> None:
+    with pytest.raises(InputError, match=r"holds a run already[\s\S]*lavra resume"):
+        lavra.train(prepared, steps=5, out=str(run.path))
+
+
+def test_the_command_prints_one_json_object(prepared: Path, tmp_path: Path) -> None:
+    words = ["--steps", "3", "--model.depth", "1", "--model.width", "32", "--model.heads", "1", "--model.context", "64"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lavra", "train", str(prepared), "--out", str(tmp_path / "run"), *words, "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    result = json.loads(done.stdout)
+    assert result["step"] == 3
+    assert "training:" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def _train_lines(run: lavra.Run) -> list[dict[str, Any]]:
+    return [line for line in run.metrics if line["split"] == "train"]
