@@ -20,34 +20,79 @@ class KeyValueCache:
         capacity: tokens that fit.
     """
 
-    def __init__(self, layers: list[LayerCache], real: torch.Tensor) -> None:
+    def __init__(self, layers: list[LayerCache], rows: int, capacity: int, device: torch.device) -> None:
         self.layers = layers
         self.length = 0
-        self.capacity = real.shape[1]
-        self._real = real  # (rows, capacity) bool: stored tokens that are no padding
+        self.capacity = capacity
+        self._index = torch.arange(capacity, device=device)
+        self._positions = self._index.expand(rows, -1)  # written to (and then copied) only when there is padding
+        self._real: torch.Tensor | None = None  # (rows, capacity) bool: no padding; None while there is none at all
 
-    def append(self, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Note (rows, new) tokens as stored; return their positions and the (rows, 1, new, stored) visibility.
+    @property
+    def rows(self) -> int:
+        """Number of sequences."""
+        return self._positions.shape[0]
 
-        A padding token is given position 0 and sees itself, so that its (unused) output stays finite.
+    def append(self, new: int, real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Note `new` tokens a row as stored, those not `real` (rows, new) as padding.
+
+        Returns:
+            The (rows, stored) positions of all tokens, and the (rows, 1, new, stored) visibility, None where that is
+            simply causal. A padding token has position 0 and sees itself, so that its (unused) output stays finite.
         """
-        before, new = self.length, real.shape[1]
-        if before + new > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens; {before + new} were given")
-        self._real[:, before : before + new] = real
-        self.length += new
-        stored = self._real[:, : self.length]
-        positions = (stored.cumsum(1) - 1).clamp(min=0)
-        index = torch.arange(self.length, device=real.device)
-        query, key = index[before:, None], index[None, :]
+        before, after = self.length, self.length + new
+        if after > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens; {after} were given")
+        self.length = after
+        if real is not None and self._real is None and not bool(real.all()):
+            self._real = torch.ones(self.rows, self.capacity, dtype=torch.bool, device=self._index.device)
+            self._positions = self._positions.clone()
+        if self._real is None:
+            return self._positions[:, :after], None
+        self._real[:, before:after] = True if real is None else real
+        stored = self._real[:, :after]
+        known = self._real[:, :before].sum(1, keepdim=True)
+        self._positions[:, before:after] = (known + stored[:, before:].cumsum(1) - 1).clamp(min=0)
+        if new == 1:
+            return self._positions[:, :after], stored[:, None, None].clone().index_fill_(3, self._index[before], True)
+        query, key = self._index[before:after, None], self._index[None, :after]
         allowed = (stored[:, None, :] & (query >= key)) | (query == key)
-        return positions, allowed[:, None]
+        return self._positions[:, :after], allowed[:, None]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep, repeat or reorder rows: row i becomes what row `rows[i]` was (beams, finished rows, samples)."""
-        self._real = self._real[rows]
+        self._positions = self._positions[rows]
+        self._real = None if self._real is None else self._real[rows]
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            layer.select(rows, self.length)
+
+    def join(self, other: KeyValueCache, capacity: int) -> KeyValueCache:
+        """Return a cache for up to `capacity` tokens with the rows of this one, then those of the other.
+
+        Rows are moved to end together, and padding that no row needs is left out; positions stay what they were.
+        """
+        length = max(self._longest(), other._longest())
+        if capacity < length:
+            raise ValueError(f"a cache of {capacity} tokens cannot hold rows of {length}")
+        layers = [
+            mine.join(self.length, theirs, other.length, length, capacity)
+            for mine, theirs in zip(self.layers, other.layers, strict=True)
+        ]
+        joined = KeyValueCache(layers, self.rows + other.rows, capacity, self._index.device)
+        joined.length = length
+        joined._positions = joined._positions.clone()
+        joined._real = torch.ones_like(joined._positions, dtype=torch.bool)
+        for first, cache in ((0, self), (self.rows, other)):
+            rows, kept = slice(first, first + cache.rows), min(length, cache.length)
+            real = cache._positions.new_ones(cache._positions.shape).bool() if cache._real is None else cache._real
+            joined._real[rows, : length - kept] = False
+            joined._real[rows, length - kept : length] = real[:, cache.length - kept : cache.length]
+            joined._positions[rows, length - kept : length] = cache._positions[:, cache.length - kept : cache.length]
+        return joined
+
+    def _longest(self) -> int:
+        """Return the number of tokens of the longest row, without padding."""
+        return self.length if self._real is None else int(self._real[:, : self.length].sum(1).max())
 
 
 class Decoder(nn.Module):
@@ -63,11 +108,15 @@ class Decoder(nn.Module):
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.embedding = nn.Embedding(spec.padded_vocabulary, spec.width)
+        self.embedding = nn.Embedding(spec.padded_vocabulary, spec.size_of_embedding)
         self.position_embedding = nn.Embedding(spec.context, spec.width) if spec.positions == "learned" else None
+        self.embedding_norm = make_norm(spec, spec.width, True) if spec.embedding_norm_weight else None
+        projected = spec.size_of_embedding != spec.width
+        self.input_projection = nn.Linear(spec.size_of_embedding, spec.width, bias=False) if projected else None
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
-        self.final_norm = make_norm(spec, spec.width, spec.norm_weight)
-        self.output = nn.Linear(spec.width, spec.padded_vocabulary, bias=False)
+        self.final_norm = make_norm(spec, spec.width, spec.norm_weight) if spec.final_norm else nn.Identity()
+        self.feature_projection = nn.Linear(spec.width, spec.size_of_embedding, bias=False) if projected else None
+        self.output = nn.Linear(spec.size_of_embedding, spec.padded_vocabulary, bias=False)
         if spec.tied:
             self.output.weight = self.embedding.weight
         self.register_buffer("table", rotary_table(spec) if spec.positions == "rope" else None, persistent=False)
@@ -108,7 +157,7 @@ class Decoder(nn.Module):
         table = self._table_at(positions, x.dtype)
         for block in self.blocks:
             x = block(x, table, mask)
-        return self.final_norm(x)
+        return self._finish(x)
 
     def features(self, batch: Batch) -> torch.Tensor:
         """Return (rows, length, width): the last hidden states after the final norm."""
@@ -136,8 +185,8 @@ class Decoder(nn.Module):
         """Return an empty cache for `rows` sequences of at most `length` tokens."""
         weight = self.embedding.weight
         shape = (rows, self.spec.key_value_heads, length, self.spec.size_of_head)
-        layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
-        return KeyValueCache(layers, torch.zeros(rows, length, dtype=torch.bool, device=weight.device))
+        layers = [LayerCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in self.blocks]
+        return KeyValueCache(layers, rows, length, weight.device)
 
     def step(self, ids: torch.Tensor, cache: KeyValueCache, real: torch.Tensor | None = None) -> torch.Tensor:
         """Append (rows, new) tokens to the cache and return their (rows, new, width) features.
@@ -148,23 +197,30 @@ class Decoder(nn.Module):
             real: (rows, new) bool, False on padding. None: nothing is padding.
         """
         start = cache.length
-        real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
-        all_positions, allowed = cache.append(real)
+        all_positions, allowed = cache.append(ids.shape[1], real)
         positions = all_positions[:, start:]
         x = self._embed(ids, positions)
         mask = Mask(allowed=allowed, bias=self._bias(positions, all_positions))
         table = self._table_at(positions, x.dtype)
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x = block(x, table, mask, layer, start)
-        return self.final_norm(x)
+        return self._finish(x)
 
     def _embed(self, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         x = self.embedding(inputs)
+        if self.input_projection is not None:
+            x = self.input_projection(x)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
-        if self.spec.embedding_norm:
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        elif self.spec.embedding_norm:
             x = F.rms_norm(x, (self.spec.width,), eps=self.spec.norm_epsilon)
         return F.dropout(x, self.spec.dropout, self.training) if self.spec.dropout else x
+
+    def _finish(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.final_norm(x)
+        return x if self.feature_projection is None else self.feature_projection(x)
 
     def _bias(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor | None:
         return None if self.slopes is None else alibi_bias(self.slopes, queries, keys)

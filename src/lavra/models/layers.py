@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -24,8 +26,24 @@ def rotary_table(spec: DecoderSpec) -> torch.Tensor:
     """
     width = spec.rotary_width
     frequencies = 1.0 / spec.rope_base ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+    if spec.rope_scaling != 1.0:
+        frequencies = _slower(frequencies, spec.rope_scaling, spec.rope_scaling_context)
     angles = torch.arange(spec.context, dtype=torch.float32)[:, None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), -1)
+
+
+def _slower(frequencies: torch.Tensor, factor: float, context: int) -> torch.Tensor:
+    """Return frequencies for windows `factor` times as long as those of the first training, which had `context` tokens.
+
+    Without `context`, all are divided (Chen et al. 2023, arXiv 2306.15595). With it, waves that come round at least four
+    times in it stay, those that do not come round once are divided, and between the two the frequencies are blended
+    (Llama 3.1, arXiv 2407.21783, and its released code).
+    """
+    if not context:
+        return frequencies / factor
+    turns = context * frequencies / (2 * math.pi)
+    kept = ((turns - 1.0) / (4.0 - 1.0)).clamp(0.0, 1.0)
+    return kept * frequencies + (1 - kept) * frequencies / factor
 
 
 def rotate(heads: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -49,6 +67,38 @@ class LayerCache:
         self.keys[:, :, start:end] = keys
         self.values[:, :, start:end] = values
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def select(self, rows: torch.Tensor, length: int) -> None:
+        """Row i becomes what row `rows[i]` was; only the first `length` tokens are stored and copied."""
+        self.keys, self.values = _selected(self.keys, rows, length), _selected(self.values, rows, length)
+
+    def join(self, length: int, other: LayerCache, other_length: int, joined_length: int, capacity: int) -> LayerCache:
+        """Return the rows of both, their last `joined_length` tokens moved to end together."""
+        first, second = (self.keys, self.values), (other.keys, other.values)
+        keys, values = (
+            _joined(mine, length, theirs, other_length, joined_length, capacity)
+            for mine, theirs in zip(first, second, strict=True)
+        )
+        return LayerCache(keys, values)
+
+
+def _selected(stored: torch.Tensor, rows: torch.Tensor, length: int) -> torch.Tensor:
+    selected = stored.new_empty(len(rows), *stored.shape[1:])
+    selected[:, :, :length] = stored[:, :, :length].index_select(0, rows)
+    return selected
+
+
+def _joined(
+    first: torch.Tensor, first_length: int, second: torch.Tensor, second_length: int, length: int, capacity: int
+) -> torch.Tensor:
+    heads, size = first.shape[1], first.shape[3]
+    joined = first.new_zeros(len(first) + len(second), heads, capacity, size)
+    for begin, stored, stored_length in ((0, first, first_length), (len(first), second, second_length)):
+        kept = min(length, stored_length)
+        joined[begin : begin + len(stored), :, length - kept : length] = stored[
+            :, :, stored_length - kept : stored_length
+        ]
+    return joined
 
 
 class Attention(nn.Module):
@@ -108,11 +158,12 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block with norms before its branches, in sequence or in parallel."""
+    """One transformer block: norms before its branches, in sequence or in parallel, or after each sum."""
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         self.parallel, self.dropout = spec.parallel, spec.dropout
+        self.norm_after = spec.norm_placement == "after"
         self.attention_norm = make_norm(spec, spec.width, spec.norm_weight)
         self.attention = Attention(spec)
         self.mlp_norm = make_norm(spec, spec.width, spec.norm_weight)
@@ -122,6 +173,9 @@ class Block(nn.Module):
         self, x: torch.Tensor, table: torch.Tensor | None, mask: Mask, cache: LayerCache | None = None, start: int = 0
     ) -> torch.Tensor:
         """Map the residual stream (rows, length, width) to the next one."""
+        if self.norm_after:
+            x = self.attention_norm(x + self._drop(self.attention(x, table, mask, cache, start)))
+            return self.mlp_norm(x + self._drop(self.mlp(x)))
         attended = self._drop(self.attention(self.attention_norm(x), table, mask, cache, start))
         if self.parallel:
             return x + attended + self._drop(self.mlp(self.mlp_norm(x)))

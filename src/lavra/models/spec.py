@@ -31,7 +31,12 @@ class DecoderSpec:
         positions: rotary (RoFormer), learned, ALiBi (Press et al. 2021) or none.
         rope_base: base of the rotary frequencies.
         rope_fraction: share of each head that is rotated (GPT-NeoX uses 0.25).
-        norm: layer norm or root-mean-square norm, placed before attention and MLP.
+        rope_scaling: how many times slower the rotation is than in training on shorter windows; 1 is none.
+        rope_scaling_context: 0: every frequency is slowed (linear scaling). More: Llama 3's rule, which keeps the waves
+            shorter than a quarter of this many tokens, slows those longer than it, and blends those in between.
+        norm: layer norm or root-mean-square norm.
+        norm_placement: norms before attention and MLP, or after each sum (the original transformer; opt-350m).
+        final_norm: a last norm before the head.
         norm_epsilon: added to the variance.
         norm_weight: learn a gain (and, for layer norm, a bias) in each norm.
         activation: of the MLP; `geglu` and `swiglu` are gated.
@@ -43,7 +48,10 @@ class DecoderSpec:
         mlp_bias: biases in the MLP.
         qk_norm: normalise queries and keys per head before the product.
         qk_norm_weight: learn a gain in those norms (Qwen3).
-        embedding_norm: normalise the embeddings before the first block.
+        embedding_norm: normalise the embeddings before the first block, by their root mean square.
+        embedding_norm_weight: that norm is of the model's kind `norm` and learns a gain (BLOOM).
+        embedding_width: size of the embedding's and the head's rows where it is not `width`; two matrices without bias
+            lead in and out (opt-350m). 0 means `width`.
         tied: the head is the embedding.
         dropout: on embeddings, attention weights and both branches.
         initialization: `gpt2` (normal 0.02, outputs scaled by depth), or `zero_out` (outputs and head start at zero, so
@@ -60,9 +68,13 @@ class DecoderSpec:
     positions: Positions = "rope"
     rope_base: float = 10000.0
     rope_fraction: float = 1.0
+    rope_scaling: float = 1.0
+    rope_scaling_context: int = 0
     norm: Norm = "rmsnorm"
     norm_epsilon: float = 1e-6
     norm_weight: bool = False
+    norm_placement: Literal["before", "after"] = "before"
+    final_norm: bool = True
     activation: Activation = "relu2"
     mlp_width: int = 0
     parallel: bool = False
@@ -72,6 +84,8 @@ class DecoderSpec:
     qk_norm: bool = True
     qk_norm_weight: bool = False
     embedding_norm: bool = True
+    embedding_norm_weight: bool = False
+    embedding_width: int = 0
     tied: bool = False
     dropout: float = 0.0
     initialization: Literal["gpt2", "zero_out"] = "zero_out"
@@ -95,6 +109,13 @@ class DecoderSpec:
                 f"the rotated part of a head is {self.rotary_width} wide; rotary positions need an even width",
                 "change model.heads, model.head_width or model.rope_fraction",
             )
+        if self.parallel and self.norm_placement == "after":
+            raise InputError(
+                "model.parallel needs model.norm_placement before",
+                "branches in parallel read one normalised input; choose one of the two",
+            )
+        if self.rope_scaling < 1.0:
+            raise InputError(f"model.rope_scaling is {self.rope_scaling}; it must be at least 1")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
 
@@ -107,6 +128,11 @@ class DecoderSpec:
     def size_of_head(self) -> int:
         """Width of one attention head."""
         return self.head_width or self.width // self.heads
+
+    @property
+    def size_of_embedding(self) -> int:
+        """Width of a row of the embedding and of the head, which is that of the features."""
+        return self.embedding_width or self.width
 
     @property
     def rotary_width(self) -> int:
