@@ -39,7 +39,8 @@ def finish(
     data: Prepared,
     run: RunFolder,
     *,
-    training_began: float | None,
+    waited: float,
+    training_began: float | None = None,
 ) -> dict[str, Any]:
     """Export and measure the trained model, and write the result.
 
@@ -49,6 +50,7 @@ def finish(
         assembly: the trainer after its last step.
         data: the token stores.
         run: the record.
+        waited: seconds that training waited for checkpoints.
         training_began: when training began (`time.monotonic`); None after a resume, when the time is no single stretch.
     """
     trainer = assembly.trainer
@@ -70,6 +72,7 @@ def finish(
         "parameters": plan.parameters,
         "seconds": seconds,
         "budget_seconds": plan.budget_seconds,
+        "checkpoint_wait_seconds": round(waited, 3),
         "tokens_per_second": _speed(run),
         "data": list(config.data),
         **figures,

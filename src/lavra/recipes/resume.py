@@ -76,7 +76,7 @@ def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro
         record.rewind(step)
         record.log(f"resumed at step {step}")
     say(f"going on at step {step} of {plan.steps} (ready in {time.monotonic() - begun:.1f} s)")
-    train_to_the_end(config, plan, assembly, data, record, ranks, checkpoint)
+    waited = train_to_the_end(config, plan, assembly, data, record, ranks, checkpoint)
     if record is not None:
-        finish(config, plan, assembly, data, record, training_began=None)
+        finish(config, plan, assembly, data, record, waited=waited)
     return Run(run.path)

@@ -33,7 +33,7 @@ def train_to_the_end(
     run: RunFolder | None,
     ranks: Ranks,
     checkpoint: Checkpoint | None = None,
-) -> None:
+) -> float:
     """Train from the first step, or from `checkpoint`, to the last.
 
     Args:
@@ -44,6 +44,9 @@ def train_to_the_end(
         run: the record; None on ranks other than the first.
         ranks: this process's place.
         checkpoint: where to go on from.
+
+    Returns:
+        Seconds that training waited for checkpoints.
 
     Raises:
         Interrupted: after a signal, when everything is saved.
@@ -83,3 +86,4 @@ def train_to_the_end(
     finally:
         trainer.batches.close()
     observers.on("end", {"step": trainer.step, "status": "done"})
+    return loop.waited

@@ -70,9 +70,9 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
     run.write_plan(plan.to_json())
     wait_for_ranks(ranks)
     say_plan(plan, machine, data, begun)
-    train_to_the_end(config, plan, assembly, data, run, ranks)
+    waited = train_to_the_end(config, plan, assembly, data, run, ranks)
     if ranks.rank == 0:
-        finish(config, plan, assembly, data, run, training_began=start)
+        finish(config, plan, assembly, data, run, waited=waited, training_began=start)
     return Run(run.path)
 
 
