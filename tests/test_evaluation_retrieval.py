@@ -10,6 +10,7 @@ from lavra.evaluation.retrieval import (
     UNJUDGED,
     evaluate_run,
     max_passage,
+    mean_estimates,
     measure_ranking,
     parse_measure,
     ranking,
@@ -79,6 +80,15 @@ def test_means_count_unanswered_queries_as_zero() -> None:
     assert scores.unanswered == 1
     assert scores.means()["MRR@10"] == 0.5
     assert scores.estimates()["MRR@10"].low is None
+
+
+def test_intervals_of_many_queries_stay_within_what_a_mean_can_be() -> None:
+    values = np.ones((10_570, 1))
+    values[:50] = 0.0
+    estimate = mean_estimates(values, ["Recall@1000"])["Recall@1000"]
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert 0.992 < estimate.low < estimate.value < estimate.high <= 1.0
 
 
 def test_ties_go_to_the_higher_id_and_scores_are_compared_as_32_bit_floats() -> None:

@@ -70,7 +70,8 @@ def mean_estimates(
     means = values.mean(axis=0)
     if len(values) < FEWEST_DOCUMENTS:
         return {name: Estimate(float(mean)) for name, mean in zip(names, means, strict=True)}
-    drawn = resampled_sums(values, draws=draws, seed=seed) / len(values)
+    sums = resampled_sums(np.column_stack([values, np.ones(len(values))]), draws=draws, seed=seed)
+    drawn = sums[:, :-1] / sums[:, -1:]  # the number of queries drawn varies when groups of them are resampled
     return {
         name: Estimate(float(means[column]), *interval(drawn[:, column], len(values)))
         for column, name in enumerate(names)
