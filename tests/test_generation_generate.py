@@ -12,9 +12,9 @@ import torch
 from byte_level import ByteTokenizer, lively_decoder
 from lavra.core.errors import InputError, LavraError
 from lavra.generation import generate as module
-from lavra.generation.decoding import draw
 from lavra.generation.generate import generate, stream
 from lavra.generation.options import GenerateOptions
+from lavra.generation.scores import draw
 from lavra.models.batch import Batch
 from lavra.models.decoder import Decoder
 

@@ -1,130 +1,56 @@
-"""The decoding loop: rows of different lengths share one cache, and leave it when they are finished."""
+"""The decoding loop, one token at a time for every row: greedy and sampling, and contrastive search."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING
 
 import torch
-from numpy.typing import NDArray
 
-from lavra.generation import filters
+from lavra.core.errors import InputError
 from lavra.generation.options import GenerateOptions
-from lavra.generation.text import TextAssembler
-from lavra.models.inference import device_of
+from lavra.generation.reader import CachedModel, Reader
+from lavra.generation.rows import Continuation
+from lavra.generation.scores import Scores, draw, reshape
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
-
-
-class CachedModel(Protocol):
-    """What generation asks of a model; `lavra.models.decoder.Decoder` answers it."""
-
-    @property
-    def context(self) -> int:
-        """Longest window in tokens."""
-        ...
-
-    def head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return (…, vocabulary) logits for features of shape (…, width)."""
-        ...
-
-    def new_cache(self, rows: int, length: int) -> Any:
-        """Return an empty cache; it has `length` (tokens stored), `capacity` and `select(rows)`."""
-        ...
-
-    def step(self, ids: torch.Tensor, cache: Any, real: torch.Tensor | None = None) -> torch.Tensor:
-        """Append (rows, new) ids to the cache, padding on the left not `real`; return (rows, new, width) features."""
-        ...
-
-
-@dataclass(slots=True)
-class Continuation:
-    """One row while it grows.
-
-    Attributes:
-        ids: the beginning mark (an end-of-document token), the prompt and the new tokens.
-        prompt_length: how many of `ids` were given, the mark included.
-        draws: one uniform random number for each token that may be made.
-        assembler: turns its new tokens into text.
-        begin: first of `ids` that the model still sees; moves on when the context is full.
-        pieces: the new text so far.
-        reason: why it ended; None while it grows.
-    """
-
-    ids: list[int]
-    prompt_length: int
-    draws: NDArray[Any]
-    assembler: TextAssembler
-    begin: int = 0
-    pieces: list[str] = field(default_factory=list)
-    reason: Literal["end", "stop", "length"] | None = None
-
-    @classmethod
-    def start(
-        cls, tokenizer: Tokenizer, ids: Sequence[int], draws: NDArray[Any], options: GenerateOptions
-    ) -> Continuation:
-        """Begin a row that continues `ids`."""
-        row = cls(list(ids), len(ids), draws, TextAssembler(tokenizer, ids[1:], options.stop))
-        row.reason = None if options.max_new_tokens else "length"
-        return row
-
-    @property
-    def new(self) -> list[int]:
-        """The new tokens."""
-        return self.ids[self.prompt_length :]
-
-    @property
-    def made(self) -> int:
-        """Number of new tokens."""
-        return len(self.ids) - self.prompt_length
-
-    @property
-    def window(self) -> list[int]:
-        """What the model sees of the row."""
-        return self.ids[self.begin :]
-
-    def take(self, token: int, end_of_document: int, longest: int) -> str:
-        """Append a token, note whether it ends the row, and return the text that is certain now."""
-        if token == end_of_document:
-            self.reason = "end"
-            piece = self.assembler.finish()
-        else:
-            self.ids.append(token)
-            piece = self.assembler.add(token)
-            if self.made == longest:
-                self.reason = "length"
-                piece += self.assembler.finish()
-        if self.assembler.stopped:
-            self.reason = "stop"
-        self.pieces.append(piece)
-        return piece
+    from lavra.generation.constraints import Constraint
 
 
 class Decoding:
-    """Rows that are decoded together, one token at a time.
+    """Rows that are decoded together, greedily or by sampling.
 
     Args:
         model: with a cache.
         tokenizer: the model's own.
-        rows: what to continue; finished rows leave `rows`.
+        rows: what to continue; finished rows leave `rows`, and others may be added with `admit`.
         options: how.
+        constraint: which tokens may come; None for any.
     """
 
     def __init__(
-        self, model: CachedModel, tokenizer: Tokenizer, rows: Sequence[Continuation], options: GenerateOptions
+        self,
+        model: CachedModel,
+        tokenizer: Tokenizer,
+        rows: Sequence[Continuation],
+        options: GenerateOptions,
+        constraint: Constraint | None = None,
     ) -> None:
         self.rows = [row for row in rows if row.reason is None]
         self._model, self._options = model, options
-        self._vocabulary, self._end = tokenizer.vocabulary_size, tokenizer.end_of_document
-        self._device = device_of(model)
-        self._cache: Any = None
+        self._end = tokenizer.end_of_document
+        self._reader = Reader(model)
+        self._scores = Scores(tokenizer, options, constraint)
+
+    def admit(self, rows: Sequence[Continuation]) -> None:
+        """Decode further rows beside those that are growing."""
+        self.rows += [row for row in rows if row.reason is None]
 
     @torch.no_grad()
     def advance(self) -> list[str]:
         """Make one token for every row; return the new text of each, and let finished rows go."""
-        tokens = self._choose(self._next_logits()).tolist()
+        tokens = self._choose().tolist()
         pieces = [
             row.take(token, self._end, self._options.max_new_tokens)
             for row, token in zip(self.rows, tokens, strict=True)
@@ -132,93 +58,95 @@ class Decoding:
         growing = [number for number, row in enumerate(self.rows) if row.reason is None]
         if len(growing) < len(self.rows):
             self.rows = [self.rows[number] for number in growing]
-            self._cache.select(torch.tensor(growing, dtype=torch.long, device=self._device))
+            self._keep(growing)
         return pieces
 
-    def _next_logits(self) -> torch.Tensor:
-        """Return (rows, vocabulary) logits of the next token of each row."""
-        for row in self.rows:
-            if len(row.ids) - row.begin > self._model.context:
-                row.begin = len(row.ids) - max(1, self._model.context // 2)
-                self._cache = None
-        if self._cache is None or self._cache.length == self._cache.capacity:
-            return self._read()
-        last = torch.tensor([row.ids[-1:] for row in self.rows], device=self._device)
-        return self._model.head(self._model.step(last, self._cache)[:, -1])
+    @property
+    def _left(self) -> int:
+        """Most tokens that a row may still grow by."""
+        return max(self._options.max_new_tokens - row.made for row in self.rows)
 
-    def _read(self) -> torch.Tensor:
-        """Read all windows into a new cache, padded on the left, equal ones (samples of one prompt) only once."""
-        windows = [tuple(row.window) for row in self.rows]
-        place = {window: number for number, window in enumerate(dict.fromkeys(windows))}
-        longest = max(map(len, windows))
-        left = max(self._options.max_new_tokens - row.made for row in self.rows)
-        ids = _aligned_right(list(place), longest, self._device)
-        self._cache = self._model.new_cache(len(place), min(self._model.context, longest + left))
-        features = self._model.step(ids.clamp(min=0), self._cache, ids >= 0)[:, -1]
-        if len(place) == len(windows):
-            return self._model.head(features)
-        rows = torch.tensor([place[window] for window in windows], device=self._device)
-        self._cache.select(rows)
-        return self._model.head(features)[rows]
-
-    def _choose(self, logits: torch.Tensor) -> torch.Tensor:
+    def _choose(self) -> torch.Tensor:
         """Return (rows,) ids, drawn from the filtered distribution or its likeliest."""
-        options = self._options
-        logits = filters.mask_padding(logits.to(_exact(logits.device)), self._vocabulary)
-        logits = self._discourage(logits)
-        if options.greedy:
-            return logits.argmax(-1)
-        logits = filters.scale(logits, options.temperature)
-        logits = filters.keep_top_k(logits, options.top_k)
-        logits = filters.keep_top_p(logits, options.top_p)
-        logits = filters.keep_min_p(logits, options.min_p)
-        logits = filters.keep_typical(logits, options.typical_p)
+        logits = self._model.head(self._reader.next_features(self.rows, self._left))
+        if self._options.greedy:
+            return self._scores.likeliest(logits, self.rows)
+        logits = reshape(self._scores.apply(logits, self.rows), self._options)
         draws = torch.tensor([row.draws[row.made] for row in self.rows], dtype=logits.dtype, device=logits.device)
         return draw(logits, draws)
 
-    def _discourage(self, logits: torch.Tensor) -> torch.Tensor:
-        """Apply what depends on the tokens so far. The beginning mark is no part of them: a document may end."""
-        options = self._options
-        early = [row.made < options.min_new_tokens for row in self.rows]
-        if any(early):
-            logits = logits.clone()
-            logits[torch.tensor(early, device=logits.device), self._end] = filters.RULED_OUT
-        if options.repetition_penalty != 1.0 or options.no_repeat_ngram:
-            past = [row.ids[1:] for row in self.rows]
-            history = _aligned_right(past, max(map(len, past)), logits.device)
-            if options.repetition_penalty != 1.0:
-                seen = _counts(history, logits.shape[-1])
-                logits = filters.penalize_repetition(logits, seen, options.repetition_penalty)
-            logits = filters.forbid_repeated_ngrams(logits, history, options.no_repeat_ngram)
-        if options.frequency_penalty:
-            made = [row.new for row in self.rows]
-            counts = _counts(_aligned_right(made, max(map(len, made)), logits.device), logits.shape[-1])
-            logits = filters.penalize_frequency(logits, counts, options.frequency_penalty)
-        return logits
+    def _keep(self, rows: list[int]) -> None:
+        self._reader.select(rows)
 
 
-def draw(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Return (rows,) ids: the first whose cumulative probability exceeds `uniform` (rows,), which is in [0, 1).
+class ContrastiveDecoding(Decoding):
+    """Contrastive search (Su et al. 2022, arXiv 2202.06417, equation 5).
 
-    Inverting the distribution function takes one random number per token, so that a row's draws do not depend on the
-    rows beside it. A token of probability zero is never drawn.
+    Of the `top_k` likeliest tokens the one is taken with the largest
+    `(1 - alpha) * probability - alpha * (largest cosine similarity of its hidden state to those of all tokens before)`.
+    Hidden states are those after the last norm, of the tokens that the model still sees. Probabilities are those after
+    the penalties.
     """
-    cumulative = logits.softmax(-1).cumsum(-1)
-    total = cumulative[:, -1]
-    below = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, below[:, None], right=True)[:, 0]
 
+    def __init__(
+        self,
+        model: CachedModel,
+        tokenizer: Tokenizer,
+        rows: Sequence[Continuation],
+        options: GenerateOptions,
+        constraint: Constraint | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, rows, options, constraint)
+        self._alpha = options.contrastive or 0.0
+        self._last: torch.Tensor | None = None  # (rows, width) features of the last tokens; None: read all anew
+        self._directions = torch.empty(0)  # (rows, length, width) features of the tokens seen, scaled to length one
+        self._real = torch.empty(0, dtype=torch.bool)  # (rows, length): no padding
+        if model.context < 2:
+            raise InputError("contrastive search needs a context of two tokens or more", "use another strategy")
 
-def _exact(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
+    def admit(self, rows: Sequence[Continuation]) -> None:
+        """Decode further rows; all are read anew, because the cache holds candidates rather than rows."""
+        super().admit(rows)
+        self._last = None
 
+    def _choose(self) -> torch.Tensor:
+        last = self._begin() if self._last is None or self._reader.full else self._last
+        scores = self._scores.apply(self._model.head(last), self.rows)
+        count = min(self._options.top_k, scores.shape[-1])
+        probabilities, candidates = scores.softmax(-1).topk(count, -1)
+        rows = torch.arange(len(self.rows), device=scores.device)
+        self._reader.select(rows.repeat_interleave(count))
+        features = self._reader.step(candidates.flatten()).unflatten(0, (-1, count))
+        directions = torch.nn.functional.normalize(features.double(), dim=-1)
+        similarity = directions @ self._directions.transpose(1, 2)
+        similarity = similarity.masked_fill(~self._real[:, None], float("-inf")).amax(-1)
+        merit = (1 - self._alpha) * probabilities - self._alpha * similarity
+        best = merit.masked_fill(probabilities == 0, float("-inf")).argmax(-1)
+        self._reader.select(rows * count + best)
+        self._last = features[rows, best]
+        self._directions = torch.cat((self._directions, directions[rows, best][:, None]), 1)
+        self._real = torch.nn.functional.pad(self._real, (0, 1), value=True)
+        return candidates[rows, best]
 
-def _aligned_right(rows: Sequence[Sequence[int]], length: int, device: torch.device) -> torch.Tensor:
-    """Return (rows, length) ids with -1 on the left of shorter rows."""
-    return torch.tensor([[-1] * (length - len(row)) + list(row) for row in rows], dtype=torch.long, device=device)
+    def _begin(self) -> torch.Tensor:
+        """Read all windows; the last token of a row is not in the cache after that, but its features are known."""
+        features = self._reader.read(self.rows, self._left + 1)
+        lengths = torch.tensor([len(row.window) for row in self.rows], device=features.device)
+        self._real = torch.arange(features.shape[1], device=features.device) >= features.shape[1] - lengths[:, None]
+        self._directions = torch.nn.functional.normalize(features.double(), dim=-1)
+        if self._reader.full:
+            return self._shorten()
+        return features[:, -1]
 
+    def _shorten(self) -> torch.Tensor:
+        """Where the windows fill the context to the brim, go on from their last halves: a candidate must fit."""
+        for row in self.rows:
+            if len(row.window) == self._model.context:
+                row.begin = len(row.ids) - max(1, self._model.context // 2)
+        return self._begin()
 
-def _counts(ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """Return (rows, vocabulary) how often each id occurs in (rows, length) ids; -1 counts for nothing."""
-    counts = torch.zeros(ids.shape[0], vocabulary + 1, dtype=torch.long, device=ids.device)
-    return counts.scatter_add_(1, ids.where(ids >= 0, vocabulary), torch.ones_like(ids))[:, :-1]
+    def _keep(self, rows: list[int]) -> None:
+        super()._keep(rows)
+        kept = torch.tensor(rows, dtype=torch.long, device=self._directions.device)
+        self._directions, self._real = self._directions[kept], self._real[kept]
+        self._last = None if self._last is None else self._last[kept]

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 from lavra.core.errors import InputError, LavraError
 from lavra.core.memory import is_out_of_memory, release_memory
 from lavra.core.progress import Progress
 from lavra.core.seeds import numpy_stream
-from lavra.generation.decoding import Continuation, Decoding
+from lavra.generation.beams import BeamSearch, Hypothesis
+from lavra.generation.constraints import Constraint, constraint_of
+from lavra.generation.decoding import ContrastiveDecoding, Decoding
 from lavra.generation.options import GenerateOptions
+from lavra.generation.rows import Continuation, Reason
+from lavra.generation.text import TextAssembler
 from lavra.models.inference import evaluating
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
-    from lavra.generation.decoding import CachedModel
+    from lavra.generation.reader import CachedModel
 
 ROWS_AT_ONCE = 64
 """Continuations that are decoded together."""
@@ -31,18 +36,25 @@ class Generation:
         sample: number of the continuation, from 0.
         text: the new text, without the prompt and without the stop string.
         tokens: the new ids, those of a stop string included, the end-of-document token not.
-        reason: why it ended: the model ended the document, a stop string came, or `max_new_tokens` were made.
+        reason: why it ended: the model ended the document, a stop string came, or `max_new_tokens` were made (a text
+            with a constraint may then be unfinished).
+        score: of beam search: its log-probability divided by (number of tokens) ** length_penalty; else None.
     """
 
     prompt: str
     sample: int
     text: str
     tokens: tuple[int, ...]
-    reason: Literal["end", "stop", "length"]
+    reason: Reason
+    score: float | None = None
 
 
 def generate(
-    model: CachedModel, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerateOptions | None = None
+    model: CachedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    options: GenerateOptions | None = None,
+    constraint: Constraint | None = None,
 ) -> list[Generation]:
     """Continue prompts.
 
@@ -50,40 +62,60 @@ def generate(
     empty prompt begins a new document. Where prompt and text outgrow the model's context, the model goes on from the
     last half of its context, read anew; so a token is always made from at least half a context.
 
-    The random numbers of a continuation depend on the seed, the text of its prompt and its sample number, and on
-    nothing else: grouping, order and other prompts change no text (beyond what rounding in the model's products can
-    change), and equal prompts get equal texts.
+    The options choose the strategy: sampling, `greedy`, `beams`, or `contrastive` search. The random numbers of a
+    continuation depend on the seed, the text of its prompt and its sample number, and on nothing else: grouping, order
+    and other prompts change no text (beyond what rounding in the model's products can change), and equal prompts get
+    equal texts.
 
     Args:
         model: a model with a cache (`context`, `new_cache`, `step`, `head`).
         tokenizer: the model's own.
         prompts: texts to continue.
         options: how; `GenerateOptions()` by default.
+        constraint: which tokens may come, instead of what the options say of it.
 
     Returns:
-        `options.samples` generations of the first prompt, then of the second, and so on.
+        `options.samples` generations of the first prompt, then of the second, and so on. Beam search gives the best
+        first, and fewer where it finds fewer.
 
     Raises:
-        InputError: if a prompt does not fit the context.
+        InputError: if a prompt does not fit the context, or a constraint cannot be met.
         LavraError: if memory does not suffice for a single continuation.
     """
+    made = dict(generate_each(model, tokenizer, prompts, options, constraint))
+    return [made[place] for place in sorted(made)]
+
+
+def generate_each(
+    model: CachedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    options: GenerateOptions | None = None,
+    constraint: Constraint | None = None,
+) -> Iterator[tuple[tuple[int, int], Generation]]:
+    """Yield (number of the prompt, number of the sample) and its generation, each as soon as it is finished.
+
+    As `generate`, which says more. Short prompts come first; as rows finish, those that wait take their places.
+    """
     options = options or GenerateOptions()
-    encoded = [_encode(model, tokenizer, prompt) for prompt in prompts]
-    wanted = [(number, sample) for number in range(len(prompts)) for sample in range(options.samples)]
-    by_length = sorted(wanted, key=lambda one: len(encoded[one[0]]))
-    done: dict[tuple[int, int], Generation] = {}
-    with evaluating(model), Progress("generating", len(wanted), "texts") as progress:
-        at_once = ROWS_AT_ONCE
-        while len(done) < len(wanted):
-            group = by_length[len(done) : len(done) + at_once]
-            rows = [_start(tokenizer, prompts[number], encoded[number], sample, options) for number, sample in group]
-            if not _run_whole(model, tokenizer, rows, options):
-                at_once = _smaller(len(group))
-                continue
-            for place, row in zip(group, rows, strict=True):
-                done[place] = _finished(prompts[place[0]], place[1], row)
-            progress.update(len(done))
-    return [done[place] for place in wanted]
+    constraint = constraint or constraint_of(tokenizer, options)
+    encoded = [_encode(model, tokenizer, prompt, options) for prompt in prompts]
+    by_length = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
+    with evaluating(model), Progress("generating", len(prompts) * options.samples, "texts") as progress:
+        if options.beams > 1:
+            made = _search(model, tokenizer, by_length, encoded, options, constraint)
+            texts = _texts_of(tokenizer, prompts, made, options)
+        else:
+            started = (
+                ((number, sample), _start(tokenizer, prompts[number], encoded[number], sample, options))
+                for number in by_length
+                for sample in range(options.samples)
+            )
+            made = _decode(model, tokenizer, started, options, constraint)
+            texts = ((place, _finished(prompts[place[0]], place[1], row)) for place, row in made)
+        for one in texts:
+            yield one
+            progress.advance()
 
 
 def stream(
@@ -102,22 +134,24 @@ def stream(
         raise InputError(
             f"--samples is {options.samples}; only one text can be streamed", "ask for one, or do not stream"
         )
-    row = _start(tokenizer, prompt, _encode(model, tokenizer, prompt), 0, options)
+    if options.beams > 1:
+        raise InputError("beam search knows its text only at the end", "do not stream it")
+    row = _start(tokenizer, prompt, _encode(model, tokenizer, prompt, options), 0, options)
     with evaluating(model):
-        decoding = Decoding(model, tokenizer, [row], options)
+        decoding = _decoding(model, tokenizer, [row], options, constraint_of(tokenizer, options))
         while decoding.rows:
             piece = "".join(decoding.advance())
             if piece:
                 yield piece
 
 
-def _encode(model: CachedModel, tokenizer: Tokenizer, prompt: str) -> list[int]:
+def _encode(model: CachedModel, tokenizer: Tokenizer, prompt: str, options: GenerateOptions) -> list[int]:
     """Return the ids of a prompt as the beginning of a document."""
     ids = [tokenizer.end_of_document, *tokenizer.encode(prompt)]
-    if len(ids) > model.context:
+    if len(ids) > model.context and options.long_prompt == "refuse":
         raise InputError(
             f"the prompt {prompt[:40]!r}… has {len(ids) - 1} tokens; this model reads {model.context - 1} at most",
-            "shorten the prompt, or train a model with a longer context",
+            "shorten the prompt, say --long-prompt window to read its end only, or train with a longer context",
         )
     return ids
 
@@ -127,17 +161,86 @@ def _start(tokenizer: Tokenizer, prompt: str, ids: list[int], sample: int, optio
     return Continuation.start(tokenizer, ids, draws, options)
 
 
-def _run_whole(model: CachedModel, tokenizer: Tokenizer, rows: list[Continuation], options: GenerateOptions) -> bool:
-    """Run rows to their ends; False when memory ran out (returned, so that what failed is released)."""
+def _decoding(
+    model: CachedModel,
+    tokenizer: Tokenizer,
+    rows: Sequence[Continuation],
+    options: GenerateOptions,
+    constraint: Constraint | None,
+) -> Decoding:
+    strategy = Decoding if options.contrastive is None else ContrastiveDecoding
+    return strategy(model, tokenizer, rows, options, constraint)
+
+
+def _decode(
+    model: CachedModel,
+    tokenizer: Tokenizer,
+    waiting: Iterator[tuple[tuple[int, int], Continuation]],
+    options: GenerateOptions,
+    constraint: Constraint | None,
+) -> Iterator[tuple[tuple[int, int], Continuation]]:
+    """Yield rows as they finish, and let waiting ones take their places, a quarter of the rows at a time."""
+    at_once = ROWS_AT_ONCE if options.contrastive is None else max(1, ROWS_AT_ONCE // options.top_k)
+    growing: list[tuple[tuple[int, int], Continuation]] = []
+    decoding = _decoding(model, tokenizer, [], options, constraint)
+    while True:
+        if len(growing) <= at_once - max(1, at_once // 4):
+            new = list(islice(waiting, at_once - len(growing)))
+            growing += new
+            decoding.admit([row for _, row in new])
+        if decoding.rows and not _advanced(decoding):
+            at_once = _smaller(len(decoding.rows))
+            later = growing[at_once:]
+            growing = growing[:at_once]
+            waiting = chain(later, waiting)
+            decoding = _decoding(model, tokenizer, [row for _, row in growing], options, constraint)
+        yield from ((place, row) for place, row in growing if row.reason is not None)
+        growing = [(place, row) for place, row in growing if row.reason is None]
+        if not growing:
+            following = next(waiting, None)
+            if following is None:
+                return
+            waiting = chain([following], waiting)
+
+
+def _advanced(decoding: Decoding) -> bool:
+    """Make one token for every row; False when memory ran out (returned, so that what failed is released)."""
     try:
-        decoding = Decoding(model, tokenizer, rows, options)
-        while decoding.rows:
-            decoding.advance()
+        decoding.advance()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return False
     return True
+
+
+def _search(
+    model: CachedModel,
+    tokenizer: Tokenizer,
+    numbers: list[int],
+    encoded: list[list[int]],
+    options: GenerateOptions,
+    constraint: Constraint | None,
+) -> Iterator[tuple[int, list[Hypothesis]]]:
+    """Yield the number of each prompt and its hypotheses, the best first."""
+    at_once, done = max(1, ROWS_AT_ONCE // options.beams), 0
+    while done < len(numbers):
+        group = numbers[done : done + at_once]
+        found = _searched(BeamSearch(model, tokenizer, [encoded[number] for number in group], options, constraint))
+        if found is None:
+            at_once = _smaller(len(group))
+            continue
+        done += len(group)
+        yield from zip(group, found, strict=True)
+
+
+def _searched(search: BeamSearch) -> list[list[Hypothesis]] | None:
+    try:
+        return search.run()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 def _smaller(rows: int) -> int:
@@ -151,3 +254,20 @@ def _smaller(rows: int) -> int:
 
 def _finished(prompt: str, sample: int, row: Continuation) -> Generation:
     return Generation(prompt, sample, "".join(row.pieces), tuple(row.new), row.reason or "length")
+
+
+def _texts_of(
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    made: Iterator[tuple[int, list[Hypothesis]]],
+    options: GenerateOptions,
+) -> Iterator[tuple[tuple[int, int], Generation]]:
+    for number, hypotheses in made:
+        for sample, one in enumerate(hypotheses[: options.samples]):
+            assembler = TextAssembler(tokenizer, one.ids[1 : one.prompt_length], options.stop)
+            text = "".join(map(assembler.add, one.new)) + assembler.finish()
+            score = one.score if one.new or one.reason == "end" else None
+            yield (
+                (number, sample),
+                Generation(prompts[number], sample, text, tuple(one.new), one.reason or "length", score),
+            )

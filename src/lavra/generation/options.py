@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from lavra.core.errors import InputError
 
@@ -29,6 +30,19 @@ class GenerateOptions:
         typical_p: keep the fewest tokens of this share whose surprise is nearest to the entropy (arXiv 2202.00666);
             1 is off.
         stop: strings that end the text; they are cut off, wherever the borders between tokens fall.
+        beams: above 1, search for the likeliest texts with this many at a time instead of drawing one; the best
+            `samples` of them are given. Temperature and the filters after it then do nothing.
+        beam_groups: beams in groups that avoid each other's tokens (diverse beam search, arXiv 1610.02424); 1 is off.
+        diversity_penalty: between groups: taken from a token's score for each beam that has just taken it.
+        length_penalty: a text's score is its log-probability divided by its number of tokens to this power; 0 is the
+            log-probability itself, more prefers longer texts.
+        contrastive: the alpha of contrastive search (arXiv 2202.06417) among the `top_k` likeliest tokens: how much
+            being unlike the text so far counts against being likely; 0 is greedy. Not given, it is off.
+        choices: the text must be one of these strings.
+        words: the text must hold these.
+        regex: the text must match this regular expression as a whole (no look-around).
+        json_schema: the text must be JSON of this schema.
+        long_prompt: what to do with a prompt that is longer than the model's context: refuse it, or read its end only.
     """
 
     max_new_tokens: int = 200
@@ -45,6 +59,16 @@ class GenerateOptions:
     min_p: float = 0.0
     typical_p: float = 1.0
     stop: tuple[str, ...] = ()
+    beams: int = 1
+    beam_groups: int = 1
+    diversity_penalty: float = 0.5
+    length_penalty: float = 1.0
+    contrastive: float | None = None
+    choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    regex: str = ""
+    json_schema: str = ""
+    long_prompt: Literal["refuse", "window"] = "refuse"
 
     def __post_init__(self) -> None:
         for name, good, range_ in (
@@ -60,7 +84,34 @@ class GenerateOptions:
             ("min_p", 0 <= self.min_p <= 1, "from 0 (off) to 1"),
             ("typical_p", 0 < self.typical_p <= 1, "above 0 and up to 1 (off)"),
             ("stop", all(self.stop), "strings that are not empty"),
+            ("beams", self.beams >= 1, "1 (off) or more"),
+            ("beam_groups", self._groups_fit, f"a divisor of --beams, which is {self.beams}"),
+            ("diversity_penalty", 0 <= self.diversity_penalty < math.inf, "0 or more"),
+            ("length_penalty", math.isfinite(self.length_penalty), "a finite number"),
+            ("contrastive", 0 <= (self.contrastive or 0.0) <= 1, "from 0 (greedy) to 1"),
+            ("choices", all(self.choices), "strings that are not empty"),
+            ("words", all(self.words), "strings that are not empty"),
         ):
             if not good:
                 flag = "--" + name.replace("_", "-")
                 raise InputError(f"{flag} is {getattr(self, name)!r}", f"it must be {range_}")
+        self._check_together()
+
+    @property
+    def _groups_fit(self) -> bool:
+        return self.beam_groups >= 1 and self.beams % self.beam_groups == 0
+
+    def _check_together(self) -> None:
+        """Refuse values that contradict each other."""
+        if self.beams > 1 and self.samples > self.beams:
+            raise InputError(
+                f"--samples is {self.samples} and --beams {self.beams}", "search with as many beams as samples, or more"
+            )
+        if self.contrastive is not None and self.beams > 1:
+            raise InputError("--contrastive and --beams are two ways to search", "give one of them")
+        if self.contrastive is not None and not self.top_k:
+            raise InputError("--contrastive needs candidates to choose from", "set --top-k; 4 to 8 are usual")
+        asked = [name for name in ("choices", "words", "regex", "json_schema") if getattr(self, name)]
+        if len(asked) > 1:
+            flags = " and ".join("--" + name.replace("_", "-") for name in asked)
+            raise InputError(f"{flags} cannot be combined", "give one of them; a regular expression can often say both")

@@ -66,7 +66,7 @@ def attend(
         queries: (rows, heads, length, size).
         keys: (rows, kv heads, keys, size); fewer heads than the queries' are shared in groups.
         values: like keys.
-        mask: who sees whom; a plain causal mask wants as many keys as queries.
+        mask: who sees whom; under a plain causal mask the queries are those of the last keys.
         dropout: share of attention weights dropped.
 
     Returns:
@@ -76,9 +76,9 @@ def attend(
     plain = queries.device.type == "cpu" and torch.compiler.is_compiling() and keys.shape[2] <= PLAIN_LIMIT
     if plain and not dropout:
         return _plain(queries, keys, values, mask, grouped)
-    if mask.allowed is None and mask.bias is None:
+    if mask.allowed is None and mask.bias is None and queries.shape[2] in (1, keys.shape[2]):
         return F.scaled_dot_product_attention(
-            queries, keys, values, dropout_p=dropout, is_causal=True, enable_gqa=grouped
+            queries, keys, values, dropout_p=dropout, is_causal=queries.shape[2] > 1, enable_gqa=grouped
         )
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=_additive(mask, queries, keys), dropout_p=dropout, enable_gqa=grouped

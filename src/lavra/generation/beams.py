@@ -1,0 +1,170 @@
+"""Beam search, and diverse beam search (Vijayakumar et al. 2016, arXiv 1610.02424), for many prompts at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from lavra.generation.options import GenerateOptions
+from lavra.generation.reader import CachedModel, Reader
+from lavra.generation.rows import Reason, Row
+from lavra.generation.scores import Scores
+
+if TYPE_CHECKING:
+    from lavra.data.tokenizer import Tokenizer
+    from lavra.generation.constraints import Constraint
+
+
+@dataclass(slots=True)
+class Hypothesis(Row):
+    """One way to continue a prompt.
+
+    Attributes:
+        score: sum of the log-probabilities of its new tokens, those of an end included, less diversity penalties; of a
+            finished one, divided by (number of those tokens) ** length_penalty.
+        reason: why it ended; None while it grows.
+        source: number of the row that it was made from, among all rows of the step.
+    """
+
+    score: float = 0.0
+    reason: Reason | None = None
+    source: int = 0
+
+
+@dataclass(slots=True)
+class _Group:
+    """Beams that compete with each other alone."""
+
+    width: int
+    running: list[Hypothesis]
+    finished: list[Hypothesis] = field(default_factory=list)
+
+    def settle(self, length_penalty: float, made: int) -> None:
+        """Keep the best finished hypotheses, and stop where the best running one could not be among them.
+
+        That a running hypothesis is compared at its present length is the usual rule (and that of transformers).
+        """
+        self.finished = sorted(self.finished, key=lambda one: -one.score)[: self.width]
+        full = len(self.finished) == self.width
+        if full and self.running and self.running[0].score / made**length_penalty <= self.finished[-1].score:
+            self.running = []
+
+
+class BeamSearch:
+    """Searches for the likeliest continuations of prompts.
+
+    Each step looks at the best `2 * width` ways to grow a group's beams: those that end and are among the best `width`
+    are finished; the best `width` of the others run on. A group is done when it holds `width` finished hypotheses
+    and none that runs is better than the worst of them. With several groups, each step serves them in turn, and a
+    token's score is lowered by `diversity_penalty` for each beam of the groups before that has just taken it.
+
+    Args:
+        model: with a cache.
+        tokenizer: the model's own.
+        prompts: ids of each prompt, the beginning mark included.
+        options: `beams`, `beam_groups`, `diversity_penalty`, `length_penalty`, lengths and penalties.
+        constraint: which tokens may come; None for any.
+    """
+
+    def __init__(
+        self,
+        model: CachedModel,
+        tokenizer: Tokenizer,
+        prompts: Sequence[Sequence[int]],
+        options: GenerateOptions,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self._model, self._tokenizer, self._options = model, tokenizer, options
+        self._reader = Reader(model)
+        self._scores = Scores(tokenizer, options, constraint)
+        width = options.beams // options.beam_groups
+        self._searches = [
+            [_Group(width, [Hypothesis(list(ids), len(ids))]) for _ in range(options.beam_groups)] for ids in prompts
+        ]
+
+    @torch.no_grad()
+    def run(self) -> list[list[Hypothesis]]:
+        """Return the finished hypotheses of each prompt, the best first; at most `beams`, at least one."""
+        if not self._options.max_new_tokens:
+            return [groups[0].running for groups in self._searches]
+        made = 0
+        while made < self._options.max_new_tokens and any(self._rows()):
+            made += 1
+            self._advance(made)
+        found = [[one for group in groups for one in group.finished] for groups in self._searches]
+        return [sorted(hypotheses, key=lambda one: -one.score) for hypotheses in found]
+
+    def _rows(self) -> list[Hypothesis]:
+        return [one for groups in self._searches for group in groups for one in group.running]
+
+    def _advance(self, made: int) -> None:
+        """Grow every running hypothesis by one token."""
+        rows = self._rows()
+        scores, tokens = self._best(rows)
+        first = 0
+        for groups in self._searches:
+            taken: list[int] = []
+            for group in groups:
+                here = range(first, first + len(group.running))
+                first += len(group.running)
+                candidates = self._candidates(rows, here, scores, tokens, taken)
+                self._divide(group, rows, candidates[: 2 * group.width])
+                taken += [one.ids[-1] for one in group.running]
+                group.settle(self._options.length_penalty, made)
+        growing = self._rows()
+        if growing:
+            self._reader.select([one.source for one in growing])
+
+    def _best(self, rows: list[Hypothesis]) -> tuple[list[list[float]], list[list[int]]]:
+        """Return, per row, the log-probabilities and ids of as many tokens as may be needed, the best first."""
+        logits = self._model.head(self._reader.next_features(rows, self._options.max_new_tokens - rows[0].made))
+        allowed = self._scores.restrict(logits, rows)
+        log = self._scores.discourage(allowed.log_softmax(-1), rows)
+        groups = self._options.beam_groups
+        wanted = 2 * (self._options.beams // groups) + (self._options.beams if groups > 1 else 0)
+        best = log.topk(min(wanted, log.shape[-1]), -1)
+        return best.values.tolist(), best.indices.tolist()
+
+    def _candidates(
+        self,
+        rows: list[Hypothesis],
+        here: range,
+        scores: list[list[float]],
+        tokens: list[list[int]],
+        taken: list[int],
+    ) -> list[tuple[float, int, int]]:
+        """Return (score, row, token) of the ways to grow the rows `here`, the best first."""
+        penalty = self._options.diversity_penalty
+        candidates = [
+            (rows[row].score + score - (penalty * taken.count(token) if taken else 0.0), row, token)
+            for row in here
+            for score, token in zip(scores[row], tokens[row], strict=True)
+            if score > float("-inf")
+        ]
+        return sorted(candidates, key=lambda one: -one[0])
+
+    def _divide(self, group: _Group, rows: list[Hypothesis], candidates: list[tuple[float, int, int]]) -> None:
+        """Turn candidates into hypotheses that run on and hypotheses that are finished."""
+        group.running = []
+        for rank, (score, source, token) in enumerate(candidates):
+            one = self._grown(rows[source], score, source, token)
+            if one.reason is None:
+                if len(group.running) < group.width:
+                    group.running.append(one)
+            elif rank < group.width:
+                one.score /= (rows[source].made + 1) ** self._options.length_penalty
+                group.finished.append(one)
+
+    def _grown(self, row: Hypothesis, score: float, source: int, token: int) -> Hypothesis:
+        if token == self._tokenizer.end_of_document:
+            return Hypothesis(row.ids, row.prompt_length, score, "end", source, begin=row.begin)
+        one = Hypothesis([*row.ids, token], row.prompt_length, score, None, source, begin=row.begin)
+        if self._options.stop:
+            text = self._tokenizer.decode(one.new)
+            one.reason = "stop" if any(stop in text for stop in self._options.stop) else None
+        if one.reason is None and one.made == self._options.max_new_tokens:
+            one.reason = "length"
+        return one

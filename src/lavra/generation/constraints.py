@@ -1,0 +1,249 @@
+"""What a text may be: one of some strings, a match of a regular expression, JSON of a schema, one with given words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavra.core.errors import InputError
+
+if TYPE_CHECKING:
+    from lavra.data.tokenizer import Tokenizer
+    from lavra.generation.options import GenerateOptions
+
+State = TypeVar("State")
+
+STATES_KEPT = 4096
+"""States that a constraint remembers; beams and samples go on from those of the step before."""
+
+
+class Constraint(Protocol):
+    """Says which tokens may come next. A pure function of the new tokens, so that any strategy can ask it."""
+
+    def allowed(self, prefix: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return (vocabulary,) bool for the token after `prefix`, the new ids so far; the end of document included."""
+        ...
+
+
+class Stepwise(Generic[State]):
+    """A constraint made of states, one per prefix, each reached from the state of the prefix without its last token."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.vocabulary, self.end = tokenizer.vocabulary_size, tokenizer.end_of_document
+        self._states: dict[tuple[int, ...], State] = {}
+
+    def start(self) -> State:
+        """Return the state before the first token."""
+        raise NotImplementedError
+
+    def after(self, state: State, token: int) -> State:
+        """Return the state that a token leads to; the state given stays as it is."""
+        raise NotImplementedError
+
+    def mask(self, state: State) -> NDArray[np.bool_]:
+        """Return (vocabulary,) bool: the tokens that may come next; none where there is no way on."""
+        raise NotImplementedError
+
+    def allowed(self, prefix: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return (vocabulary,) bool for the token after `prefix`."""
+        return self.mask(self.state(prefix))
+
+    def state(self, prefix: tuple[int, ...]) -> State:
+        """Return the state after `prefix`."""
+        known = len(prefix)
+        while known and prefix[:known] not in self._states:
+            known -= 1
+        state = self._states[prefix[:known]] if known else self.start()
+        for place in range(known, len(prefix)):
+            state = self.after(state, prefix[place])
+            self._states[prefix[: place + 1]] = state
+        while len(self._states) > STATES_KEPT:
+            self._states.pop(next(iter(self._states)))
+        return state
+
+
+class OneOf(Stepwise[dict[int, Any]]):
+    """Exactly one of some strings, each written with the tokens that the tokenizer gives it.
+
+    Args:
+        tokenizer: the model's own.
+        choices: the strings; a space at the beginning of one is part of it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, choices: Sequence[str]) -> None:
+        super().__init__(tokenizer)
+        self._root: dict[int, Any] = {}
+        for choice in choices:
+            node = self._root
+            for token in [*tokenizer.encode(choice), self.end]:
+                node = node.setdefault(token, {})
+        if not self._root:
+            raise InputError("--choices is empty", "give the strings that the text may be")
+
+    def start(self) -> dict[int, Any]:
+        """Return the root of the tree of the choices."""
+        return self._root
+
+    def after(self, state: dict[int, Any], token: int) -> dict[int, Any]:
+        """Return the branch of a token."""
+        return state.get(token, {})
+
+    def mask(self, state: dict[int, Any]) -> NDArray[np.bool_]:
+        """Allow the branches."""
+        mask = np.zeros(self.vocabulary, dtype=np.bool_)
+        mask[list(state)] = True
+        return mask
+
+
+class Words(Stepwise[tuple[tuple[int, ...], tuple[int, ...]]]):
+    """A text that has all of some words or phrases in it, wherever the model puts them.
+
+    The text cannot end before it has them; where the room left is just enough to write the missing ones, they are
+    written. A word counts wherever its letters stand, so also within a longer word. A state is the new tokens, and
+    those that must come next.
+
+    Args:
+        tokenizer: the model's own.
+        words: what the text must hold; a space is put before each where it has to be forced.
+        longest: most new tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, words: Sequence[str], longest: int) -> None:
+        super().__init__(tokenizer)
+        self._tokenizer, self._longest = tokenizer, longest
+        self._words = {word: tuple(tokenizer.encode(" " + word)) for word in words}
+        needed = sum(map(len, self._words.values()))
+        if needed > longest:
+            raise InputError(
+                f"--words take {needed} tokens and --max-new-tokens is {longest}", f"set --max-new-tokens {needed}"
+            )
+
+    def start(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the state of the empty text."""
+        return (), self._forced(())
+
+    def after(
+        self, state: tuple[tuple[int, ...], tuple[int, ...]], token: int
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the state of the text with a token more."""
+        made, forced = (*state[0], token), state[1][1:]
+        return made, forced or self._forced(made)
+
+    def mask(self, state: tuple[tuple[int, ...], tuple[int, ...]]) -> NDArray[np.bool_]:
+        """Allow what is forced, or else everything; the end only where nothing is missing."""
+        made, forced = state
+        mask = np.full(self.vocabulary, not forced)
+        if forced:
+            mask[forced[0]] = True
+        else:
+            mask[self.end] = not self._missing(made)
+        return mask
+
+    def _missing(self, made: tuple[int, ...]) -> list[str]:
+        text = self._tokenizer.decode(made)
+        return [word for word in self._words if word not in text]
+
+    def _forced(self, made: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the tokens of all missing words where there is no room for anything else, and else none."""
+        missing = [token for word in self._missing(made) for token in self._words[word]]
+        return tuple(missing) if len(missing) >= self._longest - len(made) else ()
+
+
+class Grammar(Stepwise[Any]):
+    """A text of a formal language, by the library llguidance: any way of writing it in tokens is allowed.
+
+    Args:
+        tokenizer: the model's own.
+        grammar: as the library compiles it.
+        name: of the request, for errors: "--regex '[0-9]+'".
+
+    Raises:
+        InputError: if the grammar is not understood, or no text satisfies it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, grammar: str, name: str) -> None:
+        from llguidance import LLMatcher, LLTokenizer
+
+        super().__init__(tokenizer)
+        inner = LLTokenizer(tokenizer.serialised, n_vocab=self.vocabulary, eos_token=self.end)
+        self._first = LLMatcher(inner, grammar, log_level=0)
+        if self._first.is_error():
+            reason = self._first.get_error().partition("start:")[0].strip()
+            raise InputError(f"{name} cannot be used: {reason}", "correct it; look-around and \\b are not supported")
+        begins = self.mask(self._first)
+        begins[self.end] = self._first.is_accepting()
+        if not begins.any():
+            raise InputError(f"{name} matches no text that this tokenizer can write", "give one that some text matches")
+
+    def start(self) -> Any:
+        """Return the matcher before the first token."""
+        return self._first
+
+    def after(self, state: Any, token: int) -> Any:
+        """Return a copy of the matcher that has taken a token."""
+        copy = state.deep_copy()
+        copy.consume_token(token)
+        return copy
+
+    def mask(self, state: Any) -> NDArray[np.bool_]:
+        """Allow what the matcher allows; the end where the text may be whole."""
+        bits = np.frombuffer(state.deep_copy().compute_bitmask(), dtype=np.uint8)
+        return np.unpackbits(bits, bitorder="little")[: self.vocabulary].astype(np.bool_)
+
+
+def regex(tokenizer: Tokenizer, pattern: str, longest: int) -> Grammar:
+    """Return the constraint to match the whole of a regular expression (of Rust's kind, without look-around).
+
+    Raises:
+        InputError: if it is not understood, matches nothing, or cannot end within `longest` tokens.
+    """
+    from llguidance import LLMatcher
+
+    name = f"--regex {pattern!r}"
+    constraint = Grammar(tokenizer, LLMatcher.grammar_from_regex(pattern), name)
+    shortest, token = _shortest_match(pattern), int(tokenizer.token_lengths().max())
+    if shortest > longest * token:
+        raise InputError(
+            f"{name} cannot end: its shortest match has {shortest} characters, and {longest} tokens have at most "
+            f"{longest * token} bytes",
+            "raise --max-new-tokens, or give an expression with shorter matches",
+        )
+    return constraint
+
+
+def json_schema(tokenizer: Tokenizer, schema: str) -> Grammar:
+    """Return the constraint to be JSON of a schema.
+
+    Raises:
+        InputError: if the schema is not JSON, not understood, or satisfied by nothing.
+    """
+    from llguidance import LLMatcher
+
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(schema)
+    except ValueError as error:
+        raise InputError(f"--json-schema is not JSON: {error}", "give a JSON schema") from error
+    return Grammar(tokenizer, grammar, "--json-schema")
+
+
+def constraint_of(tokenizer: Tokenizer, options: GenerateOptions) -> Constraint | None:
+    """Return the constraint that the options ask for, or None."""
+    if options.choices:
+        return OneOf(tokenizer, options.choices)
+    if options.words:
+        return Words(tokenizer, options.words, options.max_new_tokens)
+    if options.regex:
+        return regex(tokenizer, options.regex, options.max_new_tokens)
+    return json_schema(tokenizer, options.json_schema) if options.json_schema else None
+
+
+def _shortest_match(pattern: str) -> int:
+    """Return the number of characters of the shortest match, 0 where Python reads the expression otherwise."""
+    try:
+        return re._parser.parse(pattern).getwidth()[0]  # pyright: ignore[reportAttributeAccessIssue]
+    except (re.error, OverflowError, RecursionError):
+        return 0

@@ -1,0 +1,118 @@
+"""A model reading rows of different lengths into one cache: rows come, are repeated or reordered, and go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from lavra.generation.rows import Row, aligned_right
+from lavra.models.inference import device_of
+
+
+class CachedModel(Protocol):
+    """What generation asks of a model; `lavra.models.decoder.Decoder` answers it."""
+
+    @property
+    def context(self) -> int:
+        """Longest window in tokens."""
+        ...
+
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (…, vocabulary) logits for features of shape (…, width)."""
+        ...
+
+    def new_cache(self, rows: int, length: int) -> Any:
+        """Return an empty cache.
+
+        It has `length` (tokens stored), `capacity`, `select(rows)`, which keeps, repeats or reorders rows, and
+        `join(other, capacity)`, which returns a cache with the rows of both.
+        """
+        ...
+
+    def step(self, ids: torch.Tensor, cache: Any, real: torch.Tensor | None = None) -> torch.Tensor:
+        """Append (rows, new) ids to the cache, padding on the left not `real`; return (rows, new, width) features."""
+        ...
+
+
+class Reader:
+    """Feeds rows to a model: the whole windows of those that are new to it, and the last token of the others.
+
+    Args:
+        model: with a cache.
+    """
+
+    def __init__(self, model: CachedModel) -> None:
+        self.device = device_of(model)
+        self._model = model
+        self._cache: Any = None
+        self._rows = 0  # rows that the cache holds
+
+    def next_features(self, rows: Sequence[Row], left: int) -> torch.Tensor:
+        """Return (rows, width) features from which the next token of each row is predicted.
+
+        Args:
+            rows: first those that the cache holds, in its order and each with one token more than at the last call;
+                then rows that are new.
+            left: most tokens that any of them may still grow by.
+        """
+        slid = [row.slide(self._model.context) for row in rows]
+        if any(slid) or (self._cache is not None and self._cache.length == self._cache.capacity):
+            self.forget()
+        if self._cache is None:
+            return self._read(rows, left)[:, -1]
+        known = self._rows
+        last = torch.tensor([row.ids[-1:] for row in rows[:known]], device=self.device)
+        features = self._model.step(last, self._cache)[:, -1]
+        if len(rows) == known:
+            return features
+        cache = self._cache
+        new = self._read(rows[known:], left)[:, -1]
+        capacity = min(self._model.context, max(len(row.window) for row in rows) + left)
+        self._cache, self._rows = cache.join(self._cache, capacity), len(rows)
+        return torch.cat((features, new))
+
+    def read(self, rows: Sequence[Row], left: int) -> torch.Tensor:
+        """Forget everything, read the whole windows, and return (rows, longest, width) features, padded on the left."""
+        self.forget()
+        for row in rows:
+            row.slide(self._model.context)
+        return self._read(rows, left)
+
+    def step(self, ids: torch.Tensor) -> torch.Tensor:
+        """Append one token to each row, (rows,) ids, and return their (rows, width) features."""
+        return self._model.step(ids[:, None], self._cache)[:, -1]
+
+    @property
+    def full(self) -> bool:
+        """Whether no token fits the cache any more."""
+        return self._cache is None or self._cache.length == self._cache.capacity
+
+    def select(self, rows: Sequence[int] | torch.Tensor) -> None:
+        """Let row i be what row `rows[i]` was."""
+        if not len(rows):
+            self.forget()
+            return
+        self._rows = len(rows)
+        if self._cache is not None:
+            self._cache.select(torch.as_tensor(rows, dtype=torch.long, device=self.device))
+
+    def forget(self) -> None:
+        """Let the cache go; all rows are read anew at the next call."""
+        self._cache, self._rows = None, 0
+
+    def _read(self, rows: Sequence[Row], left: int) -> torch.Tensor:
+        """Read whole windows into a new cache, equal ones (samples of one prompt, beams) only once."""
+        windows = [tuple(row.window) for row in rows]
+        place = {window: number for number, window in enumerate(dict.fromkeys(windows))}
+        ids = torch.tensor(aligned_right(list(place)), dtype=torch.long, device=self.device)
+        capacity = min(self._model.context, ids.shape[1] + left)
+        self._cache, self._rows = self._model.new_cache(len(place), capacity), len(rows)
+        padded = len({len(window) for window in place}) > 1
+        features = self._model.step(ids.clamp(min=0), self._cache, ids >= 0 if padded else None)
+        if len(place) < len(windows):
+            order = torch.tensor([place[window] for window in windows], device=self.device)
+            self._cache.select(order)
+            features = features[order]
+        return features

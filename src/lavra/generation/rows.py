@@ -1,0 +1,103 @@
+"""The rows that are decoded: what was given, what was made, and the text so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from numpy.typing import NDArray
+
+from lavra.generation.options import GenerateOptions
+from lavra.generation.text import TextAssembler
+
+if TYPE_CHECKING:
+    from lavra.data.tokenizer import Tokenizer
+
+Reason = Literal["end", "stop", "length"]
+"""Why a text ended: the model ended the document, a stop string came, or `max_new_tokens` were made."""
+
+
+@dataclass(slots=True)
+class Row:
+    """Tokens that the model reads and adds to.
+
+    Attributes:
+        ids: the beginning mark (an end-of-document token), the prompt and the new tokens.
+        prompt_length: how many of `ids` were given, the mark included.
+        begin: first of `ids` that the model still sees; moves on when the context is full.
+    """
+
+    ids: list[int]
+    prompt_length: int
+    begin: int = field(default=0, kw_only=True)
+
+    @property
+    def new(self) -> list[int]:
+        """The new tokens."""
+        return self.ids[self.prompt_length :]
+
+    @property
+    def made(self) -> int:
+        """Number of new tokens."""
+        return len(self.ids) - self.prompt_length
+
+    @property
+    def window(self) -> list[int]:
+        """What the model sees of the row."""
+        return self.ids[self.begin :]
+
+    def slide(self, context: int) -> bool:
+        """Where the row outgrew the context, go on from the last half of it; return whether it did."""
+        if len(self.ids) - self.begin <= context:
+            return False
+        self.begin = len(self.ids) - max(1, context // 2)
+        return True
+
+
+@dataclass(slots=True)
+class Continuation(Row):
+    """One row while it grows into one text.
+
+    Attributes:
+        draws: one uniform random number for each token that may be made.
+        assembler: turns its new tokens into text.
+        pieces: the new text so far.
+        reason: why it ended; None while it grows.
+    """
+
+    draws: NDArray[Any]
+    assembler: TextAssembler
+    pieces: list[str] = field(default_factory=list)
+    reason: Reason | None = None
+
+    @classmethod
+    def start(
+        cls, tokenizer: Tokenizer, ids: Sequence[int], draws: NDArray[Any], options: GenerateOptions
+    ) -> Continuation:
+        """Begin a row that continues `ids`."""
+        row = cls(list(ids), len(ids), draws, TextAssembler(tokenizer, ids[1:], options.stop))
+        row.reason = None if options.max_new_tokens else "length"
+        return row
+
+    def take(self, token: int, end_of_document: int, longest: int) -> str:
+        """Append a token, note whether it ends the row, and return the text that is certain now."""
+        if token == end_of_document:
+            self.reason = "end"
+            piece = self.assembler.finish()
+        else:
+            self.ids.append(token)
+            piece = self.assembler.add(token)
+            if self.made == longest:
+                self.reason = "length"
+                piece += self.assembler.finish()
+        if self.assembler.stopped:
+            self.reason = "stop"
+        self.pieces.append(piece)
+        return piece
+
+
+def aligned_right(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return rows of the length of the longest, with -1 on the left of shorter ones."""
+    longest = max(map(len, rows))
+    return [[-1] * (longest - len(row)) + list(row) for row in rows]

@@ -1,0 +1,122 @@
+"""Next-token scores as every strategy sees them: only real and allowed tokens, discouraged as the options say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from lavra.generation import filters
+from lavra.generation.options import GenerateOptions
+from lavra.generation.rows import Row, aligned_right
+
+if TYPE_CHECKING:
+    from lavra.data.tokenizer import Tokenizer
+    from lavra.generation.constraints import Constraint
+
+
+class Scores:
+    """Rules out and discourages tokens, row by row.
+
+    Args:
+        tokenizer: the model's own.
+        options: which penalties.
+        constraint: which tokens may come at all; None for any.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, options: GenerateOptions, constraint: Constraint | None = None) -> None:
+        self._options, self._constraint = options, constraint
+        self._vocabulary, self._end = tokenizer.vocabulary_size, tokenizer.end_of_document
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the likeliest token stays the likeliest, whatever the row."""
+        options = self._options
+        return (
+            self._constraint is None
+            and not options.min_new_tokens
+            and options.repetition_penalty == 1.0
+            and not options.no_repeat_ngram
+            and not options.frequency_penalty
+        )
+
+    def likeliest(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+        """Return (rows,) ids of the likeliest token of each row."""
+        if self.changes_nothing:
+            return logits[:, : self._vocabulary].argmax(-1)
+        return self.apply(logits, rows).argmax(-1)
+
+    def apply(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+        """Return (rows, vocabulary) float64 scores; what is ruled out has -inf.
+
+        A row without any token left may only end. The beginning mark counts for no penalty: a document may end.
+        """
+        return self.discourage(self.restrict(logits, rows), rows)
+
+    def restrict(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+        """Apply what is forbidden: padding of the vocabulary, and what the constraint does not allow."""
+        logits = filters.mask_padding(logits.to(_exact(logits.device)), self._vocabulary)
+        if self._constraint is None:
+            return logits
+        allowed = np.stack([self._constraint.allowed(tuple(row.new)) for row in rows])
+        allowed[~allowed.any(1), self._end] = True
+        columns = torch.from_numpy(allowed).to(logits.device)
+        restricted = torch.full_like(logits, filters.RULED_OUT)
+        restricted[:, : columns.shape[1]] = logits[:, : columns.shape[1]].masked_fill(~columns, filters.RULED_OUT)
+        return restricted
+
+    def discourage(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+        """Apply what depends on the tokens so far: an early end, repetition and frequency."""
+        options = self._options
+        early = [row.made < options.min_new_tokens for row in rows]
+        if any(early):
+            delayed = logits.clone()
+            delayed[torch.tensor(early, device=logits.device), self._end] = filters.RULED_OUT
+            stuck = (delayed == filters.RULED_OUT).all(-1, keepdim=True)
+            logits = torch.where(stuck, logits, delayed)
+        if options.repetition_penalty != 1.0 or options.no_repeat_ngram:
+            history = self._ids([row.ids[1:] for row in rows], logits.device)
+            if options.repetition_penalty != 1.0:
+                seen = _counts(history, logits.shape[-1])
+                logits = filters.penalize_repetition(logits, seen, options.repetition_penalty)
+            logits = filters.forbid_repeated_ngrams(logits, history, options.no_repeat_ngram)
+        if options.frequency_penalty:
+            counts = _counts(self._ids([row.new for row in rows], logits.device), logits.shape[-1])
+            logits = filters.penalize_frequency(logits, counts, options.frequency_penalty)
+        return logits
+
+    def _ids(self, rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+        return torch.tensor(aligned_right(rows), dtype=torch.long, device=device)
+
+
+def reshape(logits: torch.Tensor, options: GenerateOptions) -> torch.Tensor:
+    """Return (rows, vocabulary) scores after temperature, top-k, top-p, min-p and typical-p, in this order."""
+    logits = filters.scale(logits, options.temperature)
+    logits = filters.keep_top_k(logits, options.top_k)
+    logits = filters.keep_top_p(logits, options.top_p)
+    logits = filters.keep_min_p(logits, options.min_p)
+    return filters.keep_typical(logits, options.typical_p)
+
+
+def draw(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Return (rows,) ids: the first whose cumulative probability exceeds `uniform` (rows,), which is in [0, 1).
+
+    Inverting the distribution function takes one random number per token, so that a row's draws do not depend on the
+    rows beside it. A token of probability zero is never drawn.
+    """
+    cumulative = logits.softmax(-1).cumsum(-1)
+    total = cumulative[:, -1]
+    below = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, below[:, None], right=True)[:, 0]
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _counts(ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Return (rows, vocabulary) how often each id occurs in (rows, length) ids; -1 counts for nothing."""
+    counts = torch.zeros(ids.shape[0], vocabulary + 1, dtype=torch.long, device=ids.device)
+    return counts.scatter_add_(1, ids.where(ids >= 0, vocabulary), torch.ones_like(ids))[:, :-1]
