@@ -154,7 +154,7 @@ def test_weights_of_another_model_are_refused():
     weights = dict(trainer.tensors()["masters"])
     weights["extra"] = torch.zeros(1)
     del weights["embedding.weight"]
-    with pytest.raises(InputError, match="other weights than the model: embedding.weight, extra"):
+    with pytest.raises(InputError, match=r"other weights than the model: embedding\.weight, extra"):
         trainer.masters.load(weights)
     with pytest.raises(Damaged, match="state for unknown weights: extra"):
         trainer.optimizers.load_tensors({"extra|step": torch.zeros(())})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -43,7 +44,7 @@ def test_it_grows_then_falls_and_stays_within_its_bounds(schedule: Schedule, ste
     factors = [schedule.factor(step, steps) for step in range(steps)]
     assert all(0.0 < factor <= 1.0 for factor in factors) or schedule.floor == 0.0
     after = factors[schedule.warmup_steps :]
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(after, after[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(after))
     assert all(factor >= min(schedule.floor, 1.0) - 1e-12 for factor in after)
 
 
