@@ -1,0 +1,114 @@
+"""The battery: all checks in order, and the shorter form that fits into a given time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from lavra.checks.base import Check, CheckResult, Subject
+from lavra.checks.documents import check_documents, check_padding
+from lavra.checks.gradients import check_accumulation, check_gradients, check_optimizer
+from lavra.checks.influence import check_influence
+from lavra.checks.labels import check_labels
+from lavra.checks.learning import check_overfit
+from lavra.checks.losses import check_evaluation, check_first_loss
+from lavra.checks.numbers import check_precision
+from lavra.checks.report import Report
+from lavra.checks.saving import check_resume, check_saving
+from lavra.checks.speed import check_speed
+from lavra.checks.split import check_copies, check_near_duplicates
+from lavra.checks.text import check_tokenizer
+from lavra.core.progress import Progress
+
+QUICK: tuple[tuple[Check, float], ...] = (
+    (check_first_loss, 0.4),
+    (check_optimizer, 0.0),
+    (check_labels, 0.8),
+    (check_influence, 2.0),
+    (check_documents, 1.0),
+    (check_padding, 0.8),
+    (check_evaluation, 0.8),
+    (check_gradients, 1.2),
+    (check_accumulation, 2.4),
+    (check_copies, 0.0),
+    (check_tokenizer, 0.0),
+)
+"""Checks that change no weight, the cheapest and most telling first, with their cost in passes forward and backward."""
+
+FULL: tuple[tuple[Check, float], ...] = (
+    *QUICK,
+    (check_near_duplicates, 0.0),
+    (check_precision, 4.0),
+    (check_saving, 1.0),
+    (check_resume, 8.0),
+    (check_speed, 3.0),
+    (check_overfit, 30.0),
+)
+"""All checks, those after `QUICK` take steps or longer."""
+
+_FORWARD = 0.3
+"""Time of a forward pass over that of forward and backward."""
+
+
+def run_checks(
+    subject: Subject, checks: Sequence[tuple[Check, float]] = FULL, *, seconds: float | None = None
+) -> Report:
+    """Run checks, and leave the subject's trainer and the global random state as they were.
+
+    Args:
+        subject: what to check.
+        checks: with their costs.
+        seconds: to keep to; checks that do not fit any more are left out. The first always runs.
+    """
+    begun = time.monotonic()
+    results: list[CheckResult] = []
+    skipped: list[str] = []
+    impossible = _beyond(subject)
+    if impossible is not None:
+        checks, results = [(check_tokenizer, 0.0)], [impossible]
+    unit = 0.0
+    devices = [subject.trainer.device] if subject.trainer.device.type == "cuda" else []
+    with Progress("checking", len(checks), "checks", every=5.0) as progress, torch.random.fork_rng(devices):
+        for number, (check, cost) in enumerate(checks):
+            if seconds is not None and time.monotonic() - begun + cost * unit > seconds and number:
+                skipped.append(_name(check))
+                continue
+            start = time.monotonic()
+            results += _run(check, subject)
+            if number == 0:
+                unit = (time.monotonic() - start) / _FORWARD
+            progress.advance(note=_name(check))
+    return Report(tuple(results), tuple(skipped), time.monotonic() - begun)
+
+
+def _run(check: Check, subject: Subject) -> Sequence[CheckResult]:
+    """Run one check; one that cannot be run is a failure too, for training would meet the same."""
+    try:
+        return check(subject)
+    except Exception as error:
+        told = f"it ended with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        remedy = "training would meet the same: see the message"
+        return [CheckResult(_name(check), "fail", told, "the check runs", remedy)]
+    finally:
+        subject.trainer.masters.clear()
+
+
+def _beyond(subject: Subject) -> CheckResult | None:
+    """Look for ids that the model has no row for: nothing can be computed with them, and on a GPU not even tried."""
+    batch, vocabulary = subject.encoded, subject.model.vocabulary
+    largest = max(int(batch.inputs.max()), int(batch.targets.max()))
+    if largest < vocabulary:
+        return None
+    return CheckResult(
+        "ids",
+        "fail",
+        f"the text holds id {largest}; the model knows {vocabulary} ids",
+        "every id below the size of the model's vocabulary",
+        "prepare the text with the tokenizer that belongs to the model (--text.tokenizer)",
+    )
+
+
+def _name(check: Check) -> str:
+    return getattr(check, "__name__", "check").removeprefix("check_")

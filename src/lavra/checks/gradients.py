@@ -1,0 +1,153 @@
+"""Checks: micro-batches add up, and gradients reach what should learn and nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from lavra.checks.base import CheckResult, Subject
+from lavra.checks.batches import ragged, take_rows
+from lavra.checks.state import full_precision, lively, train_on
+from lavra.core.errors import LavraError
+from lavra.models.batch import Batch
+from lavra.models.inference import evaluating
+from lavra.training.precision import LossScale
+from lavra.training.step import Step
+from lavra.training.trainer import Trainer
+
+TOLERANCE = 1e-5
+_NAMED = 5
+
+
+def check_accumulation(subject: Subject) -> list[CheckResult]:
+    """Check that N micro-batches of one row give the loss and the gradient of one batch of N rows."""
+    name = "accumulation"
+    expected = f"loss and gradient the same to {TOLERANCE:g}, although rows have different numbers of targets"
+    batch = ragged(subject.encoded)
+    rows = batch.inputs.shape[0]
+    if rows < 2:
+        return [CheckResult(name, "warn", "the batch has one row only", expected, "give more text")]
+    singles = [take_rows(batch, slice(row, row + 1)) for row in range(rows)]
+    with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
+        loss, gradients = _gradient(subject, [batch])
+        loss_of_singles, others = _gradient(subject, singles)
+    weight = max(math.sqrt(sum(float(one.double().square().sum()) for one in gradients.values())), 1e-30)
+    squares = (
+        float((gradients[key].double() - others[key].double()).square().sum()) for key in gradients.keys() & others
+    )
+    apart = max(math.sqrt(sum(squares)) / weight, abs(loss - loss_of_singles) / max(abs(loss), 1e-30))
+    measured = (
+        f"1 x {rows} rows: loss {loss:.6f}; {rows} x 1 row: {loss_of_singles:.6f}; "
+        f"loss and gradient differ by at most {apart:.1e}"
+    )
+    if apart <= TOLERANCE and gradients.keys() == others.keys():
+        return [CheckResult(name, "ok", measured, expected)]
+    remedy = "add up sums and weights over micro-batches and divide once; means of means weigh short rows too much"
+    return [CheckResult(name, "fail", measured, expected, remedy)]
+
+
+def check_gradients(subject: Subject) -> list[CheckResult]:
+    """Check that every parameter that should learn gets a gradient, frozen ones none, and that tied ones are one."""
+    with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
+        _, gradients = _gradient(subject, [subject.encoded])
+    dead, bad, stuck, thawed = [], [], [], []
+    for name, parameter in subject.model.named_parameters():
+        gradient = gradients.get(name)
+        if name in subject.frozen:
+            if parameter.requires_grad:
+                thawed.append(name)
+        elif not parameter.requires_grad:
+            stuck.append(name)
+        elif gradient is None or not gradient.any():
+            dead.append(name)
+        elif not torch.isfinite(gradient).all():
+            bad.append(name)
+    faults = [
+        ("without gradient", dead, "nothing that they compute reaches the loss: see that the model uses them"),
+        ("with a gradient that is not finite", bad, "look for overflow, logarithms of 0 and roots of 0"),
+        ("frozen without being meant to be", stuck, "set requires_grad on them before the trainer is made"),
+        ("meant to be frozen, but learning", thawed, "freeze them before the trainer is made"),
+    ]
+    found = [(words, names, remedy) for words, names, remedy in faults if names]
+    count = sum(1 for _ in subject.model.named_parameters())
+    expected = "a finite gradient other than 0 for every parameter that is to learn, none for the frozen ones"
+    measured = "; ".join(f"{len(names)} {words}: {listed(names)}" for words, names, _ in found)
+    measured = measured or f"{count} tensors: {count - len(subject.frozen)} have one, {len(subject.frozen)} are frozen"
+    verdict = "fail" if found else "ok"
+    flow = CheckResult("gradient_flow", verdict, measured, expected, "; ".join(remedy for _, _, remedy in found))
+    return [flow, check_tied(subject.module, subject.tied, "tied_weights")]
+
+
+def check_tied(module: nn.Module, tied: bool, name: str) -> CheckResult:
+    """Check whether head and embedding are one tensor (`tied`) or two."""
+    head = module.output_projection()[0]  # pyright: ignore[reportCallIssue]
+    shared = any(
+        layer.weight.data_ptr() == head.data_ptr() for layer in module.modules() if isinstance(layer, nn.Embedding)
+    )
+    measured = f"head and embedding are {'one tensor' if shared else 'two tensors'}"
+    expected = "one tensor, since the model is tied" if tied else "two tensors, since the model is not tied"
+    if shared == tied:
+        return CheckResult(name, "ok", measured, expected)
+    remedy = "tie them after loading (output.weight = embedding.weight)" if tied else "give the head its own weight"
+    return CheckResult(name, "fail", measured, expected, f"{remedy}; else they drift apart, or together, in training")
+
+
+def check_optimizer(subject: Subject) -> list[CheckResult]:
+    """Check that the optimiser holds every weight that is to learn, once, at a rate above 0."""
+    trainer = subject.trainer
+    names = {id(weight): name for name, weight in trainer.masters.weights.items()}
+    held: dict[str, float] = {}
+    twice: list[str] = []
+    for optimizer, rates in zip(trainer.optimizers.optimizers, trainer.optimizers.rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            for weight in group["params"]:
+                name = names.get(id(weight), "a tensor that is no weight of the model")
+                twice += [name] if name in held else []
+                held[name] = float(rate)
+    missing = sorted(set(names.values()) - set(held))
+    still = sorted(name for name, rate in held.items() if not rate > 0)
+    most = max(trainer.schedule.factor(step, trainer.steps) for step in _some(trainer))
+    faults = [
+        f"{len(wrong)} {words}: {listed(wrong)}"
+        for words, wrong in (("not in it", missing), ("at rate 0", still), ("held twice", twice))
+        if wrong
+    ] + ([] if most > 0 else ["the schedule is 0 at every step"])
+    rates = sorted(set(held.values()))
+    measured = "; ".join(faults) or f"{len(held)} tensors at peak rates of {rates[0]:g} to {rates[-1]:g}"
+    remedy = "make the optimiser after the model is complete, of all its parameters, with learning rates above 0"
+    expected = "every weight that is to learn is in the optimiser once, at a rate above 0"
+    return [CheckResult("optimizer", "fail" if faults else "ok", measured, expected, remedy if faults else "")]
+
+
+def _some(trainer: Trainer) -> list[int]:
+    return sorted({trainer.steps * share // 16 for share in range(16)} | {min(trainer.steps - 1, 10)})
+
+
+def _gradient(subject: Subject, micro_batches: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Return the loss of one step over the micro-batches and its gradients by name, by the step that training uses."""
+    trainer = subject.trainer
+    kept = trainer.batches, trainer.objective
+    try:
+        train_on(trainer, subject.objective, [micro_batches])
+        step = Step(
+            0, 0.0, trainer.model, trainer.objective, trainer.batches, trainer.masters, LossScale(False),
+            trainer.device, _refuse,
+        )  # fmt: skip
+        step.backward()
+        weights = trainer.masters.weights
+        found = {name: weight.grad.detach().clone() for name, weight in weights.items() if weight.grad is not None}
+        return step.loss, found
+    finally:
+        trainer.masters.clear()
+        trainer.batches, trainer.objective = kept
+
+
+def _refuse(text: str) -> None:
+    raise LavraError(f"the check's batch does not fit into memory: {text}", "choose a smaller model")
+
+
+def listed(names: list[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -1,0 +1,116 @@
+"""Check: what a prediction depends on, by gradients at the embeddings. The future must have no part in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from lavra.checks.base import CheckResult, Subject
+from lavra.checks.batches import alone, only, spans
+from lavra.checks.state import full_precision, lively
+from lavra.models.batch import IGNORED, Batch
+from lavra.models.inference import evaluating
+
+_POSITIONS = 3
+_LONGEST = 96
+
+
+def check_influence(subject: Subject) -> list[CheckResult]:
+    """Check that a causal model sees nothing that comes later, and that another one sees both sides."""
+    name = "causal_leak" if subject.causal else "both_directions"
+    batch = _longest_document(subject.encoded)
+    with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
+        seen = [(place, _influence(subject, batch, place)) for place in _places(batch)]
+    known = [(place, norms) for place, norms in seen if norms is not None]
+    if not known:
+        return [
+            CheckResult(
+                name,
+                "warn",
+                "no embedding of the inputs, or no document of two tokens, was found to measure at",
+                "gradients of single losses at the embeddings of the inputs",
+                "give longer documents; a model needs an nn.Embedding that is called with the batch's inputs",
+            )
+        ]
+    before = sum(float(norms[:place].sum()) for place, norms in known)
+    after = sum(float(norms[place + 1 :].sum()) for place, norms in known)
+    return [_causal(name, known, before, after) if subject.causal else _both(name, before, after)]
+
+
+def _causal(name: str, known: list[tuple[int, torch.Tensor]], before: float, after: float) -> CheckResult:
+    measured = f"the gradient of {len(known)} single losses at later inputs is {after:g}, at earlier ones {before:.3g}"
+    expected = "exactly 0 at later inputs, more than 0 at earlier ones"
+    if after or after != after:
+        leaks = [(place, (norms[place + 1 :] != 0).nonzero()) for place, norms in known]
+        place, later = next((place, found) for place, found in leaks if len(found))
+        return CheckResult(
+            name,
+            "fail",
+            f"{measured}; e.g. the loss at position {place} depends on input {place + 1 + int(later[0])}",
+            expected,
+            "a mask lets the future through: the loss will look excellent and the model will not work; look at the "
+            "attention mask, at convolutions without causal padding and at norms over the length",
+        )
+    if not before:
+        return CheckResult(
+            name, "fail", measured, expected, "predictions see nothing but their own token: attention has no effect"
+        )
+    return CheckResult(name, "ok", measured, expected)
+
+
+def _both(name: str, before: float, after: float) -> CheckResult:
+    measured = f"the gradient of single losses is {before:.3g} at earlier inputs and {after:.3g} at later ones"
+    expected = "more than 0 on both sides, since the objective is not causal"
+    if before > 0 and after > 0:
+        return CheckResult(name, "ok", measured, expected)
+    side = "before" if not before > 0 else "after"
+    remedy = f"nothing that stands {side} a token is seen: remove the causal mask of this encoder"
+    return CheckResult(name, "fail", measured, expected, remedy)
+
+
+def _longest_document(batch: Batch) -> Batch:
+    found = [(row, span) for row in range(batch.inputs.shape[0]) for span in spans(batch, row)]
+    row, span = max(found, key=lambda place: place[1].stop - place[1].start)
+    return alone(batch, row, slice(span.start, min(span.stop, span.start + _LONGEST)))
+
+
+def _places(batch: Batch) -> list[int]:
+    """Return up to three target positions inside the row: with something before and after where possible."""
+    kept: list[int] = (batch.targets[0] != IGNORED).nonzero()[:, 0].tolist()
+    inner = [place for place in kept if 0 < place < batch.inputs.shape[1] - 1] or kept
+    step = max(1, len(inner) // _POSITIONS)
+    return inner[step // 2 :: step][:_POSITIONS] if batch.inputs.shape[1] > 1 else []
+
+
+def _influence(subject: Subject, batch: Batch, place: int) -> torch.Tensor | None:
+    """Return (length,) gradient norms at the inputs' embeddings of the loss at one position."""
+    with _captured(subject.module, batch.inputs) as outputs:
+        loss = subject.objective.loss(subject.model, only(batch, 0, place))
+        if not outputs:
+            return None
+        gradients = torch.autograd.grad(loss.sum, outputs, allow_unused=True)
+    norms = [gradient[0].double().norm(dim=-1) for gradient in gradients if gradient is not None]
+    return torch.stack(norms).sum(0) if norms else torch.zeros(batch.inputs.shape[1])
+
+
+@contextmanager
+def _captured(module: nn.Module, inputs: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+    """Collect what embeddings return for `inputs` during the block, as tensors that take gradients."""
+    outputs: list[torch.Tensor] = []
+
+    def note(_: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        if arguments and arguments[0].shape == inputs.shape and torch.equal(arguments[0], inputs):
+            output = output if output.requires_grad else output.detach().requires_grad_()
+            outputs.append(output)
+        return output
+
+    embeddings = [layer for layer in module.modules() if isinstance(layer, nn.Embedding)]
+    handles = [layer.register_forward_hook(note) for layer in embeddings]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()

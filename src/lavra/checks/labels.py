@@ -1,0 +1,169 @@
+"""Check: what the model reads and what it is asked, as text to look at, and by rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lavra.checks.base import CheckResult, Subject
+from lavra.checks.batches import only, spans
+from lavra.models.batch import IGNORED, Batch
+from lavra.models.inference import evaluating
+
+_EXAMPLES, _SHOWN, _LINE = 2, 28, 110
+_POSITIONS = 4
+_IGNORED_MARK = "-"
+
+
+def check_labels(subject: Subject) -> list[CheckResult]:
+    """Show inputs and targets side by side, and check alignment, ignored positions and special tokens."""
+    batches = [subject.encoded]
+    if subject.mixed_rows:
+        batches.append(subject.encode(subject.mixed_rows).to(subject.trainer.device))
+    faults = [fault for fault in (_empty(batches), _shifted(subject, batches), _misplaced(subject)) if fault]
+    faults += _never_learned(subject, batches)
+    ignored = [float((batch.targets == IGNORED).float().mean()) for batch in batches]
+    measured = "; ".join(words for words, _ in faults)
+    ends = f", {len(subject.must_learn)} special tokens among the targets" if subject.must_learn else ""
+    return [
+        CheckResult(
+            "labels",
+            "fail" if faults else "ok",
+            measured or f"{ignored[0]:.1%} of the positions are ignored, every example has targets{ends}",
+            "every prediction is compared with its own target; documents' ends and special tokens are learned",
+            "; ".join(remedy for _, remedy in faults),
+            tuple(_as_text(subject, batches[0])),
+        )
+    ]
+
+
+def _empty(batches: list[Batch]) -> tuple[str, str] | None:
+    empty = sum(int((batch.targets != IGNORED).sum(1).eq(0).sum()) for batch in batches)
+    if not empty:
+        return None
+    rows = sum(batch.targets.shape[0] for batch in batches)
+    return f"{empty} of {rows} examples have no target", "drop such examples, or see what masks all of them"
+
+
+def _shifted(subject: Subject, batches: list[Batch]) -> tuple[str, str] | None:
+    """Look whether the target of a position is the next input, where the objective is causal."""
+    if not subject.causal:
+        return None
+    right = total = ahead = 0
+    for batch in batches:
+        kept = batch.targets != IGNORED
+        for distance in (1, 2):
+            compared = kept[:, :-distance].clone()
+            if batch.segments is not None:
+                compared &= batch.segments[:, distance:] == batch.segments[:, :-distance]
+            same = (batch.targets[:, :-distance] == batch.inputs[:, distance:]) & compared
+            if distance == 1:
+                right, total = right + int(same.sum()), total + int(compared.sum())
+            else:
+                ahead += int(same.sum())
+    if right == total:
+        return None
+    told = "; most are the token after the next" if ahead > total / 2 > right else ""
+    remedy = "shift once only: either the objective shifts, or the model's own loss, not both"
+    return f"{total - right} of {total} targets are not the next token{told}", remedy
+
+
+def _misplaced(subject: Subject) -> tuple[str, str] | None:
+    """Look from which position's features each target is predicted, by the gradient at the features."""
+    batch = subject.encoded
+    with evaluating(subject.model), torch.no_grad():
+        features = subject.model.features(batch).float()
+    shape = features.shape[:2]
+    if shape != batch.targets.shape:
+        return None
+    # Features unlike each other, and a head that is not zero, so that every influence has a gradient.
+    generator = torch.Generator().manual_seed(0)
+    features = torch.empty(features.shape).normal_(generator=generator).to(features.device)
+    places = (batch.targets != IGNORED).nonzero()[:: max(1, int((batch.targets != IGNORED).sum()) // _POSITIONS)]
+    for row, position in places[:_POSITIONS].tolist():
+        leaf = features.clone().requires_grad_()
+        standing = _Given(subject.model, leaf)
+        loss = subject.objective.loss(standing, only(batch, row, position))  # pyright: ignore[reportArgumentType]
+        loss.sum.backward()
+        sources = [] if leaf.grad is None else leaf.grad.abs().sum(-1).nonzero().tolist()
+        if sources != [[row, position]]:
+            found = ", ".join(str(place[1]) for place in sources[:3]) or "none"
+            return (
+                f"the target at position {position} is predicted from position {found}",
+                "the loss must compare features and targets of one position: labels are shifted where they are made",
+            )
+    return None
+
+
+class _Given:
+    """A model whose features are given."""
+
+    def __init__(self, model: Any, features: torch.Tensor) -> None:
+        self._model, self._features = model, features
+        weight, bias = model.output_projection()
+        weight = weight.detach().float()
+        if not weight.any():
+            weight = torch.empty_like(weight).normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+        self._projection = weight, None if bias is None else bias.detach().float()
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        return self._features
+
+    def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self._projection
+
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        weight, bias = self._projection
+        return torch.nn.functional.linear(features, weight, bias)[..., : self._model.vocabulary]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def _never_learned(subject: Subject, batches: list[Batch]) -> list[tuple[str, str]]:
+    faults = []
+    for token in subject.must_learn:
+        if any(bool((batch.targets == token).any()) for batch in batches):
+            continue
+        name = subject.decode(token)
+        faults.append(
+            (
+                f"{name} (id {token}) is never a target",
+                f"learn {name}, else the model never ends a text; a padding token with the same id must not be told by "
+                "its id, only by the place of the padding",
+            )
+        )
+    return faults
+
+
+def _as_text(subject: Subject, batch: Batch) -> list[str]:
+    lines = []
+    for row in range(min(_EXAMPLES, batch.inputs.shape[0])):
+        start, end = _busy_part(batch, row)
+        told = "" if start == 0 else f", from position {start}"
+        lines.append(f"example {row + 1}: inputs above targets, {_IGNORED_MARK} is ignored, | begins a text{told}")
+        lines += _two_lines(subject, batch, row, start, end)
+    return lines
+
+
+def _busy_part(batch: Batch, row: int) -> tuple[int, int]:
+    """Return the part to show: it begins where the first target is, a little before if that is late."""
+    kept = (batch.targets[row] != IGNORED).nonzero()[:, 0]
+    start = max(0, int(kept[0]) - 4) if len(kept) else 0
+    return start, min(start + _SHOWN, batch.inputs.shape[1])
+
+
+def _two_lines(subject: Subject, batch: Batch, row: int, start: int, end: int) -> list[str]:
+    begins = {span.start for span in spans(batch, row)}
+    lines, above, below = [], "  ", "  "
+    for place in range(start, end):
+        target = int(batch.targets[row, place])
+        read = ("|" if place in begins else "") + subject.decode(int(batch.inputs[row, place]))
+        asked = _IGNORED_MARK if target == IGNORED else subject.decode(target)
+        width = max(len(read), len(asked)) + 1
+        if len(above) + width > _LINE:
+            lines += [above.rstrip(), below.rstrip()]
+            above, below = "  ", "  "
+        above, below = above + read.ljust(width), below + asked.ljust(width)
+    return [*lines, above.rstrip(), below.rstrip()]

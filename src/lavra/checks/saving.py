@@ -1,0 +1,84 @@
+"""Checks: what is written comes back, and a run that was stopped goes on as if it had not been."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from lavra.checks.base import CheckResult, Subject
+from lavra.checks.gradients import check_tied, listed
+from lavra.checks.state import full_precision, lively, restored, train_on
+from lavra.core.units import show_size
+from lavra.models.batch import Batch
+from lavra.models.inference import evaluating
+from lavra.training.checkpoints import CheckpointStore
+from lavra.training.trainer import Trainer
+
+_STEPS, _STOP = 3, 1
+_TOLERANCE = 1e-5
+
+
+def check_saving(subject: Subject) -> list[CheckResult]:
+    """Check that the saved model gives the same logits, and shares the same tensors."""
+    expected = f"the same logits to {_TOLERANCE:g} after saving and loading"
+    storage, name = subject.storage, "save_and_load"
+    if storage is None:
+        return [CheckResult(name, "warn", "it is not known how this model is saved", expected, "save it yourself")]
+    batch = subject.encoded
+    with (
+        full_precision(subject.trainer),
+        lively(subject.trainer),
+        evaluating(subject.model),
+        torch.no_grad(),
+        tempfile.TemporaryDirectory(prefix="lavra-check-") as folder,
+    ):
+        storage.save(Path(folder) / "model")
+        size = sum(path.stat().st_size for path in (Path(folder) / "model").rglob("*") if path.is_file())
+        loaded = storage.load(Path(folder) / "model").eval()
+        before, after = (_some_logits(model, batch) for model in (subject.model, loaded))
+        tied = check_tied(loaded, subject.tied, name)  # pyright: ignore[reportArgumentType]
+    difference = float((before - after).abs().max() / before.abs().max().clamp(min=1e-30))
+    measured = f"logits differ by {difference:.1e} of the largest ({show_size(size)} written); {tied.measured}"
+    if difference <= _TOLERANCE and tied.verdict == "ok":
+        return [CheckResult(name, "ok", measured, expected)]
+    remedy = tied.remedy or "a weight is not written, or not read into its place"
+    return [CheckResult(name, "fail", measured, f"{expected}; {tied.expected}", remedy)]
+
+
+def _some_logits(model: object, batch: Batch) -> torch.Tensor:
+    features = model.features(batch)[:, -8:]  # pyright: ignore[reportAttributeAccessIssue]
+    return model.head(features).float()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def check_resume(subject: Subject) -> list[CheckResult]:
+    """Check that training, stopped and resumed from a checkpoint on disk, ends in the same bits."""
+    trainer = subject.trainer
+    batches = [[subject.encode(subject.source.rows(number * subject.rows, subject.rows))] for number in range(_STEPS)]
+    with restored(trainer), tempfile.TemporaryDirectory(prefix="lavra-check-") as folder:
+        train_on(trainer, subject.objective, batches)
+        store = CheckpointStore(Path(folder))
+        while trainer.step < _STEPS:
+            trainer.run_step()
+            if trainer.step == _STOP:
+                store.save(_STOP, trainer.tensors(), trainer.state(), background=False)
+        whole = {name: weight.detach().clone() for name, weight in trainer.masters.weights.items()}
+        checkpoint = store.latest()
+        assert checkpoint is not None
+        trainer.restore(checkpoint.load, checkpoint.state)
+        _train(trainer, _STEPS)
+        other = [name for name, weight in trainer.masters.weights.items() if not torch.equal(weight, whole[name])]
+    measured = f"{len(whole) - len(other)} of {len(whole)} tensors equal"
+    expected = f"{_STEPS} steps = {_STOP} step, a checkpoint, and {_STEPS - _STOP} steps more, bit for bit"
+    if not other:
+        return [CheckResult("resume", "ok", measured, expected)]
+    exact = trainer.device.type == "cpu"
+    remedy = "something that learns is not in the checkpoint" if exact else "this device may not repeat its own bits"
+    measured += f"; others: {listed(other)}"
+    return [CheckResult("resume", "fail" if exact else "warn", measured, expected, remedy)]
+
+
+def _train(trainer: Trainer, steps: int) -> None:
+    while trainer.step < steps:
+        trainer.run_step()

@@ -1,0 +1,55 @@
+"""`lavra check`: the proof that the training is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from lavra.cli.options import parse, print_json
+from lavra.cli.train import lengthened
+from lavra.recipes.config import MachineConfig, ModelConfig, OptimizationConfig, TextConfig
+
+
+@dataclass
+class _Check:
+    data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN|DATA")]
+    """A run folder, or text as for training."""
+    seed: int = 0
+    """Of everything that is random."""
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+
+def main(arguments: list[str]) -> int:
+    """Run `lavra check …`; the exit code is 1 when a check failed."""
+    options, as_json = parse(
+        _Check,
+        [lengthened(word) for word in arguments],
+        prog="lavra check",
+        description="Prove a training set-up right before time is spent on it: first loss, leaks of the future and of\n"
+        "other documents, padding, accumulation, gradients, labels as text, tokenizer, saving, resuming, precision,\n"
+        "speed, held-out copies. The model is that which `lavra train` would train. Exit code 1 when a check failed.",
+        examples=["lavra check mytext/", "lavra check mytext/ --model gpt2-124m --json", "lavra check runs/book"],
+    )
+    from lavra.recipes.check import check
+    from lavra.recipes.config import TrainConfig
+
+    report = check(
+        TrainConfig(
+            data=options.data,
+            seed=options.seed,
+            text=options.text,
+            model=options.model,
+            optimization=options.optimization,
+            machine=options.machine,
+        )
+    )
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print(report.text())
+    return 1 if report.failed else 0

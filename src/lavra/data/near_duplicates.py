@@ -1,0 +1,161 @@
+"""Documents that are nearly the same: MinHash over word 5-grams proposes pairs, their true Jaccard index decides.
+
+Broder 1997, "On the resemblance and containment of documents"; banding after Leskovec et al., "Mining of Massive
+Datasets" §3.4. With 16 bands of 4 hashes, a pair of resemblance 0.8 is proposed with a probability of 0.9998 and one of
+0.3 with 0.12; what is proposed is compared exactly, so no pair is named that is not one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+GRAM = 5
+THRESHOLD = 0.8
+_BANDS, _BAND = 16, 4
+_MOST_IN_BUCKET = 200
+_WORD = re.compile(r"\w+")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class NearDuplicate:
+    """A pair of documents.
+
+    Attributes:
+        first: number of the one that came first.
+        second: number of the other.
+        jaccard: the share of their different word 5-grams that both have.
+    """
+
+    first: int
+    second: int
+    jaccard: float
+
+
+class WordGrams:
+    """Turns texts into sets of word 5-grams, as numbers that mean the same for all texts of one object.
+
+    Case and punctuation do not count. A text of fewer than five words is one gram of all its words.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def __call__(self, text: str) -> np.ndarray:
+        """Return the sorted, different grams of a text: (grams,) uint64."""
+        numbers = self._numbers
+        words = [numbers.setdefault(word, len(numbers) + 1) for word in _WORD.findall(text.lower())]
+        ids = np.array(words, np.uint64)
+        count = max(1, len(ids) - GRAM + 1) if len(ids) else 0
+        grams = np.zeros(count, np.uint64)
+        for place in range(min(GRAM, len(ids))):
+            grams = _mixed(grams + ids[place : place + count] + np.uint64(place))
+        return np.unique(grams)
+
+
+def near_duplicates(
+    texts: Iterable[str], threshold: float = THRESHOLD, *, others: Iterable[str] | None = None
+) -> list[NearDuplicate]:
+    """Return the pairs of texts whose word 5-grams have a Jaccard index of at least `threshold`.
+
+    Memory is about 1 KB for each kilobyte of text. When more than 200 texts fall into one bucket, they are compared
+    only with the first of them, so that a thousand copies make a star and not half a million pairs.
+
+    Args:
+        texts: numbered from 0.
+        threshold: from 0.5; below, pairs are missed.
+        others: when given, only pairs of a text (`first`) and one of these (`second`, numbered from 0) are looked for.
+
+    Raises:
+        ValueError: if the threshold is out of range.
+    """
+    if not 0.5 <= threshold <= 1.0:
+        raise ValueError(f"the threshold is {threshold}; MinHash finds pairs from 0.5 to 1")
+    grams_of = WordGrams()
+    grams = [grams_of(text) for text in texts]
+    left = len(grams) if others is not None else None
+    grams += [] if others is None else [grams_of(text) for text in others]
+    found = []
+    for first, second in sorted(_candidates(_bands(grams), left)):
+        resemblance = jaccard(grams[first], grams[second])
+        if resemblance >= threshold:
+            found.append(NearDuplicate(first, second - (left or 0), resemblance))
+    return found
+
+
+def jaccard(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the size of the intersection of two sorted sets over that of their union; 0 for two empty ones."""
+    common = len(np.intersect1d(first, second, assume_unique=True))
+    union = len(first) + len(second) - common
+    return common / union if union else 0.0
+
+
+def _bands(grams: Sequence[np.ndarray]) -> np.ndarray:
+    """Return (texts, bands) uint64 keys: texts with an equal key in a band are candidates. Empty texts have none."""
+    keys = np.zeros((len(grams), _BANDS), np.uint64)
+    seeds = np.random.default_rng(0).integers(1, 1 << 63, (_BANDS, _BAND), dtype=np.uint64)
+    for numbers in _chunks(grams):
+        flat = np.concatenate([grams[number] for number in numbers])
+        starts = np.cumsum([0, *(len(grams[number]) for number in numbers[:-1])])
+        for band in range(_BANDS):
+            key = np.zeros(len(numbers), np.uint64)
+            for seed in seeds[band]:
+                key = _mixed(key + np.minimum.reduceat(_mixed(flat ^ seed), starts))
+            keys[numbers, band] = key
+    return keys
+
+
+def _chunks(grams: Sequence[np.ndarray]) -> Iterator[list[int]]:
+    """Yield the numbers of texts that have grams, about a million grams at a time."""
+    chunk: list[int] = []
+    size = 0
+    for number, one in enumerate(grams):
+        if len(one):
+            chunk.append(number)
+            size += len(one)
+        if size >= _CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _candidates(keys: np.ndarray, left: int | None) -> set[tuple[int, int]]:
+    """Return the pairs that share a key in some band; across the border `left` only, where it is given."""
+    pairs: set[tuple[int, int]] = set()
+    for band in range(keys.shape[1]):
+        buckets: defaultdict[int, list[int]] = defaultdict(list)
+        values, counts = np.unique(keys[:, band], return_counts=True)
+        shared = np.isin(keys[:, band], values[(counts > 1) & (values != 0)])
+        for number in np.flatnonzero(shared).tolist():
+            buckets[int(keys[number, band])].append(number)
+        for bucket in buckets.values():
+            pairs.update(_pairs(bucket, left))
+    return pairs
+
+
+def _pairs(bucket: list[int], left: int | None) -> Iterator[tuple[int, int]]:
+    if left is None:
+        some = combinations(bucket, 2) if len(bucket) <= _MOST_IN_BUCKET else ((bucket[0], one) for one in bucket[1:])
+        yield from some
+        return
+    own, others = [one for one in bucket if one < left], [one for one in bucket if one >= left]
+    if len(bucket) > _MOST_IN_BUCKET:
+        own_first, others_first = own[:1], others[:1]
+        yield from ((one, other) for one in own for other in others_first)
+        yield from ((one, other) for one in own_first for other in others)
+        return
+    yield from ((one, other) for one in own for other in others)
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64: every bit depends on every other."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
