@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -216,7 +217,7 @@ def regex(tokenizer: Tokenizer, pattern: str, longest: int) -> Grammar:
 
 
 def json_schema(tokenizer: Tokenizer, schema: str) -> Grammar:
-    """Return the constraint to be JSON of a schema.
+    """Return the constraint to be JSON of a schema, without free white space (a weak model would write it for ever).
 
     Raises:
         InputError: if the schema is not JSON, not understood, or satisfied by nothing.
@@ -224,9 +225,10 @@ def json_schema(tokenizer: Tokenizer, schema: str) -> Grammar:
     from llguidance import LLMatcher
 
     try:
-        grammar = LLMatcher.grammar_from_json_schema(schema)
+        json.loads(schema)
     except ValueError as error:
         raise InputError(f"--json-schema is not JSON: {error}", "give a JSON schema") from error
+    grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
     return Grammar(tokenizer, grammar, "--json-schema")
 
 
