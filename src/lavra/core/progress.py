@@ -72,7 +72,8 @@ class Progress:
         if self.total:
             share = min(1.0, self.done / self.total)
             now = self.done - self._before
-            left = show_duration(elapsed * max(0.0, self.total - self.done) / now) if now > 0 else "?"
+            known = now > 0.01 * self.total  # the first hundredth says too little of the speed
+            left = show_duration(elapsed * max(0.0, self.total - self.done) / now) if known else "?"
             amount = f"{share:4.0%}  {show_count(self.done)}/{show_count(self.total)} {self.unit}  {left} left"
         else:
             amount = f"{show_count(self.done)} {self.unit}  {show_duration(elapsed)}"
