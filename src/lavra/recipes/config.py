@@ -160,6 +160,8 @@ class TrainConfig:
     """Newest checkpoints to keep, besides the best."""
     samples: int = 3
     """Texts to write with the finished model."""
+    check: bool = True
+    """Check the set-up before the first step (some seconds); a failed check ends the run."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Trackers to tell (needs the extra `track`)."""
     text: TextConfig = field(default_factory=TextConfig)

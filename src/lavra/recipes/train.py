@@ -22,6 +22,7 @@ from lavra.planning.hardware import measure_matrix_peak
 from lavra.planning.plan import Plan
 from lavra.planning.probe import probe_steps
 from lavra.recipes.assembly import Assembly, assemble
+from lavra.recipes.check import check_before_training
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, steps_in, with_length
 from lavra.recipes.finish import finish
@@ -41,6 +42,7 @@ def train(config: TrainConfig) -> Run:
 
     Raises:
         InputError: if the request, the text or the folder is wrong.
+        CheckFailed: if a check found the set-up wrong, before the first step.
         Interrupted: when it was asked to stop; everything is saved, and `resume` goes on.
         Diverged: when the numbers are beyond repair.
     """
@@ -59,11 +61,13 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
     begun = time.monotonic()
     machine = measured_machine(config, device)
     say(f"machine: {describe(device)}, {machine.peak / 1e9:,.0f} GFLOP/s of {machine.precision} matrix products")
-    data = _text(config, run, machine)
+    data = training_text(config, run.path, machine)
     wait_for_ranks(ranks)  # the others read what was prepared
     start = time.monotonic()
     plan = first_plan(config, machine, draft_model(config, machine, data.train.manifest.bytes), data, ranks)
     assembly = assemble(config, plan, data, run, device, ranks)
+    if config.check:
+        check_before_training(assembly, plan, data, run)
     if plan.budget_seconds is not None:
         plan = _probed(plan, assembly, config, data, start)
     plan = replace(plan, probe={**plan.probe, "peak_flops": machine.peak})
@@ -113,9 +117,9 @@ def is_prepared(locations: tuple[str, ...]) -> bool:
     return len(locations) == 1 and (Path(locations[0]) / "train" / "manifest.json").exists()
 
 
-def _text(config: TrainConfig, run: RunFolder, machine: Machine) -> Prepared:
-    """Open the prepared text, or prepare it into the run folder."""
-    folder = data_folder(config, run.path)
+def training_text(config: TrainConfig, run: Path, machine: Machine) -> Prepared:
+    """Open the prepared text, or prepare it into the folder of the run."""
+    folder = data_folder(config, run)
     if is_prepared(config.data):
         return open_prepared(folder)
     text = config.text
