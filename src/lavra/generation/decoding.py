@@ -116,7 +116,7 @@ class ContrastiveDecoding(Decoding):
         probabilities, candidates = scores.softmax(-1).topk(count, -1)
         rows = torch.arange(len(self.rows), device=scores.device)
         self._reader.select(rows.repeat_interleave(count))
-        features = self._reader.step(candidates.flatten()).unflatten(0, (-1, count))
+        features = self._reader.append(candidates.flatten()[:, None])[:, -1].unflatten(0, (-1, count))
         directions = torch.nn.functional.normalize(features.double(), dim=-1)
         similarity = directions @ self._directions.transpose(1, 2)
         similarity = similarity.masked_fill(~self._real[:, None], float("-inf")).amax(-1)

@@ -80,9 +80,9 @@ class Reader:
             row.slide(self._model.context)
         return self._read(rows, left)
 
-    def step(self, ids: torch.Tensor) -> torch.Tensor:
-        """Append one token to each row, (rows,) ids, and return their (rows, width) features."""
-        return self._model.step(ids[:, None], self._cache)[:, -1]
+    def append(self, ids: torch.Tensor) -> torch.Tensor:
+        """Append (rows, new) ids to the rows that were read, and return their (rows, new, width) features."""
+        return self._model.step(ids, self._cache)
 
     @property
     def full(self) -> bool:

@@ -1,0 +1,246 @@
+"""The log-probability of options after prompts: each prompt is read once, whatever the number of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lavra.core.errors import InputError, LavraError
+from lavra.core.memory import is_out_of_memory, release_memory
+from lavra.core.progress import Progress
+from lavra.generation.reader import Reader
+from lavra.generation.rows import Row
+from lavra.models.inference import device_of, evaluating
+
+if TYPE_CHECKING:
+    from lavra.data.tokenizer import Tokenizer
+    from lavra.generation.reader import CachedModel
+
+By = Literal["sum", "token", "byte", "pmi"]
+"""How options are compared: by log-probability, by that per token or byte, or by its gain over a neutral prompt."""
+
+TOKENS_AT_ONCE = 4096
+"""Tokens of options that are scored together, padding included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely one option is after one prompt.
+
+    Attributes:
+        option: the text that was scored.
+        log_probability: natural logarithm, summed over the option's tokens.
+        tokens: number of them.
+        bytes: of the option in UTF-8.
+        greedy: whether each token is the likeliest one, so that greedy decoding writes the option.
+    """
+
+    option: str
+    log_probability: float
+    tokens: int
+    bytes: int
+    greedy: bool
+
+    def value(self, by: By, neutral: Score | None = None) -> float:
+        """Return the number to compare options by; `neutral` is the score after the neutral prompt, for "pmi"."""
+        if by == "token":
+            return self.log_probability / max(1, self.tokens)
+        if by == "byte":
+            return self.log_probability / max(1, self.bytes)
+        if by == "pmi":
+            if neutral is None:
+                raise ValueError("pmi needs the option's score after a neutral prompt")
+            return self.log_probability - neutral.log_probability
+        return self.log_probability
+
+
+def encode_pair(tokenizer: Tokenizer, prompt: str, option: str) -> tuple[list[int], list[int]]:
+    """Return the ids of a prompt and of an option after it.
+
+    White space at the end of the prompt goes to the option; both are then encoded as one text, and what comes after as
+    many tokens as the prompt alone has is the option (as lm-evaluation-harness does). Where nothing comes after, as when
+    the option completes the prompt's last word, it is encoded by itself.
+    """
+    kept = prompt.rstrip()
+    moved = prompt[len(kept) :] + option
+    before = tokenizer.encode(kept)
+    after = tokenizer.encode(kept + moved)[len(before) :]
+    return before, after or (tokenizer.encode(moved) if option else [])
+
+
+def score(
+    model: CachedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    options: Sequence[Sequence[str]],
+    *,
+    long_prompt: Literal["refuse", "window"] = "refuse",
+) -> list[list[Score]]:
+    """Score options after prompts.
+
+    A prompt is read as the beginning of a document, after an end-of-document token, as in training.
+
+    Args:
+        model: a model with a cache.
+        tokenizer: the model's own.
+        prompts: the texts before the options.
+        options: for each prompt, the texts that may come next; as a rule each begins with a space.
+        long_prompt: what to do with a prompt that does not fit the context with its longest option: refuse it, or leave
+            its beginning out.
+
+    Returns:
+        For each prompt the scores of its options, in their order.
+
+    Raises:
+        InputError: for an empty option, or a prompt that does not fit the context.
+    """
+    cut = long_prompt == "window"
+    requests = [
+        _Request.of(model.context, tokenizer, prompt, mine, cut) for prompt, mine in zip(prompts, options, strict=True)
+    ]
+    found: list[list[Score]] = [[] for _ in requests]
+    order = sorted(range(len(requests)), key=lambda number: requests[number].size)
+    done, at_once = 0, TOKENS_AT_ONCE
+    with evaluating(model), torch.no_grad(), Progress("scoring", len(requests), "prompts") as progress:
+        while done < len(order):
+            group = _group(requests, order[done:], at_once)
+            scored = _try(model, [requests[number] for number in group])
+            if scored is None:
+                at_once = _smaller(group, requests)
+                continue
+            for number, scores in zip(group, scored, strict=True):
+                found[number] = scores
+            done += len(group)
+            progress.update(done)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A prompt's ids, the beginning mark included, and those of its options."""
+
+    prompt: list[int]
+    options: list[list[int]]
+    texts: list[str]
+
+    @classmethod
+    def of(cls, context: int, tokenizer: Tokenizer, prompt: str, options: Sequence[str], cut: bool) -> _Request:
+        pairs = [encode_pair(tokenizer, prompt, option) for option in options]
+        for (_, ids), option in zip(pairs, options, strict=True):
+            if not option or not ids:
+                place = f"after {prompt[-40:]!r}"
+                raise InputError(f"the option {option!r} {place} has no tokens", "give options with text")
+        before = [tokenizer.end_of_document, *(pairs[0][0] if pairs else [])]
+        longest = max((len(ids) for _, ids in pairs), default=0)
+        room = context - longest + 1
+        if room < 1 or (len(before) > room and not cut):
+            raise InputError(
+                f"the prompt {prompt[:40]!r}… and its longest option have {len(before) - 1 + longest} tokens; "
+                f"this model reads {context} at most",
+                "shorten them, or let the beginning of long prompts be left out (--long-prompt window)",
+            )
+        return cls(before[-room:], [ids for _, ids in pairs], list(options))
+
+    @property
+    def size(self) -> int:
+        """Tokens that scoring takes."""
+        return len(self.prompt) + sum(map(len, self.options))
+
+
+def _group(requests: list[_Request], numbers: list[int], at_once: int) -> list[int]:
+    """Return the first of `numbers`, and as many more as may be scored together with it."""
+    group: list[int] = []
+    rows = longest = 0
+    for number in numbers:
+        request = requests[number]
+        rows += max(1, len(request.options))
+        longest = max(longest, len(request.prompt) + max(map(len, request.options), default=0))
+        if group and rows * longest > at_once:
+            break
+        group.append(number)
+    return group
+
+
+def _smaller(group: list[int], requests: list[_Request]) -> int:
+    if len(group) == 1:
+        raise LavraError(
+            f"memory ran out scoring the {len(requests[group[0]].options)} options of one prompt",
+            "give fewer options at a time",
+        )
+    release_memory()
+    return sum(requests[number].size for number in group) // 2
+
+
+def _try(model: CachedModel, requests: list[_Request]) -> list[list[Score]] | None:
+    try:
+        return _scored(model, requests)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _scored(model: CachedModel, requests: list[_Request]) -> list[list[Score]]:
+    """Score the options of some prompts together."""
+    owners = [number for number, request in enumerate(requests) for _ in request.options]
+    if not owners:
+        return [[] for _ in requests]
+    flat = [ids for request in requests for ids in request.options]
+    longest = max(map(len, flat))
+    reader = Reader(model)
+    last = reader.read([Row(request.prompt, len(request.prompt)) for request in requests], longest)[:, -1:]
+    device = device_of(model)
+    targets = torch.tensor([ids + [0] * (longest - len(ids)) for ids in flat], device=device)
+    real = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in flat], device=device).bool()
+    features = last[torch.tensor(owners, device=device)]
+    if longest > 1:
+        reader.select(owners)
+        features = torch.cat((features, reader.append(targets[:, :-1])), 1)
+    log, best = _log_probabilities(model, features[real], targets[real])
+    sums = torch.zeros(real.shape, dtype=log.dtype, device=device).masked_scatter(real, log).sum(1).tolist()
+    greedy = (torch.zeros_like(real).masked_scatter(real, best) | ~real).all(1).tolist()
+    scores = [[] for _ in requests]
+    texts = [text for request in requests for text in request.texts]
+    for number, owner in enumerate(owners):
+        text = texts[number]
+        scores[owner].append(Score(text, sums[number], len(flat[number]), len(text.encode()), greedy[number]))
+    return scores
+
+
+def _log_probabilities(
+    model: CachedModel, features: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (tokens,) float64 log-probabilities, and whether each is the likeliest; logits are held in pieces."""
+    log, best = [], []
+    for piece, wanted in zip(features.split(512), targets.split(512), strict=True):
+        logits = model.head(piece)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        chosen = logits.gather(-1, wanted[:, None])[:, 0]
+        log.append((chosen - logits.logsumexp(-1)).double())
+        best.append(logits.argmax(-1) == wanted)
+    return torch.cat(log), torch.cat(best)
+
+
+def shares(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (…, options) probabilities in proportion to exp(value), which sum to one."""
+    exponents = np.exp(values - values.max(-1, keepdims=True))
+    return exponents / exponents.sum(-1, keepdims=True)
+
+
+def calibrated(probabilities: NDArray[np.float64], content_free: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Undo a model's preference for some labels (contextual calibration, Zhao et al. 2021, arXiv 2102.09690).
+
+    Args:
+        probabilities: (…, labels), each row summing to one.
+        content_free: (inputs, labels): the same after inputs without content, such as "N/A".
+
+    Returns:
+        (…, labels): divided by the mean of `content_free`, and made to sum to one again.
+    """
+    corrected = probabilities / np.maximum(content_free.mean(0), np.finfo(np.float64).tiny)
+    return corrected / corrected.sum(-1, keepdims=True)
