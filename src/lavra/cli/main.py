@@ -12,8 +12,10 @@ COMMANDS = {
     "train": "Train the best model this machine can make of your text in the time you give",
     "resume": "Go on with an interrupted run, exactly where it stopped",
     "prepare": "Tokenise a corpus once, to train on it many times",
+    "check": "Prove that a training set-up is right: on your text, your model, in under a minute",
     "evaluate": "Measure perplexity and bits per byte on text, with intervals",
     "generate": "Write text with a model",
+    "export": "Write a model for transformers, with the proof that it is the same",
     "runs": "List the runs in a folder, or show one run",
 }
 """The commands in the order of the help; each is the file of the same name (`-` written `_`) in this folder."""

@@ -33,11 +33,11 @@ def rotary_table(spec: DecoderSpec) -> torch.Tensor:
 
 
 def _slower(frequencies: torch.Tensor, factor: float, context: int) -> torch.Tensor:
-    """Return frequencies for windows `factor` times as long as those of the first training, which had `context` tokens.
+    """Return frequencies for windows `factor` times as long as those of the first training, of `context` tokens.
 
-    Without `context`, all are divided (Chen et al. 2023, arXiv 2306.15595). With it, waves that come round at least four
-    times in it stay, those that do not come round once are divided, and between the two the frequencies are blended
-    (Llama 3.1, arXiv 2407.21783, and its released code).
+    Without `context`, all are divided (Chen et al. 2023, arXiv 2306.15595). With it, waves that come round at least
+    four times in it stay, those that do not come round once are divided, and between the two the frequencies are
+    blended (Llama 3.1, arXiv 2407.21783, and its released code).
     """
     if not context:
         return frequencies / factor

@@ -1,4 +1,4 @@
-"""Opening a model by where it is: a run folder, one of its checkpoints, or a folder that holds a model."""
+"""Opening a model by where it is: a run, one of its checkpoints, a model folder, or one of the field's models."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lavra.data.prepare import open_prepared
 
 from lavra.core.configuration import from_toml
 from lavra.core.errors import InputError
+from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder, is_run
+from lavra.data.llama2c_tokenizer import find_llama2c_tokenizer, load_llama2c_tokenizer
+from lavra.data.prepare import open_prepared
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.decoder import Decoder
+from lavra.models.families.hub import hub_folder, hub_name
+from lavra.models.families.importing import import_decoder, is_hugging_face_folder
+from lavra.models.families.llama2c import is_llama2c, read_llama2c
 from lavra.models.store import SPECIFICATION, decoder_from, load_decoder
 from lavra.planning.plan import Plan
 from lavra.recipes.config import TrainConfig
@@ -29,19 +34,24 @@ class OpenModel:
         tokenizer: its own.
         place: what was opened, in words.
         run: the run that it comes from, if it does.
+        family: its `model_type` in `transformers`, where it comes from the field.
+        folder: the Hugging Face folder that it was read from, if it was.
     """
 
     model: Decoder
     tokenizer: Tokenizer
     place: str
     run: RunFolder | None
+    family: str | None = None
+    folder: Path | None = None
 
 
 def open_model(location: str, device: str = "auto") -> OpenModel:
     """Open a model.
 
     Args:
-        location: a run folder (its finished model, or its last checkpoint), a checkpoint of a run, or a model folder.
+        location: a run folder (its finished model, or its last checkpoint), a checkpoint of a run, a model folder, a
+            Hugging Face folder, a hub name, or a llama2.c checkpoint with its tokenizer beside it.
         device: where it goes.
 
     Raises:
@@ -58,13 +68,57 @@ def open_model(location: str, device: str = "auto") -> OpenModel:
         return _from_checkpoint(RunFolder(path.parent.parent), path, where)
     if (path / SPECIFICATION).exists():
         return _from_folder(path, where, None)
-    known = "a run folder, one of its checkpoints, or a folder with model.json"
+    if is_llama2c(path):
+        return _from_llama2c(path, where)
+    folder = hugging_face_folder(location)
+    if folder is not None:
+        return _from_hugging_face(folder, where)
+    known = "a run folder, one of its checkpoints, a model folder, a Hugging Face folder or a hub name"
     raise InputError(f"there is no model at {location}", f"give {known}; `lavra runs` lists the runs")
 
 
 def _from_folder(folder: Path, device: torch.device, run: RunFolder | None) -> OpenModel:
     model = load_decoder(folder, device).eval()
     return OpenModel(model, Tokenizer.load(folder), str(folder), run)
+
+
+def hugging_face_folder(location: str) -> Path | None:
+    """Return the Hugging Face folder that is meant, downloaded if it is a hub's name; None if it is something else.
+
+    Raises:
+        InputError: if the hub has no such model, or cannot be reached.
+    """
+    path = Path(location)
+    if is_hugging_face_folder(path):
+        return path
+    name = None if path.exists() else hub_name(location)
+    return None if name is None else hub_folder(name)
+
+
+def _from_hugging_face(folder: Path, device: torch.device) -> OpenModel:
+    imported = import_decoder(folder)
+    for note in imported.notes:
+        say(f"{folder}: {note}")
+    tokenizer = Tokenizer.load(folder)
+    model = _fitting(imported.model, tokenizer, folder).to(device).eval()
+    return OpenModel(model, tokenizer, str(folder), None, imported.family, folder)
+
+
+def _from_llama2c(path: Path, device: torch.device) -> OpenModel:
+    model = read_llama2c(path)
+    vocabulary = model.spec.vocabulary
+    tokenizer = load_llama2c_tokenizer(find_llama2c_tokenizer(path, vocabulary), vocabulary)
+    return OpenModel(model.to(device).eval(), tokenizer, str(path), None, "llama")
+
+
+def _fitting(model: Decoder, tokenizer: Tokenizer, folder: Path) -> Decoder:
+    if tokenizer.end_of_document >= model.spec.vocabulary:
+        raise InputError(
+            f"the tokenizer in {folder} ends documents with token {tokenizer.end_of_document}, and its model has "
+            f"{model.spec.vocabulary}",
+            "name a token of the vocabulary as eos_token in tokenizer_config.json",
+        )
+    return model
 
 
 def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) -> OpenModel:

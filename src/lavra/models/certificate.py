@@ -1,0 +1,172 @@
+"""The proof that our decoder and a Hugging Face folder are the same model: both compute logits for the same text."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from lavra.core.errors import LavraError
+from lavra.core.files import read_json
+from lavra.models import reference
+from lavra.models.decoder import Decoder
+from lavra.models.inference import device_of, evaluating
+
+FILE = "certificate.json"
+TOLERANCE = 1e-5
+"""Largest difference allowed between two logits, as a share of the largest logit where that is above 1: what float32
+leaves when two programs add the same numbers in another order."""
+
+_PADDING = -1
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the comparison found.
+
+    Attributes:
+        architecture: the class that `transformers` opened.
+        tokens: how many were compared; each has a logit per id of the vocabulary.
+        largest_difference: between two logits of the same token and id.
+        largest_logit: in absolute value.
+        same_next_token: share of tokens after which both think the same id the likeliest.
+        perplexity: ours, of the text's tokens after the first of each window.
+        transformers_perplexity: theirs, of the same tokens.
+        tied: the head should be the embedding.
+        transformers_tied: in their model it is.
+        tied_by_config: the folder's config.json says so.
+        missing: tensors that they wanted and the folder lacks.
+        unexpected: tensors of the folder that they did not use.
+        transformers: its version.
+        torch: its version.
+    """
+
+    architecture: str
+    tokens: int
+    largest_difference: float
+    largest_logit: float
+    same_next_token: float
+    perplexity: float
+    transformers_perplexity: float
+    tied: bool
+    transformers_tied: bool
+    tied_by_config: bool
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    transformers: str
+    torch: str
+
+    @property
+    def tolerance(self) -> float:
+        """The largest difference that is allowed."""
+        return TOLERANCE * max(1.0, self.largest_logit)
+
+    @property
+    def holds(self) -> bool:
+        """Whether both are the same model: logits within the tolerance, same ties, no tensor missing or left over."""
+        complete = not self.missing and not self.unexpected
+        return complete and self.tied == self.transformers_tied and self.largest_difference <= self.tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, for `certificate.json`."""
+        return {"holds": self.holds, "tolerance": self.tolerance, **asdict(self)}
+
+    def __str__(self) -> str:
+        verdict = "the same model" if self.holds else "NOT the same model"
+        ties = f"head tied: {_yes(self.tied)}, in transformers: {_yes(self.transformers_tied)}"
+        lost = "".join(
+            f"\n  {what} tensors: {', '.join(names)}"
+            for what, names in (("missing", self.missing), ("unused", self.unexpected))
+            if names
+        )
+        return (
+            f"certificate: {verdict} in transformers {self.transformers} ({self.architecture})\n"
+            f"  logits of {self.tokens} tokens differ by at most {self.largest_difference:.2e} "
+            f"(allowed {self.tolerance:.2e}); perplexity {self.perplexity:.6g} here, "
+            f"{self.transformers_perplexity:.6g} there; same next token in {self.same_next_token:.2%}\n"
+            f"  {ties}{lost}"
+        )
+
+
+def certify(model: Decoder, folder: Path, windows: Sequence[Sequence[int]], *, tied: bool | None = None) -> Certificate:
+    """Compare a decoder with a Hugging Face folder that `transformers` opens in a fresh process.
+
+    Args:
+        model: ours; computed in its own precision.
+        folder: theirs; computed in float32.
+        windows: token ids, each window at most the model's context and at least two tokens long.
+        tied: whether the head in the folder should be its embedding; as in our model by default.
+
+    Raises:
+        LavraError: if the other process fails, with its last words.
+    """
+    ids = torch.full((len(windows), max(map(len, windows))), _PADDING)
+    for row, window in zip(ids, windows, strict=True):
+        row[: len(window)] = torch.tensor(list(window))
+    theirs, found = _ask(folder, ids)
+    ours = _logits(model, windows)
+    targets, counted = _targets(windows)
+    return Certificate(
+        architecture=found["architecture"],
+        tokens=len(ours),
+        largest_difference=float((ours - theirs).abs().max()),
+        largest_logit=float(theirs.abs().max()),
+        same_next_token=float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()),
+        perplexity=_perplexity(ours[counted], targets[counted]),
+        transformers_perplexity=_perplexity(theirs[counted], targets[counted]),
+        tied=model.spec.tied if tied is None else tied,
+        transformers_tied=found["tied"],
+        tied_by_config=found["tied_by_config"],
+        missing=tuple(found["missing"]),
+        unexpected=tuple(found["unexpected"]),
+        transformers=found["transformers"],
+        torch=found["torch"],
+    )
+
+
+def _ask(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+    from safetensors.torch import load_file, save_file
+
+    with tempfile.TemporaryDirectory() as temporary:
+        tokens, out = Path(temporary) / "tokens.safetensors", Path(temporary) / "logits.safetensors"
+        real = ids != _PADDING
+        save_file({"ids": ids.clamp(min=0), "real": real.to(torch.uint8)}, tokens)
+        command = [sys.executable, "-P", str(reference.__file__), str(folder.resolve()), str(tokens), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or ["it ended without a word"]
+            raise LavraError(
+                f"transformers could not run the model in {folder}: {last[0]}", "report this with the model"
+            )
+        return load_file(out)["logits"], read_json(Path(f"{out}.json"))
+
+
+def _logits(model: Decoder, windows: Sequence[Sequence[int]]) -> torch.Tensor:
+    device = device_of(model)
+    with evaluating(model), torch.no_grad():
+        rows = [model.head(model(torch.tensor([list(window)], device=device)))[0].float().cpu() for window in windows]
+    return torch.cat(rows)
+
+
+def _targets(windows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what follows each token, and which tokens have something that follows."""
+    following = torch.cat([torch.tensor([*window[1:], 0]) for window in windows])
+    counted = torch.cat([torch.arange(len(window)) < len(window) - 1 for window in windows])
+    return following, counted
+
+
+def _perplexity(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    loss = float(F.cross_entropy(logits.double(), targets))
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,170 @@
+"""A model for the rest of the field: a folder that `transformers` opens, with the proof that it is the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lavra.core.errors import CheckFailed, InputError
+from lavra.core.files import building_folder, read_json, write_atomically, write_json
+from lavra.core.progress import say
+from lavra.core.run_folder import RunFolder
+from lavra.core.seeds import numpy_stream
+from lavra.data.readers import read_rows
+from lavra.data.tokenizer import Tokenizer
+from lavra.models.certificate import FILE, Certificate, certify
+from lavra.models.decoder import Decoder, count_parameters
+from lavra.models.families.exporting import SpecialIds, export_decoder
+from lavra.models.families.importing import import_decoder, read_config
+from lavra.models.families.tokenizer_files import copy_tokenizer, has_tokenizer, special_ids
+from lavra.recipes.model_card import model_card
+from lavra.recipes.models import OpenModel, hugging_face_folder, open_model
+from lavra.recipes.sample_text import SENTENCES
+
+COMPARED_TOKENS = 512
+"""Tokens whose logits are compared, fewer where the vocabulary is so large that they would take much memory."""
+
+_COMPARED_LOGITS = 32_000_000
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export made.
+
+    Attributes:
+        folder: the new folder.
+        family: the `model_type` of the model in it.
+        certificate: of the new folder against our model.
+        of_source: of the folder that the model was read from against our model; None where it was ours before.
+    """
+
+    folder: Path
+    family: str
+    certificate: Certificate
+    of_source: Certificate | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"folder": str(self.folder), "family": self.family, **_certificates(self.certificate, self.of_source)}
+
+
+def export(
+    model: str, out: str | Path, data: Sequence[str] = (), *, text_column: str = "text", force: bool = False
+) -> Export:
+    """Write a model as a Hugging Face folder, and compare both in a fresh process of `transformers`.
+
+    Args:
+        model: a run, a checkpoint, a model folder, a Hugging Face folder, a hub name or a llama2.c file.
+        out: the folder to make.
+        data: text to compare on; by default some sentences that come with lavra.
+        text_column: column of the data that holds the text.
+        force: replace an existing folder.
+
+    Raises:
+        InputError: if there is no such model, or no family of `transformers` expresses it exactly.
+        CheckFailed: if the folder's logits are not the model's; nothing is left at `out` then.
+    """
+    source = _open(model)
+    out = Path(out)
+    windows = _windows(source, data, text_column)
+    of_source = None
+    if source.folder is not None:
+        of_source = certify(source.model, source.folder, windows)
+        _demand(of_source, f"{source.folder} is not read as transformers reads it")
+    with building_folder(out, force=force) as building:
+        exported = export_decoder(building, source.model, _ids(source), source.family)
+        _write_tokenizer(source, building)
+        certificate = certify(source.model, building, windows, tied=exported.spec.tied)
+        _demand(certificate, f"{model} was not exported as it is")
+        write_json(building / FILE, _certificates(certificate, of_source))
+        result = source.run.result if source.run is not None else {}
+        parameters = count_parameters(source.model)
+        card = model_card(out.name, exported.family, source.model.spec, parameters, certificate, result)
+        write_atomically(building / "README.md", card)
+    return Export(out, exported.family, certificate, of_source)
+
+
+def _certificates(certificate: Certificate, of_source: Certificate | None) -> dict[str, Any]:
+    return {
+        "certificate": certificate.to_json(),
+        **({} if of_source is None else {"of_source": of_source.to_json()}),
+    }
+
+
+def _demand(certificate: Certificate, what: str) -> None:
+    if not certificate.holds:
+        raise CheckFailed(f"{what}:\n{certificate}", "nothing was written; report this with the model's config.json")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is exported; a Hugging Face folder may lack a tokenizer, and then keeps lacking it."""
+
+    model: Decoder
+    tokenizer: Tokenizer | None
+    opened: OpenModel | None
+    family: str | None
+    folder: Path | None
+
+    @property
+    def run(self) -> RunFolder | None:
+        return None if self.opened is None else self.opened.run
+
+
+def _open(location: str) -> _Source:
+    folder = hugging_face_folder(location)
+    if folder is not None and not has_tokenizer(folder):
+        imported = import_decoder(folder)
+        say(f"{folder} has no tokenizer; the export will have none, and is compared on random tokens")
+        return _Source(imported.model.eval(), None, None, imported.family, folder)
+    opened = open_model(location, "cpu")
+    return _Source(opened.model, opened.tokenizer, opened, opened.family, opened.folder)
+
+
+def _ids(source: _Source) -> SpecialIds:
+    if source.folder is not None:
+        return special_ids(read_config(source.folder))
+    if source.tokenizer is None:
+        return {}
+    end = source.tokenizer.end_of_document
+    return {"bos_token_id": end, "eos_token_id": end}
+
+
+def _write_tokenizer(source: _Source, folder: Path) -> None:
+    if source.folder is not None:
+        copy_tokenizer(source.folder, folder)
+    elif source.tokenizer is not None:
+        source.tokenizer.save(folder)
+        settings = folder / "tokenizer_config.json"
+        asked = {"model_max_length": source.model.spec.context, "model_input_names": ["input_ids", "attention_mask"]}
+        write_json(settings, {**read_json(settings), **asked})
+
+
+def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[list[int]]:
+    """Return windows of tokens to compare on: the beginnings of documents, each after an end-of-document token."""
+    spec = source.model.spec
+    left = max(min(COMPARED_TOKENS, _COMPARED_LOGITS // spec.vocabulary), 16)
+    longest = min(spec.context, left)
+    if source.tokenizer is None:
+        drawn = numpy_stream(0, "tokens of a certificate").integers(spec.vocabulary, size=longest)
+        return [drawn.tolist()]
+    windows: list[list[int]] = []
+    for text in _texts(source, data, text_column):
+        window = [source.tokenizer.end_of_document, *source.tokenizer.encode(text[: 16 * longest])][:longest]
+        if len(window) > 1:
+            windows.append(window)
+            left -= len(window)
+        if left <= 1:
+            break
+        longest = min(longest, left)
+    if not windows:
+        raise InputError("there is no text to compare on", "check the --data locations")
+    return windows
+
+
+def _texts(source: _Source, data: Sequence[str], text_column: str) -> Iterator[str]:
+    if data:
+        return (row.text for row in read_rows(data, text_column=text_column))
+    return iter(SENTENCES)
