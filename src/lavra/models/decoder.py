@@ -138,10 +138,10 @@ class Decoder(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / (2 * spec.depth) ** 0.5 if branch else 0.02, generator=generator)
             elif name.endswith(("output.weight", "down.weight")) and not (spec.tied and name.startswith("output")):
                 nn.init.zeros_(parameter)
-            elif name.startswith("embedding") and spec.tied:
-                nn.init.normal_(parameter, std=0.02, generator=generator)
             elif "embedding" in name:
-                nn.init.normal_(parameter, std=1.0 if spec.embedding_norm else 0.02, generator=generator)
+                # A tied embedding is the head, which begins small; positions begin as large as the tokens they meet.
+                small = spec.tied or not spec.embedding_norm
+                nn.init.normal_(parameter, std=0.02 if small else 1.0, generator=generator)
             else:
                 nn.init.normal_(parameter, std=spec.width**-0.5, generator=generator)
 

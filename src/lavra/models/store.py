@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lavra.core.configuration import from_table
 from lavra.core.errors import Damaged, InputError
 from lavra.core.files import read_json, write_json
 from lavra.models.decoder import Decoder
@@ -47,14 +48,18 @@ def read_spec(folder: Path) -> DecoderSpec:
         InputError: if there is none.
         Damaged: if its file does not parse, or is of a newer format.
     """
-    if not (folder / SPECIFICATION).exists():
+    path = folder / SPECIFICATION
+    if not path.exists():
         raise InputError(
             f"{folder} holds no model ({SPECIFICATION} is missing)", "give a run folder or an exported model"
         )
-    record: dict[str, Any] = read_json(folder / SPECIFICATION)
-    if record.get("format") != FORMAT:
-        raise Damaged(f"{folder / SPECIFICATION} has format {record.get('format')}, not {FORMAT}", "update lavra")
-    return DecoderSpec.from_dict(record["decoder"])
+    record: Any = read_json(path)
+    values = record if isinstance(record, dict) else {}
+    if values.get("format", FORMAT) != FORMAT:
+        raise Damaged(f"{path} has format {values['format']}, not {FORMAT}", "update lavra")
+    if not isinstance(values.get("decoder"), dict):
+        raise Damaged(f"{path} is no specification of a decoder", "copy the model again, or export it again")
+    return from_table(DecoderSpec, values["decoder"], str(path))
 
 
 def load_decoder(folder: Path, device: torch.device | str = "cpu") -> Decoder:

@@ -6,11 +6,13 @@ from lavra.models.spec import GATED, DecoderSpec
 
 
 def matrix_parameters(spec: DecoderSpec) -> int:
-    """Return the parameters that take part in matrix products: the blocks' matrices and the head."""
+    """Return the parameters that take part in matrix products: the blocks' matrices, the head, and what leads to it."""
     head, kv = spec.size_of_head, spec.key_value_heads
     attention = spec.width * head * (spec.heads + 2 * kv) + spec.heads * head * spec.width
     mlp = spec.width * spec.hidden_width * (3 if spec.activation in GATED else 2)
-    return spec.depth * (attention + mlp) + spec.width * spec.padded_vocabulary
+    embedding = spec.size_of_embedding
+    projections = 2 * spec.width * embedding if embedding != spec.width else 0
+    return spec.depth * (attention + mlp) + projections + embedding * spec.padded_vocabulary
 
 
 def training_flops_per_token(spec: DecoderSpec, length: int | None = None) -> float:

@@ -41,8 +41,8 @@ class _Averaged:
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Restore the averages."""
         # In the order of the weights: a file has an order of its own, and the lists below are walked together.
-        weights = self.masters.weights.items()
-        self.averages = {name: tensors[name].to(weight.device, copy=True) for name, weight in weights} if tensors else {}
+        weights = self.masters.weights.items() if tensors else ()
+        self.averages = {name: tensors[name].to(weight.device, copy=True) for name, weight in weights}
 
     @torch.no_grad()
     def _start(self) -> None:

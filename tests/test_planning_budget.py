@@ -1,0 +1,151 @@
+"""From a budget to a shape and a length, the plan on disk, and the probe that leaves no trace."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lavra.core.errors import InputError
+from lavra.models.spec import DecoderSpec
+from lavra.planning.budget import MOST_EPOCHS, draft_shape, tokens_per_step_for, vocabulary_for, with_vocabulary
+from lavra.planning.flops import matrix_parameters, training_flops_per_token
+from lavra.planning.hardware import measure_matrix_peak
+from lavra.planning.plan import Plan
+from lavra.planning.probe import probe_steps
+from lavra.training.devices import choose_device, describe, synchronize, use_threads
+from lavra.training.optimizers import OptimizerOptions
+from lavra.training.schedules import Schedule
+from lavra.training.spikes import SpikeDetector
+from lavra.training.updates import ExponentialAverage, GuardFaults, Monitor, SnapshotAverage
+from tiny_training import CONTEXT, all_tensors, assert_same_bits, run, tiny_trainer
+
+CORPORA = (1e3, 1e5, 1e7, 1e9, 1e12)
+COMPUTE = [10.0**power for power in range(8, 23)]
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_more_compute_never_gives_a_smaller_model_nor_fewer_tokens_of_it(corpus: float):
+    drafts = [draft_shape(flops, corpus) for flops in COMPUTE]
+    for less, more in pairwise(drafts):
+        assert matrix_parameters(more.spec) >= matrix_parameters(less.spec)
+        if more.spec == less.spec:
+            assert more.tokens > less.tokens
+
+
+@given(flops=st.floats(1e6, 1e24), corpus=st.floats(0, 1e13))
+def test_a_draft_spends_the_compute_on_a_possible_model(flops: float, corpus: float):
+    draft = draft_shape(flops, corpus)
+    assert draft.tokens * training_flops_per_token(draft.spec) == pytest.approx(flops)
+    assert draft.spec.vocabulary == vocabulary_for(draft.spec.vocabulary, corpus)
+
+
+def test_a_small_corpus_is_not_repeated_where_a_larger_model_could_be_trained():
+    small, large = draft_shape(1e17, 1e6), draft_shape(1e17, 1e12)
+    assert matrix_parameters(small.spec) > matrix_parameters(large.spec)
+    assert large.tokens < MOST_EPOCHS * 1e12
+
+
+@given(wanted=st.integers(512, 65536), corpus=st.floats(0, 1e12))
+def test_a_vocabulary_is_no_larger_than_wanted_and_grows_with_the_text(wanted: int, corpus: float):
+    vocabulary = vocabulary_for(wanted, corpus)
+    assert 512 <= vocabulary <= wanted
+    assert vocabulary <= vocabulary_for(wanted, 2 * corpus)
+
+
+@given(tokens=st.floats(0, 1e14), context=st.sampled_from([128, 256, 1024, 4096]))
+def test_a_step_is_a_power_of_two_that_holds_a_window(tokens: float, context: int):
+    step = tokens_per_step_for(tokens, context)
+    assert step & (step - 1) == 0
+    assert 2048 <= step <= 2**19
+    assert step % context == 0
+    assert step <= tokens_per_step_for(4 * tokens, context)
+
+
+def test_the_vocabulary_of_the_tokenizer_is_put_into_the_shape():
+    spec = draft_shape(1e14, 1e8).spec
+    assert with_vocabulary(spec, 777) == replace(spec, vocabulary=777)
+
+
+def a_plan() -> Plan:
+    return Plan(
+        model=DecoderSpec(positions="alibi"), parameters=123456, context=256, tokens_per_step=4096, rows_per_step=16,
+        micro_rows=8, steps=300, tokens=1_228_800, epochs=1.5, device="cpu", precision="bf16", compile=True, threads=2,
+        optimizer=OptimizerOptions(betas=(0.8, 0.99)), schedule=Schedule("cosine"), seed=3, isolate=True,
+        label_smoothing=0.1, clip=1.0, validation_rows=64, validate_every=30, checkpoint_every=15,
+        evaluation_tokens=10_000, flops_per_token=1e9, budget_seconds=600.0, probe={"step_seconds": 0.25},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", [a_plan(), replace(a_plan(), budget_seconds=None, clip=float("inf"), probe={})])
+def test_a_plan_comes_back_from_its_file(plan: Plan):
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json())), "plan.json") == plan
+
+
+def test_a_wrong_plan_is_named():
+    values = a_plan().to_json()
+    for change, message in (
+        ({"steps": "many"}, r"plan\.json.*steps"),
+        ({"model": {"width": "wide"}}, r"plan\.json.*model\.width"),
+        ({"surprise": 1}, "surprise"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Plan.from_json(values | change, "plan.json")
+    del values["seed"]
+    with pytest.raises(InputError, match="seed"):
+        Plan.from_json(values, "plan.json")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("average", ["ema", "swa", None])
+def test_a_probe_leaves_no_trace(precision, average: str | None):
+    def trainer():
+        def chain(trainer):
+            kept = {
+                "ema": [ExponentialAverage(trainer.masters, 0.9)],
+                "swa": [SnapshotAverage(trainer.masters, 1, 1)],
+                None: [],
+            }[average]
+            return [Monitor(2), GuardFaults("skip", lambda step, reason: None, spikes=SpikeDetector(4, 50.0, 2)), *kept]
+
+        return tiny_trainer(precision=precision, updates=chain)
+
+    probed, straight = trainer(), trainer()
+    probe = probe_steps(probed, seconds=0.0, least=4)
+    assert probe.steps == 4
+    assert probe.step_seconds > 0.0
+    assert probe.first_step_seconds > 0.0
+    assert probe.tokens_per_second * probe.step_seconds == pytest.approx(4 * CONTEXT, rel=0.2)  # one window is short
+    assert probed.state() == straight.state()
+    probed.set_length(9)
+    straight.set_length(9)
+    assert run(probed) == run(straight)
+    assert_same_bits(all_tensors(probed), all_tensors(straight))
+
+
+def test_the_peak_of_matrix_products_is_positive():
+    assert 1e8 < measure_matrix_peak(torch.device("cpu"), "fp32", seconds=0.0) < 1e15
+
+
+def test_devices_are_found_or_named():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device().type in ("cpu", "cuda", "mps")
+    with pytest.raises(InputError, match="'gpu' is no device"):
+        choose_device("gpu")
+    for name in ("cuda", "mps"):
+        backend = torch.cuda if name == "cuda" else torch.backends.mps
+        if not backend.is_available():
+            with pytest.raises(InputError, match=f"no {name.upper()} device"):
+                choose_device(name)
+    before = torch.get_num_threads()
+    try:
+        assert use_threads(1) == torch.get_num_threads() == 1
+        assert describe(torch.device("cpu")) == "cpu (1 threads)"
+        synchronize(torch.device("cpu"))
+    finally:
+        torch.set_num_threads(before)
