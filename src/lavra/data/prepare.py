@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from lavra.core.errors import InputError
 from lavra.core.files import building_folder, read_json, write_json
 from lavra.core.progress import Progress, say
+from lavra.data.ahead import one_ahead
 from lavra.data.bad_rows import BadRows, OnBadRow
 from lavra.data.compressed import BytesRead
 from lavra.data.locations import find_files
@@ -216,11 +216,11 @@ class _Writing:
             Progress("tokenising", expected.bytes, "bytes") as progress,
         ):
             writers = {TRAIN: train, VALIDATION: validation}
-            for batch, arrays in self._encoded(self._divided(rows, seen)):
+            for batch, arrays in one_ahead(_batches(self._divided(rows, seen)), self._encode):
                 for (side, source, text), ids in zip(batch, arrays, strict=True):
                     writers[side].add(source, text, ids)
                     self.counts += np.bincount(ids, minlength=len(self.counts))
-                    progress.advance(len(text.encode()))
+                progress.update(train.text_bytes + validation.text_bytes)
             if (seen.documents, seen.bytes) != (expected.documents, expected.bytes):
                 raise InputError("the data changed while it was being read", "try again when nothing writes to it")
             if not train.documents or not validation.documents:
@@ -237,17 +237,8 @@ class _Writing:
                 if text:
                     yield side, row.source, text
 
-    def _encoded(self, documents: Iterator[tuple[str, str, str]]) -> Iterator[tuple[list[tuple[str, str, str]], Any]]:
-        """Yield batches with their ids; one batch is encoded while the one before is written and the next is read."""
-        with ThreadPoolExecutor(1, thread_name_prefix="tokenising") as pool:
-            ahead: tuple[list[tuple[str, str, str]], Future[list[np.ndarray]]] | None = None
-            for batch in _batches(documents):
-                following = batch, pool.submit(self.tokenizer.encode_many, [text for _, _, text in batch])
-                if ahead is not None:
-                    yield ahead[0], ahead[1].result()
-                ahead = following
-            if ahead is not None:
-                yield ahead[0], ahead[1].result()
+    def _encode(self, batch: list[tuple[str, str, str]]) -> list[np.ndarray]:
+        return self.tokenizer.encode_many([text for _, _, text in batch])
 
     def tokenizer_report(self, manifests: Iterable[Manifest]) -> TokenizerReport:
         """Return the report over everything written."""

@@ -44,6 +44,12 @@ class StoreWriter:
         keep_texts: keep the original texts too, for measurements that need them.
         force: replace an existing folder.
 
+    Attributes:
+        documents: added so far.
+        tokens: of these, with an end-of-document token for each.
+        text_bytes: of their original text.
+        manifest: of the finished store, once the block has ended.
+
     Raises:
         InputError: if the folder exists, or no document was added.
     """
@@ -51,7 +57,7 @@ class StoreWriter:
     def __init__(self, folder: Path, tokenizer: Tokenizer, *, keep_texts: bool = False, force: bool = False) -> None:
         self.folder, self.tokenizer = folder, tokenizer
         self.dtype = np.dtype("<u2" if tokenizer.vocabulary_size <= 1 << 16 else "<u4")
-        self.documents = self.tokens = 0
+        self.documents = self.tokens = self.text_bytes = 0
         self._keep_texts, self._force = keep_texts, force
         self._end = np.array([tokenizer.end_of_document], self.dtype)
         self._sources: list[Source] = []
@@ -106,6 +112,7 @@ class StoreWriter:
         self._files[TOKENS].write(self._end.tobytes())
         self.tokens += len(ids) + 1
         self.documents += 1
+        self.text_bytes += len(encoded)
         self._files[OFFSETS].write(np.array([self.tokens], "<u8").tobytes())
         self._files[DOCUMENT_BYTES].write(np.array([len(encoded)], "<u4").tobytes())
         if self._keep_texts:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from lavra.core.errors import InputError
 from lavra.core.files import write_atomically, write_json
+from lavra.data.ahead import one_ahead
 from lavra.data.pieces import PIECE, Cut, cut_pieces, cuts
 
 if TYPE_CHECKING:
@@ -25,8 +27,11 @@ END_OF_DOCUMENT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257
 """All bytes and the end-of-document token."""
 
-_BATCH = 4 << 20
+_BATCH = 2 << 20
 """Characters given to the library at once: its encodings take some 100 bytes per token while they live."""
+
+_TRAINING_PIECE = 2048
+"""Characters given to the trainer at once: it holds 256 texts, at some 300 bytes per character."""
 
 _LONGEST_RUN = 1000
 
@@ -98,7 +103,8 @@ class Tokenizer:
             special_tokens=[END_OF_DOCUMENT],
             show_progress=False,
         )
-        inner.train_from_iterator((_without_long_runs(text) for text in texts), trainer)
+        pieces = (cut_pieces(_without_long_runs(text), Cut.BEFORE_SPACE, _TRAINING_PIECE) for text in texts)
+        inner.train_from_iterator(chain.from_iterable(pieces), trainer)
         return cls(inner)
 
     @classmethod
@@ -182,8 +188,7 @@ class Tokenizer:
         """
         arrays: list[np.ndarray] = []
         parts: list[np.ndarray] = []
-        for batch in _batches(texts, self.cut):
-            encodings = self.inner.encode_batch_fast([piece for piece, _ in batch], add_special_tokens=False)
+        for batch, encodings in one_ahead(_batches(texts, self.cut), self._encode_batch):
             for encoding, (_, last) in zip(encodings, batch, strict=True):
                 ids = np.array(encoding.ids, dtype=np.int32)
                 if self._ends_by_spelling:
@@ -194,6 +199,9 @@ class Tokenizer:
                 else:
                     parts.append(ids)
         return arrays
+
+    def _encode_batch(self, batch: list[tuple[str, bool]]) -> list[tokenizers.Encoding]:
+        return self.inner.encode_batch_fast([piece for piece, _ in batch], add_special_tokens=False)
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, special: bool = False) -> str:
         """Return the text of `ids`; special tokens such as the end of a document are shown only with `special`."""
