@@ -1,0 +1,121 @@
+"""Validation during training: the mean over all held-out tokens, however it is cut, and whatever memory there is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from lavra.core.run_folder import RunFolder
+from lavra.data.window_source import WindowSource
+from lavra.objectives.causal import Causal
+from lavra.training.checkpoints import CheckpointStore
+from lavra.training.loop import Loop, Rhythm, Units
+from lavra.training.observers import Observers
+from lavra.training.updates import ExponentialAverage
+from lavra.training.validation import Validation
+from tiny_training import CONTEXT, SPEC, lively, run, tiny_trainer, topics_store
+
+CPU = torch.device("cpu")
+
+
+def held_out(rows: int | None = None) -> Validation:
+    source = WindowSource(topics_store(), CONTEXT, 0)
+    return Validation(source, rows or source.order.windows, topics_store().manifest.bytes_per_token)
+
+
+@pytest.mark.parametrize("micro_rows", [1, 3, 64])
+def test_the_loss_is_the_mean_over_tokens_however_it_is_cut(micro_rows: int):
+    model, validation = lively(SPEC).eval(), held_out()
+    windows = validation.source.rows(0, validation.rows)
+    losses, tokens = 0.0, 0
+    with torch.no_grad():
+        for window in windows:
+            part = Causal(CONTEXT).loss(model, Causal(CONTEXT).encode([window], None, 0.0))  # pyright: ignore[reportArgumentType]
+            losses, tokens = losses + float(part.sum), tokens + len(window)
+    assert tokens == topics_store().manifest.tokens
+    assert validation.loss(model, Causal(CONTEXT), micro_rows, CPU) == pytest.approx(losses / tokens, rel=1e-6)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_loss_is_not_smoothed():
+    model, validation = lively(SPEC).eval(), held_out()
+    plain = validation.loss(model, Causal(CONTEXT), 4, CPU)
+    assert validation.loss(model, Causal(CONTEXT, label_smoothing=0.2), 4, CPU) == plain
+
+
+def test_running_out_of_memory_halves_the_rows_and_changes_nothing():
+    model, validation = lively(SPEC).eval(), held_out(8)
+    expected = validation.loss(model, Causal(CONTEXT), 4, CPU)
+    largest: list[int] = []
+
+    class Greedy(Causal):
+        def loss(self, model, batch):
+            largest.append(len(batch.inputs))
+            if len(batch.inputs) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().loss(model, batch)
+
+    assert validation.loss(model, Greedy(CONTEXT), 4, CPU) == pytest.approx(expected, rel=1e-6)
+    assert largest == [4, 2, *[1] * 8]
+
+    class Broken(Causal):
+        def loss(self, model, batch):
+            raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        validation.loss(model, Broken(CONTEXT), 4, CPU)
+
+
+def test_a_single_row_that_does_not_fit_is_an_error():
+    class Hopeless(Causal):
+        def loss(self, model, batch):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        held_out().loss(lively(SPEC), Hopeless(CONTEXT), 2, CPU)
+
+
+def test_bits_per_byte_are_of_the_original_text():
+    validation = held_out()
+    manifest = topics_store().manifest
+    assert validation.bits_per_byte(math.log(2)) == pytest.approx(manifest.tokens / manifest.bytes)
+
+
+def test_the_loop_keeps_its_rhythm_and_validates_the_averages(tmp_path: Path):
+    trainer = tiny_trainer(steps=7, updates=lambda trainer: [ExponentialAverage(trainer.masters, 0.5)])
+    record = RunFolder.create(tmp_path / "run", "")
+    store = CheckpointStore(record.checkpoints, keep=10)
+    rhythm = Rhythm(7, validate_every=3, checkpoint_every=2, log_every=2)
+    validation = held_out(4)
+    loop = Loop(trainer, record, store, rhythm, Units(3.0, 0.5, 1.0), validation, Observers([]))
+    loop.train()
+    lines = record.metrics.read()
+    assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 6, 7]
+    assert [line["step"] for line in lines if line["split"] == "validation"] == [3, 6, 7]
+    assert store.steps() == [2, 4, 6, 7]
+    for line in lines:
+        assert line["perplexity"] == pytest.approx(math.exp(line["loss"]))
+        bytes_per_token = 3.0 if line["split"] == "train" else validation.bytes_per_token
+        assert line["bits_per_byte"] == pytest.approx(line["loss"] / math.log(2) / bytes_per_token)
+    with trainer.evaluating():
+        averaged = validation.loss(trainer.model, Causal(CONTEXT), 4, CPU)
+    raw = validation.loss(trainer.model, Causal(CONTEXT), 4, CPU)
+    assert lines[-1]["loss"] == pytest.approx(averaged, rel=1e-6)
+    assert lines[-1]["loss"] != pytest.approx(raw, rel=1e-6)
+    assert lines[-1]["tokens"] == trainer.targets
+
+
+def test_looking_at_a_run_does_not_change_it(tmp_path: Path):
+    """Validation, checkpoints and logging leave the weights as they would be without."""
+    watched, alone = tiny_trainer(steps=5), tiny_trainer(steps=5)
+    record = RunFolder.create(tmp_path / "run", "")
+    rhythm = Rhythm(5, validate_every=1, checkpoint_every=1)
+    Loop(
+        watched, record, CheckpointStore(record.checkpoints), rhythm, Units(3.0, 0.5, 1.0), held_out(), Observers([])
+    ).train()
+    run(alone)
+    for name, weight in watched.masters.weights.items():
+        assert torch.equal(weight, alone.masters.weights[name]), name
