@@ -77,12 +77,15 @@ def test_every_kernel_is_attention(kv_heads: int, biased: bool, segments: torch.
 
 
 @pytest.mark.usefixtures("kernel")
-def test_fewer_queries_than_keys_are_the_last_ones():
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("last", [1, 3])
+def test_fewer_queries_than_keys_are_the_last_ones(last: int, biased: bool):
     queries, keys, values = heads()
-    bias = alibi_bias(alibi_slopes(HEADS).double(), torch.arange(LENGTH)[None], torch.arange(LENGTH)[None])
+    positions = torch.arange(LENGTH)[None]
+    bias = alibi_bias(alibi_slopes(HEADS).double(), positions, positions) if biased else None
     whole = attend(queries, keys, values, Mask(bias=bias))
-    last = attend(queries[:, :, -3:], keys, values, Mask(bias=bias[:, :, -3:]))
-    torch.testing.assert_close(last, whole[:, :, -3:])
+    part = attend(queries[:, :, -last:], keys, values, Mask(bias=None if bias is None else bias[:, :, -last:]))
+    torch.testing.assert_close(part, whole[:, :, -last:])
 
 
 def test_dropout_drops_attention_weights():

@@ -1,0 +1,40 @@
+"""When blocks are compiled, and taking it back."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from lavra.training import compiling
+from lavra.training.compiling import can_compile, compile_blocks, should_compile
+from tiny_training import SPEC, lively
+
+CPU = torch.device("cpu")
+
+
+def test_compiling_is_for_runs_that_repay_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert should_compile("auto", CPU, seconds=600)
+    assert not should_compile("auto", CPU, seconds=20)
+    assert should_compile("yes", CPU, seconds=1)
+    assert not should_compile("no", CPU, seconds=1e6)
+    assert not can_compile(torch.device("mps"))
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    assert not should_compile("auto", CPU, seconds=600)
+
+
+def test_compilation_can_be_taken_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # the folder of the cache is set there
+    model, plain = lively(SPEC), lively(SPEC)
+    undo = compile_blocks(model)
+    assert all(block._compiled_call_impl is not None for block in model.blocks)
+    undo()
+    assert "going on without it" in capsys.readouterr().err
+    ids = torch.arange(8)[None]
+    assert torch.equal(model(ids), plain(ids))
+    assert list(dict(model.named_parameters())) == list(dict(plain.named_parameters()))
