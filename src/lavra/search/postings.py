@@ -25,7 +25,7 @@ from lavra.core.files import read_json
 from lavra.search.fields import UnitCounts
 from lavra.search.term_counts import Whole, mapped
 
-_AT_ONCE = 4_000_000
+_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
