@@ -1,6 +1,6 @@
 """How long a resume takes to find its place: a store of a million tokens against one of a billion.
 
-Usage: python bench/resume_time.py [--json]; the stores are synthetic (sparse files), the model is tiny, the run stands at
+Usage: python bench/resume_time.py [--json]; the stores are synthetic (sparse files) and the run stands at
 its last step. Medians of five; prints the ratio.
 """
 
