@@ -262,7 +262,7 @@ def test_an_open_index_keeps_its_state_while_another_process_updates(tmp_path: P
     index = make(tmp_path / "index", [Document("a", "sol")])
     with index.update() as update:
         update.put(Document("b", "sol"))
-        with pytest.raises(InputError, match="another process"), index.update():
+        with pytest.raises(InputError, match="is being updated"), index.update():
             pass
     assert [name for name, _ in results(index, "sol")] == ["a"]
     assert index.document(0)[0] == Document("a", "sol")

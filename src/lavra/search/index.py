@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lavra.core.errors import Damaged, InputError
 from lavra.core.files import building_folder
+from lavra.core.locks import exclusive
 from lavra.data.bad_rows import BadRows
 from lavra.search.documents import Document
 from lavra.search.generation import Generation, build_generation
@@ -25,7 +26,7 @@ from lavra.search.manifest import NAME, Manifest
 from lavra.search.segments import Vocabulary
 from lavra.search.settings import IndexSettings
 from lavra.search.term_counts import Whole, ranges
-from lavra.search.update import IndexUpdate, locked, open_segments, read_vocabulary
+from lavra.search.update import IndexUpdate, open_segments, read_vocabulary
 
 
 class Index:
@@ -108,7 +109,7 @@ class Index:
         Raises:
             InputError: if another process is updating the index.
         """
-        with locked(self.folder):
+        with exclusive(self.folder / "lock", f"{self.folder} is being updated"):
             update = IndexUpdate(self.folder, complete=complete, bad_rows=bad_rows)
             yield update
             update.commit()
@@ -125,7 +126,7 @@ class Index:
         wrong = set(changes) & {"analyzer", "chunk_words", "chunk_overlap"}
         if wrong:
             raise InputError(f"{', '.join(sorted(wrong))} cannot be changed", "make the index again with --force")
-        with locked(self.folder):
+        with exclusive(self.folder / "lock", f"{self.folder} is being updated"):
             update = IndexUpdate(self.folder)
             update.settings = dataclasses.replace(self.settings, **changes)
             update.commit()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,21 +186,6 @@ class IndexUpdate:
         with building_folder(self._folder / name, force=True) as building:
             merge_segments(segments, rows, building)
         return name
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the index for one updating process; the lock goes with the process, however that ends.
-
-    Raises:
-        InputError: if another process is updating the index.
-    """
-    with (folder / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another process is updating {folder}", "wait until it has ended") from error
-        yield
 
 
 def open_segments(folder: Path, manifest: Manifest) -> list[Segment]:

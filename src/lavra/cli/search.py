@@ -1,0 +1,114 @@
+"""`lavra search`: ask an index, and `lavra search evaluate`: measure whether expansion helps."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from lavra.cli.options import parse, print_json
+
+
+@dataclass
+class _Search:
+    query: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="QUERY")]
+    """What to look for."""
+    index: str = "search-index"
+    """The folder of the index."""
+    most: int = 10
+    """How many documents to show."""
+
+
+@dataclass
+class _Evaluate:
+    collection: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
+    """A BEIR folder, installed-docs: or ir_datasets:NAME; or documents, with --queries and --qrels."""
+    expansions: str | None = None
+    """File of generated queries, as `lavra expand` writes it."""
+    split: str = ""
+    """Of the judgements; test by default."""
+    queries: str | None = None
+    """File of queries (JSONL, or id and text with a tab between)."""
+    qrels: str | None = None
+    """File of judgements (TREC's or BEIR's layout)."""
+    tune_on: str = ""
+    """Split on which k1 and b are tuned, for each system."""
+    ceiling: bool = False
+    """Measure also what the human questions themselves would bring."""
+    language: Literal["auto", "pt", "en"] = "auto"
+    """Of the documents."""
+    k1: float = 0.9
+    """BM25, when it is not tuned."""
+    b: float = 0.4
+    """BM25, when it is not tuned."""
+    out: str = "search-experiment"
+    """Folder for the index, the table, the differences by query and the plot."""
+    seed: int = 0
+    """Of intervals and tests."""
+    force: bool = False
+    """Replace an earlier experiment."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `lavra search …`."""
+    return _evaluate(arguments[1:]) if arguments[:1] == ["evaluate"] else _search(arguments)
+
+
+def _search(arguments: list[str]) -> int:
+    options, as_json = parse(
+        _Search,
+        arguments,
+        prog="lavra search",
+        description="Search an index made by `lavra index`: passages with the words of the query marked and, where a "
+        "generated query made the match, that query. `lavra search evaluate --help` measures an index instead.",
+        examples=['lavra search "onde fica a maior cidade"', "lavra search evaluate beir/scifact --expansions e.jsonl"],
+    )
+    from lavra.core.errors import InputError
+    from lavra.core.terminal import printable
+    from lavra.recipes.search import search_index
+    from lavra.search.search import marked
+
+    query = " ".join(options.query)
+    if not query.strip():
+        raise InputError("the query is empty", 'write what to look for: lavra search "maior cidade"')
+    hits = search_index(query, options.index, most=options.most)
+    if as_json:
+        print_json({"query": query, "hits": [hit.to_json() for hit in hits]})
+        return 0
+    before, after = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("**", "**")
+    for hit in hits:
+        print(printable(f"{hit.rank:>2}. {hit.title or hit.id}  ({hit.id}, {hit.score:.2f})"))
+        print(f"    {_on_one_line(marked(printable(hit.passage), hit.marks, before, after))}")
+        if hit.expansion:
+            shown = marked(printable(hit.expansion), hit.expansion_marks, before, after)
+            print(f"    generated query: {_on_one_line(shown)}")
+    if not hits:
+        print("nothing found")
+    return 0
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _evaluate(arguments: list[str]) -> int:
+    options, as_json = parse(
+        _Evaluate,
+        arguments,
+        prog="lavra search evaluate",
+        description="Measure BM25 on documents alone, with generated queries, with these alone, with their new terms "
+        "only, and filtered: nDCG@10, MRR@10, MAP, recall and share judged, with intervals, tests and latency.",
+        examples=["lavra search evaluate squad --expansions expanded.jsonl --tune-on train --out runs/squad-search"],
+    )
+    from lavra.recipes.search import evaluate_search
+    from lavra.search.experiment_files import table
+
+    values = {name: value for name, value in vars(options).items() if name != "collection"}
+    result = evaluate_search(options.collection, **values)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print("\n".join(table(result)))
+    return 0

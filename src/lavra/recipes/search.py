@@ -1,0 +1,261 @@
+"""Documents into better search: making an index, searching it, and measuring whether expansion helps."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.bad_rows import BadRows
+from lavra.evaluation.retrieval import Qrels
+from lavra.search.analyzers import LANGUAGES, Analyzer, Language
+from lavra.search.building import build_index
+from lavra.search.ceiling import evaluate_ceiling
+from lavra.search.experiment import ExperimentResult, run_experiment
+from lavra.search.experiment_files import write_experiment
+from lavra.search.export import ExportFormat, export_documents
+from lavra.search.formats import Collection, open_collection, read_queries
+from lavra.search.index import Index
+from lavra.search.languages import guess_language
+from lavra.search.lines import warning_lines
+from lavra.search.search import Hit, search
+from lavra.search.settings import Fields, IndexSettings
+from lavra.search.trec import read_qrels
+
+INDEX = "search-index"
+"""Folder of the index when none is named."""
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What `make_index` did.
+
+    Attributes:
+        index: as it is now.
+        changes: documents added, replaced, deleted and unchanged.
+        warnings: about the input.
+    """
+
+    index: Index
+    changes: dict[str, int]
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "index": str(self.index.folder),
+            "documents": len(self.index),
+            **self.changes,
+            "generated_queries": self.index.generated_queries[0],
+            "index_bytes": self.index.postings_bytes,
+            "settings": self.index.settings.to_json(),
+            "warnings": self.warnings,
+        }
+
+
+def make_index(
+    location: str,
+    out: str | Path = INDEX,
+    *,
+    language: str = "auto",
+    expansions: str | Path | None = None,
+    fields: Fields = "doc+queries",
+    k1: float = 0.9,
+    b: float = 0.4,
+    query_weight: float = 1.0,
+    keep_queries: float = 1.0,
+    drop_repeats: bool = False,
+    chunk_words: int = 0,
+    chunk_overlap: int = 0,
+    add: bool = False,
+    on_bad_row: Literal["skip", "error"] = "skip",
+    force: bool = False,
+) -> IndexReport:
+    """Make an index of a collection, or bring an existing one up to date.
+
+    Args:
+        location: a BEIR folder, files or a folder of documents, `installed-docs:` or `ir_datasets:NAME`.
+        out: the folder of the index. One that is there already is brought up to date: only what changed is counted.
+        language: "pt", "en", or "auto" to look at the documents.
+        expansions: file of generated queries.
+        fields: see `IndexSettings`, as for the following ones.
+        k1: likewise.
+        b: likewise.
+        query_weight: likewise.
+        keep_queries: likewise.
+        drop_repeats: likewise.
+        chunk_words: likewise.
+        chunk_overlap: likewise.
+        add: keep documents of the index that the collection does not have; without it they are deleted.
+        on_bad_row: "skip" counts what is wrong with the input, "error" stops at it.
+        force: make the index from nothing, replacing what is there.
+
+    Raises:
+        InputError: if the collection cannot be read, or an existing index was made with another analyzer or chunks.
+    """
+    folder = Path(out)
+    problems = BadRows(policy=on_bad_row)
+    collection = open_collection(location, problems)
+    if folder.exists() and not Index.exists(folder):
+        raise InputError(f"{folder} exists and is no search index", "choose another --out")
+    if force and folder.exists():
+        shutil.rmtree(folder)
+    settings = IndexSettings(
+        _analyzer(collection, language, folder),
+        fields,
+        k1,
+        b,
+        query_weight,
+        keep_queries,
+        drop_repeats,
+        chunk_words,
+        chunk_overlap,
+    )
+    problems.counts.clear()  # guessing the language has read the first documents already
+    problems.examples.clear()
+    index, changes, warnings = build_index(
+        collection,
+        folder,
+        settings,
+        expansions=Path(expansions) if expansions else None,
+        complete=not add,
+        bad_rows=problems,
+    )
+    return IndexReport(index, vars(changes), warnings)
+
+
+def search_index(query: str, index: str | Path = INDEX, *, most: int = 10) -> list[Hit]:
+    """Search an index as a person does: passages with marks, and the generated query that made the match.
+
+    Raises:
+        InputError: if there is no index in the folder.
+    """
+    opened = Index(Path(index))
+    if not opened.is_complete:
+        say(f"warning: the last update of {index} did not end; run `lavra index` again to finish it")
+    return search(opened, query, most)
+
+
+def export_index(index: str | Path, out: str | Path, kind: ExportFormat, *, force: bool = False) -> int:
+    """Write the documents of an index with their generated queries for another search engine; return their number."""
+    return export_documents(Index(Path(index)).documents(), Path(out), kind, force=force)
+
+
+def evaluate_search(
+    location: str,
+    out: str | Path = "search-experiment",
+    *,
+    split: str = "",
+    language: str = "auto",
+    expansions: str | Path | None = None,
+    queries: str | Path | None = None,
+    qrels: str | Path | None = None,
+    tune_on: str = "",
+    ceiling: bool = False,
+    k1: float = 0.9,
+    b: float = 0.4,
+    seed: int = 0,
+    force: bool = False,
+) -> ExperimentResult:
+    """Measure BM25 on documents and on expanded documents, with intervals and tests; write it all into a folder.
+
+    Args:
+        location: a collection with queries and judgements, see `make_index`.
+        out: gets the index, `experiment.json`, `experiment.txt`, `differences.tsv` and `experiment.svg`.
+        split: of the judgements; "test" by default, or the only one there is.
+        language: see `make_index`.
+        expansions: file of generated queries.
+        queries: file of queries, instead of the collection's.
+        qrels: file of judgements, instead of the collection's.
+        tune_on: split on which k1 and b are tuned, for each system; queries of `split` are left out of it.
+        ceiling: measure also what the human questions themselves would bring.
+        k1: of BM25, when it is not tuned.
+        b: likewise.
+        seed: of intervals, tests and samples.
+        force: replace the results of an earlier experiment.
+
+    Raises:
+        InputError: if collection, queries and judgements do not belong together, or `out` holds results already.
+    """
+    folder = Path(out)
+    if (folder / "experiment.json").exists() and not force:
+        raise InputError(f"{folder} holds an experiment already", "choose another --out, or add --force to replace it")
+    problems = BadRows()
+    collection = open_collection(location, problems)
+    texts = read_queries(Path(queries)) if queries else collection.queries()
+    split = split if qrels else _split(collection, split)
+    judged: Qrels = read_qrels(Path(qrels), problems) if qrels else collection.qrels(split)
+    validation = _validation(collection, tune_on, judged)
+    report = make_index(location, folder / "index", language=language, expansions=expansions, k1=k1, b=b)
+    work = folder / ".systems"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        result = run_experiment(
+            report.index,
+            texts,
+            judged,
+            work,
+            collection=collection.name,
+            split=split,
+            validation=validation,
+            seed=seed,
+        )
+        if ceiling:
+            say("measuring: human questions")
+            result.ceiling = evaluate_ceiling(collection, texts, judged, report.index.settings, work / "c", seed=seed)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    result.warnings = [*report.warnings, *warning_lines(problems), *_unknown(report.index, judged), *result.warnings]
+    write_experiment(result, folder)
+    return result
+
+
+def _analyzer(collection: Collection, language: str, folder: Path) -> Analyzer:
+    """Return the analyzer asked for; for "auto" an existing index's, or that of the documents' language."""
+    if language != "auto":
+        return Analyzer(cast(Language, language))
+    if Index.exists(folder):
+        return Index(folder).settings.analyzer
+    guess = guess_language(document.contents for document in islice(collection.documents(), 500))
+    if guess.language not in LANGUAGES:
+        raise InputError(
+            f"the documents of {collection.name} look {guess.name}, for which there is no analyzer",
+            "say --language pt or --language en",
+        )
+    say(f"language: {guess.name}")
+    return Analyzer(cast(Language, guess.language))
+
+
+def _split(collection: Collection, split: str) -> str:
+    if split:
+        return split
+    if not collection.splits:
+        raise InputError(f"{collection.name} has no judgements", "name a BEIR folder, or give --queries and --qrels")
+    return "test" if "test" in collection.splits else collection.splits[-1]
+
+
+def _validation(collection: Collection, split: str, judged: Qrels) -> dict[str, dict[str, int]] | None:
+    """Return the judgements to tune on, without any query that is reported on."""
+    if not split:
+        return None
+    found = {query: grades for query, grades in collection.qrels(split).items() if query not in judged}
+    if not found:
+        raise InputError(
+            f"every query of the split {split!r} is reported on, so k1 and b cannot be tuned on it",
+            "choose another split for --tune-on",
+        )
+    return found
+
+
+def _unknown(index: Index, qrels: Qrels) -> list[str]:
+    assert index.generation is not None
+    names = {name for judged in qrels.values() for name in judged}
+    missing = sorted(name for name in names if index.generation.number_of(name) is None)
+    if not missing:
+        return []
+    shown = ", ".join(map(repr, missing[:5])) + (", …" if len(missing) > 5 else "")
+    return [f"warning: {len(missing):,} judged documents are not in the corpus and count as never found ({shown})"]

@@ -1,0 +1,117 @@
+"""`lavra index`, `lavra search` and `lavra search evaluate` as they are typed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("bm25s")
+pytest.importorskip("Stemmer")
+
+from lavra.cli import index as index_command
+from lavra.cli import search as search_command
+from lavra.core.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    texts = [
+        f"O rio número {number} corre para o mar e as pessoas que moram ali não sabem quando isso foi escrito, mas "
+        f"também dizem que ele já era assim no tempo da avó de alguém chamado nome{number}."
+        for number in range(12)
+    ]
+    beir = tmp_path / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    rows = [{"_id": f"d{number}", "title": f"Rio {number}", "text": text} for number, text in enumerate(texts)]
+    (beir / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [{"_id": f"q{number}", "text": f"sinónimo{number} rio"} for number in range(12)]
+    (beir / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    (beir / "qrels" / "test.tsv").write_text("".join(f"q{number}\td{number}\t1\n" for number in range(8)))
+    (beir / "qrels" / "train.tsv").write_text("".join(f"q{number}\td{number}\t1\n" for number in range(12)))
+    made = [
+        {"id": f"d{number}", "predicted_queries": [f"onde está o sinónimo{number}"], "scores": [0.5]}
+        for number in range(12)
+    ]
+    (tmp_path / "e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    return tmp_path
+
+
+def test_index_search_and_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert index_command.main(["beir", "--expansions", "e.jsonl", "--export", "x.db", "--export-format", "sqlite"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("search-index: 12 documents (12 added, 0 replaced, 0 deleted, 0 unchanged)")
+    assert "language: Portuguese" in shown.err
+    assert (folder / "x.db").exists()
+    assert search_command.main(["sinonimo3", "rio"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(" 1. Rio 3  (d3, ")
+    assert lines[2] == "    generated query: onde está o **sinónimo3**"
+    assert search_command.main(["sinónimo3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [hit["id"] for hit in found["hits"]] == ["d3"]
+    assert search_command.main(["inexistente"]) == 0
+    assert capsys.readouterr().out == "nothing found\n"
+
+
+def test_an_index_is_brought_up_to_date(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index_command.main(["beir", "--json"])
+    assert json.loads(capsys.readouterr().out)["added"] == 12
+    lines = (folder / "beir" / "corpus.jsonl").read_text().splitlines(keepends=True)
+    (folder / "beir" / "corpus.jsonl").write_text("".join(lines[1:]))
+    index_command.main(["beir", "--json", "--add"])
+    assert json.loads(capsys.readouterr().out)["deleted"] == 0
+    index_command.main(["beir", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert (report["deleted"], report["unchanged"], report["documents"]) == (1, 11, 11)
+    with pytest.raises(InputError, match="made with analyzer"):
+        index_command.main(["beir", "--language", "en"])
+    index_command.main(["beir", "--language", "en", "--force"])
+    assert "use --language pt" in capsys.readouterr().err
+
+
+def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "beir", "--expansions", "e.jsonl", "--tune-on", "train", "--ceiling", "--out", "found"]
+    assert search_command.main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("beir test: 12 documents, 8 queries")
+    assert "human questions" in shown
+    written = {path.name for path in (folder / "found").iterdir()}
+    assert written == {"index", "experiment.json", "experiment.txt", "differences.tsv", "experiment.svg"}
+    read = json.loads((folder / "found" / "experiment.json").read_text())
+    assert read["systems"][1]["MRR@10"]["value"] == 1.0
+    assert read["systems"][0]["tuning"]["queries"] == 4
+    with pytest.raises(InputError, match="holds an experiment already"):
+        search_command.main(words)
+    with pytest.raises(InputError, match="every query of the split 'test'"):
+        search_command.main(["evaluate", "beir", "--split", "train", "--tune-on", "test", "--out", "other"])
+
+
+def test_evaluate_with_separate_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "beir" / "qrels" / "test.tsv").rename(folder / "qrels.tsv")
+    with (folder / "qrels.tsv").open("a") as handle:
+        handle.write("q1\tnowhere\t1\n")
+    (folder / "beir" / "queries.jsonl").rename(folder / "queries.jsonl")
+    words = ["evaluate", "beir/corpus.jsonl", "--queries", "queries.jsonl", "--qrels", "qrels.tsv", "--json"]
+    assert search_command.main(words) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["queries"] == 8
+    assert report["warnings"] == [
+        "warning: 1 judged documents are not in the corpus and count as never found ('nowhere')"
+    ]
+
+
+def test_what_cannot_be_done_is_said(folder: Path) -> None:
+    with pytest.raises(InputError, match="is no search index"):
+        search_command.main(["pergunta"])
+    with pytest.raises(InputError, match="has no judgements"):
+        search_command.main(["evaluate", "beir/corpus.jsonl"])
+    with pytest.raises(InputError, match="exists and is no search index"):
+        index_command.main(["beir", "--out", "beir"])
+    (folder / "numbers.jsonl").write_text('{"_id": "1", "text": "1 2 3"}\n')
+    with pytest.raises(InputError, match="say --language"):
+        index_command.main(["numbers.jsonl"])
