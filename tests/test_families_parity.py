@@ -132,3 +132,17 @@ def test_ties_are_kept_and_flagged(pair: tuple[Any, Decoder, Path]) -> None:
     assert json.loads((folder / "ours" / "config.json").read_text())["tie_word_embeddings"] is tied
     again = reopened(folder / "ours")
     assert (again.get_output_embeddings().weight is again.get_input_embeddings().weight) == tied
+
+
+def test_reading_in_steps_gives_the_same_logits(pair: tuple[Any, Decoder, Path]) -> None:
+    theirs, model, _ = pair
+    inputs = tokens(2)
+    real = torch.ones_like(inputs, dtype=torch.bool)
+    real[1, :8] = False  # a shorter prompt, padded on the left
+    cache = model.new_cache(2, LENGTH)
+    with torch.no_grad():
+        expected = logits_of(theirs, inputs, real)
+        for start, end in ((0, 12), (12, 13), (13, LENGTH)):
+            found = model.head(model.step(inputs[:, start:end], cache, real[:, start:end]))
+            shown = real[:, start:end]
+            assert difference(found[shown], expected[:, start:end][shown]) < TOLERANCE

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lavra.core.errors import Damaged, InputError
 from lavra.models.decoder import Decoder
 from lavra.models.families.layouts import SAME, Layout
-from lavra.models.families.rules import RESOLVED, Config, Rule
+from lavra.models.families.rules import RESOLVED, Choice, Config, Rule
 from lavra.models.spec import DecoderSpec
 
 _HEAD = "output"
@@ -82,6 +82,11 @@ class Family:
         for rule in self.rules:
             rule.write(spec, config)
         return config
+
+    def is_usual(self, spec: DecoderSpec) -> bool:
+        """Say whether the model has what the family's own models have, where there is a choice."""
+        choices = (rule for rule in self.rules if isinstance(rule, Choice))
+        return all(getattr(spec, rule.name) == rule.names[rule.default] for rule in choices)
 
     def expected_names(self, spec: DecoderSpec) -> Iterator[tuple[str, tuple[str, ...], Layout]]:
         """Yield our name, the family's names (without prefix) and the layout of every tensor of the specification."""

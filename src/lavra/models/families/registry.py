@@ -45,7 +45,7 @@ def family_for(spec: DecoderSpec, preferred: str | None = None) -> tuple[Family,
     Raises:
         InputError: if none does; names the options that the nearest families lack.
     """
-    exact: list[tuple[bool, int, Family, DecoderSpec]] = []
+    exact: list[tuple[tuple[bool, int, bool], Family, DecoderSpec]] = []
     lacking: list[tuple[int, str]] = []
     for family in FAMILIES.values():
         target, differences = missing(family, spec)
@@ -53,9 +53,9 @@ def family_for(spec: DecoderSpec, preferred: str | None = None) -> tuple[Family,
             lacking.append((len(differences), f"{family.title} has no {', '.join(differences)}"))
         else:
             size = sum(shape.numel() for shape in shapes(target).values())
-            exact.append((family.name != preferred, size, family, target))
+            exact.append(((family.name != preferred, size, not family.is_usual(spec)), family, target))
     if exact:
-        *_, family, target = min(exact, key=lambda entry: entry[:2])
+        _, family, target = min(exact, key=lambda entry: entry[0])
         return family, target
     nearest = "; ".join(text for _, text in sorted(lacking, key=lambda pair: pair[0])[:3])
     raise InputError(
