@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.core.errors import InputError
 from lavra.generation.options import GenerateOptions
 
 
@@ -18,8 +19,16 @@ class _Generate:
     """A run, one of its checkpoints, or a model folder."""
     prompt: tuple[str, ...] = ("",)
     """Texts to continue; an empty one begins a document."""
+    input: Annotated[str, tyro.conf.arg(name="in")] = ""
+    """Instead: a file of JSON Lines, whose "prompt" is continued; wants --out."""
+    out: str = ""
+    """Write the texts of --in to this file; begun again, only what is missing is made."""
+    force: bool = False
+    """Overwrite an --out that holds the texts of another request."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Of the weights."""
     how: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
 
 
@@ -34,20 +43,32 @@ def main(arguments: list[str]) -> int:
             'lavra generate runs/book --prompt "Era uma vez"',
             'lavra generate runs/book --prompt "Era uma vez" --samples 3 --temperature 0.7 --top-p 0.9 --seed 1',
             "lavra generate runs/book --greedy --max-new-tokens 50 --json",
+            'lavra generate runs/book --prompt "Era" --beams 5 --samples 5 --max-new-tokens 20',
+            "lavra generate runs/book --in prompts.jsonl --out texts.jsonl --samples 4",
         ],
     )
+    if bool(options.input) != bool(options.out):
+        raise InputError("--in and --out belong together", "give both, or --prompt")
+    where = {"device": options.device, "precision": options.precision}
+    if options.input:
+        from lavra.recipes.generate_file import generate_file
+
+        counts = generate_file(options.model, options.input, options.out, options.how, force=options.force, **where)
+        if as_json:
+            print_json({"out": options.out, **counts})
+        return 0
     from lavra.recipes.generate import generate, stream
 
-    if not as_json and len(options.prompt) == 1 and options.how.samples == 1:
+    if not as_json and len(options.prompt) == 1 and options.how.samples == 1 and options.how.beams == 1:
         sys.stdout.write(options.prompt[0])
-        for piece in stream(options.model, options.prompt[0], options.how, device=options.device):
+        for piece in stream(options.model, options.prompt[0], options.how, **where):
             sys.stdout.write(piece)
             sys.stdout.flush()
         print()
         return 0
-    made = generate(options.model, options.prompt, options.how, device=options.device)
+    made = generate(options.model, options.prompt, options.how, **where)
     if as_json:
-        keys = ("prompt", "sample", "text", "tokens", "reason")
+        keys = ("prompt", "sample", "text", "tokens", "reason", "score")
         print_json({"generations": [{key: getattr(one, key) for key in keys} for one in made]})
     else:
         print("\n\n---\n\n".join(one.prompt + one.text for one in made))

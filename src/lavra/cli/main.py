@@ -15,6 +15,9 @@ COMMANDS = {
     "check": "Prove that a training set-up is right: on your text, your model, in under a minute",
     "evaluate": "Measure perplexity and bits per byte on text, with intervals",
     "generate": "Write text with a model",
+    "score": "Measure how likely options are after a prompt",
+    "classify": "Label texts with a language model: from the labels alone, or from a few examples",
+    "explain": "Show what a model would write next, and what temperature, top-k and top-p leave of it",
     "export": "Write a model for transformers, with the proof that it is the same",
     "runs": "List the runs in a folder, or show one run",
 }
@@ -24,6 +27,7 @@ _EXTRAS = {
     "search": ("bm25s", "Stemmer", "ir_measures", "ctranslate2", "sacrebleu", "rouge_score"),
     "finetune": ("peft", "sklearn", "pytorch_optimizer"),
     "track": ("tensorboard", "wandb", "mlflow"),
+    "generate": ("llguidance",),
 }
 _REPORT = "This is a fault in lavra, not in your request. Please report it with the lines above and your command."
 

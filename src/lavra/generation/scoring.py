@@ -63,7 +63,7 @@ def encode_pair(tokenizer: Tokenizer, prompt: str, option: str) -> tuple[list[in
     """Return the ids of a prompt and of an option after it.
 
     White space at the end of the prompt goes to the option; both are then encoded as one text, and what comes after as
-    many tokens as the prompt alone has is the option (as lm-evaluation-harness does). Where nothing comes after, as when
+    many tokens as the prompt alone has is the option (as in lm-evaluation-harness). Where nothing comes after, as when
     the option completes the prompt's last word, it is encoded by itself.
     """
     kept = prompt.rstrip()

@@ -23,6 +23,7 @@ from lavra.planning.plan import Plan
 from lavra.recipes.config import TrainConfig
 from lavra.training.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.devices import choose_device
+from lavra.training.precision import TYPES, choose_precision
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class OpenModel:
     """A model ready to be used.
 
     Attributes:
-        model: in evaluation mode, with fp32 weights, on the device.
+        model: in evaluation mode, on the device, with weights of the precision asked for.
         tokenizer: its own.
         place: what was opened, in words.
         run: the run that it comes from, if it does.
@@ -46,19 +47,30 @@ class OpenModel:
     folder: Path | None = None
 
 
-def open_model(location: str, device: str = "auto") -> OpenModel:
+def open_model(location: str, device: str = "auto", precision: str = "fp32") -> OpenModel:
     """Open a model.
 
     Args:
         location: a run folder (its finished model, or its last checkpoint), a checkpoint of a run, a model folder, a
             Hugging Face folder, a hub name, or a llama2.c checkpoint with its tokenizer beside it.
         device: where it goes.
+        precision: of its weights, and so of what it computes: fp32, bf16 (half the memory, and quicker where weights
+            are read from memory for few rows), fp16, or auto for what the processor multiplies fastest.
 
     Raises:
-        InputError: if there is no model at `location`.
+        InputError: if there is no model at `location`, or no such precision.
         Damaged: if its files are.
     """
-    path, where = Path(location), choose_device(device)
+    where = choose_device(device)
+    weights = TYPES[choose_precision(precision, where)]
+    opened = _open(location, where)
+    for parameter in opened.model.parameters():  # and no buffer: angles of positions need all their digits
+        parameter.data = parameter.data.to(weights)
+    return opened
+
+
+def _open(location: str, where: torch.device) -> OpenModel:
+    path = Path(location)
     if is_run(path):
         run = RunFolder(path)
         if (path / "model" / SPECIFICATION).exists() and run.status == "finished":

@@ -1,0 +1,66 @@
+"""`lavra explain`: what a model would write next, and what the filters keep of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from lavra.cli.options import parse, print_json
+from lavra.generation.options import GenerateOptions
+
+
+@dataclass
+class _Explain:
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run, one of its checkpoints, or a model folder."""
+    prompt: str = ""
+    """The text before."""
+    steps: int = 5
+    """How many tokens to look at."""
+    top: int = 10
+    """How many candidates of each to show."""
+    temperature: float = 0.8
+    """Scores are divided by it; 1 is the model's own distribution."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 is off."""
+    top_p: float = 0.95
+    """Keep the fewest likeliest tokens that hold this share; 1 is off."""
+    min_p: float = 0.0
+    """Keep tokens at least this share as likely as the likeliest; 0 is off."""
+    typical_p: float = 1.0
+    """Keep the fewest tokens of this share whose surprise is nearest to the entropy; 1 is off."""
+    greedy: bool = False
+    """Always take the likeliest."""
+    seed: int = 0
+    """Of the draws: those of `lavra generate`."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `lavra explain …`."""
+    request, as_json = parse(
+        _Explain,
+        arguments,
+        prog="lavra explain",
+        description="Show, token by token, what a model would write next, how sure it is, and what temperature, top-k "
+        "and top-p leave of its choice.",
+        examples=[
+            'lavra explain runs/book --prompt "Era uma" --steps 3',
+            'lavra explain runs/book --prompt "Era uma" --temperature 0.5 --top-k 20 --json',
+        ],
+    )
+    from lavra.recipes.explain import explain
+    from lavra.reports.explain_picture import explain_picture
+
+    names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "greedy", "seed")
+    how = GenerateOptions(max_new_tokens=request.steps, **{name: getattr(request, name) for name in names})
+    steps = explain(request.model, request.prompt, how, top=request.top, device=request.device)
+    if as_json:
+        print_json({"prompt": request.prompt, "steps": [dataclasses.asdict(step) for step in steps]})
+    else:
+        print(explain_picture(steps))
+    return 0

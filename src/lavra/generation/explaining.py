@@ -1,0 +1,156 @@
+"""What a model would write next, step by step: candidates, entropy, and what each filter keeps of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from lavra.core.errors import InputError
+from lavra.core.seeds import numpy_stream
+from lavra.generation import filters
+from lavra.generation.options import GenerateOptions
+from lavra.generation.reader import CachedModel, Reader
+from lavra.generation.rows import Row
+from lavra.generation.scores import Scores, draw, reshape
+from lavra.models.inference import evaluating
+
+if TYPE_CHECKING:
+    from lavra.data.tokenizer import Tokenizer
+
+FILTERS = ("top_k", "top_p", "min_p", "typical_p")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One token that may come next.
+
+    Attributes:
+        token: its id.
+        text: what it stands for.
+        probability: the model's own.
+        tempered: after the temperature.
+        final: after all filters: with what probability sampling takes it.
+        kept_by: of the filters that are on, those that keep it, each looked at alone (after the temperature).
+    """
+
+    token: int
+    text: str
+    probability: float
+    tempered: float
+    final: float
+    kept_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One place of the text.
+
+    Attributes:
+        candidates: the likeliest tokens, the likeliest first.
+        entropy: of the model's own distribution, in bits.
+        tempered_entropy: after the temperature, in bits.
+        final_entropy: after all filters, in bits.
+        kept: how many tokens all filters together keep.
+        kept_by: how many tokens each filter that is on keeps alone.
+        chosen: the token that was taken.
+        text: of that token.
+    """
+
+    candidates: tuple[Candidate, ...]
+    entropy: float
+    tempered_entropy: float
+    final_entropy: float
+    kept: int
+    kept_by: dict[str, int]
+    chosen: int
+    text: str
+
+
+def explain(
+    model: CachedModel, tokenizer: Tokenizer, prompt: str, options: GenerateOptions | None = None, *, top: int = 10
+) -> list[Step]:
+    """Return what a model would write after a prompt, for `options.max_new_tokens` steps or until it ends the text.
+
+    The tokens taken are those of `generate` with the same options (greedy or sampling).
+
+    Args:
+        model: with a cache.
+        tokenizer: the model's own.
+        prompt: the text before.
+        options: temperature, filters, penalties and seed.
+        top: how many candidates of each step are told.
+
+    Raises:
+        InputError: for a strategy other than greedy or sampling, or a prompt that does not fit the context.
+    """
+    options = options or GenerateOptions(max_new_tokens=10)
+    if options.beams > 1 or options.contrastive is not None:
+        raise InputError("explain shows greedy decoding and sampling", "leave out --beams and --contrastive")
+    ids = [tokenizer.end_of_document, *tokenizer.encode(prompt)]
+    if len(ids) > model.context:
+        raise InputError(
+            f"the prompt has {len(ids) - 1} tokens; this model reads {model.context - 1} at most", "shorten the prompt"
+        )
+    row, reader, scores = Row(ids, len(ids)), Reader(model), Scores(tokenizer, options)
+    draws = numpy_stream(options.seed, "generate", prompt, 0).random(options.max_new_tokens)
+    steps: list[Step] = []
+    with evaluating(model), torch.no_grad():
+        for number in range(options.max_new_tokens):
+            logits = model.head(reader.next_features([row], options.max_new_tokens - number))
+            step = _step(tokenizer, scores.apply(logits, [row])[0], options, float(draws[number]), top)
+            steps.append(step)
+            if step.chosen == tokenizer.end_of_document:
+                break
+            row.ids.append(step.chosen)
+    return steps
+
+
+def _step(tokenizer: Tokenizer, logits: torch.Tensor, options: GenerateOptions, uniform: float, top: int) -> Step:
+    probabilities = logits.softmax(-1)
+    tempered = filters.scale(logits, options.temperature)
+    final = reshape(logits[None], options)[0]
+    if options.greedy:
+        final = torch.full_like(logits, filters.RULED_OUT).index_fill(0, logits.argmax(-1), 0.0)
+    alone = {name: _alone(tempered, name, options) for name in FILTERS if _is_on(name, options)}
+    chosen = int(draw(final[None], torch.tensor([uniform], dtype=final.dtype, device=final.device)))
+    tempered_share, final_share = tempered.softmax(-1), final.softmax(-1)
+    best = probabilities.topk(min(top, int((probabilities > 0).sum()))).indices.tolist()
+    candidates = tuple(
+        Candidate(
+            token,
+            tokenizer.decode([token]) if token != tokenizer.end_of_document else "",
+            float(probabilities[token]),
+            float(tempered_share[token]),
+            float(final_share[token]),
+            tuple(name for name, kept in alone.items() if bool(kept[token])),
+        )
+        for token in best
+    )
+    return Step(
+        candidates,
+        _bits(probabilities),
+        _bits(tempered_share),
+        _bits(final_share),
+        int((final_share > 0).sum()),
+        {name: int(kept.sum()) for name, kept in alone.items()},
+        chosen,
+        tokenizer.decode([chosen]) if chosen != tokenizer.end_of_document else "",
+    )
+
+
+def _is_on(name: str, options: GenerateOptions) -> bool:
+    neutral = 1.0 if name in ("top_p", "typical_p") else 0.0
+    return not options.greedy and getattr(options, name) != neutral
+
+
+def _alone(tempered: torch.Tensor, name: str, options: GenerateOptions) -> torch.Tensor:
+    """Return (vocabulary,) bool: what one filter keeps without the others."""
+    off = replace(options, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0)
+    return reshape(tempered[None], replace(off, **{name: getattr(options, name)}))[0] > filters.RULED_OUT
+
+
+def _bits(probabilities: torch.Tensor) -> float:
+    positive = probabilities[probabilities > 0]
+    return float(-(positive * positive.log2()).sum())

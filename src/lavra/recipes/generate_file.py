@@ -1,0 +1,103 @@
+"""Continuing the prompts of a file, into a file that an interrupted run goes on with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lavra.core.errors import InputError
+from lavra.core.files import write_atomically
+from lavra.core.json_lines import JsonLines, one_line
+from lavra.core.progress import say
+from lavra.generation.generate import generate_each
+from lavra.generation.options import GenerateOptions
+from lavra.recipes.models import open_model
+from lavra.recipes.records import read_records
+
+
+def generate_file(
+    model: str,
+    source: str,
+    out: str,
+    options: GenerateOptions | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    force: bool = False,
+) -> dict[str, int]:
+    """Continue every prompt of a JSON Lines file.
+
+    Each text is written as it is finished; a second call with the same request makes only what is missing. In the end
+    the lines are in the order of the prompts. A line holds `row` (number of the prompt, from 0), `sample`, `prompt`,
+    `text`, `tokens`, `reason`, `score` and `request`, a hash of the model's name and the options.
+
+    Args:
+        model: a run, a checkpoint or a model folder.
+        source: a file with an object per line; its "prompt" is continued.
+        out: where the texts go.
+        options: how.
+        device: where to compute.
+        precision: of the weights: fp32, bf16, fp16 or auto.
+        force: begin anew where `out` holds the texts of another request.
+
+    Returns:
+        `texts` (in the file now) and `made` (by this call).
+
+    Raises:
+        InputError: if the source is wrong, or `out` holds the texts of another request.
+    """
+    options = options or GenerateOptions()
+    prompts = [_prompt(source, record) for record in read_records(source, ("prompt",))]
+    request = hashlib.blake2b(one_line([model, precision, asdict(options)]).encode(), digest_size=8).hexdigest()
+    lines = JsonLines(Path(out))
+    done = _done(lines, prompts, request, force)
+    complete = {row for row, count in _counts(done).items() if count >= options.samples}
+    waiting = [number for number in range(len(prompts)) if number not in complete]
+    lines.keep(lambda line: line["row"] in complete)
+    made = 0
+    if waiting:
+        if complete:
+            say(f"{out} has the texts of {len(complete)} of {len(prompts)} prompts already")
+        opened = open_model(model, device, precision)
+        with torch.no_grad():
+            texts = generate_each(opened.model, opened.tokenizer, [prompts[row] for row in waiting], options)
+            for (number, _), one in texts:
+                lines.append({"row": waiting[number], **asdict(one), "request": request})
+                made += 1
+    written = sorted(lines.read(), key=lambda line: (line["row"], line["sample"]))
+    write_atomically(Path(out), "".join(one_line(line) + "\n" for line in written))
+    return {"texts": len(written), "made": made}
+
+
+def _prompt(source: str, record: dict[str, Any]) -> str:
+    if not isinstance(record["prompt"], str):
+        raise InputError(f"{source}: the prompt {record['prompt']!r} is no text", 'give "prompt" as a string')
+    return record["prompt"]
+
+
+def _done(lines: JsonLines, prompts: list[str], request: str, force: bool) -> list[dict[str, Any]]:
+    """Return the lines that an earlier call wrote."""
+    found = lines.read()
+    for line in found:
+        row = line.get("row", -1)
+        same = 0 <= row < len(prompts) and line.get("prompt") == prompts[row] and line.get("request") == request
+        if same:
+            continue
+        if not force:
+            raise InputError(
+                f"{lines.path} holds the texts of another request", "choose another --out, or --force to begin anew"
+            )
+        lines.path.unlink()
+        return []
+    return found
+
+
+def _counts(lines: list[dict[str, Any]]) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for line in lines:
+        counts[line["row"]] = counts.get(line["row"], 0) + 1
+    return counts
