@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from lavra.models.families.family import Family, Names
 from lavra.models.families.layouts import GATED, QUERY_KEY_VALUE, VOCABULARY
-from lavra.models.families.rules import Choice, Dropout, Fixed, Rotary, Rule, Same, Switch, Window
+from lavra.models.families.rules import Choice, Config, Dropout, Fixed, Rotary, Rule, Same, Switch, Window, unsupported
+from lavra.models.spec import DecoderSpec
+
+
+@dataclass(frozen=True)
+class _WholeHeads:
+    """Llama's library class takes only widths that are a multiple of the heads, even where it is told a head's width."""
+
+    def read(self, config: Config, fields: dict[str, Any]) -> None:
+        if fields["width"] % fields["heads"]:
+            raise unsupported("num_attention_heads", fields["heads"])
+
+    def write(self, spec: DecoderSpec, config: Config) -> None:
+        """Write nothing."""
+
 
 _ACTIVATIONS = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu"}
 
@@ -52,6 +67,7 @@ LLAMA = Family(
         *_SHAPE,
         Same("kv_heads", "num_key_value_heads", 0),
         Same("head_width", "head_dim", 0),
+        _WholeHeads(),
         Switch(("attention_bias", "output_bias"), "attention_bias", False),
         Switch(("mlp_bias",), "mlp_bias", False),
     ),
