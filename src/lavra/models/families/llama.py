@@ -13,7 +13,7 @@ from lavra.models.spec import DecoderSpec
 
 @dataclass(frozen=True)
 class _WholeHeads:
-    """Llama's library class takes only widths that are a multiple of the heads, even where it is told a head's width."""
+    """The library's Llama takes only widths that are a multiple of its heads, even where a head's width is given."""
 
     def read(self, config: Config, fields: dict[str, Any]) -> None:
         if fields["width"] % fields["heads"]:
