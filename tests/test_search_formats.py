@@ -232,15 +232,20 @@ def test_docstrings_become_passages_and_queries(monkeypatch: pytest.MonkeyPatch)
         Row(f"Return the area of a rectangle.\n\n{body}", "shapes", "shapes.py:area"),
         Row(f"Return the area of a rectangle.\n\n{body} And more.", "shapes", "shapes.py:area_again"),
         Row(f"Return the area of a square.\n\n{body}", "shapes", "shapes.py:same_body"),
+        Row(f"Set the area of a rectangle.\n\n{body} Or else.", "shapes", "shapes.py:area"),
         Row("Short.\n\n" + body + "!", "shapes", "shapes.py:short_summary"),
         Row("Return the area of a circle.\n\nToo short.", "shapes", "shapes.py:short_body"),
     ]
     monkeypatch.setattr(docstrings, "read_rows", lambda *_, **__: iter(rows))
     collection = DocstringCollection()
-    assert [document.id for document in collection.documents()] == ["shapes.py:area", "shapes.py:area_again"]
-    assert list(collection.queries().values()) == ["Return the area of a rectangle"]
+    assert [document.id for document in collection.documents()] == [
+        "shapes.py:area",
+        "shapes.py:area_again",
+        "shapes.py:area~2",
+    ]
+    assert list(collection.queries().values()) == ["Return the area of a rectangle", "Set the area of a rectangle"]
     judged = [collection.qrels(split) for split in collection.splits]
-    assert sum(len(names) for qrels in judged for names in qrels.values()) == 2
+    assert sum(len(names) for qrels in judged for names in qrels.values()) == 3
     assert summary_and_body("One\n  line here.\n\n\nBody.") == ("One line here", "Body.")
 
 

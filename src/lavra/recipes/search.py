@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.data.bad_rows import BadRows
+from lavra.data.bad_rows import EMPTY, BadRows
 from lavra.evaluation.retrieval import Qrels
 from lavra.search.analyzers import LANGUAGES, Analyzer, Language
 from lavra.search.building import build_index
@@ -21,7 +21,6 @@ from lavra.search.export import ExportFormat, export_documents
 from lavra.search.formats import Collection, open_collection, read_queries
 from lavra.search.index import Index
 from lavra.search.languages import guess_language
-from lavra.search.lines import warning_lines
 from lavra.search.search import Hit, search
 from lavra.search.settings import Fields, IndexSettings
 from lavra.search.trec import read_qrels
@@ -104,28 +103,11 @@ def make_index(
         raise InputError(f"{folder} exists and is no search index", "choose another --out")
     if force and folder.exists():
         shutil.rmtree(folder)
+    analyzer = _analyzer(collection, language, folder)
     settings = IndexSettings(
-        _analyzer(collection, language, folder),
-        fields,
-        k1,
-        b,
-        query_weight,
-        keep_queries,
-        drop_repeats,
-        chunk_words,
-        chunk_overlap,
+        analyzer, fields, k1, b, query_weight, keep_queries, drop_repeats, chunk_words, chunk_overlap
     )
-    problems.counts.clear()  # guessing the language has read the first documents already
-    problems.examples.clear()
-    index, changes, warnings = build_index(
-        collection,
-        folder,
-        settings,
-        expansions=Path(expansions) if expansions else None,
-        complete=not add,
-        bad_rows=problems,
-    )
-    return IndexReport(index, vars(changes), warnings)
+    return _index_of(collection, folder, settings, problems, expansions, add=add)
 
 
 def search_index(query: str, index: str | Path = INDEX, *, most: int = 10) -> list[Hit]:
@@ -190,7 +172,8 @@ def evaluate_search(
     split = split if qrels else _split(collection, split)
     judged: Qrels = read_qrels(Path(qrels), problems) if qrels else collection.qrels(split)
     validation = _validation(collection, tune_on, judged)
-    report = make_index(location, folder / "index", language=language, expansions=expansions, k1=k1, b=b)
+    settings = IndexSettings(_analyzer(collection, language, folder / "index"), k1=k1, b=b)
+    report = _index_of(collection, folder / "index", settings, problems, expansions)
     work = folder / ".systems"
     shutil.rmtree(work, ignore_errors=True)
     try:
@@ -209,9 +192,27 @@ def evaluate_search(
             result.ceiling = evaluate_ceiling(collection, texts, judged, report.index.settings, work / "c", seed=seed)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    result.warnings = [*report.warnings, *warning_lines(problems), *_unknown(report.index, judged), *result.warnings]
+    result.warnings = [*report.warnings, *_unknown(report.index, judged), *result.warnings]
     write_experiment(result, folder)
     return result
+
+
+def _index_of(
+    collection: Collection,
+    folder: Path,
+    settings: IndexSettings,
+    problems: BadRows,
+    expansions: str | Path | None,
+    *,
+    add: bool = False,
+) -> IndexReport:
+    problems.counts.pop(EMPTY, None)  # guessing the language has read the first documents already
+    problems.examples.pop(EMPTY, None)
+    found = Path(expansions) if expansions else None
+    index, changes, warnings = build_index(
+        collection, folder, settings, expansions=found, complete=not add, bad_rows=problems
+    )
+    return IndexReport(index, vars(changes), warnings)
 
 
 def _analyzer(collection: Collection, language: str, folder: Path) -> Analyzer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
@@ -24,7 +25,6 @@ class _Entry(NamedTuple):
     id: str
     body: str
     summary: str
-    package: str
 
 
 class DocstringCollection:
@@ -73,6 +73,7 @@ class DocstringCollection:
     def _entries(self) -> list[_Entry]:
         root = sysconfig.get_paths()["purelib"].rstrip("/") + "/"
         seen: set[int] = set()
+        names: Counter[str] = Counter()
         entries = []
         for row in read_rows([self._location], bad_rows=self._bad_rows):
             summary, body = summary_and_body(row.text)
@@ -82,7 +83,9 @@ class DocstringCollection:
             digest = _digest(body)
             if digest not in seen:
                 seen.add(digest)
-                entries.append(_Entry(row.place.removeprefix(root), body, summary, row.source))
+                name = row.place.removeprefix(root)
+                names[name] += 1  # a property and its setter share their name
+                entries.append(_Entry(name if names[name] == 1 else f"{name}~{names[name]}", body, summary))
         return entries
 
 
