@@ -72,21 +72,28 @@ def test_a_skipped_step_never_happened(value: float, precision: Precision):
     assert record.lines[0][2]  # its documents are named
 
 
-def test_a_gradient_that_is_not_finite_is_refused_though_the_loss_is():
-    class BadGradient(Poisoned):
-        def loss(self, model, batch):
-            loss = super().loss(model, batch)
-            if math.isnan(float(batch.extra["factor"])):
-                loss.sum = self.inner.loss(model, batch).sum
-                loss.sum.register_hook(lambda gradient: gradient * math.nan)
-            return loss
+class BadGradient(Poisoned):
+    """The loss is sound, and its gradient is not."""
 
+    def loss(self, model, batch):
+        loss = self.inner.loss(model, batch)
+        factor = float(batch.extra["factor"])
+        loss.sum.register_hook(lambda gradient: gradient * factor)
+        return loss
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_gradient_that_is_not_finite_is_refused_though_the_loss_is(precision: Precision):
+    """No loss scale of fp16 helps against it, so that the scale stays what it was."""
     record = Record()
-    trainer = tiny_trainer(steps=STEPS, objective=BadGradient({3}, STEPS), updates=chain("skip", record))
+    trainer = tiny_trainer(
+        steps=STEPS, precision=precision, objective=BadGradient({3}, STEPS), updates=chain("skip", record)
+    )
     reports = run(trainer)
     assert math.isfinite(reports[3].loss)
     assert record.lines[0][1] == "the gradient's norm is nan"
-    assert_same_bits(all_tensors(trainer), all_tensors(without_step(3)))
+    assert_same_bits(all_tensors(trainer), all_tensors(without_step(3, precision)))
+    assert trainer.scale.value == (2.0**16 if precision == "fp16" else 1.0)
 
 
 def test_a_spike_is_skipped_where_that_is_asked_for():
