@@ -189,7 +189,9 @@ def evaluate_search(
         )
         if ceiling:
             say("measuring: human questions")
-            result.ceiling = evaluate_ceiling(collection, texts, judged, report.index.settings, work / "c", seed=seed)
+            result.ceiling = evaluate_ceiling(
+                collection, texts, judged, report.index.settings, work / "ceiling", validation=validation, seed=seed
+            )
     finally:
         shutil.rmtree(work, ignore_errors=True)
     result.warnings = [*report.warnings, *_unknown(report.index, judged), *result.warnings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lavra.search.formats import Collection
 from lavra.search.index import Index
 from lavra.search.retrieval import evaluate, judged_queries
 from lavra.search.settings import IndexSettings
+from lavra.search.tune import tune
 
 
 def evaluate_ceiling(
@@ -23,6 +25,7 @@ def evaluate_ceiling(
     settings: IndexSettings,
     folder: Path,
     *,
+    validation: Qrels | None = None,
     folds: int = 5,
     seed: int = 0,
 ) -> RetrievalScores:
@@ -38,6 +41,7 @@ def evaluate_ceiling(
         qrels: whose queries are asked, and used to expand.
         settings: of the index; its fields should hold the queries.
         folder: for the indexes of the folds; must not exist.
+        validation: judgements on which k1 and b are tuned, in the first fold; without it the settings' are used.
         folds: number of parts, at least two.
         seed: for the dealing.
     """
@@ -55,6 +59,11 @@ def evaluate_ceiling(
             for one in collection.documents():
                 update.put(Document(one.id, one.text, one.title, tuple(asked.get(one.id, ())), one.place))
         index = Index(index.folder)
+        if validation and not fold:
+            loose = index.variant(folder / "tuning", keep_counts=True)
+            found = tune(loose, judged_queries(index, queries, validation), seed=seed)
+            settings = dataclasses.replace(settings, k1=found.k1, b=found.b)
+            index = index.change_settings(k1=found.k1, b=found.b)
         assert index.generation is not None
         judged = judged_queries(index, queries, {query: qrels[query] for query in names if fold_of[query] == fold})
         parts.append(evaluate(index.generation, judged, MEASURES))

@@ -20,9 +20,9 @@ def write_experiment(result: ExperimentResult, folder: Path) -> None:
 
 
 def table(result: ExperimentResult) -> list[str]:
-    """Return the lines of a table: measures with intervals, p-values on MRR@10, size and latency of each system."""
+    """Return the lines of a table: measures with intervals, gain in MRR@10, size and latency of each system."""
     measures = list(result.systems[0].estimates)
-    heads = ["system", *measures, f"p ({PRIMARY})", "k1, b", "index", "p50/p95/p99 ms", "new terms"]
+    heads = ["system", *measures, f"gain in {PRIMARY}", "k1, b", "index", "p50/p95/p99 ms", "new terms"]
     rows = [heads, *(_row(result, one, measures) for one in result.systems)]
     if result.ceiling is not None:
         means = result.ceiling.means()
@@ -43,7 +43,7 @@ def table(result: ExperimentResult) -> list[str]:
     ]
     for one in result.systems[1:]:
         share = result.gain_share(one.system.name)
-        if share is not None:
+        if share is not None and share > 0:
             lines.append(f"{one.system.name}: {share:.0%} of the gain in {PRIMARY} that human questions bring")
     return [*lines, *result.warnings]
 
@@ -54,7 +54,7 @@ def _row(result: ExperimentResult, one: SystemResult, measures: list[str]) -> li
     return [
         one.system.name,
         *(_shown(one.estimates[name]) for name in measures),
-        f"{comparison.p_holm:.4f}" if comparison else "",
+        f"{comparison.difference.value:+.3f} (p {comparison.p_holm:.4f})" if comparison else "",
         f"{one.k1:g}, {one.b:g}",
         show_size(one.bytes),
         f"{latency.p50:.2f}/{latency.p95:.2f}/{latency.p99:.2f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -156,6 +157,8 @@ def open_collection(location: str, bad_rows: BadRows | None = None) -> Collectio
     folder = Path(location).expanduser()
     if any((folder / f"corpus.jsonl{ending}").is_file() for ending in _ENDINGS):
         return BeirCollection(folder, bad_rows)
+    if not folder.exists() and not glob.has_magic(location) and ":" not in location and location != "-":
+        raise InputError(f"{location} does not exist", "check the spelling; relative paths start at the current folder")
     return FileCollection([location], bad_rows)
 
 
