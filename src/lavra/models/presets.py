@@ -9,9 +9,9 @@ from lavra.core.errors import InputError
 from lavra.models.spec import DecoderSpec
 
 _GPT2 = DecoderSpec(
-    vocabulary=50257, context=1024, depth=12, width=768, heads=12, positions="learned", norm="layernorm", norm_epsilon=1e-5,
-    norm_weight=True, activation="gelu_tanh", attention_bias=True, output_bias=True, mlp_bias=True, qk_norm=False,
-    embedding_norm=False, tied=True, dropout=0.0, initialization="gpt2",
+    vocabulary=50257, context=1024, depth=12, width=768, heads=12, positions="learned", norm="layernorm",
+    norm_epsilon=1e-5, norm_weight=True, activation="gelu_tanh", attention_bias=True, output_bias=True, mlp_bias=True,
+    qk_norm=False, embedding_norm=False, tied=True, dropout=0.0, initialization="gpt2",
 )  # fmt: skip
 _OPT = replace(_GPT2, vocabulary=50272, context=2048, activation="relu")
 _PYTHIA = replace(
