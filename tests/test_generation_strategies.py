@@ -98,6 +98,7 @@ def test_contrastive_search_refuses_a_context_without_room() -> None:
         ContrastiveDecoding(lively_decoder(context=1), TOKENIZER, [], GenerateOptions(contrastive=0.5, top_k=2))
 
 
+@torch.no_grad()
 def diverse_from_scratch(model: Decoder, prompt: str, longest: int, options: GenerateOptions) -> list[float]:
     """Algorithm 1 of arXiv 1610.02424's beams in groups, without a cache; the scores of what ended."""
     width = options.beams // options.beam_groups
