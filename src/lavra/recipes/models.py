@@ -139,8 +139,9 @@ def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) 
         raise InputError(f"{run.path} has no model yet", f"train it first: lavra resume {run.path}")
     plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
     config = from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
-    averaged = next((name for name in ("ema", "swa") if name in checkpoint.groups), None)
-    weights = checkpoint.load(averaged or "masters")
+    # An average has no tensors before its first snapshot; the weights themselves are the model until then.
+    groups = [name for name in ("ema", "swa", "masters") if name in checkpoint.groups]
+    weights = next(tensors for tensors in map(checkpoint.load, groups) if tensors)
     place = f"{run.path}, checkpoint of step {checkpoint.step}"
     model = decoder_from(plan.model, weights, place).to(device).eval()
     from lavra.recipes.train import data_folder

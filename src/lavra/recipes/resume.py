@@ -69,7 +69,9 @@ def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro
     if checkpoint is not None:
         micro_rows = micro_rows or checkpoint.state["micro_rows"]
     if micro_rows:
-        plan = replace(plan, micro_rows=min(micro_rows, plan.rows_per_step // ranks.world))
+        share = plan.rows_per_step // ranks.world
+        fitting = next(rows for rows in range(min(micro_rows, share), 0, -1) if share % rows == 0)
+        plan = replace(plan, micro_rows=fitting)
     assembly = assemble(config, plan, data, record, device, ranks)
     step = checkpoint.step if checkpoint is not None else 0
     if record is not None:
