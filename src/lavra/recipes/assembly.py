@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from lavra.data.prepare import Prepared
 
 from lavra.core.run_folder import RunFolder
+from lavra.data.prepare import Prepared
 from lavra.data.window_source import WindowSource
 from lavra.models.decoder import Decoder, build_decoder
 from lavra.objectives.causal import Causal

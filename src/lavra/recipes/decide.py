@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
-from lavra.data.prepare import Prepared
 
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.units import show_count, show_duration
+from lavra.data.prepare import Prepared
 from lavra.models.decoder import count_parameters
 from lavra.models.presets import preset
 from lavra.models.spec import DecoderSpec

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lavra.data.prepare import Prepared, open_prepared
 
 from lavra.core.configuration import from_toml
 from lavra.core.errors import InputError
+from lavra.data.prepare import Prepared, open_prepared
 from lavra.data.readers import read_rows
 from lavra.data.store import TokenStore
 from lavra.evaluation.documents import documents_of_rows, documents_of_store

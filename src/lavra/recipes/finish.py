@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lavra.data.prepare import Prepared
 
 from lavra.core.files import building_folder
 from lavra.core.progress import say
@@ -15,6 +14,7 @@ from lavra.core.run_folder import RunFolder
 from lavra.core.terminal import printable
 from lavra.data.ledger import ledger
 from lavra.data.order import WindowOrder
+from lavra.data.prepare import Prepared
 from lavra.evaluation.documents import documents_of_store
 from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.tables import likelihood_table

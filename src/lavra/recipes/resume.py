@@ -6,12 +6,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from lavra.data.prepare import open_prepared
-
 from lavra.core.configuration import from_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
+from lavra.data.prepare import open_prepared
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import assemble
 from lavra.recipes.config import TrainConfig

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from lavra.data.prepare import Prepared
-
 from lavra.core.configuration import to_json
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
+from lavra.data.prepare import Prepared
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
