@@ -14,7 +14,7 @@ from lavra.checks.state import full_precision, lively
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.inference import evaluating
 
-_POSITIONS = 3
+_POSITIONS = 2
 _LONGEST = 96
 
 
@@ -78,7 +78,7 @@ def _longest_document(batch: Batch) -> Batch:
 
 
 def _places(batch: Batch) -> list[int]:
-    """Return up to three target positions inside the row: with something before and after where possible."""
+    """Return up to two target positions inside the row: with something before and after where possible."""
     kept: list[int] = (batch.targets[0] != IGNORED).nonzero()[:, 0].tolist()
     inner = [place for place in kept if 0 < place < batch.inputs.shape[1] - 1] or kept
     step = max(1, len(inner) // _POSITIONS)

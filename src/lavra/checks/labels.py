@@ -9,7 +9,6 @@ import torch
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import only, spans
 from lavra.models.batch import IGNORED, Batch
-from lavra.models.inference import evaluating
 
 _EXAMPLES, _SHOWN, _LINE = 2, 28, 110
 _POSITIONS = 4
@@ -72,14 +71,10 @@ def _shifted(subject: Subject, batches: list[Batch]) -> tuple[str, str] | None:
 def _misplaced(subject: Subject) -> tuple[str, str] | None:
     """Look from which position's features each target is predicted, by the gradient at the features."""
     batch = subject.encoded
-    with evaluating(subject.model), torch.no_grad():
-        features = subject.model.features(batch).float()
-    shape = features.shape[:2]
-    if shape != batch.targets.shape:
-        return None
     # Features unlike each other, and a head that is not zero, so that every influence has a gradient.
     generator = torch.Generator().manual_seed(0)
-    features = torch.empty(features.shape).normal_(generator=generator).to(features.device)
+    shape = *batch.targets.shape, subject.model.output_projection()[0].shape[1]
+    features = torch.empty(shape).normal_(generator=generator).to(batch.targets.device)
     places = (batch.targets != IGNORED).nonzero()[:: max(1, int((batch.targets != IGNORED).sum()) // _POSITIONS)]
     for row, position in places[:_POSITIONS].tolist():
         leaf = features.clone().requires_grad_()

@@ -13,9 +13,10 @@ from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import spans
 from lavra.checks.gradients import listed
 from lavra.checks.state import restored, train_on
+from lavra.checks.turns import InTurn
 from lavra.models.batch import IGNORED, Batch
 
-_STEPS, _SECONDS = 200, 15.0
+_STEPS, _SECONDS, _HOPELESS_AFTER = 200, 12.0, 40
 _SHARE, _LOSS = 0.05, 0.1
 _LEAST_STEPS = 4
 """Weights that start at zero let a gradient through to those behind them only after some steps."""
@@ -30,18 +31,30 @@ def check_overfit(subject: Subject) -> list[CheckResult]:
     with restored(trainer):
         before = {name: weight.detach().clone() for name, weight in trainer.masters.weights.items()}
         train_on(trainer, subject.objective, [[subject.encoded]])
+        turn = InTurn(trainer)
+        trainer.updates = [*trainer.updates, turn]
         trainer.schedule, trainer.steps = replace(trainer.schedule, shape="constant", warmup_steps=0), _STEPS
-        while not _learned(losses, floor) and len(losses) < _STEPS:
+        while not _over(losses, floor, time.monotonic() - begun):
             losses.append(trainer.run_step().loss)
-            if not math.isfinite(losses[-1]) or time.monotonic() - begun > _SECONDS:
-                break
+        tried = {name: times for name, times in turn.learned.items() if times >= min(_LEAST_STEPS, len(losses))}
+        rest = turn.learned.keys() - tried.keys()
         still = [
             name
             for name, parameter in subject.model.named_parameters()
-            if name not in subject.frozen
+            if name not in subject.frozen | rest
             and (name not in before or torch.equal(before[name], trainer.masters.weights[name]))
         ]
-    return [_overfit(losses, floor), _moved(still, len(before), len(losses))]
+    return [_overfit(losses, floor), _moved(still, len(tried), len(losses), len(rest))]
+
+
+def _over(losses: list[float], floor: float, seconds: float) -> bool:
+    """Say whether there is nothing more to see: learned, not finite, hopeless, or out of time."""
+    count = len(losses)
+    if count < _LEAST_STEPS:
+        return False
+    hopeless = count >= _HOPELESS_AFTER and not min(losses) < 0.98 * losses[0]
+    finished = _learned(losses, floor) or not math.isfinite(losses[-1])
+    return finished or hopeless or count >= _STEPS or seconds > _SECONDS
 
 
 def _learned(losses: list[float], floor: float) -> bool:
@@ -56,7 +69,7 @@ def _overfit(losses: list[float], floor: float) -> CheckResult:
     if _learned(losses, floor):
         return CheckResult("overfit", "ok", measured, expected)
     if math.isfinite(losses[-1]) and len(losses) < _STEPS and losses[-1] < 0.98 * losses[0]:
-        measured += f"; it was falling when the {_SECONDS:.0f} s for this check were over"
+        measured += f", falling when the {_SECONDS:.0f} s for this check were over"
         return CheckResult("overfit", "ok" if losses[-1] < 0.8 * losses[0] else "warn", measured, expected)
     remedy = (
         "the model cannot learn even this: look at the learning rate, at frozen weights, at the labels and at what the "
@@ -65,10 +78,11 @@ def _overfit(losses: list[float], floor: float) -> CheckResult:
     return CheckResult("overfit", "fail", measured, expected, remedy)
 
 
-def _moved(still: list[str], count: int, steps: int) -> CheckResult:
+def _moved(still: list[str], count: int, steps: int, rest: int) -> CheckResult:
     expected = "every weight that is to learn moves"
     if not still:
-        return CheckResult("update", "ok", f"all {count} tensors moved in {steps} steps", expected)
+        told = f"; the turn of {rest} others did not come often enough" if rest else ""
+        return CheckResult("update", "ok", f"all {count} tensors moved in {steps} steps{told}", expected)
     measured = f"{len(still)} tensors did not move in {steps} steps: {listed(still)}"
     remedy = "the optimiser does not hold them, or their learning rate or gradient is 0"
     return CheckResult("update", "fail", measured, expected, remedy)

@@ -9,10 +9,11 @@ import torch
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import counted
 from lavra.checks.state import full_precision, lively, restored, train_on
+from lavra.checks.turns import only_measuring
 from lavra.models.inference import evaluating
 
 _NEAR, _FAR = 0.005, 0.03
-_STEPS, _MOST_HALVINGS = 2, 8
+_STEPS, _MOST_HALVINGS = 1, 8
 
 
 def check_precision(subject: Subject) -> list[CheckResult]:
@@ -52,6 +53,7 @@ def _overflows(subject: Subject) -> tuple[int, bool]:
     trainer = subject.trainer
     with restored(trainer):
         train_on(trainer, subject.objective, [[subject.encoded]])
+        trainer.updates = only_measuring()
         before = trainer.scale.value
         norms = [trainer.run_step().gradient_norm for _ in range(_STEPS)]
         halvings = round(math.log2(before / trainer.scale.value))

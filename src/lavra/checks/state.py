@@ -86,11 +86,13 @@ def restored(trainer: Trainer) -> Iterator[None]:
         for group, named in trainer.tensors().items()
     }
     state, excluded = copy.deepcopy(trainer.state()), set(trainer.excluded)
-    batches, objective, schedule, length = trainer.batches, trainer.objective, trainer.schedule, trainer.steps
+    batches, objective, updates = trainer.batches, trainer.objective, trainer.updates
+    schedule, length = trainer.schedule, trainer.steps
     try:
         yield
     finally:
-        trainer.batches, trainer.objective, trainer.schedule, trainer.steps = batches, objective, schedule, length
+        trainer.batches, trainer.objective, trainer.updates = batches, objective, updates
+        trainer.schedule, trainer.steps = schedule, length
         trainer.masters.clear()
         trainer.restore(tensors.__getitem__, state)
         trainer.excluded = excluded

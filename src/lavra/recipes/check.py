@@ -38,7 +38,7 @@ from lavra.training.devices import choose_device, use_threads
 CHECKS = "checks.json"
 _MOST_SECONDS, _BUDGET_SHARE = 9.0, 0.03
 _ROWS = 4
-_COMPUTE = {"cpu": 3e10, "cuda": 1e13, "mps": 5e11}
+_COMPUTE = {"cpu": 1.2e10, "cuda": 1e13, "mps": 5e11}
 """Parameters times tokens of the batch that checks work on: below a second's work."""
 
 _SHORTEST, _LONGEST = 32, 512
@@ -71,7 +71,7 @@ def check_before_training(assembly: Assembly, plan: Plan, data: Prepared, run: R
     allowed = _MOST_SECONDS
     if plan.budget_seconds is not None:
         allowed = min(allowed, _BUDGET_SHARE * plan.budget_seconds)
-    report = _checked(make_subject(assembly, plan, data), QUICK, allowed)
+    report = _checked(make_subject(assembly, plan, data, quick=True), QUICK, allowed)
     write_json(run.path / CHECKS, report.to_json())
     say(report.summary())
     run.log(report.summary())
@@ -81,7 +81,9 @@ def check_before_training(assembly: Assembly, plan: Plan, data: Prepared, run: R
     report.raise_if_failed(str(run.path / CHECKS))
 
 
-def make_subject(assembly: Assembly, plan: Plan, data: Prepared, *, loaded: bool = False) -> Subject:
+def make_subject(
+    assembly: Assembly, plan: Plan, data: Prepared, *, loaded: bool = False, quick: bool = False
+) -> Subject:
     """Return an assembled training as the subject of checks, with rows short enough for the machine.
 
     Args:
@@ -89,11 +91,12 @@ def make_subject(assembly: Assembly, plan: Plan, data: Prepared, *, loaded: bool
         plan: what was decided.
         data: the token stores.
         loaded: the weights come from a trained model.
+        quick: half the tokens, for the short form.
     """
     trainer, model = assembly.trainer, assembly.model
-    tokens = int(_COMPUTE.get(trainer.device.type, 3e10) / plan.parameters)
-    length = min(plan.context, _LONGEST, max(_SHORTEST, tokens // _ROWS))
-    rows = max(2, min(_ROWS, data.train.manifest.tokens // length))
+    tokens = int(_COMPUTE.get(trainer.device.type, 1.2e10) / plan.parameters / (2 if quick else 1))
+    rows = _ROWS if tokens >= _ROWS * 2 * _SHORTEST else 2
+    length = min(plan.context, _LONGEST, max(_SHORTEST, tokens // rows))
     end = data.train.manifest.end_of_document
     return Subject(
         trainer,

@@ -1,0 +1,75 @@
+"""Updates for the steps that checks take: none at all, or a part of the weights in turn where steps are slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lavra.training.step import Step
+from lavra.training.trainer import Trainer
+from lavra.training.updates import Outcome, Update
+from lavra.training.updates.base import Inner
+
+_PARAMETERS_AT_ONCE = 8_000_000
+"""Of matrices that Muon orthogonalises, on a CPU: about a second's work."""
+
+
+class Stay:
+    """Computes gradients and leaves the weights where they are."""
+
+    name = "stay"
+
+    def around(self, step: Step, inner: Inner) -> Outcome:
+        """Leave the step out."""
+        return Outcome(applied=False, reason="only measured")
+
+    def state_dict(self) -> dict[str, Any]:
+        """There is no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+def only_measuring() -> list[Update]:
+    """Return a chain under which a step computes its gradient, and nothing moves."""
+    return [Stay()]
+
+
+class InTurn(Stay):
+    """Lets the matrices of Muon learn in turn, where all at once would take many seconds; all others always learn.
+
+    Args:
+        trainer: whose weights.
+
+    Attributes:
+        learned: how often each weight was given to the optimiser.
+    """
+
+    name = "in_turn"
+
+    def __init__(self, trainer: Trainer) -> None:
+        weights = trainer.masters.weights
+        heavy = {
+            id(weight)
+            for optimizer in trainer.optimizers.optimizers
+            if isinstance(optimizer, torch.optim.Muon)
+            for group in optimizer.param_groups
+            for weight in group["params"]
+        }
+        names = [name for name, weight in weights.items() if id(weight) in heavy]
+        size = sum(weights[name].numel() for name in names) if trainer.device.type == "cpu" else 0
+        self.turns = max(1, -(-size // _PARAMETERS_AT_ONCE))
+        self.place = {name: number % self.turns for number, name in enumerate(names)}
+        self.weights = weights
+        self.learned = dict.fromkeys(weights, 0)
+
+    def around(self, step: Step, inner: Inner) -> Outcome:
+        """Forget the gradients of the weights whose turn it is not, and do the step."""
+        for name, weight in self.weights.items():
+            if self.place.get(name, step.number % self.turns) != step.number % self.turns:
+                weight.grad = None
+            else:
+                self.learned[name] += 1
+        return inner()

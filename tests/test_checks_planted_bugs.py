@@ -1,0 +1,438 @@
+"""Each planted bug is caught by the check that is meant for it, and nothing is found where nothing is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import check_subjects as subjects
+from check_subjects import decoder_subject, shrunk, stand_in_subject
+from lavra.checks.base import Storage, Subject
+from lavra.checks.battery import FULL, QUICK, run_checks
+from lavra.checks.documents import check_documents, check_padding
+from lavra.checks.gradients import check_accumulation, check_gradients, check_optimizer
+from lavra.checks.influence import check_influence
+from lavra.checks.labels import check_labels
+from lavra.checks.learning import check_overfit
+from lavra.checks.losses import check_evaluation, check_first_loss
+from lavra.checks.numbers import check_precision
+from lavra.checks.report import Report
+from lavra.checks.saving import check_saving
+from lavra.checks.split import check_copies, check_near_duplicates
+from lavra.checks.text import check_tokenizer
+from lavra.data.prepare import Prepared
+from lavra.data.store import TokenStore
+from lavra.data.store_writer import StoreWriter
+from lavra.models.attention import Mask
+from lavra.models.batch import IGNORED, Batch
+from lavra.models.decoder import Decoder
+from lavra.objectives.base import Loss
+from lavra.objectives.causal import Causal
+from lavra.training.step import Step
+
+CORPORA = ("tales", "laws", "topics")
+
+
+@pytest.fixture(scope="session")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Prepared]:
+    made: dict[str, Prepared] = {}
+
+    def get(name: str) -> Prepared:
+        if name not in made:
+            made[name] = subjects.corpus(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tales(corpora: Callable[[str], Prepared]) -> Prepared:
+    return corpora("tales")
+
+
+def verdicts(subject: Subject, check: Callable[[Subject], Any]) -> dict[str, str]:
+    report = run_checks(subject, [(check, 0.0)])
+    return {result.name: result.verdict for result in report.results}
+
+
+def complaints(report: Report) -> list[str]:
+    """What is not well; the speed of a busy machine may be anything."""
+    return [f"{one.name}: {one.measured}" for one in report.results if one.verdict != "ok" and one.name != "speed"]
+
+
+# No false alarm
+
+
+@pytest.mark.parametrize(("style", "corpus"), [(style, CORPORA[i % 3]) for i, style in enumerate(subjects.STYLES)])
+def test_clean_presets_pass_the_whole_battery(style, corpus, corpora):
+    report = run_checks(decoder_subject(shrunk(style), corpora(corpus)), FULL)
+    assert complaints(report) == []
+    assert report.verdict != "fail"
+    assert len(report.results) == 19
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+@pytest.mark.parametrize("style", subjects.STYLES)
+def test_clean_presets_pass_the_short_form_on_every_corpus(style, corpus, corpora):
+    assert complaints(run_checks(decoder_subject(shrunk(style), corpora(corpus)), QUICK)) == []
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("corpus", CORPORA)
+@pytest.mark.parametrize("style", subjects.STYLES)
+def test_clean_presets_pass_the_whole_battery_on_every_corpus(style, corpus, precision, corpora):
+    assert complaints(run_checks(decoder_subject(shrunk(style), corpora(corpus), precision=precision), FULL)) == []
+
+
+@pytest.mark.parametrize("kind", ["encoder", "encoder-decoder"])
+def test_clean_stand_ins_pass_the_whole_battery(kind):
+    if kind == "encoder":
+        subject = stand_in_subject(subjects.Encoder(), subjects.Masked(), causal=False)
+    else:
+        subject = stand_in_subject(subjects.EncoderDecoder(), subjects.Copy(), causal=True)
+    report = run_checks(subject, FULL)
+    assert complaints(report) == []
+    assert report["both_directions" if kind == "encoder" else "causal_leak"].verdict == "ok"
+
+
+# 1: labels shifted twice
+
+
+@dataclass(frozen=True)
+class ShiftedTwice(Causal):
+    def encode(self, rows, rng, progress):
+        batch = super().encode(rows, rng, progress)
+        targets = torch.roll(batch.targets, -1, 1)
+        targets[:, -1] = IGNORED
+        return replace(batch, targets=targets, weight=float((targets != IGNORED).sum()))
+
+
+@dataclass(frozen=True)
+class ShiftedInTheLoss(Causal):
+    def loss(self, model, batch):
+        logits = model.head(model.features(batch))[:, :-1]
+        wanted = batch.targets[:, 1:]
+        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
+        return Loss(loss, batch.weight)
+
+
+def with_objective(subject: Subject, cls: type[Causal]) -> Subject:
+    plain = subject.objective
+    assert isinstance(plain, Causal)
+    return replace(subject, objective=cls(plain.context, plain.isolate))
+
+
+@pytest.mark.parametrize("cls", [ShiftedTwice, ShiftedInTheLoss])
+def test_labels_shifted_twice(cls, tales):
+    subject = with_objective(decoder_subject(shrunk("gpt2-124m"), tales), cls)
+    assert verdicts(subject, check_labels) == {"labels": "fail"}
+    (result,) = check_labels(subject)
+    assert "the token after the next" in result.measured or "is predicted from position" in result.measured
+
+
+# 2: a mask that lets one future token through
+
+
+@pytest.mark.parametrize("style", ["gpt2-124m", "lavra-9m"])
+def test_one_future_token(style, tales, monkeypatch):
+    def leaky(segments: Any, length: int, bias: Any) -> Mask:
+        index = torch.arange(length)
+        allowed = (index[:, None] + 1 >= index[None, :])[None]
+        if segments is not None:
+            allowed = allowed & (segments[:, :, None] == segments[:, None, :])
+        return Mask(allowed=allowed[:, None], bias=bias)
+
+    monkeypatch.setattr("lavra.models.decoder.causal_mask", leaky)
+    subject = decoder_subject(shrunk(style), tales)
+    assert verdicts(subject, check_influence) == {"causal_leak": "fail"}
+    (result,) = check_influence(subject)
+    assert "depends on input" in result.measured
+
+
+def test_an_encoder_with_a_causal_mask():
+    class Blinkered(subjects.Encoder):
+        def seen(self, allowed):
+            return allowed.tril()
+
+    subject = stand_in_subject(Blinkered(), subjects.Masked(), causal=False)
+    assert verdicts(subject, check_influence) == {"both_directions": "fail"}
+
+
+# 3: the end of a document ignored, because it is also the padding
+
+
+@dataclass(frozen=True)
+class EndIgnored(Causal):
+    def encode(self, rows, rng, progress):
+        batch = super().encode(rows, rng, progress)
+        targets = batch.targets.masked_fill(batch.targets == 0, IGNORED)  # 0 is the id that ends a document
+        return replace(batch, targets=targets, weight=float((targets != IGNORED).sum()))
+
+
+def test_end_of_document_ignored(tales):
+    subject = with_objective(decoder_subject(shrunk("opt-125m"), tales), EndIgnored)
+    assert tales.tokenizer.end_of_document == 0
+    assert verdicts(subject, check_labels) == {"labels": "fail"}
+    assert "is never a target" in check_labels(subject)[0].measured
+
+
+# 4: means of micro-batches averaged
+
+
+def test_means_of_micro_batches_averaged_by_the_step(tales, monkeypatch):
+    def averaging(self: Step) -> None:
+        self.masters.clear()
+        self.weight = sum(batch.weight for batch in self.micro_batches)
+        total = 0.0
+        for batch in self.micro_batches:
+            loss = self.objective.loss(self.model, batch)
+            mean = loss.sum / loss.weight / len(self.micro_batches)
+            mean.backward()
+            self.masters.collect()
+            total += float(mean.detach())
+        self.loss = total
+
+    monkeypatch.setattr(Step, "_accumulate", averaging)
+    assert verdicts(decoder_subject(shrunk("gpt2-124m"), tales), check_accumulation) == {"accumulation": "fail"}
+
+
+@dataclass(frozen=True)
+class MeanLoss(Causal):
+    def loss(self, model, batch):
+        loss = super().loss(model, batch)
+        return Loss(loss.sum / loss.weight, 1.0)
+
+
+def test_means_of_micro_batches_averaged_by_the_objective(tales):
+    subject = with_objective(decoder_subject(shrunk("gpt2-124m"), tales), MeanLoss)
+    assert verdicts(subject, check_accumulation) == {"accumulation": "fail"}
+
+
+# 5: head untied at load
+
+
+def test_head_untied_at_load(tales):
+    subject = decoder_subject(shrunk("gpt2-124m"), tales)
+    storage = subject.storage
+    assert storage is not None
+
+    def load(folder: Path) -> Decoder:
+        model = storage.load(folder)
+        assert isinstance(model, Decoder)
+        model.output.weight = torch.nn.Parameter(model.embedding.weight.detach().clone())
+        return model
+
+    assert verdicts(replace(subject, storage=Storage(storage.save, load)), check_saving) == {"save_and_load": "fail"}
+    assert verdicts(subject, check_saving) == {"save_and_load": "ok"}
+
+
+def test_head_that_is_not_tied_from_the_beginning(tales):
+    subject = decoder_subject(shrunk("gpt2-124m", tied=False), tales)
+    found = verdicts(replace(subject, tied=True), check_gradients)
+    assert found["tied_weights"] == "fail"
+
+
+# 6: positions not reset between documents; documents that see each other
+
+
+@dataclass(frozen=True)
+class CountingOn(Causal):
+    def encode(self, rows, rng, progress):
+        batch = super().encode(rows, rng, progress)
+        return replace(batch, positions=torch.arange(batch.inputs.shape[1]).repeat(len(rows), 1))
+
+
+@pytest.mark.parametrize("style", ["gpt2-124m", "lavra-9m"])
+def test_positions_not_reset(style, tales):
+    subject = with_objective(decoder_subject(shrunk(style), tales), CountingOn)
+    assert verdicts(subject, check_documents) == {"document_leak": "fail"}
+
+
+def test_documents_that_see_each_other(tales, monkeypatch):
+    monkeypatch.setattr("lavra.models.decoder.causal_mask", lambda segments, length, bias: Mask(bias=bias))
+    assert verdicts(decoder_subject(shrunk("lavra-9m"), tales), check_documents) == {"document_leak": "fail"}
+
+
+# 7: a frozen layer forgotten
+
+
+def test_a_frozen_layer_forgotten(tales, monkeypatch):
+    def build(spec: Any, seed: int) -> Decoder:
+        from lavra.models.decoder import build_decoder
+
+        model = build_decoder(spec, seed)
+        model.blocks[0].requires_grad_(False)
+        return model
+
+    monkeypatch.setattr("lavra.recipes.assembly.build_decoder", build)
+    subject = decoder_subject(shrunk("tinyllama-1.1b"), tales)
+    assert verdicts(subject, check_gradients)["gradient_flow"] == "fail"
+    assert "blocks.0" in check_gradients(subject)[0].measured
+    meant = frozenset(name for name, one in subject.model.named_parameters() if not one.requires_grad)
+    assert verdicts(replace(subject, frozen=meant), check_gradients)["gradient_flow"] == "ok"
+
+
+def test_a_layer_that_nothing_uses(tales, monkeypatch):
+    subject = decoder_subject(shrunk("gpt2-124m"), tales)
+    monkeypatch.setattr(subject.module.blocks[1], "forward", lambda x, *_: x)
+    result = check_gradients(subject)[0]
+    assert result.verdict == "fail"
+    assert "blocks.1" in result.measured
+
+
+# 8: learning rate zero
+
+
+def test_learning_rate_zero(tales):
+    subject = decoder_subject(shrunk("gpt2-124m"), tales, rate=0.0)
+    assert verdicts(subject, check_optimizer) == {"optimizer": "fail"}
+    subject.trainer.optimizers.rates[0][0] = 0.0
+    found = verdicts(subject, check_overfit)
+    assert found == {"overfit": "fail", "update": "fail"}
+
+
+# 9: validation documents copied into train
+
+
+def with_train(data: Prepared, texts: list[str], folder: Path) -> Prepared:
+    with StoreWriter(folder / "train", data.tokenizer) as writer:
+        for text, ids in zip(texts, data.tokenizer.encode_many(texts), strict=True):
+            writer.add("text", text, ids)
+    return Prepared(data.folder, TokenStore.open(folder / "train"), data.validation)
+
+
+def test_held_out_documents_copied_into_the_training_text(tales, tmp_path):
+    texts = [*tales.train.texts(), *list(tales.validation.texts())[:3]]
+    subject = decoder_subject(shrunk("gpt2-124m"), with_train(tales, texts, tmp_path))
+    assert verdicts(subject, check_copies) == {"held_out_copies": "fail"}
+    assert verdicts(subject, check_near_duplicates) == {"held_out_near_duplicates": "fail"}
+    assert check_copies(subject)[0].measured.startswith("3 of ")
+
+
+def test_held_out_documents_copied_with_small_changes(tales, tmp_path):
+    changed = [text.replace(",", " ,").upper() for text in tales.validation.texts()]
+    subject = decoder_subject(shrunk("gpt2-124m"), with_train(tales, [*tales.train.texts(), *changed], tmp_path))
+    assert verdicts(subject, check_copies) == {"held_out_copies": "ok"}
+    assert verdicts(subject, check_near_duplicates) == {"held_out_near_duplicates": "fail"}
+    told = check_near_duplicates(replace(subject, loaded=True))[0].measured
+    assert "all of them are near duplicates" in told
+
+
+# 10: tokenizer of another model
+
+
+@dataclass(frozen=True)
+class OtherIds(Causal):
+    def encode(self, rows, rng, progress):
+        batch = super().encode(rows, rng, progress)
+        order = torch.from_numpy(np.random.default_rng(0).permutation(384))
+        return replace(batch, inputs=order[batch.inputs], targets=order[batch.targets])
+
+
+def test_text_in_the_ids_of_another_tokenizer(tales):
+    subject = decoder_subject(shrunk("gpt2-124m"), tales, loaded=True)
+    for _ in range(40):
+        subject.trainer.run_step()
+    assert verdicts(subject, check_first_loss) == {"first_loss": "ok"}
+    assert verdicts(with_objective(subject, OtherIds), check_first_loss) == {"first_loss": "fail"}
+
+
+def test_a_tokenizer_larger_than_the_model(tales, corpora):
+    assembly, plan = subjects.assembled(shrunk("gpt2-124m"), tales)
+    assembly.model.spec = replace(assembly.model.spec, vocabulary=256)
+    subject = subjects.make_subject(assembly, plan, tales)
+    report = run_checks(subject, QUICK)
+    assert {result.name for result in report.failed} == {"ids", "tokenizer"}
+
+
+def test_a_store_made_with_another_tokenizer(tales, corpora):
+    mixed = Prepared(tales.folder, tales.train, corpora("laws").validation)
+    subject = decoder_subject(shrunk("gpt2-124m"), mixed)
+    assert verdicts(subject, check_tokenizer) == {"tokenizer": "fail"}
+
+
+# 11: attention mask dropped in an encoder
+
+
+def test_attention_mask_dropped_in_an_encoder():
+    class Maskless(subjects.Encoder):
+        def seen(self, allowed):
+            return torch.ones_like(allowed)
+
+    subject = stand_in_subject(Maskless(), subjects.Masked(), causal=False)
+    assert verdicts(subject, check_padding) == {"padding": "fail"}
+    assert verdicts(subject, check_documents) == {"document_leak": "fail"}
+
+
+# 12: dropout left on in evaluation
+
+
+def test_dropout_left_on_in_evaluation(tales, monkeypatch):
+    subject = decoder_subject(shrunk("gpt2-124m"), tales)
+    embed = Decoder._embed
+    monkeypatch.setattr(Decoder, "_embed", lambda self, ids, places: F.dropout(embed(self, ids, places), 0.1))
+    assert verdicts(subject, check_evaluation) == {"evaluation": "fail"}
+
+
+def test_dropout_in_training_alone_is_well(tales):
+    report = run_checks(decoder_subject(shrunk("gpt2-124m", dropout=0.2), tales), QUICK)
+    assert complaints(report) == []
+
+
+# 13: fp16 overflow
+
+
+def test_fp16_overflow(tales):
+    subject = decoder_subject(shrunk("gpt2-124m"), tales, precision="fp16")
+    assert verdicts(subject, check_precision) == {"precision": "ok"}
+    masters = subject.trainer.masters
+    with torch.no_grad():
+        masters.weights["blocks.0.mlp.up.weight"].mul_(3e4)
+        masters.weights["blocks.0.mlp.down.weight"].mul_(1e2)
+        masters.publish()
+    assert verdicts(subject, check_precision) == {"precision": "fail"}
+
+
+# 14: optimiser not seeing the head
+
+
+def test_optimiser_that_does_not_hold_the_head(tales, monkeypatch):
+    monkeypatch.setattr("lavra.checks.learning._STEPS", 8)
+    subject = decoder_subject(shrunk("tinyllama-1.1b"), tales)
+    head = subject.trainer.masters.weights["output.weight"]
+    for optimizer in subject.trainer.optimizers.optimizers:
+        for group in optimizer.param_groups:
+            group["params"] = [weight for weight in group["params"] if weight is not head]
+    assert verdicts(subject, check_optimizer) == {"optimizer": "fail"}
+    assert verdicts(subject, check_overfit)["update"] == "fail"
+    assert "output.weight" in check_optimizer(subject)[0].measured
+
+
+# 15: loss averaged over padding
+
+
+class WeighedWithPadding(subjects.Masked):
+    def loss(self, model: Any, batch: Batch) -> Loss:
+        return Loss(super().loss(model, batch).sum, float(batch.targets.numel()))
+
+
+class PaddingLearned(subjects.Copy):
+    def encode(self, rows: Any, rng: Any, progress: float) -> Batch:
+        batch = super().encode(rows, rng, progress)
+        targets = batch.targets.masked_fill(batch.targets == IGNORED, 0)
+        return replace(batch, targets=targets, weight=float(targets.numel()))
+
+
+def test_loss_averaged_over_padding():
+    encoder = stand_in_subject(subjects.Encoder(), WeighedWithPadding(), causal=False)
+    assert verdicts(encoder, check_padding) == {"padding": "fail"}
+    writer = stand_in_subject(subjects.EncoderDecoder(), PaddingLearned(), causal=True)
+    assert verdicts(writer, check_padding) == {"padding": "fail"}
