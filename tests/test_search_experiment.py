@@ -30,7 +30,7 @@ from lavra.search.formats import BeirCollection
 from lavra.search.index import Index
 from lavra.search.retrieval import evaluate, judged_queries, run_of
 from lavra.search.settings import IndexSettings
-from lavra.search.tune import K1, B, tune
+from lavra.search.tune import K1, QUERY_WEIGHTS, B, tune
 
 PLAIN = Analyzer("en", stop_words=False, stem=False)
 
@@ -164,17 +164,21 @@ def test_tuning_finds_the_best_of_the_grid_and_equals_indexing_with_it(collectio
         opened, tmp_path / "index", IndexSettings(PLAIN), expansions=collection / "expansions.jsonl"
     )
     judged = judged_queries(index, opened.queries(), opened.qrels("all"))
-    found = tune(index.variant(tmp_path / "tuning", keep_counts=True), judged)
-    assert len(found.tried) == len(K1) * len(B)
-    assert found.value == max(value for _, _, value in found.tried)
-    again = evaluate(index.variant(tmp_path / "best", k1=found.k1, b=found.b), judged, depth=100)
+    found = tune(index, judged, tmp_path / "tuning")
+    assert len(found.tried) == len(K1) * len(B) * len(QUERY_WEIGHTS)
+    assert found.value == max(value for *_, value in found.tried)
+    plain = tune(index, judged, tmp_path / "plain", changes={"fields": "doc"})
+    assert len(plain.tried) == len(K1) * len(B)
+    assert plain.value < found.value
+    again = evaluate(index.variant(tmp_path / "best", **found.changes), judged, depth=100)
     assert again.means()["MRR@10"] == pytest.approx(found.value)
     result = run_experiment(
         index, opened.queries(), opened.qrels("test"), tmp_path / "work", systems=systems_for(index)[:2],
         validation=opened.qrels("all"),
     )  # fmt: skip
     assert result.systems[1].tuning is not None
-    assert (result.systems[1].k1, result.systems[1].b) == (found.k1, found.b)
+    measured = vars(result.systems[1].settings)
+    assert {name: measured[name] for name in found.changes} == found.changes
 
 
 def test_the_ceiling_asks_each_question_where_it_is_not_indexed(collection: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class _Evaluate:
     qrels: str | None = None
     """File of judgements (TREC's or BEIR's layout)."""
     tune_on: str = ""
-    """Split on which k1 and b are tuned, for each system."""
+    """Split on which k1, b and the weight of queries are tuned, for each system."""
     ceiling: bool = False
     """Measure also what the human questions themselves would bring."""
     language: Literal["auto", "pt", "en"] = "auto"

@@ -153,7 +153,8 @@ def evaluate_search(
         expansions: file of generated queries.
         queries: file of queries, instead of the collection's.
         qrels: file of judgements, instead of the collection's.
-        tune_on: split on which k1 and b are tuned, for each system; queries of `split` are left out of it.
+        tune_on: split on which k1, b and the weight of queries are tuned, for each system; what is reported on is left
+            out of it.
         ceiling: measure also what the human questions themselves would bring.
         k1: of BM25, when it is not tuned.
         b: likewise.

@@ -41,7 +41,7 @@ def evaluate_ceiling(
         qrels: whose queries are asked, and used to expand.
         settings: of the index; its fields should hold the queries.
         folder: for the indexes of the folds; must not exist.
-        validation: judgements on which k1 and b are tuned, in the first fold; without it the settings' are used.
+        validation: judgements on which k1, b and weight are tuned, in the first fold; else the settings' hold.
         folds: number of parts, at least two.
         seed: for the dealing.
     """
@@ -60,10 +60,9 @@ def evaluate_ceiling(
                 update.put(Document(one.id, one.text, one.title, tuple(asked.get(one.id, ())), one.place))
         index = Index(index.folder)
         if validation and not fold:
-            loose = index.variant(folder / "tuning", keep_counts=True)
-            found = tune(loose, judged_queries(index, queries, validation), seed=seed)
-            settings = dataclasses.replace(settings, k1=found.k1, b=found.b)
-            index = index.change_settings(k1=found.k1, b=found.b)
+            found = tune(index, judged_queries(index, queries, validation), folder / "tuning", seed=seed)
+            settings = dataclasses.replace(settings, **found.changes)
+            index = index.change_settings(**found.changes)
         assert index.generation is not None
         judged = judged_queries(index, queries, {query: qrels[query] for query in names if fold_of[query] == fold})
         parts.append(evaluate(index.generation, judged, MEASURES))

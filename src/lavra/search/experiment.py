@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from lavra.evaluation.significance import Comparison, compare_with_baseline
 from lavra.search.fields import TermShares
 from lavra.search.index import Index
 from lavra.search.retrieval import JudgedQuery, Latency, evaluate, judged_queries, measure_latency
+from lavra.search.settings import IndexSettings
 from lavra.search.tune import Tuning, tune
 
 PRIMARY = "MRR@10"
@@ -45,19 +47,17 @@ class SystemResult:
 
     Attributes:
         system: which.
-        k1: of its BM25.
-        b: of its BM25.
+        settings: with which it was measured.
         scores: every measure of every query.
         estimates: the means with their intervals over queries.
         latency: of the ten best documents.
         bytes: size of its postings.
         shares: new and copied terms of the generated queries that it indexes.
-        tuning: how k1 and b were found, if they were.
+        tuning: how k1, b and the weight of queries were found, if they were.
     """
 
     system: System
-    k1: float
-    b: float
+    settings: IndexSettings
     scores: RetrievalScores
     estimates: dict[str, Estimate]
     latency: Latency
@@ -69,7 +69,7 @@ class SystemResult:
         """Return a JSON object; measures by their usual names."""
         return {
             "system": self.system.name,
-            "settings": {**self.system.changes, "k1": self.k1, "b": self.b},
+            "settings": self.settings.to_json(),
             **{name: estimate.to_json() for name, estimate in self.estimates.items()},
             "unanswered": self.scores.unanswered,
             "latency_ms": self.latency.to_json(),
@@ -178,7 +178,8 @@ def run_experiment(
         collection: name for the report.
         split: likewise.
         systems: what to compare, the baseline first; by default `systems_for(index)`.
-        validation: judgements on which k1 and b are tuned, for each system; without it all use the index's.
+        validation: judgements on which k1, b and the weight of queries are tuned, for each system; without it all use
+            the index's.
         measures: must include "MRR@10" and "Judged@10".
         seed: of the intervals and tests.
 
@@ -216,15 +217,15 @@ def _measure(
     settings = dataclasses.replace(index.settings, **system.changes)
     tuning = None
     if tuning_queries:
-        loose = index.variant(folder.with_name(f"{folder.name}-tuning"), keep_counts=True, **system.changes)
-        tuning = tune(loose, tuning_queries, measure=PRIMARY, seed=seed)
-        settings = dataclasses.replace(settings, k1=tuning.k1, b=tuning.b)
-    generation = index.variant(folder, **{**system.changes, "k1": settings.k1, "b": settings.b})
+        loose = folder.with_name(f"{folder.name}-tuning")
+        tuning = tune(index, tuning_queries, loose, changes=system.changes, measure=PRIMARY, seed=seed)
+        settings = dataclasses.replace(settings, **tuning.changes)
+        shutil.rmtree(loose)
+    generation = index.variant(folder, **vars(settings))
     scores = evaluate(generation, judged, measures)
     return SystemResult(
         system=system,
-        k1=settings.k1,
-        b=settings.b,
+        settings=settings,
         scores=scores,
         estimates=scores.estimates(seed=seed),
         latency=measure_latency(index, generation, judged),

@@ -22,7 +22,7 @@ def write_experiment(result: ExperimentResult, folder: Path) -> None:
 def table(result: ExperimentResult) -> list[str]:
     """Return the lines of a table: measures with intervals, gain in MRR@10, size and latency of each system."""
     measures = list(result.systems[0].estimates)
-    heads = ["system", *measures, f"gain in {PRIMARY}", "k1, b", "index", "p50/p95/p99 ms", "new terms"]
+    heads = ["system", *measures, f"gain in {PRIMARY}", "k1, b, weight", "index", "p50/p95/p99 ms", "new terms"]
     rows = [heads, *(_row(result, one, measures) for one in result.systems)]
     if result.ceiling is not None:
         means = result.ceiling.means()
@@ -55,7 +55,7 @@ def _row(result: ExperimentResult, one: SystemResult, measures: list[str]) -> li
         one.system.name,
         *(_shown(one.estimates[name]) for name in measures),
         f"{comparison.difference.value:+.3f} (p {comparison.p_holm:.4f})" if comparison else "",
-        f"{one.k1:g}, {one.b:g}",
+        f"{one.settings.k1:g}, {one.settings.b:g}" + (f", {one.settings.query_weight:g}" if one.shares.queries else ""),
         show_size(one.bytes),
         f"{latency.p50:.2f}/{latency.p95:.2f}/{latency.p99:.2f}",
         f"{one.shares.new_share:.0%}" if one.shares.queries else "",
