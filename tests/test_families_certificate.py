@@ -17,11 +17,12 @@ from lavra.cli.main import main
 from lavra.core.errors import CheckFailed, InputError, LavraError
 from lavra.data.tokenizer import Tokenizer
 from lavra.models import reference as reference_program
-from lavra.models.certificate import certify
+from lavra.models.certificate import Certificate, certify
 from lavra.models.decoder import Decoder, build_decoder
 from lavra.models.spec import DecoderSpec
 from lavra.models.store import save_decoder
 from lavra.recipes.export import export
+from lavra.recipes.model_card import model_card
 from lavra.recipes.models import open_model
 
 TEXTS = [topics[name] for name in sorted(topics)[:12]]
@@ -166,6 +167,27 @@ def test_nothing_is_left_when_the_logits_differ(
     with pytest.raises(CheckFailed, match="was not exported as it is"):
         export(str(model_folder), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_card_tells_the_figures_of_the_run() -> None:
+    proof = Certificate("X", 9, 1e-6, 2.0, 1.0, 3.0, 3.0, True, True, True, (), (), "5", "2")
+    figures = {"value": 12.345, "low": 11.0, "high": 13.5}
+    result = {
+        "step": 1200,
+        "tokens": 3_000_000,
+        "seconds": 90.0,
+        "data": ["books/"],
+        "perplexity": figures,
+        "bits_per_byte": {**figures, "low": None, "high": None},
+        "evaluated_documents": 7,
+    }
+    card = model_card("mine", "llama", DecoderSpec(), 12_345, proof, result)
+    assert "Trained with lavra on `books/`: 1,200 steps, 3,000,000 tokens in 1.5 minutes." in card
+    assert "On 7 held-out documents" in card
+    assert "| perplexity per token | 12.35 (11 to 13.5) |" in card
+    assert "| bits per byte | 12.35 |" in card
+    assert "12,345 parameters" in card
+    assert "## Training" not in model_card("mine", "llama", DecoderSpec(), 1, proof, {})
 
 
 def test_what_cannot_be_opened_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,7 +143,7 @@ def _write_tokenizer(source: _Source, folder: Path) -> None:
 
 
 def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[list[int]]:
-    """Return windows of tokens to compare on: the beginnings of documents, each after an end-of-document token."""
+    """Return windows of tokens to compare on: documents from their beginnings, after an end-of-document token each."""
     spec = source.model.spec
     left = max(min(COMPARED_TOKENS, _COMPARED_LOGITS // spec.vocabulary), 16)
     longest = min(spec.context, left)
@@ -152,13 +152,12 @@ def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[lis
         return [drawn.tolist()]
     windows: list[list[int]] = []
     for text in _texts(source, data, text_column):
-        window = [source.tokenizer.end_of_document, *source.tokenizer.encode(text[: 16 * longest])][:longest]
-        if len(window) > 1:
-            windows.append(window)
-            left -= len(window)
+        ids = [source.tokenizer.end_of_document, *source.tokenizer.encode(text[: 16 * left])][:left]
+        parts = [ids[start : start + longest] for start in range(0, len(ids), longest)]
+        windows += [part for part in parts if len(part) > 1]
+        left -= len(ids)
         if left <= 1:
             break
-        longest = min(longest, left)
     if not windows:
         raise InputError("there is no text to compare on", "check the --data locations")
     return windows

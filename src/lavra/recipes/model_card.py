@@ -84,7 +84,8 @@ def _training(result: Mapping[str, Any]) -> str:
     if rows:
         documents = result.get("evaluated_documents")
         where = f"{documents:,} held-out documents" if documents else "held-out documents"
-        lines.append(f"\nOn {where} (with 95 % intervals over documents):\n\n| measure | value |\n|---|---|\n")
+        lines.append(f"\nOn {where} (with 95 % intervals over documents, where there are enough):\n\n")
+        lines.append("| measure | value |\n|---|---|\n")
         lines += [f"| {title} | {text} |\n" for title, text in rows]
     return "".join(lines)
 
@@ -95,6 +96,8 @@ def _count(result: Mapping[str, Any], key: str) -> str:
 
 
 def _estimate(value: Any) -> str:
-    if isinstance(value, Mapping) and value.get("value") is not None:
-        return f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
-    return f"{value:.4g}" if isinstance(value, float) else ""
+    if not isinstance(value, Mapping) or value.get("value") is None:
+        return ""
+    if value.get("low") is None:  # too few documents for an interval
+        return f"{value['value']:.4g}"
+    return f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -53,6 +53,7 @@ class Family:
         names: its tensors.
         prefix: before the names of all tensors but the head's, where the file is of the whole model.
         ignored: patterns of tensors that are constants or caches and are not read.
+        head: name of the head, which has no prefix.
     """
 
     name: str
@@ -63,7 +64,6 @@ class Family:
     prefix: str
     ignored: tuple[str, ...] = ()
     head: str = "lm_head"
-    constants: Mapping[str, Any] = field(default_factory=dict)
 
     def read_spec(self, config: Config) -> DecoderSpec:
         """Return the specification of a model with this configuration.
@@ -78,7 +78,7 @@ class Family:
 
     def write_config(self, spec: DecoderSpec) -> Config:
         """Return the configuration that comes nearest to the specification; see `missing` for whether it is exact."""
-        config: Config = {"architectures": [self.architecture], "model_type": self.name, **self.constants}
+        config: Config = {"architectures": [self.architecture], "model_type": self.name}
         for rule in self.rules:
             rule.write(spec, config)
         return config
@@ -158,8 +158,6 @@ def widened(weights: Mapping[str, torch.Tensor], spec: DecoderSpec, target: Deco
 
 def _equivalents(spec: DecoderSpec) -> Iterator[DecoderSpec]:
     """Yield the specification, and others of models that compute the same."""
-    from dataclasses import replace
-
     yield spec
     if spec.positions == "none":
         yield replace(spec, positions="learned")  # all zero
