@@ -23,9 +23,10 @@ from lavra.data.bad_rows import BadRows
 from lavra.search.analyzers import Analyzer
 from lavra.search.documents import Document
 from lavra.search.index import Index
-from lavra.search.segments import SegmentWriter, TextCounter
+from lavra.search.segments import SegmentWriter
 from lavra.search.settings import IndexSettings
 from lavra.search.update import DUPLICATE_ID, IndexUpdate
+from lavra.search.vocabulary import TextCounter
 
 PLAIN = Analyzer("en", stop_words=False, stem=False)
 

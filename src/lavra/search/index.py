@@ -23,10 +23,10 @@ from lavra.data.bad_rows import BadRows
 from lavra.search.documents import Document
 from lavra.search.generation import Generation, build_generation
 from lavra.search.manifest import NAME, Manifest
-from lavra.search.segments import Vocabulary
 from lavra.search.settings import IndexSettings
 from lavra.search.term_counts import Whole, ranges
 from lavra.search.update import IndexUpdate, open_segments, read_vocabulary
+from lavra.search.vocabulary import Vocabulary
 
 
 class Index:

@@ -16,9 +16,10 @@ from lavra.search.documents import Document
 from lavra.search.generation import build_generation
 from lavra.search.manifest import Manifest
 from lavra.search.rows import RowFinder, last_rows, living_rows, merge_segments
-from lavra.search.segments import ID, Segment, SegmentWriter, TextCounter, Vocabulary, key_of, keys_of
+from lavra.search.segments import ID, Segment, SegmentWriter, key_of, keys_of
 from lavra.search.settings import IndexSettings
 from lavra.search.term_counts import Whole
+from lavra.search.vocabulary import TextCounter, Vocabulary
 
 DUPLICATE_ID = "document id that came before in the same collection (the last one counts)"
 
