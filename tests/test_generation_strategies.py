@@ -15,7 +15,7 @@ from byte_level import ByteTokenizer, lively_decoder
 from lavra.core.errors import InputError
 from lavra.data.tokenizer import Tokenizer
 from lavra.generation import generate as module
-from lavra.generation.constraints import OneOf, Words
+from lavra.generation.constraints import OneOf, Words, continuing
 from lavra.generation.decoding import ContrastiveDecoding
 from lavra.generation.generate import generate, stream
 from lavra.generation.options import GenerateOptions
@@ -148,6 +148,7 @@ def test_one_group_is_beam_search_and_more_groups_differ_more() -> None:
     assert len({text.tokens[:1] for text in diverse}) == 4
 
 
+@torch.no_grad()
 def test_one_beam_wide_and_the_likeliest_first() -> None:
     model = lively_decoder(6, context=64)
     found = generate(model, TOKENIZER, ["ab"], GenerateOptions(max_new_tokens=8, beams=4, samples=4))
@@ -229,6 +230,21 @@ def test_words_that_the_model_writes_itself_are_not_forced() -> None:
     assert np.flatnonzero(constraint.allowed(tuple(b"xxxxx"))).tolist() == [ord(" ")]
     assert np.flatnonzero(constraint.allowed(tuple(b"xxxxx a"))).tolist() == [ord("b")]
     assert constraint.allowed(tuple(b"xxabx"))[ord("z")]
+
+
+def test_strings_continue_a_text_also_where_the_tokenizer_puts_a_space_before_every_text() -> None:
+    from tokenizers import Tokenizer as Library
+    from tokenizers import decoders, models, pre_tokenizers
+
+    vocabulary = {token: number for number, token in enumerate(["<end>", "\u2581", "\n", "x", "n", "y", "o"])}
+    inner = Library(models.BPE(vocabulary, [], unk_token="<end>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    inner.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    tokenizer = Tokenizer(inner, "<end>")
+    assert tokenizer.encode("no") == [1, 4, 6]
+    assert continuing(tokenizer, "no") == [4, 6]
+    assert continuing(tokenizer, " no") == [1, 4, 6]
+    assert continuing(small_tokenizer(), " not") == small_tokenizer().encode(" not")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
@@ -329,3 +345,30 @@ def test_twenty_thousand_draws_follow_the_filtered_distribution() -> None:
     statistic, freedom = float(((counts[kept] - expected) ** 2 / expected).sum()), len(kept) - 1
     assert freedom >= 5
     assert statistic < freedom + 3.1 * (2 * freedom) ** 0.5  # some one in a thousand
+
+
+@pytest.mark.parametrize("positions", ["rope", "learned", "alibi"])
+def test_joined_caches_go_on_as_if_read_together(positions: str) -> None:
+    model = lively_decoder(2, context=32, positions=positions)
+    rows = [[1, 2, 3, 4, 5, 6, 7], [8, 9], [10, 11, 12], [13, 14, 15, 16]]
+
+    @torch.no_grad()
+    def read(some: list[list[int]], capacity: int) -> Any:
+        longest = max(map(len, some))
+        ids = torch.tensor([[-1] * (longest - len(row)) + row for row in some])
+        cache = model.new_cache(len(some), capacity)
+        model.step(ids.clamp(min=0), cache, ids >= 0)
+        return cache
+
+    left, right = read(rows[:2], 9), read(rows[2:], 4)
+    left.select(torch.tensor([1]))  # the long row is gone, so its columns are padding for all that stay
+    joined = left.join(right, 10)
+    assert (joined.rows, joined.length, joined.capacity) == (3, 4, 10)
+    together = read(rows[1:], 10)
+    for token in (20, 21, 22):
+        ids = torch.full((3, 1), token)
+        with torch.no_grad():
+            found, expected = model.step(ids, joined), model.step(ids, together)
+        assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="cannot hold"):
+        left.join(right, 3)

@@ -80,7 +80,7 @@ class OneOf(Stepwise[dict[int, Any]]):
         self._root: dict[int, Any] = {}
         for choice in choices:
             node = self._root
-            for token in [*tokenizer.encode(choice), self.end]:
+            for token in [*continuing(tokenizer, choice), self.end]:
                 node = node.setdefault(token, {})
         if not self._root:
             raise InputError("--choices is empty", "give the strings that the text may be")
@@ -116,7 +116,7 @@ class Words(Stepwise[tuple[tuple[int, ...], tuple[int, ...]]]):
     def __init__(self, tokenizer: Tokenizer, words: Sequence[str], longest: int) -> None:
         super().__init__(tokenizer)
         self._tokenizer, self._longest = tokenizer, longest
-        self._words = {word: tuple(tokenizer.encode(" " + word)) for word in words}
+        self._words = {word: tuple(continuing(tokenizer, " " + word)) for word in words}
         needed = sum(map(len, self._words.values()))
         if needed > longest:
             raise InputError(
@@ -230,6 +230,12 @@ def json_schema(tokenizer: Tokenizer, schema: str) -> Grammar:
         raise InputError(f"--json-schema is not JSON: {error}", "give a JSON schema") from error
     grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
     return Grammar(tokenizer, grammar, "--json-schema")
+
+
+def continuing(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids of a text that continues another: without the space that some tokenizers put before every text."""
+    before, whole = tokenizer.encode("\n"), tokenizer.encode("\n" + text)
+    return whole[len(before) :] if whole[: len(before)] == before else tokenizer.encode(text)
 
 
 def constraint_of(tokenizer: Tokenizer, options: GenerateOptions) -> Constraint | None:

@@ -153,4 +153,4 @@ def _alone(tempered: torch.Tensor, name: str, options: GenerateOptions) -> torch
 
 def _bits(probabilities: torch.Tensor) -> float:
     positive = probabilities[probabilities > 0]
-    return float(-(positive * positive.log2()).sum())
+    return max(0.0, float(-(positive * positive.log2()).sum()))
