@@ -13,11 +13,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lavra.recipes.api import evaluate, generate, prepare, resume, runs, train
+    from lavra.recipes.api import classify, evaluate, explain, generate, prepare, resume, runs, score, train
     from lavra.recipes.config import TrainConfig
     from lavra.recipes.run import Run
 
-__all__ = ["Run", "TrainConfig", "evaluate", "generate", "prepare", "resume", "runs", "train"]
+__all__ = [
+    "Run",
+    "TrainConfig",
+    "classify",
+    "evaluate",
+    "explain",
+    "generate",
+    "prepare",
+    "resume",
+    "runs",
+    "score",
+    "train",
+]
 __version__ = "0.1.0"
 
 _HOMES = {"Run": "lavra.recipes.run", "TrainConfig": "lavra.recipes.config"}

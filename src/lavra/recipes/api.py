@@ -9,14 +9,17 @@ from typing import Any
 from lavra.core.configuration import from_table, to_json
 from lavra.core.run_folder import list_runs
 from lavra.core.units import parse_count, parse_duration, parse_size
+from lavra.recipes.classify import classify
 from lavra.recipes.config import TextConfig, TrainConfig
 from lavra.recipes.evaluate import evaluate
+from lavra.recipes.explain import explain
 from lavra.recipes.generate import generate
 from lavra.recipes.prepare import prepare_text
 from lavra.recipes.resume import resume
 from lavra.recipes.run import Run
+from lavra.recipes.score import score
 
-__all__ = ["evaluate", "generate", "prepare", "resume", "runs", "train"]
+__all__ = ["classify", "evaluate", "explain", "generate", "prepare", "resume", "runs", "score", "train"]
 
 _PARSERS = {
     "budget": parse_duration,
