@@ -48,7 +48,7 @@ lock: ## resolve the dependencies anew and write requirements/*.lock
 	build/lock/bin/pip install --quiet torch==$(TORCH) hatchling editables
 	build/lock/bin/pip install --quiet --no-build-isolation -e .
 	$(FREEZE) > requirements/core.lock
-	build/lock/bin/pip install --quiet --no-build-isolation -e '.[search,finetune,track,dev]'
+	build/lock/bin/pip install --quiet --no-build-isolation -e '.[search,finetune,generate,track,dev]'
 	$(FREEZE) > requirements/all.lock
 	rm -rf build/lock
 
