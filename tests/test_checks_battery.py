@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import lavra
 import lavra.cli.main as cli
 from check_subjects import corpus, decoder_subject, shrunk
 from lavra.checks.base import CheckResult, Subject
@@ -149,6 +150,13 @@ def test_training_ends_before_the_first_step_when_a_check_fails(laws, tmp_path, 
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert cli.main(["train", str(laws.folder), *wrong, "--out", str(tmp_path / "other"), "--no-check"]) == 0
     assert not (tmp_path / "other" / "checks.json").exists()
+
+
+def test_check_from_python(laws):
+    shape = {"context": 32, "depth": 2, "width": 32, "heads": 2}
+    report = lavra.check(laws.folder, model=shape, machine={"precision": "fp32", "compile": "no"})
+    assert report.failed == []
+    assert report["first_loss"].verdict == "ok"
 
 
 def test_check_without_anything_says_how(capsys):

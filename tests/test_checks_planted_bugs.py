@@ -75,7 +75,7 @@ def test_clean_presets_pass_the_whole_battery(style, corpus, corpora):
     report = run_checks(decoder_subject(shrunk(style), corpora(corpus)), FULL)
     assert complaints(report) == []
     assert report.verdict != "fail"
-    assert len(report.results) == 19
+    assert len(report.results) == 20
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
@@ -230,8 +230,25 @@ def test_head_untied_at_load(tales):
         model.output.weight = torch.nn.Parameter(model.embedding.weight.detach().clone())
         return model
 
-    assert verdicts(replace(subject, storage=Storage(storage.save, load)), check_saving) == {"save_and_load": "fail"}
-    assert verdicts(subject, check_saving) == {"save_and_load": "ok"}
+    untied = replace(subject, storage=Storage(storage.save, load))
+    assert verdicts(untied, check_saving) == {"save_and_load": "fail", "export": "ok"}
+    assert verdicts(subject, check_saving) == {"save_and_load": "ok", "export": "ok"}
+
+
+def test_an_export_that_changes_the_model(tales):
+    subject = decoder_subject(shrunk("gpt2-124m"), tales)
+    export = subject.export
+    assert export is not None
+
+    def load(folder: Path) -> Decoder:
+        model = export.load(folder)
+        assert isinstance(model, Decoder)
+        with torch.no_grad():
+            model.blocks[1].mlp.up.weight.copy_(model.blocks[1].mlp.up.weight.flip(0))
+        return model
+
+    changed = replace(subject, export=Storage(export.save, load))
+    assert verdicts(changed, check_saving) == {"save_and_load": "ok", "export": "fail"}
 
 
 def test_head_that_is_not_tied_from_the_beginning(tales):

@@ -13,13 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lavra.recipes.api import classify, evaluate, explain, generate, prepare, resume, runs, score, train
+    from lavra.recipes.api import check, classify, evaluate, explain, generate, prepare, resume, runs, score, train
     from lavra.recipes.config import TrainConfig
     from lavra.recipes.run import Run
 
 __all__ = [
     "Run",
     "TrainConfig",
+    "check",
     "classify",
     "evaluate",
     "explain",

@@ -87,6 +87,7 @@ class Subject:
         loaded: the weights come from a trained model.
         tied: the head is meant to be the embedding.
         storage: how the model is saved; None leaves that check out.
+        export: how it is written for others and read from there; None where no other format expresses it.
         data: the text, where it is known.
         tokens_per_second: that the plan expects; None when it has no opinion.
         encoded: the first batch, made once.
@@ -103,6 +104,7 @@ class Subject:
     loaded: bool = False
     tied: bool = False
     storage: Storage | None = None
+    export: Storage | None = None
     data: Prepared | None = None
     tokens_per_second: float | None = None
     encoded: Batch = field(init=False)

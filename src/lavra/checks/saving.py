@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lavra.checks.base import CheckResult, Subject
+from lavra.checks.base import CheckResult, Storage, Subject
 from lavra.checks.gradients import check_tied, listed
 from lavra.checks.state import full_precision, lively, restored, train_on
 from lavra.checks.turns import InTurn
@@ -22,30 +22,44 @@ _TOLERANCE = 1e-5
 
 
 def check_saving(subject: Subject) -> list[CheckResult]:
-    """Check that the saved model gives the same logits, and shares the same tensors."""
+    """Check that the model gives the same logits after saving and after export, and shares the same tensors."""
     expected = f"the same logits to {_TOLERANCE:g} after saving and loading"
-    storage, name = subject.storage, "save_and_load"
-    if storage is None:
-        return [CheckResult(name, "warn", "it is not known how this model is saved", expected, "save it yourself")]
+    if subject.storage is None:
+        told = "it is not known how this model is saved"
+        return [CheckResult("save_and_load", "warn", told, expected, "compare its logits before and after yourself")]
+    difference, size, tied = _round_trip(subject, subject.storage)
+    measured = f"logits differ by {difference:.1e} of the largest ({size} written); {tied.measured}"
+    well = difference <= _TOLERANCE and tied.verdict == "ok"
+    remedy = "" if well else tied.remedy or "a weight is not written, or not read into its place"
+    results = [CheckResult("save_and_load", "ok" if well else "fail", measured, f"{expected}; {tied.expected}", remedy)]
+    if subject.export is not None:
+        difference, size, _ = _round_trip(subject, subject.export)
+        measured = f"logits differ by {difference:.1e} of the largest ({size} written)"
+        well = difference <= _TOLERANCE
+        remedy = "" if well else "the export changes the model: see its table of names, transpositions and padding rows"
+        expected = f"the same logits to {_TOLERANCE:g} after export and import"
+        results.append(CheckResult("export", "ok" if well else "fail", measured, expected, remedy))
+    return results
+
+
+def _round_trip(subject: Subject, storage: Storage) -> tuple[float, str, CheckResult]:
+    """Return by how much the logits differ, what was written, and whether head and embedding are still one or two."""
     batch = subject.encoded
     with (
         full_precision(subject.trainer),
         lively(subject.trainer),
         evaluating(subject.model),
         torch.no_grad(),
-        tempfile.TemporaryDirectory(prefix="lavra-check-") as folder,
+        tempfile.TemporaryDirectory(prefix="lavra-check-") as temporary,
     ):
-        storage.save(Path(folder) / "model")
-        size = sum(path.stat().st_size for path in (Path(folder) / "model").rglob("*") if path.is_file())
-        loaded = storage.load(Path(folder) / "model").eval()
+        folder = Path(temporary) / "model"
+        storage.save(folder)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        loaded = storage.load(folder).eval()
         before, after = (_some_logits(model, batch) for model in (subject.model, loaded))
-        tied = check_tied(loaded, subject.tied, name)  # pyright: ignore[reportArgumentType]
+        tied = check_tied(loaded, subject.tied, "save_and_load")  # pyright: ignore[reportArgumentType]
     difference = float((before - after).abs().max() / before.abs().max().clamp(min=1e-30))
-    measured = f"logits differ by {difference:.1e} of the largest ({show_size(size)} written); {tied.measured}"
-    if difference <= _TOLERANCE and tied.verdict == "ok":
-        return [CheckResult(name, "ok", measured, expected)]
-    remedy = tied.remedy or "a weight is not written, or not read into its place"
-    return [CheckResult(name, "fail", measured, f"{expected}; {tied.expected}", remedy)]
+    return difference, show_size(size), tied
 
 
 def _some_logits(model: object, batch: Batch) -> torch.Tensor:

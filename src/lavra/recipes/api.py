@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lavra.core.configuration import from_table, to_json
 from lavra.core.run_folder import list_runs
@@ -19,7 +19,10 @@ from lavra.recipes.resume import resume
 from lavra.recipes.run import Run
 from lavra.recipes.score import score
 
-__all__ = ["classify", "evaluate", "explain", "generate", "prepare", "resume", "runs", "score", "train"]
+if TYPE_CHECKING:
+    from lavra.checks.report import Report
+
+__all__ = ["check", "classify", "evaluate", "explain", "generate", "prepare", "resume", "runs", "score", "train"]
 
 _PARSERS = {
     "budget": parse_duration,
@@ -42,10 +45,18 @@ def train(data: str | Path | Sequence[str | Path], *, config: TrainConfig | None
     """
     from lavra.recipes.train import train as run_training
 
-    base = to_json(config or TrainConfig())
-    locations = [data] if isinstance(data, str | Path) else list(data)
-    asked = _merged(base, _plain(fields) | {"data": [str(location) for location in locations]})
-    return run_training(from_table(TrainConfig, asked, "lavra.train"))
+    return run_training(_request(data, config, fields, "lavra.train"))
+
+
+def check(data: str | Path | Sequence[str | Path], *, config: TrainConfig | None = None, **fields: Any) -> Report:
+    """Prove a training set-up right: `train`'s arguments, or a run folder, in; what was measured and expected out.
+
+    Raises:
+        InputError: if a field is unknown or wrong, or the text is.
+    """
+    from lavra.recipes.check import check as run_battery
+
+    return run_battery(_request(data, config, fields, "lavra.check"))
 
 
 def prepare(
@@ -60,6 +71,14 @@ def prepare(
 def runs(root: str | Path = "runs") -> list[Run]:
     """Return the runs in a folder, the oldest first."""
     return [Run(run.path) for run in list_runs(root)]
+
+
+def _request(
+    data: str | Path | Sequence[str | Path], config: TrainConfig | None, fields: dict[str, Any], place: str
+) -> TrainConfig:
+    locations = [data] if isinstance(data, str | Path) else list(data)
+    asked = _plain(fields) | {"data": [str(location) for location in locations]}
+    return from_table(TrainConfig, _merged(to_json(config or TrainConfig()), asked), place)
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:

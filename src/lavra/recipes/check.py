@@ -26,6 +26,10 @@ from lavra.data.packing import cut as cut_window
 from lavra.data.prepare import Prepared, open_prepared
 from lavra.data.store import TokenStore
 from lavra.data.window_source import WindowSource
+from lavra.models.decoder import Decoder
+from lavra.models.families.exporting import export_decoder
+from lavra.models.families.importing import import_decoder
+from lavra.models.families.registry import family_for
 from lavra.models.store import load_decoder, save_decoder
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly, assemble
@@ -91,12 +95,12 @@ def make_subject(
         plan: what was decided.
         data: the token stores.
         loaded: the weights come from a trained model.
-        quick: half the tokens, for the short form.
+        quick: shorter rows, for the short form.
     """
     trainer, model = assembly.trainer, assembly.model
     tokens = int(_COMPUTE.get(trainer.device.type, 1.2e10) / plan.parameters / (2 if quick else 1))
     rows = _ROWS if tokens >= _ROWS * 2 * _SHORTEST else 2
-    length = min(plan.context, _LONGEST, max(_SHORTEST, tokens // rows))
+    length = min(plan.context, _LONGEST // (4 if quick else 1), max(_SHORTEST, tokens // rows))
     end = data.train.manifest.end_of_document
     return Subject(
         trainer,
@@ -108,9 +112,24 @@ def make_subject(
         loaded=loaded,
         tied=plan.model.tied,
         storage=Storage(lambda folder: save_decoder(folder, model), partial(load_decoder, device=trainer.device)),
+        export=_export(model, data, trainer.device),
         data=data,
         tokens_per_second=plan.probe.get("tokens_per_second"),
     )
+
+
+def _export(model: Decoder, data: Prepared, device: torch.device) -> Storage | None:
+    """Return the way through the Hugging Face format, where one of its families expresses the model."""
+    try:
+        family_for(model.spec)
+    except InputError:
+        return None
+    end = data.tokenizer.end_of_document
+
+    def save(folder: Path) -> None:
+        export_decoder(folder, model, {"bos_token_id": end, "eos_token_id": end})
+
+    return Storage(save, lambda folder: import_decoder(folder).model.to(device))
 
 
 def _rows_at_ends(store: TokenStore, length: int) -> list[Window]:
