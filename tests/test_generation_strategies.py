@@ -196,6 +196,7 @@ def test_choices_are_never_left(strategy: dict[str, Any]) -> None:
     assert {one.reason for one in found} == {"end"}
 
 
+@torch.no_grad()
 def test_beams_over_choices_find_the_likeliest() -> None:
     model = lively_decoder(1, context=64)
     choices = ("sim", "não", "talvez", "nem")
@@ -244,6 +245,10 @@ def test_strings_continue_a_text_also_where_the_tokenizer_puts_a_space_before_ev
     assert tokenizer.encode("no") == [1, 4, 6]
     assert continuing(tokenizer, "no") == [4, 6]
     assert continuing(tokenizer, " no") == [1, 4, 6]
+    model = lively_decoder(2, context=64, vocabulary=tokenizer.vocabulary_size)
+    options = GenerateOptions(regex="n{3} y[ox]", max_new_tokens=20, samples=8, temperature=2.0)
+    for one in generate(model, tokenizer, ["no "], options):
+        assert re.fullmatch("n{3} y[ox]", one.text)
     assert continuing(small_tokenizer(), " not") == small_tokenizer().encode(" not")
 
 

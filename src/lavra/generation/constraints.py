@@ -167,11 +167,10 @@ class Grammar(Stepwise[Any]):
     """
 
     def __init__(self, tokenizer: Tokenizer, grammar: str, name: str) -> None:
-        from llguidance import LLMatcher, LLTokenizer
+        from llguidance import LLMatcher
 
         super().__init__(tokenizer)
-        inner = LLTokenizer(tokenizer.serialised, n_vocab=self.vocabulary, eos_token=self.end)
-        self._first = LLMatcher(inner, grammar, log_level=0)
+        self._first = LLMatcher(_readable(tokenizer), grammar, log_level=0)
         if self._first.is_error():
             reason = self._first.get_error().partition("start:")[0].strip()
             raise InputError(f"{name} cannot be used: {reason}", "correct it; look-around and \\b are not supported")
@@ -194,6 +193,32 @@ class Grammar(Stepwise[Any]):
         """Allow what the matcher allows; the end where the text may be whole."""
         bits = np.frombuffer(state.deep_copy().compute_bitmask(), dtype=np.uint8)
         return np.unpackbits(bits, bitorder="little")[: self.vocabulary].astype(np.bool_)
+
+
+class _Spelling:
+    """A tokenizer as llguidance reads any: the bytes of each token, and a way to encode."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.eos_token_id = self.bos_token_id = tokenizer.end_of_document
+        self.tokens = [b""] * tokenizer.vocabulary_size
+        added = tokenizer.inner.get_added_tokens_decoder()
+        self.special_token_ids = [number for number, token in added.items() if token.special]
+        for token, number in tokenizer.inner.get_vocab(with_added_tokens=True).items():
+            byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
+            self.tokens[number] = bytes.fromhex(byte[1]) if byte else token.replace("\u2581", " ").encode()
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return continuing(self._tokenizer, text if isinstance(text, str) else text.decode("utf8", "replace"))
+
+
+def _readable(tokenizer: Tokenizer) -> Any:
+    """Return the tokenizer for llguidance, which knows byte-level files itself, and others by how tokens are spelt."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    if tokenizer.byte_level:
+        return LLTokenizer(tokenizer.serialised, n_vocab=tokenizer.vocabulary_size, eos_token=tokenizer.end_of_document)
+    return LLTokenizer(TokenizerWrapper(_Spelling(tokenizer)), n_vocab=tokenizer.vocabulary_size)
 
 
 def regex(tokenizer: Tokenizer, pattern: str, longest: int) -> Grammar:
@@ -234,8 +259,11 @@ def json_schema(tokenizer: Tokenizer, schema: str) -> Grammar:
 
 def continuing(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids of a text that continues another: without the space that some tokenizers put before every text."""
-    before, whole = tokenizer.encode("\n"), tokenizer.encode("\n" + text)
-    return whole[len(before) :] if whole[: len(before)] == before else tokenizer.encode(text)
+    for anchor in ("\n", "=", "x"):  # some tokenizers know no line ends
+        before, whole = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
+        if before and whole[: len(before)] == before:
+            return whole[len(before) :]
+    return tokenizer.encode(text)
 
 
 def constraint_of(tokenizer: Tokenizer, options: GenerateOptions) -> Constraint | None:
