@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from byte_level import ByteTokenizer
 from lavra.generation import generate as module
 from lavra.generation.generate import Generation, generate
 from lavra.generation.options import GenerateOptions
+from lavra.models.families.importing import import_decoder
 from transformers_models import END, Wrapped, end_sometimes, small_model
 
 FAMILIES = ["gpt2", "opt", "llama", "gpt_neox", "qwen2"]
@@ -82,3 +84,19 @@ def test_beams_with_penalties(ours: dict[str, Any], theirs: dict[str, Any]) -> N
     if "repetition_penalty" in ours:  # it counts the beginning mark as well, which ends no text here
         assert END not in found[0].tokens
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_our_decoder_with_its_weights_writes_the_same(family: str, tmp_path: Path) -> None:
+    model = small_model(family, seed=11)
+    end_sometimes(model)
+    model.save_pretrained(tmp_path)
+    ours = import_decoder(tmp_path, torch.float64).model.eval()
+    greedy = GenerateOptions(greedy=True, max_new_tokens=16)
+    assert_same(generate(ours, TOKENIZER, PROMPTS, greedy), reference(model, PROMPTS, max_new_tokens=16))
+    for beams, penalty in ((3, 1.0), (5, 0.0)):
+        expected = reference(
+            model, PROMPTS, max_new_tokens=12, num_beams=beams, length_penalty=penalty, num_return_sequences=2
+        )
+        options = GenerateOptions(max_new_tokens=12, beams=beams, length_penalty=penalty, samples=2)
+        assert_same(generate(ours, TOKENIZER, PROMPTS, options), expected)
