@@ -144,10 +144,10 @@ def test_labels_shifted_twice(cls, tales):
 @pytest.mark.parametrize("style", ["gpt2-124m", "lavra-9m"])
 def test_one_future_token(style, tales, monkeypatch):
     def leaky(segments: Any, length: int, bias: Any) -> Mask:
+        if segments is None:
+            return Mask(bias=bias)
         index = torch.arange(length)
-        allowed = (index[:, None] + 1 >= index[None, :])[None]
-        if segments is not None:
-            allowed = allowed & (segments[:, :, None] == segments[:, None, :])
+        allowed = (index[:, None] + 1 >= index[None, :]) & (segments[:, :, None] == segments[:, None, :])
         return Mask(allowed=allowed[:, None], bias=bias)
 
     monkeypatch.setattr("lavra.models.decoder.causal_mask", leaky)

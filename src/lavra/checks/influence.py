@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lavra.checks.base import CheckResult, Subject
-from lavra.checks.batches import alone, only, spans
+from lavra.checks.batches import cut, only, spans, take_rows
 from lavra.checks.state import full_precision, lively
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.inference import evaluating
@@ -74,7 +74,8 @@ def _both(name: str, before: float, after: float) -> CheckResult:
 def _longest_document(batch: Batch) -> Batch:
     found = [(row, span) for row in range(batch.inputs.shape[0]) for span in spans(batch, row)]
     row, span = max(found, key=lambda place: place[1].stop - place[1].start)
-    return alone(batch, row, slice(span.start, min(span.stop, span.start + _LONGEST)))
+    # With its segments and positions, so that the mask is made as in training.
+    return cut(take_rows(batch, slice(row, row + 1)), slice(span.start, min(span.stop, span.start + _LONGEST)))
 
 
 def _places(batch: Batch) -> list[int]:
