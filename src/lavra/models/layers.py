@@ -130,7 +130,8 @@ class Attention(nn.Module):
             queries, keys = rotate(queries, table), rotate(keys, table)
         if cache is not None:
             keys, values = cache.append(start, keys, values)
-        mixed = attend(queries, keys, values, mask, self.dropout if self.training else 0.0)
+        # Without dropout the mode is not even read, so that a compiled block serves training and validation alike.
+        mixed = attend(queries, keys, values, mask, self.dropout if self.dropout and self.training else 0.0)
         return self.output(mixed.transpose(1, 2).reshape(rows, length, self.heads * self.size))
 
 

@@ -20,9 +20,9 @@ _RUNGS = (
     # depth, width, heads, vocabulary, context
     (2, 64, 1, 2048, 128),
     (3, 96, 2, 2048, 256),
-    (4, 128, 2, 4096, 256),
+    (4, 128, 2, 2048, 256),
     (4, 192, 3, 4096, 256),
-    (5, 256, 4, 8192, 256),
+    (5, 256, 4, 4096, 256),
     (6, 320, 5, 8192, 256),
     (6, 384, 6, 8192, 256),
     (8, 512, 8, 16384, 512),
@@ -88,7 +88,7 @@ def tokens_per_step_for(tokens: float, context: int) -> int:
     Small budgets want many steps more than smooth gradients; the batch that wastes nothing grows with training
     (critical batch size, arXiv 1812.06162), about with the square root of its length.
     """
-    wanted = 4096 * (max(tokens, 1.0) / 2e6) ** 0.5
+    wanted = 2048 * (max(tokens, 1.0) / 1.2e6) ** 0.5
     power = 2 ** max(11, min(19, round(_log2(wanted))))
     return max(context, power)
 

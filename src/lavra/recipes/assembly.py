@@ -33,13 +33,13 @@ class Assembly:
         trainer: at its first step.
         model: what it trains.
         validation: the held-out windows.
-        undo_compilation: takes the compilation back, where it fails; None when nothing is compiled.
+        undo_compilation: takes the compilation back; does nothing when nothing is compiled.
     """
 
     trainer: Trainer
     model: Decoder
     validation: Validation | None
-    undo_compilation: Callable[[], None] | None
+    undo_compilation: Callable[[], None]
 
 
 def assemble(
@@ -79,7 +79,7 @@ def assemble(
         report=_reporter(run),
     )
     trainer.updates = update_chain(config, plan, trainer, _fault_recorder(run, data))
-    undo = compile_blocks(model) if plan.compile else None
+    undo = compile_blocks(model) if plan.compile else (lambda: None)
     return Assembly(trainer, model, _validation(plan, data), undo)
 
 

@@ -176,6 +176,8 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: Prepared, sec
     affordable = tokens * _VALIDATION_SHARE / _VALIDATIONS / _FORWARD_SHARE
     windows = -(-data.validation.manifest.tokens // plan.context)
     rows = min(windows, max(8, round(affordable / plan.context)))
+    if rows > plan.micro_rows:  # whole micro-batches: another shape would be compiled once more
+        rows -= rows % plan.micro_rows
     held_out = data.validation.manifest.tokens
     if plan.budget_seconds is not None:
         # Half-overlapping windows read every token about twice.
@@ -204,8 +206,8 @@ def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token:
 _FINISH_SECONDS = 1.5
 """Of writing the model and the samples."""
 
-_OVERHEAD = 0.01
-"""Share of checkpoints and bookkeeping."""
+_OVERHEAD = 0.03
+"""Share of checkpoints and bookkeeping, and of a machine that is a little slower when it is warm."""
 
 
 def say_plan(plan: Plan, machine: Machine, data: Prepared, begun: float) -> None:

@@ -54,6 +54,7 @@ def finish(
         training_began: when training began (`time.monotonic`); None after a resume, when the time is no single stretch.
     """
     trainer = assembly.trainer
+    assembly.undo_compilation()  # evaluation and generation come in many shapes, each of which would be compiled
     with trainer.evaluating():
         export_model(run.path / MODEL_FOLDER, assembly.model, trainer, data)
         figures, table = _measure(plan, assembly.model, data)

@@ -161,8 +161,9 @@ def _probed(plan: Plan, assembly: Assembly, config: TrainConfig, data: Prepared,
     try:
         probe = probe_steps(assembly.trainer, seconds)
     except TorchDynamoException:
-        if assembly.undo_compilation is None:
+        if not plan.compile:
             raise
+        say("the compiler failed on this machine; going on without it (slower by a fifth or so)")
         assembly.undo_compilation()
         plan = replace(plan, compile=False)
         probe = probe_steps(assembly.trainer, seconds)

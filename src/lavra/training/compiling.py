@@ -10,8 +10,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lavra.core.progress import say
-
 _PAYS_AFTER_SECONDS = 100.0
 
 
@@ -58,6 +56,5 @@ def compile_blocks(model: nn.Module) -> Callable[[], None]:
     def undo() -> None:
         for block in blocks:
             block._compiled_call_impl = None
-        say("the compiler failed on this machine; going on without it (slower by a fifth or so)")
 
     return undo
