@@ -28,13 +28,13 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch)
     assert not should_compile("auto", CPU, seconds=600)
 
 
-def test_compilation_can_be_taken_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_compilation_can_be_taken_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "environ", dict(os.environ))  # the folder of the cache is set there
     model, plain = lively(SPEC), lively(SPEC)
     undo = compile_blocks(model)
     assert all(block._compiled_call_impl is not None for block in model.blocks)
     undo()
-    assert "going on without it" in capsys.readouterr().err
+    assert all(block._compiled_call_impl is None for block in model.blocks)
     ids = torch.arange(8)[None]
     assert torch.equal(model(ids), plain(ids))
     assert list(dict(model.named_parameters())) == list(dict(plain.named_parameters()))

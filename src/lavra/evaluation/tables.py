@@ -20,6 +20,10 @@ _ROWS = (
 )
 
 
+_MOST_SOURCES = 12
+"""Sources that the table shows, the largest first."""
+
+
 def likelihood_table(result: LikelihoodResult, yardsticks: Sequence[Yardstick] = ()) -> str:
     """Return the measures with their intervals, the yardsticks, and the sources where there are several."""
     lines = [_measured_on(result), ""]
@@ -51,11 +55,14 @@ def _measured_on(result: LikelihoodResult) -> str:
 def _source_lines(sources: dict[str, Measures]) -> list[str]:
     width = max(len("source"), *(len(name) for name in sources))
     lines = [f"  {'source':<{width}}  {'documents':>9}  {'tokens':>13}  {'perplexity':<26}  bits per byte"]
-    for name, measures in sources.items():
+    largest = sorted(sources.items(), key=lambda one: -one[1].tokens)[:_MOST_SOURCES]
+    for name, measures in largest:
         lines.append(
             f"  {name:<{width}}  {measures.documents:>9,}  {measures.tokens:>13,}  "
             f"{_estimate(measures.perplexity):<26}  {_estimate(measures.bits_per_byte)}"
         )
+    if len(sources) > len(largest):
+        lines.append(f"  … and {len(sources) - len(largest)} smaller ones (--json has them all)")
     return lines
 
 

@@ -17,7 +17,8 @@ class Probe:
 
     Attributes:
         first_step_seconds: of the first step, compilation included.
-        step_seconds: of a step after that: the mean of the middle half, which a hiccup does not move.
+        step_seconds: of a step after that: the mean, in which a step counts for at most twice the median. A run meets
+            the slow steps too, so a median alone would promise too much.
         steps: that were timed.
         tokens_per_second: learned from.
     """
@@ -54,6 +55,6 @@ def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
         times.append(time.perf_counter() - begin)
     tokens = trainer.targets / (len(times) + 1)
     trainer.restore(before.__getitem__, state)
-    quarter = len(times) // 4
-    middle = statistics.fmean(sorted(times)[quarter : len(times) - quarter])
-    return Probe(first, middle, len(times), tokens / middle)
+    most = 2.0 * statistics.median(times)
+    mean = statistics.fmean(min(seconds, most) for seconds in times)
+    return Probe(first, mean, len(times), tokens / mean)
