@@ -10,6 +10,7 @@ import tyro
 
 from lavra.cli.options import parse, print_json
 from lavra.core.errors import InputError
+from lavra.core.terminal import printable
 from lavra.generation.options import GenerateOptions
 
 
@@ -60,9 +61,10 @@ def main(arguments: list[str]) -> int:
     from lavra.recipes.generate import generate, stream
 
     if not as_json and len(options.prompt) == 1 and options.how.samples == 1 and options.how.beams == 1:
-        sys.stdout.write(options.prompt[0])
+        show = printable if sys.stdout.isatty() else str  # a pipe gets what the model wrote, byte for byte
+        sys.stdout.write(show(options.prompt[0]))
         for piece in stream(options.model, options.prompt[0], options.how, **where):
-            sys.stdout.write(piece)
+            sys.stdout.write(show(piece))
             sys.stdout.flush()
         print()
         return 0
@@ -71,5 +73,6 @@ def main(arguments: list[str]) -> int:
         keys = ("prompt", "sample", "text", "tokens", "reason", "score")
         print_json({"generations": [{key: getattr(one, key) for key in keys} for one in made]})
     else:
-        print("\n\n---\n\n".join(one.prompt + one.text for one in made))
+        text = "\n\n---\n\n".join(one.prompt + one.text for one in made)
+        print(printable(text) if sys.stdout.isatty() else text)
     return 0

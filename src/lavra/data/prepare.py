@@ -128,6 +128,7 @@ def prepare(
         writing = _Writing(building, tokenizer, counter.decide())
         manifests = writing.write(text.again(), counter)
         text.forget()
+        fit = writing.tokenizer_report(manifests.values())
         report = {
             "data": list(locations),
             **text.bad_rows.report(),
@@ -135,10 +136,11 @@ def prepare(
             "normalize": normalize,
             "seed": seed,
             "split": {**writing.split.to_json(), **{side: _sizes(manifest) for side, manifest in manifests.items()}},
-            "tokenizer": writing.tokenizer_report(manifests.values()).to_json(),
+            "tokenizer": fit.to_json(),
             "seconds": round(time.monotonic() - began, 3),
         }
         write_json(building / REPORT, report)
+        say(fit.summary())
     return open_prepared(out)
 
 

@@ -33,6 +33,14 @@ class TokenizerReport:
     unknown_rate: float
     used_share: float
 
+    def summary(self) -> str:
+        """Return the figures in one line."""
+        unknown = f", {self.unknown_rate:.2%} unknown" if self.unknown_rate else ""
+        return (
+            f"tokenizer: {self.vocabulary_size:,} tokens, {self.fertility:.2f} per word, "
+            f"{self.bytes_per_token:.2f} bytes each, {self.single_byte_share:.0%} of them single bytes{unknown}"
+        )
+
     @classmethod
     def from_counts(cls, tokenizer: Tokenizer, counts: np.ndarray, *, words: int, text_bytes: int) -> TokenizerReport:
         """Make the report from (vocabulary,) counts of each id in a corpus of `words` and `text_bytes`."""

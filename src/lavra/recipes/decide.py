@@ -172,7 +172,9 @@ def first_plan(config: TrainConfig, machine: Machine, spec: DecoderSpec, data: P
 def with_length(plan: Plan, steps: int, config: TrainConfig, data: Prepared, seconds_per_token: float) -> Plan:
     """Return the plan for a number of steps, with the rhythm of validation and checkpoints that fits it."""
     tokens = steps * plan.tokens_per_step
-    every = max(1, -(-steps // _VALIDATIONS))
+    save_every = config.checkpoint_every or max(1, -(-steps // 20))
+    # Validations fall on checkpoints, so that the best checkpoint by validation can be kept.
+    every = save_every * max(1, round(steps / _VALIDATIONS / save_every))
     affordable = tokens * _VALIDATION_SHARE / _VALIDATIONS / _FORWARD_SHARE
     windows = -(-data.validation.manifest.tokens // plan.context)
     rows = min(windows, max(8, round(affordable / plan.context)))
@@ -191,7 +193,7 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: Prepared, sec
         schedule=_schedule(config, steps),
         validation_rows=rows,
         validate_every=every,
-        checkpoint_every=config.checkpoint_every or max(1, -(-steps // 20)),
+        checkpoint_every=save_every,
         evaluation_tokens=held_out,
     )
 
