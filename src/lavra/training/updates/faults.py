@@ -64,8 +64,8 @@ class GuardFaults:
         if self.policy == "stop" or in_a_row > self.most_in_a_row:
             raise Diverged(
                 f"step {step.number + 1}: {reason}" + (f"; bad step {in_a_row} in a row" if in_a_row > 1 else ""),
-                "events.log names the documents; look at them, then train again with a lower --optimization.learning-rate, "
-                "or with --machine.precision fp32",
+                "events.log names the documents; look at them, then train again with a lower "
+                "--optimization.learning-rate, or with --machine.precision fp32",
             )
         if self.policy == "rollback":
             raise RollBack(step.number, reason)
