@@ -208,7 +208,7 @@ def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token:
 _FINISH_SECONDS = 1.5
 """Of writing the model and the samples."""
 
-_OVERHEAD = 0.06
+_OVERHEAD = 0.03
 """Share of checkpoints and bookkeeping, and of a machine that is a little slower when it is warm."""
 
 

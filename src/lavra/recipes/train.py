@@ -33,7 +33,7 @@ from lavra.training.devices import choose_device, describe, use_threads
 from lavra.training.precision import choose_precision
 from lavra.training.ranks import join_ranks, wait_for_ranks
 
-_PROBE_SHARE, _LEAST_PROBE, _LONGEST_PROBE = 0.05, 2.0, 15.0
+_PROBE_SHARE, _LEAST_PROBE, _LONGEST_PROBE = 0.08, 2.0, 20.0
 """Share of a budget that the probe's timed steps take, and its bounds in seconds."""
 
 
