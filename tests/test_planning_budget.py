@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lavra.core.errors import InputError
 from lavra.models.spec import DecoderSpec
 from lavra.planning import hardware
-from lavra.planning.budget import MOST_EPOCHS, draft_shape, tokens_per_step_for, vocabulary_for, with_vocabulary
+from lavra.planning.budget import MOST_EPOCHS, draft_shape, tokens_per_step_for, vocabulary_for
 from lavra.planning.flops import matrix_parameters, training_flops_per_token
 from lavra.planning.plan import Plan
 from lavra.planning.probe import probe_steps
@@ -65,11 +65,6 @@ def test_a_step_is_a_power_of_two_that_holds_a_window(tokens: float, context: in
     assert 2048 <= step <= 2**19
     assert step % context == 0
     assert step <= tokens_per_step_for(4 * tokens, context)
-
-
-def test_the_vocabulary_of_the_tokenizer_is_put_into_the_shape():
-    spec = draft_shape(1e14, 1e8).spec
-    assert with_vocabulary(spec, 777) == replace(spec, vocabulary=777)
 
 
 def a_plan() -> Plan:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from math import log2
 
 from lavra.models.spec import DecoderSpec
 from lavra.planning.flops import matrix_parameters, training_flops_per_token
@@ -89,16 +90,5 @@ def tokens_per_step_for(tokens: float, context: int) -> int:
     (critical batch size, arXiv 1812.06162), about with the square root of its length.
     """
     wanted = 2048 * (max(tokens, 1.0) / 1.2e6) ** 0.5
-    power = 2 ** max(11, min(19, round(_log2(wanted))))
+    power = 2 ** max(11, min(19, round(log2(wanted))))
     return max(context, power)
-
-
-def _log2(value: float) -> float:
-    from math import log2
-
-    return log2(max(value, 1.0))
-
-
-def with_vocabulary(spec: DecoderSpec, vocabulary: int) -> DecoderSpec:
-    """Return the shape for a tokenizer of `vocabulary` tokens."""
-    return replace(spec, vocabulary=vocabulary)
