@@ -15,7 +15,6 @@ import torch
 from lavra.checks.base import Storage, Subject
 from lavra.checks.battery import FULL, QUICK, run_checks
 from lavra.checks.report import Report
-from lavra.core.configuration import from_toml
 from lavra.core.errors import InputError
 from lavra.core.files import write_json
 from lavra.core.progress import say
@@ -35,6 +34,7 @@ from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly, assemble
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import draft_model, first_plan
+from lavra.recipes.text import data_folder, request_of
 from lavra.training.batches import Ranks
 from lavra.training.checkpoints import CheckpointStore
 from lavra.training.devices import choose_device, use_threads
@@ -149,11 +149,9 @@ def _checked(subject: Subject, checks: Sequence[Any], seconds: float | None) -> 
 
 
 def _check_run(run: RunFolder) -> Report:
-    config = from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
+    config = request_of(run)
     if not run.plan:
         raise InputError(f"{run.path} was stopped before its plan was made", "check its text: lavra check DATA")
-    from lavra.recipes.train import data_folder
-
     plan = replace(Plan.from_json(run.plan, str(run.path / "plan.json")), compile=False)
     device = choose_device(config.machine.device)
     use_threads(plan.threads)

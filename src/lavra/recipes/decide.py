@@ -11,10 +11,16 @@ from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.units import show_count, show_duration
 from lavra.data.prepare import Prepared
-from lavra.models.decoder import count_parameters
+from lavra.models.decoder import Decoder, count_parameters
 from lavra.models.presets import preset
 from lavra.models.spec import DecoderSpec
-from lavra.planning.budget import ASSUMED_EFFICIENCY, draft_shape, tokens_per_step_for
+from lavra.planning.budget import (
+    ASSUMED_EFFICIENCY,
+    BYTES_PER_TOKEN,
+    TOKENS_PER_PARAMETER,
+    draft_shape,
+    tokens_per_step_for,
+)
 from lavra.planning.flops import training_flops_per_token
 from lavra.planning.plan import Plan
 from lavra.recipes.config import ModelConfig, TrainConfig
@@ -96,14 +102,7 @@ def _flops_of_length(config: TrainConfig, corpus_bytes: float) -> float:
 
     The best model for D tokens has about D / 1.5 matrix parameters, so the compute is 6 D² / 1.5.
     """
-    from lavra.planning.budget import BYTES_PER_TOKEN, TOKENS_PER_PARAMETER
-
-    if config.tokens is not None:
-        tokens = float(config.tokens)
-    elif config.epochs is not None:
-        tokens = config.epochs * corpus_bytes / BYTES_PER_TOKEN
-    else:
-        tokens = float(config.steps or 1) * (config.optimization.tokens_per_step or 4096)
+    tokens = _asked_tokens(config, corpus_bytes / BYTES_PER_TOKEN)
     return 6.0 * tokens**2 / TOKENS_PER_PARAMETER
 
 
@@ -135,7 +134,7 @@ def first_plan(config: TrainConfig, machine: Machine, spec: DecoderSpec, data: P
     if seconds is not None:
         tokens = seconds * 0.85 * machine.expected_flops * ranks.world / flops
     else:
-        tokens = _asked_tokens(config, spec, corpus)
+        tokens = _asked_tokens(config, corpus)
     rows = _rows_per_step(config, spec, tokens, ranks)
     steps = config.steps or max(1, round(tokens / (rows * spec.context)))
     expected = seconds or tokens * flops / machine.expected_flops / ranks.world
@@ -229,7 +228,8 @@ def say_plan(plan: Plan, machine: Machine, data: Prepared, begun: float) -> None
     )
 
 
-def _asked_tokens(config: TrainConfig, spec: DecoderSpec, corpus: int) -> float:
+def _asked_tokens(config: TrainConfig, corpus: float) -> float:
+    """Return the tokens of a run whose length is not given as a time; an epoch has `corpus` of them."""
     if config.tokens is not None:
         return float(config.tokens)
     if config.epochs is not None:
@@ -259,8 +259,6 @@ def _micro_rows(config: TrainConfig, machine: Machine, spec: DecoderSpec, share:
 
 
 def _parameters(spec: DecoderSpec) -> int:
-    from lavra.models.decoder import Decoder
-
     with torch.device("meta"):
         return count_parameters(Decoder(spec))
 

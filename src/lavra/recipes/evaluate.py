@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 
-from lavra.core.configuration import from_toml
 from lavra.core.errors import InputError
 from lavra.data.prepare import Prepared, open_prepared
 from lavra.data.readers import read_rows
@@ -19,8 +18,8 @@ from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult
 from lavra.evaluation.tables import likelihood_table
 from lavra.evaluation.yardsticks import Yardstick, count_tokens, yardsticks
-from lavra.recipes.config import TrainConfig
 from lavra.recipes.models import OpenModel, open_model
+from lavra.recipes.text import data_folder, request_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,8 @@ def evaluate(
         InputError: if there is no such model or text.
     """
     opened = open_model(model, device)
-    store = _store(opened, data, split)
+    own = _own_text(opened)
+    store = _store(opened, own, data, split)
     if store is not None:
         documents = documents_of_store(store, opened.tokenizer)
     else:
@@ -86,14 +86,13 @@ def evaluate(
     with torch.no_grad():
         result = likelihood(opened.model, documents, context=context, stride=stride, seed=seed)
     vocabulary = opened.tokenizer.vocabulary_size
-    sticks = yardsticks(documents, documents.texts(opened.tokenizer), vocabulary, _training_counts(opened))
+    sticks = yardsticks(documents, documents.texts(opened.tokenizer), vocabulary, _training_counts(opened, own))
     return Evaluation(opened.place, result, sticks)
 
 
-def _store(opened: OpenModel, data: Sequence[str], split: str) -> TokenStore | None:
+def _store(opened: OpenModel, own: Prepared | None, data: Sequence[str], split: str) -> TokenStore | None:
     """Return the token store that is meant, or None when the data is text."""
     if not data:
-        own = _own_text(opened)
         if own is None:
             raise InputError(f"{opened.place} keeps no text of its own", "say what to measure on: --data FILES")
         return own.train if split == "train" else own.validation
@@ -106,16 +105,12 @@ def _store(opened: OpenModel, data: Sequence[str], split: str) -> TokenStore | N
 
 
 def _own_text(opened: OpenModel) -> Prepared | None:
-    from lavra.recipes.train import data_folder
-
     if opened.run is None:
         return None
-    config = from_toml(TrainConfig, opened.run.config, str(opened.run.path / "config.toml"))
-    folder = data_folder(config, opened.run.path)
+    folder = data_folder(request_of(opened.run), opened.run.path)
     return open_prepared(folder) if folder.exists() else None
 
 
-def _training_counts(opened: OpenModel) -> Any:
+def _training_counts(opened: OpenModel, own: Prepared | None) -> Any:
     """Return how often each token occurs in the model's training text, if that is here."""
-    own = _own_text(opened)
     return None if own is None else count_tokens(own.train.tokens, opened.tokenizer.vocabulary_size)

@@ -67,6 +67,7 @@ def finish(
         WindowOrder(data.train.manifest.tokens, plan.context, plan.seed),
         trainer.step * plan.rows_per_step,
     )
+    lines = run.metrics.read()
     result = {
         "step": trainer.step,
         "tokens": int(trainer.targets),
@@ -74,11 +75,11 @@ def finish(
         "seconds": seconds,
         "budget_seconds": plan.budget_seconds,
         "checkpoint_wait_seconds": round(waited, 3),
-        "tokens_per_second": _speed(run),
+        "tokens_per_second": _speed(lines),
         "data": list(config.data),
         **figures,
         "ledger": _ledger_lines(done.to_json()),
-        "skipped_steps": _skipped(run),
+        "skipped_steps": sum(1 for line in lines if line.get("skipped")),
     }
     run.write_result(result)
     say(table)
@@ -127,14 +128,10 @@ def _samples(config: TrainConfig, model: Decoder, data: Prepared) -> list[str]:
     return texts
 
 
-def _speed(run: RunFolder) -> float | None:
+def _speed(lines: list[dict[str, Any]]) -> float | None:
     """Return the median of the logged speeds."""
-    speeds = sorted(line["tokens_per_second"] for line in run.metrics.read() if line.get("tokens_per_second"))
+    speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
     return speeds[len(speeds) // 2] if speeds else None
-
-
-def _skipped(run: RunFolder) -> int:
-    return sum(1 for line in run.metrics.read() if line.get("skipped"))
 
 
 def _ledger_lines(done: dict[str, Any]) -> list[dict[str, Any]]:

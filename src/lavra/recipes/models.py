@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from lavra.core.configuration import from_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder, is_run
@@ -20,7 +19,7 @@ from lavra.models.families.importing import import_decoder, is_hugging_face_fold
 from lavra.models.families.llama2c import is_llama2c, read_llama2c
 from lavra.models.store import SPECIFICATION, decoder_from, load_decoder
 from lavra.planning.plan import Plan
-from lavra.recipes.config import TrainConfig
+from lavra.recipes.text import data_folder, request_of
 from lavra.training.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.devices import choose_device
 from lavra.training.precision import TYPES, choose_precision
@@ -138,12 +137,9 @@ def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) 
     if checkpoint is None:
         raise InputError(f"{run.path} has no model yet", f"train it first: lavra resume {run.path}")
     plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
-    config = from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
     # An average has no tensors before its first snapshot; the weights themselves are the model until then.
     groups = [name for name in ("ema", "swa", "masters") if name in checkpoint.groups]
     weights = next(tensors for tensors in map(checkpoint.load, groups) if tensors)
     place = f"{run.path}, checkpoint of step {checkpoint.step}"
     model = decoder_from(plan.model, weights, place).to(device).eval()
-    from lavra.recipes.train import data_folder
-
-    return OpenModel(model, open_prepared(data_folder(config, run.path)).tokenizer, place, run)
+    return OpenModel(model, open_prepared(data_folder(request_of(run), run.path)).tokenizer, place, run)

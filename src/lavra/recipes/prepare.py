@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.files import read_json
-from lavra.data.prepare import prepare
-from lavra.data.tokenizer import Tokenizer
 from lavra.recipes.config import TextConfig
+from lavra.recipes.text import prepare_as_asked
 
 
 def prepare_text(data: Sequence[str], out: str | Path, text: TextConfig, *, force: bool = False) -> dict[str, Any]:
@@ -24,16 +23,5 @@ def prepare_text(data: Sequence[str], out: str | Path, text: TextConfig, *, forc
     Raises:
         InputError: if the text or the folder is wrong.
     """
-    prepare(
-        data,
-        out,
-        tokenizer=Tokenizer.load(text.tokenizer) if text.tokenizer else None,
-        vocabulary_size=text.vocabulary,
-        validation_share=text.validation_share,
-        validation_limit=text.validation_limit,
-        text_column=text.column,
-        on_bad_row=text.on_bad_row,
-        normalize=text.normalize,
-        force=force,
-    )
+    prepare_as_asked(data, out, text, vocabulary_size=text.vocabulary, force=force)
     return read_json(Path(out) / "report.json")

@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from lavra.core.configuration import from_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
@@ -17,7 +16,8 @@ from lavra.recipes.config import TrainConfig
 from lavra.recipes.finish import finish
 from lavra.recipes.run import Run
 from lavra.recipes.session import checkpoint_store, train_to_the_end
-from lavra.recipes.train import data_folder, train
+from lavra.recipes.text import data_folder, request_of
+from lavra.recipes.train import train
 from lavra.training.devices import choose_device, use_threads
 from lavra.training.ranks import join_ranks
 
@@ -37,7 +37,7 @@ def resume(folder: Path | str, *, micro_rows: int | None = None) -> Run:
         Damaged: if there are checkpoints, and none is whole.
     """
     run = RunFolder.open(folder)
-    config = from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
+    config = request_of(run)
     if run.status == "finished":
         say(f"{run.path} is finished already")
         return Run(run.path)

@@ -14,8 +14,7 @@ from lavra.core.configuration import to_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
-from lavra.data.prepare import Prepared, open_prepared, prepare
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.prepare import Prepared, open_prepared
 from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import vocabulary_for
 from lavra.planning.hardware import measure_matrix_peak
@@ -28,6 +27,7 @@ from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, ste
 from lavra.recipes.finish import finish
 from lavra.recipes.run import Run
 from lavra.recipes.session import train_to_the_end
+from lavra.recipes.text import data_folder, is_prepared, prepare_as_asked
 from lavra.training.batches import Ranks
 from lavra.training.devices import choose_device, describe, use_threads
 from lavra.training.precision import choose_precision
@@ -107,33 +107,12 @@ def measured_machine(config: TrainConfig, device: torch.device) -> Machine:
     return Machine(device, precision, measure_matrix_peak(device, precision), threads)
 
 
-def data_folder(config: TrainConfig, run: Path) -> Path:
-    """Return where the token stores of a run lie: in the run, or where `lavra prepare` made them."""
-    return Path(config.data[0]) if is_prepared(config.data) else run / "data"
-
-
-def is_prepared(locations: tuple[str, ...]) -> bool:
-    """Say whether the data of a request is a folder that `lavra prepare` made."""
-    return len(locations) == 1 and (Path(locations[0]) / "train" / "manifest.json").exists()
-
-
 def training_text(config: TrainConfig, run: Path, machine: Machine) -> Prepared:
     """Open the prepared text, or prepare it into the folder of the run."""
     folder = data_folder(config, run)
     if is_prepared(config.data):
         return open_prepared(folder)
-    text = config.text
-    prepared = prepare(
-        config.data,
-        folder,
-        tokenizer=Tokenizer.load(text.tokenizer) if text.tokenizer else None,
-        vocabulary_size=_vocabulary_chooser(config, machine),
-        validation_share=text.validation_share,
-        validation_limit=text.validation_limit,
-        text_column=text.column,
-        on_bad_row=text.on_bad_row,
-        normalize=text.normalize,
-    )
+    prepared = prepare_as_asked(config.data, folder, config.text, vocabulary_size=_vocabulary_chooser(config, machine))
     train, held_out = prepared.train.manifest, prepared.validation.manifest
     say(
         f"text: {train.documents:,} documents, {train.bytes / 1e6:.1f} MB, {train.tokens:,} tokens to train on; "

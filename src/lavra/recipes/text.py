@@ -1,0 +1,50 @@
+"""The text of a run: the request that names it, where its token stores lie, and how they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lavra.core.configuration import from_toml
+from lavra.core.run_folder import RunFolder
+from lavra.data.prepare import Prepared, prepare
+from lavra.data.tokenizer import Tokenizer
+from lavra.recipes.config import TextConfig, TrainConfig
+
+
+def request_of(run: RunFolder) -> TrainConfig:
+    """Return the request that a run was started with."""
+    return from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
+
+
+def data_folder(config: TrainConfig, run: Path) -> Path:
+    """Return where the token stores of a run lie: in the run, or where `lavra prepare` made them."""
+    return Path(config.data[0]) if is_prepared(config.data) else run / "data"
+
+
+def is_prepared(locations: tuple[str, ...]) -> bool:
+    """Say whether the data of a request is a folder that `lavra prepare` made."""
+    return len(locations) == 1 and (Path(locations[0]) / "train" / "manifest.json").exists()
+
+
+def prepare_as_asked(
+    locations: Sequence[str],
+    out: str | Path,
+    text: TextConfig,
+    *,
+    vocabulary_size: int | Callable[[int], int] | None,
+    force: bool = False,
+) -> Prepared:
+    """Prepare text as a request says; see `lavra.data.prepare.prepare` for the vocabulary and for what is raised."""
+    return prepare(
+        locations,
+        out,
+        tokenizer=Tokenizer.load(text.tokenizer) if text.tokenizer else None,
+        vocabulary_size=vocabulary_size,
+        validation_share=text.validation_share,
+        validation_limit=text.validation_limit,
+        text_column=text.column,
+        on_bad_row=text.on_bad_row,
+        normalize=text.normalize,
+        force=force,
+    )
