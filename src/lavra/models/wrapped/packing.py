@@ -1,0 +1,127 @@
+"""How packed rows reach the inside of a `transformers` model: the masks that it makes, and the positions it looks up.
+
+Every attention mask that `transformers` 5 makes comes from one registry (`AttentionMaskInterface`), whatever the model:
+causal, sliding-window, bidirectional or cross-attention. While a `Packing` is in force, each such mask is narrowed to
+pairs of one segment; nothing else about it changes. Models that make their masks and positions by themselves are
+reached by hooks, which exist only for the length of one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.masking_utils import (
+    AttentionMaskInterface,
+    and_masks,
+    bidirectional_mask_function,
+    eager_mask,
+    sdpa_mask,
+)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What holds for one run of an encoder or a decoder.
+
+    Attributes:
+        segments: (rows, length) of its own tokens, -1 on padding. None: every row is one text.
+        positions: (rows, length) of its own tokens, for modules that cannot be told in another way.
+        read: (rows, source length) segments of the encoder's tokens that a decoder's cross-attention reads.
+    """
+
+    segments: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+    read: torch.Tensor | None = None
+
+
+_current: ContextVar[Packing | None] = ContextVar("packing", default=None)
+
+
+def _narrowed(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a maker of masks that lets tokens see their own segment only, while a packing is in force."""
+
+    def make_mask(*arguments: Any, mask_function: Callable[..., Any], **options: Any) -> Any:
+        packing = _current.get()
+        if packing is None or packing.segments is None:
+            return make(*arguments, mask_function=mask_function, **options)
+        crossed = packing.read is not None and mask_function is bidirectional_mask_function
+        queries, keys = packing.segments, packing.read if crossed else packing.segments
+        options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+
+        def same(row: Any, head: Any, query: Any, key: Any) -> Any:
+            visible = queries[row, query] == keys[row, key]
+            # Padding has nothing to read on the other side; it reads everything, so that no row of a mask is empty.
+            return visible | (queries[row, query] < 0) if crossed else visible
+
+        return make(*arguments, mask_function=and_masks(mask_function, same), **options)
+
+    return make_mask
+
+
+AttentionMaskInterface.register("sdpa", _narrowed(sdpa_mask))
+AttentionMaskInterface.register("eager", _narrowed(eager_mask))
+
+
+@contextmanager
+def packed(inner: nn.Module, packing: Packing) -> Iterator[None]:
+    """Let `packing` hold for what `inner` computes inside the block."""
+    token = _current.set(packing)
+    try:
+        with ExitStack() as stack:
+            if packing.positions is not None:
+                for module in position_tables(inner):
+                    stack.enter_context(_hooked(module.register_forward_hook(_placed(packing.positions))))
+            if packing.segments is not None:
+                for module in self_masking_encoders(inner):
+                    hook = _masked(packing.segments)
+                    stack.enter_context(_hooked(module.register_forward_pre_hook(hook, with_kwargs=True)))
+            yield
+    finally:
+        _current.reset(token)
+
+
+def position_tables(inner: nn.Module) -> list[nn.Embedding]:
+    """Return the tables of absolute positions that a model's `forward` cannot be told positions for (BART, Marian)."""
+    return [
+        module
+        for name, module in inner.named_modules()
+        if name.rpartition(".")[2] == "embed_positions" and isinstance(module, nn.Embedding)
+    ]
+
+
+def self_masking_encoders(inner: nn.Module) -> list[nn.Module]:
+    """Return the encoders that make their mask by themselves from what they are given (DeBERTa)."""
+    return [module for module in inner.modules() if hasattr(module, "get_attention_mask") and hasattr(module, "layer")]
+
+
+def _placed(positions: torch.Tensor) -> Callable[..., torch.Tensor]:
+    def look_up(module: nn.Embedding, _arguments: Any, _output: Any) -> torch.Tensor:
+        return F.embedding(positions + getattr(module, "offset", 0), module.weight)
+
+    return look_up
+
+
+def _masked(segments: torch.Tensor) -> Callable[..., Any]:
+    def give(_module: nn.Module, arguments: Any, named: dict[str, Any]) -> Any:
+        pairs = (segments[:, :, None] == segments[:, None, :]).long()
+        if "attention_mask" in named:
+            return arguments, {**named, "attention_mask": pairs}
+        hidden, _, *rest = arguments
+        return (hidden, pairs, *rest), named
+
+    return give
+
+
+@contextmanager
+def _hooked(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()

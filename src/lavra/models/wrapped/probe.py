@@ -1,0 +1,118 @@
+"""What is found out about a model by running it on a few tokens, when it is wrapped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lavra.core.errors import InputError
+from lavra.models.batch import IGNORED, Batch
+from lavra.models.inference import evaluating
+
+if TYPE_CHECKING:
+    from lavra.models.wrapped.wrapped import Wrapped
+
+_LENGTHS = (5, 7)
+_PADDING = 2
+_TOLERANCE, _COARSE = 1e-4, 5e-2
+"""Of the largest feature, in float32, and in coarser types (where what is left of a leak is far larger)."""
+
+
+def measure(model: Wrapped) -> None:
+    """Set a model's position offset, the scale of its logits, and whether it isolates documents.
+
+    Raises:
+        InputError: if its logits are not a matrix and a bias times its features.
+    """
+    with evaluating(model), torch.no_grad():
+        model.position_offset = _position_offset(model)
+        model.scale = _scale(model)
+        model.isolates = True
+        model.isolates = _isolates(model)
+
+
+def _documents(model: Wrapped) -> list[torch.Tensor]:
+    """Return some (1, length) token ids without special tokens."""
+    config = model.inner.config
+    special = {value for name, value in vars(config).items() if name.endswith("_token_id") and isinstance(value, int)}
+    usual = [number for number in range(min(model.vocabulary, 1000)) if number not in special] or [0]
+    generator = torch.Generator().manual_seed(0)
+    picked = [torch.randint(len(usual), (length,), generator=generator).tolist() for length in _LENGTHS]
+    return [torch.tensor([[usual[place] for place in places]], device=model.device) for places in picked]
+
+
+def _alone(model: Wrapped, ids: torch.Tensor, source: torch.Tensor) -> Batch:
+    extra = {"encoder_inputs": source} if model.kind == "encoder-decoder" else {}
+    return Batch(ids, torch.full_like(ids, IGNORED), extra=extra)
+
+
+def _position_offset(model: Wrapped) -> int | None:
+    """Return what must be added to positions so that giving them changes nothing; None where nothing does that."""
+    if "position_ids" not in model._takes:
+        return None
+    ids, source = _documents(model)
+    plain = model.features(_alone(model, ids, source))
+    padding = getattr(model.inner.config, "pad_token_id", None)
+    for offset in (0, *(() if padding is None else (padding + 1,))):
+        batch = _alone(model, ids, source)
+        batch.positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        model.position_offset = offset
+        try:
+            same = _near(model.features(batch), plain, model)
+        finally:
+            model.position_offset = None
+        if same:
+            return offset
+    return None
+
+
+def _scale(model: Wrapped) -> float:
+    """Return by what a model multiplies its logits after its head."""
+    ids, source = _documents(model)
+    batch = _alone(model, ids, source)
+    ours = model.head(model.features(batch)).double()
+    arguments = {"input_ids": source, "decoder_input_ids": ids} if batch.extra else {"input_ids": ids}
+    theirs = model.inner(**arguments).logits.double()
+    scale = float((ours * theirs).sum() / ours.square().sum().clamp(min=1e-30)) if ours.any() else 1.0
+    scale = 1.0 if abs(scale - 1.0) < 1e-4 else scale
+    if not _near(scale * ours, theirs, model):
+        raise InputError(
+            f"the logits of {type(model.inner).__name__} are not a matrix times its last hidden states",
+            "models that bend their logits after the head (soft-capping) cannot be trained; choose another one",
+        )
+    return scale
+
+
+def _isolates(model: Wrapped) -> bool:
+    """Say whether two documents in one row, padding after them, have the features of each by itself."""
+    documents = _documents(model)
+    sources = documents[::-1]
+    apart = [model.features(_alone(model, *pair)) for pair in zip(documents, sources, strict=True)]
+    inputs, segments, positions = _beside_each_other(documents)
+    extra = {}
+    if model.kind == "encoder-decoder":
+        extra = dict(
+            zip(("encoder_inputs", "encoder_segments", "encoder_positions"), _beside_each_other(sources), strict=True)
+        )
+    batch = Batch(inputs, torch.full_like(inputs, IGNORED), segments, positions, extra=extra)
+    try:
+        together = model.features(batch)
+    except (RuntimeError, ValueError, TypeError):
+        return False
+    return _near(together[:, : sum(_LENGTHS)], torch.cat(apart, 1), model)
+
+
+def _beside_each_other(documents: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return inputs, segments and positions of one row that holds all documents, and padding at its end."""
+    padding = torch.zeros_like(documents[0][:, :_PADDING])
+    inputs = torch.cat([*documents, padding], 1)
+    segments = [torch.full_like(ids, number, dtype=torch.int32) for number, ids in enumerate(documents)]
+    positions = [torch.arange(ids.shape[1], device=ids.device)[None] for ids in documents]
+    return inputs, torch.cat([*segments, padding.int() - 1], 1), torch.cat([*positions, padding], 1)
+
+
+def _near(one: torch.Tensor, other: torch.Tensor, model: Wrapped) -> bool:
+    tolerance = _TOLERANCE if model.inner.dtype in (torch.float32, torch.float64) else _COARSE
+    largest = float(other.abs().max().clamp(min=1e-30))
+    return float((one - other).abs().max()) <= tolerance * largest
