@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lavra.models.attention import Mask, alibi_bias, alibi_slopes, causal_mask
 from lavra.models.batch import Batch
@@ -100,6 +101,10 @@ class Decoder(nn.Module):
 
     Args:
         spec: its shape.
+
+    Attributes:
+        checkpointing: keep only the blocks' inputs for the backward pass, and compute the rest again: a third more time
+            for less memory. Off at first.
     """
 
     table: torch.Tensor | None
@@ -108,6 +113,7 @@ class Decoder(nn.Module):
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.checkpointing = False
         self.embedding = nn.Embedding(spec.padded_vocabulary, spec.size_of_embedding)
         self.position_embedding = nn.Embedding(spec.context, spec.width) if spec.positions == "learned" else None
         self.embedding_norm = make_norm(spec, spec.width, True) if spec.embedding_norm_weight else None
@@ -155,8 +161,9 @@ class Decoder(nn.Module):
         x = self._embed(inputs, positions)
         mask = causal_mask(segments, length, self._bias(positions, positions))
         table = self._table_at(positions, x.dtype)
+        again = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, table, mask)
+            x = checkpoint(block, x, table, mask, use_reentrant=False) if again else block(x, table, mask)
         return self._finish(x)
 
     def features(self, batch: Batch) -> torch.Tensor:

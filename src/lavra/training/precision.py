@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lavra.core.errors import InputError
+from lavra.models.edits.quantizing import is_quantized
 
 Precision = Literal["fp32", "bf16", "fp16"]
 TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -76,7 +77,8 @@ class Masters:
     """The fp32 master weights of a model's trainable parameters, by name.
 
     Args:
-        model: its parameters are converted to the compute type; buffers stay as they are (rotary tables need fp32).
+        model: its parameters are converted to the compute type; buffers stay as they are (rotary tables need fp32), and
+            so do frozen weights that are held in fewer bits.
         precision: the compute type.
     """
 
@@ -89,7 +91,8 @@ class Masters:
         else:
             self.weights = {name: p.detach().float().clone() for name, p in self.working.items()}
             for parameter in model.parameters():
-                parameter.data = parameter.data.to(TYPES[precision])
+                if not is_quantized(parameter):  # packed bits of a frozen base are no numbers to be cast
+                    parameter.data = parameter.data.to(TYPES[precision])
         self.separate = precision != "fp32"
 
     def collect(self, scale: float = 1.0) -> None:

@@ -1,0 +1,74 @@
+"""What a person can ask of the edits of a model; importable without torch, so that the command line's help is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lavra.core.errors import InputError
+
+AdapterKind = Literal["none", "lora", "rslora", "dora", "ia3", "prefix"]
+"""Small trainable additions to a frozen model."""
+
+LOW_RANK: frozenset[str] = frozenset({"lora", "rslora", "dora"})
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """A small trainable addition to a model whose own weights stay as they are."""
+
+    kind: AdapterKind = "none"
+    """lora (arXiv 2106.09685), rslora (scaled for high ranks, 2312.03732), dora (direction and size apart, 2402.09353),
+    ia3 (rescaled activations, 2205.05638), prefix (P-tuning v2, 2110.07602), or none: the model itself is trained."""
+    rank: int = 16
+    """Of each low-rank update; for prefix, the number of learned positions."""
+    alpha: float | None = None
+    """Weight of the update: it is scaled by alpha / rank (rslora: by alpha / √rank). Twice the rank by default."""
+    dropout: float = 0.0
+    """On the inputs of the low-rank updates."""
+    targets: tuple[str, ...] = ()
+    """Linear layers to adapt, as names or globs (q_proj, attention, blocks.1?.mlp.*); all of the blocks by default."""
+    saved: tuple[str, ...] = ()
+    """Modules trained whole and saved beside the adapter, as names or globs (lm_head). New heads and embeddings of
+    another vocabulary are always among them."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise InputError(f"adapter.rank is {self.rank}; it must be at least 1", "--adapter.kind none adds nothing")
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"adapter.dropout is {self.dropout}; it must be at least 0 and below 1")
+        if self.kind == "prefix" and self.targets:
+            raise InputError("a prefix goes before every layer's keys and values", "leave adapter.targets out")
+
+    @property
+    def scale(self) -> float:
+        """The value of alpha, with its default."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """Everything that is done to a model before it is trained, in the order of the fields."""
+
+    vocabulary: int = 0
+    """Token ids of another vocabulary, for which embedding and head are resized; 0: the model's own."""
+    base_bits: Literal[0, 8, 4] = 0
+    """Hold the frozen weights of the blocks in 8 or 4 bits under an adapter (QLoRA, arXiv 2305.14314); 0: as they are.
+    """
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """A small trainable addition; everything else is frozen."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that do not learn, as names of modules or parameters, or globs (embedding, blocks.[0-5])."""
+    gradient_checkpointing: bool = False
+    """Compute each block again in the backward pass instead of keeping its activations: less memory, a third more time.
+    """
+
+    def __post_init__(self) -> None:
+        if self.base_bits and self.adapter.kind == "none":
+            raise InputError(
+                f"weights in {self.base_bits} bits cannot be trained themselves", "add an adapter: --adapter.kind lora"
+            )
+        if self.freeze and self.adapter.kind != "none":
+            raise InputError(
+                "an adapter freezes everything but itself and adapter.saved", "leave out --freeze or the adapter"
+            )
