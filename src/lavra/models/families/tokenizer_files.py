@@ -12,12 +12,13 @@ _FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "vocab.txt",
     "vocab.json",
     "merges.txt",
     "*.model",
     "*.jinja",
 )
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "*.model")
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 

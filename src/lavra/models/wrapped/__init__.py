@@ -1,1 +1,1 @@
-"""Models of `transformers` behind the model contract: decoders, encoders and encoder-decoders, trained by the same loop."""
+"""Models of `transformers` behind the model contract: decoders, encoders and encoder-decoders for the same loop."""

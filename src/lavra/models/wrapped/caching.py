@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,6 +10,7 @@ import torch
 from torch.nn.functional import pad
 
 from lavra.core.errors import InputError
+from lavra.models.wrapped.packing import Packing
 
 _KEYS_AND_VALUES = ("full_attention", "sliding_attention", "chunked_attention")
 """Kinds of layers whose memory is one key and one value for each token."""
@@ -110,10 +109,13 @@ class Cached(torch.nn.Module):
     Attributes:
         inner: the model.
         kind: "decoder", "encoder" or "encoder-decoder".
+        position_offset: what is added to positions before the model is given them.
     """
 
     inner: Any
     kind: Literal["decoder", "encoder", "encoder-decoder"]
+    position_offset: int | None
+    _takes: frozenset[str]
 
     @cached_property
     def beginning(self) -> tuple[int, ...]:
@@ -183,19 +185,22 @@ class Cached(torch.nn.Module):
         new = torch.ones_like(ids, dtype=torch.bool) if real is None else real
         cache.real = torch.cat((cache.real, new), 1)
         positions = (cache.real.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        mask = cache.real.long()
-        shared = {"attention_mask": mask, "past_key_values": cache.inner, "use_cache": True}
-        if self.kind == "decoder":
-            told = {"position_ids": positions} if _accepts(self._reading, "position_ids") else {}
-            return self._reading(ids, **shared, **told).last_hidden_state
-        sides = {"encoder_hidden_states": cache.encoded, "encoder_attention_mask": cache.source_real}
-        with _told_positions(self._reading, positions):
-            return self._reading(input_ids=ids, **shared, **sides).last_hidden_state
+        side = "decoder_" if self.kind == "encoder-decoder" else ""
+        arguments: dict[str, Any] = {
+            f"{side}input_ids": ids,
+            f"{side}attention_mask": cache.real.long(),
+            "past_key_values": cache.inner,
+            "use_cache": True,
+        }
+        if cache.encoded is not None:
+            arguments |= {"encoder_outputs": (cache.encoded,), "attention_mask": cache.source_real}
+        if "position_ids" in self._takes:
+            arguments["position_ids"] = positions + (self.position_offset or 0)
+        return self._captured(arguments, Packing(positions=positions))
 
-    @property
-    def _reading(self) -> Any:
-        """The part that reads what was written: the body of a decoder, the decoder of an encoder-decoder."""
-        return self.inner.base_model if self.kind == "decoder" else self.inner.get_decoder()
+    def _captured(self, arguments: dict[str, Any], packing: Packing) -> torch.Tensor:
+        """Run the model up to its head, and return what the head would get."""
+        raise NotImplementedError
 
     @property
     def _device(self) -> torch.device:
@@ -232,33 +237,11 @@ class Cached(torch.nn.Module):
         ids = torch.tensor([[*source, *[0] * (longest - len(source))] for source in place], device=self._device)
         lengths = torch.tensor([len(source) for source in place], device=self._device)
         real = torch.arange(longest, device=self._device) < lengths[:, None]
-        encoded = self.inner.get_encoder()(input_ids=ids, attention_mask=real.long()).last_hidden_state
+        encoder = self.inner.get_encoder()
+        encoded = encoder(input_ids=ids, attention_mask=real.long(), return_dict=True).last_hidden_state
         order = torch.tensor([place[tuple(source)] for source in sources], device=self._device)
         return encoded[order], real[order]
 
 
 def _name(inner: Any) -> str:
     return type(inner).__name__
-
-
-def _accepts(module: torch.nn.Module, name: str) -> bool:
-    return name in inspect.signature(module.forward).parameters
-
-
-@contextmanager
-def _told_positions(decoder: Any, positions: torch.Tensor) -> Iterator[None]:
-    """Give a decoder of BART's kind its positions; it numbers the columns by itself, padding included."""
-    learned = getattr(decoder, "embed_positions", None)
-    if learned is None or not _accepts(learned, "position_ids"):
-        yield
-        return
-
-    def tell(module: torch.nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        del module
-        return arguments, {**named, "position_ids": positions}
-
-    handle = learned.register_forward_pre_hook(tell, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()

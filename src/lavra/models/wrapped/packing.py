@@ -52,7 +52,8 @@ def _narrowed(make: Callable[..., Any]) -> Callable[..., Any]:
         if packing is None or packing.segments is None:
             return make(*arguments, mask_function=mask_function, **options)
         crossed = packing.read is not None and mask_function is bidirectional_mask_function
-        queries, keys = packing.segments, packing.read if crossed else packing.segments
+        queries = packing.segments
+        keys = packing.read if crossed and packing.read is not None else queries
         options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
 
         def same(row: Any, head: Any, query: Any, key: Any) -> Any:

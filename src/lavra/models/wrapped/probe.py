@@ -9,6 +9,7 @@ import torch
 from lavra.core.errors import InputError
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.inference import evaluating
+from lavra.models.wrapped.quiet import quietly
 
 if TYPE_CHECKING:
     from lavra.models.wrapped.wrapped import Wrapped
@@ -25,7 +26,7 @@ def measure(model: Wrapped) -> None:
     Raises:
         InputError: if its logits are not a matrix and a bias times its features.
     """
-    with evaluating(model), torch.no_grad():
+    with quietly(), evaluating(model), torch.no_grad():
         model.position_offset = _position_offset(model)
         model.scale = _scale(model)
         model.isolates = True
@@ -90,11 +91,10 @@ def _isolates(model: Wrapped) -> bool:
     sources = documents[::-1]
     apart = [model.features(_alone(model, *pair)) for pair in zip(documents, sources, strict=True)]
     inputs, segments, positions = _beside_each_other(documents)
-    extra = {}
+    extra: dict[str, torch.Tensor] = {}
     if model.kind == "encoder-decoder":
-        extra = dict(
-            zip(("encoder_inputs", "encoder_segments", "encoder_positions"), _beside_each_other(sources), strict=True)
-        )
+        names = "encoder_inputs", "encoder_segments", "encoder_positions"
+        extra.update(zip(names, _beside_each_other(sources), strict=True))
     batch = Batch(inputs, torch.full_like(inputs, IGNORED), segments, positions, extra=extra)
     try:
         together = model.features(batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from lavra.core.errors import InputError
 from lavra.models.batch import Batch
 from lavra.models.inference import device_of
+from lavra.models.wrapped.caching import Cached
+from lavra.models.wrapped.kinds import Kind
 from lavra.models.wrapped.packing import Packing, packed, position_tables
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Kind = Literal["decoder", "encoder", "encoder-decoder"]
 
-
-class Wrapped(nn.Module):
+class Wrapped(Cached):
     """A decoder, encoder or encoder-decoder of `transformers` that answers the model contract.
 
     It is the model itself: parameters have its names after `inner.`, tied ones stay tied, and nothing is copied. In a
