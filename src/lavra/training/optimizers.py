@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from lavra.core.errors import Damaged
+from lavra.core.errors import Damaged, InputError
+from lavra.models.block_names import block_of, depths, is_adapter, is_embedding
 from lavra.training.choices import OptimizerName
 
 
@@ -25,6 +26,9 @@ class OptimizerOptions:
         matrix_weight_decay: the same for Muon's matrices.
         betas: AdamW's averaging.
         momentum: Muon's.
+        layer_decay: the rates of block i of n, from 0, are multiplied by its (n - i)th power, and those of embeddings
+            by its (n + 1)th, so that what an adapted model knows in general changes least (ELECTRA, arXiv 2003.10555).
+            1 is the same rate everywhere.
     """
 
     name: OptimizerName = "muon"
@@ -34,6 +38,37 @@ class OptimizerOptions:
     matrix_weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = 0.95
+    layer_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise InputError(f"the layer decay is {self.layer_decay}; it must be above 0 and at most 1")
+
+
+def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
+    """Return what each parameter's learning rate is multiplied by; see `OptimizerOptions.layer_decay`.
+
+    The stacks of an encoder-decoder are counted each by itself; heads and last norms keep the whole rate.
+    """
+    names = list(names)
+    depth = depths(names)
+    factors: dict[str, float] = {}
+    for name in names:
+        place = block_of(name)
+        if place is not None:
+            factors[name] = decay ** (depth[place[0]] - place[1])
+        else:
+            factors[name] = decay ** (max(depth.values(), default=0) + 1) if is_embedding(name) else 1.0
+    return factors
+
+
+def _role(name: str, weight: torch.Tensor, optimizer: OptimizerName) -> str:
+    """Return `orthogonal` for what Muon takes, `decayed` for matrices that AdamW takes, `plain` for the rest."""
+    if weight.dim() != 2 or is_embedding(name):
+        return "plain"
+    if is_adapter(name):  # factors of IA³ and prefixes are matrices by their shape only
+        return "decayed" if ".lora_" in name else "plain"
+    return "orthogonal" if optimizer == "muon" and block_of(name) else "decayed"
 
 
 class Optimizers:
@@ -46,36 +81,36 @@ class Optimizers:
 
     def __init__(self, weights: Mapping[str, torch.Tensor], options: OptimizerOptions) -> None:
         self.names = {id(weight): name for name, weight in weights.items()}
-        matrices = [name for name, weight in weights.items() if weight.dim() == 2 and "embedding" not in name]
-        orthogonal = [name for name in matrices if options.name == "muon" and "blocks." in name]
-        decayed = [name for name in matrices if name not in orthogonal]
-        plain = [name for name in weights if name not in orthogonal and name not in decayed]
-        groups = [
-            {"params": [weights[name] for name in decayed], "weight_decay": options.weight_decay},
-            {"params": [weights[name] for name in plain], "weight_decay": 0.0},
-        ]
+        factors = layer_factors(weights, options.layer_decay)
+        roles = {name: _role(name, weight, options.name) for name, weight in weights.items()}
+
+        def groups(role: str, rate: float, **settings: float) -> list[dict[str, Any]]:
+            """Return the weights of one role, a group for each rate, the largest rate first."""
+            names = [name for name in weights if roles[name] == role]
+            return [
+                {
+                    "params": [weights[name] for name in names if factors[name] == factor],
+                    "lr": rate * factor,
+                    **settings,
+                }
+                for factor in sorted({factors[name] for name in names}, reverse=True)
+            ]
+
         self.optimizers: list[torch.optim.Optimizer] = []
-        if orthogonal:
-            self.optimizers.append(
-                torch.optim.Muon(
-                    [weights[name] for name in orthogonal],  # pyright: ignore[reportArgumentType]
-                    lr=options.matrix_learning_rate,
-                    weight_decay=options.matrix_weight_decay,
-                    momentum=options.momentum,
-                )
-            )
-        groups = [group for group in groups if group["params"]]
-        if groups:
+        matrices = groups("orthogonal", options.matrix_learning_rate, weight_decay=options.matrix_weight_decay)
+        if matrices:
+            self.optimizers.append(torch.optim.Muon(matrices, momentum=options.momentum))
+        rest = groups("decayed", options.learning_rate, weight_decay=options.weight_decay)
+        rest += groups("plain", options.learning_rate, weight_decay=0.0)
+        if rest:
             fused = all(weight.device.type in ("cpu", "cuda") for weight in weights.values())
-            self.optimizers.append(
-                torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, eps=1e-10, fused=fused)
-            )
+            self.optimizers.append(torch.optim.AdamW(rest, betas=options.betas, eps=1e-10, fused=fused))
         self.rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     @property
     def learning_rate(self) -> float:
-        """The rate of the last optimiser (AdamW, where there is one) at present."""
-        return float(self.optimizers[-1].param_groups[0]["lr"])
+        """The largest rate of the last optimiser (AdamW, where there is one) at present."""
+        return max(float(group["lr"]) for group in self.optimizers[-1].param_groups)
 
     def step(self, factor: float) -> None:
         """Update the weights from their gradients, at `factor` times the peak rates."""
