@@ -98,8 +98,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
         total = torch.zeros((), dtype=wide, device=features.device)
         feature_gradient = torch.empty_like(features)
-        weight_gradient = torch.zeros_like(weight, dtype=wide)
-        bias_gradient = None if bias is None else torch.zeros_like(bias, dtype=wide)
+        # A frozen head (adapters) is spared the largest product of all.
+        weight_gradient = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
+        bias_gradient = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
         for start in range(0, features.shape[0], size):
             chunk = features[start : start + size]
             logits = _chunk_logits(chunk, weight, bias, vocabulary)
@@ -108,7 +109,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             )
             total += loss
             torch.mm(gradient, weight, out=feature_gradient[start : start + size])
-            weight_gradient += gradient.t() @ chunk
+            if weight_gradient is not None:
+                weight_gradient += gradient.t() @ chunk
             if bias_gradient is not None:
                 bias_gradient += gradient.sum(0)
         ctx.save_for_backward(feature_gradient, weight_gradient, bias_gradient)
@@ -119,8 +121,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         scale = gradients[0]
         features, weight, bias = ctx.saved_tensors
+        weight = None if weight is None else (weight * scale).to(ctx.dtype)
         bias = None if bias is None else (bias * scale).to(ctx.dtype)
-        return features * scale, (weight * scale).to(ctx.dtype), bias, None, None, None
+        return features * scale, weight, bias, None, None, None
 
 
 def summed_cross_entropy(

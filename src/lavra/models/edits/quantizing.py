@@ -121,9 +121,8 @@ def _in_four_bits(linear: nn.Linear) -> nn.Module:
     quantized = library.Linear4bit(linear.in_features, linear.out_features, bias=False, quant_type="nf4")
     # Off: on some CPUs, evaluation would repack the weights for products in bf16, which are not those of training.
     quantized.support_avx512bf16_for_cpu = False
-    quantized.weight = library.Params4bit(
-        linear.weight.detach().clone(), requires_grad=False, quant_type="nf4", module=quantized
-    )
+    weight = linear.weight.detach().clone()
+    quantized.weight = library.Params4bit(weight, requires_grad=False, quant_type="nf4", module=quantized)  # pyright: ignore[reportCallIssue]
     quantized = quantized.to(linear.weight.device)  # this is what quantises
     if linear.bias is not None:
         quantized.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
