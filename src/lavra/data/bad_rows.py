@@ -22,6 +22,10 @@ NOT_TEXT = "not text"
 BAD_JSON = "bad JSON"
 BAD_CSV = "bad CSV"
 TOO_LONG = "line too long"
+NO_PART_TO_LEARN = "no part to learn"
+ANSWER_TOO_LONG = "answer longer than the context"
+REFUSED_CHAT = "chat that the template refuses"
+SPELLED_TOKEN = "chat that spells a special token"
 
 _REMEDIES = {
     BROKEN_UTF8: "convert the file to UTF-8, for example with `iconv -f latin1 -t utf8 old > new`",
@@ -32,6 +36,10 @@ _REMEDIES = {
     BAD_JSON: 'write one JSON object per line, for example {"text": "..."}',
     BAD_CSV: "check the quotes of this line",
     TOO_LONG: "split the document into several rows",
+    NO_PART_TO_LEARN: "name the columns of what is read and what is learned; a chat needs a turn of the assistant",
+    ANSWER_TOO_LONG: "shorten the answers, or train with a longer context",
+    REFUSED_CHAT: "bring the turns into the order that the template wants, often user and assistant in turn",
+    SPELLED_TOKEN: "remove these tokens from the text: they would end a turn or begin one in somebody's name",
 }
 
 

@@ -62,11 +62,12 @@ def _skip_line(stream: BinaryIO) -> None:
 
 
 def read_delimited(
-    stream: BinaryIO, name: str, delimiter: str, text_column: str, bad_rows: BadRows
+    stream: BinaryIO, name: str, delimiter: str, text_column: str | None, bad_rows: BadRows
 ) -> Iterator[tuple[Fields, str]]:
     """Yield (fields, "file:line") for the rows of a CSV or TSV file with a header line.
 
-    Quoted fields may hold line ends. A header without `text_column` is reported once, and the file is left out.
+    Quoted fields may hold line ends. A header without `text_column` is reported once, and the file is left out;
+    with None, every column is as good.
     """
     csv.field_size_limit(LONGEST_LINE)  # the module's own limit is 131072
     lines = (line.decode("utf8", "surrogateescape") for line in stream)
@@ -84,17 +85,20 @@ def read_delimited(
             continue
         if header is None:
             header = [row[0].removeprefix("\ufeff"), *row[1:]]
-            if text_column not in header:
+            if text_column is not None and text_column not in header:
                 bad_rows.add(MISSING_COLUMN, f"{name}:1", missing_column(text_column, header))
                 return
             continue
         yield dict(zip(header, row, strict=False)), f"{name}:{reader.line_num}"
 
 
-def read_parquet(path: Path, text_column: str, bad_rows: BadRows, counter: BytesRead) -> Iterator[tuple[Fields, str]]:
+def read_parquet(
+    path: Path, text_column: str | None, bad_rows: BadRows, counter: BytesRead
+) -> Iterator[tuple[Fields, str]]:
     """Yield (fields, "file:row") for the rows of a Parquet file.
 
-    A compressed one is unpacked to a temporary file first. A file without `text_column` is reported once and left out.
+    A compressed one is unpacked to a temporary file first. A file without `text_column` (unless that is None) is
+    reported once and left out.
 
     Raises:
         InputError: if the file is no Parquet file or is damaged.
@@ -111,7 +115,7 @@ def read_parquet(path: Path, text_column: str, bad_rows: BadRows, counter: Bytes
         try:
             with pyarrow.parquet.ParquetFile(plain) as file:
                 names = file.schema_arrow.names
-                if text_column not in names:
+                if text_column is not None and text_column not in names:
                     bad_rows.add(MISSING_COLUMN, str(path), missing_column(text_column, names))
                     return
                 number = 0

@@ -38,7 +38,7 @@ HUB = "hf:"
 def read_rows(
     locations: Sequence[str],
     *,
-    text_column: str = "text",
+    text_column: str | None = "text",
     on_bad_row: OnBadRow = "skip",
     normalize: bool = False,
     bad_rows: BadRows | None = None,
@@ -48,7 +48,8 @@ def read_rows(
 
     Args:
         locations: what to read, see this module.
-        text_column: the column that holds the text, in formats with columns.
+        text_column: the column that holds the text, in formats with columns; None yields every row of such formats
+            with an empty text and all columns in its `fields`, and takes no files of plain text.
         on_bad_row: "skip" counts a row that cannot be used and goes on; "error" stops at the first.
         normalize: bring the text to Unicode normal form C (é as one character, however it was written).
         bad_rows: is filled with what was left out; without it, what was left out is said on standard error at the end.
@@ -62,7 +63,7 @@ def read_rows(
     found.policy = on_bad_row
     before = found.rows
     for row in _all_rows(locations, text_column, found, counter or BytesRead()):
-        fault = _fault(row.text)
+        fault = fault_of(row.text) if text_column is not None else None
         if fault:
             found.add(fault, row.place)
             continue
@@ -83,7 +84,8 @@ def is_repeatable(location: str) -> bool:
     return location not in (STANDARD_INPUT, INSTALLED_DOCS) and not location.startswith(HUB)
 
 
-def _fault(text: str) -> str | None:
+def fault_of(text: str) -> str | None:
+    """Return the kind of bad row that a text makes, or None when it is as it should be."""
     if not text or text.isspace():
         return EMPTY
     if "\x00" in text:
@@ -96,7 +98,9 @@ def _fault(text: str) -> str | None:
     return None
 
 
-def _all_rows(locations: Sequence[str], text_column: str, bad_rows: BadRows, counter: BytesRead) -> Iterator[Row]:
+def _all_rows(
+    locations: Sequence[str], text_column: str | None, bad_rows: BadRows, counter: BytesRead
+) -> Iterator[Row]:
     if not locations:
         raise InputError("no data is named", "name files, folders, globs, - or installed-docs:")
     for names in _grouped(locations):
@@ -132,7 +136,7 @@ def _grouped(locations: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _read_file(file: DataFile, text_column: str, bad_rows: BadRows, counter: BytesRead) -> Iterator[Row]:
+def _read_file(file: DataFile, text_column: str | None, bad_rows: BadRows, counter: BytesRead) -> Iterator[Row]:
     if file.format == "parquet":
         rows = read_parquet(file.path, text_column, bad_rows, counter)
         yield from _rows_with_columns(rows, text_column, file.source, bad_rows)
@@ -142,9 +146,13 @@ def _read_file(file: DataFile, text_column: str, bad_rows: BadRows, counter: Byt
 
 
 def _read_stream(
-    stream: BinaryIO, name: str, kind: str, text_column: str, source: str, bad_rows: BadRows
+    stream: BinaryIO, name: str, kind: str, text_column: str | None, source: str, bad_rows: BadRows
 ) -> Iterator[Row]:
     if kind == "text":
+        if text_column is None:
+            raise InputError(
+                f"{name} is plain text, and rows with columns are needed", "give JSONL, CSV, TSV or Parquet"
+            )
         yield from (Row(text, source, place) for text, place in read_text_file(stream, name, bad_rows))
     elif kind == "jsonl":
         yield from _rows_with_columns(read_jsonl(stream, name, bad_rows), text_column, source, bad_rows)
@@ -154,9 +162,12 @@ def _read_stream(
 
 
 def _rows_with_columns(
-    rows: Iterable[tuple[Mapping[str, Any], str]], text_column: str, source: str, bad_rows: BadRows
+    rows: Iterable[tuple[Mapping[str, Any], str]], text_column: str | None, source: str, bad_rows: BadRows
 ) -> Iterator[Row]:
     for fields, place in rows:
+        if text_column is None:
+            yield Row("", source, place, fields)
+            continue
         if text_column not in fields:
             bad_rows.add(MISSING_COLUMN, place, missing_column(text_column, list(fields)))
             continue
@@ -172,14 +183,14 @@ def _rows_with_columns(
             yield Row(text, source, place, others)
 
 
-def _read_standard_input(text_column: str, bad_rows: BadRows) -> Iterator[Row]:
+def _read_standard_input(text_column: str | None, bad_rows: BadRows) -> Iterator[Row]:
     """Standard input is JSONL when it begins with an object, and plain text otherwise."""
     stream = sys.stdin.buffer
     kind = "jsonl" if stream.peek(1).startswith(b"{") else "text"  # pyright: ignore[reportAttributeAccessIssue]
     yield from _read_stream(stream, "standard input", kind, text_column, "standard input", bad_rows)
 
 
-def _read_hub(location: str, text_column: str, bad_rows: BadRows) -> Iterator[Row]:
+def _read_hub(location: str, text_column: str | None, bad_rows: BadRows) -> Iterator[Row]:
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:

@@ -1,0 +1,222 @@
+"""From rows with a part to learn to example stores: read, split by prompt, encode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lavra.core.errors import Damaged, InputError
+from lavra.core.files import building_folder, read_json, write_json
+from lavra.core.progress import Progress, say
+from lavra.data.ahead import one_ahead
+from lavra.data.bad_rows import BadRows, OnBadRow
+from lavra.data.chats import ChatTemplate
+from lavra.data.compressed import BytesRead
+from lavra.data.example_encoding import ExampleEncoder
+from lavra.data.example_rows import (
+    ExampleRow,
+    PairColumns,
+    read_examples,
+    spool_examples,
+    spooled_examples,
+)
+from lavra.data.example_writer import ExampleWriter
+from lavra.data.examples import ExampleManifest, ExampleStore, Kind
+from lavra.data.prepare import REPORT, TOKENIZER, TRAIN, VALIDATION, VALIDATION_LIMIT
+from lavra.data.split import Split, SplitCounter, content_hash
+from lavra.data.tokenizer import Tokenizer
+
+_SPOOL = "examples.zst"
+_AT_ONCE = 1 << 20
+"""Characters encoded at once."""
+
+
+@dataclass(frozen=True)
+class PreparedExamples:
+    """Examples ready for training: the folder that `prepare_examples` makes.
+
+    Attributes:
+        folder: where it is.
+        train: the examples to train on.
+        validation: the held-out ones; no prompt lies on both sides.
+    """
+
+    folder: Path
+    train: ExampleStore
+    validation: ExampleStore
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of both stores.
+
+        Raises:
+            Damaged: if the copy in the folder is another one.
+        """
+        tokenizer = Tokenizer.load(self.folder / TOKENIZER)
+        if tokenizer.fingerprint != self.train.manifest.tokenizer_fingerprint:
+            raise Damaged(
+                f"{self.folder / TOKENIZER} is not the tokenizer that the examples were made with",
+                "prepare the examples again",
+            )
+        return tokenizer
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What was read, left out, cut, split and tokenised."""
+        return read_json(self.folder / REPORT)
+
+
+def holds_examples(folder: str | Path) -> bool:
+    """Whether a folder was made by `prepare_examples`, and not by `prepare`."""
+    report = Path(folder) / REPORT
+    return report.is_file() and "kind" in read_json(report)
+
+
+def open_prepared_examples(folder: str | Path) -> PreparedExamples:
+    """Open a folder that `prepare_examples` made.
+
+    Raises:
+        InputError: if it is no such folder.
+        Damaged: if a file is missing or cut short.
+    """
+    folder = Path(folder)
+    if not holds_examples(folder):
+        raise InputError(f"{folder} holds no prepared examples", "prepare them again from their rows")
+    return PreparedExamples(folder, ExampleStore.open(folder / TRAIN), ExampleStore.open(folder / VALIDATION))
+
+
+def prepare_examples(
+    locations: Sequence[str],
+    out: str | Path,
+    tokenizer: Tokenizer,
+    *,
+    kind: Kind = "decoder",
+    context: int | None = None,
+    source_context: int | None = None,
+    columns: PairColumns | None = None,
+    chat_template: ChatTemplate | None = None,
+    validation_share: float = 0.05,
+    validation_limit: int = VALIDATION_LIMIT,
+    on_bad_row: OnBadRow = "skip",
+    normalize: bool = False,
+    force: bool = False,
+) -> PreparedExamples:
+    """Read rows with a part to learn, hold some out, and write example stores of both parts.
+
+    Args:
+        locations: see `lavra.data.readers`; formats with columns only.
+        out: the folder to make, with `train/`, `validation/`, `tokenizer/` and `report.json`; made whole or not at all.
+        tokenizer: of the model that learns.
+        kind: of that model.
+        context: most positions on the decoder's side: a longer prompt loses its beginning, a longer answer is left out;
+            None for no limit.
+        source_context: most positions on the encoder's side: a longer text loses its end; None for no limit.
+        columns: of prompt and completion; without them, chats and usual names are recognised.
+        chat_template: of the tokenizer, for chats.
+        validation_share: the share of the prompts' bytes to hold out; a prompt's hash decides, see `lavra.data.split`.
+        validation_limit: bytes of prompts to hold out at most.
+        on_bad_row: leave bad rows out ("skip") or stop ("error").
+        normalize: bring text to Unicode normal form C.
+        force: replace an existing folder.
+
+    Raises:
+        InputError: if the folder exists, if there are no examples or too few prompts to hold some out, or for a bad row
+            under "error".
+    """
+    began = time.monotonic()
+    bad_rows = BadRows(policy=on_bad_row)
+    with building_folder(Path(out), force=force) as building:
+        spool = building / _SPOOL
+        counter = SplitCounter(validation_share, validation_limit)
+        for row in spool_examples(_reading(locations, bad_rows, columns, normalize), spool):
+            counter.add(row.key.encode())
+        encoder = ExampleEncoder(
+            tokenizer,
+            kind,
+            bad_rows,
+            context=context,
+            source_context=source_context,
+            chat_template=chat_template,
+        )
+        split = counter.decide()
+        manifests = _write(building, spool, encoder, split, counter.documents)
+        spool.unlink()
+        tokenizer.save(building / TOKENIZER)
+        notes = encoder.cut.summary(counter.documents, context, source_context)
+        for text in filter(None, (bad_rows.summary(), notes)):
+            say(text)
+        report = {
+            "data": list(locations),
+            "kind": kind,
+            "context": context,
+            "source_context": source_context,
+            **bad_rows.report(),
+            "cut": {name: getattr(encoder.cut, name) for name in ("prompts", "sources", "chats", "places")},
+            "normalize": normalize,
+            "split": {**split.to_json(), **{side: _sizes(manifest) for side, manifest in manifests.items()}},
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        write_json(building / REPORT, report)
+    return open_prepared_examples(out)
+
+
+def _sizes(manifest: ExampleManifest) -> dict[str, int]:
+    names = ("examples", "tokens", "learned", "source_tokens", "learned_bytes")
+    return {name: getattr(manifest, name) for name in names}
+
+
+def _reading(
+    locations: Sequence[str], bad_rows: BadRows, columns: PairColumns | None, normalize: bool
+) -> Iterator[ExampleRow]:
+    counter = BytesRead()
+    with Progress("reading", None, "bytes") as progress:
+        for row in read_examples(locations, bad_rows, columns=columns, normalize=normalize, counter=counter):
+            yield row
+            progress.update(counter.done)
+
+
+def _write(
+    folder: Path, spool: Path, encoder: ExampleEncoder, split: Split, examples: int
+) -> dict[str, ExampleManifest]:
+    """Encode the rows while the next ones are read, and write both stores; return their manifests by side."""
+    done = 0
+    with (
+        ExampleWriter(folder / TRAIN, encoder.tokenizer, encoder.kind) as train,
+        ExampleWriter(folder / VALIDATION, encoder.tokenizer, encoder.kind) as validation,
+        Progress("tokenising", examples, "examples") as progress,
+    ):
+        for batch, encoded in one_ahead(_batches(spooled_examples(spool)), encoder.encode):
+            for row, example in zip(batch, encoded, strict=True):
+                if example is None:
+                    continue
+                held_out = content_hash(row.key.encode()) < split.threshold
+                texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
+                (validation if held_out else train).add(
+                    row.group, texts, example.tokens, example.learned, example.source, example.learned_bytes
+                )
+            done += len(batch)
+            progress.update(done)
+        if not train.examples or not validation.examples:
+            raise InputError(
+                f"{train.examples + validation.examples} usable examples with too few different prompts: some must be "
+                "trained on and others held out",
+                encoder.bad_rows.remedy() or "give more examples",
+            )
+    return {TRAIN: train.manifest, VALIDATION: validation.manifest}
+
+
+def _batches(rows: Iterable[ExampleRow]) -> Iterator[list[ExampleRow]]:
+    batch: list[ExampleRow] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row.prompt) + len(row.completion) + sum(len(turn["content"]) for turn in row.messages)
+        if size >= _AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
