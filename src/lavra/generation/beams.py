@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from lavra.generation.options import GenerateOptions
+from lavra.generation.prompts import Prompt
 from lavra.generation.reader import CachedModel, Reader
 from lavra.generation.rows import Reason, Row
 from lavra.generation.scores import Scores
@@ -26,12 +27,12 @@ class Hypothesis(Row):
         score: sum of the log-probabilities of its new tokens, those of an end included, less diversity penalties; of a
             finished one, divided by (number of those tokens) ** length_penalty.
         reason: why it ended; None while it grows.
-        source: number of the row that it was made from, among all rows of the step.
+        parent: number of the row that it was made from, among all rows of the step.
     """
 
     score: float = 0.0
     reason: Reason | None = None
-    source: int = 0
+    parent: int = 0
 
 
 @dataclass(slots=True)
@@ -53,6 +54,10 @@ class _Group:
             self.running = []
 
 
+def _start(prompt: Prompt) -> Hypothesis:
+    return Hypothesis(list(prompt.ids), len(prompt.ids), source=prompt.source, forced=prompt.forced)
+
+
 class BeamSearch:
     """Searches for the likeliest continuations of prompts.
 
@@ -64,7 +69,7 @@ class BeamSearch:
     Args:
         model: with a cache.
         tokenizer: the model's own.
-        prompts: ids of each prompt, the beginning mark included.
+        prompts: as the model reads them.
         options: `beams`, `beam_groups`, `diversity_penalty`, `length_penalty`, lengths and penalties.
         constraint: which tokens may come; None for any.
     """
@@ -73,7 +78,7 @@ class BeamSearch:
         self,
         model: CachedModel,
         tokenizer: Tokenizer,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Prompt],
         options: GenerateOptions,
         constraint: Constraint | None = None,
     ) -> None:
@@ -81,9 +86,8 @@ class BeamSearch:
         self._reader = Reader(model)
         self._scores = Scores(tokenizer, options, constraint)
         width = options.beams // options.beam_groups
-        self._searches = [
-            [_Group(width, [Hypothesis(list(ids), len(ids))]) for _ in range(options.beam_groups)] for ids in prompts
-        ]
+        self._forced = prompts[0].forced if prompts else 0
+        self._searches = [[_Group(width, [_start(prompt)]) for _ in range(options.beam_groups)] for prompt in prompts]
 
     @torch.no_grad()
     def run(self) -> list[list[Hypothesis]]:
@@ -113,10 +117,10 @@ class BeamSearch:
                 candidates = self._candidates(rows, here, scores, tokens, taken)
                 self._divide(group, rows, candidates[: 2 * group.width])
                 taken += [one.ids[-1] for one in group.running]
-                group.settle(self._options.length_penalty, made)
+                group.settle(self._options.length_penalty, made + self._forced)
         growing = self._rows()
         if growing:
-            self._reader.select([one.source for one in growing])
+            self._reader.select([one.parent for one in growing])
 
     def _best(self, rows: list[Hypothesis]) -> tuple[list[list[float]], list[list[int]]]:
         """Return, per row, the log-probabilities and ids of as many tokens as may be needed, the best first."""
@@ -155,13 +159,13 @@ class BeamSearch:
                 if len(group.running) < group.width:
                     group.running.append(one)
             elif rank < group.width:
-                one.score /= (rows[source].made + 1) ** self._options.length_penalty
+                one.score /= (rows[source].made + 1 + self._forced) ** self._options.length_penalty
                 group.finished.append(one)
 
     def _grown(self, row: Hypothesis, score: float, source: int, token: int) -> Hypothesis:
         if token == self._tokenizer.end_of_document:
-            return Hypothesis(row.ids, row.prompt_length, score, "end", source, begin=row.begin)
-        one = Hypothesis([*row.ids, token], row.prompt_length, score, None, source, begin=row.begin)
+            return replace(row, score=score, reason="end", parent=source)
+        one = replace(row, ids=[*row.ids, token], score=score, reason=None, parent=source)
         if self._options.stop:
             text = self._tokenizer.decode(one.new)
             one.reason = "stop" if any(stop in text for stop in self._options.stop) else None

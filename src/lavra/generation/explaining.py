@@ -11,6 +11,7 @@ from lavra.core.errors import InputError
 from lavra.core.seeds import numpy_stream
 from lavra.generation import filters
 from lavra.generation.options import GenerateOptions
+from lavra.generation.prompts import encode_prompt
 from lavra.generation.reader import CachedModel, Reader
 from lavra.generation.rows import Row
 from lavra.generation.scores import Scores, draw, reshape
@@ -88,12 +89,9 @@ def explain(
     options = options or GenerateOptions(max_new_tokens=10)
     if options.beams > 1 or options.contrastive is not None:
         raise InputError("explain shows greedy decoding and sampling", "leave out --beams and --contrastive")
-    ids = [tokenizer.end_of_document, *tokenizer.encode(prompt)]
-    if len(ids) > model.context:
-        raise InputError(
-            f"the prompt has {len(ids) - 1} tokens; this model reads {model.context - 1} at most", "shorten the prompt"
-        )
-    row, reader, scores = Row(ids, len(ids)), Reader(model), Scores(tokenizer, options)
+    read = encode_prompt(model, tokenizer, prompt, "refuse")
+    row = Row(list(read.ids), len(read.ids), source=read.source, forced=read.forced)
+    reader, scores = Reader(model), Scores(tokenizer, options)
     draws = numpy_stream(options.seed, "generate", prompt, 0).random(options.max_new_tokens)
     steps: list[Step] = []
     with evaluating(model), torch.no_grad():

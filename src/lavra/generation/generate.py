@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING
 
 from lavra.core.errors import InputError, LavraError
@@ -15,6 +15,7 @@ from lavra.generation.beams import BeamSearch, Hypothesis
 from lavra.generation.constraints import Constraint, constraint_of
 from lavra.generation.decoding import ContrastiveDecoding, Decoding
 from lavra.generation.options import GenerateOptions
+from lavra.generation.prompts import Prompt, encode_prompt
 from lavra.generation.rows import Continuation, Reason
 from lavra.generation.text import TextAssembler
 from lavra.models.inference import evaluating
@@ -99,8 +100,8 @@ def generate_each(
     """
     options = options or GenerateOptions()
     constraint = constraint or constraint_of(tokenizer, options)
-    encoded = [_encode(model, tokenizer, prompt, options) for prompt in prompts]
-    by_length = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
+    encoded = [encode_prompt(model, tokenizer, prompt, options.long_prompt) for prompt in prompts]
+    by_length = sorted(range(len(prompts)), key=lambda number: encoded[number].size)
     with evaluating(model), Progress("generating", len(prompts) * options.samples, "texts") as progress:
         if options.beams > 1:
             made = _search(model, tokenizer, by_length, encoded, options, constraint)
@@ -136,7 +137,7 @@ def stream(
         )
     if options.beams > 1:
         raise InputError("beam search knows its text only at the end", "do not stream it")
-    row = _start(tokenizer, prompt, _encode(model, tokenizer, prompt, options), 0, options)
+    row = _start(tokenizer, prompt, encode_prompt(model, tokenizer, prompt, options.long_prompt), 0, options)
     with evaluating(model):
         decoding = _decoding(model, tokenizer, [row], options, constraint_of(tokenizer, options))
         while decoding.rows:
@@ -145,20 +146,9 @@ def stream(
                 yield piece
 
 
-def _encode(model: CachedModel, tokenizer: Tokenizer, prompt: str, options: GenerateOptions) -> list[int]:
-    """Return the ids of a prompt as the beginning of a document."""
-    ids = [tokenizer.end_of_document, *tokenizer.encode(prompt)]
-    if len(ids) > model.context and options.long_prompt == "refuse":
-        raise InputError(
-            f"the prompt {prompt[:40]!r}… has {len(ids) - 1} tokens; this model reads {model.context - 1} at most",
-            "shorten the prompt, say --long-prompt window to read its end only, or train with a longer context",
-        )
-    return ids
-
-
-def _start(tokenizer: Tokenizer, prompt: str, ids: list[int], sample: int, options: GenerateOptions) -> Continuation:
+def _start(tokenizer: Tokenizer, prompt: str, read: Prompt, sample: int, options: GenerateOptions) -> Continuation:
     draws = numpy_stream(options.seed, "generate", prompt, sample).random(options.max_new_tokens)
-    return Continuation.start(tokenizer, ids, draws, options)
+    return Continuation.start(tokenizer, read, draws, options)
 
 
 def _decoding(
@@ -182,10 +172,13 @@ def _decode(
     """Yield rows as they finish, and let waiting ones take their places, a quarter of the rows at a time."""
     at_once = ROWS_AT_ONCE if options.contrastive is None else max(1, ROWS_AT_ONCE // options.top_k)
     growing: list[tuple[tuple[int, int], Continuation]] = []
+    pads = getattr(model, "pads", True)
     decoding = _decoding(model, tokenizer, [], options, constraint)
     while True:
-        if len(growing) <= at_once - max(1, at_once // 4):
+        if len(growing) <= at_once - max(1, at_once // 4) and (pads or not growing):
             new = list(islice(waiting, at_once - len(growing)))
+            if not pads:
+                new, waiting = _of_one_length(new, waiting)
             growing += new
             decoding.admit([row for _, row in new])
         if decoding.rows and not _advanced(decoding):
@@ -203,6 +196,14 @@ def _decode(
             waiting = chain([following], waiting)
 
 
+def _of_one_length(
+    new: list[tuple[tuple[int, int], Continuation]], waiting: Iterator[tuple[tuple[int, int], Continuation]]
+) -> tuple[list[tuple[tuple[int, int], Continuation]], Iterator[tuple[tuple[int, int], Continuation]]]:
+    """Return the first of the rows that have one length, and the others put back before those that wait."""
+    alike = list(takewhile(lambda one: len(one[1].ids) == len(new[0][1].ids), new))
+    return alike, chain(new[len(alike) :], waiting)
+
+
 def _advanced(decoding: Decoding) -> bool:
     """Make one token for every row; False when memory ran out (returned, so that what failed is released)."""
     try:
@@ -218,7 +219,7 @@ def _search(
     model: CachedModel,
     tokenizer: Tokenizer,
     numbers: list[int],
-    encoded: list[list[int]],
+    encoded: list[Prompt],
     options: GenerateOptions,
     constraint: Constraint | None,
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
@@ -226,6 +227,9 @@ def _search(
     at_once, done = max(1, ROWS_AT_ONCE // options.beams), 0
     while done < len(numbers):
         group = numbers[done : done + at_once]
+        if not getattr(model, "pads", True):
+            length = len(encoded[group[0]].ids)
+            group = [number for number in group if len(encoded[number].ids) == length]
         found = _searched(BeamSearch(model, tokenizer, [encoded[number] for number in group], options, constraint))
         if found is None:
             at_once = _smaller(len(group))
@@ -264,7 +268,7 @@ def _texts_of(
 ) -> Iterator[tuple[tuple[int, int], Generation]]:
     for number, hypotheses in made:
         for sample, one in enumerate(hypotheses[: options.samples]):
-            assembler = TextAssembler(tokenizer, one.ids[1 : one.prompt_length], options.stop)
+            assembler = TextAssembler(tokenizer, [] if one.source else one.ids[1 : one.prompt_length], options.stop)
             text = "".join(map(assembler.add, one.new)) + assembler.finish()
             score = one.score if one.new or one.reason == "end" else None
             yield (

@@ -12,7 +12,12 @@ from lavra.models.inference import device_of
 
 
 class CachedModel(Protocol):
-    """What generation asks of a model; `lavra.models.decoder.Decoder` answers it."""
+    """What generation asks of a model.
+
+    `lavra.models.decoder.Decoder` answers it, and so does every wrapped model that writes. Those may say besides: of
+    encoder-decoders `beginning` and `forced` (what their decoder begins with), and `pads`, False where only rows of one
+    length can be read together.
+    """
 
     @property
     def context(self) -> int:
@@ -24,7 +29,7 @@ class CachedModel(Protocol):
         ...
 
     def new_cache(self, rows: int, length: int) -> Any:
-        """Return an empty cache.
+        """Return an empty cache; for encoder-decoders with the ids that each row's encoder reads as a third argument.
 
         It has `length` (tokens stored), `capacity`, `select(rows)`, which keeps, repeats or reorders rows, and
         `join(other, capacity)`, which returns a cache with the rows of both.
@@ -104,12 +109,13 @@ class Reader:
 
     def _read(self, rows: Sequence[Row], left: int) -> torch.Tensor:
         """Read whole windows into a new cache, equal ones (samples of one prompt, beams) only once."""
-        windows = [tuple(row.window) for row in rows]
+        windows = [(row.source, tuple(row.window)) for row in rows]
         place = {window: number for number, window in enumerate(dict.fromkeys(windows))}
-        ids = torch.tensor(aligned_right(list(place)), dtype=torch.long, device=self.device)
+        ids = torch.tensor(aligned_right([window for _, window in place]), dtype=torch.long, device=self.device)
         capacity = min(self._model.context, ids.shape[1] + left)
-        self._cache, self._rows = self._model.new_cache(len(place), capacity), len(rows)
-        padded = len({len(window) for window in place}) > 1
+        sources = [[source for source, _ in place]] if rows[0].source else []
+        self._cache, self._rows = self._model.new_cache(len(place), capacity, *sources), len(rows)
+        padded = len({len(window) for _, window in place}) > 1
         features = self._model.step(ids.clamp(min=0), self._cache, ids >= 0 if padded else None)
         if len(place) < len(windows):
             order = torch.tensor([place[window] for window in windows], device=self.device)

@@ -13,6 +13,7 @@ from lavra.generation.text import TextAssembler
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
+    from lavra.generation.prompts import Prompt
 
 Reason = Literal["end", "stop", "length"]
 """Why a text ended: the model ended the document, a stop string came, or `max_new_tokens` were made."""
@@ -23,14 +24,19 @@ class Row:
     """Tokens that the model reads and adds to.
 
     Attributes:
-        ids: the beginning mark (an end-of-document token), the prompt and the new tokens.
+        ids: the beginning mark (an end-of-document token), the prompt and the new tokens; of an encoder-decoder
+            what its decoder begins with, and the new tokens.
         prompt_length: how many of `ids` were given, the mark included.
         begin: first of `ids` that the model still sees; moves on when the context is full.
+        source: what the encoder of an encoder-decoder reads; empty for decoders.
+        forced: how many of the given `ids` are the text's own already: a length counts them.
     """
 
     ids: list[int]
     prompt_length: int
     begin: int = field(default=0, kw_only=True)
+    source: tuple[int, ...] = field(default=(), kw_only=True)
+    forced: int = field(default=0, kw_only=True)
 
     @property
     def new(self) -> list[int]:
@@ -72,11 +78,10 @@ class Continuation(Row):
     reason: Reason | None = None
 
     @classmethod
-    def start(
-        cls, tokenizer: Tokenizer, ids: Sequence[int], draws: NDArray[Any], options: GenerateOptions
-    ) -> Continuation:
-        """Begin a row that continues `ids`."""
-        row = cls(list(ids), len(ids), draws, TextAssembler(tokenizer, ids[1:], options.stop))
+    def start(cls, tokenizer: Tokenizer, prompt: Prompt, draws: NDArray[Any], options: GenerateOptions) -> Continuation:
+        """Begin a row that continues a prompt."""
+        assembler = TextAssembler(tokenizer, prompt.before, options.stop)
+        row = cls(list(prompt.ids), len(prompt.ids), draws, assembler, source=prompt.source, forced=prompt.forced)
         row.reason = None if options.max_new_tokens else "length"
         return row
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from lavra.core.errors import InputError, LavraError
 from lavra.core.memory import is_out_of_memory, release_memory
 from lavra.core.progress import Progress
+from lavra.data.pairs import encode_pair
+from lavra.generation.prompts import Prompt, source_prompt, writes_from_source
 from lavra.generation.reader import Reader
 from lavra.generation.rows import Row
 from lavra.models.inference import device_of, evaluating
@@ -59,20 +61,6 @@ class Score:
         return self.log_probability
 
 
-def encode_pair(tokenizer: Tokenizer, prompt: str, option: str) -> tuple[list[int], list[int]]:
-    """Return the ids of a prompt and of an option after it.
-
-    White space at the end of the prompt goes to the option; both are then encoded as one text, and what comes after as
-    many tokens as the prompt alone has is the option (as in lm-evaluation-harness). Where nothing comes after, as when
-    the option completes the prompt's last word, it is encoded by itself.
-    """
-    kept = prompt.rstrip()
-    moved = prompt[len(kept) :] + option
-    before = tokenizer.encode(kept)
-    after = tokenizer.encode(kept + moved)[len(before) :]
-    return before, after or (tokenizer.encode(moved) if option else [])
-
-
 def score(
     model: CachedModel,
     tokenizer: Tokenizer,
@@ -99,16 +87,15 @@ def score(
     Raises:
         InputError: for an empty option, or a prompt that does not fit the context.
     """
-    cut = long_prompt == "window"
     requests = [
-        _Request.of(model.context, tokenizer, prompt, mine, cut) for prompt, mine in zip(prompts, options, strict=True)
+        _Request.of(model, tokenizer, prompt, mine, long_prompt) for prompt, mine in zip(prompts, options, strict=True)
     ]
     found: list[list[Score]] = [[] for _ in requests]
     order = sorted(range(len(requests)), key=lambda number: requests[number].size)
     done, at_once = 0, TOKENS_AT_ONCE
     with evaluating(model), torch.no_grad(), Progress("scoring", len(requests), "prompts") as progress:
         while done < len(order):
-            group = _group(requests, order[done:], at_once)
+            group = _group(requests, order[done:], at_once, getattr(model, "pads", True))
             scored = _try(model, [requests[number] for number in group])
             if scored is None:
                 at_once = _smaller(group, requests)
@@ -122,45 +109,58 @@ def score(
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A prompt's ids, the beginning mark included, and those of its options."""
+    """A prompt as the model reads it, and the ids of its options."""
 
-    prompt: list[int]
+    prompt: Prompt
     options: list[list[int]]
     texts: list[str]
 
     @classmethod
-    def of(cls, context: int, tokenizer: Tokenizer, prompt: str, options: Sequence[str], cut: bool) -> _Request:
-        pairs = [encode_pair(tokenizer, prompt, option) for option in options]
-        for (_, ids), option in zip(pairs, options, strict=True):
+    def of(
+        cls,
+        model: CachedModel,
+        tokenizer: Tokenizer,
+        prompt: str,
+        options: Sequence[str],
+        long_prompt: Literal["refuse", "window"],
+    ) -> _Request:
+        if writes_from_source(model):
+            read = source_prompt(model, tokenizer, prompt, long_prompt)
+            encoded = [tokenizer.encode(option) for option in options]
+        else:
+            pairs = [encode_pair(tokenizer, prompt, option) for option in options]
+            read = Prompt([tokenizer.end_of_document, *(pairs[0][0] if pairs else [])])
+            encoded = [ids for _, ids in pairs]
+        for ids, option in zip(encoded, options, strict=True):
             if not option or not ids:
                 place = f"after {prompt[-40:]!r}"
                 raise InputError(f"the option {option!r} {place} has no tokens", "give options with text")
-        before = [tokenizer.end_of_document, *(pairs[0][0] if pairs else [])]
-        longest = max((len(ids) for _, ids in pairs), default=0)
-        room = context - longest + 1
-        if room < 1 or (len(before) > room and not cut):
+        longest = max(map(len, encoded), default=0)
+        room = model.context - longest + 1
+        if room < 1 or (len(read.ids) > room and (long_prompt == "refuse" or read.source)):
             raise InputError(
-                f"the prompt {prompt[:40]!r}… and its longest option have {len(before) - 1 + longest} tokens; "
-                f"this model reads {context} at most",
+                f"the prompt {prompt[:40]!r}… and its longest option have {len(read.ids) - 1 + longest} tokens; "
+                f"this model reads {model.context} at most",
                 "shorten them, or let the beginning of long prompts be left out (--long-prompt window)",
             )
-        return cls(before[-room:], [ids for _, ids in pairs], list(options))
+        return cls(replace(read, ids=read.ids[-room:]), encoded, list(options))
 
     @property
     def size(self) -> int:
         """Tokens that scoring takes."""
-        return len(self.prompt) + sum(map(len, self.options))
+        return self.prompt.size + sum(map(len, self.options))
 
 
-def _group(requests: list[_Request], numbers: list[int], at_once: int) -> list[int]:
+def _group(requests: list[_Request], numbers: list[int], at_once: int, pads: bool) -> list[int]:
     """Return the first of `numbers`, and as many more as may be scored together with it."""
     group: list[int] = []
     rows = longest = 0
     for number in numbers:
         request = requests[number]
         rows += max(1, len(request.options))
-        longest = max(longest, len(request.prompt) + max(map(len, request.options), default=0))
-        if group and rows * longest > at_once:
+        longest = max(longest, request.prompt.size + max(map(len, request.options), default=0))
+        odd = not pads and len(request.prompt.ids) != len(requests[numbers[0]].prompt.ids)
+        if group and (rows * longest > at_once or odd):
             break
         group.append(number)
     return group
@@ -193,7 +193,9 @@ def _scored(model: CachedModel, requests: list[_Request]) -> list[list[Score]]:
     flat = [ids for request in requests for ids in request.options]
     longest = max(map(len, flat))
     reader = Reader(model)
-    last = reader.read([Row(request.prompt, len(request.prompt)) for request in requests], longest)[:, -1:]
+    prompts = [request.prompt for request in requests]
+    rows = [Row(list(prompt.ids), len(prompt.ids), source=prompt.source) for prompt in prompts]
+    last = reader.read(rows, longest)[:, -1:]
     device = device_of(model)
     targets = torch.tensor([ids + [0] * (longest - len(ids)) for ids in flat], device=device)
     real = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in flat], device=device).bool()
