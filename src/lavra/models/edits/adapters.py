@@ -74,7 +74,7 @@ class Adapter:
         root = root_of(model)
         if has_quantized_layers(root):
             self._move_to_full_precision(root)
-        for name, layer in _adapted(root).items():
+        for name, layer in adapted_layers(root).items():
             assert isinstance(layer, BaseTunerLayer)
             layer.merge(safe_merge=True)
             _replace(root, name, layer.get_base_layer())
@@ -100,13 +100,15 @@ class Adapter:
         return inside
 
     def saved(self, root: nn.Module) -> list[str]:
-        """Return the names of the modules that are trained whole."""
-        names = [name for name, module in root.named_modules() if name and list(module.parameters(recurse=False))]
+        """Return the names of the modules that are trained whole, and of those that share their weights."""
+        own = {name: list(module.parameters(recurse=False)) for name, module in root.named_modules()}
+        names = [name for name, parameters in own.items() if name and parameters]
         found = matching(names, self.config.saved, "modules") if self.config.saved else []
         found += [name for name in names if _NEW_HEADS.search(name)]
         if self.vocabulary:
             found += vocabulary_modules(root)
-        return list(dict.fromkeys(found))
+        weights = {id(parameter) for name in found for parameter in root.get_submodule(name).parameters()}
+        return [name for name in names if any(id(parameter) in weights for parameter in own[name])]
 
     def peft_config(self, root: nn.Module, targets: list[str]) -> peft.PeftConfig:
         """Return the configuration by which `peft` makes this adapter in `root`."""
@@ -138,14 +140,14 @@ class Adapter:
 
     def _move_to_full_precision(self, root: nn.Module) -> None:
         """Put the same adapter over full-precision copies of its layers."""
-        adapted = _adapted(root)
+        adapted = adapted_layers(root)
         learned = {name: layer.state_dict() for name, layer in adapted.items()}
         for name, layer in adapted.items():
             _replace(root, name, layer.get_base_layer())
         _forget(root)
         dequantize_layers(root)
         self._inject(root, list(adapted))
-        for name, layer in _adapted(root).items():
+        for name, layer in adapted_layers(root).items():
             kept = {key: tensor for key, tensor in learned[name].items() if not key.startswith("base_layer.")}
             layer.load_state_dict(kept, strict=False)
 
@@ -159,7 +161,8 @@ def vocabulary_modules(root: nn.Module) -> list[str]:
     ]
 
 
-def _adapted(root: nn.Module) -> dict[str, Any]:
+def adapted_layers(root: nn.Module) -> dict[str, Any]:
+    """Return the layers that have an adapter, by the names that they had without."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return {name: module for name, module in root.named_modules() if isinstance(module, BaseTunerLayer)}
