@@ -12,6 +12,7 @@ from lavra.core.units import show_count, show_duration
 Item = TypeVar("Item")
 
 _quiet = False
+_open = 0  # progress lines whose blocks are running, one inside the other
 
 
 def set_quiet(quiet: bool) -> None:
@@ -29,6 +30,8 @@ def say(text: str) -> None:
 class Progress:
     """Progress towards a total, shown only for work that lasts longer than two seconds.
 
+    Of progress within progress (`with`) the outermost is shown alone.
+
     Args:
         title: what is being done, e.g. "tokenising".
         total: the amount of work, in `unit`; None when unknown.
@@ -44,15 +47,21 @@ class Progress:
         self._gap = 0.2 if self._live else every
         self._next = self._start + 2.0
         self._shown = False
+        self._inner = False
 
     def start_from(self, done: float) -> None:
         """Count `done` as done before, so that the time left is reckoned from the work of now alone."""
         self.done = self._before = done
 
     def __enter__(self) -> Progress:
+        global _open
+        self._inner = _open > 0
+        _open += 1
         return self
 
     def __exit__(self, *_: object) -> None:
+        global _open
+        _open -= 1
         self.close()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
@@ -80,7 +89,7 @@ class Progress:
         return f"{self.title}: {amount}" + (f"  {note}" if note else "")
 
     def _show(self, text: str) -> None:
-        if _quiet:
+        if _quiet or self._inner:
             return
         self._shown = True
         if self._live:

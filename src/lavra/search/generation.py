@@ -31,7 +31,8 @@ class Generation:
     def __init__(self, folder: Path, postings: Postings | None = None) -> None:
         self.folder = folder
         self.postings = postings or Postings(folder)
-        self._ranks: NDArray[np.int32] = mapped(folder / "ranks.npy")
+        self.ranks: NDArray[np.int32] = mapped(folder / "ranks.npy")
+        """(documents,) place of each document in the order that breaks ties."""
         starts = folder / "document_units.npy"
         self._units = mapped(starts) if starts.exists() else None
         self.rows: NDArray[np.int32] = mapped(folder / "rows.npy")
@@ -43,7 +44,7 @@ class Generation:
         """How much of the indexed queries' terms is new to their documents."""
 
     def __len__(self) -> int:
-        return len(self._ranks)
+        return len(self.ranks)
 
     def search(self, terms: list[int], most: int) -> tuple[Whole, NDArray[np.float32]]:
         """Return the numbers and the scores of the best documents, in trec_eval's order.
@@ -59,7 +60,7 @@ class Generation:
         scores = self.postings.scores(terms)
         if self._units is not None:
             scores = np.maximum.reduceat(scores, self._units[:-1])
-        found = best(scores, self._ranks, most)
+        found = best(scores, self.ranks, most)
         return found, scores[found]
 
     def units_of(self, document: int) -> range:

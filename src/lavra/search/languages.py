@@ -14,7 +14,8 @@ from lavra.search.analyzers import LANGUAGES
 
 _WORD = re.compile(r"[^\W\d_]+")
 _FEWEST_HITS = 20
-_NAMES = {"pt": "Portuguese", "en": "English", "es": "Spanish", "fr": "French", "de": "German", "it": "Italian"}
+NAMES = {"pt": "Portuguese", "en": "English", "es": "Spanish", "fr": "French", "de": "German", "it": "Italian"}
+"""English names of the languages that are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class LanguageGuess:
     @property
     def name(self) -> str:
         """Its English name."""
-        return _NAMES.get(self.language or "", "an unknown language")
+        return NAMES.get(self.language or "", "an unknown language")
 
 
 def guess_language(texts: Iterable[str], *, words: int = 20_000) -> LanguageGuess:
@@ -78,7 +79,7 @@ def language_warning(texts: Iterable[str], language: str, *, sample: int = 500) 
     )
     return (
         f"warning: the documents look {guess.name} ({guess.share:.0%} of the function words), "
-        f"but the analyzer is {_NAMES[language]}: {remedy}"
+        f"but the analyzer is {NAMES[language]}: {remedy}"
     )
 
 

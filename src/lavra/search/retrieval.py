@@ -38,6 +38,12 @@ class Latency:
     p99: float
     queries: int
 
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Latency:
+        """Return the percentiles of the seconds that each query took."""
+        percentiles = np.percentile(np.array(seconds) * 1000, [50, 95, 99])
+        return cls(*(float(value) for value in percentiles), queries=len(seconds))
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object with the fields as named here."""
         return {name: getattr(self, name) for name in self.__slots__}
@@ -138,5 +144,4 @@ def measure_latency(index: Index, generation: Generation, queries: Sequence[Judg
         for number in numbers.tolist():
             generation.id_of(number)
         seconds.append(time.perf_counter() - start)
-    percentiles = np.percentile(np.array(seconds[len(chosen[:50]) :]) * 1000, [50, 95, 99])
-    return Latency(*(float(value) for value in percentiles), queries=len(chosen))
+    return Latency.of(seconds[len(chosen[:50]) :])

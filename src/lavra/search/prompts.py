@@ -1,0 +1,71 @@
+"""How a passage is put to a query generator; recorded beside the model, so that it is read as it was trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lavra.core.errors import Damaged
+from lavra.core.files import read_json, write_json
+
+RECORD = "doc2query.json"
+"""Name of the record in a run folder and in a model folder."""
+
+
+@dataclass(frozen=True)
+class QueryPrompt:
+    """How a generator was trained, as far as using it goes.
+
+    Attributes:
+        before: text before the passage.
+        after: text between the passage and the query; a decoder goes on from here.
+        passage_tokens: most tokens of a passage that it was trained on; 0 when that is not known.
+        query_tokens: most tokens of a query.
+        language: of its passages ("pt", "en", …), empty when that is not known.
+        trained_on: name of the collection.
+    """
+
+    before: str = ""
+    after: str = "\nQuery:"
+    passage_tokens: int = 0
+    query_tokens: int = 64
+    language: str = ""
+    trained_on: str = ""
+
+    def fill(self, passage: str) -> str:
+        """Return the prompt of a passage, white space at its ends left out."""
+        return f"{self.before}{passage.strip()}{self.after}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def write(self, folder: Path) -> None:
+        """Record the prompt beside a model."""
+        write_json(folder / RECORD, self.to_json())
+
+
+BARE = QueryPrompt(after="")
+"""The passage alone, as encoder-decoders for this task read it (docTTTTTquery)."""
+
+
+def prompt_of(location: str, unknown: QueryPrompt) -> QueryPrompt:
+    """Return the prompt that was recorded with a model, or `unknown` when none was.
+
+    Args:
+        location: a run, a checkpoint of a run, or a model folder.
+        unknown: for models that come without a record.
+
+    Raises:
+        Damaged: if the record is not what was written.
+    """
+    path = Path(location)
+    for folder in (path, path / "model", path.parent, path.parent.parent):
+        if (folder / RECORD).is_file():
+            values = read_json(folder / RECORD)
+            known = {field.name for field in fields(QueryPrompt)}
+            if not isinstance(values, dict) or not set(values) <= known:
+                raise Damaged(f"{folder / RECORD} is not what lavra writes there", "train the generator again")
+            return QueryPrompt(**values)
+    return unknown
