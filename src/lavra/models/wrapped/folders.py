@@ -109,12 +109,10 @@ def write_wrapped(
 ) -> None:
     """Write what `save_wrapped` writes into a folder that is there, by the caller's rules of atomicity."""
     weights = weights or {}
-    kinds = {weights.get(name, parameter).dtype for name, parameter in model.named_parameters()}
     with quietly():
         model.inner.save_pretrained(folder, state_dict=_state(model, weights))
-    if len(kinds) == 1:  # transformers notes the type of the model, not of what is written
-        config: Any = read_json(folder / CONFIG)
-        write_json(folder / CONFIG, {**config, "dtype": str(kinds.pop()).removeprefix("torch.")})
+    config: Any = read_json(folder / CONFIG)
+    write_json(folder / CONFIG, {**config, **_corrections(model, weights)})
     if tokenizer_files_from is not None:
         copy_tokenizer(tokenizer_files_from, folder)
 
@@ -131,6 +129,18 @@ def _state(model: Wrapped, weights: Mapping[str, torch.Tensor]) -> dict[str, tor
     given = {parameters[name].data_ptr(): weight.detach() for name, weight in weights.items()}
     state: dict[str, torch.Tensor] = model.inner.state_dict()
     return {name: given.get(tensor.data_ptr(), tensor) for name, tensor in state.items()}
+
+
+def _corrections(model: Wrapped, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return what `transformers` notes wrongly in the configuration that it writes."""
+    changes: dict[str, Any] = {}
+    types = {weights.get(name, parameter).dtype for name, parameter in model.named_parameters()}
+    if len(types) == 1:  # it notes the type of the model, not of what is written
+        changes["dtype"] = str(types.pop()).removeprefix("torch.")
+    if not model.tied and hasattr(model.inner.config, "scale_decoder_outputs"):
+        # T5 1.1: version 5 finds two matrices in the file whatever is noted; version 4 would tie the head.
+        changes["tie_word_embeddings"] = False
+    return changes
 
 
 def _words(kind: Kind) -> str:

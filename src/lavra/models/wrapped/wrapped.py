@@ -40,6 +40,8 @@ class Wrapped(Cached):
         position_offset: what the model adds to positions before it is given them (RoBERTa's begin at 2); None for a
             model that is not given any.
         scale: what its logits are multiplied by after the head.
+        tied: whether the head is meant to be the embedding of the inputs: its configuration says so, and they do not
+            differ. (Of T5 1.1 `transformers` says so too, although its files hold two matrices.)
 
     Raises:
         InputError: if it has no head, or one that a matrix and a bias cannot express.
@@ -58,6 +60,7 @@ class Wrapped(Cached):
             )
         self.position_offset: int | None = None
         self.scale, self.isolates = 1.0, False
+        self.tied = _meant_tied(inner)
         self.train(inner.training)
         measure(self)
 
@@ -171,14 +174,9 @@ class Wrapped(Cached):
     def checkpoint_gradients(self, wanted: bool = True) -> None:
         """Compute activations again in the backward pass instead of keeping them: less memory, a third more work."""
         if wanted:
-            self.inner.gradient_checkpointing_enable({"use_reentrant": False})
+            self.inner.activation_checkpointing_enable({"use_reentrant": False})
         else:
-            self.inner.gradient_checkpointing_disable()
-
-    @property
-    def tied(self) -> bool:
-        """Whether the head is the embedding of the inputs."""
-        return self.inner.get_input_embeddings().weight is self._head.weight
+            self.inner.activation_checkpointing_disable()
 
     @property
     def vocabulary(self) -> int:
@@ -196,8 +194,15 @@ class Wrapped(Cached):
         return device_of(self)
 
 
+def _meant_tied(inner: PreTrainedModel) -> bool:
+    head, embedding = inner.get_output_embeddings().weight, inner.get_input_embeddings().weight  # pyright: ignore[reportOptionalMemberAccess]
+    said = bool(getattr(inner.config, "tie_word_embeddings", False))
+    return head is embedding or (said and head.shape == embedding.shape and torch.equal(head, embedding))
+
+
+_BY_FAMILY = {"bloom": 2048}
 _WITHOUT_LIMIT = 512
-"""For models with relative positions alone, whose configuration names no length: T5's length in its training."""
+"""For models with relative positions alone, whose configuration names no length: those of their training, T5's last."""
 
 
 def context_of(config: Any, offset: int) -> int:
@@ -206,4 +211,4 @@ def context_of(config: Any, offset: int) -> int:
         length = getattr(config, name, None)
         if isinstance(length, int) and length > 0:
             return length - offset
-    return _WITHOUT_LIMIT
+    return _BY_FAMILY.get(getattr(config, "model_type", ""), _WITHOUT_LIMIT)
