@@ -198,7 +198,7 @@ def test_checkpointed_gradients_are_the_same(name):
         model.inner.config.attention_dropout = 0.0
         torch.manual_seed(0)
         loss = Causal(64).loss(model, batch).sum
-        weights = [weight for weight in model.parameters()]
+        weights = list(model.parameters())
         found.append([loss.detach(), *torch.autograd.grad(loss, weights, allow_unused=True)])
     for one, other in zip(*found, strict=True):
         assert (one is None and other is None) or torch.allclose(one, other, atol=1e-5, rtol=1e-4)

@@ -37,10 +37,21 @@ def open_wrapped(folder: Path, kind: Kind | None = None, dtype: torch.dtype = to
     """
     config = read_config(folder)
     chosen = choose_kind(config, folder) if kind is None else kind
-    return Wrapped(_load(folder, chosen, dtype), chosen)
+    special = _SPECIAL.get(str(config.get("model_type")), {}) if chosen == "encoder" else {}
+    return Wrapped(_load(folder, chosen, dtype, special), chosen)
 
 
-def _load(folder: Path, kind: Kind, dtype: torch.dtype) -> PreTrainedModel:
+_MICROSOFT = {
+    r"^lm_predictions\.lm_head\.(dense|LayerNorm)": r"cls.predictions.transform.\1",
+    r"^lm_predictions\.lm_head\.bias": "cls.predictions.bias",
+}
+"""DeBERTa's head as Microsoft's files name it: the same function as that of `transformers`, which would drop it."""
+
+_DEBERTA = {"legacy": True, "key_mapping": _MICROSOFT}
+_SPECIAL: dict[str, dict[str, Any]] = {"deberta": _DEBERTA, "deberta-v2": _DEBERTA}
+
+
+def _load(folder: Path, kind: Kind, dtype: torch.dtype, special: dict[str, Any]) -> PreTrainedModel:
     from safetensors import SafetensorError
 
     again = "copy or download the model again"
@@ -52,6 +63,7 @@ def _load(folder: Path, kind: Kind, dtype: torch.dtype) -> PreTrainedModel:
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **special,
             )
     except (SafetensorError, EOFError) as error:
         raise Damaged(f"the weights in {folder} cannot be read: {error}", again) from error
@@ -137,8 +149,8 @@ def _corrections(model: Wrapped, weights: Mapping[str, torch.Tensor]) -> dict[st
     types = {weights.get(name, parameter).dtype for name, parameter in model.named_parameters()}
     if len(types) == 1:  # it notes the type of the model, not of what is written
         changes["dtype"] = str(types.pop()).removeprefix("torch.")
-    if not model.tied and hasattr(model.inner.config, "scale_decoder_outputs"):
-        # T5 1.1: version 5 finds two matrices in the file whatever is noted; version 4 would tie the head.
+    if not model.tied and model.inner.config.model_type in ("t5", "mt5", "umt5"):
+        # T5 1.1 and mT5: version 5 finds two matrices in the file whatever is noted; version 4 would tie the head.
         changes["tie_word_embeddings"] = False
     return changes
 

@@ -75,9 +75,10 @@ def _scale(model: Wrapped) -> float:
     ours = model.head(model.features(batch)).double()
     arguments = {"input_ids": source, "decoder_input_ids": ids} if batch.extra else {"input_ids": ids}
     theirs = model.inner(**arguments).logits.double()
-    scale = float((ours * theirs).sum() / ours.square().sum().clamp(min=1e-30)) if ours.any() else 1.0
+    same_shape = ours.shape == theirs.shape
+    scale = float((ours * theirs).sum() / ours.square().sum()) if same_shape and ours.any() else 1.0
     scale = 1.0 if abs(scale - 1.0) < 1e-4 else scale
-    if not _near(scale * ours, theirs, model):
+    if not same_shape or not _near(scale * ours, theirs, model):
         raise InputError(
             f"the logits of {type(model.inner).__name__} are not a matrix times its last hidden states",
             "models that bend their logits after the head (soft-capping) cannot be trained; choose another one",
