@@ -1,0 +1,129 @@
+"""Accelerators by name: what they compute at most, hold, and draw; so that a run can be planned for one not at hand."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from lavra.core.errors import InputError
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One kind of accelerator, as its maker specifies it.
+
+    Attributes:
+        name: as given to `--hardware`.
+        peak: FLOP/s of dense matrix products by precision (`fp32`, `fp16`, `bf16`), sparsity not counted. `fp32` is
+            true 32-bit arithmetic, not TF32. A precision that is missing is one that training does not run in there.
+        memory: bytes.
+        bandwidth: of the memory, in bytes per second.
+        watts: most that the board draws.
+        source: where the figures are from.
+        aliases: other names.
+        shared_memory: whether the processor's own programs live in the same memory.
+    """
+
+    name: str
+    peak: dict[str, float]
+    memory: int
+    bandwidth: float
+    watts: float
+    source: str
+    aliases: tuple[str, ...] = ()
+    shared_memory: bool = False
+
+    def precision(self, asked: str = "auto") -> str:
+        """Return the precision to train in: the asked one, or bf16, else fp16, else fp32, whichever it has.
+
+        Raises:
+            InputError: if it does not compute in the asked precision.
+        """
+        if asked == "auto":
+            return next(kind for kind in ("bf16", "fp16", "fp32") if kind in self.peak)
+        if asked not in self.peak:
+            raise InputError(
+                f"{self.name} does not compute matrix products in {asked}", f"choose one of {', '.join(self.peak)}"
+            )
+        return asked
+
+
+def _make(
+    name: str,
+    teraflops: tuple[float, float | None, float | None],
+    gib: float,
+    gigabytes_per_second: float,
+    watts: float,
+    source: str,
+    *aliases: str,
+    shared: bool = False,
+) -> Accelerator:
+    """Return an accelerator from teraFLOP/s in fp32, fp16 and bf16 (None: not there)."""
+    peak = {
+        kind: tera * 1e12 for kind, tera in zip(("fp32", "fp16", "bf16"), teraflops, strict=True) if tera is not None
+    }
+    memory = int(gib * GIB)
+    return Accelerator(name, peak, memory, gigabytes_per_second * 1e9, watts, source, aliases, shared)
+
+
+_TABLE = (
+    _make("p100", (9.3, 18.7, None), 16, 732, 250, "NVIDIA Tesla P100 PCIe data sheet", "kaggle-p100", "tesla-p100"),
+    _make("v100", (15.7, 125, None), 16, 900, 300, "NVIDIA V100 SXM2 data sheet", "v100-16gb", "tesla-v100"),
+    _make("v100-32gb", (15.7, 125, None), 32, 900, 300, "NVIDIA V100 SXM2 data sheet"),
+    _make("t4", (8.1, 65, None), 15, 320, 70, "NVIDIA T4 data sheet; 15 of its 16 GB are given to programs", "colab-t4",
+          "kaggle-t4", "tesla-t4"),
+    _make("a10g", (31.2, 70, 70), 22.5, 600, 300, "NVIDIA A10G (AWS g5) data sheet, dense", "g5"),
+    _make("a10", (31.2, 125, 125), 22.5, 600, 150, "NVIDIA A10 data sheet, dense"),
+    _make("l4", (30.3, 121, 121), 22.5, 300, 72, "NVIDIA L4 data sheet, half of the sparse figure", "colab-l4", "g6"),
+    _make("l40s", (91.6, 362, 362), 45, 864, 350, "NVIDIA L40S data sheet, dense"),
+    _make("a40", (37.4, 149.7, 149.7), 45, 696, 300, "NVIDIA A40 data sheet, dense"),
+    _make("rtx-a6000", (38.7, 154.8, 154.8), 47.5, 768, 300, "NVIDIA RTX A6000 data sheet, dense", "a6000"),
+    _make("rtx-3060", (12.7, 51, 51), 12, 360, 170, "NVIDIA Ampere GA102 whitepaper's ratios, fp16 into fp16", "3060"),
+    _make("rtx-3090", (35.6, 71, 71), 24, 936, 350, "NVIDIA Ampere GA102 whitepaper, fp32 accumulation", "3090"),
+    _make("rtx-4070", (29.1, 58.3, 58.3), 12, 504, 200, "NVIDIA Ada whitepaper's ratios, fp32 accumulation", "4070"),
+    _make("rtx-4090", (82.6, 165.2, 165.2), 24, 1008, 450, "NVIDIA Ada whitepaper, fp32 accumulation", "4090"),
+    _make("rtx-5090", (104.8, 209.5, 209.5), 32, 1792, 575, "NVIDIA RTX Blackwell whitepaper, fp32 accumulation",
+          "5090"),
+    _make("a100-40gb", (19.5, 312, 312), 39.4, 1555, 400, "NVIDIA A100 data sheet, dense", "a100", "colab-a100",
+          "a100-40g"),
+    _make("a100-80gb", (19.5, 312, 312), 79.1, 2039, 400, "NVIDIA A100 data sheet, dense", "a100-80g"),
+    _make("h100", (66.9, 989.4, 989.4), 79.1, 3350, 700, "NVIDIA H100 SXM data sheet, half of the sparse figure",
+          "h100-sxm", "h100-80gb"),
+    _make("h100-pcie", (51.2, 756, 756), 79.1, 2000, 350, "NVIDIA H100 PCIe data sheet, half of the sparse figure"),
+    _make("gh200", (66.9, 989.4, 989.4), 94.5, 4000, 700, "NVIDIA GH200 data sheet (96 GB), dense"),
+    _make("h200", (66.9, 989.4, 989.4), 139.8, 4800, 700, "NVIDIA H200 SXM data sheet, half of the sparse figure",
+          "h200-sxm"),
+    _make("b200", (75, 2250, 2250), 178, 7700, 1000, "NVIDIA B200 (HGX) data sheet, dense"),
+    _make("mi250x", (47.9, 383, 383), 128, 3277, 560, "AMD MI250X data sheet (two dies as one)"),
+    _make("mi300x", (163.4, 1307.4, 1307.4), 191, 5300, 750, "AMD MI300X data sheet, dense"),
+    _make("m1", (2.6, 5.2, None), 8, 68, 20, "Apple M1, 8-core GPU; fp16 twice fp32 at most", "apple-m1", shared=True),
+    _make("m2", (3.6, 7.2, None), 8, 100, 22, "Apple M2, 10-core GPU; fp16 twice fp32 at most", "apple-m2",
+          shared=True),
+    _make("m3-max", (14.2, 28.4, None), 36, 400, 60, "Apple M3 Max, 40-core GPU; fp16 twice fp32 at most",
+          shared=True),
+    _make("m4", (4.6, 9.2, None), 16, 120, 22, "Apple M4, 10-core GPU; fp16 twice fp32 at most", "apple-m4",
+          shared=True),
+    _make("m4-max", (18.4, 36.8, None), 36, 546, 70, "Apple M4 Max, 40-core GPU; fp16 twice fp32 at most",
+          shared=True),
+)  # fmt: skip
+
+ACCELERATORS: dict[str, Accelerator] = {accelerator.name: accelerator for accelerator in _TABLE}
+"""Every accelerator by its first name."""
+
+_BY_ALIAS = {alias: accelerator for accelerator in _TABLE for alias in (accelerator.name, *accelerator.aliases)}
+
+
+def accelerator(name: str) -> Accelerator:
+    """Return the accelerator called `name` (or an alias of it, in any case, with spaces or underscores for hyphens).
+
+    Raises:
+        InputError: if there is none, naming the nearest.
+    """
+    written = name.strip().lower().replace(" ", "-").replace("_", "-").removeprefix("nvidia-")
+    if written in _BY_ALIAS:
+        return _BY_ALIAS[written]
+    near = difflib.get_close_matches(written, _BY_ALIAS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"{name!r} is no known hardware", f"{hint}known: this, {', '.join(ACCELERATORS)}")

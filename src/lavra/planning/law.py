@@ -1,0 +1,309 @@
+"""The scaling law: what loss a model of N parameters reaches on D bytes of text, fitted to runs, with its uncertainty.
+
+L(N, D) = E + A·N^-α + B·D^-β (Hoffmann et al. 2022, arXiv 2203.15556, approach 3), in bits per byte of original text, so
+that tokenizers do not matter. D is effective: repeated text counts for less (`planning.repetition`). Runs looked at
+before their learning rate fell (the constant stretch of a wsd schedule) lie above the law by a factor of their own,
+fitted along, which lets one run give several points (arXiv 2405.18392).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lavra.core.seeds import numpy_stream
+
+HUBER = 1e-2
+"""Residuals of the logarithm beyond this count linearly: one diverged run does not bend the law. Hoffmann et al. take
+1e-3; short runs scatter by about a hundredth."""
+
+_NAMES = ("log_floor", "log_size", "size_power", "log_text", "text_power", "warm")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One measured loss.
+
+    Attributes:
+        parameters: N: those in matrix products, the head's included.
+        text_bytes: D: effective bytes of text learned from.
+        bits_per_byte: of held-out text.
+        cooled: whether the learning rate had fallen; otherwise the loss is above what the law says.
+        run: points of one run share their luck, so they are resampled together.
+        weight: how much the point counts.
+    """
+
+    parameters: float
+    text_bytes: float
+    bits_per_byte: float
+    cooled: bool = True
+    run: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is believed before any run: normal, of the logarithms of E, of A·(10^6)^-α and of B·(10^7)^-β, of both
+    powers, and of the logarithm of the factor for runs whose learning rate has not fallen.
+
+    Attributes:
+        means: the six means.
+        deviations: the six standard deviations.
+    """
+
+    means: tuple[float, ...]
+    deviations: tuple[float, ...]
+
+
+WIDE = Prior((-0.3, -0.7, 0.34, -0.7, 0.37, 0.05), (0.5, 1.2, 0.12, 1.2, 0.12, 0.05))
+"""Powers around those of Hoffmann et al. 2022 and Besiroglu et al. 2024 (0.35 and 0.37), as bits per byte of small
+models: a floor of 0.4 to 1.4, and parts of some tenths at a million parameters and ten megabytes."""
+
+_SIZE, _TEXT = 1e6, 1e7
+"""Where the parts are measured that the fit works with: they are far less entangled there than at N = D = 1."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the interval that holds it nine times of ten.
+
+    Attributes:
+        value: the best guess.
+        low: 5 % lie below.
+        high: 5 % lie above.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def scaled(self, factor: float) -> Interval:
+        """Return the interval in another unit."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor)
+
+    def to_json(self) -> dict[str, float]:
+        """Return plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Law:
+    """A fitted law.
+
+    Attributes:
+        samples: (draws, 6) parameters: the best fit first, then what other luck would have given.
+        noise: standard deviation of one run's logarithm around the law.
+        runs: that it was fitted to.
+        origin: what it was fitted to, in words.
+    """
+
+    samples: tuple[tuple[float, ...], ...]
+    noise: float
+    runs: int
+    origin: str = ""
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """E, A, alpha, B and beta of the best fit, as the formula has them."""
+        floor, size, size_power, text, text_power, warm = self.samples[0]
+        return {
+            "E": float(np.exp(floor)),
+            "A": float(np.exp(size) * _SIZE**size_power),
+            "alpha": size_power,
+            "B": float(np.exp(text) * _TEXT**text_power),
+            "beta": text_power,
+            "before_cooldown": float(np.exp(warm)),
+        }
+
+    def loss(self, parameters: float, text_bytes: float) -> float:
+        """Return the best guess in bits per byte."""
+        return float(np.exp(_predict(np.array(self.samples[:1]), _features([_point(parameters, text_bytes)])))[0, 0])
+
+    def forecast(self, parameters: float, text_bytes: float, seed: int = 0) -> Interval:
+        """Return the bits per byte to expect of one run, with the interval of nine in ten."""
+        logs = _predict(np.array(self.samples), _features([_point(parameters, text_bytes)]))[:, 0]
+        luck = numpy_stream(seed, "forecast").standard_normal(len(logs)) * self.noise
+        low, high = np.quantile(logs[1:] + luck[1:], (0.05, 0.95)) if len(logs) > 1 else (logs[0], logs[0])
+        return Interval(float(np.exp(logs[0])), float(np.exp(min(low, logs[0]))), float(np.exp(max(high, logs[0]))))
+
+    def shifted(self, factor: float) -> Law:
+        """Return the law with every loss multiplied by `factor` (what past runs on other text were off by)."""
+        shift = np.log(factor) * np.array([1, 1, 0, 1, 0, 0])
+        samples = tuple(tuple(map(float, np.array(sample) + shift)) for sample in self.samples)
+        return replace(self, samples=samples)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self) | {"constants": self.constants}
+
+
+def fit_law(
+    observations: Sequence[Observation],
+    *,
+    prior: Prior = WIDE,
+    draws: int = 200,
+    seed: int = 0,
+    origin: str = "",
+    least_noise: float = 0.004,
+) -> Law:
+    """Fit the law: the best of several starts by Huber's loss of logarithms, and a bootstrap for the uncertainty.
+
+    Each draw of the bootstrap moves the runs' losses by luck as large as what the fit left over, and the prior's means
+    by its own deviations, and fits again; so what the runs do not determine stays as uncertain as it was.
+
+    Args:
+        observations: of at least three runs, or of points along one.
+        prior: what is believed before.
+        draws: of the bootstrap.
+        seed: of its luck.
+        origin: what the runs are, in words.
+        least_noise: of a run's logarithm, below which no handful of runs can prove it to be.
+
+    Raises:
+        ValueError: without observations, or for a loss or size that is not positive.
+    """
+    if not observations:
+        raise ValueError("a law cannot be fitted to nothing")
+    if min(min(seen.parameters, seen.text_bytes, seen.bits_per_byte) for seen in observations) <= 0:
+        raise ValueError("losses, parameters and bytes must be positive")
+    features = _features(observations)
+    logs = np.log([seen.bits_per_byte for seen in observations])
+    weights = np.array([seen.weight for seen in observations])
+    means, precision = np.array(prior.means), 1.0 / np.array(prior.deviations) ** 2
+    generator = numpy_stream(seed, "law")
+    starts = means + np.array(prior.deviations) * generator.standard_normal((32, len(means)))
+    fits, costs = _minimise(starts, features, np.tile(logs, (32, 1)), weights, np.tile(means, (32, 1)), precision)
+    best = fits[np.argmin(costs)]
+    runs = [seen.run or str(number) for number, seen in enumerate(observations)]
+    noise = max(least_noise, _scatter(logs - _predict(best[None], features)[0], weights, runs))
+    # Luck is of a run as a whole; points along a run scatter little around their own curve.
+    names = {name: index for index, name in enumerate(dict.fromkeys(runs))}
+    index = np.array([names[run] for run in runs])
+    luck = noise * generator.standard_normal((draws, len(names)))[:, index]
+    luck += 0.3 * noise * generator.standard_normal((draws, len(logs)))
+    centres = means + np.array(prior.deviations) * generator.standard_normal((draws, len(means)))
+    begin = np.tile(best, (draws, 1))
+    sampled, _ = _minimise(begin, features, _predict(best[None], features) + luck, weights, centres, precision)
+    samples = tuple(tuple(float(value) for value in row) for row in np.vstack([best[None], sampled]))
+    return Law(samples, noise, len(names), origin)
+
+
+def _point(parameters: float, text_bytes: float) -> Observation:
+    return Observation(parameters, text_bytes, 1.0)
+
+
+def _features(observations: Sequence[Observation]) -> np.ndarray:
+    """Return (points, 3): the logarithms of N and D from their reference, and whether the point is before cooldown."""
+    return np.array(
+        [
+            (np.log(seen.parameters / _SIZE), np.log(seen.text_bytes / _TEXT), float(not seen.cooled))
+            for seen in observations
+        ]
+    )
+
+
+def _parts(fits: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the (fits, points) logarithms of the floor, the part of the size and the part of the text."""
+    floor = np.broadcast_to(fits[:, :1], (len(fits), len(features)))
+    return (
+        floor,
+        fits[:, 1:2] - fits[:, 2:3] * features[None, :, 0],
+        fits[:, 3:4] - fits[:, 4:5] * features[None, :, 1],
+    )
+
+
+def _predict(fits: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Return the (fits, points) logarithms of the loss."""
+    parts = np.stack(_parts(fits, features))
+    return np.logaddexp.reduce(parts, axis=0) + fits[:, 5:6] * features[None, :, 2]
+
+
+def _jacobian(fits: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Return the (fits, points, 6) derivatives of `_predict`."""
+    floor, size, text = _parts(fits, features)
+    total = np.logaddexp.reduce(np.stack((floor, size, text)), axis=0)
+    shares = [np.exp(part - total) for part in (floor, size, text)]
+    warm = np.broadcast_to(features[None, :, 2], total.shape)
+    columns = (
+        shares[0],
+        shares[1],
+        -shares[1] * features[None, :, 0],
+        shares[2],
+        -shares[2] * features[None, :, 1],
+        warm,
+    )
+    return np.stack(columns, axis=-1)
+
+
+def _minimise(
+    fits: np.ndarray,
+    features: np.ndarray,
+    logs: np.ndarray,
+    weights: np.ndarray,
+    centres: np.ndarray,
+    precision: np.ndarray,
+    steps: int = 80,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Minimise the Huber loss of many fits at once, by Levenberg and Marquardt on reweighted squares.
+
+    Args:
+        fits: (fits, 6) where to start.
+        features: (points, 3).
+        logs: (fits, points) logarithms of the losses.
+        weights: (points,).
+        centres: (fits, 6) means of the prior.
+        precision: (6,) of the prior.
+        steps: at most.
+
+    Returns:
+        The fits and their costs.
+    """
+    spread = HUBER**2  # residuals are measured in units of HUBER, the prior in its deviations
+    damping = np.full(len(fits), 1e-2)
+    costs = _costs(fits, features, logs, weights, centres, precision)
+    for _ in range(steps):
+        residuals = logs - _predict(fits, features)
+        trust = weights * np.minimum(1.0, HUBER / np.maximum(np.abs(residuals), 1e-12)) / spread
+        jacobian = _jacobian(fits, features)
+        normal = np.einsum("fpi,fp,fpj->fij", jacobian, trust, jacobian) + np.diag(precision)
+        slope = np.einsum("fpi,fp->fi", jacobian, trust * residuals) + precision * (centres - fits)
+        scale = damping[:, None, None] * np.einsum("fii->fi", normal)[:, :, None] * np.eye(fits.shape[1])
+        moved = fits + np.linalg.solve(normal + scale, slope[:, :, None])[:, :, 0]
+        moved[:, [2, 4]] = np.clip(moved[:, [2, 4]], 0.02, 2.0)
+        tried = _costs(moved, features, logs, weights, centres, precision)
+        better = tried < costs
+        gained = np.max(np.where(better, costs - tried, 0.0) / np.maximum(costs, 1e-9))
+        fits, costs = np.where(better[:, None], moved, fits), np.where(better, tried, costs)
+        damping = np.clip(np.where(better, damping / 3, damping * 4), 1e-9, 1e9)
+        if gained < 1e-9 and not better.any():
+            break
+    return fits, costs
+
+
+def _costs(
+    fits: np.ndarray,
+    features: np.ndarray,
+    logs: np.ndarray,
+    weights: np.ndarray,
+    centres: np.ndarray,
+    precision: np.ndarray,
+) -> np.ndarray:
+    size = np.abs(logs - _predict(fits, features)) / HUBER
+    huber = np.where(size <= 1.0, 0.5 * size**2, size - 0.5)
+    return (huber * weights).sum(1) + 0.5 * (precision * (fits - centres) ** 2).sum(1)
+
+
+def _scatter(residuals: np.ndarray, weights: np.ndarray, runs: Sequence[str]) -> float:
+    """Return the standard deviation of runs around the law, robustly, made larger for the parameters that were fitted."""
+    means = [
+        float(
+            np.average(residuals[[other == run for other in runs]], weights=weights[[other == run for other in runs]])
+        )
+        for run in dict.fromkeys(runs)
+    ]
+    size = 1.4826 * float(np.median(np.abs(means)))
+    free = max(1, len(means) - 4)
+    return size * float(np.sqrt(len(means) / free)) if len(means) > 4 else max(size, 0.02)

@@ -1,0 +1,203 @@
+"""The memory that training will take, known before anything is allocated: a step is rehearsed with fake tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lavra.planning.live_memory import CUDA_BLOCK, LiveMemory
+from lavra.planning.rehearsal import Rehearsal, chunks_of_a_gpu, fake_tensors
+
+_STEPS = 2
+"""The optimiser's state is made in the first step, so the second is the one that stays."""
+
+SPARE = {"cpu": (1.25, 128 << 20), "cuda": (1.06, 768 << 20)}
+"""What a process takes for `b` bytes of tensors: factor x b + constant. CPU: the heap's gaps and the libraries' buffers,
+fitted to the growth of fresh processes (see the lab notebook); CUDA: context, cuBLAS workspaces and gaps."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What one training step holds at its peak, in bytes.
+
+    Attributes:
+        micro_rows: rows of a micro-batch.
+        weights: the working weights that the model computes with, frozen ones included, and its buffers.
+        masters: fp32 originals where the working weights are shorter.
+        gradients: of the learned weights, in the working and the master precision.
+        optimizer: its state.
+        logits: of a chunk, with their gradient and the head's.
+        activations: everything else: what the backward pass needs, and temporary results.
+        peak: the sum.
+        process: what the process will take for it.
+    """
+
+    micro_rows: int
+    weights: int
+    masters: int
+    gradients: int
+    optimizer: int
+    logits: int
+    activations: int
+    peak: int
+    process: int
+
+    def fits(self, memory: float) -> bool:
+        """Say whether a process with this much memory to itself can do the step."""
+        return self.process <= memory
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def estimate_memory(rehearsal: Rehearsal, micro_rows: int) -> MemoryEstimate:
+    """Return what a training step takes, by a rehearsal without values.
+
+    Args:
+        rehearsal: model, precision, optimiser, edits.
+        micro_rows: rows of a micro-batch.
+
+    Raises:
+        InputError: if the model or an edit is wrong.
+    """
+    block = CUDA_BLOCK if rehearsal.gpu else 1
+    with fake_tensors(), LiveMemory(fake=True, block=block) as ledger:
+        return _run(rehearsal, micro_rows, ledger)
+
+
+def measure_tensor_memory(rehearsal: Rehearsal, micro_rows: int, make: Callable[[], nn.Module]) -> MemoryEstimate:
+    """Return what a real step on the CPU takes in tensors; `make` builds the model with its values."""
+    with LiveMemory() as ledger:
+        return _run(rehearsal, micro_rows, ledger, make)
+
+
+def _run(
+    rehearsal: Rehearsal, micro_rows: int, ledger: LiveMemory, make: Callable[[], nn.Module] | None = None
+) -> MemoryEstimate:
+    trainer = rehearsal.trainer(micro_rows, make)
+    with chunks_of_a_gpu(rehearsal.gpu):
+        for _ in range(_STEPS):
+            trainer.run_step()
+    masters = trainer.masters
+    model: Any = trainer.model
+    groups = {
+        "weights": ledger.of([*model.parameters(), *model.buffers()]),
+        "optimizer": ledger.of(trainer.optimizers.tensors().values()),
+    }
+    groups["masters"] = ledger.of(masters.weights.values()) - groups["weights"]
+    return _summed(ledger, groups, rehearsal, micro_rows, _shapes(masters.weights.values()), _padded(model))
+
+
+def _shapes(tensors: Any) -> set[tuple[int, ...]]:
+    return {tuple(tensor.shape) for tensor in tensors}
+
+
+def _padded(model: Any) -> int:
+    return model.output_projection()[0].shape[0]
+
+
+def _summed(
+    ledger: LiveMemory,
+    groups: dict[str, set[int]],
+    rehearsal: Rehearsal,
+    micro_rows: int,
+    learned: set[tuple[int, ...]],
+    vocabulary: int,
+) -> MemoryEstimate:
+    """Divide what was alive at the peak; storages are known by whom they belong to, else by their shape."""
+    sums = dict.fromkeys(("weights", "masters", "gradients", "optimizer", "logits", "activations"), 0)
+    for number in ledger.at_peak():
+        storage = ledger.storages[number]
+        kind = next((name for name, members in groups.items() if number in members), None)
+        if kind is None:
+            if storage.shape in learned:
+                kind = "gradients"
+            else:
+                kind = "logits" if storage.shape and storage.shape[-1] == vocabulary else "activations"
+        sums[kind] += storage.size
+    factor, constant = SPARE["cuda" if rehearsal.gpu else "cpu"]
+    peak = ledger.peak
+    return MemoryEstimate(micro_rows, **sums, peak=peak, process=int(factor * peak) + constant)
+
+
+def memory_table(rehearsal: Rehearsal, memory: float, most_rows: int = 64) -> list[MemoryEstimate]:
+    """Return the estimates for micro-batches of 1, 2, 4, … rows, up to the first that does not fit into `memory`.
+
+    Above four rows what is added grows in proportion, which saves rehearsals: larger ones follow from 2 and 4 rows.
+    """
+    found = [estimate_memory(rehearsal, 1)]
+    while found[-1].fits(memory) and found[-1].micro_rows < most_rows:
+        rows = 2 * found[-1].micro_rows
+        found.append(estimate_memory(rehearsal, rows) if rows <= 4 else _grown(found[-2], found[-1], rehearsal))
+    return found
+
+
+def _grown(smaller: MemoryEstimate, larger: MemoryEstimate, rehearsal: Rehearsal) -> MemoryEstimate:
+    """Continue the straight line through two estimates to twice the rows of the larger."""
+    rows = 2 * larger.micro_rows
+    ahead = (rows - larger.micro_rows) / (larger.micro_rows - smaller.micro_rows)
+    names = ("weights", "masters", "gradients", "optimizer", "logits", "activations", "peak")
+    values = {
+        name: max(0, round(getattr(larger, name) + ahead * (getattr(larger, name) - getattr(smaller, name))))
+        for name in names
+    }
+    factor, constant = SPARE["cuda" if rehearsal.gpu else "cpu"]
+    return MemoryEstimate(rows, **values, process=int(factor * values["peak"]) + constant)
+
+
+def largest_that_fits(estimates: list[MemoryEstimate], memory: float) -> MemoryEstimate | None:
+    """Return the estimate with most rows that fits, None if one row does not."""
+    fitting = [estimate for estimate in estimates if estimate.fits(memory)]
+    return fitting[-1] if fitting else None
+
+
+def memory_of(device: torch.device) -> int:
+    """Return the bytes that a process can have on this machine's device: all of a GPU, or what is free of the RAM."""
+    import psutil
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().available
+
+
+def measure_peak(run: Callable[[], Any], device: torch.device) -> int | None:
+    """Run something on a CUDA device and return the most bytes of tensors it held; None on devices that do not count.
+
+    On a CPU the torch profiler counts, see `measure_allocated`.
+    """
+    if device.type != "cuda":
+        run()
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def measure_allocated(run: Callable[[], Any]) -> int:
+    """Run something on the CPU under torch's profiler and return the most bytes that its allocator had given out.
+
+    Kernels' own buffers are counted where they take them from that allocator.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    assert profiler.profiler is not None
+    results = profiler.profiler.kineto_results
+    assert results is not None
+    waiting, events = list(results.experimental_event_tree()), []
+    while waiting:
+        event = waiting.pop()
+        waiting.extend(event.children)
+        if event.tag == torch._C._profiler._EventType.Allocation:
+            events.append((event.start_time_ns, event.extra_fields.alloc_size))
+    live = peak = 0
+    for _, size in sorted(events, key=lambda event: event[0]):
+        live += size
+        peak = max(peak, live)
+    return peak
