@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lavra.checks.base import Storage, Subject
+from lavra.core.seeds import Streams
 from lavra.data.prepare import Prepared, prepare
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.presets import PRESETS
@@ -241,12 +242,13 @@ class Predict:
 class Masked(Predict):
     """Fill in masked tokens; shorter texts are padded."""
 
-    def encode(self, rows: Sequence[np.ndarray], rng: np.random.Generator, progress: float) -> Batch:
+    def encode(self, rows: Sequence[np.ndarray], streams: Streams, progress: float) -> Batch:
         length = max(len(row) for row in rows)
         inputs = np.zeros((len(rows), length), np.int64)
         targets = np.full_like(inputs, IGNORED)
         segments = np.full((len(rows), length), -1, np.int32)
         for number, row in enumerate(rows):
+            rng = streams(number)
             chosen = rng.random(len(row)) < 0.25
             chosen[rng.integers(len(row))] = True
             inputs[number, : len(row)] = np.where(chosen, MASK, row)
@@ -259,7 +261,7 @@ class Masked(Predict):
 class Copy(Predict):
     """Write the source again, and end; shorter texts are padded."""
 
-    def encode(self, rows: Sequence[np.ndarray], rng: np.random.Generator, progress: float) -> Batch:
+    def encode(self, rows: Sequence[np.ndarray], streams: Streams, progress: float) -> Batch:
         length = max(len(row) for row in rows)
         source = np.zeros((len(rows), length), np.int64)
         real = np.zeros((len(rows), length), np.int64)

@@ -108,8 +108,8 @@ def test_clean_stand_ins_pass_the_whole_battery(kind):
 
 @dataclass(frozen=True)
 class ShiftedTwice(Causal):
-    def encode(self, rows, rng, progress):
-        batch = super().encode(rows, rng, progress)
+    def encode(self, rows, streams, progress):
+        batch = super().encode(rows, streams, progress)
         targets = torch.roll(batch.targets, -1, 1)
         targets[:, -1] = IGNORED
         return replace(batch, targets=targets, weight=float((targets != IGNORED).sum()))
@@ -171,8 +171,8 @@ def test_an_encoder_with_a_causal_mask():
 
 @dataclass(frozen=True)
 class EndIgnored(Causal):
-    def encode(self, rows, rng, progress):
-        batch = super().encode(rows, rng, progress)
+    def encode(self, rows, streams, progress):
+        batch = super().encode(rows, streams, progress)
         targets = batch.targets.masked_fill(batch.targets == 0, IGNORED)  # 0 is the id that ends a document
         return replace(batch, targets=targets, weight=float((targets != IGNORED).sum()))
 
@@ -262,8 +262,8 @@ def test_head_that_is_not_tied_from_the_beginning(tales):
 
 @dataclass(frozen=True)
 class CountingOn(Causal):
-    def encode(self, rows, rng, progress):
-        batch = super().encode(rows, rng, progress)
+    def encode(self, rows, streams, progress):
+        batch = super().encode(rows, streams, progress)
         return replace(batch, positions=torch.arange(batch.inputs.shape[1]).repeat(len(rows), 1))
 
 
@@ -348,8 +348,8 @@ def test_held_out_documents_copied_with_small_changes(tales, tmp_path):
 
 @dataclass(frozen=True)
 class OtherIds(Causal):
-    def encode(self, rows, rng, progress):
-        batch = super().encode(rows, rng, progress)
+    def encode(self, rows, streams, progress):
+        batch = super().encode(rows, streams, progress)
         order = torch.from_numpy(np.random.default_rng(0).permutation(384))
         return replace(batch, inputs=order[batch.inputs], targets=order[batch.targets])
 
@@ -442,8 +442,8 @@ class WeighedWithPadding(subjects.Masked):
 
 
 class PaddingLearned(subjects.Copy):
-    def encode(self, rows: Any, rng: Any, progress: float) -> Batch:
-        batch = super().encode(rows, rng, progress)
+    def encode(self, rows: Any, streams: Any, progress: float) -> Batch:
+        batch = super().encode(rows, streams, progress)
         targets = batch.targets.masked_fill(batch.targets == IGNORED, 0)
         return replace(batch, targets=targets, weight=float(targets.numel()))
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lavra.core.seeds import Streams
 from lavra.data.store import TokenStore
 from lavra.data.store_writer import StoreWriter
 from lavra.data.tokenizer import Tokenizer
@@ -164,8 +165,8 @@ class Poisoned:
     def __init__(self, bad: set[int], steps: int, value: float = float("nan")) -> None:
         self.bad, self.steps, self.value, self.inner = bad, steps, value, Causal(CONTEXT)
 
-    def encode(self, rows: Sequence[Any], rng: np.random.Generator, progress: float) -> Batch:
-        batch = self.inner.encode(rows, rng, progress)
+    def encode(self, rows: Sequence[Any], streams: Streams, progress: float) -> Batch:
+        batch = self.inner.encode(rows, streams, progress)
         factor = self.value if round(progress * self.steps) in self.bad else 1.0
         batch.extra["factor"] = torch.tensor(factor)
         return batch

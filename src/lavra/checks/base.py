@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from lavra.core.seeds import numpy_stream
+from lavra.core.seeds import row_streams
 from lavra.models.batch import Batch
 from lavra.models.contract import Model
 from lavra.objectives.base import Objective
@@ -124,7 +124,7 @@ class Subject:
 
     def encode(self, rows: Sequence[Any]) -> Batch:
         """Make a batch of rows, with the same randomness every time, on the CPU."""
-        return self.objective.encode(rows, numpy_stream(self.trainer.batches.seed, "check"), 0.0)
+        return self.objective.encode(rows, row_streams(self.trainer.batches.seed, "check", first=0), 0.0)
 
     def decode(self, number: int) -> str:
         """Return one token as visible text: its number where there is no tokenizer."""

@@ -6,12 +6,16 @@ A stream is a pure function of the run's seed and of what it is for, e.g. `numpy
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+Streams = Callable[[int], np.random.Generator]
+"""The stream of each row of a batch, by its place in the batch: a row's stream does not depend on its companions."""
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -23,6 +27,11 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 def numpy_stream(seed: int, *purpose: str | int) -> np.random.Generator:
     """Return a NumPy generator for one purpose."""
     return np.random.default_rng(derive_seed(seed, *purpose))
+
+
+def row_streams(seed: int, *purpose: str | int, first: int) -> Streams:
+    """Return the streams of the rows of a batch, each named by its number in the run: `first` plus its place."""
+    return lambda place: numpy_stream(seed, *purpose, first + place)
 
 
 def torch_stream(seed: int, *purpose: str | int, device: str | torch.device = "cpu") -> torch.Generator:

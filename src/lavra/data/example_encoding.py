@@ -137,7 +137,8 @@ class ExampleEncoder:
         return replace(example, tokens=example.tokens[kept], learned=example.learned[kept])
 
     def _encode_for_both(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
-        begin, end = self.around
+        begin, end = self.tokenizer.around
+        end = end or [self.tokenizer.end_of_document]
         found: list[EncodedExample | None] = []
         distinct = list(dict.fromkeys(row.prompt for row in rows))  # one passage often comes with many questions
         sources = dict(zip(distinct, self.tokenizer.encode_many(distinct), strict=True))
@@ -158,16 +159,6 @@ class ExampleEncoder:
             size = len(row.completion.encode())
             found.append(EncodedExample(tokens, np.ones(len(tokens), bool), read, size))
         return found
-
-    @cached_property
-    def around(self) -> tuple[list[int], list[int]]:
-        """What stands before and after a text of an encoder-decoder: the post-processor's tokens, an end at least."""
-        text = "a"
-        inner = self.tokenizer.inner
-        plain, whole = inner.encode(text, add_special_tokens=False).ids, inner.encode(text).ids
-        place = next((start for start in range(len(whole)) if whole[start : start + len(plain)] == plain), len(whole))
-        begin, end = whole[:place], whole[place + len(plain) :]
-        return begin, end or [self.tokenizer.end_of_document]
 
     def _encode_chat(self, row: ExampleRow) -> EncodedExample | None:
         if self.kind != "decoder":

@@ -82,6 +82,11 @@ class ExampleRow:
         return self.prompt, self.completion if begins else self.separator + self.completion
 
 
+def looks_like_example(fields: Mapping[str, Any]) -> bool:
+    """Say whether the columns of a row are those of a chat or of a pair that is recognised by its names."""
+    return any(name in fields for name in CHAT_COLUMNS) or _columns(fields, None) is not None
+
+
 def read_examples(
     locations: Sequence[str],
     bad_rows: BadRows,

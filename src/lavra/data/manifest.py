@@ -43,6 +43,7 @@ class Manifest:
         tokenizer_fingerprint: of the tokenizer that made the ids.
         vocabulary_size: of that tokenizer.
         end_of_document: the id after every document.
+        begin_of_document: the id before every document; None for none.
         dtype: of an id on disk: "uint16" or "uint32".
         documents, tokens, bytes, characters, words: sums over the sources.
         sources: in the order of the documents.
@@ -63,6 +64,7 @@ class Manifest:
     sources: tuple[Source, ...]
     hashes: dict[str, str] = field(default_factory=dict)
     texts: bool = False
+    begin_of_document: int | None = None
     format_version: int = FORMAT_VERSION
 
     @property

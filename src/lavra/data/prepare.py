@@ -90,6 +90,7 @@ def prepare(
     text_column: str = "text",
     on_bad_row: OnBadRow = "skip",
     normalize: bool = False,
+    beginnings: bool = False,
     seed: int = 0,
     force: bool = False,
 ) -> Prepared:
@@ -106,6 +107,8 @@ def prepare(
         text_column: the column that holds the text, in formats with columns.
         on_bad_row: leave bad rows out ("skip") or stop ("error").
         normalize: bring text to Unicode normal form C.
+        beginnings: put the token before every document that the tokenizer's own post-processor has for a text's
+            beginning ([CLS] for BERT), where it has one; encoders want it.
         seed: chooses the sample for the tokenizer; the split does not depend on it.
         force: replace an existing folder.
 
@@ -125,7 +128,7 @@ def prepare(
         if tokenizer is None:
             tokenizer = _trained(vocabulary_size, sample if len(sample) else text.again(), counter.bytes)
         tokenizer.save(building / TOKENIZER)
-        writing = _Writing(building, tokenizer, counter.decide())
+        writing = _Writing(building, tokenizer, counter.decide(), tokenizer.beginning if beginnings else None)
         manifests = writing.write(text.again(), counter)
         text.forget()
         fit = writing.tokenizer_report(manifests.values())
@@ -205,16 +208,16 @@ class _Text:
 class _Writing:
     """The second pass: rows are divided, encoded while the next ones are read, and written."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, split: Split) -> None:
-        self.folder, self.tokenizer, self.split = folder, tokenizer, split
+    def __init__(self, folder: Path, tokenizer: Tokenizer, split: Split, begin: int | None) -> None:
+        self.folder, self.tokenizer, self.split, self.begin = folder, tokenizer, split, begin
         self.counts = np.zeros(tokenizer.vocabulary_size, np.int64)
 
     def write(self, rows: Iterable[Row], expected: SplitCounter) -> dict[str, Manifest]:
         """Write both stores, and return their manifests by side."""
         seen = SplitCounter(expected.share, expected.limit)
         with (
-            StoreWriter(self.folder / TRAIN, self.tokenizer) as train,
-            StoreWriter(self.folder / VALIDATION, self.tokenizer, keep_texts=True) as validation,
+            StoreWriter(self.folder / TRAIN, self.tokenizer, begin=self.begin) as train,
+            StoreWriter(self.folder / VALIDATION, self.tokenizer, keep_texts=True, begin=self.begin) as validation,
             Progress("tokenising", expected.bytes, "bytes") as progress,
         ):
             writers = {TRAIN: train, VALIDATION: validation}

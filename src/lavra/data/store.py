@@ -1,8 +1,9 @@
 """The token store: a corpus as one flat array of token ids on disk, read by memory map.
 
-A folder with `tokens.bin` (uint16 or uint32; an end-of-document token after each document), `offsets.bin` (uint64, one
-more than there are documents), `document_bytes.bin` (uint32, the bytes of each original text), `tokenizer/`,
-`manifest.json`, and for held-out text `texts.jsonl.zst`. All numbers are little-endian.
+A folder with `tokens.bin` (uint16 or uint32; an end-of-document token after each document, and a beginning token before
+each where the manifest names one), `offsets.bin` (uint64, one more than there are documents), `document_bytes.bin`
+(uint32, the bytes of each original text), `tokenizer/`, `manifest.json`, and for held-out text `texts.jsonl.zst`. All
+numbers are little-endian.
 """
 
 from __future__ import annotations

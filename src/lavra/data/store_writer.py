@@ -43,10 +43,11 @@ class StoreWriter:
         tokenizer: what makes the ids; a copy goes into the store.
         keep_texts: keep the original texts too, for measurements that need them.
         force: replace an existing folder.
+        begin: the id to put before every document, as encoders want it; None for none.
 
     Attributes:
         documents: added so far.
-        tokens: of these, with an end-of-document token for each.
+        tokens: of these, with an end-of-document token for each, and the beginning where there is one.
         text_bytes: of their original text.
         manifest: of the finished store, once the block has ended.
 
@@ -54,11 +55,21 @@ class StoreWriter:
         InputError: if the folder exists, or no document was added.
     """
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, *, keep_texts: bool = False, force: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        *,
+        keep_texts: bool = False,
+        force: bool = False,
+        begin: int | None = None,
+    ) -> None:
         self.folder, self.tokenizer = folder, tokenizer
         self.dtype = np.dtype("<u2" if tokenizer.vocabulary_size <= 1 << 16 else "<u4")
         self.documents = self.tokens = self.text_bytes = 0
         self._keep_texts, self._force = keep_texts, force
+        self.begin = begin
+        self._begin = np.array([] if begin is None else [begin], self.dtype)
         self._end = np.array([tokenizer.end_of_document], self.dtype)
         self._sources: list[Source] = []
         self._names: Counter[str] = Counter()
@@ -108,9 +119,11 @@ class StoreWriter:
         if (ids == self.tokenizer.end_of_document).any():
             raise ValueError("the end-of-document token lies within a document")
         encoded = text.encode()
+        self._files[TOKENS].write(self._begin.tobytes())
         self._files[TOKENS].write(ids.astype(self.dtype).tobytes())
         self._files[TOKENS].write(self._end.tobytes())
-        self.tokens += len(ids) + 1
+        added_tokens = len(self._begin) + len(ids) + 1
+        self.tokens += added_tokens
         self.documents += 1
         self.text_bytes += len(encoded)
         self._files[OFFSETS].write(np.array([self.tokens], "<u8").tobytes())
@@ -120,7 +133,7 @@ class StoreWriter:
         added = self._source(source)
         added.digest.update(len(encoded).to_bytes(8, "little") + encoded)
         added.counts["documents"] += 1
-        added.counts["tokens"] += len(ids) + 1
+        added.counts["tokens"] += added_tokens
         added.counts["bytes"] += len(encoded)
         added.counts["characters"] += len(text)
         added.counts["words"] += len(text.split())
@@ -159,6 +172,7 @@ class StoreWriter:
             sources=tuple(self._sources),
             hashes={name: hash_file(self._building / name) for name in self._files},
             texts=self._keep_texts,
+            begin_of_document=self.begin,
         )
         write_json(self._building / MANIFEST, self.manifest.to_json())
 

@@ -226,6 +226,20 @@ class Tokenizer:
         return lengths
 
     @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer's own post-processor puts before and after a text ([CLS] and [SEP] for BERT)."""
+        plain, whole = self.inner.encode("a", add_special_tokens=False).ids, self.inner.encode("a").ids
+        starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)
+        place = next(starts, len(whole))
+        return whole[:place], whole[place + len(plain) :]
+
+    @cached_property
+    def beginning(self) -> int | None:
+        """The id that the post-processor puts before a text; None where there is not exactly one."""
+        before, _ = self.around
+        return before[0] if len(before) == 1 else None
+
+    @cached_property
     def unknown(self) -> int | None:
         """The id that stands for what the vocabulary cannot write, or None when there is none."""
         model = json.loads(self.serialised)["model"]

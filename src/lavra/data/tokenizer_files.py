@@ -127,7 +127,8 @@ def _read_sentencepiece(file: Path) -> tokenizers.Tokenizer:
 def _end_of_document(inner: tokenizers.Tokenizer, folder: Path) -> str:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
-            token = _token_name(json.loads((folder / name).read_text(encoding="utf8")).get("eos_token"))
+            config = json.loads((folder / name).read_text(encoding="utf8"))
+            token = _token_name(config.get("eos_token") or config.get("sep_token"))  # BERT's end is a separator
             if token is not None and inner.token_to_id(token) is not None:
                 return token
     for token in _ENDINGS:

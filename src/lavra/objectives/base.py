@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 
 from lavra.models.batch import Batch
 
 if TYPE_CHECKING:
+    from lavra.core.seeds import Streams
     from lavra.models.contract import Model
 
 
@@ -33,12 +33,13 @@ class Loss:
 class Objective(Protocol):
     """Owns what the model sees and what it is asked."""
 
-    def encode(self, rows: Sequence[Any], rng: np.random.Generator, progress: float) -> Batch:
+    def encode(self, rows: Sequence[Any], streams: Streams, progress: float) -> Batch:
         """Make a batch of rows (windows of a token store, or examples).
 
         Args:
             rows: what the order gave for this micro-batch.
-            rng: the stream of this micro-batch; the only randomness allowed.
+            streams: the stream of each row, by its place in `rows`; the only randomness allowed, so that a row is the
+                same in whatever micro-batch it comes.
             progress: the share of the run that is done, from 0 to 1, for schedules.
         """
         ...

@@ -14,6 +14,7 @@ from lavra.objectives.base import Loss
 from lavra.objectives.cross_entropy import summed_cross_entropy
 
 if TYPE_CHECKING:
+    from lavra.core.seeds import Streams
     from lavra.data.packing import Window
     from lavra.models.contract import Model
 
@@ -33,7 +34,7 @@ class Causal:
     isolate: bool = True
     label_smoothing: float = 0.0
 
-    def encode(self, rows: Sequence[Window], rng: np.random.Generator, progress: float) -> Batch:
+    def encode(self, rows: Sequence[Window], streams: Streams, progress: float) -> Batch:
         """Lay windows out as rows of one batch; nothing is random.
 
         Position i reads token i of the circular stream and predicts token i + 1. Its segment is the document of the

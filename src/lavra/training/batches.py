@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from lavra.core.errors import InputError
-from lavra.core.seeds import numpy_stream
+from lavra.core.seeds import row_streams
 from lavra.models.batch import Batch
 from lavra.objectives.base import Objective
 
@@ -93,9 +93,9 @@ class BatchSource:
         rows = self.source.rows(first, self.share)
         batches = []
         for start in range(0, self.share, micro_rows):
-            # Named by row, so that other steps and ranks never share a stream.
-            generator = numpy_stream(self.seed, "encode", first + start)
-            batch = self.objective.encode(rows[start : start + micro_rows], generator, min(1.0, step / self.steps))
+            # Named by row: a row is the same whatever the micro-batch, and steps and ranks never share a stream.
+            streams = row_streams(self.seed, "encode", first=first + start)
+            batch = self.objective.encode(rows[start : start + micro_rows], streams, min(1.0, step / self.steps))
             batches.append(_pinned(batch) if self.pin else batch)
         return batches
 

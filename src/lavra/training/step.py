@@ -27,7 +27,7 @@ class Step:
         progress: share of the run that is done.
 
     Attributes:
-        loss: mean loss in nats per target after `backward`.
+        loss: mean loss in nats per target after `backward`; not a number where the step has no target.
         weight: number of targets of the step, over all ranks.
     """
 
@@ -114,6 +114,8 @@ class Step:
         if not self.weight:
             # Once a step: a rank that runs out of memory and begins again must not ask the others, who went on, again.
             self.weight = sum_over_ranks(sum(batch.weight for batch in batches), self.batches.ranks)
+        if not self.weight:
+            return  # masks may leave a step without a target; there is nothing to learn from it
         total = torch.zeros((), dtype=torch.float32, device=self.device)
         for index, batch in enumerate(batches):
             fault_point("step.backward")

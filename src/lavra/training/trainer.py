@@ -88,11 +88,11 @@ class Trainer:
         self.steps = self.batches.steps = steps
 
     def run_step(self) -> StepReport:
-        """Do the next step, or count an excluded one as done without touching the weights."""
+        """Do the next step, or count one as done that is excluded or has no targets, without touching the weights."""
         number = self.step
         self.step += 1
         if number in self.excluded:
-            return StepReport(self.step, float("nan"), float("nan"), self.optimizers.learning_rate, 0.0, False)
+            return self._left_out()
         step = Step(
             number,
             number / self.steps,
@@ -105,6 +105,8 @@ class Trainer:
             self.report,
         )
         step.backward()
+        if not step.weight:
+            return self._left_out()
         outcome = run_chain(self.updates, step, lambda: self._apply(number))
         if outcome.applied:
             self.targets += step.weight
@@ -117,6 +119,10 @@ class Trainer:
             outcome.applied,
             outcome.metrics,
         )
+
+    def _left_out(self) -> StepReport:
+        """Report a step that is counted as done and moves nothing."""
+        return StepReport(self.step, float("nan"), float("nan"), self.optimizers.learning_rate, 0.0, False)
 
     def _apply(self, number: int) -> Outcome:
         fault_point("step.apply")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lavra.core.memory import is_out_of_memory, release_memory
+from lavra.core.seeds import row_streams
 from lavra.models.contract import Model
 from lavra.objectives.base import Objective
 from lavra.training.batches import Source
@@ -33,7 +34,7 @@ class Validation:
         return loss / math.log(2) / self.bytes_per_token
 
     def loss(self, model: Model, objective: Objective, micro_rows: int, device: torch.device) -> float:
-        """Return the mean loss in nats per token over the rows.
+        """Return the mean loss in nats per target over the rows; not a number where they have no target.
 
         When memory runs out, micro-batches are halved.
         """
@@ -50,15 +51,13 @@ class Validation:
                 micro_rows //= 2
                 continue
             total, weight, start = total + part[0], weight + part[1], start + count
-        return total / weight
+        return total / weight if weight else math.nan
 
     def _part(
         self, model: Model, objective: Objective, start: int, count: int, device: torch.device
     ) -> tuple[float, float]:
-        import numpy as np
-
         rows = self.source.rows(start, count)
-        batch = objective.encode(rows, np.random.default_rng(start), 1.0).to(device)
+        batch = objective.encode(rows, row_streams(0, "validation", first=start), 1.0).to(device)
         loss = objective.loss(_Detached(model), batch)  # pyright: ignore[reportArgumentType]
         return float(loss.sum), loss.weight
 
