@@ -1,4 +1,4 @@
-"""The proof that our decoder and a Hugging Face folder are the same model: both compute logits for the same text."""
+"""The proof that a model of ours and a Hugging Face folder are the same: both compute logits for the same text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
@@ -17,8 +17,12 @@ from torch.nn import functional as F
 from lavra.core.errors import LavraError
 from lavra.core.files import read_json
 from lavra.models import reference
+from lavra.models.batch import IGNORED, Batch
 from lavra.models.decoder import Decoder
 from lavra.models.inference import device_of, evaluating
+
+if TYPE_CHECKING:
+    from lavra.models.wrapped.wrapped import Wrapped
 
 FILE = "certificate.json"
 TOLERANCE = 1e-5
@@ -38,7 +42,8 @@ class Certificate:
         largest_difference: between two logits of the same token and id.
         largest_logit: in absolute value.
         same_next_token: share of tokens after which both think the same id the likeliest.
-        perplexity: ours, of the text's tokens after the first of each window.
+        perplexity: ours, of the text's tokens after the first of each window; of an encoder, which is shown the text
+            unmasked, of each token at its own place; of an encoder-decoder, of what it writes.
         transformers_perplexity: theirs, of the same tokens.
         tied: the head should be the embedding.
         transformers_tied: in their model it is.
@@ -96,24 +101,32 @@ class Certificate:
         )
 
 
-def certify(model: Decoder, folder: Path, windows: Sequence[Sequence[int]], *, tied: bool | None = None) -> Certificate:
-    """Compare a decoder with a Hugging Face folder that `transformers` opens in a fresh process.
+def certify(
+    model: Decoder | Wrapped,
+    folder: Path,
+    windows: Sequence[Sequence[int]],
+    *,
+    sources: Sequence[Sequence[int]] = (),
+    tied: bool | None = None,
+) -> Certificate:
+    """Compare a model with a Hugging Face folder that `transformers` opens in a fresh process.
 
     Args:
-        model: ours; computed in its own precision.
+        model: ours, or a wrapped one of any kind; computed in its own precision.
         folder: theirs; computed in float32.
         windows: token ids, each window at most the model's context and at least two tokens long.
+        sources: for an encoder-decoder, what it reads to write each window.
         tied: whether the head in the folder should be its embedding; as in our model by default.
 
     Raises:
         LavraError: if the other process fails, with its last words.
     """
-    ids = torch.full((len(windows), max(map(len, windows))), _PADDING)
-    for row, window in zip(ids, windows, strict=True):
-        row[: len(window)] = torch.tensor(list(window))
-    theirs, found = _ask(folder, ids)
-    ours = _logits(model, windows)
-    targets, counted = _targets(windows)
+    kind = "decoder" if isinstance(model, Decoder) else model.kind
+    theirs, found = _ask(folder, kind, windows, sources)
+    ours = _logits(model, windows, sources)
+    targets, counted = _targets(windows, kind)
+    if tied is None:
+        tied = model.spec.tied if isinstance(model, Decoder) else model.tied
     return Certificate(
         architecture=found["architecture"],
         tokens=len(ours),
@@ -122,7 +135,7 @@ def certify(model: Decoder, folder: Path, windows: Sequence[Sequence[int]], *, t
         same_next_token=float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()),
         perplexity=_perplexity(ours[counted], targets[counted]),
         transformers_perplexity=_perplexity(theirs[counted], targets[counted]),
-        tied=model.spec.tied if tied is None else tied,
+        tied=tied,
         transformers_tied=found["tied"],
         tied_by_config=found["tied_by_config"],
         missing=tuple(found["missing"]),
@@ -132,13 +145,15 @@ def certify(model: Decoder, folder: Path, windows: Sequence[Sequence[int]], *, t
     )
 
 
-def _ask(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+def _ask(
+    folder: Path, kind: str, windows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, dict[str, Any]]:
     from safetensors.torch import load_file, save_file
 
     with tempfile.TemporaryDirectory() as temporary:
         tokens, out = Path(temporary) / "tokens.safetensors", Path(temporary) / "logits.safetensors"
-        real = ids != _PADDING
-        save_file({"ids": ids.clamp(min=0), "real": real.to(torch.uint8)}, tokens)
+        request = _rows(windows, "") | (_rows(sources, "source_") if sources else {})
+        save_file(request, tokens, metadata={"kind": kind})
         command = [sys.executable, "-P", str(reference.__file__), str(folder.resolve()), str(tokens), str(out)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
@@ -149,15 +164,37 @@ def _ask(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]
         return load_file(out)["logits"], read_json(Path(f"{out}.json"))
 
 
-def _logits(model: Decoder, windows: Sequence[Sequence[int]]) -> torch.Tensor:
+def _rows(windows: Sequence[Sequence[int]], prefix: str) -> dict[str, torch.Tensor]:
+    """Return (windows, length) ids, and which of them are real."""
+    ids = torch.full((len(windows), max(map(len, windows))), _PADDING)
+    for row, window in zip(ids, windows, strict=True):
+        row[: len(window)] = torch.tensor(list(window))
+    real = ids != _PADDING
+    return {f"{prefix}ids": ids.clamp(min=0), f"{prefix}real": real.to(torch.uint8)}
+
+
+def _logits(
+    model: Decoder | Wrapped, windows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]]
+) -> torch.Tensor:
     device = device_of(model)
+    rows = []
     with evaluating(model), torch.no_grad():
-        rows = [model.head(model(torch.tensor([list(window)], device=device)))[0].float().cpu() for window in windows]
+        for number, window in enumerate(windows):
+            ids, extra = list(window), {}
+            if sources:
+                assert not isinstance(model, Decoder)
+                ids, extra = model.decoder_inputs(ids), {"encoder_inputs": torch.tensor([list(sources[number])])}
+            inputs = torch.tensor([ids])
+            batch = Batch(inputs, torch.full_like(inputs, IGNORED), extra=extra)
+            rows.append(model.head(model.features(batch.to(device)))[0].float().cpu())
     return torch.cat(rows)
 
 
-def _targets(windows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what follows each token, and which tokens have something that follows."""
+def _targets(windows: Sequence[Sequence[int]], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what is asked at each position, and at which of them something is."""
+    if kind != "decoder":
+        own = torch.cat([torch.tensor(list(window)) for window in windows])
+        return own, torch.ones_like(own, dtype=torch.bool)
     following = torch.cat([torch.tensor([*window[1:], 0]) for window in windows])
     counted = torch.cat([torch.arange(len(window)) < len(window) - 1 for window in windows])
     return following, counted

@@ -1,7 +1,8 @@
 """A program of its own: opens a folder with `transformers` and nothing of lavra, and writes what it computes.
 
-Run as `python -P reference.py FOLDER TOKENS OUT`: TOKENS holds (windows, length) ids and a mask of the real ones, OUT
-is made with the logits of the real tokens, and OUT.json with what was found about the weights.
+Run as `python -P reference.py FOLDER TOKENS OUT`: TOKENS holds (windows, length) ids and a mask of the real ones, and
+notes the kind of model; for an encoder-decoder, the ids are what it writes and `source_ids` what it reads. OUT is made
+with the logits of the real tokens, and OUT.json with what was found about the weights.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 
@@ -18,16 +21,16 @@ def run(folder: str, tokens: Path, out: Path) -> None:
     """Compute the logits in float32, window by window."""
     import transformers
 
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )  # pyright: ignore[reportGeneralTypeIssues]
+    with safe_open(tokens, "pt") as file:
+        kind = file.metadata()["kind"]
+    opened: Any = {
+        "decoder": transformers.AutoModelForCausalLM,
+        "encoder": transformers.AutoModelForMaskedLM,
+        "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
+    }[kind]
+    model, report = opened.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
     model.eval()
-    request = load_file(tokens)
-    rows = []
-    with torch.no_grad():
-        for ids, real in zip(request["ids"], request["real"].bool(), strict=True):
-            rows.append(model(input_ids=ids[real][None], use_cache=False).logits[0].float())
-    save_file({"logits": torch.cat(rows)}, out)
+    save_file({"logits": _logits(model, kind, load_file(tokens))}, out)
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     found = {
         "architecture": type(model).__name__,
@@ -39,6 +42,23 @@ def run(folder: str, tokens: Path, out: Path) -> None:
         "unexpected": sorted(report["unexpected_keys"]),
     }
     Path(f"{out}.json").write_text(json.dumps(found), encoding="utf8")
+
+
+@torch.no_grad()
+def _logits(model: Any, kind: str, request: dict[str, torch.Tensor]) -> torch.Tensor:
+    windows = _parts(request["ids"], request["real"])
+    if kind == "encoder":
+        rows = [model(input_ids=ids).logits for ids in windows]
+    elif kind == "decoder":
+        rows = [model(input_ids=ids, use_cache=False).logits for ids in windows]
+    else:  # as labels, so that the model shifts them by its own rule
+        sources = _parts(request["source_ids"], request["source_real"])
+        rows = [model(input_ids=source, labels=ids).logits for source, ids in zip(sources, windows, strict=True)]
+    return torch.cat([row[0].float() for row in rows])
+
+
+def _parts(ids: torch.Tensor, real: torch.Tensor) -> list[torch.Tensor]:
+    return [row[kept.bool()][None] for row, kept in zip(ids, real, strict=True)]
 
 
 if __name__ == "__main__":

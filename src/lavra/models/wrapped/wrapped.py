@@ -195,9 +195,11 @@ class Wrapped(Cached):
 
 
 def _meant_tied(inner: PreTrainedModel) -> bool:
-    head, embedding = inner.get_output_embeddings().weight, inner.get_input_embeddings().weight  # pyright: ignore[reportOptionalMemberAccess]
+    head: Any = inner.get_output_embeddings()
+    embedding: Any = inner.get_input_embeddings()
     said = bool(getattr(inner.config, "tie_word_embeddings", False))
-    return head is embedding or (said and head.shape == embedding.shape and torch.equal(head, embedding))
+    same = head.weight.shape == embedding.weight.shape and torch.equal(head.weight, embedding.weight)
+    return head.weight is embedding.weight or (said and same)
 
 
 _BY_FAMILY = {"bloom": 2048}
