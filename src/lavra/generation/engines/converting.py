@@ -1,0 +1,262 @@
+"""Models for CTranslate2: converted once, proved to be the same model, and kept in the user's cache."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lavra.core.errors import InputError, LavraError
+from lavra.core.files import building_folder
+from lavra.core.seeds import numpy_stream
+from lavra.models.decoder import Decoder
+from lavra.models.families.exporting import export_decoder
+from lavra.models.families.registry import family_for
+from lavra.models.inference import evaluating
+
+if TYPE_CHECKING:
+    from lavra.data.tokenizer import Tokenizer
+
+_TOLERANCE = 2e-3
+"""Largest difference of a log-probability, in nats, between a model and its conversion in float32."""
+
+_PROBE_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Convertible:
+    """A model that CTranslate2 may be given.
+
+    Attributes:
+        model: ours, or a wrapped one; in float32.
+        tokenizer: its own.
+        family: `model_type` that its folder should have, where it is ours and came from the field.
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+    family: str | None = None
+
+    @property
+    def is_sequence_to_sequence(self) -> bool:
+        """Whether an encoder reads the prompts."""
+        return bool(getattr(self.model, "beginning", ()))
+
+
+def why_not_convertible(source: Convertible) -> str | None:
+    """Return why CTranslate2 cannot hold a model, in words, or None if it may."""
+    try:
+        from ctranslate2.converters.transformers import _MODEL_LOADERS
+    except ImportError:
+        return "the package ctranslate2 is not installed (pip install ctranslate2)"
+    if not isinstance(source.model, Decoder):
+        configuration = type(source.model.inner.config).__name__
+        known = configuration in _MODEL_LOADERS and source.model.kind != "encoder"
+        return None if known else f"CTranslate2 has no {configuration.removesuffix('Config')} that writes text"
+    try:
+        family, _ = family_for(source.model.spec, source.family)
+    except InputError as error:
+        return error.message
+    configuration = _configuration_class(family.name)
+    return None if configuration in _MODEL_LOADERS else f"CTranslate2 has no {family.title} models"
+
+
+def _configuration_class(model_type: str) -> str:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return CONFIG_MAPPING_NAMES.get(model_type, "")
+
+
+def conversions() -> Path:
+    """Return the folder in the user's cache where conversions are kept."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return home / "lavra" / "ctranslate2"
+
+
+def fingerprint(source: Convertible) -> str:
+    """Return a hash of all that a conversion depends on: weights, shape, vocabulary, and the converter's version."""
+    import ctranslate2
+
+    shape = repr(source.model.spec) if isinstance(source.model, Decoder) else source.model.inner.config.to_json_string()
+    begins = (getattr(source.model, "beginning", ()), source.family)
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr((ctranslate2.__version__, shape, source.tokenizer.fingerprint, begins)).encode())
+    for name, tensor in source.model.state_dict().items():
+        digest.update(repr((name, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def conversion_of(source: Convertible) -> Path:
+    """Return the folder of a model's conversion in float32; made and proved if it is not in the cache yet.
+
+    Raises:
+        InputError: if CTranslate2 cannot hold the model.
+        LavraError: if the conversion is not the same model; nothing is kept then.
+    """
+    folder = conversions() / fingerprint(source)
+    if not folder.exists():
+        with building_folder(folder, force=True) as building:
+            convert(source, building)
+    return folder
+
+
+def convert(source: Convertible, folder: Path, quantization: str | None = None) -> None:
+    """Write a model for CTranslate2 into an existing folder, and compare log-probabilities.
+
+    Args:
+        source: what to convert.
+        folder: where to.
+        quantization: type of the weights on disk; None for float32. What is computed with is chosen at loading.
+
+    Raises:
+        InputError: if CTranslate2 cannot hold the model.
+        LavraError: if the conversion is not the same model.
+    """
+    reason = why_not_convertible(source)
+    if reason is not None:
+        raise InputError(f"the model cannot be converted: {reason}", "use --engine torch")
+    inner = _transformers_model(source)
+    names = token_names(source.tokenizer, inner.get_input_embeddings().weight.shape[0])
+    try:
+        specification = _specification(inner, names, source)
+        specification.validate()
+        specification.optimize(quantization=None)
+        specification.save(str(folder))
+        _prove(source, folder, names)
+        if quantization not in (None, "float32"):
+            specification.optimize(quantization=quantization)
+            specification.save(str(folder))
+    except (AttributeError, NotImplementedError, TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"ctranslate2 cannot convert this {type(inner).__name__}: {error}", "use --engine torch"
+        ) from error
+
+
+def token_names(tokenizer: Tokenizer, size: int) -> list[str]:
+    """Return a distinct name for each of `size` ids: the tokenizer's, and names of our own where it has none."""
+    inner = getattr(tokenizer, "inner", None)
+    found = [inner.id_to_token(number) if inner is not None else None for number in range(size)]
+    return [f"<unused {number}>" if name is None else name for number, name in enumerate(found)]
+
+
+def _transformers_model(source: Convertible) -> Any:
+    if not isinstance(source.model, Decoder):
+        return source.model.inner
+    from transformers import AutoModelForCausalLM
+
+    from lavra.models.wrapped.quiet import quietly
+
+    end = source.tokenizer.end_of_document
+    with tempfile.TemporaryDirectory() as folder, quietly():
+        export_decoder(Path(folder), source.model, {"bos_token_id": end, "eos_token_id": end}, source.family)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+class _Names:
+    """What the converters ask of a tokenizer."""
+
+    def __init__(self, names: Sequence[str], end: int, start: int) -> None:
+        self._names = names
+        self.eos_token = self.unk_token = names[end]
+        self.bos_token = self.pad_token = names[start]
+
+    def convert_ids_to_tokens(self, number: int | None) -> str | None:
+        return None if number is None else self._names[number]
+
+
+def _specification(inner: Any, names: list[str], source: Convertible) -> Any:
+    """Return the model in CTranslate2's terms, by its own converter for the family."""
+    from ctranslate2.converters.transformers import _MODEL_LOADERS
+
+    beginning: Sequence[int] = getattr(source.model, "beginning", ())
+    end = source.tokenizer.end_of_document
+    stand_in = _Names(names, end, beginning[0] if beginning else end)
+    loader = _MODEL_LOADERS[type(inner.config).__name__]
+    own = inner.config
+    inner.config = _older(own)
+    if not hasattr(inner, "embed_out"):  # GPT-NeoX's head, under the name that it had; no module, so nothing is saved
+        object.__setattr__(inner, "embed_out", inner.get_output_embeddings())
+    try:
+        with torch.no_grad():
+            specification = loader.get_model_spec(inner)
+            loader.set_config(specification.config, inner, stand_in)
+    finally:
+        inner.config = own
+    if beginning:
+        specification.config.decoder_start_token = names[beginning[0]]
+        specification.register_source_vocabulary(names)
+        specification.register_target_vocabulary(names)
+    else:
+        specification.register_vocabulary(names)
+    return specification
+
+
+def _older(config: Any) -> Any:
+    """Return a copy of a configuration with the attributes that the converters expect of earlier transformers."""
+    older = copy.deepcopy(config)
+    if config.model_type in ("bart", "mbart"):
+        older.normalize_before = config.model_type == "mbart"
+        older.normalize_embedding = True
+    if config.model_type == "gpt_neox":
+        rope = config.rope_parameters or {}
+        older.rotary_pct = rope.get("partial_rotary_factor", 1.0)
+        older.rotary_emb_base = rope.get("rope_theta", 10000)
+    if hasattr(config, "scale_decoder_outputs"):  # T5: the attribute below is always true there now
+        object.__setattr__(older, "tie_word_embeddings", config.scale_decoder_outputs)
+    return older
+
+
+def _prove(source: Convertible, folder: Path, names: list[str]) -> None:
+    """Compare log-probabilities of some tokens, drawn at random, in float32."""
+    words = min(source.tokenizer.vocabulary_size, len(names))
+    count = min(_PROBE_TOKENS, source.model.context // 2)
+    drawn = numpy_stream(0, "tokens of a conversion").integers(words, size=2 * count).tolist()
+    first, second = drawn[:count], drawn[count:]
+    if source.is_sequence_to_sequence:
+        ours, theirs = _translated(source, folder, names, first, second)
+    else:
+        ours, theirs = _continued(source, folder, names, first)
+    difference = float((ours - theirs).abs().max())
+    if not difference <= _TOLERANCE:
+        raise LavraError(
+            f"the conversion for CTranslate2 is another model: log-probabilities differ by {difference:.2g}",
+            "use --engine torch; ctranslate2 does not compute this variant of the family",
+        )
+
+
+def _continued(
+    source: Convertible, folder: Path, names: list[str], ids: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    import ctranslate2
+
+    engine = ctranslate2.Generator(str(folder), compute_type="float32", intra_threads=1)
+    theirs = engine.score_batch([[names[one] for one in ids]])[0].log_probs
+    read = torch.tensor([ids])
+    with torch.no_grad(), evaluating(source.model):
+        logits = source.model.head(source.model.step(read, source.model.new_cache(1, len(ids))))
+    log = logits[0, :-1, : len(names)].float().log_softmax(-1)
+    return log.gather(1, read[0, 1:, None])[:, 0], torch.tensor(theirs)
+
+
+def _translated(
+    source: Convertible, folder: Path, names: list[str], read: list[int], written: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    import ctranslate2
+
+    engine = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
+    target = [*source.model.beginning[1:], *written]
+    scored = engine.score_batch([[names[one] for one in read]], [[names[one] for one in target]])[0]
+    theirs = scored.log_probs[: len(target)]  # and not that of the end, which it adds
+    begun = torch.tensor([[source.model.beginning[0], *target[:-1]]])
+    with torch.no_grad(), evaluating(source.model):
+        logits = source.model.head(source.model.step(begun, source.model.new_cache(1, len(target), [read])))
+    log = logits[0, :, : len(names)].float().log_softmax(-1)
+    return log.gather(1, torch.tensor(target)[:, None])[:, 0], torch.tensor(theirs)

@@ -1,0 +1,272 @@
+"""The CTranslate2 engine: greedy decoding, sampling and beam search in C++, in int8 and other types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lavra.core.errors import InputError
+from lavra.core.progress import Progress
+from lavra.generation.engines.converting import Convertible, conversion_of, token_names
+from lavra.generation.engines.engine import Made
+from lavra.generation.generate import Generation
+from lavra.generation.options import GenerateOptions
+from lavra.generation.prompts import Prompt, encode_prompt
+from lavra.generation.rows import Reason
+from lavra.generation.text import TextAssembler
+
+if TYPE_CHECKING:
+    from lavra.data.tokenizer import Tokenizer
+
+ROWS_AT_ONCE = 64
+"""Continuations that are decoded together."""
+
+_TYPES = {
+    "fp32": ("float32",),
+    "bf16": ("bfloat16",),
+    "fp16": ("float16",),
+    "int8": ("int8", "int8_float32", "int8_bfloat16", "int8_float16"),
+}
+"""Our precisions → the engine's types, the first that the device has is taken."""
+
+_LEFT_OUT = {
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "frequency_penalty": 0.0,
+    "beam_groups": 1,
+    "contrastive": None,
+    "choices": (),
+    "words": (),
+    "regex": "",
+    "json_schema": "",
+}
+"""Options that the engine has not, and their neutral values."""
+
+_OF_TEXT = {"repetition_penalty": 1.0, "no_repeat_ngram": 0}
+"""Options that it applies to what a decoder wrote, and so not to a prompt that a decoder reads."""
+
+
+def compute_type(precision: str, device: str = "cpu") -> str | None:
+    """Return the engine's type for one of our precisions, None where the device has it not."""
+    import ctranslate2
+
+    known = ctranslate2.get_supported_compute_types(device)
+    return next((name for name in _TYPES.get(precision, ()) if name in known), None)
+
+
+def why_not(options: GenerateOptions, prompts: Sequence[Prompt], context: int) -> str | None:
+    """Return what of a request the engine cannot do, in words; None if it can do it all.
+
+    A text that outgrows the context of a decoder is among them: the engine cannot let its beginning slide out.
+    """
+    asked = [name for name, neutral in _LEFT_OUT.items() if getattr(options, name) != neutral]
+    if any(not prompt.source for prompt in prompts):
+        asked += [name for name, neutral in _OF_TEXT.items() if getattr(options, name) != neutral]
+    if asked:
+        return "it has no " + ", ".join("--" + name.replace("_", "-") for name in asked)
+    longest = max((len(prompt.ids) for prompt in prompts), default=0)
+    if longest + options.max_new_tokens > context:
+        return (
+            f"a prompt of {longest - 1} tokens and {options.max_new_tokens} new ones outgrow the context of {context}"
+        )
+    return None
+
+
+class CTranslate2Engine:
+    """Continues prompts with a converted model.
+
+    Sampling draws from the same distribution as `torch` does, but with random numbers of its own: the same seed gives
+    the same texts for the same prompts in the same order, and other texts where prompts are added or left out.
+
+    Args:
+        source: the model; converted if it was not before.
+        precision: fp32, bf16, fp16 or int8.
+        device: "cpu" or "cuda".
+        threads: to compute with; 0 lets the library choose.
+
+    Raises:
+        InputError: if the model cannot be converted, or the device has no such precision.
+    """
+
+    def __init__(self, source: Convertible, precision: str, device: str = "cpu", threads: int = 0) -> None:
+        kind = compute_type(precision, device)
+        if kind is None:
+            import ctranslate2
+
+            known = ", ".join(sorted(ctranslate2.get_supported_compute_types(device)))
+            raise InputError(
+                f"ctranslate2 cannot compute in {precision} on this {device}; it has {known}",
+                "choose another --precision, or --engine torch",
+            )
+        self.description = f"ctranslate2, {precision}"
+        self.context: int = source.model.context
+        self.beginning: tuple[int, ...] = tuple(getattr(source.model, "beginning", ()))
+        self.forced: int = getattr(source.model, "forced", 0)
+        self._tokenizer: Tokenizer = source.tokenizer
+        self._folder: Path = conversion_of(source)
+        self._how: dict[str, Any] = {"device": device, "compute_type": kind, "intra_threads": threads}
+        words = source.model.vocabulary
+        self._names = token_names(source.tokenizer, words)
+        self._unused = self._names[source.tokenizer.vocabulary_size :]
+
+    def encode(self, prompts: Sequence[str], options: GenerateOptions) -> list[Prompt]:
+        """Return the prompts as the model reads them.
+
+        Raises:
+            InputError: if one does not fit, or an option is not among the engine's.
+        """
+        encoded = [encode_prompt(self, self._tokenizer, text, options.long_prompt) for text in prompts]  # pyright: ignore[reportArgumentType]
+        reason = why_not(options, encoded, self.context)
+        if reason is not None:
+            raise InputError(f"ctranslate2 cannot do this: {reason}", "use --engine torch, or auto")
+        return encoded
+
+    def generate_each(self, prompts: Sequence[str], options: GenerateOptions) -> Made:
+        """Yield each generation as soon as its batch is finished; short prompts come first."""
+        encoded = self.encode(prompts, options)
+        order = sorted(range(len(prompts)), key=lambda number: encoded[number].size)
+        model = self._opened(options)
+        at_once = max(1, ROWS_AT_ONCE // max(options.samples, options.beams))
+        with Progress("generating", len(prompts) * options.samples, "texts") as progress:
+            for first in range(0, len(order), at_once):
+                group = order[first : first + at_once]
+                made = self._batch(model, [encoded[number] for number in group], options)
+                for number, texts in zip(group, made, strict=True):
+                    for sample, (ids, score) in enumerate(texts):
+                        one = self._generation(prompts[number], sample, encoded[number], ids, score, options)
+                        yield (number, sample), one
+                        progress.advance()
+
+    def stream(self, prompt: str, options: GenerateOptions) -> Iterator[str]:
+        """Yield the one continuation of a prompt in pieces, each as soon as it is certain.
+
+        Raises:
+            InputError: if several samples or beams are asked for.
+        """
+        if options.samples != 1 or options.beams > 1:
+            raise InputError("several samples or beams cannot be streamed", "ask for one, or do not stream")
+        (read,) = self.encode([prompt], options)
+        if not options.max_new_tokens:
+            return
+        assembler = TextAssembler(self._tokenizer, read.before, options.stop)
+        model, shared = self._opened(options), self._shared(options)
+        names = [self._names[number] for number in read.ids]
+        if self.beginning:
+            steps = model.generate_tokens(
+                [self._names[number] for number in read.source],
+                names[1:] or None,
+                max_decoding_length=options.max_new_tokens + len(names) - 1,
+                min_decoding_length=options.min_new_tokens + len(names) - 1,
+                max_input_length=0,
+                **shared,
+            )
+        else:
+            steps = model.generate_tokens(
+                names, max_length=options.max_new_tokens, min_length=options.min_new_tokens, **shared
+            )
+        for number, step in enumerate(steps):
+            if self.beginning and number < len(names) - 1:
+                continue  # the forced token, which is told again
+            if step.token_id == self._tokenizer.end_of_document:
+                break
+            piece = assembler.add(step.token_id)
+            if piece:
+                yield piece
+            if assembler.stopped:
+                break
+        rest = assembler.finish()
+        if rest:
+            yield rest
+
+    def _opened(self, options: GenerateOptions) -> Any:
+        """Open the model: its random numbers begin with the seed of the moment in which its thread begins."""
+        import ctranslate2
+
+        ctranslate2.set_random_seed(options.seed)
+        kind = ctranslate2.Translator if self.beginning else ctranslate2.Generator
+        return kind(str(self._folder), **self._how)
+
+    def _shared(self, options: GenerateOptions) -> dict[str, Any]:
+        sampled = not options.greedy and options.beams == 1
+        return {
+            "sampling_topk": options.top_k if sampled else 1,
+            "sampling_topp": options.top_p if sampled else 1.0,
+            "sampling_temperature": options.temperature if sampled else 1.0,
+            "repetition_penalty": options.repetition_penalty,
+            "no_repeat_ngram_size": options.no_repeat_ngram,
+            "end_token": [self._tokenizer.end_of_document],
+            "suppress_sequences": [[name] for name in self._unused] or None,
+        }
+
+    def _batch(
+        self, model: Any, prompts: list[Prompt], options: GenerateOptions
+    ) -> list[list[tuple[list[int], float | None]]]:
+        """Return the new ids of each prompt's samples, and their scores where beams were searched."""
+        if not options.max_new_tokens:
+            return [[([], None)] * options.samples for _ in prompts]
+        searched = options.beams > 1
+        alike = options.greedy and not searched
+        shared = {
+            **self._shared(options),
+            "beam_size": options.beams,
+            "num_hypotheses": 1 if alike else options.samples,
+            "length_penalty": options.length_penalty,
+            "return_scores": searched,
+        }
+        names = [[self._names[number] for number in prompt.ids] for prompt in prompts]
+        before = len(self.beginning[1:])
+        if self.beginning:
+            results = model.translate_batch(
+                [[self._names[number] for number in prompt.source] for prompt in prompts],
+                [one[1:] for one in names] if before else None,
+                max_decoding_length=options.max_new_tokens + before,
+                min_decoding_length=options.min_new_tokens + before,
+                max_input_length=0,
+                **shared,
+            )
+            made = [[self._ids(tokens)[before:] for tokens in result.hypotheses] for result in results]
+        else:
+            results = model.generate_batch(
+                names,
+                max_length=options.max_new_tokens,
+                min_length=options.min_new_tokens,
+                include_prompt_in_result=False,
+                **shared,
+            )
+            made = [result.sequences_ids for result in results]
+        found = []
+        for result, texts in zip(results, made, strict=True):
+            scores = result.scores if searched else [None] * len(texts)
+            pairs = list(zip(texts, scores, strict=True))
+            found.append(pairs * options.samples if alike else pairs)
+        return found
+
+    def _ids(self, names: Sequence[str]) -> list[int]:
+        if not hasattr(self, "_numbers"):
+            self._numbers = {name: number for number, name in enumerate(self._names)}
+        return [self._numbers[name] for name in names]
+
+    def _generation(
+        self,
+        text: str,
+        sample: int,
+        prompt: Prompt,
+        ids: Sequence[int],
+        score: float | None,
+        options: GenerateOptions,
+    ) -> Generation:
+        """Cut a text where a stop string ends it, and say why it ended."""
+        assembler = TextAssembler(self._tokenizer, prompt.before, options.stop)
+        pieces: list[str] = []
+        kept: list[int] = []
+        for number in ids:
+            kept.append(number)
+            pieces.append(assembler.add(number))
+            if assembler.stopped:
+                break
+        pieces.append(assembler.finish())
+        reason: Reason = "length" if len(ids) == options.max_new_tokens else "end"
+        if assembler.stopped:
+            reason = "stop"
+        return Generation(text, sample, "".join(pieces), tuple(kept), reason, score)
