@@ -24,6 +24,7 @@ from lavra.recipes.assembly import Assembly, assemble
 from lavra.recipes.check import make_subject
 from lavra.recipes.config import ModelConfig, OptimizationConfig, TrainConfig
 from lavra.recipes.decide import Machine, first_plan
+from lavra.recipes.material import TextMaterial
 from lavra.training.batches import BatchSource, Ranks
 from lavra.training.optimizers import OptimizerOptions
 from lavra.training.schedules import Schedule
@@ -116,13 +117,14 @@ def assembled(
     options = OptimizationConfig(tokens_per_step=256, **optimization)
     options = replace(
         options,
-        learning_rate=rate * options.learning_rate,
+        learning_rate=rate * (options.learning_rate or 3e-3),
         matrix_learning_rate=rate * options.matrix_learning_rate,
     )
     config = TrainConfig(data=("text",), steps=50, model=ModelConfig(), optimization=options)
-    plan = first_plan(config, Machine(CPU, "fp32", 1e10, 1), spec, data, Ranks())
+    material = TextMaterial(data)
+    plan = first_plan(config, Machine(CPU, "fp32", 1e10, 1), spec, material, Ranks())
     plan = replace(plan, compile=False, precision=precision)  # pyright: ignore[reportArgumentType]
-    return assemble(config, plan, data, None, CPU, Ranks()), plan
+    return assemble(config, plan, material, None, CPU, Ranks()), plan
 
 
 def decoder_subject(
@@ -130,7 +132,7 @@ def decoder_subject(
 ) -> Subject:
     """Return a decoder about to be trained, as a subject of checks."""
     assembly, plan = assembled(spec, data, precision=precision, rate=rate)
-    return make_subject(assembly, plan, data, loaded=loaded)
+    return make_subject(assembly, plan, TextMaterial(data), loaded=loaded)
 
 
 class ListSource:

@@ -289,7 +289,7 @@ def test_a_frozen_layer_forgotten(tales, monkeypatch):
         model.blocks[0].requires_grad_(False)
         return model
 
-    monkeypatch.setattr("lavra.recipes.assembly.build_decoder", build)
+    monkeypatch.setattr("lavra.recipes.kept.build_decoder", build)
     subject = decoder_subject(shrunk("tinyllama-1.1b"), tales)
     assert verdicts(subject, check_gradients)["gradient_flow"] == "fail"
     assert "blocks.0" in check_gradients(subject)[0].measured
@@ -365,7 +365,7 @@ def test_text_in_the_ids_of_another_tokenizer(tales):
 def test_a_tokenizer_larger_than_the_model(tales, corpora):
     assembly, plan = subjects.assembled(shrunk("gpt2-124m"), tales)
     assembly.model.spec = replace(assembly.model.spec, vocabulary=256)
-    subject = subjects.make_subject(assembly, plan, tales)
+    subject = subjects.make_subject(assembly, plan, subjects.TextMaterial(tales))
     report = run_checks(subject, QUICK)
     assert {result.name for result in report.failed} == {"ids", "tokenizer"}
 

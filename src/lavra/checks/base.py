@@ -18,6 +18,7 @@ from lavra.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from lavra.data.prepare import Prepared
+    from lavra.data.tokenizer import Tokenizer
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -89,6 +90,7 @@ class Subject:
         storage: how the model is saved; None leaves that check out.
         export: how it is written for others and read from there; None where no other format expresses it.
         data: the text, where it is known.
+        tokenizer: that decodes the ids; None shows them as numbers.
         tokens_per_second: that the plan expects; None when it has no opinion.
         encoded: the first batch, made once.
     """
@@ -106,6 +108,7 @@ class Subject:
     storage: Storage | None = None
     export: Storage | None = None
     data: Prepared | None = None
+    tokenizer: Tokenizer | None = None
     tokens_per_second: float | None = None
     encoded: Batch = field(init=False)
 
@@ -128,9 +131,9 @@ class Subject:
 
     def decode(self, number: int) -> str:
         """Return one token as visible text: its number where there is no tokenizer."""
-        if self.data is None:
+        if self.tokenizer is None:
             return str(number)
-        return self.data.tokenizer.decode([number], special=True).replace("\n", "⏎").replace(" ", "·") or f"<{number}>"
+        return self.tokenizer.decode([number], special=True).replace("\n", "⏎").replace(" ", "·") or f"<{number}>"
 
 
 Check = Callable[[Subject], Sequence[CheckResult]]

@@ -22,9 +22,9 @@ def check_first_loss(subject: Subject) -> list[CheckResult]:
     batch, model = subject.encoded, subject.model
     with full_precision(subject.trainer), evaluating(model), torch.no_grad():
         loss = float(subject.objective.loss(model, batch).sum) / max(1.0, counted(batch))
-    if subject.loaded:
-        return [_of_loaded(loss, _unigram(subject))]
     even = math.log(model.vocabulary)
+    if subject.loaded:
+        return [_of_loaded(loss, _unigram(subject), even)]
     apart = abs(loss / even - 1.0)
     measured = f"{loss:.3f} nats per token"
     expected = f"within {_NEAR:.0%} of ln V = {even:.3f}: an untrained model is lost among {model.vocabulary} tokens"
@@ -38,12 +38,17 @@ def check_first_loss(subject: Subject) -> list[CheckResult]:
     return [CheckResult("first_loss", "fail" if not apart <= _FAR else "warn", measured, expected, remedy)]
 
 
-def _of_loaded(loss: float, unigram: float) -> CheckResult:
+def _of_loaded(loss: float, unigram: float, even: float) -> CheckResult:
     measured = f"{loss:.3f} nats per token"
     expected = f"below {unigram:.3f}, the loss of a model that knows only how frequent each token is in this text"
     if loss < unigram:
         return CheckResult("first_loss", "ok", measured, expected)
-    remedy = "tokenizer or weights do not belong to each other, or the text is of quite another kind"
+    if loss < even:
+        remedy = (
+            f"the model knows little of such text, though more than nothing (ln V = {even:.3f}): adapting it is slow"
+        )
+        return CheckResult("first_loss", "warn", measured, expected, remedy)
+    remedy = f"worse than guessing (ln V = {even:.3f}): tokenizer and weights do not belong to each other"
     return CheckResult("first_loss", "fail", measured, expected, remedy)
 
 

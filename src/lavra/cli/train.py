@@ -7,6 +7,11 @@ from lavra.recipes.config import TrainConfig
 
 _SHORT = {
     "--model": "--model.preset",
+    "--from": "--base",
+    "--objective": "--objective.name",
+    "--adapter": "--edits.adapter.kind",
+    "--rank": "--edits.adapter.rank",
+    "--freeze": "--edits.freeze",
     "--text-column": "--text.column",
     "--on-bad-row": "--text.on-bad-row",
     "--context": "--model.context",
@@ -30,6 +35,9 @@ def main(arguments: list[str]) -> int:
             "lavra train book.txt --budget 5m --out runs/book",
             "lavra train 'news/*.jsonl.gz' --text-column body --epochs 2",
             "lavra train installed-docs: --model gpt2-124m --steps 100",
+            "lavra train mytext/ --from gpt2 --budget 1h",
+            "lavra train questions.jsonl --from t5-small --budget 30m",
+            "lavra train chats.jsonl --from Qwen/Qwen2.5-0.5B-Instruct --adapter lora --epochs 2",
         ],
     )
     from lavra.recipes.train import train

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lavra.core.configuration import from_table, to_json
+from lavra.models.edits.choices import EditConfig
 from lavra.models.spec import DecoderSpec
 from lavra.training.optimizers import OptimizerOptions
 from lavra.training.precision import Precision
@@ -17,7 +18,7 @@ class Plan:
     """What a run will do; written to `plan.json`.
 
     Attributes:
-        model: the shape.
+        model: the shape; None for a wrapped model, whose shape is in its own configuration.
         parameters: how many it has.
         context: tokens of a window.
         tokens_per_step: of one optimiser step, over all ranks: rows x context.
@@ -43,9 +44,17 @@ class Plan:
         flops_per_token: of a training step.
         budget_seconds: the time given; None when the length was given in another way.
         probe: what was measured on this machine.
+        base: where the model was read from that is adapted; None where training begins from nothing.
+        objective: causal, answers, seq2seq or masked.
+        source_context: longest source in tokens, for seq2seq.
+        mask_rate: share of the tokens that the masked objective asks for at the start.
+        final_mask_rate: the same at the end.
+        whole_words: whether the masked objective hides whole words.
+        pure_mask: whether every chosen token is hidden behind the mask.
+        edits: what is done to the model before it is trained.
     """
 
-    model: DecoderSpec
+    model: DecoderSpec | None
     parameters: int
     context: int
     tokens_per_step: int
@@ -71,6 +80,14 @@ class Plan:
     flops_per_token: float
     budget_seconds: float | None = None
     probe: dict[str, float] = field(default_factory=dict)
+    base: str | None = None
+    objective: str = "causal"
+    source_context: int = 0
+    mask_rate: float = 0.15
+    final_mask_rate: float = 0.15
+    whole_words: bool = True
+    pure_mask: bool = False
+    edits: EditConfig = field(default_factory=EditConfig)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""

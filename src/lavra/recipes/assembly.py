@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from lavra.core.run_folder import RunFolder
-from lavra.data.prepare import Prepared
-from lavra.data.window_source import WindowSource
-from lavra.models.decoder import Decoder, build_decoder
-from lavra.objectives.causal import Causal
+from lavra.models.decoder import Decoder
+from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan
 from lavra.recipes.config import TrainConfig
+from lavra.recipes.kept import build_model
+from lavra.recipes.learning import objective_of
+from lavra.recipes.material import Material
 from lavra.training.batches import BatchSource, Ranks
 from lavra.training.compiling import compile_blocks
 from lavra.training.spikes import SpikeDetector
@@ -23,6 +25,7 @@ from lavra.training.updates import Clip, ExponentialAverage, GuardFaults, Monito
 from lavra.training.validation import Validation
 
 _EXCERPT = 200
+"""Characters of a document that are written down when a step of it goes wrong."""
 
 
 @dataclass
@@ -34,31 +37,40 @@ class Assembly:
         model: what it trains.
         validation: the held-out windows.
         undo_compilation: takes the compilation back; does nothing when nothing is compiled.
+        home: the run's folder, where the model to adapt is kept; None for training from nothing.
     """
 
     trainer: Trainer
-    model: Decoder
+    model: Decoder | Wrapped
     validation: Validation | None
     undo_compilation: Callable[[], None]
+    home: Path | None = None
 
 
 def assemble(
-    config: TrainConfig, plan: Plan, data: Prepared, run: RunFolder | None, device: torch.device, ranks: Ranks
+    config: TrainConfig,
+    plan: Plan,
+    data: Material,
+    run: RunFolder | None,
+    device: torch.device,
+    ranks: Ranks,
+    home: Path | None = None,
 ) -> Assembly:
     """Build model, batches, update chain and trainer as the plan says.
 
     Args:
         config: the request: what to do about faults, which averages.
         plan: what was decided.
-        data: the token stores.
+        data: what it learns from.
         run: where faults are written down; None on ranks that keep no record.
         device: where.
         ranks: this process's place.
+        home: the run's folder, where the model to adapt is kept; not needed for training from nothing.
     """
-    model = build_decoder(plan.model, plan.seed)
-    objective = Causal(plan.context, plan.isolate, plan.label_smoothing)
+    model = build_model(plan, home)
+    objective = objective_of(plan, model, data)
     batches = BatchSource(
-        WindowSource(data.train, plan.context, plan.seed),
+        data.source(plan),
         objective,
         rows_per_step=plan.rows_per_step,
         micro_rows=plan.micro_rows,
@@ -80,7 +92,7 @@ def assemble(
     )
     trainer.updates = update_chain(config, plan, trainer, _fault_recorder(run, data))
     undo = compile_blocks(model) if plan.compile else (lambda: None)
-    return Assembly(trainer, model, _validation(plan, data), undo)
+    return Assembly(trainer, model, _validation(plan, data), undo, home)
 
 
 def update_chain(
@@ -105,11 +117,11 @@ def update_chain(
     return chain
 
 
-def _validation(plan: Plan, data: Prepared) -> Validation | None:
+def _validation(plan: Plan, data: Material) -> Validation | None:
     if not plan.validation_rows:
         return None
-    source = WindowSource(data.validation, plan.context, 0)  # the same windows whatever the run's seed
-    return Validation(source, plan.validation_rows, data.validation.manifest.bytes_per_token)
+    held_out = data.held_out(plan)
+    return Validation(held_out.source, plan.validation_rows, held_out.bytes_per_target)
 
 
 def _reporter(run: RunFolder | None) -> Callable[[str], None]:
@@ -123,7 +135,7 @@ def _reporter(run: RunFolder | None) -> Callable[[str], None]:
     return report
 
 
-def _fault_recorder(run: RunFolder | None, data: Prepared) -> Callable[[Step, str], None]:
+def _fault_recorder(run: RunFolder | None, data: Material) -> Callable[[Step, str], None]:
     """Return what writes the documents of a bad step to `events.log`, with the beginning of each text."""
 
     def record(step: Step, reason: str) -> None:
@@ -133,8 +145,7 @@ def _fault_recorder(run: RunFolder | None, data: Prepared) -> Callable[[Step, st
         if run is None:
             return
         for document in documents:
-            start, end = (int(offset) for offset in data.train.offsets[document : document + 2])
-            text = data.tokenizer.decode(data.train.tokens[start : min(end, start + 64)].tolist())
+            text = data.excerpt(document)
             run.log(f"step {step.number + 1}: document {document}: {text[:_EXCERPT]!r}")
 
     return record

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,20 @@ from lavra.core.errors import InputError
 from lavra.core.files import write_json
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder, is_run
-from lavra.data.order import WindowPlace
-from lavra.data.packing import Window
-from lavra.data.packing import cut as cut_window
-from lavra.data.prepare import Prepared, open_prepared
-from lavra.data.store import TokenStore
-from lavra.data.window_source import WindowSource
 from lavra.models.decoder import Decoder
+from lavra.models.edits.applying import learned_weights
 from lavra.models.families.exporting import export_decoder
 from lavra.models.families.importing import import_decoder
 from lavra.models.families.registry import family_for
-from lavra.models.store import load_decoder, save_decoder
+from lavra.models.store import WEIGHTS
+from lavra.models.wrapped.folders import open_wrapped, save_wrapped
+from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly, assemble
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import draft_model, first_plan
+from lavra.recipes.kept import build_model, model_with
+from lavra.recipes.material import Material, TextMaterial, open_material
 from lavra.recipes.text import data_folder, request_of
 from lavra.training.batches import Ranks
 from lavra.training.checkpoints import CheckpointStore
@@ -64,7 +62,7 @@ def check(config: TrainConfig) -> Report:
     return _check_text(config)
 
 
-def check_before_training(assembly: Assembly, plan: Plan, data: Prepared, run: RunFolder) -> None:
+def check_before_training(assembly: Assembly, plan: Plan, data: Material, run: RunFolder) -> None:
     """Run the short form on a trainer at its first step, which it leaves as it is, and write `checks.json`.
 
     It takes at most 9 seconds, and at most 3 % of a time budget; checks that do not fit are left out.
@@ -86,40 +84,84 @@ def check_before_training(assembly: Assembly, plan: Plan, data: Prepared, run: R
 
 
 def make_subject(
-    assembly: Assembly, plan: Plan, data: Prepared, *, loaded: bool = False, quick: bool = False
+    assembly: Assembly, plan: Plan, data: Material, *, loaded: bool = False, quick: bool = False
 ) -> Subject:
     """Return an assembled training as the subject of checks, with rows short enough for the machine.
 
     Args:
         assembly: the trainer at its first step.
         plan: what was decided.
-        data: the token stores.
+        data: what it learns from.
         loaded: the weights come from a trained model.
         quick: shorter rows, for the short form.
     """
-    trainer, model = assembly.trainer, assembly.model
+    trainer = assembly.trainer
     tokens = int(_COMPUTE.get(trainer.device.type, 1.2e10) / plan.parameters / (2 if quick else 1))
     rows = _ROWS if tokens >= _ROWS * 2 * _SHORTEST else 2
-    length = min(plan.context, _LONGEST // (4 if quick else 1), max(_SHORTEST, tokens // rows))
-    end = data.train.manifest.end_of_document
+    longest = min(plan.context, _LONGEST // (4 if quick else 1), max(_SHORTEST, tokens // rows))
+    sample = data.rows_to_check(plan, longest)
+    shorter = {} if sample.context == plan.context else {"context": sample.context}
     return Subject(
         trainer,
-        replace(trainer.objective, context=length),  # pyright: ignore[reportArgumentType, reportCallIssue]
-        WindowSource(data.train, length, plan.seed),
+        replace(trainer.objective, **shorter),  # pyright: ignore[reportArgumentType, reportCallIssue]
+        sample.source,
         rows=rows,
-        mixed_rows=_rows_at_ends(data.train, length),
-        must_learn=(end,),
-        loaded=loaded,
-        tied=plan.model.tied,
-        storage=Storage(lambda folder: save_decoder(folder, model), partial(load_decoder, device=trainer.device)),
-        export=_export(model, data, trainer.device),
-        data=data,
+        causal=plan.objective != "masked",
+        mixed_rows=sample.mixed,
+        must_learn=() if plan.objective == "masked" else (data.tokenizer.end_of_document,),
+        frozen=_meant_to_be_frozen(assembly, plan),
+        loaded=loaded or plan.base is not None,
+        tied=_tied(assembly.model),
+        storage=_storage(assembly, plan),
+        export=_export(assembly, plan, data),
+        data=data.prepared if isinstance(data, TextMaterial) else None,
+        tokenizer=data.tokenizer,
         tokens_per_second=plan.probe.get("tokens_per_second"),
     )
 
 
-def _export(model: Decoder, data: Prepared, device: torch.device) -> Storage | None:
+def _tied(model: Decoder | Wrapped) -> bool:
+    """Say whether the head is meant to be the embedding."""
+    if isinstance(model, Decoder):
+        return model.spec.tied
+    return bool(getattr(model.inner.config, "tie_word_embeddings", False))
+
+
+def _meant_to_be_frozen(assembly: Assembly, plan: Plan) -> frozenset[str]:
+    """Return the parameters that an edit of the plan froze; whatever else does not learn was forgotten."""
+    if not plan.edits.freeze and plan.edits.adapter.kind == "none":
+        return frozenset()
+    fresh = build_model(plan, assembly.home)
+    return frozenset(name for name, weight in fresh.named_parameters() if not weight.requires_grad)
+
+
+def _storage(assembly: Assembly, plan: Plan) -> Storage:
+    """Return the way through what a checkpoint holds: the learned weights, put into the model of the plan."""
+    model, device = assembly.model, assembly.trainer.device
+
+    def save(folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: weight.cpu().contiguous() for name, weight in learned_weights(model).items()}
+        save_file(weights, folder / WEIGHTS)
+
+    def load(folder: Path) -> Decoder | Wrapped:
+        from safetensors.torch import load_file
+
+        home = assembly.home or folder
+        return model_with(plan, home, load_file(folder / WEIGHTS), str(folder)).to(device).eval()
+
+    return Storage(save, load)
+
+
+def _export(assembly: Assembly, plan: Plan, data: Material) -> Storage | None:
     """Return the way through the Hugging Face format, where one of its families expresses the model."""
+    model, device = assembly.model, assembly.trainer.device
+    if plan.edits.adapter.kind != "none":
+        return None
+    if not isinstance(model, Decoder):
+        return Storage(lambda folder: save_wrapped(folder, model), lambda folder: open_wrapped(folder).to(device))
     try:
         family_for(model.spec)
     except InputError:
@@ -130,15 +172,6 @@ def _export(model: Decoder, data: Prepared, device: torch.device) -> Storage | N
         export_decoder(folder, model, {"bos_token_id": end, "eos_token_id": end})
 
     return Storage(save, lambda folder: import_decoder(folder).model.to(device))
-
-
-def _rows_at_ends(store: TokenStore, length: int) -> list[Window]:
-    """Return windows that hold the end of a document: of the shortest, the longest and one in the middle."""
-    offsets = store.offsets.astype(int)
-    chosen = sorted({0, len(store) // 2, max(0, len(store) - 2)})
-    starts = [max(0, int(offsets[number + 1]) - 1 - length // 2) for number in chosen]
-    length = min(length, store.manifest.tokens)
-    return [cut_window(store, WindowPlace(0, start % store.manifest.tokens, length)) for start in starts]
 
 
 def _checked(subject: Subject, checks: Sequence[Any], seconds: float | None) -> Report:
@@ -155,8 +188,8 @@ def _check_run(run: RunFolder) -> Report:
     plan = replace(Plan.from_json(run.plan, str(run.path / "plan.json")), compile=False)
     device = choose_device(config.machine.device)
     use_threads(plan.threads)
-    data = open_prepared(data_folder(config, run.path))
-    assembly = assemble(config, plan, data, None, device, Ranks())
+    data = open_material(data_folder(config, run.path))
+    assembly = assemble(config, plan, data, None, device, Ranks(), run.path)
     checkpoint = CheckpointStore(run.checkpoints).latest()
     if checkpoint is not None:
         assembly.trainer.masters.load(checkpoint.load("masters"))
@@ -167,17 +200,20 @@ def _check_run(run: RunFolder) -> Report:
 
 
 def _check_text(config: TrainConfig) -> Report:
-    from lavra.recipes.train import measured_machine, training_text
+    from lavra.recipes.preparation import training_material
+    from lavra.recipes.train import measured_machine, opened_base
 
     device = choose_device(config.machine.device)
     machine = measured_machine(config, device)
     with tempfile.TemporaryDirectory(prefix="lavra-check-") as folder:
-        data = training_text(config, Path(folder), machine)
-        spec = draft_model(config, machine, data.train.manifest.bytes)
-        plan = replace(first_plan(config, machine, spec, data, Ranks()), compile=False)
+        home = Path(folder)
+        base = opened_base(config, device, home)
+        data = training_material(config, home, machine, base)
+        model = base or draft_model(config, machine, data.bytes)
+        plan = replace(first_plan(config, machine, model, data, Ranks()), compile=False)
         expected = {"tokens_per_second": machine.expected_flops / plan.flops_per_token}
         plan = replace(plan, probe=expected)
-        assembly = assemble(config, plan, data, None, device, Ranks())
+        assembly = assemble(config, plan, data, None, device, Ranks(), home)
         say(f"model: {plan.parameters:,} parameters, {plan.precision} on {plan.device}")
         try:
             return _checked(make_subject(assembly, plan, data), FULL, None)

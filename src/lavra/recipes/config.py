@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.core.quantities import Count, Duration, Size
+from lavra.models.edits.choices import EditConfig
 from lavra.models.spec import Activation, Norm, Positions
+from lavra.objectives.choices import ObjectiveName
 from lavra.training.choices import OptimizerName, Policy, Shape
 
 
@@ -32,6 +34,10 @@ class TextConfig:
     """Size of the vocabulary to train; chosen from corpus and model by default."""
     isolate: bool = True
     """Documents in a window do not see each other."""
+    prompt: str | None = None
+    """Column of what is only read, in rows of examples; prompt, source, passage, … are found by themselves."""
+    completion: str | None = None
+    """Column of what is learned; completion, target, answer, query, … are found by themselves, and so are chats."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +69,42 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class OptimizationConfig:
-    """How it learns."""
+class ObjectiveConfig:
+    """What is learned."""
 
-    name: OptimizerName = "muon"
-    """Muon for the blocks' matrices and AdamW for the rest, or AdamW for all."""
-    learning_rate: float = 3e-3
-    """AdamW's peak learning rate."""
+    name: ObjectiveName = "auto"
+    """causal: every token from those before; answers: only the completions of prompts; seq2seq: targets from sources;
+    masked: hidden words from both sides. auto: what the model and the columns of the data allow."""
+    source_context: int | None = None
+    """Longest source in tokens, for seq2seq."""
+    mask_rate: float = 0.15
+    """Share of the tokens that the masked objective asks for."""
+    final_mask_rate: float | None = None
+    """The same at the end of the run, reached in a straight line; unchanged by default."""
+    whole_words: bool = True
+    """The masked objective hides all tokens of a word together."""
+    pure_mask: bool = False
+    """Hide every chosen token behind the mask, instead of 80 % of them, with 10 % random and 10 % unchanged."""
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """How it learns; what is not given depends on whether a model is trained from nothing or adapted."""
+
+    name: OptimizerName | None = None
+    """Muon for the blocks' matrices and AdamW for the rest (from nothing), or AdamW for all (adapting)."""
+    learning_rate: float | None = None
+    """AdamW's peak learning rate: 3e-3 from nothing, 1e-4 adapting, 5e-4 with an adapter."""
     matrix_learning_rate: float = 0.02
     """Muon's peak learning rate."""
     weight_decay: float = 0.0
     """Decay of the matrices that AdamW learns."""
     matrix_weight_decay: float = 0.01
     """Decay of the matrices that Muon learns."""
-    schedule: Shape = "wsd"
-    """Shape of the learning rate over the run."""
-    warmup_steps: int = 10
-    """Steps of linear growth at the beginning."""
+    schedule: Shape | None = None
+    """Shape of the learning rate over the run: wsd from nothing, linear adapting."""
+    warmup_steps: int | None = None
+    """Steps of linear growth at the beginning: 10 from nothing, a twentieth of the run adapting."""
     cooldown: float = 0.5
     """Share of the run over which the wsd schedule falls."""
     floor: float = 0.05
@@ -90,6 +115,8 @@ class OptimizationConfig:
     """Largest norm of the gradient."""
     label_smoothing: float = 0.0
     """Share of each target's probability spread over the vocabulary."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each block to the one below it, so that the first layers move least."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +167,8 @@ class TrainConfig:
 
     data: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
+    base: str | None = None
+    """The model to go on from (also --from MODEL): a run, a Hugging Face folder or a hub name; by default, none."""
     budget: Duration | None = None
     """Time of training: probe, compilation, steps, validation and final evaluation. 10m when no length is given."""
     tokens: Count | None = None
@@ -165,6 +194,8 @@ class TrainConfig:
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Trackers to tell (needs the extra `track`)."""
     text: TextConfig = field(default_factory=TextConfig)
+    edits: EditConfig = field(default_factory=EditConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)

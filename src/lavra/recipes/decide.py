@@ -10,7 +10,6 @@ import torch
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.units import show_count, show_duration
-from lavra.data.prepare import Prepared
 from lavra.models.decoder import Decoder, count_parameters
 from lavra.models.presets import preset
 from lavra.models.spec import DecoderSpec
@@ -23,12 +22,13 @@ from lavra.planning.budget import (
 )
 from lavra.planning.flops import training_flops_per_token
 from lavra.planning.plan import Plan
+from lavra.recipes.base import Base, objective_from_nothing
 from lavra.recipes.config import ModelConfig, TrainConfig
+from lavra.recipes.material import Material
+from lavra.recipes.optimization import optimizer_options, schedule_of
 from lavra.training.batches import Ranks
 from lavra.training.compiling import should_compile
-from lavra.training.optimizers import OptimizerOptions
 from lavra.training.precision import choose_precision
-from lavra.training.schedules import Schedule
 
 DEFAULT_BUDGET = 600.0
 _ROWS_AT_ONCE = {"cpu": 8192, "cuda": 65536, "mps": 16384}
@@ -125,35 +125,64 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
     return replace(spec, **given)
 
 
-def first_plan(config: TrainConfig, machine: Machine, spec: DecoderSpec, data: Prepared, ranks: Ranks) -> Plan:
-    """Return the plan as far as it can be made without a probe; `steps` is a guess when a time is given."""
-    spec = replace(spec, vocabulary=data.tokenizer.vocabulary_size)
-    flops = training_flops_per_token(spec)
-    corpus = data.train.manifest.tokens
+def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Material, ranks: Ranks) -> Plan:
+    """Return the plan as far as it can be made without a probe; `steps` is a guess when a time is given.
+
+    Args:
+        config: the request.
+        machine: what is computed on.
+        model: the shape to train from nothing, or the model to adapt.
+        data: what it learns from.
+        ranks: this process's place.
+    """
+    learning = learning_plan(config, machine, model, data)
+    per_token = learning.flops_per_token / machine.expected_flops
     seconds = given_seconds(config)
-    if seconds is not None:
-        tokens = seconds * 0.85 * machine.expected_flops * ranks.world / flops
-    else:
-        tokens = _asked_tokens(config, corpus)
-    rows = _rows_per_step(config, spec, tokens, ranks)
-    steps = config.steps or max(1, round(tokens / (rows * spec.context)))
-    expected = seconds or tokens * flops / machine.expected_flops / ranks.world
-    plan = Plan(
-        model=spec,
-        parameters=_parameters(spec),
-        context=spec.context,
-        tokens_per_step=rows * spec.context,
+    corpus = data.epoch_tokens(learning)
+    tokens = _asked_tokens(config, corpus) if seconds is None else seconds * 0.85 * ranks.world / per_token
+    rows = _rows_per_step(config, learning.context, tokens, ranks)
+    plan = replace(
+        learning,
         rows_per_step=rows,
-        micro_rows=_micro_rows(config, machine, spec, rows // ranks.world),
-        steps=steps,
+        tokens_per_step=rows * learning.context,
+        micro_rows=_micro_rows(config, machine, learning.context, rows // ranks.world),
+        compile=should_compile(config.machine.compile, machine.device, seconds or tokens * per_token / ranks.world),
+        budget_seconds=seconds,
+    )
+    steps = config.steps or max(1, round(tokens / plan.tokens_per_step))
+    return with_length(plan, steps, config, data, per_token)
+
+
+def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Material) -> Plan:
+    """Return the plan of what learns what and how, with rows and steps still to be fixed."""
+    asked = config.objective
+    base = model if isinstance(model, Base) else None
+    spec = replace(model, vocabulary=data.tokenizer.vocabulary_size) if isinstance(model, DecoderSpec) else model.spec
+    if base is None:
+        assert spec is not None
+        spec = replace(spec, context=data.context or spec.context)
+        parameters, context, flops = _parameters(spec), spec.context, training_flops_per_token(spec)
+        objective = objective_from_nothing(asked.name, examples=data.examples)
+    else:
+        parameters, context, flops = base.parameters, base.window, base.flops_per_token
+        objective = base.objective
+    return Plan(
+        model=spec,
+        base=None if base is None else base.place,
+        parameters=parameters,
+        context=context,
+        tokens_per_step=1,
+        rows_per_step=1,
+        micro_rows=1,
+        steps=1,
         tokens=0,
         epochs=0.0,
         device=machine.device.type,
         precision=choose_precision(machine.precision, machine.device),
-        compile=should_compile(config.machine.compile, machine.device, expected),
+        compile=False,
         threads=machine.threads,
-        optimizer=_optimizer(config),
-        schedule=_schedule(config, steps),
+        optimizer=optimizer_options(config.optimization, base is not None, config.edits.adapter.kind != "none"),
+        schedule=schedule_of(config.optimization, base is not None, 1),
         seed=config.seed,
         isolate=config.text.isolate,
         label_smoothing=config.optimization.label_smoothing,
@@ -161,25 +190,30 @@ def first_plan(config: TrainConfig, machine: Machine, spec: DecoderSpec, data: P
         validation_rows=0,
         validate_every=1,
         checkpoint_every=1,
-        evaluation_tokens=data.validation.manifest.tokens,
+        evaluation_tokens=0,
         flops_per_token=flops,
-        budget_seconds=seconds,
+        objective=objective,
+        source_context=0 if base is None else base.source_window,
+        mask_rate=asked.mask_rate,
+        final_mask_rate=asked.mask_rate if asked.final_mask_rate is None else asked.final_mask_rate,
+        whole_words=asked.whole_words,
+        pure_mask=asked.pure_mask,
+        edits=config.edits,
     )
-    return with_length(plan, steps, config, data, 1.0 / machine.expected_flops * flops)
 
 
-def with_length(plan: Plan, steps: int, config: TrainConfig, data: Prepared, seconds_per_token: float) -> Plan:
+def with_length(plan: Plan, steps: int, config: TrainConfig, data: Material, seconds_per_token: float) -> Plan:
     """Return the plan for a number of steps, with the rhythm of validation and checkpoints that fits it."""
     tokens = steps * plan.tokens_per_step
     save_every = config.checkpoint_every or max(1, -(-steps // 20))
     # Validations fall on checkpoints, so that the best checkpoint by validation can be kept.
     every = save_every * max(1, round(steps / _VALIDATIONS / save_every))
     affordable = tokens * _VALIDATION_SHARE / _VALIDATIONS / _FORWARD_SHARE
-    windows = -(-data.validation.manifest.tokens // plan.context)
-    rows = min(windows, max(8, round(affordable / plan.context)))
+    held_out_rows = data.held_out(plan).rows
+    rows = min(held_out_rows, max(8, round(affordable / plan.context)))
     if rows > plan.micro_rows:  # whole micro-batches: another shape would be compiled once more
         rows -= rows % plan.micro_rows
-    held_out = data.validation.manifest.tokens
+    held_out = held_out_rows * plan.context
     if plan.budget_seconds is not None:
         # Half-overlapping windows read every token about twice.
         seconds = EVALUATION_SHARE * plan.budget_seconds
@@ -188,8 +222,8 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: Prepared, sec
         plan,
         steps=steps,
         tokens=tokens,
-        epochs=round(tokens / data.train.manifest.tokens, 4),
-        schedule=_schedule(config, steps),
+        epochs=round(tokens / data.epoch_tokens(plan), 4),
+        schedule=schedule_of(config.optimization, plan.base is not None, steps),
         validation_rows=rows,
         validate_every=every,
         checkpoint_every=save_every,
@@ -211,19 +245,22 @@ _OVERHEAD = 0.03
 """Share of checkpoints and bookkeeping, and of a machine that is a little slower when it is warm."""
 
 
-def say_plan(plan: Plan, machine: Machine, data: Prepared, begun: float) -> None:
+def say_plan(plan: Plan, machine: Machine, data: Material, begun: float) -> None:
     """Tell the person what will happen, before the first step."""
+    shape = f"context {plan.context}"
+    if plan.model is not None:
+        shape = f"{plan.model.depth} blocks, width {plan.model.width}, {shape}, vocabulary {plan.model.vocabulary}"
     say(
-        f"model: {show_count(plan.parameters)} parameters ({plan.model.depth} blocks, width {plan.model.width}, "
-        f"context {plan.context}, vocabulary {plan.model.vocabulary}), {plan.precision} on {plan.device}"
+        f"model: {show_count(plan.parameters)} parameters ({shape}), {plan.precision} on {plan.device}"
         + (", compiled" if plan.compile else "")
+        + (f", {plan.objective}, from {plan.base}" if plan.base else "")
     )
     speed = plan.probe.get("tokens_per_second")
     share = f" at {show_count(speed)} tokens/s" if speed else ""
     left = f", about {show_duration(plan.steps * plan.probe['step_seconds'])}" if "step_seconds" in plan.probe else ""
     say(
         f"training: {plan.steps} steps of {plan.tokens_per_step} tokens = {show_count(plan.tokens)} tokens, "
-        f"{plan.epochs:.2f} epochs of {show_count(data.train.manifest.tokens)}{share}{left} "
+        f"{plan.epochs:.2f} epochs of {show_count(data.epoch_tokens(plan))}{share}{left} "
         f"(prepared in {show_duration(time.monotonic() - begun)})"
     )
 
@@ -237,43 +274,27 @@ def _asked_tokens(config: TrainConfig, corpus: float) -> float:
     return float(config.steps or 1) * (config.optimization.tokens_per_step or 4096)
 
 
-def _rows_per_step(config: TrainConfig, spec: DecoderSpec, tokens: float, ranks: Ranks) -> int:
+def _rows_per_step(config: TrainConfig, context: int, tokens: float, ranks: Ranks) -> int:
     asked = config.optimization.tokens_per_step
     if asked is not None:
-        if asked % (spec.context * ranks.world):
+        if asked % (context * ranks.world):
             raise InputError(
-                f"--optimization.tokens-per-step {asked} is no multiple of the context {spec.context}"
+                f"--optimization.tokens-per-step {asked} is no multiple of the context {context}"
                 + (f" x {ranks.world} processes" if ranks.world > 1 else ""),
-                f"choose e.g. {max(1, round(asked / spec.context / ranks.world)) * spec.context * ranks.world}",
+                f"choose e.g. {max(1, round(asked / context / ranks.world)) * context * ranks.world}",
             )
-        return asked // spec.context
-    rows = max(1, tokens_per_step_for(tokens, spec.context) // spec.context)
+        return asked // context
+    rows = max(1, tokens_per_step_for(tokens, context) // context)
     return -(-rows // ranks.world) * ranks.world
 
 
-def _micro_rows(config: TrainConfig, machine: Machine, spec: DecoderSpec, share: int) -> int:
+def _micro_rows(config: TrainConfig, machine: Machine, context: int, share: int) -> int:
     if config.machine.micro_rows:
         return config.machine.micro_rows
-    most = max(1, _ROWS_AT_ONCE.get(machine.device.type, 8192) // spec.context)
+    most = max(1, _ROWS_AT_ONCE.get(machine.device.type, 8192) // context)
     return next(rows for rows in range(min(most, share), 0, -1) if share % rows == 0)
 
 
 def _parameters(spec: DecoderSpec) -> int:
     with torch.device("meta"):
         return count_parameters(Decoder(spec))
-
-
-def _optimizer(config: TrainConfig) -> OptimizerOptions:
-    asked = config.optimization
-    return OptimizerOptions(
-        name=asked.name,
-        learning_rate=asked.learning_rate,
-        matrix_learning_rate=asked.matrix_learning_rate,
-        weight_decay=asked.weight_decay,
-        matrix_weight_decay=asked.matrix_weight_decay,
-    )
-
-
-def _schedule(config: TrainConfig, steps: int) -> Schedule:
-    asked = config.optimization
-    return Schedule(asked.schedule, min(asked.warmup_steps, max(1, steps // 10)), asked.cooldown, asked.floor)

@@ -120,6 +120,8 @@ def _open(location: str) -> _Source:
         say(f"{folder} has no tokenizer; the export will have none, and is compared on random tokens")
         return _Source(imported.model.eval(), None, None, imported.family, folder)
     opened = open_model(location, "cpu")
+    if not isinstance(opened.model, Decoder):
+        raise InputError(f"{opened.place} is a wrapped model", "its folder is one of transformers already: copy it")
     return _Source(opened.model, opened.tokenizer, opened, opened.family, opened.folder)
 
 

@@ -8,25 +8,22 @@ from typing import Any
 
 import torch
 
-from lavra.core.files import building_folder
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
 from lavra.core.terminal import printable
-from lavra.data.ledger import ledger
-from lavra.data.order import WindowOrder
-from lavra.data.prepare import Prepared
 from lavra.evaluation.documents import documents_of_store
 from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.tables import likelihood_table
 from lavra.evaluation.yardsticks import count_tokens, yardsticks
 from lavra.generation.generate import generate
 from lavra.generation.options import GenerateOptions
-from lavra.models.decoder import Decoder
-from lavra.models.store import save_decoder
+from lavra.models.contract import Model
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
-from lavra.training.trainer import Trainer
+from lavra.recipes.kept import BASE, write_model
+from lavra.recipes.material import Material, TextMaterial
+from lavra.training.held_out import held_out_loss
 
 MODEL_FOLDER = "model"
 _SAMPLE_TOKENS = 120
@@ -36,7 +33,7 @@ def finish(
     config: TrainConfig,
     plan: Plan,
     assembly: Assembly,
-    data: Prepared,
+    data: Material,
     run: RunFolder,
     *,
     waited: float,
@@ -56,17 +53,12 @@ def finish(
     trainer = assembly.trainer
     assembly.undo_compilation()  # evaluation and generation come in many shapes, each of which would be compiled
     with trainer.evaluating():
-        export_model(run.path / MODEL_FOLDER, assembly.model, trainer, data)
-        figures, table = _measure(plan, assembly.model, data)
-        samples = _samples(config, assembly.model, data)
+        export_model(run.path, assembly, data)
+        figures, table = _measure(plan, assembly, data)
+        samples = _samples(config, assembly.model, data) if plan.objective == "causal" else []
     for text in samples:
         run.samples.append({"step": trainer.step, "prompt": "", "text": text})
     seconds = None if training_began is None else time.monotonic() - training_began
-    done = ledger(
-        data.train,
-        WindowOrder(data.train.manifest.tokens, plan.context, plan.seed),
-        trainer.step * plan.rows_per_step,
-    )
     lines = run.metrics.read()
     result = {
         "step": trainer.step,
@@ -78,7 +70,7 @@ def finish(
         "tokens_per_second": _speed(lines),
         "data": list(config.data),
         **figures,
-        "ledger": _ledger_lines(done.to_json()),
+        "ledger": data.receipt(plan, trainer.step),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),
     }
     run.write_result(result)
@@ -86,21 +78,40 @@ def finish(
     return result
 
 
-def export_model(folder: Path, model: Decoder, trainer: Trainer, data: Prepared) -> None:
+def export_model(run: Path, assembly: Assembly, data: Material) -> None:
     """Write the model with its learned fp32 weights (the averaged ones, where there are) and its tokenizer."""
-    weights = {name: weight.detach() for name, weight in trainer.masters.weights.items()}
-    with building_folder(folder, force=True) as building:
-        save_decoder(building, model, weights)
-        data.tokenizer.save(building)
+    weights = {name: weight.detach() for name, weight in assembly.trainer.masters.weights.items()}
+    write_model(run / MODEL_FOLDER, assembly.model, data.tokenizer, run / BASE, weights)
 
 
-def _measure(plan: Plan, model: Decoder, data: Prepared) -> tuple[dict[str, Any], str]:
-    """Return the figures on held-out text as JSON, and as a table."""
-    every = documents_of_store(data.validation, data.tokenizer)
+def _measure(plan: Plan, assembly: Assembly, data: Material) -> tuple[dict[str, Any], str]:
+    """Return the figures on held-out rows as JSON, and as a table."""
+    if plan.objective == "causal" and isinstance(data, TextMaterial):
+        return _measure_text(plan, assembly.model, data)
+    held_out = data.held_out(plan)
+    rows = min(held_out.rows, max(1, plan.evaluation_tokens // plan.context))
+    measured = held_out_loss(
+        assembly.model,
+        assembly.trainer.objective,
+        held_out.source,
+        rows,
+        name=plan.objective,
+        bytes_per_target=held_out.bytes_per_target,
+        device=assembly.trainer.device,
+        seed=plan.seed,
+    )
+    values = measured.to_json()
+    figures = {name: values[name] for name in ("loss", "perplexity", "bits_per_byte")}
+    return {**figures, "evaluation": {**values, "held_out_rows": held_out.rows}}, str(measured)
+
+
+def _measure_text(plan: Plan, model: Model, data: TextMaterial) -> tuple[dict[str, Any], str]:
+    every = documents_of_store(data.prepared.validation, data.tokenizer)
     documents = every.sample(plan.evaluation_tokens)
+    context = plan.context if plan.base is not None else None
     with torch.no_grad():
-        result = likelihood(model, documents, seed=plan.seed)
-    counts = count_tokens(data.train.tokens, data.tokenizer.vocabulary_size)
+        result = likelihood(model, documents, context=context, seed=plan.seed)
+    counts = count_tokens(data.prepared.train.tokens, data.tokenizer.vocabulary_size)
     sticks = yardsticks(documents, documents.texts(data.tokenizer), data.tokenizer.vocabulary_size, counts)
     measured = result.to_json()
     figures = {
@@ -117,7 +128,7 @@ def _measure(plan: Plan, model: Decoder, data: Prepared) -> tuple[dict[str, Any]
     return figures, table
 
 
-def _samples(config: TrainConfig, model: Decoder, data: Prepared) -> list[str]:
+def _samples(config: TrainConfig, model: Any, data: Material) -> list[str]:
     if not config.samples:
         return []
     options = GenerateOptions(max_new_tokens=_SAMPLE_TOKENS, samples=config.samples, seed=config.seed)
@@ -132,18 +143,3 @@ def _speed(lines: list[dict[str, Any]]) -> float | None:
     """Return the median of the logged speeds."""
     speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
     return speeds[len(speeds) // 2] if speeds else None
-
-
-def _ledger_lines(done: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the receipt per source as `lavra runs show` prints it."""
-    return [
-        {
-            "source": source["name"],
-            "tokens": source["tokens"],
-            "epochs": done["epochs"],
-            "seen": source["seen"],
-            "left": source["left"],
-            "total": source["total"],
-        }
-        for source in done["sources"]
-    ]

@@ -11,14 +11,19 @@ from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder, is_run
 from lavra.data.llama2c_tokenizer import find_llama2c_tokenizer, load_llama2c_tokenizer
-from lavra.data.prepare import open_prepared
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.decoder import Decoder
 from lavra.models.families.hub import hub_folder, hub_name
-from lavra.models.families.importing import import_decoder, is_hugging_face_folder
+from lavra.models.families.importing import import_decoder, is_hugging_face_folder, read_config
 from lavra.models.families.llama2c import is_llama2c, read_llama2c
-from lavra.models.store import SPECIFICATION, decoder_from, load_decoder
+from lavra.models.families.registry import FAMILIES
+from lavra.models.store import SPECIFICATION, load_decoder
+from lavra.models.wrapped.folders import open_wrapped
+from lavra.models.wrapped.kinds import choose_kind
+from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan
+from lavra.recipes.kept import model_with
+from lavra.recipes.material import open_material
 from lavra.recipes.text import data_folder, request_of
 from lavra.training.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.devices import choose_device
@@ -38,7 +43,7 @@ class OpenModel:
         folder: the Hugging Face folder that it was read from, if it was.
     """
 
-    model: Decoder
+    model: Decoder | Wrapped
     tokenizer: Tokenizer
     place: str
     run: RunFolder | None
@@ -74,6 +79,8 @@ def _open(location: str, where: torch.device) -> OpenModel:
         run = RunFolder(path)
         if (path / "model" / SPECIFICATION).exists() and run.status == "finished":
             return _from_folder(path / "model", where, run)
+        if is_hugging_face_folder(path / "model") and run.status == "finished":
+            return _from_hugging_face(path / "model", where, run)
         return _from_checkpoint(run, None, where)
     if path.parent.name == "checkpoints" and is_run(path.parent.parent):
         return _from_checkpoint(RunFolder(path.parent.parent), path, where)
@@ -106,13 +113,20 @@ def hugging_face_folder(location: str) -> Path | None:
     return None if name is None else hub_folder(name)
 
 
-def _from_hugging_face(folder: Path, device: torch.device) -> OpenModel:
-    imported = import_decoder(folder)
-    for note in imported.notes:
-        say(f"{folder}: {note}")
+def _from_hugging_face(folder: Path, device: torch.device, run: RunFolder | None = None) -> OpenModel:
+    """Read a decoder of a known family into ours; every other language model is used as `transformers` has it."""
     tokenizer = Tokenizer.load(folder)
-    model = _fitting(imported.model, tokenizer, folder).to(device).eval()
-    return OpenModel(model, tokenizer, str(folder), None, imported.family, folder)
+    config = read_config(folder)
+    kind = choose_kind(config, folder)
+    if kind == "decoder" and config.get("model_type") in FAMILIES:
+        imported = import_decoder(folder)
+        for note in imported.notes:
+            say(f"{folder}: {note}")
+        model = imported.model
+    else:
+        model = open_wrapped(folder, kind)
+    model = _fitting(model, tokenizer, folder).to(device).eval()
+    return OpenModel(model, tokenizer, str(folder), run, str(config.get("model_type")), folder)
 
 
 def _from_llama2c(path: Path, device: torch.device) -> OpenModel:
@@ -122,11 +136,11 @@ def _from_llama2c(path: Path, device: torch.device) -> OpenModel:
     return OpenModel(model.to(device).eval(), tokenizer, str(path), None, "llama")
 
 
-def _fitting(model: Decoder, tokenizer: Tokenizer, folder: Path) -> Decoder:
-    if tokenizer.end_of_document >= model.spec.vocabulary:
+def _fitting(model: Decoder | Wrapped, tokenizer: Tokenizer, folder: Path) -> Decoder | Wrapped:
+    if tokenizer.end_of_document >= model.vocabulary:
         raise InputError(
             f"the tokenizer in {folder} ends documents with token {tokenizer.end_of_document}, and its model has "
-            f"{model.spec.vocabulary}",
+            f"{model.vocabulary}",
             "name a token of the vocabulary as eos_token in tokenizer_config.json",
         )
     return model
@@ -141,5 +155,6 @@ def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) 
     groups = [name for name in ("ema", "swa", "masters") if name in checkpoint.groups]
     weights = next(tensors for tensors in map(checkpoint.load, groups) if tensors)
     place = f"{run.path}, checkpoint of step {checkpoint.step}"
-    model = decoder_from(plan.model, weights, place).to(device).eval()
-    return OpenModel(model, open_prepared(data_folder(request_of(run), run.path)).tokenizer, place, run)
+    tokenizer = open_material(data_folder(request_of(run), run.path)).tokenizer
+    model = model_with(plan, run.path, weights, place).to(device).eval()
+    return OpenModel(model, tokenizer, place, run)

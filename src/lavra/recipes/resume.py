@@ -9,11 +9,11 @@ from pathlib import Path
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
-from lavra.data.prepare import open_prepared
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import assemble
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.finish import finish
+from lavra.recipes.material import open_material
 from lavra.recipes.run import Run
 from lavra.recipes.session import checkpoint_store, train_to_the_end
 from lavra.recipes.text import data_folder, request_of
@@ -63,7 +63,7 @@ def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro
     folder = data_folder(config, run.path)
     if not folder.exists():
         raise InputError(f"the text of the run is gone: {folder}", "bring the folder back, or train anew")
-    data = open_prepared(folder)
+    data = open_material(folder)
     checkpoint = checkpoint_store(config, run).latest()
     if checkpoint is not None:
         micro_rows = micro_rows or checkpoint.state["micro_rows"]
@@ -71,7 +71,7 @@ def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro
         share = plan.rows_per_step // ranks.world
         fitting = next(rows for rows in range(min(micro_rows, share), 0, -1) if share % rows == 0)
         plan = replace(plan, micro_rows=fitting)
-    assembly = assemble(config, plan, data, record, device, ranks)
+    assembly = assemble(config, plan, data, record, device, ranks, run.path)
     step = checkpoint.step if checkpoint is not None else 0
     if record is not None:
         record.rewind(step)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from lavra.core.configuration import to_json
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
-from lavra.data.prepare import Prepared
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
+from lavra.recipes.material import Material
 from lavra.training.batches import Ranks
 from lavra.training.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.loop import Loop, Rhythm, Units
@@ -28,7 +28,7 @@ def train_to_the_end(
     config: TrainConfig,
     plan: Plan,
     assembly: Assembly,
-    data: Prepared,
+    data: Material,
     run: RunFolder | None,
     ranks: Ranks,
     checkpoint: Checkpoint | None = None,
@@ -39,7 +39,7 @@ def train_to_the_end(
         config: the request.
         plan: what was decided.
         assembly: the trainer at its first step.
-        data: the token stores.
+        data: what it learns from.
         run: the record; None on ranks other than the first.
         ranks: this process's place.
         checkpoint: where to go on from.
@@ -54,7 +54,6 @@ def train_to_the_end(
     trainer = assembly.trainer
     if checkpoint is not None:
         trainer.restore(checkpoint.load, checkpoint.state)
-    manifest = data.train.manifest
     observers = Observers(
         [make_tracker(name, run.path) for name in config.track] if run is not None else (),
         report=run.log if run is not None else say,
@@ -67,8 +66,8 @@ def train_to_the_end(
             plan.steps, plan.validate_every, plan.checkpoint_every, log_every=max(1, -(-plan.steps // _MOST_LOGGED))
         ),
         Units(
-            manifest.bytes_per_token,
-            manifest.words / manifest.tokens,
+            data.bytes_per_target,
+            data.words_per_target,
             plan.flops_per_token,
             plan.probe.get("peak_flops", 0.0) * ranks.world,
         ),

@@ -33,13 +33,16 @@ def prepare_as_asked(
     text: TextConfig,
     *,
     vocabulary_size: int | Callable[[int], int] | None,
+    tokenizer: Tokenizer | None = None,
     force: bool = False,
 ) -> Prepared:
     """Prepare text as a request says; see `lavra.data.prepare.prepare` for the vocabulary and for what is raised."""
+    if tokenizer is None and text.tokenizer:
+        tokenizer = Tokenizer.load(text.tokenizer)
     return prepare(
         locations,
         out,
-        tokenizer=Tokenizer.load(text.tokenizer) if text.tokenizer else None,
+        tokenizer=tokenizer,
         vocabulary_size=vocabulary_size,
         validation_share=text.validation_share,
         validation_limit=text.validation_limit,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,20 +13,21 @@ from lavra.core.configuration import to_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
-from lavra.data.prepare import Prepared, open_prepared
-from lavra.models.spec import DecoderSpec
-from lavra.planning.budget import vocabulary_for
 from lavra.planning.hardware import measure_matrix_peak
 from lavra.planning.plan import Plan
 from lavra.planning.probe import probe_steps
 from lavra.recipes.assembly import Assembly, assemble
+from lavra.recipes.base import Base, certify_base, read_base
 from lavra.recipes.check import check_before_training
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, steps_in, with_length
 from lavra.recipes.finish import finish
+from lavra.recipes.kept import keep_base
+from lavra.recipes.material import Material, has_examples, open_material
+from lavra.recipes.preparation import training_material
 from lavra.recipes.run import Run
 from lavra.recipes.session import train_to_the_end
-from lavra.recipes.text import data_folder, is_prepared, prepare_as_asked
+from lavra.recipes.text import data_folder
 from lavra.training.batches import Ranks
 from lavra.training.devices import choose_device, describe, use_threads
 from lavra.training.precision import choose_precision
@@ -61,13 +61,18 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
     begun = time.monotonic()
     machine = measured_machine(config, device)
     say(f"machine: {describe(device)}, {machine.peak / 1e9:,.0f} GFLOP/s of {machine.precision} matrix products")
-    data = training_text(config, run.path, machine)
+    base = opened_base(config, device, run.path)
+    data = training_material(config, run.path, machine, base)
+    if base is not None:
+        certify_base(run.path, base, data.beginning())
     wait_for_ranks(ranks)  # the others read what was prepared
     start = time.monotonic()
-    plan = first_plan(config, machine, draft_model(config, machine, data.train.manifest.bytes), data, ranks)
-    assembly = assemble(config, plan, data, run, device, ranks)
+    plan = first_plan(config, machine, base or draft_model(config, machine, data.bytes), data, ranks)
+    assembly = assemble(config, plan, data, run, device, ranks, run.path)
     if config.check:
         check_before_training(assembly, plan, data, run)
+    if base is not None:
+        _measure_beginning(assembly, run)
     if plan.budget_seconds is not None:
         plan = _probed(plan, assembly, config, data, start)
     plan = replace(plan, probe={**plan.probe, "peak_flops": machine.peak})
@@ -88,9 +93,10 @@ def _follow(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
     wait_for_ranks(ranks)
     start = time.monotonic()
     run = RunFolder.open(config.out)
-    data = open_prepared(data_folder(config, run.path))
-    plan = first_plan(config, machine, draft_model(config, machine, data.train.manifest.bytes), data, ranks)
-    assembly = assemble(config, plan, data, None, device, ranks)
+    data = open_material(data_folder(config, run.path))
+    base = read_base(config, device, examples=data.examples) if config.base else None
+    plan = first_plan(config, machine, base or draft_model(config, machine, data.bytes), data, ranks)
+    assembly = assemble(config, plan, data, None, device, ranks, run.path)
     if plan.budget_seconds is not None:
         _probed(plan, assembly, config, data, start)
     wait_for_ranks(ranks)
@@ -107,33 +113,31 @@ def measured_machine(config: TrainConfig, device: torch.device) -> Machine:
     return Machine(device, precision, measure_matrix_peak(device, precision), threads)
 
 
-def training_text(config: TrainConfig, run: Path, machine: Machine) -> Prepared:
-    """Open the prepared text, or prepare it into the folder of the run."""
-    folder = data_folder(config, run)
-    if is_prepared(config.data):
-        return open_prepared(folder)
-    prepared = prepare_as_asked(config.data, folder, config.text, vocabulary_size=_vocabulary_chooser(config, machine))
-    train, held_out = prepared.train.manifest, prepared.validation.manifest
+def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base | None:
+    """Open the model that training goes on from, if a request names one, and keep it in the run's folder."""
+    if config.base is None:
+        return None
+    base = read_base(config, device, examples=has_examples(config))
+    keep_base(home, base.opened.model, base.tokenizer, base.opened.folder)
+    return base
+
+
+def _measure_beginning(assembly: Assembly, run: RunFolder) -> None:
+    """Say how good the model is before its first step, and write it down as step 0."""
+    validation, trainer = assembly.validation, assembly.trainer
+    if validation is None:
+        return
+    with trainer.evaluating():
+        loss = validation.loss(trainer.model, trainer.objective, trainer.batches.micro_rows, trainer.device)
+    record = validation.record(0, 0, loss)
+    run.metrics.append(record)
     say(
-        f"text: {train.documents:,} documents, {train.bytes / 1e6:.1f} MB, {train.tokens:,} tokens to train on; "
-        f"{held_out.documents:,} documents, {held_out.bytes / 1e6:.2f} MB held out"
+        f"before the first step: loss {loss:.4f}, perplexity {record['perplexity']:.4g}, "
+        f"{record['bits_per_byte']:.4f} bits per byte on held-out rows"
     )
-    return prepared
 
 
-def _vocabulary_chooser(config: TrainConfig, machine: Machine) -> Callable[[int], int]:
-    """Return what chooses the size of the vocabulary once the size of the text is known."""
-
-    def choose(corpus_bytes: int) -> int:
-        if config.text.vocabulary:
-            return config.text.vocabulary
-        spec: DecoderSpec = draft_model(config, machine, corpus_bytes)
-        return vocabulary_for(spec.vocabulary, corpus_bytes)
-
-    return choose
-
-
-def _probed(plan: Plan, assembly: Assembly, config: TrainConfig, data: Prepared, start: float) -> Plan:
+def _probed(plan: Plan, assembly: Assembly, config: TrainConfig, data: Material, start: float) -> Plan:
     """Time real steps, and fix the length of the run so that all of it fits the budget."""
     budget = plan.budget_seconds or 0.0
     seconds = min(_LONGEST_PROBE, max(_LEAST_PROBE, _PROBE_SHARE * budget))

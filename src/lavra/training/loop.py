@@ -154,14 +154,7 @@ class Loop:
         with trainer.evaluating():
             loss = validation.loss(trainer.model, trainer.objective, trainer.batches.micro_rows, trainer.device)
         self.validation_loss, self._validated_at = loss, trainer.step
-        record = {
-            "step": trainer.step,
-            "split": "validation",
-            "tokens": int(trainer.targets),
-            "loss": loss,
-            "perplexity": _exp(loss),
-            "bits_per_byte": validation.bits_per_byte(loss),
-        }
+        record = validation.record(trainer.step, trainer.targets, loss)
         self._record(record)
         self._recent.clear()  # the time that validation took is no slowness of the steps
         self._recent.append((time.monotonic(), trainer.targets))

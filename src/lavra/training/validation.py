@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -32,6 +33,17 @@ class Validation:
     def bits_per_byte(self, loss: float) -> float:
         """Return the bits per byte of original text that `loss` (nats per token) means."""
         return loss / math.log(2) / self.bytes_per_token
+
+    def record(self, step: int, tokens: float, loss: float) -> dict[str, Any]:
+        """Return the line of `metrics.jsonl` for a measured loss."""
+        return {
+            "step": step,
+            "split": "validation",
+            "tokens": int(tokens),
+            "loss": loss,
+            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "bits_per_byte": self.bits_per_byte(loss),
+        }
 
     def loss(self, model: Model, objective: Objective, micro_rows: int, device: torch.device) -> float:
         """Return the mean loss in nats per target over the rows; not a number where they have no target.

@@ -1,0 +1,122 @@
+"""What a request names as data, made ready for training in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.bad_rows import BadRows
+from lavra.data.chats import ChatTemplate
+from lavra.data.example_rows import PairColumns, read_examples
+from lavra.data.prepare_examples import prepare_examples
+from lavra.data.sample import TextSample
+from lavra.data.tokenizer import Tokenizer
+from lavra.planning.budget import vocabulary_for
+from lavra.recipes.base import Base
+from lavra.recipes.config import TrainConfig
+from lavra.recipes.decide import Machine, draft_model
+from lavra.recipes.material import ExampleMaterial, Material, TextMaterial, has_examples, open_material
+from lavra.recipes.text import data_folder, is_prepared, prepare_as_asked
+
+
+def training_material(config: TrainConfig, home: Path, machine: Machine, base: Base | None) -> Material:
+    """Open what was prepared, or prepare it into the folder of the run.
+
+    Args:
+        config: the request.
+        home: the run's folder.
+        machine: what will be trained on, by which a vocabulary is chosen.
+        base: the model to adapt, whose tokenizer is used; None for training from nothing.
+
+    Raises:
+        InputError: if the data cannot be used, or were prepared with another tokenizer than the model's.
+    """
+    folder = data_folder(config, home)
+    if is_prepared(config.data):
+        return _matching(open_material(folder), base, folder)
+    examples = has_examples(config) if base is None else base.objective in ("answers", "seq2seq")
+    data = (_prepared_examples if examples else _prepared_text)(config, folder, machine, base)
+    say(data.summary())
+    return data
+
+
+def _matching(data: Material, base: Base | None, folder: Path) -> Material:
+    if base is not None and base.tokenizer.fingerprint != data.tokenizer.fingerprint:
+        raise InputError(
+            f"{folder} was prepared with another tokenizer than that of {base.place}",
+            f"prepare it again: lavra prepare DATA --text.tokenizer {base.place} --out FOLDER",
+        )
+    return data
+
+
+def _prepared_text(config: TrainConfig, folder: Path, machine: Machine, base: Base | None) -> Material:
+    return TextMaterial(
+        prepare_as_asked(
+            config.data,
+            folder,
+            config.text,
+            vocabulary_size=_vocabulary_chooser(config, machine),
+            tokenizer=None if base is None else base.tokenizer,
+        )
+    )
+
+
+def _prepared_examples(config: TrainConfig, folder: Path, machine: Machine, base: Base | None) -> Material:
+    columns = None
+    if config.text.prompt and config.text.completion:
+        columns = PairColumns(config.text.prompt, config.text.completion)
+    elif config.text.prompt or config.text.completion:
+        raise InputError("one of --text.prompt and --text.completion was given", "name both columns")
+    if base is None:
+        tokenizer, context = _from_nothing(config, machine, columns)
+    else:
+        tokenizer, context = base.tokenizer, base.window
+    return ExampleMaterial(
+        prepare_examples(
+            config.data,
+            folder,
+            tokenizer,
+            kind="encoder-decoder" if base is not None and base.source_window else "decoder",
+            context=context,
+            source_context=base.source_window if base is not None and base.source_window else None,
+            columns=columns,
+            chat_template=_chat_template(config, base),
+            validation_share=config.text.validation_share,
+            validation_limit=config.text.validation_limit,
+            on_bad_row=config.text.on_bad_row,
+            normalize=config.text.normalize,
+        )
+    )
+
+
+def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | None) -> tuple[Tokenizer, int]:
+    """Return a tokenizer for the examples, and the length of rows of the model that will be trained on them."""
+    sample, size = TextSample(), 0
+    for row in read_examples(config.data, BadRows(policy=config.text.on_bad_row), columns=columns):
+        for text in (row.prompt, row.completion, *(turn["content"] for turn in row.messages)):
+            sample.add(text)
+            size += len(text.encode())
+    context = draft_model(config, machine, size).context
+    if config.text.tokenizer:
+        return Tokenizer.load(config.text.tokenizer), context
+    vocabulary = _vocabulary_chooser(config, machine)(size)
+    say(f"training a tokenizer of {vocabulary} tokens")
+    return Tokenizer.train(sample, vocabulary), context
+
+
+def _chat_template(config: TrainConfig, base: Base | None) -> ChatTemplate | None:
+    folder = base.opened.folder if base is not None else config.text.tokenizer
+    return ChatTemplate.load(folder) if folder and Path(folder).is_dir() else None
+
+
+def _vocabulary_chooser(config: TrainConfig, machine: Machine) -> Callable[[int], int]:
+    """Return what chooses the size of the vocabulary once the size of the text is known."""
+
+    def choose(corpus_bytes: int) -> int:
+        if config.text.vocabulary:
+            return config.text.vocabulary
+        return vocabulary_for(draft_model(config, machine, corpus_bytes).vocabulary, corpus_bytes)
+
+    return choose
