@@ -65,10 +65,10 @@ class Tokenizer:
         number = inner.token_to_id(end_of_document)
         if number is None:
             raise InputError(f"the tokenizer has no token {end_of_document!r}", "name a token of its vocabulary")
-        inner.no_padding()
-        inner.no_truncation()
-        inner.encode_special_tokens = True
-        self.inner = inner
+        self.inner = _settled(inner)
+        self.inner.no_padding()
+        self.inner.no_truncation()
+        self.inner.encode_special_tokens = True
         self.end_of_document_token = end_of_document
         self.end_of_document: int = number
 
@@ -247,6 +247,24 @@ class Tokenizer:
             return model["unk_id"]
         name = model.get("unk_token")
         return self.inner.token_to_id(name) if name else None
+
+
+def _settled(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Write and read a Unigram model until nothing changes: its scores lose their last digit the first time.
+
+    Without this a saved copy would be another tokenizer, by its fingerprint.
+    """
+    from tokenizers import Tokenizer as Library
+    from tokenizers import models
+
+    if not isinstance(inner.model, models.Unigram):
+        return inner
+    for _ in range(4):
+        again = Library.from_str(inner.to_str())
+        if again.to_str() == inner.to_str():
+            break
+        inner = again
+    return inner
 
 
 def choose_vocabulary_size(corpus_bytes: int, model_parameters: int | None = None) -> int:

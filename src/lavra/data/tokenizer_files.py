@@ -35,7 +35,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     folder = path if path.is_dir() else path.parent
     file = _file_in(path) if path.is_dir() else path
     try:
-        inner = _settled(_read(file))
+        inner = _read(file)
     except InputError:
         raise
     except Exception as error:  # the library raises bare Exception for a file that it cannot parse
@@ -63,24 +63,6 @@ def _read(file: Path) -> tokenizers.Tokenizer:
 
         return Library.from_file(str(file))
     return _read_pair(file)
-
-
-def _settled(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Write and read a Unigram model until nothing changes: its scores lose their last digit the first time.
-
-    Without this a saved copy would be another tokenizer, by its fingerprint.
-    """
-    from tokenizers import Tokenizer as Library
-    from tokenizers import models
-
-    if not isinstance(inner.model, models.Unigram):
-        return inner
-    for _ in range(4):
-        again = Library.from_str(inner.to_str())
-        if again.to_str() == inner.to_str():
-            break
-        inner = again
-    return inner
 
 
 def _read_pair(file: Path) -> tokenizers.Tokenizer:
