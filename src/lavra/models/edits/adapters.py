@@ -115,8 +115,8 @@ class Adapter:
         import peft
         from transformers.pytorch_utils import Conv1D
 
-        layers = linear_layers(root)
-        transposed = any(isinstance(layers.get(name), Conv1D) for name in targets)
+        layers = map(root.get_submodule, targets)
+        transposed = any(isinstance(getattr(layer, "base_layer", layer), Conv1D) for layer in layers)
         if self.config.kind == "ia3":
             inputs = [name for name in targets if _SCALED_INPUT.search(name)]
             return peft.IA3Config(target_modules=targets, feedforward_modules=inputs, fan_in_fan_out=transposed)

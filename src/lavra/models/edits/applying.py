@@ -1,4 +1,4 @@
-"""The edits of a run: made in one order, recorded, made again from the record, and folded for an export."""
+"""The edits of a run: made in one order, made again from their configuration, and folded for an export."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from lavra.core.configuration import from_table, to_json
 from lavra.core.errors import Damaged
 from lavra.models.edits.adapters import Adapter
 from lavra.models.edits.base import ModelEdit
@@ -45,7 +44,8 @@ def edits_of(config: EditConfig, seed: int = 0) -> list[ModelEdit]:
 def apply_edits(model: nn.Module, config: EditConfig, seed: int = 0) -> list[ModelEdit]:
     """Make the edits of a configuration in place, and return them.
 
-    The same model, configuration and seed give the same parameters under the same names.
+    The same model, configuration and seed give the same parameters under the same names, so that the base model, the
+    configuration and the learned weights are the whole record of an edited model.
 
     Raises:
         InputError: if one matches nothing in the model, or the model cannot take it.
@@ -53,30 +53,6 @@ def apply_edits(model: nn.Module, config: EditConfig, seed: int = 0) -> list[Mod
     edits = edits_of(config, seed)
     for edit in edits:
         edit.apply(model)
-    return edits
-
-
-def record_of(config: EditConfig, seed: int = 0) -> dict[str, Any]:
-    """Return plain values from which `apply_record` makes the same edits again."""
-    return {"config": to_json(config), "seed": seed}
-
-
-def apply_record(
-    model: nn.Module, record: dict[str, Any], learned: dict[str, torch.Tensor], place: str
-) -> list[ModelEdit]:
-    """Make a base model into the edited one that was trained.
-
-    Args:
-        model: the base, as it was before the edits.
-        record: what `record_of` returned.
-        learned: what `learned_weights` returned after training.
-        place: where the record was read, for messages.
-
-    Raises:
-        Damaged: if the tensors are not those that the edited model learns.
-    """
-    edits = apply_edits(model, from_table(EditConfig, record["config"], place), record["seed"])
-    load_learned_weights(model, learned, place)
     return edits
 
 
