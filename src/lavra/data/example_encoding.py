@@ -225,8 +225,10 @@ class ExampleEncoder:
     @cached_property
     def _marks(self) -> dict[str, int]:
         """The tokens that stand outside the vocabulary of text, by their spelling: those that mark turns among them."""
-        added = self.tokenizer.inner.get_added_tokens_decoder()
-        return {token.content: number for number, token in added.items() if token.content.strip()}
+        tokenizer = self.tokenizer
+        added = {token.content: number for number, token in tokenizer.inner.get_added_tokens_decoder().items()}
+        text = {tokenizer.unknown} - {tokenizer.end_of_document}  # the unknown token stands for text
+        return {name: number for name, number in added.items() if name.strip() and number not in text}
 
     def _encode_with_marks(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Return ids, and (tokens, 2) offsets in characters; the template's marks become special tokens."""
