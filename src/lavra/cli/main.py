@@ -19,6 +19,8 @@ COMMANDS = {
     "classify": "Label texts with a language model: from the labels alone, or from a few examples",
     "explain": "Show what a model would write next, and what temperature, top-k and top-p leave of it",
     "export": "Write a model for transformers, with the proof that it is the same",
+    "doc2query": "Train a model that writes the queries that a passage answers",
+    "expand": "Write the queries that documents answer, to find them by",
     "index": "Make or update a search index of documents",
     "search": "Search an index, or evaluate searching on a collection with judgements",
     "runs": "List the runs in a folder, or show one run",

@@ -37,6 +37,10 @@ class _Evaluate:
     """Split on which k1, b and the weight of queries are tuned, for each system."""
     ceiling: bool = False
     """Measure also what the human questions themselves would bring."""
+    dense: str = ""
+    """Folder of a bi-encoder of sentence-transformers: measure its embeddings too, alone and fused with BM25."""
+    device: str = "auto"
+    """Where the bi-encoder computes."""
     language: Literal["auto", "pt", "en"] = "auto"
     """Of the documents."""
     k1: float = 0.9

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from lavra.core.errors import InputError
 from lavra.core.progress import say
+from lavra.generation.engines.converting import Convertible, why_not_convertible
+from lavra.generation.engines.ctranslate import CTranslate2Engine
 from lavra.recipes.expand_config import ExpandConfig
-from lavra.recipes.models import hugging_face_folder, open_model
+from lavra.recipes.models import OpenModel, open_model
 from lavra.search.prompts import BARE, QueryPrompt, prompt_of
 from lavra.search.scorers import LikelihoodScorer, QueryScorer, open_scorer
-from lavra.search.translator import TranslatorWriter, can_translate
 from lavra.search.writers import ModelWriter, QueryWriter, Sampling, reads_with_encoder
 from lavra.training.devices import choose_device
 
@@ -24,13 +27,13 @@ class OpenWriter:
         writer: it.
         prompt: how it is asked.
         engine: what computes.
-        model: what `lavra.recipes.models.open_model` opened; None with ctranslate2.
+        model: itself, for scoring.
     """
 
     writer: QueryWriter
     prompt: QueryPrompt
     engine: str
-    model: Any = None
+    model: Any
 
 
 def open_writer(config: ExpandConfig) -> OpenWriter:
@@ -40,25 +43,35 @@ def open_writer(config: ExpandConfig) -> OpenWriter:
         InputError: if there is no such model, or the engine cannot run it.
     """
     device = choose_device(config.device)
+    opened = open_model(config.model, config.device, "fp32")
+    reads = reads_with_encoder(opened.model)
+    prompt = prompt_of(config.model, BARE if reads else QueryPrompt())
+    engine = _ctranslate2(config, opened, device, reads)
+    if engine is None:
+        opened = open_model(config.model, config.device, config.precision)
     sampling = Sampling(config.top_k, config.temperature)
-    folder = hugging_face_folder(config.model)
-    fits = folder is not None and can_translate(folder)
-    if config.engine == "ctranslate2" and not fits:
+    writer = ModelWriter(opened.model, opened.tokenizer, prompt, sampling, engine)
+    return OpenWriter(writer, prompt, "ctranslate2" if engine else "torch", opened.model)
+
+
+def _ctranslate2(
+    config: ExpandConfig, opened: OpenModel, device: torch.device, reads: bool
+) -> CTranslate2Engine | None:
+    """Return the CTranslate2 engine where it is asked for, or `auto` finds it faster: an encoder-decoder on a CPU."""
+    asked = config.engine == "ctranslate2"
+    if not asked and not (config.engine == "auto" and reads and device.type == "cpu"):
+        return None
+    source = Convertible(opened.model, opened.tokenizer, opened.family)
+    reason = why_not_convertible(source)
+    if reason is None:
+        engine = CTranslate2Engine(source, "int8", device.type)
+        say(f"engine: {engine.description}")
+        return engine
+    if asked:
         raise InputError(
-            f"{config.model} is no encoder-decoder that ctranslate2 can run",
-            "leave --engine out, or say --engine torch",
+            f"ctranslate2 cannot run {config.model}: {reason}", "leave --engine out, or say --engine torch"
         )
-    if (
-        fits
-        and folder is not None
-        and (config.engine == "ctranslate2" or (config.engine == "auto" and device.type == "cpu"))
-    ):
-        prompt = prompt_of(config.model, BARE)
-        say("engine: ctranslate2, int8")
-        return OpenWriter(TranslatorWriter(folder, prompt, sampling, device.type), prompt, "ctranslate2")
-    opened = open_model(config.model, config.device, config.precision)
-    prompt = prompt_of(config.model, BARE if reads_with_encoder(opened.model) else QueryPrompt())
-    return OpenWriter(ModelWriter(opened.model, opened.tokenizer, prompt, sampling), prompt, "torch", opened)
+    return None
 
 
 def open_query_scorer(config: ExpandConfig, opened: OpenWriter) -> QueryScorer | None:
@@ -71,6 +84,4 @@ def open_query_scorer(config: ExpandConfig, opened: OpenWriter) -> QueryScorer |
         return None
     if config.score_with != "model":
         return open_scorer(config.score_with, choose_device(config.device))
-    if opened.model is None:
-        raise InputError("ctranslate2 does not score queries here", "add --engine torch, or score with a cross-encoder")
-    return LikelihoodScorer(opened.model.model, opened.model.tokenizer, opened.prompt)
+    return LikelihoodScorer(opened.model, opened.writer.tokenizer, opened.prompt)

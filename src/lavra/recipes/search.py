@@ -12,9 +12,11 @@ from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.data.bad_rows import EMPTY, BadRows
 from lavra.evaluation.retrieval import Qrels
+from lavra.search.about import read_about
 from lavra.search.analyzers import LANGUAGES, Analyzer, Language
 from lavra.search.building import build_index
 from lavra.search.ceiling import evaluate_ceiling
+from lavra.search.dense import embed_documents
 from lavra.search.experiment import ExperimentResult, run_experiment
 from lavra.search.experiment_files import write_experiment
 from lavra.search.export import ExportFormat, export_documents
@@ -22,6 +24,7 @@ from lavra.search.formats import Collection, open_collection, read_queries
 from lavra.search.index import Index
 from lavra.search.languages import guess_language
 from lavra.search.search import Hit, search
+from lavra.search.sentence_models import Embedder, open_embedder
 from lavra.search.settings import Fields, IndexSettings
 from lavra.search.trec import read_qrels
 
@@ -138,8 +141,10 @@ def evaluate_search(
     qrels: str | Path | None = None,
     tune_on: str = "",
     ceiling: bool = False,
+    dense: str = "",
     k1: float = 0.9,
     b: float = 0.4,
+    device: str = "auto",
     seed: int = 0,
     force: bool = False,
 ) -> ExperimentResult:
@@ -156,8 +161,11 @@ def evaluate_search(
         tune_on: split on which k1, b and the weight of queries are tuned, for each system; what is reported on is left
             out of it.
         ceiling: measure also what the human questions themselves would bring.
+        dense: folder of a bi-encoder of sentence-transformers: measure also searching by its embeddings, alone and
+            fused with BM25 by reciprocal ranks.
         k1: of BM25, when it is not tuned.
         b: likewise.
+        device: where the bi-encoder computes.
         seed: of intervals, tests and samples.
         force: replace the results of an earlier experiment.
 
@@ -167,6 +175,7 @@ def evaluate_search(
     folder = Path(out)
     if (folder / "experiment.json").exists() and not force:
         raise InputError(f"{folder} holds an experiment already", "choose another --out, or add --force to replace it")
+    model = _embedder(dense, device) if dense else None
     problems = BadRows()
     collection = open_collection(location, problems)
     texts = read_queries(Path(queries)) if queries else collection.queries()
@@ -186,6 +195,7 @@ def evaluate_search(
             collection=collection.name,
             split=split,
             validation=validation,
+            vectors=embed_documents(report.index, model) if model else None,
             seed=seed,
         )
         if ceiling:
@@ -196,8 +206,15 @@ def evaluate_search(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     result.warnings = [*report.warnings, *_unknown(report.index, judged), *result.warnings]
+    result.expansion = read_about(Path(expansions)) if expansions else None
     write_experiment(result, folder)
     return result
+
+
+def _embedder(folder: str, device: str) -> Embedder:
+    from lavra.training.devices import choose_device  # torch takes seconds to import, and searching needs none of it
+
+    return open_embedder(folder, choose_device(device))
 
 
 def _index_of(

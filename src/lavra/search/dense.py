@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -56,11 +56,9 @@ def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
 
 def dense_ranking(
     vectors: Vectors, query: NDArray[np.float32], ranks: NDArray[np.int32], depth: int = DEPTH
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return numbers and cosines of the documents nearest to a query, ties as everywhere (`ranks`)."""
-    cosines = vectors.values @ query
-    found = best(cosines + 2, ranks, depth)  # `best` takes scores above zero for answers, and a cosine may be below
-    return found, cosines[found]
+) -> NDArray[np.int64]:
+    """Return the numbers of the documents nearest to a query, ties as everywhere (`ranks`)."""
+    return best(vectors.values @ query + 2, ranks, depth)  # `best` takes no score of zero for an answer
 
 
 def fused(rankings: Sequence[NDArray[np.int64]], ranks: NDArray[np.int32], depth: int = DEPTH) -> NDArray[np.int64]:
@@ -73,25 +71,38 @@ def fused(rankings: Sequence[NDArray[np.int64]], ranks: NDArray[np.int32], depth
 
 def evaluate_dense(
     index: Index,
-    generation: Generation,
+    lexical: Mapping[str, Generation],
     vectors: Vectors,
     queries: Sequence[JudgedQuery],
     measures: Sequence[str] = MEASURES,
 ) -> dict[str, tuple[RetrievalScores, Latency]]:
-    """Measure "dense" (exact search by cosine) and "hybrid" (fused with the BM25 of `generation`)."""
-    names = ("dense", "hybrid")
-    values = {name: np.zeros((len(queries), len(measures))) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    ranks = generation.ranks
+    """Measure "dense" (exact search by cosine), and it fused with each of some ways to search by terms.
+
+    Args:
+        index: of the documents.
+        lexical: name -> what is searched by BM25; the fused system is called "NAME, fused with dense".
+        vectors: of the documents of the index.
+        queries: judged.
+        measures: by name.
+
+    Returns:
+        Scores and latency of each; the time of a query includes embedding it.
+    """
+    names = {name: f"{name}, fused with dense" for name in lexical}
+    values = {name: np.zeros((len(queries), len(measures))) for name in ("dense", *names.values())}
+    seconds: dict[str, list[float]] = {name: [] for name in values}
     for row, query in enumerate(track(queries, "searching by vectors", len(queries), "queries")):
-        started = time.perf_counter()
-        near, _ = dense_ranking(vectors, vectors.model.queries([query.text])[0], ranks)
-        between = time.perf_counter()
-        lexical, _ = generation.search(index.query_terms(query.text), DEPTH)
-        both = fused([lexical, near], ranks)
-        seconds["dense"].append(between - started)
-        seconds["hybrid"].append(time.perf_counter() - started)
-        for name, results in zip(names, (near, both), strict=True):
+        begun = time.perf_counter()
+        near = dense_ranking(vectors, vectors.model.queries([query.text])[0], next(iter(lexical.values())).ranks)
+        dense_seconds = time.perf_counter() - begun
+        found = {"dense": (near, dense_seconds)}
+        for name, generation in lexical.items():
+            begun = time.perf_counter()
+            results, _ = generation.search(index.query_terms(query.text), DEPTH)
+            both = fused([results, near], generation.ranks)
+            found[names[name]] = both, dense_seconds + time.perf_counter() - begun
+        for name, (results, taken) in found.items():
             values[name][row] = measure_ranking(gains_of(query, results), query.grades, measures)
+            seconds[name].append(taken)
     ids = tuple(query.id for query in queries)
-    return {name: (RetrievalScores(ids, tuple(measures), values[name]), Latency.of(seconds[name])) for name in names}
+    return {name: (RetrievalScores(ids, tuple(measures), values[name]), Latency.of(seconds[name])) for name in values}

@@ -13,6 +13,7 @@ from lavra.core.progress import say
 from lavra.evaluation.intervals import Estimate
 from lavra.evaluation.retrieval import MEASURES, Qrels, RetrievalScores
 from lavra.evaluation.significance import Comparison, compare_with_baseline
+from lavra.search.dense import Vectors, evaluate_dense
 from lavra.search.fields import TermShares
 from lavra.search.index import Index
 from lavra.search.retrieval import JudgedQuery, Latency, evaluate, judged_queries, measure_latency
@@ -22,7 +23,7 @@ from lavra.search.tune import Tuning, tune
 PRIMARY = "MRR@10"
 """The measure by which k1 and b are tuned and the table's p-values are given."""
 
-SHARES = (0.3, 0.5, 0.7)
+SHARES = (0.1, 0.3, 0.5, 0.7)
 """Shares of the generated queries that are tried when the queries have scores."""
 
 BASELINE = "documents"
@@ -47,7 +48,7 @@ class SystemResult:
 
     Attributes:
         system: which.
-        settings: with which it was measured.
+        settings: with which it was measured; None for what does not search by terms alone.
         scores: every measure of every query.
         estimates: the means with their intervals over queries.
         latency: of the ten best documents.
@@ -57,7 +58,7 @@ class SystemResult:
     """
 
     system: System
-    settings: IndexSettings
+    settings: IndexSettings | None
     scores: RetrievalScores
     estimates: dict[str, Estimate]
     latency: Latency
@@ -69,7 +70,7 @@ class SystemResult:
         """Return a JSON object; measures by their usual names."""
         return {
             "system": self.system.name,
-            "settings": self.settings.to_json(),
+            "settings": self.settings.to_json() if self.settings else None,
             **{name: estimate.to_json() for name, estimate in self.estimates.items()},
             "unanswered": self.scores.unanswered,
             "latency_ms": self.latency.to_json(),
@@ -93,6 +94,7 @@ class ExperimentResult:
         comparisons: each other system against the baseline, on each measure.
         warnings: to be read with the numbers.
         ceiling: means with the human questions in place of generated ones, when it was measured.
+        expansion: how the generated queries were made, as far as the file beside them says.
     """
 
     collection: str
@@ -103,6 +105,7 @@ class ExperimentResult:
     comparisons: list[Comparison]
     warnings: list[str] = field(default_factory=list)
     ceiling: RetrievalScores | None = None
+    expansion: dict[str, Any] | None = None
 
     def comparison(self, system: str, measure: str = PRIMARY) -> Comparison | None:
         """Return the comparison of a system on a measure; None for the baseline."""
@@ -126,6 +129,7 @@ class ExperimentResult:
             "systems": [one.to_json() for one in self.systems],
             "comparisons": [one.to_json() for one in self.comparisons],
             "ceiling": self.ceiling.means() if self.ceiling else None,
+            "expansion": self.expansion,
             "gain_shares": {one.system.name: self.gain_share(one.system.name) for one in self.systems[1:]},
             "warnings": self.warnings,
         }
@@ -166,6 +170,7 @@ def run_experiment(
     systems: Sequence[System] | None = None,
     validation: Qrels | None = None,
     measures: Sequence[str] = MEASURES,
+    vectors: Vectors | None = None,
     seed: int = 0,
 ) -> ExperimentResult:
     """Measure each system on the same judged queries and compare it with the baseline.
@@ -181,6 +186,7 @@ def run_experiment(
         validation: judgements on which k1, b and the weight of queries are tuned, for each system; without it all use
             the index's.
         measures: must include "MRR@10" and "Judged@10".
+        vectors: of the index's documents; adds searching by them, and fused with BM25.
         seed: of the intervals and tests.
 
     Raises:
@@ -192,6 +198,8 @@ def run_experiment(
     for number, system in enumerate(systems or systems_for(index)):
         say(f"measuring: {system.name}")
         results.append(_measure(index, system, judged, tuning_queries, folder / f"system-{number}", measures, seed))
+    if vectors is not None:
+        results += _measure_dense(index, vectors, judged, results[:2], folder, measures, seed)
     others = {one.system.name: one.scores for one in results[1:]}
     result = ExperimentResult(
         collection=collection,
@@ -233,6 +241,36 @@ def _measure(
         shares=generation.shares if settings.fields != "doc" else TermShares(),
         tuning=tuning,
     )
+
+
+def _measure_dense(
+    index: Index,
+    vectors: Vectors,
+    judged: Sequence[JudgedQuery],
+    lexical: Sequence[SystemResult],
+    folder: Path,
+    measures: Sequence[str],
+    seed: int,
+) -> list[SystemResult]:
+    """Measure searching by vectors, alone and fused with the documents' and the expanded documents' BM25."""
+    say("measuring: dense")
+    generations = {
+        one.system.name: index.variant(folder / f"fused-{number}", **vars(one.settings))
+        for number, one in enumerate(lexical)
+    }
+    found = evaluate_dense(index, generations, vectors, judged, measures)
+    return [
+        SystemResult(
+            system=System(name, {}),
+            settings=None,
+            scores=scores,
+            estimates=scores.estimates(seed=seed),
+            latency=latency,
+            bytes=vectors.bytes + next((one.bytes for one in lexical if name.startswith(f"{one.system.name}, ")), 0),
+            shares=TermShares(),
+        )
+        for name, (scores, latency) in found.items()
+    ]
 
 
 def _warnings(result: ExperimentResult, without_text: int) -> list[str]:

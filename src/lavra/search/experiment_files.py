@@ -9,14 +9,18 @@ from lavra.core.files import write_atomically, write_json
 from lavra.core.units import show_size
 from lavra.evaluation.intervals import Estimate
 from lavra.search.experiment import PRIMARY, ExperimentResult, SystemResult
+from lavra.search.share_plot import share_plot
 
 
 def write_experiment(result: ExperimentResult, folder: Path) -> None:
-    """Write `experiment.json`, `experiment.txt`, `differences.tsv` and `experiment.svg` into a folder."""
+    """Write `experiment.json`, `experiment.txt`, `differences.tsv`, `experiment.svg`; filtered, also `shares.svg`."""
     write_json(folder / "experiment.json", result.to_json())
     write_atomically(folder / "experiment.txt", "\n".join(table(result)) + "\n")
     write_atomically(folder / "differences.tsv", "".join(difference_lines(result)))
     write_atomically(folder / "experiment.svg", plot(result))
+    curve = share_plot(result)
+    if curve:
+        write_atomically(folder / "shares.svg", curve)
 
 
 def table(result: ExperimentResult) -> list[str]:
@@ -45,7 +49,21 @@ def table(result: ExperimentResult) -> list[str]:
         share = result.gain_share(one.system.name)
         if share is not None and share > 0:
             lines.append(f"{one.system.name}: {share:.0%} of the gain in {PRIMARY} that human questions bring")
-    return [*lines, *result.warnings]
+    return [*lines, *_about_queries(result), *result.warnings]
+
+
+def _about_queries(result: ExperimentResult) -> list[str]:
+    """Say how the generated queries were made, if that is known."""
+    about = result.expansion or {}
+    request = about.get("request")
+    if not isinstance(request, dict):
+        return []
+    scored = f", scored with {request['scored_with']}" if request.get("scored_with") else ""
+    return [
+        f"Queries by {request.get('model')}, {request.get('queries')} for each of {about.get('chunks', 0):,} chunks"
+        f"{scored}; the generator read {about.get('share_read', 0.0):.0%} of the text "
+        f"({about.get('tokens', 0):,} tokens)."
+    ]
 
 
 def _row(result: ExperimentResult, one: SystemResult, measures: list[str]) -> list[str]:
@@ -55,11 +73,18 @@ def _row(result: ExperimentResult, one: SystemResult, measures: list[str]) -> li
         one.system.name,
         *(_shown(one.estimates[name]) for name in measures),
         f"{comparison.difference.value:+.3f} (p {comparison.p_holm:.4f})" if comparison else "",
-        f"{one.settings.k1:g}, {one.settings.b:g}" + (f", {one.settings.query_weight:g}" if one.shares.queries else ""),
+        _parameters(one),
         show_size(one.bytes),
         f"{latency.p50:.2f}/{latency.p95:.2f}/{latency.p99:.2f}",
         f"{one.shares.new_share:.0%}" if one.shares.queries else "",
     ]
+
+
+def _parameters(one: SystemResult) -> str:
+    if one.settings is None:
+        return ""
+    weight = f", {one.settings.query_weight:g}" if one.shares.queries else ""
+    return f"{one.settings.k1:g}, {one.settings.b:g}{weight}"
 
 
 def _shown(estimate: Estimate) -> str:

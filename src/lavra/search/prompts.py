@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ class QueryPrompt:
     Attributes:
         before: text before the passage.
         after: text between the passage and the query; a decoder goes on from here.
+        separator: what ends a query before the end of the text: between the queries of a generator that learned several
+            for each passage; empty for none.
         passage_tokens: most tokens of a passage that it was trained on; 0 when that is not known.
         query_tokens: most tokens of a query.
         language: of its passages ("pt", "en", …), empty when that is not known.
@@ -28,6 +31,7 @@ class QueryPrompt:
 
     before: str = ""
     after: str = "\nQuery:"
+    separator: str = "\n"
     passage_tokens: int = 0
     query_tokens: int = 64
     language: str = ""
@@ -36,6 +40,12 @@ class QueryPrompt:
     def fill(self, passage: str) -> str:
         """Return the prompt of a passage, white space at its ends left out."""
         return f"{self.before}{passage.strip()}{self.after}"
+
+    def joined(self, queries: Sequence[str]) -> str:
+        """Return what follows the prompt of a passage with these queries; each but the first has its own beginning."""
+        first = " " if self.after and not self.after[-1].isspace() else ""
+        between = self.separator + self.after.removeprefix(self.separator) + first
+        return first + between.join(queries)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -46,7 +56,7 @@ class QueryPrompt:
         write_json(folder / RECORD, self.to_json())
 
 
-BARE = QueryPrompt(after="")
+BARE = QueryPrompt(after="", separator="")
 """The passage alone, as encoder-decoders for this task read it (docTTTTTquery)."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lavra.core.errors import InputError
-from lavra.generation.scoring import score
+from lavra.generation.scoring import Score, score
 from lavra.search.prompts import QueryPrompt
 from lavra.search.sentence_models import kind_of, open_cross_encoder, open_embedder
 from lavra.search.writers import fingerprint_of, weights_fingerprint
@@ -50,14 +50,20 @@ class LikelihoodScorer:
 
     def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return the mean log-probability of each query; an empty one gets the lowest float."""
+        rest = iter(one.value("token") for one in self._scores(chunks, queries))
+        return [[next(rest) if query else _LOWEST for query in some] for some in queries]
+
+    def loss(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> float:
+        """Return the mean negative log-probability of all queries' tokens, in nats."""
+        scores = self._scores(chunks, queries)
+        return -sum(one.log_probability for one in scores) / max(1, sum(one.tokens for one in scores))
+
+    def _scores(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[Score]:
         prompts = [self._prompt.fill(chunk) for chunk in chunks]
-        options = [[f" {query}" for query in some if query] for some in queries]
+        options = [[self._prompt.joined([query]) for query in some if query] for some in queries]
         with torch.no_grad():
             found = score(self._model, self._tokenizer, prompts, options, long_prompt="window")
-        spread = [iter(one.value("token") for one in scores) for scores in found]
-        return [
-            [next(mine) if query else _LOWEST for query in some] for some, mine in zip(queries, spread, strict=True)
-        ]
+        return [one for scores in found for one in scores]
 
 
 class CrossEncoderScorer:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lavra.core.errors import InputError, LavraError
 from lavra.core.files import read_json
+
+if TYPE_CHECKING:
+    import torch
 
 _AT_ONCE = 64
 

@@ -11,7 +11,7 @@ import torch
 
 from lavra.core.errors import InputError
 from lavra.core.json_lines import one_line
-from lavra.generation.generate import generate_each
+from lavra.generation.engines.engine import Engine, TorchEngine
 from lavra.generation.options import GenerateOptions
 from lavra.generation.prompts import writes_from_source
 from lavra.search.prompts import QueryPrompt
@@ -65,8 +65,8 @@ class Sampling:
     top_k: int = 10
     temperature: float = 1.0
 
-    def options(self, count: int, seed: int, most_tokens: int) -> GenerateOptions:
-        """Return the options of generation: greedy for one query, sampling for more."""
+    def options(self, count: int, seed: int, most_tokens: int, separator: str) -> GenerateOptions:
+        """Return the options of generation: greedy for one query, sampling for more; one ends at the separator."""
         return GenerateOptions(
             max_new_tokens=most_tokens,
             samples=count,
@@ -75,29 +75,37 @@ class Sampling:
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=1.0,
-            stop=("\n",),
+            stop=(separator,) if separator else (),
         )
 
 
 class ModelWriter:
     """A model of ours: a decoder that goes on from a passage with a query, or an encoder-decoder that reads it.
 
-    A passage is read once, however many queries are drawn, and the texts do not depend on how passages are grouped.
+    A passage is read once, however many queries are drawn. With our own decoding loop the texts do not depend on how
+    passages are grouped; what other engines draw may (see there), and the cache is what makes it the same again.
 
     Args:
         model: with a cache.
         tokenizer: its own.
         prompt: as in training.
         sampling: how queries are drawn.
+        engine: computes the texts; our own decoding loop by default.
 
     Raises:
         InputError: if the model's context has no room for a passage.
     """
 
     def __init__(
-        self, model: CachedModel, tokenizer: Tokenizer, prompt: QueryPrompt, sampling: Sampling = Sampling()
+        self,
+        model: CachedModel,
+        tokenizer: Tokenizer,
+        prompt: QueryPrompt,
+        sampling: Sampling = Sampling(),
+        engine: Engine | None = None,
     ) -> None:
-        self._model, self._prompt, self._sampling = model, prompt, sampling
+        self._engine = engine or TorchEngine(model, tokenizer)
+        self._prompt, self._sampling = prompt, sampling
         self.tokenizer = tokenizer
         around = len(tokenizer.encode(prompt.fill(""))) + _SLACK
         if reads_with_encoder(model):
@@ -113,17 +121,20 @@ class ModelWriter:
             )
         self.room = min(room, prompt.passage_tokens or room)
         self.fingerprint = fingerprint_of(
-            weights_fingerprint(model), tokenizer.fingerprint, prompt.before, prompt.after, asdict(sampling)
+            weights_fingerprint(model),
+            tokenizer.fingerprint,
+            self._engine.description,
+            [prompt.before, prompt.after, prompt.separator],
+            asdict(sampling),
         )
 
     def write(self, passages: Sequence[str], count: int, seed: int) -> list[list[str]]:
         """Return `count` queries for each passage."""
-        options = self._sampling.options(count, seed, self._query_tokens)
+        options = self._sampling.options(count, seed, self._query_tokens, self._prompt.separator)
         prompts = [self._prompt.fill(passage) for passage in passages]
         queries: list[list[str]] = [[""] * count for _ in passages]
-        with torch.no_grad():
-            for (passage, sample), made in generate_each(self._model, self.tokenizer, prompts, options):
-                queries[passage][sample] = clean_query(made.text)
+        for (passage, sample), made in self._engine.generate_each(prompts, options):
+            queries[passage][sample] = clean_query(made.text)
         return queries
 
 
