@@ -101,9 +101,8 @@ def _mixed(table: torch.Tensor, recipes: list[Recipe]) -> torch.Tensor:
     row = torch.tensor([index for index, (ids, _) in enumerate(recipes) for _ in ids])
     column = torch.tensor([number for ids, _ in recipes for number in ids])
     weight = torch.tensor([share for _, shares in recipes for share in shares], dtype=torch.float32)
-    matrix = torch.sparse_coo_tensor(
-        torch.stack((row, column)), weight, (len(recipes), table.shape[0]), device=table.device
-    )
+    places, shape = torch.stack((row, column)), (len(recipes), table.shape[0])
+    matrix = torch.sparse_coo_tensor(places, weight, shape, device=table.device, check_invariants=True)
     flat = table.float().reshape(table.shape[0], -1)
     return torch.sparse.mm(matrix, flat).reshape(len(recipes), *table.shape[1:]).to(table.dtype)
 

@@ -69,7 +69,14 @@ def _resized(weight: nn.Parameter, rows: int) -> nn.Parameter:
 
 
 def _resize_transformers(root: Any, vocabulary: int) -> None:
+    rows = padded(vocabulary)
+    head = root.get_output_embeddings()
+    apart = None if head is None or head.weight is root.get_input_embeddings().weight else head.weight
     try:
-        root.resize_token_embeddings(padded(vocabulary), mean_resizing=False)
+        root.resize_token_embeddings(rows, mean_resizing=False)
     except (AttributeError, NotImplementedError) as error:
         raise InputError(f"the vocabulary of {type(root).__name__} cannot be changed: {error}") from error
+    head = root.get_output_embeddings()
+    if apart is not None and head.weight is root.get_input_embeddings().weight:
+        # The library ties what its configuration says; T5 1.1 and FLAN-T5 have a head of their own all the same.
+        head.weight = _resized(apart, rows)
