@@ -104,8 +104,7 @@ def test_a_template_that_marks_no_end_gets_one(tokenizer: Tokenizer):
     assert found is not None
     assert found.tokens[0] == tokenizer.end_of_document
     assert (found.tokens[-1], found.learned[-1]) == (tokenizer.end_of_document, True)
-    text = tokenizer.decode(found.tokens[found.learned])
-    assert text.strip().removeprefix("assistant:").strip().startswith("Que n")
+    assert "não" in tokenizer.decode(found.tokens[found.learned])
 
 
 def test_a_long_chat_loses_its_last_turns_first():
