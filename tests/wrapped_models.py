@@ -78,7 +78,7 @@ FAMILIES: dict[str, tuple[Kind, str, dict[str, Any]]] = {
 """Kind, class and configuration by a name of our own."""
 
 
-def plain_model(name: str, seed: int = 0, **fields: Any) -> Any:
+def plain_model(name: str, seed: int = 0, noise: float = 0.08, **fields: Any) -> Any:
     """Return a family's float32 model in evaluation mode, with weights large enough that each of them matters."""
     import transformers
 
@@ -91,9 +91,9 @@ def plain_model(name: str, seed: int = 0, **fields: Any) -> Any:
         model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.shared.weight))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += torch.randn(parameter.shape, generator=generator) * 0.08
+            parameter += torch.randn(parameter.shape, generator=generator) * noise
         if hasattr(model, "final_logits_bias"):
-            model.final_logits_bias.normal_(generator=generator)
+            model.final_logits_bias.normal_(std=0.1, generator=generator)
     return model.eval()
 
 

@@ -10,6 +10,9 @@ import torch
 
 from lavra.models.batch import IGNORED, Batch
 
+ENCODER_INPUTS, ENCODER_SEGMENTS, ENCODER_POSITIONS = "encoder_inputs", "encoder_segments", "encoder_positions"
+_ENCODER_SIDE = (ENCODER_INPUTS, ENCODER_SEGMENTS, ENCODER_POSITIONS)
+
 
 def counted(batch: Batch) -> float:
     """Return the number of targets that are not ignored."""
@@ -45,7 +48,7 @@ def take_rows(batch: Batch, rows: slice) -> Batch:
 
 
 def cut(batch: Batch, columns: slice) -> Batch:
-    """Return some columns of the batch; extra tensors of the same length are cut with it."""
+    """Return some columns of the batch; extra tensors of the same length are cut with it, but not an encoder's side."""
     length = batch.inputs.shape[1]
     part = replace(
         batch,
@@ -54,7 +57,7 @@ def cut(batch: Batch, columns: slice) -> Batch:
         segments=None if batch.segments is None else batch.segments[:, columns],
         positions=None if batch.positions is None else batch.positions[:, columns],
         extra={
-            name: tensor[:, columns] if tensor.dim() > 1 and tensor.shape[1] == length else tensor
+            name: tensor[:, columns] if _beside(name, tensor, length) else tensor
             for name, tensor in batch.extra.items()
         },
     )
@@ -62,10 +65,16 @@ def cut(batch: Batch, columns: slice) -> Batch:
     return part
 
 
+def _beside(name: str, tensor: torch.Tensor, length: int) -> bool:
+    """Say whether an extra tensor has a value for each of the batch's positions."""
+    return name not in _ENCODER_SIDE and tensor.dim() > 1 and tensor.shape[1] == length
+
+
 def padded(batch: Batch, columns: int, vocabulary: int) -> Batch:
     """Return the batch with columns of padding on the right, filled with arbitrary tokens.
 
-    Padding is what `Batch` says: segment -1 and ignored targets; what token stands there must not matter.
+    Padding is what `Batch` says: segment -1 and ignored targets; what token stands there must not matter. An encoder's
+    side is padded likewise.
     """
     rows, length = batch.inputs.shape
     device = batch.inputs.device
@@ -76,6 +85,7 @@ def padded(batch: Batch, columns: int, vocabulary: int) -> Batch:
         return torch.cat((tensor, fill.to(tensor.dtype)), 1)
 
     zeros = torch.zeros(rows, columns, dtype=torch.int64, device=device)
+    fills = noise, zeros - 1, zeros
     segments = torch.zeros_like(batch.inputs, dtype=torch.int32) if batch.segments is None else batch.segments
     positions = torch.arange(length, device=device).repeat(rows, 1) if batch.positions is None else batch.positions
     return replace(
@@ -85,9 +95,10 @@ def padded(batch: Batch, columns: int, vocabulary: int) -> Batch:
         segments=widened(segments, zeros - 1),
         positions=widened(positions, zeros),
         extra={
-            name: widened(tensor, zeros) if tensor.dim() == 2 and tensor.shape[1] == length else tensor
+            name: widened(tensor, zeros) if tensor.dim() == 2 and _beside(name, tensor, length) else tensor
             for name, tensor in batch.extra.items()
-        },
+        }
+        | {name: widened(tensor, fill) for (name, tensor), fill in zip(_read(batch).items(), fills, strict=False)},
     )
 
 
@@ -113,21 +124,49 @@ def spans(batch: Batch, row: int) -> list[slice]:
 def alone(batch: Batch, row: int, span: slice) -> Batch:
     """Return one document of a row as a batch of its own, with neither segments nor positions."""
     part = cut(take_rows(batch, slice(row, row + 1)), span)
-    return replace(part, segments=None, positions=None)
+    extra = part.extra
+    if ENCODER_INPUTS in extra:
+        inputs, segments, _ = _read(part).values()
+        number = 0 if batch.segments is None else int(batch.segments[row, span.start])
+        own = {ENCODER_INPUTS: inputs[:, segments[0] == number]}
+        extra = {name: tensor for name, tensor in extra.items() if name not in _ENCODER_SIDE} | own
+    return replace(part, segments=None, positions=None, extra=extra)
+
+
+def _read(batch: Batch) -> dict[str, torch.Tensor]:
+    """Return inputs, segments and positions of the encoder's side in this order; nothing where there is none."""
+    inputs = batch.extra.get(ENCODER_INPUTS)
+    if inputs is None:
+        return {}
+    places = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
+    usual = inputs, torch.zeros_like(inputs, dtype=torch.int32), places
+    return {name: batch.extra.get(name, value) for name, value in zip(_ENCODER_SIDE, usual, strict=True)}
+
+
+def read_by(batch: Batch, row: int, span: slice) -> list[int]:
+    """Return the ids that an encoder reads for one document of a row; none where there is no encoder."""
+    side = [tensor[row] for tensor in _read(batch).values()]
+    if not side:
+        return []
+    number = 0 if batch.segments is None else int(batch.segments[row, span.start])
+    return side[0][side[1] == number].tolist()
 
 
 def beside_each_other(batches: Sequence[Batch]) -> Batch:
     """Return one-document batches of one row each as one row that holds them all."""
-    lengths = [batch.inputs.shape[1] for batch in batches]
-    device = batches[0].inputs.device
-    joined = replace(
-        batches[0],
-        inputs=torch.cat([batch.inputs for batch in batches], 1),
-        targets=torch.cat([batch.targets for batch in batches], 1),
-        segments=torch.cat(
-            [torch.full((1, n), number, dtype=torch.int32, device=device) for number, n in enumerate(lengths)], 1
-        ),
-        positions=torch.cat([torch.arange(n, device=device)[None] for n in lengths], 1),
-    )
+    inputs, segments, positions = _in_one_row([batch.inputs for batch in batches])
+    targets = torch.cat([batch.targets for batch in batches], 1)
+    extra = dict(batches[0].extra)
+    if ENCODER_INPUTS in extra:
+        sides = _in_one_row([batch.extra[ENCODER_INPUTS] for batch in batches])
+        extra.update(zip(_ENCODER_SIDE, sides, strict=True))
+    joined = replace(batches[0], inputs=inputs, targets=targets, segments=segments, positions=positions, extra=extra)
     joined.weight = counted(joined)
     return joined
+
+
+def _in_one_row(parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (1, …) ids beside each other, with their segments and positions."""
+    segments = [torch.full_like(part, number, dtype=torch.int32) for number, part in enumerate(parts)]
+    positions = [torch.arange(part.shape[1], device=part.device)[None] for part in parts]
+    return torch.cat(list(parts), 1), torch.cat(segments, 1), torch.cat(positions, 1)

@@ -5,7 +5,19 @@ from __future__ import annotations
 import torch
 
 from lavra.checks.base import CheckResult, Subject
-from lavra.checks.batches import alone, beside_each_other, counted, cut, padded, spans, take_rows, with_targets
+from lavra.checks.batches import (
+    ENCODER_INPUTS,
+    ENCODER_POSITIONS,
+    ENCODER_SEGMENTS,
+    alone,
+    beside_each_other,
+    counted,
+    cut,
+    padded,
+    spans,
+    take_rows,
+    with_targets,
+)
 from lavra.checks.state import full_precision, lively
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.inference import evaluating
@@ -18,6 +30,8 @@ _PADDING = 8
 def check_documents(subject: Subject) -> list[CheckResult]:
     """Check that a packed row has the loss of its documents one by one, and that each counts from its beginning."""
     name, expected = "document_leak", f"the same to {TOLERANCE:g}; positions begin at 0 in each document"
+    if getattr(subject.model, "isolates", True) is False:
+        return [_never_packed(name, subject)]
     batch, own = _packed(subject)
     if batch is None:
         return [CheckResult(name, "ok", "rows hold one document each", expected)]
@@ -40,6 +54,16 @@ def check_documents(subject: Subject) -> list[CheckResult]:
     return [CheckResult(name, "fail", measured, expected, remedy)]
 
 
+def _never_packed(name: str, subject: Subject) -> CheckResult:
+    """Check that rows hold one document each, for a model that sees all of a row."""
+    expected = "one document in each row, since this model cannot keep several apart"
+    batches = [subject.encoded, *([subject.encode(subject.mixed_rows)] if subject.mixed_rows else [])]
+    several = sum(len(spans(batch, row)) > 1 for batch in batches for row in range(batch.inputs.shape[0]))
+    if not several:
+        return CheckResult(name, "ok", "not packed: rows hold one document each", expected)
+    return CheckResult(name, "fail", f"{several} rows hold several documents", expected, "train without packing")
+
+
 def _unseparated(name: str, subject: Subject) -> CheckResult:
     expected = "each document seen by itself"
     if getattr(subject.objective, "isolate", True) is False:
@@ -59,10 +83,14 @@ def _packed(subject: Subject) -> tuple[Batch | None, bool]:
     several = next((row for row in rows if len(spans(batch, row)) > 1), None)
     if several is not None:
         return take_rows(batch, slice(several, several + 1)), True
-    if batch.extra or batch.inputs.shape[0] < 2 or batch.segments is None:
+    unknown = batch.extra.keys() - {ENCODER_INPUTS, ENCODER_SEGMENTS, ENCODER_POSITIONS}
+    if unknown or batch.inputs.shape[0] < 2 or batch.segments is None:
         return None, False
     half = max(1, batch.inputs.shape[1] // 2)
-    first, second = (alone(batch, row, slice(0, min(half, spans(batch, row)[0].stop))) for row in (0, 1))
+    found = (spans(batch, row)[0] for row in (0, 1))
+    first, second = (
+        alone(batch, row, slice(span.start, min(span.start + half, span.stop))) for row, span in enumerate(found)
+    )
     return beside_each_other([first, second]), False
 
 
@@ -86,9 +114,9 @@ def check_padding(subject: Subject) -> list[CheckResult]:
     whole = subject.encoded
     columns = min(_PADDING, whole.inputs.shape[1] - 1)
     asked = 0 if whole.segments is None else int(((whole.segments < 0) & (whole.targets != IGNORED)).sum())
-    if columns < 1:
-        return [CheckResult(name, "ok", "rows are one token long; there is no room for padding", expected)]
-    batch = cut(whole, slice(0, whole.inputs.shape[1] - columns))
+    batch = cut(whole, slice(0, whole.inputs.shape[1] - max(0, columns)))
+    if columns < 1 or not counted(batch):
+        return [CheckResult(name, "ok", f"rows of {whole.inputs.shape[1]} leave no room for padding", expected)]
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model), torch.no_grad():
         plain = subject.objective.loss(subject.model, batch)
         wider = subject.objective.loss(subject.model, padded(batch, columns, subject.model.vocabulary))

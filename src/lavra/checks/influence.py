@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lavra.checks.base import CheckResult, Subject
-from lavra.checks.batches import cut, only, spans, take_rows
+from lavra.checks.batches import ENCODER_INPUTS, counted, cut, only, spans, take_rows
 from lavra.checks.state import full_precision, lively
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.inference import evaluating
@@ -37,7 +37,8 @@ def check_influence(subject: Subject) -> list[CheckResult]:
         ]
     before = sum(float(norms[:place].sum()) for place, norms in known)
     after = sum(float(norms[place + 1 :].sum()) for place, norms in known)
-    return [_causal(name, known, before, after) if subject.causal else _both(name, before, after)]
+    results = [_causal(name, known, before, after) if subject.causal else _both(name, before, after)]
+    return [*results, _source(subject, batch, known[0][0])] if ENCODER_INPUTS in batch.extra else results
 
 
 def _causal(name: str, known: list[tuple[int, torch.Tensor]], before: float, after: float) -> CheckResult:
@@ -71,9 +72,27 @@ def _both(name: str, before: float, after: float) -> CheckResult:
     return CheckResult(name, "fail", measured, expected, remedy)
 
 
+def _source(subject: Subject, batch: Batch, place: int) -> CheckResult:
+    """Check that what the decoder writes depends on what its encoder reads."""
+    with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
+        norms = _influence(subject, batch, place, batch.extra[ENCODER_INPUTS])
+    total = 0.0 if norms is None else float(norms.sum())
+    measured = f"the gradient of a single loss at the inputs of the encoder is {total:.3g}"
+    expected = "more than 0: the source text is read"
+    if total > 0:
+        return CheckResult("source", "ok", measured, expected)
+    remedy = "the decoder does not see its source: look at the mask of its cross-attention, and at the encoder's"
+    return CheckResult("source", "fail", measured, expected, remedy)
+
+
 def _longest_document(batch: Batch) -> Batch:
     found = [(row, span) for row in range(batch.inputs.shape[0]) for span in spans(batch, row)]
-    row, span = max(found, key=lambda place: place[1].stop - place[1].start)
+
+    def worth(place: tuple[int, slice]) -> tuple[bool, int]:
+        row, span = place
+        return bool(counted(cut(take_rows(batch, slice(row, row + 1)), span))), span.stop - span.start
+
+    row, span = max(found, key=worth)
     # With its segments and positions, so that the mask is made as in training.
     return cut(take_rows(batch, slice(row, row + 1)), slice(span.start, min(span.stop, span.start + _LONGEST)))
 
@@ -86,15 +105,16 @@ def _places(batch: Batch) -> list[int]:
     return inner[step // 2 :: step][:_POSITIONS] if batch.inputs.shape[1] > 1 else []
 
 
-def _influence(subject: Subject, batch: Batch, place: int) -> torch.Tensor | None:
-    """Return (length,) gradient norms at the inputs' embeddings of the loss at one position."""
-    with _captured(subject.module, batch.inputs) as outputs:
+def _influence(subject: Subject, batch: Batch, place: int, inputs: torch.Tensor | None = None) -> torch.Tensor | None:
+    """Return (length,) gradient norms at the embeddings of `inputs` (the batch's by default) of one position's loss."""
+    inputs = batch.inputs if inputs is None else inputs
+    with _captured(subject.module, inputs) as outputs:
         loss = subject.objective.loss(subject.model, only(batch, 0, place))
         if not outputs:
             return None
         gradients = torch.autograd.grad(loss.sum, outputs, allow_unused=True)
     norms = [gradient[0].double().norm(dim=-1) for gradient in gradients if gradient is not None]
-    return torch.stack(norms).sum(0) if norms else torch.zeros(batch.inputs.shape[1])
+    return torch.stack(norms).sum(0) if norms else torch.zeros(inputs.shape[1])
 
 
 @contextmanager

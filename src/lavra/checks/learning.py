@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from lavra.checks.base import CheckResult, Subject
-from lavra.checks.batches import spans
+from lavra.checks.batches import read_by, spans
 from lavra.checks.gradients import listed
 from lavra.checks.state import restored, train_on
 from lavra.checks.turns import InTurn
@@ -44,7 +44,7 @@ def check_overfit(subject: Subject) -> list[CheckResult]:
             if name not in subject.frozen | rest
             and (name not in before or torch.equal(before[name], trainer.masters.weights[name]))
         ]
-    return [_overfit(losses, floor), _moved(still, len(tried), len(losses), len(rest))]
+    return [_overfit(losses, floor, subject.loaded), _moved(still, len(tried), len(losses), len(rest))]
 
 
 def _over(losses: list[float], floor: float, seconds: float) -> bool:
@@ -62,7 +62,7 @@ def _learned(losses: list[float], floor: float) -> bool:
     return enough and losses[-1] - floor < max(_LOSS, _SHARE * losses[0])
 
 
-def _overfit(losses: list[float], floor: float) -> CheckResult:
+def _overfit(losses: list[float], floor: float, loaded: bool) -> CheckResult:
     least = f" above {floor:.2f}, the least that this batch allows," if floor > 0.005 else ""
     expected = f"one batch learned by heart: below {_LOSS} or {_SHARE:.0%} of its start{least} in {_STEPS} steps"
     measured = f"from {losses[0]:.3f} to {losses[-1]:.3f} nats per token in {len(losses)} steps"
@@ -71,6 +71,8 @@ def _overfit(losses: list[float], floor: float) -> CheckResult:
     if math.isfinite(losses[-1]) and len(losses) < _STEPS and losses[-1] < 0.98 * losses[0]:
         measured += f", falling when the {_SECONDS:.0f} s for this check were over"
         return CheckResult("overfit", "ok" if losses[-1] < 0.8 * losses[0] else "warn", measured, expected)
+    if loaded and math.isfinite(losses[-1]) and losses[-1] < 0.8 * losses[0]:
+        return CheckResult("overfit", "ok", f"{measured}, slowly, as rates for adapting a model let it", expected)
     remedy = (
         "the model cannot learn even this: look at the learning rate, at frozen weights, at the labels and at what the "
         "optimiser holds"
@@ -90,13 +92,14 @@ def _moved(still: list[str], count: int, steps: int, rest: int) -> CheckResult:
 
 def _floor(batch: Batch) -> float:
     """Return the least mean loss of the batch: texts that begin alike cannot be told apart by what was read so far."""
-    followers: dict[tuple[int, ...], Counter[int]] = {}
+    followers: dict[tuple[tuple[int, ...], ...], Counter[int]] = {}
     for row in range(batch.inputs.shape[0]):
         for span in spans(batch, row):
             inputs, targets = batch.inputs[row, span].tolist(), batch.targets[row, span].tolist()
+            read = tuple(read_by(batch, row, span))
             for place, target in enumerate(targets):
                 if target != IGNORED:
-                    followers.setdefault(tuple(inputs[: place + 1]), Counter())[target] += 1
+                    followers.setdefault((read, tuple(inputs[: place + 1])), Counter())[target] += 1
     total = sum(counter.total() for counter in followers.values())
     cost = sum(
         count * math.log(counter.total() / count) for counter in followers.values() for count in counter.values()

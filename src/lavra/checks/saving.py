@@ -12,13 +12,14 @@ from lavra.checks.gradients import check_tied, listed
 from lavra.checks.state import full_precision, lively, restored, train_on
 from lavra.checks.turns import InTurn
 from lavra.core.units import show_size
-from lavra.models.batch import Batch
+from lavra.models.batch import IGNORED, Batch
 from lavra.models.inference import evaluating
 from lavra.training.checkpoints import CheckpointStore
 from lavra.training.trainer import Trainer
 
 _STEPS, _STOP = 2, 1
 _TOLERANCE = 1e-5
+_COMPARED = 64
 
 
 def check_saving(subject: Subject) -> list[CheckResult]:
@@ -63,7 +64,9 @@ def _round_trip(subject: Subject, storage: Storage) -> tuple[float, str, CheckRe
 
 
 def _some_logits(model: object, batch: Batch) -> torch.Tensor:
-    features = model.features(batch)[:, -8:]  # pyright: ignore[reportAttributeAccessIssue]
+    """Return (tokens, vocabulary) logits of the last places where something is asked; padding is left out."""
+    asked = (batch.targets != IGNORED).nonzero()[-_COMPARED:]
+    features = model.features(batch)[asked[:, 0], asked[:, 1]]  # pyright: ignore[reportAttributeAccessIssue]
     return model.head(features).float()  # pyright: ignore[reportAttributeAccessIssue]
 
 
