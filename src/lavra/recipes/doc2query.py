@@ -18,9 +18,12 @@ from lavra.core.terminal import printable
 from lavra.data.bad_rows import BadRows
 from lavra.data.tokenizer import choose_vocabulary_size
 from lavra.evaluation.text_overlap import TextOverlap, text_overlap
+from lavra.models.families.importing import read_config
+from lavra.models.wrapped.kinds import choose_kind
+from lavra.models.wrapped.warm_start import make_encoder_decoder
 from lavra.recipes.config import MachineConfig, ModelConfig, OptimizationConfig, TextConfig, TrainConfig
 from lavra.recipes.doc2query_config import Doc2QueryConfig
-from lavra.recipes.models import OpenModel, open_model
+from lavra.recipes.models import OpenModel, hugging_face_folder, open_model
 from lavra.recipes.run import Run
 from lavra.recipes.train import train
 from lavra.search.generator_rows import AskedPassage, asked_passages, check_pairs, example_row, is_held_out, read_pairs
@@ -89,6 +92,7 @@ def train_generator(config: Doc2QueryConfig) -> Generator:
     out = Path(config.out) if config.out else _new_folder(config)
     if out.exists() and not config.force:
         raise InputError(f"{out} exists already", "choose another --out, or add --force to replace it")
+    config = _with_decoder(config, out)
     prompt = _prompt(config)
     problems = BadRows()
     data = out.with_name(f"{out.name}-pairs.jsonl")
@@ -112,6 +116,17 @@ def _new_folder(config: Doc2QueryConfig) -> Path:
     while (folder := Path("runs") / f"doc2query-{number:03d}").exists():
         number += 1
     return folder
+
+
+def _with_decoder(config: Doc2QueryConfig, out: Path) -> Doc2QueryConfig:
+    """Give a pretrained encoder a decoder that begins with its weights, in a folder beside the run."""
+    folder = hugging_face_folder(config.base) if config.base else None
+    if folder is None or choose_kind(read_config(folder), folder) != "encoder":
+        return config
+    made = out.with_name(f"{out.name}-base")
+    say(f"{config.base} is an encoder; it gets a decoder that begins with its weights: {made}")
+    make_encoder_decoder(folder, made, seed=config.seed, force=True)
+    return replace(config, base=str(made))
 
 
 def _prompt(config: Doc2QueryConfig) -> QueryPrompt:

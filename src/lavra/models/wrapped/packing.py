@@ -89,11 +89,14 @@ def packed(inner: nn.Module, packing: Packing) -> Iterator[None]:
 
 
 def position_tables(inner: nn.Module) -> list[nn.Embedding]:
-    """Return the tables of absolute positions that a model's `forward` cannot be told positions for (BART, Marian)."""
+    """Return the tables of absolute positions that a model's `forward` cannot be told positions for.
+
+    BART and Marian have such; and BERT and its kin, where they are the halves of an encoder-decoder.
+    """
     return [
         module
         for name, module in inner.named_modules()
-        if name.rpartition(".")[2] == "embed_positions" and isinstance(module, nn.Embedding)
+        if name.rpartition(".")[2] in ("embed_positions", "position_embeddings") and isinstance(module, nn.Embedding)
     ]
 
 
@@ -104,7 +107,9 @@ def self_masking_encoders(inner: nn.Module) -> list[nn.Module]:
 
 def _placed(positions: torch.Tensor) -> Callable[..., torch.Tensor]:
     def look_up(module: nn.Embedding, _arguments: Any, _output: Any) -> torch.Tensor:
-        return F.embedding(positions + getattr(module, "offset", 0), module.weight)
+        # RoBERTa's tables begin after the row of their padding.
+        offset = getattr(module, "offset", 0 if module.padding_idx is None else module.padding_idx + 1)
+        return F.embedding(positions + offset, module.weight)
 
     return look_up
 

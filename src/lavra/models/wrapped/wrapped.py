@@ -78,7 +78,9 @@ class Wrapped(Cached):
         read = None
         if self.kind == "encoder-decoder":
             read = batch.extra.get("encoder_segments")
-            arguments = {"encoder_outputs": self.encode(batch), "attention_mask": self._padding_mask(read)}
+            # BERT's kin make no mask for cross-attention, which a packing could narrow, unless they are given one.
+            mask = self._padding_mask(read) if read is None or not self.isolates else torch.ones_like(read)
+            arguments = {"encoder_outputs": self.encode(batch), "attention_mask": mask}
             names = "decoder_input_ids", "decoder_attention_mask"
         else:
             names = "input_ids", "attention_mask"
