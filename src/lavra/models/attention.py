@@ -94,7 +94,8 @@ def _plain_is_faster(queries: torch.Tensor, keys: torch.Tensor) -> bool:
     return queries.shape[2] == 1 and queries.dtype == torch.bfloat16
 
 
-def _allowed(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+def allowed_pairs(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return the (rows | 1, 1, queries, keys) bool that the mask means; under a causal one the queries are the last."""
     if mask.allowed is not None:
         return mask.allowed
     ones = torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool, device=queries.device)
@@ -103,7 +104,7 @@ def _allowed(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torch.Ten
 
 def _additive(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Return the mask as the library's kernel wants it: Boolean, or the bias with -inf where nothing is seen."""
-    allowed = _allowed(mask, queries, keys)
+    allowed = allowed_pairs(mask, queries, keys)
     if mask.bias is None:
         return allowed
     return mask.bias.to(queries.dtype).masked_fill(~allowed, float("-inf"))
@@ -117,5 +118,5 @@ def _plain(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask
     if mask.bias is not None:
         scores = scores + mask.bias.to(scores.dtype)
     if mask.allowed is not None or queries.shape[2] > 1:
-        scores = scores.masked_fill(~_allowed(mask, queries, keys), float("-inf"))
+        scores = scores.masked_fill(~allowed_pairs(mask, queries, keys), float("-inf"))
     return scores.softmax(-1) @ values

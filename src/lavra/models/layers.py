@@ -109,6 +109,9 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.size = spec.heads, spec.key_value_heads, spec.size_of_head
         self.rope = spec.positions == "rope"
         self.dropout = spec.dropout
+        self.prefix: nn.Module | None = (
+            None  # learned keys and values before the tokens': see `lavra.models.edits.prefix`
+        )
         self.qkv = nn.Linear(spec.width, (self.heads + 2 * self.kv_heads) * self.size, bias=spec.attention_bias)
         self.output = nn.Linear(self.heads * self.size, spec.width, bias=spec.output_bias)
         self.query_norm = make_norm(spec, self.size, spec.qk_norm_weight) if spec.qk_norm else nn.Identity()
@@ -130,6 +133,8 @@ class Attention(nn.Module):
             queries, keys = rotate(queries, table), rotate(keys, table)
         if cache is not None:
             keys, values = cache.append(start, keys, values)
+        if self.prefix is not None:
+            keys, values, mask = self.prefix(queries, keys, values, mask)
         # Without dropout the mode is not even read, so that a compiled block serves training and validation alike.
         mixed = attend(queries, keys, values, mask, self.dropout if self.dropout and self.training else 0.0)
         return self.output(mixed.transpose(1, 2).reshape(rows, length, self.heads * self.size))

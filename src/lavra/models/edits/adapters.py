@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,15 +100,8 @@ class Adapter:
         return inside
 
     def saved(self, root: nn.Module) -> list[str]:
-        """Return the names of the modules that are trained whole, and of those that share their weights."""
-        own = {name: list(module.parameters(recurse=False)) for name, module in root.named_modules()}
-        names = [name for name, parameters in own.items() if name and parameters]
-        found = matching(names, self.config.saved, "modules") if self.config.saved else []
-        found += [name for name in names if _NEW_HEADS.search(name)]
-        if self.vocabulary:
-            found += vocabulary_modules(root)
-        weights = {id(parameter) for name in found for parameter in root.get_submodule(name).parameters()}
-        return [name for name in names if any(id(parameter) in weights for parameter in own[name])]
+        """Return the names of the modules that are trained whole."""
+        return saved_modules(root, self.config.saved, vocabulary=self.vocabulary)
 
     def peft_config(self, root: nn.Module, targets: list[str]) -> peft.PeftConfig:
         """Return the configuration by which `peft` makes this adapter in `root`."""
@@ -150,6 +143,24 @@ class Adapter:
         for name, layer in adapted_layers(root).items():
             kept = {key: tensor for key, tensor in learned[name].items() if not key.startswith("base_layer.")}
             layer.load_state_dict(kept, strict=False)
+
+
+def saved_modules(root: nn.Module, patterns: Sequence[str], *, vocabulary: bool) -> list[str]:
+    """Return the names of the modules that are trained whole beside an adapter, and of those that share their weights.
+
+    Args:
+        root: the model.
+        patterns: names or globs that were asked for.
+        vocabulary: the embedding and the head belong to another vocabulary than the base, and are among them.
+    """
+    own = {name: list(module.parameters(recurse=False)) for name, module in root.named_modules()}
+    names = [name for name, parameters in own.items() if name and parameters]
+    found = matching(names, patterns, "modules") if patterns else []
+    found += [name for name in names if _NEW_HEADS.search(name)]
+    if vocabulary:
+        found += vocabulary_modules(root)
+    weights = {id(parameter) for name in found for parameter in root.get_submodule(name).parameters()}
+    return [name for name in names if any(id(parameter) in weights for parameter in own[name])]
 
 
 def vocabulary_modules(root: nn.Module) -> list[str]:
