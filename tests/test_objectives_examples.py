@@ -1,4 +1,4 @@
-"""Answers and sequence to sequence: packed rows are their examples one by one, and micro-batches add up to the batch."""
+"""Answers and sequence to sequence: packed rows are their examples one by one, and micro-batches add up."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class Hidden(Answers):
 
 
 def trainer_of(source: ExampleSource, objective: Any, micro_rows: int, capture: Capture) -> Trainer:
-    trainer = Trainer(
+    return Trainer(
         lively(replace(SPEC, vocabulary=600, context=CONTEXT)),
         objective,
         BatchSource(source, objective, rows_per_step=4, micro_rows=micro_rows, steps=4, seed=0),
@@ -181,9 +181,8 @@ def trainer_of(source: ExampleSource, objective: Any, micro_rows: int, capture: 
         precision="fp32",
         device=torch.device("cpu"),
         steps=4,
+        updates=[capture],
     )
-    trainer.updates = [capture]
-    return trainer
 
 
 def test_micro_batches_of_examples_add_up_to_the_batch(source: ExampleSource):

@@ -56,7 +56,7 @@ def words_of(tokenizer: Tokenizer, text: str) -> list[str]:
     """The words of a text as the objective sees them."""
     ids = np.array(tokenizer.encode(text))
     groups = Words.of(tokenizer).groups(ids, np.zeros(len(ids)))
-    names = [tokenizer.inner.id_to_token(int(number)) for number in ids]
+    names = [str(tokenizer.inner.id_to_token(int(number))) for number in ids]
     return ["".join(names[place] for place in np.flatnonzero(groups == one)) for one in range(groups[-1] + 1)]
 
 
@@ -216,7 +216,7 @@ def test_documents_begin_and_end_with_their_marks(tmp_path: Path):
     (tmp_path / "a.txt").write_text("\n\n".join(TEXTS[:4]), encoding="utf8")
     (tmp_path / "b.txt").write_text(TEXTS[7], encoding="utf8")
     prepared = prepare([str(tmp_path)], tmp_path / "out", tokenizer=tokenizer, beginnings=True)
-    begin, end = (tokenizer.inner.token_to_id(name) for name in ("[CLS]", "[SEP]"))
+    begin, end = (int(tokenizer.inner.token_to_id(name) or -1) for name in ("[CLS]", "[SEP]"))
     assert prepared.train.manifest.begin_of_document == begin
     for store in (prepared.train, prepared.validation):
         for number in range(len(store)):
