@@ -28,8 +28,12 @@ class _Generate:
     """Overwrite an --out that holds the texts of another request."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    """Of the weights."""
+    engine: Literal["auto", "torch", "ctranslate2"] = "auto"
+    """What computes. auto: ctranslate2 on a CPU for 64 texts or more (or a model that it had before), where it can do
+    what is asked; else torch."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    """auto: fp32 where the text is determined (greedy, beams, contrastive), else the fastest: bf16, int8 with
+    ctranslate2."""
     how: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
 
 
@@ -50,7 +54,7 @@ def main(arguments: list[str]) -> int:
     )
     if bool(options.input) != bool(options.out):
         raise InputError("--in and --out belong together", "give both, or --prompt")
-    where = {"device": options.device, "precision": options.precision}
+    where = {"engine": options.engine, "device": options.device, "precision": options.precision}
     if options.input:
         from lavra.recipes.generate_file import generate_file
 

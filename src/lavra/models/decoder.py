@@ -186,7 +186,9 @@ class Decoder(nn.Module):
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
         """Return (…, vocabulary) logits, without the padding rows."""
-        return F.linear(features, self.output.weight[: self.spec.vocabulary])
+        if isinstance(self.output, nn.Linear):
+            return F.linear(features, self.output.weight[: self.spec.vocabulary])
+        return self.output(features)[..., : self.spec.vocabulary]  # of low precision
 
     def new_cache(self, rows: int, length: int) -> KeyValueCache:
         """Return an empty cache for `rows` sequences of at most `length` tokens."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
-
+from lavra.generation.engines.engine import generate_with
 from lavra.generation.generate import Generation
-from lavra.generation.generate import generate as continue_prompts
-from lavra.generation.generate import stream as stream_prompt
 from lavra.generation.options import GenerateOptions
-from lavra.recipes.models import open_model
+from lavra.recipes.engines import open_engine
 
 
 def generate(
@@ -18,17 +15,20 @@ def generate(
     prompts: Sequence[str],
     options: GenerateOptions | None = None,
     *,
+    engine: str = "auto",
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
 ) -> list[Generation]:
-    """Continue prompts with the model at `model` (a run, a checkpoint or a model folder), its weights in `precision`.
+    """Continue prompts with the model at `model` (a run, a checkpoint or a model folder).
+
+    Engine and precision are chosen by the rule of `lavra.recipes.engines.open_engine` where they are "auto".
 
     Raises:
         InputError: if there is no such model, or a prompt does not fit its context.
     """
-    opened = open_model(model, device, precision)
-    with torch.no_grad():
-        return continue_prompts(opened.model, opened.tokenizer, prompts, options)
+    options = options or GenerateOptions()
+    chosen = open_engine(model, prompts, options, engine=engine, device=device, precision=precision)
+    return generate_with(chosen, prompts, options)
 
 
 def stream(
@@ -36,14 +36,15 @@ def stream(
     prompt: str,
     options: GenerateOptions | None = None,
     *,
+    engine: str = "auto",
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
 ) -> Iterator[str]:
     """Yield the continuation of one prompt piece by piece, as it is made.
 
     Raises:
         InputError: if there is no such model, or the prompt does not fit its context.
     """
-    opened = open_model(model, device, precision)
-    with torch.no_grad():
-        yield from stream_prompt(opened.model, opened.tokenizer, prompt, options)
+    options = options or GenerateOptions()
+    chosen = open_engine(model, [prompt], options, engine=engine, device=device, precision=precision)
+    yield from chosen.stream(prompt, options)

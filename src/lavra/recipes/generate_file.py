@@ -7,15 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lavra.core.errors import InputError
 from lavra.core.files import write_atomically
 from lavra.core.json_lines import JsonLines, one_line
 from lavra.core.progress import say
-from lavra.generation.generate import generate_each
 from lavra.generation.options import GenerateOptions
-from lavra.recipes.models import open_model
+from lavra.recipes.engines import open_engine
 from lavra.recipes.records import read_records
 
 
@@ -25,8 +22,9 @@ def generate_file(
     out: str,
     options: GenerateOptions | None = None,
     *,
+    engine: str = "auto",
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     force: bool = False,
 ) -> dict[str, int]:
     """Continue every prompt of a JSON Lines file.
@@ -41,7 +39,8 @@ def generate_file(
         out: where the texts go.
         options: how.
         device: where to compute.
-        precision: of the weights: fp32, bf16, fp16 or auto.
+        engine: auto, torch or ctranslate2; see `lavra.recipes.engines.open_engine`.
+        precision: auto, fp32, bf16, fp16 or int8.
         force: begin anew where `out` holds the texts of another request.
 
     Returns:
@@ -52,7 +51,7 @@ def generate_file(
     """
     options = options or GenerateOptions()
     prompts = [_prompt(source, record) for record in read_records(source, ("prompt",))]
-    request = hashlib.blake2b(one_line([model, precision, asdict(options)]).encode(), digest_size=8).hexdigest()
+    request = hashlib.blake2b(one_line([model, engine, precision, asdict(options)]).encode(), digest_size=8).hexdigest()
     lines = JsonLines(Path(out))
     done = _done(lines, prompts, request, force)
     complete = {row for row, count in _counts(done).items() if count >= options.samples}
@@ -62,12 +61,11 @@ def generate_file(
     if waiting:
         if complete:
             say(f"{out} has the texts of {len(complete)} of {len(prompts)} prompts already")
-        opened = open_model(model, device, precision)
-        with torch.no_grad():
-            texts = generate_each(opened.model, opened.tokenizer, [prompts[row] for row in waiting], options)
-            for (number, _), one in texts:
-                lines.append({"row": waiting[number], **asdict(one), "request": request})
-                made += 1
+        texts = [prompts[row] for row in waiting]
+        chosen = open_engine(model, texts, options, engine=engine, device=device, precision=precision)
+        for (number, _), one in chosen.generate_each(texts, options):
+            lines.append({"row": waiting[number], **asdict(one), "request": request})
+            made += 1
     written = sorted(lines.read(), key=lambda line: (line["row"], line["sample"]))
     write_atomically(Path(out), "".join(one_line(line) + "\n" for line in written))
     return {"texts": len(written), "made": made}

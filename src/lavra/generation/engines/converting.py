@@ -94,6 +94,11 @@ def fingerprint(source: Convertible) -> str:
     return digest.hexdigest()
 
 
+def is_converted(source: Convertible) -> bool:
+    """Say whether a model's conversion is in the cache."""
+    return conversions().exists() and (conversions() / fingerprint(source)).exists()
+
+
 def conversion_of(source: Convertible) -> Path:
     """Return the folder of a model's conversion in float32; made and proved if it is not in the cache yet.
 
