@@ -325,6 +325,18 @@ def test_a_prompt_stays_on_its_side_whatever_is_added(tmp_path: Path):
     assert held[0] <= held[1]
 
 
+def test_what_the_tokenizer_cannot_write_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [{"source": f"texto {number}", "target": "não 漢字"} for number in range(40)]
+    tokenizer = unigram()
+    data = written(tmp_path / "a.jsonl", rows)
+    prepared = prepare_examples([str(data)], tmp_path / "out", tokenizer, kind="encoder-decoder", validation_share=0.3)
+    unknown = int((prepared.train[0].tokens == tokenizer.unknown).sum())
+    assert unknown
+    assert prepared.report["unknown"] == 40 * unknown
+    share = unknown / len(prepared.train[0].tokens)
+    assert f"{share:.2%} of the tokens to learn stand for what the tokenizer cannot write" in capsys.readouterr().err
+
+
 def test_what_cannot_be_split_or_used_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = written(tmp_path / "a.jsonl", [{"prompt": "o mesmo", "completion": str(n)} for n in range(9)])
     with pytest.raises(InputError, match="9 usable examples with too few different prompts"):

@@ -83,6 +83,7 @@ class ExampleEncoder:
 
     Attributes:
         cut: what was cut to fit.
+        unknown: learned tokens that stand for what the vocabulary cannot write.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class ExampleEncoder:
         self.kind: Kind = kind
         self.context, self.source_context, self.chat_template = context, source_context, chat_template
         self.cut = CutExamples()
+        self.unknown = 0
 
     def encode(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
         """Return each row as ids; None for those that cannot be used, which are counted in `bad_rows`.
@@ -109,7 +111,11 @@ class ExampleEncoder:
         pairs = [row for row in rows if not row.messages]
         pair = self._encode_for_decoder if self.kind == "decoder" else self._encode_for_both
         encoded = iter(pair(pairs))
-        return [self._encode_chat(row) if row.messages else next(encoded) for row in rows]
+        found = [self._encode_chat(row) if row.messages else next(encoded) for row in rows]
+        if self.tokenizer.unknown not in (None, self.tokenizer.end_of_document):
+            used = [one.tokens[one.learned] == self.tokenizer.unknown for one in found if one is not None]
+            self.unknown += sum(int(unknown.sum()) for unknown in used)
+        return found
 
     def _encode_for_decoder(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
         found: list[EncodedExample | None] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -144,24 +144,38 @@ def prepare_examples(
         )
         split = counter.decide()
         manifests = _write(building, spool, encoder, split, counter.documents)
+        learned = sum(manifest.learned for manifest in manifests.values())
         spool.unlink()
         tokenizer.save(building / TOKENIZER)
         notes = encoder.cut.summary(counter.documents, context, source_context)
-        for text in filter(None, (bad_rows.summary(), notes)):
+        for text in filter(None, (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned))):
             say(text)
-        report = {
-            "data": list(locations),
-            "kind": kind,
-            "context": context,
-            "source_context": source_context,
-            **bad_rows.report(),
-            "cut": {name: getattr(encoder.cut, name) for name in ("prompts", "sources", "chats", "places")},
-            "normalize": normalize,
-            "split": {**split.to_json(), **{side: _sizes(manifest) for side, manifest in manifests.items()}},
-            "seconds": round(time.monotonic() - began, 3),
-        }
-        write_json(building / REPORT, report)
+        report = {"data": list(locations), **_told(encoder, split, manifests), "normalize": normalize}
+        write_json(building / REPORT, {**report, "seconds": round(time.monotonic() - began, 3)})
     return open_prepared_examples(out)
+
+
+def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleManifest]) -> dict[str, Any]:
+    """Return what was left out, cut and split, as plain values for the report."""
+    return {
+        "kind": encoder.kind,
+        "context": encoder.context,
+        "source_context": encoder.source_context,
+        **encoder.bad_rows.report(),
+        "cut": asdict(encoder.cut),
+        "unknown": encoder.unknown,
+        "split": {**split.to_json(), **{side: _sizes(manifest) for side, manifest in manifests.items()}},
+    }
+
+
+def _unwritable(unknown: int, learned: int) -> str:
+    """Return what to say where the tokenizer cannot write what is to be learned."""
+    if not unknown:
+        return ""
+    return (
+        f"{unknown / learned:.2%} of the tokens to learn stand for what the tokenizer cannot write, and the model will "
+        "learn to write them so: take a tokenizer made for this language"
+    )
 
 
 def _sizes(manifest: ExampleManifest) -> dict[str, int]:
