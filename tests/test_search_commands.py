@@ -81,7 +81,7 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.startswith("beir test: 12 documents, 8 queries")
     assert "human questions" in shown
     written = {path.name for path in (folder / "found").iterdir()}
-    assert written == {"index", "experiment.json", "experiment.txt", "differences.tsv", "experiment.svg"}
+    assert written == {"index", "experiment.json", "experiment.txt", "differences.tsv", "experiment.svg", "shares.svg"}
     read = json.loads((folder / "found" / "experiment.json").read_text())
     assert read["systems"][1]["MRR@10"]["value"] == 1.0
     assert read["systems"][0]["tuning"]["queries"] == 4

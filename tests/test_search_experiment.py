@@ -30,6 +30,7 @@ from lavra.search.formats import BeirCollection
 from lavra.search.index import Index
 from lavra.search.retrieval import evaluate, judged_queries, run_of
 from lavra.search.settings import IndexSettings
+from lavra.search.share_plot import points, share_plot
 from lavra.search.tune import K1, QUERY_WEIGHTS, B, tune
 
 PLAIN = Analyzer("en", stop_words=False, stem=False)
@@ -88,6 +89,7 @@ def test_expansion_helps_here_and_the_filter_helps_more(result: ExperimentResult
         "queries only",
         "documents + new terms",
         "documents + queries, no repeats",
+        "documents + best 10% of queries",
         "documents + best 30% of queries",
         "documents + best 50% of queries",
         "documents + best 70% of queries",
@@ -99,10 +101,10 @@ def test_expansion_helps_here_and_the_filter_helps_more(result: ExperimentResult
     assert found is not None
     assert found.p_holm < 0.001
     assert found.losses == 0
-    full, kept = (result.systems[names.index(name)].shares for name in names[1:6:4])
+    full, kept = (result.systems[names.index(name)].shares for name in (names[1], names[6]))
     assert (full.queries, kept.queries) == (180, 54)
     assert full.new_share == 1.0
-    assert result.systems[5].bytes < result.systems[1].bytes
+    assert result.systems[6].bytes < result.systems[1].bytes
     assert result.comparison(BASELINE) is None
 
 
@@ -112,11 +114,13 @@ def test_files(result: ExperimentResult, tmp_path: Path) -> None:
     assert read["systems"][0]["system"] == BASELINE
     assert set(read["systems"][1]["MRR@10"]) == {"value", "low", "high"}
     assert set(read["systems"][1]["latency_ms"]) == {"p50", "p95", "p99", "queries"}
-    assert len(read["comparisons"]) == 7 * 6
+    assert len(read["comparisons"]) == 8 * 6
     lines = table(result)
     assert lines[0] == "synonyms test: 60 documents, 60 queries"
     assert len({line.index("MRR@10") for line in lines if line.startswith("system")}) == 1
     ElementTree.fromstring(plot(result))
+    ElementTree.fromstring(share_plot(result))
+    assert [share for share, _ in points(result)] == [0.0, 0.1, 0.3, 0.5, 0.7, 1.0]
     rows = [line.rstrip("\n").split("\t") for line in difference_lines(result)]
     assert all(len(row) == 6 for row in rows)
     changed = [row for row in rows if row[0] == "documents + best 30% of queries"]
@@ -144,6 +148,7 @@ def test_an_index_without_expansions_has_only_the_baseline(collection: Path, tmp
     alone = run_experiment(index, opened.queries(), opened.qrels("test"), tmp_path / "work")
     assert alone.comparisons == []
     assert len(table(alone)) > 3
+    assert share_plot(alone) == ""
     ElementTree.fromstring(plot(alone))
 
 
@@ -243,6 +248,17 @@ def test_the_filter_keeps_exactly_the_share_and_the_best(values: list[int], shar
     assert kept.sum() == (len(scores) if share == 1 else round(share * len(scores)))
     if kept.any() and not kept.all():
         assert scores[kept].min() >= scores[~kept].max()
+
+
+def test_keeping_every_query_is_not_filtering(collection: Path, tmp_path: Path) -> None:
+    opened = BeirCollection(collection)
+    index, _, _ = build_index(
+        opened, tmp_path / "index", IndexSettings(PLAIN), expansions=collection / "expansions.jsonl"
+    )
+    judged = judged_queries(index, opened.queries(), opened.qrels("all"))
+    unfiltered = evaluate(index.variant(tmp_path / "all", keep_queries=1.0), judged)
+    nearly = evaluate(index.variant(tmp_path / "nearly", keep_queries=0.9999), judged)
+    assert (unfiltered.values == nearly.values).all()
 
 
 def test_repeats_are_left_out_before_the_share_is_taken() -> None:

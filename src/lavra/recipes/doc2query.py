@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lavra.core.errors import InputError
 from lavra.core.files import write_json
 from lavra.core.json_lines import one_line
@@ -42,6 +40,7 @@ _HELD_OUT = 0.03
 _TRAINING_SHARE = 0.93
 """Part of the budget for training itself; writing and comparing queries takes the rest."""
 
+_FEWEST_TOKENS = 64
 _SHOWN = 5
 _CONTEXT = 512
 
@@ -195,9 +194,8 @@ def _request(config: Doc2QueryConfig, data: Path, out: Path) -> TrainConfig:
 
 
 def _longest(opened: OpenModel, held_out: list[AskedPassage]) -> int:
-    """Return how long passages are that it has learned from: what nearly all of them do not exceed."""
-    lengths = [len(opened.tokenizer.encode(one.passage)) for one in held_out]
-    return int(np.quantile(lengths, 0.98))
+    """Return how many tokens passages have that it has learned from, at most; chunks to expand are cut to that."""
+    return max(_FEWEST_TOKENS, *(len(opened.tokenizer.encode(one.passage)) for one in held_out))
 
 
 def measure_generator(run: Run, opened: OpenModel, prompt: QueryPrompt, held_out: list[AskedPassage]) -> Generator:

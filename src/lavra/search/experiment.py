@@ -279,8 +279,8 @@ def _warnings(result: ExperimentResult, without_text: int) -> list[str]:
         warnings.append(f"warning: {without_text:,} judged queries have no text and were left out")
     fallen = [one for one in result.comparisons if one.measure == "Judged@10" and one.p_randomisation < 0.05]
     return warnings + [
-        f"warning: Judged@10 of {one.system!r} is {-one.difference.value:.3f} below the baseline's: expansion "
-        "brings up documents that nobody judged, and they count as wrong; its measures may be too low"
+        f"warning: Judged@10 of {one.system!r} is {-one.difference.value:.3f} below the baseline's: it brings up "
+        "documents that nobody judged, and they count as wrong; its measures may be too low"
         for one in fallen
         if one.difference.value < -0.005
     ]

@@ -81,6 +81,8 @@ class CrossEncoderScorer:
     def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return the model's score of each (query, chunk)."""
         pairs = [(query, chunk) for chunk, some in zip(chunks, queries, strict=True) for query in some]
+        if not pairs:
+            return [[] for _ in chunks]
         values = np.asarray(self._model.predict(pairs, show_progress_bar=False)).reshape(len(pairs), -1)[:, -1]
         return _dealt(values.tolist(), queries)
 

@@ -101,13 +101,16 @@ def _opened(name: str, folder: Path, device: torch.device) -> Any:
     if not any(folder.rglob("*.safetensors")):
         raise InputError(f"{folder} has no .safetensors weights", "convert its weights; pickles are not opened")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from lavra.models.wrapped.quiet import quietly
+
     try:
-        return getattr(sentence_transformers, name)(
-            str(folder),
-            device=str(device),
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
+        with quietly():
+            return getattr(sentence_transformers, name)(
+                str(folder),
+                device=str(device),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"{folder} cannot be opened by sentence-transformers: {error}", "check its files") from error
