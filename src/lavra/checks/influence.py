@@ -93,8 +93,12 @@ def _longest_document(batch: Batch) -> Batch:
         return bool(counted(cut(take_rows(batch, slice(row, row + 1)), span))), span.stop - span.start
 
     row, span = max(found, key=worth)
+    # A part that reaches to where targets are: those of an answer stand behind a prompt that may be long.
+    targets = (batch.targets[row, span] != IGNORED).nonzero()[:, 0]
+    last = int(targets[: _LONGEST // 2].max()) + 1 if len(targets) else 0
+    stop = min(span.stop, span.start + max(_LONGEST, last + 1))
     # With its segments and positions, so that the mask is made as in training.
-    return cut(take_rows(batch, slice(row, row + 1)), slice(span.start, min(span.stop, span.start + _LONGEST)))
+    return cut(take_rows(batch, slice(row, row + 1)), slice(max(span.start, stop - _LONGEST), stop))
 
 
 def _places(batch: Batch) -> list[int]:

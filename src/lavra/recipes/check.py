@@ -36,6 +36,7 @@ from lavra.recipes.text import data_folder, request_of
 from lavra.training.batches import Ranks
 from lavra.training.checkpoints import CheckpointStore
 from lavra.training.devices import choose_device, use_threads
+from lavra.training.precision import TYPES
 
 CHECKS = "checks.json"
 _MOST_SECONDS, _BUDGET_SHARE = 9.0, 0.03
@@ -149,8 +150,11 @@ def _storage(assembly: Assembly, plan: Plan) -> Storage:
     def load(folder: Path) -> Decoder | Wrapped:
         from safetensors.torch import load_file
 
-        home = assembly.home or folder
-        return model_with(plan, home, load_file(folder / WEIGHTS), str(folder)).to(device).eval()
+        loaded = model_with(plan, assembly.home or folder, load_file(folder / WEIGHTS), str(folder)).to(device).eval()
+        for parameter in loaded.parameters():
+            if not parameter.requires_grad and parameter.is_floating_point():  # kept in the working precision alone
+                parameter.data = parameter.data.to(TYPES[plan.precision]).float()
+        return loaded
 
     return Storage(save, load)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.core.quantities import Count, Duration, Size
+from lavra.models.choices import NewRows
 from lavra.models.edits.choices import EditConfig
 from lavra.models.spec import Activation, Norm, Positions
 from lavra.objectives.choices import ObjectiveName
@@ -31,7 +32,11 @@ class TextConfig:
     tokenizer: str | None = None
     """A tokenizer.json, a Hugging Face folder, or a run whose tokenizer is taken; trained on the text by default."""
     vocabulary: int | None = None
-    """Size of the vocabulary to train; chosen from corpus and model by default."""
+    """Size of the vocabulary to train; chosen from corpus and model by default, the model's own kept with --from."""
+    extend: int | None = None
+    """Tokens to add to the vocabulary of the model given by --from, for the user's text."""
+    new_rows: NewRows = "mean"
+    """How the rows of tokens that the model did not have begin: as the mean of their parts, or by their use (focus)."""
     isolate: bool = True
     """Documents in a window do not see each other."""
     prompt: str | None = None

@@ -10,6 +10,7 @@ import torch
 
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
+from lavra.core.seeds import row_streams
 from lavra.core.terminal import printable
 from lavra.evaluation.documents import documents_of_store
 from lavra.evaluation.likelihood import likelihood
@@ -18,15 +19,18 @@ from lavra.evaluation.yardsticks import count_tokens, yardsticks
 from lavra.generation.generate import generate
 from lavra.generation.options import GenerateOptions
 from lavra.models.contract import Model
+from lavra.models.edits.choices import EditConfig
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
+from lavra.recipes.expectation import against
+from lavra.recipes.folding import write_folded
 from lavra.recipes.kept import BASE, write_model
 from lavra.recipes.material import Material, TextMaterial
 from lavra.training.held_out import held_out_loss
 
 MODEL_FOLDER = "model"
-_SAMPLE_TOKENS = 120
+_SAMPLE_TOKENS, _SHOWN_PROMPT = 120, 300
 
 
 def finish(
@@ -53,11 +57,11 @@ def finish(
     trainer = assembly.trainer
     assembly.undo_compilation()  # evaluation and generation come in many shapes, each of which would be compiled
     with trainer.evaluating():
-        export_model(run.path, assembly, data)
+        folded = export_model(run.path, plan, assembly, data)
         figures, table = _measure(plan, assembly, data)
-        samples = _samples(config, assembly.model, data) if plan.objective == "causal" else []
-    for text in samples:
-        run.samples.append({"step": trainer.step, "prompt": "", "text": text})
+        samples = _samples(config, plan, assembly.model, data)
+    for sample in samples:
+        run.samples.append({"step": trainer.step, **sample})
     seconds = None if training_began is None else time.monotonic() - training_began
     lines = run.metrics.read()
     result = {
@@ -70,18 +74,30 @@ def finish(
         "tokens_per_second": _speed(lines),
         "data": list(config.data),
         **figures,
+        **({} if folded is None else {"folded": folded}),
         "ledger": data.receipt(plan, trainer.step),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),
     }
+    result["predicted"] = against(plan.forecast, result, plan.device)
     run.write_result(result)
     say(table)
     return result
 
 
-def export_model(run: Path, assembly: Assembly, data: Material) -> None:
-    """Write the model with its learned fp32 weights (the averaged ones, where there are) and its tokenizer."""
+def export_model(run: Path, plan: Plan, assembly: Assembly, data: Material) -> dict[str, Any] | None:
+    """Write the model with its learned fp32 weights (the averaged ones, where there are) and its tokenizer.
+
+    Returns:
+        For a model with edits, what folding them changed.
+    """
     weights = {name: weight.detach() for name, weight in assembly.trainer.masters.weights.items()}
+    if plan.edits != EditConfig():
+        rows = data.held_out(plan).source.rows(0, 1)
+        batch = assembly.trainer.objective.encode(rows, row_streams(0, "folding", first=0), 1.0)
+        check = write_folded(run, run / MODEL_FOLDER, plan, weights, data.tokenizer, batch)
+        return None if check is None else check.to_json()
     write_model(run / MODEL_FOLDER, assembly.model, data.tokenizer, run / BASE, weights)
+    return None
 
 
 def _measure(plan: Plan, assembly: Assembly, data: Material) -> tuple[dict[str, Any], str]:
@@ -128,15 +144,30 @@ def _measure_text(plan: Plan, model: Model, data: TextMaterial) -> tuple[dict[st
     return figures, table
 
 
-def _samples(config: TrainConfig, model: Any, data: Material) -> list[str]:
-    if not config.samples:
+def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> list[dict[str, Any]]:
+    """Let the model write: new documents, or answers to held-out prompts, which are shown beside people's."""
+    if not config.samples or plan.objective == "masked":
         return []
-    options = GenerateOptions(max_new_tokens=_SAMPLE_TOKENS, samples=config.samples, seed=config.seed)
+    asked = data.samples(config.samples)
+    prompts = list(dict.fromkeys(prompt for prompt, _ in asked))
+    options = GenerateOptions(
+        max_new_tokens=min(_SAMPLE_TOKENS, plan.context),
+        samples=1 if data.examples else config.samples,
+        greedy=data.examples,
+        seed=config.seed,
+        long_prompt="window",
+    )
     with torch.no_grad():
-        texts = [generation.text for generation in generate(model, data.tokenizer, [""], options)]
-    for number, text in enumerate(texts, start=1):
-        say(f"--- sample {number}\n{printable(text.strip())}")
-    return texts
+        made = generate(model, data.tokenizer, prompts, options)
+    expected = dict(asked)
+    for number, one in enumerate(made, start=1):
+        if data.examples:
+            say(f"--- sample {number}: {printable(one.prompt.strip())[-_SHOWN_PROMPT:]}")
+            say(f"written:  {printable(one.text.strip())}\nexpected: {printable(expected[one.prompt].strip())}")
+        else:
+            say(f"--- sample {number}\n{printable(one.text.strip())}")
+    texts = [{"prompt": one.prompt, "text": one.text} for one in made]
+    return [{**one, "expected": expected[one["prompt"]]} if data.examples else one for one in texts]
 
 
 def _speed(lines: list[dict[str, Any]]) -> float | None:

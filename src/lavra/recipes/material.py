@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lavra.core.errors import InputError
 from lavra.data.bad_rows import BadRows
 from lavra.data.example_rows import looks_like_example
 from lavra.data.examples import ExampleSource, ExampleStore
@@ -110,6 +111,10 @@ class Material(ABC):
         """Return the beginning of a training document's or example's text, for messages."""
 
     @abstractmethod
+    def samples(self, count: int) -> list[tuple[str, str]]:
+        """Return prompts for samples, each with what a person wrote after it (empty where nothing is known)."""
+
+    @abstractmethod
     def receipt(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
         """Return what was seen after `steps` steps, by source."""
 
@@ -169,6 +174,10 @@ class TextMaterial(Material):
         store = self.prepared.train
         start, end = (int(offset) for offset in store.offsets[number : number + 2])
         return self.tokenizer.decode(store.tokens[start : min(end, start + _EXCERPT_TOKENS)].tolist())
+
+    def samples(self, count: int) -> list[tuple[str, str]]:
+        """Return empty prompts: a sample is a new document."""
+        return [("", "")] * count
 
     def receipt(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
         """Return the ledger's lines."""
@@ -250,6 +259,20 @@ class ExampleMaterial(Material):
         """Return the beginning of an example."""
         return self.tokenizer.decode(self.prepared.train[number].tokens[:_EXCERPT_TOKENS])
 
+    def samples(self, count: int) -> list[tuple[str, str]]:
+        """Return the prompts of the first held-out examples, and their completions."""
+        store = self.prepared.validation
+        found = []
+        for number in range(min(count, len(store))):
+            example = store[number]
+            if example.source is not None:
+                found.append((self.tokenizer.decode(example.source), self.tokenizer.decode(example.tokens)))
+            else:
+                begin = int(example.learned.argmax())
+                prompt, completion = example.tokens[1:begin], example.tokens[begin:]
+                found.append((self.tokenizer.decode(prompt), self.tokenizer.decode(completion)))
+        return found
+
     def receipt(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
         """Return the ledger's lines, in examples: every one is met once per epoch."""
         source = self.source(plan)
@@ -297,6 +320,8 @@ def has_examples(config: TrainConfig) -> bool:
         return holds_examples(config.data[0])
     if not all(is_repeatable(location) for location in config.data):
         return False
-    rows = read_rows(config.data, text_column=None, bad_rows=BadRows())
-    fields = next(iter(rows)).fields
+    try:
+        fields = next(read_rows(config.data, text_column=None, bad_rows=BadRows())).fields
+    except InputError:  # files without columns; what is wrong with others is told when they are read
+        return False
     return config.text.column not in fields and looks_like_example(fields)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from lavra.core.errors import InputError
@@ -13,12 +15,20 @@ from lavra.data.example_rows import PairColumns, read_examples
 from lavra.data.prepare_examples import prepare_examples
 from lavra.data.sample import TextSample
 from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizer_report import TokenizerReport
 from lavra.planning.budget import vocabulary_for
 from lavra.recipes.base import Base
+from lavra.recipes.columns import pair_columns
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import Machine, draft_model
 from lavra.recipes.material import ExampleMaterial, Material, TextMaterial, has_examples, open_material
 from lavra.recipes.text import data_folder, is_prepared, prepare_as_asked
+
+_FITTING, _LONGEST, _MULTIPLE = 0.99, 1024, 64
+"""Share of the examples that fit a row uncut, unless that makes rows longer than the most; rows are multiples."""
+
+_MEASURED = 200
+"""Pieces of text by which a tokenizer's bytes per token are measured."""
 
 
 def training_material(config: TrainConfig, home: Path, machine: Machine, base: Base | None) -> Material:
@@ -59,16 +69,13 @@ def _prepared_text(config: TrainConfig, folder: Path, machine: Machine, base: Ba
             config.text,
             vocabulary_size=_vocabulary_chooser(config, machine),
             tokenizer=None if base is None else base.tokenizer,
+            beginnings=base is not None and base.objective == "masked",
         )
     )
 
 
 def _prepared_examples(config: TrainConfig, folder: Path, machine: Machine, base: Base | None) -> Material:
-    columns = None
-    if config.text.prompt and config.text.completion:
-        columns = PairColumns(config.text.prompt, config.text.completion)
-    elif config.text.prompt or config.text.completion:
-        raise InputError("one of --text.prompt and --text.completion was given", "name both columns")
+    columns = pair_columns(config.text)
     if base is None:
         tokenizer, context = _from_nothing(config, machine, columns)
     else:
@@ -93,17 +100,23 @@ def _prepared_examples(config: TrainConfig, folder: Path, machine: Machine, base
 
 def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | None) -> tuple[Tokenizer, int]:
     """Return a tokenizer for the examples, and the length of rows of the model that will be trained on them."""
-    sample, size = TextSample(), 0
+    sample, sizes = TextSample(), array("L")
     for row in read_examples(config.data, BadRows(policy=config.text.on_bad_row), columns=columns):
-        for text in (row.prompt, row.completion, *(turn["content"] for turn in row.messages)):
+        texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
+        for text in texts:
             sample.add(text)
-            size += len(text.encode())
-    context = draft_model(config, machine, size).context
+        sizes.append(sum(len(text.encode()) for text in texts))
+    size = sum(sizes)
     if config.text.tokenizer:
-        return Tokenizer.load(config.text.tokenizer), context
-    vocabulary = _vocabulary_chooser(config, machine)(size)
-    say(f"training a tokenizer of {vocabulary} tokens")
-    return Tokenizer.train(sample, vocabulary), context
+        tokenizer = Tokenizer.load(config.text.tokenizer)
+    else:
+        vocabulary = _vocabulary_chooser(config, machine)(size)
+        say(f"training a tokenizer of {vocabulary} tokens")
+        tokenizer = Tokenizer.train(sample, vocabulary)
+    bytes_per_token = TokenizerReport.measure(tokenizer, islice(sample, _MEASURED)).bytes_per_token
+    usual = sorted(sizes)[int(_FITTING * (len(sizes) - 1))] / bytes_per_token + 1
+    longest = min(_LONGEST, -(-usual // _MULTIPLE) * _MULTIPLE)
+    return tokenizer, config.model.context or max(draft_model(config, machine, size).context, int(longest))
 
 
 def _chat_template(config: TrainConfig, base: Base | None) -> ChatTemplate | None:

@@ -34,6 +34,7 @@ def prepare_as_asked(
     *,
     vocabulary_size: int | Callable[[int], int] | None,
     tokenizer: Tokenizer | None = None,
+    beginnings: bool = False,
     force: bool = False,
 ) -> Prepared:
     """Prepare text as a request says; see `lavra.data.prepare.prepare` for the vocabulary and for what is raised."""
@@ -43,6 +44,7 @@ def prepare_as_asked(
         locations,
         out,
         tokenizer=tokenizer,
+        beginnings=beginnings,
         vocabulary_size=vocabulary_size,
         validation_share=text.validation_share,
         validation_limit=text.validation_limit,

@@ -21,6 +21,7 @@ from lavra.recipes.base import Base, certify_base, read_base
 from lavra.recipes.check import check_before_training
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, steps_in, with_length
+from lavra.recipes.expectation import with_expectation
 from lavra.recipes.finish import finish
 from lavra.recipes.kept import keep_base
 from lavra.recipes.material import Material, has_examples, open_material
@@ -28,6 +29,7 @@ from lavra.recipes.preparation import training_material
 from lavra.recipes.run import Run
 from lavra.recipes.session import train_to_the_end
 from lavra.recipes.text import data_folder
+from lavra.recipes.vocabulary import with_another_vocabulary
 from lavra.training.batches import Ranks
 from lavra.training.devices import choose_device, describe, use_threads
 from lavra.training.precision import choose_precision
@@ -75,7 +77,7 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
         _measure_beginning(assembly, run)
     if plan.budget_seconds is not None:
         plan = _probed(plan, assembly, config, data, start)
-    plan = replace(plan, probe={**plan.probe, "peak_flops": machine.peak})
+    plan = with_expectation(replace(plan, probe={**plan.probe, "peak_flops": machine.peak}), data)
     run.write_plan(plan.to_json())
     wait_for_ranks(ranks)
     say_plan(plan, machine, data, begun)
@@ -117,7 +119,7 @@ def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base |
     """Open the model that training goes on from, if a request names one, and keep it in the run's folder."""
     if config.base is None:
         return None
-    base = read_base(config, device, examples=has_examples(config))
+    base = with_another_vocabulary(config, read_base(config, device, examples=has_examples(config)))
     keep_base(home, base.opened.model, base.tokenizer, base.opened.folder)
     return base
 

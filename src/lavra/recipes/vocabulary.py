@@ -1,0 +1,104 @@
+"""Another vocabulary for a model that is adapted: trained, extended or given, with what the change costs and brings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.bad_rows import BadRows
+from lavra.data.example_rows import read_examples
+from lavra.data.readers import is_repeatable, read_rows
+from lavra.data.sample import TextSample
+from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizer_extension import extend_tokenizer
+from lavra.data.tokenizer_report import TokenizerReport
+from lavra.evaluation.documents import documents_of_rows
+from lavra.evaluation.likelihood import likelihood
+from lavra.models.contract import Model
+from lavra.models.decoder import Decoder
+from lavra.models.vocabulary import swap_vocabulary
+from lavra.recipes.base import Base
+from lavra.recipes.columns import pair_columns
+from lavra.recipes.config import TrainConfig
+
+_SAMPLE_BYTES = 20_000_000
+_MEASURED_BYTES, _MEASURED_CONTEXT = 16_000, 256
+"""Of text by which the model is compared before and after the change."""
+
+
+def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
+    """Return the model to adapt with the vocabulary that the request asks for, its own where it asks for none.
+
+    The request may give a tokenizer, the size of one to be trained on the user's text, or a number of tokens to add.
+
+    Raises:
+        InputError: if two of these are asked for, or the text cannot be read twice.
+    """
+    asked = config.text
+    given = [name for name in ("tokenizer", "vocabulary", "extend") if getattr(asked, name)]
+    if not given:
+        return base
+    if len(given) > 1:
+        raise InputError(
+            f"--text.{given[0]} and --text.{given[1]} both say which vocabulary to use", "give one of them"
+        )
+    texts = _sample(config, base)
+    old = base.tokenizer
+    if asked.tokenizer:
+        new = Tokenizer.load(asked.tokenizer)
+    elif asked.vocabulary:
+        new = Tokenizer.train(texts, asked.vocabulary)
+    else:
+        new = extend_tokenizer(old, texts, asked.extend or 0)
+    if new.fingerprint == old.fingerprint:
+        return base
+    model = base.opened.model
+    before = _bits_per_byte(model, old, texts, base)
+    method = asked.new_rows
+    changed = swap_vocabulary(model, old, new, method, texts if method == "focus" else ())
+    after = _bits_per_byte(changed, new, texts, base)
+    for name, tokenizer in (("old", old), ("new", new)):
+        say(f"{name} {TokenizerReport.measure(tokenizer, texts).summary()}")
+    if before is not None and after is not None:
+        say(f"before training: {before:.3f} bits per byte with the old vocabulary, {after:.3f} with the new one")
+    return replace(base, opened=replace(base.opened, model=changed, tokenizer=new, folder=None))
+
+
+def _sample(config: TrainConfig, base: Base) -> list[str]:
+    if not all(is_repeatable(location) for location in config.data):
+        raise InputError(
+            "another vocabulary needs the text twice, and this can be read only once", "save it to a file first"
+        )
+    sample = TextSample(_SAMPLE_BYTES)
+    for text in _texts(config, examples=base.objective in ("answers", "seq2seq")):
+        sample.add(text)
+    return list(sample)
+
+
+def _texts(config: TrainConfig, *, examples: bool) -> Iterator[str]:
+    if not examples:
+        rows = read_rows(config.data, text_column=config.text.column, bad_rows=BadRows())
+        yield from (row.text for row in rows)
+        return
+    for row in read_examples(config.data, BadRows(), columns=pair_columns(config.text)):
+        yield from (row.prompt, row.completion, *(turn["content"] for turn in row.messages))
+
+
+def _bits_per_byte(model: Decoder | Model, tokenizer: Tokenizer, texts: list[str], base: Base) -> float | None:
+    """Measure a decoder on a little of the text; None for models that are no plain language models."""
+    if base.objective not in ("causal", "answers"):
+        return None
+    chosen, size = [], 0
+    for text in texts:
+        chosen.append(text)
+        size += len(text.encode())
+        if size >= _MEASURED_BYTES:
+            break
+    documents = documents_of_rows(chosen, tokenizer)
+    with torch.no_grad():
+        result = likelihood(model, documents, context=min(_MEASURED_CONTEXT, model.context))
+    return result.total.bits_per_byte.value
