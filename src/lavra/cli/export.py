@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.core.errors import InputError
 
 
 @dataclass
@@ -16,8 +17,13 @@ class _Export:
     """A run, one of its checkpoints, a model folder, a Hugging Face folder, a hub name or a llama2.c file."""
     out: str
     """The folder to make."""
-    format: Literal["hf"] = "hf"
-    """hf: a folder that transformers opens (config.json, model.safetensors, tokenizer, model card)."""
+    format: Literal["hf", "ct2"] = "hf"
+    """hf: a folder that transformers opens (config.json, model.safetensors, tokenizer, model card); ct2: one that
+    ctranslate2 opens."""
+    quantization: Literal["int8", "int8_float32", "int8_bfloat16", "int8_float16", "bfloat16", "float16", "float32"] = (
+        "int8"
+    )
+    """Of the weights of ct2."""
     data: tuple[str, ...] = ()
     """Text to compare both models on; some sentences that come with lavra by default."""
     text_column: str = "text"
@@ -34,8 +40,22 @@ def main(arguments: list[str]) -> int:
         prog="lavra export",
         description="Write a model as a folder of the field's most common format, open it with transformers in a fresh "
         "process, and compare the logits. The folder is kept only if they are the same.",
-        examples=["lavra export runs/book --out exported/book", "lavra export gpt2 --out exported/gpt2"],
+        examples=[
+            "lavra export runs/book --out exported/book",
+            "lavra export gpt2 --out exported/gpt2",
+            "lavra export gpt2 --format ct2 --quantization int8 --out exported/gpt2-int8",
+        ],
     )
+    if options.format == "ct2":
+        from lavra.recipes.export_ctranslate import export_ctranslate2
+
+        if options.data:
+            raise InputError("--data is for --format hf", "leave it out: ct2 is proved on tokens drawn at random")
+        converted = export_ctranslate2(
+            options.model, options.out, quantization=options.quantization, force=options.force
+        )
+        print_json(converted.to_json()) if as_json else print(converted)
+        return 0
     from lavra.recipes.export import export
 
     made = export(options.model, options.out, options.data, text_column=options.text_column, force=options.force)

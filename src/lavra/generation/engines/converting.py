@@ -131,18 +131,20 @@ def convert(source: Convertible, folder: Path, quantization: str | None = None) 
     inner = _transformers_model(source)
     names = token_names(source.tokenizer, inner.get_input_embeddings().weight.shape[0])
     try:
-        specification = _specification(inner, names, source)
-        specification.validate()
-        specification.optimize(quantization=None)
-        specification.save(str(folder))
+        _write(_specification(inner, names, source), folder, None)
         _prove(source, folder, names)
         if quantization not in (None, "float32"):
-            specification.optimize(quantization=quantization)
-            specification.save(str(folder))
+            _write(_specification(inner, names, source), folder, quantization)
     except (AttributeError, NotImplementedError, TypeError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(
             f"ctranslate2 cannot convert this {type(inner).__name__}: {error}", "use --engine torch"
         ) from error
+
+
+def _write(specification: Any, folder: Path, quantization: str | None) -> None:
+    specification.validate()
+    specification.optimize(quantization=quantization)
+    specification.save(str(folder))
 
 
 def token_names(tokenizer: Tokenizer, size: int) -> list[str]:
@@ -154,7 +156,7 @@ def token_names(tokenizer: Tokenizer, size: int) -> list[str]:
 
 def _transformers_model(source: Convertible) -> Any:
     if not isinstance(source.model, Decoder):
-        return source.model.inner
+        return copy.deepcopy(source.model.inner)  # the library rounds weights in place, which must not be the model's
     from transformers import AutoModelForCausalLM
 
     from lavra.models.wrapped.quiet import quietly
@@ -222,13 +224,9 @@ def _older(config: Any) -> Any:
 def _prove(source: Convertible, folder: Path, names: list[str]) -> None:
     """Compare log-probabilities of some tokens, drawn at random, in float32."""
     words = min(source.tokenizer.vocabulary_size, len(names))
-    count = min(_PROBE_TOKENS, source.model.context // 2)
+    count = min(_PROBE_TOKENS, source.model.context // 2 - 1)
     drawn = numpy_stream(0, "tokens of a conversion").integers(words, size=2 * count).tolist()
-    first, second = drawn[:count], drawn[count:]
-    if source.is_sequence_to_sequence:
-        ours, theirs = _translated(source, folder, names, first, second)
-    else:
-        ours, theirs = _continued(source, folder, names, first)
+    ours, theirs = log_probabilities(source, folder, drawn[:count], drawn[count:])
     difference = float((ours - theirs).abs().max())
     if not difference <= _TOLERANCE:
         raise LavraError(
@@ -237,31 +235,40 @@ def _prove(source: Convertible, folder: Path, names: list[str]) -> None:
         )
 
 
-def _continued(
-    source: Convertible, folder: Path, names: list[str], ids: list[int]
+def log_probabilities(
+    source: Convertible, folder: Path, before: list[int], after: list[int], compute_type: str = "float32"
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the (after,) log-probabilities of tokens by a model, and by its conversion.
+
+    Args:
+        source: the model.
+        folder: of the conversion.
+        before: at least one id: the source of an encoder-decoder, else what comes before.
+        after: ids whose log-probabilities are wanted.
+        compute_type: of the conversion.
+    """
     import ctranslate2
 
-    engine = ctranslate2.Generator(str(folder), compute_type="float32", intra_threads=1)
-    theirs = engine.score_batch([[names[one] for one in ids]])[0].log_probs
-    read = torch.tensor([ids])
+    size = source.model.vocabulary
+    names = token_names(source.tokenizer, size)
+    how: dict[str, Any] = {"compute_type": compute_type, "intra_threads": 1}
+    if source.is_sequence_to_sequence:
+        written = [*source.model.beginning[1:], *after]
+        begun = torch.tensor([[source.model.beginning[0], *written[:-1]]])
+        cache = source.model.new_cache(1, len(written), [before])
+        translator = ctranslate2.Translator(str(folder), **how)
+        scored = translator.score_batch(
+            [[names[one] for one in before]], [[names[one] for one in written]], max_input_length=0
+        )
+        found = scored[0].log_probs[: len(written)]  # and not that of the end, which it adds
+    else:
+        written = [*before, *after]
+        begun = torch.tensor([written[:-1]])
+        cache = source.model.new_cache(1, len(written))
+        generator = ctranslate2.Generator(str(folder), **how)
+        found = generator.score_batch([[names[one] for one in written]], max_input_length=0)[0].log_probs
     with torch.no_grad(), evaluating(source.model):
-        logits = source.model.head(source.model.step(read, source.model.new_cache(1, len(ids))))
-    log = logits[0, :-1, : len(names)].float().log_softmax(-1)
-    return log.gather(1, read[0, 1:, None])[:, 0], torch.tensor(theirs)
-
-
-def _translated(
-    source: Convertible, folder: Path, names: list[str], read: list[int], written: list[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    import ctranslate2
-
-    engine = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
-    target = [*source.model.beginning[1:], *written]
-    scored = engine.score_batch([[names[one] for one in read]], [[names[one] for one in target]])[0]
-    theirs = scored.log_probs[: len(target)]  # and not that of the end, which it adds
-    begun = torch.tensor([[source.model.beginning[0], *target[:-1]]])
-    with torch.no_grad(), evaluating(source.model):
-        logits = source.model.head(source.model.step(begun, source.model.new_cache(1, len(target), [read])))
-    log = logits[0, :, : len(names)].float().log_softmax(-1)
-    return log.gather(1, torch.tensor(target)[:, None])[:, 0], torch.tensor(theirs)
+        logits = source.model.head(source.model.step(begun, cache))
+    log = logits[0, -len(after) :, :size].float().log_softmax(-1)
+    ours = log.gather(1, torch.tensor(after)[:, None])[:, 0]
+    return ours, torch.tensor(found[-len(after) :])
