@@ -89,6 +89,13 @@ def test_a_model_that_does_not_isolate_is_not_packed():
     assert complaints(run_checks(given, QUICK)) == []
 
 
+def test_too_few_steps_to_tell_are_no_failure(monkeypatch):
+    monkeypatch.setattr(learning, "_SECONDS", 0.0)
+    given = subject_of(tiny.wrapped_model("bert", hidden_dropout_prob=0.0), learning_rate=1e-6)
+    (overfit, _) = check_overfit(given)
+    assert (overfit.verdict, "too few to tell" in overfit.measured) == ("warn", True)
+
+
 def test_labels_show_what_the_encoder_reads():
     (result,) = check_labels(subject("t5"))
     assert any(line.startswith("  the encoder reads ") for line in result.details)

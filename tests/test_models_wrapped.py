@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -96,6 +98,22 @@ def test_a_sliding_window_still_slides_inside_each_document():
 )
 def test_the_decoders_inputs_follow_the_models_own_rule(name, expected):
     assert tiny.shared_model(name).decoder_inputs([7, 8, tiny.END, 9]) == expected
+
+
+@pytest.mark.parametrize("isolates", [True, False])
+@pytest.mark.parametrize("name", ["t5", "bart"])
+@torch.no_grad()
+def test_one_side_may_be_told_apart_alone(name, isolates):
+    model = tiny.wrapped_model(name)
+    model.isolates = isolates
+    document = tiny.documents(model)[0]
+    theirs = tiny.plain_logits(model, document)
+    batch = tiny.padded([document], "right")
+    real = batch.extra["encoder_segments"] >= 0
+    only_written = replace(batch, extra={"encoder_inputs": batch.extra["encoder_inputs"][:, real[0]]})
+    assert close(laid_out(only_written, model.head(model.features(only_written))), theirs)
+    only_read = replace(tiny.alone(document), extra=batch.extra)
+    assert close(model.head(model.features(only_read))[0], theirs)
 
 
 def test_a_decoder_has_no_shifted_inputs():

@@ -73,6 +73,9 @@ def _overfit(losses: list[float], floor: float, loaded: bool) -> CheckResult:
         return CheckResult("overfit", "ok" if losses[-1] < 0.8 * losses[0] else "warn", measured, expected)
     if loaded and math.isfinite(losses[-1]) and losses[-1] < 0.8 * losses[0]:
         return CheckResult("overfit", "ok", f"{measured}, slowly, as rates for adapting a model let it", expected)
+    if math.isfinite(losses[-1]) and len(losses) < _HOPELESS_AFTER and losses[-1] < losses[0]:
+        measured += f", too few to tell; the {_SECONDS:.0f} s for this check were over"
+        return CheckResult("overfit", "warn", measured, expected, "try it again while the machine is free")
     remedy = (
         "the model cannot learn even this: look at the learning rate, at frozen weights, at the labels and at what the "
         "optimiser holds"

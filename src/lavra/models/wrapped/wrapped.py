@@ -78,8 +78,10 @@ class Wrapped(Cached):
         read = None
         if self.kind == "encoder-decoder":
             read = batch.extra.get("encoder_segments")
+            if read is None and batch.segments is not None:
+                read = torch.zeros_like(batch.extra["encoder_inputs"])
             # BERT's kin make no mask for cross-attention, which a packing could narrow, unless they are given one.
-            mask = self._padding_mask(read) if read is None or not self.isolates else torch.ones_like(read)
+            mask = torch.ones_like(read) if read is not None and self.isolates else self._padding_mask(read)
             arguments = {"encoder_outputs": self.encode(batch), "attention_mask": mask}
             names = "decoder_input_ids", "decoder_attention_mask"
         else:
