@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "Train the best model this machine can make of your text in the time you give",
     "resume": "Go on with an interrupted run, exactly where it stopped",
     "prepare": "Tokenise a corpus once, to train on it many times",
+    "plan": "Say what a training will take and bring before anything is spent: memory, time, money, loss",
     "check": "Prove that a training set-up is right: on your text, your model, in under a minute",
     "evaluate": "Measure perplexity and bits per byte on text, with intervals",
     "generate": "Write text with a model",

@@ -1,7 +1,7 @@
-"""The scaling law: what loss a model of N parameters reaches on D bytes of text, fitted to runs, with its uncertainty.
+"""The scaling law: what loss a model of N parameters reaches on D bytes of text, and how sure that is.
 
-L(N, D) = E + A·N^-α + B·D^-β (Hoffmann et al. 2022, arXiv 2203.15556, approach 3), in bits per byte of original text, so
-that tokenizers do not matter. D is effective: repeated text counts for less (`planning.repetition`). Runs looked at
+L(N, D) = E + A·N^-α + B·D^-β (Hoffmann et al. 2022, arXiv 2203.15556, approach 3), in bits per byte of original text,
+so that tokenizers do not matter. D is effective: repeated text counts for less (`planning.repetition`). Runs looked at
 before their learning rate fell (the constant stretch of a wsd schedule) lie above the law by a factor of their own,
 fitted along, which lets one run give several points (arXiv 2405.18392).
 """
@@ -20,7 +20,9 @@ HUBER = 1e-2
 """Residuals of the logarithm beyond this count linearly: one diverged run does not bend the law. Hoffmann et al. take
 1e-3; short runs scatter by about a hundredth."""
 
-_NAMES = ("log_floor", "log_size", "size_power", "log_text", "text_power", "warm")
+FORM = 0.02
+"""Standard deviation of the logarithm, for each factor of ten in N x D beyond the runs, by which the form of the law
+may be wrong: its three terms describe the runs that it was fitted to, and what they do beyond is believed."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,14 @@ class Law:
         noise: standard deviation of one run's logarithm around the law.
         runs: that it was fitted to.
         origin: what it was fitted to, in words.
+        reach: largest N x D among the runs; beyond it the law is less and less sure of its own form.
     """
 
     samples: tuple[tuple[float, ...], ...]
     noise: float
     runs: int
     origin: str = ""
+    reach: float = 0.0
 
     @property
     def constants(self) -> dict[str, float]:
@@ -125,7 +129,9 @@ class Law:
     def forecast(self, parameters: float, text_bytes: float, seed: int = 0) -> Interval:
         """Return the bits per byte to expect of one run, with the interval of nine in ten."""
         logs = _predict(np.array(self.samples), _features([_point(parameters, text_bytes)]))[:, 0]
-        luck = numpy_stream(seed, "forecast").standard_normal(len(logs)) * self.noise
+        decades = max(0.0, float(np.log10(parameters * text_bytes / self.reach))) if self.reach else 0.0
+        deviation = float(np.hypot(self.noise, FORM * decades))
+        luck = numpy_stream(seed, "forecast").standard_normal(len(logs)) * deviation
         low, high = np.quantile(logs[1:] + luck[1:], (0.05, 0.95)) if len(logs) > 1 else (logs[0], logs[0])
         return Interval(float(np.exp(logs[0])), float(np.exp(min(low, logs[0]))), float(np.exp(max(high, logs[0]))))
 
@@ -188,7 +194,8 @@ def fit_law(
     begin = np.tile(best, (draws, 1))
     sampled, _ = _minimise(begin, features, _predict(best[None], features) + luck, weights, centres, precision)
     samples = tuple(tuple(float(value) for value in row) for row in np.vstack([best[None], sampled]))
-    return Law(samples, noise, len(names), origin)
+    reach = max(seen.parameters * seen.text_bytes for seen in observations)
+    return Law(samples, noise, len(names), origin, reach)
 
 
 def _point(parameters: float, text_bytes: float) -> Observation:
@@ -297,7 +304,7 @@ def _costs(
 
 
 def _scatter(residuals: np.ndarray, weights: np.ndarray, runs: Sequence[str]) -> float:
-    """Return the standard deviation of runs around the law, robustly, made larger for the parameters that were fitted."""
+    """Return the standard deviation of runs around the law, robustly, larger for the parameters that were fitted."""
     means = [
         float(
             np.average(residuals[[other == run for other in runs]], weights=weights[[other == run for other in runs]])

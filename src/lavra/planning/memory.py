@@ -15,9 +15,9 @@ from lavra.planning.rehearsal import Rehearsal, chunks_of_a_gpu, fake_tensors
 _STEPS = 2
 """The optimiser's state is made in the first step, so the second is the one that stays."""
 
-SPARE = {"cpu": (1.25, 128 << 20), "cuda": (1.06, 768 << 20)}
-"""What a process takes for `b` bytes of tensors: factor x b + constant. CPU: the heap's gaps and the libraries' buffers,
-fitted to the growth of fresh processes (see the lab notebook); CUDA: context, cuBLAS workspaces and gaps."""
+SPARE = {"cpu": (1.3, 192 << 20), "cuda": (1.06, 768 << 20)}
+"""What a process takes for `b` bytes of tensors: factor x b + constant. CPU: gaps in the heap and buffers of libraries,
+from the growth of fresh processes (see the lab notebook); CUDA: context, workspaces of cuBLAS, and gaps."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,16 @@ def _run(
         "optimizer": ledger.of(trainer.optimizers.tensors().values()),
     }
     groups["masters"] = ledger.of(masters.weights.values()) - groups["weights"]
-    return _summed(ledger, groups, rehearsal, micro_rows, _shapes(masters.weights.values()), _padded(model))
+    return _summed(ledger, groups, rehearsal, micro_rows, _shapes(masters.weights.values()), _vocabularies(model))
 
 
 def _shapes(tensors: Any) -> set[tuple[int, ...]]:
     return {tuple(tensor.shape) for tensor in tensors}
 
 
-def _padded(model: Any) -> int:
-    return model.output_projection()[0].shape[0]
+def _vocabularies(model: Any) -> set[int]:
+    """Return the sizes by which logits are known: that of the head, padding included, and that without."""
+    return {model.output_projection()[0].shape[0], model.vocabulary}
 
 
 def _summed(
@@ -107,10 +108,10 @@ def _summed(
     rehearsal: Rehearsal,
     micro_rows: int,
     learned: set[tuple[int, ...]],
-    vocabulary: int,
+    vocabularies: set[int],
 ) -> MemoryEstimate:
     """Divide what was alive at the peak; storages are known by whom they belong to, else by their shape."""
-    sums = dict.fromkeys(("weights", "masters", "gradients", "optimizer", "logits", "activations"), 0)
+    sums: dict[str, int] = dict.fromkeys(("weights", "masters", "gradients", "optimizer", "logits", "activations"), 0)
     for number in ledger.at_peak():
         storage = ledger.storages[number]
         kind = next((name for name, members in groups.items() if number in members), None)
@@ -118,7 +119,7 @@ def _summed(
             if storage.shape in learned:
                 kind = "gradients"
             else:
-                kind = "logits" if storage.shape and storage.shape[-1] == vocabulary else "activations"
+                kind = "logits" if storage.shape and storage.shape[-1] in vocabularies else "activations"
         sums[kind] += storage.size
     factor, constant = SPARE["cuda" if rehearsal.gpu else "cpu"]
     peak = ledger.peak
@@ -126,28 +127,11 @@ def _summed(
 
 
 def memory_table(rehearsal: Rehearsal, memory: float, most_rows: int = 64) -> list[MemoryEstimate]:
-    """Return the estimates for micro-batches of 1, 2, 4, … rows, up to the first that does not fit into `memory`.
-
-    Above four rows what is added grows in proportion, which saves rehearsals: larger ones follow from 2 and 4 rows.
-    """
+    """Return the estimates for micro-batches of 1, 2, 4, … rows, up to the first that does not fit into `memory`."""
     found = [estimate_memory(rehearsal, 1)]
-    while found[-1].fits(memory) and found[-1].micro_rows < most_rows:
-        rows = 2 * found[-1].micro_rows
-        found.append(estimate_memory(rehearsal, rows) if rows <= 4 else _grown(found[-2], found[-1], rehearsal))
+    while found[-1].fits(memory) and 2 * found[-1].micro_rows <= most_rows:
+        found.append(estimate_memory(rehearsal, 2 * found[-1].micro_rows))
     return found
-
-
-def _grown(smaller: MemoryEstimate, larger: MemoryEstimate, rehearsal: Rehearsal) -> MemoryEstimate:
-    """Continue the straight line through two estimates to twice the rows of the larger."""
-    rows = 2 * larger.micro_rows
-    ahead = (rows - larger.micro_rows) / (larger.micro_rows - smaller.micro_rows)
-    names = ("weights", "masters", "gradients", "optimizer", "logits", "activations", "peak")
-    values = {
-        name: max(0, round(getattr(larger, name) + ahead * (getattr(larger, name) - getattr(smaller, name))))
-        for name in names
-    }
-    factor, constant = SPARE["cuda" if rehearsal.gpu else "cpu"]
-    return MemoryEstimate(rows, **values, process=int(factor * values["peak"]) + constant)
 
 
 def largest_that_fits(estimates: list[MemoryEstimate], memory: float) -> MemoryEstimate | None:
@@ -194,8 +178,9 @@ def measure_allocated(run: Callable[[], Any]) -> int:
     while waiting:
         event = waiting.pop()
         waiting.extend(event.children)
-        if event.tag == torch._C._profiler._EventType.Allocation:
-            events.append((event.start_time_ns, event.extra_fields.alloc_size))
+        if event.name == "[memory]":
+            fields: Any = event.extra_fields
+            events.append((event.start_time_ns, fields.alloc_size))
     live = peak = 0
     for _, size in sorted(events, key=lambda event: event[0]):
         live += size

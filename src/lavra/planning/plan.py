@@ -52,6 +52,8 @@ class Plan:
         whole_words: whether the masked objective hides whole words.
         pure_mask: whether every chosen token is hidden behind the mask.
         edits: what is done to the model before it is trained.
+        forecast: what the run is expected to take and bring: `seconds`, `tokens_per_second`, `peak_bytes`,
+            `bits_per_byte` with its interval, `loss`; as far as it is known beforehand.
     """
 
     model: DecoderSpec | None
@@ -88,6 +90,7 @@ class Plan:
     whole_words: bool = True
     pure_mask: bool = False
     edits: EditConfig = field(default_factory=EditConfig)
+    forecast: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""

@@ -6,6 +6,11 @@ import statistics
 import time
 from dataclasses import dataclass
 
+import torch
+
+from lavra.core.progress import say
+from lavra.planning.rehearsal import Rehearsal
+from lavra.training.compiling import compile_blocks, should_compile
 from lavra.training.devices import synchronize
 from lavra.training.ranks import max_over_ranks
 from lavra.training.trainer import Trainer
@@ -58,3 +63,22 @@ def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
     most = 2.0 * statistics.median(times)
     mean = statistics.fmean(min(seconds, most) for seconds in times)
     return Probe(first, mean, len(times), tokens / mean)
+
+
+def probe_rehearsal(
+    rehearsal: Rehearsal, micro_rows: int, device: torch.device, seconds: float, expected: float
+) -> Probe:
+    """Time real steps of a model with drawn weights on random tokens, as a run of that length would do them.
+
+    Args:
+        rehearsal: model, precision, optimiser, edits.
+        micro_rows: rows of a micro-batch.
+        device: where.
+        seconds: to spend on timed steps.
+        expected: seconds of the run, by which it is decided whether its blocks are compiled.
+    """
+    trainer = rehearsal.trainer(micro_rows, device=device)
+    if should_compile("auto", device, expected):
+        say("compiling the blocks, as the run will")
+        compile_blocks(trainer.model)  # pyright: ignore[reportArgumentType]
+    return probe_steps(trainer, seconds)

@@ -1,4 +1,4 @@
-"""A training step in rehearsal: the real trainer on tensors without values, so that shapes and memory are the real ones.
+"""A training step in rehearsal: the real trainer on tensors without values, so that shapes and memory are real.
 
 Nothing is computed and nothing allocated, whatever the model's size: the tensors are fake (`FakeTensorMode`), and a
 batch has the shapes of a batch of the run.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,10 @@ from lavra.training.precision import Precision
 
 if TYPE_CHECKING:
     from lavra.training.trainer import Trainer
+
+
+_IDS = 256
+"""Token ids of the batches: those that every vocabulary has."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +51,26 @@ class Rehearsal:
     model: DecoderSpec | Path
     context: int
     precision: Precision = "fp32"
-    optimizer: OptimizerOptions = OptimizerOptions()
-    edits: EditConfig = EditConfig()
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    edits: EditConfig = field(default_factory=EditConfig)
     isolate: bool = True
     whole_logits: bool = False
     gpu: bool = False
     micro_batches: int = 2
     attention: str = "sdpa"
 
-    def trainer(self, micro_rows: int, make: Callable[[], nn.Module] | None = None) -> Trainer:
-        """Build the trainer of the rehearsal on the CPU; under a `FakeTensorMode` it takes no memory.
+    def trainer(
+        self,
+        micro_rows: int,
+        make: Callable[[], nn.Module] | None = None,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - a plain value
+    ) -> Trainer:
+        """Build the trainer of the rehearsal; among `fake_tensors` it takes no memory.
 
         Args:
             micro_rows: rows of a micro-batch.
             make: builds the model, where another than the rehearsal's own is wanted (for measuring with values).
+            device: where; fake tensors are on the CPU.
         """
         from lavra.models.edits.applying import apply_edits
         from lavra.objectives.causal import Causal
@@ -71,7 +81,7 @@ class Rehearsal:
         model: Any = bare_model(self.model, self.attention) if make is None else make()
         model.train()
         apply_edits(model, self.edits)
-        objective = _WholeLogits() if self.whole_logits else Causal(self.context, self.isolate)
+        objective: Any = _WholeLogits() if self.whole_logits else Causal(self.context, self.isolate)
         return Trainer(
             model,
             objective,
@@ -79,7 +89,7 @@ class Rehearsal:
             optimizer=self.optimizer,
             schedule=Schedule(),
             precision=self.precision,
-            device=torch.device("cpu"),
+            device=device,
             steps=10,
             updates=[Clip(1.0)],
         )
@@ -169,7 +179,7 @@ class _WholeLogits:
 
 
 class _Batches:
-    """Batches of the right shapes, all of token 0."""
+    """Batches of the right shapes, of some random tokens."""
 
     def __init__(self, rehearsal: Rehearsal, micro_rows: int) -> None:
         self.rehearsal, self.micro_rows = rehearsal, micro_rows
@@ -181,8 +191,8 @@ class _Batches:
         isolate = self.rehearsal.isolate and isinstance(self.rehearsal.model, DecoderSpec)
         return [
             Batch(
-                torch.zeros(shape, dtype=torch.int64),
-                torch.zeros(shape, dtype=torch.int64),
+                torch.randint(0, _IDS, shape),
+                torch.randint(0, _IDS, shape),
                 torch.zeros(shape, dtype=torch.int32) if isolate else None,
                 torch.zeros(shape, dtype=torch.int64) if isolate else None,
                 weight=float(shape[0] * shape[1]),

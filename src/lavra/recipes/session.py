@@ -8,6 +8,7 @@ from lavra.core.run_folder import RunFolder
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
+from lavra.recipes.live_forecast import live_forecasts
 from lavra.recipes.material import Material
 from lavra.training.batches import Ranks
 from lavra.training.checkpoints import Checkpoint, CheckpointStore
@@ -55,7 +56,9 @@ def train_to_the_end(
     if checkpoint is not None:
         trainer.restore(checkpoint.load, checkpoint.state)
     observers = Observers(
-        [make_tracker(name, run.path) for name in config.track] if run is not None else (),
+        [*(make_tracker(name, run.path) for name in config.track), *live_forecasts(run, plan, data)]
+        if run is not None
+        else (),
         report=run.log if run is not None else say,
     )
     loop = Loop(

@@ -77,7 +77,8 @@ def show_run(run: RunFolder) -> str:
     """Return one run in full, in sections: request, plan, result, ledger, last metrics, events."""
     record = run_record(run)
     ledger = record["result"].get("ledger") or []
-    result = {name: value for name, value in record["result"].items() if name != "ledger"}
+    predicted = record["result"].get("predicted") or {}
+    result = {name: value for name, value in record["result"].items() if name not in ("ledger", "predicted")}
     sections = [f"{record['run']}: {record['status']}"]
     for title, values in (
         ("request", record["config"]),
@@ -87,6 +88,8 @@ def show_run(run: RunFolder) -> str:
     ):
         if values:
             sections.append(f"{title}\n" + "\n".join(_lines(values)))
+    if predicted:
+        sections.append("predicted against actual\n" + _predicted(predicted))
     if ledger:
         sections.append("ledger\n" + _ledger(ledger))
     if record["events"]:
@@ -142,6 +145,16 @@ def _number(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_number(item) for item in value)
     return _UNKNOWN if value is None else str(value)
+
+
+def _predicted(figures: Mapping[str, Mapping[str, float]]) -> str:
+    """Return what the plan had forecast beside what came."""
+    columns = ("figure", "predicted", "actual", "difference")
+    rows = [
+        [name, _number(found["predicted"]), _number(found["actual"]), f"{found['difference']:+.1%}"]
+        for name, found in figures.items()
+    ]
+    return text_table(columns, rows)
 
 
 def _ledger(entries: Iterable[Mapping[str, Any]]) -> str:

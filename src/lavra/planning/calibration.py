@@ -1,0 +1,129 @@
+"""What past runs taught about plans: how fast this machine really trains, and how far off forecasts were.
+
+Kept in one file of the user's, `planning.json` in `$XDG_CONFIG_HOME/lavra` (or `~/.config/lavra`); without it, plans
+use the defaults that are in the code.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lavra.core.configuration import from_table
+from lavra.core.files import read_json, write_json
+from lavra.core.run_folder import RunFolder
+from lavra.planning.budget import ASSUMED_EFFICIENCY
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Constants refitted from runs.
+
+    Attributes:
+        efficiency: share of the matrix peak that training reached, by kind of device (`cpu`, `cuda`, `mps`).
+        overhead: seconds of a run over those of its steps alone.
+        law_factor: bits per byte that runs reached over those that the built-in law had expected.
+        runs: how many it was fitted to.
+        folder: where they were.
+    """
+
+    efficiency: dict[str, float] = field(default_factory=dict)
+    overhead: float = 1.06
+    law_factor: float = 1.0
+    runs: int = 0
+    folder: str = ""
+
+    def efficiency_on(self, device: str) -> tuple[float, str]:
+        """Return the efficiency to expect on a kind of device, and where that is from, in words."""
+        if device in self.efficiency:
+            return self.efficiency[device], f"reached by past runs in {self.folder}"
+        return ASSUMED_EFFICIENCY.get(device, 0.35), "assumed: no run on such a device has been looked at"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def calibration_file() -> Path:
+    """Return where the calibration of this user is kept."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return home / "lavra" / "planning.json"
+
+
+def load_calibration() -> Calibration:
+    """Return the user's calibration; the defaults where there is none.
+
+    Raises:
+        Damaged: if the file does not parse.
+        InputError: if a value in it is wrong.
+    """
+    path = calibration_file()
+    return from_table(Calibration, read_json(path), str(path)) if path.exists() else Calibration()
+
+
+def save_calibration(calibration: Calibration) -> Path:
+    """Write the user's calibration and return its file."""
+    path = calibration_file()
+    write_json(path, calibration.to_json())
+    return path
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """What a finished run says about plans; None where it does not.
+
+    Attributes:
+        device: kind of device.
+        efficiency: reached share of the measured matrix peak.
+        overhead: seconds over those of its steps.
+        law_ratio: bits per byte over those that the plan had forecast before any calibration.
+    """
+
+    device: str
+    efficiency: float | None
+    overhead: float | None
+    law_ratio: float | None
+
+
+def past_run(run: RunFolder) -> PastRun | None:
+    """Return what one run says; None if it is not finished, or was resumed so that its time is unknown."""
+    plan, result = run.plan, run.result
+    if not plan or not result:
+        return None
+    speed, peak = result.get("tokens_per_second"), plan.get("probe", {}).get("peak_flops")
+    efficiency = speed * plan["flops_per_token"] / peak if speed and peak else None
+    steps_alone = result["tokens"] / speed if speed else None
+    seconds = result.get("seconds")
+    overhead = seconds / steps_alone if seconds and steps_alone else None
+    expected = plan.get("forecast", {}).get("law_bits_per_byte")
+    reached = _value(result.get("bits_per_byte"))
+    return PastRun(plan["device"], efficiency, overhead, reached / expected if reached and expected else None)
+
+
+def calibrate(runs: Sequence[RunFolder], folder: str) -> Calibration:
+    """Return the constants that past runs support: medians, so that one odd run does not count."""
+    past = [found for found in map(past_run, runs) if found is not None]
+    devices = {run.device for run in past}
+    efficiency = {
+        device: statistics.median(reached)
+        for device in sorted(devices)
+        if (reached := [run.efficiency for run in past if run.device == device and run.efficiency])
+    }
+    overheads = [run.overhead for run in past if run.overhead]
+    ratios = [math.log(run.law_ratio) for run in past if run.law_ratio]
+    return Calibration(
+        efficiency=efficiency,
+        overhead=statistics.median(overheads) if overheads else Calibration.overhead,
+        law_factor=math.exp(statistics.median(ratios)) if ratios else 1.0,
+        runs=len(past),
+        folder=folder,
+    )
+
+
+def _value(figure: Any) -> float | None:
+    return figure.get("value") if isinstance(figure, dict) else figure

@@ -1,0 +1,77 @@
+"""Whether a training fits into a memory, with which micro-batch, and what would where it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lavra.models.edits.choices import AdapterConfig
+from lavra.planning.memory import estimate_memory, largest_that_fits, memory_table
+from lavra.planning.outlook import MemoryOutlook
+from lavra.planning.rehearsal import Rehearsal
+
+
+def memory_outlook(rehearsal: Rehearsal, available: float, *, asked: int | None, most_rows: int) -> MemoryOutlook:
+    """Return the memory of a step for several micro-batches.
+
+    Args:
+        rehearsal: what is trained.
+        available: bytes.
+        asked: rows of a micro-batch that are wanted; None for the largest that fits.
+        most_rows: rows beyond which no larger micro-batch is of use.
+
+    Raises:
+        InputError: if the model or an edit is wrong.
+    """
+    estimates = memory_table(rehearsal, available, most_rows)
+    if asked is None:
+        chosen = largest_that_fits(estimates, available)
+    else:
+        chosen = next((found for found in estimates if found.micro_rows == asked), None)
+        if chosen is None:
+            chosen = estimate_memory(rehearsal, asked)
+            estimates = sorted([*estimates, chosen], key=lambda estimate: estimate.micro_rows)
+    fits = chosen is not None and chosen.fits(available)
+    rows = chosen.micro_rows if chosen is not None else 1
+    return MemoryOutlook(
+        available,
+        tuple(estimates),
+        None if chosen is None else rows,
+        fits,
+        estimate_memory(replace(rehearsal, whole_logits=True), rows),
+        () if fits else what_would_fit(rehearsal, available, rows),
+    )
+
+
+def what_would_fit(rehearsal: Rehearsal, available: float, rows: int) -> tuple[str, ...]:
+    """Return up to three changes, any of which lets so many rows fit; in words, the mildest first."""
+    found: list[str] = []
+    if rows > 1:
+        smaller = next(
+            (few for few in (rows // 2, rows // 4, 1) if few and estimate_memory(rehearsal, few).fits(available)), None
+        )
+        if smaller:
+            found.append(f"--micro-rows {smaller}")
+    edits = rehearsal.edits
+    checkpointed = replace(rehearsal, edits=replace(edits, gradient_checkpointing=True))
+    adapted = replace(rehearsal, edits=replace(edits, adapter=AdapterConfig(kind="lora")))
+    changes = [
+        ("--edits.gradient-checkpointing", checkpointed),
+        *(
+            (f"--context {rehearsal.context // part}", _shorter(rehearsal, part))
+            for part in (2, 4)
+            if rehearsal.context // part >= 64
+        ),
+        ("--edits.adapter.kind lora (adapting a trained model)", adapted),
+        (
+            "--edits.adapter.kind lora --edits.gradient-checkpointing",
+            replace(adapted, edits=replace(adapted.edits, gradient_checkpointing=True)),
+        ),
+    ]
+    for words, changed in changes:
+        if len(found) < 3 and estimate_memory(changed, rows).fits(available):
+            found.append(words)
+    return tuple(found)
+
+
+def _shorter(rehearsal: Rehearsal, part: int) -> Rehearsal:
+    return replace(rehearsal, context=rehearsal.context // part)

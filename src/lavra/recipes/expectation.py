@@ -1,0 +1,140 @@
+"""What a run is expected to take and bring, written into its plan; and how that compares in the end."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import torch
+
+from lavra.planning.builtin_law import law_for
+from lavra.planning.calibration import load_calibration
+from lavra.planning.flops import matrix_parameters
+from lavra.planning.law import Law
+from lavra.planning.memory import estimate_memory
+from lavra.planning.plan import Plan
+from lavra.planning.rehearsal import Rehearsal
+from lavra.planning.repetition import worth
+from lavra.planning.survey import compressed_bits_per_byte
+from lavra.recipes.material import Material, TextMaterial
+
+_LIBRARIES = psutil.Process().memory_info().rss
+"""Bytes of the process before any model: what the libraries themselves take."""
+
+_WORTH_REHEARSING = 60.0
+"""Seconds of a run from which on a rehearsal of its memory, about a second, is nothing to it."""
+
+_COMPARED = ("seconds", "tokens_per_second", "peak_bytes", "bits_per_byte", "loss")
+
+
+def with_expectation(plan: Plan, data: Material) -> Plan:
+    """Return the plan with what the run is expected to take and bring in `forecast`.
+
+    The loss is forecast for models that begin from nothing; one that is adapted begins where its past left it.
+    """
+    calibration = load_calibration()
+    expected: dict[str, float] = {}
+    step = plan.probe.get("step_seconds")
+    seconds = plan.steps * step * calibration.overhead if step else None
+    if step:
+        expected["tokens_per_second"] = plan.probe["tokens_per_second"]
+    if plan.budget_seconds is not None:
+        expected["seconds"] = plan.budget_seconds
+    peak = plan.probe.get("peak_flops")
+    rough = seconds or (plan.tokens * plan.flops_per_token / (0.3 * peak) if peak else 0.0)
+    if plan.model is not None and rough >= _WORTH_REHEARSING:
+        expected["peak_bytes"] = _expected_memory(plan)
+    law = run_law(plan, data)
+    if law is not None and plan.model is not None:
+        size, read = matrix_parameters(plan.model), read_bytes(plan, data, plan.epochs)
+        found = law.shifted(calibration.law_factor).forecast(size, read)
+        expected |= {
+            "bits_per_byte": found.value,
+            "bits_per_byte_low": found.low,
+            "bits_per_byte_high": found.high,
+            "law_bits_per_byte": law.loss(size, read),
+            "loss": found.value * data.bytes_per_target * math.log(2),
+        }
+    return replace(plan, forecast=expected)
+
+
+def run_law(plan: Plan, data: Material) -> Law | None:
+    """Return the built-in law for the text of a run; None where a run is no training of a decoder from nothing."""
+    if plan.model is None or plan.base is not None or plan.objective != "causal" or not isinstance(data, TextMaterial):
+        return None
+    return law_for(compressed_bits_per_byte(data.prepared.validation.texts()))
+
+
+def read_bytes(plan: Plan, data: Material, epochs: float) -> float:
+    """Return the effective bytes learned from in so many epochs."""
+    return worth(epochs) * data.epoch_tokens(plan) * data.bytes_per_target
+
+
+def _expected_memory(plan: Plan) -> float:
+    """Return the bytes of the whole process; on a GPU, of the tensors there."""
+    assert plan.model is not None
+    rehearsal = Rehearsal(
+        plan.model,
+        plan.context,
+        plan.precision,
+        plan.optimizer,
+        plan.edits,
+        plan.isolate,
+        gpu=plan.device == "cuda",
+        micro_batches=min(2, max(1, plan.rows_per_step // plan.micro_rows)),
+    )
+    estimate = estimate_memory(rehearsal, plan.micro_rows)
+    return float(estimate.peak if plan.device == "cuda" else estimate.process + _LIBRARIES)
+
+
+def measured_memory(device: str) -> float | None:
+    """Return the most bytes that the run held: the process's on a CPU, the tensors' on a CUDA device."""
+    if device == "cuda":
+        return float(torch.cuda.max_memory_allocated())
+    if device != "cpu" or sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(most if sys.platform == "darwin" else most * 1024)
+
+
+def against(expected: Mapping[str, float], result: Mapping[str, Any], device: str) -> dict[str, dict[str, float]]:
+    """Return what was predicted beside what came, for each figure that both know.
+
+    Args:
+        expected: the plan's `forecast`.
+        result: the run's figures.
+        device: kind of device.
+    """
+    actual: dict[str, Any] = {name: _plain(result.get(name)) for name in _COMPARED}
+    actual["peak_bytes"] = measured_memory(device)
+    compared: dict[str, dict[str, float]] = {}
+    for name in _COMPARED:
+        if name in expected and actual[name]:
+            compared[name] = {
+                "predicted": expected[name],
+                "actual": actual[name],
+                "difference": actual[name] / expected[name] - 1.0,
+            }
+    if "bits_per_byte" in compared:
+        low, high = expected["bits_per_byte_low"], expected["bits_per_byte_high"]
+        compared["bits_per_byte"] |= {"low": low, "high": high}
+    return compared
+
+
+def _plain(figure: Any) -> Any:
+    return figure.get("value") if isinstance(figure, Mapping) else figure
+
+
+def expectation_line(plan: Plan) -> str | None:
+    """Return the forecast in a line; None where there is none."""
+    found = plan.forecast
+    if "bits_per_byte" not in found:
+        return None
+    low, high = found["bits_per_byte_low"], found["bits_per_byte_high"]
+    return f"forecast: {found['bits_per_byte']:.2f} bits per byte at the end [{low:.2f}, {high:.2f}]"

@@ -1,0 +1,165 @@
+"""The pilot: a share of the budget spent on small runs on the user's own text, to which the forecast is fitted."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.core.run_folder import RunFolder
+from lavra.core.units import show_duration
+from lavra.planning.builtin_law import law_for
+from lavra.planning.calibration import load_calibration
+from lavra.planning.law import Law, Observation, Prior, fit_law
+from lavra.planning.observing import observations_of
+from lavra.planning.outlook import Outlook
+from lavra.recipes.config import MachineConfig, ModelConfig, TrainConfig
+from lavra.recipes.plan_request import PlanRequest
+from lavra.recipes.run import Run
+from lavra.recipes.text import is_prepared, prepare_as_asked
+from lavra.recipes.train import train
+
+_LEAST_SECONDS = 12.0
+"""Of one run: start-up, probe and evaluation take some seconds of it."""
+
+_MOST_RUNS = 9
+
+_DEVIATIONS = (0.25, 0.5, 0.05, 0.5, 0.05, 0.03)
+"""How far the law of another text may be from the built-in one: its level, its parts, its powers, the cooldown."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One small run of the ladder.
+
+    Attributes:
+        depth, width: of its model.
+        seconds: its budget.
+        seed: its luck.
+    """
+
+    depth: int
+    width: int
+    seconds: float
+    seed: int
+
+
+def parse_share(text: str) -> float:
+    """Return the share meant by `5%` or `0.05`.
+
+    Raises:
+        InputError: if it is none between 0 and 1.
+    """
+    written = text.strip()
+    try:
+        share = float(written.removesuffix("%")) / (100.0 if written.endswith("%") else 1.0)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share < 1.0:
+        raise InputError(f"{text!r} is no share of a budget", "write it like 5% or 0.05")
+    return share
+
+
+def ladder(depth: int, width: int, seconds: float, seed: int = 0) -> list[Rung]:
+    """Return small runs that together take `seconds`: several sizes below the planned one, each long and short.
+
+    What is left over repeats the smallest with other seeds, which tells the luck of a run from the law.
+
+    Raises:
+        InputError: if the time is too short for three runs.
+    """
+    count = min(_MOST_RUNS, int(seconds / _LEAST_SECONDS))
+    if count < 3:
+        raise InputError(
+            f"{show_duration(seconds)} are too short for a pilot: three runs of {_LEAST_SECONDS:.0f} s are the least",
+            "give a larger share (--pilot 20%), or plan for a longer budget",
+        )
+    shapes = list(dict.fromkeys(_shape(depth, width, share) for share in (0.25, 0.5, 0.75)))
+    wanted = [(shape, weight) for weight in (2.0, 1.0) for shape in shapes]
+    chosen = [(*pair, seed) for pair in wanted[:count]]
+    chosen += [(shapes[0], 1.0, seed + extra) for extra in range(1, count - len(chosen) + 1)]
+    total = sum(weight for _, weight, _ in chosen)
+    return [Rung(*shape, seconds * weight / total, luck) for shape, weight, luck in chosen]
+
+
+def _shape(depth: int, width: int, share: float) -> tuple[int, int]:
+    wide = max(32, round(width * share / 32) * 32)
+    return max(2, round(depth * share**0.5)), wide
+
+
+def piloted(request: PlanRequest, outlook: Outlook) -> Outlook:
+    """Return the outlook with a forecast fitted to small runs on the text.
+
+    Raises:
+        InputError: without text, for other hardware than this, or for too short a time.
+    """
+    assert request.pilot is not None
+    if not request.data or not outlook.hardware.here or outlook.text is None or not outlook.model.depth:
+        raise InputError("a pilot trains small runs on your text, on this machine", "give DATA, without --hardware")
+    rungs = ladder(
+        outlook.model.depth, outlook.model.width, outlook.cost.seconds * parse_share(request.pilot), request.seed
+    )
+    say(f"pilot: {len(rungs)} runs, {show_duration(sum(rung.seconds for rung in rungs))} in all")
+    with tempfile.TemporaryDirectory() as folder:
+        observations = run_ladder(request, outlook, rungs, Path(folder))
+    law = pilot_law(observations, outlook.text.compressed)
+    from lavra.recipes.plan import forecast_of
+
+    forecast = forecast_of(outlook.model.matrix_parameters, outlook.tokens, outlook.text, load_calibration(), law)
+    return replace(outlook, forecast=forecast)
+
+
+def run_ladder(
+    request: PlanRequest,
+    outlook: Outlook,
+    rungs: list[Rung],
+    folder: Path,
+    trained: Callable[[TrainConfig], Run] = train,
+) -> list[Observation]:
+    """Prepare the text once, do each run by the ordinary recipe, and return what they say to the law.
+
+    Args:
+        request: of the plan: how the text is read.
+        outlook: of the planned run: the vocabulary and context.
+        rungs: the runs.
+        folder: for the text and the runs; what is there already is not done again.
+        trained: does one run.
+    """
+    data = request.data
+    if not is_prepared(data):
+        if not (folder / "text").exists():
+            prepare_as_asked(data, folder / "text", request.text, vocabulary_size=outlook.model.vocabulary)
+        data = (str(folder / "text"),)
+    found: list[Observation] = []
+    for number, rung in enumerate(rungs):
+        config = TrainConfig(
+            data=data,
+            budget=rung.seconds,
+            out=str(folder / f"run-{number}"),
+            force=True,
+            seed=rung.seed,
+            check=False,
+            samples=0,
+            keep_checkpoints=1,
+            text=request.text,
+            model=ModelConfig(
+                depth=rung.depth,
+                width=rung.width,
+                heads=max(1, rung.width // 64),
+                context=outlook.flops.context,
+            ),
+            machine=MachineConfig(precision=request.precision),
+        )
+        run = trained(config)
+        found += observations_of(RunFolder(run.path))
+    return found
+
+
+def pilot_law(observations: list[Observation], compressed: float | None) -> Law:
+    """Fit the law to a pilot, beginning from the built-in law for such a text."""
+    prior = Prior(law_for(compressed).samples[0], _DEVIATIONS)
+    runs = len({seen.run for seen in observations})
+    return fit_law(observations, prior=prior, origin=f"a pilot of {runs} runs on this text")

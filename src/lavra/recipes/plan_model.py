@@ -1,0 +1,84 @@
+"""The model of a plan, by whatever it was asked for: a preset, a shape, a folder, a run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lavra.core.errors import InputError
+from lavra.models.decoder import Decoder, count_parameters
+from lavra.models.families.importing import is_hugging_face_folder
+from lavra.models.presets import PRESETS, preset
+from lavra.models.spec import DecoderSpec
+from lavra.models.store import SPECIFICATION, read_spec
+from lavra.planning.flops import matrix_parameters
+from lavra.planning.outlook import Shape
+from lavra.planning.rehearsal import HubShape
+
+_HEAD = 64
+
+
+def asked_model(name: str) -> DecoderSpec | Path | None:
+    """Return the model that a request names: a shape, a Hugging Face folder, or None where the plan is to choose.
+
+    Raises:
+        InputError: if it names nothing.
+    """
+    if name == "auto":
+        return None
+    path = Path(name)
+    for folder in (path, path / "model"):
+        if (folder / SPECIFICATION).exists():
+            return read_spec(folder)
+    if is_hugging_face_folder(path):
+        return path
+    sizes = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", name)
+    if sizes:
+        depth, width = int(sizes[1]), int(sizes[2])
+        heads = next(heads for heads in range(max(1, width // _HEAD), 0, -1) if width % heads == 0)
+        spec = DecoderSpec(depth=depth, width=width, heads=heads)
+        return replace(spec, vocabulary=int(sizes[3])) if sizes[3] else spec
+    if name not in PRESETS and path.exists():
+        raise InputError(f"{name} holds no model", "give a folder with a config.json, a run, or a preset")
+    return preset(name)
+
+
+def with_context(model: DecoderSpec | Path, context: int | None) -> DecoderSpec | Path:
+    """Return the model with windows of that length; a folder's model keeps its own and is given shorter ones."""
+    return replace(model, context=context) if context and isinstance(model, DecoderSpec) else model
+
+
+def described(model: DecoderSpec | Path, asked: str) -> Shape:
+    """Return the figures of a model that a person knows it by."""
+    if isinstance(model, DecoderSpec):
+        with torch.device("meta"):
+            parameters = count_parameters(Decoder(model))
+        return Shape(
+            f"{model.depth}x{model.width}" if asked == "auto" else asked,
+            parameters,
+            matrix_parameters(model),
+            model.vocabulary,
+            model.context,
+            model.depth,
+            model.width,
+            asked == "auto",
+        )
+    with torch.device("meta"):
+        network = HubShape(model)
+    config = network.inner.config
+    embeddings = network.inner.get_input_embeddings().weight.numel()
+    parameters = count_parameters(network)
+    tied = network.inner.get_output_embeddings().weight is network.inner.get_input_embeddings().weight
+    return Shape(
+        str(model),
+        parameters,
+        parameters if tied else parameters - embeddings,
+        network.vocabulary,
+        network.context,
+        int(getattr(config, "num_hidden_layers", 0) or 0),
+        int(getattr(config, "hidden_size", 0) or 0),
+        False,
+    )
