@@ -123,9 +123,7 @@ def make_subject(
 
 def _tied(model: Decoder | Wrapped) -> bool:
     """Say whether the head is meant to be the embedding."""
-    if isinstance(model, Decoder):
-        return model.spec.tied
-    return bool(getattr(model.inner.config, "tie_word_embeddings", False))
+    return model.spec.tied if isinstance(model, Decoder) else model.tied
 
 
 def _meant_to_be_frozen(assembly: Assembly, plan: Plan) -> frozenset[str]:
