@@ -13,7 +13,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lavra.recipes.api import check, classify, evaluate, explain, generate, prepare, resume, runs, score, train
+    from lavra.recipes.api import (
+        check,
+        classify,
+        evaluate,
+        explain,
+        generate,
+        plan,
+        prepare,
+        resume,
+        runs,
+        score,
+        train,
+    )
     from lavra.recipes.config import TrainConfig
     from lavra.recipes.run import Run
 
@@ -25,6 +37,7 @@ __all__ = [
     "evaluate",
     "explain",
     "generate",
+    "plan",
     "prepare",
     "resume",
     "runs",

@@ -21,8 +21,21 @@ from lavra.recipes.score import score
 
 if TYPE_CHECKING:
     from lavra.checks.report import Report
+    from lavra.planning.outlook import Outlook
 
-__all__ = ["check", "classify", "evaluate", "explain", "generate", "prepare", "resume", "runs", "score", "train"]
+__all__ = [
+    "check",
+    "classify",
+    "evaluate",
+    "explain",
+    "generate",
+    "plan",
+    "prepare",
+    "resume",
+    "runs",
+    "score",
+    "train",
+]
 
 _PARSERS = {
     "budget": parse_duration,
@@ -57,6 +70,24 @@ def check(data: str | Path | Sequence[str | Path], *, config: TrainConfig | None
     from lavra.recipes.check import check as run_battery
 
     return run_battery(_request(data, config, fields, "lavra.check"))
+
+
+def plan(data: str | Path | Sequence[str | Path] = (), **fields: Any) -> Outlook:
+    """Say what a training would take and bring: `lavra.plan("mytext/", budget="1h", hardware="colab-t4")`.
+
+    Args:
+        data: as for `train`; nothing where `model` and `tokens` are given.
+        fields: values of `PlanRequest` by name.
+
+    Raises:
+        InputError: if a field is unknown or wrong, or the text is.
+    """
+    from lavra.recipes.plan import plan as look_ahead
+    from lavra.recipes.plan_request import PlanRequest
+
+    locations = [data] if isinstance(data, str | Path) else list(data)
+    asked = _plain(fields) | {"data": [str(location) for location in locations]}
+    return look_ahead(from_table(PlanRequest, _merged(to_json(PlanRequest()), asked), "lavra.plan"))
 
 
 def prepare(
