@@ -19,7 +19,10 @@ from lavra.models.decoder import Decoder, count_parameters
 from lavra.models.families.exporting import SpecialIds, export_decoder
 from lavra.models.families.importing import import_decoder, read_config
 from lavra.models.families.tokenizer_files import copy_tokenizer, has_tokenizer, special_ids
-from lavra.recipes.model_card import model_card
+from lavra.models.wrapped.folders import write_wrapped
+from lavra.models.wrapped.wrapped import Wrapped
+from lavra.recipes.kept import BASE
+from lavra.recipes.model_card import model_card, wrapped_card
 from lavra.recipes.models import OpenModel, hugging_face_folder, open_model
 from lavra.recipes.sample_text import SENTENCES
 
@@ -69,21 +72,36 @@ def export(
     source = _open(model)
     out = Path(out)
     windows = _windows(source, data, text_column)
+    read = windows if isinstance(source.model, Wrapped) and source.model.kind == "encoder-decoder" else ()
     of_source = None
-    if source.folder is not None:
-        of_source = certify(source.model, source.folder, windows)
+    if source.folder is not None and (source.run is None or isinstance(source.model, Decoder)):
+        of_source = certify(source.model, source.folder, windows, sources=read)
         _demand(of_source, f"{source.folder} is not read as transformers reads it")
     with building_folder(out, force=force) as building:
-        exported = export_decoder(building, source.model, _ids(source), source.family)
+        family, tied = _write(source, building)
         _write_tokenizer(source, building)
-        certificate = certify(source.model, building, windows, tied=exported.spec.tied)
+        certificate = certify(source.model, building, windows, sources=read, tied=tied)
         _demand(certificate, f"{model} was not exported as it is")
         write_json(building / FILE, _certificates(certificate, of_source))
-        result = source.run.result if source.run is not None else {}
-        parameters = count_parameters(source.model)
-        card = model_card(out.name, exported.family, source.model.spec, parameters, certificate, result)
-        write_atomically(building / "README.md", card)
-    return Export(out, exported.family, certificate, of_source)
+        write_atomically(building / "README.md", _card(source, out.name, family, certificate))
+    return Export(out, family, certificate, of_source)
+
+
+def _write(source: _Source, folder: Path) -> tuple[str, bool]:
+    """Write configuration and weights; return the family, and whether the head is tied."""
+    if isinstance(source.model, Wrapped):
+        write_wrapped(folder, source.model)
+        return source.model.inner.config.model_type, source.model.tied
+    exported = export_decoder(folder, source.model, _ids(source), source.family)
+    return exported.family, exported.spec.tied
+
+
+def _card(source: _Source, name: str, family: str, certificate: Certificate) -> str:
+    result = source.run.result if source.run is not None else {}
+    parameters = count_parameters(source.model)
+    if isinstance(source.model, Wrapped):
+        return wrapped_card(name, family, source.model, parameters, certificate, result)
+    return model_card(name, family, source.model.spec, parameters, certificate, result)
 
 
 def _certificates(certificate: Certificate, of_source: Certificate | None) -> dict[str, Any]:
@@ -102,7 +120,7 @@ def _demand(certificate: Certificate, what: str) -> None:
 class _Source:
     """What is exported; a Hugging Face folder may lack a tokenizer, and then keeps lacking it."""
 
-    model: Decoder
+    model: Decoder | Wrapped
     tokenizer: Tokenizer | None
     opened: OpenModel | None
     family: str | None
@@ -120,9 +138,10 @@ def _open(location: str) -> _Source:
         say(f"{folder} has no tokenizer; the export will have none, and is compared on random tokens")
         return _Source(imported.model.eval(), None, None, imported.family, folder)
     opened = open_model(location, "cpu")
-    if not isinstance(opened.model, Decoder):
-        raise InputError(f"{opened.place} is a wrapped model", "its folder is one of transformers already: copy it")
-    return _Source(opened.model, opened.tokenizer, opened, opened.family, opened.folder)
+    folder = opened.folder
+    if folder is None and opened.run is not None and isinstance(opened.model, Wrapped):
+        folder = opened.run.path / BASE  # a checkpoint: the tokenizer's own files are beside what it began from
+    return _Source(opened.model, opened.tokenizer, opened, opened.family, folder)
 
 
 def _ids(source: _Source) -> SpecialIds:
@@ -140,17 +159,17 @@ def _write_tokenizer(source: _Source, folder: Path) -> None:
     elif source.tokenizer is not None:
         source.tokenizer.save(folder)
         settings = folder / "tokenizer_config.json"
-        asked = {"model_max_length": source.model.spec.context, "model_input_names": ["input_ids", "attention_mask"]}
+        asked = {"model_max_length": source.model.context, "model_input_names": ["input_ids", "attention_mask"]}
         write_json(settings, {**read_json(settings), **asked})
 
 
 def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[list[int]]:
     """Return windows of tokens to compare on: documents from their beginnings, after an end-of-document token each."""
-    spec = source.model.spec
-    left = max(min(COMPARED_TOKENS, _COMPARED_LOGITS // spec.vocabulary), 16)
-    longest = min(spec.context, left)
+    model = source.model
+    left = max(min(COMPARED_TOKENS, _COMPARED_LOGITS // model.vocabulary), 16)
+    longest = min(model.context, left)
     if source.tokenizer is None:
-        drawn = numpy_stream(0, "tokens of a certificate").integers(spec.vocabulary, size=longest)
+        drawn = numpy_stream(0, "tokens of a certificate").integers(model.vocabulary, size=longest)
         return [drawn.tolist()]
     windows: list[list[int]] = []
     for text in _texts(source, data, text_column):

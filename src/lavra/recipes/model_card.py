@@ -7,10 +7,11 @@ from typing import Any
 
 from lavra.models.certificate import Certificate
 from lavra.models.spec import DecoderSpec
+from lavra.models.wrapped.wrapped import Wrapped
 
 _HEADER = """---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: {task}
 tags:
 - lavra
 - {family}
@@ -18,9 +19,16 @@ tags:
 
 # {name}
 
-A decoder of {parameters:,} parameters ({depth} blocks, width {width}, {vocabulary:,} tokens, windows of {context}),
-in the form of `{family}`.
 """
+
+_DECODER = (
+    "A decoder of {parameters:,} parameters ({depth} blocks, width {width}, {vocabulary:,} tokens, windows of "
+    "{context}),\nin the form of `{family}`.\n"
+)
+
+_WRAPPED = (
+    "An instance of `{architecture}` with {parameters:,} parameters ({vocabulary:,} tokens, windows of {context}).\n"
+)
 
 _USE = """
 ## Use
@@ -34,6 +42,37 @@ ids = tokenizer("{prompt}", return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))
 ```
 """
+
+_USE_MASKED = """
+## Use
+
+```python
+from transformers import pipeline
+
+fill = pipeline("fill-mask", "{name}")
+print(fill(f"Era uma {{fill.tokenizer.mask_token}} vez."))
+```
+"""
+
+_USE_SEQ2SEQ = """
+## Use
+
+```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForSeq2SeqLM.from_pretrained("{name}")
+ids = tokenizer("{prompt}", return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0], skip_special_tokens=True))
+```
+"""
+
+_KINDS = {
+    "decoder": ("text-generation", _USE),
+    "encoder": ("fill-mask", _USE_MASKED),
+    "encoder-decoder": ("text2text-generation", _USE_SEQ2SEQ),
+}
+"""The hub's name for what a model does, and how it is used."""
 
 _MEASURES = (
     ("loss", "nats per token"),
@@ -64,10 +103,43 @@ def model_card(
         prompt: of the example.
     """
     shape = {"depth": spec.depth, "width": spec.width, "vocabulary": spec.vocabulary, "context": spec.context}
-    parts = [_HEADER.format(name=name, family=family, parameters=parameters, **shape)]
+    description = _DECODER.format(parameters=parameters, family=family, **shape)
+    return _card(name, family, "decoder", description, certificate, result, prompt)
+
+
+def wrapped_card(
+    name: str,
+    family: str,
+    model: Wrapped,
+    parameters: int,
+    certificate: Certificate,
+    result: Mapping[str, Any],
+    prompt: str = "Era uma vez",
+) -> str:
+    """Return the card of a model that `transformers` has itself; arguments as of `model_card`."""
+    description = _WRAPPED.format(
+        architecture=certificate.architecture,
+        parameters=parameters,
+        vocabulary=model.vocabulary,
+        context=model.context,
+    )
+    return _card(name, family, model.kind, description, certificate, result, prompt)
+
+
+def _card(
+    name: str,
+    family: str,
+    kind: str,
+    description: str,
+    certificate: Certificate,
+    result: Mapping[str, Any],
+    prompt: str,
+) -> str:
+    task, use = _KINDS[kind]
+    parts = [_HEADER.format(name=name, family=family, task=task), description]
     if result:
         parts.append(_training(result))
-    parts.append(_USE.format(name=name, prompt=prompt))
+    parts.append(use.format(name=name, prompt=prompt))
     parts.append(f"\n## Certificate\n\n```\n{certificate}\n```\n")
     return "".join(parts)
 
