@@ -69,6 +69,11 @@ class Base:
         return count_parameters(self.opened.model)
 
     @property
+    def isolates(self) -> bool:
+        """Whether the model can keep documents of one row apart."""
+        return isinstance(self.opened.model, Decoder) or self.opened.model.isolates
+
+    @property
     def flops_per_token(self) -> float:
         """Of a training step, for one token of a row."""
         if self.spec is not None:

@@ -184,7 +184,7 @@ def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Ba
         optimizer=optimizer_options(config.optimization, base is not None, config.edits.adapter.kind != "none"),
         schedule=schedule_of(config.optimization, base is not None, 1),
         seed=config.seed,
-        isolate=config.text.isolate,
+        isolate=config.text.isolate and (base is None or base.isolates),
         label_smoothing=config.optimization.label_smoothing,
         clip=config.optimization.clip,
         validation_rows=0,
