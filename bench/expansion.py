@@ -75,7 +75,8 @@ def encoder_decoder_sides(folder: Path) -> tuple[Any, dict[str, Engine]]:
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
-    shape = T5Config(vocab_size=VOCABULARY, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
+    shape = T5Config(vocab_size=VOCABULARY, pad_token_id=0, eos_token_id=1)
+    shape.decoder_start_token_id = 0  # pyright: ignore[reportAttributeAccessIssue]
     inner = T5ForConditionalGeneration(shape).eval()
     inner.save_pretrained(folder)
     wrapped: Any = open_wrapped(folder)

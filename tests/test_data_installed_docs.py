@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lavra.core.errors import InputError
 from lavra.data import installed_docs
 from lavra.data.installed_docs import read_installed_docs
 
@@ -56,3 +57,13 @@ def test_the_language_reference_is_part_of_it(packages: Path) -> None:
     topics = [row for row in read_installed_docs(packages) if row.source == "python"]
     assert len(topics) > 50
     assert any("assert" in row.text for row in topics)
+
+
+def test_only_the_packages_that_are_named_are_read(tmp_path: Path) -> None:
+    for package in ("one", "two", "three"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "module.py").write_text(f'"""The documentation of package {package}, all of it."""\n')
+    rows = list(read_installed_docs(tmp_path, packages=["two", "one"]))
+    assert [row.source for row in rows] == ["two", "one"]
+    with pytest.raises(InputError, match="four: not installed"):
+        list(read_installed_docs(tmp_path, packages=["one", "four"]))

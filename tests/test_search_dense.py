@@ -40,8 +40,9 @@ def _tiny_bert(folder: Path, head: str) -> Path:
     transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **marks).save_pretrained(folder)
     config = transformers.BertConfig(
         vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=32, num_labels=1, initializer_range=0.7,
+        max_position_embeddings=32, initializer_range=0.7,
     )  # fmt: skip
+    config.num_labels = 1
     torch.manual_seed(0)
     getattr(transformers, head)(config).save_pretrained(folder)
     return folder

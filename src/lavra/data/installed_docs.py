@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from lavra.core.errors import LavraError
+from lavra.core.errors import InputError, LavraError
 from lavra.core.progress import Progress
 from lavra.data import docstrings
 from lavra.data.rows import Row
@@ -24,24 +24,32 @@ _FEW = 200
 """Fewer files than this are read in this process; more are shared among the cores."""
 
 
-def read_installed_docs(folder: Path | None = None) -> Iterator[Row]:
+def read_installed_docs(folder: Path | None = None, packages: Sequence[str] = ()) -> Iterator[Row]:
     """Yield the docstrings of every installed package, then Python's own language reference, each text once.
 
     Python files are parsed, never imported; tests are left out. The order depends on the installed files only.
 
     Args:
         folder: where the packages are; by default the site-packages of this Python.
+        packages: names of top-level packages to read, and nothing else; by default all.
 
     Yields:
         Rows whose source is the package, and whose place is "file:object".
+
+    Raises:
+        InputError: if one of the packages is not installed.
     """
     root = folder or Path(sysconfig.get_paths()["purelib"])
+    missing = sorted(name for name in packages if not (root / name).is_dir())
+    if missing:
+        raise InputError(f"{', '.join(missing)}: not installed in {root}", "name packages by their import names")
+    files = [file for name in packages for file in python_files(root / name)] if packages else python_files(root)
     seen: set[bytes] = set()
-    for path, name, text in _docstrings(python_files(root)):
+    for path, name, text in _docstrings(files):
         if _is_new(text, seen):
             package = path.relative_to(root).parts[0].removesuffix(".py")
             yield Row(text, package, f"{path}:{name}" if name else str(path))
-    for topic, text in _language_reference():
+    for topic, text in () if packages else _language_reference():
         if _is_new(text, seen):
             yield Row(text, "python", f"pydoc_data.topics:{topic}")
 

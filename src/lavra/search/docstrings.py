@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from lavra.core.errors import InputError
 from lavra.data.bad_rows import BadRows
+from lavra.data.installed_docs import read_installed_docs
 from lavra.data.readers import INSTALLED_DOCS, read_rows
+from lavra.data.rows import Row
 from lavra.search.documents import Document
 
 FEWEST_BODY_WORDS = 20
@@ -35,15 +37,17 @@ class DocstringCollection:
     dealt to "train", "dev" and "test" by a hash of their text, 8:1:1; all of them are searched.
 
     Args:
-        location: `installed-docs:`.
+        location: `installed-docs:`, or with the names of packages, `installed-docs:numpy,torch`.
         bad_rows: counts what could not be read.
     """
 
     splits: tuple[str, ...] = tuple(_TENTHS)
 
     def __init__(self, location: str = INSTALLED_DOCS, bad_rows: BadRows | None = None) -> None:
-        self.name = "installed documentation"
-        self._location = location
+        self._packages = [name for name in location.removeprefix(INSTALLED_DOCS).split(",") if name]
+        self.name = " ".join(
+            ["installed documentation", *(["of", ", ".join(self._packages)] if self._packages else [])]
+        )
         self._bad_rows = bad_rows if bad_rows is not None else BadRows()
 
     def documents(self) -> Iterator[Document]:
@@ -69,13 +73,17 @@ class DocstringCollection:
                 qrels.setdefault(_query_id(entry.summary), {})[entry.id] = 1
         return qrels
 
+    def _every_row(self) -> Iterator[Row]:
+        return read_rows([INSTALLED_DOCS], bad_rows=self._bad_rows)
+
     @cached_property
     def _entries(self) -> list[_Entry]:
         root = sysconfig.get_paths()["purelib"].rstrip("/") + "/"
         seen: set[int] = set()
         names: Counter[str] = Counter()
         entries = []
-        for row in read_rows([self._location], bad_rows=self._bad_rows):
+        rows = read_installed_docs(packages=self._packages) if self._packages else self._every_row()
+        for row in rows:
             summary, body = summary_and_body(row.text)
             fewest, most = SUMMARY_WORDS
             if not fewest <= len(summary.split()) <= most or len(body.split()) < FEWEST_BODY_WORDS:

@@ -75,8 +75,8 @@ def _thin_out(model: Any, layers: nn.ModuleList, wanted: int) -> None:
     wanted = min(wanted, count)
     kept = [count - 1 - (number * count) // wanted for number in reversed(range(wanted))]
     for number in kept:
-        weights = layers[number].attention.state_dict()
-        layers[number].crossattention.load_state_dict(weights, strict=False)
+        layer: Any = layers[number]
+        layer.crossattention.load_state_dict(layer.attention.state_dict(), strict=False)
     model.decoder.base_model.encoder.layer = nn.ModuleList([layers[number] for number in kept])
     model.decoder.config.num_hidden_layers = model.config.decoder.num_hidden_layers = wanted
 
