@@ -9,16 +9,21 @@ import tyro
 
 from lavra.cli.options import parse, print_json
 from lavra.cli.train import lengthened
-from lavra.recipes.config import MachineConfig, ModelConfig, OptimizationConfig, TextConfig
+from lavra.models.edits.choices import EditConfig
+from lavra.recipes.config import MachineConfig, ModelConfig, ObjectiveConfig, OptimizationConfig, TextConfig
 
 
 @dataclass
 class _Check:
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN|DATA")]
     """A run folder, or text as for training."""
+    base: str | None = None
+    """The model to go on from (also --from MODEL), as for training."""
     seed: int = 0
     """Of everything that is random."""
     text: TextConfig = field(default_factory=TextConfig)
+    edits: EditConfig = field(default_factory=EditConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
@@ -33,7 +38,12 @@ def main(arguments: list[str]) -> int:
         description="Prove a training set-up right before time is spent on it: first loss, leaks of the future and of\n"
         "other documents, padding, accumulation, gradients, labels as text, tokenizer, saving, resuming, precision,\n"
         "speed, held-out copies. The model is that which `lavra train` would train. Exit code 1 when a check failed.",
-        examples=["lavra check mytext/", "lavra check mytext/ --model gpt2-124m --json", "lavra check runs/book"],
+        examples=[
+            "lavra check mytext/",
+            "lavra check mytext/ --model gpt2-124m --json",
+            "lavra check questions.jsonl --from t5-small",
+            "lavra check runs/book",
+        ],
     )
     from lavra.recipes.check import check
     from lavra.recipes.config import TrainConfig
@@ -42,7 +52,10 @@ def main(arguments: list[str]) -> int:
         TrainConfig(
             data=options.data,
             seed=options.seed,
+            base=options.base,
             text=options.text,
+            edits=options.edits,
+            objective=options.objective,
             model=options.model,
             optimization=options.optimization,
             machine=options.machine,
