@@ -96,20 +96,20 @@ def fingerprint(source: Convertible) -> str:
 
 def is_converted(source: Convertible) -> bool:
     """Say whether a model's conversion is in the cache."""
-    return conversions().exists() and (conversions() / fingerprint(source)).exists()
+    return conversions().exists() and any(conversions().glob(f"{fingerprint(source)}-*"))
 
 
-def conversion_of(source: Convertible) -> Path:
-    """Return the folder of a model's conversion in float32; made and proved if it is not in the cache yet.
+def conversion_of(source: Convertible, quantization: str = "float32") -> Path:
+    """Return the folder of a model's conversion; made, and proved in float32, if it is not in the cache yet.
 
     Raises:
         InputError: if CTranslate2 cannot hold the model.
         LavraError: if the conversion is not the same model; nothing is kept then.
     """
-    folder = conversions() / fingerprint(source)
+    folder = conversions() / f"{fingerprint(source)}-{quantization}"
     if not folder.exists():
         with building_folder(folder, force=True) as building:
-            convert(source, building)
+            convert(source, building, quantization)
     return folder
 
 

@@ -104,7 +104,8 @@ class CTranslate2Engine:
         self.beginning: tuple[int, ...] = tuple(getattr(source.model, "beginning", ()))
         self.forced: int = getattr(source.model, "forced", 0)
         self._tokenizer: Tokenizer = source.tokenizer
-        self._folder: Path = conversion_of(source)
+        self._folder: Path = conversion_of(source, "int8" if precision == "int8" else "float32")
+        self._model: Any = None
         self._how: dict[str, Any] = {"device": device, "compute_type": kind, "intra_threads": threads}
         words = source.model.vocabulary
         self._names = token_names(source.tokenizer, words)
@@ -180,12 +181,14 @@ class CTranslate2Engine:
             yield rest
 
     def _opened(self, options: GenerateOptions) -> Any:
-        """Open the model: its random numbers begin with the seed of the moment in which its thread begins."""
+        """Open the model, anew where texts are drawn: its random numbers begin anew with its thread alone."""
         import ctranslate2
 
-        ctranslate2.set_random_seed(options.seed)
-        kind = ctranslate2.Translator if self.beginning else ctranslate2.Generator
-        return kind(str(self._folder), **self._how)
+        if self._model is None or not options.greedy:
+            ctranslate2.set_random_seed(options.seed)
+            kind = ctranslate2.Translator if self.beginning else ctranslate2.Generator
+            self._model = kind(str(self._folder), **self._how)
+        return self._model
 
     def _shared(self, options: GenerateOptions) -> dict[str, Any]:
         sampled = not options.greedy and options.beams == 1

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import pad
 
 from lavra.core.errors import InputError
-from lavra.models.wrapped.packing import Packing
+from lavra.models.wrapped.packing import Packing, position_tables
 
 _KEYS_AND_VALUES = ("full_attention", "sliding_attention", "chunked_attention")
 """Kinds of layers whose memory is one key and one value for each token."""
@@ -144,6 +144,7 @@ class Cached(torch.nn.Module):
 
         Measured on three tokens. A model whose positions cannot be told reads only rows of equal length together.
         """
+        self._refuse_what_cannot_be_read()
         ids = torch.tensor([[1, 2, 3]], device=self._device) % self._words
         with torch.no_grad():
             plain = self.step(ids, self._new(1, 8, [(1, 2)]))
@@ -162,17 +163,20 @@ class Cached(torch.nn.Module):
         Raises:
             InputError: if the model does not write text, or keeps something else than keys and values.
         """
+        self._refuse_what_cannot_be_read()
+        return self._new(rows, length, sources)
+
+    def _refuse_what_cannot_be_read(self) -> None:
         if self.kind == "encoder":
             raise InputError(f"{_name(self.inner)} is an encoder: it reads, and writes no text", "use a decoder")
         odd = sorted(set(self._layer_types) - set(_KEYS_AND_VALUES))
-        if odd or getattr(self.inner, "_is_stateful", False):
+        if odd or "past_key_values" not in self._takes or getattr(self.inner, "_is_stateful", False):
             kinds = f" ({', '.join(odd)})" if odd else ""
             raise InputError(
-                f"{_name(self.inner)} remembers states{kinds}, and generation here goes back and forth in keys and "
-                "values",
+                f"{_name(self.inner)} keeps no plain keys and values of what it read{kinds}, in which "
+                "generation goes back and forth",
                 "generate with transformers itself; training and evaluation work",
             )
-        return self._new(rows, length, sources)
 
     def step(self, ids: torch.Tensor, cache: WrappedCache, real: torch.Tensor | None = None) -> torch.Tensor:
         """Append (rows, new) tokens to the cache and return their (rows, new, width) features.
@@ -196,7 +200,12 @@ class Cached(torch.nn.Module):
             arguments |= {"encoder_outputs": (cache.encoded,), "attention_mask": cache.source_real}
         if "position_ids" in self._takes:
             arguments["position_ids"] = positions + (self.position_offset or 0)
-        return self._captured(arguments, Packing(positions=positions))
+        return self._captured(arguments, Packing(positions=positions) if self._looks_positions_up else Packing())
+
+    @cached_property
+    def _looks_positions_up(self) -> bool:
+        """Whether the model has tables of positions that cannot be told otherwise; looked for once."""
+        return bool(position_tables(self.inner))
 
     def _captured(self, arguments: dict[str, Any], packing: Packing) -> torch.Tensor:
         """Run the model up to its head, and return what the head would get."""
