@@ -196,3 +196,18 @@ def test_checkpointed_blocks_give_the_same_loss_and_gradients_with_dropout(name:
     assert set(plain) == set(recomputed)
     for key, value in plain.items():
         torch.testing.assert_close(recomputed[key], value, rtol=0, atol=1e-6)
+
+
+def test_a_frozen_head_gives_the_features_the_same_gradient() -> None:
+    from lavra.objectives.cross_entropy import summed_cross_entropy
+
+    generator = torch.Generator().manual_seed(0)
+    features, weight = torch.randn(5, 8, generator=generator), torch.randn(20, 8, generator=generator)
+    targets = torch.randint(0, 20, (5,), generator=generator)
+    found = []
+    for learned in (True, False):
+        given, head = features.clone().requires_grad_(), weight.clone().requires_grad_(learned)
+        summed_cross_entropy(given, head, targets).backward()
+        assert (head.grad is not None) == learned
+        found.append(given.grad)
+    assert torch.equal(found[0], found[1])  # pyright: ignore[reportArgumentType]
