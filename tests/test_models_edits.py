@@ -134,9 +134,8 @@ def test_the_vocabulary_of_an_adapter_over_another_one_is_trained_whole() -> Non
 def test_a_new_classification_head_is_trained_whole() -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
-    config = BertConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, vocab_size=64, num_labels=3
-    )
+    config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, vocab_size=64)
+    config.num_labels = 3
     model = BertForSequenceClassification(config)
     apply_edits(model, adapted("lora"))
     whole = {key for key in learned_weights(model) if ".lora_" not in key}

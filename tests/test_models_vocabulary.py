@@ -65,7 +65,7 @@ def model_for(name: str, tokenizer: Tokenizer, tied: bool = True) -> Any:
 
 def tables(model: Any) -> dict[str, torch.Tensor]:
     """Return what has a row for each id."""
-    root = root_of(model)
+    root: Any = root_of(model)
     vocabulary = model.output_projection()[0].shape[0]
     found = {name: p.detach() for name, p in root.named_parameters() if p.shape[0] == vocabulary}
     if hasattr(root, "final_logits_bias"):
@@ -129,7 +129,7 @@ def test_special_ids_of_wrapped_models_follow_their_names_and_roles() -> None:
 
 
 def test_tokens_are_compared_by_what_they_stand_for_whatever_their_spelling() -> None:
-    gato = sentencepiece().inner.token_to_id("▁gato")
+    gato = sentencepiece().inner.get_vocab()["▁gato"]
     assert token_bytes(sentencepiece())[gato] == b" gato"
     assert shared_tokens(portuguese(), sentencepiece())[gato] == portuguese().inner.token_to_id("Ġgato")
     spelled = [token_bytes(portuguese())[number] or b"" for number in portuguese().encode(PORTUGUESE[1])]

@@ -37,8 +37,8 @@ class VocabularyTax:
         return (
             f"tokens per word {self.old.fertility:.2f} -> {self.new.fertility:.2f}, "
             f"bytes per token {self.old.bytes_per_token:.2f} -> {self.new.bytes_per_token:.2f}\n"
-            f"the old vocabulary takes {self.factor:.2f} times as many tokens for this text: that much more to compute, "
-            "that much less text in a window"
+            f"the old vocabulary takes {self.factor:.2f} times as many tokens for this text: so much more to compute, "
+            "so much less text in a window"
         )
 
     def to_json(self) -> dict[str, Any]:
