@@ -96,7 +96,8 @@ def theirs(spec: DecoderSpec, weights: torch.dtype, prompts: list[list[int]], to
         eos_token_id=0,
         pad_token_id=0,
     )
-    model: Any = GPT2LMHeadModel(shape).eval().to(weights)
+    model: Any = GPT2LMHeadModel(shape).eval()
+    model.to(weights)
     ids = torch.tensor(prompts)
     mask = torch.ones_like(ids)
     lengths = {"max_new_tokens": tokens, "min_new_tokens": tokens}
@@ -109,7 +110,8 @@ def t5_small(weights: torch.dtype) -> Any:
     torch.manual_seed(0)
     shape = T5Config(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8, vocab_size=32128)
     shape.decoder_start_token_id = 0
-    return T5ForConditionalGeneration(shape).eval().to(weights)
+    model: Any = T5ForConditionalGeneration(shape).eval()
+    return model.to(weights)
 
 
 def t5_sides(documents: list[list[int]]) -> dict[str, Side]:

@@ -11,6 +11,7 @@ from lavra.models.attention import Mask, alibi_bias, alibi_slopes, causal_mask
 from lavra.models.batch import Batch
 from lavra.models.layers import Block, LayerCache, make_norm, rotary_table
 from lavra.models.spec import DecoderSpec
+from lavra.models.stepping import Step, steps_of
 
 
 class KeyValueCache:
@@ -19,12 +20,14 @@ class KeyValueCache:
     Attributes:
         length: tokens stored so far (padding included), the same for all rows.
         capacity: tokens that fit.
+        steps: the blocks' functions for one token a row; None before anything was read.
     """
 
     def __init__(self, layers: list[LayerCache], rows: int, capacity: int, device: torch.device) -> None:
         self.layers = layers
         self.length = 0
         self.capacity = capacity
+        self.steps: list[Step] | None = None
         self._index = torch.arange(capacity, device=device)
         self._positions = self._index.expand(rows, -1)  # written to (and then copied) only when there is padding
         self._real: torch.Tensor | None = None  # (rows, capacity) bool: no padding; None while there is none at all
@@ -80,7 +83,7 @@ class KeyValueCache:
             for mine, theirs in zip(self.layers, other.layers, strict=True)
         ]
         joined = KeyValueCache(layers, self.rows + other.rows, capacity, self._index.device)
-        joined.length = length
+        joined.length, joined.steps = length, self.steps
         joined._positions = joined._positions.clone()
         joined._real = torch.ones_like(joined._positions, dtype=torch.bool)
         for first, cache in ((0, self), (self.rows, other)):
@@ -211,7 +214,10 @@ class Decoder(nn.Module):
         x = self._embed(ids, positions)
         mask = Mask(allowed=allowed, bias=self._bias(positions, all_positions))
         table = self._table_at(positions, x.dtype)
-        for block, layer in zip(self.blocks, cache.layers, strict=True):
+        if cache.steps is None:
+            cache.steps = steps_of(self.blocks)
+        one = ids.shape[1] == 1 and not self.training
+        for block, layer in zip(cache.steps if one else self.blocks, cache.layers, strict=True):
             x = block(x, table, mask, layer, start)
         return self._finish(x)
 

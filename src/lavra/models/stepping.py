@@ -1,0 +1,98 @@
+"""One token through the blocks, with as little as possible between the products: what generation does all the time.
+
+For one new token a row a small model spends more time on calling modules than on computing. Here each block is one
+function of tensors that are looked up once; it computes what the block's `forward` computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lavra.models.attention import Mask, attend
+from lavra.models.layers import Attention, Block, FeedForward, LayerCache, rotate
+
+Step = Callable[[torch.Tensor, "torch.Tensor | None", Mask, LayerCache, int], torch.Tensor]
+"""(rows, 1, width) residual stream, rotary table, mask, cache filled up to a length → the next residual stream."""
+
+_Map = Callable[[torch.Tensor], torch.Tensor]
+
+
+def steps_of(blocks: nn.ModuleList) -> list[Step]:
+    """Return each block's step, or the block itself where it is none of ours; until a module is replaced by another."""
+    return [_block_step(block) if type(block) is Block else block for block in blocks]  # pyright: ignore[reportArgumentType]
+
+
+def _block_step(block: Block) -> Step:
+    attention = _attention_step(block.attention) if type(block.attention) is Attention else block.attention
+    mlp = _mlp_step(block.mlp) if type(block.mlp) is FeedForward else block.mlp
+    attention_norm, mlp_norm = _norm(block.attention_norm), _norm(block.mlp_norm)
+
+    def after(x: torch.Tensor, table: Any, mask: Mask, layer: LayerCache, start: int) -> torch.Tensor:
+        x = attention_norm(x + attention(x, table, mask, layer, start))
+        return mlp_norm(x + mlp(x))
+
+    def parallel(x: torch.Tensor, table: Any, mask: Mask, layer: LayerCache, start: int) -> torch.Tensor:
+        return x + attention(attention_norm(x), table, mask, layer, start) + mlp(mlp_norm(x))
+
+    def sequential(x: torch.Tensor, table: Any, mask: Mask, layer: LayerCache, start: int) -> torch.Tensor:
+        x = x + attention(attention_norm(x), table, mask, layer, start)
+        return x + mlp(mlp_norm(x))
+
+    return after if block.norm_after else parallel if block.parallel else sequential
+
+
+def _mlp_step(mlp: FeedForward) -> _Map:
+    up, down = _linear(mlp.up), _linear(mlp.down)
+    if mlp.activation in ("gelu", "gelu_tanh"):
+        approximate = "tanh" if mlp.activation == "gelu_tanh" else "none"
+        return lambda x: down(F.gelu(up(x), approximate=approximate))
+    if mlp.activation == "relu2":
+        return lambda x: down(F.relu(up(x)).square())
+    return mlp
+
+
+def _attention_step(attention: Attention) -> Step:
+    heads, kv_heads, size = attention.heads, attention.kv_heads, attention.size
+    shares = (heads, kv_heads, kv_heads)
+    project, output = _linear(attention.qkv), _linear(attention.output)
+    plain = isinstance(attention.query_norm, nn.Identity)
+    query_norm, key_norm = _norm(attention.query_norm), _norm(attention.key_norm)
+
+    def step(x: torch.Tensor, table: torch.Tensor | None, mask: Mask, layer: LayerCache, start: int) -> torch.Tensor:
+        rows = x.shape[0]
+        # With one token a row, heads and tokens need not change places.
+        queries, keys, values = project(x).view(rows, heads + 2 * kv_heads, 1, size).split(shares, 1)
+        if not plain:
+            queries, keys = query_norm(queries), key_norm(keys)
+        if table is not None:
+            queries, keys = rotate(queries, table), rotate(keys, table)
+        stored_keys, stored_values = layer.keys, layer.values
+        stored_keys.narrow(2, start, 1).copy_(keys)
+        stored_values.narrow(2, start, 1).copy_(values)
+        seen = start + 1
+        mixed = attend(queries, stored_keys.narrow(2, 0, seen), stored_values.narrow(2, 0, seen), mask)
+        return output(mixed.reshape(rows, 1, heads * size))
+
+    return step
+
+
+def _linear(module: nn.Module) -> _Map:
+    if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks:
+        return module
+    weight, bias = module.weight, module.bias
+    return lambda x: F.linear(x, weight, bias)
+
+
+def _norm(module: nn.Module) -> _Map:
+    if type(module) is nn.LayerNorm:
+        shape, weight, bias, epsilon = module.normalized_shape, module.weight, module.bias, module.eps
+        return lambda x: torch.layer_norm(x, shape, weight, bias, epsilon, False)
+    if type(module) is nn.RMSNorm:
+        widths, gain, small = list(module.normalized_shape), module.weight, module.eps
+        return lambda x: torch.rms_norm(x, widths, gain, small)
+    return module
