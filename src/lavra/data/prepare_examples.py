@@ -31,6 +31,9 @@ from lavra.data.split import Split, SplitCounter, content_hash
 from lavra.data.tokenizer import Tokenizer
 
 _SPOOL = "examples.zst"
+_UNWRITABLE = 0.001
+"""Share of unknown tokens in what is learned that is worth a word."""
+
 _AT_ONCE = 1 << 20
 """Characters encoded at once."""
 
@@ -170,7 +173,7 @@ def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleMan
 
 def _unwritable(unknown: int, learned: int) -> str:
     """Return what to say where the tokenizer cannot write what is to be learned."""
-    if not unknown:
+    if unknown < _UNWRITABLE * learned:
         return ""
     return (
         f"{unknown / learned:.2%} of the tokens to learn stand for what the tokenizer cannot write, and the model will "
