@@ -28,7 +28,8 @@ def steps_of(blocks: nn.ModuleList) -> list[Step]:
 
 
 def _block_step(block: Block) -> Step:
-    attention = _attention_step(block.attention) if type(block.attention) is Attention else block.attention
+    plain = type(block.attention) is Attention and block.attention.prefix is None
+    attention = _attention_step(block.attention) if plain else block.attention
     mlp = _mlp_step(block.mlp) if type(block.mlp) is FeedForward else block.mlp
     attention_norm, mlp_norm = _norm(block.attention_norm), _norm(block.mlp_norm)
 
@@ -66,7 +67,8 @@ def _attention_step(attention: Attention) -> Step:
     def step(x: torch.Tensor, table: torch.Tensor | None, mask: Mask, layer: LayerCache, start: int) -> torch.Tensor:
         rows = x.shape[0]
         # With one token a row, heads and tokens need not change places.
-        queries, keys, values = project(x).view(rows, heads + 2 * kv_heads, 1, size).split(shares, 1)
+        projected = project(x).view(rows, heads + 2 * kv_heads, 1, size)
+        queries, keys, values = torch.split_with_sizes(projected, shares, 1)
         if not plain:
             queries, keys = query_norm(queries), key_norm(keys)
         if table is not None:
@@ -75,10 +77,25 @@ def _attention_step(attention: Attention) -> Step:
         stored_keys.narrow(2, start, 1).copy_(keys)
         stored_values.narrow(2, start, 1).copy_(values)
         seen = start + 1
-        mixed = attend(queries, stored_keys.narrow(2, 0, seen), stored_values.narrow(2, 0, seen), mask)
-        return output(mixed.reshape(rows, 1, heads * size))
+        keys, values = stored_keys.narrow(2, 0, seen), stored_values.narrow(2, 0, seen)
+        free = mask.allowed is None and mask.bias is None and heads == kv_heads
+        if free and x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            return output(_attend_freely(queries, keys, values).view(rows, 1, heads * size))
+        return output(attend(queries, keys, values, mask).reshape(rows, 1, heads * size))
 
     return step
+
+
+def _attend_freely(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return (rows * heads, 1, size): what one query a head, which sees every key, takes from the values.
+
+    Three operations; the library's kernel for bfloat16 takes longer for a single query.
+    """
+    wanted, stored = queries.flatten(0, 1), keys.flatten(0, 1)
+    scores = torch.baddbmm(
+        wanted.new_zeros(1, 1, 1), wanted, stored.transpose(1, 2), beta=0, alpha=queries.shape[-1] ** -0.5
+    )
+    return torch.bmm(scores.softmax(-1), values.flatten(0, 1))
 
 
 def _linear(module: nn.Module) -> _Map:
