@@ -14,7 +14,6 @@ from lavra.core.errors import InputError
 from lavra.data.token_bytes import BytePieces, token_bytes
 from lavra.data.tokenizer import Tokenizer
 from lavra.data.tokenizer_extension import extend_tokenizer
-from lavra.data.vocabulary_tax import VocabularyTax
 from lavra.models.decoder import build_decoder
 from lavra.models.edits.applying import is_tied
 from lavra.models.edits.base import root_of
@@ -218,13 +217,3 @@ def test_few_texts_give_few_tokens_and_other_kinds_are_refused() -> None:
     assert extend_tokenizer(english(), ["gato gato"], 100).vocabulary_size < english().vocabulary_size + 5
     with pytest.raises(InputError, match="a Unigram tokenizer cannot be extended"):
         extend_tokenizer(sentencepiece(), PORTUGUESE, 5)
-
-
-def test_the_tax_of_a_vocabulary_is_what_it_takes_more_for_the_same_text() -> None:
-    tax = VocabularyTax.measure(english(), portuguese(), PORTUGUESE)
-    tokens = [sum(len(tokenizer.encode(text)) for text in PORTUGUESE) for tokenizer in (english(), portuguese())]
-    assert tax.factor == pytest.approx(tokens[0] / tokens[1])
-    assert tax.factor > 1.5
-    assert tax.old.bytes_per_token * tax.factor == pytest.approx(tax.new.bytes_per_token)
-    assert f"{tax.old.fertility:.2f} -> {tax.new.fertility:.2f}" in tax.summary()
-    assert VocabularyTax.measure(english(), english(), ENGLISH).factor == 1.0

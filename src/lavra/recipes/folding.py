@@ -18,6 +18,7 @@ from lavra.models.edits.adapters import Adapter
 from lavra.models.edits.applying import MergeCheck, fold_edits, load_learned_weights
 from lavra.models.edits.base import ModelEdit
 from lavra.models.edits.peft_files import save_adapter
+from lavra.models.edits.prefix import Prefix
 from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan
 from lavra.recipes.kept import BASE, build_edited, write_model
@@ -70,7 +71,7 @@ def write_folded(
 
 
 def _write_adapter(run: Path, model: nn.Module, edits: list[ModelEdit]) -> None:
-    adapter = next((edit for edit in edits if isinstance(edit, Adapter)), None)
+    adapter = next((edit for edit in edits if isinstance(edit, Adapter | Prefix)), None)
     if adapter is None or not isinstance(model, Wrapped):
         return
     try:
