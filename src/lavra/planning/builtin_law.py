@@ -38,8 +38,9 @@ _RUNS = (
 REFERENCE = 2.9
 """Bits per byte of xz -9 on 200 kB of the texts that most of the runs learned from."""
 
-_COMPRESSIBILITY, _TEXTS = 0.7, 0.06
-"""Power with which the loss follows the compressor's, and the standard deviation of the logarithm that is left."""
+_COMPRESSIBILITY, _TEXTS = 0.5, 0.05
+"""Power with which the loss follows the compressor's, and the standard deviation of the logarithm that is left: from
+one small run each on seven texts, three of them far easier than novels (see the lab notebook)."""
 
 
 @cache

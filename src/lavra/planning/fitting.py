@@ -17,12 +17,12 @@ def memory_outlook(rehearsal: Rehearsal, available: float, *, asked: int | None,
         rehearsal: what is trained.
         available: bytes.
         asked: rows of a micro-batch that are wanted; None for the largest that fits.
-        most_rows: rows beyond which no larger micro-batch is of use.
+        most_rows: rows beyond which no larger micro-batch is of use, where none is asked for.
 
     Raises:
         InputError: if the model or an edit is wrong.
     """
-    estimates = memory_table(rehearsal, available, most_rows)
+    estimates = memory_table(rehearsal, available, asked or most_rows)
     if asked is None:
         chosen = largest_that_fits(estimates, available)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from lavra.models.batch import Batch
 from lavra.models.decoder import count_parameters
 from lavra.models.spec import DecoderSpec
+from lavra.planning.live_memory import LiveMemory
+from lavra.planning.rehearsal import bare_model, fake_tensors
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,13 @@ def count_flops(model: DecoderSpec | Path, context: int) -> FlopCount:
     from torch.utils.flop_counter import FlopCounterMode
 
     from lavra.objectives.causal import Causal
-    from lavra.planning.rehearsal import bare_model
 
-    with torch.device("meta"):
+    with ExitStack() as stack:
+        if isinstance(model, DecoderSpec):
+            stack.enter_context(torch.device("meta"))
+        else:  # models of transformers ask tensors for numbers, which meta tensors refuse
+            stack.enter_context(fake_tensors())
+            stack.enter_context(LiveMemory(fake=True))
         network: Any = bare_model(model, "eager")
         tokens = torch.zeros(1, context, dtype=torch.int64)
         batch = Batch(tokens, tokens, weight=float(context))

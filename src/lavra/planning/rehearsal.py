@@ -186,7 +186,7 @@ class _Batches:
         self.share, self.seed, self.steps, self.ranks = micro_rows * rehearsal.micro_batches, 0, 10, Ranks()
 
     def micro_batches(self, step: int) -> list[Batch]:
-        """Return the micro-batches of any step."""
+        """Return the micro-batches of a step; the first, which only makes the optimiser's state, has one."""
         shape = self.micro_rows, self.rehearsal.context
         isolate = self.rehearsal.isolate and isinstance(self.rehearsal.model, DecoderSpec)
         return [
@@ -197,7 +197,7 @@ class _Batches:
                 torch.zeros(shape, dtype=torch.int64) if isolate else None,
                 weight=float(shape[0] * shape[1]),
             )
-            for _ in range(self.rehearsal.micro_batches)
+            for _ in range(self.rehearsal.micro_batches if step else 1)
         ]
 
 

@@ -71,7 +71,7 @@ def survey_prepared(prepared: Prepared) -> Survey:
         vocabulary=manifest.vocabulary_size,
         tokenizer=str(prepared.folder),
         exact=True,
-        compressed=compressed_bits_per_byte(prepared.validation.texts()),
+        compressed=compressed_bits_per_byte(stretches(prepared)),
     )
 
 
@@ -122,6 +122,16 @@ def survey(
         exact=False,
         compressed=compressed_bits_per_byte(texts),
     )
+
+
+def stretches(prepared: Prepared, count: int = 12) -> Iterator[str]:
+    """Yield stretches of a prepared training text, evenly spread over it, of together some 200 kB at least."""
+    tokens = prepared.train.tokens
+    length = int(1.2 * _COMPRESSED_BYTES / count / prepared.train.manifest.bytes_per_token)
+    for number in range(count):
+        start = number * len(tokens) // count
+        end = min(start + length, (number + 1) * len(tokens) // count)
+        yield prepared.tokenizer.decode(tokens[start:end])
 
 
 def compressed_bits_per_byte(texts: Iterable[str]) -> float | None:

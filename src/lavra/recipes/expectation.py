@@ -19,7 +19,7 @@ from lavra.planning.memory import estimate_memory
 from lavra.planning.plan import Plan
 from lavra.planning.rehearsal import Rehearsal
 from lavra.planning.repetition import worth
-from lavra.planning.survey import compressed_bits_per_byte
+from lavra.planning.survey import compressed_bits_per_byte, stretches
 from lavra.recipes.material import Material, TextMaterial
 
 _LIBRARIES = psutil.Process().memory_info().rss
@@ -66,7 +66,7 @@ def run_law(plan: Plan, data: Material) -> Law | None:
     """Return the built-in law for the text of a run; None where a run is no training of a decoder from nothing."""
     if plan.model is None or plan.base is not None or plan.objective != "causal" or not isinstance(data, TextMaterial):
         return None
-    return law_for(compressed_bits_per_byte(data.prepared.validation.texts()))
+    return law_for(compressed_bits_per_byte(stretches(data.prepared)))
 
 
 def read_bytes(plan: Plan, data: Material, epochs: float) -> float:
