@@ -10,6 +10,7 @@ The verbs of the command line as functions; each is imported when it is first us
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     )
     from lavra.recipes.config import TrainConfig
     from lavra.recipes.run import Run
+
+for _library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+    # They warn at being imported, which `transformers` does without being asked, about what nobody here uses.
+    logging.getLogger(_library).setLevel(logging.ERROR)
 
 __all__ = [
     "Run",
