@@ -62,21 +62,25 @@ def main(arguments: list[str]) -> int:
         if as_json:
             print_json({"out": options.out, **counts})
         return 0
-    from lavra.recipes.generate import generate, stream
+    from lavra.generation.engines.engine import generate_with
+    from lavra.recipes.engines import open_engine
 
+    engine = open_engine(options.model, options.prompt, options.how, **where)
     if not as_json and len(options.prompt) == 1 and options.how.samples == 1 and options.how.beams == 1:
         show = printable if sys.stdout.isatty() else str  # a pipe gets what the model wrote, byte for byte
-        sys.stdout.write(show(options.prompt[0]))
-        for piece in stream(options.model, options.prompt[0], options.how, **where):
+        pieces = engine.stream(options.prompt[0], options.how)
+        first = next(pieces, "")  # before anything is written, so that what is wrong is said alone
+        sys.stdout.write(show(options.prompt[0] + first if engine.continues else first))
+        for piece in pieces:
             sys.stdout.write(show(piece))
             sys.stdout.flush()
         print()
         return 0
-    made = generate(options.model, options.prompt, options.how, **where)
+    made = generate_with(engine, options.prompt, options.how)
     if as_json:
         keys = ("prompt", "sample", "text", "tokens", "reason", "score")
         print_json({"generations": [{key: getattr(one, key) for key in keys} for one in made]})
     else:
-        text = "\n\n---\n\n".join(one.prompt + one.text for one in made)
+        text = "\n\n---\n\n".join((one.prompt if engine.continues else "") + one.text for one in made)
         print(printable(text) if sys.stdout.isatty() else text)
     return 0

@@ -11,6 +11,9 @@ from lavra.core.errors import InputError
 FEW_ROWS = 4
 """Up to this many rows the kernel that reads the small weights is quicker than making large ones of them."""
 
+_WHOLE = 64
+"""The kernel reads beyond the end of rows of weights that are no multiple of its width."""
+
 
 class Int8Linear(nn.Module):
     """A linear layer whose weights are int8, with a scale for each output channel; products are in bfloat16.
@@ -37,7 +40,7 @@ class Int8Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (…, inputs) to (…, outputs), in bfloat16."""
         flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
-        if len(flat) <= FEW_ROWS and flat.device.type == "cpu":
+        if len(flat) <= FEW_ROWS and flat.device.type == "cpu" and not flat.shape[1] % _WHOLE:
             product = torch._weight_int8pack_mm(flat, self.codes, self.scales)
         else:
             product = F.linear(flat, self.codes.to(torch.bfloat16)) * self.scales

@@ -20,6 +20,7 @@ from lavra.models.decoder import Decoder
 from lavra.models.families.exporting import export_decoder
 from lavra.models.families.registry import family_for
 from lavra.models.inference import evaluating
+from lavra.models.wrapped.quiet import quietly
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
@@ -53,7 +54,8 @@ class Convertible:
 def why_not_convertible(source: Convertible) -> str | None:
     """Return why CTranslate2 cannot hold a model, in words, or None if it may."""
     try:
-        from ctranslate2.converters.transformers import _MODEL_LOADERS
+        with quietly():
+            from ctranslate2.converters.transformers import _MODEL_LOADERS
     except ImportError:
         return "the package ctranslate2 is not installed (pip install ctranslate2)"
     if not isinstance(source.model, Decoder):
@@ -134,7 +136,8 @@ def convert(source: Convertible, folder: Path, quantization: str | None = None) 
         _write(_specification(inner, names, source), folder, None)
         _prove(source, folder, names)
         if quantization not in (None, "float32"):
-            _write(_specification(inner, names, source), folder, quantization)
+            again = _transformers_model(source)  # some converters take a model apart while they read it
+            _write(_specification(again, names, source), folder, quantization)
     except (AttributeError, NotImplementedError, TypeError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(
             f"ctranslate2 cannot convert this {type(inner).__name__}: {error}", "use --engine torch"
@@ -158,8 +161,6 @@ def _transformers_model(source: Convertible) -> Any:
     if not isinstance(source.model, Decoder):
         return copy.deepcopy(source.model.inner)  # the library rounds weights in place, which must not be the model's
     from transformers import AutoModelForCausalLM
-
-    from lavra.models.wrapped.quiet import quietly
 
     end = source.tokenizer.end_of_document
     with tempfile.TemporaryDirectory() as folder, quietly():

@@ -111,6 +111,11 @@ class CTranslate2Engine:
         self._names = token_names(source.tokenizer, words)
         self._unused = self._names[source.tokenizer.vocabulary_size :]
 
+    @property
+    def continues(self) -> bool:
+        """Whether a text goes on from its prompt."""
+        return not self.beginning
+
     def encode(self, prompts: Sequence[str], options: GenerateOptions) -> list[Prompt]:
         """Return the prompts as the model reads them.
 

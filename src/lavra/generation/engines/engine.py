@@ -10,6 +10,7 @@ import torch
 
 from lavra.generation.generate import Generation, generate_each, stream
 from lavra.generation.options import GenerateOptions
+from lavra.generation.prompts import writes_from_source
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
@@ -25,6 +26,11 @@ class Engine(Protocol):
     @property
     def description(self) -> str:
         """The engine and its precision, as a user reads them."""
+        ...
+
+    @property
+    def continues(self) -> bool:
+        """Whether a text goes on from its prompt, rather than being written from it (by an encoder-decoder)."""
         ...
 
     def generate_each(self, prompts: Sequence[str], options: GenerateOptions) -> Made:
@@ -55,6 +61,11 @@ class TorchEngine:
     model: CachedModel
     tokenizer: Tokenizer
     description: str = "torch"
+
+    @property
+    def continues(self) -> bool:
+        """Whether a text goes on from its prompt."""
+        return not writes_from_source(self.model)
 
     def generate_each(self, prompts: Sequence[str], options: GenerateOptions) -> Made:
         """Yield each generation as soon as it is finished."""
