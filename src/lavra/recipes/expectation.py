@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from lavra.core.progress import say
 from lavra.planning.builtin_law import law_for
 from lavra.planning.calibration import load_calibration
 from lavra.planning.flops import matrix_parameters
@@ -59,6 +60,9 @@ def with_expectation(plan: Plan, data: Material) -> Plan:
             "law_bits_per_byte": law.loss(size, read),
             "loss": found.value * data.bytes_per_target * math.log(2),
         }
+        say(
+            f"forecast: {found.value:.2f} bits per byte at the end [{found.low:.2f}, {found.high:.2f}], by {law.origin}"
+        )
     return replace(plan, forecast=expected)
 
 
@@ -129,12 +133,3 @@ def against(expected: Mapping[str, float], result: Mapping[str, Any], device: st
 
 def _plain(figure: Any) -> Any:
     return figure.get("value") if isinstance(figure, Mapping) else figure
-
-
-def expectation_line(plan: Plan) -> str | None:
-    """Return the forecast in a line; None where there is none."""
-    found = plan.forecast
-    if "bits_per_byte" not in found:
-        return None
-    low, high = found["bits_per_byte_low"], found["bits_per_byte_high"]
-    return f"forecast: {found['bits_per_byte']:.2f} bits per byte at the end [{low:.2f}, {high:.2f}]"
