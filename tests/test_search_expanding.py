@@ -117,6 +117,9 @@ def test_a_stop_keeps_what_was_written(tmp_path: Path) -> None:
     writer = NotingWriter()
     made, _ = expanded(tmp_path, writer, documents(), count=2, stop=lambda: len(writer.passages) > 20)
     assert made == []
+    with ExpansionCache(tmp_path / "other") as cache:
+        stopped = Expander(NotingWriter(), cache, stop=lambda: True)
+        assert probe(stopped, survey(documents())) is None
     done = len(writer.passages)
     rest = NotingWriter()
     finished, expander = expanded(tmp_path, rest, documents(), count=2)
@@ -133,6 +136,7 @@ def test_the_forecast_of_a_uniform_corpus_is_exact_but_for_time(tmp_path: Path) 
     with ExpansionCache(tmp_path / "cache") as cache:
         expander = Expander(writer, cache, count=2)
         forecast = probe(expander, found)
+        assert forecast is not None
         assert len(writer.passages) == 50
         made = list(expander.expand(given))
     assert (forecast.documents, forecast.chunks, forecast.queries) == (300, 300, 600)

@@ -27,7 +27,7 @@ from lavra.recipes.train import train
 from lavra.search.generator_rows import AskedPassage, asked_passages, check_pairs, example_row, is_held_out, read_pairs
 from lavra.search.languages import guess_language
 from lavra.search.lines import warning_lines
-from lavra.search.prompts import BARE, QueryPrompt
+from lavra.search.prompts import BARE, QueryPrompt, is_recorded, prompt_of
 from lavra.search.scorers import LikelihoodScorer
 from lavra.search.writers import ModelWriter, reads_with_encoder
 
@@ -39,6 +39,9 @@ VALIDATION = "doc2query-validation.json"
 _HELD_OUT = 0.03
 _TRAINING_SHARE = 0.93
 """Part of the budget for training itself; writing and comparing queries takes the rest."""
+
+_WARM_START_RATE = 3e-4
+"""Learning rate of an encoder with a new decoder: its cross-attention has all to learn."""
 
 _FEWEST_TOKENS = 64
 _SHOWN = 5
@@ -125,13 +128,15 @@ def _with_decoder(config: Doc2QueryConfig, out: Path) -> Doc2QueryConfig:
     made = out.with_name(f"{out.name}-base")
     say(f"{config.base} is an encoder; it gets a decoder that begins with its weights: {made}")
     make_encoder_decoder(folder, made, seed=config.seed, force=True)
-    return replace(config, base=str(made))
+    return replace(config, base=str(made), learning_rate=config.learning_rate or _WARM_START_RATE)
 
 
 def _prompt(config: Doc2QueryConfig) -> QueryPrompt:
-    """Return how passages are put: alone to an encoder, with a mark after them to a decoder."""
+    """Return how passages are put: as a generator learned it; alone to an encoder, with a mark after to a decoder."""
     if config.base is None:
         return QueryPrompt()
+    if is_recorded(config.base):
+        return prompt_of(config.base, BARE)
     opened = open_model(config.base, "cpu")
     if not reads_with_encoder(opened.model):
         return QueryPrompt()

@@ -87,13 +87,7 @@ def expand(config: ExpandConfig) -> ExpansionReport:
     scorer = open_query_scorer(config, opened)
     request = _request(config, opened, scorer)
     _check_out(out, request, config.force)
-    warnings = [
-        check_vocabulary(opened.writer.tokenizer, sample),
-        generator_language_warning(sample, opened.prompt.language),
-    ]
-    report = ExpansionReport(str(out), warnings=[one for one in warnings if one])
-    for warning in report.warnings:
-        say(warning)
+    report = ExpansionReport(str(out), warnings=_guards(opened, sample))
     out.parent.mkdir(parents=True, exist_ok=True)
     cache = Path(config.cache) if config.cache else out.with_name(out.name + ".cache")
     with ExpansionCache(cache) as kept, StopRequest() as stop:
@@ -114,7 +108,7 @@ def expand(config: ExpandConfig) -> ExpansionReport:
             _write(collection, expander, handle, progress, report)
             if stop.requested:
                 raise Interrupted(
-                    f"stopped after {report.documents:,} of {total:,} documents; what was written is in {cache}",
+                    f"stopped with {len(kept):,} entries in {cache}: what was written is there",
                     "give the same command to go on",
                     signal_number=stop.requested,
                 )
@@ -122,6 +116,18 @@ def expand(config: ExpandConfig) -> ExpansionReport:
             about = {"collection": collection.name, "prompt": opened.prompt.to_json(), **report.to_json()}
             write_about(out, {"request": request, **about})
     return report
+
+
+def _guards(opened: OpenWriter, sample: list[str]) -> list[str]:
+    """Say, and return, what makes the generator unfit for the corpus; refuse one that cannot write its words."""
+    found = [
+        check_vocabulary(opened.writer.tokenizer, sample),
+        generator_language_warning(sample, opened.prompt.language),
+    ]
+    warnings = [one for one in found if one]
+    for warning in warnings:
+        say(warning)
+    return warnings
 
 
 def _request(config: ExpandConfig, opened: OpenWriter, scorer: QueryScorer | None) -> dict[str, Any]:
@@ -158,8 +164,10 @@ def _forecast(collection: Collection, expander: Expander, report: ExpansionRepor
     in the cache as a whole.
     """
     found = survey(collection.documents(), seed=cached)
-    report.forecast = probe(expander, found)
-    if found.documents > len(found.sample):
+    with Progress("probing", len(found.sample), "documents") as progress:
+        expander.restart(progress.update)
+        report.forecast = probe(expander, found)
+    if report.forecast is not None and found.documents > len(found.sample):
         say(report.forecast.line())
     return found.documents
 

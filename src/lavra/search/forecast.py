@@ -76,14 +76,19 @@ def survey(documents: Iterable[Document], *, most: int = PROBED, seed: int = 0) 
     return Survey(count, characters, sample)
 
 
-def probe(expander: Expander, found: Survey) -> Forecast:
+def probe(expander: Expander, found: Survey) -> Forecast | None:
     """Expand the sample, whose queries stay in the cache, and reckon from it what the whole corpus takes.
 
     Documents are taken to cost as many seconds, chunks and bytes per character as those of the sample do. After an
     interruption the share of the sample that is in the cache already tells how much is left to do.
+
+    Returns:
+        The forecast; None when the expander was asked to stop.
     """
     before = expander.work.seconds
     made = list(expander.expand(found.sample))
+    if len(made) < len(found.sample):
+        return None
     seconds = expander.work.seconds - before
     characters = sum(one.characters for one in made)
     factor = found.characters / max(1, characters)

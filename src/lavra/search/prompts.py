@@ -60,6 +60,11 @@ BARE = QueryPrompt(after="", separator="")
 """The passage alone, as encoder-decoders for this task read it (docTTTTTquery)."""
 
 
+def is_recorded(location: str) -> bool:
+    """Whether a prompt was recorded with the model at `location`, so that it is a query generator already."""
+    return _record(location) is not None
+
+
 def prompt_of(location: str, unknown: QueryPrompt) -> QueryPrompt:
     """Return the prompt that was recorded with a model, or `unknown` when none was.
 
@@ -70,12 +75,18 @@ def prompt_of(location: str, unknown: QueryPrompt) -> QueryPrompt:
     Raises:
         Damaged: if the record is not what was written.
     """
+    record = _record(location)
+    if record is None:
+        return unknown
+    values = read_json(record)
+    if not isinstance(values, dict) or not set(values) <= {field.name for field in fields(QueryPrompt)}:
+        raise Damaged(f"{record} is not what lavra writes there", "train the generator again")
+    return QueryPrompt(**values)
+
+
+def _record(location: str) -> Path | None:
     path = Path(location)
-    for folder in (path, path / "model", path.parent, path.parent.parent):
-        if (folder / RECORD).is_file():
-            values = read_json(folder / RECORD)
-            known = {field.name for field in fields(QueryPrompt)}
-            if not isinstance(values, dict) or not set(values) <= known:
-                raise Damaged(f"{folder / RECORD} is not what lavra writes there", "train the generator again")
-            return QueryPrompt(**values)
-    return unknown
+    folders = [path, path / "model"]
+    if path.parent.name == "checkpoints":
+        folders.append(path.parent.parent)
+    return next((folder / RECORD for folder in folders if (folder / RECORD).is_file()), None)
