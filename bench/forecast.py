@@ -2,9 +2,9 @@
 
 Usage: python bench/forecast.py FOLDER TEXT... [--repeats 10] [--small 600k] [--times 10] [--seeds 3] [--json]
 
-For each prepared or raw TEXT: small runs (three sizes, two lengths, three seeds) and one held-out run of about `--times`
-the compute of the largest of them. The law is fitted to subsets of the small runs, drawn anew `--repeats` times.
-Reported: the absolute error of the held-out loss, how often the 90 % interval held it, and the built-in law's error.
+For each prepared or raw TEXT: small runs (three sizes, two lengths, three seeds) and one held-out run of about
+`--times` the compute of the largest of them. The law is fitted to subsets of the small runs, drawn anew `--repeats`
+times. Reported: the absolute error of the held-out loss, how often the 90 % interval held it, and the built-in law's error.
 Finished runs are kept in FOLDER, so that it goes on where it stopped.
 """
 
@@ -143,9 +143,10 @@ def main() -> int:
     if arguments.json:
         print(json.dumps({"forecasts": results}))
     for line in results if not arguments.json else ():
+        held_out, ratio = line["held_out_bits_per_byte"], line["compute_ratio"]
         print(
-            f"{line['text']}: held out {line['held_out_bits_per_byte']:.3f} bits per byte at "
-            f"{line['compute_ratio']:.1f} times the compute: error {line['mean_absolute_error']:.2%} (at most {line['largest_error']:.2%}), "
+            f"{line['text']}: held out {held_out:.3f} bits per byte at {ratio:.1f} times the compute: "
+            f"error {line['mean_absolute_error']:.2%} (at most {line['largest_error']:.2%}), "
             f"covered {line['covered']} of {line['repeats']}; built-in law {line['builtin_error']:+.2%}"
         )
     return 0

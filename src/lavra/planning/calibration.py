@@ -20,6 +20,10 @@ from lavra.core.run_folder import RunFolder
 from lavra.planning.budget import ASSUMED_EFFICIENCY
 
 
+_LONG_ENOUGH = 60.0
+"""Seconds of steps from which on a run says what the rest of a run takes; in shorter ones, start and end prevail."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Constants refitted from runs.
@@ -99,7 +103,7 @@ def past_run(run: RunFolder) -> PastRun | None:
     efficiency = speed * plan["flops_per_token"] / peak if speed and peak else None
     steps_alone = result["tokens"] / speed if speed else None
     seconds = result.get("seconds")
-    overhead = seconds / steps_alone if seconds and steps_alone else None
+    overhead = seconds / steps_alone if seconds and steps_alone and steps_alone >= _LONG_ENOUGH else None
     expected = plan.get("forecast", {}).get("law_bits_per_byte")
     reached = _value(result.get("bits_per_byte"))
     return PastRun(plan["device"], efficiency, overhead, reached / expected if reached and expected else None)
