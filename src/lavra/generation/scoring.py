@@ -95,7 +95,7 @@ def score(
     done, at_once = 0, TOKENS_AT_ONCE
     with evaluating(model), torch.no_grad(), Progress("scoring", len(requests), "prompts") as progress:
         while done < len(order):
-            group = _group(requests, order[done:], at_once, getattr(model, "pads", True))
+            group = _group(model, requests, order[done:], at_once)
             scored = _try(model, [requests[number] for number in group])
             if scored is None:
                 at_once = _smaller(group, requests)
@@ -151,16 +151,22 @@ class _Request:
         return self.prompt.size + sum(map(len, self.options))
 
 
-def _group(requests: list[_Request], numbers: list[int], at_once: int, pads: bool) -> list[int]:
-    """Return the first of `numbers`, and as many more as may be scored together with it."""
+def _group(model: CachedModel, requests: list[_Request], numbers: list[int], at_once: int) -> list[int]:
+    """Return the first of `numbers`, and as many more as may be scored together with it.
+
+    The longest prompt and the longest option, which may not belong together, share the cache, so they must fit it.
+    """
+    pads = getattr(model, "pads", True)
     group: list[int] = []
-    rows = longest = 0
+    rows = longest = read = written = 0
     for number in numbers:
         request = requests[number]
         rows += max(1, len(request.options))
         longest = max(longest, request.prompt.size + max(map(len, request.options), default=0))
+        read = max(read, len(request.prompt.ids))
+        written = max(written, max(map(len, request.options), default=0))
         odd = not pads and len(request.prompt.ids) != len(requests[numbers[0]].prompt.ids)
-        if group and (rows * longest > at_once or odd):
+        if group and (rows * longest > at_once or odd or read + written - 1 > model.context):
             break
         group.append(number)
     return group
