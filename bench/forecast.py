@@ -4,8 +4,8 @@ Usage: python bench/forecast.py FOLDER TEXT... [--repeats 10] [--small 600k] [--
 
 For each prepared or raw TEXT: small runs (three sizes, two lengths, three seeds) and one held-out run of about
 `--times` the compute of the largest of them. The law is fitted to subsets of the small runs, drawn anew `--repeats`
-times. Reported: the absolute error of the held-out loss, how often the 90 % interval held it, and the built-in law's error.
-Finished runs are kept in FOLDER, so that it goes on where it stopped.
+times. Reported: the absolute error of the held-out loss, how often the 90 % interval held it, and the built-in law's
+error. Finished runs are kept in FOLDER, so that it goes on where it stopped.
 """
 
 from __future__ import annotations

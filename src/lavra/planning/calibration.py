@@ -19,7 +19,6 @@ from lavra.core.files import read_json, write_json
 from lavra.core.run_folder import RunFolder
 from lavra.planning.budget import ASSUMED_EFFICIENCY
 
-
 _LONG_ENOUGH = 60.0
 """Seconds of steps from which on a run says what the rest of a run takes; in shorter ones, start and end prevail."""
 
