@@ -19,7 +19,7 @@ class Doc2QueryConfig:
     split: str = "train"
     """Of a collection's judgements."""
     base: str | None = None
-    """The model to go on from (also --from MODEL): an encoder-decoder, a decoder, or an encoder, which gets a decoder."""
+    """The model to go on from (also --from): an encoder-decoder, a decoder, or an encoder, which gets a decoder."""
     budget: Duration | None = None
     """Time for all of it, validation included; 10m when no length is given."""
     epochs: float | None = None
