@@ -22,7 +22,7 @@ from lavra.recipes.run import Run
 from lavra.recipes.text import is_prepared, prepare_as_asked
 from lavra.recipes.train import train
 
-_LEAST_SECONDS = 12.0
+_LEAST_SECONDS = 20.0
 """Of one run: start-up, probe and evaluation take some seconds of it."""
 
 _MOST_RUNS = 9
