@@ -44,7 +44,10 @@ def check_overfit(subject: Subject) -> list[CheckResult]:
             if name not in subject.frozen | rest
             and (name not in before or torch.equal(before[name], trainer.masters.weights[name]))
         ]
-    return [_overfit(losses, floor, subject.loaded, bool(subject.frozen)), _moved(still, len(tried), len(losses), len(rest))]
+    return [
+        _overfit(losses, floor, subject.loaded, bool(subject.frozen)),
+        _moved(still, len(tried), len(losses), len(rest)),
+    ]
 
 
 def _over(losses: list[float], floor: float, seconds: float) -> bool:

@@ -48,6 +48,11 @@ def _of_loaded(loss: float, unigram: float, even: float) -> CheckResult:
             f"the model knows little of such text, though more than nothing (ln V = {even:.3f}): adapting it is slow"
         )
         return CheckResult("first_loss", "warn", measured, expected, remedy)
+    if loss < (1.0 + _FAR) * even:
+        remedy = (
+            f"no better than guessing (ln V = {even:.3f}): parts of the model are new, or tokenizer and weights differ"
+        )
+        return CheckResult("first_loss", "warn", measured, expected, remedy)
     remedy = f"worse than guessing (ln V = {even:.3f}): tokenizer and weights do not belong to each other"
     return CheckResult("first_loss", "fail", measured, expected, remedy)
 

@@ -16,6 +16,7 @@ from lavra.core.terminal import printable
 from lavra.data.bad_rows import BadRows
 from lavra.data.tokenizer import choose_vocabulary_size
 from lavra.evaluation.text_overlap import TextOverlap, text_overlap
+from lavra.models.edits.choices import EditConfig
 from lavra.models.families.importing import read_config
 from lavra.models.wrapped.kinds import choose_kind
 from lavra.models.wrapped.warm_start import make_encoder_decoder
@@ -191,6 +192,7 @@ def _request(config: Doc2QueryConfig, data: Path, out: Path) -> TrainConfig:
         seed=config.seed,
         samples=0,
         check=config.check,
+        edits=EditConfig(freeze=config.freeze),
         text=TextConfig(validation_share=0.02, vocabulary=vocabulary),
         model=ModelConfig(context=(config.context or _CONTEXT) if config.base is None else config.context),
         optimization=OptimizationConfig(learning_rate=config.learning_rate),

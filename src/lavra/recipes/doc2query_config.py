@@ -34,6 +34,8 @@ class Doc2QueryConfig:
     """Of everything that is random."""
     learning_rate: float | None = None
     """AdamW's peak learning rate; chosen by what is trained by default."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the model given by --from that do not learn, as names or globs, which makes steps quicker."""
     context: int | None = None
     """Tokens of a row, for a model from nothing; 512 by default."""
     device: str = "auto"
