@@ -108,9 +108,10 @@ def test_beams(name: str, beams: int, penalty: float) -> None:
     options = GenerateOptions(beams=beams, samples=beams, max_new_tokens=6, length_penalty=penalty)
     expected = generate_with(TorchEngine(source.model, source.tokenizer), PROMPTS[:3], options)
     found = generate_with(CTranslate2Engine(source, "fp32"), PROMPTS[:3], options)
-    assert [one.tokens for one in found] == [one.tokens for one in expected]
     for one, other in zip(found, expected, strict=True):
         assert one.score == pytest.approx(other.score, rel=1e-4)
+        if one.tokens != other.tokens:  # two texts that are equally likely may change places, the likeliest not
+            assert one.sample > 0
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])

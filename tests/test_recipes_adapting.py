@@ -153,9 +153,7 @@ def test_a_run_needs_nothing_from_elsewhere_to_go_on(text: Path, base: Path, tmp
     shutil.copytree(base, moved)
     stopped = train(text, moved, tmp_path / "stopped", steps=8, checkpoint_every=4)
     shutil.rmtree(moved)
-    shutil.rmtree(stopped.path / "checkpoints" / "step-00000008")
-    shutil.rmtree(stopped.path / "model")
-    (stopped.path / "result.json").unlink()
+    _stop_at(stopped.path, step=8)
     resumed = lavra.resume(stopped.path)
     assert steps(resumed, "train") == steps(whole, "train")
     ours, theirs = (open_model(str(run.path)).model.state_dict() for run in (resumed, whole))
@@ -273,3 +271,27 @@ def test_what_cannot_be_is_said(text: Path, pairs: Path, base: Path, t5: Path, t
         train(tmp_path / "prepared", base, out, force=True)
     with pytest.raises(InputError, match="columns"):
         train(text, t5, out, force=True)
+
+
+def test_dropout_is_off_unless_asked_for(pairs: Path, t5: Path, tmp_path: Path) -> None:
+    from torch import nn
+
+    def dropouts(folder: Path) -> set[float]:
+        inner = open_wrapped(folder).inner
+        own = {module.dropout for module in inner.modules() if isinstance(getattr(module, "dropout", None), float)}
+        return own | {module.p for module in inner.modules() if isinstance(module, nn.Dropout)}
+
+    assert dropouts(t5) == {0.1}
+    assert dropouts(train(pairs, t5, tmp_path / "off", steps=1).path / "base") == {0.0}
+    asked = train(pairs, t5, tmp_path / "on", steps=4, checkpoint_every=2, model={"dropout": 0.2})
+    assert dropouts(asked.path / "base") == {0.2}
+    _stop_at(asked.path, step=4)
+    whole = steps(train(pairs, t5, tmp_path / "whole", steps=4, checkpoint_every=2, model={"dropout": 0.2}), "train")
+    assert steps(lavra.resume(asked.path), "train") == whole
+
+
+def _stop_at(run: Path, step: int) -> None:
+    """Make a finished run one that was killed before its last checkpoint."""
+    shutil.rmtree(run / "checkpoints" / f"step-{step:08}")
+    shutil.rmtree(run / "model")
+    (run / "result.json").unlink()

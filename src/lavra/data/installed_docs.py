@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lavra.core.errors import InputError, LavraError
+from lavra.core.processors import usable_cores
 from lavra.core.progress import Progress
 from lavra.data import docstrings
 from lavra.data.rows import Row
@@ -114,7 +115,7 @@ def _wait(process: subprocess.Popen[str]) -> None:
 def _start_readers(paths: Sequence[Path], stack: ExitStack) -> list[tuple[subprocess.Popen[str], Path]]:
     """Start one reader per core on consecutive shares of the paths; they end with `stack`, whatever happens."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     sizes = [path.stat().st_size for path in paths]
     share, total = sum(sizes) / cores, 0
     names: list[list[Path]] = [[] for _ in range(cores)]

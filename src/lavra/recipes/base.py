@@ -16,6 +16,7 @@ from lavra.data.tokenizer import Tokenizer
 from lavra.models.certificate import FILE, certify
 from lavra.models.decoder import Decoder, count_parameters
 from lavra.models.spec import DecoderSpec
+from lavra.models.wrapped.dropout import set_dropout
 from lavra.models.wrapped.wrapped import Wrapped
 from lavra.objectives.choices import ObjectiveName
 from lavra.planning.flops import training_flops_per_token
@@ -102,11 +103,8 @@ def read_base(config: TrainConfig, device: torch.device, *, examples: bool) -> B
     window, source = _windows(config, model, kind, device)
     if isinstance(model, Decoder):
         opened = replace(opened, model=_fitted(model, window, config.model.dropout))
-    elif config.model.dropout is not None:
-        raise InputError(
-            f"--model.dropout cannot change {opened.place}, which keeps the dropout of its config.json",
-            "change it there, or leave the flag out",
-        )
+    else:
+        set_dropout(model, config.model.dropout or 0.0)
     return Base(opened, objective, window, source)
 
 

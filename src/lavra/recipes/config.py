@@ -70,7 +70,7 @@ class ModelConfig:
     tied: bool | None = None
     """Whether the head is the embedding."""
     dropout: float | None = None
-    """On embeddings, attention and branches."""
+    """On embeddings, attention and branches; none by default, also with --from."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,8 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
         rows_per_step=rows,
         tokens_per_step=rows * learning.context,
         micro_rows=_micro_rows(config, machine, learning.context, rows // ranks.world),
-        compile=should_compile(config.machine.compile, machine.device, seconds or tokens * per_token / ranks.world),
+        compile=learning.model is not None  # a wrapped model has no blocks that are known to compile
+        and should_compile(config.machine.compile, machine.device, seconds or tokens * per_token / ranks.world),
         budget_seconds=seconds,
     )
     steps = config.steps or max(1, round(tokens / plan.tokens_per_step))

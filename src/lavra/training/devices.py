@@ -7,6 +7,7 @@ import os
 import torch
 
 from lavra.core.errors import InputError
+from lavra.core.processors import usable_cores
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -32,7 +33,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def use_threads(threads: int | None) -> int:
     """Let torch use `threads` threads (None: one for each core that this process may use) and return the number."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = usable_cores()
     chosen = threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or allowed
     torch.set_num_threads(chosen)
     return chosen

@@ -77,6 +77,7 @@ class Trainer:
         self.model, self.objective, self.batches, self.device = model, objective, batches, device
         self.schedule, self.steps, self.updates, self.report = schedule, steps, list(updates), report
         self.masters = Masters(model.to(device), precision)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        self.model.train()  # a model that was opened to go on from may come in evaluation mode
         self.optimizers = Optimizers(self.masters.weights, optimizer)
         self.scale = LossScale(precision == "fp16")
         self.step = 0
