@@ -144,7 +144,7 @@ class CTranslate2Engine:
         """Yield each generation as soon as its batch is finished; short prompts come first."""
         encoded = self.encode(prompts, options)
         order = sorted(range(len(prompts)), key=lambda number: encoded[number].size)
-        groups = self._groups(order, max(options.samples, options.beams))
+        groups = self._groups(order, max(options.samples, options.beams), options.beams > 1)
         with Progress("generating", len(prompts) * options.samples, "texts") as progress:
             for group, made in self._decoded(groups, encoded, options):
                 for number, texts in zip(group, made, strict=True):
@@ -153,9 +153,14 @@ class CTranslate2Engine:
                         yield (number, sample), one
                         progress.advance()
 
-    def _groups(self, order: list[int], rows: int) -> list[list[int]]:
-        """Divide prompts, each of which takes `rows`, into batches; few of them among all workers."""
-        at_once = max(1, min(ROWS_AT_ONCE // rows, -(-len(order) // self._most_workers)))
+    def _groups(self, order: list[int], rows: int, beams: bool) -> list[list[int]]:
+        """Divide prompts, each of which takes `rows`, into batches; few of them among all workers.
+
+        Not so for beams: when the library's search ends depends on the other prompts of a batch.
+        """
+        at_once = max(1, ROWS_AT_ONCE // rows)
+        if not beams:
+            at_once = min(at_once, -(-len(order) // self._most_workers))
         return [order[first : first + at_once] for first in range(0, len(order), at_once)]
 
     def _decoded(
