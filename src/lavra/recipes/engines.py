@@ -15,7 +15,7 @@ from lavra.generation.engines.engine import Engine, TorchEngine
 from lavra.generation.options import GenerateOptions
 from lavra.generation.prompts import encode_prompt
 from lavra.models.decoder import Decoder
-from lavra.models.low_precision import round_weights
+from lavra.models.low_precision import FEW_ROWS, round_weights
 from lavra.recipes.models import OpenModel, open_model
 from lavra.training.precision import TYPES, choose_precision
 
@@ -42,8 +42,9 @@ def open_engine(
     beam search, which ends by another rule there.
 
     The precision `auto` is fp32 for texts that are determined (greedy, beam and contrastive search), so that they are
-    those of every other program; for texts that are drawn it is int8 with ctranslate2, and with torch what the
-    processor multiplies fastest (bf16 where it has it).
+    those of every other program; for texts that are drawn it is int8 with ctranslate2, and with torch int8 weights for
+    fewer than few texts, which wait for weights to be read, else what the processor multiplies fastest (bf16
+    where it has it).
 
     Args:
         model: where a model is, or one that is open, in fp32.
@@ -61,24 +62,25 @@ def open_engine(
     if precision not in ("auto", "int8", *TYPES):
         raise InputError(f"{precision!r} is no precision", f"choose one of auto, {', '.join(TYPES)}, int8")
     opened = open_model(model, device, "fp32") if isinstance(model, str) else model
+    texts = len(prompts) * options.samples
     if engine == "torch":
-        return _torch(opened, options, precision)
+        return _torch(opened, options, precision, texts)
     source = Convertible(opened.model, opened.tokenizer, opened.family)
     where = next(opened.model.parameters()).device.type
     asked = ("fp32" if _determined(options) else "int8") if precision == "auto" else precision
-    reason = _not_by_itself(source, len(prompts) * options.samples, options, where) if engine == "auto" else None
+    reason = _not_by_itself(source, texts, options, where) if engine == "auto" else None
     reason = reason or _against(source, prompts, options, where, asked)
     if reason is not None:
         if engine == "ctranslate2":
             raise InputError(f"ctranslate2 cannot write this: {reason}", "use --engine torch, or auto")
-        return _torch(opened, options, precision)
+        return _torch(opened, options, precision, texts)
     try:
         made = CTranslate2Engine(source, asked, where, torch.get_num_threads())
     except LavraError as error:
         if engine == "ctranslate2":
             raise
         say(f"ctranslate2 is not used: {error.message}")
-        return _torch(opened, options, precision)
+        return _torch(opened, options, precision, texts)
     say(f"engine: {made.description}" + ("" if _determined(options) else _ABOUT_SEEDS))
     return made
 
@@ -116,8 +118,10 @@ def _not_by_itself(source: Convertible, texts: int, options: GenerateOptions, de
     return None
 
 
-def _torch(opened: OpenModel, options: GenerateOptions, precision: str) -> TorchEngine:
+def _torch(opened: OpenModel, options: GenerateOptions, precision: str, texts: int) -> TorchEngine:
     where = next(opened.model.parameters()).device
+    if precision == "auto" and not _determined(options) and texts <= FEW_ROWS and isinstance(opened.model, Decoder):
+        precision = "int8" if where.type == "cpu" and choose_precision("auto", where) == "bf16" else "auto"
     if precision == "int8":
         if not isinstance(opened.model, Decoder) or where.type != "cpu":
             raise InputError(
