@@ -232,6 +232,16 @@ def test_checks_pass_before_an_adapter_is_trained(text: Path, base: Path, tmp_pa
     assert not [result for result in report.results if result.verdict == "fail"]
 
 
+def test_a_checkpoint_with_an_adapter_opens_folded(text: Path, base: Path, tmp_path: Path) -> None:
+    edits = {"adapter": {"kind": "lora", "rank": 4}}
+    run = train(text, base, tmp_path / "run", edits=edits, optimization={"learning_rate": 1e-2, "tokens_per_step": 256})
+    finished = open_model(str(run.path)).model.state_dict()
+    checkpoint = open_model(str(run.path / "checkpoints" / "step-00000006")).model.state_dict()
+    assert set(finished) == set(checkpoint)
+    for name, weight in finished.items():
+        torch.testing.assert_close(checkpoint[name], weight)
+
+
 def test_freezing_keeps_what_is_named(text: Path, base: Path, tmp_path: Path) -> None:
     run = train(text, base, tmp_path / "run", edits={"freeze": ["embedding", "blocks.0"]})
     base, trained = (open_model(str(place)).model.state_dict() for place in (base, run.path))

@@ -63,4 +63,6 @@ def main(arguments: list[str]) -> int:
         print_json(made.to_json())
     else:
         print(f"{made.folder}: a {made.family} model\n{made.certificate}")
+        if made.folded is not None:
+            print(f"  its adapter was folded: logits differ by at most {made.folded['largest_difference']:.2e}")
     return 0

@@ -41,16 +41,22 @@ class Export:
         family: the `model_type` of the model in it.
         certificate: of the new folder against our model.
         of_source: of the folder that the model was read from against our model; None where it was ours before.
+        folded: for a run with an adapter, how far the folded model is from the trained one.
     """
 
     folder: Path
     family: str
     certificate: Certificate
     of_source: Certificate | None
+    folded: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"folder": str(self.folder), "family": self.family, **_certificates(self.certificate, self.of_source)}
+        return {
+            "folder": str(self.folder),
+            "family": self.family,
+            **_certificates(self.certificate, self.of_source, self.folded),
+        }
 
 
 def export(
@@ -73,6 +79,7 @@ def export(
     out = Path(out)
     windows = _windows(source, data, text_column)
     read = windows if isinstance(source.model, Wrapped) and source.model.kind == "encoder-decoder" else ()
+    folded = None if source.run is None else source.run.result.get("folded")
     of_source = None
     if source.folder is not None and (source.run is None or isinstance(source.model, Decoder)):
         of_source = certify(source.model, source.folder, windows, sources=read)
@@ -82,9 +89,9 @@ def export(
         _write_tokenizer(source, building)
         certificate = certify(source.model, building, windows, sources=read, tied=tied)
         _demand(certificate, f"{model} was not exported as it is")
-        write_json(building / FILE, _certificates(certificate, of_source))
+        write_json(building / FILE, _certificates(certificate, of_source, folded))
         write_atomically(building / "README.md", _card(source, out.name, family, certificate))
-    return Export(out, family, certificate, of_source)
+    return Export(out, family, certificate, of_source, folded)
 
 
 def _write(source: _Source, folder: Path) -> tuple[str, bool]:
@@ -104,10 +111,13 @@ def _card(source: _Source, name: str, family: str, certificate: Certificate) -> 
     return model_card(name, family, source.model.spec, parameters, certificate, result)
 
 
-def _certificates(certificate: Certificate, of_source: Certificate | None) -> dict[str, Any]:
+def _certificates(
+    certificate: Certificate, of_source: Certificate | None, folded: dict[str, Any] | None
+) -> dict[str, Any]:
     return {
         "certificate": certificate.to_json(),
         **({} if of_source is None else {"of_source": of_source.to_json()}),
+        **({} if folded is None else {"folded": folded}),
     }
 
 

@@ -17,11 +17,12 @@ from lavra.models.decoder import Decoder
 from lavra.models.edits.adapters import Adapter
 from lavra.models.edits.applying import MergeCheck, fold_edits, load_learned_weights
 from lavra.models.edits.base import ModelEdit
+from lavra.models.edits.choices import EditConfig
 from lavra.models.edits.peft_files import save_adapter
 from lavra.models.edits.prefix import Prefix
 from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan
-from lavra.recipes.kept import BASE, build_edited, write_model
+from lavra.recipes.kept import BASE, build_edited, model_with, write_model
 
 ADAPTER = "adapter"
 """Folder of a run that `peft` opens over the model that the run began from."""
@@ -68,6 +69,23 @@ def write_folded(
     write_model(out, model, tokenizer, run / BASE)
     say(f"folded: logits differ by at most {check.largest_difference:.1e} from those of the trained model")
     return check
+
+
+def model_for_use(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: str) -> Decoder | Wrapped:
+    """Return the model of a plan with learned weights, its edits folded where that can be done.
+
+    Raises:
+        Damaged: if the weights are not those of the model; names `place`.
+    """
+    if plan.edits == EditConfig():
+        return model_with(plan, run, weights, place)
+    model, edits = build_edited(plan, run)
+    load_learned_weights(model, weights, place)
+    if plan.edits.adapter.kind != "prefix":
+        with torch.no_grad():
+            for edit in reversed(edits):
+                edit.fold(model)
+    return model
 
 
 def _write_adapter(run: Path, model: nn.Module, edits: list[ModelEdit]) -> None:

@@ -22,7 +22,7 @@ from lavra.models.wrapped.folders import open_wrapped
 from lavra.models.wrapped.kinds import choose_kind
 from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan
-from lavra.recipes.kept import model_with
+from lavra.recipes.folding import model_for_use
 from lavra.recipes.material import open_material
 from lavra.recipes.text import data_folder, request_of
 from lavra.training.checkpoints import Checkpoint, CheckpointStore
@@ -156,5 +156,5 @@ def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) 
     weights = next(tensors for tensors in map(checkpoint.load, groups) if tensors)
     place = f"{run.path}, checkpoint of step {checkpoint.step}"
     tokenizer = open_material(data_folder(request_of(run), run.path)).tokenizer
-    model = model_with(plan, run.path, weights, place).to(device).eval()
+    model = model_for_use(plan, run.path, weights, place).to(device).eval()
     return OpenModel(model, tokenizer, place, run)
