@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
 
 from lavra.core.errors import InputError
-from lavra.core.files import building_folder, write_json
+from lavra.core.files import write_json
 from lavra.data.examples import (
     LEARNED,
     MANIFEST,
@@ -24,11 +22,11 @@ from lavra.data.examples import (
     ExampleStore,
     Kind,
 )
-from lavra.data.store import hash_file
+from lavra.data.store_files import FolderWriter, hash_file
 from lavra.data.tokenizer import Tokenizer
 
 
-class ExampleWriter:
+class ExampleWriter(FolderWriter):
     """Writes an example store in a `with` block: it is there when the block ends well, and nothing is otherwise.
 
     Args:
@@ -48,40 +46,23 @@ class ExampleWriter:
     """
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, kind: Kind, *, force: bool = False) -> None:
-        self.folder, self.tokenizer = folder, tokenizer
+        super().__init__(folder, force=force)
+        self.tokenizer = tokenizer
         self.kind: Kind = kind
         self.dtype = np.dtype("<u2" if tokenizer.vocabulary_size <= 1 << 16 else "<u4")
         self.examples = self.tokens = self.learned = self.source_tokens = self.learned_bytes = 0
-        self._force = force
         self._bits: list[np.ndarray] = []
         self._groups: list[ExampleGroup] = []
         self._open: tuple[str, Any, int, int, int] | None = None
-        self._stack = ExitStack()
 
-    def __enter__(self) -> ExampleWriter:
-        try:
-            self._building = self._stack.enter_context(building_folder(self.folder, force=self._force))
-            self._files: dict[str, IO[bytes]] = {
-                name: self._stack.enter_context((self._building / name).open("wb"))
-                for name in (TOKENS, LEARNED, OFFSETS, SOURCE_TOKENS, SOURCE_OFFSETS)
-            }
-            for name in (OFFSETS, SOURCE_OFFSETS):
-                self._files[name].write(np.zeros(1, "<u8").tobytes())
-        except BaseException as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        if kind is None:
-            try:
-                self._finish()
-            except BaseException as failure:
-                self._stack.__exit__(type(failure), failure, failure.__traceback__)
-                raise
-        return self._stack.__exit__(kind, error, trace)
+    def _open_files(self) -> dict[str, IO[Any]]:
+        files: dict[str, IO[Any]] = {
+            name: self._stack.enter_context((self._building / name).open("wb"))
+            for name in (TOKENS, LEARNED, OFFSETS, SOURCE_TOKENS, SOURCE_OFFSETS)
+        }
+        for name in (OFFSETS, SOURCE_OFFSETS):
+            files[name].write(np.zeros(1, "<u8").tobytes())
+        return files
 
     def add(
         self,

@@ -17,7 +17,7 @@ from lavra.core.errors import Damaged, InputError
 from lavra.core.files import read_json
 from lavra.data.example_packing import pack_examples
 from lavra.data.order import WindowOrder
-from lavra.data.store import hash_file
+from lavra.data.store_files import map_array, verify_files
 
 Kind = Literal["decoder", "encoder-decoder"]
 
@@ -148,11 +148,11 @@ class ExampleStore:
 
     def __init__(self, folder: Path, manifest: ExampleManifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self._tokens = self._map(TOKENS, manifest.dtype, manifest.tokens)
-        self._learned = self._map(LEARNED, "uint8", -(-manifest.tokens // 8))
-        self._offsets = self._map(OFFSETS, "uint64", manifest.examples + 1)
-        self._source_tokens = self._map(SOURCE_TOKENS, manifest.dtype, manifest.source_tokens)
-        self._source_offsets = self._map(SOURCE_OFFSETS, "uint64", manifest.examples + 1)
+        self._tokens = map_array(folder / TOKENS, manifest.dtype, manifest.tokens, _REMEDY)
+        self._learned = map_array(folder / LEARNED, "uint8", -(-manifest.tokens // 8), _REMEDY)
+        self._offsets = map_array(folder / OFFSETS, "uint64", manifest.examples + 1, _REMEDY)
+        self._source_tokens = map_array(folder / SOURCE_TOKENS, manifest.dtype, manifest.source_tokens, _REMEDY)
+        self._source_offsets = map_array(folder / SOURCE_OFFSETS, "uint64", manifest.examples + 1, _REMEDY)
 
     @classmethod
     def open(cls, folder: str | Path) -> ExampleStore:
@@ -163,16 +163,6 @@ class ExampleStore:
         """
         folder = Path(folder)
         return cls(folder, ExampleManifest.read(folder / MANIFEST))
-
-    def _map(self, name: str, dtype: str, count: int) -> np.ndarray:
-        path = self.folder / name
-        kind = np.dtype(dtype).newbyteorder("<")
-        if not path.is_file():
-            raise Damaged(f"{path} is missing", _REMEDY)
-        found, expected = path.stat().st_size, count * kind.itemsize
-        if found != expected:
-            raise Damaged(f"{path} is damaged: it has {found} bytes and should have {expected}", _REMEDY)
-        return np.memmap(path, dtype=kind, mode="r", shape=(count,)) if count else np.empty(0, kind)
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -209,12 +199,7 @@ class ExampleStore:
         Raises:
             Damaged: naming the first file that is not what was written.
         """
-        for name, expected in self.manifest.hashes.items():
-            path = self.folder / name
-            if not path.is_file():
-                raise Damaged(f"{path} is missing", _REMEDY)
-            if hash_file(path) != expected:
-                raise Damaged(f"{path} is damaged: its content is not what was written", _REMEDY)
+        verify_files(self.folder, self.manifest.hashes, _REMEDY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from lavra.core.errors import Damaged
 from lavra.data.manifest import Manifest
+from lavra.data.store_files import map_array, verify_files
 from lavra.data.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"
@@ -43,9 +44,9 @@ class TokenStore:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.tokens = self._map(TOKENS, manifest.dtype, manifest.tokens)
-        self.offsets = self._map(OFFSETS, "uint64", manifest.documents + 1)
-        self.document_bytes = self._map(DOCUMENT_BYTES, "uint32", manifest.documents)
+        self.tokens = map_array(folder / TOKENS, manifest.dtype, manifest.tokens, _REMEDY)
+        self.offsets = map_array(folder / OFFSETS, "uint64", manifest.documents + 1, _REMEDY)
+        self.document_bytes = map_array(folder / DOCUMENT_BYTES, "uint32", manifest.documents, _REMEDY)
 
     @classmethod
     def open(cls, folder: str | Path) -> TokenStore:
@@ -56,17 +57,6 @@ class TokenStore:
         """
         folder = Path(folder)
         return cls(folder, Manifest.read(folder / MANIFEST))
-
-    def _map(self, name: str, dtype: str, count: int) -> np.memmap:
-        path = self.folder / name
-        kind = np.dtype(dtype).newbyteorder("<")
-        expected = count * kind.itemsize
-        if not path.is_file():
-            raise Damaged(f"{path} is missing", _REMEDY)
-        found = path.stat().st_size
-        if found != expected:
-            raise Damaged(f"{path} is damaged: it has {found} bytes and should have {expected}", _REMEDY)
-        return np.memmap(path, dtype=kind, mode="r", shape=(count,))
 
     def __len__(self) -> int:
         """The number of documents."""
@@ -115,20 +105,4 @@ class TokenStore:
         Raises:
             Damaged: naming the first file that is not what was written.
         """
-        for name, expected in self.manifest.hashes.items():
-            path = self.folder / name
-            if not path.is_file():
-                raise Damaged(f"{path} is missing", _REMEDY)
-            if hash_file(path) != expected:
-                raise Damaged(f"{path} is damaged: its content is not what was written", _REMEDY)
-
-
-def hash_file(path: Path) -> str:
-    """Return the xxh3-128 of a file's content, in hexadecimal."""
-    import xxhash
-
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        verify_files(self.folder, self.manifest.hashes, _REMEDY)

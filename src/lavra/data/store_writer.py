@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from lavra.core.errors import InputError
-from lavra.core.files import building_folder, write_json
+from lavra.core.files import write_json
 from lavra.data.manifest import Manifest, Source
-from lavra.data.store import DOCUMENT_BYTES, MANIFEST, OFFSETS, TEXTS, TOKENIZER, TOKENS, TokenStore, hash_file
+from lavra.data.store import DOCUMENT_BYTES, MANIFEST, OFFSETS, TEXTS, TOKENIZER, TOKENS, TokenStore
+from lavra.data.store_files import FolderWriter, hash_file
 from lavra.data.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class _OpenSource:
         return Source(self.name, **{name: self.counts[name] for name in names}, fingerprint=self.digest.hexdigest())
 
 
-class StoreWriter:
+class StoreWriter(FolderWriter):
     """Writes a token store in a `with` block: it is there when the block ends well, and nothing is there otherwise.
 
     Args:
@@ -64,10 +63,11 @@ class StoreWriter:
         force: bool = False,
         begin: int | None = None,
     ) -> None:
-        self.folder, self.tokenizer = folder, tokenizer
+        super().__init__(folder, force=force)
+        self.tokenizer = tokenizer
         self.dtype = np.dtype("<u2" if tokenizer.vocabulary_size <= 1 << 16 else "<u4")
         self.documents = self.tokens = self.text_bytes = 0
-        self._keep_texts, self._force = keep_texts, force
+        self._keep_texts = keep_texts
         self.begin = begin
         self._begin = np.array([] if begin is None else [begin], self.dtype)
         self._end = np.array([tokenizer.end_of_document], self.dtype)
@@ -75,35 +75,18 @@ class StoreWriter:
         self._names: Counter[str] = Counter()
         self._open: _OpenSource | None = None
         self._read_name = ""
-        self._stack = ExitStack()
 
-    def __enter__(self) -> StoreWriter:
-        try:
-            self._building = self._stack.enter_context(building_folder(self.folder, force=self._force))
-            self._files: dict[str, IO[Any]] = {
-                name: self._stack.enter_context((self._building / name).open("wb"))
-                for name in (TOKENS, OFFSETS, DOCUMENT_BYTES)
-            }
-            if self._keep_texts:
-                import zstandard
+    def _open_files(self) -> dict[str, IO[Any]]:
+        files: dict[str, IO[Any]] = {
+            name: self._stack.enter_context((self._building / name).open("wb"))
+            for name in (TOKENS, OFFSETS, DOCUMENT_BYTES)
+        }
+        if self._keep_texts:
+            import zstandard
 
-                self._files[TEXTS] = self._stack.enter_context(zstandard.open(self._building / TEXTS, "wb"))
-            self._files[OFFSETS].write(np.zeros(1, "<u8").tobytes())
-        except BaseException as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        if kind is None:
-            try:
-                self._finish()
-            except BaseException as failure:
-                self._stack.__exit__(type(failure), failure, failure.__traceback__)
-                raise
-        return self._stack.__exit__(kind, error, trace)
+            files[TEXTS] = self._stack.enter_context(zstandard.open(self._building / TEXTS, "wb"))
+        files[OFFSETS].write(np.zeros(1, "<u8").tobytes())
+        return files
 
     def add(self, source: str, text: str, ids: np.ndarray) -> None:
         """Add one document.

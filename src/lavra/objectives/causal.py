@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from lavra.models.batch import IGNORED, Batch
+from lavra.models.batch import Batch
 from lavra.objectives.base import Loss
 from lavra.objectives.cross_entropy import summed_cross_entropy
+from lavra.objectives.window_rows import batch_of_windows
 
 if TYPE_CHECKING:
     from lavra.core.seeds import Streams
@@ -40,27 +38,8 @@ class Causal:
         Position i reads token i of the circular stream and predicts token i + 1. Its segment is the document of the
         token that it predicts: the end-of-document token before a document serves as that document's beginning.
         """
-        shape = (len(rows), self.context)
-        inputs = np.zeros(shape, dtype=np.int64)
-        targets = np.full(shape, IGNORED, dtype=np.int64)
-        segments = np.full(shape, -1, dtype=np.int32)
-        positions = np.zeros(shape, dtype=np.int64)
-        for row, window in enumerate(rows):
-            length = len(window)
-            inputs[row, :length] = window.tokens[:-1]
-            targets[row, :length] = window.tokens[1:]
-            if self.isolate:
-                segments[row, :length], positions[row, :length] = window.segments, window.positions
-            else:
-                segments[row, :length], positions[row, :length] = 0, np.arange(length)
-        whole = all(len(window) == self.context for window in rows)
-        return Batch(
-            inputs=torch.from_numpy(inputs),
-            targets=torch.from_numpy(targets),
-            segments=torch.from_numpy(segments) if self.isolate or not whole else None,
-            positions=torch.from_numpy(positions) if self.isolate or not whole else None,
-            weight=float(sum(len(window) for window in rows)),
-            documents=tuple(int(document) for window in rows for document in np.unique(window.documents)),
+        return batch_of_windows(
+            rows, self.context, self.isolate, lambda _, window: (window.tokens[:-1], window.tokens[1:])
         )
 
     def loss(self, model: Model, batch: Batch) -> Loss:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from lavra.core.errors import InputError
 from lavra.models.batch import IGNORED, Batch
 from lavra.objectives.base import Loss
 from lavra.objectives.targets import loss_at_targets
+from lavra.objectives.window_rows import batch_of_windows
 
 if TYPE_CHECKING:
     from lavra.core.seeds import Streams
@@ -76,26 +76,9 @@ class Masked:
 
     def encode(self, rows: Sequence[Window], streams: Streams, progress: float) -> Batch:
         """Lay windows out as rows and hide words of each by the row's own stream; targets stand where they are read."""
-        shape = (len(rows), self.context)
-        inputs = np.zeros(shape, dtype=np.int64)
-        targets = np.full(shape, IGNORED, dtype=np.int64)
-        segments = np.full(shape, -1, dtype=np.int32)
-        positions = np.zeros(shape, dtype=np.int64)
-        for row, window in enumerate(rows):
-            length = len(window)
-            inputs[row, :length], targets[row, :length] = self._hide(window, streams(row), self.rate_at(progress))
-            if self.isolate:
-                segments[row, :length], positions[row, :length] = window.segments, window.positions
-            else:
-                segments[row, :length], positions[row, :length] = 0, np.arange(length)
-        whole = all(len(window) == self.context for window in rows)
-        return Batch(
-            inputs=torch.from_numpy(inputs),
-            targets=torch.from_numpy(targets),
-            segments=torch.from_numpy(segments) if self.isolate or not whole else None,
-            positions=torch.from_numpy(positions) if self.isolate or not whole else None,
-            weight=float((targets != IGNORED).sum()),
-            documents=tuple(int(document) for window in rows for document in np.unique(window.documents)),
+        rate = self.rate_at(progress)
+        return batch_of_windows(
+            rows, self.context, self.isolate, lambda row, window: self._hide(window, streams(row), rate)
         )
 
     def _hide(self, window: Window, stream: np.random.Generator, rate: float) -> tuple[np.ndarray, np.ndarray]:
