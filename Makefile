@@ -7,13 +7,17 @@ TORCH := 2.13.0
 
 DEMO_BUDGET ?= 150s
 DEMO_OUT ?= runs/demo
+DEMO_SEARCH_BUDGET ?= 150s
+DEMO_SEARCH_OUT ?= runs/demo-search
+DEMO_PAIRS ?= installed-docs:
+DEMO_DOCUMENTS ?= installed-docs:torch,numpy
 BENCHES ?= $(patsubst bench/%.py,%,$(filter-out bench/_%,$(wildcard bench/*.py)))
 
 stamp = $(VENV)/.lavra-$(1)-$(firstword $(shell cat pyproject.toml requirements/$(1).lock | cksum))
 CORE := $(call stamp,core)
 ALL := $(call stamp,all)
 
-.PHONY: help demo test test-all lint format bench lock clean
+.PHONY: help demo demo-search test test-all lint format bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -23,6 +27,14 @@ demo: $(CORE) ## train a model on this machine's own documentation and show what
 	$(BIN)/lavra train installed-docs: --budget $(DEMO_BUDGET) --out $(DEMO_OUT) --force
 	$(BIN)/lavra generate $(DEMO_OUT) --prompt "Return the" --max-new-tokens 80
 	$(BIN)/lavra runs show $(DEMO_OUT)
+
+demo-search: $(ALL) ## documents into better search: train a query generator, expand, evaluate, search
+	$(BIN)/lavra doc2query train $(DEMO_PAIRS) --budget $(DEMO_SEARCH_BUDGET) --out $(DEMO_SEARCH_OUT)/generator --force
+	$(BIN)/lavra expand $(DEMO_DOCUMENTS) --model $(DEMO_SEARCH_OUT)/generator --queries 3 --score-with model \
+		--out $(DEMO_SEARCH_OUT)/queries.jsonl --force
+	$(BIN)/lavra search evaluate $(DEMO_DOCUMENTS) --expansions $(DEMO_SEARCH_OUT)/queries.jsonl \
+		--out $(DEMO_SEARCH_OUT)/experiment --force
+	$(BIN)/lavra search "compute the gradient of a tensor" --index $(DEMO_SEARCH_OUT)/experiment/index
 
 test: $(ALL) ## run the tests, but for the heavy ones
 	$(BIN)/python -m pytest -n logical --maxprocesses 8
@@ -48,7 +60,7 @@ lock: ## resolve the dependencies anew and write requirements/*.lock
 	build/lock/bin/pip install --quiet torch==$(TORCH) hatchling editables
 	build/lock/bin/pip install --quiet --no-build-isolation -e .
 	$(FREEZE) > requirements/core.lock
-	build/lock/bin/pip install --quiet --no-build-isolation -e '.[search,finetune,generate,track,dev]'
+	build/lock/bin/pip install --quiet --no-build-isolation -e '.[search,dense,finetune,generate,track,dev]'
 	$(FREEZE) > requirements/all.lock
 	rm -rf build/lock
 
