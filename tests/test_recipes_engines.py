@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,14 @@ def test_auto_takes_ctranslate2_for_many_texts_and_says_so(capsys: pytest.Captur
     assert "--engine torch for each prompt by itself" in capsys.readouterr().err
     assert chosen(many, GREEDY, engine="torch") == "torch, fp32"
     assert chosen(many, GREEDY, engine="torch", precision="int8") == "torch, int8"
+
+
+def test_auto_does_without_ctranslate2_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    assert chosen(["ab"] * MANY_TEXTS, GREEDY) == "torch, fp32"
+    assert chosen(["ab"], GenerateOptions(max_new_tokens=8)).startswith("torch, ")
+    with pytest.raises((InputError, ModuleNotFoundError), match="ctranslate2"):
+        chosen(["ab"], GREEDY, engine="ctranslate2")
 
 
 @pytest.mark.parametrize(

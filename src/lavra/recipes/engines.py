@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -109,6 +110,8 @@ def _against(
 
 def _not_by_itself(source: Convertible, texts: int, options: GenerateOptions, device: str) -> str | None:
     """Return why `auto` does not take ctranslate2 where it could."""
+    if not _installed():
+        return "it is not installed"
     if device != "cpu":
         return f"on a {device} torch is as fast"
     if options.beams > 1:
@@ -116,6 +119,13 @@ def _not_by_itself(source: Convertible, texts: int, options: GenerateOptions, de
     if texts < MANY_TEXTS and not is_converted(source):
         return f"{texts} texts are too few to convert the model for"
     return None
+
+
+def _installed() -> bool:
+    try:
+        return find_spec("ctranslate2") is not None
+    except ValueError:  # a module that was put in its place, or taken away
+        return False
 
 
 def _torch(opened: OpenModel, options: GenerateOptions, precision: str, texts: int) -> TorchEngine:
