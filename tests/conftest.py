@@ -34,3 +34,19 @@ def _loud():
 
     yield
     set_quiet(False)
+
+
+@pytest.fixture
+def reference_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the certificate's other program in this process, which has paid for its imports already."""
+    import subprocess
+    from pathlib import Path
+
+    from lavra.models import reference
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        folder, tokens, out = command[-3:]
+        reference.run(folder, Path(tokens), Path(out))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import wrapped_models as tiny
-from lavra.models import reference as reference_program
 from lavra.models.certificate import Certificate, certify
 from lavra.models.wrapped.folders import save_wrapped
 from lavra.models.wrapped.wrapped import Wrapped
@@ -22,16 +19,7 @@ WINDOWS = [_DRAWN.integers(tiny.FIRST, tiny.VOCABULARY, length).tolist() for len
 SOURCES = [_DRAWN.integers(tiny.FIRST, tiny.VOCABULARY, length).tolist() for length in (5, 16, 9)]
 
 
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the other process's program in this one, which has paid for its imports already."""
-
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        folder, tokens, out = command[-3:]
-        reference_program.run(folder, Path(tokens), Path(out))
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(subprocess, "run", run)
+pytestmark = pytest.mark.usefixtures("reference_in_this_process")
 
 
 def certified(model: Wrapped, folder: Path) -> Certificate:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -14,24 +13,13 @@ import pytest
 import wrapped_models as tiny
 from lavra.core.errors import CheckFailed
 from lavra.data.tokenizer import Tokenizer
-from lavra.models import reference as reference_program
 from lavra.models.certificate import certify
 from lavra.models.wrapped.folders import save_wrapped
 from lavra.recipes import export as recipe
 from lavra.recipes.export import export
 from lavra.recipes.models import open_model
 
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the other process's program in this one, which has paid for its imports already."""
-
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        folder, tokens, out = command[-3:]
-        reference_program.run(folder, Path(tokens), Path(out))
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(subprocess, "run", run)
+pytestmark = pytest.mark.usefixtures("reference_in_this_process")
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lavra.core.perplexity import perplexity_of
 from lavra.evaluation.documents import Documents
 from lavra.evaluation.intervals import Estimate, ratio_estimates
 
 NATS_PER_BIT = math.log(2)
-
-
-def _power_of_e(nats: float) -> float:
-    return math.exp(nats) if nats < 700 else math.inf
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,8 @@ class Measures:
             documents=len(documents),
             nll=float(nll.sum()),
             loss=per["tokens"],
-            perplexity=per["tokens"].through(_power_of_e),
-            perplexity_per_word=per["words"].through(_power_of_e),
+            perplexity=per["tokens"].through(perplexity_of),
+            perplexity_per_word=per["words"].through(perplexity_of),
             bits_per_byte=bits["bytes"],
             bits_per_character=bits["characters"],
             bits_per_word=bits["words"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from lavra.core.errors import LavraError
 from lavra.core.files import read_json
+from lavra.core.perplexity import perplexity_of
 from lavra.models import reference
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.decoder import Decoder
@@ -201,8 +201,7 @@ def _targets(windows: Sequence[Sequence[int]], kind: str) -> tuple[torch.Tensor,
 
 
 def _perplexity(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    loss = float(F.cross_entropy(logits.double(), targets))
-    return math.exp(loss) if loss < 700 else math.inf
+    return perplexity_of(float(F.cross_entropy(logits.double(), targets)))
 
 
 def _yes(value: bool) -> str:

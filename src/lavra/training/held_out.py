@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lavra.core.perplexity import perplexity_of
 from lavra.core.progress import Progress
 from lavra.core.seeds import row_streams
 from lavra.evaluation.intervals import Estimate, ratio_estimates
@@ -92,7 +93,7 @@ def held_out_loss(
     return HeldOutLoss(
         name,
         mean,
-        mean.through(lambda loss: math.exp(loss) if loss < 700 else math.inf),
+        mean.through(perplexity_of),
         mean.through(lambda loss: loss / math.log(2) / bytes_per_target),
         rows,
         int(sum(weights)),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lavra.core.errors import Interrupted, LavraError
+from lavra.core.perplexity import perplexity_of
 from lavra.core.progress import Progress, say
 from lavra.core.run_folder import RunFolder
 from lavra.core.units import show_count
@@ -135,7 +136,7 @@ class Loop:
             "split": "train",
             "tokens": int(self.trainer.targets),
             "loss": report.loss,
-            "perplexity": _exp(report.loss),
+            "perplexity": perplexity_of(report.loss),
             "bits_per_byte": report.loss / math.log(2) / units.bytes_per_token,
             "bits_per_word": report.loss / math.log(2) / units.words_per_token,
             "tokens_per_second": self.tokens_per_second,
@@ -231,8 +232,3 @@ class Loop:
         if self.units.peak_flops:
             parts.append(f"{speed * self.units.flops_per_token / self.units.peak_flops:.0%} of peak")
         return "  ".join(parts)
-
-
-def _exp(loss: float) -> float:
-    """Return exp(loss), infinite where it overflows."""
-    return math.exp(loss) if loss < 700 else math.inf

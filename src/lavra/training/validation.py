@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lavra.core.memory import is_out_of_memory, release_memory
+from lavra.core.perplexity import perplexity_of
 from lavra.core.seeds import row_streams
 from lavra.models.contract import Model
 from lavra.objectives.base import Objective
@@ -41,7 +42,7 @@ class Validation:
             "split": "validation",
             "tokens": int(tokens),
             "loss": loss,
-            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "perplexity": perplexity_of(loss),
             "bits_per_byte": self.bits_per_byte(loss),
         }
 
