@@ -1,6 +1,7 @@
 """What every benchmark does with its figures: medians with spread, and a line of JSON in bench/results/NAME.jsonl.
 
-A line holds when, on what machine and with which versions it was measured, so that lines of several months can stand side by side.
+A line holds when, on what machine and with which versions it was measured, so that lines of several months
+can stand side by side.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def circumstances() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the processor's name, its cores that this process may use, memory in bytes, the load, and the GPU if any."""
+    """Return the processor, the cores that this process may use, memory in bytes, the load, and the GPU if any."""
     import psutil
     import torch
 
