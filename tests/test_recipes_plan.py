@@ -198,7 +198,7 @@ def test_predicted_is_set_beside_actual() -> None:
         "bits_per_byte_high": 2.1,
         "tokens_per_second": 50.0,
     }
-    found = against(expected, {"seconds": 110.0, "bits_per_byte": {"value": 2.05}, "tokens_per_second": None}, "mps")
+    found = against(expected, {"seconds": 110.0, "bits_per_byte": {"value": 2.05}, "tokens_per_second": None})
     assert found["seconds"] == {"predicted": 100.0, "actual": 110.0, "difference": pytest.approx(0.1)}
     assert found["bits_per_byte"]["difference"] == pytest.approx(0.025)
     assert found["bits_per_byte"]["low"] == 1.9

@@ -72,6 +72,19 @@ def parse(
     return cast(Options, parsed.options), everywhere.json  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def new_file(path: Path, force: bool) -> Path:
+    """Return the path of a file that a command is to write.
+
+    Raises:
+        InputError: if something is there already and may not be replaced, or it is a folder.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder", "name the file to write")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists already", "choose another file, or add --force to replace it")
+    return path
+
+
 def print_json(value: object) -> None:
     """Print the result of a command as one JSON object on standard output."""
     print(one_line(value), flush=True)

@@ -107,16 +107,14 @@ def measured_memory(device: str) -> float | None:
     return float(most if sys.platform == "darwin" else most * 1024)
 
 
-def against(expected: Mapping[str, float], result: Mapping[str, Any], device: str) -> dict[str, dict[str, float]]:
+def against(expected: Mapping[str, float], result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return what was predicted beside what came, for each figure that both know.
 
     Args:
         expected: the plan's `forecast`.
         result: the run's figures.
-        device: kind of device.
     """
     actual: dict[str, Any] = {name: _plain(result.get(name)) for name in _COMPARED}
-    actual["peak_bytes"] = measured_memory(device)
     compared: dict[str, dict[str, float]] = {}
     for name in _COMPARED:
         if name in expected and actual[name]:

@@ -6,14 +6,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
 from lavra.core.seeds import row_streams
 from lavra.core.terminal import printable
-from lavra.evaluation.documents import documents_of_store
+from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses, text_fingerprint
+from lavra.evaluation.documents import Documents, documents_of_store
 from lavra.evaluation.likelihood import likelihood
+from lavra.evaluation.results import LikelihoodResult
 from lavra.evaluation.tables import likelihood_table
 from lavra.evaluation.yardsticks import count_tokens, yardsticks
 from lavra.generation.generate import generate
@@ -23,7 +26,7 @@ from lavra.models.edits.choices import EditConfig
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
-from lavra.recipes.expectation import against
+from lavra.recipes.expectation import against, measured_memory
 from lavra.recipes.folding import write_folded
 from lavra.recipes.kept import BASE, write_model
 from lavra.recipes.material import Material, TextMaterial
@@ -58,7 +61,7 @@ def finish(
     assembly.undo_compilation()  # evaluation and generation come in many shapes, each of which would be compiled
     with trainer.evaluating():
         folded = export_model(run.path, plan, assembly, data)
-        figures, table = _measure(plan, assembly, data)
+        figures, table = _measure(plan, assembly, data, run.path)
         samples = _samples(config, plan, assembly.model, data)
     for sample in samples:
         run.samples.append({"step": trainer.step, **sample})
@@ -72,13 +75,14 @@ def finish(
         "budget_seconds": plan.budget_seconds,
         "checkpoint_wait_seconds": round(waited, 3),
         "tokens_per_second": _speed(lines),
+        "peak_bytes": measured_memory(plan.device),
         "data": list(config.data),
         **figures,
         **({} if folded is None else {"folded": folded}),
         "ledger": data.receipt(plan, trainer.step),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),
     }
-    result["predicted"] = against(plan.forecast, result, plan.device)
+    result["predicted"] = against(plan.forecast, result)
     run.write_result(result)
     say(table)
     return result
@@ -100,10 +104,10 @@ def export_model(run: Path, plan: Plan, assembly: Assembly, data: Material) -> d
     return None
 
 
-def _measure(plan: Plan, assembly: Assembly, data: Material) -> tuple[dict[str, Any], str]:
+def _measure(plan: Plan, assembly: Assembly, data: Material, run: Path) -> tuple[dict[str, Any], str]:
     """Return the figures on held-out rows as JSON, and as a table."""
     if plan.objective == "causal" and isinstance(data, TextMaterial):
-        return _measure_text(plan, assembly.model, data)
+        return _measure_text(plan, assembly.model, data, run)
     held_out = data.held_out(plan)
     rows = min(held_out.rows, max(1, plan.evaluation_tokens // plan.context))
     measured = held_out_loss(
@@ -121,12 +125,13 @@ def _measure(plan: Plan, assembly: Assembly, data: Material) -> tuple[dict[str, 
     return {**figures, "evaluation": {**values, "held_out_rows": held_out.rows}}, str(measured)
 
 
-def _measure_text(plan: Plan, model: Model, data: TextMaterial) -> tuple[dict[str, Any], str]:
+def _measure_text(plan: Plan, model: Model, data: TextMaterial, run: Path) -> tuple[dict[str, Any], str]:
     every = documents_of_store(data.prepared.validation, data.tokenizer)
     documents = every.sample(plan.evaluation_tokens)
     context = plan.context if plan.base is not None else None
     with torch.no_grad():
         result = likelihood(model, documents, context=context, seed=plan.seed)
+    _losses(data, every, result).save(run / DOCUMENT_LOSSES)
     counts = count_tokens(data.prepared.train.tokens, data.tokenizer.vocabulary_size)
     sticks = yardsticks(documents, documents.texts(data.tokenizer), data.tokenizer.vocabulary_size, counts)
     measured = result.to_json()
@@ -142,6 +147,18 @@ def _measure_text(plan: Plan, model: Model, data: TextMaterial) -> tuple[dict[st
             "`lavra evaluate` measures all)"
         )
     return figures, table
+
+
+def _losses(data: TextMaterial, every: Documents, result: LikelihoodResult) -> DocumentLosses:
+    """Return the loss of each measured document, for comparisons with other runs on the same held-out text."""
+    manifest = data.prepared.validation.manifest
+    return DocumentLosses(
+        text_fingerprint(source.fingerprint for source in manifest.sources),
+        manifest.tokenizer_fingerprint,
+        np.searchsorted(every.starts, result.per_document.starts),
+        result.per_document.bytes,
+        result.nll,
+    )
 
 
 def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> list[dict[str, Any]]:

@@ -13,7 +13,9 @@ from lavra.planning.plan import Plan
 from lavra.recipes.assembly import assemble
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.finish import finish
+from lavra.recipes.machine_record import record_machine
 from lavra.recipes.material import open_material
+from lavra.recipes.report import page_at_the_end
 from lavra.recipes.run import Run
 from lavra.recipes.session import checkpoint_store, train_to_the_end
 from lavra.recipes.text import data_folder, request_of
@@ -48,7 +50,7 @@ def resume(folder: Path | str, *, micro_rows: int | None = None) -> Run:
     ranks = join_ranks(device)
     if ranks.rank:
         return _resume(run, config, None, micro_rows)
-    with run.training():
+    with run.training(), page_at_the_end(run):
         return _resume(run, config, run, micro_rows)
 
 
@@ -76,6 +78,7 @@ def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro
     if record is not None:
         record.rewind(step)
         record.log(f"resumed at step {step}")
+        record_machine(record.path, device, step)
     say(f"going on at step {step} of {plan.steps} (ready in {time.monotonic() - begun:.1f} s)")
     waited = train_to_the_end(config, plan, assembly, data, record, ranks, checkpoint)
     if record is not None:

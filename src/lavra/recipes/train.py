@@ -24,8 +24,10 @@ from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, ste
 from lavra.recipes.expectation import with_expectation
 from lavra.recipes.finish import finish
 from lavra.recipes.kept import keep_base
+from lavra.recipes.machine_record import record_machine
 from lavra.recipes.material import Material, has_examples, open_material
 from lavra.recipes.preparation import training_material
+from lavra.recipes.report import page_at_the_end
 from lavra.recipes.run import Run
 from lavra.recipes.session import train_to_the_end
 from lavra.recipes.text import data_folder
@@ -54,13 +56,14 @@ def train(config: TrainConfig) -> Run:
     ranks = join_ranks(device)
     if ranks.rank == 0:
         run = RunFolder.create(_new_folder(config), to_toml(config), force=config.force)
-        with run.training():
+        with run.training(), page_at_the_end(run):
             return _train(config, run, device, ranks)
     return _follow(config, device, ranks)
 
 
 def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ranks) -> Run:
     begun = time.monotonic()
+    record_machine(run.path, device, 0)
     machine = measured_machine(config, device)
     say(f"machine: {describe(device)}, {machine.peak / 1e9:,.0f} GFLOP/s of {machine.precision} matrix products")
     base = opened_base(config, device, run.path)

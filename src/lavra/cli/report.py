@@ -1,0 +1,45 @@
+"""`lavra report`: the page of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lavra.cli.options import new_file, parse, print_json
+from lavra.core.run_folder import RunFolder
+
+
+@dataclass
+class _Report:
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The folder of the run; it may be training still, or have crashed."""
+    out: Path | None = None
+    """The file to write; report.html in the run's folder by default."""
+    force: bool = False
+    """Replace the file of --out."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `lavra report …`."""
+    options, as_json = parse(
+        _Report,
+        arguments,
+        prog="lavra report",
+        description="Write the page of a run as one HTML file that needs no network: what was trained on what, the "
+        "outcome with intervals, curves, predicted against actual, checks, ledger, samples and events.\n"
+        "Training writes it at its end by itself; this makes it anew, at any time.",
+        examples=["lavra report runs/book", "lavra report runs/book --out book.html --json"],
+    )
+    from lavra.reports.run_page import PAGE, write_page
+
+    run = RunFolder.open(options.run)
+    out = run.path / PAGE if options.out is None else new_file(options.out, options.force)
+    record = write_page(run, out)
+    if as_json:
+        print_json({"run": str(run.path), "report": str(out), "status": record.status, "missing": record.missing})
+    else:
+        print(out)
+    return 0

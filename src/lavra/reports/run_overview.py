@@ -1,0 +1,238 @@
+"""What was trained on what, what came of it, and what had been predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lavra.core.units import show_count, show_duration, show_size
+from lavra.reports.bar_plot import Bar, bar_plot
+from lavra.reports.page import Section, Table
+from lavra.reports.run_files import RunFiles
+from lavra.reports.wording import TITLES, UNKNOWN, counted, plain, setting, shown
+
+MEASURES = ("bits_per_byte", "loss", "perplexity", "bits_per_word")
+_MOST_SOURCES = 12
+
+
+def headline(run: RunFiles) -> str:
+    """Return the run in one sentence."""
+    parts = [run.status]
+    steps = run.plan.get("steps")
+    if run.status != "finished" and run.step:
+        parts.append(f"at step {run.step:,} of {steps:,}" if isinstance(steps, int) else f"at step {run.step:,}")
+    if "bits_per_byte" in run.result:
+        parts.append(f"{shown('bits_per_byte', run.result['bits_per_byte'])} bits per byte {measured_on(run.result)}")
+    elif run.validation:
+        last = run.validation[-1]
+        where = f"on a sample of the held-out text at step {last.get('step')}"
+        parts.append(f"{shown('bits_per_byte', last.get('bits_per_byte'))} bits per byte {where}")
+    if run.plan.get("parameters"):
+        parts.append(f"{show_count(run.plan['parameters'])} parameters")
+    if run.result.get("seconds"):
+        parts.append(show_duration(run.result["seconds"]))
+    return "; ".join(parts)
+
+
+def measured_on(result: Mapping[str, Any]) -> str:
+    """Return what the figures of a result were measured on, and what their intervals are."""
+    measured = result.get("evaluation") or {}
+    unit = "document" if "documents" in measured else "row"
+    count, every = measured.get(f"{unit}s"), measured.get(f"held_out_{unit}s")
+    if count is None:
+        return "(what it was measured on was not recorded)"
+    known = (plain(measured.get("loss")) is not None) and (measured.get("loss") or {}).get("low") is not None
+    of = f"{count:,} of {every:,} held-out {unit}s" if every and every != count else counted(count, f"held-out {unit}")
+    return f"on {of}" + ("" if known else " (too few for an interval)")
+
+
+def what_section(run: RunFiles) -> Section:
+    """Return what was trained on what, where and with what."""
+    facts = [*_data(run), *_model(run), *_length(run), *_machine(run)]
+    return Section("What was trained on what", facts=[(name, value) for name, value in facts if value])
+
+
+def _data(run: RunFiles) -> Iterator[tuple[str, str]]:
+    yield "data", setting(run.config.get("data") or run.result.get("data"))
+    split = run.data.get("split") or {}
+    for side, name in (("train", "trained on"), ("validation", "held out")):
+        sizes = split.get(side) or {}
+        unit = "example" if "examples" in sizes else "document"
+        if sizes:
+            parts = [counted(sizes.get(f"{unit}s"), unit), counted(sizes.get("tokens"), "token")]
+            parts += [f"{sizes['learned']:,} of them learned"] if "learned" in sizes else []
+            size = sizes.get("bytes", sizes.get("learned_bytes"))
+            parts += [f"{show_size(size)} ({size:,} bytes)"] if size is not None else []
+            parts += [counted(sizes["words"], "word")] if "words" in sizes else []
+            yield name, ", ".join(parts)
+    tokenizer = run.data.get("tokenizer") or {}
+    if tokenizer:
+        yield (
+            "tokenizer",
+            f"{tokenizer.get('vocabulary_size', 0):,} tokens, {tokenizer.get('fertility', 0):.2f} per word, "
+            f"{tokenizer.get('bytes_per_token', 0):.2f} bytes each",
+        )
+    bad = run.data.get("bad_rows") or {}
+    if bad:
+        yield "rows left out", ", ".join(f"{reason}: {setting(count)}" for reason, count in bad.items())
+
+
+def _model(run: RunFiles) -> Iterator[tuple[str, str]]:
+    plan, spec = run.plan, run.plan.get("model") or {}
+    if plan.get("base"):
+        yield "went on from", str(plan["base"])
+    if spec:
+        heads = f"{spec.get('heads')} heads" + (f", {spec['kv_heads']} for keys" if spec.get("kv_heads") else "")
+        yield (
+            "model",
+            f"decoder of {spec.get('depth')} blocks, width {spec.get('width')}, {heads}, "
+            f"context {spec.get('context')}, vocabulary {spec.get('vocabulary')}, {spec.get('positions')}, "
+            f"{spec.get('norm')}, {spec.get('activation')}"
+            + (", head tied to the embedding" if spec.get("tied") else ""),
+        )
+    if plan:
+        yield "parameters", shown("parameters", plan.get("parameters"))
+        yield "objective", str(plan.get("objective", UNKNOWN))
+    adapter = (plan.get("edits") or {}).get("adapter") or {}
+    if adapter.get("kind", "none") != "none":
+        yield "adapter", f"{adapter['kind']}, rank {adapter.get('rank')}"
+
+
+def _length(run: RunFiles) -> Iterator[tuple[str, str]]:
+    plan = run.plan
+    if not plan:
+        return
+    yield (
+        "budget",
+        shown("budget_seconds", plan.get("budget_seconds")).replace(UNKNOWN, "no time; a length was asked for"),
+    )
+    yield (
+        "length",
+        f"{plan.get('steps', 0):,} steps of {plan.get('tokens_per_step', 0):,} tokens = "
+        f"{plan.get('tokens', 0):,} tokens = {plan.get('epochs', 0):.3g} epochs",
+    )
+    optimizer, schedule = plan.get("optimizer") or {}, plan.get("schedule") or {}
+    yield (
+        "optimiser",
+        f"{optimizer.get('name')}, peak rate {setting(optimizer.get('learning_rate'))}"
+        + (
+            f", {setting(optimizer.get('matrix_learning_rate'))} for matrices"
+            if optimizer.get("name") == "muon"
+            else ""
+        )
+        + f", schedule {schedule.get('shape')} with {schedule.get('warmup_steps')} steps of warm-up",
+    )
+    yield "seed", setting(plan.get("seed"))
+
+
+def _machine(run: RunFiles) -> Iterator[tuple[str, str]]:
+    plan = run.plan
+    if plan:
+        compiled = "compiled" if plan.get("compile") else "not compiled"
+        yield "computed on", f"{plan.get('device')}, {plan.get('precision')}, {plan.get('threads')} threads, {compiled}"
+    for stretch in run.machines:
+        memory = show_size(stretch.get("memory") or 0)
+        begun = f"from step {stretch['step']:,}" if stretch.get("step") else "machine"
+        yield (
+            begun,
+            f"{stretch.get('processor')}, {stretch.get('cores')} cores, "
+            f"{memory} of memory, {stretch.get('device')}, {stretch.get('system')} ({stretch.get('time')})",
+        )
+    if run.machines:
+        versions = run.machines[-1].get("versions") or {}
+        yield "versions", ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def outcome_section(run: RunFiles) -> Section:
+    """Return the figures with their intervals, what they were measured on, and the yardsticks on the same bytes."""
+    result = run.result
+    if not result:
+        return _outcome_so_far(run)
+    measured = result.get("evaluation") or {}
+    rows = [(TITLES[name], shown(name, result[name])) for name in MEASURES if name in result]
+    rows += [(TITLES[name], shown(name, result.get(name))) for name in ("tokens", "tokens_per_second", "peak_bytes")]
+    spent = shown("seconds", result.get("seconds")).replace(UNKNOWN, "not known: the run was resumed")
+    rows += [("time of training", spent)]
+    sizes = [
+        counted(measured[name], noun)
+        for name, noun in (("bytes", "byte"), ("words", "word"), ("tokens", "token"), ("targets", "target"))
+        if name in measured
+    ]
+    windows = f"; windows of {measured['context']}, every {measured['stride']}" if "stride" in measured else ""
+    return Section(
+        "Outcome",
+        f"Measured {measured_on(result)}: {', '.join(sizes)}{windows}." if measured else "",
+        facts=rows,
+        pictures=[_yardsticks(result)],
+        tables=_sources(measured.get("sources") or {}),
+        note="In brackets: 95 % intervals by bootstrap over documents (rows of examples). Bits per byte count the "
+        "bytes of the original text and compare between all models on the same text; loss and perplexity only "
+        "between models with one tokenizer.",
+    )
+
+
+def _outcome_so_far(run: RunFiles) -> Section:
+    if not run.validation:
+        return Section("Outcome", "Nothing was measured on held-out text yet.")
+    last = run.validation[-1]
+    rows = [(TITLES[name], shown(name, last[name])) for name in MEASURES if name in last]
+    return Section(
+        "Outcome so far",
+        f"The last validation, at step {last.get('step')}, on {run.plan.get('validation_rows', '?')} held-out windows; "
+        "a finished run is measured on more, with intervals.",
+        facts=rows,
+    )
+
+
+def _yardsticks(result: Mapping[str, Any]) -> str:
+    sticks = result.get("yardsticks") or []
+    own = result.get("bits_per_byte") or {}
+    if not sticks or plain(own) is None:
+        return ""
+    bars = [Bar(str(stick["name"]), float(stick["bits_per_byte"])) for stick in sticks]
+    mine = Bar("this model", float(plain(own)), own.get("low"), own.get("high"), strong=True)
+    return bar_plot("Bits per byte of the same held-out text (less is better)", [mine, *bars])
+
+
+def _sources(sources: Mapping[str, Any]) -> Sequence[Table]:
+    if len(sources) < 2:
+        return ()
+    largest = sorted(sources.items(), key=lambda one: -one[1].get("tokens", 0))[:_MOST_SOURCES]
+    rows = [
+        [
+            name,
+            *(f"{one.get(key, 0):,}" for key in ("documents", "tokens")),
+            shown("bits_per_byte", one.get("bits_per_byte")),
+        ]
+        for name, one in largest
+    ]
+    return [
+        Table(
+            ["source" + (" (the largest)" * (len(sources) > len(largest))), "documents", "tokens", "bits per byte"],
+            rows,
+        )
+    ]
+
+
+def predicted_section(run: RunFiles) -> Section:
+    """Return what the plan had forecast beside what came."""
+    compared, forecast = run.result.get("predicted") or {}, run.plan.get("forecast") or {}
+    title = "Predicted against actual"
+    if compared:
+        rows = [_compared(name, found) for name, found in compared.items()]
+        return Section(title, tables=[Table(["figure", "predicted", "actual", "difference"], rows)])
+    rows = [
+        [TITLES[name], _predicted(name, forecast[name], forecast), UNKNOWN, UNKNOWN]
+        for name in forecast
+        if name in TITLES
+    ]
+    return Section(title, tables=[Table(["figure", "predicted", "actual", "difference"], rows)] if rows else ())
+
+
+def _compared(name: str, found: Mapping[str, float]) -> list[str]:
+    predicted = {"value": found["predicted"], "low": found.get("low"), "high": found.get("high")}
+    return [TITLES.get(name, name), shown(name, predicted), shown(name, found["actual"]), f"{found['difference']:+.1%}"]
+
+
+def _predicted(name: str, value: float, forecast: Mapping[str, float]) -> str:
+    return shown(name, {"value": value, "low": forecast.get(f"{name}_low"), "high": forecast.get(f"{name}_high")})
