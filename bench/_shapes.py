@@ -1,0 +1,77 @@
+"""The shapes that lavra and its peers train at equal work, and the text that they train on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from lavra.data.manifest import Manifest, Source
+from lavra.data.prepare import Prepared
+from lavra.data.store import TokenStore
+from lavra.models.presets import PRESETS
+from lavra.models.spec import DecoderSpec
+from lavra.recipes.material import TextMaterial
+
+_GPT2 = PRESETS["gpt2-124m"]
+
+SHAPES: dict[str, DecoderSpec] = {
+    "tiny": replace(_GPT2, vocabulary=512, depth=2, width=64, heads=2),
+    "7M": replace(_GPT2, vocabulary=8192, depth=6, width=256, heads=8),
+    "124M": _GPT2,
+    "opt-125m": PRESETS["opt-125m"],
+}
+"""GPT-2's architecture (tied head, learned positions, biases), but for OPT, which has ReLU and two positions more."""
+
+TOKENS_PER_STEP = {"cpu": {"tiny": 512, "7M": 4096, "124M": 2048, "opt-125m": 2048}, "cuda": {"tiny": 4096}}
+"""Of one micro-batch on a processor, so that every peer fits into 24 GiB; on a GPU 32,768."""
+
+
+def shape_of(name: str, context: int) -> DecoderSpec:
+    """Return the shape called `name` with that context; raises SystemExit for an unknown name."""
+    if name not in SHAPES:
+        raise SystemExit(f"there is no shape {name!r}; shapes: {', '.join(SHAPES)}")
+    return replace(SHAPES[name], context=context)
+
+
+def rows_of(name: str, context: int, device: str) -> int:
+    """Return the windows of a step, the same for all sides."""
+    return max(1, TOKENS_PER_STEP[device].get(name, 32768) // context)
+
+
+class Numbers:
+    """A tokenizer of which only its size is asked."""
+
+    end_of_document = 0
+    fingerprint = "numbers"
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary_size = vocabulary
+
+
+def material_of(folder: Path, vocabulary: int) -> TextMaterial:
+    """Return a store that `write_store` wrote as what `lavra train` would open: to train on, and held out."""
+    store = TokenStore.open(folder)
+    store.tokenizer = Numbers(vocabulary)  # pyright: ignore[reportAttributeAccessIssue]
+    return TextMaterial(Prepared(folder, store, store))
+
+
+def write_store(folder: Path, vocabulary: int, tokens: int = 1 << 20, mean_length: float = 200.0) -> Path:
+    """Write a token store of random ids in documents of log-normal length, the same for the same arguments."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    ids = random.integers(1, vocabulary, tokens)
+    lengths = np.maximum(2, random.lognormal(np.log(mean_length) - 0.5, 1.0, 4 * int(tokens / mean_length)))
+    ends = np.cumsum(lengths.astype(np.int64)) - 1
+    ends = np.append(ends[ends < tokens - 2], tokens - 1)
+    ids[ends] = Numbers.end_of_document
+    ids.astype("<u2").tofile(folder / "tokens.bin")
+    np.concatenate([[0], ends + 1]).astype("<u8").tofile(folder / "offsets.bin")
+    (np.diff(ends, prepend=-1) * 4).astype("<u4").tofile(folder / "document_bytes.bin")
+    sizes = {"documents": len(ends), "tokens": tokens, "bytes": 4 * tokens, "characters": 4 * tokens, "words": tokens}
+    source = Source("random", **sizes, fingerprint="")
+    manifest = Manifest("random", vocabulary, Numbers.end_of_document, "uint16", **sizes, sources=(source,))
+    (folder / "manifest.json").write_text(json.dumps(manifest.to_json()))
+    return folder

@@ -1,0 +1,209 @@
+"""Training at equal work: tokens per second and memory of lavra against Hugging Face's Trainer and nanoGPT.
+
+Usage: python bench/training.py [--shapes 7M,124M] [--contexts 256,512,1024] [--nanogpt FOLDER] [--device cuda]
+       [--rounds 3] [--seconds 5] [--json]; by default the 7M shape at context 256.
+
+Every side trains the same architecture (GPT-2's) on the same random windows, in a process of its own, with its own
+optimiser step. Each peer is measured in turns with lavra, so that a ratio comes from runs beside each other, and no
+more than two sides are in memory. `lavra` does the peers' work (AdamW, windows as one text), `lavra as by default` what
+`lavra train` does (Muon, documents isolated). The ceiling is that of matrix products in the best precision, measured
+between the turns; FLOPs are counted exactly, the same for all sides. Peak memory is beyond what the libraries take;
+"steady" leaves out the first steps, and with them the compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from _results import Spread, ratios, record
+from _shapes import SHAPES, rows_of, shape_of, write_store
+from _turns import Turn, Worker, WorkerFailed
+
+OURS = "lavra"
+PEERS = ("Trainer fp32", "Trainer bf16", "Trainer bf16 compiled", "nanoGPT compiled", "lavra as by default")
+SCRIPT = Path(__file__).with_name("_training_sides.py")
+
+
+@dataclass
+class Measured:
+    """One side of one shape and context.
+
+    Attributes:
+        side: its name.
+        turns: tokens per second of every turn.
+        beside: lavra's tokens per second in the turn before each of them.
+        first_step_seconds: compilation included.
+        memory: what the worker said at its end.
+    """
+
+    side: str
+    turns: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
+    first_step_seconds: float = 0.0
+    memory: dict[str, int | None] = field(default_factory=dict)
+
+    def to_json(self, ceiling: float, flops: float) -> dict[str, Any]:
+        """Return the figures; the share of the ceiling is of `flops` per token at the median speed."""
+        speed = Spread.of(self.turns)
+        return {
+            "side": self.side,
+            "tokens_per_second": speed.to_json(),
+            "lavra_is_faster_by": ratios(self.beside, self.turns).to_json() if self.beside else None,
+            "share_of_ceiling": speed.median * flops / ceiling,
+            "first_step_seconds": self.first_step_seconds,
+            **self.memory,
+        }
+
+
+def sides_of(shape: str, nanogpt: str | None) -> list[str]:
+    """Return the peers that can train a shape here: nanoGPT where its folder is given and the shape is GPT-2's."""
+    if nanogpt and SHAPES[shape].activation != "relu":
+        return list(PEERS)
+    return [side for side in PEERS if not side.startswith("nanoGPT")]
+
+
+def beside(ours: Worker, peer: Worker, rounds: int, seconds: float, ceilings: list[float], peak: Any) -> list[Turn]:
+    """Let both work in turn, measuring the ceiling between; returns lavra's turns and the peer's, alternating."""
+    turns = []
+    for _ in range(rounds):
+        turns += [ours.turn(ours.steps_in(seconds)), peer.turn(peer.steps_in(seconds))]
+        ceilings.append(peak())
+    return turns
+
+
+def measure(shape: str, context: int, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of all sides at one shape and context."""
+    spec, rows = shape_of(shape, context), rows_of(shape, context, arguments.device)
+    settings = {
+        "shape": shape,
+        "context": context,
+        "rows": rows,
+        "device": arguments.device,
+        "store": str(stored(folder, spec.vocabulary)),
+        "nanogpt": arguments.nanogpt,
+    }
+    mine, peers, ceilings = Measured(OURS), [], []
+    ours = Worker(SCRIPT, settings | {"side": OURS})
+    mine.first_step_seconds = ours.ready["first_step_seconds"]
+    for side in sides_of(shape, arguments.nanogpt):
+        try:
+            peer = Worker(SCRIPT, settings | {"side": side})
+        except WorkerFailed as error:
+            print(f"{side}: {error}", file=sys.stderr)
+            continue
+        turns = beside(ours, peer, arguments.rounds, arguments.seconds, ceilings, lambda: peak_of(arguments.device))
+        mine.turns += [turn.speed for turn in turns[::2]]
+        found = Measured(side, [turn.speed for turn in turns[1::2]], [turn.speed for turn in turns[::2]])
+        found.first_step_seconds, found.memory = peer.ready["first_step_seconds"], peer.close()
+        peers.append(found)
+    mine.memory = ours.close()
+    ceiling, flops = statistics.median(ceilings), flops_per_token(shape, context)
+    return {
+        "shape": shape,
+        "context": context,
+        "tokens_per_step": rows * context,
+        "ceiling_flops": Spread.of(ceilings).to_json(),
+        "flops_per_token": flops,
+        "sides": [side.to_json(ceiling, flops) for side in [mine, *peers]],
+    }
+
+
+def stored(folder: Path, vocabulary: int) -> Path:
+    """Return the store of a vocabulary, written now if it was not."""
+    path = folder / str(vocabulary)
+    return path if path.exists() else write_store(path, vocabulary)
+
+
+def flops_per_token(shape: str, context: int) -> float:
+    """Return the exact FLOPs of a training step per token."""
+    from lavra.planning.flop_count import count_flops
+
+    return count_flops(shape_of(shape, context), context).exact
+
+
+def peak_of(device: str) -> float:
+    """Return the FLOP/s of matrix products, in the fastest precision that lavra would choose here."""
+    import torch
+
+    from lavra.planning.hardware import measure_matrix_peak
+    from lavra.training.devices import use_threads
+    from lavra.training.precision import choose_precision
+
+    use_threads(None)
+    there = torch.device(device)
+    return measure_matrix_peak(there, choose_precision("auto", there), 0.5)
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the figures of one shape and context for people."""
+    lines = [
+        f"{result['shape']}, context {result['context']}, {result['tokens_per_step']} tokens a step, "
+        f"{result['flops_per_token'] / 1e6:,.0f} MFLOP a token, "
+        f"ceiling {result['ceiling_flops']['median'] / 1e9:,.0f} GFLOP/s",
+        f"{'side':<22} {'tokens/s':>9} {'spread':>7} {'lavra is':>9} {'(range)':>13} {'ceiling':>8} {'peak':>8} "
+        f"{'steady':>8} {'first step':>11}",
+    ]
+    for side in result["sides"]:
+        speed, ratio = side["tokens_per_second"], side["lavra_is_faster_by"]
+        spread = (speed["high"] - speed["low"]) / speed["median"]
+        times = f"{ratio['median']:8.2f}x" if ratio else " " * 9
+        between = f"{ratio['low']:.2f}-{ratio['high']:.2f}" if ratio else ""
+        peak = side["device_bytes"] or side["peak_bytes"]
+        lines.append(
+            f"{side['side']:<22} {speed['median']:>9,.0f} {spread:>7.0%} {times} {between:>13} "
+            f"{side['share_of_ceiling']:>8.1%} {size(peak):>8} {size(side['steady_bytes']):>8} "
+            f"{side['first_step_seconds']:>9.1f} s"
+        )
+    return "\n".join(lines)
+
+
+def size(amount: int | None) -> str:
+    """Return bytes in gigabytes, or a dash."""
+    return "-" if amount is None else f"{amount / 1e9:.2f} GB"
+
+
+def request(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default="7M", help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--contexts", default="256")
+    parser.add_argument("--nanogpt", help="folder of nanoGPT; without it, that side is left out")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args(words)
+    if arguments.nanogpt and not (Path(arguments.nanogpt) / "model.py").exists():
+        parser.error(f"{arguments.nanogpt} is no folder of nanoGPT: it has no model.py")
+    return arguments
+
+
+def main() -> int:
+    arguments = request()
+    if not arguments.nanogpt:
+        print("nanoGPT is left out: give its folder with --nanogpt", file=sys.stderr)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for shape in arguments.shapes.split(","):
+            for context in map(int, arguments.contexts.split(",")):
+                results.append(measure(shape, context, Path(folder), arguments))
+                record("training", results[-1] | {"device": arguments.device})
+                if not arguments.json:
+                    print(table(results[-1]) + "\n", flush=True)
+    if arguments.json:
+        print(json.dumps({"training": results}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
