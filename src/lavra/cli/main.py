@@ -25,6 +25,8 @@ COMMANDS = {
     "index": "Make or update a search index of documents",
     "search": "Search an index, or evaluate searching on a collection with judgements",
     "runs": "List the runs in a folder, or show one run",
+    "report": "Write the page of a run: outcome, curves, checks, samples, in one HTML file",
+    "compare": "Set runs side by side: what differs, and whether it is more than chance",
 }
 """The commands in the order of the help; each is the file of the same name (`-` written `_`) in this folder."""
 

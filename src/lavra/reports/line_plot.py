@@ -159,11 +159,11 @@ def _axis_ticks(axis: Axis, ends: tuple[float, float], most: int) -> list[float]
 
 def _grid(frame: _Frame) -> Iterator[str]:
     bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
-    for value in _axis_ticks(frame.y, frame.y_ends, 5):
+    for value in _axis_ticks(frame.y, frame.y_ends, 8):
         y = frame.up(value)
         yield f'<path d="M{_LEFT} {y:.1f}H{right}" stroke="#e4e4e4"/>'
         yield _words(_LEFT - 6, y + 4, frame.y.show(value), "end")
-    for value in _axis_ticks(frame.x, frame.x_ends, 7):
+    for value in _axis_ticks(frame.x, frame.x_ends, 9):
         x = frame.across(value)
         yield f'<path d="M{x:.1f} {bottom}v4" stroke="#888888"/>'
         yield _words(x, bottom + 16, frame.x.show(value), "middle")

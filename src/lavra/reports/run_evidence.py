@@ -63,9 +63,9 @@ def _sum(run: RunFiles, entries: list[dict[str, Any]]) -> str:
     if "examples" in ((run.data.get("split") or {}).get("train") or {}):
         return "Every example is met once in each epoch; seen, left and taken are counted in examples."
     total, counted = sum(int(entry.get("total") or 0) for entry in entries), run.result.get("tokens")
-    if not isinstance(counted, int):
-        return ""
-    agree = "the same" if total == counted else "NOT the same: steps were skipped or masked, or a token was lost"
+    if not isinstance(counted, int) or run.plan.get("objective", "causal") != "causal":
+        return f"By the order of the data {total:,} tokens were taken."
+    agree = "the same" if total == counted else "NOT the same: a token was lost or repeated"
     return f"By the order of the data {total:,} tokens were taken; the trainer counted {counted:,} targets: {agree}."
 
 

@@ -129,13 +129,16 @@ def _machine(run: RunFiles) -> Iterator[tuple[str, str]]:
     plan = run.plan
     if plan:
         compiled = "compiled" if plan.get("compile") else "not compiled"
-        yield "computed on", f"{plan.get('device')}, {plan.get('precision')}, {plan.get('threads')} threads, {compiled}"
+        yield (
+            "computed on",
+            f"{plan.get('device')}, {plan.get('precision')}, {counted(plan.get('threads'), 'thread')}, {compiled}",
+        )
     for stretch in run.machines:
         memory = show_size(stretch.get("memory") or 0)
         begun = f"from step {stretch['step']:,}" if stretch.get("step") else "machine"
         yield (
             begun,
-            f"{stretch.get('processor')}, {stretch.get('cores')} cores, "
+            f"{stretch.get('processor')}, {counted(stretch.get('cores'), 'core')}, "
             f"{memory} of memory, {stretch.get('device')}, {stretch.get('system')} ({stretch.get('time')})",
         )
     if run.machines:

@@ -1,0 +1,49 @@
+"""`lavra compare`: runs side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lavra.cli.options import new_file, parse, print_json
+from lavra.core.progress import say
+from lavra.core.run_folder import RunFolder
+
+
+@dataclass
+class _Compare:
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN RUN …")]
+    """The folders of the runs; the first is the baseline."""
+    html: Path | None = None
+    """Also write the comparison as a page, with the curves laid over each other, into this file."""
+    force: bool = False
+    """Replace the file of --html."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `lavra compare …`."""
+    options, as_json = parse(
+        _Compare,
+        arguments,
+        prog="lavra compare",
+        description="Set runs side by side: the settings that differ, the outcome with intervals, and whether the "
+        "difference of bits per byte from the first run is more than chance, by a paired test over held-out documents.",
+        examples=["lavra compare runs/first runs/second", "lavra compare runs/* --html comparison.html"],
+    )
+    from lavra.reports.comparison_page import write_comparison
+    from lavra.reports.comparison_text import show_comparison
+    from lavra.reports.run_comparison import compare_runs
+
+    out = None if options.html is None else new_file(options.html, options.force)
+    comparison = compare_runs([RunFolder.open(path) for path in options.runs])
+    if out is not None:
+        write_comparison(comparison, out)
+        say(f"page: {out}")
+    if as_json:
+        print_json(comparison.to_json() | ({} if out is None else {"page": str(out)}))
+    else:
+        print(show_comparison(comparison))
+    return 0

@@ -1,0 +1,255 @@
+"""Runs side by side: what was asked and decided differently, what came of it, and if that is more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lavra.core.errors import InputError
+from lavra.core.run_folder import RunFolder
+from lavra.evaluation.document_losses import LossComparison, compare_losses, why_not_comparable
+from lavra.evaluation.intervals import FEWEST_DOCUMENTS
+from lavra.evaluation.significance import holm
+from lavra.reports.run_evidence import flattened
+from lavra.reports.run_files import RunFiles, read_run
+
+LEVEL = 0.05
+"""Differences whose corrected p-value is below it are called more than chance."""
+
+FIGURES = (
+    *("bits_per_byte", "loss", "perplexity", "bits_per_word", "parameters", "tokens", "step"),
+    *("tokens_per_second", "seconds", "peak_bytes", "skipped_steps"),
+)
+"""What came of a run, by the names of `result.json`."""
+
+_OF_THE_FOLDER = ("out", "force")
+_MEASURED = ("probe.", "forecast.")
+_FOLLOWS = (
+    *("checkpoint_every", "validate_every", "evaluation_tokens", "flops_per_token", "epochs", "tokens", "steps"),
+    *("parameters", "context", "budget_seconds"),
+)
+"""Of the plan: what was measured on the day, and what follows from other settings or is among the figures."""
+
+_SIZES = ("documents", "examples", "tokens", "bytes")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting in which the runs differ.
+
+    Attributes:
+        name: dotted, as in `config.toml` (asked), in `plan.json` (decided) or of the data and the machine.
+        values: of each run; None where it is not given, which means the default.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One run against the baseline, the first run.
+
+    Attributes:
+        run: its name.
+        comparison: over the documents that both were measured on; None where they cannot be compared.
+        p_holm: its p-value after Holm's correction for the runs compared; None likewise.
+        reason: why they cannot be compared, or too little is known to tell; empty otherwise.
+    """
+
+    run: str
+    comparison: LossComparison | None
+    p_holm: float | None
+    reason: str
+
+    @property
+    def more_than_chance(self) -> bool | None:
+        """Whether the difference is more than chance; None where that cannot be told."""
+        return None if self.p_holm is None or self.reason else self.p_holm < LEVEL
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        values = {} if self.comparison is None else self.comparison.to_json()
+        told = {"more_than_chance": self.more_than_chance, "reason": self.reason or None}
+        return {"run": self.run, **values, "p_holm": self.p_holm, **told}
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Two runs or more side by side.
+
+    Attributes:
+        runs: their records, the baseline first.
+        names: what they are called: their folder's name where that tells them apart, else the path.
+        asked: settings of the requests that differ.
+        decided: settings of the plans that differ.
+        surroundings: what differs in data, tokenizer, machine and versions.
+        figures: name -> the figure of each run; None where it is not known.
+        verdicts: each run but the first against the first, on bits per byte.
+        notes: what to keep in mind.
+    """
+
+    runs: tuple[RunFiles, ...]
+    names: tuple[str, ...]
+    asked: tuple[Setting, ...]
+    decided: tuple[Setting, ...]
+    surroundings: tuple[Setting, ...]
+    figures: Mapping[str, tuple[Any, ...]]
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        groups = {"asked": self.asked, "decided": self.decided, "surroundings": self.surroundings}
+        return {
+            "runs": [
+                {"run": str(run.path), "name": name, "status": run.status}
+                | {key: one[number] for key, one in self.figures.items()}
+                for number, (run, name) in enumerate(zip(self.runs, self.names, strict=True))
+            ],
+            "differs": {
+                title: {one.name: dict(zip(self.names, one.values, strict=True)) for one in group}
+                for title, group in groups.items()
+            },
+            "baseline": self.names[0],
+            "bits_per_byte_against_the_baseline": [verdict.to_json() for verdict in self.verdicts],
+            "notes": list(self.notes),
+        }
+
+
+def compare_runs(folders: Sequence[RunFolder]) -> RunComparison:
+    """Read runs and set them side by side; the first is the baseline.
+
+    Raises:
+        InputError: if there are fewer than two, or one is given twice.
+    """
+    if len(folders) < 2:
+        raise InputError("a comparison needs two runs or more", "lavra compare runs/one runs/other")
+    resolved = [folder.path.resolve() for folder in folders]
+    twice = next((path for number, path in enumerate(resolved) if path in resolved[:number]), None)
+    if twice is not None:
+        raise InputError(f"{twice} is given twice", "name each run once")
+    runs = tuple(read_run(folder) for folder in folders)
+    distinct = len({run.name for run in runs}) == len(runs)
+    names = tuple(run.name if distinct else str(run.path) for run in runs)
+    return RunComparison(
+        runs=runs,
+        names=names,
+        asked=_differing([run.config for run in runs], _OF_THE_FOLDER),
+        decided=_differing([run.plan for run in runs], _FOLLOWS) if all(run.plan for run in runs) else (),
+        surroundings=_differing([_surroundings(run) for run in runs]),
+        figures=_figures(runs),
+        verdicts=_verdicts(runs, names),
+        notes=tuple(_notes(runs)),
+    )
+
+
+def _differing(tables: Sequence[dict[str, Any]], without: Sequence[str] = ()) -> tuple[Setting, ...]:
+    """Return the settings in which nested tables differ, in the order of the first table that has them."""
+    flat = [dict(flattened(table)) for table in tables]
+    names = dict.fromkeys(name for table in flat for name in table)
+    found = [Setting(name, tuple(table.get(name) for table in flat)) for name in names]
+    return tuple(
+        one
+        for one in found
+        if any(value != one.values[0] for value in one.values)
+        and one.name not in without
+        and not one.name.startswith(_MEASURED)
+    )
+
+
+def _surroundings(run: RunFiles) -> dict[str, Any]:
+    """Return what a run was made of and where, as far as it is known."""
+    split = run.data.get("split") or {}
+    machine = run.machines[-1] if run.machines else {}
+    told = {
+        name: machine.get(name) for name in ("processor", "cores", "device", "system", "versions") if name in machine
+    }
+    text = {} if run.losses is None else {"held_out_text": run.losses.text[:8], "tokenizer": run.losses.tokenizer[:8]}
+    sides = {"train": "trained_on", "validation": "held_out"}
+    return {
+        **{
+            name: {size: split[side][size] for size in _SIZES if size in split[side]}
+            for side, name in sides.items()
+            if side in split
+        },
+        "fingerprint": text,
+        "machine": told,
+    }
+
+
+def _figures(runs: Sequence[RunFiles]) -> dict[str, tuple[Any, ...]]:
+    """Return what came of each run: final figures only, for the validations on the way are on fewer windows."""
+    found = {}
+    for name in FIGURES:
+        values = tuple(run.result.get(name) if run.result else _so_far(run, name) for run in runs)
+        if any(value is not None for value in values):
+            found[name] = values
+    return found
+
+
+def _so_far(run: RunFiles, name: str) -> Any:
+    """Return what a run that is not finished has of a figure already."""
+    if name == "parameters":
+        return run.plan.get(name)
+    return run.training[-1].get(name) if run.training and name in ("tokens", "step", "tokens_per_second") else None
+
+
+def _verdicts(runs: Sequence[RunFiles], names: Sequence[str]) -> tuple[Verdict, ...]:
+    reasons = [_incomparable(runs[0], run) for run in runs[1:]]
+    found = [
+        compare_losses(runs[0].losses, run.losses) if not reason and runs[0].losses and run.losses else None
+        for run, reason in zip(runs[1:], reasons, strict=True)
+    ]
+    chances = iter(holm([one.p_randomisation for one in found if one is not None and one.enough]))
+    verdicts = []
+    for name, one, reason in zip(names[1:], found, reasons, strict=True):
+        if one is not None and not one.enough:
+            reason = f"too few documents in common to tell from chance: {one.documents}, {FEWEST_DOCUMENTS} at least"
+        known = one is not None and one.enough
+        verdicts.append(Verdict(name, one, next(chances) if known else None, reason))
+    return tuple(verdicts)
+
+
+def _incomparable(baseline: RunFiles, run: RunFiles) -> str:
+    """Return why a run cannot be compared with the baseline by document; empty where it can."""
+    if _another_text(baseline, run):
+        return "they were measured on different held-out text"
+    for one in (baseline, run):
+        if one.losses is None:
+            why = "its losses by document were not recorded" if one.result else f"it is {one.status}, not finished"
+            objective = one.plan.get("objective", "causal")
+            if one.result and objective != "causal":
+                why = f"its objective, {objective}, is measured on rows of examples, not on documents"
+            return f"{one.name}: {why}"
+    assert baseline.losses is not None
+    assert run.losses is not None
+    return why_not_comparable(baseline.losses, run.losses) or ""
+
+
+def _another_text(one: RunFiles, other: RunFiles) -> bool:
+    """Say whether two runs are known to hold out different texts: by their fingerprints, or by their bytes."""
+    if one.losses is not None and other.losses is not None:
+        return one.losses.text != other.losses.text
+    sizes = [((run.data.get("split") or {}).get("validation") or {}).get("bytes") for run in (one, other)]
+    return None not in sizes and sizes[0] != sizes[1]
+
+
+def _notes(runs: Sequence[RunFiles]) -> list[str]:
+    notes = []
+    known = [run.losses for run in runs if run.losses is not None]
+    if len({losses.tokenizer for losses in known}) > 1:
+        notes.append(
+            "the tokenizers differ: loss and perplexity are per token and do not compare; bits per byte and per word do"
+        )
+    if any(_another_text(runs[0], run) for run in runs[1:]):
+        notes.append("the held-out texts differ: a figure of one run does not compare with another's")
+    elif len({tuple(losses.numbers.tolist()) for losses in known}) > 1:
+        notes.append(
+            "the runs were measured on different parts of the held-out text; the differences are on what they share"
+        )
+    unfinished = [run.name for run in runs if not run.result]
+    if unfinished:
+        notes.append(f"not finished, so without final figures: {', '.join(unfinished)}")
+    return notes
