@@ -17,8 +17,9 @@ class Accelerator:
     Attributes:
         name: as given to `--hardware`.
         peak: FLOP/s of dense matrix products by precision (`fp32`, `fp16`, `bf16`), sparsity not counted. `fp32` is
-            true 32-bit arithmetic, not TF32. A precision that is missing is one that training does not run in there.
-        memory: bytes.
+            true 32-bit arithmetic, not TF32; 16-bit products are summed in 32 bits, as training does, which halves
+            GeForce boards' advertised figure. A precision that is missing is one that training does not run in there.
+        memory: bytes that programs are given: less than on the box, since error correction and the driver take some.
         bandwidth: of the memory, in bytes per second.
         watts: most that the board draws.
         source: where the figures are from.
@@ -68,44 +69,52 @@ def _make(
     return Accelerator(name, peak, memory, gigabytes_per_second * 1e9, watts, source, aliases, shared)
 
 
+_APPLE = " fp16 is no faster than fp32 (github.com/philipturner/metal-benchmarks)"
+
 _TABLE = (
-    _make("p100", (9.3, 18.7, None), 16, 732, 250, "NVIDIA Tesla P100 PCIe data sheet", "kaggle-p100", "tesla-p100"),
-    _make("v100", (15.7, 125, None), 16, 900, 300, "NVIDIA V100 SXM2 data sheet", "v100-16gb", "tesla-v100"),
-    _make("v100-32gb", (15.7, 125, None), 32, 900, 300, "NVIDIA V100 SXM2 data sheet"),
-    _make("t4", (8.1, 65, None), 15, 320, 70, "NVIDIA T4 data sheet; 15 of its 16 GB are given to programs", "colab-t4",
-          "kaggle-t4", "tesla-t4"),
-    _make("a10g", (31.2, 70, 70), 22.5, 600, 300, "NVIDIA A10G (AWS g5) data sheet, dense", "g5"),
-    _make("a10", (31.2, 125, 125), 22.5, 600, 150, "NVIDIA A10 data sheet, dense"),
-    _make("l4", (30.3, 121, 121), 22.5, 300, 72, "NVIDIA L4 data sheet, half of the sparse figure", "colab-l4", "g6"),
-    _make("l40s", (91.6, 362, 362), 45, 864, 350, "NVIDIA L40S data sheet, dense"),
-    _make("a40", (37.4, 149.7, 149.7), 45, 696, 300, "NVIDIA A40 data sheet, dense"),
+    _make("p100", (9.3, 18.7, None), 15.9, 732, 250, "NVIDIA Tesla P100 PCIe data sheet", "kaggle-p100", "tesla-p100",
+          "tesla-p100-pcie-16gb"),
+    _make("v100", (15.7, 125, None), 15.8, 900, 300, "NVIDIA V100 SXM2 data sheet", "v100-16gb", "tesla-v100",
+          "tesla-v100-sxm2-16gb"),
+    _make("v100-32gb", (15.7, 125, None), 31.7, 900, 300, "NVIDIA V100 SXM2 data sheet", "tesla-v100-sxm2-32gb"),
+    _make("t4", (8.1, 65, None), 14.7, 320, 70, "NVIDIA T4 data sheet; 14.7 GiB of its 16 GB are given to programs",
+          "colab-t4", "kaggle-t4", "tesla-t4"),
+    _make("a10g", (35, 70, 70), 22.1, 600, 300, "NVIDIA A10G (AWS g5) data sheet, dense", "g5"),
+    _make("a10", (31.2, 125, 125), 22.1, 600, 150, "NVIDIA A10 data sheet, dense"),
+    _make("l4", (30.3, 121, 121), 22.1, 300, 72, "NVIDIA L4 data sheet, half of the sparse figure", "colab-l4", "g6"),
+    _make("l40", (90.5, 181, 181), 44.5, 864, 300, "NVIDIA L40 data sheet, half of the sparse figure"),
+    _make("l40s", (91.6, 362, 362), 44.5, 864, 350, "NVIDIA L40S data sheet, half of the sparse figure", "g6e"),
+    _make("a30", (10.3, 165, 165), 23.6, 933, 165, "NVIDIA A30 data sheet, dense"),
+    _make("a40", (37.4, 149.7, 149.7), 44.5, 696, 300, "NVIDIA A40 data sheet, dense"),
     _make("rtx-a6000", (38.7, 154.8, 154.8), 47.5, 768, 300, "NVIDIA RTX A6000 data sheet, dense", "a6000"),
-    _make("rtx-3060", (12.7, 51, 51), 12, 360, 170, "NVIDIA Ampere GA102 whitepaper's ratios, fp16 into fp16", "3060"),
-    _make("rtx-3090", (35.6, 71, 71), 24, 936, 350, "NVIDIA Ampere GA102 whitepaper, fp32 accumulation", "3090"),
-    _make("rtx-4070", (29.1, 58.3, 58.3), 12, 504, 200, "NVIDIA Ada whitepaper's ratios, fp32 accumulation", "4070"),
-    _make("rtx-4090", (82.6, 165.2, 165.2), 24, 1008, 450, "NVIDIA Ada whitepaper, fp32 accumulation", "4090"),
-    _make("rtx-5090", (104.8, 209.5, 209.5), 32, 1792, 575, "NVIDIA RTX Blackwell whitepaper, fp32 accumulation",
+    _make("rtx-3060", (12.7, 25.5, 25.5), 11.8, 360, 170, "NVIDIA Ampere whitepaper's ratios, fp32 accumulation",
+          "3060"),
+    _make("rtx-3090", (35.6, 71, 71), 23.6, 936, 350, "NVIDIA Ampere GA102 whitepaper, fp32 accumulation", "3090"),
+    _make("rtx-4070", (29.1, 58.3, 58.3), 11.7, 504, 200, "NVIDIA Ada whitepaper's ratios, fp32 accumulation", "4070"),
+    _make("rtx-4090", (82.6, 165.2, 165.2), 23.6, 1008, 450, "NVIDIA Ada whitepaper, fp32 accumulation", "4090"),
+    _make("rtx-5090", (104.8, 209.5, 209.5), 31.4, 1792, 575, "NVIDIA RTX Blackwell whitepaper, fp32 accumulation",
           "5090"),
     _make("a100-40gb", (19.5, 312, 312), 39.4, 1555, 400, "NVIDIA A100 data sheet, dense", "a100", "colab-a100",
-          "a100-40g"),
-    _make("a100-80gb", (19.5, 312, 312), 79.1, 2039, 400, "NVIDIA A100 data sheet, dense", "a100-80g"),
+          "a100-40g", "a100-sxm4-40gb", "a100-pcie-40gb"),
+    _make("a100-80gb", (19.5, 312, 312), 79.1, 2039, 400, "NVIDIA A100 (SXM) data sheet, dense", "a100-80g",
+          "a100-sxm4-80gb"),
+    _make("a100-80gb-pcie", (19.5, 312, 312), 79.1, 1935, 300, "NVIDIA A100 (PCIe) data sheet, dense"),
     _make("h100", (66.9, 989.4, 989.4), 79.1, 3350, 700, "NVIDIA H100 SXM data sheet, half of the sparse figure",
-          "h100-sxm", "h100-80gb"),
+          "h100-sxm", "h100-80gb", "h100-80gb-hbm3"),
     _make("h100-pcie", (51.2, 756, 756), 79.1, 2000, 350, "NVIDIA H100 PCIe data sheet, half of the sparse figure"),
+    _make("h100-nvl", (60, 835, 835), 93.1, 3900, 400, "NVIDIA H100 NVL data sheet (one of two), half of sparse"),
     _make("gh200", (66.9, 989.4, 989.4), 94.5, 4000, 700, "NVIDIA GH200 data sheet (96 GB), dense"),
     _make("h200", (66.9, 989.4, 989.4), 139.8, 4800, 700, "NVIDIA H200 SXM data sheet, half of the sparse figure",
           "h200-sxm"),
     _make("b200", (75, 2250, 2250), 178, 7700, 1000, "NVIDIA B200 (HGX) data sheet, dense"),
-    _make("mi250x", (47.9, 383, 383), 128, 3277, 560, "AMD MI250X data sheet (two dies as one)"),
+    _make("mi250x", (95.7, 383, 383), 127.9, 3277, 560, "AMD MI250X data sheet, matrix (two dies as one)"),
     _make("mi300x", (163.4, 1307.4, 1307.4), 191, 5300, 750, "AMD MI300X data sheet, dense"),
-    _make("m1", (2.6, 5.2, None), 8, 68, 20, "Apple M1, 8-core GPU; fp16 twice fp32 at most", "apple-m1", shared=True),
-    _make("m2", (3.6, 7.2, None), 8, 100, 22, "Apple M2, 10-core GPU; fp16 twice fp32 at most", "apple-m2",
+    _make("m1", (2.6, 2.6, None), 8, 68, 20, "Apple M1, 8-core GPU;" + _APPLE, "apple-m1", shared=True),
+    _make("m2", (3.6, 3.6, None), 8, 100, 22, "Apple M2, 10-core GPU;" + _APPLE, "apple-m2", shared=True),
+    _make("m3-max", (14.2, 14.2, None), 36, 400, 60, "Apple M3 Max, 40-core GPU;" + _APPLE, "apple-m3-max",
           shared=True),
-    _make("m3-max", (14.2, 28.4, None), 36, 400, 60, "Apple M3 Max, 40-core GPU; fp16 twice fp32 at most",
-          shared=True),
-    _make("m4", (4.6, 9.2, None), 16, 120, 22, "Apple M4, 10-core GPU; fp16 twice fp32 at most", "apple-m4",
-          shared=True),
-    _make("m4-max", (18.4, 36.8, None), 36, 546, 70, "Apple M4 Max, 40-core GPU; fp16 twice fp32 at most",
+    _make("m4", (4.6, 4.6, None), 16, 120, 22, "Apple M4, 10-core GPU;" + _APPLE, "apple-m4", shared=True),
+    _make("m4-max", (18.4, 18.4, None), 36, 546, 70, "Apple M4 Max, 40-core GPU;" + _APPLE, "apple-m4-max",
           shared=True),
 )  # fmt: skip
 
@@ -118,10 +127,13 @@ _BY_ALIAS = {alias: accelerator for accelerator in _TABLE for alias in (accelera
 def accelerator(name: str) -> Accelerator:
     """Return the accelerator called `name` (or an alias of it, in any case, with spaces or underscores for hyphens).
 
+    Names as drivers write them (`NVIDIA A100-SXM4-40GB`, `NVIDIA GeForce RTX 4090`) are known too.
+
     Raises:
         InputError: if there is none, naming the nearest.
     """
-    written = name.strip().lower().replace(" ", "-").replace("_", "-").removeprefix("nvidia-")
+    written = name.strip().lower().replace(" ", "-").replace("_", "-")
+    written = written.removeprefix("nvidia-").removeprefix("geforce-")
     if written in _BY_ALIAS:
         return _BY_ALIAS[written]
     near = difflib.get_close_matches(written, _BY_ALIAS, n=1)
