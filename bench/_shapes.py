@@ -58,20 +58,33 @@ def material_of(folder: Path, vocabulary: int) -> TextMaterial:
     return TextMaterial(Prepared(folder, store, store))
 
 
-def write_store(folder: Path, vocabulary: int, tokens: int = 1 << 20, mean_length: float = 200.0) -> Path:
+def write_random_store(folder: Path, vocabulary: int, tokens: int = 1 << 20, mean_length: float = 200.0) -> Path:
     """Write a token store of random ids in documents of log-normal length, the same for the same arguments."""
-    folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     ids = random.integers(1, vocabulary, tokens)
     lengths = np.maximum(2, random.lognormal(np.log(mean_length) - 0.5, 1.0, 4 * int(tokens / mean_length)))
-    ends = np.cumsum(lengths.astype(np.int64)) - 1
-    ends = np.append(ends[ends < tokens - 2], tokens - 1)
-    ids[ends] = Numbers.end_of_document
+    ends = np.cumsum(lengths.astype(np.int64))
+    ends = np.append(ends[ends < tokens - 1], tokens)
+    ids[ends - 1] = Numbers.end_of_document
+    return write_store(folder, ids, ends, vocabulary)
+
+
+def write_store(folder: Path, ids: np.ndarray, ends: np.ndarray, vocabulary: int) -> Path:
+    """Write a token store.
+
+    Args:
+        folder: made here.
+        ids: (tokens,) of all documents, each with id 0 at its end.
+        ends: (documents,) where each document ends in `ids`, its last token included.
+        vocabulary: size of it; ids fit two bytes.
+    """
+    folder.mkdir(parents=True)
     ids.astype("<u2").tofile(folder / "tokens.bin")
-    np.concatenate([[0], ends + 1]).astype("<u8").tofile(folder / "offsets.bin")
-    (np.diff(ends, prepend=-1) * 4).astype("<u4").tofile(folder / "document_bytes.bin")
+    np.concatenate([[0], ends]).astype("<u8").tofile(folder / "offsets.bin")
+    (4 * np.diff(ends, prepend=0)).astype("<u4").tofile(folder / "document_bytes.bin")
+    tokens = len(ids)
     sizes = {"documents": len(ends), "tokens": tokens, "bytes": 4 * tokens, "characters": 4 * tokens, "words": tokens}
-    source = Source("random", **sizes, fingerprint="")
-    manifest = Manifest("random", vocabulary, Numbers.end_of_document, "uint16", **sizes, sources=(source,))
+    source = Source("bench", **sizes, fingerprint="")
+    manifest = Manifest("bench", vocabulary, Numbers.end_of_document, "uint16", **sizes, sources=(source,))
     (folder / "manifest.json").write_text(json.dumps(manifest.to_json()))
     return folder

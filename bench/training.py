@@ -20,48 +20,16 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _results import Spread, ratios, record
-from _shapes import SHAPES, rows_of, shape_of, write_store
-from _turns import Turn, Worker, WorkerFailed
+from _compare import compare, heading, row, size
+from _results import Spread, record
+from _shapes import SHAPES, rows_of, shape_of, write_random_store
 
 OURS = "lavra"
 PEERS = ("Trainer fp32", "Trainer bf16", "Trainer bf16 compiled", "nanoGPT compiled", "lavra as by default")
 SCRIPT = Path(__file__).with_name("_training_sides.py")
-
-
-@dataclass
-class Measured:
-    """One side of one shape and context.
-
-    Attributes:
-        side: its name.
-        turns: tokens per second of every turn.
-        beside: lavra's tokens per second in the turn before each of them.
-        first_step_seconds: compilation included.
-        memory: what the worker said at its end.
-    """
-
-    side: str
-    turns: list[float] = field(default_factory=list)
-    beside: list[float] = field(default_factory=list)
-    first_step_seconds: float = 0.0
-    memory: dict[str, int | None] = field(default_factory=dict)
-
-    def to_json(self, ceiling: float, flops: float) -> dict[str, Any]:
-        """Return the figures; the share of the ceiling is of `flops` per token at the median speed."""
-        speed = Spread.of(self.turns)
-        return {
-            "side": self.side,
-            "tokens_per_second": speed.to_json(),
-            "lavra_is_faster_by": ratios(self.beside, self.turns).to_json() if self.beside else None,
-            "share_of_ceiling": speed.median * flops / ceiling,
-            "first_step_seconds": self.first_step_seconds,
-            **self.memory,
-        }
 
 
 def sides_of(shape: str, nanogpt: str | None) -> list[str]:
@@ -69,15 +37,6 @@ def sides_of(shape: str, nanogpt: str | None) -> list[str]:
     if nanogpt and SHAPES[shape].activation != "relu":
         return list(PEERS)
     return [side for side in PEERS if not side.startswith("nanoGPT")]
-
-
-def beside(ours: Worker, peer: Worker, rounds: int, seconds: float, ceilings: list[float], peak: Any) -> list[Turn]:
-    """Let both work in turn, measuring the ceiling between; returns lavra's turns and the peer's, alternating."""
-    turns = []
-    for _ in range(rounds):
-        turns += [ours.turn(ours.steps_in(seconds)), peer.turn(peer.steps_in(seconds))]
-        ceilings.append(peak())
-    return turns
 
 
 def measure(shape: str, context: int, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -91,21 +50,16 @@ def measure(shape: str, context: int, folder: Path, arguments: argparse.Namespac
         "store": str(stored(folder, spec.vocabulary)),
         "nanogpt": arguments.nanogpt,
     }
-    mine, peers, ceilings = Measured(OURS), [], []
-    ours = Worker(SCRIPT, settings | {"side": OURS})
-    mine.first_step_seconds = ours.ready["first_step_seconds"]
-    for side in sides_of(shape, arguments.nanogpt):
-        try:
-            peer = Worker(SCRIPT, settings | {"side": side})
-        except WorkerFailed as error:
-            print(f"{side}: {error}", file=sys.stderr)
-            continue
-        turns = beside(ours, peer, arguments.rounds, arguments.seconds, ceilings, lambda: peak_of(arguments.device))
-        mine.turns += [turn.speed for turn in turns[::2]]
-        found = Measured(side, [turn.speed for turn in turns[1::2]], [turn.speed for turn in turns[::2]])
-        found.first_step_seconds, found.memory = peer.ready["first_step_seconds"], peer.close()
-        peers.append(found)
-    mine.memory = ours.close()
+    ceilings: list[float] = []
+    sides = compare(
+        SCRIPT,
+        settings,
+        OURS,
+        sides_of(shape, arguments.nanogpt),
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        between=lambda: ceilings.append(peak_of(arguments.device)),
+    )
     ceiling, flops = statistics.median(ceilings), flops_per_token(shape, context)
     return {
         "shape": shape,
@@ -113,14 +67,19 @@ def measure(shape: str, context: int, folder: Path, arguments: argparse.Namespac
         "tokens_per_step": rows * context,
         "ceiling_flops": Spread.of(ceilings).to_json(),
         "flops_per_token": flops,
-        "sides": [side.to_json(ceiling, flops) for side in [mine, *peers]],
+        "sides": [with_share(side.to_json(), flops / ceiling) for side in sides],
     }
+
+
+def with_share(side: dict[str, Any], seconds_per_token: float) -> dict[str, Any]:
+    """Add the share of the ceiling, at which a token would take `seconds_per_token`."""
+    return side | {"share_of_ceiling": side["tokens_per_second"]["median"] * seconds_per_token}
 
 
 def stored(folder: Path, vocabulary: int) -> Path:
     """Return the store of a vocabulary, written now if it was not."""
     path = folder / str(vocabulary)
-    return path if path.exists() else write_store(path, vocabulary)
+    return path if path.exists() else write_random_store(path, vocabulary)
 
 
 def flops_per_token(shape: str, context: int) -> float:
@@ -149,26 +108,15 @@ def table(result: dict[str, Any]) -> str:
         f"{result['shape']}, context {result['context']}, {result['tokens_per_step']} tokens a step, "
         f"{result['flops_per_token'] / 1e6:,.0f} MFLOP a token, "
         f"ceiling {result['ceiling_flops']['median'] / 1e9:,.0f} GFLOP/s",
-        f"{'side':<22} {'tokens/s':>9} {'spread':>7} {'lavra is':>9} {'(range)':>13} {'ceiling':>8} {'peak':>8} "
-        f"{'steady':>8} {'first step':>11}",
+        f"{heading(OURS)} {'ceiling':>8} {'peak':>8} {'steady':>8} {'first step':>11}",
     ]
     for side in result["sides"]:
-        speed, ratio = side["tokens_per_second"], side["lavra_is_faster_by"]
-        spread = (speed["high"] - speed["low"]) / speed["median"]
-        times = f"{ratio['median']:8.2f}x" if ratio else " " * 9
-        between = f"{ratio['low']:.2f}-{ratio['high']:.2f}" if ratio else ""
         peak = side["device_bytes"] or side["peak_bytes"]
         lines.append(
-            f"{side['side']:<22} {speed['median']:>9,.0f} {spread:>7.0%} {times} {between:>13} "
-            f"{side['share_of_ceiling']:>8.1%} {size(peak):>8} {size(side['steady_bytes']):>8} "
+            f"{row(side)} {side['share_of_ceiling']:>8.1%} {size(peak):>8} {size(side['steady_bytes']):>8} "
             f"{side['first_step_seconds']:>9.1f} s"
         )
     return "\n".join(lines)
-
-
-def size(amount: int | None) -> str:
-    """Return bytes in gigabytes, or a dash."""
-    return "-" if amount is None else f"{amount / 1e9:.2f} GB"
 
 
 def request(words: Sequence[str] | None = None) -> argparse.Namespace:
