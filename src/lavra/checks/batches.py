@@ -102,6 +102,43 @@ def padded(batch: Batch, columns: int, vocabulary: int) -> Batch:
     )
 
 
+def with_room(batch: Batch, columns: int, limit: int) -> Batch | None:
+    """Return the batch with an encoder's side so short that `columns` of padding fit below a model's `limit`.
+
+    What is left out of a row is its padding first, then the last tokens of its longest text.
+
+    Args:
+        batch: whose encoder's side is shortened, where it has one.
+        columns: of padding to come.
+        limit: tokens that the model can read in a row.
+
+    Returns:
+        None where the texts of a row are too short for that.
+    """
+    read = _read(batch)
+    surplus = (next(iter(read.values())).shape[1] + columns - limit) if read else 0
+    if surplus <= 0:
+        return batch
+    kept = [_without(segments, surplus) for segments in read[ENCODER_SEGMENTS]]
+    if any(places is None for places in kept):
+        return None
+    chosen = torch.stack([places for places in kept if places is not None])
+    return replace(batch, extra=batch.extra | {name: tensor.gather(1, chosen) for name, tensor in read.items()})
+
+
+def _without(segments: torch.Tensor, surplus: int) -> torch.Tensor | None:
+    """Return the places of a row that are left without `surplus` of them; None where no text has so many to spare."""
+    padding = (segments < 0).nonzero()[:, 0].flip(0)
+    texts = segments[segments >= 0]
+    places = (segments == texts.mode().values).nonzero()[:, 0].flip(0) if len(texts) else padding[:0]
+    spare = torch.cat((padding, places[:-1]))
+    if len(spare) < surplus:
+        return None
+    kept = torch.ones_like(segments, dtype=torch.bool)
+    kept[spare[:surplus]] = False
+    return kept.nonzero()[:, 0]
+
+
 def ragged(batch: Batch) -> Batch:
     """Return the batch with ever fewer targets in its later rows: means of rows then differ from the mean of all."""
     kept = batch.targets != IGNORED

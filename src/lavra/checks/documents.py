@@ -16,6 +16,7 @@ from lavra.checks.batches import (
     padded,
     spans,
     take_rows,
+    with_room,
     with_targets,
 )
 from lavra.checks.state import full_precision, lively
@@ -91,7 +92,9 @@ def _packed(subject: Subject) -> tuple[Batch | None, bool]:
     first, second = (
         alone(batch, row, slice(span.start, min(span.start + half, span.stop))) for row, span in enumerate(found)
     )
-    return beside_each_other([first, second]), False
+    limit = subject.model.context
+    parts = [with_room(part, limit // 2, limit) for part in (first, second)]
+    return (beside_each_other([part for part in parts if part is not None]) if all(parts) else None), False
 
 
 def _losses(subject: Subject, batch: Batch) -> tuple[float, float]:
@@ -114,8 +117,9 @@ def check_padding(subject: Subject) -> list[CheckResult]:
     whole = subject.encoded
     columns = min(_PADDING, whole.inputs.shape[1] - 1)
     asked = 0 if whole.segments is None else int(((whole.segments < 0) & (whole.targets != IGNORED)).sum())
-    batch = cut(whole, slice(0, whole.inputs.shape[1] - max(0, columns)))
-    if columns < 1 or not counted(batch):
+    shorter = cut(whole, slice(0, whole.inputs.shape[1] - max(0, columns)))
+    batch = with_room(shorter, columns, subject.model.context)
+    if columns < 1 or batch is None or not counted(batch):
         return [CheckResult(name, "ok", f"rows of {whole.inputs.shape[1]} leave no room for padding", expected)]
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model), torch.no_grad():
         plain = subject.objective.loss(subject.model, batch)

@@ -31,13 +31,15 @@ def run(folder: str, tokens: Path, out: Path) -> None:
     model, report = opened.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
     model.eval()
     save_file({"logits": _logits(model, kind, load_file(tokens))}, out)
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    side = model.get_decoder() if kind == "encoder-decoder" else model
+    head, embedding = model.get_output_embeddings(), side.get_input_embeddings()
+    configs = model.config, getattr(model.config, "decoder", None)
     found = {
         "architecture": type(model).__name__,
         "transformers": transformers.__version__,
         "torch": torch.__version__,
         "tied": head.weight is embedding.weight,
-        "tied_by_config": bool(getattr(model.config, "tie_word_embeddings", False)),
+        "tied_by_config": any(getattr(config, "tie_word_embeddings", False) for config in configs),
         "missing": sorted(report["missing_keys"]),
         "unexpected": sorted(report["unexpected_keys"]),
     }

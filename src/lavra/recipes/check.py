@@ -127,9 +127,9 @@ def _tied(model: Decoder | Wrapped) -> bool:
 
 
 def _meant_to_be_frozen(assembly: Assembly, plan: Plan) -> frozenset[str]:
-    """Return the parameters that an edit of the plan froze; whatever else does not learn was forgotten."""
+    """Return the parameters that an edit of the plan froze, or the model does not use; others were forgotten."""
     if not plan.edits.freeze and plan.edits.adapter.kind == "none":
-        return frozenset()
+        return assembly.model.unused if isinstance(assembly.model, Wrapped) else frozenset()
     fresh = build_model(plan, assembly.home)
     return frozenset(name for name, weight in fresh.named_parameters() if not weight.requires_grad)
 

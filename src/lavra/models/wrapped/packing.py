@@ -100,6 +100,16 @@ def position_tables(inner: nn.Module) -> list[nn.Embedding]:
     ]
 
 
+def places(table: nn.Embedding) -> int:
+    """Return how many positions a table of absolute positions has for text."""
+    return table.num_embeddings - _first_place(table)
+
+
+def _first_place(table: nn.Embedding) -> int:
+    """Return the row of the first position: RoBERTa's tables begin after the row of their padding."""
+    return int(getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1))  # pyright: ignore[reportArgumentType]
+
+
 def self_masking_encoders(inner: nn.Module) -> list[nn.Module]:
     """Return the encoders that make their mask by themselves from what they are given (DeBERTa)."""
     return [module for module in inner.modules() if hasattr(module, "get_attention_mask") and hasattr(module, "layer")]
@@ -107,9 +117,7 @@ def self_masking_encoders(inner: nn.Module) -> list[nn.Module]:
 
 def _placed(positions: torch.Tensor) -> Callable[..., torch.Tensor]:
     def look_up(module: nn.Embedding, _arguments: Any, _output: Any) -> torch.Tensor:
-        # RoBERTa's tables begin after the row of their padding.
-        offset = getattr(module, "offset", 0 if module.padding_idx is None else module.padding_idx + 1)
-        return F.embedding(positions + offset, module.weight)
+        return F.embedding(positions + _first_place(module), module.weight)
 
     return look_up
 

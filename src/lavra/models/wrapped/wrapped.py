@@ -15,7 +15,8 @@ from lavra.models.batch import Batch
 from lavra.models.inference import device_of
 from lavra.models.wrapped.caching import Cached
 from lavra.models.wrapped.kinds import Kind
-from lavra.models.wrapped.packing import Packing, packed, position_tables
+from lavra.models.wrapped.packing import Packing, packed, places, position_tables
+from lavra.models.wrapped.parts import freeze_unused, meant_tied
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,6 +43,7 @@ class Wrapped(Cached):
         scale: what its logits are multiplied by after the head.
         tied: whether the head is meant to be the embedding of the inputs: its configuration says so, and they do not
             differ. (Of T5 1.1 `transformers` says so too, although its files hold two matrices.)
+        unused: names of the parameters that predicting tokens has no use for (poolers); they are frozen.
 
     Raises:
         InputError: if it has no head, or one that a matrix and a bias cannot express.
@@ -60,7 +62,8 @@ class Wrapped(Cached):
             )
         self.position_offset: int | None = None
         self.scale, self.isolates = 1.0, False
-        self.tied = _meant_tied(inner)
+        self.tied = meant_tied(inner)
+        self.unused = frozenset(f"inner.{name}" for name in freeze_unused(inner))
         self.train(inner.training)
         measure(self)
 
@@ -190,20 +193,13 @@ class Wrapped(Cached):
     @property
     def context(self) -> int:
         """Longest window in tokens; for an encoder-decoder, of either side."""
-        return context_of(self.inner.config, self.position_offset or 0)
+        told = context_of(self.inner.config, self.position_offset or 0)
+        return min([told, *(places(table) for table in position_tables(self.inner))])
 
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return device_of(self)
-
-
-def _meant_tied(inner: PreTrainedModel) -> bool:
-    head: Any = inner.get_output_embeddings()
-    embedding: Any = inner.get_input_embeddings()
-    said = bool(getattr(inner.config, "tie_word_embeddings", False))
-    same = head.weight.shape == embedding.weight.shape and torch.equal(head.weight, embedding.weight)
-    return head.weight is embedding.weight or (said and same)
 
 
 _BY_FAMILY = {"bloom": 2048}
@@ -212,7 +208,13 @@ _WITHOUT_LIMIT = 512
 
 
 def context_of(config: Any, offset: int) -> int:
-    """Return the longest window that a configuration allows, less the positions that are never used."""
+    """Return the longest window that a configuration allows, less the positions that are never used.
+
+    The configuration of an encoder-decoder that was put together of two models allows what both of them do.
+    """
+    parts = [part for part in (getattr(config, side, None) for side in ("encoder", "decoder")) if part is not None]
+    if parts:
+        return min(context_of(part, offset) for part in parts)
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"):
         length = getattr(config, name, None)
         if isinstance(length, int) and length > 0:
