@@ -83,8 +83,8 @@ def write_store(folder: Path, ids: np.ndarray, ends: np.ndarray, vocabulary: int
     np.concatenate([[0], ends]).astype("<u8").tofile(folder / "offsets.bin")
     (4 * np.diff(ends, prepend=0)).astype("<u4").tofile(folder / "document_bytes.bin")
     tokens = len(ids)
-    sizes = {"documents": len(ends), "tokens": tokens, "bytes": 4 * tokens, "characters": 4 * tokens, "words": tokens}
-    source = Source("bench", **sizes, fingerprint="")
-    manifest = Manifest("bench", vocabulary, Numbers.end_of_document, "uint16", **sizes, sources=(source,))
+    sizes = len(ends), tokens, 4 * tokens, 4 * tokens, tokens
+    source = Source("bench", *sizes, fingerprint="")
+    manifest = Manifest("bench", vocabulary, Numbers.end_of_document, "uint16", *sizes, sources=(source,))
     (folder / "manifest.json").write_text(json.dumps(manifest.to_json()))
     return folder

@@ -136,7 +136,7 @@ def table(result: dict[str, Any]) -> str:
     ceiling = result["ceiling_flops"]["median"] / 1e9
     lines = [
         f"ceiling {ceiling:,.0f} GFLOP/s of {result['precision']}, on {result['device']}",
-        f"{'axis':<11} {'value':>6} {'ms':>9} {'spread':>7} {'GFLOP':>9} {'by FLOPs':>9} {'against':>10} {'ceiling':>8}",
+        f"{'axis':<11} {'value':>6} {'ms':>9} {'spread':>7} {'GFLOP':>9} {'by FLOPs':>9} {'ratio':>10} {'ceiling':>8}",
     ]
     for line in result["lines"]:
         seconds = line["seconds"]
@@ -158,9 +158,10 @@ def draw(result: dict[str, Any], path: Path) -> bool:
         return False
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullLocator
 
     axes = list(dict.fromkeys(line["axis"] for line in result["lines"]))
-    figure, places = pyplot.subplots(1, len(axes), figsize=(3.2 * len(axes), 3.2), constrained_layout=True)
+    figure, places = pyplot.subplots(1, len(axes), figsize=(3.2 * len(axes), 3.2), sharey=True, layout="constrained")
     for place, axis in zip(places, axes, strict=True):
         lines = [line for line in result["lines"] if line["axis"] == axis]
         values = [line["value"] for line in lines]
@@ -171,7 +172,7 @@ def draw(result: dict[str, Any], path: Path) -> bool:
         place.plot(values, [line["predicted_seconds"] for line in lines], "--", color="grey", label="by FLOPs")
         place.set(xlabel=axis, xscale="log", yscale="log")
         place.set_xticks(values, [str(value) for value in values])
-        place.minorticks_off()
+        place.xaxis.set_minor_locator(NullLocator())
     places[0].set_ylabel("seconds of a step")
     places[0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,100 @@
+"""A lavra command with a stopwatch: `python bench/_watched.py REPORT.json BEGAN train …`, BEGAN by `time.time()`.
+
+The command is the real one; only the clock is read around its steps, its batches and its checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lavra.cli.main import main as lavra
+
+
+class Watch:
+    """What the clock said of one command; seconds since it was started, or spent.
+
+    Attributes:
+        report: `first_step_began`, `first_step_done`, `steps`, `loop_seconds` and `data_wait_seconds` without the first
+            step, `checkpoint_wait_seconds`, `checkpoints`.
+    """
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.report: dict[str, Any] = {"steps": 0, "data_wait_seconds": 0.0, "checkpoints": 0}
+        self._looping = False
+
+    def put_up(self) -> None:
+        """Put the clock around the loop, its steps, the batches and the checkpoints."""
+        from lavra.training.batches import BatchSource
+        from lavra.training.checkpoints import CheckpointStore
+        from lavra.training.loop import Loop
+        from lavra.training.trainer import Trainer
+
+        watched: list[tuple[Any, str, Callable[..., Any]]] = [
+            (Loop, "train", self._loop),
+            (Trainer, "run_step", self._step),
+            (BatchSource, "micro_batches", self._batches),
+            (CheckpointStore, "save", self._save),
+        ]
+        for owner, name, around in watched:
+            setattr(owner, name, wrapped(getattr(owner, name), around))
+
+    def _now(self) -> float:
+        return time.time() - self.began
+
+    def _loop(self, inner: Callable[[], Any], loop: Any) -> None:
+        self._looping = True
+        try:
+            inner()
+        finally:
+            self._looping = False
+            if "first_step_done" in self.report:
+                self.report["loop_seconds"] = self._now() - self.report["first_step_done"]
+            self.report["checkpoint_wait_seconds"] = loop.waited
+
+    def _step(self, inner: Callable[[], Any], *_: Any) -> Any:
+        if not self._looping:
+            return inner()
+        self.report.setdefault("first_step_began", self._now())
+        done = inner()
+        self.report.setdefault("first_step_done", self._now())
+        self.report["steps"] += 1
+        return done
+
+    def _batches(self, inner: Callable[[], Any], *_: Any) -> Any:
+        start = time.perf_counter()
+        batches = inner()
+        if self._looping and self.report["steps"]:
+            self.report["data_wait_seconds"] += time.perf_counter() - start
+        return batches
+
+    def _save(self, inner: Callable[[], Any], *_: Any, **__: Any) -> Any:
+        self.report["checkpoints"] += 1
+        return inner()
+
+
+def wrapped(function: Callable[..., Any], around: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what calls `around` with the call that was asked for, and its arguments."""
+
+    def call(*given: Any, **named: Any) -> Any:
+        return around(lambda: function(*given, **named), *given, **named)
+
+    return call
+
+
+def main() -> int:
+    report, began, *words = sys.argv[1:]
+    watch = Watch(float(began))
+    watch.put_up()
+    code = lavra(words)
+    Path(report).write_text(json.dumps(watch.report))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
