@@ -88,9 +88,11 @@ def line_plot(title: str, series: Sequence[Series], x: Axis, y: Axis, *, marks: 
     drawn = [one for one in series if any(x.has(across) and y.has(up) for across, up in one.points)]
     if not drawn:
         return ""
-    every = [(across, up) for one in drawn for across, up in one.points if x.has(across) and y.has(up)]
+    every = [
+        (across, up) for one in drawn for across, up in one.points if x.has(across) and up is not None and y.has(up)
+    ]
     frame = _Frame(
-        x, y, _ends([x.place(point[0]) for point in every], 0.0), _ends([y.place(up) for _, up in every if up], 0.05)
+        x, y, _ends([x.place(point[0]) for point in every], 0.0), _ends([y.place(up) for _, up in every], 0.05)
     )
     lines = [(one, COLOURS[number % len(COLOURS)]) for number, one in enumerate(drawn)]
     parts = [

@@ -144,6 +144,14 @@ def _fits(found: MemoryEstimate, memory: MemoryOutlook) -> str:
 
 def _forecast(outlook: Outlook) -> Iterator[str]:
     forecast = outlook.forecast
+    if forecast is None:
+        yield "what a model that is adapted will reach is not known before some of it is tried: --pilot 5% does"
+        return
+    if forecast.before is not None:
+        yield f"before the first step: {forecast.before:.3f} bits per byte"
+    if forecast.curve:
+        points = (f"{show_count(tokens)} tokens {bits:.3f}" for tokens, bits in forecast.curve)
+        yield f"after learning from a subset: {', '.join(points)} bits per byte"
     yield f"bits per byte of held-out text: {_interval(forecast.bits_per_byte, '.3f')} (nine in ten runs lie between)"
     if forecast.loss is not None:
         yield f"loss: {_interval(forecast.loss, '.3f')} nats per token"

@@ -65,8 +65,13 @@ def _sum(run: RunFiles, entries: list[dict[str, Any]]) -> str:
     total, counted = sum(int(entry.get("total") or 0) for entry in entries), run.result.get("tokens")
     if not isinstance(counted, int) or run.plan.get("objective", "causal") != "causal":
         return f"By the order of the data {total:,} tokens were taken."
-    agree = "the same" if total == counted else "NOT the same: a token was lost or repeated"
-    return f"By the order of the data {total:,} tokens were taken; the trainer counted {counted:,} targets: {agree}."
+    taken = f"By the order of the data {total:,} tokens were taken; the trainer learned from {counted:,}: "
+    if total == counted:
+        return taken + "the same."
+    skipped = int(run.result.get("skipped_steps") or 0)
+    if 0 < total - counted <= skipped * int(run.plan.get("tokens_per_step") or 0):
+        return taken + f"the other {total - counted:,} are those of the {skipped:,} steps that were skipped."
+    return taken + f"NOT the same, and the {skipped:,} skipped steps that were logged do not explain it."
 
 
 def _cell(value: Any) -> str:

@@ -74,7 +74,7 @@ def read_run(run: RunFolder) -> RunFiles:
     config = reader.toml(run)
     status = _status(run)
     checked = config.get("check", True)
-    plan = reader.json("plan.json", "the run was stopped before its plan was made")
+    plan = reader.json("plan.json", "no plan was made" + (" yet" if status == "running" else ""))
     return RunFiles(
         path=run.path,
         status=status,
@@ -88,7 +88,7 @@ def read_run(run: RunFolder) -> RunFiles:
         ),
         events=reader.guarded("events.log", lambda _: run.events, []),
         checks=reader.json("checks.json", "no checks ran before training" if checked else ""),
-        data=reader.json(_data_report(run.path, config), "what the text was made of is not known"),
+        data=reader.json(_data_report(run.path, config), "what the text is made of is not known"),
         machines=reader.lines("machines.jsonl", "the machine is known from the plan only"),
         losses=reader.losses(),
         missing=tuple(reader.missing),
