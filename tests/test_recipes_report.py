@@ -14,7 +14,6 @@ from lavra.core.run_folder import RunFolder
 from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses
 from lavra.recipes.report import page_at_the_end
 from lavra.reports import run_page
-from lavra.reports.run_comparison import compare_runs
 from lavra.training.fault_points import injected
 
 SMALL: dict[str, Any] = {
@@ -45,6 +44,7 @@ def test_a_finished_run_has_its_page(run: lavra.Run) -> None:
     assert "finished; " in page
     assert "missing: " not in page
     assert "Loss by tokens" in page
+    assert run.report(run.path.parent / "again.html").read_text(encoding="utf8").partition("<footer>")[0] in page
 
 
 def test_the_losses_of_the_documents_add_up_to_the_result(run: lavra.Run, prepared: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_machine_and_the_memory_are_recorded(run: lavra.Run) -> None:
 
 def test_two_runs_of_another_seed_are_compared_over_documents(run: lavra.Run, prepared: Path, tmp_path: Path) -> None:
     other = lavra.train(prepared, steps=4, seed=1, out=str(tmp_path / "other"), **SMALL)
-    comparison = compare_runs([RunFolder(run.path), RunFolder(other.path)])
+    comparison = lavra.compare(run, other.path)
     assert {one.name for one in comparison.asked} == {"seed"}
     found = comparison.verdicts[0].comparison
     assert found is not None

@@ -212,5 +212,7 @@ def test_the_command_writes_into_the_run_or_where_it_is_told(
     assert main(["report", str(run.path), "--out", str(out), "--force"]) == 0
     assert main(["report", str(run.path), "--out", str(run.path.parent)]) == 2
     assert "is a folder" in capsys.readouterr().err
+    assert main(["report", str(run.path), "--out", str(out / "below.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
     assert main(["report", str(run.path.parent / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err

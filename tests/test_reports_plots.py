@@ -89,6 +89,14 @@ def test_ticks_are_even_round_and_within(low: float, width: float, most: int) ->
     assert all(low - room <= value <= low + width + room for value in found)
 
 
+def test_many_lines_get_a_legend_of_several_rows() -> None:
+    svg = line_plot("t", [Series(f"run {number}", [(0, 1.0), (1, 2.0)]) for number in range(9)], X, Y)
+    ElementTree.fromstring(svg)
+    places = re.findall(r'<text x="([\d.]+)" y="(\d+)">run', svg)
+    assert len(set(places)) == 9
+    assert f'viewBox="0 0 {WIDTH} {max(int(y) for _, y in places) + 10}"' in svg
+
+
 def test_bars_are_ranked_and_as_long_as_their_values() -> None:
     svg = bar_plot("bits", [Bar("uniform", 4.0), Bar("model", 2.0, 1.9, 2.2, strong=True), Bar("<xz>", 3.0)])
     ElementTree.fromstring(svg)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lavra.recipes.api import (
         check,
         classify,
+        compare,
         evaluate,
         explain,
         generate,
@@ -39,6 +40,7 @@ __all__ = [
     "TrainConfig",
     "check",
     "classify",
+    "compare",
     "evaluate",
     "explain",
     "generate",

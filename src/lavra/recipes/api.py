@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavra.core.configuration import from_table, to_json
-from lavra.core.run_folder import list_runs
+from lavra.core.run_folder import RunFolder, list_runs
 from lavra.core.units import parse_count, parse_duration, parse_size
 from lavra.recipes.classify import classify
 from lavra.recipes.config import TextConfig, TrainConfig
@@ -22,10 +22,12 @@ from lavra.recipes.score import score
 if TYPE_CHECKING:
     from lavra.checks.report import Report
     from lavra.planning.outlook import Outlook
+    from lavra.reports.run_comparison import RunComparison
 
 __all__ = [
     "check",
     "classify",
+    "compare",
     "evaluate",
     "explain",
     "generate",
@@ -102,6 +104,17 @@ def prepare(
 def runs(root: str | Path = "runs") -> list[Run]:
     """Return the runs in a folder, the oldest first."""
     return [Run(run.path) for run in list_runs(root)]
+
+
+def compare(*runs: Run | Path | str) -> RunComparison:
+    """Set runs side by side; the first is the baseline of the paired tests of bits per byte.
+
+    Raises:
+        InputError: if there are fewer than two, one is given twice, or a folder is no run.
+    """
+    from lavra.reports.run_comparison import compare_runs
+
+    return compare_runs([RunFolder.open(run.path if isinstance(run, Run) else run) for run in runs])
 
 
 def _request(

@@ -63,6 +63,14 @@ class Run:
 
         return evaluate(str(self.path), [data] if isinstance(data, str) else data, **options)
 
+    def report(self, out: Path | str | None = None) -> Path:
+        """Write the page of the run, `report.html` in its folder by default, and return its path."""
+        from lavra.reports.run_page import PAGE, write_page
+
+        path = self.path / PAGE if out is None else Path(out)
+        write_page(self._folder, path)
+        return path
+
     def resume(self) -> Run:
         """Go on with the run, if it was interrupted."""
         from lavra.recipes.resume import resume

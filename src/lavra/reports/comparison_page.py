@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lavra.core.files import write_atomically
 from lavra.reports.bar_plot import Bar, bar_plot
 from lavra.reports.comparison_text import CAUTION, figure_rows, sentence, setting_groups, setting_rows, tested
 from lavra.reports.line_plot import Axis, Series, line_plot
-from lavra.reports.page import Section, Table, render_page
+from lavra.reports.page import Section, Table, render_page, write_html
 from lavra.reports.run_comparison import RunComparison
 from lavra.reports.run_curves import SPEED, TIME, TOKENS, points, step_seconds, timed, tokens_of
 from lavra.reports.wording import plain
@@ -18,8 +17,12 @@ _BITS = Axis("bits per byte", "{:.4g}".format)
 
 
 def write_comparison(comparison: RunComparison, out: Path) -> None:
-    """Write the page of a comparison."""
-    write_atomically(out, comparison_page(comparison))
+    """Write the page of a comparison.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    write_html(out, comparison_page(comparison))
 
 
 def comparison_page(comparison: RunComparison) -> str:

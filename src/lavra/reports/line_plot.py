@@ -15,6 +15,8 @@ COLOURS = ("#225588", "#cc5522", "#338844", "#884499", "#996600", "#117788", "#a
 """Told apart on paper as on a screen; the ninth series begins anew."""
 
 _MOST_POINTS = 800
+_NAMES, _NAME_HEIGHT = 4, 16
+"""Names in a row of the legend, and the height of such a row."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,11 @@ def line_plot(title: str, series: Sequence[Series], x: Axis, y: Axis, *, marks: 
         x, y, _ends([x.place(point[0]) for point in every], 0.0), _ends([y.place(up) for _, up in every], 0.05)
     )
     lines = [(one, COLOURS[number % len(COLOURS)]) for number, one in enumerate(drawn)]
+    height = HEIGHT + (len(lines) - 1) // _NAMES * _NAME_HEIGHT
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
         f'font-size="11" role="img" aria-label="{escape(title)}">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         f'<text x="{_LEFT}" y="18" font-weight="bold" font-size="13">{escape(title)}</text>',
         *_grid(frame),
         *(
@@ -204,13 +207,13 @@ def _marks(places: Sequence[float], frame: _Frame) -> Iterator[str]:
 
 
 def _legend(lines: Sequence[tuple[Series, str]]) -> Iterator[str]:
-    """Yield the names of the lines below the plot, in columns."""
+    """Yield the names of the lines below the plot, some to a row."""
     if len(lines) < 2:
         return
-    wide = (WIDTH - _LEFT - 150) / max(1, len(lines))
+    wide = (WIDTH - _LEFT) / min(_NAMES, len(lines))
+    room = int((wide - 24) / 6)
     for number, (one, colour) in enumerate(lines):
-        x, y = _LEFT + number * wide, HEIGHT - 10
-        room = max(6, int((wide - 24) / 6))
+        x, y = _LEFT + number % _NAMES * wide, HEIGHT - 10 + number // _NAMES * _NAME_HEIGHT
         name = one.name if len(one.name) <= room else one.name[: room - 1] + "…"
         yield f'<path d="M{x:.1f} {y - 4}h14" stroke="{colour}" stroke-width="2"/>'
         yield f'<text x="{x + 18:.1f}" y="{y}">{escape(name)}<title>{escape(one.name)}</title></text>'

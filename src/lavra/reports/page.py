@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
+from pathlib import Path
 
+from lavra.core.errors import InputError
+from lavra.core.files import write_atomically
 from lavra.core.terminal import printable
 
 
@@ -62,6 +65,18 @@ class Section:
         """Whether there is nothing to show."""
         parts = (self.sentence, self.facts, self.tables, any(self.pictures), self.texts, self.folded)
         return not any(parts)
+
+
+def write_html(path: Path, page: str) -> None:
+    """Write a page, whole or not at all.
+
+    Raises:
+        InputError: if the place cannot be written to.
+    """
+    try:
+        write_atomically(path, page)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}", "name a file in another place") from error
 
 
 def render_page(title: str, lead: str, said: Sequence[str], sections: Sequence[Section]) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lavra.core.files import write_atomically
 from lavra.core.run_folder import RunFolder
-from lavra.reports.page import render_page
+from lavra.reports.page import render_page, write_html
 from lavra.reports.run_curves import curves_section
 from lavra.reports.run_evidence import checks_section, events_section, ledger_section, notable, samples_section
 from lavra.reports.run_files import RunFiles, read_run
@@ -21,9 +20,12 @@ def write_page(run: RunFolder, out: Path | None = None) -> RunFiles:
     Args:
         run: in any state.
         out: the file; `report.html` in the run's folder by default.
+
+    Raises:
+        InputError: if the file cannot be written.
     """
     record = read_run(run)
-    write_atomically(out or run.path / PAGE, run_page(record))
+    write_html(out or run.path / PAGE, run_page(record))
     return record
 
 
