@@ -63,26 +63,34 @@ def compare(
         between: done after every round, while nobody works.
     """
     mine, found = Measured(ours), []
-    first = Worker(script, settings | {"side": ours})
-    mine.first_step_seconds = first.ready["first_step_seconds"]
-    for side in peers:
-        try:
-            other = Worker(script, settings | {"side": side})
-        except WorkerFailed as error:
-            print(f"{side} {error}", file=sys.stderr)
-            continue
-        measured = Measured(side, first_step_seconds=other.ready["first_step_seconds"])
-        for _ in range(rounds):
-            measured.beside.append(first.turn(first.steps_in(seconds)).speed)
-            measured.speeds.append(other.turn(other.steps_in(seconds)).speed)
-            between()
-        measured.memory = other.close()
-        mine.speeds += measured.beside
-        found.append(measured)
-    if not mine.speeds:
-        mine.speeds = [first.turn(first.steps_in(seconds)).speed for _ in range(rounds)]
-    mine.memory = first.close()
+    with Worker(script, settings | {"side": ours}) as first:
+        mine.first_step_seconds = first.ready["first_step_seconds"]
+        for side in peers:
+            measured = Measured(side)
+            try:
+                with Worker(script, settings | {"side": side}) as other:
+                    _in_turn(first, other, measured, rounds, seconds, between)
+            except WorkerFailed as error:
+                print(f"{side} {error}", file=sys.stderr)
+                continue
+            mine.speeds += measured.beside
+            found.append(measured)
+            print(row(measured.to_json()), file=sys.stderr)  # seen although a later side may fail
+        if not mine.speeds:
+            mine.speeds = [first.turn(first.steps_in(seconds)).speed for _ in range(rounds)]
+        mine.memory = first.close()
     return [mine, *found]
+
+
+def _in_turn(
+    first: Worker, other: Worker, measured: Measured, rounds: int, seconds: float, between: Callable[[], object]
+) -> None:
+    measured.first_step_seconds = other.ready["first_step_seconds"]
+    for _ in range(rounds):
+        measured.beside.append(first.turn(first.steps_in(seconds)).speed)
+        measured.speeds.append(other.turn(other.steps_in(seconds)).speed)
+        between()
+    measured.memory = other.close()
 
 
 def row(side: dict[str, Any], width: int = 24) -> str:

@@ -80,13 +80,17 @@ class Worker:
         self._process.stdin.close()
         last = self._answer()
         self._process.wait()
-        self._log.close()
         return last
 
-    def kill(self) -> None:
-        """End it at once, whatever it does."""
-        self._process.kill()
-        self._process.wait()
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it at once, if it was not closed."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -198,12 +202,15 @@ def serve(program: Callable[[dict[str, Any], Turns], None]) -> None:
     """Be a worker: run `program(settings, turns)` until the parent has had enough, and tell what memory it took."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer to the parent
-    import torch
-
     settings = json.loads(sys.argv[1])
-    cuda = settings.get("device") == "cuda"
-    turns = Turns(channel, torch.cuda.synchronize if cuda else lambda: None)
-    program(settings, turns)
-    device = torch.cuda.max_memory_allocated() if cuda else None
+    if settings.get("device") == "cuda":
+        import torch
+
+        turns = Turns(channel, torch.cuda.synchronize)
+        program(settings, turns)
+        device = torch.cuda.max_memory_allocated()
+    else:
+        program(settings, Turns(channel))
+        device = None
     print(json.dumps(memory.peaks() | {"device_bytes": device}), file=channel, flush=True)
     os._exit(0)  # threads of libraries that wait for nothing must not keep the next worker waiting

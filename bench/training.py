@@ -1,7 +1,7 @@
 """Training at equal work: tokens per second and memory of lavra against Hugging Face's Trainer and nanoGPT.
 
 Usage: python bench/training.py [--shapes 7M,124M] [--contexts 256,512,1024] [--nanogpt FOLDER] [--device cuda]
-       [--rounds 3] [--seconds 5] [--json]; by default the 7M shape at context 256.
+       [--peers NAME,NAME] [--rounds 3] [--seconds 5] [--json]; by default the 7M shape at context 256.
 
 Every side trains the same architecture (GPT-2's) on the same random windows, in a process of its own, with its own
 optimiser step. Each peer is measured in turns with lavra, so that a ratio comes from runs beside each other, and no
@@ -32,11 +32,10 @@ PEERS = ("Trainer fp32", "Trainer bf16", "Trainer bf16 compiled", "nanoGPT compi
 SCRIPT = Path(__file__).with_name("_training_sides.py")
 
 
-def sides_of(shape: str, nanogpt: str | None) -> list[str]:
-    """Return the peers that can train a shape here: nanoGPT where its folder is given and the shape is GPT-2's."""
-    if nanogpt and SHAPES[shape].activation != "relu":
-        return list(PEERS)
-    return [side for side in PEERS if not side.startswith("nanoGPT")]
+def peers_of(shape: str, wanted: Sequence[str], nanogpt: str | None) -> list[str]:
+    """Return those of the wanted peers that can train a shape here: nanoGPT needs its folder and GPT-2's shape."""
+    here = nanogpt and SHAPES[shape].activation != "relu"
+    return [side for side in wanted if here or not side.startswith("nanoGPT")]
 
 
 def measure(shape: str, context: int, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def measure(shape: str, context: int, folder: Path, arguments: argparse.Namespac
         SCRIPT,
         settings,
         OURS,
-        sides_of(shape, arguments.nanogpt),
+        peers_of(shape, arguments.peers.split(","), arguments.nanogpt),
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         between=lambda: ceilings.append(peak_of(arguments.device)),
@@ -126,10 +125,14 @@ def request(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--contexts", default="256")
     parser.add_argument("--nanogpt", help="folder of nanoGPT; without it, that side is left out")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--peers", default=",".join(PEERS), help="all of them by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(words)
+    unknown = set(arguments.peers.split(",")) - set(PEERS)
+    if unknown:
+        parser.error(f"no such peers: {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
     if arguments.nanogpt and not (Path(arguments.nanogpt) / "model.py").exists():
         parser.error(f"{arguments.nanogpt} is no folder of nanoGPT: it has no model.py")
     return arguments
