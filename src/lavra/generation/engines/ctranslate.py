@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,25 +155,36 @@ class CTranslate2Engine:
                         progress.advance()
 
     def _groups(self, order: list[int], rows: int, beams: bool) -> list[list[int]]:
-        """Divide prompts, each of which takes `rows`, into batches; few of them among all workers.
+        """Divide prompts, each of which takes `rows`, into batches of nearly one size, as many for each worker.
 
         Not so for beams: when the library's search ends depends on the other prompts of a batch.
         """
         at_once = max(1, ROWS_AT_ONCE // rows)
-        if not beams:
-            at_once = min(at_once, -(-len(order) // self._most_workers))
-        return [order[first : first + at_once] for first in range(0, len(order), at_once)]
+        if beams:
+            return [order[first : first + at_once] for first in range(0, len(order), at_once)]
+        workers = self._most_workers
+        count = min(len(order), workers * -(-len(order) // (at_once * workers)))
+        borders = [len(order) * number // max(1, count) for number in range(count + 1)]
+        return [order[first:last] for first, last in pairwise(borders)]
 
     def _decoded(
         self, groups: list[list[int]], encoded: list[Prompt], options: GenerateOptions
     ) -> Iterator[tuple[list[int], list[list[tuple[list[int], float | None]]]]]:
-        """Yield each batch with what was made of it, in order; as many at a time as there are workers."""
+        """Yield each batch with what was made of it, in order; a worker begins its next one without waiting."""
         models = self._opened(options, min(self._most_workers, len(groups)))
-        with ThreadPoolExecutor(max(1, len(models))) as pool:
-            for first in range(0, len(groups), max(1, len(models))):
-                wave = groups[first : first + len(models)]
-                prompts = [[encoded[number] for number in group] for group in wave]
-                yield from zip(wave, pool.map(self._batch, models, prompts, [options] * len(wave)), strict=True)
+        pools = [ThreadPoolExecutor(1) for _ in models]
+        try:
+            pending = [
+                pools[number % len(models)].submit(
+                    self._batch, models[number % len(models)], [encoded[one] for one in group], options
+                )
+                for number, group in enumerate(groups)
+            ]
+            for group, made in zip(groups, pending, strict=True):
+                yield group, made.result()
+        finally:
+            for pool in pools:
+                pool.shutdown(cancel_futures=True)
 
     def stream(self, prompt: str, options: GenerateOptions) -> Iterator[str]:
         """Yield the one continuation of a prompt in pieces, each as soon as it is certain.
