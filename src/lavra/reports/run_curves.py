@@ -18,7 +18,7 @@ TOKENS = Axis("tokens trained on")
 TIME = Axis("time of training steps", show_duration)
 SPEED = Axis("tokens per second")
 LOSS = Axis("nats per token", "{:.4g}".format)
-_RATE = Axis("peak of the groups", "{:.3g}".format)
+_RATE = Axis("AdamW's rate", "{:.3g}".format)
 _NORM = Axis("norm, logarithmic", "{:.3g}".format, logarithmic=True)
 
 

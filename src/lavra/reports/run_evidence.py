@@ -8,7 +8,7 @@ from typing import Any
 
 from lavra.reports.page import Section, Table, Text
 from lavra.reports.run_files import RunFiles
-from lavra.reports.wording import setting
+from lavra.reports.wording import counted, setting
 
 _MOST_SAMPLES, _MOST_EVENTS, _MOST_NOTABLE = 12, 400, 20
 _ORDINARY = re.compile(r"forecast: |\d\d  checks: |step \d+: document \d+: ")
@@ -22,7 +22,7 @@ def notable(run: RunFiles) -> list[str]:
     found = found[-_MOST_NOTABLE:] if left <= 0 else [*found[-_MOST_NOTABLE:], f"… and {left:,} earlier ones, below"]
     if skipped:
         which = ", ".join(skipped[:20]) + (", …" if len(skipped) > 20 else "")
-        found.insert(0, f"{len(skipped):,} steps were skipped, their updates not applied: {which}")
+        found.insert(0, f"{counted(len(skipped), 'step')} skipped, with no update applied: {which}")
     verdicts = {
         one.get("name"): one for one in run.checks.get("checks") or () if one.get("verdict") in ("warn", "fail")
     }
@@ -62,15 +62,15 @@ def _sum(run: RunFiles, entries: list[dict[str, Any]]) -> str:
     """Compare the receipt with the tokens that the trainer counted; examples are counted one by one instead."""
     if "examples" in ((run.data.get("split") or {}).get("train") or {}):
         return "Every example is met once in each epoch; seen, left and taken are counted in examples."
-    total, counted = sum(int(entry.get("total") or 0) for entry in entries), run.result.get("tokens")
-    if not isinstance(counted, int) or run.plan.get("objective", "causal") != "causal":
+    total, learned = sum(int(entry.get("total") or 0) for entry in entries), run.result.get("tokens")
+    if not isinstance(learned, int) or run.plan.get("objective", "causal") != "causal":
         return f"By the order of the data {total:,} tokens were taken."
-    taken = f"By the order of the data {total:,} tokens were taken; the trainer learned from {counted:,}: "
-    if total == counted:
+    taken = f"By the order of the data {total:,} tokens were taken; the trainer learned from {learned:,}: "
+    if total == learned:
         return taken + "the same."
     skipped = int(run.result.get("skipped_steps") or 0)
-    if 0 < total - counted <= skipped * int(run.plan.get("tokens_per_step") or 0):
-        return taken + f"the other {total - counted:,} are those of the {skipped:,} steps that were skipped."
+    if 0 < total - learned <= skipped * int(run.plan.get("tokens_per_step") or 0):
+        return taken + f"the other {total - learned:,} are those of {counted(skipped, 'step')} skipped."
     return taken + f"NOT the same, and the {skipped:,} skipped steps that were logged do not explain it."
 
 
