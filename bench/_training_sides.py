@@ -77,15 +77,16 @@ def trainer(settings: Settings, turns: Turns, *, bf16: bool = False, compiled: b
     if compiled:
         load_compiler()
     import numpy as np
-    from transformers import AutoModelForCausalLM, Trainer, default_data_collator
+    from transformers import GPT2LMHeadModel, OPTForCausalLM, Trainer, default_data_collator
 
     spec, context = shape_of(settings["shape"], settings["context"]), settings["context"]
     tokens = np.fromfile(Path(settings["store"]) / "tokens.bin", dtype="<u2").astype(np.int64)
     windows = tokens[: len(tokens) // context * context].reshape(-1, context)
     rows = [{"input_ids": window, "labels": window} for window in windows]
     arguments = training_arguments(settings, bf16=bf16, torch_compile=compiled)
+    kind = OPTForCausalLM if spec.activation == "relu" else GPT2LMHeadModel
     memory.begin()
-    model = AutoModelForCausalLM.from_config(hub_config(spec))
+    model = kind(hub_config(spec))
     Trainer(
         model=model,
         args=arguments,

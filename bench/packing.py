@@ -1,6 +1,6 @@
 """Useful tokens per second: documents packed with isolation, against documents padded as plain scripts do it.
 
-Usage: python bench/packing.py [TEXT…] [--context 512] [--rows 8] [--shape 7M] [--rounds 3] [--seconds 5] [--json]; the
+Usage: python bench/packing.py [TEXT…] [--context 512] [--rows 8] [--shape 7M] [--rounds 3] [--seconds 3] [--json]; the
 installed documentation by default. Only documents shorter than half of the context are taken. A useful token is one
 that is learned from; padding is not. All sides train the same shape in the same precision with AdamW, with the same
 number of rows a step; each is measured in turns with `packed`, in a process of its own. Padding to the longest document
@@ -123,7 +123,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--shape", default="7M", choices=SHAPES)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a turn")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 """Training at equal work: tokens per second and memory of lavra against Hugging Face's Trainer and nanoGPT.
 
 Usage: python bench/training.py [--shapes 7M,124M] [--contexts 256,512,1024] [--nanogpt FOLDER] [--device cuda]
-       [--peers NAME,NAME] [--rounds 3] [--seconds 5] [--json]; by default the 7M shape at context 256.
+       [--peers NAME,NAME] [--rounds 3] [--seconds 3] [--json]; by default the 7M shape at context 256.
 
 Every side trains the same architecture (GPT-2's) on the same random windows, in a process of its own, with its own
 optimiser step. Each peer is measured in turns with lavra, so that a ratio comes from runs beside each other, and no
@@ -127,7 +127,7 @@ def request(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--peers", default=",".join(PEERS), help="all of them by default")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a turn")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(words)
     unknown = set(arguments.peers.split(",")) - set(PEERS)
