@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -36,6 +37,7 @@ _EXTRAS = {
     "track": ("tensorboard", "wandb", "mlflow"),
     "generate": ("llguidance",),
 }
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REPORT = "This is a fault in lavra, not in your request. Please report it with the lines above and your command."
 
 
@@ -63,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 141
     except ModuleNotFoundError as error:
         return _missing_module(error)
+    except OSError as error:
+        return _full_disk(error) if error.errno in _NO_SPACE else _fault()
     except Exception:
         return _fault()
 
@@ -114,6 +118,16 @@ def _missing_module(error: ModuleNotFoundError) -> int:
             print(f"lavra: this needs {package}\n  what to do: pip install 'lavra[{extra}]'", file=sys.stderr)
             return 2
     return _fault()
+
+
+def _full_disk(error: OSError) -> int:
+    place = f" to {error.filename}" if error.filename else ""
+    print(
+        f"lavra: DISK FULL: could not write{place} ({error.strerror})\n"
+        "  what to do: make room on that disk, or lift the limit on file sizes (ulimit -f), and give the command again",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _fault() -> int:

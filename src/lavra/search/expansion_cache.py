@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import Damaged, InputError, LavraError
 from lavra.core.json_lines import one_line
 
 _AT_ONCE = 500
@@ -81,15 +81,24 @@ class ExpansionCache:
         return found
 
     def put(self, values: Mapping[bytes, Any]) -> None:
-        """Keep values, all or none; a key that is there already keeps its value."""
+        """Keep values, all or none; a key that is there already keeps its value.
+
+        Raises:
+            LavraError: if the file cannot be written, as on a full disk.
+        """
         rows = [(key, one_line(value)) for key, value in values.items()]
         self._database.execute("BEGIN IMMEDIATE")
         try:
             self._database.executemany("INSERT OR IGNORE INTO made VALUES (?, ?)", rows)
             self._database.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             with suppress(sqlite3.Error):
                 self._database.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise LavraError(
+                    f"{self.path} could not be written: {error}; what it held before is safe",
+                    "make room on that disk, or lift the limit on file sizes (ulimit -f); the same command goes on",
+                ) from error
             raise
 
     def close(self) -> None:

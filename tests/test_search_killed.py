@@ -1,0 +1,77 @@
+"""Real `lavra expand` and `lavra index` processes, killed with SIGKILL and given again: as if nothing had happened."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("bm25s")
+
+from bench.kill_search import Bench
+
+from lavra.cli.main import main
+from lavra.core.errors import LavraError
+from lavra.search.expansion_cache import ExpansionCache, key_of_content
+
+pytestmark = pytest.mark.xdist_group("killed searching")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("killed"))
+
+
+def test_the_commands_come_by_many_moments_to_die_at(bench: Bench) -> None:
+    assert bench.accesses["expand"] >= 8
+    assert min(bench.accesses["index"], bench.accesses["update"]) > 60
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"), [("expand", 0.5), ("index", 0.4), ("index", 0.97), ("update", 0.3), ("update", 0.9)]
+)
+def test_a_killed_command_given_again_ends_as_one_never_stopped(bench: Bench, kind: str, share: float) -> None:
+    moment = max(1, round(share * bench.accesses[kind]))
+    assert bench.trial(kind, f"{kind}-{share}", moment=moment) == (True, "the same")
+
+
+@contextmanager
+def small_disk(most: int) -> Iterator[None]:
+    """Let no file grow beyond `most` bytes: writing more fails as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("most", [1000, 5000, 9000])
+def test_an_index_on_a_full_disk_says_so_and_is_finished_later(
+    bench: Bench, most: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = bench.folder / f"full-{most}"
+    bench.prepare("index", home)
+    words = [*bench.words("index", home), "--quiet"]
+    with small_disk(most):
+        assert main(words) == 1
+    told = capsys.readouterr().err
+    assert "DISK FULL" in told
+    assert "give the command again" in told
+    assert main(words) == 0
+    assert bench.fingerprint("index", home) == bench.expected["index"]
+
+
+def test_a_cache_on_a_full_disk_keeps_what_it_held(tmp_path: Path) -> None:
+    with ExpansionCache(tmp_path / "cache") as cache:
+        cache.put({key_of_content(1): ["rio"]})
+        much = {key_of_content(number): ["monte " * 500] for number in range(2, 200)}
+        with small_disk(60_000), pytest.raises(LavraError, match=r"could not be written.*\n.*the same command goes on"):
+            cache.put(much)
+        assert cache.get([key_of_content(1)]) == {key_of_content(1): ["rio"]}
+        held = len(cache)
+        cache.put({key_of_content("after"): ["mar"]})
+        assert len(cache) == held + 1
