@@ -178,36 +178,74 @@ def evaluate_search(
     model = _embedder(dense, device) if dense else None
     problems = BadRows()
     collection = open_collection(location, problems)
+    asked = _asked(collection, problems, split=split, queries=queries, qrels=qrels, tune_on=tune_on)
+    settings = IndexSettings(_analyzer(collection, language, folder / "index"), k1=k1, b=b)
+    report = _index_of(collection, folder / "index", settings, problems, expansions)
+    result = _measured(report.index, collection, asked, folder / ".systems", model, ceiling=ceiling, seed=seed)
+    result.warnings = [*report.warnings, *_unknown(report.index, asked.judged), *result.warnings]
+    result.expansion = read_about(Path(expansions)) if expansions else None
+    write_experiment(result, folder)
+    return result
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Queries by id, the split and the judgements to report on, and those to tune on."""
+
+    queries: dict[str, str]
+    split: str
+    judged: Qrels
+    validation: dict[str, dict[str, int]] | None
+
+
+def _asked(
+    collection: Collection,
+    problems: BadRows,
+    *,
+    split: str,
+    queries: str | Path | None,
+    qrels: str | Path | None,
+    tune_on: str,
+) -> _Asked:
+    """Read queries and judgements: those of the collection, or of files in their place."""
     texts = read_queries(Path(queries)) if queries else collection.queries()
     split = split if qrels else _split(collection, split)
     judged: Qrels = read_qrels(Path(qrels), problems) if qrels else collection.qrels(split)
-    validation = _validation(collection, tune_on, judged)
-    settings = IndexSettings(_analyzer(collection, language, folder / "index"), k1=k1, b=b)
-    report = _index_of(collection, folder / "index", settings, problems, expansions)
-    work = folder / ".systems"
+    return _Asked(texts, split, judged, _validation(collection, tune_on, judged))
+
+
+def _measured(
+    index: Index,
+    collection: Collection,
+    asked: _Asked,
+    work: Path,
+    model: Embedder | None,
+    *,
+    ceiling: bool,
+    seed: int,
+) -> ExperimentResult:
+    """Run the experiment with its files in `work`, which is removed at the end."""
+    queries, judged, validation = asked.queries, asked.judged, asked.validation
     shutil.rmtree(work, ignore_errors=True)
     try:
         result = run_experiment(
-            report.index,
-            texts,
+            index,
+            queries,
             judged,
             work,
             collection=collection.name,
-            split=split,
+            split=asked.split,
             validation=validation,
-            vectors=embed_documents(report.index, model) if model else None,
+            vectors=embed_documents(index, model) if model else None,
             seed=seed,
         )
         if ceiling:
             say("measuring: human questions")
             result.ceiling = evaluate_ceiling(
-                collection, texts, judged, report.index.settings, work / "ceiling", validation=validation, seed=seed
+                collection, queries, judged, index.settings, work / "ceiling", validation=validation, seed=seed
             )
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    result.warnings = [*report.warnings, *_unknown(report.index, judged), *result.warnings]
-    result.expansion = read_about(Path(expansions)) if expansions else None
-    write_experiment(result, folder)
     return result
 
 
