@@ -109,6 +109,7 @@ def test_never_holds_the_logits_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> N
     model, data = lively_decoder(), documents(TEXTS * 3)
     expected = likelihood(model, data).nll
     monkeypatch.setattr(cross_entropy, "CPU_CHUNK_BYTES", 0)
+    monkeypatch.setattr(cross_entropy, "FEWEST_TOKENS", 64)
     sizes: list[int] = []
     make = cross_entropy._chunk_logits
 

@@ -71,6 +71,7 @@ def ordinary(inputs: Case, smoothing: float = 0.0) -> torch.Tensor:
 def _small_chunks(monkeypatch: pytest.MonkeyPatch):
     """Let a chunk be 64 tokens, so that every test goes over several, the last one shorter."""
     monkeypatch.setattr(module, "CPU_CHUNK_BYTES", 1)
+    monkeypatch.setattr(module, "FEWEST_TOKENS", 64)
     assert chunk_length(192, CPU) == 64
 
 
@@ -188,6 +189,6 @@ def test_the_chunk_fits_its_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()
     for vocabulary in (256, 8192, 50304):
         length = chunk_length(vocabulary, CPU)
-        assert 64 <= length <= max(64, 16 * 2**20 / (4 * vocabulary))
-    assert chunk_length(10**7, CPU) == 64
+        assert 256 <= length <= max(256, 16 * 2**20 / (4 * vocabulary))
+    assert chunk_length(10**7, CPU) == 256
     assert chunk_length(128256, torch.device("cuda")) * 128256 * 4 <= 512 * 2**20

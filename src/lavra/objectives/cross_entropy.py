@@ -13,25 +13,31 @@ from torch.nn import functional as F
 
 from lavra.models.batch import IGNORED
 
-CPU_CHUNK_BYTES = 8 << 20
+CPU_CHUNK_BYTES = 16 << 20
 GPU_CHUNK_BYTES = 512 << 20
+FEWEST_TOKENS = 256
+"""Tokens below which the products are slow, and the gradient of a large head is read and written too often."""
 
 
 def chunk_length(vocabulary: int, device: torch.device) -> int:
-    """Return how many tokens' float32 logits fit the chunk: 8 MiB (the cache of a CPU) or 512 MiB (a GPU)."""
+    """Return how many tokens' float32 logits fit the chunk: 16 MiB (the cache of a CPU) or 512 MiB (a GPU)."""
     budget = CPU_CHUNK_BYTES if device.type == "cpu" else GPU_CHUNK_BYTES
-    return max(64, budget // (4 * vocabulary))
+    return max(FEWEST_TOKENS, budget // (4 * vocabulary))
 
 
 def _chunk_logits(
     features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, vocabulary: int
 ) -> torch.Tensor:
-    logits = (
-        F.linear(features, weight, bias).float() if weight.dtype != torch.float64 else F.linear(features, weight, bias)
-    )
+    """Return the chunk's logits in the weight's type, minus infinity for the padding rows."""
+    logits = F.linear(features, weight, bias)
     if vocabulary < weight.shape[0]:
         logits[:, vocabulary:] = float("-inf")
     return logits
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which losses are computed and summed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def token_losses(
@@ -56,7 +62,7 @@ def token_losses(
     losses = []
     with torch.no_grad():
         for start in range(0, features.shape[0], size):
-            logits = _chunk_logits(features[start : start + size], weight, bias, vocabulary)
+            logits = _chunk_logits(features[start : start + size], weight, bias, vocabulary).to(_wide(weight.dtype))
             losses.append(
                 F.cross_entropy(logits, targets[start : start + size], ignore_index=IGNORED, reduction="none")
             )
@@ -64,23 +70,26 @@ def token_losses(
 
 
 def _loss_and_gradient(
-    logits: torch.Tensor, targets: torch.Tensor, smoothing: float, vocabulary: int, dtype: torch.dtype
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: float, vocabulary: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the chunk's summed loss and the gradient at its logits, in `dtype`.
+    """Return the chunk's summed loss and the gradient at its logits, in their type.
 
-    With q = (1-s)·onehot + s/V, the loss is log Z - Σ q·logit and its gradient softmax - q (Szegedy et al. 2016 §7).
+    With q = (1-s)·onehot + s/V, the loss is -Σ q·log p and its gradient p - q (Szegedy et al. 2016 §7).
     """
     kept = targets != IGNORED
     index = targets.clamp(min=0)[:, None]
-    log_z = torch.logsumexp(logits, -1, keepdim=True)
-    expected = logits.gather(1, index)
-    gradient = (logits - log_z).exp_()
+    log_p = torch.log_softmax(logits, -1, dtype=_wide(logits.dtype))
+    expected = log_p.gather(1, index)
     if smoothing:
-        expected = (1 - smoothing) * expected + smoothing * logits[:, :vocabulary].mean(-1, keepdim=True)
+        expected = (1 - smoothing) * expected + smoothing * log_p[:, :vocabulary].mean(-1, keepdim=True)
+    loss = -(expected.squeeze(1) * kept).sum()
+    gradient = log_p.exp_()
+    if smoothing:
         gradient[:, :vocabulary] -= smoothing / vocabulary
-    loss = ((log_z - expected).squeeze(1) * kept).sum()
     gradient.scatter_add_(1, index, torch.full_like(expected, smoothing - 1.0))
-    return loss, (gradient * kept[:, None]).to(dtype)
+    if logits.device.type != "cpu" or not bool(kept.all()):  # on a CPU, asking is cheaper than one more pass
+        gradient *= kept[:, None]
+    return loss, gradient.to(logits.dtype)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -95,7 +104,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         smoothing: float,
     ) -> torch.Tensor:
         size = chunk_length(weight.shape[0], features.device)
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        wide = _wide(weight.dtype)
         total = torch.zeros((), dtype=wide, device=features.device)
         feature_gradient = torch.empty_like(features)
         # A frozen head (adapters) is spared the largest product of all.
@@ -104,9 +113,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, features.shape[0], size):
             chunk = features[start : start + size]
             logits = _chunk_logits(chunk, weight, bias, vocabulary)
-            loss, gradient = _loss_and_gradient(
-                logits, targets[start : start + size], smoothing, vocabulary, features.dtype
-            )
+            loss, gradient = _loss_and_gradient(logits, targets[start : start + size], smoothing, vocabulary)
             total += loss
             torch.mm(gradient, weight, out=feature_gradient[start : start + size])
             if weight_gradient is not None:

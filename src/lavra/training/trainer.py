@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lavra.core.allocator import keep_freed_memory
 from lavra.models.contract import Model
 from lavra.objectives.base import Objective
 from lavra.training.batches import BatchSource
@@ -76,6 +77,8 @@ class Trainer:
     ) -> None:
         self.model, self.objective, self.batches, self.device = model, objective, batches, device
         self.schedule, self.steps, self.updates, self.report = schedule, steps, list(updates), report
+        if device.type == "cpu":
+            keep_freed_memory()
         self.masters = Masters(model.to(device), precision)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         self.model.train()  # a model that was opened to go on from may come in evaluation mode
         self.optimizers = Optimizers(self.masters.weights, optimizer)
