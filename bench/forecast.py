@@ -1,11 +1,14 @@
 """How good forecasts are: a ladder of small runs on each text, and longer runs that no fit has seen.
 
-Usage: python bench/forecast.py FOLDER TEXT... [--repeats 10] [--small 600k] [--times 10] [--seeds 3] [--json]
+Usage: python bench/forecast.py FOLDER TEXT... [--repeats 10] [--small 600k] [--times 10] [--seeds 3] [--parallel]
+           [--flops 40e9] [--json]
 
 For each prepared or raw TEXT: small runs (three sizes, two lengths, three seeds) and one held-out run of about
 `--times` the compute of the largest of them. The law is fitted to subsets of the small runs, drawn anew `--repeats`
 times. Reported: the absolute error of the held-out loss, how often the 90 % interval held it, and the built-in law's
-error. Finished runs are kept in FOLDER, so that it goes on where it stopped.
+error. How long all will take is said first, reckoned from --flops, the FLOP/s that a lane of runs reaches in training.
+Finished runs are kept in FOLDER, so that it goes on where it stopped. With --parallel, one run goes on on each core at
+a time; lengths are in tokens, so losses do not depend on it.
 """
 
 from __future__ import annotations
@@ -20,66 +23,66 @@ from typing import Any
 
 import numpy as np
 
-from lavra.core.progress import say
+from _results import record
+from _runs import SETTING_UP, Job, run_all
 from lavra.core.run_folder import RunFolder, is_run
 from lavra.core.units import parse_count
 from lavra.data.prepare import open_prepared
+from lavra.models.spec import DecoderSpec
 from lavra.planning.builtin_law import law_for
+from lavra.planning.flops import training_flops_per_token
 from lavra.planning.law import Observation
 from lavra.planning.observing import observations_of
 from lavra.planning.survey import compressed_bits_per_byte, stretches
-from lavra.recipes.config import ModelConfig, OptimizationConfig, TrainConfig
+from lavra.recipes.config import TextConfig
 from lavra.recipes.pilot import pilot_law
 from lavra.recipes.prepare import prepare_text
-from lavra.recipes.train import train
 
 SIZES = ((2, 64), (3, 96), (4, 128))
 HELD_OUT = (4, 192)
+VOCABULARY = 2048
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run."""
+class Ladder:
+    """The runs on one text."""
 
-    name: str
-    depth: int
-    width: int
-    tokens: int
-    seed: int
+    text: str
+    folder: Path
+    data: Path
+    small: list[Job]
+    held_out: Job
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All of them."""
+        return [self.held_out, *self.small]
 
 
-def jobs(small: int, times: float, seeds: int) -> tuple[list[Job], Job]:
-    """Return the small runs, and the one that is held out, with `times` the compute of the largest of them."""
-    ladder = [
-        Job(f"{depth}x{width}-{tokens}-{seed}", depth, width, tokens, seed)
-        for depth, width in SIZES
-        for tokens in (small // 3, small)
-        for seed in range(seeds)
+def ladder(text: str, folder: Path, arguments: argparse.Namespace) -> Ladder:
+    """Return the small runs on a text, prepared now if it was not, and the one that is held out."""
+    data, length = prepared(text, folder), parse_count(arguments.small)
+
+    def job(name: str, shape: tuple[int, int], tokens: int, seed: int) -> Job:
+        depth, width = shape
+        heads, context = max(1, width // 64), arguments.context
+        spec = DecoderSpec(vocabulary=VOCABULARY, context=context, depth=depth, width=width, heads=heads)
+        sizes = {"depth": depth, "width": width, "heads": heads, "context": context}
+        flags = [word for size, value in sizes.items() for word in (f"--model.{size}", str(value))]
+        flags += ["--tokens", str(tokens), "--seed", str(seed), "--optimization.tokens-per-step", "2048"]
+        flags += ["--no-check", "--samples", "0", "--keep-checkpoints", "1"]
+        seconds = tokens * training_flops_per_token(spec) / arguments.flops + SETTING_UP
+        return Job(f"{folder.name}/{name}", [str(data), *flags], seconds)
+
+    small = [
+        job(f"{shape[0]}x{shape[1]}-{tokens}-{seed}", shape, tokens, seed)
+        for shape in SIZES
+        for tokens in (length // 3, length)
+        for seed in range(arguments.seeds)
     ]
     per_size = (HELD_OUT[0] * HELD_OUT[1] ** 2) / (SIZES[-1][0] * SIZES[-1][1] ** 2)
-    return ladder, Job("held-out", *HELD_OUT, int(times * small / min(per_size, 2.0)), 100)
-
-
-def run_of(job: Job, folder: Path, data: Path, context: int) -> RunFolder:
-    """Return a finished run, trained now if it was not."""
-    path = folder / job.name
-    if not (is_run(path) and RunFolder(path).status == "finished"):
-        say(f"{folder.name}: {job.name}")
-        train(
-            TrainConfig(
-                data=(str(data),),
-                tokens=job.tokens,
-                out=str(path),
-                force=True,
-                seed=job.seed,
-                check=False,
-                samples=0,
-                keep_checkpoints=1,
-                model=ModelConfig(depth=job.depth, width=job.width, heads=max(1, job.width // 64), context=context),
-                optimization=OptimizationConfig(tokens_per_step=2048),
-            )
-        )
-    return RunFolder(path)
+    held_out = job("held-out", HELD_OUT, int(arguments.times * length / min(per_size, 2.0)), 100)
+    return Ladder(text, folder, data, small, held_out)
 
 
 def prepared(text: str, folder: Path) -> Path:
@@ -88,38 +91,38 @@ def prepared(text: str, folder: Path) -> Path:
         return Path(text)
     path = folder / "text"
     if not path.exists():
-        from lavra.recipes.config import TextConfig
-
-        prepare_text((text,), str(path), TextConfig(vocabulary=2048))
+        prepare_text((text,), str(path), TextConfig(vocabulary=VOCABULARY))
     return path
 
 
-def measure(text: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Do what is left to do on one text, and return the errors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    data = prepared(text, folder)
-    ladder, held_out = jobs(parse_count(arguments.small), arguments.times, arguments.seeds)
-    runs = [observations_of(run_of(job, folder, data, arguments.context)) for job in ladder]
-    end = observations_of(run_of(held_out, folder, data, arguments.context))[0]
-    compressed = compressed_bits_per_byte(stretches(open_prepared(data)))
+def is_finished(job: Job, folder: Path) -> bool:
+    """Say whether a run was done before."""
+    path = folder / job.name
+    return is_run(path) and RunFolder(path).status == "finished"
+
+
+def errors_of(runs: Ladder, folder: Path, repeats: int) -> dict[str, Any]:
+    """Return how far forecasts from the small runs on one text were from the one that is held out."""
+    small = [observations_of(RunFolder(folder / job.name)) for job in runs.small]
+    end = observations_of(RunFolder(folder / runs.held_out.name))[0]
+    compressed = compressed_bits_per_byte(stretches(open_prepared(runs.data)))
     errors, covered = [], 0
-    for repeat in range(arguments.repeats):
-        drawn = np.random.default_rng(repeat).permutation(len(runs))[: max(3, 2 * len(runs) // 3)]
-        seen: list[Observation] = [point for number in drawn for point in runs[number]]
+    for repeat in range(repeats):
+        drawn = np.random.default_rng(repeat).permutation(len(small))[: max(3, 2 * len(small) // 3)]
+        seen: list[Observation] = [point for number in drawn for point in small[number]]
         found = pilot_law(seen, compressed).forecast(end.parameters, end.text_bytes, seed=repeat)
         errors.append(found.value / end.bits_per_byte - 1.0)
         covered += found.low <= end.bits_per_byte <= found.high
     builtin = law_for(compressed).forecast(end.parameters, end.text_bytes)
+    largest = max(point.parameters * point.text_bytes for points in small for point in points)
     return {
-        "text": text,
+        "text": runs.text,
         "held_out_bits_per_byte": end.bits_per_byte,
-        "compute_ratio": end.parameters
-        * end.text_bytes
-        / max(point.parameters * point.text_bytes for points in runs for point in points),
+        "compute_ratio": end.parameters * end.text_bytes / largest,
         "mean_absolute_error": statistics.fmean(map(abs, errors)),
         "largest_error": max(map(abs, errors)),
         "covered": covered,
-        "repeats": arguments.repeats,
+        "repeats": repeats,
         "builtin_error": builtin.value / end.bits_per_byte - 1.0,
         "builtin_covers": builtin.low <= end.bits_per_byte <= builtin.high,
     }
@@ -130,26 +133,35 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("texts", nargs="+")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--small", default="600k")
-    parser.add_argument("--times", type=float, default=10.0)
+    parser.add_argument("--small", default="600k", help="tokens of the longer small runs")
+    parser.add_argument("--times", type=float, default=10.0, help="compute of the held-out run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--flops", type=float, default=40e9, help="FLOP/s of a lane, for saying how long it takes")
+    parser.add_argument("--parallel", action="store_true", help="one run on each core at a time")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    results = [
-        measure(text, arguments.folder / f"{number}-{Path(text.rstrip('/:')).stem}", arguments)
-        for number, text in enumerate(arguments.texts)
-    ]
-    if arguments.json:
-        print(json.dumps({"forecasts": results}))
-    for line in results if not arguments.json else ():
-        held_out, ratio = line["held_out_bits_per_byte"], line["compute_ratio"]
-        print(
-            f"{line['text']}: held out {held_out:.3f} bits per byte at {ratio:.1f} times the compute: "
-            f"error {line['mean_absolute_error']:.2%} (at most {line['largest_error']:.2%}), "
-            f"covered {line['covered']} of {line['repeats']}; built-in law {line['builtin_error']:+.2%}"
-        )
+    ladders = []
+    for number, text in enumerate(arguments.texts):
+        folder = arguments.folder / f"{number}-{Path(text.rstrip('/:')).stem}"
+        folder.mkdir(parents=True, exist_ok=True)
+        ladders.append(ladder(text, folder, arguments))
+    left = [job for runs in ladders for job in runs.jobs if not is_finished(job, arguments.folder)]
+    run_all(left, arguments.folder, arguments.parallel)
+    results = [errors_of(runs, arguments.folder, arguments.repeats) for runs in ladders]
+    record("forecast", {"forecasts": results})
+    print(json.dumps({"forecasts": results}) if arguments.json else "\n".join(map(line_of, results)))
     return 0
+
+
+def line_of(found: dict[str, Any]) -> str:
+    """Return the errors on one text in a line."""
+    return (
+        f"{found['text']}: held out {found['held_out_bits_per_byte']:.3f} bits per byte at "
+        f"{found['compute_ratio']:.1f} times the compute: error {found['mean_absolute_error']:.2%} (at most "
+        f"{found['largest_error']:.2%}), covered {found['covered']} of {found['repeats']}; built-in law "
+        f"{found['builtin_error']:+.2%}"
+    )
 
 
 if __name__ == "__main__":

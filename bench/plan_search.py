@@ -1,10 +1,15 @@
 """How good the plan's choice is: the best of a random search at a budget, beside what the plan chooses by itself.
 
-Usage: python bench/plan_search.py FOLDER TEXT [--budget 5m] [--trials 20] [--seed 0] [--json]
+Usage: python bench/plan_search.py FOLDER TEXT [--budget 5m] [--plan-budgets 5m,15m] [--trials 20] [--repeats 2]
+           [--seed 0] [--parallel] [--json]
 
 Every trial is `lavra train TEXT --budget …` with another shape, vocabulary and batch; the plan's own choice is trained
-`--repeats` times with other seeds. Reported: bits per byte of all, and by how much the plan is behind the best.
-Finished runs are kept in FOLDER, so that it goes on where it stopped.
+`--repeats` times with other seeds at each of `--plan-budgets`. Reported: bits per byte of all, and by how much the plan
+is behind the best trial. Each vocabulary's text is prepared once, before any budget begins to count.
+
+With --parallel, as many runs go on at a time as there are cores, each on one core with one thread, the plan's own
+among them, which chooses for one core. So all are compared under the same conditions, in a fraction of the time.
+Results are appended to bench/results/plan_search.jsonl; what is there with the same settings is not run again.
 """
 
 from __future__ import annotations
@@ -17,11 +22,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lavra.core.progress import say
-from lavra.core.run_folder import RunFolder, is_run
+from _runs import SETTING_UP, Job, Kept, bits_of, lanes, lavra, run_all
 from lavra.core.units import parse_duration
-from lavra.recipes.config import ModelConfig, OptimizationConfig, TextConfig, TrainConfig
-from lavra.recipes.train import train
+
+_WITHOUT = ("--no-check", "--samples", "0", "--keep-checkpoints", "1")
+_FIGURES = ("seconds", "tokens", "tokens_per_second", "parameters", "loss")
 
 
 def configuration(generator: random.Random) -> dict[str, int]:
@@ -37,72 +42,113 @@ def configuration(generator: random.Random) -> dict[str, int]:
     }
 
 
-def bits_of(name: str, arguments: argparse.Namespace, shape: dict[str, int] | None, seed: int) -> float:
-    """Return the bits per byte of a run, trained now if it was not."""
-    path = arguments.folder / name
-    if not (is_run(path) and RunFolder(path).status == "finished"):
-        say(f"{name}: {shape or 'the plan chooses'}")
-        given: dict[str, Any] = {}
-        if shape is not None:
-            given = {
-                "text": TextConfig(vocabulary=shape["vocabulary"]),
-                "optimization": OptimizationConfig(tokens_per_step=shape["tokens_per_step"]),
-                "model": ModelConfig(
-                    depth=shape["depth"],
-                    width=shape["width"],
-                    heads=max(1, shape["width"] // 64),
-                    context=shape["context"],
-                ),
-            }
-        train(
-            TrainConfig(
-                data=(arguments.text,),
-                budget=parse_duration(arguments.budget),
-                out=str(path),
-                force=True,
-                seed=seed,
-                check=False,
-                samples=0,
-                keep_checkpoints=1,
-                **given,
-            )
-        )
-    figure = RunFolder(path).result["bits_per_byte"]
-    return float(figure["value"] if isinstance(figure, dict) else figure)
+def job(name: str, arguments: argparse.Namespace, budget: str, shape: dict[str, int] | None, seed: int) -> Job:
+    """Return a run with a shape, or, without one, with what the plan chooses."""
+    settings = {
+        "text": str(Path(arguments.text).resolve()),
+        "budget": parse_duration(budget),
+        "shape": shape,
+        "seed": seed,
+        "cores": len(lanes(arguments.parallel)[0]),
+    }
+    data, flags = arguments.text, ["--budget", budget, "--seed", str(seed), *_WITHOUT]
+    if shape is not None:
+        data = str(prepared_folder(arguments.folder, shape["vocabulary"]))
+        flags += ["--optimization.tokens-per-step", str(shape["tokens_per_step"])]
+        heads = max(1, shape["width"] // 64)
+        for flag, value in {**{key: shape[key] for key in ("depth", "width", "context")}, "heads": heads}.items():
+            flags += [f"--model.{flag}", str(value)]
+    return Job(name, [data, *flags], parse_duration(budget) + SETTING_UP, settings)
+
+
+def prepared_folder(folder: Path, vocabulary: int) -> Path:
+    """Return where the text lies, tokenised with so large a vocabulary."""
+    return folder / f"text-{vocabulary}"
+
+
+def prepare(arguments: argparse.Namespace, jobs: list[Job]) -> None:
+    """Tokenise the text once for each vocabulary of the runs to do."""
+    every = lanes(parallel=False)[0]
+    for vocabulary in sorted({one.settings["shape"]["vocabulary"] for one in jobs if one.settings["shape"]}):
+        out = prepared_folder(arguments.folder, vocabulary)
+        if not (out / "train" / "manifest.json").exists():
+            words = ["prepare", arguments.text, "--out", str(out), "--text.vocabulary", str(vocabulary)]
+            lavra(words, every)
+
+
+def report(jobs: list[Job], kept: Kept) -> dict[str, Any]:
+    """Return the figures of all runs, best trial first."""
+    lines = [(one, found) for one in jobs if (found := kept.find(one.settings)) is not None]
+    trials = [
+        {**one.settings["shape"], "bits_per_byte": found["bits_per_byte"]}
+        for one, found in lines
+        if one.settings["shape"]
+    ]
+    trials.sort(key=lambda trial: trial["bits_per_byte"])
+    best = trials[0]["bits_per_byte"]
+    plans: dict[float, list[dict[str, Any]]] = {}
+    for one, found in lines:
+        if one.settings["shape"] is None:
+            plans.setdefault(one.settings["budget"], []).append(found)
+    chosen = [
+        {
+            "budget_seconds": budget,
+            "chosen": found[0]["chosen"],
+            "bits_per_byte": [line["bits_per_byte"] for line in found],
+            "behind": statistics.fmean(line["bits_per_byte"] for line in found) / best - 1.0,
+        }
+        for budget, found in sorted(plans.items())
+    ]
+    return {"trials": trials, "best": best, "plan": chosen}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="for the runs and the prepared text")
     parser.add_argument("text", help="raw text, since vocabularies differ between trials")
-    parser.add_argument("--budget", default="5m")
+    parser.add_argument("--budget", default="5m", help="of every trial")
+    parser.add_argument("--plan-budgets", default=None, help="of the plan's own runs; that of the trials by default")
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=2, help="seeds of the plan's own runs")
+    parser.add_argument("--seed", type=int, default=0, help="of the search")
+    parser.add_argument("--parallel", action="store_true", help="one run on each core at a time")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     generator = random.Random(arguments.seed)
-    shapes = [configuration(generator) for _ in range(arguments.trials)]
-    found = [bits_of(f"trial-{number:02d}", arguments, shape, number) for number, shape in enumerate(shapes)]
-    chosen = [bits_of(f"plan-{seed}", arguments, None, seed) for seed in range(arguments.repeats)]
-    best = min(found)
-    report = {
-        "trials": [{**shape, "bits_per_byte": bits} for shape, bits in zip(shapes, found, strict=True)],
-        "plan": chosen,
-        "best": best,
-        "behind": statistics.fmean(chosen) / best - 1.0,
-    }
-    if arguments.json:
-        print(json.dumps(report))
-    else:
-        for line in sorted(report["trials"], key=lambda trial: trial["bits_per_byte"]):
-            print("  ".join(f"{name} {value}" for name, value in line.items()))
-        print(
-            f"the plan: {', '.join(f'{bits:.4f}' for bits in chosen)}; best of {len(found)}: {best:.4f}; "
-            f"behind by {report['behind']:+.2%}"
-        )
+    jobs = [
+        job(f"trial-{number:02d}", arguments, arguments.budget, configuration(generator), number)
+        for number in range(arguments.trials)
+    ]
+    for budget in (arguments.plan_budgets or arguments.budget).split(","):
+        jobs += [job(f"plan-{budget}-{seed}", arguments, budget, None, seed) for seed in range(arguments.repeats)]
+    kept = Kept("plan_search")
+    left = [one for one in jobs if kept.find(one.settings) is None]
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    prepare(arguments, left)
+
+    def keep(one: Job, result: dict[str, Any]) -> None:
+        plan = json.loads((Path(result["run"]) / "plan.json").read_text())
+        chosen = {**{key: plan["model"][key] for key in ("depth", "width", "context", "vocabulary")}}
+        chosen["tokens_per_step"] = plan["tokens_per_step"]
+        figures = {key: result.get(key) for key in _FIGURES}
+        kept.add(one.settings, {"bits_per_byte": bits_of(result), "chosen": chosen, **figures})
+
+    run_all(left, arguments.folder, arguments.parallel, keep)
+    found = report(jobs, kept)
+    print(json.dumps(found) if arguments.json else show(found))
     return 0
+
+
+def show(found: dict[str, Any]) -> str:
+    """Return the report as lines."""
+    lines = ["  ".join(f"{name} {value}" for name, value in trial.items()) for trial in found["trials"]]
+    for plan in found["plan"]:
+        bits = ", ".join(f"{one:.4f}" for one in plan["bits_per_byte"])
+        lines.append(
+            f"the plan for {plan['budget_seconds']:.0f} s chose {plan['chosen']}: {bits} bits per byte; best of "
+            f"{len(found['trials'])} trials {found['best']:.4f}; behind by {plan['behind']:+.2%}"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
