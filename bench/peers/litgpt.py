@@ -51,7 +51,7 @@ class LitGPT:
 
 
 def _config(job: Job) -> Any:
-    from litgpt.config import Config
+    from litgpt.config import Config  # pyright: ignore[reportMissingImports]
 
     shape = job.shape
     return Config(
@@ -67,7 +67,7 @@ def _config(job: Job) -> Any:
 
 def _data(job: Job) -> Any:
     from bench.peers.blocks import Blocks
-    from litgpt.data import DataModule
+    from litgpt.data import DataModule  # pyright: ignore[reportMissingImports]
     from torch.utils.data import DataLoader
 
     class Stream(DataModule):
@@ -99,8 +99,8 @@ def _nothing(state: dict[str, Any]) -> None:
 
 
 def _train(job: Job) -> None:
-    from litgpt.args import EvalArgs, TrainArgs
-    from litgpt.pretrain import setup
+    from litgpt.args import EvalArgs, TrainArgs  # pyright: ignore[reportMissingImports]
+    from litgpt.pretrain import setup  # pyright: ignore[reportMissingImports]
 
     config = _config(job)
     sys.argv = ["litgpt", "pretrain", config.name]  # it writes down its command line beside the model
@@ -135,7 +135,7 @@ def _train(job: Job) -> None:
 def _score(job: Job) -> None:
     import torch
     from bench.peers.scoring import of_logits, report, total_nats
-    from litgpt.model import GPT
+    from litgpt.model import GPT  # pyright: ignore[reportMissingImports]
 
     model = GPT(_config(job))
     saved = torch.load(job.out / "final" / "lit_model.pth", weights_only=True)["model"]

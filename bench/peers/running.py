@@ -100,8 +100,8 @@ class Bench:
 
     def probe(self, entry: Entry) -> None:
         """Measure how fast a side starts and steps, for every variant that is unknown."""
+        ours = isinstance(entry.side, Lavra)
         for variant in self.unknown(entry):
-            ours = isinstance(entry.side, Lavra)
             job = self._job(variant, 0 if ours else PROBE_STEPS, OURS_PROBE if ours else 0.0, self.options.seed)
             try:
                 timeline, _ = self._train(entry.side, job)
@@ -109,10 +109,12 @@ class Bench:
                 line = f"first step after {timeline.first:.1f} s, then {timeline.step:.2f} s each"
                 line = f"{timeline.first:.1f} s before its budget begins" if ours else line
             except (Failed, ValueError) as error:
-                line, outcome = f"failed: {error}", {"failed": str(error)[-2000:]}
+                outcome = {"failed": str(error)[-2000:]}
+                line = f"failed, and is left out until its line in {self.record.path} is removed: {error}"
+            finally:
+                shutil.rmtree(job.out, ignore_errors=True)
             self._append("probe", {**self.settings(entry.side), "variant": str(variant)}, outcome)
             say(f"  probe of {entry.side.name} {variant}: {line}")
-            shutil.rmtree(job.out, ignore_errors=True)
 
     def measure(self, entry: Entry, budget: float, seed: int) -> None:
         """Train one side for one budget, score it and write it down; a side that cannot take a step is left out."""
@@ -120,9 +122,11 @@ class Bench:
         if job is None:
             say(f"  {entry.name} in {show_duration(budget)}: too short to take steps and save a model")
             return
-        timeline, tokens = self._train(entry.side, job)
-        scored = score(entry.side.score(job))
-        shutil.rmtree(job.out, ignore_errors=True)
+        try:
+            timeline, tokens = self._train(entry.side, job)
+            scored = score(entry.side.score(job))
+        finally:
+            shutil.rmtree(job.out, ignore_errors=True)
         self._check_size(entry, scored["block_parameters"])
         value = bits_per_byte(scored["nats"], self.text.bytes)
         outcome = {
@@ -165,12 +169,12 @@ class Bench:
         return Timeline(**outcome["timeline"]).steps_within(AIM * budget)
 
     def _seen(self, side: Side, variant: Variant) -> dict[str, Any] | None:
-        """Return the most telling record of a variant: its longest run, or else its probe."""
+        """Return the most telling record of a variant: the latest run of its longest budget, or else its probe."""
         key = {**self.settings(side), "variant": str(variant)}
         if "revision" in key["versions"]:  # how lavra starts does not change with every commit
             key.pop("versions")
         outcomes = found(self.records, "run", key) or found(self.records, "probe", key)
-        return max(outcomes, key=lambda one: one.get("seconds", 0.0), default=None)
+        return max(reversed(outcomes), key=lambda one: one["settings"].get("budget", 0.0), default=None)
 
     def _eligible(self, entry: Entry) -> tuple[Variant, ...]:
         if len(entry.variants) == 1 or max(self.options.budgets) >= COMPILING_PAYS:
