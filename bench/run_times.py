@@ -2,9 +2,9 @@
 
 Usage: python bench/run_times.py [TEXT…] [--model lavra-9m] [--steps 30] [--rounds 2] [--json]; by default Python's own
 help topics. Real `lavra train` and `lavra resume` commands with a stopwatch inside. Cold is the first run with an empty
-compiler cache; warm runs have the same shape, which must begin their first step in under 10 s. The resumed run was
-killed after three quarters of its steps. Checkpoints come as often as in any run, 20 of them, so a run this short waits
-for them more than a longer one. Times count from the start of the process.
+compiler cache; warm runs have the same shape, and must be through their first step, which waits for the compiler, in
+10 s. The resumed run was killed after three quarters of its steps. Checkpoints come as often as in any run, 20 of them,
+so a run this short waits for them more than a longer one. Times count from the start of the process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from _results import Spread, record
 
 WATCHED = Path(__file__).with_name("_watched.py")
 WANTED = {
-    "warm_first_step_began": 10.0,
+    "warm_first_step_done": 10.0,
     "resumed_first_step_began": 3.0,
     "checkpoint_stall_share": 0.02,
     "data_wait_share": 0.005,
@@ -161,7 +161,7 @@ def main() -> int:
         result = measure(arguments, Path(folder))
     record("run_times", result)
     print(json.dumps({"run_times": result}) if arguments.json else table(result))
-    return int(result["figures"]["warm_first_step_began"]["median"] > WANTED["warm_first_step_began"])
+    return int(result["figures"]["warm_first_step_done"]["median"] > WANTED["warm_first_step_done"])
 
 
 if __name__ == "__main__":
