@@ -80,6 +80,7 @@ def test_the_plan_chooses_for_budget_text_and_hardware(text: Path) -> None:
     assert large.epochs is not None
     assert large.worth is not None
     assert large.worth <= large.epochs
+    assert large.forecast is not None
     assert large.forecast.loss is not None
 
 

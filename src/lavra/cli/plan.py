@@ -6,6 +6,7 @@ from lavra.cli.options import parse, print_json
 from lavra.recipes.plan_request import PlanRequest
 
 _SHORT = {
+    "--from": "--base",
     "--gradient-checkpointing": "--edits.gradient-checkpointing",
     "--vocabulary": "--text.vocabulary",
     "--tokenizer": "--text.tokenizer",
@@ -25,6 +26,7 @@ def main(arguments: list[str]) -> int:
         examples=[
             "lavra plan mytext/ --budget 1h",
             "lavra plan mytext/ --budget 1h --pilot 5%",
+            "lavra plan mytext/ --from runs/mine --budget 20m --pilot 10%",
             "lavra plan --model opt-125m --tokens 330M --hardware a100-40gb --efficiency 0.4 --price-per-hour 1.10",
             "lavra plan --calibrate runs/",
         ],

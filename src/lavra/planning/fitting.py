@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lavra.models.edits.choices import AdapterConfig
+from lavra.models.presets import PRESETS
+from lavra.planning.flops import matrix_parameters
 from lavra.planning.memory import estimate_memory, largest_that_fits, memory_table
 from lavra.planning.outlook import MemoryOutlook
 from lavra.planning.rehearsal import Rehearsal
@@ -70,7 +72,23 @@ def what_would_fit(rehearsal: Rehearsal, available: float, rows: int) -> tuple[s
     for words, changed in changes:
         if len(found) < 3 and estimate_memory(changed, rows).fits(available):
             found.append(words)
-    return tuple(found)
+    return tuple(found) or _smaller_model(rehearsal, available)
+
+
+_BYTES_PER_PARAMETER = 12
+"""That training takes at least: fp32 weights, their gradients, and one moment of the optimiser."""
+
+
+def _smaller_model(rehearsal: Rehearsal, available: float) -> tuple[str, ...]:
+    """Return the largest preset of which one window fits, in words; nothing if there is none."""
+    sizes = {name: matrix_parameters(spec) for name, spec in PRESETS.items()}
+    for name in sorted(PRESETS, key=lambda name: -sizes[name]):
+        if _BYTES_PER_PARAMETER * sizes[name] > available:
+            continue
+        context = min(rehearsal.context, PRESETS[name].context)
+        if estimate_memory(replace(rehearsal, model=PRESETS[name], context=context), 1).fits(available):
+            return (f"--model {name}, the largest preset of which a window of {context} tokens fits",)
+    return ()
 
 
 def _shorter(rehearsal: Rehearsal, part: int) -> Rehearsal:

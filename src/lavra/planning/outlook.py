@@ -78,14 +78,19 @@ class Forecast:
     Attributes:
         bits_per_byte: with the interval of nine in ten.
         bytes_per_token: by which it becomes nats per token; None without a text.
-        law_bits_per_byte: what the built-in law says of it before any correction by past runs or a pilot.
+        law_bits_per_byte: what the built-in law says of it before any correction by past runs or a pilot; None for a
+            model that is adapted, of which it knows nothing.
         origin: what the law was fitted to.
+        before: bits per byte of a model that is adapted, before its first step.
+        curve: (tokens of a subset, bits per byte after learning from it), of the pilot of a model that is adapted.
     """
 
     bits_per_byte: Interval
     bytes_per_token: float | None
-    law_bits_per_byte: float
+    law_bits_per_byte: float | None
     origin: str
+    before: float | None = None
+    curve: tuple[tuple[float, float], ...] = ()
 
     @property
     def loss(self) -> Interval | None:
@@ -100,6 +105,8 @@ class Forecast:
             "loss": None if loss is None else loss.to_json(),
             "law_bits_per_byte": self.law_bits_per_byte,
             "origin": self.origin,
+            "before": self.before,
+            "curve": [{"tokens": tokens, "bits_per_byte": bits} for tokens, bits in self.curve],
         }
 
 
@@ -118,12 +125,13 @@ class Outlook:
         tokens_per_step: of one optimiser step.
         steps: optimiser steps.
         speed: expected, by the exact count of FLOPs or by a probe.
-        cost: of the whole.
+        cost: of the whole training.
         rule: the speed by the rule of 6·N, for comparison.
         rule_cost: likewise.
         memory: of a step.
-        forecast: of the loss.
+        forecast: of the loss; None for a model that is adapted, as long as no pilot has looked at it.
         notes: warnings and explanations, a sentence or two each.
+        preparation_seconds: before the training: start-up, reading and tokenising the text; None for other hardware.
     """
 
     hardware: Hardware
@@ -140,8 +148,14 @@ class Outlook:
     rule: Speed
     rule_cost: Cost
     memory: MemoryOutlook
-    forecast: Forecast
+    forecast: Forecast | None
     notes: tuple[str, ...] = field(default=())
+    preparation_seconds: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """From the start of the program to its end."""
+        return self.cost.seconds + (self.preparation_seconds or 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; sizes in bytes, times in seconds."""
@@ -157,8 +171,10 @@ class Outlook:
             "flops_per_token": self.flops.to_json(),
             "speed": self.speed.to_json(),
             "cost": self.cost.to_json(),
+            "preparation_seconds": self.preparation_seconds,
+            "seconds": self.seconds,
             "six_n": {"speed": self.rule.to_json(), "cost": self.rule_cost.to_json()},
             "memory": self.memory.to_json(),
-            "forecast": self.forecast.to_json(),
+            "forecast": None if self.forecast is None else self.forecast.to_json(),
             "notes": list(self.notes),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from lavra.data.compressed import BytesRead
 from lavra.data.locations import find_files
 from lavra.data.prepare import Prepared
 from lavra.data.readers import is_repeatable, read_rows
+from lavra.data.sample import SAMPLE_BYTES
 from lavra.data.tokenizer import Tokenizer
 from lavra.planning.law import Interval
 
 _READ_LIMIT = 256_000_000
 """Bytes of text that are read before the rest is reckoned from the size of the files."""
 
+_READINGS = 2
 _SAMPLE_BYTES = 3_000_000
 _DRAWS = 400
 _COMPRESSED_BYTES = 200_000
@@ -42,6 +45,7 @@ class Survey:
         tokenizer: where it came from, in words.
         exact: whether all of it was counted.
         compressed: bits per byte that xz -9 needs for 200 kB of it: how much there is to be learned.
+        preparation_seconds: that reading and tokenising it will take here, reckoned from the sample.
     """
 
     documents: float
@@ -53,6 +57,7 @@ class Survey:
     tokenizer: str
     exact: bool
     compressed: float | None = None
+    preparation_seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -97,18 +102,26 @@ def survey(
         InputError: if there is no text, or a location is wrong.
     """
     reading = _Reading(locations, text_column, normalize)
-    sample = _Sample(seed)
+    sample, times = _Sample(seed), [time.perf_counter()]
     for text in reading:
         sample.add(text)
     texts = sample.texts
+    times.append(time.perf_counter())
     if isinstance(tokenizer, Tokenizer):
-        used, measured, origin = tokenizer, texts, "as given"
+        used, learned, measured, origin = tokenizer, [], texts, "as given"
     else:
         learned, measured = texts[0::2] or texts, texts[1::2] or texts
         used = Tokenizer.train(learned, tokenizer(int(reading.text_bytes)))
         origin = "trained on a sample"
+    times.append(time.perf_counter())
     tokens = np.array([len(ids) + 1 for ids in used.encode_many(measured)], float)
+    times.append(time.perf_counter())
     sizes = np.array([len(text.encode()) for text in measured], float)
+    read, trained, encoded = np.diff(times)
+    # Preparing reads twice, trains the tokenizer on a larger sample, and encodes all of the text.
+    preparing = _READINGS * read * reading.text_bytes / max(1.0, min(reading.text_bytes, _READ_LIMIT))
+    preparing += trained * min(reading.text_bytes, SAMPLE_BYTES) / max(1, sum(len(text.encode()) for text in learned))
+    preparing += encoded * reading.text_bytes / max(1.0, sizes.sum())
     words = sum(len(text.split()) for text in measured)
     per_byte = _ratio(tokens, sizes, seed)
     return Survey(
@@ -121,6 +134,7 @@ def survey(
         tokenizer=origin,
         exact=False,
         compressed=compressed_bits_per_byte(texts),
+        preparation_seconds=float(preparing),
     )
 
 

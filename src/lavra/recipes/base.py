@@ -24,7 +24,7 @@ from lavra.recipes.config import ModelConfig, TrainConfig
 from lavra.recipes.kept import BASE
 from lavra.recipes.models import OpenModel, open_model
 
-_WINDOW = {"cpu": 512, "mps": 512, "cuda": 1024}
+WINDOW = {"cpu": 512, "mps": 512, "cuda": 1024}
 """Tokens of a row by default, where the model could read more."""
 
 _SOURCE_WINDOW, _TARGET_WINDOW = 512, 256
@@ -152,7 +152,7 @@ def _refuse_shapes(asked: ModelConfig) -> None:
 def _windows(config: TrainConfig, model: Decoder | Wrapped, kind: str, device: torch.device) -> tuple[int, int]:
     """Return the tokens of a row, and of its source."""
     longest = model.context
-    usual = _TARGET_WINDOW if kind == "encoder-decoder" else _WINDOW.get(device.type, 512)
+    usual = _TARGET_WINDOW if kind == "encoder-decoder" else WINDOW.get(device.type, 512)
     window = config.model.context or min(longest, usual)
     source = 0
     if kind == "encoder-decoder":

@@ -30,6 +30,7 @@ from lavra.recipes.expectation import against, measured_memory
 from lavra.recipes.folding import write_folded
 from lavra.recipes.kept import BASE, write_model
 from lavra.recipes.material import Material, TextMaterial
+from lavra.reports.run_table import predicted_table
 from lavra.training.held_out import held_out_loss
 
 MODEL_FOLDER = "model"
@@ -85,6 +86,8 @@ def finish(
     result["predicted"] = against(plan.forecast, result)
     run.write_result(result)
     say(table)
+    if result["predicted"]:
+        say(f"predicted against actual\n{predicted_table(result['predicted'])}")
     return result
 
 

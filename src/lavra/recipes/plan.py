@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import log2
 from pathlib import Path
 
 from lavra.core.errors import InputError
@@ -29,10 +30,12 @@ from lavra.planning.memory import estimate_memory
 from lavra.planning.outlook import Forecast, Outlook
 from lavra.planning.probe import probe_rehearsal
 from lavra.planning.rehearsal import Rehearsal
-from lavra.planning.repetition import effective_tokens, repetition_note, worth
+from lavra.planning.repetition import effective_tokens, worth
 from lavra.planning.survey import Survey, survey, survey_prepared
+from lavra.recipes.base import WINDOW
 from lavra.recipes.decide import DEFAULT_BUDGET
-from lavra.recipes.plan_model import asked_model, described, with_context
+from lavra.recipes.plan_model import described, model_of, starting_model, with_context
+from lavra.recipes.plan_notes import COMFORTABLE_BUDGET, notes_on
 from lavra.recipes.plan_request import PlanRequest
 from lavra.recipes.text import is_prepared
 from lavra.training.devices import choose_device, use_threads
@@ -44,8 +47,11 @@ BYTES_PER_TOKEN = 3.5
 _ROWS_AT_ONCE = {"cpu": 8192, "cuda": 65536, "mps": 16384}
 """Tokens of a micro-batch: more does not run faster on such a device."""
 
-_SHORTEST_BUDGET, _COMFORTABLE_BUDGET = 10.0, 30.0
-"""Seconds that start-up, the probe and the last evaluation take by themselves, and that make them a small part."""
+_SHORTEST_BUDGET = 10.0
+"""Seconds that start-up, the probe and the last evaluation take by themselves."""
+
+_START_UP_SECONDS = 5.0
+"""Of imports, and of measuring the matrix peak."""
 
 _PROBE_SECONDS = 8.0
 _LEAST_TEXT = 2000
@@ -67,9 +73,11 @@ def plan(request: PlanRequest) -> Outlook:
     model = draft.model(text.text_bytes if text else None)
     if isinstance(model, DecoderSpec):
         model = _fitting(draft, model, text, hardware, request)
-        if text is not None:
+        if text is not None and request.base is None:
             model = replace(model, vocabulary=text.vocabulary)
     context = request.context or described(model, request.model).context
+    if request.base is not None and request.context is None:
+        context = min(context, WINDOW[hardware.device])
     flops = count_flops(model, context)
     speed = _speed(request, hardware, model, context, flops, efficiency, source)
     tokens = _tokens(request, text, speed, calibration, context)
@@ -80,7 +88,11 @@ def _check(request: PlanRequest) -> None:
     given = [name for name in ("budget", "tokens", "epochs", "steps") if getattr(request, name) is not None]
     if len(given) > 1:
         raise InputError(f"{' and '.join(f'--{name}' for name in given)} both say how long to train", "give one")
-    if not request.data and (request.model == "auto" or request.epochs is not None):
+    if request.base is not None and request.model != "auto":
+        raise InputError(
+            "--model and --from both name a model", "give --from to adapt one, --model to begin from nothing"
+        )
+    if not request.data and ((request.model == "auto" and request.base is None) or request.epochs is not None):
         raise InputError(
             "without text, nothing says what to train on",
             "lavra plan FOLDER --budget 1h, or lavra plan --model opt-125m --tokens 330M --hardware a100-40gb",
@@ -94,7 +106,7 @@ def _check(request: PlanRequest) -> None:
         raise InputError(
             f"a budget of {show_duration(request.budget)} is spent before the first step: start-up, the probe and the "
             f"last evaluation take about {_SHORTEST_BUDGET:.0f} s, the compiler up to a minute where it is used",
-            f"give at least {_COMFORTABLE_BUDGET:.0f}s",
+            f"give at least {COMFORTABLE_BUDGET:.0f}s",
         )
 
 
@@ -133,10 +145,10 @@ class _Draft:
 
     def model(self, text_bytes: float | None) -> DecoderSpec | Path:
         """Return the asked model, or the best for compute and text, with windows of the asked length."""
-        asked = asked_model(self.request.model)
+        asked = model_of(self.request)
         if asked is None:
             asked = draft_shape(self.flops(text_bytes), text_bytes or 1e12).spec
-        if isinstance(asked, DecoderSpec) and self.request.text.vocabulary:
+        if isinstance(asked, DecoderSpec) and self.request.text.vocabulary and self.request.base is None:
             asked = replace(asked, vocabulary=self.request.text.vocabulary)
         return with_context(asked, self.request.context)
 
@@ -145,7 +157,7 @@ def _fitting(
     draft: _Draft, model: DecoderSpec, text: Survey | None, hardware: Hardware, request: PlanRequest
 ) -> DecoderSpec:
     """Return a chosen model that one row of fits into the memory; an asked one is left as it is."""
-    if request.model != "auto":
+    if request.model != "auto" or request.base is not None:
         return model
     flops = draft.flops(text.text_bytes if text else None)
     while not estimate_memory(_rehearsal(request, hardware, model, model.context), 1).fits(hardware.memory):
@@ -179,7 +191,9 @@ def _survey(request: PlanRequest, draft: _Draft) -> Survey:
 def _tokenizer(request: PlanRequest, draft: _Draft) -> Tokenizer | Callable[[int], int]:
     if request.text.tokenizer:
         return Tokenizer.load(request.text.tokenizer)
-    asked = asked_model(request.model)
+    if request.base is not None:
+        return starting_model(request.base).tokenizer
+    asked = model_of(request)
     if isinstance(asked, Path):
         return Tokenizer.load(asked)
 
@@ -196,7 +210,7 @@ def _rehearsal(request: PlanRequest, hardware: Hardware, model: DecoderSpec | Pa
         model,
         context,
         hardware.precision,
-        OptimizerOptions(name=request.optimizer),
+        OptimizerOptions(name=request.optimizer or ("muon" if request.base is None else "adamw")),
         request.edits,
         request.text.isolate,
         gpu=hardware.device == "cuda",
@@ -247,7 +261,7 @@ def _outlook(
     text: Survey | None,
     calibration: Calibration,
 ) -> Outlook:
-    shape = described(model, request.model)
+    shape = described(model, request.base or request.model)
     context = flops.context
     per_step = request.tokens_per_step or tokens_per_step_for(tokens, context)
     most_rows = max(1, min(_ROWS_AT_ONCE[hardware.device], per_step) // context)
@@ -273,13 +287,18 @@ def _outlook(
         rule,
         cost_of(tokens / rule.tokens_per_second, watts=watts, price_per_hour=request.price_per_hour),
         memory,
-        forecast_of(shape.matrix_parameters, tokens, text, calibration),
+        forecast_of(shape.matrix_parameters, tokens, text, calibration) if request.base is None else None,
     )
-    if request.pilot:
+    if request.pilot and request.base is None:
         from lavra.recipes.pilot import piloted
 
         outlook = piloted(request, outlook)
-    return replace(outlook, notes=tuple(_notes(request, outlook)))
+    elif request.pilot:
+        from lavra.recipes.tuning_pilot import tuned
+
+        outlook = tuned(request, outlook)
+    preparing = _START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else None
+    return replace(outlook, notes=tuple(notes_on(request, outlook)), preparation_seconds=preparing)
 
 
 def forecast_of(
@@ -299,31 +318,9 @@ def forecast_of(
     plain = law_for(text.compressed if text else None)
     chosen = law or law_for(text.compressed if text else None, calibration.law_factor)
     found: Interval = chosen.forecast(parameters, read * per_token)
+    if text is not None:  # a model that has learned nothing gives every token the same share
+        most = log2(text.vocabulary) / per_token
+        found = Interval(min(found.value, most), min(found.low, most), min(found.high, most))
     return Forecast(
         found, text.bytes_per_token if text else None, plain.loss(parameters, read * per_token), chosen.origin
     )
-
-
-def _notes(request: PlanRequest, outlook: Outlook) -> list[str]:
-    notes: list[str] = []
-    text, model = outlook.text, outlook.model
-    if outlook.epochs is not None and (note := repetition_note(outlook.epochs)):
-        notes.append(note)
-    if text is not None:
-        wanted = vocabulary_for(model.vocabulary, text.text_bytes)
-        if wanted < model.vocabulary:
-            notes.append(
-                f"{text.text_bytes / 1e6:.2f} MB of text are little for a vocabulary of {model.vocabulary}: its rarest "
-                f"tokens occur only a few times. {wanted} fits this text (--text.vocabulary {wanted})"
-            )
-    if request.budget is not None and request.budget < _COMFORTABLE_BUDGET:
-        notes.append(
-            f"of a budget of {show_duration(request.budget)}, start-up, probe and evaluation take a large part; "
-            f"from {_COMFORTABLE_BUDGET:.0f}s on, most of it is training"
-        )
-    if not outlook.memory.fits:
-        remedies = "; ".join(outlook.memory.would_fit) or "only a smaller model: see --model"
-        notes.append(f"this does not fit into the memory of {outlook.hardware.name}. What would fit: {remedies}")
-    if outlook.steps < 50 and outlook.memory.fits:
-        notes.append(f"{outlook.steps} steps are few: a smaller model, or smaller steps, would learn more in this time")
-    return notes

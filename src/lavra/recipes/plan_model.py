@@ -3,22 +3,71 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from lavra.core.errors import InputError
+from lavra.data.tokenizer import Tokenizer
 from lavra.models.decoder import Decoder, count_parameters
-from lavra.models.families.importing import is_hugging_face_folder
+from lavra.models.families.importing import is_hugging_face_folder, read_config
 from lavra.models.presets import PRESETS, preset
 from lavra.models.spec import DecoderSpec
 from lavra.models.store import SPECIFICATION, read_spec
+from lavra.models.wrapped.kinds import choose_kind
 from lavra.planning.flops import matrix_parameters
 from lavra.planning.outlook import Shape
 from lavra.planning.rehearsal import HubShape
+from lavra.recipes.models import hugging_face_folder, open_model
+from lavra.recipes.plan_request import PlanRequest
 
 _HEAD = 64
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model that an adaptation begins from.
+
+    Attributes:
+        model: its shape, or its Hugging Face folder.
+        tokenizer: its own.
+    """
+
+    model: DecoderSpec | Path
+    tokenizer: Tokenizer
+
+
+@cache
+def starting_model(location: str) -> Start:
+    """Return the shape and the tokenizer of the model to adapt; of a Hugging Face folder, without reading its weights.
+
+    Raises:
+        InputError: if there is no such model, or it is no decoder, whose learning from text alone can be planned.
+    """
+    folder = hugging_face_folder(location)
+    if folder is None:
+        opened = open_model(location, "cpu")
+        if isinstance(opened.model, Decoder):
+            return Start(opened.model.spec, opened.tokenizer)
+        folder = opened.folder or Path(location) / "model"
+    kind = choose_kind(read_config(folder), folder)
+    if kind != "decoder":
+        raise InputError(
+            f"{location} is an {kind}, and what is planned is learning to go on with text",
+            "plan for its shape instead: lavra plan --model FOLDER --tokens 10M",
+        )
+    return Start(folder, Tokenizer.load(folder))
+
+
+def model_of(request: PlanRequest) -> DecoderSpec | Path | None:
+    """Return the model that a request names, to train or to adapt; None where the plan is to choose.
+
+    Raises:
+        InputError: if it names none that there is.
+    """
+    return asked_model(request.model) if request.base is None else starting_model(request.base).model
 
 
 def asked_model(name: str) -> DecoderSpec | Path | None:

@@ -21,6 +21,9 @@ class PlanRequest:
     model: str = "auto"
     """A preset (opt-125m, lavra-9m, …), a Hugging Face folder (its config.json is enough), a shape DEPTHxWIDTH or
     DEPTHxWIDTHxVOCABULARY, or auto: the best for budget and text."""
+    base: str | None = None
+    """The model to adapt (also --from MODEL): a run, a Hugging Face folder or a hub name; by default, none: training
+    begins from nothing."""
     budget: Duration | None = None
     """Time of training. 10m when no length is given."""
     tokens: Count | None = None
@@ -41,14 +44,15 @@ class PlanRequest:
     """Windows of a micro-batch; the largest that fits by default."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the working weights; the best that the hardware has by default."""
-    optimizer: Literal["muon", "adamw"] = "muon"
-    """Whose state is kept: Muon's for the blocks' matrices, or AdamW's for all."""
+    optimizer: Literal["muon", "adamw"] | None = None
+    """Whose state is kept: Muon's for the blocks' matrices (from nothing), or AdamW's for all (adapting)."""
     price_per_hour: float | None = None
     """Price of an hour of the hardware, in any currency."""
     watts: float | None = None
     """What the machine draws while it trains; an accelerator's board power by default."""
     pilot: str | None = None
-    """Share of the budget, such as 5%, to spend now on small runs on this text, to which the forecast is fitted."""
+    """Share of the budget, such as 5%, to spend now on small runs on this text, to which the forecast is fitted;
+    with --from, on fine-tuning with subsets of the text."""
     calibrate: str | None = None
     """A folder with past runs: refit the plan's constants from them, and keep them for all plans to come."""
     seed: int = 0

@@ -91,6 +91,11 @@ def _time(outlook: Outlook) -> Iterator[str]:
         f"{rough_speed(speed.peak_tokens_per_second)} peak, {rough_speed(speed.tokens_per_second)} {how}, "
         f"{rough_duration(outlook.cost.seconds)}{_extras(outlook.cost)}"
     )
+    if outlook.preparation_seconds is not None:
+        yield (
+            f"before that {rough_duration(outlook.preparation_seconds)} to start and to prepare the text: "
+            f"{rough_duration(outlook.seconds)} in all"
+        )
 
 
 def _extras(cost: Cost) -> str:
@@ -125,9 +130,10 @@ def _memory(memory: MemoryOutlook, hardware: str) -> str:
         )
     if memory.plain is not None:
         plain = memory.plain
+        logits = f" ({show_size(plain.logits)})" if plain.logits else ""
         verdict = "would fit too" if plain.fits(memory.available) else "would run out of memory"
         lines.append(
-            f"  a plain loop, which holds all logits at once ({show_size(plain.logits)}), takes "
+            f"  a plain loop, which holds all logits at once{logits}, takes "
             f"{show_size(plain.process)} and {verdict}; the loss here is computed a chunk of tokens at a time"
         )
     return "\n".join(lines)

@@ -89,7 +89,7 @@ def show_run(run: RunFolder) -> str:
         if values:
             sections.append(f"{title}\n" + "\n".join(_lines(values)))
     if predicted:
-        sections.append("predicted against actual\n" + _predicted(predicted))
+        sections.append("predicted against actual\n" + predicted_table(predicted))
     if ledger:
         sections.append("ledger\n" + _ledger(ledger))
     if record["events"]:
@@ -147,7 +147,7 @@ def _number(value: Any) -> str:
     return _UNKNOWN if value is None else str(value)
 
 
-def _predicted(figures: Mapping[str, Mapping[str, float]]) -> str:
+def predicted_table(figures: Mapping[str, Mapping[str, float]]) -> str:
     """Return what the plan had forecast beside what came."""
     columns = ("figure", "predicted", "actual", "difference")
     rows = [
