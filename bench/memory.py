@@ -62,7 +62,9 @@ def write_configuration(kind: str, folder: Path) -> None:
     from transformers import GPT2Config, LlamaConfig, T5Config
 
     configurations: dict[str, Callable[[], Any]] = {
-        "gpt2": lambda: GPT2Config(n_layer=6, n_embd=384, n_head=6, n_positions=512, vocab_size=16384),
+        "gpt2": lambda: GPT2Config(
+            n_layer=6, n_embd=384, n_head=6, n_positions=512, vocab_size=16384, bos_token_id=0, eos_token_id=0
+        ),
         "llama": lambda: LlamaConfig(
             hidden_size=384,
             intermediate_size=1024,

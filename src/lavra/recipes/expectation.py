@@ -26,7 +26,7 @@ from lavra.recipes.material import Material, TextMaterial
 _LIBRARIES = psutil.Process().memory_info().rss
 """Bytes of the process before any model: what the libraries themselves take."""
 
-_WORTH_REHEARSING = 60.0
+_WORTH_REHEARSING = 20.0
 """Seconds of a run from which on a rehearsal of its memory, about a second, is nothing to it."""
 
 _COMPARED = ("seconds", "tokens_per_second", "peak_bytes", "bits_per_byte", "loss")
