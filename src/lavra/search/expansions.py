@@ -86,7 +86,7 @@ class ExpansionFile:
             bad_rows.add(UNUSED, f"{self.path.name}:{row + 1}")
 
     def _scan(self) -> None:
-        hashes, rows, offsets = array("Q"), array("q"), array("q")
+        hashes, rows, offsets = array("Q"), array("i"), array("q")
         self._file.seek(0)
         offset = 0
         for number, line in enumerate(self._file):
@@ -101,9 +101,9 @@ class ExpansionFile:
             for name in _names(text_field(fields, ("id", "_id"), f"{self.path.name}:{number + 1}", "id")):
                 hashes.append(int(key_of(name)[0]))
                 rows.append(number)
-        keys = np.array(hashes, dtype=np.uint64)
+        keys = np.frombuffer(hashes, dtype=np.uint64)
         order = np.argsort(keys, kind="stable")
-        self._hashes, self._rows = keys[order], np.array(rows, dtype=np.int64)[order]
+        self._hashes, self._rows = keys[order], np.frombuffer(rows, dtype=np.int32)[order]
         self._offsets = offsets
         self._used = bytearray(len(offsets))
         if not self.queries:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from lavra.core.files import read_json, write_json
 from lavra.search.fields import TermShares, UnitCounts, unit_counts
 from lavra.search.filter import choose_queries
+from lavra.search.ordering import ascending
 from lavra.search.postings import Postings, best, build_postings
 from lavra.search.segments import Segment, key_of
 from lavra.search.settings import IndexSettings
-from lavra.search.term_counts import Whole, mapped, ranges
+from lavra.search.term_counts import Whole, mapped, new_array, ranges
 
 
 class Generation:
@@ -122,8 +123,8 @@ def build_generation(
         np.save(folder / f"kept-{number}.npy", mask)
     build_postings(folder, blocks, vocabulary, k1=settings.k1, b=settings.b, keep_counts=keep_counts)
     write_json(folder / "shares.json", {"copied": shares.copied, "new": shares.new, "queries": shares.queries})
-    places = [np.stack([np.full(len(some), number), some], axis=1) for number, some in enumerate(rows)]
-    np.save(folder / "rows.npy", np.concatenate([*places, np.zeros((0, 2))]).astype(np.int32))
+    places = [np.stack([np.full(len(some), number), some], axis=1).astype(np.int32) for number, some in enumerate(rows)]
+    np.save(folder / "rows.npy", np.concatenate([*places, np.zeros((0, 2), dtype=np.int32)]))
     _write_ids(folder, segments, rows)
     units = [one.units[some + 1] - one.units[some] for one, some in zip(segments, rows, strict=True)]
     lengths = np.concatenate([np.zeros(1, dtype=np.int64), *units])
@@ -182,12 +183,17 @@ def _keep_queries(
 
 def _write_ids(folder: Path, segments: Sequence[Segment], rows: Sequence[Whole]) -> None:
     """Write the ids, their hashes, and the rank of each in the order that breaks ties: id from high to low."""
-    ids = [segment.id_bytes(row) for segment, some in zip(segments, rows, strict=True) for row in some.tolist()]
-    np.save(folder / "ids.npy", np.frombuffer(b"".join(ids), dtype=np.uint8))
-    np.save(folder / "id_starts.npy", np.cumsum([0, *map(len, ids)], dtype=np.int64))
-    order = sorted(range(len(ids)), key=ids.__getitem__, reverse=True)
-    ranks = np.empty(len(ids), dtype=np.int32)
-    ranks[order] = np.arange(len(ids), dtype=np.int32)
+    pairs = list(zip(segments, rows, strict=True))
+    lengths = [one.id_starts[some + 1] - one.id_starts[some] for one, some in pairs]
+    starts = np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *lengths]), dtype=np.int64)
+    np.save(folder / "id_starts.npy", starts)
+    ids = new_array(folder / "ids.npy", np.uint8, int(starts[-1]))
+    first = 0
+    for (one, some), size in zip(pairs, map(int, map(np.sum, lengths)), strict=True):
+        ids[first : first + size] = one.ids[ranges(one.id_starts[some], one.id_starts[some + 1])]
+        first += size
+    ranks = np.empty(len(starts) - 1, dtype=np.int32)
+    ranks[ascending(ids, starts)[::-1]] = np.arange(len(ranks), dtype=np.int32)
     np.save(folder / "ranks.npy", ranks)
-    hashes = [segment.keys[some, 0] for segment, some in zip(segments, rows, strict=True)]
+    hashes = [one.keys[some, 0] for one, some in pairs]
     np.save(folder / "hashes.npy", np.concatenate([np.zeros(0, dtype=np.uint64), *hashes]))

@@ -196,8 +196,8 @@ class Index:
         """Return the rows of each segment that are searched."""
         if self.generation is None:
             return [np.zeros(0, dtype=np.int64) for _ in self._segments]
-        places = self.generation.rows.astype(np.int64)
-        return [places[places[:, 0] == number, 1] for number in range(len(self._segments))]
+        places = self.generation.rows
+        return [places[places[:, 0] == number, 1].astype(np.int64) for number in range(len(self._segments))]
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:

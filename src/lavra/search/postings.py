@@ -12,7 +12,6 @@ units that have any term.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from lavra.core.files import read_json
 from lavra.search.fields import UnitCounts
-from lavra.search.term_counts import Whole, mapped
+from lavra.search.term_counts import Whole, mapped, new_array
 
 _AT_ONCE = 2_000_000
 
@@ -104,9 +103,9 @@ def _write(collected: _Collected, k1: float, b: float, keep_counts: bool) -> Non
     folder, starts = collected.folder, collected.starts
     total = int(starts[-1])
     formula = Bm25(k1, b, collected.lengths, collected.average_length, collected.frequencies)
-    scores = _mapped_to_fill(folder / "scores.npy", np.float32, total)
-    units = _mapped_to_fill(folder / "units.npy", np.int32, total)
-    kept = _mapped_to_fill(folder / "counts.npy", np.float32, total) if keep_counts else None
+    scores = new_array(folder / "scores.npy", np.float32, total)
+    units = new_array(folder / "units.npy", np.int32, total)
+    kept = new_array(folder / "counts.npy", np.float32, total) if keep_counts else None
     heads = starts[:-1].copy()
     for unit, term, count in collected.blocks():
         order = np.argsort(term, kind="stable")  # by term, and by unit within a term
@@ -123,15 +122,6 @@ def _write(collected: _Collected, k1: float, b: float, keep_counts: bool) -> Non
     np.save(folder / "lengths.npy", collected.lengths)
     numbers = {"k1": k1, "b": b, "average_length": collected.average_length, "units": len(collected.lengths)}
     (folder / "postings.json").write_text(json.dumps(numbers), encoding="utf8")
-
-
-def _mapped_to_fill(path: Path, dtype: Any, length: int) -> NDArray[Any]:
-    """Return a new array on disk whose place there is taken: a full disk is an error here, not a crash later."""
-    array = np.lib.format.open_memmap(path, "w+", dtype, (length,))
-    if hasattr(os, "posix_fallocate"):
-        with path.open("rb+") as handle:
-            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
-    return array
 
 
 class Bm25:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,3 +113,18 @@ def ranges(first: Whole, last: Whole) -> Whole:
 def mapped(path: Path) -> NDArray:
     """Map a `.npy` file for reading, as a plain array (slices of a memmap object are slow to make)."""
     return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def new_array(path: Path, dtype: Any, length: int) -> NDArray[Any]:
+    """Return a new array on disk to be filled. Its place is taken now: a full disk is an error, not a crash later.
+
+    An array without entries is not mapped, which no system can do.
+    """
+    if not length:
+        np.save(path, np.zeros(0, dtype=dtype))
+        return np.zeros(0, dtype=dtype)
+    array = np.lib.format.open_memmap(path, "w+", dtype, (length,))
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as handle:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+    return array
