@@ -14,7 +14,7 @@ from lavra.generation.engines.converting import Convertible, is_converted, why_n
 from lavra.generation.engines.ctranslate import CTranslate2Engine, compute_type, why_not
 from lavra.generation.engines.engine import Engine, TorchEngine
 from lavra.generation.options import GenerateOptions
-from lavra.generation.prompts import encode_prompt
+from lavra.generation.prompts import encode_prompt, writes_from_source
 from lavra.models.decoder import Decoder
 from lavra.models.low_precision import FEW_ROWS, round_weights
 from lavra.recipes.models import OpenModel, open_model
@@ -45,7 +45,7 @@ def open_engine(
     The precision `auto` is fp32 for texts that are determined (greedy, beam and contrastive search), so that they are
     those of every other program; for texts that are drawn it is int8 with ctranslate2, and with torch int8 weights for
     fewer than few texts, which wait for weights to be read, else what the processor multiplies fastest (bf16
-    where it has it).
+    where it has it; fp32 for an encoder-decoder on a CPU).
 
     Args:
         model: where a model is, or one that is open, in fp32.
@@ -139,7 +139,9 @@ def _torch(opened: OpenModel, options: GenerateOptions, precision: str, texts: i
             )
         round_weights(opened.model)
     else:
-        precision = "fp32" if precision == "auto" and _determined(options) else choose_precision(precision, where)
+        if precision == "auto" and (_determined(options) or (writes_from_source(opened.model) and where.type == "cpu")):
+            precision = "fp32"  # the attention of one query to a whole source takes twice as long in bf16 on a CPU
+        precision = choose_precision(precision, where)
         for parameter in opened.model.parameters():  # and no buffer: angles of positions need all their digits
             parameter.data = parameter.data.to(TYPES[precision])
     return TorchEngine(opened.model, opened.tokenizer, f"torch, {precision}")
