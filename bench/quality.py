@@ -79,7 +79,9 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", nargs="*", default=["installed-docs:"])
-    parser.add_argument("--held-out", nargs="*", default=[], help="text to validate on; else 5 %% of the documents")
+    parser.add_argument(
+        "--held-out", nargs="*", default=[], help="text to validate on; else 5 %% of the documents, at most 1 MB"
+    )
     parser.add_argument("--budgets", type=durations, default=[30.0])
     parser.add_argument("--ladder", type=durations, default=None, help="more budgets for lavra alone")
     parser.add_argument("--peers", default=None, help="trainer,nanogpt,litgpt; NAME:fp32+compile fixes its flags")
