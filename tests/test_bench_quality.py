@@ -211,6 +211,20 @@ def test_what_is_recorded_is_not_run_again(text: tuple[Text, Path], tmp_path: Pa
     assert len(trained) == 13 + 2 + 2  # the peer's runs and probes; lavra has its own learning rate
 
 
+def test_a_run_off_its_budget_is_marked_and_repeated(
+    text: tuple[Text, Path], tmp_path: Path, trained: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    bench, runs = benchmark(text, tmp_path)
+    with monkeypatch.context() as busy:
+        busy.setattr(Lavra, "budget_for", staticmethod(lambda seconds, given, seen: seconds / 2))
+        quality.go(bench, runs)
+    assert "!" in table(rows_of(bench, [LAVRA, PEER], LAVRA, [15.0]), curve_of(bench, LAVRA, [15.0]))
+    bench, runs = benchmark(text, tmp_path)
+    quality.go(bench, runs)
+    assert trained[8:] == [0, 0]  # the two budgets; the rung of the ladder stays
+    assert "!" not in table(rows_of(bench, [LAVRA, PEER], LAVRA, [15.0]), curve_of(bench, LAVRA, [15.0]))
+
+
 def test_another_revision_of_lavra_repeats_lavra_only(
     text: tuple[Text, Path], tmp_path: Path, trained: list[int], monkeypatch: pytest.MonkeyPatch
 ):

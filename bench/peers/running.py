@@ -13,7 +13,7 @@ from typing import Any
 from bench import _results
 from bench.peers.jobs import Failed, Job, Shape, Side, Timeline, Variant, run, score
 from bench.peers.ours import Lavra
-from bench.peers.runs import found
+from bench.peers.runs import found, punctual
 from bench.peers.scoring import bits_per_byte
 from bench.peers.text import Text
 
@@ -83,9 +83,10 @@ class Bench:
         return {**self.settings(entry.side), "variants": _names(entry.variants), "budget": budget, "seed": seed}
 
     def recorded(self, entry: Entry, budget: float, seed: int) -> bool:
-        """Say whether a run is in the record, and shall not be repeated."""
+        """Say whether a run is in the record, and shall not be repeated; a rung of the ladder need not be punctual."""
         key = self.key(entry, budget, seed)
-        return bool(found(self.records, "run", key)) and not (self.options.again and _text(key) not in self.done)
+        runs = [run for run in found(self.records, "run", key) if punctual(run) or budget not in self.options.budgets]
+        return bool(runs) and not (self.options.again and _text(key) not in self.done)
 
     def expected_seconds(self, runs: list[tuple[Entry, float, int]]) -> float:
         """Return about how long the runs that are not recorded take, with probes and scoring."""

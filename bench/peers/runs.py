@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
+EARLIEST, LATEST = 0.9, 1.03
+"""Shares of a budget between which a run must end to count as one of that budget."""
+
 Point = tuple[float, float]
 """Seconds, and bits per byte after them."""
 
@@ -19,6 +22,12 @@ def same(record: dict[str, Any], key: dict[str, Any]) -> bool:
 def found(records: Iterable[dict[str, Any]], kind: str, key: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the records of a kind whose settings hold those of `key`, oldest first."""
     return [record for record in records if record.get("kind") == kind and same(record, key)]
+
+
+def punctual(record: dict[str, Any]) -> bool:
+    """Say whether a run's model existed when its budget ended, give or take; on a busy machine plans go wrong."""
+    budget = record["settings"]["budget"]
+    return EARLIEST * budget <= record["seconds"] <= LATEST * budget
 
 
 def time_to(points: Sequence[Point], target: float) -> tuple[float, str]:

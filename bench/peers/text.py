@@ -57,7 +57,7 @@ def prepared_text(
 
     Args:
         locations: to train on.
-        held_out: for validation; without any, `share` of the documents are held out, at most 1 MB, as `lavra prepare` does it.
+        held_out: for validation; without any, `share` of the documents, at most 1 MB, as `lavra prepare` divides them.
         home: where folders of prepared text are kept.
         vocabulary: of the byte-level BPE that is trained on the training text.
         share: of the documents, for validation.
