@@ -68,7 +68,7 @@ def test_an_index_is_brought_up_to_date(folder: Path, capsys: pytest.CaptureFixt
     index_command.main(["beir", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert (report["deleted"], report["unchanged"], report["documents"]) == (1, 11, 11)
-    with pytest.raises(InputError, match="made with analyzer"):
+    with pytest.raises(InputError, match="was made with --language pt, not en"):
         index_command.main(["beir", "--language", "en"])
     index_command.main(["beir", "--language", "en", "--force"])
     assert "use --language pt" in capsys.readouterr().err
@@ -112,6 +112,12 @@ def test_what_cannot_be_done_is_said(folder: Path) -> None:
         search_command.main(["evaluate", "beir/corpus.jsonl"])
     with pytest.raises(InputError, match="exists and is no search index"):
         index_command.main(["beir", "--out", "beir"])
+    (folder / "blank.jsonl").write_text('{"_id": "1", "text": " "}\n')
+    with pytest.raises(InputError, match="no document with text"):
+        index_command.main(["blank.jsonl", "--language", "pt", "--out", "blank"])
+    assert not (folder / "blank").exists()
+    with pytest.raises(InputError, match=r"nowhere\.jsonl cannot be read"):
+        index_command.main(["beir", "--language", "pt", "--out", "fresh", "--expansions", "nowhere.jsonl"])
     (folder / "numbers.jsonl").write_text('{"_id": "1", "text": "1 2 3"}\n')
     with pytest.raises(InputError, match="say --language"):
         index_command.main(["numbers.jsonl"])

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,13 @@ from hypothesis import strategies as st
 from tests.query_writers import LengthScorer, NotingWriter
 
 from lavra.core.errors import Damaged, InputError
+from lavra.data.bad_rows import BadRows
 from lavra.search.documents import Document
 from lavra.search.expanding import ExpandedDocument, Expander
 from lavra.search.expansion_cache import ExpansionCache, key_of_content
 from lavra.search.forecast import probe, survey
+from lavra.search.last_of_each_id import LastOfEachId
+from lavra.search.update import DUPLICATE_ID
 
 SENTENCES = [f"Sentence{number} tells of topic{number % 7}." for number in range(400)]
 
@@ -209,3 +214,23 @@ def test_killed_processes_lose_at_most_the_group_in_hand_and_write_nothing_twice
 
 def _lines(path: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
+
+
+class Repeating:
+    """Documents of which some ids come again, with another text."""
+
+    name, splits = "repeating", ()
+
+    def documents(self) -> Iterator[Document]:
+        for number, name in enumerate(["a", "b", "a", "c", "b", "a"]):
+            yield Document(name, f"text {number}", place=f"corpus:{number + 1}")
+
+
+def test_of_documents_with_one_id_the_last_counts() -> None:
+    problems = BadRows()
+    last = LastOfEachId(Repeating(), problems)  # pyright: ignore[reportArgumentType]
+    assert [one.text for one in islice(last.documents(), 2)] == ["text 0", "text 1"]
+    assert len(list(last.documents())) == 6
+    assert [one.text for one in last.documents()] == ["text 3", "text 4", "text 5"]
+    assert problems.counts == {DUPLICATE_ID: 3}
+    assert [place for place, _ in problems.examples[DUPLICATE_ID]] == ["corpus:1", "corpus:2", "corpus:3"]

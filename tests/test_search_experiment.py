@@ -215,7 +215,7 @@ def test_building_again_brings_the_index_up_to_date(collection: Path, tmp_path: 
     index, changes, _ = build_index(opened, tmp_path / "index", settings, expansions=collection / "expansions.jsonl")
     assert vars(changes) == {"added": 0, "replaced": 60, "deleted": 0, "unchanged": 0}
     assert index.generated_queries == (180, True)
-    with pytest.raises(InputError, match="was made with analyzer"):
+    with pytest.raises(InputError, match="was made with --language en, not pt"):
         build_index(opened, tmp_path / "index", IndexSettings(Analyzer("pt")))
 
 

@@ -278,6 +278,7 @@ def test_duplicate_ids_are_counted_with_their_places_and_the_last_one_counts(tmp
             update.put(Document("x", text, place=f"corpus.jsonl:{number}"))
         update.put(Document("y", "sol"))
     assert problems.counts == {DUPLICATE_ID: 2}
+    assert vars(update.changes) == {"added": 2, "replaced": 0, "deleted": 0, "unchanged": 0}
     assert problems.examples[DUPLICATE_ID] == [("corpus.jsonl:1", "'x'"), ("corpus.jsonl:2", "'x'")]
     assert [name for name, _ in results(Index(tmp_path / "index"), "sol lua mar")] == ["y", "x"]
     assert len(Index(tmp_path / "index")) == 2

@@ -23,10 +23,12 @@ from lavra.search.about import read_about, write_about
 from lavra.search.expanding import Expander
 from lavra.search.expansion_cache import ExpansionCache
 from lavra.search.forecast import Forecast, probe, survey
-from lavra.search.formats import Collection, open_collection
+from lavra.search.formats import open_collection
 from lavra.search.guards import check_vocabulary, generator_language_warning
+from lavra.search.last_of_each_id import LastOfEachId
 from lavra.search.lines import warning_lines
 from lavra.search.scorers import QueryScorer
+from lavra.search.update import DUPLICATE_ID
 from lavra.training.signals import StopRequest
 
 _SAMPLE = 500
@@ -79,7 +81,7 @@ def expand(config: ExpandConfig) -> ExpansionReport:
     """
     out = Path(config.out)
     problems = BadRows()
-    collection = open_collection(config.collection, problems)
+    collection = LastOfEachId(open_collection(config.collection, problems), problems)
     sample = [document.contents for document in islice(collection.documents(), _SAMPLE)]
     if not sample:
         raise InputError(f"{collection.name} has no document with text", "check the corpus file")
@@ -102,8 +104,9 @@ def expand(config: ExpandConfig) -> ExpansionReport:
             stop=lambda: bool(stop.requested),
         )
         total = _forecast(collection, expander, report, len(kept))
-        problems.counts.pop(EMPTY, None)  # the passes before have counted the empty documents already
-        problems.examples.pop(EMPTY, None)
+        for kind in (EMPTY, DUPLICATE_ID):  # the passes before have counted them already
+            problems.counts.pop(kind, None)
+            problems.examples.pop(kind, None)
         with _beside(out) as handle, Progress("expanding", total, "documents") as progress:
             _write(collection, expander, handle, progress, report)
             if stop.requested:
@@ -112,7 +115,10 @@ def expand(config: ExpandConfig) -> ExpansionReport:
                     "give the same command to go on",
                     signal_number=stop.requested,
                 )
-            report.warnings += warning_lines(problems)
+            found = warning_lines(problems)
+            for line in found:
+                say(line)
+            report.warnings += found
             about = {"collection": collection.name, "prompt": opened.prompt.to_json(), **report.to_json()}
             write_about(out, {"request": request, **about})
     return report
@@ -157,7 +163,7 @@ def _check_out(out: Path, request: dict[str, Any], force: bool) -> None:
         )
 
 
-def _forecast(collection: Collection, expander: Expander, report: ExpansionReport, cached: int) -> int:
+def _forecast(collection: LastOfEachId, expander: Expander, report: ExpansionReport, cached: int) -> int:
     """Say what the work will take, from a probe that is part of it; return the number of documents.
 
     The sample depends on how full the cache is, so that one of a continued run is not that of the run before, which is
@@ -173,7 +179,7 @@ def _forecast(collection: Collection, expander: Expander, report: ExpansionRepor
 
 
 def _write(
-    collection: Collection, expander: Expander, handle: TextIO, progress: Progress, report: ExpansionReport
+    collection: LastOfEachId, expander: Expander, handle: TextIO, progress: Progress, report: ExpansionReport
 ) -> None:
     """Write the row of every document, and count it in the report."""
     work = expander.work

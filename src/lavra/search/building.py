@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 from lavra.core.errors import InputError
@@ -47,21 +48,19 @@ def build_index(
         InputError: if an existing index has another analyzer or other chunks, or the collection has no document.
     """
     problems = bad_rows if bad_rows is not None else BadRows()
-    index = _open_or_create(folder, settings)
     sample: list[str] = []
     with ExitStack() as stack:
-        documents = _sampled(collection.documents(), sample)
+        documents = _sampled(_some(collection), sample)
         pairs: Iterable[tuple[Document, tuple[float, ...]]] = ((one, ()) for one in documents)
         found = None
         if expansions is not None:
             found = stack.enter_context(ExpansionFile(expansions))
             pairs = expanded(documents, found)
+        index = _open_or_create(folder, settings)
         update = stack.enter_context(index.update(complete=complete, bad_rows=problems))
         update.settings = settings
         for document, scores in track(pairs, "indexing", unit="documents"):
             update.put(document, scores)
-        if not sample:
-            raise InputError(f"{collection.name} has no document with text", "check the corpus file")
         if found is not None:
             found.count_unused(problems)
     warnings = warning_lines(problems)
@@ -69,10 +68,24 @@ def build_index(
     return Index(folder), update.changes, [*warnings, *([language] if language else [])]
 
 
+def _some(collection: Collection) -> Iterator[Document]:
+    """Return the documents, of which there must be one: nothing is made for a collection without any."""
+    documents = collection.documents()
+    first = next(documents, None)
+    if first is None:
+        raise InputError(f"{collection.name} has no document with text", "check the corpus file")
+    return chain([first], documents)
+
+
 def _open_or_create(folder: Path, settings: IndexSettings) -> Index:
     if not Index.exists(folder):
         return Index.create(folder, settings)
     index = Index(folder)
+    if index.settings.analyzer.language != settings.analyzer.language:
+        raise InputError(
+            f"{folder} was made with --language {index.settings.analyzer.language}, not {settings.analyzer.language}",
+            "give the same language or none, or make the index again with --force",
+        )
     for name in ("analyzer", "chunk_words", "chunk_overlap"):
         if getattr(index.settings, name) != getattr(settings, name):
             raise InputError(

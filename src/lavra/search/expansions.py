@@ -45,15 +45,18 @@ class ExpansionFile:
         path: the file, also compressed (it is then unpacked beside the temporary files).
 
     Raises:
-        InputError: for a line that is no expansion, naming it: no id, no list of queries, or not one score per query.
+        InputError: if the file cannot be read, or for a line that is no expansion, naming it: no id, no list of
+            queries, or not one score per query.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = tempfile.TemporaryFile() if path.suffix in (".gz", ".zst", ".xz") else path.open("rb")  # noqa: SIM115
-        if path.suffix in (".gz", ".zst", ".xz"):
-            with open_binary(path) as packed:
-                shutil.copyfileobj(packed, self._file)
+        with open_binary(path) as opened:
+            if path.suffix in (".gz", ".zst", ".xz"):
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115
+                shutil.copyfileobj(opened, self._file)
+            else:
+                self._file = path.open("rb")
         self.queries, self.scored = 0, True
         """Number of generated queries, and whether every one has a score."""
         self._scan()

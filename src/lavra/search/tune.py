@@ -14,12 +14,12 @@ from lavra.search.generation import Generation
 from lavra.search.index import Index
 from lavra.search.retrieval import JudgedQuery, evaluate
 
-K1 = (0.6, 0.9, 1.2, 1.6, 2.0, 2.5)
-B = (0.2, 0.4, 0.6, 0.75, 0.9)
+K1 = (0.4, 0.6, 0.9, 1.2, 1.6, 2.2)
+B = (0.2, 0.4, 0.6, 0.75, 0.9, 1.0)
 """The grid: from what is usual for passages (0.9, 0.4) to what suits expanded passages (2.18, 0.86 on MS MARCO)."""
 
 
-QUERY_WEIGHTS = (0.25, 0.5, 1.0)
+QUERY_WEIGHTS = (0.125, 0.25, 0.5, 1.0)
 """Weights of generated queries that are tried; below 1 they lengthen their document less, often for the better."""
 
 _WEIGHTED = ("doc+queries", "doc+new-terms")

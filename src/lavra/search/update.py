@@ -159,6 +159,7 @@ class IndexUpdate:
         for segment, last in zip(segments, last_rows(segments), strict=True):
             for row in np.flatnonzero(~last & segment.alive):
                 document, _ = segment.document(int(row))
+                self.changes.added -= self._finder.find(segment.keys[row]) is None  # once is enough
                 self._bad_rows.add(DUPLICATE_ID, document.place or "?", repr(document.id))
 
     def _merge(self) -> None:
