@@ -1,6 +1,6 @@
 """Kill `lavra expand` and `lavra index` with SIGKILL, give the command again, and compare with one never stopped.
 
-Usage: python bench/kill_search.py [--times 60] [--seed 0] [--json]; exits 1 unless every trial ends the same.
+Usage: python bench/kill_search.py [--times 30] [--seed 0] [--json]; exits 1 unless every trial ends the same.
 
 Trials take turns: an expansion, a new index, and an index that is brought up to date after documents were changed,
 added and taken away. Each dies at a random access to the files that it makes, or at a random moment by the clock.
@@ -258,7 +258,7 @@ def _entries(cache: Path) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=60)
+    parser.add_argument("--times", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
