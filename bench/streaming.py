@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,7 +123,7 @@ class _Watch(threading.Thread):
             time.sleep(0.1)
 
 
-def stages(documents: int, words: int) -> list[Stage]:
+def stages(documents: int, words: int) -> Iterator[Stage]:
     """Measure every stage on a corpus of that many documents."""
     folder = Path(tempfile.mkdtemp(prefix="lavra-streaming-"))
     try:
@@ -132,12 +133,11 @@ def stages(documents: int, words: int) -> list[Stage]:
         indexing = ("index", corpus, *expansions, "--language", "en", "--out", index, "--quiet")
         out = str(folder / "written.jsonl")
         expanding = ("expand", corpus, "--model", "none", "--queries", "2", "--out", out, "--quiet")
-        return [
-            measure("index", documents, _REPORT, *indexing),
-            measure("index again", documents, _REPORT, *indexing),
-            measure("search", documents, _REPORT, "search", "the document of words", "--index", index, "--quiet"),
-            measure("expand", documents, _EXPAND, *expanding),
-        ]
+        yield measure("index", documents, _REPORT, *indexing)
+        yield measure("index again", documents, _REPORT, *indexing)
+        searching = ("search", "the document of words", "--index", index, "--quiet")
+        yield measure("search", documents, _REPORT, *searching)
+        yield measure("expand", documents, _EXPAND, *expanding)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
