@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from lavra.search.ordering import ascending
 from lavra.search.rows import last_rows
+from lavra.search.term_counts import mapped, new_array, release
 
 
 @given(st.lists(st.binary(max_size=20) | st.sampled_from([b"", b"a" * 8, b"a" * 9, b"a" * 16, b"a\0"]), max_size=40))
@@ -48,3 +50,15 @@ def test_the_last_row_of_a_document_is_found_also_when_half_of_the_hashes_are_eq
     assert [len(one) for one in found] == [0, 7, 1, 12]
     assert np.concatenate(found).tolist() == [row not in rows[place + 1 :] for place, row in enumerate(rows)]
     assert last_rows([]) == []
+
+
+def test_released_arrays_keep_what_was_written_and_stay_readable(tmp_path: Path) -> None:
+    array = new_array(tmp_path / "a.npy", np.int32, 100_000)
+    array[::7] = 5
+    release(array, np.zeros(3))
+    array[1::7] = 6
+    release(array)
+    read = mapped(tmp_path / "a.npy")
+    release(read)
+    assert np.array_equal(read, array)
+    assert (int(read[7]), int(read[8]), int(read[9])) == (5, 6, 0)

@@ -149,6 +149,7 @@ def _blocks(
             kept=kept[number] if kept is not None else None,
             shares=shares if expanded else None,
         )
+        segment.release()
 
 
 def _keep_queries(
@@ -192,6 +193,7 @@ def _write_ids(folder: Path, segments: Sequence[Segment], rows: Sequence[Whole])
     for (one, some), size in zip(pairs, map(int, map(np.sum, lengths)), strict=True):
         ids[first : first + size] = one.ids[ranges(one.id_starts[some], one.id_starts[some + 1])]
         first += size
+        one.release()
     ranks = np.empty(len(starts) - 1, dtype=np.int32)
     ranks[ascending(ids, starts)[::-1]] = np.arange(len(ranks), dtype=np.int32)
     np.save(folder / "ranks.npy", ranks)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lavra.core.files import read_json
 from lavra.search.fields import UnitCounts
-from lavra.search.term_counts import Whole, mapped, new_array
+from lavra.search.term_counts import Whole, mapped, new_array, release
 
 _AT_ONCE = 2_000_000
 
@@ -63,6 +63,7 @@ class _Collected:
             place = slice(start, int(ends[last - 1]))
             units = np.repeat(np.arange(first, last), self.sizes[first:last])
             yield units, np.asarray(terms[place]), np.asarray(counts[place])
+            release(terms, counts)
             first = last
 
 
@@ -118,6 +119,7 @@ def _write(collected: _Collected, k1: float, b: float, keep_counts: bool) -> Non
         if kept is not None:
             kept[places] = count
         heads += times
+        release(scores, units, *([] if kept is None else [kept]))
     np.save(folder / "starts.npy", starts)
     np.save(folder / "lengths.npy", collected.lengths)
     numbers = {"k1": k1, "b": b, "average_length": collected.average_length, "units": len(collected.lengths)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from array import array
 from collections import Counter
@@ -52,6 +53,10 @@ class TermCounts:
         """Write three files `NAME.starts.npy`, `NAME.terms.npy` and `NAME.counts.npy`."""
         for part in ("starts", "terms", "counts"):
             np.save(folder / f"{name}.{part}.npy", getattr(self, part))
+
+    def release(self) -> None:
+        """See `release`."""
+        release(self.starts, self.terms, self.counts)
 
     @classmethod
     def load(cls, folder: Path, name: str) -> TermCounts:
@@ -113,6 +118,16 @@ def ranges(first: Whole, last: Whole) -> Whole:
 def mapped(path: Path) -> NDArray:
     """Map a `.npy` file for reading, as a plain array (slices of a memmap object are slow to make)."""
     return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def release(*arrays: NDArray[Any]) -> None:
+    """Let the system have the memory that mapped arrays take; what is needed again is mapped again, nothing is lost."""
+    for one in arrays:
+        base: Any = one
+        while base is not None and not isinstance(base, mmap.mmap):
+            base = getattr(base, "base", None)
+        if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
 
 
 def new_array(path: Path, dtype: Any, length: int) -> NDArray[Any]:
