@@ -3,7 +3,7 @@
 Usage: python bench/scaling.py [--rounds 3] [--steps 2] [--tiny] [--json]; one measure at a time is changed round a base
 shape, the others stay. Beside each median stands the exact FLOP count of the step, and what the base's speed would make
 of it: a step that takes longer than that uses the machine worse than the base. All shapes are measured in rounds, one
-after another, not compiled, in the precision and with the optimiser (AdamW) of a run. Draws bench/results/scaling.png.
+after another, not compiled, in the precision and with the optimiser (AdamW) of a run. Draws bench/results/scaling.html.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lavra.models.spec import DecoderSpec
 from lavra.planning.flop_count import count_flops
 from lavra.planning.hardware import measure_matrix_peak
 from lavra.planning.rehearsal import Rehearsal
+from lavra.reports.line_plot import Axis, Series, line_plot
 from lavra.training.devices import choose_device, synchronize, use_threads
 from lavra.training.optimizers import OptimizerOptions
 from lavra.training.precision import choose_precision
@@ -150,35 +151,18 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(result: dict[str, Any], path: Path) -> bool:
-    """Draw the seconds of every axis beside what the FLOPs make of them; returns False without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError:
-        return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import NullLocator
-
-    axes = list(dict.fromkeys(line["axis"] for line in result["lines"]))
-    figure, places = pyplot.subplots(1, len(axes), figsize=(3.2 * len(axes), 3.2), sharey=True, layout="constrained")
-    for place, axis in zip(places, axes, strict=True):
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Write a page with a plot for every axis: the measured seconds beside what the FLOPs make of them."""
+    plots = []
+    for axis in dict.fromkeys(line["axis"] for line in result["lines"]):
         lines = [line for line in result["lines"] if line["axis"] == axis]
-        values = [line["value"] for line in lines]
-        medians = [line["seconds"]["median"] for line in lines]
-        low = [line["seconds"]["median"] - line["seconds"]["low"] for line in lines]
-        high = [line["seconds"]["high"] - line["seconds"]["median"] for line in lines]
-        place.errorbar(values, medians, yerr=[low, high], marker="o", capsize=3, label="measured")
-        place.plot(values, [line["predicted_seconds"] for line in lines], "--", color="grey", label="by FLOPs")
-        place.set(xlabel=axis, xscale="log", yscale="log")
-        place.set_xticks(values, [str(value) for value in values])
-        place.xaxis.set_minor_locator(NullLocator())
-    places[0].set_ylabel("seconds of a step")
-    places[0].legend()
+        measured = [(float(line["value"]), 1000 * line["seconds"]["median"]) for line in lines]
+        by_flops = [(float(line["value"]), 1000 * line["predicted_seconds"]) for line in lines]
+        series = [Series("measured", measured, dots=True), Series("by FLOPs", by_flops, faint=True)]
+        across, up = Axis(axis, logarithmic=True), Axis("milliseconds of a step", logarithmic=True)
+        plots.append(line_plot(f"a step against {axis}", series, across, up))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-    return True
+    path.write_text("<!doctype html><meta charset=utf-8><title>scaling</title>\n" + "\n".join(plots), encoding="utf-8")
 
 
 def main() -> int:
@@ -191,13 +175,13 @@ def main() -> int:
     base, axes = (TINY, TINY_AXES) if arguments.tiny else (BASE, AXES)
     result = measure(base, axes, arguments.rounds, arguments.steps)
     record("scaling", result)
-    picture = folder() / "scaling.png"
-    drawn = draw(result, picture)
+    picture = folder() / "scaling.html"
+    draw(result, picture)
     if arguments.json:
         print(json.dumps({"scaling": result}))
     else:
         print(table(result))
-        print(f"plot: {picture}" if drawn else "no plot: matplotlib is not installed")
+        print(f"plot: {picture}")
     return 0
 
 

@@ -206,9 +206,8 @@ def test_scaling_compares_with_the_flops_of_the_base(tmp_path: Path) -> None:
     one = next(line for line in result["lines"] if line["axis"] == "rows" and line["value"] == 1)
     assert one["flops"] == base[1]["flops"] / 2
     assert "depth" in scaling.table(result)
-    pytest.importorskip("matplotlib")
-    assert scaling.draw(result, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").stat().st_size > 1000
+    scaling.draw(result, tmp_path / "plot.html")
+    assert (tmp_path / "plot.html").read_text(encoding="utf-8").count("<svg") == len(axes)
 
 
 def test_the_figures_of_runs_leave_out_the_first_step() -> None:
