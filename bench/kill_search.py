@@ -49,8 +49,10 @@ def put(cache, values):
     reach()
 
 from lavra.cli.main import main
+from lavra.search import expanding
 from lavra.search.expansion_cache import ExpansionCache
 from lavra.search.segments import SegmentWriter
+expanding._MOST = expanding._FEWEST
 SegmentWriter.is_full = property(lambda self: len(self) >= segment)
 keep, ExpansionCache.put = ExpansionCache.put, put
 sys.addaudithook(hook)
@@ -58,7 +60,8 @@ ended = main(sys.argv[4:])
 print(f"reached {reached}", file=sys.stderr)
 sys.exit(ended)
 """
-"""A command that dies at the n-th access to what lies below `root`; segments are small, so that there are several."""
+"""A command that dies at the n-th access to what lies below `root`; segments and groups are small, so that there
+are several, and as many at every speed."""
 
 
 def command(*words: str, root: Path, moment: int = 0) -> subprocess.Popen[bytes]:

@@ -93,6 +93,7 @@ def expand(config: ExpandConfig) -> ExpansionReport:
     out.parent.mkdir(parents=True, exist_ok=True)
     cache = Path(config.cache) if config.cache else out.with_name(out.name + ".cache")
     with ExpansionCache(cache) as kept, StopRequest() as stop:
+        _remove_leftovers(out)
         expander = Expander(
             opened.writer,
             kept,
@@ -203,6 +204,13 @@ def _write(
         characters += one.characters
     report.written, report.scored, report.seconds = work.written, work.scored, work.seconds
     report.share_read = read / max(1, characters)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what a killed process was in the middle of writing; who holds the cache is the only one that writes."""
+    for path in out.parent.iterdir():
+        if path.name.startswith(f".{out.name}."):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
