@@ -110,10 +110,14 @@ def ours(
 
 def engine_of(model: Any, tokenizer: Any, engine: str, precision: str, threads: int) -> Any:
     """Return the engine with the model in a precision, as `--engine` and `--precision` open it."""
+    import torch
+
     from lavra.generation.engines.converting import Convertible
     from lavra.generation.engines.ctranslate import CTranslate2Engine
     from lavra.generation.engines.engine import TorchEngine
+    from lavra.models.decoder import Decoder
     from lavra.models.low_precision import round_weights
+    from lavra.models.packed_linear import can_pack, pack_weights
     from lavra.training.precision import TYPES
 
     if engine == "ctranslate2":
@@ -123,6 +127,8 @@ def engine_of(model: Any, tokenizer: Any, engine: str, precision: str, threads: 
     else:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(TYPES[precision])
+        if isinstance(model, Decoder) and can_pack(torch.device("cpu"), TYPES[precision]):
+            pack_weights(model)
     return TorchEngine(model, tokenizer)
 
 

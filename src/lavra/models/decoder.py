@@ -197,7 +197,7 @@ class Decoder(nn.Module):
         """Return an empty cache for `rows` sequences of at most `length` tokens."""
         weight = self.embedding.weight
         shape = (rows, self.spec.key_value_heads, length, self.spec.size_of_head)
-        layers = [LayerCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in self.blocks]
+        layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
         return KeyValueCache(layers, rows, length, weight.device)
 
     def step(self, ids: torch.Tensor, cache: KeyValueCache, real: torch.Tensor | None = None) -> torch.Tensor:

@@ -83,7 +83,7 @@ class LayerCache:
 
 
 def _selected(stored: torch.Tensor, rows: torch.Tensor, length: int) -> torch.Tensor:
-    selected = stored.new_empty(len(rows), *stored.shape[1:])
+    selected = stored.new_zeros(len(rows), *stored.shape[1:])
     selected[:, :, :length] = stored[:, :, :length].index_select(0, rows)
     return selected
 

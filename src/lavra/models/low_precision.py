@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -48,6 +50,19 @@ class Int8Linear(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
+def replace_linear_layers(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
+    """Put what `make` makes of each linear layer in its place, and return how many there were."""
+    layers = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear)
+    ]
+    for parent, name, child in layers:
+        setattr(parent, name, make(child))
+    return len(layers)
+
+
 def round_weights(model: nn.Module) -> None:
     """Turn the linear layers of a model into `Int8Linear`, and what else it has into bfloat16.
 
@@ -57,15 +72,7 @@ def round_weights(model: nn.Module) -> None:
     Raises:
         InputError: if the model has no linear layers.
     """
-    layers = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.Linear)
-    ]
-    if not layers:
+    if not replace_linear_layers(model, Int8Linear):
         raise InputError(f"{type(model).__name__} has no linear layers to round", "use --precision bf16")
-    for parent, name, child in layers:
-        setattr(parent, name, Int8Linear(child))
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)

@@ -19,6 +19,9 @@ from lavra.models.layers import Attention, Block, FeedForward, LayerCache, rotat
 Step = Callable[[torch.Tensor, "torch.Tensor | None", Mask, LayerCache, int], torch.Tensor]
 """(rows, 1, width) residual stream, rotary table, mask, cache filled up to a length → the next residual stream."""
 
+_FULLEST = 4
+"""Times what is stored that a cache may hold for products with the whole of it to be worth while."""
+
 _Map = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -73,29 +76,39 @@ def _attention_step(attention: Attention) -> Step:
             queries, keys = query_norm(queries), key_norm(keys)
         if table is not None:
             queries, keys = rotate(queries, table), rotate(keys, table)
-        stored_keys, stored_values = layer.keys, layer.values
-        stored_keys.narrow(2, start, 1).copy_(keys)
-        stored_values.narrow(2, start, 1).copy_(values)
-        seen = start + 1
-        keys, values = stored_keys.narrow(2, 0, seen), stored_values.narrow(2, 0, seen)
-        free = mask.allowed is None and mask.bias is None and heads == kv_heads
-        if free and x.dtype == torch.bfloat16 and x.device.type == "cpu":
-            return output(_attend_freely(queries, keys, values).view(rows, 1, heads * size))
+        layer.keys.narrow(2, start, 1).copy_(keys)
+        layer.values.narrow(2, start, 1).copy_(values)
+        if mask.bias is None and _products_are_faster(layer, start + 1):
+            return output(_attend_stored(queries, layer, start + 1, mask.allowed).view(rows, 1, heads * size))
+        keys, values = layer.keys.narrow(2, 0, start + 1), layer.values.narrow(2, 0, start + 1)
         return output(attend(queries, keys, values, mask).reshape(rows, 1, heads * size))
 
     return step
 
 
-def _attend_freely(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Return (rows * heads, 1, size): what one query a head, which sees every key, takes from the values.
+def _products_are_faster(layer: LayerCache, seen: int) -> bool:
+    """Whether two products with all that a cache can hold take less time than the library's kernel does.
 
-    Three operations; the library's kernel for bfloat16 takes longer for a single query.
+    In bf16 they do; in fp32 they take the same.
     """
-    wanted, stored = queries.flatten(0, 1), keys.flatten(0, 1)
-    scores = torch.baddbmm(
-        wanted.new_zeros(1, 1, 1), wanted, stored.transpose(1, 2), beta=0, alpha=queries.shape[-1] ** -0.5
-    )
-    return torch.bmm(scores.softmax(-1), values.flatten(0, 1))
+    keys = layer.keys
+    return keys.device.type == "cpu" and keys.dtype == torch.bfloat16 and keys.shape[2] <= _FULLEST * seen
+
+
+def _attend_stored(queries: torch.Tensor, layer: LayerCache, seen: int, allowed: torch.Tensor | None) -> torch.Tensor:
+    """Return (rows * kv heads, group, size): what one query of each head takes from the values stored.
+
+    The products take the cache whole, with what is not written yet masked: of a part of it they would copy every key
+    and value at every step. Heads that share keys are the rows of one product.
+    """
+    rows, kv_heads, capacity, size = layer.keys.shape
+    wanted, stored = queries.reshape(rows * kv_heads, -1, size), layer.keys.view(-1, capacity, size)
+    scores = torch.baddbmm(wanted.new_zeros(1, 1, 1), wanted, stored.transpose(1, 2), beta=0, alpha=size**-0.5)
+    if seen < capacity:
+        scores.narrow(2, seen, capacity - seen).fill_(float("-inf"))
+    if allowed is not None:
+        scores.view(rows, kv_heads, -1, capacity).narrow(3, 0, seen).masked_fill_(~allowed, float("-inf"))
+    return torch.bmm(scores.softmax(-1), layer.values.view(-1, capacity, size))
 
 
 def _linear(module: nn.Module) -> _Map:

@@ -17,6 +17,7 @@ from lavra.generation.options import GenerateOptions
 from lavra.generation.prompts import encode_prompt, writes_from_source
 from lavra.models.decoder import Decoder
 from lavra.models.low_precision import FEW_ROWS, round_weights
+from lavra.models.packed_linear import can_pack, pack_weights
 from lavra.recipes.models import OpenModel, open_model
 from lavra.training.precision import TYPES, choose_precision
 
@@ -144,4 +145,6 @@ def _torch(opened: OpenModel, options: GenerateOptions, precision: str, texts: i
         precision = choose_precision(precision, where)
         for parameter in opened.model.parameters():  # and no buffer: angles of positions need all their digits
             parameter.data = parameter.data.to(TYPES[precision])
+        if isinstance(opened.model, Decoder) and can_pack(where, TYPES[precision]):
+            pack_weights(opened.model)
     return TorchEngine(opened.model, opened.tokenizer, f"torch, {precision}")
