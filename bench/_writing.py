@@ -53,7 +53,9 @@ def _compared(
         for side in sides:
             speeds, beside = [], []
             try:
-                with Worker(SCRIPT, settings | {"side": side}) as other:
+                # What the command `lavra` asks of the C library before anything is imported.
+                ours = None if side.startswith("transformers") else {"MALLOC_ARENA_MAX": "1"}
+                with Worker(SCRIPT, settings | {"side": side}, ours) as other:
                     for _ in range(options.runs):
                         beside.append(base.turn(base.steps_in(options.seconds)).speed)
                         speeds.append(other.turn(other.steps_in(options.seconds)).speed)

@@ -54,6 +54,7 @@ def program(settings: Settings, turns: Turns) -> None:
     """Write all texts in every step."""
     import torch
 
+    from lavra.core.allocator import keep_freed_memory
     from lavra.core.progress import set_quiet
 
     set_quiet(True)
@@ -63,6 +64,8 @@ def program(settings: Settings, turns: Turns) -> None:
     documents = documents_of(settings, spec.vocabulary if spec else T5_VOCABULARY)
     engine, precision = settings["side"].split()
     make = theirs if engine == "transformers" else ours
+    if make is ours:
+        keep_freed_memory()
     write = make(spec, engine, precision, documents, settings)
     tokens = settings["texts"] * settings["samples"] * settings["tokens"]
     with torch.no_grad():

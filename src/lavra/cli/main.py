@@ -7,6 +7,7 @@ import os
 import sys
 from importlib import import_module
 
+from lavra.core.allocator import keep_freed_memory
 from lavra.core.errors import LavraError
 
 COMMANDS = {
@@ -39,6 +40,9 @@ _EXTRAS = {
 }
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REPORT = "This is a fault in lavra, not in your request. Please report it with the lines above and your command."
+
+_COMPUTE = {"train", "resume", "check", "plan", "evaluate", "doc2query", "expand", "generate", "score", "classify"}
+"""Commands that run a model again and again, in tensors of the same sizes."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,6 +86,8 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         return _unknown(words[0])
+    if words[0] in _COMPUTE:
+        keep_freed_memory()  # before a command imports what starts threads
     return import_module(f"lavra.cli.{words[0].replace('-', '_')}").main(words[1:])
 
 
