@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from importlib import import_module
 
 from lavra.core.allocator import keep_freed_memory
-from lavra.core.errors import LavraError
+from lavra.core.errors import NO_SPACE, LavraError
 
 COMMANDS = {
     "train": "Train the best model this machine can make of your text in the time you give",
@@ -38,7 +37,6 @@ _EXTRAS = {
     "track": ("tensorboard", "wandb", "mlflow"),
     "generate": ("llguidance",),
 }
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REPORT = "This is a fault in lavra, not in your request. Please report it with the lines above and your command."
 
 _COMPUTE = {"train", "resume", "check", "plan", "evaluate", "doc2query", "expand", "generate", "score", "classify"}
@@ -70,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _missing_module(error)
     except OSError as error:
-        return _full_disk(error) if error.errno in _NO_SPACE else _fault()
+        return _full_disk(error) if error.errno in NO_SPACE else _fault()
     except Exception:
         return _fault()
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the system errors that say that a file cannot grow: disk full, quota used up, limit on file sizes."""
+
 
 class LavraError(Exception):
     """A failure that is explained to the user in one or two sentences, without a traceback.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lavra.core.errors import Damaged, LavraError
+from lavra.core.errors import NO_SPACE, Damaged, LavraError
 from lavra.core.files import sync_file, sync_folder
 from lavra.core.memory import is_out_of_memory
 from lavra.core.progress import say
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "CheckpointStore"]
 
-_NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 Groups = Mapping[str, Mapping[str, "torch.Tensor"]]
 
@@ -213,7 +212,7 @@ class CheckpointStore:
             self._write(step, tensors, text, score)
         except OSError as error:
             failure = self._explained(step, error)
-            if error.errno in _NO_SPACE:
+            if error.errno in NO_SPACE:
                 self._warn(f"{failure.message}; training goes on, the checkpoint before is kept")
             else:
                 failure.__cause__, self._failure = error, failure
@@ -246,7 +245,7 @@ class CheckpointStore:
         self.written = step
 
     def _explained(self, step: int, error: OSError) -> LavraError:
-        if error.errno not in _NO_SPACE:
+        if error.errno not in NO_SPACE:
             return LavraError(
                 f"the checkpoint of step {step} could not be written to {self.folder}: {error}",
                 "see that the folder exists, is yours to write to, and that its disk is in order; then resume the run",
