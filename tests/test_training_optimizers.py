@@ -50,6 +50,20 @@ def test_adapters_are_learned_by_adamw() -> None:
         assert [type(each).__name__ for each in optimizers.optimizers] == ["AdamW"]
 
 
+def test_embeddings_have_a_rate_of_their_own_that_the_reported_rate_is_not() -> None:
+    model = lively(SPEC)
+    options = OptimizerOptions(learning_rate=0.003, embedding_learning_rate=0.15)
+    rates = {key: rate for key, (_, rate, _) in taken(model, options).items()}
+    assert rates["embedding.weight"] == 0.15
+    assert rates["output.weight"] == 0.003
+    optimizers = Optimizers(dict(model.named_parameters()), options)
+    optimizers.step(0.5)
+    assert optimizers.learning_rate == pytest.approx(0.0015)
+    assert {key: rate for key, (_, rate, _) in taken(model, OptimizerOptions(learning_rate=0.003)).items()}[
+        "embedding.weight"
+    ] == 0.003
+
+
 def test_rates_decay_from_the_head_down_each_stack_by_itself() -> None:
     factors = layer_factors([key for key, _ in base_model("gpt2").named_parameters()], 0.5)
     prefix = "inner.transformer."

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
+from lavra.training.muon import Muon
 from lavra.training.step import Step
 from lavra.training.trainer import Trainer
 from lavra.training.updates import Outcome, Update
@@ -54,7 +53,7 @@ class InTurn(Stay):
         heavy = {
             id(weight)
             for optimizer in trainer.optimizers.optimizers
-            if isinstance(optimizer, torch.optim.Muon)
+            if isinstance(optimizer, Muon)
             for group in optimizer.param_groups
             for weight in group["params"]
         }

@@ -52,6 +52,8 @@ class Plan:
         whole_words: whether the masked objective hides whole words.
         pure_mask: whether every chosen token is hidden behind the mask.
         edits: what is done to the model before it is trained.
+        bigram_contexts: tokens whose followers are counted before the first step, to begin with what they tell
+            (`lavra.models.bigram_start`); 0 for random weights.
         forecast: what the run is expected to take and bring: `seconds`, `tokens_per_second`, `peak_bytes`,
             `bits_per_byte` with its interval, `loss`; as far as it is known beforehand.
     """
@@ -90,6 +92,7 @@ class Plan:
     whole_words: bool = True
     pure_mask: bool = False
     edits: EditConfig = field(default_factory=EditConfig)
+    bigram_contexts: int = 0
     forecast: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from lavra.planning.rehearsal import Rehearsal
 from lavra.training.compiling import compile_blocks, should_compile
 from lavra.training.devices import synchronize
 from lavra.training.ranks import max_over_ranks
-from lavra.training.trainer import Trainer
+from lavra.training.trainer import StepReport, Trainer
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,23 @@ class Probe:
     tokens_per_second: float
 
 
-def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
-    """Run real training steps for about `seconds` after a first one, and put the trainer back to where it was.
+@dataclass(frozen=True)
+class Trial:
+    """Real first steps of a run, which may stay taken.
+
+    Attributes:
+        probe: what they told.
+        reports: of every step.
+        take_back: puts the trainer back to where it was before them.
+    """
+
+    probe: Probe
+    reports: tuple[StepReport, ...]
+    take_back: Callable[[], None]
+
+
+def try_steps(trainer: Trainer, seconds: float, least: int = 3) -> Trial:
+    """Run real training steps for about `seconds` after a first one.
 
     Args:
         trainer: at its first step.
@@ -47,22 +63,30 @@ def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
         for group, tensors in trainer.tensors().items()
     }
     state, ranks = trainer.state(), trainer.batches.ranks
-    start = time.perf_counter()
-    trainer.run_step()
-    synchronize(trainer.device)
-    first = time.perf_counter() - start
+    reports: list[StepReport] = []
+
+    def step() -> float:
+        start = time.perf_counter()
+        reports.append(trainer.run_step())
+        synchronize(trainer.device)
+        return time.perf_counter() - start
+
+    first = step()
     times: list[float] = []
     # All ranks stop after the same step: those that went on would wait for the others forever.
     while len(times) < least or max_over_ranks(sum(times), ranks) < seconds:
-        begin = time.perf_counter()
-        trainer.run_step()
-        synchronize(trainer.device)
-        times.append(time.perf_counter() - begin)
-    tokens = trainer.targets / (len(times) + 1)
-    trainer.restore(before.__getitem__, state)
+        times.append(step())
     most = 2.0 * statistics.median(times)
     mean = statistics.fmean(min(seconds, most) for seconds in times)
-    return Probe(first, mean, len(times), tokens / mean)
+    probe = Probe(first, mean, len(times), trainer.targets / len(reports) / mean)
+    return Trial(probe, tuple(reports), lambda: trainer.restore(before.__getitem__, state))
+
+
+def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
+    """Run real training steps as `try_steps` does, and put the trainer back to where it was."""
+    trial = try_steps(trainer, seconds, least)
+    trial.take_back()
+    return trial.probe
 
 
 def probe_rehearsal(

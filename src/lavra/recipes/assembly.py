@@ -46,6 +46,16 @@ class Assembly:
     undo_compilation: Callable[[], None]
     home: Path | None = None
 
+    def set_length(self, config: TrainConfig, plan: Plan, data: Material) -> None:
+        """Follow a plan whose length was fixed after the trainer was built, as if it had been built by it."""
+        trainer = self.trainer
+        trainer.set_length(plan.steps)
+        trainer.schedule = plan.schedule
+        for update in trainer.updates:
+            if isinstance(update, SnapshotAverage):
+                update.begin = _first_snapshot(config, plan)
+        self.validation = _validation(plan, data)
+
 
 def assemble(
     config: TrainConfig,
@@ -112,9 +122,13 @@ def update_chain(
     if average.kind == "ema":
         chain.append(ExponentialAverage(trainer.masters, average.decay))
     elif average.kind == "swa":
-        chain.append(SnapshotAverage(trainer.masters, int(plan.steps * average.start), average.every))
+        chain.append(SnapshotAverage(trainer.masters, _first_snapshot(config, plan), average.every))
     chain.append(Clip(plan.clip))
     return chain
+
+
+def _first_snapshot(config: TrainConfig, plan: Plan) -> int:
+    return int(plan.steps * config.average.start)
 
 
 def _validation(plan: Plan, data: Material) -> Validation | None:

@@ -10,6 +10,7 @@ import torch
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.units import show_count, show_duration
+from lavra.models.bigram_start import can_start_from_bigrams, flops_of_context
 from lavra.models.decoder import Decoder, count_parameters
 from lavra.models.presets import preset
 from lavra.models.spec import DecoderSpec
@@ -25,7 +26,7 @@ from lavra.planning.plan import Plan
 from lavra.recipes.base import Base, objective_from_nothing
 from lavra.recipes.config import ModelConfig, TrainConfig
 from lavra.recipes.material import Material
-from lavra.recipes.optimization import optimizer_options, schedule_of
+from lavra.recipes.optimization import optimizer_options, options_after_bigrams, schedule_of
 from lavra.training.batches import Ranks
 from lavra.training.compiling import should_compile
 from lavra.training.precision import choose_precision
@@ -38,6 +39,9 @@ EVALUATION_SHARE = 0.06
 """Share of a budget that the final evaluation may take."""
 
 _VALIDATIONS, _VALIDATION_SHARE = 8, 0.02
+_BIGRAM_SHARE, _BIGRAMS_UNTIL = 0.1, 400
+"""Share of a run's compute that may go into its first embedding and head, and tokens of a run for each token of the
+vocabulary beyond which it has forgotten how it began."""
 _FORWARD_SHARE = 0.35
 """Time of a forward pass over that of a whole step."""
 
@@ -150,6 +154,11 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
         and should_compile(config.machine.compile, machine.device, seconds or tokens * per_token / ranks.world),
         budget_seconds=seconds,
     )
+    contexts = _bigram_contexts(config, plan, data, tokens)
+    if contexts:
+        plan = replace(
+            plan, bigram_contexts=contexts, optimizer=options_after_bigrams(config.optimization, plan.optimizer)
+        )
     steps = config.steps or max(1, round(tokens / plan.tokens_per_step))
     return with_length(plan, steps, config, data, per_token)
 
@@ -182,7 +191,9 @@ def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Ba
         precision=choose_precision(machine.precision, machine.device),
         compile=False,
         threads=machine.threads,
-        optimizer=optimizer_options(config.optimization, base is not None, config.edits.adapter.kind != "none"),
+        optimizer=optimizer_options(
+            config.optimization, base is not None, config.edits.adapter.kind != "none", spec if base is None else None
+        ),
         schedule=schedule_of(config.optimization, base is not None, 1),
         seed=config.seed,
         isolate=config.text.isolate and (base is None or base.isolates),
@@ -287,6 +298,28 @@ def _rows_per_step(config: TrainConfig, context: int, tokens: float, ranks: Rank
         return asked // context
     rows = max(1, tokens_per_step_for(tokens, context) // context)
     return -(-rows // ranks.world) * ranks.world
+
+
+def _bigram_contexts(config: TrainConfig, plan: Plan, data: Material, tokens: float) -> int:
+    """Return how many tokens' followers are worth counting before a run of `tokens`: all, if time allows.
+
+    Raises:
+        InputError: if it is asked for where it cannot be done.
+    """
+    asked, spec = config.optimization.bigrams, plan.model
+    possible = plan.base is None and spec is not None and plan.objective == "causal" and not data.examples
+    if asked is False or not possible or not can_start_from_bigrams(spec):
+        if asked:
+            raise InputError(
+                "this model cannot begin with pairs of tokens",
+                "leave out --optimization.bigrams: it is for decoders of plain text, from nothing, whose embedding is "
+                "normed and not the head",
+            )
+        return 0
+    if asked is None and tokens > _BIGRAMS_UNTIL * spec.vocabulary:
+        return 0
+    affordable = int(_BIGRAM_SHARE * tokens * plan.flops_per_token / flops_of_context(spec))
+    return min(spec.vocabulary, spec.vocabulary if asked else affordable)
 
 
 def _micro_rows(config: TrainConfig, machine: Machine, context: int, share: int) -> int:

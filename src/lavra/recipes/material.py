@@ -12,6 +12,7 @@ import numpy as np
 
 from lavra.core.errors import InputError
 from lavra.data.bad_rows import BadRows
+from lavra.data.bigrams import Bigrams, count_bigrams
 from lavra.data.example_rows import looks_like_example
 from lavra.data.examples import ExampleSource, ExampleStore
 from lavra.data.ledger import ledger
@@ -98,6 +99,10 @@ class Material(ABC):
     def rows_to_check(self, plan: Plan, longest: int) -> RowsToCheck:
         """Return rows of at most `longest` tokens where rows can be had in any length."""
 
+    def bigrams(self) -> Bigrams | None:
+        """Return how often which token follows which; None where not all of the text is learned."""
+        return None
+
     @abstractmethod
     def beginning(self) -> np.ndarray:
         """Return the ids of some of the user's text, to compare models on."""
@@ -156,6 +161,10 @@ class TextMaterial(Material):
         starts = [max(0, int(offsets[number + 1]) - 1 - length // 2) for number in chosen]
         mixed = [cut(store, WindowPlace(0, start % store.manifest.tokens, length)) for start in starts]
         return RowsToCheck(WindowSource(store, longest, plan.seed), longest, mixed)
+
+    def bigrams(self) -> Bigrams:
+        """Count the pairs of the training text."""
+        return count_bigrams(self.prepared.train.tokens, self.tokenizer.vocabulary_size)
 
     def beginning(self) -> np.ndarray:
         """Return the first ids of the training text."""

@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from lavra.models.spec import DecoderSpec
 from lavra.recipes.config import OptimizationConfig
 from lavra.training.optimizers import OptimizerOptions
 from lavra.training.schedules import Schedule
 
-_FROM_NOTHING, _ADAPTING, _ADAPTER = 3e-3, 1e-4, 5e-4
+_FROM_NOTHING, _ADAPTING, _ADAPTER = 6e-3, 1e-4, 5e-4
+_SMALL, _NORMED_EMBEDDING = 3e-3, 0.15
+"""From nothing, AdamW learns a head that begins at zero and, where they are normed, embeddings of unit variance: the
+rates were found together (see the lab notebook). GPT-2's kind of model, where both begin at .02, keeps one rate."""
+_HEAD_THAT_KNOWS, _EMBEDDING_THAT_KNOWS = 3e-3, 0.05
 _WARMUP_STEPS, _WARMUP_SHARE = 10, 0.05
 
 
-def optimizer_options(asked: OptimizationConfig, adapting: bool, adapter: bool = False) -> OptimizerOptions:
+def optimizer_options(
+    asked: OptimizationConfig, adapting: bool, adapter: bool = False, spec: DecoderSpec | None = None
+) -> OptimizerOptions:
     """Return the optimiser: Muon at full rates from nothing, AdamW at gentle rates for a model that knows something.
 
     Args:
         asked: what was given; None means the default.
         adapting: whether training begins from a trained model.
         adapter: whether only a small addition to it learns.
+        spec: of a decoder to train from nothing.
     """
-    rate = asked.learning_rate
+    normed = not adapting and spec is not None and spec.embedding_norm and not spec.tied
+    rate, embeddings = asked.learning_rate, asked.embedding_learning_rate
     if rate is None:
-        rate = _ADAPTER if adapter else _ADAPTING if adapting else _FROM_NOTHING
+        rate = _ADAPTER if adapter else _ADAPTING if adapting else _FROM_NOTHING if normed else _SMALL
+    if embeddings is None and normed:
+        embeddings = _NORMED_EMBEDDING
     return OptimizerOptions(
         name=asked.name or ("adamw" if adapting else "muon"),
         learning_rate=rate,
+        embedding_learning_rate=embeddings,
         matrix_learning_rate=asked.matrix_learning_rate,
         weight_decay=asked.weight_decay,
         matrix_weight_decay=asked.matrix_weight_decay,
         layer_decay=asked.layer_decay,
+    )
+
+
+def options_after_bigrams(asked: OptimizationConfig, options: OptimizerOptions) -> OptimizerOptions:
+    """Return the rates for a model whose embedding and head know something already, where none were asked for."""
+    return replace(
+        options,
+        learning_rate=_HEAD_THAT_KNOWS if asked.learning_rate is None else options.learning_rate,
+        embedding_learning_rate=asked.embedding_learning_rate or _EMBEDDING_THAT_KNOWS,
     )
 
 

@@ -11,6 +11,7 @@ from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import assemble
+from lavra.recipes.beginning import begin
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.finish import finish
 from lavra.recipes.machine_record import record_machine
@@ -74,6 +75,8 @@ def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro
         fitting = next(rows for rows in range(min(micro_rows, share), 0, -1) if share % rows == 0)
         plan = replace(plan, micro_rows=fitting)
     assembly = assemble(config, plan, data, record, device, ranks, run.path)
+    if checkpoint is None:
+        begin(assembly, plan, data)
     step = checkpoint.step if checkpoint is not None else 0
     if record is not None:
         record.rewind(step)

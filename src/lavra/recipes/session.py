@@ -6,6 +6,7 @@ from lavra.core.configuration import to_json
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
 from lavra.planning.plan import Plan
+from lavra.planning.probe import Trial
 from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.live_forecast import live_forecasts
@@ -33,6 +34,7 @@ def train_to_the_end(
     run: RunFolder | None,
     ranks: Ranks,
     checkpoint: Checkpoint | None = None,
+    first: Trial | None = None,
 ) -> float:
     """Train from the first step, or from `checkpoint`, to the last.
 
@@ -44,6 +46,7 @@ def train_to_the_end(
         run: the record; None on ranks other than the first.
         ranks: this process's place.
         checkpoint: where to go on from.
+        first: steps that were taken already, to be recorded.
 
     Returns:
         Seconds that training waited for checkpoints.
@@ -79,6 +82,8 @@ def train_to_the_end(
     )
     observers.on("start", {"config": to_json(config), "step": trainer.step})
     try:
+        if first is not None:
+            loop.record(first.reports, first.probe.tokens_per_second)
         loop.train()
     except BaseException as error:
         if run is not None:

@@ -9,15 +9,17 @@ from pathlib import Path
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
+from lavra.core.allocator import give_back_freed_memory
 from lavra.core.configuration import to_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
 from lavra.planning.hardware import measure_matrix_peak
 from lavra.planning.plan import Plan
-from lavra.planning.probe import probe_steps
+from lavra.planning.probe import Trial, try_steps
 from lavra.recipes.assembly import Assembly, assemble
 from lavra.recipes.base import Base, certify_base, read_base
+from lavra.recipes.beginning import begin
 from lavra.recipes.check import check_before_training
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, steps_in, with_length
@@ -78,13 +80,16 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
         check_before_training(assembly, plan, data, run)
     if base is not None:
         _measure_beginning(assembly, run)
+    begin(assembly, plan, data)
+    first = None
     if plan.budget_seconds is not None:
-        plan = _probed(plan, assembly, config, data, start)
+        plan, first = _probed(plan, assembly, config, data, start)
     plan = with_expectation(replace(plan, probe={**plan.probe, "peak_flops": machine.peak}), data)
     run.write_plan(plan.to_json())
     wait_for_ranks(ranks)
+    give_back_freed_memory()
     say_plan(plan, machine, data, begun)
-    waited = train_to_the_end(config, plan, assembly, data, run, ranks)
+    waited = train_to_the_end(config, plan, assembly, data, run, ranks, first=first)
     if ranks.rank == 0:
         finish(config, plan, assembly, data, run, waited=waited, training_began=start)
     return Run(run.path)
@@ -102,11 +107,12 @@ def _follow(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
     base = read_base(config, device, examples=data.examples) if config.base else None
     plan = first_plan(config, machine, base or draft_model(config, machine, data.bytes), data, ranks)
     assembly = assemble(config, plan, data, None, device, ranks, run.path)
+    begin(assembly, plan, data)
     if plan.budget_seconds is not None:
         _probed(plan, assembly, config, data, start)
     wait_for_ranks(ranks)
     plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
-    assembly.trainer.set_length(plan.steps)
+    assembly.set_length(config, plan, data)
     train_to_the_end(config, plan, assembly, data, None, ranks)
     return Run(run.path)
 
@@ -142,32 +148,51 @@ def _measure_beginning(assembly: Assembly, run: RunFolder) -> None:
     )
 
 
-def _probed(plan: Plan, assembly: Assembly, config: TrainConfig, data: Material, start: float) -> Plan:
-    """Time real steps, and fix the length of the run so that all of it fits the budget."""
+def _probed(
+    plan: Plan, assembly: Assembly, config: TrainConfig, data: Material, start: float
+) -> tuple[Plan, Trial | None]:
+    """Take and time the first steps, and fix the length of the run so that all of it fits the budget.
+
+    Returns:
+        The plan, and the steps where they stay taken: those of a longer or shorter run would have been the same.
+    """
     budget = plan.budget_seconds or 0.0
     seconds = min(_LONGEST_PROBE, max(_LEAST_PROBE, _PROBE_SHARE * budget))
     try:
-        probe = probe_steps(assembly.trainer, seconds)
+        trial = try_steps(assembly.trainer, seconds)
     except TorchDynamoException:
         if not plan.compile:
             raise
         say("the compiler failed on this machine; going on without it (slower by a fifth or so)")
         assembly.undo_compilation()
         plan = replace(plan, compile=False)
-        probe = probe_steps(assembly.trainer, seconds)
+        trial = try_steps(assembly.trainer, seconds)
+    probe, guess = trial.probe, plan
     per_token = probe.step_seconds / plan.tokens_per_step
     plan = with_length(plan, plan.steps, config, data, per_token)
-    left = budget - (time.monotonic() - start)
-    plan = with_length(plan, steps_in(left, probe.step_seconds, plan, per_token), config, data, per_token)
-    assembly.trainer.set_length(plan.steps)
-    assembly.trainer.schedule = plan.schedule
+    left, taken = budget - (time.monotonic() - start), len(trial.reports)
+    kept = assembly.trainer.batches.ranks.world == 1 and config.average.kind != "swa"
+    more = steps_in(left, probe.step_seconds, plan, per_token)
+    plan = with_length(plan, more + taken if kept else more, config, data, per_token)
+    if not (kept and _begin_alike(guess, plan, taken)):
+        trial.take_back()
+        plan, kept = with_length(plan, more, config, data, per_token), False
+    assembly.set_length(config, plan, data)
     figures = {
         "first_step_seconds": probe.first_step_seconds,
         "step_seconds": probe.step_seconds,
         "steps": float(probe.steps),
         "tokens_per_second": probe.tokens_per_second,
     }
-    return replace(plan, probe=figures, micro_rows=assembly.trainer.batches.micro_rows)
+    plan = replace(plan, probe=figures, micro_rows=assembly.trainer.batches.micro_rows)
+    return plan, trial if kept else None
+
+
+def _begin_alike(guess: Plan, plan: Plan, steps: int) -> bool:
+    """Say whether the first steps do not depend on which of two lengths the run has."""
+    return plan.mask_rate == plan.final_mask_rate and all(
+        guess.schedule.factor(step, guess.steps) == plan.schedule.factor(step, plan.steps) for step in range(steps)
+    )
 
 
 def _new_folder(config: TrainConfig) -> Path:

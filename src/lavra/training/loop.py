@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,19 @@ class Loop:
         if self.checkpoints is not None:
             self.checkpoints.wait()
 
+    def record(self, reports: Sequence[StepReport], tokens_per_second: float) -> None:
+        """Log steps that were taken before the loop.
+
+        Args:
+            reports: of the first steps of the run.
+            tokens_per_second: of all of them.
+        """
+        tokens = 0.0
+        for report in reports:
+            tokens += report.targets * report.applied
+            if report.step % self.rhythm.log_every == 0:
+                self._log(report, tokens, tokens_per_second)
+
     def _look_up(self, report: StepReport, progress: Progress) -> Request:
         """Log, validate and save as the rhythm and the observers want it after one step."""
         rhythm, last = self.rhythm, report.step == self.rhythm.steps
@@ -120,7 +134,7 @@ class Loop:
         self._recent.append((now, self.trainer.targets))
         asked = Request()
         if report.step % rhythm.log_every == 0 or last:
-            asked |= self._log(report)
+            asked |= self._log(report, self.trainer.targets, self.tokens_per_second)
         if self.validation and (report.step % rhythm.validate_every == 0 or last or asked.evaluate):
             asked |= self._validate()
         due = report.step % rhythm.checkpoint_every == 0 or now - self._saved_time >= rhythm.checkpoint_seconds
@@ -129,17 +143,17 @@ class Loop:
         progress.update(report.step, self._note(report))
         return asked
 
-    def _log(self, report: StepReport) -> Request:
+    def _log(self, report: StepReport, tokens: float, tokens_per_second: float) -> Request:
         units = self.units
         record: dict[str, Any] = {
             "step": report.step,
             "split": "train",
-            "tokens": int(self.trainer.targets),
+            "tokens": int(tokens),
             "loss": report.loss,
             "perplexity": perplexity_of(report.loss),
             "bits_per_byte": report.loss / math.log(2) / units.bytes_per_token,
             "bits_per_word": report.loss / math.log(2) / units.words_per_token,
-            "tokens_per_second": self.tokens_per_second,
+            "tokens_per_second": tokens_per_second,
             "gradient_norm": report.gradient_norm,
             "learning_rate": report.learning_rate,
             **report.metrics,

@@ -11,6 +11,7 @@ import torch
 from lavra.core.errors import Damaged, InputError
 from lavra.models.block_names import block_of, depths, is_adapter, is_embedding
 from lavra.training.choices import OptimizerName
+from lavra.training.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,12 @@ class OptimizerOptions:
     """Which optimiser, how fast.
 
     Attributes:
-        name: `muon` orthogonalises the updates of the blocks' matrices (Jordan et al. 2024; `torch.optim.Muon`) and
+        name: `muon` orthogonalises the updates of the blocks' matrices (`lavra.training.muon`) and
             leaves embeddings, head, norms and biases to AdamW; `adamw` does all of it.
         learning_rate: peak rate of AdamW.
+        embedding_learning_rate: peak rate of AdamW for embeddings; None: `learning_rate`. A row of an embedding of unit
+            variance that a norm follows must turn by a good part of its length to say something else, and learns in
+            few steps only, those in which its token occurs: it needs a far larger rate than a head that begins at zero.
         matrix_learning_rate: peak rate of Muon.
         weight_decay: decoupled decay of matrices; norms, biases and embeddings are never decayed.
         matrix_weight_decay: the same for Muon's matrices.
@@ -33,6 +37,7 @@ class OptimizerOptions:
 
     name: OptimizerName = "muon"
     learning_rate: float = 3e-3
+    embedding_learning_rate: float | None = None
     matrix_learning_rate: float = 0.02
     weight_decay: float = 0.0
     matrix_weight_decay: float = 0.01
@@ -63,8 +68,10 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
 
 
 def _role(name: str, weight: torch.Tensor, optimizer: OptimizerName) -> str:
-    """Return `orthogonal` for what Muon takes, `decayed` for matrices that AdamW takes, `plain` for the rest."""
-    if weight.dim() != 2 or is_embedding(name):
+    """Return `orthogonal` for what Muon takes; for AdamW `decayed` matrices, `embedding`, and `plain` for the rest."""
+    if weight.dim() == 2 and is_embedding(name):
+        return "embedding"
+    if weight.dim() != 2:
         return "plain"
     if is_adapter(name):  # factors of IA³ and prefixes are matrices by their shape only
         return "decayed" if ".lora_" in name else "plain"
@@ -77,6 +84,9 @@ class Optimizers:
     Args:
         weights: fp32 tensors by parameter name.
         options: which optimiser.
+
+    Attributes:
+        learning_rate: AdamW's at present, where neither a layer's factor nor a rate of its own changes it.
     """
 
     def __init__(self, weights: Mapping[str, torch.Tensor], options: OptimizerOptions) -> None:
@@ -99,21 +109,20 @@ class Optimizers:
         self.optimizers: list[torch.optim.Optimizer] = []
         matrices = groups("orthogonal", options.matrix_learning_rate, weight_decay=options.matrix_weight_decay)
         if matrices:
-            self.optimizers.append(torch.optim.Muon(matrices, momentum=options.momentum))
+            self.optimizers.append(Muon(matrices, momentum=options.momentum))
         rest = groups("decayed", options.learning_rate, weight_decay=options.weight_decay)
         rest += groups("plain", options.learning_rate, weight_decay=0.0)
+        embeddings = options.embedding_learning_rate
+        rest += groups("embedding", options.learning_rate if embeddings is None else embeddings, weight_decay=0.0)
         if rest:
             fused = all(weight.device.type in ("cpu", "cuda") for weight in weights.values())
             self.optimizers.append(torch.optim.AdamW(rest, betas=options.betas, eps=1e-10, fused=fused))
+        self.peak = self.learning_rate = options.learning_rate
         self.rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
-
-    @property
-    def learning_rate(self) -> float:
-        """The largest rate of the last optimiser (AdamW, where there is one) at present."""
-        return max(float(group["lr"]) for group in self.optimizers[-1].param_groups)
 
     def step(self, factor: float) -> None:
         """Update the weights from their gradients, at `factor` times the peak rates."""
+        self.learning_rate = self.peak * factor
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
