@@ -125,7 +125,7 @@ class OptimizationConfig:
     """Share of each target's probability spread over the vocabulary."""
     bigrams: bool | None = None
     """Begin with what pairs of tokens in the text tell instead of with random weights; by default where it pays: in
-    runs from nothing of up to 400 tokens for each token of the vocabulary."""
+    runs from nothing of up to 1,000 tokens for each token of the vocabulary."""
     layer_decay: float = 1.0
     """Factor on the learning rate from each block to the one below it, so that the first layers move least."""
 

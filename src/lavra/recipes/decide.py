@@ -39,7 +39,7 @@ EVALUATION_SHARE = 0.06
 """Share of a budget that the final evaluation may take."""
 
 _VALIDATIONS, _VALIDATION_SHARE = 8, 0.02
-_BIGRAM_SHARE, _BIGRAMS_UNTIL = 0.1, 400
+_BIGRAM_SHARE, _BIGRAMS_UNTIL = 0.1, 1000
 """Share of a run's compute that may go into its first embedding and head, and tokens of a run for each token of the
 vocabulary beyond which it has forgotten how it began."""
 _FORWARD_SHARE = 0.35
