@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def as_dictionary(bigrams: Bigrams) -> dict[tuple[int, int], int]:
 @given(st.lists(st.integers(0, 6), min_size=2, max_size=60))
 def test_counts_are_those_of_a_dictionary_and_frequent_contexts_come_first(ids: list[int]) -> None:
     found = count_bigrams(np.array(ids, np.uint16), 7)
-    assert as_dictionary(found) == Counter(zip(ids[:-1], ids[1:], strict=True))
+    assert as_dictionary(found) == Counter(pairwise(ids))
     assert list(found.occurrences) == sorted(found.occurrences, reverse=True)
     assert found.occurrences.sum() == len(ids) - 1
 

@@ -17,7 +17,7 @@ from lavra.planning import hardware
 from lavra.planning.budget import MOST_EPOCHS, draft_shape, tokens_per_step_for, vocabulary_for
 from lavra.planning.flops import matrix_parameters, training_flops_per_token
 from lavra.planning.plan import Plan
-from lavra.planning.probe import probe_steps
+from lavra.planning.probe import probe_steps, try_steps
 from lavra.training.devices import choose_device, describe, synchronize, use_threads
 from lavra.training.optimizers import OptimizerOptions
 from lavra.training.schedules import Schedule
@@ -121,6 +121,30 @@ def test_a_probe_leaves_no_trace(precision, average: str | None):
     straight.set_length(9)
     assert run(probed) == run(straight)
     assert_same_bits(all_tensors(probed), all_tensors(straight))
+
+
+def test_steps_that_stay_taken_are_the_first_ones_of_the_run():
+    tried, straight = tiny_trainer(), tiny_trainer()
+    trial = try_steps(tried, seconds=0.0, least=2)
+    assert [report.step for report in trial.reports] == [1, 2, 3]
+    assert tried.step == 3
+    assert [*trial.reports, *run(tried)] == run(straight)
+    assert_same_bits(all_tensors(tried), all_tensors(straight))
+
+
+def test_a_first_step_that_fails_leaves_no_trace(monkeypatch: pytest.MonkeyPatch):
+    trainer = tiny_trainer()
+
+    class Failing:
+        def __getattr__(self, _: str) -> object:
+            raise RuntimeError("the compiler")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "objective", Failing())
+        with pytest.raises(RuntimeError, match="the compiler"):
+            try_steps(trainer, seconds=0.0)
+    assert trainer.step == 0
+    assert run(trainer) == run(tiny_trainer())
 
 
 def test_the_peak_of_matrix_products_is_positive(monkeypatch: pytest.MonkeyPatch):

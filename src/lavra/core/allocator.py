@@ -33,7 +33,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Hand what is kept back to the system once, after a part of the work that needed other blocks than what follows."""
+    """Hand back what is kept, once, after a part of the work that needed other blocks than what follows."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:
         trim(0)

@@ -53,15 +53,13 @@ def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) 
         np.concatenate([_keys(stretch, vocabulary) for stretch in _stretches(tokens, most)]), return_counts=True
     )
     before, followers = np.divmod(keys, vocabulary)
-    contexts, starts = np.unique(before, return_index=True)
-    starts = np.append(starts, len(keys))
-    order = np.argsort(-np.add.reduceat(times, starts[:-1]), kind="stable")
-    places = np.concatenate([np.arange(starts[context], starts[context + 1]) for context in order])
-    lengths = np.diff(starts)[order]
+    contexts, index, lengths = np.unique(before, return_inverse=True, return_counts=True)
+    order = np.argsort(-np.bincount(index, times), kind="stable")
+    places = np.argsort(np.argsort(order)[index], kind="stable")
     return Bigrams(
         vocabulary,
         contexts[order],
-        np.concatenate([[0], np.cumsum(lengths)]),
+        np.concatenate([[0], np.cumsum(lengths[order])]),
         followers[places],
         times[places].astype(np.float32),
     )

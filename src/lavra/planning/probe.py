@@ -71,7 +71,14 @@ def try_steps(trainer: Trainer, seconds: float, least: int = 3) -> Trial:
         synchronize(trainer.device)
         return time.perf_counter() - start
 
-    first = step()
+    def take_back() -> None:
+        trainer.restore(before.__getitem__, state)
+
+    try:
+        first = step()
+    except Exception:
+        take_back()  # it was counted already
+        raise
     times: list[float] = []
     # All ranks stop after the same step: those that went on would wait for the others forever.
     while len(times) < least or max_over_ranks(sum(times), ranks) < seconds:
@@ -79,7 +86,7 @@ def try_steps(trainer: Trainer, seconds: float, least: int = 3) -> Trial:
     most = 2.0 * statistics.median(times)
     mean = statistics.fmean(min(seconds, most) for seconds in times)
     probe = Probe(first, mean, len(times), trainer.targets / len(reports) / mean)
-    return Trial(probe, tuple(reports), lambda: trainer.restore(before.__getitem__, state))
+    return Trial(probe, tuple(reports), take_back)
 
 
 def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:

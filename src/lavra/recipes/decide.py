@@ -10,7 +10,6 @@ import torch
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.units import show_count, show_duration
-from lavra.models.bigram_start import can_start_from_bigrams, flops_of_context
 from lavra.models.decoder import Decoder, count_parameters
 from lavra.models.presets import preset
 from lavra.models.spec import DecoderSpec
@@ -24,6 +23,7 @@ from lavra.planning.budget import (
 from lavra.planning.flops import training_flops_per_token
 from lavra.planning.plan import Plan
 from lavra.recipes.base import Base, objective_from_nothing
+from lavra.recipes.beginning import contexts_to_count
 from lavra.recipes.config import ModelConfig, TrainConfig
 from lavra.recipes.material import Material
 from lavra.recipes.optimization import optimizer_options, options_after_bigrams, schedule_of
@@ -39,9 +39,6 @@ EVALUATION_SHARE = 0.06
 """Share of a budget that the final evaluation may take."""
 
 _VALIDATIONS, _VALIDATION_SHARE = 8, 0.02
-_BIGRAM_SHARE, _BIGRAMS_UNTIL = 0.1, 1000
-"""Share of a run's compute that may go into its first embedding and head, and tokens of a run for each token of the
-vocabulary beyond which it has forgotten how it began."""
 _FORWARD_SHARE = 0.35
 """Time of a forward pass over that of a whole step."""
 
@@ -154,7 +151,7 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
         and should_compile(config.machine.compile, machine.device, seconds or tokens * per_token / ranks.world),
         budget_seconds=seconds,
     )
-    contexts = _bigram_contexts(config, plan, data, tokens)
+    contexts = contexts_to_count(config, plan, data, tokens)
     if contexts:
         plan = replace(
             plan, bigram_contexts=contexts, optimizer=options_after_bigrams(config.optimization, plan.optimizer)
@@ -298,28 +295,6 @@ def _rows_per_step(config: TrainConfig, context: int, tokens: float, ranks: Rank
         return asked // context
     rows = max(1, tokens_per_step_for(tokens, context) // context)
     return -(-rows // ranks.world) * ranks.world
-
-
-def _bigram_contexts(config: TrainConfig, plan: Plan, data: Material, tokens: float) -> int:
-    """Return how many tokens' followers are worth counting before a run of `tokens`: all, if time allows.
-
-    Raises:
-        InputError: if it is asked for where it cannot be done.
-    """
-    asked, spec = config.optimization.bigrams, plan.model
-    possible = plan.base is None and spec is not None and plan.objective == "causal" and not data.examples
-    if asked is False or not possible or not can_start_from_bigrams(spec):
-        if asked:
-            raise InputError(
-                "this model cannot begin with pairs of tokens",
-                "leave out --optimization.bigrams: it is for decoders of plain text, from nothing, whose embedding is "
-                "normed and not the head",
-            )
-        return 0
-    if asked is None and tokens > _BIGRAMS_UNTIL * spec.vocabulary:
-        return 0
-    affordable = int(_BIGRAM_SHARE * tokens * plan.flops_per_token / flops_of_context(spec))
-    return min(spec.vocabulary, spec.vocabulary if asked else affordable)
 
 
 def _micro_rows(config: TrainConfig, machine: Machine, context: int, share: int) -> int:

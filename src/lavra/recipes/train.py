@@ -42,6 +42,9 @@ from lavra.training.ranks import join_ranks, wait_for_ranks
 _PROBE_SHARE, _LEAST_PROBE, _LONGEST_PROBE = 0.08, 2.0, 20.0
 """Share of a budget that the probe's timed steps take, and its bounds in seconds."""
 
+_KEPT_SHARE, _LONGEST_KEPT = 0.15, 60.0
+"""The same where these steps are not done again: longer, since it costs nothing and tells more."""
+
 
 def train(config: TrainConfig) -> Run:
     """Train a language model as `config` asks, and return the finished run.
@@ -157,7 +160,10 @@ def _probed(
         The plan, and the steps where they stay taken: those of a longer or shorter run would have been the same.
     """
     budget = plan.budget_seconds or 0.0
-    seconds = min(_LONGEST_PROBE, max(_LEAST_PROBE, _PROBE_SHARE * budget))
+    plain = plan.schedule.shape in ("constant", "wsd") and config.average.kind != "swa"
+    kept = plain and assembly.trainer.batches.ranks.world == 1
+    share, longest = (_KEPT_SHARE, _LONGEST_KEPT) if kept else (_PROBE_SHARE, _LONGEST_PROBE)
+    seconds = min(longest, max(_LEAST_PROBE, share * budget))
     try:
         trial = try_steps(assembly.trainer, seconds)
     except TorchDynamoException:
@@ -171,7 +177,6 @@ def _probed(
     per_token = probe.step_seconds / plan.tokens_per_step
     plan = with_length(plan, plan.steps, config, data, per_token)
     left, taken = budget - (time.monotonic() - start), len(trial.reports)
-    kept = assembly.trainer.batches.ranks.world == 1 and config.average.kind != "swa"
     more = steps_in(left, probe.step_seconds, plan, per_token)
     plan = with_length(plan, more + taken if kept else more, config, data, per_token)
     if not (kept and _begin_alike(guess, plan, taken)):
