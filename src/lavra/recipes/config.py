@@ -103,7 +103,7 @@ class OptimizationConfig:
     adapting, 5e-4 with an adapter."""
     embedding_learning_rate: float | None = None
     """The same for embeddings: 0.15 from nothing where they are normed, elsewhere the same rate."""
-    matrix_learning_rate: float = 0.02
+    matrix_learning_rate: float = 0.014
     """Muon's peak learning rate."""
     weight_decay: float = 0.0
     """Decay of the matrices that AdamW learns."""

@@ -14,6 +14,8 @@ _SMALL, _NORMED_EMBEDDING = 3e-3, 0.15
 """From nothing, AdamW learns a head that begins at zero and, where they are normed, embeddings of unit variance: the
 rates were found together (see the lab notebook). GPT-2's kind of model, where both begin at .02, keeps one rate."""
 _HEAD_THAT_KNOWS, _EMBEDDING_THAT_KNOWS = 3e-3, 0.05
+_MOMENTUM = 0.9
+"""Of Muon, in runs of hundreds of steps; .95, its usual value, suits longer ones."""
 _WARMUP_STEPS, _WARMUP_SHARE = 10, 0.05
 
 
@@ -41,6 +43,7 @@ def optimizer_options(
         matrix_learning_rate=asked.matrix_learning_rate,
         weight_decay=asked.weight_decay,
         matrix_weight_decay=asked.matrix_weight_decay,
+        momentum=_MOMENTUM,
         layer_decay=asked.layer_decay,
     )
 
