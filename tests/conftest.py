@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers of pytest-xdist already use every core
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -13,6 +14,7 @@ from hypothesis import settings
 
 settings.register_profile("lavra", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("lavra")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to Ctrl-C
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
