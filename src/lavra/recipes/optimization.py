@@ -50,10 +50,11 @@ def optimizer_options(
 
 def options_after_bigrams(asked: OptimizationConfig, options: OptimizerOptions) -> OptimizerOptions:
     """Return the rates for a model whose embedding and head know something already, where none were asked for."""
+    head, embeddings = asked.learning_rate, asked.embedding_learning_rate
     return replace(
         options,
-        learning_rate=_HEAD_THAT_KNOWS if asked.learning_rate is None else options.learning_rate,
-        embedding_learning_rate=asked.embedding_learning_rate or _EMBEDDING_THAT_KNOWS,
+        learning_rate=_HEAD_THAT_KNOWS if head is None else head,
+        embedding_learning_rate=_EMBEDDING_THAT_KNOWS if embeddings is None else embeddings,
     )
 
 
