@@ -23,6 +23,7 @@ from lavra.training.optimizers import OptimizerOptions
 from lavra.training.schedules import Schedule
 from lavra.training.spikes import SpikeDetector
 from lavra.training.updates import ExponentialAverage, GuardFaults, Monitor, SnapshotAverage
+from plans import a_plan
 from tiny_training import CONTEXT, all_tensors, assert_same_bits, run, tiny_trainer
 
 CORPORA = (1e3, 1e5, 1e7, 1e9, 1e12)
@@ -65,16 +66,6 @@ def test_a_step_is_a_power_of_two_that_holds_a_window(tokens: float, context: in
     assert 2048 <= step <= 2**19
     assert step % context == 0
     assert step <= tokens_per_step_for(4 * tokens, context)
-
-
-def a_plan() -> Plan:
-    return Plan(
-        model=DecoderSpec(positions="alibi"), parameters=123456, context=256, tokens_per_step=4096, rows_per_step=16,
-        micro_rows=8, steps=300, tokens=1_228_800, epochs=1.5, device="cpu", precision="bf16", compile=True, threads=2,
-        optimizer=OptimizerOptions(betas=(0.8, 0.99)), schedule=Schedule("cosine"), seed=3, isolate=True,
-        label_smoothing=0.1, clip=1.0, validation_rows=64, validate_every=30, checkpoint_every=15,
-        evaluation_tokens=10_000, flops_per_token=1e9, budget_seconds=600.0, probe={"step_seconds": 0.25},
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("plan", [a_plan(), replace(a_plan(), budget_seconds=None, clip=float("inf"), probe={})])

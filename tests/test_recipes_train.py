@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_pairs_of_tokens_are_refused_where_they_mean_nothing(prepared: Path, tmp
 
 def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(prepared: Path, tmp_path: Path) -> None:
     fields = {**SMALL, "optimization": {**SMALL["optimization"], "bigrams": True}, "samples": 0}
-    timed = lavra.train(prepared, budget=8.0, out=str(tmp_path / "timed"), **fields)
+    timed = lavra.train(prepared, budget=8.0, out=str(tmp_path / "timed"), keep_checkpoints=50, **fields)
     steps = timed.result["step"]
     counted = lavra.train(prepared, steps=steps, out=str(tmp_path / "counted"), **fields)
 
@@ -88,9 +89,18 @@ def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(pre
     assert probed > 3
     assert [step for step, *_ in learned(timed)] == list(range(1, steps + 1))
     assert learned(timed) == learned(counted)
-    assert (timed.path / "model/model.safetensors").read_bytes() == (
-        counted.path / "model/model.safetensors"
-    ).read_bytes()
+    weights = (counted.path / "model/model.safetensors").read_bytes()
+    assert (timed.path / "model/model.safetensors").read_bytes() == weights
+    # Going on from before the moment at which its length was fixed for good, it becomes the same.
+    first, *later = sorted((timed.path / "checkpoints").glob("step-*"))
+    for folder in later:
+        shutil.rmtree(folder)
+    (timed.path / "result.json").unlink()
+    (timed.path / "model/model.safetensors").unlink()
+    resumed = lavra.resume(timed.path)
+    assert first.exists()
+    assert resumed.result["step"] == steps
+    assert (timed.path / "model/model.safetensors").read_bytes() == weights
 
 
 def test_two_epochs_take_every_token_exactly_twice(prepared: Path, tmp_path: Path) -> None:

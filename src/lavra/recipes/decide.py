@@ -242,9 +242,16 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: Material, sec
 
 def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token: float) -> int:
     """Return how many steps fit into `seconds` beside validations and the final evaluation."""
-    held_out = 2 * _FORWARD_SHARE * seconds_per_token * plan.evaluation_tokens
-    left = seconds - min(held_out, EVALUATION_SHARE * (plan.budget_seconds or seconds)) - _FINISH_SECONDS
+    left = seconds - seconds_after(plan, seconds_per_token)
     return max(1, int(left / (step_seconds * (1.0 + _VALIDATION_SHARE + _OVERHEAD))))
+
+
+def seconds_after(plan: Plan, seconds_per_token: float) -> float:
+    """Return the seconds that a run takes after its last step: the final evaluation, the model, the samples."""
+    held_out = 2 * _FORWARD_SHARE * seconds_per_token * plan.evaluation_tokens
+    if plan.budget_seconds is not None:
+        held_out = min(held_out, EVALUATION_SHARE * plan.budget_seconds)
+    return held_out + _FINISH_SECONDS
 
 
 _FINISH_SECONDS = 1.5

@@ -35,15 +35,18 @@ class LiveForecast:
 
     def on(self, event: str, info: Mapping[str, Any]) -> Request | None:
         """Forecast anew after a validation."""
-        if event != "validation" or info["step"] >= self.plan.steps:
+        if event != "validation":
+            return None
+        steps = self.run.plan["steps"]  # a timed run may fix it anew
+        if info["step"] >= steps:
             return None
         assert self.plan.model is not None
         found = forecast_from_curve(
             [self._point(info)],
             law=self.law,
             parameters=matrix_parameters(self.plan.model),
-            steps=self.plan.steps,
-            text_bytes=read_bytes(self.plan, self.data, self.plan.epochs),
+            steps=steps,
+            text_bytes=read_bytes(self.plan, self.data, self.plan.epochs * steps / self.plan.steps),
             schedule=self.plan.schedule,
         )
         if found is None:

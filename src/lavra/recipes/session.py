@@ -11,6 +11,7 @@ from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.live_forecast import live_forecasts
 from lavra.recipes.material import Material
+from lavra.recipes.pace import Pace
 from lavra.training.batches import Ranks
 from lavra.training.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.loop import Loop, Rhythm, Units
@@ -35,6 +36,7 @@ def train_to_the_end(
     ranks: Ranks,
     checkpoint: Checkpoint | None = None,
     first: Trial | None = None,
+    pace: Pace | None = None,
 ) -> float:
     """Train from the first step, or from `checkpoint`, to the last.
 
@@ -47,6 +49,7 @@ def train_to_the_end(
         ranks: this process's place.
         checkpoint: where to go on from.
         first: steps that were taken already, to be recorded.
+        pace: may set the length once more.
 
     Returns:
         Seconds that training waited for checkpoints.
@@ -79,6 +82,7 @@ def train_to_the_end(
         ),
         assembly.validation,
         observers,
+        None if pace is None else pace.steps_after,
     )
     observers.on("start", {"config": to_json(config), "step": trainer.step})
     try:

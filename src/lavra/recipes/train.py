@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from lavra.recipes.base import Base, certify_base, read_base
 from lavra.recipes.beginning import begin
 from lavra.recipes.check import check_before_training
 from lavra.recipes.config import TrainConfig
-from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, steps_in, with_length
+from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, seconds_after, steps_in, with_length
 from lavra.recipes.expectation import with_expectation
 from lavra.recipes.finish import finish
 from lavra.recipes.kept import keep_base
 from lavra.recipes.machine_record import record_machine
 from lavra.recipes.material import Material, has_examples, open_material
+from lavra.recipes.pace import Pace, begins_alike
 from lavra.recipes.preparation import training_material
 from lavra.recipes.report import page_at_the_end
 from lavra.recipes.run import Run
@@ -92,7 +94,12 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
     wait_for_ranks(ranks)
     give_back_freed_memory()
     say_plan(plan, machine, data, begun)
-    waited = train_to_the_end(config, plan, assembly, data, run, ranks, first=first)
+    pace = None
+    if plan.budget_seconds is not None and ranks.world == 1 and begins_alike(plan, config):
+        after = seconds_after(plan, plan.probe["step_seconds"] / plan.tokens_per_step)
+        pace = Pace(plan, assembly.trainer.step, start + plan.budget_seconds - after, _writer(run))
+    waited = train_to_the_end(config, plan, assembly, data, run, ranks, first=first, pace=pace)
+    plan = plan if pace is None else pace.plan
     if ranks.rank == 0:
         finish(config, plan, assembly, data, run, waited=waited, training_began=start)
     return Run(run.path)
@@ -160,8 +167,7 @@ def _probed(
         The plan, and the steps where they stay taken: those of a longer or shorter run would have been the same.
     """
     budget = plan.budget_seconds or 0.0
-    plain = plan.schedule.shape in ("constant", "wsd") and config.average.kind != "swa"
-    kept = plain and assembly.trainer.batches.ranks.world == 1
+    kept = begins_alike(plan, config) and assembly.trainer.batches.ranks.world == 1
     share, longest = (_KEPT_SHARE, _LONGEST_KEPT) if kept else (_PROBE_SHARE, _LONGEST_PROBE)
     seconds = min(longest, max(_LEAST_PROBE, share * budget))
     try:
@@ -179,7 +185,7 @@ def _probed(
     left, taken = budget - (time.monotonic() - start), len(trial.reports)
     more = steps_in(left, probe.step_seconds, plan, per_token)
     plan = with_length(plan, more + taken if kept else more, config, data, per_token)
-    if not (kept and _begin_alike(guess, plan, taken)):
+    if not (kept and _same_rates(guess, plan, taken)):
         trial.take_back()
         plan, kept = with_length(plan, more, config, data, per_token), False
     assembly.set_length(config, plan, data)
@@ -193,11 +199,21 @@ def _probed(
     return plan, trial if kept else None
 
 
-def _begin_alike(guess: Plan, plan: Plan, steps: int) -> bool:
-    """Say whether the first steps do not depend on which of two lengths the run has."""
-    return plan.mask_rate == plan.final_mask_rate and all(
+def _same_rates(guess: Plan, plan: Plan, steps: int) -> bool:
+    """Say whether two lengths of a run have the same rates in its first steps."""
+    return all(
         guess.schedule.factor(step, guess.steps) == plan.schedule.factor(step, plan.steps) for step in range(steps)
     )
+
+
+def _writer(run: RunFolder) -> Callable[[Plan], None]:
+    """Return what writes down a plan whose length was fixed anew."""
+
+    def write(plan: Plan) -> None:
+        run.log(f"the run has {plan.steps} steps, not {run.plan['steps']}, by its speed so far")
+        run.write_plan(plan.to_json())
+
+    return write
 
 
 def _new_folder(config: TrainConfig) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lavra.core.errors import Interrupted, LavraError
@@ -70,6 +70,7 @@ class Loop:
         units: for the metrics.
         validation: held-out text; None for none.
         observers: who is told.
+        length: is asked after each step how many the run has; None where that is fixed.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class Loop:
         units: Units,
         validation: Validation | None,
         observers: Observers,
+        length: Callable[[int], int] | None = None,
     ) -> None:
+        self.length = length
         self.trainer, self.run, self.checkpoints = trainer, run, checkpoints
         self.rhythm, self.units, self.validation, self.observers = rhythm, units, validation, observers
         self.validation_loss: float | None = None
@@ -97,15 +100,17 @@ class Loop:
             Interrupted: after a signal, when everything is saved.
             Diverged: when the numbers are beyond repair.
         """
-        trainer, rhythm = self.trainer, self.rhythm
-        with StopRequest() as stop, Progress("training", rhythm.steps, "steps", every=10) as progress:
+        trainer = self.trainer
+        with StopRequest() as stop, Progress("training", self.rhythm.steps, "steps", every=10) as progress:
             progress.start_from(trainer.step)
-            while trainer.step < rhythm.steps:
+            while trainer.step < self.rhythm.steps:
                 try:
                     report = trainer.run_step()
                 except RollBack as request:
                     self._roll_back(request)
                     continue
+                if self.length is not None:
+                    self._set_length(self.length(report.step), progress)
                 asked = self._look_up(report, progress)
                 # Every rank stops after the same step, although the signal reaches them at different times.
                 requested = int(max_over_ranks(stop.requested, trainer.batches.ranks))
@@ -126,6 +131,12 @@ class Loop:
             tokens += report.targets * report.applied
             if report.step % self.rhythm.log_every == 0:
                 self._log(report, tokens, tokens_per_second)
+
+    def _set_length(self, steps: int, progress: Progress) -> None:
+        if steps != self.rhythm.steps:
+            self.rhythm = replace(self.rhythm, steps=steps)
+            self.trainer.set_length(steps)
+            progress.total = steps
 
     def _look_up(self, report: StepReport, progress: Progress) -> Request:
         """Log, validate and save as the rhythm and the observers want it after one step."""

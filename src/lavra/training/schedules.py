@@ -30,13 +30,18 @@ class Schedule:
         grown = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return grown * self._fall(step, steps)
 
+    def fall_begins(self, steps: int) -> float:
+        """Return the step from which on the factor falls; before it, it does not depend on `steps`."""
+        if self.shape == "constant":
+            return float(steps)
+        if self.shape == "wsd":
+            return steps * (1.0 - self.cooldown)
+        return float(min(self.warmup_steps, steps - 1))
+
     def _fall(self, step: int, steps: int) -> float:
         if self.shape == "constant":
             return 1.0
-        if self.shape == "wsd":
-            begin = steps * (1.0 - self.cooldown)
-        else:
-            begin = float(min(self.warmup_steps, steps - 1))
+        begin = self.fall_begins(steps)
         done = min(1.0, max(0.0, (step - begin) / max(1e-9, steps - begin)))
         if self.shape == "cosine":
             return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * done))
