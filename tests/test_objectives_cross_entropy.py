@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lavra.models.batch import IGNORED
 from lavra.objectives import cross_entropy as module
 from lavra.objectives.cross_entropy import chunk_length, summed_cross_entropy, token_losses
+from lavra.training.compiling import can_compile
 
 CPU = torch.device("cpu")
 
@@ -75,10 +76,10 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch):
     assert chunk_length(192, CPU) == 64
 
 
-def compare(dtype: torch.dtype, tolerance: float, smoothing: float = 0.0, **shape: Any) -> None:
+def compare(dtype: torch.dtype, tolerance: float, smoothing: float = 0.0, compiled: bool = False, **shape: Any) -> None:
     """Compare loss and gradients, whose scale is that of a mean, with float64 autograd, relative to their norms."""
     found, expected = case(**shape).to(dtype), case(**shape).to(torch.float64)
-    losses = ours(found, label_smoothing=smoothing), ordinary(expected, smoothing)
+    losses = ours(found, label_smoothing=smoothing, compiled=compiled), ordinary(expected, smoothing)
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=tolerance)
     for loss in losses:
         (loss * 0.01).backward()
@@ -108,6 +109,18 @@ def test_any_shape_equals_autograd(tokens: int, vocabulary: int, ignored: float,
 
 def test_bf16_is_as_good_as_its_inputs():
     compare(torch.bfloat16, 2e-2)
+
+
+@pytest.mark.skipif(not can_compile(CPU), reason="there is no C++ compiler")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_the_compiled_loss_is_the_same(dtype: torch.dtype, tolerance: float):
+    compare(dtype, tolerance, compiled=True)
+    assert module._compiled.cache_info().currsize == 1
+
+
+def test_with_smoothing_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_compiled", None)
+    compare(torch.float32, 1e-6, smoothing=0.1, compiled=True)
 
 
 def test_padding_rows_of_the_weight_have_no_probability_and_no_gradient():

@@ -12,15 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
-from lavra.models.spec import DecoderSpec
 from lavra.planning import hardware
 from lavra.planning.budget import MOST_EPOCHS, draft_shape, tokens_per_step_for, vocabulary_for
 from lavra.planning.flops import matrix_parameters, training_flops_per_token
 from lavra.planning.plan import Plan
 from lavra.planning.probe import probe_steps, try_steps
 from lavra.training.devices import choose_device, describe, synchronize, use_threads
-from lavra.training.optimizers import OptimizerOptions
-from lavra.training.schedules import Schedule
 from lavra.training.spikes import SpikeDetector
 from lavra.training.updates import ExponentialAverage, GuardFaults, Monitor, SnapshotAverage
 from plans import a_plan

@@ -26,11 +26,13 @@ class Causal:
         isolate: positions see only their own document and count from its beginning; otherwise a window is one text.
         label_smoothing: share of each target's probability that is spread over the vocabulary while learning; what is
             only measured (features without gradient) is the plain likelihood.
+        compiled: whether the loss may be compiled, as the blocks of the model are.
     """
 
     context: int
     isolate: bool = True
     label_smoothing: float = 0.0
+    compiled: bool = False
 
     def encode(self, rows: Sequence[Window], streams: Streams, progress: float) -> Batch:
         """Lay windows out as rows of one batch; nothing is random.
@@ -53,5 +55,6 @@ class Causal:
             bias=bias,
             vocabulary=model.vocabulary,
             label_smoothing=self.label_smoothing if features.requires_grad else 0.0,
+            compiled=self.compiled,
         )
         return Loss(total, batch.weight)

@@ -6,6 +6,8 @@ logits are made, used for both, and dropped. Memory is one chunk of logits inste
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -92,6 +94,33 @@ def _loss_and_gradient(
     return loss, gradient.to(logits.dtype)
 
 
+def _without_target(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the chunk's summed loss, its gradient except at the targets, and (tokens, 1) the gradient there.
+
+    Written for the compiler, which makes one loop of it: a row is read from the cache for its largest logit, for the
+    sum and for the gradient, and nothing wide is ever stored. Eagerly it would take longer than `_loss_and_gradient`.
+    """
+    wide = logits.to(_wide(logits.dtype))
+    kept = (targets != IGNORED)[:, None]
+    largest = wide.amax(-1, keepdim=True)
+    normalizer = largest + (wide - largest).exp().sum(-1, keepdim=True).log()
+    log_p = wide.gather(1, targets.clamp(min=0)[:, None]) - normalizer
+    gradient = (wide - normalizer).exp() * kept
+    at_target = (log_p.exp() - 1.0) * kept
+    return -(log_p * kept).sum(), gradient.to(logits.dtype), at_target.to(logits.dtype)
+
+
+@cache
+def _compiled() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    return torch.compile(_without_target, dynamic=False)
+
+
+def _compiled_loss_and_gradient(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `_loss_and_gradient` does without smoothing, in a third of the time on a CPU."""
+    loss, gradient, at_target = _compiled()(logits, targets)
+    return loss, gradient.scatter_(1, targets.clamp(min=0)[:, None], at_target)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -102,6 +131,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets: torch.Tensor,
         vocabulary: int,
         smoothing: float,
+        compiled: bool,
     ) -> torch.Tensor:
         size = chunk_length(weight.shape[0], features.device)
         wide = _wide(weight.dtype)
@@ -113,7 +143,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, features.shape[0], size):
             chunk = features[start : start + size]
             logits = _chunk_logits(chunk, weight, bias, vocabulary)
-            loss, gradient = _loss_and_gradient(logits, targets[start : start + size], smoothing, vocabulary)
+            ids = targets[start : start + size]
+            if compiled and not smoothing:
+                loss, gradient = _compiled_loss_and_gradient(logits, ids)
+            else:
+                loss, gradient = _loss_and_gradient(logits, ids, smoothing, vocabulary)
             total += loss
             torch.mm(gradient, weight, out=feature_gradient[start : start + size])
             if weight_gradient is not None:
@@ -130,7 +164,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         features, weight, bias = ctx.saved_tensors
         weight = None if weight is None else (weight * scale).to(ctx.dtype)
         bias = None if bias is None else (bias * scale).to(ctx.dtype)
-        return features * scale, weight, bias, None, None, None
+        return features * scale, weight, bias, None, None, None, None
 
 
 def summed_cross_entropy(
@@ -141,6 +175,7 @@ def summed_cross_entropy(
     bias: torch.Tensor | None = None,
     vocabulary: int | None = None,
     label_smoothing: float = 0.0,
+    compiled: bool = False,
 ) -> torch.Tensor:
     """Return the () summed cross-entropy in nats over the targets that are not ignored, with gradient.
 
@@ -151,9 +186,10 @@ def summed_cross_entropy(
         bias: (padded vocabulary,) of the head.
         vocabulary: rows of `weight` that are real; the others get probability zero. None: all.
         label_smoothing: share of the target's probability that is spread over the vocabulary; 0 is none.
+        compiled: whether what is done with the logits may be compiled, once for each number of tokens in a chunk.
     """
     vocabulary = vocabulary or weight.shape[0]
     learned = (part for part in (features, weight, bias) if part is not None)
     if not label_smoothing and not (torch.is_grad_enabled() and any(part.requires_grad for part in learned)):
         return token_losses(features, weight, targets, bias=bias, vocabulary=vocabulary).sum()
-    return _ChunkedCrossEntropy.apply(features, weight, bias, targets, vocabulary, label_smoothing)  # pyright: ignore[reportReturnType]
+    return _ChunkedCrossEntropy.apply(features, weight, bias, targets, vocabulary, label_smoothing, compiled)  # pyright: ignore[reportReturnType]

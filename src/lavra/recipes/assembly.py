@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from lavra.core.run_folder import RunFolder
 from lavra.models.decoder import Decoder
 from lavra.models.wrapped.wrapped import Wrapped
+from lavra.objectives.causal import Causal
 from lavra.planning.plan import Plan
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.kept import build_model
@@ -36,15 +37,22 @@ class Assembly:
         trainer: at its first step.
         model: what it trains.
         validation: the held-out windows.
-        undo_compilation: takes the compilation back; does nothing when nothing is compiled.
+        uncompile: makes the model's blocks what they were before compilation, if they are compiled.
         home: the run's folder, where the model to adapt is kept; None for training from nothing.
     """
 
     trainer: Trainer
     model: Decoder | Wrapped
     validation: Validation | None
-    undo_compilation: Callable[[], None]
+    uncompile: Callable[[], None]
     home: Path | None = None
+
+    def undo_compilation(self) -> None:
+        """Take the compilation back; does nothing when nothing is compiled."""
+        self.uncompile()
+        objective = self.trainer.objective
+        if isinstance(objective, Causal):
+            self.trainer.objective = replace(objective, compiled=False)
 
     def set_length(self, config: TrainConfig, plan: Plan, data: Material) -> None:
         """Follow a plan whose length was fixed after the trainer was built, as if it had been built by it."""
@@ -101,8 +109,8 @@ def assemble(
         report=_reporter(run),
     )
     trainer.updates = update_chain(config, plan, trainer, _fault_recorder(run, data))
-    undo = compile_blocks(model) if plan.compile else (lambda: None)
-    return Assembly(trainer, model, _validation(plan, data), undo, home)
+    uncompile = compile_blocks(model) if plan.compile else (lambda: None)
+    return Assembly(trainer, model, _validation(plan, data), uncompile, home)
 
 
 def update_chain(

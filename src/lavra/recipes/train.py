@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from lavra.core.allocator import give_back_freed_memory
 from lavra.core.configuration import to_toml
@@ -37,6 +36,7 @@ from lavra.recipes.session import train_to_the_end
 from lavra.recipes.text import data_folder
 from lavra.recipes.vocabulary import with_another_vocabulary
 from lavra.training.batches import Ranks
+from lavra.training.compiling import is_compiler_failure
 from lavra.training.devices import choose_device, describe, use_threads
 from lavra.training.precision import choose_precision
 from lavra.training.ranks import join_ranks, wait_for_ranks
@@ -172,8 +172,8 @@ def _probed(
     seconds = min(longest, max(_LEAST_PROBE, share * budget))
     try:
         trial = try_steps(assembly.trainer, seconds)
-    except TorchDynamoException:
-        if not plan.compile:
+    except Exception as error:
+        if not plan.compile or not is_compiler_failure(error):
             raise
         say("the compiler failed on this machine; going on without it (slower by a fifth or so)")
         assembly.undo_compilation()

@@ -42,6 +42,13 @@ def should_compile(requested: str, device: torch.device, seconds: float) -> bool
     return can_compile(device) and seconds >= _PAYS_AFTER_SECONDS
 
 
+def is_compiler_failure(error: Exception) -> bool:
+    """Say whether the compiler raised it."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    return isinstance(error, TorchDynamoException)
+
+
 def compile_blocks(model: nn.Module) -> Callable[[], None]:
     """Compile each block by itself: one compilation serves all of them, however deep the model is.
 

@@ -12,18 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.masking_utils import (
-    AttentionMaskInterface,
-    and_masks,
-    bidirectional_mask_function,
-    eager_mask,
-    sdpa_mask,
-)
 
 
 @dataclass(frozen=True)
@@ -46,6 +40,7 @@ _current: ContextVar[Packing | None] = ContextVar("packing", default=None)
 
 def _narrowed(make: Callable[..., Any]) -> Callable[..., Any]:
     """Return a maker of masks that lets tokens see their own segment only, while a packing is in force."""
+    from transformers.masking_utils import and_masks, bidirectional_mask_function
 
     def make_mask(*arguments: Any, mask_function: Callable[..., Any], **options: Any) -> Any:
         packing = _current.get()
@@ -66,13 +61,19 @@ def _narrowed(make: Callable[..., Any]) -> Callable[..., Any]:
     return make_mask
 
 
-AttentionMaskInterface.register("sdpa", _narrowed(sdpa_mask))
-AttentionMaskInterface.register("eager", _narrowed(eager_mask))
+@cache
+def _narrow_masks() -> None:
+    """Put our makers of masks in place, once; not before they are needed, since transformers takes long to import."""
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+
+    AttentionMaskInterface.register("sdpa", _narrowed(sdpa_mask))
+    AttentionMaskInterface.register("eager", _narrowed(eager_mask))
 
 
 @contextmanager
 def packed(inner: nn.Module, packing: Packing) -> Iterator[None]:
     """Let `packing` hold for what `inner` computes inside the block."""
+    _narrow_masks()
     token = _current.set(packing)
     try:
         with ExitStack() as stack:
