@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
+from lavra.models.decoder import Decoder
 from lavra.training import compiling
-from lavra.training.compiling import can_compile, compile_blocks, should_compile
-from tiny_training import SPEC, lively
+from lavra.training.compiling import can_compile, compile_blocks, compile_step, should_compile
+from tiny_training import SPEC, lively, tiny_trainer
 
 CPU = torch.device("cpu")
 
@@ -38,3 +42,28 @@ def test_compilation_can_be_taken_back(monkeypatch: pytest.MonkeyPatch):
     ids = torch.arange(8)[None]
     assert torch.equal(model(ids), plain(ids))
     assert list(dict(model.named_parameters())) == list(dict(plain.named_parameters()))
+
+
+def test_a_step_is_compiled_with_its_loss_and_both_are_taken_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    trainer = tiny_trainer()
+    objective = trainer.objective
+    undo = compile_step(trainer)
+    assert trainer.objective == replace(objective, compiled=True)  # pyright: ignore[reportArgumentType]
+    blocks = cast("Decoder", trainer.model).blocks
+    assert all(block._compiled_call_impl is not None for block in blocks)
+    undo()
+    assert trainer.objective is objective
+    assert all(block._compiled_call_impl is None for block in blocks)
+
+
+@pytest.mark.skipif(not can_compile(CPU), reason="there is no C++ compiler")
+def test_compiled_steps_learn_what_plain_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    losses = []
+    for compiled in (False, True):
+        trainer = tiny_trainer(precision="bf16")
+        if compiled:
+            compile_step(trainer)
+        losses.append([trainer.run_step().loss for _ in range(4)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)

@@ -11,7 +11,7 @@ import torch
 
 from lavra.core.progress import say
 from lavra.planning.rehearsal import Rehearsal
-from lavra.training.compiling import compile_blocks, should_compile
+from lavra.training.compiling import compile_step, should_compile
 from lavra.training.devices import synchronize
 from lavra.training.ranks import max_over_ranks
 from lavra.training.trainer import StepReport, Trainer
@@ -110,6 +110,6 @@ def probe_rehearsal(
     """
     trainer = rehearsal.trainer(micro_rows, device=device)
     if should_compile("auto", device, expected):
-        say("compiling the blocks, as the run will")
-        compile_blocks(trainer.model)  # pyright: ignore[reportArgumentType]
+        say("compiling, as the run will")
+        compile_step(trainer)
     return probe_steps(trainer, seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,14 +11,13 @@ import torch
 from lavra.core.run_folder import RunFolder
 from lavra.models.decoder import Decoder
 from lavra.models.wrapped.wrapped import Wrapped
-from lavra.objectives.causal import Causal
 from lavra.planning.plan import Plan
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.kept import build_model
 from lavra.recipes.learning import objective_of
 from lavra.recipes.material import Material
 from lavra.training.batches import BatchSource, Ranks
-from lavra.training.compiling import compile_blocks
+from lavra.training.compiling import compile_step
 from lavra.training.spikes import SpikeDetector
 from lavra.training.step import Step
 from lavra.training.trainer import Trainer
@@ -37,22 +36,15 @@ class Assembly:
         trainer: at its first step.
         model: what it trains.
         validation: the held-out windows.
-        uncompile: makes the model's blocks what they were before compilation, if they are compiled.
+        undo_compilation: takes the compilation back; does nothing when nothing is compiled.
         home: the run's folder, where the model to adapt is kept; None for training from nothing.
     """
 
     trainer: Trainer
     model: Decoder | Wrapped
     validation: Validation | None
-    uncompile: Callable[[], None]
+    undo_compilation: Callable[[], None]
     home: Path | None = None
-
-    def undo_compilation(self) -> None:
-        """Take the compilation back; does nothing when nothing is compiled."""
-        self.uncompile()
-        objective = self.trainer.objective
-        if isinstance(objective, Causal):
-            self.trainer.objective = replace(objective, compiled=False)
 
     def set_length(self, config: TrainConfig, plan: Plan, data: Material) -> None:
         """Follow a plan whose length was fixed after the trainer was built, as if it had been built by it."""
@@ -109,8 +101,8 @@ def assemble(
         report=_reporter(run),
     )
     trainer.updates = update_chain(config, plan, trainer, _fault_recorder(run, data))
-    uncompile = compile_blocks(model) if plan.compile else (lambda: None)
-    return Assembly(trainer, model, _validation(plan, data), uncompile, home)
+    undo = compile_step(trainer) if plan.compile else (lambda: None)
+    return Assembly(trainer, model, _validation(plan, data), undo, home)
 
 
 def update_chain(

@@ -32,8 +32,10 @@ from lavra.training.compiling import should_compile
 from lavra.training.precision import choose_precision
 
 DEFAULT_BUDGET = 600.0
-_ROWS_AT_ONCE = {"cpu": 8192, "cuda": 65536, "mps": 16384}
-"""Tokens of a micro-batch: more does not run faster on such a device."""
+_TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536, "mps": 16384}
+"""Tokens of a micro-batch: more takes more memory, and does not run faster on such a device."""
+_LARGE, _TOKENS_OF_LARGE = 3e7, 2048
+"""FLOPs of a token from which on fewer tokens keep a processor busy, and how many."""
 
 EVALUATION_SHARE = 0.06
 """Share of a budget that the final evaluation may take."""
@@ -146,7 +148,7 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
         learning,
         rows_per_step=rows,
         tokens_per_step=rows * learning.context,
-        micro_rows=_micro_rows(config, machine, learning.context, rows // ranks.world),
+        micro_rows=_micro_rows(config, machine, learning.context, rows // ranks.world, learning.flops_per_token),
         compile=learning.model is not None  # a wrapped model has no blocks that are known to compile
         and should_compile(config.machine.compile, machine.device, seconds or tokens * per_token / ranks.world),
         budget_seconds=seconds,
@@ -304,10 +306,17 @@ def _rows_per_step(config: TrainConfig, context: int, tokens: float, ranks: Rank
     return -(-rows // ranks.world) * ranks.world
 
 
-def _micro_rows(config: TrainConfig, machine: Machine, context: int, share: int) -> int:
+def tokens_at_once(device: str, flops_per_token: float) -> int:
+    """Return how many tokens of a micro-batch keep a device busy with a model of so many FLOPs a token."""
+    if device == "cpu" and flops_per_token >= _LARGE:
+        return _TOKENS_OF_LARGE
+    return _TOKENS_AT_ONCE.get(device, 8192)
+
+
+def _micro_rows(config: TrainConfig, machine: Machine, context: int, share: int, flops_per_token: float) -> int:
     if config.machine.micro_rows:
         return config.machine.micro_rows
-    most = max(1, _ROWS_AT_ONCE.get(machine.device.type, 8192) // context)
+    most = max(1, tokens_at_once(machine.device.type, flops_per_token) // context)
     return next(rows for rows in range(min(most, share), 0, -1) if share % rows == 0)
 
 

@@ -34,4 +34,4 @@ def objective_of(plan: Plan, model: Decoder | Wrapped, data: Material) -> Object
             isolate=plan.isolate,
             label_smoothing=plan.label_smoothing,
         )
-    return Causal(plan.context, plan.isolate, plan.label_smoothing, compiled=plan.compile)
+    return Causal(plan.context, plan.isolate, plan.label_smoothing)

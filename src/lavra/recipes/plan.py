@@ -33,7 +33,7 @@ from lavra.planning.rehearsal import Rehearsal
 from lavra.planning.repetition import effective_tokens, worth
 from lavra.planning.survey import Survey, survey, survey_prepared
 from lavra.recipes.base import WINDOW
-from lavra.recipes.decide import DEFAULT_BUDGET
+from lavra.recipes.decide import DEFAULT_BUDGET, tokens_at_once
 from lavra.recipes.plan_model import described, model_of, starting_model, with_context
 from lavra.recipes.plan_notes import COMFORTABLE_BUDGET, notes_on
 from lavra.recipes.plan_request import PlanRequest
@@ -43,9 +43,6 @@ from lavra.training.optimizers import OptimizerOptions
 
 BYTES_PER_TOKEN = 3.5
 """Of text, before a tokenizer is known."""
-
-_ROWS_AT_ONCE = {"cpu": 8192, "cuda": 65536, "mps": 16384}
-"""Tokens of a micro-batch: more does not run faster on such a device."""
 
 _SHORTEST_BUDGET = 10.0
 """Seconds that start-up, the probe and the last evaluation take by themselves."""
@@ -230,7 +227,7 @@ def _speed(
     if not hardware.here or request.efficiency is not None:
         return Speed.from_efficiency(hardware.peak_flops, flops.exact, efficiency, source)
     rehearsal = _rehearsal(request, hardware, model, context)
-    rows = request.micro_rows or max(1, _ROWS_AT_ONCE[hardware.device] // context)
+    rows = request.micro_rows or max(1, tokens_at_once(hardware.device, flops.exact) // context)
     while rows > 1 and not estimate_memory(rehearsal, rows).fits(hardware.memory):
         rows //= 2
     if not estimate_memory(rehearsal, rows).fits(hardware.memory):
@@ -264,7 +261,7 @@ def _outlook(
     shape = described(model, request.base or request.model)
     context = flops.context
     per_step = request.tokens_per_step or tokens_per_step_for(tokens, context)
-    most_rows = max(1, min(_ROWS_AT_ONCE[hardware.device], per_step) // context)
+    most_rows = max(1, min(tokens_at_once(hardware.device, flops.exact), per_step) // context)
     memory = memory_outlook(
         _rehearsal(request, hardware, model, context), hardware.memory, asked=request.micro_rows, most_rows=most_rows
     )

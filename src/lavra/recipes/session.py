@@ -61,25 +61,13 @@ def train_to_the_end(
     trainer = assembly.trainer
     if checkpoint is not None:
         trainer.restore(checkpoint.load, checkpoint.state)
-    observers = Observers(
-        [*(make_tracker(name, run.path) for name in config.track), *live_forecasts(run, plan, data)]
-        if run is not None
-        else (),
-        report=run.log if run is not None else say,
-    )
+    observers = _observers(config, plan, data, run)
     loop = Loop(
         trainer,
         run,
         checkpoint_store(config, run) if run is not None else None,
-        Rhythm(
-            plan.steps, plan.validate_every, plan.checkpoint_every, log_every=max(1, -(-plan.steps // _MOST_LOGGED))
-        ),
-        Units(
-            data.bytes_per_target,
-            data.words_per_target,
-            plan.flops_per_token,
-            plan.probe.get("peak_flops", 0.0) * ranks.world,
-        ),
+        _rhythm(plan),
+        _units(plan, data, ranks),
         assembly.validation,
         observers,
         None if pace is None else pace.steps_after,
@@ -97,3 +85,21 @@ def train_to_the_end(
         trainer.batches.close()
     observers.on("end", {"step": trainer.step, "status": "done"})
     return loop.waited
+
+
+def _observers(config: TrainConfig, plan: Plan, data: Material, run: RunFolder | None) -> Observers:
+    """Return who is told: the trackers that were asked for and the forecasts; nobody on ranks without a record."""
+    if run is None:
+        return Observers(report=say)
+    trackers = [make_tracker(name, run.path) for name in config.track]
+    return Observers([*trackers, *live_forecasts(run, plan, data)], report=run.log)
+
+
+def _rhythm(plan: Plan) -> Rhythm:
+    every = max(1, -(-plan.steps // _MOST_LOGGED))
+    return Rhythm(plan.steps, plan.validate_every, plan.checkpoint_every, log_every=every)
+
+
+def _units(plan: Plan, data: Material, ranks: Ranks) -> Units:
+    peak = plan.probe.get("peak_flops", 0.0) * ranks.world
+    return Units(data.bytes_per_target, data.words_per_target, plan.flops_per_token, peak)

@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+from lavra.objectives.causal import Causal
+
+if TYPE_CHECKING:
+    from lavra.training.trainer import Trainer
 
 _PAYS_AFTER_SECONDS = 100.0
 
@@ -63,5 +70,22 @@ def compile_blocks(model: nn.Module) -> Callable[[], None]:
     def undo() -> None:
         for block in blocks:
             block._compiled_call_impl = None
+
+    return undo
+
+
+def compile_step(trainer: Trainer) -> Callable[[], None]:
+    """Compile what a trainer's step does: the blocks of its model, and its loss where that is next-token prediction.
+
+    Returns:
+        A function that takes the compilation back.
+    """
+    undo_blocks, objective = compile_blocks(trainer.model), trainer.objective  # pyright: ignore[reportArgumentType]
+    if isinstance(objective, Causal):
+        trainer.objective = replace(objective, compiled=True)
+
+    def undo() -> None:
+        undo_blocks()
+        trainer.objective = objective
 
     return undo
