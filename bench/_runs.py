@@ -114,10 +114,15 @@ def run_all(
     free: queue.Queue[frozenset[int]] = queue.Queue()
     for way in ways:
         free.put(way)
-    lock, begun, total = threading.Lock(), time.monotonic(), sum(job.seconds for job in jobs)
+    lock, begun, left = threading.Lock(), dict[str, float](), {job.name: job.seconds for job in jobs}
+
+    def seconds_left() -> float:
+        now = time.monotonic()
+        return sum(max(0.0, seconds - (now - begun.get(name, now))) for name, seconds in left.items()) / len(ways)
 
     def work(job: Job) -> tuple[Job, dict[str, Any]]:
         cores = free.get()
+        begun[job.name] = time.monotonic()
         try:
             out = ("--out", str(runs / job.name), "--force", "--machine.threads", str(len(cores)))
             return job, lavra(["train", *job.words, *out], cores)
@@ -126,16 +131,14 @@ def run_all(
 
     with ThreadPoolExecutor(len(ways)) as pool:
         waiting = [pool.submit(work, job) for job in sorted(jobs, key=lambda job: -job.seconds)]
-        done = 0.0
         try:
             for number, future in enumerate(as_completed(waiting), 1):
                 job, result = future.result()
                 with lock:
                     if finished is not None:
                         finished(job, result)
-                done += job.seconds
-                left = (time.monotonic() - begun) / done * (total - done)
-                say(f"{number} of {len(jobs)} runs done ({job.name}); about {show_duration(left)} left")
+                del left[job.name]
+                say(f"{number} of {len(jobs)} runs done ({job.name}); about {show_duration(seconds_left())} left")
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -147,6 +150,11 @@ def duration(jobs: Sequence[Job], parallel: bool) -> float:
     for job in sorted(jobs, key=lambda job: -job.seconds):
         busy[busy.index(min(busy))] += job.seconds
     return max(busy)
+
+
+def place_of(text: str) -> str:
+    """Return the whole path of a text, by which results are found again; a name that is no path stays as it is."""
+    return str(Path(text).resolve()) if Path(text).exists() else text
 
 
 def bits_of(result: dict[str, Any]) -> float:

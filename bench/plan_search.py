@@ -1,7 +1,11 @@
 """How good the plan's choice is: the best of a random search at a budget, beside what the plan chooses by itself.
 
-Usage: python bench/plan_search.py FOLDER TEXT [--budget 5m] [--plan-budgets 5m,15m] [--trials 20] [--repeats 2]
-           [--seed 0] [--parallel] [--json]
+Usage: python bench/plan_search.py [TEXT] [--budget 5m] [--plan-budgets 5m,15m] [--trials 20] [--repeats 2] [--seed 0]
+           [--parallel] [--folder FOLDER] [--json]
+
+By default two trials of half a minute on the installed documentation; over an hour, on two cores:
+
+    python bench/plan_search.py mytext/ --budget 5m --plan-budgets 5m,15m --trials 20 --parallel
 
 Every trial is `lavra train TEXT --budget …` with another shape, vocabulary and batch; the plan's own choice is trained
 `--repeats` times with other seeds at each of `--plan-budgets`. Reported: bits per byte of all, and by how much the plan
@@ -22,7 +26,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _runs import SETTING_UP, Job, Kept, bits_of, lanes, lavra, run_all
+from _results import folder as results_folder
+from _runs import SETTING_UP, Job, Kept, bits_of, lanes, lavra, place_of, run_all
 from lavra.core.units import parse_duration
 
 _WITHOUT = ("--no-check", "--samples", "0", "--keep-checkpoints", "1")
@@ -45,7 +50,7 @@ def configuration(generator: random.Random) -> dict[str, int]:
 def job(name: str, arguments: argparse.Namespace, budget: str, shape: dict[str, int] | None, seed: int) -> Job:
     """Return a run with a shape, or, without one, with what the plan chooses."""
     settings = {
-        "text": str(Path(arguments.text).resolve()),
+        "text": place_of(arguments.text),
         "budget": parse_duration(budget),
         "shape": shape,
         "seed": seed,
@@ -104,16 +109,19 @@ def report(jobs: list[Job], kept: Kept) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="for the runs and the prepared text")
-    parser.add_argument("text", help="raw text, since vocabularies differ between trials")
-    parser.add_argument("--budget", default="5m", help="of every trial")
+    parser.add_argument("text", nargs="?", default="installed-docs:", help="raw: vocabularies differ between trials")
+    parser.add_argument(
+        "--folder", type=Path, default=results_folder() / "plan_search", help="for the runs and prepared text"
+    )
+    parser.add_argument("--budget", default="30s", help="of every trial")
     parser.add_argument("--plan-budgets", default=None, help="of the plan's own runs; that of the trials by default")
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=2, help="seeds of the plan's own runs")
+    parser.add_argument("--trials", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1, help="seeds of the plan's own runs")
     parser.add_argument("--seed", type=int, default=0, help="of the search")
     parser.add_argument("--parallel", action="store_true", help="one run on each core at a time")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    arguments.folder /= Path(arguments.text.rstrip("/:")).stem
     generator = random.Random(arguments.seed)
     jobs = [
         job(f"trial-{number:02d}", arguments, arguments.budget, configuration(generator), number)

@@ -12,6 +12,7 @@ import pytest
 
 from lavra.cli.plan import main
 from lavra.core.errors import InputError
+from lavra.planning.builtin_law import law_for
 from lavra.planning.law import Observation
 from lavra.planning.outlook import Outlook
 from lavra.recipes import pilot as piloting
@@ -181,14 +182,16 @@ def test_each_pilot_run_is_an_ordinary_training_on_the_text(
 
 
 def test_the_law_of_a_pilot_follows_its_runs() -> None:
+    truth = law_for(2.9).shifted(0.8)
     easier = [
-        Observation(size, text, 0.72 + 0.4 * (size / 1e6) ** -0.3 + 0.48 * (text / 1e7) ** -0.3, True, f"{size} {text}")
+        Observation(size, text, truth.loss(size, text, start=2.3), True, f"{size} {text}", start=2.3)
         for size in (1e5, 4e5, 1e6)
         for text in (5e5, 1e6, 3e6)
     ]  # fmt: skip
     law = pilot_law(easier, 2.9)
     assert "9 runs" in law.origin
-    assert law.loss(1e6, 3e6) == pytest.approx(easier[-1].bits_per_byte, rel=0.02)
+    assert law.loss(1e6, 3e6, start=2.3) == pytest.approx(easier[-1].bits_per_byte, rel=0.01)
+    assert law.loss(1e7, 1e8) == pytest.approx(truth.loss(1e7, 1e8), rel=0.02)
 
 
 def test_predicted_is_set_beside_actual() -> None:

@@ -81,10 +81,10 @@ def unigram(documents: Documents, vocabulary_size: int, training_counts: NDArray
 
 
 def count_tokens(tokens: NDArray[Any], vocabulary_size: int) -> NDArray[np.int64]:
-    """Return (vocabulary,) how often each id occurs; a token store is read in pieces of 16 million."""
+    """Return (vocabulary,) how often each id occurs; a token store is read in pieces, which are widened to 8 bytes."""
     counts = np.zeros(vocabulary_size, dtype=np.int64)
-    for start in range(0, len(tokens), 2**24):
-        counts += np.bincount(tokens[start : start + 2**24], minlength=vocabulary_size)
+    for start in range(0, len(tokens), 2**20):
+        counts += np.bincount(tokens[start : start + 2**20], minlength=vocabulary_size)
     return counts
 
 

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-PLAIN_LIMIT = 512
-"""Up to this many keys, a compiled CPU graph fuses mask and softmax faster than the library's kernel runs."""
+PLAIN_LIMIT = 1024
+"""Up to this many keys, products and a softmax in a compiled CPU graph are faster than the library's kernel."""
+
+_FEWEST_QUERIES, _MOST_STRIPES = 128, 4
+"""Queries of a stripe at least, and stripes of a row at most: more would leave out more, and run slower."""
 
 
 @dataclass(slots=True)
 class Mask:
-    """Who sees whom.
+    """Who sees whom. Of as many queries as keys, none sees a key that comes later.
 
     Attributes:
         allowed: (rows | 1, 1, queries, keys) bool, True where a query sees a key. None: causal, nothing else.
@@ -114,9 +117,21 @@ def _plain(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask
     if grouped:
         groups = queries.shape[1] // keys.shape[1]
         keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-    scores = (queries @ keys.transpose(-1, -2)) * queries.shape[-1] ** -0.5
-    if mask.bias is not None:
-        scores = scores + mask.bias.to(scores.dtype)
-    if mask.allowed is not None or queries.shape[2] > 1:
-        scores = scores.masked_fill(~allowed_pairs(mask, queries, keys), float("-inf"))
-    return scores.softmax(-1) @ values
+    allowed = allowed_pairs(mask, queries, keys) if mask.allowed is not None or queries.shape[2] > 1 else None
+    stripes = []
+    for queried, seen in _stripes(queries.shape[2], keys.shape[2]):
+        scores = (queries[:, :, queried] @ keys[:, :, seen].transpose(-1, -2)) * queries.shape[-1] ** -0.5
+        if mask.bias is not None:
+            scores = scores + mask.bias[..., queried, seen].to(scores.dtype)
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed[:, :, queried, seen], float("-inf"))
+        stripes.append(scores.softmax(-1) @ values[:, :, seen])
+    return stripes[0] if len(stripes) == 1 else torch.cat(stripes, 2)
+
+
+def _stripes(queries: int, keys: int) -> list[tuple[slice, slice]]:
+    """Return which queries are computed together with which keys; what no query of a stripe can see is left out."""
+    if queries != keys:
+        return [(slice(None), slice(None))]
+    size = max(_FEWEST_QUERIES, -(-queries // _MOST_STRIPES))
+    return [(slice(start, start + size), slice(0, start + size)) for start in range(0, queries, size)]

@@ -12,14 +12,14 @@ from lavra.training.schedules import Schedule
 EARLIEST = 0.2
 """Share of the run before which its curve says less than the law alone."""
 
-_SHORT, _LONG = 0.06, -0.05
+_SHORT, _LONG = 0.03, -0.04
 """Bounds of the drift, as a logarithm: short runs end above where their middle points to, long ones below."""
 
-_DRIFT = 0.051, 0.026, 60.0
-"""Drift from the middle to the end of wsd runs: first - second x ln(steps / third), fitted to the curves of some twenty
-runs of 60 to 1500 steps (see the lab notebook)."""
+_DRIFT = 0.024, 0.0175, 60.0
+"""Drift from the beginning of the cooldown to the end of wsd runs: first - second x ln(steps / third), fitted to the
+curves of some sixty runs of 140 to 6,000 steps (see the lab notebook). What comes before adds nothing to it."""
 
-_SPREAD = 0.015, 0.03
+_SPREAD = 0.02, 0.02
 """Standard deviation of the error at the beginning of the cooldown, and what is added to it per share of the run before
 it; it shrinks in proportion to what is left of the cooldown."""
 
@@ -49,6 +49,7 @@ def forecast_from_curve(
     steps: int,
     text_bytes: float,
     schedule: Schedule,
+    start: float = math.inf,
 ) -> Interval | None:
     """Return the bits per byte that the last validation will show, with the interval of nine in ten.
 
@@ -59,6 +60,7 @@ def forecast_from_curve(
         steps: of the whole run.
         text_bytes: effective bytes that the whole run learns from.
         schedule: of the learning rate.
+        start: bits per byte before the first step, of a run that began from counts of pairs of tokens.
 
     Returns:
         None before `EARLIEST`, where only the law knows.
@@ -71,8 +73,8 @@ def forecast_from_curve(
     left = _left(last.step / steps, schedule)
     first, second, third = _DRIFT
     drift = min(_SHORT, max(_LONG, first - second * math.log(steps / third)))
-    ahead = math.log(law.loss(parameters, text_bytes) / law.loss(parameters, last.text_bytes))
-    value = last.bits_per_byte * math.exp(ahead + drift * left)
+    ahead = math.log(law.loss(parameters, text_bytes, start) / law.loss(parameters, last.text_bytes, start))
+    value = last.bits_per_byte * math.exp(ahead + drift * min(1.0, left))
     deviation = max(_LEAST_SPREAD, _SPREAD[0] * min(1.0, left) + _SPREAD[1] * max(0.0, left - 1.0))
     return Interval(value, value * math.exp(-1.645 * deviation), value * math.exp(1.645 * deviation))
 

@@ -44,7 +44,8 @@ def _points(
 
     final = result["bits_per_byte"]
     final = final["value"] if isinstance(final, dict) else final
-    yield Observation(parameters, read(last["tokens"]), final, True, name)
+    start = plan.get("start_bits_per_byte") or math.inf
+    yield Observation(parameters, read(last["tokens"]), final, True, name, start=start)
     schedule = plan["schedule"]
     if schedule["shape"] != "wsd":
         return
@@ -53,4 +54,4 @@ def _points(
         if _EARLY <= share <= 1.0 - schedule["cooldown"]:
             # Validations during the run are of some windows; the ratio to the last one carries over.
             bits = line["bits_per_byte"] * final / last["bits_per_byte"]
-            yield Observation(parameters, read(line["tokens"]), bits, False, name, _WEIGHT_ALONG)
+            yield Observation(parameters, read(line["tokens"]), bits, False, name, _WEIGHT_ALONG, start)

@@ -83,6 +83,7 @@ class Forecast:
         origin: what the law was fitted to.
         before: bits per byte of a model that is adapted, before its first step.
         curve: (tokens of a subset, bits per byte after learning from it), of the pilot of a model that is adapted.
+        start: bits per byte before the first step, of a run that begins from counts of pairs of tokens; else infinite.
     """
 
     bits_per_byte: Interval
@@ -91,6 +92,7 @@ class Forecast:
     origin: str
     before: float | None = None
     curve: tuple[tuple[float, float], ...] = ()
+    start: float = math.inf
 
     @property
     def loss(self) -> Interval | None:
@@ -107,6 +109,7 @@ class Forecast:
             "origin": self.origin,
             "before": self.before,
             "curve": [{"tokens": tokens, "bits_per_byte": bits} for tokens, bits in self.curve],
+            "start_bits_per_byte": self.start if math.isfinite(self.start) else None,
         }
 
 

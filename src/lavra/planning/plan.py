@@ -54,6 +54,7 @@ class Plan:
         edits: what is done to the model before it is trained.
         bigram_contexts: tokens whose followers are counted before the first step, to begin with what they tell
             (`lavra.models.bigram_start`); 0 for random weights.
+        start_bits_per_byte: on held-out rows, by those counts alone; None without them.
         forecast: what the run is expected to take and bring: `seconds`, `tokens_per_second`, `peak_bytes`,
             `bits_per_byte` with its interval, `loss`; as far as it is known beforehand.
     """
@@ -93,6 +94,7 @@ class Plan:
     pure_mask: bool = False
     edits: EditConfig = field(default_factory=EditConfig)
     bigram_contexts: int = 0
+    start_bits_per_byte: float | None = None
     forecast: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

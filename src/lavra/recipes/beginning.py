@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.units import show_duration
 from lavra.models.bigram_start import can_start_from_bigrams, flops_of_context, start_from_bigrams
+from lavra.models.spec import DecoderSpec
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
@@ -36,20 +39,27 @@ def contexts_to_count(config: TrainConfig, plan: Plan, data: Material, tokens: f
             )
         return 0
     if asked is None:
-        asked = tokens <= _UNTIL * spec.vocabulary
-        affordable = int(_SHARE * tokens * plan.flops_per_token / flops_of_context(spec))
-    else:
-        affordable = spec.vocabulary
-    return min(spec.vocabulary, affordable) if asked else 0
+        return contexts_worth_counting(spec, tokens, plan.flops_per_token)
+    return spec.vocabulary if asked else 0
 
 
-def begin(assembly: Assembly, plan: Plan, data: Material) -> None:
+def contexts_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: float) -> int:
+    """Return how many tokens' followers are counted before a run of `tokens` if nothing else is asked for."""
+    if tokens > _UNTIL * spec.vocabulary or not can_start_from_bigrams(spec):
+        return 0
+    return min(spec.vocabulary, int(_SHARE * tokens * flops_per_token / flops_of_context(spec)))
+
+
+def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
     """Give a trainer that is at its first step the embedding and the head that the plan wants it to begin with.
 
     Checks come before: they expect fresh weights. A run that goes on from a checkpoint has no need of it.
+
+    Returns:
+        The plan, with how good the model is now.
     """
     if not plan.bigram_contexts:
-        return
+        return plan
     begun = time.monotonic()
     bigrams = data.bigrams()
     assert bigrams is not None
@@ -69,3 +79,14 @@ def begin(assembly: Assembly, plan: Plan, data: Material) -> None:
         f"beginning: {len(bigrams.followers):,} pairs of tokens counted, loss {loss:.3f} by them "
         f"({show_duration(time.monotonic() - begun)})"
     )
+    return replace(plan, start_bits_per_byte=_held_out_bits(assembly))
+
+
+def _held_out_bits(assembly: Assembly) -> float | None:
+    """Return the bits per byte on the rows of a validation; None where there are none, or no targets in them."""
+    validation, trainer = assembly.validation, assembly.trainer
+    if validation is None:
+        return None
+    with trainer.evaluating():
+        loss = validation.loss(trainer.model, trainer.objective, trainer.batches.micro_rows, trainer.device)
+    return validation.bits_per_byte(loss) if math.isfinite(loss) else None

@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from lavra.core.progress import say
-from lavra.planning.builtin_law import law_for
+from lavra.planning.builtin_law import law_for, level_by_start
 from lavra.planning.calibration import load_calibration
 from lavra.planning.flops import matrix_parameters
 from lavra.planning.law import Law
@@ -54,12 +54,12 @@ def with_expectation(plan: Plan, data: Material) -> Plan:
     law = run_law(plan, data)
     if law is not None and plan.model is not None:
         size, read = matrix_parameters(plan.model), read_bytes(plan, data, plan.epochs)
-        found = law.shifted(calibration.law_factor).forecast(size, read)
+        found = law.shifted(calibration.law_factor).forecast(size, read, start_of(plan))
         expected |= {
             "bits_per_byte": found.value,
             "bits_per_byte_low": found.low,
             "bits_per_byte_high": found.high,
-            "law_bits_per_byte": law.loss(size, read),
+            "law_bits_per_byte": law.loss(size, read, start_of(plan)),
             "loss": found.value * data.bytes_per_target * math.log(2),
         }
         say(
@@ -72,7 +72,15 @@ def run_law(plan: Plan, data: Material) -> Law | None:
     """Return the built-in law for the text of a run; None where a run is no training of a decoder from nothing."""
     if plan.model is None or plan.base is not None or plan.objective != "causal" or not isinstance(data, TextMaterial):
         return None
+    if plan.start_bits_per_byte is not None:
+        shape = plan.model.vocabulary, plan.model.width, plan.bigram_contexts
+        return law_for(None, level=level_by_start(plan.start_bits_per_byte, *shape))
     return law_for(compressed_bits_per_byte(stretches(data.prepared)))
+
+
+def start_of(plan: Plan) -> float:
+    """Return the bits per byte that a run begins with; infinite for random weights, which know nothing."""
+    return plan.start_bits_per_byte or math.inf
 
 
 def read_bytes(plan: Plan, data: Material, epochs: float) -> float:

@@ -11,7 +11,7 @@ from lavra.planning.curve import CurvePoint, forecast_from_curve
 from lavra.planning.flops import matrix_parameters
 from lavra.planning.law import Law
 from lavra.planning.plan import Plan
-from lavra.recipes.expectation import read_bytes, run_law
+from lavra.recipes.expectation import read_bytes, run_law, start_of
 from lavra.recipes.material import Material
 from lavra.training.observers import Request
 
@@ -48,6 +48,7 @@ class LiveForecast:
             steps=steps,
             text_bytes=read_bytes(self.plan, self.data, self.plan.epochs * steps / self.plan.steps),
             schedule=self.plan.schedule,
+            start=start_of(self.plan),
         )
         if found is None:
             return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +19,7 @@ from lavra.planning.law import Law, Observation, Prior, fit_law
 from lavra.planning.observing import observations_of
 from lavra.planning.outlook import Outlook
 from lavra.recipes.config import MachineConfig, ModelConfig, TrainConfig
+from lavra.recipes.plan_forecast import forecast_of
 from lavra.recipes.plan_request import PlanRequest
 from lavra.recipes.run import Run
 from lavra.recipes.text import is_prepared, prepare_as_asked
@@ -27,8 +30,11 @@ _LEAST_SECONDS = 20.0
 
 _MOST_RUNS = 9
 
-_DEVIATIONS = (0.25, 0.5, 0.05, 0.5, 0.05, 0.03)
-"""How far the law of another text may be from the built-in one: its level, its parts, its powers, the cooldown."""
+_DEVIATIONS = (0.03, 0.05, 0.01, 0.05, 0.01, 0.03)
+"""How far the law of this text may be from the built-in one that was brought to its level: its floor, its parts, its
+powers, the cooldown."""
+
+_LEVELS, _HALVINGS = (0.2, 5.0), 24
 
 
 @dataclass(frozen=True)
@@ -106,9 +112,15 @@ def piloted(request: PlanRequest, outlook: Outlook) -> Outlook:
     with tempfile.TemporaryDirectory() as folder:
         observations = run_ladder(request, outlook, rungs, Path(folder))
     law = pilot_law(observations, outlook.text.compressed)
-    from lavra.recipes.plan import forecast_of
-
-    forecast = forecast_of(outlook.model.matrix_parameters, outlook.tokens, outlook.text, load_calibration(), law)
+    assert outlook.forecast is not None
+    forecast = forecast_of(
+        outlook.model.matrix_parameters,
+        outlook.tokens,
+        outlook.text,
+        load_calibration(),
+        law,
+        outlook.forecast.start,
+    )
     return replace(outlook, forecast=forecast)
 
 
@@ -159,7 +171,30 @@ def run_ladder(
 
 
 def pilot_law(observations: list[Observation], compressed: float | None) -> Law:
-    """Fit the law to a pilot, beginning from the built-in law for such a text."""
-    prior = Prior(law_for(compressed).samples[0], _DEVIATIONS)
+    """Fit the law to a pilot: how hard the text is first, then what else is particular to it, within narrow bounds.
+
+    The built-in law knows how losses fall with size and text from longer runs than those of a pilot.
+    """
+    law = law_for(compressed)
+    law = law.shifted(_level(observations, law))
     runs = len({seen.run for seen in observations})
-    return fit_law(observations, prior=prior, origin=f"a pilot of {runs} runs on this text")
+    return fit_law(
+        observations, prior=Prior(law.samples[0], _DEVIATIONS), origin=f"a pilot of {runs} runs on this text"
+    )
+
+
+def _level(observations: list[Observation], law: Law) -> float:
+    """Return the factor by which the law has to be shifted to lie in the middle of the ends of runs."""
+    ends = [seen for seen in observations if seen.cooled]
+
+    def above(factor: float) -> float:
+        shifted = law.shifted(factor)
+        return statistics.median(
+            shifted.loss(seen.parameters, seen.text_bytes, seen.start) / seen.bits_per_byte for seen in ends
+        )
+
+    low, high = _LEVELS
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if above(middle) > 1.0 else (middle, high)
+    return math.sqrt(low * high)

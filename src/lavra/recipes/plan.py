@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import log2
 from pathlib import Path
 
 from lavra.core.errors import InputError
@@ -19,21 +18,20 @@ from lavra.planning.budget import (
     tokens_per_step_for,
     vocabulary_for,
 )
-from lavra.planning.builtin_law import law_for
 from lavra.planning.calibration import Calibration, load_calibration
 from lavra.planning.cost import Speed, cost_of
 from lavra.planning.fitting import memory_outlook
 from lavra.planning.flop_count import FlopCount, count_flops
 from lavra.planning.hardware import Hardware, named_hardware, this_hardware
-from lavra.planning.law import Interval, Law
 from lavra.planning.memory import estimate_memory
-from lavra.planning.outlook import Forecast, Outlook
+from lavra.planning.outlook import Outlook
 from lavra.planning.probe import probe_rehearsal
 from lavra.planning.rehearsal import Rehearsal
-from lavra.planning.repetition import effective_tokens, worth
+from lavra.planning.repetition import worth
 from lavra.planning.survey import Survey, survey, survey_prepared
 from lavra.recipes.base import WINDOW
 from lavra.recipes.decide import DEFAULT_BUDGET, tokens_at_once
+from lavra.recipes.plan_forecast import expected_start, forecast_of
 from lavra.recipes.plan_model import described, model_of, starting_model, with_context
 from lavra.recipes.plan_notes import COMFORTABLE_BUDGET, notes_on
 from lavra.recipes.plan_request import PlanRequest
@@ -284,8 +282,12 @@ def _outlook(
         rule,
         cost_of(tokens / rule.tokens_per_second, watts=watts, price_per_hour=request.price_per_hour),
         memory,
-        forecast_of(shape.matrix_parameters, tokens, text, calibration) if request.base is None else None,
+        None,
     )
+    if request.base is None:
+        start = expected_start(model, tokens, flops, text)
+        forecast = forecast_of(shape.matrix_parameters, tokens, text, calibration, start=start)
+        outlook = replace(outlook, forecast=forecast)
     if request.pilot and request.base is None:
         from lavra.recipes.pilot import piloted
 
@@ -296,28 +298,3 @@ def _outlook(
         outlook = tuned(request, outlook)
     preparing = _START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else None
     return replace(outlook, notes=tuple(notes_on(request, outlook)), preparation_seconds=preparing)
-
-
-def forecast_of(
-    parameters: float, tokens: float, text: Survey | None, calibration: Calibration, law: Law | None = None
-) -> Forecast:
-    """Return the loss to expect of a model with so many parameters in matrix products.
-
-    Args:
-        parameters: of the model.
-        tokens: that it is trained on.
-        text: what it learns from; None for any text.
-        calibration: of past runs.
-        law: fitted to a pilot; the built-in law by default.
-    """
-    per_token = text.bytes_per_token if text else 4.0
-    read = effective_tokens(tokens, text.tokens.value) if text else tokens
-    plain = law_for(text.compressed if text else None)
-    chosen = law or law_for(text.compressed if text else None, calibration.law_factor)
-    found: Interval = chosen.forecast(parameters, read * per_token)
-    if text is not None:  # a model that has learned nothing gives every token the same share
-        most = log2(text.vocabulary) / per_token
-        found = Interval(min(found.value, most), min(found.low, most), min(found.high, most))
-    return Forecast(
-        found, text.bytes_per_token if text else None, plain.loss(parameters, read * per_token), chosen.origin
-    )

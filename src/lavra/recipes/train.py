@@ -85,7 +85,7 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
         check_before_training(assembly, plan, data, run)
     if base is not None:
         _measure_beginning(assembly, run)
-    begin(assembly, plan, data)
+    plan = begin(assembly, plan, data)
     first = None
     if plan.budget_seconds is not None:
         plan, first = _probed(plan, assembly, config, data, start)
