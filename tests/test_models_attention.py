@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from byte_level import lively_decoder
 from lavra.core.errors import InputError
+from lavra.models import attention
 from lavra.models.attention import Mask, alibi_bias, alibi_slopes, attend, causal_mask
 from lavra.models.decoder import Decoder
 from lavra.models.layers import rotary_table, rotate
@@ -50,10 +51,11 @@ def by_definition(
     return mixed
 
 
-@pytest.fixture(params=["library", "plain"])
+@pytest.fixture(params=["library", "plain", "stripes"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a test with the library's kernel, then with the one that a compiled graph gets."""
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: request.param == "plain")
+    """Run a test with the library's kernel, then with the one that a compiled graph gets, whole and in stripes."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: request.param != "library")
+    monkeypatch.setattr(attention, "_FEWEST_QUERIES", 5 if request.param == "stripes" else LENGTH)
     return request.param
 
 
