@@ -6,10 +6,9 @@ How hard a text is, beside those that the runs learned from, is told best by how
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import cache
-from math import inf
+from math import exp, inf, log
 
 import numpy as np
 
@@ -107,8 +106,8 @@ def start_for(vocabulary: int, width: int, contexts: int, compressed: float | No
         compressed: bits per byte of xz -9 on 200 kB of the text; None for the first of the texts above.
     """
     share = 1.0 if compressed is None else (compressed / REFERENCE) ** _COMPRESSIBILITY
-    by_shape = 0.671 - 0.108 * math.log(vocabulary / 4096) + 0.123 * 64 / width
-    return share * math.exp(by_shape + 0.2 * (1.0 - contexts / vocabulary) ** 2)
+    by_shape = 0.671 - 0.108 * log(vocabulary / 4096) + 0.123 * 64 / width
+    return share * exp(by_shape + 0.2 * (1.0 - contexts / vocabulary) ** 2)
 
 
 def level_by_start(start: float, vocabulary: int, width: int, contexts: int) -> float:
