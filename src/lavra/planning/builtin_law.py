@@ -88,7 +88,7 @@ def law_for(compressed: float | None, factor: float = 1.0, level: float | None =
     if level is not None:
         share, spread = level, _BY_PAIRS
     elif compressed is not None:
-        share, spread = (compressed / REFERENCE) ** _COMPRESSIBILITY, _BY_COMPRESSION
+        share, spread = _level_by_compression(compressed), _BY_COMPRESSION
     else:
         share, spread = 1.0, 2.5 * _BY_COMPRESSION
     return replace(law.shifted(share * factor), noise=float(np.hypot(law.noise, spread)))
@@ -105,9 +105,13 @@ def start_for(vocabulary: int, width: int, contexts: int, compressed: float | No
         contexts: tokens whose followers are counted.
         compressed: bits per byte of xz -9 on 200 kB of the text; None for the first of the texts above.
     """
-    share = 1.0 if compressed is None else (compressed / REFERENCE) ** _COMPRESSIBILITY
+    share = 1.0 if compressed is None else _level_by_compression(compressed)
     by_shape = 0.671 - 0.108 * log(vocabulary / 4096) + 0.123 * 64 / width
     return share * exp(by_shape + 0.2 * (1.0 - contexts / vocabulary) ** 2)
+
+
+def _level_by_compression(compressed: float) -> float:
+    return (compressed / REFERENCE) ** _COMPRESSIBILITY
 
 
 def level_by_start(start: float, vocabulary: int, width: int, contexts: int) -> float:

@@ -84,9 +84,7 @@ def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
 
 def _held_out_bits(assembly: Assembly) -> float | None:
     """Return the bits per byte on the rows of a validation; None where there are none, or no targets in them."""
-    validation, trainer = assembly.validation, assembly.trainer
-    if validation is None:
+    loss = assembly.held_out_loss()
+    if assembly.validation is None or loss is None or not math.isfinite(loss):
         return None
-    with trainer.evaluating():
-        loss = validation.loss(trainer.model, trainer.objective, trainer.batches.micro_rows, trainer.device)
-    return validation.bits_per_byte(loss) if math.isfinite(loss) else None
+    return assembly.validation.bits_per_byte(loss)
