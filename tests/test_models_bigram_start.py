@@ -15,6 +15,7 @@ from lavra.models.bigram_start import (
     _Table,
     can_start_from_bigrams,
     flops_of_context,
+    loss_by_bigrams,
     start_from_bigrams,
 )
 from lavra.models.decoder import Decoder, build_decoder
@@ -75,6 +76,13 @@ def test_the_loss_it_reports_is_that_of_the_smoothed_table() -> None:
     assert weight.grad is not None
     assert torch.allclose(slope, rows.grad, atol=1e-6)
     assert torch.allclose(wide, weight.grad, atol=1e-6)
+
+
+def test_the_loss_on_another_text_is_told_by_its_pairs_alone() -> None:
+    tokens, model = corpus()[0], started(SPEC, 60)
+    window = tokens[-SPEC.context :]
+    told = loss_by_bigrams(model.embedding.weight, model.output.weight, count_bigrams(window, SPEC.vocabulary))
+    assert told == pytest.approx(loss_of(model, window), rel=1e-5)
 
 
 def test_no_tokens_of_a_text_are_left_out_when_few_contexts_have_rows_of_their_own() -> None:

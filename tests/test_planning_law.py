@@ -120,6 +120,11 @@ def test_pairs_of_tokens_tell_how_hard_a_text_is() -> None:
     assert level_by_start(usual, 4096, 128, 4096) == pytest.approx(1.0)
     assert level_by_start(0.8 * usual, 4096, 128, 4096) == pytest.approx(0.8)
     harder = law_for(None, level=1.2)
+    between, agreed = law_for(REFERENCE, level=1.2), law_for(REFERENCE, level=1.0)
+    at = (1e6, 1e7)
+    assert law_for(REFERENCE).loss(*at) < between.loss(*at) < harder.loss(*at)
+    assert between.loss(*at) / harder.loss(*at) > 0.97
+    assert agreed.noise == harder.noise < between.noise
     assert harder.loss(1e6, 1e7) == pytest.approx(1.2 * builtin_law().loss(1e6, 1e7))
     assert harder.noise < law_for(REFERENCE).noise
     # Larger vocabularies, wider models and more counts know more before the first step.

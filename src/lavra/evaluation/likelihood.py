@@ -23,8 +23,11 @@ from lavra.objectives.cross_entropy import token_losses
 if TYPE_CHECKING:
     from lavra.models.contract import Model
 
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 8192, 65536
-"""Tokens of a batch. More does not run faster; less leaves the device waiting."""
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 65536
+"""Tokens of a batch. More does not run faster and takes memory; on a GPU less leaves the device waiting."""
+
+_TARGETS = 256
+"""The targets of a batch are filled up to a multiple of these."""
 
 
 def likelihood(
@@ -91,11 +94,12 @@ def _score(
     done, waiting = 0, None
     with Progress("evaluating", float(windows.scored.sum()), "tokens") as progress:
         while done < len(windows.length):
-            rows = min(max(1, batch_tokens // int(windows.length[done])), len(windows.length) - done)
+            length = min(_length_for(int(windows.length[done])), int(windows.length[0]))
+            rows = min(max(1, batch_tokens // length), len(windows.length) - done)
             numbers = slice(done, done + rows)
-            scored = _try(model, documents, windows, numbers, device)
+            scored = _try(model, documents, windows, numbers, length, device)
             if scored is None:
-                batch_tokens = _smaller(rows, int(windows.length[done]))
+                batch_tokens = _smaller(rows, length)
                 continue
             if waiting is not None:
                 waiting.add_to(totals)
@@ -107,18 +111,29 @@ def _score(
     return totals
 
 
-def _try(model: Model, documents: Documents, windows: Windows, numbers: slice, device: torch.device) -> _Scored | None:
+def _length_for(longest: int) -> int:
+    """Return a length that many batches share: each shape of a product has code and buffers of its own."""
+    return _rounded_up(longest, 8 if longest <= 64 else 32)
+
+
+def _rounded_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _try(
+    model: Model, documents: Documents, windows: Windows, numbers: slice, length: int, device: torch.device
+) -> _Scored | None:
     """Score one batch; None when memory ran out (returned, so that the failed batch's tensors are released)."""
     try:
-        batch, owners = make_batch(documents, windows, numbers)
+        batch, owners = make_batch(documents, windows, numbers, length)
         wanted = np.flatnonzero(batch.targets.numpy().ravel() != IGNORED)
-        length = batch.inputs.shape[1]
-        batch, chosen = batch.to(device), torch.from_numpy(wanted).to(device)
+        places = np.pad(wanted, (0, _rounded_up(len(wanted), _TARGETS) - len(wanted)), mode="edge")
+        batch, chosen = batch.to(device), torch.from_numpy(places).to(device)
         features = model.features(batch).flatten(0, 1)[chosen]
         weight, bias = model.output_projection()
         targets = batch.targets.flatten()[chosen]
         nll = token_losses(features, weight, targets, bias=bias, vocabulary=model.vocabulary)
-        return _Scored(nll, wanted // length, owners)
+        return _Scored(nll[: len(wanted)], wanted // length, owners)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

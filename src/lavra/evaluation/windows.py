@@ -63,8 +63,10 @@ def plan_windows(lengths: NDArray[np.int64], context: int, stride: int) -> Windo
     return Windows(document[order], start[order], (end - start)[order], scored[order])
 
 
-def make_batch(documents: Documents, windows: Windows, numbers: slice) -> tuple[Batch, NDArray[np.int64]]:
-    """Cut some windows into one batch, padded on the right to the longest.
+def make_batch(
+    documents: Documents, windows: Windows, numbers: slice, length: int | None = None
+) -> tuple[Batch, NDArray[np.int64]]:
+    """Cut some windows into one batch, padded on the right to `length`, or to the longest of them.
 
     The input before a document's first token is the end-of-document token, as in training. Padding has segment -1
     and `IGNORED` targets; so have context tokens the latter. Without padding there are no segments.
@@ -73,15 +75,15 @@ def make_batch(documents: Documents, windows: Windows, numbers: slice) -> tuple[
         The batch on the CPU, and (rows,) the document of each row.
     """
     document, start = windows.document[numbers], windows.start[numbers]
-    length, scored = windows.length[numbers, None], windows.scored[numbers, None]
-    column = np.arange(length.max())
-    place = (documents.starts[document] + start)[:, None] + np.minimum(column, length - 1)
-    real = column < length
+    lengths, scored = windows.length[numbers, None], windows.scored[numbers, None]
+    column = np.arange(length or lengths.max())
+    place = (documents.starts[document] + start)[:, None] + np.minimum(column, lengths - 1)
+    real = column < lengths
     targets = documents.tokens[place].astype(np.int64)
     inputs = documents.tokens[np.maximum(place - 1, 0)].astype(np.int64)
     inputs[:, 0] = np.where(start == 0, documents.end_of_document, inputs[:, 0])
     inputs[~real] = documents.end_of_document
-    targets[~real | (column < length - scored)] = IGNORED
+    targets[~real | (column < lengths - scored)] = IGNORED
     batch = Batch(
         inputs=torch.from_numpy(inputs),
         targets=torch.from_numpy(targets),

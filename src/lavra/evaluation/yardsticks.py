@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavra.core.progress import track
+from lavra.core.xz import xz_size
 from lavra.evaluation.documents import Documents
-
-XZ_DICTIONARY = 64 * 2**20
-"""The window of `xz -9`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +89,16 @@ def xz(texts: Iterable[str], total_bytes: int) -> Yardstick:
     """Return the size of `xz -9` of the documents joined by newlines, over the bytes of the documents.
 
     The joining newlines are compressed but not counted, as the end-of-document tokens are scored but not counted.
-    The dictionary is no larger than the text needs, which changes the memory (up to 674 MiB) and not the result.
 
     Args:
         texts: the documents.
         total_bytes: their UTF-8 bytes.
     """
-    needed = 2 ** max(12, math.ceil(math.log2(max(2, 2 * total_bytes))))
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": min(XZ_DICTIONARY, needed)}]
-    compressor = lzma.LZMACompressor(lzma.FORMAT_XZ, filters=filters)
-    size = 0
-    for number, text in enumerate(track(texts, "compressing with xz -9", unit="documents")):
-        piece = ("\n" if number else "") + text
-        size += len(compressor.compress(piece.encode("utf8", "surrogatepass")))
-    size += len(compressor.flush())
+    joined = (
+        (("\n" if number else "") + text).encode("utf8", "surrogatepass")
+        for number, text in enumerate(track(texts, "compressing with xz -9", unit="documents"))
+    )
+    size = xz_size(joined, total_bytes)
     return Yardstick("xz -9", 8 * size / total_bytes, "the documents joined by newlines and compressed by xz -9")
 
 

@@ -92,6 +92,37 @@ def start_from_bigrams(
     return loss
 
 
+@torch.no_grad()
+def loss_by_bigrams(
+    embedding: torch.Tensor, head: torch.Tensor, bigrams: Bigrams, dtype: torch.dtype = torch.float32
+) -> float:
+    """Return the mean nats that a model as described above, before its first step, pays for the pairs of a text.
+
+    Args:
+        embedding: (padded vocabulary, width) float32.
+        head: (padded vocabulary, width) float32.
+        bigrams: of the text.
+        dtype: of the products.
+    """
+    contexts = torch.from_numpy(bigrams.contexts).to(embedding.device)
+    products, nats = head[: bigrams.vocabulary].to(dtype), 0.0
+    length = _chunk_of(bigrams.vocabulary)
+    for first in range(0, len(contexts), length):
+        last = min(first + length, len(contexts))
+        pairs = slice(int(bigrams.starts[first]), int(bigrams.starts[last]))
+        features = F.rms_norm(embedding[contexts[first:last]], (embedding.shape[1],)).to(dtype)
+        likelihood = (features @ products.T).float().log_softmax(1)
+        places = np.repeat(np.arange(last - first), np.diff(bigrams.starts[first : last + 1]))
+        asked = likelihood[torch.from_numpy(places), torch.from_numpy(bigrams.followers[pairs])]
+        nats -= float(asked.cpu().double() @ torch.from_numpy(bigrams.times[pairs]).double())
+    return nats / float(bigrams.times.sum(dtype=np.float64))
+
+
+def _chunk_of(vocabulary: int) -> int:
+    """Return how many contexts' logits are held at a time."""
+    return max(1, _CHUNK_BYTES // (4 * vocabulary))
+
+
 @dataclass(frozen=True)
 class _Table:
     """Counts on a device, as shares of all: the frequent contexts in order, and all others together as the last row.
@@ -153,7 +184,7 @@ def _gradients(
     products, wide = weight.to(dtype), torch.zeros_like(weight)
     slope = torch.empty_like(rows)
     loss = torch.zeros((), device=rows.device)
-    length = max(1, _CHUNK_BYTES // (4 * len(weight)))
+    length = _chunk_of(len(weight))
     for first in range(0, len(rows), length):
         last = min(first + length, len(rows))
         pairs = slice(int(table.starts[first]), int(table.starts[last]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from lavra.core.errors import InputError
 from lavra.core.seeds import numpy_stream
+from lavra.core.xz import xz_size
 from lavra.data.bad_rows import BadRows
 from lavra.data.compressed import BytesRead
 from lavra.data.locations import find_files
@@ -160,7 +160,7 @@ def compressed_bits_per_byte(texts: Iterable[str]) -> float | None:
         if size >= _COMPRESSED_BYTES:
             break
     data = b"\n".join(pieces)[:_COMPRESSED_BYTES]
-    return 8.0 * len(lzma.compress(data, preset=9)) / len(data) if len(data) >= 20_000 else None
+    return 8.0 * xz_size([data], len(data)) / len(data) if len(data) >= 20_000 else None
 
 
 class _Reading:

@@ -9,7 +9,12 @@ from dataclasses import replace
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.units import show_duration
-from lavra.models.bigram_start import can_start_from_bigrams, flops_of_context, start_from_bigrams
+from lavra.models.bigram_start import (
+    can_start_from_bigrams,
+    flops_of_context,
+    loss_by_bigrams,
+    start_from_bigrams,
+)
 from lavra.models.spec import DecoderSpec
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
@@ -64,27 +69,20 @@ def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
     bigrams = data.bigrams()
     assert bigrams is not None
     masters = assembly.trainer.masters
-    embedding, head = masters.weights["embedding.weight"], masters.weights["output.weight"]
+    embedding, head = (masters.weights[name].detach() for name in ("embedding.weight", "output.weight"))
     # fp16 has no room for the smallest gradients
     precision = choose_precision("auto", embedding.device)
-    loss = start_from_bigrams(
-        embedding.detach(),
-        head.detach(),
-        bigrams,
-        plan.bigram_contexts,
-        TYPES["fp32" if precision == "fp16" else precision],
-    )
+    dtype = TYPES["fp32" if precision == "fp16" else precision]
+    loss = start_from_bigrams(embedding, head, bigrams, plan.bigram_contexts, dtype)
     masters.publish()
+    held_out = data.bigrams(held_out=True)
+    bits = None
+    if held_out is not None:
+        loss_there = loss_by_bigrams(embedding, head, held_out, dtype)
+        bits = loss_there / math.log(2) / data.held_out(plan).bytes_per_target
+    told = "" if bits is None else f", {bits:.3f} bits per byte of the held-out text"
     say(
-        f"beginning: {len(bigrams.followers):,} pairs of tokens counted, loss {loss:.3f} by them "
+        f"beginning: {len(bigrams.followers):,} pairs of tokens counted, loss {loss:.3f} by them{told} "
         f"({show_duration(time.monotonic() - begun)})"
     )
-    return replace(plan, start_bits_per_byte=_held_out_bits(assembly))
-
-
-def _held_out_bits(assembly: Assembly) -> float | None:
-    """Return the bits per byte on the rows of a validation; None where there are none, or no targets in them."""
-    loss = assembly.held_out_loss()
-    if assembly.validation is None or loss is None or not math.isfinite(loss):
-        return None
-    return assembly.validation.bits_per_byte(loss)
+    return replace(plan, start_bits_per_byte=bits)

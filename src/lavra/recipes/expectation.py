@@ -72,10 +72,11 @@ def run_law(plan: Plan, data: Material) -> Law | None:
     """Return the built-in law for the text of a run; None where a run is no training of a decoder from nothing."""
     if plan.model is None or plan.base is not None or plan.objective != "causal" or not isinstance(data, TextMaterial):
         return None
+    level = None
     if plan.start_bits_per_byte is not None:
         shape = plan.model.vocabulary, plan.model.width, plan.bigram_contexts
-        return law_for(None, level=level_by_start(plan.start_bits_per_byte, *shape))
-    return law_for(compressed_bits_per_byte(stretches(data.prepared)))
+        level = level_by_start(plan.start_bits_per_byte, *shape)
+    return law_for(compressed_bits_per_byte(stretches(data.prepared)), level=level)
 
 
 def start_of(plan: Plan) -> float:

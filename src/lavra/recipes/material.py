@@ -99,8 +99,11 @@ class Material(ABC):
     def rows_to_check(self, plan: Plan, longest: int) -> RowsToCheck:
         """Return rows of at most `longest` tokens where rows can be had in any length."""
 
-    def bigrams(self) -> Bigrams | None:
-        """Return how often which token follows which; None where not all of the text is learned."""
+    def bigrams(self, *, held_out: bool = False) -> Bigrams | None:
+        """Return which token follows which how often, in the text to train on or that held out.
+
+        None where not all of the text is learned, or there is none.
+        """
         return None
 
     @abstractmethod
@@ -162,9 +165,10 @@ class TextMaterial(Material):
         mixed = [cut(store, WindowPlace(0, start % store.manifest.tokens, length)) for start in starts]
         return RowsToCheck(WindowSource(store, longest, plan.seed), longest, mixed)
 
-    def bigrams(self) -> Bigrams:
-        """Count the pairs of the training text."""
-        return count_bigrams(self.prepared.train.tokens, self.tokenizer.vocabulary_size)
+    def bigrams(self, *, held_out: bool = False) -> Bigrams | None:
+        """Count the pairs of the text."""
+        store = self.prepared.validation if held_out else self.prepared.train
+        return None if len(store.tokens) < 2 else count_bigrams(store.tokens, self.tokenizer.vocabulary_size)
 
     def beginning(self) -> np.ndarray:
         """Return the first ids of the training text."""
