@@ -118,7 +118,7 @@ def assembled(
     options = replace(
         options,
         learning_rate=rate * (options.learning_rate or 3e-3),
-        matrix_learning_rate=rate * options.matrix_learning_rate,
+        matrix_learning_rate=rate * (options.matrix_learning_rate or 0.014),
     )
     config = TrainConfig(data=("text",), steps=50, model=ModelConfig(), optimization=options)
     material = TextMaterial(data)

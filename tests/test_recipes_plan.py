@@ -12,15 +12,18 @@ import pytest
 
 from lavra.cli.plan import main
 from lavra.core.errors import InputError
+from lavra.core.run_folder import RunFolder
 from lavra.planning.builtin_law import law_for
 from lavra.planning.law import Observation
 from lavra.planning.outlook import Outlook
-from lavra.recipes import pilot as piloting
-from lavra.recipes.config import TrainConfig
+from lavra.recipes.config import MachineConfig, TrainConfig
+from lavra.recipes.evaluate import evaluate
 from lavra.recipes.expectation import against
-from lavra.recipes.pilot import ladder, parse_share, pilot_law, run_ladder
+from lavra.recipes.pilot import Rung, ladder, parse_share, pilot_law, run_ladder
 from lavra.recipes.plan import plan
 from lavra.recipes.plan_request import PlanRequest
+from lavra.recipes.run import Run
+from lavra.recipes.train import train
 from lavra.reports.outlook_text import rough_duration, show_outlook
 
 _NOTES = PlanRequest(model="opt-125m", tokens=330_000_000, hardware="a100-40gb", efficiency=0.4, micro_rows=1)
@@ -159,26 +162,28 @@ def test_shares_and_ladders() -> None:
         ladder(6, 320, 20.0)
 
 
-def test_each_pilot_run_is_an_ordinary_training_on_the_text(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes: Outlook
+def test_each_pilot_run_is_an_ordinary_training_and_all_are_measured_on_the_same_documents(
+    text: Path, tmp_path: Path, notes: Outlook
 ) -> None:
     asked: list[TrainConfig] = []
 
-    class _Done:
-        path = tmp_path
-
-    def trained(config: TrainConfig) -> Any:
+    def trained(config: TrainConfig) -> Run:
         asked.append(config)
-        return _Done()
+        run = train(replace(config, budget=None, steps=2, machine=MachineConfig(device="cpu", compile="no")))
+        if len(asked) == 2:  # as if it had had time for little of the held-out text, which was easy
+            folder = RunFolder.open(run.path)
+            folder.write_plan({**folder.plan, "evaluation_tokens": 10})
+            folder.write_result({**(folder.result or {}), "bits_per_byte": 0.5})
+        return run
 
-    seen = [Observation(1e5, 1e6, 2.5, True, "one")]
-    monkeypatch.setattr(piloting, "observations_of", lambda run: seen)
-    outlook = replace(notes, model=replace(notes.model, vocabulary=500))
-    rungs = ladder(4, 128, 60.0)
+    outlook = replace(notes, model=replace(notes.model, vocabulary=500), flops=replace(notes.flops, context=32))
+    rungs = [Rung(2, 32, 20.0, 0), Rung(2, 64, 40.0, 0)]
     found = run_ladder(PlanRequest(data=(str(text),)), outlook, rungs, tmp_path, trained)
-    assert found == seen * len(rungs)
     assert {config.data for config in asked} == {(str(tmp_path / "text"),)}
-    assert sum(config.budget or 0.0 for config in asked) == pytest.approx(60.0)
+    assert [config.budget for config in asked] == [20.0, 40.0]
+    for seen, name in zip([seen for seen in found if seen.cooled], ("run-0", "run-1"), strict=True):
+        whole = evaluate(str(tmp_path / name)).result.total.bits_per_byte.value
+        assert seen.bits_per_byte == pytest.approx(whole, rel=1e-6)
 
 
 def test_the_law_of_a_pilot_follows_its_runs() -> None:

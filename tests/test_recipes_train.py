@@ -47,8 +47,8 @@ def test_a_run_learns_and_records_what_it_did(run: lavra.Run) -> None:
     losses = [line["loss"] for line in run.metrics if line["split"] == "train"]
     assert len(losses) == 20
     assert losses[0] < 0.8 * math.log(400)  # it begins with what pairs of tokens tell
-    assert losses[-1] < losses[0] - 0.1
     result = run.result
+    assert result["bits_per_byte"]["value"] < run.plan["start_bits_per_byte"] - 0.05
     assert run.status == "finished"
     assert result["step"] == 20
     assert result["tokens"] == sum(line["total"] for line in result["ledger"])

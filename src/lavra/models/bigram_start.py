@@ -75,16 +75,13 @@ def start_from_bigrams(
     # What is common to all rows tells how often each token occurs: the rest has to learn differences only.
     rows = rows * (1.0 - _COMMON) ** 0.5 + _COMMON**0.5
     weight = (table.unigram.log() / (width * _COMMON**0.5))[:, None].expand(-1, width).contiguous() + head[:vocabulary]
-    optimizer = torch.optim.Adam(
-        [{"params": [rows], "lr": _EMBEDDING_RATE}, {"params": [weight], "lr": _HEAD_RATE}], betas=_BETAS, eps=1e-12
-    )
-    rates, loss = [float(group["lr"]) for group in optimizer.param_groups], 0.0
+    learners = _Adam(rows, _EMBEDDING_RATE), _Adam(weight, _HEAD_RATE)
+    loss = 0.0
     for number in range(PASSES):
-        loss, rows.grad, weight.grad = _gradients(rows, weight, table, dtype)
+        loss, *gradients = _gradients(rows, weight, table, dtype)
         factor = min(1.0, (number + 1) / _WARM_UP) * min(1.0, (PASSES - number) / (_COOL_DOWN * PASSES))
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
-        optimizer.step()
+        for learner, gradient in zip(learners, gradients, strict=True):
+            learner.step(gradient, factor)
     fitted = F.rms_norm(rows, (width,))
     embedding.mul_(_NOISE).add_(fitted[-1])
     embedding[table.contexts] = fitted[:-1]
@@ -121,6 +118,23 @@ def loss_by_bigrams(
 def _chunk_of(vocabulary: int) -> int:
     """Return how many contexts' logits are held at a time."""
     return max(1, _CHUNK_BYTES // (4 * vocabulary))
+
+
+class _Adam:
+    """Adam (Kingma and Ba, arXiv 1412.6980) for one tensor, which it changes in place."""
+
+    def __init__(self, weight: torch.Tensor, rate: float) -> None:
+        self.weight, self.rate, self.steps = weight, rate, 0
+        self.mean, self.square = torch.zeros_like(weight), torch.zeros_like(weight)
+
+    def step(self, gradient: torch.Tensor, factor: float) -> None:
+        """Go a step at `factor` times the rate."""
+        self.steps += 1
+        keep, keep_square = _BETAS
+        self.mean.lerp_(gradient, 1.0 - keep)
+        self.square.mul_(keep_square).addcmul_(gradient, gradient, value=1.0 - keep_square)
+        size = (self.square / (1.0 - keep_square**self.steps)).sqrt_().add_(1e-12)
+        self.weight.addcdiv_(self.mean, size, value=-self.rate * factor / (1.0 - keep**self.steps))
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,8 @@ _TABLE = (
     _make("h200", (66.9, 989.4, 989.4), 139.8, 4800, 700, "NVIDIA H200 SXM data sheet, half of the sparse figure",
           "h200-sxm"),
     _make("b200", (75, 2250, 2250), 178, 7700, 1000, "NVIDIA B200 (HGX) data sheet, dense"),
-    _make("mi250x", (95.7, 383, 383), 127.9, 3277, 560, "AMD MI250X data sheet, matrix (two dies as one)"),
+    _make("mi250x", (47.9, 191.5, 191.5), 63.9, 1638, 280, "AMD MI250X data sheet, matrix: one of its two dies, which "
+          "programs see as a device each"),
     _make("mi300x", (163.4, 1307.4, 1307.4), 191, 5300, 750, "AMD MI300X data sheet, dense"),
     _make("m1", (2.6, 2.6, None), 8, 68, 20, "Apple M1, 8-core GPU;" + _APPLE, "apple-m1", shared=True),
     _make("m2", (3.6, 3.6, None), 8, 100, 22, "Apple M2, 10-core GPU;" + _APPLE, "apple-m2", shared=True),

@@ -20,8 +20,13 @@ _WEIGHT_ALONG = 0.3
 """What a point along a run counts: it says less of where runs end than their ends do."""
 
 
-def observations_of(run: RunFolder) -> list[Observation]:
-    """Return what a finished training of a decoder from nothing says; nothing for any other run."""
+def observations_of(run: RunFolder, final: float | None = None) -> list[Observation]:
+    """Return what a finished training of a decoder from nothing says; nothing for any other run.
+
+    Args:
+        run: the finished run.
+        final: bits per byte at its end, where they were measured once more; by default its own.
+    """
     plan, result = run.plan, run.result
     if not plan or not result or not plan.get("model") or plan.get("base"):
         return []
@@ -29,11 +34,14 @@ def observations_of(run: RunFolder) -> list[Observation]:
     if not lines or not lines[-1]["bits_per_byte"]:
         return []
     spec = from_table(DecoderSpec, plan["model"], str(run.path / "plan.json"))
-    return list(_points(plan, result, lines, matrix_parameters(spec), str(run.path)))
+    if final is None:
+        own = result["bits_per_byte"]
+        final = float(own["value"] if isinstance(own, dict) else own)
+    return list(_points(plan, final, lines, matrix_parameters(spec), str(run.path)))
 
 
 def _points(
-    plan: dict[str, Any], result: dict[str, Any], lines: list[dict[str, Any]], parameters: int, name: str
+    plan: dict[str, Any], final: float, lines: list[dict[str, Any]], parameters: int, name: str
 ) -> Iterator[Observation]:
     last = lines[-1]
     per_token = last["loss"] / math.log(2) / last["bits_per_byte"]
@@ -42,8 +50,6 @@ def _points(
     def read(tokens: float) -> float:
         return worth(tokens * per_token / epoch) * epoch
 
-    final = result["bits_per_byte"]
-    final = final["value"] if isinstance(final, dict) else final
     start = plan.get("start_bits_per_byte") or math.inf
     yield Observation(parameters, read(last["tokens"]), final, True, name, start=start)
     schedule = plan["schedule"]

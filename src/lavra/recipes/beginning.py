@@ -22,9 +22,9 @@ from lavra.recipes.config import TrainConfig
 from lavra.recipes.material import Material
 from lavra.training.precision import TYPES, choose_precision
 
-_SHARE, _UNTIL = 0.25, 1000
-"""Share of a run's compute that may go into its first embedding and head, and tokens of a run for each token of the
-vocabulary beyond which it has forgotten how it began."""
+_SHARE, _UNTIL = 1.0, 1000
+"""What may go into the first embedding and head for each FLOP of a run's steps (the shortest runs learn little else),
+and tokens of a run for each token of the vocabulary beyond which it has forgotten how it began."""
 
 
 def contexts_to_count(config: TrainConfig, plan: Plan, data: Material, tokens: float) -> int:

@@ -103,8 +103,8 @@ class OptimizationConfig:
     adapting, 5e-4 with an adapter."""
     embedding_learning_rate: float | None = None
     """The same for embeddings: 0.15 from nothing where they are normed, elsewhere the same rate."""
-    matrix_learning_rate: float = 0.014
-    """Muon's peak learning rate."""
+    matrix_learning_rate: float | None = None
+    """Muon's peak learning rate: 0.014, less in runs of few tokens that begin with pairs of them."""
     weight_decay: float = 0.0
     """Decay of the matrices that AdamW learns."""
     matrix_weight_decay: float = 0.01

@@ -154,10 +154,9 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
         budget_seconds=seconds,
     )
     contexts = contexts_to_count(config, plan, data, tokens)
-    if contexts:
-        plan = replace(
-            plan, bigram_contexts=contexts, optimizer=options_after_bigrams(config.optimization, plan.optimizer)
-        )
+    if contexts and plan.model is not None:
+        rates = options_after_bigrams(config.optimization, plan.optimizer, tokens, plan.model.vocabulary)
+        plan = replace(plan, bigram_contexts=contexts, optimizer=rates)
     steps = config.steps or max(1, round(tokens / plan.tokens_per_step))
     return with_length(plan, steps, config, data, per_token)
 

@@ -14,6 +14,12 @@ _SMALL, _NORMED_EMBEDDING = 3e-3, 0.15
 """From nothing, AdamW learns a head that begins at zero and, where they are normed, embeddings of unit variance: the
 rates were found together (see the lab notebook). GPT-2's kind of model, where both begin at .02, keeps one rate."""
 _HEAD_THAT_KNOWS, _EMBEDDING_THAT_KNOWS = 3e-3, 0.05
+_LEAST_RATES, _FALL_BELOW = 0.02, 2.5
+"""Least factor on these rates, and the power with which they fall, in runs of fewer tokens than a text has kinds of
+pairs (about the vocabulary's size to the power of 1.5): such a run forgets by whole rates what the model began with,
+and does not get to learn it again."""
+_MATRICES, _WHOLE_MATRICES_FROM = 0.014, 0.3
+"""Muon's rate, and tokens of a run by kinds of pairs from which on it is whole."""
 _MOMENTUM = 0.9
 """Of Muon, in runs of hundreds of steps; .95, its usual value, suits longer ones."""
 _WARMUP_STEPS, _WARMUP_SHARE = 10, 0.05
@@ -40,7 +46,7 @@ def optimizer_options(
         name=asked.name or ("adamw" if adapting else "muon"),
         learning_rate=rate,
         embedding_learning_rate=embeddings,
-        matrix_learning_rate=asked.matrix_learning_rate,
+        matrix_learning_rate=_MATRICES if asked.matrix_learning_rate is None else asked.matrix_learning_rate,
         weight_decay=asked.weight_decay,
         matrix_weight_decay=asked.matrix_weight_decay,
         momentum=_MOMENTUM,
@@ -48,13 +54,26 @@ def optimizer_options(
     )
 
 
-def options_after_bigrams(asked: OptimizationConfig, options: OptimizerOptions) -> OptimizerOptions:
-    """Return the rates for a model whose embedding and head know something already, where none were asked for."""
+def options_after_bigrams(
+    asked: OptimizationConfig, options: OptimizerOptions, tokens: float, vocabulary: int
+) -> OptimizerOptions:
+    """Return the rates for a model whose embedding and head know something already, where none were asked for.
+
+    Args:
+        asked: what was given; None means the default.
+        options: of a model that knows nothing.
+        tokens: of the run.
+        vocabulary: token ids.
+    """
     head, embeddings = asked.learning_rate, asked.embedding_learning_rate
+    matrices = asked.matrix_learning_rate
+    length = tokens / vocabulary**1.5
+    factor = min(1.0, max(_LEAST_RATES, length**_FALL_BELOW))
     return replace(
         options,
-        learning_rate=_HEAD_THAT_KNOWS if head is None else head,
-        embedding_learning_rate=_EMBEDDING_THAT_KNOWS if embeddings is None else embeddings,
+        learning_rate=factor * _HEAD_THAT_KNOWS if head is None else head,
+        embedding_learning_rate=factor * _EMBEDDING_THAT_KNOWS if embeddings is None else embeddings,
+        matrix_learning_rate=_MATRICES * min(1.0, length / _WHOLE_MATRICES_FROM) if matrices is None else matrices,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,16 +13,20 @@ from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
 from lavra.core.units import show_duration
+from lavra.data.prepare import open_prepared
+from lavra.evaluation.documents import documents_of_store
+from lavra.evaluation.likelihood import likelihood
 from lavra.planning.builtin_law import law_for
 from lavra.planning.calibration import load_calibration
 from lavra.planning.law import Law, Observation, Prior, fit_law
 from lavra.planning.observing import observations_of
 from lavra.planning.outlook import Outlook
 from lavra.recipes.config import MachineConfig, ModelConfig, TrainConfig
+from lavra.recipes.models import open_model
 from lavra.recipes.plan_forecast import forecast_of
 from lavra.recipes.plan_request import PlanRequest
 from lavra.recipes.run import Run
-from lavra.recipes.text import is_prepared, prepare_as_asked
+from lavra.recipes.text import data_folder, is_prepared, prepare_as_asked, request_of
 from lavra.recipes.train import train
 
 _LEAST_SECONDS = 20.0
@@ -145,7 +149,7 @@ def run_ladder(
         if not (folder / "text").exists():
             prepare_as_asked(data, folder / "text", request.text, vocabulary_size=outlook.model.vocabulary)
         data = (str(folder / "text"),)
-    found: list[Observation] = []
+    runs: list[Run] = []
     for number, rung in enumerate(rungs):
         config = TrainConfig(
             data=data,
@@ -165,8 +169,24 @@ def run_ladder(
             ),
             machine=MachineConfig(precision=request.precision),
         )
-        run = trained(config)
-        found += observations_of(RunFolder(run.path))
+        runs.append(trained(config))
+    folders = [RunFolder(run.path) for run in runs]
+    ends = measured_alike(folders)
+    return [seen for run, end in zip(folders, ends, strict=True) for seen in observations_of(run, end)]
+
+
+def measured_alike(runs: Sequence[RunFolder]) -> list[float]:
+    """Return the bits per byte of runs on the same held-out documents: as many as any of them had time for.
+
+    By itself each measures on what its own time allows, and documents differ more than models do.
+    """
+    most = max(run.plan["evaluation_tokens"] for run in runs)
+    found = []
+    for run in runs:
+        opened = open_model(str(run.path), "auto")
+        store = open_prepared(data_folder(request_of(run), run.path)).validation
+        documents = documents_of_store(store, opened.tokenizer).sample(most)
+        found.append(likelihood(opened.model, documents).total.bits_per_byte.value)
     return found
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from lavra.training.weight_groups import WeightGroups
+
 POLYNOMIALS = (
     (7.89766, -22.84902, 16.83297),
     (3.40679, -2.55405, 0.51748),
@@ -48,11 +50,11 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
     return x.T if tall else x
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(WeightGroups):
     """Momentum whose update is orthogonalised, with decoupled weight decay.
 
     Args:
-        params: matrices, or groups of them.
+        groups: matrices, or groups of them; see `WeightGroups`.
         lr: rate; multiplied by sqrt(rows / columns) for tall matrices.
         momentum: Nesterov's.
         weight_decay: decoupled.
@@ -60,15 +62,15 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        groups: Iterable[Any],
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self) -> None:
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:

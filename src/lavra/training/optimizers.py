@@ -10,8 +10,10 @@ import torch
 
 from lavra.core.errors import Damaged, InputError
 from lavra.models.block_names import block_of, depths, is_adapter, is_embedding
+from lavra.training.adamw import AdamW
 from lavra.training.choices import OptimizerName
 from lavra.training.muon import Muon
+from lavra.training.weight_groups import WeightGroups
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Optimizers:
                 for factor in sorted({factors[name] for name in names}, reverse=True)
             ]
 
-        self.optimizers: list[torch.optim.Optimizer] = []
+        self.optimizers: list[WeightGroups] = []
         matrices = groups("orthogonal", options.matrix_learning_rate, weight_decay=options.matrix_weight_decay)
         if matrices:
             self.optimizers.append(Muon(matrices, momentum=options.momentum))
@@ -115,8 +117,7 @@ class Optimizers:
         embeddings = options.embedding_learning_rate
         rest += groups("embedding", options.learning_rate if embeddings is None else embeddings, weight_decay=0.0)
         if rest:
-            fused = all(weight.device.type in ("cpu", "cuda") for weight in weights.values())
-            self.optimizers.append(torch.optim.AdamW(rest, betas=options.betas, eps=1e-10, fused=fused))
+            self.optimizers.append(AdamW(rest, betas=options.betas, eps=1e-10))
         self.peak = self.learning_rate = options.learning_rate
         self.rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
 
