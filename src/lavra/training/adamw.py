@@ -40,7 +40,7 @@ class AdamW(WeightGroups):
         torch._foreach_add_(steps, 1)
         torch._fused_adamw_(
             weights,
-            [weight.grad for weight in weights],  # pyright: ignore[reportArgumentType]
+            [weight.grad for weight in weights if weight.grad is not None],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
