@@ -40,6 +40,8 @@ _LARGE, _TOKENS_OF_LARGE = 3e7, 2048
 EVALUATION_SHARE = 0.06
 """Share of a budget that the final evaluation may take."""
 
+_COMPILED_GAIN, _COMPILING = 1.6, 30.0
+"""How many times faster than expected of a CPU compiled blocks are, and the seconds that compiling them takes."""
 _VALIDATIONS, _VALIDATION_SHARE = 8, 0.02
 _FORWARD_SHARE = 0.35
 """Time of a forward pass over that of a whole step."""
@@ -155,7 +157,10 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
     )
     contexts = contexts_to_count(config, plan, data, tokens)
     if contexts and plan.model is not None:
-        rates = options_after_bigrams(config.optimization, plan.optimizer, tokens, plan.model.vocabulary)
+        likely = tokens
+        if plan.compile and seconds is not None and machine.device.type == "cpu":
+            likely *= _COMPILED_GAIN * max(0.0, 1.0 - _COMPILING / seconds)
+        rates = options_after_bigrams(config.optimization, plan.optimizer, likely, plan.model.vocabulary)
         plan = replace(plan, bigram_contexts=contexts, optimizer=rates)
     steps = config.steps or max(1, round(tokens / plan.tokens_per_step))
     return with_length(plan, steps, config, data, per_token)
