@@ -46,14 +46,6 @@ class Assembly:
     undo_compilation: Callable[[], None]
     home: Path | None = None
 
-    def held_out_loss(self) -> float | None:
-        """Return the loss on the rows of a validation, as the model is now; None where there are none."""
-        if self.validation is None:
-            return None
-        trainer = self.trainer
-        with trainer.evaluating():
-            return self.validation.loss(trainer.model, trainer.objective, trainer.batches.micro_rows, trainer.device)
-
     def set_length(self, config: TrainConfig, plan: Plan, data: Material) -> None:
         """Follow a plan whose length was fixed after the trainer was built, as if it had been built by it."""
         trainer = self.trainer

@@ -183,7 +183,7 @@ def measured_alike(runs: Sequence[RunFolder]) -> list[float]:
     most = max(run.plan["evaluation_tokens"] for run in runs)
     found = []
     for run in runs:
-        opened = open_model(str(run.path), "auto")
+        opened = open_model(str(run.path))
         store = open_prepared(data_folder(request_of(run), run.path)).validation
         documents = documents_of_store(store, opened.tokenizer).sample(most)
         found.append(likelihood(opened.model, documents).total.bits_per_byte.value)

@@ -145,10 +145,12 @@ def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base |
 
 def _measure_beginning(assembly: Assembly, run: RunFolder) -> None:
     """Say how good the model is before its first step, and write it down as step 0."""
-    loss = assembly.held_out_loss()
-    if assembly.validation is None or loss is None:
+    validation, trainer = assembly.validation, assembly.trainer
+    if validation is None:
         return
-    record = assembly.validation.record(0, 0, loss)
+    with trainer.evaluating():
+        loss = validation.loss(trainer.model, trainer.objective, trainer.batches.micro_rows, trainer.device)
+    record = validation.record(0, 0, loss)
     run.metrics.append(record)
     say(
         f"before the first step: loss {loss:.4f}, perplexity {record['perplexity']:.4g}, "
