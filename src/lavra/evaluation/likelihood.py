@@ -19,6 +19,7 @@ from lavra.evaluation.windows import Windows, make_batch, plan_windows
 from lavra.models.batch import IGNORED
 from lavra.models.inference import device_of, evaluating
 from lavra.objectives.cross_entropy import token_losses
+from lavra.objectives.targets import padded_width
 
 if TYPE_CHECKING:
     from lavra.models.contract import Model
@@ -94,7 +95,8 @@ def _score(
     done, waiting = 0, None
     with Progress("evaluating", float(windows.scored.sum()), "tokens") as progress:
         while done < len(windows.length):
-            length = min(_length_for(int(windows.length[done])), int(windows.length[0]))
+            longest = int(windows.length[done])
+            length = padded_width(longest, int(windows.length[0]), step=8 if longest <= 64 else 32)
             rows = min(max(1, batch_tokens // length), len(windows.length) - done)
             numbers = slice(done, done + rows)
             scored = _try(model, documents, windows, numbers, length, device)
@@ -111,15 +113,6 @@ def _score(
     return totals
 
 
-def _length_for(longest: int) -> int:
-    """Return a length that many batches share: each shape of a product has code and buffers of its own."""
-    return _rounded_up(longest, 8 if longest <= 64 else 32)
-
-
-def _rounded_up(number: int, step: int) -> int:
-    return -(-number // step) * step
-
-
 def _try(
     model: Model, documents: Documents, windows: Windows, numbers: slice, length: int, device: torch.device
 ) -> _Scored | None:
@@ -127,7 +120,7 @@ def _try(
     try:
         batch, owners = make_batch(documents, windows, numbers, length)
         wanted = np.flatnonzero(batch.targets.numpy().ravel() != IGNORED)
-        places = np.pad(wanted, (0, _rounded_up(len(wanted), _TARGETS) - len(wanted)), mode="edge")
+        places = np.pad(wanted, (0, -len(wanted) % _TARGETS), mode="edge")
         batch, chosen = batch.to(device), torch.from_numpy(places).to(device)
         features = model.features(batch).flatten(0, 1)[chosen]
         weight, bias = model.output_projection()

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 _WIDTH_STEP = 64
 
 
-def padded_width(longest: int, limit: int | None) -> int:
+def padded_width(longest: int, limit: int | None, step: int = _WIDTH_STEP) -> int:
     """Return the length of a batch whose longest row has `longest` positions.
 
-    It is rounded up to a multiple of 64, so that kernels and compiled graphs meet few different shapes, and is at most
-    `limit`.
+    It is rounded up to a multiple of `step`, so that kernels and compiled graphs meet few different shapes, each of
+    which has code and buffers of its own, and is at most `limit`.
     """
-    width = -(-max(1, longest) // _WIDTH_STEP) * _WIDTH_STEP
+    width = -(-max(1, longest) // step) * step
     return width if limit is None else max(longest, min(width, limit))
 
 
