@@ -53,7 +53,10 @@ format: $(ALL) ## put the code into the project's style
 	$(BIN)/ruff format
 
 bench: $(ALL) ## measure (BENCHES="startup" picks)
-	@for name in $(BENCHES); do echo "== $$name"; $(BIN)/python bench/$$name.py || exit 1; done
+	@missed=; for name in $(BENCHES); do \
+		echo "== $$name"; $(BIN)/python bench/$$name.py || missed="$$missed $$name"; \
+	done; \
+	test -z "$$missed" || { echo "failed, or missed a goal of their own:$$missed"; exit 1; }
 
 lock: ## resolve the dependencies anew and write requirements/*.lock
 	rm -rf build/lock && mkdir -p build && $(PYTHON_FOR) build/lock

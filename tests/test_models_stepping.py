@@ -19,6 +19,7 @@ SPECS = {
     "norms after": replace(PRESETS["opt-125m"], **TINY, norm_placement="after"),
     "parallel": replace(PRESETS["pythia-70m"], **TINY),
     "gated": replace(PRESETS["tinyllama-1.1b"], **{**TINY, "kv_heads": 2}),
+    "pairs": DecoderSpec(vocabulary=97, context=24, depth=2, width=32, heads=4, pairs=50),
     "alibi": replace(PRESETS["gpt2-124m"], **TINY, positions="alibi"),
 }
 

@@ -23,10 +23,17 @@ MOST_MORE = 1.1
 
 
 class Lavra:
-    """The adapter."""
+    """The adapter.
+
+    Args:
+        pairs: rows of a table of pairs of tokens; 0 for none, as by default.
+    """
 
     name = "lavra"
-    variants = (Variant("auto", False),)
+
+    def __init__(self, pairs: int = 0) -> None:
+        self.pairs = pairs
+        self.variants = (Variant(f"{pairs} pairs" if pairs else "auto", False),)
 
     def versions(self) -> dict[str, str | None]:
         """Return the revision of the working tree, and torch's version."""
@@ -38,6 +45,7 @@ class Lavra:
         words = [sys.executable, "-m", "lavra", "train", str(job.text / "stores"), "--out", str(job.out / "run")]
         words += ["--budget", f"{job.seconds:.2f}s", "--seed", str(job.seed), "--samples", "0"]
         words += ["--model.depth", str(job.shape.depth), "--model.width", str(job.shape.width)]
+        words += ["--model.pairs", str(self.pairs)] if self.pairs else []
         return Command(words, job.out / "run" / "model" / "model.safetensors", None)
 
     def score(self, job: Job) -> list[str]:

@@ -50,7 +50,7 @@ def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) 
     if len(tokens) < 2:
         raise ValueError("fewer than two tokens have no followers")
     keys, times = np.unique(
-        np.concatenate([_keys(stretch, vocabulary) for stretch in _stretches(tokens, most)]), return_counts=True
+        np.concatenate([_keys(stretch, vocabulary) for stretch in stretches_of(tokens, most)]), return_counts=True
     )
     before, followers = np.divmod(keys.astype(np.int64), vocabulary)
     contexts, index, lengths = np.unique(before, return_inverse=True, return_counts=True)
@@ -65,7 +65,8 @@ def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) 
     )
 
 
-def _stretches(tokens: np.ndarray, most: int) -> list[np.ndarray]:
+def stretches_of(tokens: np.ndarray, most: int) -> list[np.ndarray]:
+    """Return (tokens,) views of a corpus, spread evenly, of about `most` tokens in all; the whole if it fits."""
     if len(tokens) <= most:
         return [tokens]
     length = max(2, most // _STRETCHES)

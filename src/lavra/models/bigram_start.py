@@ -20,7 +20,7 @@ from lavra.models.spec import DecoderSpec
 PASSES = 16
 """Over the table: the loss has fallen by nine tenths of what it can fall (see the lab notebook)."""
 
-_DISCOUNT = 0.75
+DISCOUNT = 0.75
 """Taken off every count and given to all tokens by the number of contexts that they follow (Kneser and Ney 1995): what
 was counted is read again in training, and a model that knew it by heart would learn to trust the last token alone."""
 
@@ -30,7 +30,7 @@ _COMMON = 0.1
 _NOISE = 0.25
 """Of its drawn embedding that a rare token keeps beside the common one, so that no two are alike."""
 _CHUNK_BYTES = 16 << 20
-_ELEMENTWISE = 128
+ELEMENTWISE = 128
 """What softmax and gradient of a logit cost, in multiplications and additions."""
 
 
@@ -49,7 +49,7 @@ def can_start_from_bigrams(spec: DecoderSpec) -> bool:
 
 def flops_of_context(spec: DecoderSpec) -> float:
     """Return what one row of the table costs in all passes, in FLOPs."""
-    return 6.0 * PASSES * (spec.width + _ELEMENTWISE) * spec.vocabulary
+    return 6.0 * PASSES * (spec.width + ELEMENTWISE) * spec.vocabulary
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def start_from_bigrams(
     # What is common to all rows tells how often each token occurs: the rest has to learn differences only.
     rows = rows * (1.0 - _COMMON) ** 0.5 + _COMMON**0.5
     weight = (table.unigram.log() / (width * _COMMON**0.5))[:, None].expand(-1, width).contiguous() + head[:vocabulary]
-    learners = _Adam(rows, _EMBEDDING_RATE), _Adam(weight, _HEAD_RATE)
+    learners = TableAdam(rows, _EMBEDDING_RATE), TableAdam(weight, _HEAD_RATE)
     loss = 0.0
     for number in range(PASSES):
         loss, *gradients = _gradients(rows, weight, table, dtype)
@@ -103,7 +103,7 @@ def loss_by_bigrams(
     """
     contexts = torch.from_numpy(bigrams.contexts).to(embedding.device)
     products, nats = head[: bigrams.vocabulary].to(dtype), 0.0
-    length = _chunk_of(bigrams.vocabulary)
+    length = rows_at_a_time(bigrams.vocabulary)
     for first in range(0, len(contexts), length):
         last = min(first + length, len(contexts))
         pairs = slice(int(bigrams.starts[first]), int(bigrams.starts[last]))
@@ -115,12 +115,23 @@ def loss_by_bigrams(
     return nats / float(bigrams.times.sum(dtype=np.float64))
 
 
-def _chunk_of(vocabulary: int) -> int:
+def rows_at_a_time(vocabulary: int) -> int:
     """Return how many contexts' logits are held at a time."""
     return max(1, _CHUNK_BYTES // (4 * vocabulary))
 
 
-class _Adam:
+def normalizer_of(logits: torch.Tensor, likelihood: torch.Tensor) -> torch.Tensor:
+    """Return the (rows,) float32 logarithm of each row's sum of exponentials, by its likeliest token alone.
+
+    Args:
+        logits: (rows, vocabulary).
+        likelihood: their softmax.
+    """
+    most, place = likelihood.max(1, keepdim=True)
+    return (logits.gather(1, place).float() - most.float().log()).squeeze(1)
+
+
+class TableAdam:
     """Adam (Kingma and Ba, arXiv 1412.6980) for one tensor, which it changes in place."""
 
     def __init__(self, weight: torch.Tensor, rate: float) -> None:
@@ -167,7 +178,7 @@ class _Table:
         starts = np.append(bigrams.starts[: contexts + 1], end + len(known))
         times = np.concatenate([bigrams.times[:end], merged[known]]).astype(np.float64)
         places = np.repeat(np.arange(contexts + 1), np.diff(starts))
-        likely = np.maximum(times - _DISCOUNT, 0.0)
+        likely = np.maximum(times - DISCOUNT, 0.0)
         share = np.bincount(places, times, contexts + 1)
         left = share - np.bincount(places, likely, contexts + 1)
         # What a token is worth where nothing is known is how many contexts it follows, not how often.
@@ -198,17 +209,22 @@ def _gradients(
     products, wide = weight.to(dtype), torch.zeros_like(weight)
     slope = torch.empty_like(rows)
     loss = torch.zeros((), device=rows.device)
-    length = _chunk_of(len(weight))
+    unigram = weight.T @ table.unigram
+    length = rows_at_a_time(len(weight))
     for first in range(0, len(rows), length):
         last = min(first + length, len(rows))
         pairs = slice(int(table.starts[first]), int(table.starts[last]))
         places, followers, likely = table.places[pairs] - first, table.followers[pairs], table.likely[pairs]
         chunk, left = features[first:last].to(dtype), table.left[first:last]
-        likelihood = (chunk @ products.T).float().log_softmax(1)
-        loss -= likelihood[places, followers] @ likely + left @ (likelihood @ table.unigram)
-        error = likelihood.exp_().mul_(table.share[first:last, None]).addr_(left, table.unigram, alpha=-1)
-        error[places, followers] -= likely
-        error = error.to(dtype)
+        logits = chunk @ products.T
+        likelihood = logits.softmax(1)
+        normalizer = normalizer_of(logits, likelihood)
+        loss -= (logits[places, followers].float() - normalizer[places]) @ likely
+        loss -= left @ (features[first:last] @ unigram - normalizer)
+        # All in the type of the products: what is wide is read and written as seldom and as small as can be.
+        error = likelihood.mul_(table.share[first:last, None].to(dtype))
+        error.addr_(left.to(dtype), table.unigram.to(dtype), alpha=-1)
+        error[places, followers] -= likely.to(dtype)
         slope[first:last] = error @ products
         wide += error.T @ chunk
     along = (slope * features).mean(1, keepdim=True)

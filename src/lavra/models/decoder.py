@@ -12,6 +12,7 @@ from lavra.models.batch import Batch
 from lavra.models.layers import Block, LayerCache, make_norm, rotary_table
 from lavra.models.spec import DecoderSpec
 from lavra.models.stepping import Step, steps_of
+from lavra.models.token_pairs import PairEmbedding
 
 
 class KeyValueCache:
@@ -21,6 +22,7 @@ class KeyValueCache:
         length: tokens stored so far (padding included), the same for all rows.
         capacity: tokens that fit.
         steps: the blocks' functions for one token a row; None before anything was read.
+        last: (rows,) ids of the last tokens stored; None before anything was read.
     """
 
     def __init__(self, layers: list[LayerCache], rows: int, capacity: int, device: torch.device) -> None:
@@ -28,6 +30,7 @@ class KeyValueCache:
         self.length = 0
         self.capacity = capacity
         self.steps: list[Step] | None = None
+        self.last: torch.Tensor | None = None
         self._index = torch.arange(capacity, device=device)
         self._positions = self._index.expand(rows, -1)  # written to (and then copied) only when there is padding
         self._real: torch.Tensor | None = None  # (rows, capacity) bool: no padding; None while there is none at all
@@ -67,6 +70,7 @@ class KeyValueCache:
         """Keep, repeat or reorder rows: row i becomes what row `rows[i]` was (beams, finished rows, samples)."""
         self._positions = self._positions[rows]
         self._real = None if self._real is None else self._real[rows]
+        self.last = None if self.last is None else self.last[rows]
         for layer in self.layers:
             layer.select(rows, self.length)
 
@@ -84,6 +88,8 @@ class KeyValueCache:
         ]
         joined = KeyValueCache(layers, self.rows + other.rows, capacity, self._index.device)
         joined.length, joined.steps = length, self.steps
+        if self.last is not None and other.last is not None:
+            joined.last = torch.cat((self.last, other.last))
         joined._positions = joined._positions.clone()
         joined._real = torch.ones_like(joined._positions, dtype=torch.bool)
         for first, cache in ((0, self), (self.rows, other)):
@@ -118,6 +124,7 @@ class Decoder(nn.Module):
         self.spec = spec
         self.checkpointing = False
         self.embedding = nn.Embedding(spec.padded_vocabulary, spec.size_of_embedding)
+        self.pair_embedding = PairEmbedding(spec.pairs, spec.size_of_embedding) if spec.pairs else None
         self.position_embedding = nn.Embedding(spec.context, spec.width) if spec.positions == "learned" else None
         self.embedding_norm = make_norm(spec, spec.width, True) if spec.embedding_norm_weight else None
         projected = spec.size_of_embedding != spec.width
@@ -137,7 +144,7 @@ class Decoder(nn.Module):
         """Draw fresh weights by the specification's scheme, in a fixed order, from `generator`."""
         spec = self.spec
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
+            if name.endswith("bias") or name.startswith("pair_embedding"):
                 nn.init.zeros_(parameter)
             elif parameter.dim() < 2:
                 nn.init.ones_(parameter)
@@ -161,7 +168,7 @@ class Decoder(nn.Module):
         length = inputs.shape[1]
         if positions is None:
             positions = torch.arange(length, device=inputs.device)[None]
-        x = self._embed(inputs, positions)
+        x = self._embed(inputs, positions, None)
         mask = causal_mask(segments, length, self._bias(positions, positions))
         table = self._table_at(positions, x.dtype)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
@@ -211,7 +218,8 @@ class Decoder(nn.Module):
         start = cache.length
         all_positions, allowed = cache.append(ids.shape[1], real)
         positions = all_positions[:, start:]
-        x = self._embed(ids, positions)
+        x = self._embed(ids, positions, cache.last)
+        cache.last = ids[:, -1]
         mask = Mask(allowed=allowed, bias=self._bias(positions, all_positions))
         table = self._table_at(positions, x.dtype)
         if cache.steps is None:
@@ -221,8 +229,10 @@ class Decoder(nn.Module):
             x = block(x, table, mask, layer, start)
         return self._finish(x)
 
-    def _embed(self, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _embed(self, inputs: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None) -> torch.Tensor:
         x = self.embedding(inputs)
+        if self.pair_embedding is not None:
+            x = x + self.pair_embedding(inputs, positions, last)
         if self.input_projection is not None:
             x = self.input_projection(x)
         if self.position_embedding is not None:

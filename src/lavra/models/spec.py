@@ -52,6 +52,8 @@ class DecoderSpec:
         embedding_norm_weight: that norm is of the model's kind `norm` and learns a gain (BLOOM).
         embedding_width: size of the embedding's and the head's rows where it is not `width`; two matrices without bias
             lead in and out (opt-350m). 0 means `width`.
+        pairs: rows of a table of pairs of tokens, whose row for a token and the one before it is added to the token's
+            embedding (`lavra.models.token_pairs`); 0 is none.
         tied: the head is the embedding.
         dropout: on embeddings, attention weights and both branches.
         initialization: `gpt2` (normal 0.02, outputs scaled by depth), or `zero_out` (outputs and head start at zero, so
@@ -86,6 +88,7 @@ class DecoderSpec:
     embedding_norm: bool = True
     embedding_norm_weight: bool = False
     embedding_width: int = 0
+    pairs: int = 0
     tied: bool = False
     dropout: float = 0.0
     initialization: Literal["gpt2", "zero_out"] = "zero_out"
@@ -99,6 +102,8 @@ class DecoderSpec:
                 f"model.width {self.width} is not divisible by model.heads {self.heads}",
                 "choose a width that is a multiple of the number of heads, or set model.head_width",
             )
+        if self.pairs < 0:
+            raise InputError(f"model.pairs is {self.pairs}; it must be at least 0")
         if self.heads % self.key_value_heads:
             raise InputError(
                 f"model.heads {self.heads} is not a multiple of model.kv_heads {self.kv_heads}",

@@ -11,6 +11,7 @@ from torch import nn
 from lavra.core.errors import InputError
 from lavra.data.token_bytes import BytePieces, token_bytes
 from lavra.data.tokenizer import Tokenizer
+from lavra.models.decoder import Decoder
 from lavra.models.edits.base import root_of
 from lavra.models.edits.resizing import ResizeVocabulary
 
@@ -32,6 +33,7 @@ def swap_vocabulary(
     which the old tokenizer writes it; with `focus`, a mixture of kept rows (`lavra.models.vocabulary_focus`) where the
     token occurs in `texts`. Special tokens go by their names, and those that end a document or stand for the unknown by
     their roles. Head and embedding are made alike, and are one if they were; their rows are padded to a multiple of 64.
+    A table of pairs begins anew, unless all old ids stay what they are.
 
     Args:
         model: our decoder, or a wrapped model.
@@ -66,6 +68,8 @@ def swap_vocabulary(
             mean = (torch.tensor(everything[1], device=table.device) @ table[: old.vocabulary_size].float()).to(table)
             after[name][:] = mean  # also the padding, so that it begins no likelier than another token
             after[name][torch.tensor(known)] = _mixed(table, [recipes[number] for number in known])
+        if isinstance(root, Decoder) and root.pair_embedding is not None and not _keeps_ids(recipes, old):
+            root.pair_embedding.weight.zero_()  # rows go by ids
     _set_special_ids(root, old, new)
     return model
 
@@ -94,6 +98,11 @@ def shared_tokens(old: Tokenizer, new: Tokenizer) -> dict[int, int]:
     """Return the old id of each new id that stands for the same bytes."""
     same = {stands_for: number for number, stands_for in reversed(list(enumerate(token_bytes(old)))) if stands_for}
     return {number: same[each] for number, each in enumerate(token_bytes(new)) if each in same}
+
+
+def _keeps_ids(recipes: dict[int, Recipe], old: Tokenizer) -> bool:
+    """Say whether every old id still stands for what it stood for."""
+    return all(list(recipes.get(number, ((), ()))[0]) == [number] for number in range(old.vocabulary_size))
 
 
 def _mixed(table: torch.Tensor, recipes: list[Recipe]) -> torch.Tensor:

@@ -54,7 +54,9 @@ class Plan:
         edits: what is done to the model before it is trained.
         bigram_contexts: tokens whose followers are counted before the first step, to begin with what they tell
             (`lavra.models.bigram_start`); 0 for random weights.
-        start_bits_per_byte: on held-out rows, by those counts alone; None without them.
+        trigram_contexts: pairs of tokens whose followers are counted too, for a model with a table of pairs
+            (`lavra.models.trigram_start`).
+        start_bits_per_byte: on held-out rows, by the counts of single tokens' followers alone; None without them.
         forecast: what the run is expected to take and bring: `seconds`, `tokens_per_second`, `peak_bytes`,
             `bits_per_byte` with its interval, `loss`; as far as it is known beforehand.
     """
@@ -94,6 +96,7 @@ class Plan:
     pure_mask: bool = False
     edits: EditConfig = field(default_factory=EditConfig)
     bigram_contexts: int = 0
+    trigram_contexts: int = 0
     start_bits_per_byte: float | None = None
     forecast: dict[str, float] = field(default_factory=dict)
 

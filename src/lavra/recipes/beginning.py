@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lavra.core.errors import InputError
 from lavra.core.progress import say
@@ -16,15 +17,25 @@ from lavra.models.bigram_start import (
     start_from_bigrams,
 )
 from lavra.models.spec import DecoderSpec
+from lavra.models.trigram_start import flops_of_pair, start_from_trigrams
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.material import Material
-from lavra.training.precision import TYPES, choose_precision
+from lavra.training.precision import TYPES, Masters, choose_precision
+
+if TYPE_CHECKING:
+    import torch
+
+    from lavra.data.trigrams import Trigrams
 
 _SHARE, _UNTIL = 1.0, 1000
 """What may go into the first embedding and head for each FLOP of a run's steps (the shortest runs learn little else),
 and tokens of a run for each token of the vocabulary beyond which it has forgotten how it began."""
+
+_PAIRS_UNTIL = 1.0
+"""Tokens of a run by kinds of pairs, about the vocabulary's size to the power of 1.5, beyond which a table of pairs
+learns as well from zero."""
 
 
 def contexts_to_count(config: TrainConfig, plan: Plan, data: Material, tokens: float) -> int:
@@ -55,6 +66,13 @@ def contexts_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: f
     return min(spec.vocabulary, int(_SHARE * tokens * flops_per_token / flops_of_context(spec)))
 
 
+def pairs_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: float) -> int:
+    """Return how many pairs' followers are counted too before a run of `tokens` that begins with single tokens'."""
+    if tokens > _PAIRS_UNTIL * spec.vocabulary**1.5:
+        return 0
+    return min(spec.pairs, int(_SHARE * tokens * flops_per_token / flops_of_pair(spec)))
+
+
 def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
     """Give a trainer that is at its first step the embedding and the head that the plan wants it to begin with.
 
@@ -74,7 +92,6 @@ def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
     precision = choose_precision("auto", embedding.device)
     dtype = TYPES["fp32" if precision == "fp16" else precision]
     loss = start_from_bigrams(embedding, head, bigrams, plan.bigram_contexts, dtype)
-    masters.publish()
     held_out = data.bigrams(held_out=True)
     bits = None
     if held_out is not None:
@@ -85,4 +102,21 @@ def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
         f"beginning: {len(bigrams.followers):,} pairs of tokens counted, loss {loss:.3f} by them{told} "
         f"({show_duration(time.monotonic() - begun)})"
     )
+    if plan.trigram_contexts:
+        _begin_with_pairs(masters, embedding, head, data.trigrams(plan.trigram_contexts), dtype)
+    masters.publish()
     return replace(plan, start_bits_per_byte=bits)
+
+
+def _begin_with_pairs(
+    masters: Masters, embedding: torch.Tensor, head: torch.Tensor, trigrams: Trigrams | None, dtype: torch.dtype
+) -> None:
+    if trigrams is None or not len(trigrams.pairs):
+        return
+    begun = time.monotonic()
+    table = masters.weights["pair_embedding.weight"].detach()
+    first, last = start_from_trigrams(table, embedding, head, trigrams, dtype)
+    say(
+        f"beginning: followers of {len(trigrams.pairs):,} pairs counted, {trigrams.covered:.0%} of the text; loss "
+        f"there {first:.3f} by the last token, {last:.3f} by both ({show_duration(time.monotonic() - begun)})"
+    )

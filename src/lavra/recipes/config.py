@@ -67,6 +67,9 @@ class ModelConfig:
     """Kind of norm."""
     activation: Activation | None = None
     """Of the MLP."""
+    pairs: int | None = None
+    """Rows of a table of pairs of tokens, e.g. 65536: some hundredths fewer bits per byte after the same steps, for
+    more memory and a model that only lavra can read. None by default."""
     tied: bool | None = None
     """Whether the head is the embedding."""
     dropout: float | None = None

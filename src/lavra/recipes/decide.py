@@ -23,7 +23,7 @@ from lavra.planning.budget import (
 from lavra.planning.flops import training_flops_per_token
 from lavra.planning.plan import Plan
 from lavra.recipes.base import Base, objective_from_nothing
-from lavra.recipes.beginning import contexts_to_count
+from lavra.recipes.beginning import contexts_to_count, pairs_worth_counting
 from lavra.recipes.config import ModelConfig, TrainConfig
 from lavra.recipes.material import Material
 from lavra.recipes.optimization import optimizer_options, options_after_bigrams, schedule_of
@@ -121,6 +121,7 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
         "positions",
         "norm",
         "activation",
+        "pairs",
         "tied",
         "dropout",
     )
@@ -161,7 +162,8 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
         if plan.compile and seconds is not None and machine.device.type == "cpu":
             likely *= _COMPILED_GAIN * max(0.0, 1.0 - _COMPILING / seconds)
         rates = options_after_bigrams(config.optimization, plan.optimizer, likely, plan.model.vocabulary)
-        plan = replace(plan, bigram_contexts=contexts, optimizer=rates)
+        pairs = pairs_worth_counting(plan.model, likely, plan.flops_per_token)
+        plan = replace(plan, bigram_contexts=contexts, trigram_contexts=pairs, optimizer=rates)
     steps = config.steps or max(1, round(tokens / plan.tokens_per_step))
     return with_length(plan, steps, config, data, per_token)
 

@@ -22,6 +22,7 @@ from lavra.data.prepare import Prepared, open_prepared
 from lavra.data.prepare_examples import PreparedExamples, holds_examples, open_prepared_examples
 from lavra.data.readers import is_repeatable, read_rows
 from lavra.data.tokenizer import Tokenizer
+from lavra.data.trigrams import Trigrams, count_trigrams
 from lavra.data.window_source import WindowSource
 from lavra.planning.plan import Plan
 from lavra.recipes.config import TrainConfig
@@ -106,6 +107,10 @@ class Material(ABC):
         """
         return None
 
+    def trigrams(self, pairs: int) -> Trigrams | None:
+        """Return what follows the most frequent pairs of tokens how often, in the text to train on; see `bigrams`."""
+        return None
+
     @abstractmethod
     def beginning(self) -> np.ndarray:
         """Return the ids of some of the user's text, to compare models on."""
@@ -169,6 +174,13 @@ class TextMaterial(Material):
         """Count the pairs of the text."""
         store = self.prepared.validation if held_out else self.prepared.train
         return None if len(store.tokens) < 2 else count_bigrams(store.tokens, self.tokenizer.vocabulary_size)
+
+    def trigrams(self, pairs: int) -> Trigrams | None:
+        """Count what follows the most frequent pairs of the text."""
+        tokens, tokenizer = self.prepared.train.tokens, self.tokenizer
+        if len(tokens) < 3:
+            return None
+        return count_trigrams(tokens, tokenizer.vocabulary_size, pairs, tokenizer.end_of_document)
 
     def beginning(self) -> np.ndarray:
         """Return the first ids of the training text."""
