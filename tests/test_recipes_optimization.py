@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from lavra.recipes.config import OptimizationConfig
-from lavra.recipes.optimization import optimizer_options, options_after_bigrams
+from lavra.recipes.optimization import optimizer_options, options_after_bigrams, rates_after_bigrams
 
 
 def rates(tokens: float, vocabulary: int = 8192, **asked: float) -> tuple[float, float, float]:
@@ -30,3 +30,8 @@ def test_short_runs_are_gentle_with_what_they_begin_with() -> None:
 def test_rates_that_were_asked_for_stay() -> None:
     asked = {"learning_rate": 0.1, "embedding_learning_rate": 0.2, "matrix_learning_rate": 0.3}
     assert rates(1e4, **asked) == (0.1, 0.2, 0.3)
+
+
+def test_a_run_that_knows_more_is_gentle_for_longer() -> None:
+    assert rates_after_bigrams(3e5, 8192, paired=True) < rates_after_bigrams(3e5, 8192, paired=False) < 1.0
+    assert rates_after_bigrams(1e7, 8192, paired=True) == 1.0

