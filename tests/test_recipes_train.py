@@ -87,6 +87,8 @@ def test_a_table_of_pairs_begins_with_what_follows_two_tokens(prepared: Path, tm
     assert [run.plan["trigram_contexts"] > 0 for run in runs] == [False, True]
     first = [run.metrics[0]["loss"] for run in runs]
     assert first[1] < first[0]
+    expected = [run.plan["forecast"]["bits_per_byte"] for run in runs]
+    assert expected[1] == pytest.approx(0.97 * expected[0], rel=0.005)
     assert runs[1].result["bits_per_byte"]["value"] < runs[0].result["bits_per_byte"]["value"]
     assert runs[1].generate("The", max_new_tokens=3)
 

@@ -63,6 +63,10 @@ _COMPRESSIBILITY, _BY_COMPRESSION, _BY_PAIRS = 0.54, 0.07, 0.025
 """Power with which the loss follows the compressor's; standard deviations of the logarithm that is left by compressor
 and by pairs: from one run each on eleven texts, of which pairs mislead one by 5.5 %."""
 
+GAIN_OF_PAIRS = 0.97
+"""Bits per byte of a run with a table of pairs of tokens (`model.pairs`) by those of one without, from the first step
+on: .967 to .973 in runs of 50,000 to 720,000 tokens."""
+
 _OF_GAP = 0.25
 """Share of a contradiction between pairs and compressor that is doubt."""
 

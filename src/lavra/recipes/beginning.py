@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lavra.data.trigrams import Trigrams
 
-_SHARE, _UNTIL = 1.0, 1000
+_SHARE, PAIRS_UNTIL = 1.0, 1000
 """What may go into the first embedding and head for each FLOP of a run's steps (the shortest runs learn little else),
 and tokens of a run for each token of the vocabulary beyond which it has forgotten how it began."""
 
@@ -61,7 +61,7 @@ def contexts_to_count(config: TrainConfig, plan: Plan, data: Material, tokens: f
 
 def contexts_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: float) -> int:
     """Return how many tokens' followers are counted before a run of `tokens` if nothing else is asked for."""
-    if tokens > _UNTIL * spec.vocabulary or not can_start_from_bigrams(spec):
+    if tokens > PAIRS_UNTIL * spec.vocabulary or not can_start_from_bigrams(spec):
         return 0
     return min(spec.vocabulary, int(_SHARE * tokens * flops_per_token / flops_of_context(spec)))
 

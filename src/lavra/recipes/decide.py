@@ -223,7 +223,8 @@ def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Ba
 def with_length(plan: Plan, steps: int, config: TrainConfig, data: Material, seconds_per_token: float) -> Plan:
     """Return the plan for a number of steps, with the rhythm of validation and checkpoints that fits it."""
     tokens = steps * plan.tokens_per_step
-    save_every = config.checkpoint_every or max(1, -(-steps // 20))
+    short = plan.budget_seconds is not None and plan.budget_seconds < _SHORT
+    save_every = config.checkpoint_every or max(1, -(-steps // (_VALIDATIONS if short else _CHECKPOINTS)))
     # Validations fall on checkpoints, so that the best checkpoint by validation can be kept.
     every = save_every * max(1, round(steps / _VALIDATIONS / save_every))
     affordable = tokens * _VALIDATION_SHARE / _VALIDATIONS / _FORWARD_SHARE
@@ -262,6 +263,10 @@ def seconds_after(plan: Plan, seconds_per_token: float) -> float:
         held_out = min(held_out, EVALUATION_SHARE * plan.budget_seconds)
     return held_out + _FINISH_SECONDS
 
+
+_CHECKPOINTS, _SHORT = 20, 300.0
+"""Of a run; of one by a shorter time in seconds, as many as validations. Where a checkpoint is written beside every few
+steps, these take a quarter longer."""
 
 _FINISH_SECONDS = 1.5
 """Of writing the model and the samples."""

@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from lavra.core.progress import say
-from lavra.planning.builtin_law import law_for, level_by_start
+from lavra.planning.builtin_law import GAIN_OF_PAIRS, law_for, level_by_start
 from lavra.planning.calibration import load_calibration
 from lavra.planning.flops import matrix_parameters
 from lavra.planning.law import Law
@@ -76,12 +76,16 @@ def run_law(plan: Plan, data: Material) -> Law | None:
     if plan.start_bits_per_byte is not None:
         shape = plan.model.vocabulary, plan.model.width, plan.bigram_contexts
         level = level_by_start(plan.start_bits_per_byte, *shape)
-    return law_for(compressed_bits_per_byte(stretches(data.prepared)), level=level)
+    return law_for(compressed_bits_per_byte(stretches(data.prepared)), _gain(plan), level)
 
 
 def start_of(plan: Plan) -> float:
     """Return the bits per byte that a run begins with; infinite for random weights, which know nothing."""
-    return plan.start_bits_per_byte or math.inf
+    return _gain(plan) * plan.start_bits_per_byte if plan.start_bits_per_byte else math.inf
+
+
+def _gain(plan: Plan) -> float:
+    return GAIN_OF_PAIRS if plan.model is not None and plan.model.pairs else 1.0
 
 
 def read_bytes(plan: Plan, data: Material, epochs: float) -> float:
