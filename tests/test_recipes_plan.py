@@ -56,6 +56,7 @@ def test_the_example_of_the_notes(notes: Outlook) -> None:
     assert "416 thousand tokens/s peak, 166 thousand tokens/s expected, about 33 minutes" in shown
     assert "1.29 times the rule" in shown
     json.dumps(notes.to_json())
+    assert not notes.notes  # nothing to say against it, and what was asked for is what is wanted
 
 
 @pytest.mark.heavy
@@ -86,6 +87,7 @@ def test_the_plan_chooses_for_budget_text_and_hardware(text: Path) -> None:
     assert large.worth <= large.epochs
     assert large.forecast is not None
     assert large.forecast.loss is not None
+    assert any("--model.pairs 65536" in note for note in small.notes)
 
 
 def test_a_text_too_small_for_the_vocabulary_is_warned_of(text: Path) -> None:

@@ -19,7 +19,7 @@ from lavra.models.spec import DecoderSpec
 from lavra.models.token_pairs import pair_rows
 
 PASSES = 8
-"""Over the counts: twice as many bring a tenth more (see the lab notebook)."""
+"""Over the counts: twice as many bring hardly more (see the lab notebook)."""
 
 _RATE = 0.2
 
