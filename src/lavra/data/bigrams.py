@@ -49,10 +49,8 @@ def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) 
     """
     if len(tokens) < 2:
         raise ValueError("fewer than two tokens have no followers")
-    keys, times = np.unique(
-        np.concatenate([_keys(stretch, vocabulary) for stretch in stretches_of(tokens, most)]), return_counts=True
-    )
-    before, followers = np.divmod(keys.astype(np.int64), vocabulary)
+    keys, times = count_in_a_row(tokens, vocabulary, 2, most)
+    before, followers = np.divmod(keys, vocabulary)
     contexts, index, lengths = np.unique(before, return_inverse=True, return_counts=True)
     order = np.argsort(-np.bincount(index, times), kind="stable")
     places = np.argsort(np.argsort(order)[index], kind="stable")
@@ -65,16 +63,35 @@ def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) 
     )
 
 
-def stretches_of(tokens: np.ndarray, most: int) -> list[np.ndarray]:
-    """Return (tokens,) views of a corpus, spread evenly, of about `most` tokens in all; the whole if it fits."""
+def count_in_a_row(tokens: np.ndarray, vocabulary: int, length: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Count each `length` tokens in a row.
+
+    Args:
+        tokens: (tokens,) ids of a corpus, flat.
+        vocabulary: ids are below it.
+        length: of what is counted.
+        most: tokens to count at most.
+
+    Returns:
+        (kinds,) int64 numbers in order, whose digits to the base of the vocabulary are the ids, and (kinds,) counts.
+    """
+    # In 4 bytes if that is enough: millions of them are sorted.
+    dtype = np.dtype(np.uint32 if vocabulary**length <= 2**32 else np.int64)
+
+    def keys(stretch: np.ndarray) -> np.ndarray:
+        ids = np.asarray(stretch, dtype)
+        found = np.zeros(len(ids) - length + 1, dtype)
+        for place in range(length):
+            found = found * dtype.type(vocabulary) + ids[place : place + len(found)]
+        return found
+
+    found, times = np.unique(np.concatenate([keys(part) for part in _stretches(tokens, most)]), return_counts=True)
+    return found.astype(np.int64), times
+
+
+def _stretches(tokens: np.ndarray, most: int) -> list[np.ndarray]:
     if len(tokens) <= most:
         return [tokens]
     length = max(2, most // _STRETCHES)
     starts = np.linspace(0, len(tokens) - length, _STRETCHES).astype(np.int64)
     return [tokens[start : start + length] for start in starts]
-
-
-def _keys(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
-    """Return a number for each pair, in 4 bytes if that is enough: millions of them are sorted."""
-    ids = np.asarray(tokens, np.uint32 if vocabulary <= 2**16 else np.int64)
-    return ids[:-1] * ids.dtype.type(vocabulary) + ids[1:]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lavra.data.bigrams import MOST_TOKENS, stretches_of
+from lavra.data.bigrams import MOST_TOKENS, count_in_a_row
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,10 @@ def count_trigrams(
     """
     if len(tokens) < 3:
         raise ValueError("fewer than three tokens have no followers of pairs")
-    keys, times = np.unique(
-        np.concatenate([_keys(part, vocabulary) for part in stretches_of(tokens, most)]), return_counts=True
-    )
+    keys, times = count_in_a_row(tokens, vocabulary, 3, most)
     pair, followers = np.divmod(keys, vocabulary)
-    known, first, index = np.unique(pair, return_index=True, return_inverse=True)
-    total = np.bincount(index, times)
+    first = np.flatnonzero(np.diff(pair, prepend=-1))
+    known, total = pair[first], np.add.reduceat(times, first)
     wanted = np.flatnonzero((total > 1) & (known % vocabulary != end_of_document))
     chosen = wanted[np.argsort(-total[wanted], kind="stable")[:contexts]]
     lengths = np.diff(np.append(first, len(pair)))[chosen]
@@ -66,9 +64,3 @@ def count_trigrams(
         times[places].astype(np.float64),
         float(total[chosen].sum() / total.sum()),
     )
-
-
-def _keys(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
-    """Return a number for each three tokens in a row."""
-    ids = np.asarray(tokens, np.int64)
-    return (ids[:-2] * vocabulary + ids[1:-1]) * vocabulary + ids[2:]
