@@ -2,7 +2,7 @@
 
 Usage: python bench/quality.py [TEXT…] [--held-out TEXT…] [--budgets 2m,5m,10m] [--nanogpt FOLDER]
            [--litgpt-python PYTHON] [--peers trainer,nanogpt,litgpt] [--ladder 30s,1m] [--seeds 1]
-           [--pairs ROWS] [--again] [--json]
+           [--lavra="--model.recall …"] [--again] [--json]
 
 Without arguments: half a minute on the installed documentation against Hugging Face's Trainer alone. The whole thing
 (over an hour; say where nanoGPT's checkout and an interpreter with litgpt are, see bench/peers/litgpt.py):
@@ -92,7 +92,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--context", type=int, default=256, help="of the peers, and of the scoring")
-    parser.add_argument("--pairs", type=int, default=0, help="rows of lavra's table of pairs of tokens")
+    parser.add_argument("--lavra", default="", metavar="FLAGS", help="more flags of `lavra train`, as one word after =")
     parser.add_argument("--rows", type=int, default=16, help="of a peer's batch")
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the peers, at its peak")
@@ -153,7 +153,7 @@ def main() -> int:
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
-    ours = Lavra(options.pairs)
+    ours = Lavra(options.lavra)
     lavra = Entry(ours, ours.variants)
     home = (options.out / "quality").resolve()
     text, folder = prepared_text(options.texts, options.held_out, home, options.vocabulary, share=0.05)

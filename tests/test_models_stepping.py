@@ -20,6 +20,7 @@ SPECS = {
     "parallel": replace(PRESETS["pythia-70m"], **TINY),
     "gated": replace(PRESETS["tinyllama-1.1b"], **{**TINY, "kv_heads": 2}),
     "pairs": DecoderSpec(vocabulary=97, context=24, depth=2, width=32, heads=4, pairs=50),
+    "recall": DecoderSpec(vocabulary=97, context=24, depth=2, width=32, heads=4, recall=True),
     "alibi": replace(PRESETS["gpt2-124m"], **TINY, positions="alibi"),
 }
 

@@ -87,7 +87,7 @@ def test_the_plan_chooses_for_budget_text_and_hardware(text: Path) -> None:
     assert large.worth <= large.epochs
     assert large.forecast is not None
     assert large.forecast.loss is not None
-    assert any("--model.pairs 65536" in note for note in small.notes)
+    assert any("--model.recall" in note and "--model.pairs 65536" in note for note in small.notes)
 
 
 def test_a_text_too_small_for_the_vocabulary_is_warned_of(text: Path) -> None:

@@ -26,14 +26,14 @@ class Lavra:
     """The adapter.
 
     Args:
-        pairs: rows of a table of pairs of tokens; 0 for none, as by default.
+        flags: more of `lavra train`, e.g. `--model.recall`.
     """
 
     name = "lavra"
 
-    def __init__(self, pairs: int = 0) -> None:
-        self.pairs = pairs
-        self.variants = (Variant(f"{pairs} pairs" if pairs else "auto", False),)
+    def __init__(self, flags: str = "") -> None:
+        self.flags = flags.split()
+        self.variants = (Variant(flags or "auto", False),)
 
     def versions(self) -> dict[str, str | None]:
         """Return the revision of the working tree, and torch's version."""
@@ -45,8 +45,7 @@ class Lavra:
         words = [sys.executable, "-m", "lavra", "train", str(job.text / "stores"), "--out", str(job.out / "run")]
         words += ["--budget", f"{job.seconds:.2f}s", "--seed", str(job.seed), "--samples", "0"]
         words += ["--model.depth", str(job.shape.depth), "--model.width", str(job.shape.width)]
-        words += ["--model.pairs", str(self.pairs)] if self.pairs else []
-        return Command(words, job.out / "run" / "model" / "model.safetensors", None)
+        return Command(words + self.flags, job.out / "run" / "model" / "model.safetensors", None)
 
     def score(self, job: Job) -> list[str]:
         """Return the command that scores."""

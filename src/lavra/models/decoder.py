@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from lavra.models.attention import Mask, alibi_bias, alibi_slopes, causal_mask
 from lavra.models.batch import Batch
 from lavra.models.layers import Block, LayerCache, make_norm, rotary_table
+from lavra.models.recall import Recall
 from lavra.models.spec import DecoderSpec
 from lavra.models.stepping import Step, steps_of
 from lavra.models.token_pairs import PairEmbedding
@@ -22,7 +23,6 @@ class KeyValueCache:
         length: tokens stored so far (padding included), the same for all rows.
         capacity: tokens that fit.
         steps: the blocks' functions for one token a row; None before anything was read.
-        last: (rows,) ids of the last tokens stored; None before anything was read.
     """
 
     def __init__(self, layers: list[LayerCache], rows: int, capacity: int, device: torch.device) -> None:
@@ -30,7 +30,7 @@ class KeyValueCache:
         self.length = 0
         self.capacity = capacity
         self.steps: list[Step] | None = None
-        self.last: torch.Tensor | None = None
+        self._ids = torch.zeros(rows, capacity, dtype=torch.long, device=device)
         self._index = torch.arange(capacity, device=device)
         self._positions = self._index.expand(rows, -1)  # written to (and then copied) only when there is padding
         self._real: torch.Tensor | None = None  # (rows, capacity) bool: no padding; None while there is none at all
@@ -40,16 +40,23 @@ class KeyValueCache:
         """Number of sequences."""
         return self._positions.shape[0]
 
-    def append(self, new: int, real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Note `new` tokens a row as stored, those not `real` (rows, new) as padding.
+    @property
+    def ids(self) -> torch.Tensor:
+        """The (rows, stored) ids of the tokens stored."""
+        return self._ids[:, : self.length]
+
+    def append(self, ids: torch.Tensor, real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Note (rows, new) tokens as stored, those not `real` (rows, new) as padding.
 
         Returns:
             The (rows, stored) positions of all tokens, and the (rows, 1, new, stored) visibility, None where that is
             simply causal. A padding token has position 0 and sees itself, so that its (unused) output stays finite.
         """
+        new = ids.shape[1]
         before, after = self.length, self.length + new
         if after > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens; {after} were given")
+        self._ids[:, before:after] = ids
         self.length = after
         if real is not None and self._real is None and not bool(real.all()):
             self._real = torch.ones(self.rows, self.capacity, dtype=torch.bool, device=self._index.device)
@@ -70,7 +77,7 @@ class KeyValueCache:
         """Keep, repeat or reorder rows: row i becomes what row `rows[i]` was (beams, finished rows, samples)."""
         self._positions = self._positions[rows]
         self._real = None if self._real is None else self._real[rows]
-        self.last = None if self.last is None else self.last[rows]
+        self._ids = self._ids[rows]
         for layer in self.layers:
             layer.select(rows, self.length)
 
@@ -88,8 +95,6 @@ class KeyValueCache:
         ]
         joined = KeyValueCache(layers, self.rows + other.rows, capacity, self._index.device)
         joined.length, joined.steps = length, self.steps
-        if self.last is not None and other.last is not None:
-            joined.last = torch.cat((self.last, other.last))
         joined._positions = joined._positions.clone()
         joined._real = torch.ones_like(joined._positions, dtype=torch.bool)
         for first, cache in ((0, self), (self.rows, other)):
@@ -98,6 +103,7 @@ class KeyValueCache:
             joined._real[rows, : length - kept] = False
             joined._real[rows, length - kept : length] = real[:, cache.length - kept : cache.length]
             joined._positions[rows, length - kept : length] = cache._positions[:, cache.length - kept : cache.length]
+            joined._ids[rows, length - kept : length] = cache._ids[:, cache.length - kept : cache.length]
         return joined
 
     def _longest(self) -> int:
@@ -125,6 +131,7 @@ class Decoder(nn.Module):
         self.checkpointing = False
         self.embedding = nn.Embedding(spec.padded_vocabulary, spec.size_of_embedding)
         self.pair_embedding = PairEmbedding(spec.pairs, spec.size_of_embedding) if spec.pairs else None
+        self.recall = Recall(spec.width, spec.norm_epsilon) if spec.recall else None
         self.position_embedding = nn.Embedding(spec.context, spec.width) if spec.positions == "learned" else None
         self.embedding_norm = make_norm(spec, spec.width, True) if spec.embedding_norm_weight else None
         projected = spec.size_of_embedding != spec.width
@@ -135,6 +142,7 @@ class Decoder(nn.Module):
         self.output = nn.Linear(spec.size_of_embedding, spec.padded_vocabulary, bias=False)
         if spec.tied:
             self.output.weight = self.embedding.weight
+        self._head_rows: torch.Tensor | None = None
         self.register_buffer("table", rotary_table(spec) if spec.positions == "rope" else None, persistent=False)
         self.register_buffer(
             "slopes", alibi_slopes(spec.heads) if spec.positions == "alibi" else None, persistent=False
@@ -168,7 +176,7 @@ class Decoder(nn.Module):
         length = inputs.shape[1]
         if positions is None:
             positions = torch.arange(length, device=inputs.device)[None]
-        x = self._embed(inputs, positions, None)
+        x = self._embed(inputs, positions, inputs)
         mask = causal_mask(segments, length, self._bias(positions, positions))
         table = self._table_at(positions, x.dtype)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
@@ -200,6 +208,15 @@ class Decoder(nn.Module):
             return F.linear(features, self.output.weight[: self.spec.vocabulary])
         return self.output(features)[..., : self.spec.vocabulary]  # of low precision
 
+    def head_rows(self) -> torch.Tensor:
+        """Return the head's (padded vocabulary, width) weight, also where a layer that shows none took its place."""
+        return self.output.weight if self._head_rows is None else self._head_rows
+
+    def keep_head_rows(self) -> None:
+        """Keep the head's weight where it is read row by row, before another kind of layer takes the head's place."""
+        if self.recall is not None:
+            self._head_rows = self.output.weight.detach()
+
     def new_cache(self, rows: int, length: int) -> KeyValueCache:
         """Return an empty cache for `rows` sequences of at most `length` tokens."""
         weight = self.embedding.weight
@@ -216,10 +233,9 @@ class Decoder(nn.Module):
             real: (rows, new) bool, False on padding. None: nothing is padding.
         """
         start = cache.length
-        all_positions, allowed = cache.append(ids.shape[1], real)
+        all_positions, allowed = cache.append(ids, real)
         positions = all_positions[:, start:]
-        x = self._embed(ids, positions, cache.last)
-        cache.last = ids[:, -1]
+        x = self._embed(ids, positions, cache.ids)
         mask = Mask(allowed=allowed, bias=self._bias(positions, all_positions))
         table = self._table_at(positions, x.dtype)
         if cache.steps is None:
@@ -229,10 +245,12 @@ class Decoder(nn.Module):
             x = block(x, table, mask, layer, start)
         return self._finish(x)
 
-    def _embed(self, inputs: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None) -> torch.Tensor:
+    def _embed(self, inputs: torch.Tensor, positions: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        """Return what the blocks read of (rows, new) `inputs`, the last ones of all that was `read`, (rows, stored)."""
         x = self.embedding(inputs)
         if self.pair_embedding is not None:
-            x = x + self.pair_embedding(inputs, positions, last)
+            before = read.shape[1] - inputs.shape[1] - 1
+            x = x + self.pair_embedding(inputs, positions, read[:, before] if before >= 0 else None)
         if self.input_projection is not None:
             x = self.input_projection(x)
         if self.position_embedding is not None:
@@ -241,6 +259,8 @@ class Decoder(nn.Module):
             x = self.embedding_norm(x)
         elif self.spec.embedding_norm:
             x = F.rms_norm(x, (self.spec.width,), eps=self.spec.norm_epsilon)
+        if self.recall is not None:
+            x = self.recall(x, read, positions, self.head_rows())
         return F.dropout(x, self.spec.dropout, self.training) if self.spec.dropout else x
 
     def _finish(self, x: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lavra.core.errors import InputError
+from lavra.models.decoder import Decoder
 
 FEW_ROWS = 4
 """Up to this many rows the kernel that reads the small weights is quicker than making large ones of them."""
@@ -52,6 +53,8 @@ class Int8Linear(nn.Module):
 
 def replace_linear_layers(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
     """Put what `make` makes of each linear layer in its place, and return how many there were."""
+    if isinstance(model, Decoder):
+        model.keep_head_rows()
     layers = [
         (parent, name, child)
         for parent in model.modules()

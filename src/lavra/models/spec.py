@@ -54,6 +54,7 @@ class DecoderSpec:
             lead in and out (opt-350m). 0 means `width`.
         pairs: rows of a table of pairs of tokens, whose row for a token and the one before it is added to the token's
             embedding (`lavra.models.token_pairs`); 0 is none.
+        recall: add to each token what followed when it last occurred in the document (`lavra.models.recall`).
         tied: the head is the embedding.
         dropout: on embeddings, attention weights and both branches.
         initialization: `gpt2` (normal 0.02, outputs scaled by depth), or `zero_out` (outputs and head start at zero, so
@@ -89,6 +90,7 @@ class DecoderSpec:
     embedding_norm_weight: bool = False
     embedding_width: int = 0
     pairs: int = 0
+    recall: bool = False
     tied: bool = False
     dropout: float = 0.0
     initialization: Literal["gpt2", "zero_out"] = "zero_out"
@@ -104,6 +106,11 @@ class DecoderSpec:
             )
         if self.pairs < 0:
             raise InputError(f"model.pairs is {self.pairs}; it must be at least 0")
+        if self.recall and self.size_of_embedding != self.width:
+            raise InputError(
+                f"model.recall adds rows of the head, {self.size_of_embedding} wide, to a stream of {self.width}",
+                "leave out model.embedding_width or model.recall",
+            )
         if self.heads % self.key_value_heads:
             raise InputError(
                 f"model.heads {self.heads} is not a multiple of model.kv_heads {self.kv_heads}",

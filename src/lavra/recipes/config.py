@@ -70,6 +70,9 @@ class ModelConfig:
     pairs: int | None = None
     """Rows of a table of pairs of tokens, e.g. 65536: some hundredths fewer bits per byte after the same steps, for
     more memory and a model that only lavra can read. None by default."""
+    recall: bool | None = None
+    """Whether to look up what followed when a token last occurred in the document: some hundredths fewer bits per byte
+    after the same steps, and a model that only lavra can read. Not by default."""
     tied: bool | None = None
     """Whether the head is the embedding."""
     dropout: float | None = None

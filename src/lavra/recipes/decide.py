@@ -122,6 +122,7 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
         "norm",
         "activation",
         "pairs",
+        "recall",
         "tied",
         "dropout",
     )

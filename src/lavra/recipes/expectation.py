@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from lavra.core.progress import say
-from lavra.planning.builtin_law import GAIN_OF_PAIRS, law_for, level_by_start
+from lavra.planning.builtin_law import GAIN_OF_PAIRS, GAIN_OF_RECALL, law_for, level_by_start
 from lavra.planning.calibration import load_calibration
 from lavra.planning.flops import matrix_parameters
 from lavra.planning.law import Law
@@ -85,7 +85,10 @@ def start_of(plan: Plan) -> float:
 
 
 def _gain(plan: Plan) -> float:
-    return GAIN_OF_PAIRS if plan.model is not None and plan.model.pairs else 1.0
+    """Return the bits per byte of such a model by those of one that knows no pairs and recalls nothing."""
+    if plan.model is None:
+        return 1.0
+    return (GAIN_OF_PAIRS if plan.model.pairs else 1.0) * (GAIN_OF_RECALL if plan.model.recall else 1.0)
 
 
 def read_bytes(plan: Plan, data: Material, epochs: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lavra.core.units import show_duration, show_size
 from lavra.planning.budget import vocabulary_for
-from lavra.planning.builtin_law import GAIN_OF_PAIRS
+from lavra.planning.builtin_law import GAIN_OF_PAIRS, GAIN_OF_RECALL
 from lavra.planning.outlook import Outlook
 from lavra.planning.repetition import repetition_note
 from lavra.recipes.beginning import PAIRS_UNTIL
@@ -43,7 +43,8 @@ def notes_on(request: PlanRequest, outlook: Outlook) -> list[str]:
     if request.base is None and model.chosen and outlook.tokens <= PAIRS_UNTIL * model.vocabulary:
         memory = show_size(_PAIRS * model.width * _BYTES_OF_A_WEIGHT)
         notes.append(
-            f"lavra train --model.pairs {_PAIRS}, a table of pairs of tokens, would take about {1 - GAIN_OF_PAIRS:.0%} "
-            f"off the bits per byte, for {memory} more memory; no other program reads such a model"
+            f"lavra train --model.recall, which looks up what followed tokens earlier in their document, would take "
+            f"about {1 - GAIN_OF_RECALL:.0%} off the bits per byte, and --model.pairs {_PAIRS}, a table of pairs of "
+            f"tokens, {1 - GAIN_OF_PAIRS:.0%} more, for {memory} of memory; no other program reads such models"
         )
     return notes

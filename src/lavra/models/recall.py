@@ -1,0 +1,93 @@
+"""What followed the last time: tokens that come again in a document tend to be followed by what followed them before.
+
+Attention learns to look that up by two blocks that have found each other (induction heads, Olsson et al. 2022, arXiv
+2209.11895), and a small model on a short run does not get there. Looked up by comparing ids, it costs no product and
+need not be learned (n-gram heads, Akyürek et al. 2024, arXiv 2401.12973, §6): the head's row of the token that came
+next is added to what the blocks read, so that their sum says at once that it may come again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+_LONGEST = 3
+"""Tokens in a row that are looked up: the last one alone, the last two and the last three."""
+
+_Found = Iterator[tuple[torch.Tensor, torch.Tensor]]
+
+
+def followers(ids: torch.Tensor, positions: torch.Tensor) -> _Found:
+    """Yield, for each token alone, then for it and those before it, what followed when they last were in the document.
+
+    Args:
+        ids: (rows, stored) token ids.
+        positions: (rows or 1, new) of the last `new` of them in their documents, which begin that far before.
+
+    Yields:
+        The (rows, new) ids that followed, and a (rows, new) bool of where there are any.
+    """
+    if positions.shape[1] == 1:
+        return _followers_of_last(ids, positions)
+    return _followers_of_all(ids, positions)
+
+
+def _followers_of_all(ids: torch.Tensor, positions: torch.Tensor) -> _Found:
+    """Sort what is compared: equal ones, of which the last before each is wanted, come to lie together."""
+    stored, new = ids.shape[1], positions.shape[1]
+    index = torch.arange(stored, device=ids.device)
+    document = (index[stored - new :] - positions).clamp(min=0).expand(len(ids), -1)
+    document = F.pad(document, (stored - new, 0), mode="replicate")
+    kind = document
+    for back in range(_LONGEST):
+        # A kind is a document's first place, then a number for each of what was equal one token before.
+        key = torch.where(index - back >= document, (kind << 32) | ids, -1 - index)
+        key, order = key.sort(stable=True)
+        same = key[:, 1:] == key[:, :-1]
+        before = torch.full_like(order, -1).scatter_(1, order[:, 1:], torch.where(same, order[:, :-1], -1))
+        yield (ids.gather(1, before + 1)[:, stored - new :], before[:, stored - new :] >= 0)
+        kind = torch.empty_like(order).scatter_(1, order, F.pad((~same).cumsum(1), (1, 0)))
+        kind = F.pad(kind, (1, 0))[:, :-1]
+
+
+def _followers_of_last(ids: torch.Tensor, positions: torch.Tensor) -> _Found:
+    """Compare the last token with all before it: what generation does for each."""
+    stored = ids.shape[1]
+    index = torch.arange(stored, device=ids.device)
+    found = index < stored - 1
+    for back in range(_LONGEST):
+        equal = ids[:, : stored - back] == ids[:, stored - 1 - back :][:, :1]
+        found = found & F.pad(equal, (back, 0)) & (index - back >= stored - 1 - positions)
+        place = (found * (index + 1)).amax(1, keepdim=True)
+        yield ids.gather(1, place.clamp(max=stored - 1)), place > 0
+
+
+class Recall(nn.Module):
+    """Adds to each token the head's rows of what followed it, and it with the token before, in the same document.
+
+    Args:
+        width: of a row.
+        epsilon: added to a row's mean square, by whose root it is divided.
+    """
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.gains = nn.ParameterList(nn.Parameter(torch.ones(width)) for _ in range(_LONGEST))
+
+    def forward(self, x: torch.Tensor, ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return (rows, new, width) `x` with what is recalled.
+
+        Args:
+            x: of the last `new` tokens.
+            ids: (rows, stored) token ids, the new ones last.
+            positions: (rows or 1, new) of the new tokens in their documents.
+            rows: (vocabulary, width) of the head; they learn nothing from here.
+        """
+        for gain, (follower, found) in zip(self.gains, followers(ids, positions), strict=True):
+            row = F.rms_norm(F.embedding(follower, rows.detach()), (x.shape[-1],), eps=self.epsilon)
+            x = x + (row * found[..., None]).to(x.dtype) * gain
+        return x
