@@ -17,7 +17,7 @@ from lavra.models.batch import IGNORED
 from lavra.models.decoder import build_decoder
 from lavra.models.low_precision import round_weights
 from lavra.models.packed_linear import can_pack, pack_weights
-from lavra.models.recall import Recall, followers
+from lavra.models.recall import GAIN, Recall, followers
 from lavra.models.spec import DecoderSpec
 from lavra.models.store import load_decoder, save_decoder
 from lavra.objectives.causal import Causal
@@ -68,8 +68,8 @@ def test_what_is_added_is_the_head_row_of_what_followed() -> None:
     added = recall(torch.zeros(1, 5, 8), ids, torch.arange(5)[None], rows)[0]
     unit = rows / rows.square().mean(1, keepdim=True).sqrt()
     assert not added[:3].any()
-    torch.testing.assert_close(added[3], unit[2])  # after 1 came 2
-    torch.testing.assert_close(added[4], 2 * unit[3])  # after 2, and after 1 and 2, came 3
+    torch.testing.assert_close(added[3], GAIN * unit[2])  # after 1 came 2
+    torch.testing.assert_close(added[4], 2 * GAIN * unit[3])  # after 2, and after 1 and 2, came 3
 
 
 def test_a_fresh_model_computes_what_it_would_without_recall() -> None:

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from lavra.models.attention import Mask, alibi_bias, alibi_slopes, causal_mask
 from lavra.models.batch import Batch
 from lavra.models.layers import Block, LayerCache, make_norm, rotary_table
-from lavra.models.recall import Recall
+from lavra.models.recall import GAIN, Recall
 from lavra.models.spec import DecoderSpec
 from lavra.models.stepping import Step, steps_of
 from lavra.models.token_pairs import PairEmbedding
@@ -154,6 +154,8 @@ class Decoder(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("bias") or name.startswith("pair_embedding"):
                 nn.init.zeros_(parameter)
+            elif name.startswith("recall"):
+                nn.init.constant_(parameter, GAIN)
             elif parameter.dim() < 2:
                 nn.init.ones_(parameter)
             elif spec.initialization == "gpt2":

@@ -17,6 +17,9 @@ from torch.nn import functional as F
 _LONGEST = 3
 """Tokens in a row that are looked up: the last one alone, the last two and the last three."""
 
+GAIN = 0.6
+"""Of fresh weights. A gentle one learns less from the first hundred steps on, a larger one costs the first twenty."""
+
 _Found = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -76,7 +79,7 @@ class Recall(nn.Module):
     def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
         self.epsilon = epsilon
-        self.gains = nn.ParameterList(nn.Parameter(torch.ones(width)) for _ in range(_LONGEST))
+        self.gains = nn.ParameterList(nn.Parameter(torch.full((width,), GAIN)) for _ in range(_LONGEST))
 
     def forward(self, x: torch.Tensor, ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return (rows, new, width) `x` with what is recalled.
