@@ -23,7 +23,7 @@ Case = tuple[str, dict[str, Any], Sequence[str]]
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """Return the options that all benchmarks of writing have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5, help="turns of each side")
+    parser.add_argument("--runs", type=int, default=3, help="turns of each side")
     parser.add_argument("--seconds", type=float, default=3.0, help="about how long a turn is; one pass at least")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="cases whose title holds these words")

@@ -1,6 +1,6 @@
 """Speed of writing 10 queries for each document, as a ratio to `transformers.generate` with the same model.
 
-    python bench/expansion.py [--documents 32] [--samples 10] [--tokens 16] [--runs 5] [--threads N] [--only WORDS]
+    python bench/expansion.py [--documents 16] [--samples 10] [--tokens 16] [--runs 3] [--threads N] [--only WORDS]
 
 Every side works in a process of its own, in turn with `transformers`, which waits meanwhile. Every query has the same
 number of tokens on all sides, drawn among the 10 likeliest. Documents are given in the same random order to all;
@@ -33,7 +33,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
 def main() -> None:
     """Measure, and print tokens per second."""
     parser = arguments(__doc__)
-    parser.add_argument("--documents", type=int, default=32)
+    parser.add_argument("--documents", type=int, default=16)
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=16)
     options = parser.parse_args()

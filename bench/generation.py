@@ -1,6 +1,6 @@
 """Tokens per second of generation, as a ratio to `transformers.generate` with the same shape and lengths.
 
-    python bench/generation.py [--runs 5] [--seconds 3] [--threads N] [--only WORDS]
+    python bench/generation.py [--runs 3] [--seconds 3] [--threads N] [--only WORDS]
 
 Every side works in a process of its own, in turn with `transformers`, which waits meanwhile. Decoders write greedily
 after prompts of 32 tokens. The encoder-decoder (T5-small's shape) writes 10 samples of 24 tokens, each of the 10

@@ -60,20 +60,24 @@ def _followers_of_last(ids: torch.Tensor, positions: torch.Tensor) -> _Found:
     """Compare the last token with all before it: what generation does for each."""
     stored = ids.shape[1]
     index = torch.arange(stored, device=ids.device)
+    document = (stored - 1 - positions).clamp(min=0)
     found = index < stored - 1
     for back in range(_LONGEST):
-        equal = ids[:, : stored - back] == ids[:, stored - 1 - back :][:, :1]
-        found = found & F.pad(equal, (back, 0)) & (index - back >= stored - 1 - positions)
+        shifted = F.pad(ids, (back, 0))[:, :stored]
+        found = found & (shifted == shifted[:, -1:]) & (index - back >= document)
         place = (found * (index + 1)).amax(1, keepdim=True)
         yield ids.gather(1, place.clamp(max=stored - 1)), place > 0
 
 
 class Recall(nn.Module):
-    """Adds to each token the head's rows of what followed it, and it with the token before, in the same document.
+    """Adds to each token the head's rows of what followed it, and it with those before it, in the same document.
 
     Args:
         width: of a row.
         epsilon: added to a row's mean square, by whose root it is divided.
+
+    Attributes:
+        gains: (width,) factors on the rows, for one token, two and three.
     """
 
     def __init__(self, width: int, epsilon: float) -> None:
