@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
 from lavra.planning import hardware
-from lavra.planning.budget import MOST_EPOCHS, draft_shape, tokens_per_step_for, vocabulary_for
+from lavra.planning.budget import MOST_EPOCHS, assumed_efficiency, draft_shape, tokens_per_step_for, vocabulary_for
 from lavra.planning.flops import matrix_parameters, training_flops_per_token
 from lavra.planning.plan import Plan
 from lavra.planning.probe import probe_steps, try_steps
@@ -25,6 +25,13 @@ from tiny_training import CONTEXT, all_tensors, assert_same_bits, run, tiny_trai
 
 CORPORA = (1e3, 1e5, 1e7, 1e9, 1e12)
 COMPUTE = [10.0**power for power in range(8, 23)]
+
+
+def test_fast_matrix_units_are_not_expected_to_make_the_rest_faster() -> None:
+    assert assumed_efficiency("cpu", 1e10, 1) == assumed_efficiency("cpu", 2e11, 1)
+    assert assumed_efficiency("cpu", 1e12, 1) * 1e12 == pytest.approx(assumed_efficiency("cpu", 2e12, 1) * 2e12)
+    assert assumed_efficiency("cpu", 1e12, 2) == pytest.approx(2 * assumed_efficiency("cpu", 1e12, 1))
+    assert assumed_efficiency("cuda", 1e14, 2) == assumed_efficiency("cuda", 1e15, 2)
 
 
 @pytest.mark.parametrize("corpus", CORPORA)

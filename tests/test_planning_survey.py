@@ -98,8 +98,8 @@ def test_constants_are_refitted_from_past_runs(tmp_path: Path, monkeypatch: pyte
     assert found.runs == 3
     assert save_calibration(found) == calibration_file() == tmp_path / "config" / "lavra" / "planning.json"
     assert load_calibration() == found
-    assert load_calibration().efficiency_on("cpu") == (found.efficiency["cpu"], "reached by past runs in runs")
-    assert "assumed" in load_calibration().efficiency_on("cuda")[1]
+    assert load_calibration().efficiency_on("cpu", 1e12, 2) == (found.efficiency["cpu"], "reached by past runs in runs")
+    assert "assumed" in load_calibration().efficiency_on("cuda", 1e14, 2)[1]
 
 
 def test_a_run_that_is_no_training_from_nothing_says_nothing_to_the_law(tmp_path: Path) -> None:

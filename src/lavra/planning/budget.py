@@ -8,8 +8,12 @@ from math import log2
 from lavra.models.spec import DecoderSpec
 from lavra.planning.flops import matrix_parameters, training_flops_per_token
 
-ASSUMED_EFFICIENCY = {"cpu": 0.45, "cuda": 0.35, "mps": 0.3}
+_ASSUMED_EFFICIENCY = {"cpu": 0.45, "cuda": 0.35, "mps": 0.3}
 """Share of the measured matrix peak that a training step reaches, before a probe says better."""
+
+_MOST_FLOPS_OF_A_THREAD = 110e9
+"""FLOP/s of a training step that a thread of a CPU reaches at most, however fast its matrix units are (a TFLOP/s with
+AMX): what comes between the products takes the time."""
 
 TOKENS_PER_PARAMETER = 1.5
 """Tokens per matrix parameter (head included) of the best small model for a short budget; see the lab notebook."""
@@ -33,6 +37,18 @@ _RUNGS = (
     (24, 1536, 24, 32768, 2048),
     (32, 2048, 32, 32768, 2048),
 )
+
+
+def assumed_efficiency(device: str, peak: float, threads: int) -> float:
+    """Return the share of the matrix peak that a training step is expected to reach, before a probe.
+
+    Args:
+        device: `cpu`, `cuda` or `mps`.
+        peak: FLOP/s of matrix products.
+        threads: of the processor, for `cpu`.
+    """
+    share = _ASSUMED_EFFICIENCY.get(device, 0.35)
+    return min(share, threads * _MOST_FLOPS_OF_A_THREAD / peak) if device == "cpu" else share
 
 
 @dataclass(frozen=True)

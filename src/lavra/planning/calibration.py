@@ -17,7 +17,7 @@ from typing import Any
 from lavra.core.configuration import from_table
 from lavra.core.files import read_json, write_json
 from lavra.core.run_folder import RunFolder
-from lavra.planning.budget import ASSUMED_EFFICIENCY
+from lavra.planning.budget import assumed_efficiency
 
 _LONG_ENOUGH = 60.0
 """Seconds of steps from which on a run says what the rest of a run takes; in shorter ones, start and end prevail."""
@@ -41,11 +41,18 @@ class Calibration:
     runs: int = 0
     folder: str = ""
 
-    def efficiency_on(self, device: str) -> tuple[float, str]:
-        """Return the efficiency to expect on a kind of device, and where that is from, in words."""
+    def efficiency_on(self, device: str, peak: float, threads: int) -> tuple[float, str]:
+        """Return the efficiency to expect on a kind of device, and where that is from, in words.
+
+        Args:
+            device: `cpu`, `cuda` or `mps`.
+            peak: FLOP/s of its matrix products.
+            threads: of the processor, for `cpu`.
+        """
         if device in self.efficiency:
             return self.efficiency[device], f"reached by past runs in {self.folder}"
-        return ASSUMED_EFFICIENCY.get(device, 0.35), "assumed: no run on such a device has been looked at"
+        assumed = assumed_efficiency(device, peak, threads)
+        return assumed, "assumed: no run on such a device has been looked at"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -14,9 +14,9 @@ from lavra.models.decoder import Decoder, count_parameters
 from lavra.models.presets import preset
 from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import (
-    ASSUMED_EFFICIENCY,
     BYTES_PER_TOKEN,
     TOKENS_PER_PARAMETER,
+    assumed_efficiency,
     draft_shape,
     tokens_per_step_for,
 )
@@ -66,7 +66,7 @@ class Machine:
     @property
     def expected_flops(self) -> float:
         """FLOP/s to expect of a training step, before a probe."""
-        return self.peak * ASSUMED_EFFICIENCY.get(self.device.type, 0.35)
+        return self.peak * assumed_efficiency(self.device.type, self.peak, self.threads)
 
 
 def given_seconds(config: TrainConfig) -> float | None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.units import show_duration
@@ -115,7 +117,7 @@ def _hardware(request: PlanRequest) -> Hardware:
 def _efficiency(request: PlanRequest, hardware: Hardware, calibration: Calibration) -> tuple[float, str]:
     if request.efficiency is not None:
         return request.efficiency, "as given"
-    return calibration.efficiency_on(hardware.device)
+    return calibration.efficiency_on(hardware.device, hardware.peak_flops, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
