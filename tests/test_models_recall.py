@@ -12,18 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
-from lavra.data.window_source import WindowSource
-from lavra.models.batch import IGNORED
 from lavra.models.decoder import build_decoder
 from lavra.models.low_precision import round_weights
 from lavra.models.packed_linear import can_pack, pack_weights
 from lavra.models.recall import GAIN, Recall, followers
 from lavra.models.spec import DecoderSpec
 from lavra.models.store import load_decoder, save_decoder
-from lavra.objectives.causal import Causal
-from tiny_training import CONTEXT, SPEC, lively, run, tiny_trainer, topics_store
+from reading import assert_documents_are_apart, assert_moved_rows_read_on
+from tiny_training import SPEC, lively, run, tiny_trainer
 
-NO_RANDOMNESS: Any = None
 RECALLING = replace(SPEC, recall=True)
 IDS = torch.randint(7, (3, 24), generator=torch.Generator().manual_seed(0))
 
@@ -86,35 +83,12 @@ def test_reading_by_and_by_is_reading_at_once() -> None:
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-5)
 
 
-@torch.no_grad()
 def test_rows_of_a_cache_keep_their_tokens_when_they_move() -> None:
-    model = lively(RECALLING).eval()
-    cache = model.new_cache(3, 24)
-    padded = torch.cat((torch.zeros(1, 4, dtype=torch.long), IDS[1:2, :12]), 1)
-    real = torch.ones(3, 16, dtype=torch.bool)
-    real[1, :4] = False
-    model.step(torch.cat((IDS[:1, :16], padded, IDS[2:, :16])), cache, real)
-    cache.select(torch.tensor([2, 1]))
-    other = model.new_cache(1, 24)
-    model.step(IDS[:1, :19], other)
-    cache = cache.join(other, 24)
-    found = model.step(torch.stack((IDS[2, 16:17], IDS[1, 12:13], IDS[0, 19:20])), cache)
-    for place, (row, length) in enumerate(((2, 17), (1, 13), (0, 20))):
-        torch.testing.assert_close(found[place, -1], model(IDS[row : row + 1, :length])[0, -1], rtol=1e-4, atol=1e-5)
+    assert_moved_rows_read_on(lively(RECALLING).eval(), IDS, 16, 4, 19)
 
 
 def test_documents_in_a_window_recall_nothing_of_each_other() -> None:
-    objective, model = Causal(CONTEXT), lively(RECALLING).eval()
-    source = WindowSource(topics_store(), CONTEXT, seed=1)
-    batch = objective.encode(source.rows(0, 4), NO_RANDOMNESS, 0.0)
-    assert batch.segments is not None
-    features = model.features(batch)
-    for row, segments in enumerate(batch.segments):
-        for segment in segments.unique().tolist():
-            part = (segments == segment) & (batch.targets[row] != IGNORED)
-            if segment >= 0 and part.any():
-                alone = model(batch.inputs[row][part][None])[0]
-                torch.testing.assert_close(features[row][part], alone, rtol=1e-3, atol=1e-4)
+    assert_documents_are_apart(lively(RECALLING).eval())
 
 
 @torch.no_grad()

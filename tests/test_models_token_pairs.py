@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,18 +12,15 @@ from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
 from lavra.data.tokenizer import Tokenizer
-from lavra.data.window_source import WindowSource
-from lavra.models.batch import IGNORED
 from lavra.models.decoder import build_decoder
 from lavra.models.spec import DecoderSpec
 from lavra.models.store import load_decoder, save_decoder
 from lavra.models.token_pairs import PairEmbedding, pair_rows
 from lavra.models.vocabulary import swap_vocabulary
-from lavra.objectives.causal import Causal
 from lavra.training.optimizers import OptimizerOptions
-from tiny_training import CONTEXT, SPEC, lively, run, tiny_trainer, topics_store
+from reading import assert_documents_are_apart, assert_moved_rows_read_on
+from tiny_training import SPEC, lively, run, tiny_trainer
 
-NO_RANDOMNESS: Any = None
 WITH_PAIRS = replace(SPEC, pairs=256)
 IDS = torch.randint(SPEC.vocabulary, (3, 12), generator=torch.Generator().manual_seed(0))
 
@@ -76,35 +72,12 @@ def test_reading_by_and_by_is_reading_at_once() -> None:
     torch.testing.assert_close(torch.cat(parts, 1), whole)
 
 
-@torch.no_grad()
 def test_rows_of_a_cache_keep_their_last_tokens_when_they_move() -> None:
-    model = lively(WITH_PAIRS).eval()
-    cache = model.new_cache(3, 24)
-    padded = torch.cat((torch.zeros(1, 2, dtype=torch.long), IDS[1:2, :4]), 1)
-    real = torch.ones(3, 6, dtype=torch.bool)
-    real[1, :2] = False
-    model.step(torch.cat((IDS[:1, :6], padded, IDS[2:, :6])), cache, real)
-    cache.select(torch.tensor([2, 1]))
-    other = model.new_cache(1, 24)
-    model.step(IDS[:1, :9], other)
-    cache = cache.join(other, 24)
-    found = model.step(torch.stack((IDS[2, 6:7], IDS[1, 4:5], IDS[0, 9:10])), cache)
-    for place, (row, length) in enumerate(((2, 7), (1, 5), (0, 10))):
-        torch.testing.assert_close(found[place, -1], model(IDS[row : row + 1, :length])[0, -1], rtol=1e-4, atol=1e-5)
+    assert_moved_rows_read_on(lively(WITH_PAIRS).eval(), IDS, 6, 2, 9)
 
 
 def test_documents_in_a_window_do_not_pair_with_each_other() -> None:
-    objective, model = Causal(CONTEXT), lively(WITH_PAIRS).eval()
-    source = WindowSource(topics_store(), CONTEXT, seed=1)
-    batch = objective.encode(source.rows(0, 4), NO_RANDOMNESS, 0.0)
-    assert batch.segments is not None
-    features = model.features(batch)
-    for row, segments in enumerate(batch.segments):
-        for segment in segments.unique().tolist():
-            part = (segments == segment) & (batch.targets[row] != IGNORED)
-            if segment >= 0 and part.any():
-                alone = model(batch.inputs[row][part][None])[0]
-                torch.testing.assert_close(features[row][part], alone, rtol=1e-3, atol=1e-4)
+    assert_documents_are_apart(lively(WITH_PAIRS).eval())
 
 
 def test_a_model_learns_faster_with_the_table() -> None:
