@@ -99,12 +99,57 @@ def vocabulary_for(wanted: int, corpus_bytes: float) -> int:
     return int(min(wanted, max(512, round(limit / 64) * 64)))
 
 
-def tokens_per_step_for(tokens: float, context: int) -> int:
+def tokens_per_step_for(tokens: float, context: int, busy: float = 0.0, *, adapting: bool = False) -> int:
     """Return the batch in tokens: a power of two that gives a run some hundreds of steps, from 2048 to 524288.
 
     Small budgets want many steps more than smooth gradients; the batch that wastes nothing grows with training
-    (critical batch size, arXiv 1812.06162), about with the square root of its length.
+    (critical batch size, arXiv 1812.06162), about with the square root of its length. A device that is faster than its
+    steps can be given to it wants more tokens, as long as the run keeps enough steps.
+
+    Args:
+        tokens: of the run.
+        context: tokens of a row.
+        busy: tokens of a step that keep the device busy, see `busy_tokens`.
+        adapting: whether the model knows something already; then fewer steps are enough.
     """
     wanted = 2048 * (max(tokens, 1.0) / 1.2e6) ** 0.5
+    affordable = tokens / (ADAPTING_STEPS if adapting else MIN_STEPS)
+    wanted = max(wanted, min(busy, affordable))
     power = 2 ** max(11, min(19, round(log2(wanted))))
     return max(context, power)
+
+
+MIN_STEPS = 400  # steps that a run from nothing keeps before its steps are made larger for the device's sake
+ADAPTING_STEPS = 150  # the same for a model that knows something already
+_STEP_SECONDS = {"cuda": 0.06, "mps": 0.06}  # of giving a step's kernels to the device one by one
+
+ACTIVATION_BYTES = 100.0
+"""Bytes per token, block and unit of width that a training step holds at most without attention's scores: 50 to 95 in
+rehearsals of four shapes of our decoder (GPT-2's, SmolLM2's, lavra's, a wide one)."""
+
+_STATE_BYTES = 18.0  # per parameter: bf16 weights and gradients, fp32 masters, gradients and two momenta
+_MEMORY_SHARE = 0.8  # of a GPU's memory that is planned for
+
+
+def busy_tokens(device: str, flops_per_second: float, flops_per_token: float) -> float:
+    """Return how many tokens of a step a device computes while the step's kernels are given to it.
+
+    Args:
+        device: `cpu`, `cuda` or `mps`.
+        flops_per_second: that are expected of a training step.
+        flops_per_token: of the model.
+    """
+    return _STEP_SECONDS.get(device, 0.0) * flops_per_second / flops_per_token
+
+
+def tokens_that_fit(memory: float, parameters: float, depth: int, width: int) -> int:
+    """Return how many tokens of a micro-batch fit a GPU beside the model and its optimiser, at least one.
+
+    Args:
+        memory: of the GPU, in bytes.
+        parameters: of the model.
+        depth: blocks.
+        width: of the residual stream.
+    """
+    left = _MEMORY_SHARE * memory - _STATE_BYTES * parameters
+    return max(1, int(left / (ACTIVATION_BYTES * depth * width)))

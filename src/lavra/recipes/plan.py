@@ -16,6 +16,7 @@ from lavra.data.tokenizer import Tokenizer
 from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import (
     TOKENS_PER_PARAMETER,
+    busy_tokens,
     draft_shape,
     tokens_per_step_for,
     vocabulary_for,
@@ -260,7 +261,8 @@ def _outlook(
 ) -> Outlook:
     shape = described(model, request.base or request.model)
     context = flops.context
-    per_step = request.tokens_per_step or tokens_per_step_for(tokens, context)
+    busy = busy_tokens(hardware.device, speed.tokens_per_second * flops.exact, flops.exact)
+    per_step = request.tokens_per_step or tokens_per_step_for(tokens, context, busy, adapting=request.base is not None)
     most_rows = max(1, min(tokens_at_once(hardware.device, flops.exact), per_step) // context)
     memory = memory_outlook(
         _rehearsal(request, hardware, model, context), hardware.memory, asked=request.micro_rows, most_rows=most_rows
