@@ -153,13 +153,12 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
     tokens = _asked_tokens(config, corpus) if seconds is None else seconds * 0.85 * ranks.world / per_token
     busy = busy_tokens(machine.device.type, ranks.world * machine.expected_flops, learning.flops_per_token)
     rows = _rows_per_step(config, learning.context, tokens, ranks, busy, adapting=isinstance(model, Base))
+    at_once = _tokens_at_once(machine, model, learning)
     plan = replace(
         learning,
         rows_per_step=rows,
         tokens_per_step=rows * learning.context,
-        micro_rows=_micro_rows(
-            config, learning.context, rows // ranks.world, _tokens_at_once(machine, model, learning)
-        ),
+        micro_rows=_micro_rows(config, learning.context, rows // ranks.world, at_once),
         compile=learning.model is not None  # a wrapped model has no blocks that are known to compile
         and should_compile(config.machine.compile, machine.device, seconds or tokens * per_token / ranks.world),
         budget_seconds=seconds,
@@ -348,7 +347,8 @@ def _depth_and_width(model: DecoderSpec | Base) -> tuple[int, int]:
     spec = model if isinstance(model, DecoderSpec) else model.spec
     if spec is not None:
         return spec.depth, spec.width
-    assert isinstance(model, Base) and isinstance(model.opened.model, Wrapped)
+    assert isinstance(model, Base)
+    assert isinstance(model.opened.model, Wrapped)
     config = model.opened.model.inner.config.get_text_config()
     return int(getattr(config, "num_hidden_layers", 24)), int(getattr(config, "hidden_size", 1024))
 

@@ -59,6 +59,7 @@ def finish(
         training_began: when training began (`time.monotonic`); None after a resume, when the time is no single stretch.
     """
     trainer = assembly.trainer
+    computed = trainer.computed()
     assembly.undo_compilation()  # evaluation and generation come in many shapes, each of which would be compiled
     with trainer.evaluating():
         folded = export_model(run.path, plan, assembly, data)
@@ -76,6 +77,7 @@ def finish(
         "budget_seconds": plan.budget_seconds,
         "checkpoint_wait_seconds": round(waited, 3),
         "tokens_per_second": _speed(lines),
+        "computed": computed,
         "peak_bytes": measured_memory(plan.device),
         "data": list(config.data),
         **figures,
