@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.pairs import continuing
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
@@ -27,6 +30,10 @@ class Constraint(Protocol):
 
     def allowed(self, prefix: tuple[int, ...]) -> NDArray[np.bool_]:
         """Return (vocabulary,) bool for the token after `prefix`, the new ids so far; the end of document included."""
+        ...
+
+    def whole(self, prefix: tuple[int, ...]) -> bool:
+        """Say whether the text may end after `prefix`."""
         ...
 
 
@@ -53,6 +60,10 @@ class Stepwise(Generic[State]):
         """Return (vocabulary,) bool for the token after `prefix`."""
         return self.mask(self.state(prefix))
 
+    def whole(self, prefix: tuple[int, ...]) -> bool:
+        """Say whether the text may end after `prefix`."""
+        return bool(self.mask(self.state(prefix))[self.end])
+
     def state(self, prefix: tuple[int, ...]) -> State:
         """Return the state after `prefix`."""
         known = len(prefix)
@@ -73,17 +84,30 @@ class OneOf(Stepwise[dict[int, Any]]):
     Args:
         tokenizer: the model's own.
         choices: the strings; a space at the beginning of one is part of it.
+        longest: most new tokens; choices that have more are left out, which is said.
+
+    Raises:
+        InputError: if no choice fits.
     """
 
-    def __init__(self, tokenizer: Tokenizer, choices: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, choices: Sequence[str], longest: int) -> None:
         super().__init__(tokenizer)
-        self._root: dict[int, Any] = {}
-        for choice in choices:
-            node = self._root
-            for token in [*continuing(tokenizer, choice), self.end]:
-                node = node.setdefault(token, {})
-        if not self._root:
+        encoded = {choice: continuing(tokenizer, choice) for choice in choices}
+        if not encoded:
             raise InputError("--choices is empty", "give the strings that the text may be")
+        long = [choice for choice, ids in encoded.items() if len(ids) > longest]
+        enough = f"--max-new-tokens {max(map(len, encoded.values()))} lets all of them be written"
+        if len(long) == len(encoded):
+            shortest = min(map(len, encoded.values()))
+            raise InputError(f"every choice has {shortest} tokens or more; {longest} may be written", enough)
+        if long:
+            shown = ", ".join(map(repr, long[:5])) + (", …" if len(long) > 5 else "")
+            say(f"{len(long)} of {len(encoded)} choices have more than {longest} tokens, left out: {shown}; {enough}")
+        self._root: dict[int, Any] = {}
+        for choice, ids in encoded.items():
+            node = self._root
+            for token in [*ids, self.end] if choice not in long else []:
+                node = node.setdefault(token, {})
 
     def start(self) -> dict[int, Any]:
         """Return the root of the tree of the choices."""
@@ -189,6 +213,10 @@ class Grammar(Stepwise[Any]):
         copy.consume_token(token)
         return copy
 
+    def whole(self, prefix: tuple[int, ...]) -> bool:
+        """Say whether the text so far is of the language."""
+        return self.state(prefix).is_accepting()
+
     def mask(self, state: Any) -> NDArray[np.bool_]:
         """Allow what the matcher allows; the end where the text may be whole."""
         bits = np.frombuffer(state.deep_copy().compute_bitmask(), dtype=np.uint8)
@@ -250,36 +278,53 @@ def json_schema(tokenizer: Tokenizer, schema: str) -> Grammar:
     from llguidance import LLMatcher
 
     try:
-        json.loads(schema)
-    except ValueError as error:
-        raise InputError(f"--json-schema is not JSON: {error}", "give a JSON schema") from error
-    grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
+        parsed = json.loads(schema)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"--json-schema is not JSON: {error}", "give a JSON schema, or the name of a file that holds one"
+        ) from error
+    if not isinstance(parsed, dict | bool):
+        shown = schema if len(schema) <= 40 else schema[:37] + "..."
+        raise InputError(f"--json-schema is {shown}, which is no schema", "a schema is an object, or true for any JSON")
+    if parsed is False:
+        raise InputError("--json-schema is false, which no JSON satisfies", "give a schema that some JSON satisfies")
+    asked = "{}" if parsed is True else schema
+    grammar = LLMatcher.grammar_from_json_schema(asked, overrides={"whitespace_flexible": False})
     return Grammar(tokenizer, grammar, "--json-schema")
 
 
-def continuing(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of a text that continues another: without the space that some tokenizers put before every text."""
-    for anchor in ("\n", "=", "x"):  # some tokenizers know no line ends
-        before, whole = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
-        if before and whole[: len(before)] == before:
-            return whole[len(before) :]
-    return tokenizer.encode(text)
+def lark(tokenizer: Tokenizer, grammar: str) -> Grammar:
+    """Return the constraint to be a text of a context-free grammar, as the library Lark writes them.
+
+    Raises:
+        InputError: if it is not understood, or no text is of its language.
+    """
+    from llguidance import LLMatcher
+
+    return Grammar(tokenizer, LLMatcher.grammar_from_lark(grammar), "--grammar")
 
 
 def constraint_of(tokenizer: Tokenizer, options: GenerateOptions) -> Constraint | None:
     """Return the constraint that the options ask for, or None."""
     if options.choices:
-        return OneOf(tokenizer, options.choices)
+        return OneOf(tokenizer, options.choices, options.max_new_tokens)
     if options.words:
         return Words(tokenizer, options.words, options.max_new_tokens)
     if options.regex:
         return regex(tokenizer, options.regex, options.max_new_tokens)
+    if options.grammar:
+        return lark(tokenizer, options.grammar)
     return json_schema(tokenizer, options.json_schema) if options.json_schema else None
 
 
 def _shortest_match(pattern: str) -> int:
-    """Return the number of characters of the shortest match, 0 where Python reads the expression otherwise."""
-    try:
-        return re._parser.parse(pattern).getwidth()[0]  # pyright: ignore[reportAttributeAccessIssue]
-    except (re.error, OverflowError, RecursionError):
-        return 0
+    """Return the number of characters of the shortest match, 0 where Python reads the expression otherwise.
+
+    So it does with classes like `[[:alpha:]]`, of which it warns.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return re._parser.parse(pattern).getwidth()[0]  # pyright: ignore[reportAttributeAccessIssue]
+        except (re.error, OverflowError, RecursionError, Warning):
+            return 0
