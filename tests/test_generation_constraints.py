@@ -1,4 +1,4 @@
-"""What a constraint cannot meet is refused, left out or said: never a text that pretends to meet it."""
+"""What is begun is closed in time; what cannot be met is refused, left out or said, and never pretended to be met."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from byte_level import ByteTokenizer, lively_decoder
 from lavra.cli.main import main
 from lavra.core.errors import InputError
-from lavra.generation.constraints import OneOf, Words, constraint_of
+from lavra.generation.closing import Closing
+from lavra.generation.constraints import OneOf, Words, constraint_of, json_schema
 from lavra.generation.generate import generate, stream
 from lavra.generation.options import GenerateOptions
 from lavra.models.store import save_decoder
-from little_tokenizers import byte_level
+from little_tokenizers import byte_level, unigram
 
 TOKENIZER: Any = ByteTokenizer()
 STRATEGIES: list[dict[str, Any]] = [{"temperature": 1.5, "samples": 6}, {"greedy": True}, {"beams": 4, "samples": 4}]
@@ -51,13 +53,49 @@ def test_choices_that_do_not_fit_are_left_out_and_named(
 def test_a_text_without_room_for_the_rest_is_unfinished(fields: dict[str, Any], strategy: dict[str, Any]) -> None:
     found = generate(model(), byte_level(), ["x"], GenerateOptions(**fields, max_new_tokens=5, **strategy))
     assert {one.reason for one in found} == {"unfinished"}
-    long = generate(model(), byte_level(), ["x"], GenerateOptions(**fields, max_new_tokens=60, **strategy))
-    for one in long:
-        if one.reason != "unfinished" and "regex" in fields:
+    for one in generate(model(), byte_level(), ["x"], GenerateOptions(**fields, max_new_tokens=60, **strategy)):
+        assert one.reason != "unfinished"
+        if "regex" in fields:
             assert re.fullmatch(fields["regex"], one.text)
-        elif one.reason != "unfinished":
+        else:
             assert len(json.loads(one.text)) >= 30
-    assert "regex" not in fields or {one.reason for one in long} == {"end"}
+
+
+RECORD = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "tags": {"type": "array"}},
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+@pytest.mark.parametrize(
+    ("schema", "longest"),
+    [({"type": "string"}, 9), (RECORD, 36), ({"type": "array", "items": RECORD, "minItems": 1}, 40), ({}, 7)],
+    ids=str,
+)
+def test_json_is_closed_before_its_room_is_used_up(
+    schema: dict[str, Any], longest: int, strategy: dict[str, Any]
+) -> None:
+    """A model that would write on for ever has to end what it began while there is room for that."""
+    options = GenerateOptions(json_schema=json.dumps(schema), max_new_tokens=longest, **strategy)
+    for one in generate(model(), byte_level(), ["x", "It is"], options):
+        assert one.reason != "unfinished"
+        json.loads(one.text)
+    assert any(one.reason == "length" for one in generate(model(), byte_level(), ["x"], options)) or schema == {}
+
+
+def test_a_way_out_leads_to_a_whole_text_with_tokenizers_of_every_kind() -> None:
+    for tokenizer in (byte_level(), unigram()):
+        constraint = json_schema(tokenizer, json.dumps(RECORD), 60)
+        closing = Closing(tokenizer)
+        way = closing.way(constraint.start(), 60)
+        assert way is not None
+        assert set(json.loads(tokenizer.decode(way))) == {"name", "age", "tags"}
+        assert constraint.whole(tuple(way))
+        assert closing.way(constraint.start(), len(way) - 1) is None
+        assert np.flatnonzero(json_schema(tokenizer, json.dumps(RECORD), len(way)).allowed(())).tolist() == way[:1]
 
 
 def test_a_text_that_may_end_where_it_was_cut_is_no_unfinished_one(capsys: pytest.CaptureFixture[str]) -> None:

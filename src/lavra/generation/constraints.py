@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.data.pairs import continuing
+from lavra.generation.closing import Closing, allowed_of
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
     from lavra.generation.options import GenerateOptions
 
 State = TypeVar("State")
+
+CLOSING = 32
+"""Of so many last tokens that may be written, only those are allowed after which a text can still be completed."""
 
 STATES_KEPT = 4096
 """States that a constraint remembers; beams and samples go on from those of the step before."""
@@ -185,15 +189,17 @@ class Grammar(Stepwise[Any]):
         tokenizer: the model's own.
         grammar: as the library compiles it.
         name: of the request, for errors: "--regex '[0-9]+'".
+        longest: most new tokens; near them only what can still be completed is allowed, where a way is found.
 
     Raises:
         InputError: if the grammar is not understood, or no text satisfies it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, grammar: str, name: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, grammar: str, name: str, longest: int) -> None:
         from llguidance import LLMatcher
 
         super().__init__(tokenizer)
+        self._closing, self._longest = Closing(tokenizer), longest
         self._first = LLMatcher(_readable(tokenizer), grammar, log_level=0)
         if self._first.is_error():
             reason = self._first.get_error().partition("start:")[0].strip()
@@ -217,10 +223,15 @@ class Grammar(Stepwise[Any]):
         """Say whether the text so far is of the language."""
         return self.state(prefix).is_accepting()
 
+    def allowed(self, prefix: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return (vocabulary,) bool for the token after `prefix`."""
+        state = self.state(prefix)
+        mask, room = self.mask(state), self._longest - len(prefix)
+        return mask if room > CLOSING else self._closing.allowed(state, mask, room)
+
     def mask(self, state: Any) -> NDArray[np.bool_]:
         """Allow what the matcher allows; the end where the text may be whole."""
-        bits = np.frombuffer(state.deep_copy().compute_bitmask(), dtype=np.uint8)
-        return np.unpackbits(bits, bitorder="little")[: self.vocabulary].astype(np.bool_)
+        return allowed_of(state, self.vocabulary)
 
 
 class _Spelling:
@@ -258,7 +269,7 @@ def regex(tokenizer: Tokenizer, pattern: str, longest: int) -> Grammar:
     from llguidance import LLMatcher
 
     name = f"--regex {pattern!r}"
-    constraint = Grammar(tokenizer, LLMatcher.grammar_from_regex(pattern), name)
+    constraint = Grammar(tokenizer, LLMatcher.grammar_from_regex(pattern), name, longest)
     shortest, token = _shortest_match(pattern), int(tokenizer.token_lengths().max())
     if shortest > longest * token:
         raise InputError(
@@ -269,7 +280,7 @@ def regex(tokenizer: Tokenizer, pattern: str, longest: int) -> Grammar:
     return constraint
 
 
-def json_schema(tokenizer: Tokenizer, schema: str) -> Grammar:
+def json_schema(tokenizer: Tokenizer, schema: str, longest: int) -> Grammar:
     """Return the constraint to be JSON of a schema, without free white space (a weak model would write it for ever).
 
     Raises:
@@ -290,10 +301,10 @@ def json_schema(tokenizer: Tokenizer, schema: str) -> Grammar:
         raise InputError("--json-schema is false, which no JSON satisfies", "give a schema that some JSON satisfies")
     asked = "{}" if parsed is True else schema
     grammar = LLMatcher.grammar_from_json_schema(asked, overrides={"whitespace_flexible": False})
-    return Grammar(tokenizer, grammar, "--json-schema")
+    return Grammar(tokenizer, grammar, "--json-schema", longest)
 
 
-def lark(tokenizer: Tokenizer, grammar: str) -> Grammar:
+def lark(tokenizer: Tokenizer, grammar: str, longest: int) -> Grammar:
     """Return the constraint to be a text of a context-free grammar, as the library Lark writes them.
 
     Raises:
@@ -301,7 +312,7 @@ def lark(tokenizer: Tokenizer, grammar: str) -> Grammar:
     """
     from llguidance import LLMatcher
 
-    return Grammar(tokenizer, LLMatcher.grammar_from_lark(grammar), "--grammar")
+    return Grammar(tokenizer, LLMatcher.grammar_from_lark(grammar), "--grammar", longest)
 
 
 def constraint_of(tokenizer: Tokenizer, options: GenerateOptions) -> Constraint | None:
@@ -313,8 +324,8 @@ def constraint_of(tokenizer: Tokenizer, options: GenerateOptions) -> Constraint 
     if options.regex:
         return regex(tokenizer, options.regex, options.max_new_tokens)
     if options.grammar:
-        return lark(tokenizer, options.grammar)
-    return json_schema(tokenizer, options.json_schema) if options.json_schema else None
+        return lark(tokenizer, options.grammar, options.max_new_tokens)
+    return json_schema(tokenizer, options.json_schema, options.max_new_tokens) if options.json_schema else None
 
 
 def _shortest_match(pattern: str) -> int:
