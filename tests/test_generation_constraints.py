@@ -195,6 +195,10 @@ def test_a_file_may_hold_what_is_asked(
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match=r"--json-schema names rec\.json, and there is no such file"):
         GenerateOptions(json_schema="rec.json").with_files_read()
+    with pytest.raises(InputError, match=r"--grammar names sum\.lark, and there is no such file"):
+        GenerateOptions(grammar="sum.lark").with_files_read()
+    for pattern in (r"[a-z]+\.json", "x" * 5000, "a\0b"):
+        assert GenerateOptions(regex=pattern).with_files_read().regex == pattern
 
 
 def test_the_command_says_what_is_unfinished_and_fails(

@@ -14,6 +14,9 @@ from lavra.core.quantities import Choice
 FORMAL = ("regex", "json_schema", "grammar")
 """Options that a file can hold."""
 
+_ENDINGS = {"json_schema": ".json", "grammar": ".lark"}
+"""Endings of files that no schema and no grammar has itself; an expression may end in any way."""
+
 
 @dataclass(frozen=True)
 class GenerateOptions:
@@ -146,14 +149,24 @@ class GenerateOptions:
 def _content(name: str, value: str) -> str:
     """Return the content of the file that is named, or the value itself where there is no such file."""
     flag = "--" + name.replace("_", "-")
+    if not _is_file(value):
+        if value.endswith(_ENDINGS.get(name, "\n")) and not value.lstrip().startswith("{"):
+            raise InputError(f"{flag} names {value}, and there is no such file", "correct the name")
+        return value
     try:
-        if not value or "\n" in value or not Path(value).is_file():
-            if Path(value).suffix in (".json", ".lark") and not value.lstrip().startswith("{"):
-                raise InputError(f"{flag} names {value}, and there is no such file", "correct the name")
-            return value
-        say(f"{flag} is read from the file {value}")
-        return Path(value).read_text(encoding="utf8").strip()
+        content = Path(value).read_text(encoding="utf8").strip()
     except UnicodeDecodeError as error:
         raise InputError(f"{value}, which {flag} names, is no text: {error}", "give a text file in UTF-8") from error
+    except OSError as error:
+        raise InputError(
+            f"{value}, which {flag} names, cannot be read: {error.strerror}", "give another file"
+        ) from error
+    say(f"{flag} is read from the file {value}")
+    return content
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return bool(value) and Path(value).is_file()
     except (OSError, ValueError):  # too long for a name, or with characters that none has
-        return value
+        return False
