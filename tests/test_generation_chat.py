@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lavra.generation.chatting import Conversation
 from lavra.generation.decoding import Decoding
 from lavra.generation.options import GenerateOptions
 from lavra.models.store import save_decoder
+from lavra.recipes.chat import open_chat
 from little_tokenizers import byte_level, chat_tokenizer
 from test_data_chats import CHATML, PLAIN
 
@@ -205,6 +207,16 @@ def test_the_command_answers_resets_saves_and_ends(
     typed(monkeypatch, "Que disse?")
     assert main(["chat", str(folder), "--greedy", "--json", "--max-new-tokens", "20"]) == 0
     assert json.loads(capsys.readouterr().out)["messages"][-1]["content"] == "Nada."
+
+
+def test_a_models_own_configuration_says_what_else_ends_an_answer(folder: Path, tmp_path: Path) -> None:
+    other = chat_tokenizer().inner.token_to_id("<|im_start|>")
+    copy = shutil.copytree(folder, tmp_path / "model")
+    for value, ends in (([3, other], (3, other)), (other, (other,)), (None, ())):
+        (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+        assert open_chat(str(copy), GREEDY).end_ids == ends
+    with pytest.raises(InputError, match="one answer at a time"):
+        open_chat(str(copy), GenerateOptions(beams=2))
 
 
 class Terminal(io.StringIO):

@@ -78,9 +78,8 @@ def _folders(opened: OpenModel) -> Iterator[Path]:
 
 
 def _end_ids(opened: OpenModel) -> tuple[int, ...]:
-    """Return the ids that end a text by the model's generation configuration: chat models have several."""
-    file = None if opened.folder is None else opened.folder / "generation_config.json"
-    if file is None or not file.is_file():
-        return ()
-    found = read_json(file).get("eos_token_id")
+    """Return the ids that end a text by the model's generation configuration: chat models often have several."""
+    files = (folder / "generation_config.json" for folder in _folders(opened))
+    file = next((file for file in files if file.is_file()), None)
+    found = None if file is None else read_json(file).get("eos_token_id")
     return tuple(found) if isinstance(found, list) else () if found is None else (found,)
