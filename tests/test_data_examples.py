@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lavra.core.errors import Damaged, InputError
 from lavra.data.bad_rows import BadRows
+from lavra.data.bos import with_bos
 from lavra.data.example_encoding import ExampleEncoder
 from lavra.data.example_packing import LOOK_AHEAD, pack_examples
 from lavra.data.example_rows import PAIR_COLUMNS, ExampleRow, PairColumns, read_examples
@@ -227,7 +228,7 @@ def test_a_decoder_learns_the_completion_and_its_end(tokenizer: Tokenizer, promp
     found, _ = encoded(tokenizer, "decoder", pair(prompt, completion))
     before, after = encode_pair(tokenizer, prompt, completion)
     end = tokenizer.end_of_document
-    assert found.tokens.tolist() == [end, *before, *after, end]
+    assert found.tokens.tolist() == [*with_bos(tokenizer, before), *after, end]
     assert found.tokens[found.learned].tolist() == [*after, end]
     assert found.learned_bytes == len(completion.encode())
     if tokenizer.byte_level:

@@ -158,7 +158,8 @@ def test_a_saved_tokenizer_loads_as_the_same_and_opens_with_transformers(tokeniz
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
-    assert theirs(PORTUGUESE)["input_ids"] == tokenizer.encode(PORTUGUESE)
+    assert theirs(PORTUGUESE)["input_ids"] == [tokenizer.document_bos, *tokenizer.encode(PORTUGUESE)]
+    assert theirs.bos_token_id == tokenizer.document_bos == tokenizer.end_of_document
     assert theirs.eos_token_id == tokenizer.end_of_document
 
 

@@ -74,7 +74,7 @@ def test_an_export_is_opened_by_transformers_with_its_tokenizer(
     assert stored["certificate"]["perplexity"] == pytest.approx(stored["certificate"]["transformers_perplexity"])
     theirs = AutoTokenizer.from_pretrained(out)
     for text in (WORDS, *TEXTS[:3]):
-        assert theirs(text)["input_ids"] == tokenizer.encode(text)
+        assert theirs(text)["input_ids"] == [tokenizer.document_bos, *tokenizer.encode(text)]
         assert theirs.decode(tokenizer.encode(text)) == text
     assert theirs.eos_token_id == tokenizer.end_of_document
     assert list(theirs(WORDS)) == ["input_ids", "attention_mask"]
@@ -82,7 +82,8 @@ def test_an_export_is_opened_by_transformers_with_its_tokenizer(
     assert model.generation_config.eos_token_id == tokenizer.end_of_document
     prompt = theirs(WORDS, return_tensors="pt")
     made = model.generate(**prompt, max_new_tokens=6, do_sample=False, eos_token_id=None)[0]
-    assert made.tolist() == greedy(open_model(str(model_folder), "cpu").model, tokenizer.encode(WORDS), 6)
+    read = [tokenizer.document_bos, *tokenizer.encode(WORDS)]
+    assert made.tolist() == greedy(open_model(str(model_folder), "cpu").model, read, 6)
     card = (out / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers")
     assert "certificate: the same model" in card

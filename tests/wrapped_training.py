@@ -55,7 +55,7 @@ def rows_for(kind: Kind, count: int = 24, several: int = 2) -> list[Any]:
             tokens = np.concatenate([[tiny.END], *parts])
             segments = np.concatenate([np.full(len(part), place) for place, part in enumerate(parts)])
             positions = np.concatenate([np.arange(len(part)) for part in parts])
-            rows.append(Window(tokens, segments + several * number, segments.astype(np.int32), positions))
+            rows.append(Window(tokens, segments + several * number, segments.astype(np.int32), positions, tokens[:-1]))
             continue
         examples = []
         for place, length in enumerate(lengths):

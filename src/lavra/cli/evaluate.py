@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.core.quantities import Choice
 
 
 @dataclass
@@ -26,6 +27,9 @@ class _Evaluate:
     """Column that holds the text."""
     on_bad_row: Literal["skip", "error"] = "skip"
     """What to do with rows that cannot be used."""
+    bos: Choice = None
+    """--no-bos: a document's first token is predicted from an end-of-document token, where the model's own tokenizer
+    begins texts with another one."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     seed: int = 0
@@ -52,6 +56,7 @@ def main(arguments: list[str]) -> int:
         context=options.context,
         text_column=options.text_column,
         on_bad_row=options.on_bad_row,
+        bos=options.bos,
         device=options.device,
         seed=options.seed,
     )

@@ -16,6 +16,9 @@ from lavra.core.progress import set_quiet
 
 Options = TypeVar("Options")
 
+SWITCHES = ("bos",)
+"""Fields that take yes, no or nothing: `--bos` and `--no-bos` on the command line, true and false in a recipe."""
+
 _unhinted = tyro.conf.arg(help_behavior_hint="")
 
 
@@ -64,7 +67,7 @@ def parse(
         request,
         prog=prog,
         description="\n".join(lines),
-        args=list(arguments),
+        args=[_switched(word) for word in arguments],
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
     everywhere = cast(_Everywhere, parsed.everywhere)  # pyright: ignore[reportAttributeAccessIssue]
@@ -88,6 +91,12 @@ def new_file(path: Path, force: bool) -> Path:
 def print_json(value: object) -> None:
     """Print the result of a command as one JSON object on standard output."""
     print(one_line(value), flush=True)
+
+
+def _switched(word: str) -> str:
+    """Return a switch with its value written out, and every other word as it is."""
+    values = {f"--{name}": f"--{name}=True" for name in SWITCHES}
+    return {**values, **{f"--no-{name}": f"--{name}=False" for name in SWITCHES}}.get(word, word)
 
 
 def _recipe(arguments: Sequence[str]) -> Path | None:

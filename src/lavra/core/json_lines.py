@@ -31,7 +31,7 @@ class JsonLines:
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one object, as `one_line` writes it; it is out of the process's hands when this returns."""
         if not self._whole:
-            self._drop_half_line()
+            self.drop_half_line()
         line = one_line(record) + "\n"
         with self.path.open("a", encoding="utf8") as handle:
             handle.write(line)
@@ -63,13 +63,15 @@ class JsonLines:
         content = self.path.read_bytes() if self.path.exists() else b""
         return content[: content.rfind(b"\n") + 1].splitlines()
 
-    def _drop_half_line(self) -> None:
-        """Cut an unfinished last line, so that the next one does not grow onto it."""
+    def drop_half_line(self) -> int:
+        """Cut an unfinished last line, so that the next one does not grow onto it; return how many whole ones stay."""
+        content = b""
         if self.path.exists():
             with self.path.open("rb+") as handle:
                 content = handle.read()
                 handle.truncate(content.rfind(b"\n") + 1)
         self._whole = True
+        return content.count(b"\n")
 
 
 def _finite(value: Any) -> Any:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from lavra.core.terminal import printable
 from lavra.core.units import show_count, show_duration
 
 Item = TypeVar("Item")
@@ -24,7 +25,7 @@ def set_quiet(quiet: bool) -> None:
 def say(text: str) -> None:
     """Print one line for the person watching, on standard error (standard output is for results)."""
     if not _quiet:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 class Progress:

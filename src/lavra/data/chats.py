@@ -88,6 +88,14 @@ class ChatTemplate:
                 spans.append((len(before), len(including)))
         return whole, spans
 
+    def text_of(self, messages: Sequence[Mapping[str, str]], *, asks: bool = False) -> str:
+        """Return the text of a chat, with the prompt for an answer after it where it `asks` for one.
+
+        Raises:
+            RefusedChat: if the template does not take the chat.
+        """
+        return self._rendered(messages, asks=asks)[0]
+
     def _rendered(
         self, messages: Sequence[Mapping[str, str]], *, asks: bool = False, spans: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lavra.core.errors import InputError
 from lavra.data.bad_rows import ANSWER_TOO_LONG, EXAMPLES, NO_PART_TO_LEARN, REFUSED_CHAT, SPELLED_TOKEN, BadRows
+from lavra.data.bos import bos_before, with_bos
 from lavra.data.chats import ChatTemplate, RefusedChat
 from lavra.data.example_rows import ExampleRow
 from lavra.data.examples import Kind
@@ -68,8 +69,9 @@ class CutExamples:
 class ExampleEncoder:
     """Turns rows into ids for one kind of model.
 
-    A decoder's example is an end-of-document token as the beginning, the prompt, the completion and an end-of-document
-    token; the last two are learned. The boundary is the one of `encode_pair`. An encoder-decoder reads the prompt and
+    A decoder's example is the prompt as generation reads it, with a beginning-of-text token where the tokenizer puts
+    one, the completion and an end-of-document token; the last two are learned. The boundary is the one of
+    `encode_pair`. An encoder-decoder reads the prompt and
     writes the completion, each within what the tokenizer's own post-processor puts around a text (T5: an end token;
     BART: a beginning and an end). A chat is the template's text, of which the assistant's turns are learned.
 
@@ -122,14 +124,15 @@ class ExampleEncoder:
         end = self.tokenizer.end_of_document
         ids = encode_pairs(self.tokenizer, [row.joined for row in rows])
         for row, (before, after) in zip(rows, ids, strict=True):
-            tokens = np.array([end, *before, *after, end], np.int64)
-            learned = np.arange(len(tokens)) > len(before)
+            read = with_bos(self.tokenizer, before)
+            tokens = np.array([*read, *after, end], np.int64)
+            learned = np.arange(len(tokens)) >= len(read)
             example = EncodedExample(tokens, learned, None, len(row.completion.encode()))
-            found.append(self._fitted(row, example, has_text=bool(after)))
+            found.append(self._fitted(row, example, len(read) - len(before), has_text=bool(after)))
         return found
 
-    def _fitted(self, row: ExampleRow, example: EncodedExample, *, has_text: bool) -> EncodedExample | None:
-        """Cut the beginning of a prompt that is too long, keeping the mark before it."""
+    def _fitted(self, row: ExampleRow, example: EncodedExample, marks: int, *, has_text: bool) -> EncodedExample | None:
+        """Cut the beginning of a prompt that is too long, keeping the `marks` before it."""
         if not has_text:
             return self._left_out(NO_PART_TO_LEARN, row, "the completion has no tokens")
         excess = 0 if self.context is None else len(example.tokens) - 1 - self.context
@@ -139,12 +142,11 @@ class ExampleEncoder:
         if excess >= first:
             return self._left_out(ANSWER_TOO_LONG, row, f"{len(example.tokens) - first} tokens, of {self.context}")
         self.cut.add(row.place, prompts=1)
-        kept = np.r_[0, 1 + excess : len(example.tokens)]
+        kept = np.r_[0:marks, marks + excess : len(example.tokens)]
         return replace(example, tokens=example.tokens[kept], learned=example.learned[kept])
 
     def _encode_for_both(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
-        begin, end = self.tokenizer.around
-        end = end or [self.tokenizer.end_of_document]
+        begin, end = self.tokenizer.around_source
         found: list[EncodedExample | None] = []
         distinct = list(dict.fromkeys(row.prompt for row in rows))  # one passage often comes with many questions
         sources = dict(zip(distinct, self.tokenizer.encode_many(distinct), strict=True))
@@ -208,12 +210,12 @@ class ExampleEncoder:
         if not runs:
             return self._left_out(NO_PART_TO_LEARN, row, "the assistant's turns are empty")
         end = self.tokenizer.end_of_document
-        begins = 0 if int(ids[0]) in self._marks.values() else 1
+        bos = [] if int(ids[0]) in self._marks.values() else bos_before(self.tokenizer, empty=False)
         ended = np.isin(ids[slice(*runs[-1])], list(self._marks.values())).any()
         if not ended:  # the template marks no end, so the model would never learn to stop
             ids, offsets = np.append(ids[: runs[-1][1]], end), np.vstack([offsets[: runs[-1][1]], [[len(text)] * 2]])
             runs[-1] = runs[-1][0], runs[-1][1] + 1
-        limit = len(ids) if self.context is None else self.context + 1 - begins
+        limit = len(ids) if self.context is None else self.context + 1 - len(bos)
         fitting = [run for run in runs if run[1] <= limit] or runs[:1]
         if len(fitting) < len(runs):
             self.cut.add(row.place, chats=1)
@@ -222,11 +224,10 @@ class ExampleEncoder:
         for start, stop in fitting:
             learned[start:stop] = True
         size = _text_bytes(text, offsets[:last][learned & ~np.isin(ids[:last], list(self._marks.values()))])
-        mark = [end] if begins else []
-        tokens = np.concatenate([mark, ids[:last]]).astype(np.int64)
-        whole = EncodedExample(tokens, np.concatenate([[False] * begins, learned]).astype(bool), None, size)
+        tokens = np.concatenate([bos, ids[:last]]).astype(np.int64)
+        whole = EncodedExample(tokens, np.concatenate([[False] * len(bos), learned]).astype(bool), None, size)
         whole.learned[0] = False
-        return self._fitted(row, whole, has_text=True)
+        return self._fitted(row, whole, len(bos) or int(int(ids[0]) in self._marks.values()), has_text=True)
 
     @cached_property
     def _marks(self) -> dict[str, int]:

@@ -128,7 +128,7 @@ def prepare(
         if tokenizer is None:
             tokenizer = _trained(vocabulary_size, sample if len(sample) else text.again(), counter.bytes)
         tokenizer.save(building / TOKENIZER)
-        writing = _Writing(building, tokenizer, counter.decide(), tokenizer.beginning if beginnings else None)
+        writing = _Writing(building, tokenizer, counter.decide(), _put_before(tokenizer) if beginnings else None)
         manifests = writing.write(text.again(), counter)
         text.forget()
         fit = writing.tokenizer_report(manifests.values())
@@ -155,6 +155,12 @@ def _trained(
     size = vocabulary_size(corpus_bytes) if callable(vocabulary_size) else vocabulary_size
     say(f"training a tokenizer of {size} tokens")
     return Tokenizer.train((text if isinstance(text, str) else text.text for text in texts), size)
+
+
+def _put_before(tokenizer: Tokenizer) -> int | None:
+    """Return the one id that an encoder reads before a text, if there is one."""
+    before, _ = tokenizer.around_source
+    return before[0] if len(before) == 1 else None
 
 
 def _sizes(manifest: Manifest) -> dict[str, Any]:

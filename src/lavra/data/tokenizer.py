@@ -105,6 +105,8 @@ class Tokenizer:
         )
         pieces = (cut_pieces(_without_long_runs(text), Cut.BEFORE_SPACE, _TRAINING_PIECE) for text in texts)
         inner.train_from_iterator(chain.from_iterable(pieces), trainer)
+        # Models that learn from it read this token before every document, so whoever reads a prompt with it should too.
+        put_before_texts(inner, END_OF_DOCUMENT)
         return cls(inner)
 
     @classmethod
@@ -121,7 +123,7 @@ class Tokenizer:
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": self.end_of_document_token,
-            "bos_token": self.end_of_document_token,
+            "bos_token": self.inner.id_to_token(self.document_bos),
             "clean_up_tokenization_spaces": False,
             "model_max_length": 10**12,
         }
@@ -239,6 +241,29 @@ class Tokenizer:
         before, _ = self.around
         return before[0] if len(before) == 1 else None
 
+    @property
+    def text_bos(self) -> list[int]:
+        """The ids that the post-processor puts before a text: as a rule one (Llama's `<s>`) or none (GPT-2)."""
+        return self.around[0]
+
+    @property
+    def document_bos(self) -> int:
+        """The id that a model reads before the first token of a document.
+
+        It is the last of those that the post-processor puts before a text. Where there is none it is the
+        end-of-document token: that of the document before, as models are trained that read one after the other.
+        """
+        return self.text_bos[-1] if self.text_bos else self.end_of_document
+
+    @property
+    def around_source(self) -> tuple[list[int], list[int]]:
+        """The ids that an encoder reads before and after a text: those of the post-processor, and an end in any case.
+
+        An end-of-document token that begins texts is meant for decoders, and is not read here.
+        """
+        before, after = self.around
+        return [] if before == [self.end_of_document] else before, after or [self.end_of_document]
+
     @cached_property
     def unknown(self) -> int | None:
         """The id that stands for what the vocabulary cannot write, or None when there is none."""
@@ -247,6 +272,14 @@ class Tokenizer:
             return model["unk_id"]
         name = model.get("unk_token")
         return self.inner.token_to_id(name) if name else None
+
+
+def put_before_texts(inner: tokenizers.Tokenizer, token: str) -> None:
+    """Make the library's tokenizer begin every text with a token of its vocabulary, and add nothing else."""
+    from tokenizers import processors
+
+    marks = [(token, inner.token_to_id(token))]
+    inner.post_processor = processors.TemplateProcessing(f"{token} $A", f"{token} $A $B", marks)
 
 
 def _settled(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

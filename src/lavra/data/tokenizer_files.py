@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavra.core.errors import InputError
-from lavra.data.tokenizer import END_OF_DOCUMENT, Tokenizer
+from lavra.data.tokenizer import END_OF_DOCUMENT, Tokenizer, put_before_texts
 
 if TYPE_CHECKING:
     import tokenizers
@@ -27,6 +27,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
     `sentencepiece` and `protobuf` packages must be installed). The token that ends a document is taken from the
     folder's configuration, else by its usual names; where there is none, `<|endoftext|>` is added as a new last id.
 
+    Whether a text begins with a token of its own (Llama's `<s>`) is told by the post-processor of `tokenizer.json`, as
+    `transformers` has it; the other formats have none, and `add_bos_token` of the folder's configuration tells it.
+
     Raises:
         InputError: if there is no tokenizer, or it cannot be read.
     """
@@ -40,6 +43,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise
     except Exception as error:  # the library raises bare Exception for a file that it cannot parse
         raise InputError(f"{file} cannot be read as a tokenizer: {error}", f"name {_KINDS}") from error
+    bos = _added_bos(folder)
+    if bos is not None and file.name != "tokenizer.json" and inner.token_to_id(bos) is not None:
+        put_before_texts(inner, bos)
     return Tokenizer(inner, _end_of_document(inner, folder))
 
 
@@ -118,6 +124,15 @@ def _end_of_document(inner: tokenizers.Tokenizer, folder: Path) -> str:
             return token
     inner.add_special_tokens([END_OF_DOCUMENT])
     return END_OF_DOCUMENT
+
+
+def _added_bos(folder: Path) -> str | None:
+    """Return the token that the folder's configuration puts before every text, if it does."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            settings |= json.loads((folder / name).read_text(encoding="utf8"))
+    return _token_name(settings.get("bos_token")) if settings.get("add_bos_token") else None
 
 
 def _token_name(value: Any) -> str | None:

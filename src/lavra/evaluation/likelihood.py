@@ -42,10 +42,11 @@ def likelihood(
 ) -> LikelihoodResult:
     """Measure the negative log-likelihood of documents under a model.
 
-    Documents never see each other. Each begins after an end-of-document token as input, and its own end-of-document
-    token is a target too, so the nll is that of the texts and of where they end. The model computes in its own
-    precision (or that of an `autocast` around the call); its logits are turned to float32 before the softmax and the
-    sums are float64. On a CPU the result is the same in every run; the batch's size moves it by rounding only.
+    Documents never see each other. Before the first token of each the model reads the token that its tokenizer begins
+    texts with, or else an end-of-document token; its own end-of-document token is a target too, so the nll is that of
+    the texts and of where they end. The model computes in its own precision (or that of an `autocast` around the call);
+    its logits are turned to float32 before the softmax and the sums are float64. On a CPU the result is the same in
+    every run; the batch's size moves it by rounding only.
 
     Args:
         model: any model of the contract; it is put into evaluation mode and back.

@@ -166,10 +166,10 @@ def _export(assembly: Assembly, plan: Plan, data: Material) -> Storage | None:
         family_for(model.spec)
     except InputError:
         return None
-    end = data.tokenizer.end_of_document
+    ids = {"bos_token_id": data.tokenizer.document_bos, "eos_token_id": data.tokenizer.end_of_document}
 
     def save(folder: Path) -> None:
-        export_decoder(folder, model, {"bos_token_id": end, "eos_token_id": end})
+        export_decoder(folder, model, {**ids})
 
     return Storage(save, lambda folder: import_decoder(folder).model.to(device))
 

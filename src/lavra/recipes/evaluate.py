@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,7 @@ def evaluate(
     context: int | None = None,
     text_column: str = "text",
     on_bad_row: Literal["skip", "error"] = "skip",
+    bos: bool | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> Evaluation:
@@ -69,6 +70,8 @@ def evaluate(
         context: tokens of a window; the model's by default.
         text_column: column that holds the text.
         on_bad_row: what to do with rows that cannot be used.
+        bos: False reads an end-of-document token before a document's first token where the model's own tokenizer begins
+            texts with another one.
         device: where to compute.
         seed: of the bootstrap.
 
@@ -83,6 +86,8 @@ def evaluate(
     else:
         rows = read_rows(data, text_column=text_column, on_bad_row=on_bad_row)
         documents = documents_of_rows(rows, opened.tokenizer)
+    if bos is False:
+        documents = replace(documents, bos=opened.tokenizer.end_of_document)
     with torch.no_grad():
         result = likelihood(opened.model, documents, context=context, stride=stride, seed=seed)
     vocabulary = opened.tokenizer.vocabulary_size

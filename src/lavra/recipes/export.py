@@ -159,8 +159,7 @@ def _ids(source: _Source) -> SpecialIds:
         return special_ids(read_config(source.folder))
     if source.tokenizer is None:
         return {}
-    end = source.tokenizer.end_of_document
-    return {"bos_token_id": end, "eos_token_id": end}
+    return {"bos_token_id": source.tokenizer.document_bos, "eos_token_id": source.tokenizer.end_of_document}
 
 
 def _write_tokenizer(source: _Source, folder: Path) -> None:
@@ -174,7 +173,7 @@ def _write_tokenizer(source: _Source, folder: Path) -> None:
 
 
 def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[list[int]]:
-    """Return windows of tokens to compare on: documents from their beginnings, after an end-of-document token each."""
+    """Return windows of tokens to compare on: documents, each after the token that begins one."""
     model = source.model
     left = max(min(COMPARED_TOKENS, _COMPARED_LOGITS // model.vocabulary), 16)
     longest = min(model.context, left)
@@ -183,7 +182,7 @@ def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[lis
         return [drawn.tolist()]
     windows: list[list[int]] = []
     for text in _texts(source, data, text_column):
-        ids = [source.tokenizer.end_of_document, *source.tokenizer.encode(text[: 16 * left])][:left]
+        ids = [source.tokenizer.document_bos, *source.tokenizer.encode(text[: 16 * left])][:left]
         parts = [ids[start : start + longest] for start in range(0, len(ids), longest)]
         windows += [part for part in parts if len(part) > 1]
         left -= len(ids)

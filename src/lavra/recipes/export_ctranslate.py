@@ -88,6 +88,6 @@ def export_ctranslate2(
 def _difference(source: Convertible, folder: Path) -> tuple[float, int]:
     ids = [one for text in SENTENCES for one in source.tokenizer.encode(text)]
     length = min(len(ids) - 1, source.model.context - 2, 128)
-    before = ids[:length] if source.is_sequence_to_sequence else [source.tokenizer.end_of_document]
+    before = ids[:length] if source.is_sequence_to_sequence else [source.tokenizer.document_bos]
     ours, theirs = log_probabilities(source, folder, before, ids[-length:], compute_type="default")
     return float((ours - theirs).abs().mean()), length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from lavra.core.errors import InputError
 from lavra.data.bad_rows import BadRows
-from lavra.data.bigrams import Bigrams, count_bigrams
+from lavra.data.bigrams import Bigrams, as_read, count_bigrams
 from lavra.data.example_rows import looks_like_example
 from lavra.data.examples import ExampleSource, ExampleStore
 from lavra.data.ledger import ledger
@@ -173,14 +173,19 @@ class TextMaterial(Material):
     def bigrams(self, *, held_out: bool = False) -> Bigrams | None:
         """Count the pairs of the text."""
         store = self.prepared.validation if held_out else self.prepared.train
-        return None if len(store.tokens) < 2 else count_bigrams(store.tokens, self.tokenizer.vocabulary_size)
+        if len(store.tokens) < 2:
+            return None
+        found = count_bigrams(store.tokens, self.tokenizer.vocabulary_size)
+        end, bos = self.tokenizer.end_of_document, self.tokenizer.document_bos
+        return replace(found, contexts=as_read(found.contexts, end, bos))
 
     def trigrams(self, pairs: int) -> Trigrams | None:
         """Count what follows the most frequent pairs of the text."""
         tokens, tokenizer = self.prepared.train.tokens, self.tokenizer
         if len(tokens) < 3:
             return None
-        return count_trigrams(tokens, tokenizer.vocabulary_size, pairs, tokenizer.end_of_document)
+        found = count_trigrams(tokens, tokenizer.vocabulary_size, pairs, tokenizer.end_of_document)
+        return replace(found, pairs=as_read(found.pairs, tokenizer.end_of_document, tokenizer.document_bos))
 
     def beginning(self) -> np.ndarray:
         """Return the first ids of the training text."""
@@ -294,7 +299,7 @@ class ExampleMaterial(Material):
                 found.append((self.tokenizer.decode(example.source), self.tokenizer.decode(example.tokens)))
             else:
                 begin = int(example.learned.argmax())
-                prompt, completion = example.tokens[1:begin], example.tokens[begin:]
+                prompt, completion = example.tokens[:begin], example.tokens[begin:]
                 found.append((self.tokenizer.decode(prompt), self.tokenizer.decode(completion)))
         return found
 

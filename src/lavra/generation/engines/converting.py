@@ -17,7 +17,7 @@ from lavra.core.errors import InputError, LavraError
 from lavra.core.files import building_folder
 from lavra.core.seeds import numpy_stream
 from lavra.models.decoder import Decoder
-from lavra.models.families.exporting import export_decoder
+from lavra.models.families.exporting import SpecialIds, export_decoder
 from lavra.models.families.registry import family_for
 from lavra.models.inference import evaluating
 from lavra.models.wrapped.quiet import quietly
@@ -162,9 +162,12 @@ def _transformers_model(source: Convertible) -> Any:
         return copy.deepcopy(source.model.inner)  # the library rounds weights in place, which must not be the model's
     from transformers import AutoModelForCausalLM
 
-    end = source.tokenizer.end_of_document
+    ids: SpecialIds = {
+        "bos_token_id": source.tokenizer.document_bos,
+        "eos_token_id": source.tokenizer.end_of_document,
+    }
     with tempfile.TemporaryDirectory() as folder, quietly():
-        export_decoder(Path(folder), source.model, {"bos_token_id": end, "eos_token_id": end}, source.family)
+        export_decoder(Path(folder), source.model, ids, source.family)
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
@@ -186,7 +189,7 @@ def _specification(inner: Any, names: list[str], source: Convertible) -> Any:
 
     beginning: Sequence[int] = getattr(source.model, "beginning", ())
     end = source.tokenizer.end_of_document
-    stand_in = _Names(names, end, beginning[0] if beginning else end)
+    stand_in = _Names(names, end, beginning[0] if beginning else source.tokenizer.document_bos)
     loader = _MODEL_LOADERS[type(inner.config).__name__]
     own = inner.config
     inner.config = _older(own)
