@@ -85,8 +85,8 @@ def test_folders_are_read_in_sorted_order_and_text_files_of_one_folder_are_one_s
     assert [row.text for row in rows] == ["a.txt", "z.txt", "b/1.md", "b/2.txt", "b/c/3.txt"]
     assert [row.source for row in rows] == ["corpus", "corpus", "corpus/b", "corpus/b", "corpus/b/c"]
     assert {reason: len(paths) for reason, paths in found.left_out.items()} == {
-        "hidden": 1,
-        ".pdf is no data format": 1,
+        "hidden, though in a data format": 1,
+        ".pdf is no data format (turn it into text first: pdftotext FILE.pdf FILE.txt)": 1,
     }
 
 
@@ -253,7 +253,7 @@ def test_a_line_too_long_for_memory_is_left_out(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(["um", "x" * 5000, "dois"]))
     found = BadRows()
     assert [row.text for row in read_rows([str(tmp_path / "a.jsonl")], bad_rows=found)] == ["um", "dois"]
-    assert found.examples == {"line too long": [(f"{tmp_path / 'a.jsonl'}:2", "")]}
+    assert found.examples == {"too long for memory": [(f"{tmp_path / 'a.jsonl'}:2", "")]}
 
 
 def test_normalisation_composes_accents_only_when_asked(tmp_path: Path) -> None:

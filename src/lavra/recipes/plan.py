@@ -175,6 +175,8 @@ def _survey(request: PlanRequest, draft: _Draft) -> Survey:
             _tokenizer(request, draft),
             text_column=request.text.column,
             normalize=request.text.normalize,
+            encoding=request.text.encoding,
+            validation=request.text.validation,
             seed=request.seed,
         )
     if found.text_bytes < _LEAST_TEXT:

@@ -94,6 +94,8 @@ def _prepared_examples(config: TrainConfig, folder: Path, machine: Machine, base
             validation_limit=config.text.validation_limit,
             on_bad_row=config.text.on_bad_row,
             normalize=config.text.normalize,
+            encoding=config.text.encoding,
+            validation=config.text.validation,
         )
     )
 
@@ -101,7 +103,16 @@ def _prepared_examples(config: TrainConfig, folder: Path, machine: Machine, base
 def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | None) -> tuple[Tokenizer, int]:
     """Return a tokenizer for the examples, and the length of rows of the model that will be trained on them."""
     sample, sizes = TextSample(), array("L")
-    for row in read_examples(config.data, BadRows(policy=config.text.on_bad_row), columns=columns):
+    text = config.text
+    for row in read_examples(
+        config.data,
+        BadRows(policy=text.on_bad_row),
+        columns=columns,
+        encoding=text.encoding,
+        validation=text.validation,
+    ):
+        if row.held_out:
+            continue
         texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
         for text in texts:
             sample.add(text)

@@ -51,5 +51,7 @@ def prepare_as_asked(
         text_column=text.column,
         on_bad_row=text.on_bad_row,
         normalize=text.normalize,
+        encoding=text.encoding,
+        validation=text.validation,
         force=force,
     )
