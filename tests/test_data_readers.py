@@ -130,7 +130,7 @@ def test_bad_rows_are_counted_with_file_and_line_and_the_good_ones_are_read(tmp_
         b'{"text": "a\\u0000b"}',
         b'{"titulo": "sem texto"}',
         b'{"text": "cortada',
-        b'{"text": "latin1: \xe9"}',
+        b'{"text": "' + "Привет, мир".encode("koi8-r") * 30 + b'"}',
         b'{"text": 7}',
         b'{"text": null}',
         b'{"text": "meio par \\ud800"}',
@@ -151,7 +151,7 @@ def test_bad_rows_are_counted_with_file_and_line_and_the_good_ones_are_read(tmp_
         "broken UTF-8": 2,
         "not text": 1,
     }
-    assert found.report()["bad_rows"]["broken UTF-8"]["examples"] == [f"{path}:6: byte 0xe9", f"{path}:9"]
+    assert found.report()["bad_rows"]["broken UTF-8"]["examples"] == [f"{path}:6: byte 0xf0", f"{path}:9"]
     assert "titulo" in found.report()["bad_rows"]["missing column"]["examples"][0]
 
 
@@ -172,9 +172,14 @@ def test_only_the_first_five_places_of_a_kind_are_remembered(tmp_path: Path) -> 
         ("a.jsonl", b'{"text": "a"}\n{nao}', "a.jsonl:2: bad JSON", "one JSON object per line"),
         ("a.jsonl", b'{"body": "a"}', "a.jsonl:1: missing column (no 'text' among body)", "--text-column"),
         ("a.csv", b"titulo,corpo\na,b", "a.csv:1: missing column (no 'text' among titulo, corpo)", "--text-column"),
-        ("a.txt", b"linha\noutra \xe7\xe3o", "a.txt:2: broken UTF-8 (byte 0xe7)", "iconv"),
+        (
+            "a.txt",
+            b"line\n" + "Привет".encode("cp1251"),
+            "a.txt:2: broken UTF-8 (byte 0xcf)",
+            "--encoding windows-1251",
+        ),
         ("a.txt", "texto".encode("utf-16-le"), "a.txt: NUL byte", "UTF-16"),
-        ("a.csv", b"text\n\xe9\n", "a.csv:2: broken UTF-8", "iconv"),
+        ("a.csv", b"text\n" + "Привет".encode("koi8-r") + b"\n", "a.csv:2: broken UTF-8", "iconv"),
     ],
 )
 def test_on_bad_row_error_names_the_place_and_the_remedy(

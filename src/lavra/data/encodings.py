@@ -45,7 +45,7 @@ def known_encoding(name: str) -> str:
     """
     try:
         found = codecs.lookup(name)
-        b"".decode(name)
+        "a".encode(name)  # raises for codecs that are no encodings of text
     except LookupError as error:
         raise InputError(
             f"there is no encoding {name!r}", "give a usual name: utf-8, utf-16, windows-1252, latin-1, gb18030"

@@ -52,6 +52,8 @@ class _Text(HTMLParser):
         self._title |= tag == "title"
         self._as_it_is += tag == "pre"
         self._break(tag)
+        if tag in ("td", "th") and self._parts and not self._parts[-1].endswith("\n"):
+            self._parts.append("\t")
 
     def handle_endtag(self, tag: str) -> None:
         if tag in self._hidden:
@@ -73,8 +75,6 @@ class _Text(HTMLParser):
     def _break(self, tag: str) -> None:
         if tag in _BLOCKS:
             self._parts.append("\n\n" if tag in _PARAGRAPHS else "\n")
-        elif tag in ("td", "th"):
-            self._parts.append("\t")
 
     def text(self) -> str:
         text = re.sub(r"[ \t]+\n", "\n", "".join(self._parts))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lavra.core.errors import InputError
-from lavra.data.bad_rows import ABOUT_DATA, HIDDEN, HIDDEN_DATA, REPEATED
+from lavra.data.bad_rows import ABOUT_DATA, HIDDEN, HIDDEN_DATA, LOOP, REPEATED
 from lavra.data.formats import FORMAT_NAMES, FORMATS, STRUCTURED, TEXT, conversion, split_name, unknown_format
 
 _ADDRESS = re.compile(r"(https?|ftp|s3|gs)://", re.IGNORECASE)
@@ -88,7 +88,7 @@ def find_files(locations: Sequence[str]) -> FoundFiles:
             _add_named_file(found, path, siblings)
         elif _ADDRESS.match(location):
             raise InputError(
-                f"{location} is an address, and lavra reads no network",
+                f"{location} is an address on the network, which lavra does not read",
                 f"download it first, for example with `curl -LO {location}`, and name the file",
             )
         elif glob.has_magic(location):
@@ -228,7 +228,7 @@ def _walk(found: FoundFiles, folder: Path) -> Iterator[Path]:
             if name.startswith("."):
                 found.leave_out(path, HIDDEN)
             elif (real := path.resolve()) in above[here]:
-                found.leave_out(path, "a link to a folder that it lies in")
+                found.leave_out(path, LOOP)
             else:
                 above[path] = above[here] | {real}
                 inside.append(name)

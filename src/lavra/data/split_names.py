@@ -71,7 +71,7 @@ def _has_rows(file: DataFile) -> bool:
 
 
 def _named(file: DataFile) -> _Named:
-    """Look at the folders below the one that was named, then at the words of the file's own name."""
+    """Look at the folders below the one that was named, at the words of the file's own name, at the folder named."""
     inside = Path(file.path.name if file.member is None else file.member)
     parts = file.source.split("/")[1:]
     stem = split_name(inside)[0]
@@ -84,6 +84,9 @@ def _named(file: DataFile) -> _Named:
     for place, word in enumerate(words):
         if word in _NAMES:
             return _Named(_NAMES[word], (str(file.path.parent), *folders, *words[:place]))
+    above = file.path.parent
+    if file.member is None and "/" not in file.source and above.name.lower() in _NAMES:
+        return _Named(_NAMES[above.name.lower()], (str(above.parent), "folder"))
     return _Named(None, ())
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.files import read_json
+from lavra.core.progress import say
 from lavra.recipes.config import TextConfig
+from lavra.recipes.material import TextMaterial
 from lavra.recipes.text import prepare_as_asked
 
 
@@ -23,5 +25,6 @@ def prepare_text(data: Sequence[str], out: str | Path, text: TextConfig, *, forc
     Raises:
         InputError: if the text or the folder is wrong.
     """
-    prepare_as_asked(data, out, text, vocabulary_size=text.vocabulary, force=force)
+    prepared = prepare_as_asked(data, out, text, vocabulary_size=text.vocabulary, force=force)
+    say(TextMaterial(prepared).summary())
     return read_json(Path(out) / "report.json")

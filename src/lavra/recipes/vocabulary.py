@@ -24,6 +24,7 @@ from lavra.models.vocabulary import swap_vocabulary
 from lavra.recipes.base import Base
 from lavra.recipes.columns import pair_columns
 from lavra.recipes.config import TrainConfig
+from lavra.recipes.text import given_tokenizer
 
 _SAMPLE_BYTES = 20_000_000
 _MEASURED_BYTES, _MEASURED_CONTEXT = 16_000, 256
@@ -49,7 +50,7 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
     texts = _sample(config, base)
     old = base.tokenizer
     if asked.tokenizer:
-        new = Tokenizer.load(asked.tokenizer)
+        new = given_tokenizer(asked.tokenizer)
     elif asked.vocabulary:
         new = Tokenizer.train(texts, asked.vocabulary)
     else:
