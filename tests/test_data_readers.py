@@ -68,6 +68,26 @@ def test_every_format_gives_the_same_documents(tmp_path: Path, ending: str, pack
     assert rows[0].place.startswith(str(path))
 
 
+def test_of_parquet_only_the_wanted_columns_are_read(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    columns = {
+        "text": ["um", "dois"],
+        "image": pyarrow.array([b"\xff" * 100] * 2, pyarrow.binary()),
+        "when": pyarrow.array([1_700_000_000_000_000_001] * 2, pyarrow.timestamp("ns")),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, compression="none", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"\xff" * 100)
+    found = BadRows()
+    (path).write_bytes(data[:place] + b"\x00" * 100 + data[place + 100 :])
+    rows = list(read_rows([str(path)], wanted=("when",), bad_rows=found))
+    assert [dict(row.fields) for row in rows] == [{"when": "2023-11-14 22:13:20.000000001"}] * 2
+    assert found.report()["columns"] == [{"taken": ["text"], "ignored": ["when", "image"], "files": [str(path)]}]
+
+
 @pytest.mark.parametrize("packing", ["", ".gz", ".zst", ".xz"])
 @pytest.mark.parametrize("ending", [".txt", ".md"])
 def test_a_text_file_is_one_document(tmp_path: Path, ending: str, packing: str) -> None:

@@ -220,3 +220,46 @@ def test_the_command_prints_one_json_object(prepared: Path, tmp_path: Path) -> N
 
 def _train_lines(run: lavra.Run) -> list[dict[str, Any]]:
     return [line for line in run.metrics if line["split"] == "train"]
+
+
+def test_the_tokenizer_of_a_run_a_checkpoint_or_prepared_text_can_be_taken(
+    run: lavra.Run, prepared: Path, tmp_path: Path
+) -> None:
+    wanted = run.plan["model"]["vocabulary"]
+    checkpoint = next((run.path / "checkpoints").iterdir())
+    for number, place in enumerate((run.path, checkpoint, prepared, prepared / "tokenizer")):
+        report = lavra.prepare(prepared.parent / "topics", tmp_path / str(number), tokenizer=str(place))
+        assert report["tokenizer"]["vocabulary_size"] == wanted == 400
+    (tmp_path / "bare").mkdir()
+    shutil.copy(run.path / "config.toml", tmp_path / "bare")
+    (tmp_path / "bare" / "config.toml").write_text(
+        (run.path / "config.toml").read_text().replace(str(prepared), str(tmp_path / "nowhere"))
+    )
+    with pytest.raises(InputError, match="keeps no tokenizer"):
+        lavra.prepare(prepared.parent / "topics", tmp_path / "out", tokenizer=str(tmp_path / "bare"))
+
+
+def test_prepare_says_how_much_it_took_and_train_which_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text(
+        "id;text\n" + "".join(f"{number};palavra {number} e mais, bem mais\n" for number in range(80))
+    )
+    report = lavra.prepare(tmp_path / "a.csv", tmp_path / "out", vocabulary=300)
+    told = capsys.readouterr().err
+    train, validation = report["split"]["train"], report["split"]["validation"]
+    assert f"{train['documents']} documents" in told
+    assert f"{train['tokens']:,} tokens to train on" in told
+    assert f"{validation['documents']} documents" in told
+    assert f"columns taken from {tmp_path / 'a.csv'}: text; not taken: id" in told
+
+
+def test_strict_validation_and_encoding_are_flags_of_train_and_prepare(tmp_path: Path) -> None:
+    from lavra.cli.prepare import main
+
+    (tmp_path / "a.txt").write_bytes("A ação é dos corações. ".encode("latin-1") * 200)
+    (tmp_path / "dev.txt").write_text("Outra coisa ainda.", encoding="utf8")
+    words = [str(tmp_path / "a.txt"), "--validation", str(tmp_path / "dev.txt"), "--strict", "--quiet"]
+    with pytest.raises(InputError, match="read as Windows-1252"):
+        main([*words, "--out", str(tmp_path / "out")])
+    assert main([*words, "--encoding", "latin-1", "--out", str(tmp_path / "out"), "--text.vocabulary", "300"]) == 0

@@ -47,7 +47,7 @@ def set_apart(found: FoundFiles, *, validation: bool) -> None:
     if not found.files:
         return
     files = _without_queries(found)
-    named = [_named(file) for file in files]
+    named = _by_named_folders(files, [_named(file) for file in files])
     train = {name.shared for name in named if name.side == "train"}
     plain = {file.path.parent for file, name in zip(files, named, strict=True) if name.side is None and _has_rows(file)}
     kept = []
@@ -71,7 +71,7 @@ def _has_rows(file: DataFile) -> bool:
 
 
 def _named(file: DataFile) -> _Named:
-    """Look at the folders below the one that was named, at the words of the file's own name, at the folder named."""
+    """Look at the folders below the one that was named, then at the words of the file's own name."""
     inside = Path(file.path.name if file.member is None else file.member)
     parts = file.source.split("/")[1:]
     stem = split_name(inside)[0]
@@ -84,10 +84,21 @@ def _named(file: DataFile) -> _Named:
     for place, word in enumerate(words):
         if word in _NAMES:
             return _Named(_NAMES[word], (str(file.path.parent), *folders, *words[:place]))
-    above = file.path.parent
-    if file.member is None and "/" not in file.source and above.name.lower() in _NAMES:
-        return _Named(_NAMES[above.name.lower()], (str(above.parent), "folder"))
     return _Named(None, ())
+
+
+def _by_named_folders(files: Sequence[DataFile], named: Sequence[_Named]) -> list[_Named]:
+    """Let the folders that were named themselves, `data/train data/test`, say what the names of files do not say."""
+    above = [
+        _Named(_NAMES.get(file.path.parent.name.lower()), (str(file.path.parent.parent), "folder"))
+        if "/" not in file.source and file.member is None
+        else _Named(None, ())
+        for file in files
+    ]
+    known = {name.shared for name in above if name.side == "train"}
+    return [
+        other if name.side is None and other.shared in known else name for name, other in zip(named, above, strict=True)
+    ]
 
 
 def _without_queries(found: FoundFiles) -> list[DataFile]:
