@@ -135,3 +135,9 @@ def test_a_quote_that_is_never_closed_costs_no_memory(tmp_path: Path, monkeypatc
     found = BadRows()
     assert len(list(read_rows([str(tmp_path / "a.csv")], bad_rows=found))) == 1001
     assert found.changes == {STRAY_QUOTE: 1}
+
+
+def test_lines_that_end_with_a_carriage_return_only_are_told() -> None:
+    got, found = texts("id,text\r1,um\r2,dois\r")
+    assert got == []
+    assert found.examples == {BAD_CSV: [("a:1", "lines that end with a carriage return only")]}

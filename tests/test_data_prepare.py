@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers
 
 from lavra.core.errors import InputError
+from lavra.data.bad_rows import UNKNOWN_TOKEN
 from lavra.data.prepare import open_prepared, prepare
 from lavra.data.tokenizer import Tokenizer
 
@@ -105,6 +106,10 @@ def test_held_out_texts_are_the_originals_with_a_lossy_tokenizer(corpus: Path, t
     prepared = prepare([str(corpus)], tmp_path / "out", tokenizer=Tokenizer(inner, "[SEP]"))
     assert set(prepared.validation.texts()) <= set(TEXTS)
     assert prepared.report["tokenizer"]["unknown_rate"] > 0.5
+    assert [*prepared.report["changed"]] == [UNKNOWN_TOKEN]
+    good = write_rows(tmp_path / "good.jsonl", LINES)
+    with pytest.raises(InputError, match="text that the tokenizer cannot write"):
+        prepare([str(good)], tmp_path / "strict", tokenizer=prepared.tokenizer, on_bad_row="strict")
 
 
 def test_normalisation_is_recorded(tmp_path: Path) -> None:

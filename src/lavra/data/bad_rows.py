@@ -51,6 +51,8 @@ REPEATED_NAME = "name given twice, of which the last value is taken"
 OVERLAP = "text to train on that is also in the validation data"
 CUT_EXAMPLE = "example cut to fit the context"
 SEVERAL_LISTS = "object with several lists of rows, of which the longest is taken"
+UNKNOWN_TOKEN = "text that the tokenizer cannot write, and replaces by its token for the unknown"
+SPELLED_END = "spelling of the token that ends a document, which this tokenizer cannot write as text, left out"
 
 BY_MARK = "read in the encoding that the mark at their beginning names"
 SEPARATOR = "separator other than a comma"
@@ -88,6 +90,8 @@ _REMEDIES = {
     REPEATED_NAME: "give each column a name of its own",
     SEVERAL_LISTS: "write the list that is meant to a file of its own",
     OVERLAP: "remove the documents from one of the two",
+    UNKNOWN_TOKEN: "take a tokenizer made for this language, or one that works on bytes",
+    SPELLED_END: "remove the token from the text, or take a tokenizer that works on bytes",
     CUT_EXAMPLE: "shorten the examples, or train with a longer context",
 }
 

@@ -59,6 +59,10 @@ def read_delimited(
     for row, place, size in records.read(separator, quoted=quoted):
         if header is None:
             header = _header(row, place, bad_rows)
+            if any("\r" in column for column in header):
+                rest = size + sum(map(len, iter(lambda: stream.read(1 << 20), b"")))
+                bad_rows.add(BAD_CSV, place, "lines that end with a carriage return only", size=rest)
+                return
             if text_column is not None and text_column not in header:
                 rest = sum(map(len, iter(lambda: stream.read(1 << 20), b"")))
                 bad_rows.add(MISSING_COLUMN, place, missing_column(text_column, header), size=rest)

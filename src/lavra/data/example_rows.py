@@ -204,9 +204,9 @@ def _example(row: Row, columns: PairColumns | None, bad_rows: BadRows) -> Exampl
             detail = f"{name!r} holds a {type(text).__name__}"
             bad_rows.add(EMPTY if text is None else NOT_TEXT, row.place, detail, size=_fields_size(row))
             return None
-    prompt, completion = "\n\n".join(filter(str.strip, map(parts.get, found.names[:-1]))), parts[found.completion]
-    if not found.beside:
-        prompt = parts[found.prompt]
+    prompt, completion = parts[found.prompt], parts[found.completion]
+    if found.beside:
+        prompt = "\n\n".join(parts[name] for name in found.names[:-1] if parts[name].strip())
     if _is_faulty(row.place, [prompt], bad_rows, may_be_empty=True) or _is_faulty(row.place, [completion], bad_rows):
         return None
     return ExampleRow(row.source, row.place, prompt, completion, found.separator)

@@ -19,7 +19,7 @@ from lavra.core.errors import InputError
 from lavra.core.files import building_folder, read_json, write_json
 from lavra.core.progress import Progress, say
 from lavra.data.ahead import one_ahead
-from lavra.data.bad_rows import OVERLAP, BadRows, OnBadRow
+from lavra.data.bad_rows import OVERLAP, SPELLED_END, UNKNOWN_TOKEN, BadRows, OnBadRow
 from lavra.data.compressed import BytesRead
 from lavra.data.locations import find_files
 from lavra.data.manifest import Manifest
@@ -139,9 +139,11 @@ def prepare(
         tokenizer.save(building / TOKENIZER)
         split = counter.train_on_all() if given.documents else counter.decide()
         writing = _Writing(building, tokenizer, split, tokenizer.beginning if beginnings else None)
+        spelled = tokenizer.spellings_left_out
         manifests = writing.write(text.again(), counter, given, text.bad_rows)
         text.forget()
         fit = writing.tokenizer_report(manifests.values())
+        _tell_of_tokens(text.bad_rows, fit, tokenizer.spellings_left_out - spelled, str(out))
         report = {
             "data": list(locations),
             **text.bad_rows.report(),
@@ -172,6 +174,15 @@ def _trained(
     say(f"training a tokenizer of {size} tokens")
     rows = (text for text in texts if isinstance(text, str) or not text.held_out)
     return Tokenizer.train((text if isinstance(text, str) else text.text for text in rows), size)
+
+
+def _tell_of_tokens(bad_rows: BadRows, fit: TokenizerReport, spelled: int, place: str) -> None:
+    """Count what the tokenizer replaced and left out."""
+    unknown = round(fit.unknown_rate * fit.tokens)
+    for kind, count in ((UNKNOWN_TOKEN, unknown), (SPELLED_END, spelled)):
+        if count:
+            bad_rows.change(kind, place, f"{count:,} of {fit.tokens:,} tokens")
+            say(bad_rows.told(kind))
 
 
 def _sizes(manifest: Manifest) -> dict[str, Any]:

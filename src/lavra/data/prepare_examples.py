@@ -13,7 +13,7 @@ from lavra.core.errors import Damaged, InputError
 from lavra.core.files import building_folder, read_json, write_json
 from lavra.core.progress import Progress, say
 from lavra.data.ahead import one_ahead
-from lavra.data.bad_rows import OVERLAP, BadRows, OnBadRow
+from lavra.data.bad_rows import OVERLAP, UNKNOWN_TOKEN, BadRows, OnBadRow
 from lavra.data.chats import ChatTemplate
 from lavra.data.compressed import BytesRead
 from lavra.data.example_encoding import ExampleEncoder
@@ -155,6 +155,8 @@ def prepare_examples(
         split = counter.train_on_all() if given.documents else counter.decide()
         examples = counter.documents + given.documents
         manifests = _write(building, spool, encoder, split, examples, given)
+        if encoder.unknown:
+            bad_rows.change(UNKNOWN_TOKEN, str(out), f"{encoder.unknown:,} of the tokens to learn")
         learned = sum(manifest.learned for manifest in manifests.values())
         spool.unlink()
         tokenizer.save(building / TOKENIZER)

@@ -77,6 +77,8 @@ class Tokenizer:
         self.inner.encode_special_tokens = True
         self.end_of_document_token = end_of_document
         self.end_of_document: int = number
+        self.spellings_left_out = 0
+        """How often `encode_many` left the literal spelling of the end-of-document token out."""
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
@@ -198,7 +200,9 @@ class Tokenizer:
             for encoding, (_, last) in zip(encodings, batch, strict=True):
                 ids = np.array(encoding.ids, dtype=np.int32)
                 if self._ends_by_spelling:
-                    ids = ids[ids != self.end_of_document]
+                    kept = ids[ids != self.end_of_document]
+                    self.spellings_left_out += len(ids) - len(kept)
+                    ids = kept
                 if last:
                     arrays.append(np.concatenate([*parts, ids]) if parts else ids)
                     parts = []
