@@ -16,6 +16,7 @@ import pytest
 import lavra
 from lavra.core.errors import InputError
 from lavra.core.run_folder import RunFolder
+from lavra.data.prepare_examples import PreparedExamples, open_prepared_examples
 from lavra.training.fault_points import injected
 
 SMALL: dict[str, Any] = {
@@ -263,3 +264,34 @@ def test_strict_validation_and_encoding_are_flags_of_train_and_prepare(tmp_path:
     with pytest.raises(InputError, match="read as Windows-1252"):
         main([*words, "--out", str(tmp_path / "out")])
     assert main([*words, "--encoding", "latin-1", "--out", str(tmp_path / "out"), "--text.vocabulary", "300"]) == 0
+
+
+def test_rows_of_prompts_and_answers_are_learned_whole_and_are_no_documents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"instruction": f"Diga o número {number}.", "input": f"n = {number}" * (number % 2), "output": f"É {number}."}
+        for number in range(60)
+    ]
+    (tmp_path / "alpaca.json").write_text(json.dumps(rows), encoding="utf8")
+    with pytest.raises(InputError, match="holds prompts with their answers") as caught:
+        lavra.prepare(tmp_path / "alpaca.json", tmp_path / "out")
+    assert "lavra train" in caught.value.remedy
+    run = lavra.train(tmp_path / "alpaca.json", steps=2, out=str(tmp_path / "run"), check=False, **SMALL)
+    assert "columns taken from" in (told := capsys.readouterr().err)
+    assert "instruction, input, output" in told
+    report = json.loads((run.path / "data" / "report.json").read_text())
+    assert report["columns"][0]["taken"] == ["instruction", "input", "output"]
+    data = prepared_examples(run)
+    texts = [data.tokenizer.decode(data.train[number].tokens) for number in range(len(data.train))]
+    assert all("Diga o número" in text for text in texts)
+    assert any("n = " in text for text in texts)
+    evaluated = tmp_path / "dev.txt"
+    evaluated.write_text("É um número. " * 50, encoding="utf8")
+    reading = run.evaluate([str(evaluated)]).reading
+    assert reading is not None
+    assert reading["rows"] == 1
+
+
+def prepared_examples(run: lavra.Run) -> PreparedExamples:
+    return open_prepared_examples(run.path / "data")

@@ -102,7 +102,7 @@ def _array(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[Fie
         if text.startswith("]") or (number and not text.skip(",")):
             break
         text.skip_space()
-        place = f"{name}:{text.line}"
+        place = f"{name}:object {number + 1}" if text.line == 1 else f"{name}:{text.line}"
         try:
             value, size = text.value()
         except (ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.data.bad_rows import BadRows, OnBadRow
 from lavra.data.prepare import Prepared, open_prepared
+from lavra.data.prepare_examples import holds_examples
 from lavra.data.readers import read_rows
 from lavra.data.store import TokenStore
 from lavra.evaluation.documents import documents_of_rows, documents_of_store
@@ -120,7 +121,7 @@ def _own_text(opened: OpenModel) -> Prepared | None:
     if opened.run is None:
         return None
     folder = data_folder(request_of(opened.run), opened.run.path)
-    return open_prepared(folder) if folder.exists() else None
+    return open_prepared(folder) if folder.exists() and not holds_examples(folder) else None
 
 
 def _training_counts(opened: OpenModel, own: Prepared | None) -> Any:
