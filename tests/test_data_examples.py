@@ -165,11 +165,15 @@ def test_epochs_come_in_different_orders_and_the_share_filled_is_told(tmp_path: 
 
 @pytest.mark.parametrize("columns", [*PAIR_COLUMNS, PairColumns("pergunta", "resposta")])
 def test_columns_are_recognised(tmp_path: Path, columns: PairColumns):
-    file = written(tmp_path / "a.jsonl", [{"id": 1, columns.prompt: "Quem?", columns.completion: "Eu."}])
+    beside = dict.fromkeys(columns.beside, "Onde?")
+    file = written(tmp_path / "a.jsonl", [{"id": 1, columns.prompt: "Quem?", columns.completion: "Eu.", **beside}])
     given_names = columns if columns not in PAIR_COLUMNS else None
-    (row,) = read_examples([str(file)], BadRows(), columns=given_names)
-    assert (row.prompt, row.completion, row.group, row.place) == ("Quem?", "Eu.", "a", f"{file}:1")
-    assert "".join(row.joined) == ("Quem?Eu." if columns.prompt == "prompt" else "Quem?\nEu.")
+    bad_rows = BadRows()
+    (row,) = read_examples([str(file)], bad_rows, columns=given_names)
+    read = "Quem?\n\nOnde?" if columns.beside else "Quem?"
+    assert (row.prompt, row.completion, row.group, row.place) == (read, "Eu.", "a", f"{file}:1")
+    assert "".join(row.joined) == read + columns.separator + "Eu."
+    assert bad_rows.report()["columns"] == [{"taken": list(columns.names), "ignored": ["id"], "files": [str(file)]}]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
@@ -346,7 +350,7 @@ def test_what_cannot_be_split_or_used_is_said(tmp_path: Path, capsys: pytest.Cap
     long = written(tmp_path / "b.jsonl", [*PAIRS, {"passage": "p", "query": "muito " * 200}])
     prepare_examples([str(long)], tmp_path / "out", byte_level(), context=24)
     told = capsys.readouterr().err
-    assert "left out 1 rows: answer longer than the context" in told
+    assert "left out 1 row: answer longer than the context" in told
     assert f"of {len(PAIRS) + 1} examples were cut: their prompts lost their beginnings, to fit 24 tokens" in told
     with pytest.raises(InputError, match="holds no prepared examples"):
         open_prepared_examples(tmp_path)

@@ -141,7 +141,7 @@ class ExampleEncoder:
         first = int(example.learned.argmax())
         if excess >= first:
             return self._left_out(ANSWER_TOO_LONG, row, f"{len(example.tokens) - first} tokens, of {self.context}")
-        self.cut.add(row.place, prompts=1)
+        self._cut(row, prompts=1)
         kept = np.r_[0:marks, marks + excess : len(example.tokens)]
         return replace(example, tokens=example.tokens[kept], learned=example.learned[kept])
 
@@ -162,7 +162,7 @@ class ExampleEncoder:
                 continue
             room = len(source) if self.source_context is None else self.source_context - len(begin) - len(end)
             if len(source) > room:
-                self.cut.add(row.place, sources=1)
+                self._cut(row, sources=1)
             read = np.array([*begin, *source[:room], *end], np.int64)
             size = len(row.completion.encode())
             found.append(EncodedExample(tokens, np.ones(len(tokens), bool), read, size))
@@ -218,7 +218,7 @@ class ExampleEncoder:
         limit = len(ids) if self.context is None else self.context + 1 - len(bos)
         fitting = [run for run in runs if run[1] <= limit] or runs[:1]
         if len(fitting) < len(runs):
-            self.cut.add(row.place, chats=1)
+            self._cut(row, chats=1)
         last = fitting[-1][1]
         learned = np.zeros(last, bool)
         for start, stop in fitting:
@@ -248,6 +248,11 @@ class ExampleEncoder:
         from tokenizers import Tokenizer as Library
 
         return Library.from_str(self.tokenizer.serialised)
+
+    def _cut(self, row: ExampleRow, *, prompts: int = 0, sources: int = 0, chats: int = 0) -> None:
+        """Count an example that is cut; an error where nothing may be cut."""
+        self.bad_rows.cut(row.place)
+        self.cut.add(row.place, prompts=prompts, sources=sources, chats=chats)
 
     def _left_out(self, kind: str, row: ExampleRow, detail: str) -> None:
         self.bad_rows.add(kind, row.place, detail)

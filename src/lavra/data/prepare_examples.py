@@ -13,7 +13,7 @@ from lavra.core.errors import Damaged, InputError
 from lavra.core.files import building_folder, read_json, write_json
 from lavra.core.progress import Progress, say
 from lavra.data.ahead import one_ahead
-from lavra.data.bad_rows import BadRows, OnBadRow
+from lavra.data.bad_rows import OVERLAP, UNKNOWN_TOKEN, BadRows, OnBadRow
 from lavra.data.chats import ChatTemplate
 from lavra.data.compressed import BytesRead
 from lavra.data.example_encoding import ExampleEncoder
@@ -27,7 +27,7 @@ from lavra.data.example_rows import (
 from lavra.data.example_writer import ExampleWriter
 from lavra.data.examples import ExampleManifest, ExampleStore, Kind
 from lavra.data.prepare import REPORT, TOKENIZER, TRAIN, VALIDATION, VALIDATION_LIMIT
-from lavra.data.split import Split, SplitCounter, content_hash
+from lavra.data.split import GivenValidation, Split, SplitCounter, content_hash
 from lavra.data.tokenizer import Tokenizer
 
 _SPOOL = "examples.zst"
@@ -106,6 +106,8 @@ def prepare_examples(
     validation_limit: int = VALIDATION_LIMIT,
     on_bad_row: OnBadRow = "skip",
     normalize: bool = False,
+    encoding: str | None = None,
+    validation: Sequence[str] = (),
     force: bool = False,
 ) -> PreparedExamples:
     """Read rows with a part to learn, hold some out, and write example stores of both parts.
@@ -122,8 +124,12 @@ def prepare_examples(
         chat_template: of the tokenizer, for chats.
         validation_share: the share of the prompts' bytes to hold out; a prompt's hash decides, see `lavra.data.split`.
         validation_limit: bytes of prompts to hold out at most.
-        on_bad_row: leave bad rows out ("skip") or stop ("error").
+        on_bad_row: leave bad rows out ("skip"), stop at them ("error"), or also at whatever is left out, guessed or cut
+            ("strict").
         normalize: bring text to Unicode normal form C.
+        encoding: of the files that do not begin with a mark of it; UTF-8, else Windows-1252, by default.
+        validation: locations of the examples to hold out, instead of a share. Without it, files whose names say that
+            they are validation data are held out; test files beside training files are never trained on.
         force: replace an existing folder.
 
     Raises:
@@ -135,8 +141,9 @@ def prepare_examples(
     with building_folder(Path(out), force=force) as building:
         spool = building / _SPOOL
         counter = SplitCounter(validation_share, validation_limit)
-        for row in spool_examples(_reading(locations, bad_rows, columns, normalize), spool):
-            counter.add(row.key.encode())
+        given = GivenValidation()
+        for row in spool_examples(_reading(locations, bad_rows, columns, normalize, encoding, validation), spool):
+            (given if row.held_out else counter).add(row.key.encode())
         encoder = ExampleEncoder(
             tokenizer,
             kind,
@@ -145,15 +152,25 @@ def prepare_examples(
             source_context=source_context,
             chat_template=chat_template,
         )
-        split = counter.decide()
-        manifests = _write(building, spool, encoder, split, counter.documents)
+        split = counter.train_on_all() if given.documents else counter.decide()
+        examples = counter.documents + given.documents
+        manifests = _write(building, spool, encoder, split, examples, given)
+        if encoder.unknown:
+            bad_rows.change(UNKNOWN_TOKEN, str(out), f"{encoder.unknown:,} of the tokens to learn")
         learned = sum(manifest.learned for manifest in manifests.values())
         spool.unlink()
         tokenizer.save(building / TOKENIZER)
-        notes = encoder.cut.summary(counter.documents, context, source_context)
+        notes = encoder.cut.summary(examples, context, source_context)
         for text in filter(None, (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned))):
             say(text)
-        report = {"data": list(locations), **_told(encoder, split, manifests), "normalize": normalize}
+        report = {
+            "data": list(locations),
+            **_told(encoder, split, manifests),
+            "normalize": normalize,
+            "encoding": encoding,
+            "validation_data": list(validation),
+            "validation_given": given.documents > 0,
+        }
         write_json(building / REPORT, {**report, "seconds": round(time.monotonic() - began, 3)})
     return open_prepared_examples(out)
 
@@ -187,17 +204,31 @@ def _sizes(manifest: ExampleManifest) -> dict[str, int]:
 
 
 def _reading(
-    locations: Sequence[str], bad_rows: BadRows, columns: PairColumns | None, normalize: bool
+    locations: Sequence[str],
+    bad_rows: BadRows,
+    columns: PairColumns | None,
+    normalize: bool,
+    encoding: str | None,
+    validation: Sequence[str],
 ) -> Iterator[ExampleRow]:
     counter = BytesRead()
     with Progress("reading", None, "bytes") as progress:
-        for row in read_examples(locations, bad_rows, columns=columns, normalize=normalize, counter=counter):
+        rows = read_examples(
+            locations,
+            bad_rows,
+            columns=columns,
+            normalize=normalize,
+            encoding=encoding,
+            validation=validation,
+            counter=counter,
+        )
+        for row in rows:
             yield row
             progress.update(counter.done)
 
 
 def _write(
-    folder: Path, spool: Path, encoder: ExampleEncoder, split: Split, examples: int
+    folder: Path, spool: Path, encoder: ExampleEncoder, split: Split, examples: int, given: GivenValidation
 ) -> dict[str, ExampleManifest]:
     """Encode the rows while the next ones are read, and write both stores; return their manifests by side."""
     done = 0
@@ -210,7 +241,9 @@ def _write(
             for row, example in zip(batch, encoded, strict=True):
                 if example is None:
                     continue
-                held_out = content_hash(row.key.encode()) < split.threshold
+                held_out = row.held_out or content_hash(row.key.encode()) < split.threshold
+                if not row.held_out and row.key.encode() in given:
+                    encoder.bad_rows.change(OVERLAP, row.place)
                 texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
                 (validation if held_out else train).add(
                     row.group, texts, example.tokens, example.learned, example.source, example.learned_bytes

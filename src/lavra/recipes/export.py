@@ -195,5 +195,5 @@ def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[lis
 
 def _texts(source: _Source, data: Sequence[str], text_column: str) -> Iterator[str]:
     if data:
-        return (row.text for row in read_rows(data, text_column=text_column))
+        return (row.text for row in read_rows(data, text_column=text_column, wanted=()))
     return iter(SENTENCES)

@@ -13,7 +13,7 @@ import numpy as np
 from lavra.core.errors import InputError
 from lavra.data.bad_rows import BadRows
 from lavra.data.bigrams import Bigrams, as_read, count_bigrams
-from lavra.data.example_rows import looks_like_example
+from lavra.data.example_rows import EXAMPLE_COLUMNS, looks_like_example
 from lavra.data.examples import ExampleSource, ExampleStore
 from lavra.data.ledger import ledger
 from lavra.data.order import WindowOrder, WindowPlace
@@ -351,7 +351,15 @@ def has_examples(config: TrainConfig) -> bool:
     if not all(is_repeatable(location) for location in config.data):
         return False
     try:
-        fields = next(read_rows(config.data, text_column=None, bad_rows=BadRows())).fields
+        rows = read_rows(
+            config.data,
+            text_column=None,
+            encoding=config.text.encoding,
+            validation=config.text.validation,
+            wanted={*EXAMPLE_COLUMNS, config.text.column},
+            bad_rows=BadRows(),
+        )
+        fields = next(rows).fields
     except InputError:  # files without columns; what is wrong with others is told when they are read
         return False
     return config.text.column not in fields and looks_like_example(fields)

@@ -38,7 +38,7 @@ from lavra.recipes.plan_forecast import expected_start, forecast_of
 from lavra.recipes.plan_model import described, model_of, starting_model, with_context
 from lavra.recipes.plan_notes import COMFORTABLE_BUDGET, notes_on
 from lavra.recipes.plan_request import PlanRequest
-from lavra.recipes.text import is_prepared
+from lavra.recipes.text import given_tokenizer, is_prepared
 from lavra.training.devices import choose_device, use_threads
 from lavra.training.optimizers import OptimizerOptions
 
@@ -176,6 +176,8 @@ def _survey(request: PlanRequest, draft: _Draft) -> Survey:
             _tokenizer(request, draft),
             text_column=request.text.column,
             normalize=request.text.normalize,
+            encoding=request.text.encoding,
+            validation=request.text.validation,
             seed=request.seed,
         )
     if found.text_bytes < _LEAST_TEXT:
@@ -188,7 +190,7 @@ def _survey(request: PlanRequest, draft: _Draft) -> Survey:
 
 def _tokenizer(request: PlanRequest, draft: _Draft) -> Tokenizer | Callable[[int], int]:
     if request.text.tokenizer:
-        return Tokenizer.load(request.text.tokenizer)
+        return given_tokenizer(request.text.tokenizer)
     if request.base is not None:
         return starting_model(request.base).tokenizer
     asked = model_of(request)

@@ -22,7 +22,7 @@ from lavra.recipes.columns import pair_columns
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import Machine, draft_model
 from lavra.recipes.material import ExampleMaterial, Material, TextMaterial, has_examples, open_material
-from lavra.recipes.text import data_folder, is_prepared, prepare_as_asked
+from lavra.recipes.text import data_folder, given_tokenizer, is_prepared, prepare_as_asked, tokenizer_folder
 
 _FITTING, _LONGEST, _MULTIPLE = 0.99, 1024, 64
 """Share of the examples that fit a row uncut, unless that makes rows longer than the most; rows are multiples."""
@@ -94,6 +94,8 @@ def _prepared_examples(config: TrainConfig, folder: Path, machine: Machine, base
             validation_limit=config.text.validation_limit,
             on_bad_row=config.text.on_bad_row,
             normalize=config.text.normalize,
+            encoding=config.text.encoding,
+            validation=config.text.validation,
         )
     )
 
@@ -101,14 +103,23 @@ def _prepared_examples(config: TrainConfig, folder: Path, machine: Machine, base
 def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | None) -> tuple[Tokenizer, int]:
     """Return a tokenizer for the examples, and the length of rows of the model that will be trained on them."""
     sample, sizes = TextSample(), array("L")
-    for row in read_examples(config.data, BadRows(policy=config.text.on_bad_row), columns=columns):
+    text = config.text
+    for row in read_examples(
+        config.data,
+        BadRows(policy=text.on_bad_row),
+        columns=columns,
+        encoding=text.encoding,
+        validation=text.validation,
+    ):
+        if row.held_out:
+            continue
         texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
         for text in texts:
             sample.add(text)
         sizes.append(sum(len(text.encode()) for text in texts))
     size = sum(sizes)
     if config.text.tokenizer:
-        tokenizer = Tokenizer.load(config.text.tokenizer)
+        tokenizer = given_tokenizer(config.text.tokenizer)
     else:
         vocabulary = _vocabulary_chooser(config, machine)(size)
         say(f"training a tokenizer of {vocabulary} tokens")
@@ -120,7 +131,9 @@ def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | 
 
 
 def _chat_template(config: TrainConfig, base: Base | None) -> ChatTemplate | None:
-    folder = base.opened.folder if base is not None else config.text.tokenizer
+    folder = (
+        base.opened.folder if base is not None else config.text.tokenizer and tokenizer_folder(config.text.tokenizer)
+    )
     return ChatTemplate.load(folder) if folder and Path(folder).is_dir() else None
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lavra.core.configuration import from_toml
-from lavra.core.run_folder import RunFolder
-from lavra.data.prepare import Prepared, prepare
+from lavra.core.errors import InputError
+from lavra.core.run_folder import RunFolder, is_run
+from lavra.data.prepare import TOKENIZER, Prepared, prepare
 from lavra.data.tokenizer import Tokenizer
 from lavra.recipes.config import TextConfig, TrainConfig
 
@@ -27,6 +28,32 @@ def is_prepared(locations: tuple[str, ...]) -> bool:
     return len(locations) == 1 and (Path(locations[0]) / "train" / "manifest.json").exists()
 
 
+def tokenizer_folder(location: str) -> Path:
+    """Return the folder or file of the tokenizer that a request names.
+
+    Args:
+        location: a tokenizer's file or folder, a run or one of its checkpoints, or a folder that `lavra prepare` made.
+
+    Raises:
+        InputError: if it is a run that keeps no tokenizer.
+    """
+    path = Path(location).expanduser()
+    if path.parent.name == "checkpoints" and is_run(path.parent.parent):
+        path = path.parent.parent
+    if is_run(path):
+        data = data_folder(request_of(RunFolder(path)), path)
+        for folder in (path / "model", data / TOKENIZER):
+            if (folder / "tokenizer.json").is_file():
+                return folder
+        raise InputError(f"the run {path} keeps no tokenizer", "name the folder of its prepared text, or another run")
+    return path / TOKENIZER if (path / TOKENIZER / "tokenizer.json").is_file() else path
+
+
+def given_tokenizer(location: str) -> Tokenizer:
+    """Load the tokenizer that a request names; see `tokenizer_folder` for what it may be and what is raised."""
+    return Tokenizer.load(tokenizer_folder(location))
+
+
 def prepare_as_asked(
     locations: Sequence[str],
     out: str | Path,
@@ -39,7 +66,7 @@ def prepare_as_asked(
 ) -> Prepared:
     """Prepare text as a request says; see `lavra.data.prepare.prepare` for the vocabulary and for what is raised."""
     if tokenizer is None and text.tokenizer:
-        tokenizer = Tokenizer.load(text.tokenizer)
+        tokenizer = given_tokenizer(text.tokenizer)
     return prepare(
         locations,
         out,
@@ -51,5 +78,7 @@ def prepare_as_asked(
         text_column=text.column,
         on_bad_row=text.on_bad_row,
         normalize=text.normalize,
+        encoding=text.encoding,
+        validation=text.validation,
         force=force,
     )

@@ -24,6 +24,7 @@ from lavra.models.vocabulary import swap_vocabulary
 from lavra.recipes.base import Base
 from lavra.recipes.columns import pair_columns
 from lavra.recipes.config import TrainConfig
+from lavra.recipes.text import given_tokenizer
 
 _SAMPLE_BYTES = 20_000_000
 _MEASURED_BYTES, _MEASURED_CONTEXT = 16_000, 256
@@ -49,7 +50,7 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
     texts = _sample(config, base)
     old = base.tokenizer
     if asked.tokenizer:
-        new = Tokenizer.load(asked.tokenizer)
+        new = given_tokenizer(asked.tokenizer)
     elif asked.vocabulary:
         new = Tokenizer.train(texts, asked.vocabulary)
     else:
@@ -80,12 +81,24 @@ def _sample(config: TrainConfig, base: Base) -> list[str]:
 
 
 def _texts(config: TrainConfig, *, examples: bool) -> Iterator[str]:
+    asked = config.text
     if not examples:
-        rows = read_rows(config.data, text_column=config.text.column, bad_rows=BadRows())
-        yield from (row.text for row in rows)
+        rows = read_rows(
+            config.data,
+            text_column=asked.column,
+            encoding=asked.encoding,
+            validation=asked.validation,
+            wanted=(),
+            bad_rows=BadRows(),
+        )
+        yield from (row.text for row in rows if not row.held_out)
         return
-    for row in read_examples(config.data, BadRows(), columns=pair_columns(config.text)):
-        yield from (row.prompt, row.completion, *(turn["content"] for turn in row.messages))
+    columns = pair_columns(asked)
+    for row in read_examples(
+        config.data, BadRows(), columns=columns, encoding=asked.encoding, validation=asked.validation
+    ):
+        if not row.held_out:
+            yield from (row.prompt, row.completion, *(turn["content"] for turn in row.messages))
 
 
 def _bits_per_byte(model: Decoder | Model, tokenizer: Tokenizer, texts: list[str], base: Base) -> float | None:

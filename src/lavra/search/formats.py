@@ -121,7 +121,7 @@ class FileCollection:
             elif path.is_file() and path.name.endswith(_with("tsv")):
                 yield from read_tsv_corpus(path, self._bad_rows)
             else:
-                for row in read_rows([location], bad_rows=self._bad_rows):
+                for row in read_rows([location], wanted=(*_ID_FIELDS, "title"), bad_rows=self._bad_rows):
                     found = [row.fields[name] for name in _ID_FIELDS if row.fields.get(name) not in (None, "")]
                     title = row.fields.get("title")
                     yield Document(
