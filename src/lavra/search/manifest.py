@@ -10,7 +10,7 @@ from lavra.core.errors import Damaged, InputError
 from lavra.core.files import read_json, write_json
 from lavra.search.settings import IndexSettings
 
-FORMAT = 1
+FORMAT = 2
 NAME = "index.json"
 
 
