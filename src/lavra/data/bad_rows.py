@@ -53,6 +53,7 @@ class BadRows:
         examples: the first places of each kind, as ("file:line", detail).
         rows: good rows read.
         left_out: files that were found but are no data, by reason.
+        remedies: what to do about a kind, where the command at hand says it otherwise.
     """
 
     policy: OnBadRow = "skip"
@@ -60,6 +61,7 @@ class BadRows:
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     rows: int = 0
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    remedies: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, place: str, detail: str = "") -> None:
         """Count one bad row of `kind` found at `place`.
@@ -68,7 +70,7 @@ class BadRows:
             InputError: if the policy is "error"; the message names the place and the remedy.
         """
         if self.policy == "error":
-            remedy = _REMEDIES.get(kind, "correct the row")
+            remedy = self._remedy(kind)
             raise InputError(
                 f"{place}: {kind}" + (f" ({detail})" if detail else ""),
                 f"{remedy}; or leave bad rows out with --on-bad-row skip",
@@ -107,5 +109,12 @@ class BadRows:
         """Return what to do about the most frequent kind."""
         if not self.counts:
             return ""
-        kind = self.counts.most_common(1)[0][0]
-        return _REMEDIES.get(kind, "correct the rows")
+        return self._remedy(self.counts.most_common(1)[0][0])
+
+    def forget(self) -> None:
+        """Begin counting again: what was read will be read once more."""
+        self.counts.clear()
+        self.examples.clear()
+
+    def _remedy(self, kind: str) -> str:
+        return self.remedies.get(kind) or _REMEDIES.get(kind, "correct the row")

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.data.bad_rows import EMPTY, BadRows
+from lavra.data.bad_rows import BadRows
 from lavra.evaluation.retrieval import Qrels
 from lavra.search.about import read_about
 from lavra.search.analyzers import LANGUAGES, Analyzer, Language
@@ -20,7 +20,7 @@ from lavra.search.dense import embed_documents
 from lavra.search.experiment import ExperimentResult, run_experiment
 from lavra.search.experiment_files import write_experiment
 from lavra.search.export import ExportFormat, export_documents
-from lavra.search.formats import Collection, open_collection, read_queries
+from lavra.search.formats import BESIDE_CORPUS, BeirCollection, Collection, open_collection, read_queries
 from lavra.search.index import Index
 from lavra.search.languages import guess_language
 from lavra.search.search import Hit, search
@@ -107,6 +107,9 @@ def make_index(
     if force and folder.exists():
         shutil.rmtree(folder)
     analyzer = _analyzer(collection, language, folder)
+    problems.forget()  # guessing the language has read the first documents already
+    if isinstance(collection, BeirCollection) and collection.beside():
+        problems.left_out[BESIDE_CORPUS] = collection.beside()
     settings = IndexSettings(
         analyzer, fields, k1, b, query_weight, keep_queries, drop_repeats, chunk_words, chunk_overlap
     )
@@ -178,8 +181,10 @@ def evaluate_search(
     model = _embedder(dense, device) if dense else None
     problems = BadRows()
     collection = open_collection(location, problems)
+    analyzer = _analyzer(collection, language, folder / "index")
+    problems.forget()
     asked = _asked(collection, problems, split=split, queries=queries, qrels=qrels, tune_on=tune_on)
-    settings = IndexSettings(_analyzer(collection, language, folder / "index"), k1=k1, b=b)
+    settings = IndexSettings(analyzer, k1=k1, b=b)
     report = _index_of(collection, folder / "index", settings, problems, expansions)
     result = _measured(report.index, collection, asked, folder / ".systems", model, ceiling=ceiling, seed=seed)
     result.warnings = [*report.warnings, *_unknown(report.index, asked.judged), *result.warnings]
@@ -264,8 +269,6 @@ def _index_of(
     *,
     add: bool = False,
 ) -> IndexReport:
-    problems.counts.pop(EMPTY, None)  # guessing the language has read the first documents already
-    problems.examples.pop(EMPTY, None)
     found = Path(expansions) if expansions else None
     index, changes, warnings = build_index(
         collection, folder, settings, expansions=found, complete=not add, bad_rows=problems

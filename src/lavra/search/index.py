@@ -7,7 +7,7 @@ manifest that names them. Changing what is scored (fields, k1, b, which queries 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -148,8 +148,12 @@ class Index:
 
     def query_terms(self, query: str) -> list[int]:
         """Return the term numbers of a query; terms that no document has are left out."""
+        return self.numbers_of(self.settings.analyzer.terms(query))
+
+    def numbers_of(self, terms: Iterable[str]) -> list[int]:
+        """Return the numbers of terms; those that no document has are left out."""
         numbers = self._vocabulary.numbers
-        return [numbers[term] for term in self.settings.analyzer.terms(query) if term in numbers]
+        return [numbers[term] for term in terms if term in numbers]
 
     def search(self, query: str, most: int = 10) -> tuple[Whole, NDArray[np.float32]]:
         """Return the numbers and scores of the best documents; score descending, then id descending.
