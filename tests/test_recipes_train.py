@@ -199,7 +199,7 @@ def test_a_wrong_request_is_explained(prepared: Path, tmp_path: Path, fields: di
 
 
 def test_an_existing_run_is_not_overwritten_and_resume_is_offered(run: lavra.Run, prepared: Path) -> None:
-    with pytest.raises(InputError, match=r"holds a run already[\s\S]*lavra resume"):
+    with pytest.raises(InputError, match=r"exists already[\s\S]*lavra resume"):
         lavra.train(prepared, steps=5, out=str(run.path))
 
 

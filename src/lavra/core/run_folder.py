@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from lavra.core.building import building_folder
 from lavra.core.errors import InputError
 from lavra.core.files import read_json, write_atomically, write_json
 from lavra.core.json_lines import JsonLines
 from lavra.core.locks import exclusive, holder
+from lavra.core.replacing import check_replaceable
 
 Status = Literal["running", "finished", "interrupted"]
 
 _MARK = "# lavra run, format 1\n"
+
+LATER = (
+    *("plan.json", "result.json", "metrics.jsonl", "samples.jsonl", "machines.jsonl", "checks.json", "events.log"),
+    *("report.html", "document_losses.json", "doc2query*.json", ".lock", "checkpoints/step-*", "checkpoints/.*"),
+    *("tensorboard/*", "wandb/*", "mlruns/*", "tracker.json"),
+)
+"""All that lavra writes into a run folder after it was made, as patterns; the folders `data`, `base`, `adapter` and
+`model` have marks of their own."""
 
 
 class RunFolder:
@@ -37,28 +47,29 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod
-    def create(cls, path: Path | str, config: str, *, force: bool = False) -> RunFolder:
-        """Make a new run folder.
+    def create(
+        cls, path: Path | str, config: str, *, force: bool = False, inputs: Iterable[str | Path] = ()
+    ) -> RunFolder:
+        """Make a new run folder, whole or not at all.
 
         Args:
             path: where; an empty folder may be there already.
             config: the text of `config.toml` (see `core.configuration.to_toml`).
-            force: replace a run folder that is there; nothing else is ever replaced.
+            force: replace a run folder that is there; nothing else is ever replaced (see `core.replacing`).
+            inputs: what the run reads; a folder that holds one of these is never replaced.
 
         Raises:
             InputError: if the path is taken, or its run is being trained.
         """
         path = Path(path)
-        if is_run(path):
-            _refuse_unless_replaceable(path, force)
-            remove_run(path)
-        elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise InputError(f"{path} exists and is no run folder", "choose another --out")
-        run = cls(path)
-        path.mkdir(parents=True, exist_ok=True)
-        run.checkpoints.mkdir()
-        write_atomically(path / "config.toml", _MARK + config)  # last: its mark makes the folder a run
-        return run
+        if is_run(path) and force:
+            refuse_while_training(path)
+        goes_on = f"`lavra resume {path}` goes on with it; choose another --out, or add --force to replace it"
+        remedy = goes_on if is_run(path) else ""
+        with building_folder(path, force=force, inputs=inputs, kind="run", later=LATER, remedy=remedy) as building:
+            (building / "checkpoints").mkdir()
+            write_atomically(building / "config.toml", _MARK + config)
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -164,8 +175,14 @@ def is_run(path: Path) -> bool:
 
 
 def remove_run(path: Path) -> None:
-    """Delete a run folder: first it leaves its place under another name, then its files go."""
-    grave = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.removed-"))
+    """Delete a run folder: first it leaves its place under another name, then its files go.
+
+    Raises:
+        InputError: if it is being trained, or holds what lavra did not make.
+    """
+    refuse_while_training(path)
+    check_replaceable(path, force=True)
+    grave = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.building-"))
     path.rename(grave / path.name)
     shutil.rmtree(grave)
 
@@ -180,16 +197,21 @@ def list_runs(root: Path | str) -> list[RunFolder]:
     if not root.is_dir():
         raise InputError(f"{root} is no folder", "give the folder that holds your runs")
     marks = [mark for pattern in ("", "*/", "*/*/") for mark in root.glob(f"{pattern}config.toml")]
-    found = [mark.parent for mark in marks if not mark.parent.name.startswith(".") and is_run(mark.parent)]
+    found = [mark.parent for mark in marks if not _is_hidden(mark.parent, root) and is_run(mark.parent)]
     return [RunFolder(path) for path in sorted(found, key=lambda path: (path / "config.toml").stat().st_mtime_ns)]
 
 
-def _refuse_unless_replaceable(path: Path, force: bool) -> None:
-    if not force:
-        raise InputError(
-            f"{path} holds a run already",
-            f"`lavra resume {path}` goes on with it; choose another --out, or add --force to replace it",
-        )
+def _is_hidden(path: Path, root: Path) -> bool:
+    """Say whether a part of the path below `root` is hidden: what is being made or removed is no run."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def refuse_while_training(path: Path) -> None:
+    """Return if no living process trains the run.
+
+    Raises:
+        InputError: naming the process.
+    """
     process = RunFolder(path).trainer
     if process is not None:
         raise InputError(f"{path} is being trained by process {process}", "stop it first; it saves when asked to stop")

@@ -15,6 +15,7 @@ from lavra.core.errors import InputError, Interrupted
 from lavra.core.files import sync_folder
 from lavra.core.json_lines import one_line
 from lavra.core.progress import Progress, say
+from lavra.core.replacing import check_replaceable_file
 from lavra.core.units import show_duration
 from lavra.data.bad_rows import EMPTY, BadRows
 from lavra.recipes.expand_config import ExpandConfig
@@ -80,6 +81,7 @@ def expand(config: ExpandConfig) -> ExpansionReport:
         Interrupted: when it was asked to stop; everything written is in the cache.
     """
     out = Path(config.out)
+    check_replaceable_file(out, force=True, inputs=[config.collection])
     problems = BadRows()
     collection = LastOfEachId(open_collection(config.collection, problems), problems)
     sample = [document.contents for document in islice(collection.documents(), _SAMPLE)]

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from lavra.core.errors import InputError
 from lavra.core.progress import say
+from lavra.core.replacing import check_replaceable
 from lavra.data.bad_rows import EMPTY, BadRows
 from lavra.evaluation.retrieval import Qrels
 from lavra.search.about import read_about
@@ -105,6 +106,7 @@ def make_index(
     if folder.exists() and not Index.exists(folder):
         raise InputError(f"{folder} exists and is no search index", "choose another --out")
     if force and folder.exists():
+        check_replaceable(folder, force=True, inputs=[location, *([expansions] if expansions else [])])
         shutil.rmtree(folder)
     analyzer = _analyzer(collection, language, folder)
     settings = IndexSettings(

@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> Run:
     device = choose_device(config.machine.device)
     ranks = join_ranks(device)
     if ranks.rank == 0:
-        run = RunFolder.create(_new_folder(config), to_toml(config), force=config.force)
+        run = RunFolder.create(_new_folder(config), to_toml(config), force=config.force, inputs=inputs_of(config))
         with run.training(), page_at_the_end(run):
             return _train(config, run, device, ranks)
     return _follow(config, device, ranks)
@@ -214,6 +214,11 @@ def _writer(run: RunFolder) -> Callable[[Plan], None]:
         run.write_plan(plan.to_json())
 
     return write
+
+
+def inputs_of(config: TrainConfig) -> list[str]:
+    """Return all that a request names to be read: text, model, tokenizer."""
+    return [*config.data, *(one for one in (config.base, config.text.tokenizer) if one)]
 
 
 def _new_folder(config: TrainConfig) -> Path:

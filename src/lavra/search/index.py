@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lavra.core.building import building_folder
 from lavra.core.errors import Damaged, InputError
-from lavra.core.files import building_folder
 from lavra.core.locks import exclusive
 from lavra.data.bad_rows import BadRows
 from lavra.search.documents import Document
 from lavra.search.generation import Generation, build_generation
-from lavra.search.manifest import NAME, Manifest
+from lavra.search.manifest import LATER, NAME, Manifest
 from lavra.search.settings import IndexSettings
 from lavra.search.term_counts import Whole, ranges
 from lavra.search.update import IndexUpdate, open_segments, read_vocabulary
@@ -62,7 +62,7 @@ class Index:
         Raises:
             InputError: if the folder exists and `force` is false.
         """
-        with building_folder(folder, force=force) as building:
+        with building_folder(folder, force=force, kind="search index", later=LATER) as building:
             Manifest(settings.to_json(), settings.analyzer.fingerprint).write(building)
         return cls(folder)
 
