@@ -196,6 +196,7 @@ def test_a_wrong_request_is_explained(prepared: Path, tmp_path: Path, fields: di
             pytest.skip("this machine has a CUDA device")
     with pytest.raises(InputError, match=message):
         lavra.train(prepared, out=str(tmp_path / "run"), **fields)
+    assert not list(tmp_path.iterdir())  # a slip leaves no run
 
 
 def test_an_existing_run_is_not_overwritten_and_resume_is_offered(run: lavra.Run, prepared: Path) -> None:

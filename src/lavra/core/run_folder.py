@@ -22,9 +22,9 @@ Status = Literal["running", "finished", "interrupted"]
 _MARK = "# lavra run, format 1\n"
 
 LATER = (
-    *("plan.json", "result.json", "metrics.jsonl", "samples.jsonl", "machines.jsonl", "checks.json", "events.log"),
-    *("report.html", "document_losses.json", "doc2query*.json", ".lock", "checkpoints/step-*", "checkpoints/.*"),
-    *("tensorboard/*", "wandb/*", "mlruns/*", "tracker.json"),
+    *("plan.json", "result.json", "metrics.jsonl", "samples.jsonl", "machines.jsonl", "checks.json", "text.json"),
+    *("events.log", "report.html", "document_losses.json", "doc2query*.json", ".lock", "tracker.json"),
+    *("checkpoints/step-*", "checkpoints/.*", "tensorboard/*", "wandb/*", "mlruns/*"),
 )
 """All that lavra writes into a run folder after it was made, as patterns; the folders `data`, `base`, `adapter` and
 `model` have marks of their own."""
@@ -61,12 +61,9 @@ class RunFolder:
         Raises:
             InputError: if the path is taken, or its run is being trained.
         """
-        path = Path(path)
-        if is_run(path) and force:
-            refuse_while_training(path)
-        goes_on = f"`lavra resume {path}` goes on with it; choose another --out, or add --force to replace it"
-        remedy = goes_on if is_run(path) else ""
-        with building_folder(path, force=force, inputs=inputs, kind="run", later=LATER, remedy=remedy) as building:
+        path, inputs = Path(path), list(inputs)
+        check_new_run(path, force=force, inputs=inputs)
+        with building_folder(path, force=force, inputs=inputs, kind="run", later=LATER) as building:
             (building / "checkpoints").mkdir()
             write_atomically(building / "config.toml", _MARK + config)
         return cls(path)
@@ -163,6 +160,18 @@ class RunFolder:
         if self.trainer is not None:
             return "running"
         return "finished" if (self.path / "result.json").exists() else "interrupted"
+
+
+def check_new_run(path: Path, *, force: bool = False, inputs: Iterable[str | Path] = ()) -> None:
+    """Return when a run may be made at `path`; see `RunFolder.create`.
+
+    Raises:
+        InputError: if the path is taken, or its run is being trained.
+    """
+    goes_on = f"`lavra resume {path}` goes on with it; choose another --out, or add --force to replace it"
+    check_replaceable(path, force=force, inputs=inputs, remedy=goes_on if is_run(path) else "")
+    if is_run(path):
+        refuse_while_training(path)
 
 
 def is_run(path: Path) -> bool:
