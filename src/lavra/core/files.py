@@ -59,5 +59,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:  # a folder in its place, no right to read it
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise Damaged(f"{path} is damaged: it is nested thousands deep") from error
+    except ValueError as error:  # no JSON, no UTF-8
         raise Damaged(f"{path} is damaged: {error}") from error

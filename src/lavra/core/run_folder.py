@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -11,15 +12,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lavra.core.building import building_folder
-from lavra.core.errors import InputError
+from lavra.core.errors import Damaged, InputError
 from lavra.core.files import read_json, write_atomically, write_json
 from lavra.core.json_lines import JsonLines
 from lavra.core.locks import exclusive, holder
 from lavra.core.replacing import check_replaceable
+from lavra.core.run_shapes import PLAN, RESULT
+from lavra.core.shapes import Shape, demand
 
 Status = Literal["running", "finished", "interrupted"]
 
 _MARK = "# lavra run, format 1\n"
+
+_LOST = "bring the file back from a copy; the checkpoints and the model in the folder are not touched by this"
 
 LATER = (
     *("plan.json", "result.json", "metrics.jsonl", "samples.jsonl", "machines.jsonl", "checks.json", "text.json"),
@@ -65,7 +70,8 @@ class RunFolder:
         check_new_run(path, force=force, inputs=inputs)
         with building_folder(path, force=force, inputs=inputs, kind="run", later=LATER) as building:
             (building / "checkpoints").mkdir()
-            write_atomically(building / "config.toml", _MARK + config)
+            config = config.removesuffix("\n") + "\n"
+            write_atomically(building / "config.toml", f"{_MARK}{config}{_seal(config)}\n")
         return cls(path)
 
     @classmethod
@@ -90,13 +96,26 @@ class RunFolder:
 
     @property
     def config(self) -> str:
-        """The text of `config.toml`: the request, complete."""
-        return (self.path / "config.toml").read_text(encoding="utf8").removeprefix(_MARK)
+        """The text of `config.toml`: the request, complete.
+
+        Raises:
+            Damaged: if it is not what was written.
+        """
+        path = self.path / "config.toml"
+        try:
+            text = path.read_bytes().decode("utf8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Damaged(f"{path} is damaged: {error}", _LOST) from error
+        body, _, last = text.removesuffix("\n").rpartition("\n")
+        body = (body + "\n").removeprefix(_MARK)
+        if last != _seal(body):
+            raise Damaged(f"{path} is not what lavra wrote: cut short, or changed since", _LOST)
+        return body
 
     @property
     def plan(self) -> dict[str, Any]:
         """What was decided before the first step; empty when the run never came that far."""
-        return self._optional("plan.json")
+        return self._optional("plan.json", PLAN)
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Record what was decided before the first step."""
@@ -105,15 +124,15 @@ class RunFolder:
     @property
     def result(self) -> dict[str, Any]:
         """The final figures; empty while the run is not finished."""
-        return self._optional("result.json")
+        return self._optional("result.json", RESULT)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Record the final figures, which makes the run finished."""
         write_json(self.path / "result.json", result)
 
-    def _optional(self, name: str) -> dict[str, Any]:
+    def _optional(self, name: str, shape: Shape) -> dict[str, Any]:
         path = self.path / name
-        return read_json(path) if path.exists() else {}
+        return demand(shape, read_json(path), str(path)) if path.exists() else {}
 
     def log(self, text: str) -> None:
         """Add one line with the time to `events.log`."""
@@ -124,7 +143,10 @@ class RunFolder:
     def events(self) -> list[str]:
         """The lines of `events.log`."""
         path = self.path / "events.log"
-        return path.read_text(encoding="utf8", errors="replace").splitlines() if path.exists() else []
+        try:
+            return path.read_text(encoding="utf8", errors="replace").splitlines() if path.exists() else []
+        except OSError as error:
+            raise Damaged(f"{path} cannot be read: {error.strerror}") from error
 
     def rewind(self, step: int) -> None:
         """Forget what came after `step`, so that the curve of a resumed run equals that of an uninterrupted one.
@@ -174,12 +196,17 @@ def check_new_run(path: Path, *, force: bool = False, inputs: Iterable[str | Pat
         refuse_while_training(path)
 
 
+def _seal(config: str) -> str:
+    """Return the last line of `config.toml`, by which a file that was cut or changed is known."""
+    return f"# whole: {hashlib.blake2b(config.encode(), digest_size=8).hexdigest()}"
+
+
 def is_run(path: Path) -> bool:
     """Say whether `path` is a run folder."""
     try:
-        with (path / "config.toml").open(encoding="utf8") as handle:
-            return handle.readline() == _MARK
-    except (OSError, UnicodeDecodeError):
+        with (path / "config.toml").open("rb") as handle:
+            return handle.readline(len(_MARK) + 1) == _MARK.encode()
+    except OSError:
         return False
 
 
