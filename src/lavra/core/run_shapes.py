@@ -17,10 +17,10 @@ PLAN = Table(
         **dict.fromkeys(("parameters", "context", "tokens_per_step", "steps", "tokens", "validation_rows"), WHOLE),
         **dict.fromkeys(("epochs", "budget_seconds", "threads", "seed", "start_bits_per_byte"), NUMBER),
         **dict.fromkeys(("device", "precision", "objective", "base"), TEXT),
-        "model": Either((Plain("nothing", ()), Table(rest=SETTING))),
+        "model": Either((Plain("nothing", ()), Table())),
         "optimizer": Table(),
         "schedule": Table(),
-        "edits": Table({"adapter": Table(rest=SETTING)}),
+        "edits": Table({"adapter": Table()}),
         "forecast": Table({"method": TEXT}, rest=Either((NUMBER, SETTING))),
         "probe": Table(rest=NUMBER),
     }

@@ -14,6 +14,7 @@ from lavra.core.configuration import to_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder, check_new_run
+from lavra.planning.budget import demand_text
 from lavra.planning.hardware import measure_matrix_peak
 from lavra.planning.plan import Plan
 from lavra.planning.probe import Trial, try_steps
@@ -81,6 +82,8 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
     say(f"machine: {describe(device)}, {machine.peak / 1e9:,.0f} GFLOP/s of {machine.precision} matrix products")
     base = opened_base(config, device, run.path)
     data = training_material(config, run.path, machine, base)
+    if base is None:
+        demand_text(data.bytes)
     write_text_record(run.path, data_folder(config, run.path))
     if base is not None:
         certify_base(run.path, base, data.beginning())

@@ -84,9 +84,7 @@ def read_run(run: RunFolder) -> RunFiles:
         status=status,
         config=config,
         plan=plan,
-        result=reader.json(
-            "result.json", RESULT, "the run " + ("goes on" if status == "running" else "is not finished")
-        ),
+        result=reader.json("result.json", RESULT, "the run goes on" if status == "running" else "it is not finished"),
         training=[line for line in metrics if line.get("split", "train") == "train"],
         validation=[line for line in metrics if line.get("split") == "validation"],
         samples=reader.lines(
