@@ -12,8 +12,9 @@ import tyro
 from lavra.core.configuration import from_toml
 from lavra.core.errors import InputError
 from lavra.core.json_lines import one_line
-from lavra.core.progress import set_quiet
+from lavra.core.progress import say, set_quiet
 from lavra.core.replacing import check_replaceable_file
+from lavra.core.run_folder import RunFolder
 
 Options = TypeVar("Options")
 
@@ -81,6 +82,15 @@ def new_file(path: Path, force: bool, inputs: Iterable[str | Path] = ()) -> Path
     """
     check_replaceable_file(path, force=force, inputs=inputs)
     return path
+
+
+def say_next(run: Path) -> None:
+    """Say where the result of a run lies and what a person wants next, after all else."""
+    from lavra.reports.run_files import read_run
+    from lavra.reports.run_summary import next_lines
+
+    for line in next_lines(read_run(RunFolder(run))):
+        say(line)
 
 
 def print_json(value: object) -> None:

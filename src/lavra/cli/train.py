@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_next
 from lavra.recipes.config import TrainConfig
 
 _SHORT = {
@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> int:
         print_json({"run": str(run.path), **run.result})
     else:
         print(run.path)
+        say_next(run.path)
     return 0
 
 

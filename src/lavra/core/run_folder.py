@@ -210,14 +210,23 @@ def is_run(path: Path) -> bool:
         return False
 
 
-def remove_run(path: Path) -> None:
-    """Delete a run folder: first it leaves its place under another name, then its files go.
+def check_removable(path: Path) -> None:
+    """Return if a run may be removed.
 
     Raises:
         InputError: if it is being trained, or holds what lavra did not make.
     """
     refuse_while_training(path)
     check_replaceable(path, force=True)
+
+
+def remove_run(path: Path) -> None:
+    """Delete a run folder: first it leaves its place under another name, then its files go.
+
+    Raises:
+        InputError: if it is being trained, or holds what lavra did not make.
+    """
+    check_removable(path)
     grave = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.building-"))
     path.rename(grave / path.name)
     shutil.rmtree(grave)

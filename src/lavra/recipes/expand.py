@@ -20,6 +20,7 @@ from lavra.core.units import show_duration
 from lavra.data.bad_rows import EMPTY, BadRows
 from lavra.recipes.expand_config import ExpandConfig
 from lavra.recipes.query_writers import OpenWriter, open_query_scorer, open_writer
+from lavra.reports.wording import counted
 from lavra.search.about import read_about, write_about
 from lavra.search.expanding import Expander
 from lavra.search.expansion_cache import ExpansionCache
@@ -235,7 +236,8 @@ def _beside(path: Path) -> Iterator[TextIO]:
 def summary(report: ExpansionReport) -> str:
     """Return what was done in a line."""
     return (
-        f"{report.out}: {report.queries:,} queries for {report.documents:,} documents ({report.chunks:,} chunks, "
+        f"{report.out}: {counted(report.queries, 'query', 'queries')} for {counted(report.documents, 'document')} "
+        f"({counted(report.chunks, 'chunk')}, "
         f"{report.written:,} written now in {show_duration(report.seconds)}); "
         f"{report.share_read:.0%} of the text was read"
     )

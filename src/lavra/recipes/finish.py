@@ -83,7 +83,7 @@ def finish(
         "seconds": seconds,
         "budget_seconds": plan.budget_seconds,
         "checkpoint_wait_seconds": round(waited, 3),
-        "tokens_per_second": _speed(lines),
+        "tokens_per_second": speed_after(lines, int(plan.probe.get("steps", 0))),
         "peak_bytes": measured_memory(plan.device),
         "data": list(config.data),
         **figures,
@@ -198,7 +198,22 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> lis
     return [{**one, "expected": expected[one["prompt"]]} if data.examples else one for one in texts]
 
 
-def _speed(lines: list[dict[str, Any]]) -> float | None:
-    """Return the median of the logged speeds."""
-    speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
-    return speeds[len(speeds) // 2] if speeds else None
+def speed_after(lines: list[dict[str, Any]], probed: int) -> float | None:
+    """Return the tokens per second of the logged steps after the probe's, which cannot grade themselves.
+
+    That is all their tokens over all their seconds (tokens over the speed that was logged with them); the steps of the
+    probe count only where there are no others.
+
+    Args:
+        lines: of `metrics.jsonl`.
+        probed: steps that the probe took.
+    """
+    before, done = 0.0, []
+    for line in lines:
+        if line.get("split", "train") != "train" or not line.get("tokens"):
+            continue
+        tokens, before = line["tokens"] - before, line["tokens"]
+        if line.get("tokens_per_second") and tokens > 0:
+            done.append((line["step"], tokens, tokens / line["tokens_per_second"]))
+    counted = [one for one in done if one[0] > probed] or done
+    return sum(tokens for _, tokens, _ in counted) / sum(seconds for *_, seconds in counted) if counted else None
