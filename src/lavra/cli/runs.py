@@ -70,11 +70,7 @@ def _show(arguments: list[str]) -> int:
         prog="lavra runs show",
         description="Show one run: what was trained on what, what came of it, and what to do next; --all shows every\n"
         "setting and figure of its request, plan, result, ledger and last metrics.",
-        examples=[
-            "lavra runs show runs/first",
-            "lavra runs show runs/first --all",
-            "lavra runs show runs/first --json",
-        ],
+        examples=["lavra runs show runs/first", "lavra runs show runs/first --all"],
     )
     run = RunFolder.open(options.run)
     if as_json:
