@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lavra.core.errors import InputError
+from lavra.core.scratch import scratch_folder
 from lavra.data.bad_rows import BAD_CSV, BAD_JSON, BROKEN_UTF8, MISSING_COLUMN, TOO_LONG, BadRows
 from lavra.data.compressed import COMPRESSIONS, BytesRead, open_binary
 
@@ -106,7 +106,7 @@ def read_parquet(
     import pyarrow
     import pyarrow.parquet
 
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         plain = path
         if path.suffix.lower() in COMPRESSIONS:
             plain = Path(folder) / "plain.parquet"

@@ -21,6 +21,7 @@ from lavra.planning.budget import (
     tokens_per_step_for,
 )
 from lavra.planning.flops import training_flops_per_token
+from lavra.planning.memory import memory_of
 from lavra.planning.plan import Plan
 from lavra.recipes.base import Base, objective_from_nothing
 from lavra.recipes.beginning import contexts_to_count, pairs_worth_counting
@@ -96,7 +97,7 @@ def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> D
         flops = seconds * 0.85 * machine.expected_flops
     else:
         flops = _flops_of_length(config, corpus_bytes)
-    spec = draft_shape(flops, corpus_bytes).spec
+    spec = draft_shape(flops, corpus_bytes, memory_of(machine.device)).spec
     if config.text.vocabulary:
         spec = replace(spec, vocabulary=config.text.vocabulary)
     return _overridden(spec, config.model)

@@ -15,10 +15,12 @@ from lavra.core.errors import InputError, Interrupted
 from lavra.core.files import sync_folder
 from lavra.core.json_lines import one_line
 from lavra.core.progress import Progress, say
+from lavra.core.replacing import check_replaceable_file
 from lavra.core.units import show_duration
 from lavra.data.bad_rows import BadRows
 from lavra.recipes.expand_config import ExpandConfig
 from lavra.recipes.query_writers import OpenWriter, open_query_scorer, open_writer
+from lavra.reports.wording import counted
 from lavra.search.about import read_about, write_about
 from lavra.search.expanding import Expander
 from lavra.search.expansion_cache import ExpansionCache
@@ -79,6 +81,7 @@ def expand(config: ExpandConfig) -> ExpansionReport:
         Interrupted: when it was asked to stop; everything written is in the cache.
     """
     out = Path(config.out)
+    check_replaceable_file(out, force=True, inputs=[config.collection])
     problems = BadRows()
     collection = LastOfEachId(open_collection(config.collection, problems), problems)
     sample = [document.contents for document in islice(collection.documents(), _SAMPLE)]
@@ -231,7 +234,8 @@ def _beside(path: Path) -> Iterator[TextIO]:
 def summary(report: ExpansionReport) -> str:
     """Return what was done in a line."""
     return (
-        f"{report.out}: {report.queries:,} queries for {report.documents:,} documents ({report.chunks:,} chunks, "
+        f"{report.out}: {counted(report.queries, 'query', 'queries')} for {counted(report.documents, 'document')} "
+        f"({counted(report.chunks, 'chunk')}, "
         f"{report.written:,} written now in {show_duration(report.seconds)}); "
         f"{report.share_read:.0%} of the text was read"
     )

@@ -13,6 +13,9 @@ from lavra.search.settings import IndexSettings
 FORMAT = 2
 NAME = "index.json"
 
+LATER = (NAME, "lock", "segment-*", "postings-*", "vocabulary-*", ".segment-*", ".postings-*", ".vocabulary-*")
+"""All that is ever written into the folder of an index, as patterns for its mark."""
+
 
 @dataclass
 class Manifest:

@@ -71,6 +71,18 @@ def search(index: Index, query: str, most: int = 10) -> list[Hit]:
     ]
 
 
+def why_nothing(index: Index, query: str) -> str:
+    """Return a sentence that says why no document answers a query."""
+    analyzer = index.settings.analyzer
+    words = analyzer.words(query)
+    if not words:
+        return "the query has no word"
+    if not analyzer.terms(query):
+        return f"the query has only words that the index leaves out: {', '.join(dict.fromkeys(words))}"
+    asked = (word for word in dict.fromkeys(words) if analyzer.term(word))
+    return f"no document has a word of the query: {', '.join(asked)}"
+
+
 def marked(text: str, marks: tuple[tuple[int, int], ...], before: str = "**", after: str = "**") -> str:
     """Return `text` with each mark put between `before` and `after`."""
     parts, last = [], 0
