@@ -44,6 +44,7 @@ def test_what_goes_in_comes_out_on_one_side_or_the_other(corpus: Path, tmp_path:
     assert report["normalize"] is False
     assert open_prepared(tmp_path / "out").train.manifest == prepared.train.manifest
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".lavra.json",
         "report.json",
         "tokenizer",
         "train",
@@ -87,7 +88,13 @@ def test_standard_input_is_read_once_and_kept_in_between(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(lines.encode()))))
     prepared = prepare(["-"], tmp_path / "out", vocabulary_size=300)
     assert prepared.report["rows"] == len(TEXTS)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "tokenizer", "train", "validation"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        ".lavra.json",
+        "report.json",
+        "tokenizer",
+        "train",
+        "validation",
+    }
 
 
 def test_a_given_tokenizer_is_used_and_the_size_may_be_a_function_of_the_text(corpus: Path, tmp_path: Path) -> None:
@@ -122,6 +129,7 @@ def test_normalisation_is_recorded(tmp_path: Path) -> None:
 def test_failures_leave_nothing_behind(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("olá")
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
     for locations, options, message in [
         ([str(corpus)], {"on_bad_row": "error"}, "bad JSON"),
         ([str(tmp_path / "short.txt")], {}, "too little to train on a part"),
@@ -131,7 +139,7 @@ def test_failures_leave_nothing_behind(corpus: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message) as caught:
             prepare(locations, tmp_path / "new", vocabulary_size=300, **options)
         assert caught.value.remedy
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="no folder that lavra made"):
         prepare([str(corpus)], tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "out", "short.txt"]
     with pytest.raises(InputError, match="holds no prepared text"):
@@ -190,3 +198,14 @@ def test_latin_1_files_are_trained_on_and_it_is_said(tmp_path: Path, capsys: pyt
     report = prepare([str(folder)], tmp_path / "again", vocabulary_size=300).report
     assert report["share_left_out"] == pytest.approx(1300 / (1300 + report["bytes"]), abs=1e-6)
     assert f"{report['share_left_out']:.2%} of the bytes read" in capsys.readouterr().err
+
+
+def test_the_same_text_prepared_again_is_the_same_folder_byte_for_byte(tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"a text of number {number} and more"}) + "\n" for number in range(80)))
+    states = []
+    for force in (False, True):
+        prepare([str(text)], tmp_path / "out", vocabulary_size=300, validation_share=0.2, force=force)
+        files = [path for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()]
+        states.append({str(path): path.read_bytes() for path in files})
+    assert states[0] == states[1]

@@ -17,6 +17,7 @@ from lavra.planning.budget import (
     ADAPTING_STEPS,
     MIN_STEPS,
     MOST_EPOCHS,
+    PARAMETERS_PER_BYTE,
     assumed_efficiency,
     busy_tokens,
     draft_shape,
@@ -61,9 +62,24 @@ def test_a_draft_spends_the_compute_on_a_possible_model(flops: float, corpus: fl
 
 
 def test_a_small_corpus_is_not_repeated_where_a_larger_model_could_be_trained():
-    small, large = draft_shape(1e17, 1e6), draft_shape(1e17, 1e12)
+    small, large = draft_shape(3e13, 1e6), draft_shape(3e13, 1e12)
     assert matrix_parameters(small.spec) > matrix_parameters(large.spec)
     assert large.tokens < MOST_EPOCHS * 1e12
+
+
+@given(flops=st.floats(1e6, 1e24), corpus=st.floats(0, 1e13), memory=st.floats(0, 1e12))
+def test_the_smaller_text_or_memory_the_smaller_the_model(flops: float, corpus: float, memory: float):
+    least = matrix_parameters(draft_shape(1e6, 0).spec)
+    found = matrix_parameters(draft_shape(flops, corpus, memory).spec)
+    vocabularies = 4 * 32768 * 64  # the smallest shape may have a large vocabulary where the text is large
+    assert found <= max(least + vocabularies, min(PARAMETERS_PER_BYTE * corpus, memory / 24))
+
+
+@pytest.mark.parametrize("flops", [1e15, 1e18, 1e21])
+def test_a_tiny_text_gets_the_smallest_model_however_long_the_budget(flops: float):
+    sizes = [matrix_parameters(draft_shape(flops, corpus).spec) for corpus in (3e3, 1e4, 3e4, 1e5, 3e5)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < 200_000
 
 
 @given(wanted=st.integers(512, 65536), corpus=st.floats(0, 1e12))

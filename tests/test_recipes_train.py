@@ -197,10 +197,11 @@ def test_a_wrong_request_is_explained(prepared: Path, tmp_path: Path, fields: di
             pytest.skip("this machine has a CUDA device")
     with pytest.raises(InputError, match=message):
         lavra.train(prepared, out=str(tmp_path / "run"), **fields)
+    assert not list(tmp_path.iterdir())  # a slip leaves no run
 
 
 def test_an_existing_run_is_not_overwritten_and_resume_is_offered(run: lavra.Run, prepared: Path) -> None:
-    with pytest.raises(InputError, match=r"holds a run already[\s\S]*lavra resume"):
+    with pytest.raises(InputError, match=r"exists already[\s\S]*lavra resume"):
         lavra.train(prepared, steps=5, out=str(run.path))
 
 

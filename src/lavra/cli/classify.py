@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import new_file, parse, print_json
 from lavra.core.errors import InputError
 from lavra.core.quantities import Choice
 from lavra.core.terminal import printable
@@ -45,6 +45,8 @@ class _Classify:
     tokenizer does it."""
     out: str = ""
     """Write the labelled lines of --in to this file."""
+    force: bool = False
+    """Replace the file of --out."""
     seed: int = 0
     """Of the random choice."""
     device: str = "auto"
@@ -71,6 +73,8 @@ def main(arguments: list[str]) -> int:
         raise InputError("classify wants either --text or --in FILE", "say what to label")
     if request.zero_shot and not request.labels:
         raise InputError("--zero-shot has no labels to choose from", "give --labels")
+    if request.out:
+        new_file(Path(request.out), request.force, [one for one in (request.input, request.few_shot) if one])
     from lavra.recipes.classify import classify, classify_file
 
     names = ("few_shot", "shots", "choice", "templates", "combine", "long_text", "bos", "seed", "device", "precision")

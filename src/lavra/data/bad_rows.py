@@ -112,6 +112,7 @@ class BadRows:
         bytes_left_out: bytes of the rows that were left out.
         left_out: files that were found but are no data, by reason.
         columns: columns that were taken and those that were not, with the files where it was so.
+        remedies: what to do about a kind, where the command at hand says it otherwise.
     """
 
     policy: OnBadRow = "skip"
@@ -124,6 +125,7 @@ class BadRows:
     bytes_left_out: int = 0
     left_out: dict[str, list[str]] = field(default_factory=dict)
     columns: dict[str, tuple[tuple[str, ...], dict[str, None]]] = field(default_factory=dict)
+    remedies: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, place: str, detail: str = "", *, size: int = 0) -> None:
         """Count one row of `kind` found at `place`, of `size` bytes, as left out.
@@ -132,7 +134,7 @@ class BadRows:
             InputError: if the policy is "error" or "strict"; the message names the place and the remedy.
         """
         if self.policy != "skip":
-            raise _refusal(kind, place, detail, "leave bad rows out with --on-bad-row skip")
+            raise self._refusal(kind, place, detail, "leave bad rows out with --on-bad-row skip")
         self.counts[kind] += 1
         self.bytes_left_out += size
         self._remember(kind, place, detail)
@@ -144,7 +146,7 @@ class BadRows:
             InputError: if the policy is "strict".
         """
         if self.policy == "strict":
-            raise _refusal(kind, place, detail, "accept it by leaving --strict out")
+            raise self._refusal(kind, place, detail, "accept it by leaving --strict out")
         self.changes[kind] += 1
         self._remember(kind, place, detail)
 
@@ -155,7 +157,7 @@ class BadRows:
             InputError: if the policy is "strict".
         """
         if self.policy == "strict":
-            raise _refusal(CUT_EXAMPLE, place, "", "accept it by leaving --strict out")
+            raise self._refusal(CUT_EXAMPLE, place, "", "accept it by leaving --strict out")
 
     def note(self, kind: str, place: str, detail: str = "") -> None:
         """Count one decision at `place` that loses nothing."""
@@ -256,13 +258,23 @@ class BadRows:
         """Return what to do about the most frequent kind."""
         if not self.counts:
             return ""
-        kind = self.counts.most_common(1)[0][0]
-        return _REMEDIES.get(kind, "correct the rows")
+        return self._remedy(self.counts.most_common(1)[0][0])
 
+    def forget(self) -> None:
+        """Begin counting again: what was read will be read once more."""
+        self.counts.clear()
+        self.changes.clear()
+        self.notes.clear()
+        self.examples.clear()
+        self.bytes_left_out = 0
 
-def _refusal(kind: str, place: str, detail: str, otherwise: str) -> InputError:
-    remedy = _REMEDIES.get(kind, "correct the row")
-    return InputError(f"{place}: {kind}" + (f" ({detail})" if detail else ""), f"{remedy}; or {otherwise}")
+    def _remedy(self, kind: str) -> str:
+        return self.remedies.get(kind) or _REMEDIES.get(kind, "correct the row")
+
+    def _refusal(self, kind: str, place: str, detail: str, otherwise: str) -> InputError:
+        return InputError(
+            f"{place}: {kind}" + (f" ({detail})" if detail else ""), f"{self._remedy(kind)}; or {otherwise}"
+        )
 
 
 def _counted(count: int, noun: str) -> str:

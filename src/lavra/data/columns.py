@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lavra.core.errors import InputError
+from lavra.core.scratch import scratch_folder
 from lavra.data.bad_rows import BAD_JSON, BROKEN_UTF8, MISSING_COLUMN, TOO_LONG, BadRows
 from lavra.data.compressed import COMPRESSIONS, BytesRead, open_binary
 
@@ -91,7 +91,7 @@ def read_parquet(
     import pyarrow.parquet
 
     name = name or str(path)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         plain = path
         if path.suffix.lower() in COMPRESSIONS:
             plain = Path(folder) / "plain.parquet"

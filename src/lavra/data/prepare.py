@@ -6,7 +6,6 @@ What can be read only once (standard input, a hub dataset) or slowly (docstrings
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from lavra.core.building import building_folder
 from lavra.core.errors import InputError
-from lavra.core.files import building_folder, read_json, write_json
+from lavra.core.files import read_json, write_json
 from lavra.core.progress import Progress, say
 from lavra.data.ahead import one_ahead
 from lavra.data.bad_rows import OVERLAP, SPELLED_END, UNKNOWN_TOKEN, BadRows, OnBadRow
@@ -122,8 +122,7 @@ def prepare(
         InputError: if the folder exists, if there is no text or too little to hold some out, or for a bad row under
             "error".
     """
-    began = time.monotonic()
-    with building_folder(Path(out), force=force) as building:
+    with building_folder(Path(out), force=force, inputs=locations, kind="prepared text") as building:
         text = _Text(locations, building / "rows.zst", text_column, on_bad_row, normalize, encoding, validation)
         counter, sample = SplitCounter(validation_share, validation_limit), TextSample(seed=seed)
         given = GivenValidation()
@@ -158,7 +157,6 @@ def prepare(
                 **{side: _sizes(manifest) for side, manifest in manifests.items()},
             },
             "tokenizer": fit.to_json(),
-            "seconds": round(time.monotonic() - began, 3),
         }
         write_json(building / REPORT, report)
         say(fit.summary())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lavra.core.building import building_folder
 from lavra.core.errors import Damaged, InputError
-from lavra.core.files import building_folder, read_json, write_json
+from lavra.core.files import read_json, write_json
 from lavra.core.progress import Progress, say
 from lavra.data.ahead import one_ahead
 from lavra.data.bad_rows import OVERLAP, UNKNOWN_TOKEN, BadRows, OnBadRow
@@ -136,9 +136,8 @@ def prepare_examples(
         InputError: if the folder exists, if there are no examples or too few prompts to hold some out, or for a bad row
             under "error".
     """
-    began = time.monotonic()
     bad_rows = BadRows(policy=on_bad_row)
-    with building_folder(Path(out), force=force) as building:
+    with building_folder(Path(out), force=force, inputs=locations, kind="prepared examples") as building:
         spool = building / _SPOOL
         counter = SplitCounter(validation_share, validation_limit)
         given = GivenValidation()
@@ -171,7 +170,7 @@ def prepare_examples(
             "validation_data": list(validation),
             "validation_given": given.documents > 0,
         }
-        write_json(building / REPORT, {**report, "seconds": round(time.monotonic() - began, 3)})
+        write_json(building / REPORT, report)
     return open_prepared_examples(out)
 
 

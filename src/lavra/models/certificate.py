@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from lavra.core.errors import LavraError
 from lavra.core.files import read_json
 from lavra.core.perplexity import perplexity_of
+from lavra.core.scratch import scratch_folder
 from lavra.models import reference
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.decoder import Decoder
@@ -84,6 +84,12 @@ class Certificate:
         """Return plain values, for `certificate.json`."""
         return {"holds": self.holds, "tolerance": self.tolerance, **asdict(self)}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Certificate:
+        """Return the certificate that `to_json` wrote."""
+        found = {field.name: values[field.name] for field in fields(cls)}
+        return cls(**{**found, "missing": tuple(found["missing"]), "unexpected": tuple(found["unexpected"])})
+
     def __str__(self) -> str:
         verdict = "the same model" if self.holds else "NOT the same model"
         ties = f"head tied: {_yes(self.tied)}, in transformers: {_yes(self.transformers_tied)}"
@@ -150,7 +156,7 @@ def _ask(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     from safetensors.torch import load_file, save_file
 
-    with tempfile.TemporaryDirectory() as temporary:
+    with scratch_folder() as temporary:
         tokens, out = Path(temporary) / "tokens.safetensors", Path(temporary) / "logits.safetensors"
         request = _rows(windows, "") | (_rows(sources, "source_") if sources else {})
         save_file(request, tokens, metadata={"kind": kind})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from math import log2
 
+from lavra.core.errors import InputError
 from lavra.models.spec import DecoderSpec
 from lavra.planning.flops import matrix_parameters, training_flops_per_token
 
@@ -20,6 +22,17 @@ TOKENS_PER_PARAMETER = 1.5
 
 MOST_EPOCHS = 4.0
 """Repetitions that are still worth nearly as much as new text (arXiv 2305.16264)."""
+
+LEAST_TEXT_BYTES = 2000
+"""Less text than this teaches no language: neither planned nor trained from nothing."""
+
+PARAMETERS_PER_BYTE = 5.0
+"""Matrix parameters per byte of text at most, however much compute there is: a larger model learns a small text by
+heart. It binds where the text is read many times; the runs of the lab notebook stay below it."""
+
+_TRAINING_BYTES, _MEMORY_SHARE = 24, 0.7
+"""Bytes of training for each parameter (weights, gradient, two moments, a copy for the checkpoint), and the share of
+the memory that they may take; activations need the rest."""
 
 _RUNGS = (
     # depth, width, heads, vocabulary, context
@@ -64,16 +77,32 @@ class Draft:
     tokens: float
 
 
-def draft_shape(flops: float, corpus_bytes: float) -> Draft:
-    """Return the largest shape that still sees enough text.
+def demand_text(corpus_bytes: float) -> None:
+    """Return if there is text enough to learn a language from.
+
+    Raises:
+        InputError: if there is not.
+    """
+    if corpus_bytes < LEAST_TEXT_BYTES:
+        raise InputError(
+            f"{corpus_bytes:.0f} bytes of text are too little to learn a language from",
+            "give at least some hundred kilobytes; a few megabytes are better",
+        )
+
+
+def draft_shape(flops: float, corpus_bytes: float, memory: float = math.inf) -> Draft:
+    """Return the largest shape that still sees enough text, is not too large for the text, and fits into the memory.
 
     Enough is `TOKENS_PER_PARAMETER`. When a shape would read the corpus more than `MOST_EPOCHS` times, a larger one is
-    taken even if it sees less text per parameter: more repetition teaches little.
+    taken even if it sees less text per parameter: more repetition teaches little. But no shape has more than
+    `PARAMETERS_PER_BYTE`: the smaller the text, the smaller the model. The smallest shape is there for any text.
 
     Args:
         flops: that the budget buys, i.e. seconds x FLOP/s reached in training.
         corpus_bytes: of the training text.
+        memory: bytes that training may take.
     """
+    most = min(PARAMETERS_PER_BYTE * corpus_bytes, _MEMORY_SHARE * memory / _TRAINING_BYTES)
     best: Draft | None = None
     for depth, width, heads, vocabulary, context in _RUNGS:
         spec = DecoderSpec(
@@ -81,6 +110,8 @@ def draft_shape(flops: float, corpus_bytes: float) -> Draft:
         )
         tokens = flops / training_flops_per_token(spec)
         repeats = best is not None and best.tokens * BYTES_PER_TOKEN > MOST_EPOCHS * max(corpus_bytes, 1.0)
+        if best is not None and matrix_parameters(spec) > most:
+            break
         if best is None or repeats or tokens >= TOKENS_PER_PARAMETER * matrix_parameters(spec):
             best = Draft(spec, tokens)
         else:

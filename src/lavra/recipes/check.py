@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,6 +15,7 @@ from lavra.core.errors import InputError
 from lavra.core.files import write_json
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder, is_run
+from lavra.core.scratch import scratch_folder
 from lavra.models.decoder import Decoder
 from lavra.models.edits.applying import learned_weights
 from lavra.models.families.exporting import export_decoder
@@ -205,7 +205,7 @@ def _check_text(config: TrainConfig) -> Report:
 
     device = choose_device(config.machine.device)
     machine = measured_machine(config, device)
-    with tempfile.TemporaryDirectory(prefix="lavra-check-") as folder:
+    with scratch_folder() as folder:
         home = Path(folder)
         base = opened_base(config, device, home)
         data = training_material(config, home, machine, base)

@@ -211,6 +211,8 @@ class TrainConfig:
     """Steps between checkpoints; a twentieth of the run, at least every 10 minutes, by default."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep, besides the best."""
+    early_stopping: int | None = None
+    """End the run after this many validations without a better one; it never ends early by default."""
     samples: int = 3
     """Texts to write with the finished model."""
     check: bool = True

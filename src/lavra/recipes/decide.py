@@ -100,7 +100,7 @@ def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> D
         flops = seconds * 0.85 * machine.expected_flops
     else:
         flops = _flops_of_length(config, corpus_bytes)
-    spec = draft_shape(flops, corpus_bytes).spec
+    spec = draft_shape(flops, corpus_bytes, memory_of(machine.device)).spec
     if config.text.vocabulary:
         spec = replace(spec, vocabulary=config.text.vocabulary)
     return _overridden(spec, config.model)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from lavra import __version__
+from lavra.core.building import building_folder
 from lavra.core.errors import CheckFailed, InputError
-from lavra.core.files import building_folder, read_json, write_atomically, write_json
+from lavra.core.files import read_json, write_atomically, write_json
+from lavra.core.json_lines import one_line
 from lavra.core.progress import say
+from lavra.core.replacing import check_replaceable, was_made_by
 from lavra.core.run_folder import RunFolder
 from lavra.core.seeds import numpy_stream
 from lavra.data.readers import read_rows
@@ -75,16 +82,21 @@ def export(
         InputError: if there is no such model, or no family of `transformers` expresses it exactly.
         CheckFailed: if the folder's logits are not the model's; nothing is left at `out` then.
     """
-    source = _open(model)
     out = Path(out)
+    check_replaceable(out, force=force or (out / FILE).exists(), inputs=[model, *data])
+    source = _open(model)
     windows = _windows(source, data, text_column)
     read = windows if isinstance(source.model, Wrapped) and source.model.kind == "encoder-decoder" else ()
     folded = None if source.run is None else source.run.result.get("folded")
     of_source = None
+    request = _request(source, windows)
+    if not force and was_made_by(out, request):
+        say(f"{out} holds this export already, whole")
+        return _made_before(out)
     if source.folder is not None and (source.run is None or isinstance(source.model, Decoder)):
         of_source = certify(source.model, source.folder, windows, sources=read)
         _demand(of_source, f"{source.folder} is not read as transformers reads it")
-    with building_folder(out, force=force) as building:
+    with building_folder(out, request=request, force=force, inputs=[model, *data], kind="exported model") as building:
         family, tied = _write(source, building)
         _write_tokenizer(source, building)
         certificate = certify(source.model, building, windows, sources=read, tied=tied)
@@ -92,6 +104,25 @@ def export(
         write_json(building / FILE, _certificates(certificate, of_source, folded))
         write_atomically(building / "README.md", _card(source, out.name, family, certificate))
     return Export(out, family, certificate, of_source, folded)
+
+
+def _request(source: _Source, windows: list[list[int]]) -> str:
+    """Return a fingerprint of all that decides what an export is."""
+    digest = hashlib.blake2b(digest_size=16)
+    tokenizer = None if source.tokenizer is None else source.tokenizer.fingerprint
+    about = [__version__, source.family, str(source.folder), tokenizer, windows]
+    digest.update(one_line(about).encode())
+    for name, tensor in sorted(source.model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _made_before(folder: Path) -> Export:
+    values = read_json(folder / FILE)
+    of_source = Certificate.from_json(values["of_source"]) if "of_source" in values else None
+    family = read_config(folder)["model_type"]
+    return Export(folder, family, Certificate.from_json(values["certificate"]), of_source, values.get("folded"))
 
 
 def _write(source: _Source, folder: Path) -> tuple[str, bool]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lavra.core.files import building_folder, write_json
+from lavra.core.building import building_folder
+from lavra.core.files import write_json
+from lavra.core.replacing import check_replaceable
 from lavra.generation.engines.converting import Convertible, convert, log_probabilities
 from lavra.models.families.tokenizer_files import copy_tokenizer
 from lavra.recipes.models import open_model
@@ -69,10 +71,11 @@ def export_ctranslate2(
         InputError: if there is no such model, or ctranslate2 does not compute its family.
         LavraError: if the conversion is another model; nothing is left at `out` then.
     """
+    check_replaceable(Path(out), force=force, inputs=[model])
     opened = open_model(model, "cpu")
     source = Convertible(opened.model, opened.tokenizer, opened.family)
     out = Path(out)
-    with building_folder(out, force=force) as building:
+    with building_folder(out, force=force, inputs=[model], kind="model for ctranslate2") as building:
         convert(source, building, quantization)
         if opened.folder is not None:
             copy_tokenizer(opened.folder, building)

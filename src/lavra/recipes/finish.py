@@ -25,12 +25,14 @@ from lavra.models.contract import Model
 from lavra.models.edits.choices import EditConfig
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
+from lavra.recipes.best_step import checkpoint_to_deliver
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.expectation import against, measured_memory
 from lavra.recipes.folding import write_folded
 from lavra.recipes.kept import BASE, write_model
 from lavra.recipes.material import Material, TextMaterial
 from lavra.reports.run_table import predicted_table
+from lavra.training.checkpoints import CheckpointStore
 from lavra.training.held_out import held_out_loss
 
 MODEL_FOLDER = "model"
@@ -60,29 +62,35 @@ def finish(
     """
     trainer = assembly.trainer
     computed = trainer.computed()
+    step, targets = trainer.step, trainer.targets
+    store = CheckpointStore(run.checkpoints, config.keep_checkpoints, on_warning=run.log)
+    delivered = checkpoint_to_deliver(store, run, step)
+    if delivered is not None:
+        trainer.restore(delivered.load, delivered.state)
     assembly.undo_compilation()  # evaluation and generation come in many shapes, each of which would be compiled
     with trainer.evaluating():
         folded = export_model(run.path, plan, assembly, data)
         figures, table = _measure(plan, assembly, data, run.path)
         samples = _samples(config, plan, assembly.model, data)
     for sample in samples:
-        run.samples.append({"step": trainer.step, **sample})
+        run.samples.append({"step": step, **sample})
     seconds = None if training_began is None else time.monotonic() - training_began
     lines = run.metrics.read()
     result = {
-        "step": trainer.step,
-        "tokens": int(trainer.targets),
+        "step": step,
+        **({} if delivered is None else {"delivered_step": delivered.step}),
+        "tokens": int(targets),
         "parameters": plan.parameters,
         "seconds": seconds,
         "budget_seconds": plan.budget_seconds,
         "checkpoint_wait_seconds": round(waited, 3),
-        "tokens_per_second": _speed(lines),
+        "tokens_per_second": speed_after(lines, int(plan.probe.get("steps", 0))),
         "computed": computed,
         "peak_bytes": measured_memory(plan.device),
         "data": list(config.data),
         **figures,
         **({} if folded is None else {"folded": folded}),
-        "ledger": data.receipt(plan, trainer.step),
+        "ledger": data.receipt(plan, step),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),
     }
     result["predicted"] = against(plan.forecast, result)
@@ -192,7 +200,22 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> lis
     return [{**one, "expected": expected[one["prompt"]]} if data.examples else one for one in texts]
 
 
-def _speed(lines: list[dict[str, Any]]) -> float | None:
-    """Return the median of the logged speeds."""
-    speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
-    return speeds[len(speeds) // 2] if speeds else None
+def speed_after(lines: list[dict[str, Any]], probed: int) -> float | None:
+    """Return the tokens per second of the logged steps after the probe's, which cannot grade themselves.
+
+    That is all their tokens over all their seconds (tokens over the speed that was logged with them); the steps of the
+    probe count only where there are no others.
+
+    Args:
+        lines: of `metrics.jsonl`.
+        probed: steps that the probe took.
+    """
+    before, done = 0.0, []
+    for line in lines:
+        if line.get("split", "train") != "train" or not line.get("tokens"):
+            continue
+        tokens, before = line["tokens"] - before, line["tokens"]
+        if line.get("tokens_per_second") and tokens > 0:
+            done.append((line["step"], tokens, tokens / line["tokens_per_second"]))
+    counted = [one for one in done if one[0] > probed] or done
+    return sum(tokens for _, tokens, _ in counted) / sum(seconds for *_, seconds in counted) if counted else None

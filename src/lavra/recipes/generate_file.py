@@ -11,6 +11,7 @@ from lavra.core.errors import NO_SPACE, InputError, LavraError
 from lavra.core.files import write_atomically
 from lavra.core.json_lines import JsonLines, one_line
 from lavra.core.progress import say
+from lavra.core.replacing import check_replaceable_file
 from lavra.generation.options import GenerateOptions
 from lavra.recipes.engines import open_engine
 from lavra.recipes.records import read_records, text
@@ -52,6 +53,7 @@ def generate_file(
         LavraError: if the disk is full; it says what `out` holds then.
     """
     options = (options or GenerateOptions()).with_files_read()
+    check_replaceable_file(Path(out), force=True, inputs=[source])  # texts of the same request are gone on with
     prompts = [record["prompt"] for record in read_records(source, {"prompt": text})]
     request = hashlib.blake2b(one_line([model, engine, precision, asdict(options)]).encode(), digest_size=8).hexdigest()
     lines = JsonLines(Path(out))

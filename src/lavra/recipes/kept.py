@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from lavra.core.building import building_folder
 from lavra.core.errors import InputError
-from lavra.core.files import building_folder
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.decoder import Decoder, build_decoder
 from lavra.models.edits.applying import apply_edits, load_learned_weights
@@ -19,6 +19,9 @@ from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan
 
 BASE = "base"
+
+LATER = ("certificate.json", "doc2query.json")
+"""What is written into a model's folder once the model is there."""
 
 
 def keep_base(run: Path, model: Decoder | Wrapped, tokenizer: Tokenizer, folder: Path | None) -> None:
@@ -49,7 +52,7 @@ def write_model(
         folder: a Hugging Face folder whose tokenizer files are copied beside a wrapped model.
         weights: instead of the model's own, such as the fp32 masters of a model that computes in bf16.
     """
-    with building_folder(out, force=True) as building:
+    with building_folder(out, ours=True, kind="model", later=LATER) as building:
         if isinstance(model, Decoder):
             save_decoder(building, model, weights)
             tokenizer.save(building)

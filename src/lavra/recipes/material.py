@@ -27,6 +27,7 @@ from lavra.data.window_source import WindowSource
 from lavra.planning.plan import Plan
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.text import is_prepared
+from lavra.reports.wording import counted
 from lavra.training.batches import Source
 
 _EXCERPT_TOKENS, _BEGINNING = 64, 512
@@ -195,8 +196,9 @@ class TextMaterial(Material):
         """Return how much text there is."""
         train, held_out = self.prepared.train.manifest, self.prepared.validation.manifest
         return (
-            f"text: {train.documents:,} documents, {train.bytes / 1e6:.1f} MB, {train.tokens:,} tokens to train on; "
-            f"{held_out.documents:,} documents, {held_out.bytes / 1e6:.2f} MB held out"
+            f"text: {counted(train.documents, 'document')}, {train.bytes / 1e6:.1f} MB, "
+            f"{counted(train.tokens, 'token')} to train on; "
+            f"{counted(held_out.documents, 'document')}, {held_out.bytes / 1e6:.2f} MB held out"
         )
 
     def excerpt(self, number: int) -> str:
@@ -281,7 +283,7 @@ class ExampleMaterial(Material):
         """Return how many examples there are."""
         train, held_out = self.prepared.train.manifest, self.prepared.validation.manifest
         return (
-            f"examples: {train.examples:,} with {train.learned:,} tokens to learn "
+            f"examples: {train.examples:,} with {counted(train.learned, 'token')} to learn "
             f"({train.tokens + train.source_tokens:,} to read); {held_out.examples:,} held out"
         )
 

@@ -17,6 +17,7 @@ from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import (
     TOKENS_PER_PARAMETER,
     busy_tokens,
+    demand_text,
     draft_shape,
     tokens_per_step_for,
     vocabulary_for,
@@ -52,7 +53,6 @@ _START_UP_SECONDS = 5.0
 """Of imports, and of measuring the matrix peak."""
 
 _PROBE_SECONDS = 8.0
-_LEAST_TEXT = 2000
 
 
 def plan(request: PlanRequest) -> Outlook:
@@ -145,7 +145,7 @@ class _Draft:
         """Return the asked model, or the best for compute and text, with windows of the asked length."""
         asked = model_of(self.request)
         if asked is None:
-            asked = draft_shape(self.flops(text_bytes), text_bytes or 1e12).spec
+            asked = draft_shape(self.flops(text_bytes), text_bytes or 1e12, self.hardware.memory).spec
         if isinstance(asked, DecoderSpec) and self.request.text.vocabulary and self.request.base is None:
             asked = replace(asked, vocabulary=self.request.text.vocabulary)
         return with_context(asked, self.request.context)
@@ -180,11 +180,7 @@ def _survey(request: PlanRequest, draft: _Draft) -> Survey:
             validation=request.text.validation,
             seed=request.seed,
         )
-    if found.text_bytes < _LEAST_TEXT:
-        raise InputError(
-            f"{found.text_bytes:.0f} bytes of text are too little to learn a language from",
-            "give at least some hundred kilobytes; a few megabytes are better",
-        )
+    demand_text(found.text_bytes)
     return found
 
 

@@ -11,6 +11,7 @@ from lavra.core.run_folder import RunFolder, is_run
 from lavra.data.prepare import TOKENIZER, Prepared, prepare
 from lavra.data.tokenizer import Tokenizer
 from lavra.recipes.config import TextConfig, TrainConfig
+from lavra.recipes.text_record import recorded_folder
 
 
 def request_of(run: RunFolder) -> TrainConfig:
@@ -19,8 +20,12 @@ def request_of(run: RunFolder) -> TrainConfig:
 
 
 def data_folder(config: TrainConfig, run: Path) -> Path:
-    """Return where the token stores of a run lie: in the run, or where `lavra prepare` made them."""
-    return Path(config.data[0]) if is_prepared(config.data) else run / "data"
+    """Return where the token stores of a run lie: in the run, or where `lavra prepare` made them.
+
+    Raises:
+        InputError: if they are gone, or there is another text in their place.
+    """
+    return recorded_folder(run) or (Path(config.data[0]) if is_prepared(config.data) else run / "data")
 
 
 def is_prepared(locations: tuple[str, ...]) -> bool:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lavra.core.building import building_folder
 from lavra.core.errors import Damaged, InputError
-from lavra.core.files import building_folder, read_json, write_json
+from lavra.core.files import read_json, write_json
 from lavra.models.families.importing import CONFIG, read_config
 from lavra.models.families.tokenizer_files import copy_tokenizer
 from lavra.models.wrapped.kinds import Kind, automatic_class, choose_kind
@@ -108,7 +109,7 @@ def save_wrapped(
     Raises:
         InputError: if `folder` exists and `force` is false, or a weight is unknown or has another shape.
     """
-    with building_folder(folder, force=force) as building:
+    with building_folder(folder, force=force, kind="model") as building:
         write_wrapped(building, model, tokenizer_files_from, weights=weights)
 
 
