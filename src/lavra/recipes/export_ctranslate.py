@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lavra.core.files import building_folder, write_json
 from lavra.generation.engines.converting import Convertible, convert, log_probabilities
-from lavra.models.families.tokenizer_files import copy_tokenizer
+from lavra.models.families.companions import write_tokenizer
 from lavra.recipes.models import open_model
 from lavra.recipes.sample_text import SENTENCES
 
@@ -74,10 +74,7 @@ def export_ctranslate2(
     out = Path(out)
     with building_folder(out, force=force) as building:
         convert(source, building, quantization)
-        if opened.folder is not None:
-            copy_tokenizer(opened.folder, building)
-        else:
-            opened.tokenizer.save(building)
+        write_tokenizer(building, opened.tokenizer, opened.files)
         difference, tokens = _difference(source, building)
         size = sum(file.stat().st_size for file in building.glob("model.bin")) / 1e6
         made = CTranslate2Export(out, quantization, size, difference, tokens)

@@ -28,7 +28,7 @@ from lavra.recipes.assembly import Assembly
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.expectation import against, measured_memory
 from lavra.recipes.folding import write_folded
-from lavra.recipes.kept import BASE, write_model
+from lavra.recipes.kept import companions_folder, write_model
 from lavra.recipes.material import Material, TextMaterial
 from lavra.reports.run_table import predicted_table
 from lavra.training.held_out import held_out_loss
@@ -103,7 +103,8 @@ def export_model(run: Path, plan: Plan, assembly: Assembly, data: Material) -> d
         batch = assembly.trainer.objective.encode(rows, row_streams(0, "folding", first=0), 1.0)
         check = write_folded(run, run / MODEL_FOLDER, plan, weights, data.tokenizer, batch)
         return None if check is None else check.to_json()
-    write_model(run / MODEL_FOLDER, assembly.model, data.tokenizer, run / BASE, weights)
+    files = companions_folder(run, data.folder)
+    write_model(run / MODEL_FOLDER, assembly.model, data.tokenizer, files, weights)
     return None
 
 

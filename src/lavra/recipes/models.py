@@ -13,6 +13,7 @@ from lavra.core.run_folder import RunFolder, is_run
 from lavra.data.llama2c_tokenizer import find_llama2c_tokenizer, load_llama2c_tokenizer
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.decoder import Decoder
+from lavra.models.families.companions import read_origin
 from lavra.models.families.hub import hub_folder, hub_name
 from lavra.models.families.importing import import_decoder, is_hugging_face_folder, read_config
 from lavra.models.families.llama2c import is_llama2c, read_llama2c
@@ -23,6 +24,7 @@ from lavra.models.wrapped.kinds import choose_kind
 from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan
 from lavra.recipes.folding import model_for_use
+from lavra.recipes.kept import companions_folder
 from lavra.recipes.material import open_material
 from lavra.recipes.text import data_folder, request_of
 from lavra.training.checkpoints import Checkpoint, CheckpointStore
@@ -41,6 +43,8 @@ class OpenModel:
         run: the run that it comes from, if it does.
         family: its `model_type` in `transformers`, where it comes from the field.
         folder: the Hugging Face folder that it was read from, if it was.
+        files: the folder with what belongs to it beside the weights: the tokenizer's own files, the chat template and
+            the settings of generation.
     """
 
     model: Decoder | Wrapped
@@ -49,6 +53,7 @@ class OpenModel:
     run: RunFolder | None
     family: str | None = None
     folder: Path | None = None
+    files: Path | None = None
 
 
 def open_model(location: str, device: str = "auto", precision: str = "fp32") -> OpenModel:
@@ -97,7 +102,8 @@ def _open(location: str, where: torch.device) -> OpenModel:
 
 def _from_folder(folder: Path, device: torch.device, run: RunFolder | None) -> OpenModel:
     model = load_decoder(folder, device).eval()
-    return OpenModel(model, Tokenizer.load(folder), str(folder), run)
+    family = read_origin(folder).get("model_type")
+    return OpenModel(model, Tokenizer.load(folder), str(folder), run, family, files=folder)
 
 
 def hugging_face_folder(location: str) -> Path | None:
@@ -126,7 +132,7 @@ def _from_hugging_face(folder: Path, device: torch.device, run: RunFolder | None
     else:
         model = open_wrapped(folder, kind)
     model = _fitting(model, tokenizer, folder).to(device).eval()
-    return OpenModel(model, tokenizer, str(folder), run, str(config.get("model_type")), folder)
+    return OpenModel(model, tokenizer, str(folder), run, str(config.get("model_type")), folder, folder)
 
 
 def _from_llama2c(path: Path, device: torch.device) -> OpenModel:
@@ -155,6 +161,8 @@ def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) 
     groups = [name for name in ("ema", "swa", "masters") if name in checkpoint.groups]
     weights = next(tensors for tensors in map(checkpoint.load, groups) if tensors)
     place = f"{run.path}, checkpoint of step {checkpoint.step}"
-    tokenizer = open_material(data_folder(request_of(run), run.path)).tokenizer
+    data = data_folder(request_of(run), run.path)
+    files = companions_folder(run.path, data)
     model = model_for_use(plan, run.path, weights, place).to(device).eval()
-    return OpenModel(model, tokenizer, place, run)
+    family = read_origin(files).get("model_type")
+    return OpenModel(model, open_material(data).tokenizer, place, run, family, files=files)

@@ -139,7 +139,7 @@ def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base |
     if config.base is None:
         return None
     base = with_another_vocabulary(config, read_base(config, device, examples=has_examples(config)))
-    keep_base(home, base.opened.model, base.tokenizer, base.opened.folder)
+    keep_base(home, base.opened.model, base.tokenizer, base.opened.files)
     return base
 
 
