@@ -50,8 +50,8 @@ class Certificate:
         tied_by_config: the folder's config.json says so.
         missing: tensors that they wanted and the folder lacks.
         unexpected: tensors of the folder that they did not use.
-        lost: what the folder says otherwise than the model's own did, beside the weights: chat template, special tokens,
-            settings of generation.
+        lost: what the folder says otherwise than the model's own did, beside the weights: chat template, special
+            tokens, settings of generation.
         transformers: its version.
         torch: its version.
     """

@@ -28,7 +28,10 @@ def run(folder: str, tokens: Path, out: Path) -> None:
         "encoder": transformers.AutoModelForMaskedLM,
         "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
     }[kind]
-    model, report = opened.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+    options = attention_options(json.loads((Path(folder) / "config.json").read_text(encoding="utf8")))
+    model, report = opened.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
+    )
     model.eval()
     save_file({"logits": _logits(model, kind, load_file(tokens))}, out)
     side = model.get_decoder() if kind == "encoder-decoder" else model
@@ -44,6 +47,16 @@ def run(folder: str, tokens: Path, out: Path) -> None:
         "unexpected": sorted(report["unexpected_keys"]),
     }
     Path(f"{out}.json").write_text(json.dumps(found), encoding="utf8")
+
+
+ATTENTION_KEYS = ("_attn_implementation", "attn_implementation")
+"""Where a configuration may name the program that computes its attention."""
+
+
+def attention_options(config: dict[str, Any]) -> dict[str, Any]:
+    """Return how to open a model whose configuration names an attention that only some GPUs have: with torch's own."""
+    asked = {config.get(key) for key in ATTENTION_KEYS} - {None, "eager", "sdpa"}
+    return {"attn_implementation": "sdpa"} if asked else {}
 
 
 @torch.no_grad()

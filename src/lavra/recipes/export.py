@@ -16,7 +16,6 @@ from lavra.data.readers import read_rows
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.certificate import FILE, Certificate, certify
 from lavra.models.decoder import Decoder, count_parameters
-from lavra.models.families.exporting import SpecialIds, export_decoder
 from lavra.models.families.companions import (
     carried_config,
     generation_settings,
@@ -24,12 +23,13 @@ from lavra.models.families.companions import (
     read_origin,
     write_companions,
 )
-from lavra.models.families.importing import import_decoder
+from lavra.models.families.exporting import SpecialIds, export_decoder
+from lavra.models.families.importing import read_config
 from lavra.models.families.tokenizer_files import TOKENIZER_CONFIG, has_tokenizer, special_ids
 from lavra.models.wrapped.folders import write_wrapped
 from lavra.models.wrapped.wrapped import Wrapped
 from lavra.recipes.model_card import model_card, wrapped_card
-from lavra.recipes.models import OpenModel, hugging_face_folder, open_model
+from lavra.recipes.models import OpenModel, hugging_face_folder, open_model, read_hugging_face
 from lavra.recipes.sample_text import SENTENCES
 
 COMPARED_TOKENS = 512
@@ -159,9 +159,9 @@ class _Source:
 def _open(location: str) -> _Source:
     folder = hugging_face_folder(location)
     if folder is not None and not has_tokenizer(folder):
-        imported = import_decoder(folder)
+        model = read_hugging_face(folder).eval()
         say(f"{folder} has no tokenizer; the export will have none, and is compared on random tokens")
-        return _Source(imported.model.eval(), None, None, imported.family, folder, folder)
+        return _Source(model, None, None, str(read_config(folder).get("model_type")), folder, folder)
     opened = open_model(location, "cpu")
     return _Source(opened.model, opened.tokenizer, opened, opened.family, opened.folder, opened.files)
 

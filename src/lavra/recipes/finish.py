@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lavra.core.errors import LavraError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
 from lavra.core.seeds import row_streams
@@ -178,8 +179,13 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> lis
         seed=config.seed,
         long_prompt="window",
     )
-    with torch.no_grad():
-        made = generate(model, data.tokenizer, prompts, options)
+    try:
+        with torch.no_grad():
+            made = generate(model, data.tokenizer, prompts, options)
+    except Exception as error:  # the run is trained and measured: no sample text is worth losing that
+        reason = error.message if isinstance(error, LavraError) else f"{type(error).__name__}: {error}"
+        say(f"no sample text was written: {printable(reason)}")
+        return []
     expected = dict(asked)
     for number, one in enumerate(made, start=1):
         if data.examples:

@@ -14,8 +14,8 @@ from lavra.models.decoder import Decoder, build_decoder
 from lavra.models.edits.applying import apply_edits, load_learned_weights
 from lavra.models.edits.base import ModelEdit
 from lavra.models.edits.choices import EditConfig
-from lavra.models.store import SPECIFICATION, decoder_from, load_decoder, save_decoder
 from lavra.models.families.companions import write_companions
+from lavra.models.store import SPECIFICATION, decoder_from, load_decoder, save_decoder
 from lavra.models.wrapped.folders import open_wrapped, write_wrapped
 from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan

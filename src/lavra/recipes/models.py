@@ -123,16 +123,30 @@ def _from_hugging_face(folder: Path, device: torch.device, run: RunFolder | None
     """Read a decoder of a known family into ours; every other language model is used as `transformers` has it."""
     tokenizer = Tokenizer.load(folder)
     config = read_config(folder)
-    kind = choose_kind(config, folder)
-    if kind == "decoder" and config.get("model_type") in FAMILIES:
-        imported = import_decoder(folder)
-        for note in imported.notes:
-            say(f"{folder}: {note}")
-        model = imported.model
-    else:
-        model = open_wrapped(folder, kind)
-    model = _fitting(model, tokenizer, folder).to(device).eval()
+    model = _fitting(read_hugging_face(folder), tokenizer, folder).to(device).eval()
     return OpenModel(model, tokenizer, str(folder), run, str(config.get("model_type")), folder, folder)
+
+
+def read_hugging_face(folder: Path) -> Decoder | Wrapped:
+    """Return the model in a Hugging Face folder: ours where our decoder computes the same, else as `transformers` does.
+
+    Raises:
+        InputError: if there is no language model in it.
+        Damaged: if its files are.
+    """
+    config = read_config(folder)
+    kind = choose_kind(config, folder)
+    if kind != "decoder" or config.get("model_type") not in FAMILIES:
+        return open_wrapped(folder, kind)
+    try:
+        imported = import_decoder(folder)
+    except InputError as error:
+        model = open_wrapped(folder, kind)  # what is wrong with the files themselves is told here
+        say(f"{folder}: {error.message}; it is computed by transformers instead, more slowly")
+        return model
+    for note in imported.notes:
+        say(f"{folder}: {note}")
+    return imported.model
 
 
 def _from_llama2c(path: Path, device: torch.device) -> OpenModel:

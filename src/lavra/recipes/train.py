@@ -26,6 +26,7 @@ from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, sec
 from lavra.recipes.expectation import with_expectation
 from lavra.recipes.finish import finish
 from lavra.recipes.kept import keep_base
+from lavra.recipes.limits import refuse_impossible
 from lavra.recipes.machine_record import record_machine
 from lavra.recipes.material import Material, has_examples, open_material
 from lavra.recipes.pace import Pace, begins_alike
@@ -57,6 +58,7 @@ def train(config: TrainConfig) -> Run:
         Interrupted: when it was asked to stop; everything is saved, and `resume` goes on.
         Diverged: when the numbers are beyond repair.
     """
+    refuse_impossible(config)
     if not config.data:
         raise InputError("no text was given", "lavra train FOLDER, or try: lavra train installed-docs: --budget 2m")
     device = choose_device(config.machine.device)

@@ -22,17 +22,30 @@ from lavra.models.families.tokenizer_files import (
     has_tokenizer,
     named_tokens,
 )
+from lavra.models.reference import ATTENTION_KEYS
 
 GENERATION_CONFIG = "generation_config.json"
 ORIGIN = "origin.json"
 """The `config.json` of the model that ours was read from, beside our own specification."""
 
 _COMPUTED = frozenset(
-    (
-        "architectures auto_map attn_implementation _attn_implementation dtype torch_dtype layer_types "
-        "max_window_layers transformers_version _name_or_path quantization_config rope_scaling rope_parameters "
-        "sliding_window use_sliding_window model_type"
-    ).split()
+    {
+        "architectures",
+        "model_type",
+        "auto_map",
+        "_name_or_path",
+        "transformers_version",
+        "dtype",
+        "torch_dtype",
+        "quantization_config",
+        "rope_scaling",
+        "rope_parameters",
+        "layer_types",
+        "max_window_layers",
+        "sliding_window",
+        "use_sliding_window",
+        *ATTENTION_KEYS,
+    }
 )
 """Keys of a configuration that are written anew: they say what is computed, or where the file came from."""
 
