@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lavra.data.chats import ChatTemplate
 from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizer_extension import with_special_tokens
 
 TURN = "<|im_start|>"
 """The token before a turn, in tokenizers that are trained for chats."""
@@ -31,9 +32,4 @@ def default_chat_template(tokenizer: Tokenizer) -> ChatTemplate:
 
 def with_turn_token(tokenizer: Tokenizer) -> Tokenizer:
     """Return a tokenizer with a special token that begins a turn, as a new last id."""
-    from tokenizers import AddedToken
-    from tokenizers import Tokenizer as Library
-
-    inner = Library.from_str(tokenizer.serialised)
-    inner.add_special_tokens([AddedToken(TURN, special=True, normalized=False)])
-    return Tokenizer(inner, tokenizer.end_of_document_token)
+    return with_special_tokens(tokenizer, [TURN], tokenizer.end_of_document_token)

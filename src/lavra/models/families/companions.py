@@ -117,9 +117,9 @@ def _carry_roles(target: Path, tokenizer: Tokenizer, source: Path) -> None:
     roles = {role: token for role, token in named_tokens(source).items() if token in known and role != "eos_token"}
     write_json(target / TOKENIZER_CONFIG, {**settings, **roles})
     old = read_json(source / TOKENIZER_CONFIG) if (source / TOKENIZER_CONFIG).is_file() else {}
-    lost = [token for token in _marks_of_templates(source, old) if token not in known]
+    lost = [token for token in template_tokens(source) if token not in known]
     if lost:
-        say(f"the chat template was not taken over: the new vocabulary has no {', '.join(sorted(lost)[:3])}")
+        say(f"the chat template was not taken over: the new vocabulary has no {', '.join(lost[:3])}")
         return
     copy_files(source, target, TEMPLATES)
     if old.get("chat_template"):
@@ -128,12 +128,15 @@ def _carry_roles(target: Path, tokenizer: Tokenizer, source: Path) -> None:
         )
 
 
-def _marks_of_templates(source: Path, settings: dict[str, Any]) -> set[str]:
-    """Return the special tokens of the old tokenizer that its chat templates spell out."""
-    text = json.dumps(settings.get("chat_template") or "")
-    text += "".join(path.read_text(encoding="utf8") for path in source.glob("*.jinja"))
-    added = Tokenizer.load(source).inner.get_added_tokens_decoder().values()
-    return {token.content for token in added if token.special and token.content in text}
+def template_tokens(folder: Path | None) -> list[str]:
+    """Return the special tokens of a folder's tokenizer that its chat templates spell out, in order of their ids."""
+    if folder is None or not has_tokenizer(folder):
+        return []
+    settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    text = json.dumps(settings.get("chat_template") or "", ensure_ascii=False)
+    text += "".join(path.read_text(encoding="utf8") for path in sorted(folder.glob("*.jinja")))
+    added = Tokenizer.load(folder).inner.get_added_tokens_decoder()
+    return [token.content for _, token in sorted(added.items()) if token.special and token.content in text]
 
 
 def moved_ids(settings: dict[str, Any], moved: tuple[Tokenizer, Tokenizer] | None) -> dict[str, Any]:
