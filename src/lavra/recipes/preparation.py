@@ -26,7 +26,7 @@ from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import Machine, draft_model
 from lavra.recipes.kept import BASE
 from lavra.recipes.material import ExampleMaterial, Material, TextMaterial, has_examples, open_material
-from lavra.recipes.text import data_folder, is_prepared, prepare_as_asked
+from lavra.recipes.text import data_folder, is_prepared, open_tokenizer, prepare_as_asked, tokenizer_place
 
 _FITTING, _LONGEST, _MULTIPLE = 0.99, 1024, 64
 """Share of the examples that fit a row uncut, unless that makes rows longer than the most; rows are multiples."""
@@ -114,7 +114,7 @@ def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | 
         sizes.append(sum(len(text.encode()) for text in texts))
     size = sum(sizes)
     if config.text.tokenizer:
-        tokenizer = Tokenizer.load(config.text.tokenizer)
+        tokenizer = open_tokenizer(config.text.tokenizer)
     else:
         vocabulary = _vocabulary_chooser(config, machine)(size)
         say(f"training a tokenizer of {vocabulary} tokens")
@@ -128,8 +128,9 @@ def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | 
 
 def _chat_template(config: TrainConfig, home: Path, base: Base | None, tokenizer: Tokenizer) -> ChatTemplate:
     """Return the template of the model to adapt, as it is kept in the run, or of the tokenizer; else one of ours."""
-    folder = home / BASE if base is not None else config.text.tokenizer
-    found = ChatTemplate.load(folder) if folder and Path(folder).is_dir() else None
+    asked = config.text.tokenizer
+    folder = home / BASE if base is not None else tokenizer_place(asked) if asked else None
+    found = ChatTemplate.load(folder) if folder is not None and folder.is_dir() else None
     return found or default_chat_template(tokenizer)
 
 

@@ -25,6 +25,7 @@ from lavra.models.vocabulary import swap_vocabulary
 from lavra.recipes.base import Base
 from lavra.recipes.columns import pair_columns
 from lavra.recipes.config import TrainConfig
+from lavra.recipes.text import open_tokenizer
 
 _SAMPLE_BYTES = 20_000_000
 _MEASURED_BYTES, _MEASURED_CONTEXT = 16_000, 256
@@ -50,7 +51,7 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
     texts = _sample(config, base)
     old = base.tokenizer
     if asked.tokenizer:
-        new = Tokenizer.load(asked.tokenizer)
+        new = open_tokenizer(asked.tokenizer)
     elif asked.vocabulary:
         new = _with_marks_of_chats(Tokenizer.train(texts, asked.vocabulary), base)
     else:

@@ -13,6 +13,7 @@ from typing import Any
 from lavra.core.files import read_json, write_json
 from lavra.core.progress import say
 from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizer_files import built_by_transformers
 from lavra.models.families.importing import CONFIG
 from lavra.models.families.tokenizer_files import (
     TEMPLATES,
@@ -102,8 +103,9 @@ def write_tokenizer(target: Path, tokenizer: Tokenizer, source: Path | None) -> 
         return None
     if old.fingerprint == tokenizer.fingerprint:
         copy_tokenizer(source, target)
-        if not (target / "tokenizer.json").is_file() and not has_tokenizer(target):
-            tokenizer.save(target)
+        built = built_by_transformers(source)
+        if built is not None:  # the new folder may not tell of which type of model the older files are
+            built.save_pretrained(target)
         return None
     tokenizer.save(target)
     _carry_roles(target, tokenizer, source)
