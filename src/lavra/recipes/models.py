@@ -21,6 +21,7 @@ from lavra.models.families.registry import FAMILIES
 from lavra.models.store import SPECIFICATION, load_decoder
 from lavra.models.wrapped.folders import open_wrapped
 from lavra.models.wrapped.kinds import choose_kind
+from lavra.models.wrapped.unfolded import adapter_base, folder_of_adapter, folder_of_gguf, gguf_file
 from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan
 from lavra.recipes.folding import model_for_use
@@ -61,7 +62,8 @@ def open_model(location: str, device: str = "auto", precision: str = "fp32") -> 
 
     Args:
         location: a run folder (its finished model, or its last checkpoint), a checkpoint of a run, a model folder, a
-            Hugging Face folder, a hub name, or a llama2.c checkpoint with its tokenizer beside it.
+            Hugging Face folder, a folder of a `peft` adapter, a GGUF file, a hub name, or a llama2.c checkpoint with
+            its tokenizer beside it.
         device: where it goes.
         precision: of its weights, and so of what it computes: fp32, bf16 (half the memory, and quicker where weights
             are read from memory for few rows), fp16, or auto for what the processor multiplies fastest.
@@ -96,8 +98,7 @@ def _open(location: str, where: torch.device) -> OpenModel:
     folder = hugging_face_folder(location)
     if folder is not None:
         return _from_hugging_face(folder, where)
-    known = "a run folder, one of its checkpoints, a model folder, a Hugging Face folder or a hub name"
-    raise InputError(f"there is no model at {location}", f"give {known}; `lavra runs` lists the runs")
+    raise _absent(location)
 
 
 def _from_folder(folder: Path, device: torch.device, run: RunFolder | None) -> OpenModel:
@@ -107,7 +108,9 @@ def _from_folder(folder: Path, device: torch.device, run: RunFolder | None) -> O
 
 
 def hugging_face_folder(location: str) -> Path | None:
-    """Return the Hugging Face folder that is meant, downloaded if it is a hub's name; None if it is something else.
+    """Return the Hugging Face folder that is meant; None if it is something else.
+
+    A hub's name is downloaded, an adapter of `peft` is worked into its base, and a GGUF file is de-quantised.
 
     Raises:
         InputError: if the hub has no such model, or cannot be reached.
@@ -115,8 +118,42 @@ def hugging_face_folder(location: str) -> Path | None:
     path = Path(location)
     if is_hugging_face_folder(path):
         return path
-    name = None if path.exists() else hub_name(location)
-    return None if name is None else hub_folder(name)
+    if path.exists():
+        file = gguf_file(path)
+        return _adapted_folder(path) if file is None else folder_of_gguf(file.resolve())
+    name = hub_name(location)
+    if name is None:
+        return None
+    folder = hub_folder(name)
+    return folder if is_hugging_face_folder(folder) else _adapted_folder(folder) or folder
+
+
+def _adapted_folder(adapter: Path) -> Path | None:
+    """Return the folder of the model that an adapter makes of its base; None where the folder holds no adapter."""
+    base = adapter_base(adapter)
+    if base is None:
+        return None
+    found = hugging_face_folder(base)
+    if found is None:
+        raise InputError(
+            f"{adapter} is an adapter over {base}, which is no Hugging Face folder", f"bring {base} to this machine"
+        )
+    return folder_of_adapter(adapter.resolve(), found.resolve())
+
+
+def refuse_absent(location: str) -> None:
+    """Refuse a model that is not there, without opening one that is: a name of the hub is looked up.
+
+    Raises:
+        InputError: if there is nothing at `location`, or the hub cannot be reached.
+    """
+    if not Path(location).exists() and hugging_face_folder(location) is None:
+        raise _absent(location)
+
+
+def _absent(location: str) -> InputError:
+    known = "a run folder, one of its checkpoints, a model folder, a Hugging Face folder, a GGUF file or a hub name"
+    return InputError(f"there is no model at {location}", f"give {known}; `lavra runs` lists the runs")
 
 
 def _from_hugging_face(folder: Path, device: torch.device, run: RunFolder | None = None) -> OpenModel:

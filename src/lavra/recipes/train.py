@@ -29,6 +29,7 @@ from lavra.recipes.kept import keep_base
 from lavra.recipes.limits import refuse_impossible
 from lavra.recipes.machine_record import record_machine
 from lavra.recipes.material import Material, has_examples, open_material
+from lavra.recipes.models import refuse_absent
 from lavra.recipes.pace import Pace, begins_alike
 from lavra.recipes.preparation import training_material
 from lavra.recipes.report import page_at_the_end
@@ -61,6 +62,8 @@ def train(config: TrainConfig) -> Run:
     refuse_impossible(config)
     if not config.data:
         raise InputError("no text was given", "lavra train FOLDER, or try: lavra train installed-docs: --budget 2m")
+    if config.base is not None:
+        refuse_absent(config.base)
     device = choose_device(config.machine.device)
     ranks = join_ranks(device)
     if ranks.rank == 0:
