@@ -28,7 +28,7 @@ def run(folder: str, tokens: Path, out: Path) -> None:
         "encoder": transformers.AutoModelForMaskedLM,
         "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
     }[kind]
-    options = attention_options(json.loads((Path(folder) / "config.json").read_text(encoding="utf8")))
+    options = attention_options(folder)
     model, report = opened.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
     )
@@ -53,10 +53,16 @@ ATTENTION_KEYS = ("_attn_implementation", "attn_implementation")
 """Where a configuration may name the program that computes its attention."""
 
 
-def attention_options(config: dict[str, Any]) -> dict[str, Any]:
+def attention_options(folder: str) -> dict[str, Any]:
     """Return how to open a model whose configuration names an attention that only some GPUs have: with torch's own."""
-    asked = {config.get(key) for key in ATTENTION_KEYS} - {None, "eager", "sdpa"}
-    return {"attn_implementation": "sdpa"} if asked else {}
+    values = json.loads((Path(folder) / "config.json").read_text(encoding="utf8"))
+    if not {values.get(key) for key in ATTENTION_KEYS} - {None, "eager", "sdpa"}:
+        return {}
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config._attn_implementation = "sdpa"
+    return {"config": config}
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ def open_wrapped(folder: Path, kind: Kind | None = None, dtype: torch.dtype = to
     config = read_config(folder)
     chosen = choose_kind(config, folder) if kind is None else kind
     special = dict(_SPECIAL.get(str(config.get("model_type")), {}) if chosen == "encoder" else {})
-    special |= attention_options(config)
+    special |= attention_options(str(folder))
     return Wrapped(_load(folder, chosen, dtype, special), chosen)
 
 

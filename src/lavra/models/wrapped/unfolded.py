@@ -57,8 +57,7 @@ def folder_of_adapter(adapter: Path, base: Path) -> Path:
         import peft
     except ImportError as error:
         raise InputError(f"{adapter} is an adapter, and needs peft to be read", "pip install peft") from error
-    config = read_config(base)
-    kind = choose_kind(config, base)
+    kind = choose_kind(read_config(base), base)
     settings = peft.PeftConfig.from_pretrained(str(adapter))
     if settings.is_prompt_learning:
         raise InputError(
