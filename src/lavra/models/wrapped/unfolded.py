@@ -71,7 +71,7 @@ def folder_of_adapter(adapter: Path, base: Path) -> Path:
                 dtype=torch.float32,
                 local_files_only=True,
                 trust_remote_code=False,
-                **attention_options(config),
+                **attention_options(str(base)),
             )
             merged: Any = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
             folder = _temporary("adapter")
