@@ -152,7 +152,8 @@ def folder_of(family: str, kind: str, folder: Path) -> Path:
     }
     configuration = CONFIG_MAPPING[family]
     usual = configuration()
-    fields = {name: value for name, value in SMALL.items() if hasattr(usual, name)}
+    computed = {name for name in SMALL if isinstance(getattr(configuration, name, None), property)}
+    fields = {name: value for name, value in SMALL.items() if hasattr(usual, name) and name not in computed}
     classes[kind].from_config(configuration(**{**fields, **_OWN.get(family, {})})).save_pretrained(folder)
     tokenizer = bart_like()
     tokenizer.save(folder)
