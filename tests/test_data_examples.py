@@ -204,7 +204,13 @@ def test_rows_without_a_part_to_learn_are_counted_and_named(tmp_path: Path):
     found = list(read_examples([str(written(tmp_path / "a.jsonl", rows))], bad))
     assert [row.completion for row in found] == ["b", "only this"]
     assert bad.rows == 2
-    assert bad.counts == {"no part to learn": 2, "empty document": 1, "not text": 2, "NUL byte": 1}
+    assert bad.counts == {
+        "no part to learn": 2,
+        "empty document": 1,
+        "not text": 1,
+        "chat with a part that cannot be used": 1,
+        "NUL byte": 1,
+    }
     assert "a.jsonl:2" in bad.summary()
     with pytest.raises(InputError, match=r"a\.jsonl:2: no part to learn \(no 'prompt and completion' among prompt\)"):
         list(read_examples([str(tmp_path / "a.jsonl")], BadRows(policy="error")))

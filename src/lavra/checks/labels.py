@@ -9,6 +9,7 @@ import torch
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import only, read_by, spans
 from lavra.models.batch import IGNORED, Batch
+from lavra.models.contract import logit_cap_of
 
 _EXAMPLES, _SHOWN, _LINE = 2, 28, 110
 _POSITIONS = 4
@@ -102,6 +103,7 @@ class _Given:
         if not weight.any():
             weight = torch.empty_like(weight).normal_(std=0.02, generator=torch.Generator().manual_seed(1))
         self._projection = weight, None if bias is None else bias.detach().float()
+        self.logit_cap = logit_cap_of(model)
 
     def features(self, batch: Batch) -> torch.Tensor:
         return self._features
@@ -111,7 +113,8 @@ class _Given:
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
         weight, bias = self._projection
-        return torch.nn.functional.linear(features, weight, bias)[..., : self._model.vocabulary]
+        logits = torch.nn.functional.linear(features, weight, bias)[..., : self._model.vocabulary]
+        return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

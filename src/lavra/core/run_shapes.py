@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from lavra.core.shapes import NUMBER, SETTING, TEXT, WHOLE, Either, ListOf, Plain, Table
+from lavra.core.shapes import NUMBER, SETTING, TEXT, WHOLE, Either, ListOf, Plain, Shape, Table
 
 _ESTIMATE = Either((NUMBER, Table(dict.fromkeys(("value", "low", "high"), NUMBER), needed=("value",))))
 _MEASURE_NAMES = ("loss", "perplexity", "bits_per_byte", "bits_per_character", "bits_per_word", "accuracy")
 _MEASURES = dict.fromkeys(_MEASURE_NAMES, _ESTIMATE)
 _SIZE_NAMES = ("documents", "examples", "tokens", "bytes", "characters", "words", "learned", "source_tokens")
-_SIZES = dict.fromkeys((*_SIZE_NAMES, "learned_bytes"), WHOLE)
+_SIZES: dict[str, Shape] = dict.fromkeys((*_SIZE_NAMES, "learned_bytes"), WHOLE)
 
 CONFIG = Table({"data": Either((TEXT, ListOf(TEXT)))})
 

@@ -42,6 +42,9 @@ TOO_LONG = "too long for memory"
 NO_PART_TO_LEARN = "no part to learn"
 ANSWER_TOO_LONG = "answer longer than the context"
 REFUSED_CHAT = "chat that the template refuses"
+FAILING_TEMPLATE = "chat on which the template fails"
+UNUSABLE_TURN = "chat with a part that cannot be used"
+UNWRITTEN_PART = "chat with a part that the template does not write"
 SPELLED_TOKEN = "chat that spells a special token"
 
 WINDOWS_1252 = "read as Windows-1252 (Latin-1), since the bytes are no UTF-8"
@@ -83,6 +86,9 @@ _REMEDIES = {
     NO_PART_TO_LEARN: "name the columns of what is read and what is learned; a chat needs a turn of the assistant",
     ANSWER_TOO_LONG: "shorten the answers, or train with a longer context",
     REFUSED_CHAT: "bring the turns into the order that the template wants, often user and assistant in turn",
+    FAILING_TEMPLATE: "it is the template that fails: correct the line that is named, or give what it asks for",
+    UNUSABLE_TURN: "give each turn a role and a text; images and sound are not read, and a weight is 0 or 1",
+    UNWRITTEN_PART: "take a model whose chat template knows tools, or put them into the text of the turns",
     SPELLED_TOKEN: "remove these tokens from the text: they would end a turn or begin one in somebody's name",
     WINDOWS_1252: "name the encoding, --encoding windows-1252, or convert the file to UTF-8",
     STRAY_QUOTE: "double the quotes within a field, and put quotes around the field",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,16 +12,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lavra.core.errors import InputError
-from lavra.data.bad_rows import ANSWER_TOO_LONG, EXAMPLES, NO_PART_TO_LEARN, REFUSED_CHAT, SPELLED_TOKEN, BadRows
+from lavra.data.bad_rows import (
+    ANSWER_TOO_LONG,
+    EXAMPLES,
+    FAILING_TEMPLATE,
+    NO_PART_TO_LEARN,
+    REFUSED_CHAT,
+    SPELLED_TOKEN,
+    UNWRITTEN_PART,
+    BadRows,
+)
 from lavra.data.bos import bos_before, with_bos
-from lavra.data.chats import ChatTemplate, RefusedChat
+from lavra.data.chats import ChatTemplate, FailingTemplate, RefusedChat, Span
 from lavra.data.example_rows import ExampleRow
 from lavra.data.examples import Kind
 from lavra.data.pairs import encode_pairs
 from lavra.data.tokenizer import Tokenizer
+from lavra.data.turns import ASSISTANT, texts_in
 
 if TYPE_CHECKING:
     import tokenizers
+
+
+_MARK = re.compile(r"<\|.*\|>")
+"""How tokens are spelled that mark turns, in tokenizers that do not call them special."""
+
+_NEEDED = ("tools", "tool_calls", "function_call")
+"""Parts of a chat without which what is learned would be something else."""
 
 
 @dataclass(slots=True)
@@ -86,6 +105,7 @@ class ExampleEncoder:
     Attributes:
         cut: what was cut to fit.
         unknown: learned tokens that stand for what the vocabulary cannot write.
+        unwritten: parts of chats that the template leaves out, with the number of chats that have them.
     """
 
     def __init__(
@@ -103,6 +123,7 @@ class ExampleEncoder:
         self.context, self.source_context, self.chat_template = context, source_context, chat_template
         self.cut = CutExamples()
         self.unknown = 0
+        self.unwritten: Counter[str] = Counter()
 
     def encode(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
         """Return each row as ids; None for those that cannot be used, which are counted in `bad_rows`.
@@ -179,16 +200,32 @@ class ExampleEncoder:
                 f"{row.place} is a chat, and the tokenizer has no chat template",
                 "start from a chat model, put chat_template.jinja beside the tokenizer, or give prompt and completion",
             )
-        spelled = next((name for name in self._marks if any(name in turn["content"] for turn in row.messages)), None)
+        texts = texts_in([row.messages, row.given])
+        spelled = next((name for name in self._marks if any(name in text for text in texts)), None)
         if spelled is not None:
             return self._left_out(SPELLED_TOKEN, row, spelled)
+        parts = dict.fromkeys(name for turn in row.messages for name in turn if name not in ("role", "content"))
+        unwritten = self.chat_template.unwritten([*parts, *row.given], tools="tools" in row.given)
+        needed = [name for name in unwritten if name in _NEEDED]
+        if needed:
+            return self._left_out(UNWRITTEN_PART, row, ", ".join(needed))
         try:
-            text, spans = self.chat_template.render(row.messages)
+            text, spans = self.chat_template.render(row.messages, row.given)
         except RefusedChat as error:
             return self._left_out(REFUSED_CHAT, row, str(error))
+        except FailingTemplate as error:
+            return self._left_out(FAILING_TEMPLATE, row, str(error))
+        learned = self._learned_spans(row, spans)
+        self.unwritten.update([*unwritten, *["turns of the assistant"] * (None in learned)])
         ids, offsets = self._encode_with_marks(text)
-        runs = self._runs(ids, offsets, spans)
+        runs = self._runs(ids, offsets, [span for span in learned if span is not None])
         return self._fitted_chat(row, ids, runs, text, offsets)
+
+    def _learned_spans(self, row: ExampleRow, spans: list[Span | None]) -> list[Span | None]:
+        """Return the spans of the turns that are learned; None for one that the template leaves out."""
+        answers = [number for number, turn in enumerate(row.messages) if turn["role"] == ASSISTANT]
+        both = zip(answers, spans, strict=True)
+        return [span for number, span in both if number not in row.unlearned]
 
     def _runs(self, ids: np.ndarray, offsets: np.ndarray, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return the tokens of each span as (start, end), with the mark after it that ends the turn."""
@@ -231,9 +268,16 @@ class ExampleEncoder:
 
     @cached_property
     def _marks(self) -> dict[str, int]:
-        """The tokens that stand outside the vocabulary of text, by their spelling: those that mark turns among them."""
+        """The tokens that text must not become, by their spelling: those that mark turns and ends.
+
+        Tokens that were added as ordinary ones (`<think>`, `<tool_call>`) are text, and are learned like it.
+        """
         tokenizer = self.tokenizer
-        added = {token.content: number for number, token in tokenizer.inner.get_added_tokens_decoder().items()}
+        added = {
+            token.content: number
+            for number, token in tokenizer.inner.get_added_tokens_decoder().items()
+            if token.special or number == tokenizer.end_of_document or _MARK.fullmatch(token.content)
+        }
         text = {tokenizer.unknown} - {tokenizer.end_of_document}  # the unknown token stands for text
         return {name: number for name, number in added.items() if name.strip() and number not in text}
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from lavra.core.building import building_folder
 from lavra.core.errors import Damaged, InputError
-from lavra.core.files import read_json, write_json
+from lavra.core.files import read_json, write_atomically, write_json
 from lavra.core.progress import Progress, say
 from lavra.data.ahead import one_ahead
 from lavra.data.bad_rows import OVERLAP, UNKNOWN_TOKEN, BadRows, OnBadRow
-from lavra.data.chats import ChatTemplate
+from lavra.data.chats import TEMPLATE_FILE, ChatTemplate
 from lavra.data.compressed import BytesRead
 from lavra.data.example_encoding import ExampleEncoder
 from lavra.data.example_rows import (
@@ -121,7 +121,7 @@ def prepare_examples(
             None for no limit.
         source_context: most positions on the encoder's side: a longer text loses its end; None for no limit.
         columns: of prompt and completion; without them, chats and usual names are recognised.
-        chat_template: of the tokenizer, for chats.
+        chat_template: of the tokenizer, for chats; written beside it where there are any.
         validation_share: the share of the prompts' bytes to hold out; a prompt's hash decides, see `lavra.data.split`.
         validation_limit: bytes of prompts to hold out at most.
         on_bad_row: leave bad rows out ("skip"), stop at them ("error"), or also at whatever is left out, guessed or cut
@@ -139,10 +139,11 @@ def prepare_examples(
     bad_rows = BadRows(policy=on_bad_row)
     with building_folder(Path(out), force=force, inputs=locations, kind="prepared examples") as building:
         spool = building / _SPOOL
-        counter = SplitCounter(validation_share, validation_limit)
+        counter, chats = SplitCounter(validation_share, validation_limit), 0
         given = GivenValidation()
         for row in spool_examples(_reading(locations, bad_rows, columns, normalize, encoding, validation), spool):
             (given if row.held_out else counter).add(row.key.encode())
+            chats += bool(row.messages)
         encoder = ExampleEncoder(
             tokenizer,
             kind,
@@ -159,12 +160,16 @@ def prepare_examples(
         learned = sum(manifest.learned for manifest in manifests.values())
         spool.unlink()
         tokenizer.save(building / TOKENIZER)
+        if chats and chat_template is not None:
+            write_atomically(building / TOKENIZER / TEMPLATE_FILE, chat_template.text)
+            say(f"chats: written by {chat_template.origin}")
         notes = encoder.cut.summary(examples, context, source_context)
-        for text in filter(None, (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned))):
-            say(text)
+        for text in (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned), _unwritten(encoder)):
+            if text:
+                say(text)
         report = {
             "data": list(locations),
-            **_told(encoder, split, manifests),
+            **_told(encoder, split, manifests, chats),
             "normalize": normalize,
             "encoding": encoding,
             "validation_data": list(validation),
@@ -174,7 +179,7 @@ def prepare_examples(
     return open_prepared_examples(out)
 
 
-def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleManifest]) -> dict[str, Any]:
+def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleManifest], chats: int) -> dict[str, Any]:
     """Return what was left out, cut and split, as plain values for the report."""
     return {
         "kind": encoder.kind,
@@ -183,6 +188,8 @@ def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleMan
         **encoder.bad_rows.report(),
         "cut": asdict(encoder.cut),
         "unknown": encoder.unknown,
+        "unwritten": dict(encoder.unwritten),
+        "chats": chats,
         "split": {**split.to_json(), **{side: _sizes(manifest) for side, manifest in manifests.items()}},
     }
 
@@ -195,6 +202,12 @@ def _unwritable(unknown: int, learned: int) -> str:
         f"{unknown / learned:.2%} of the tokens to learn stand for what the tokenizer cannot write, and the model will "
         "learn to write them so: take a tokenizer made for this language"
     )
+
+
+def _unwritten(encoder: ExampleEncoder) -> str:
+    """Return what to say of parts of chats that the template leaves out."""
+    parts = ", ".join(f"{name} (in {count:,} chats)" for name, count in encoder.unwritten.most_common())
+    return f"the chat template does not write, and so nothing is learned of: {parts}" if parts else ""
 
 
 def _sizes(manifest: ExampleManifest) -> dict[str, int]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lavra.core.errors import InputError
+from lavra.core.network import why_no_hub
 from lavra.core.progress import say
 from lavra.data.bad_rows import (
     BROKEN_UTF8,
@@ -264,6 +265,12 @@ class _Reading:
         except ImportError as error:
             raise InputError(f"{location} needs the datasets library", "pip install datasets") from error
         name, _, split = location.removeprefix(HUB).partition(":")
+        reason = why_no_hub()
+        if reason is not None:
+            raise InputError(
+                f"{location} is a dataset of the Hugging Face hub, which cannot be reached ({reason})",
+                "connect to the network, or name files on this machine",
+            )
         try:
             stream = datasets.load_dataset(name, split=split or "train", streaming=True)
         except Exception as error:  # the library raises many kinds; each means that this data cannot be had

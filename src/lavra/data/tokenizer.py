@@ -132,6 +132,7 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": self.end_of_document_token,
             "bos_token": self.inner.id_to_token(self.document_bos),
+            "pad_token": self.end_of_document_token,  # so that rows of different lengths can be put together
             "clean_up_tokenization_spaces": False,
             "model_max_length": 10**12,
         }

@@ -17,6 +17,7 @@ from lavra.evaluation.documents import Documents
 from lavra.evaluation.results import LikelihoodResult
 from lavra.evaluation.windows import Windows, make_batch, plan_windows
 from lavra.models.batch import IGNORED
+from lavra.models.contract import logit_cap_of
 from lavra.models.inference import device_of, evaluating
 from lavra.objectives.cross_entropy import token_losses
 from lavra.objectives.targets import padded_width
@@ -126,7 +127,8 @@ def _try(
         features = model.features(batch).flatten(0, 1)[chosen]
         weight, bias = model.output_projection()
         targets = batch.targets.flatten()[chosen]
-        nll = token_losses(features, weight, targets, bias=bias, vocabulary=model.vocabulary)
+        cap = logit_cap_of(model)
+        nll = token_losses(features, weight, targets, bias=bias, vocabulary=model.vocabulary, cap=cap)
         return _Scored(nll[: len(wanted)], wanted // length, owners)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

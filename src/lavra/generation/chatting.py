@@ -11,7 +11,7 @@ import torch
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.seeds import numpy_stream
-from lavra.data.chats import ChatTemplate, RefusedChat
+from lavra.data.chats import ChatTemplate, FailingTemplate, RefusedChat
 from lavra.generation.decoding import Decoding
 from lavra.generation.options import GenerateOptions
 from lavra.generation.prompts import decoder_prompt, writes_from_source
@@ -135,7 +135,7 @@ class Conversation:
     def _rendered(self, messages: list[Message], *, asks: bool = False) -> str:
         try:
             return self.template.text_of(messages, asks=asks)
-        except RefusedChat as error:
+        except (RefusedChat, FailingTemplate) as error:
             raise InputError(
                 f"{self.template.origin} refuses the conversation: {error}",
                 "leave --system out if it takes no system turn",

@@ -50,6 +50,8 @@ class Certificate:
         tied_by_config: the folder's config.json says so.
         missing: tensors that they wanted and the folder lacks.
         unexpected: tensors of the folder that they did not use.
+        lost: what the folder says otherwise than the model's own did, beside the weights: chat template, special
+            tokens, settings of generation.
         transformers: its version.
         torch: its version.
     """
@@ -68,6 +70,7 @@ class Certificate:
     unexpected: tuple[str, ...]
     transformers: str
     torch: str
+    lost: tuple[str, ...] = ()
 
     @property
     def tolerance(self) -> float:
@@ -76,8 +79,8 @@ class Certificate:
 
     @property
     def holds(self) -> bool:
-        """Whether both are the same model: logits within the tolerance, same ties, no tensor missing or left over."""
-        complete = not self.missing and not self.unexpected
+        """Whether both are the same model: logits within the tolerance, same ties, nothing missing or left over."""
+        complete = not self.missing and not self.unexpected and not self.lost
         return complete and self.tied == self.transformers_tied and self.largest_difference <= self.tolerance
 
     def to_json(self) -> dict[str, Any]:
@@ -93,11 +96,12 @@ class Certificate:
     def __str__(self) -> str:
         verdict = "the same model" if self.holds else "NOT the same model"
         ties = f"head tied: {_yes(self.tied)}, in transformers: {_yes(self.transformers_tied)}"
-        lost = "".join(
-            f"\n  {what} tensors: {', '.join(names)}"
-            for what, names in (("missing", self.missing), ("unused", self.unexpected))
-            if names
+        lists = (
+            ("missing tensors", self.missing),
+            ("unused tensors", self.unexpected),
+            ("not carried over", self.lost),
         )
+        lost = "".join(f"\n  {what}: {', '.join(names)}" for what, names in lists if names)
         return (
             f"certificate: {verdict} in transformers {self.transformers} ({self.architecture})\n"
             f"  logits of {self.tokens} tokens differ by at most {self.largest_difference:.2e} "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lavra.models.batch import Batch
+from lavra.models.contract import logit_cap_of
 from lavra.objectives.base import Loss
 from lavra.objectives.cross_entropy import summed_cross_entropy
 from lavra.objectives.window_rows import batch_of_windows
@@ -54,5 +55,6 @@ class Causal:
             vocabulary=model.vocabulary,
             label_smoothing=self.label_smoothing if features.requires_grad else 0.0,
             compiled=self.compiled,
+            cap=logit_cap_of(model),
         )
         return Loss(total, batch.weight)

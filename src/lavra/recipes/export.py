@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,20 @@ from lavra.data.readers import read_rows
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.certificate import FILE, Certificate, certify
 from lavra.models.decoder import Decoder, count_parameters
+from lavra.models.families.companions import (
+    carried_config,
+    generation_settings,
+    lost_companions,
+    read_origin,
+    write_companions,
+)
 from lavra.models.families.exporting import SpecialIds, export_decoder
-from lavra.models.families.importing import import_decoder, read_config
-from lavra.models.families.tokenizer_files import copy_tokenizer, has_tokenizer, special_ids
+from lavra.models.families.importing import read_config
+from lavra.models.families.tokenizer_files import TOKENIZER_CONFIG, has_tokenizer, special_ids
 from lavra.models.wrapped.folders import write_wrapped
 from lavra.models.wrapped.wrapped import Wrapped
-from lavra.recipes.kept import BASE
 from lavra.recipes.model_card import model_card, wrapped_card
-from lavra.recipes.models import OpenModel, hugging_face_folder, open_model
+from lavra.recipes.models import OpenModel, hugging_face_folder, open_model, read_hugging_face
 from lavra.recipes.sample_text import SENTENCES
 
 COMPARED_TOKENS = 512
@@ -100,6 +106,7 @@ def export(
         family, tied = _write(source, building)
         _write_tokenizer(source, building)
         certificate = certify(source.model, building, windows, sources=read, tied=tied)
+        certificate = replace(certificate, lost=lost_companions(building, source.files))
         _demand(certificate, f"{model} was not exported as it is")
         write_json(building / FILE, _certificates(certificate, of_source, folded))
         write_atomically(building / "README.md", _card(source, out.name, family, certificate))
@@ -130,7 +137,14 @@ def _write(source: _Source, folder: Path) -> tuple[str, bool]:
     if isinstance(source.model, Wrapped):
         write_wrapped(folder, source.model)
         return source.model.inner.config.model_type, source.model.tied
-    exported = export_decoder(folder, source.model, _ids(source), source.family)
+    exported = export_decoder(
+        folder,
+        source.model,
+        _ids(source),
+        source.family,
+        carried=carried_config(source.files),
+        generation=generation_settings(source.files),
+    )
     return exported.family, exported.spec.tied
 
 
@@ -166,6 +180,7 @@ class _Source:
     opened: OpenModel | None
     family: str | None
     folder: Path | None
+    files: Path | None
 
     @property
     def run(self) -> RunFolder | None:
@@ -175,30 +190,29 @@ class _Source:
 def _open(location: str) -> _Source:
     folder = hugging_face_folder(location)
     if folder is not None and not has_tokenizer(folder):
-        imported = import_decoder(folder)
+        model = read_hugging_face(folder).eval()
         say(f"{folder} has no tokenizer; the export will have none, and is compared on random tokens")
-        return _Source(imported.model.eval(), None, None, imported.family, folder)
+        return _Source(model, None, None, str(read_config(folder).get("model_type")), folder, folder)
     opened = open_model(location, "cpu")
-    folder = opened.folder
-    if folder is None and opened.run is not None and isinstance(opened.model, Wrapped):
-        folder = opened.run.path / BASE  # a checkpoint: the tokenizer's own files are beside what it began from
-    return _Source(opened.model, opened.tokenizer, opened, opened.family, folder)
+    return _Source(opened.model, opened.tokenizer, opened, opened.family, opened.folder, opened.files)
 
 
 def _ids(source: _Source) -> SpecialIds:
-    if source.folder is not None:
-        return special_ids(read_config(source.folder))
+    origin = read_origin(source.files)
+    if origin:
+        return special_ids(origin)
     if source.tokenizer is None:
         return {}
     return {"bos_token_id": source.tokenizer.document_bos, "eos_token_id": source.tokenizer.end_of_document}
 
 
 def _write_tokenizer(source: _Source, folder: Path) -> None:
-    if source.folder is not None:
-        copy_tokenizer(source.folder, folder)
-    elif source.tokenizer is not None:
-        source.tokenizer.save(folder)
-        settings = folder / "tokenizer_config.json"
+    """Write the tokenizer and the settings of generation; a tokenizer of our own is told what the model can read."""
+    if source.tokenizer is None:
+        return
+    write_companions(folder, source.tokenizer, source.files, ours=False)
+    if not read_origin(source.files):
+        settings = folder / TOKENIZER_CONFIG
         asked = {"model_max_length": source.model.context, "model_input_names": ["input_ids", "attention_mask"]}
         write_json(settings, {**read_json(settings), **asked})
 

@@ -10,7 +10,7 @@ from lavra.core.building import building_folder
 from lavra.core.files import write_json
 from lavra.core.replacing import check_replaceable
 from lavra.generation.engines.converting import Convertible, convert, log_probabilities
-from lavra.models.families.tokenizer_files import copy_tokenizer
+from lavra.models.families.companions import write_tokenizer
 from lavra.recipes.models import open_model
 from lavra.recipes.sample_text import SENTENCES
 
@@ -77,10 +77,7 @@ def export_ctranslate2(
     out = Path(out)
     with building_folder(out, force=force, inputs=[model], kind="model for ctranslate2") as building:
         convert(source, building, quantization)
-        if opened.folder is not None:
-            copy_tokenizer(opened.folder, building)
-        else:
-            opened.tokenizer.save(building)
+        write_tokenizer(building, opened.tokenizer, opened.files)
         difference, tokens = _difference(source, building)
         size = sum(file.stat().st_size for file in building.glob("model.bin")) / 1e6
         made = CTranslate2Export(out, quantization, size, difference, tokens)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lavra.core.errors import LavraError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
 from lavra.core.seeds import row_streams
@@ -29,7 +30,7 @@ from lavra.recipes.best_step import checkpoint_to_deliver
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.expectation import against, measured_memory
 from lavra.recipes.folding import write_folded
-from lavra.recipes.kept import BASE, write_model
+from lavra.recipes.kept import companions_folder, write_model
 from lavra.recipes.material import Material, TextMaterial
 from lavra.reports.run_table import predicted_table
 from lavra.training.checkpoints import CheckpointStore
@@ -113,7 +114,8 @@ def export_model(run: Path, plan: Plan, assembly: Assembly, data: Material) -> d
         batch = assembly.trainer.objective.encode(rows, row_streams(0, "folding", first=0), 1.0)
         check = write_folded(run, run / MODEL_FOLDER, plan, weights, data.tokenizer, batch)
         return None if check is None else check.to_json()
-    write_model(run / MODEL_FOLDER, assembly.model, data.tokenizer, run / BASE, weights)
+    files = companions_folder(run, data.folder)
+    write_model(run / MODEL_FOLDER, assembly.model, data.tokenizer, files, weights)
     return None
 
 
@@ -187,8 +189,13 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> lis
         seed=config.seed,
         long_prompt="window",
     )
-    with torch.no_grad():
-        made = generate(model, data.tokenizer, prompts, options)
+    try:
+        with torch.no_grad():
+            made = generate(model, data.tokenizer, prompts, options)
+    except Exception as error:  # the run is trained and measured: no sample text is worth losing that
+        reason = error.message if isinstance(error, LavraError) else f"{type(error).__name__}: {error}"
+        say(f"no sample text was written: {printable(reason)}")
+        return []
     expected = dict(asked)
     for number, one in enumerate(made, start=1):
         if data.examples:

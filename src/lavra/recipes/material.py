@@ -70,6 +70,7 @@ class Material(ABC):
     """Text in windows, or examples of which a part is learned.
 
     Attributes:
+        folder: where what was prepared lies.
         tokenizer: of all of it.
         bytes: of the text to train on.
         bytes_per_target: of the text that the targets of training spell.
@@ -80,6 +81,7 @@ class Material(ABC):
 
     examples = False
     context: int | None = None
+    folder: Path
     tokenizer: Tokenizer
     bytes: int
     bytes_per_target: float
@@ -141,7 +143,7 @@ class TextMaterial(Material):
     """
 
     def __init__(self, prepared: Prepared) -> None:
-        self.prepared = prepared
+        self.prepared, self.folder = prepared, prepared.folder
         manifest = prepared.train.manifest
         self.tokenizer, self.bytes = prepared.tokenizer, manifest.bytes
         self.bytes_per_target = manifest.bytes_per_token
@@ -239,7 +241,7 @@ class ExampleMaterial(Material):
     examples = True
 
     def __init__(self, prepared: PreparedExamples) -> None:
-        self.prepared = prepared
+        self.prepared, self.folder = prepared, prepared.folder
         manifest = prepared.train.manifest
         self.tokenizer, self.context = prepared.tokenizer, prepared.report["context"]
         self.bytes_per_target = manifest.bytes_per_token

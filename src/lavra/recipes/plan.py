@@ -39,7 +39,7 @@ from lavra.recipes.plan_forecast import expected_start, forecast_of
 from lavra.recipes.plan_model import described, model_of, starting_model, with_context
 from lavra.recipes.plan_notes import COMFORTABLE_BUDGET, notes_on
 from lavra.recipes.plan_request import PlanRequest
-from lavra.recipes.text import given_tokenizer, is_prepared
+from lavra.recipes.text import is_prepared, open_tokenizer
 from lavra.training.devices import choose_device, use_threads
 from lavra.training.optimizers import OptimizerOptions
 
@@ -186,7 +186,7 @@ def _survey(request: PlanRequest, draft: _Draft) -> Survey:
 
 def _tokenizer(request: PlanRequest, draft: _Draft) -> Tokenizer | Callable[[int], int]:
     if request.text.tokenizer:
-        return given_tokenizer(request.text.tokenizer)
+        return open_tokenizer(request.text.tokenizer)
     if request.base is not None:
         return starting_model(request.base).tokenizer
     asked = model_of(request)

@@ -28,8 +28,10 @@ from lavra.recipes.expectation import with_expectation
 from lavra.recipes.finish import finish
 from lavra.recipes.first_look import located, look_first, no_ghost
 from lavra.recipes.kept import keep_base
+from lavra.recipes.limits import refuse_impossible
 from lavra.recipes.machine_record import record_machine
 from lavra.recipes.material import Material, has_examples, open_material
+from lavra.recipes.models import refuse_absent
 from lavra.recipes.pace import Pace, begins_alike
 from lavra.recipes.preparation import training_material
 from lavra.recipes.report import page_at_the_end
@@ -60,8 +62,11 @@ def train(config: TrainConfig) -> Run:
         Interrupted: when it was asked to stop; everything is saved, and `resume` goes on.
         Diverged: when the numbers are beyond repair.
     """
+    refuse_impossible(config)
     if not config.data:
         raise InputError("no text was given", "lavra train FOLDER, or try: lavra train installed-docs: --budget 2m")
+    if config.base is not None:
+        refuse_absent(config.base)
     device = choose_device(config.machine.device)
     config = located(config)
     ranks = join_ranks(device)
@@ -149,7 +154,7 @@ def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base |
     if config.base is None:
         return None
     base = with_another_vocabulary(config, read_base(config, device, examples=has_examples(config)))
-    keep_base(home, base.opened.model, base.tokenizer, base.opened.folder)
+    keep_base(home, base.opened.model, base.tokenizer, base.opened.files)
     return base
 
 

@@ -14,6 +14,7 @@ from lavra.core.errors import Damaged, InputError
 from lavra.core.files import read_json, write_json
 from lavra.models.families.importing import CONFIG, read_config
 from lavra.models.families.tokenizer_files import copy_tokenizer
+from lavra.models.reference import ATTENTION_KEYS, attention_options
 from lavra.models.wrapped.kinds import Kind, automatic_class, choose_kind
 from lavra.models.wrapped.quiet import quietly
 from lavra.models.wrapped.wrapped import Wrapped
@@ -38,7 +39,8 @@ def open_wrapped(folder: Path, kind: Kind | None = None, dtype: torch.dtype = to
     """
     config = read_config(folder)
     chosen = choose_kind(config, folder) if kind is None else kind
-    special = _SPECIAL.get(str(config.get("model_type")), {}) if chosen == "encoder" else {}
+    special = dict(_SPECIAL.get(str(config.get("model_type")), {}) if chosen == "encoder" else {})
+    special |= attention_options(str(folder))
     return Wrapped(_load(folder, chosen, dtype, special), chosen)
 
 
@@ -125,7 +127,8 @@ def write_wrapped(
     with quietly():
         model.inner.save_pretrained(folder, state_dict=_state(model, weights))
     config: Any = read_json(folder / CONFIG)
-    write_json(folder / CONFIG, {**config, **_corrections(model, weights)})
+    kept = {key: value for key, value in config.items() if key not in ATTENTION_KEYS}
+    write_json(folder / CONFIG, {**kept, **_corrections(model, weights)})
     if tokenizer_files_from is not None:
         copy_tokenizer(tokenizer_files_from, folder)
 
