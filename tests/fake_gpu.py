@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 GPU = torch.device("cuda", 0)
-_BENEATH = torch.device("meta")
+_BENEATH = torch.device("meta", 0)
 _CPU = torch.device("cpu")
 
 
@@ -168,8 +168,8 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         gpu = isinstance(args[0], OnGPU)
     asked = kwargs.get("device")
     if asked is not None:
-        gpu = torch.device(asked).type == _BENEATH.type
-        kwargs = {**kwargs, "device": _CPU}
+        gpu = torch.device(asked) == _BENEATH
+        kwargs = {**kwargs, "device": _CPU} if gpu else kwargs
     kwargs.pop("pin_memory", None)
     known = {id(tensor.values): tensor for tensor in given if isinstance(tensor, OnGPU)}
     result = func(*_values(args), **_values(kwargs))

@@ -65,10 +65,10 @@ def lively(trainer: Trainer) -> Iterator[None]:
     structural checks look for.
     """
     zeros = [parameter for parameter in trainer.model.parameters() if not parameter.detach().any()]
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device="cpu").manual_seed(0)
     with torch.no_grad():
         for parameter in zeros:
-            noise = torch.empty(parameter.shape).normal_(std=0.02, generator=generator)
+            noise = torch.empty(parameter.shape, device="cpu").normal_(std=0.02, generator=generator)
             parameter.copy_(noise)
     try:
         yield
