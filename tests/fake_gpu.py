@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map
 GPU = torch.device("cuda", 0)
 _BENEATH = torch.device("meta", 0)
 _CPU = torch.device("cpu")
+_SET_DATA = torch.Tensor.data.__set__  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class OnGPU(torch.Tensor):
@@ -70,10 +71,11 @@ class OnGPU(torch.Tensor):
 
     @data.setter
     def data(self, new: torch.Tensor) -> None:
-        if not isinstance(new, OnGPU):
-            raise RuntimeError("the data of a tensor of the GPU must be on the GPU")
-        torch.Tensor.data.__set__(self, new)  # pyright: ignore[reportAttributeAccessIssue]
-        self.values = new.values
+        if isinstance(new, OnGPU):
+            _SET_DATA(self, new)
+            self.values = new.values
+        else:
+            _become(self, new)
 
     def data_ptr(self) -> int:  # what tells tensors that share their memory
         return self.values.data_ptr()
@@ -97,6 +99,13 @@ class OnGPU(torch.Tensor):
 
     def __repr__(self, **_: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         return f"OnGPU({self.values!r})"
+
+
+def _become(tensor: torch.Tensor, new: torch.Tensor) -> None:
+    """Let a tensor, often a parameter, be one of the other device: what setting its `data` does."""
+    wanted = tensor.requires_grad
+    made = torch.nn.Parameter(new, wanted) if isinstance(tensor, torch.nn.Parameter) else new.detach()
+    torch.utils.swap_tensors(tensor, made)
 
 
 class Generator(torch.Generator):
@@ -217,6 +226,8 @@ class _Calls(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "cuda":
             return args[0].to(_BENEATH)
+        if func == _SET_DATA and isinstance(args[1], OnGPU) and not isinstance(args[0], OnGPU):
+            return _become(args[0], args[1])
         if name == "tolist" and isinstance(args[0], OnGPU):  # refused to subclasses
             return args[0].values.tolist()
         if name in _READ_BY_TORCH and "device" in kwargs:
