@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -240,12 +241,30 @@ class _Calls(TorchFunctionMode):
         return result
 
 
+def _library() -> dict[str, Callable[..., Any]]:
+    """Return what `torch.cuda` says of the device."""
+    gib = 1 << 30
+    properties = SimpleNamespace(name="a fake GPU", total_memory=8 * gib, major=8, minor=0, multi_processor_count=8)
+    return {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_device_properties": lambda *_: properties,
+        "get_device_name": lambda *_: properties.name,
+        "get_device_capability": lambda *_: (8, 0),
+        "max_memory_allocated": lambda *_: gib,
+        "memory_allocated": lambda *_: gib,
+        "reset_peak_memory_stats": lambda *_: None,
+        "empty_cache": lambda: None,
+    }
+
+
 @contextmanager
-def fake_gpu() -> Iterator[torch.device]:
+def fake_gpu(*, library: bool = False) -> Iterator[torch.device]:
     """Let `cuda:0` be there within the block, and yield it.
 
-    `torch.cuda.is_available()` stays false: what is asked of the library itself, such as the memory of the device, is
-    not played.
+    Args:
+        library: let `torch.cuda` say so too, as whole commands ask; else it says that there is no GPU.
     """
     insert: Callable[..., Any] = _device.DeviceContext.__torch_function__
 
@@ -267,6 +286,8 @@ def fake_gpu() -> Iterator[torch.device]:
             (torch.cuda, "set_rng_state", lambda state, *_: torch.set_rng_state(state)),
         ):
             stack.enter_context(mock.patch.object(target, attribute, value))
+        for attribute, value in _library().items() if library else ():
+            stack.enter_context(mock.patch.object(torch.cuda, attribute, value))
         # A parameter stays the object that it was when its module is moved, and weights that are tied stay so.
         stack.callback(future.set_swap_module_params_on_conversion, future.get_swap_module_params_on_conversion())
         future.set_swap_module_params_on_conversion(True)

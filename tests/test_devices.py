@@ -1,4 +1,4 @@
-"""Everything that learns or answers on a GPU runs with its tensors there: nothing is drawn, made or indexed elsewhere."""
+"""Everything that learns on a GPU runs with its tensors there: nothing is drawn, made or indexed elsewhere."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ import tiny_training as tiny
 import wrapped_models
 import wrapped_training
 from edited_models import base_model
-from fake_gpu import OnGPU, fake_gpu
+from fake_gpu import GPU, OnGPU, fake_gpu
+from lavra.checks import labels
 from lavra.checks.base import Subject
+from lavra.checks.batches import only, with_targets
 from lavra.checks.battery import FULL, run_checks
+from lavra.checks.labels import check_labels
+from lavra.checks.losses import check_first_loss
 from lavra.data.bigrams import count_bigrams
 from lavra.data.prepare import Prepared
 from lavra.data.trigrams import count_trigrams
 from lavra.data.window_source import WindowSource
-from lavra.models.batch import Batch
+from lavra.models.batch import IGNORED, Batch
 from lavra.models.bigram_start import loss_by_bigrams, start_from_bigrams
-from lavra.models.decoder import build_decoder
+from lavra.models.decoder import Decoder, build_decoder
 from lavra.models.edits.applying import apply_edits, fold_edits
 from lavra.models.edits.choices import AdapterConfig, EditConfig
 from lavra.models.trigram_start import start_from_trigrams
@@ -178,7 +182,7 @@ def ended(subject: Subject) -> list[str]:
 
 
 @pytest.mark.usefixtures("short_checks")
-@pytest.mark.parametrize("style", check_subjects.STYLES)
+@pytest.mark.parametrize("style", ["gpt2-124m", "tinyllama-1.1b", "lavra-9m"])
 def test_every_check_of_a_decoder_runs_on_the_gpu(style: str, laws: Prepared, gpu: torch.device) -> None:
     assert ended(check_subjects.decoder_subject(check_subjects.shrunk(style), laws, device=gpu)) == []
 
@@ -188,3 +192,34 @@ def test_every_check_of_a_decoder_runs_on_the_gpu(style: str, laws: Prepared, gp
 def test_every_check_of_a_wrapped_model_runs_on_the_gpu(name: str, gpu: torch.device) -> None:
     model = wrapped_models.wrapped_model(name, noise=0.05)
     assert ended(wrapped_training.subject_of(model, learning_rate=1e-2, device=gpu)) == []
+
+
+def _drawn_elsewhere(shape: Any, number: int, *, std: float = 1.0) -> torch.Tensor:
+    return torch.empty(tuple(shape), device=GPU).normal_(std=std, generator=torch.Generator().manual_seed(number))
+
+
+FAULTS: dict[str, tuple[Any, str, Any, str]] = {
+    "a generator": (labels, "fixed_normal", _drawn_elsewhere, "labels: it ended with RuntimeError: Expected a 'cuda'"),
+    "a mask": (
+        labels,
+        "only",
+        lambda batch, row, place: with_targets(batch, only(batch, row, place).targets.cpu() != IGNORED),
+        "labels: it ended with RuntimeError: Expected all tensors to be on the same device",
+    ),
+    "an index": (
+        Decoder,
+        "_embed",
+        lambda self, inputs, positions, read: self.embedding(inputs.cpu()),
+        "first_loss: it ended with RuntimeError: Expected all tensors to be on the same device",
+    ),
+}
+
+
+@pytest.mark.usefixtures("short_checks")
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_seen(name: str, laws: Prepared, gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, attribute, fault, told = FAULTS[name]
+    subject = check_subjects.decoder_subject(check_subjects.shrunk("lavra-9m"), laws, device=gpu)
+    monkeypatch.setattr(place, attribute, fault)
+    results = run_checks(subject, [(check_first_loss, 0.0), (check_labels, 0.0)]).results
+    assert any(f"{one.name}: {one.measured}".startswith(told) for one in results)

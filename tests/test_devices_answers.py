@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 
 from byte_level import ByteTokenizer, lively_decoder
 from fake_gpu import fake_gpu
+from lavra.cli.main import main
 from lavra.evaluation.documents import documents_of_rows
 from lavra.evaluation.likelihood import likelihood
 from lavra.generation.classifying import Classifier
@@ -19,6 +23,7 @@ from lavra.generation.options import GenerateOptions
 from lavra.generation.scoring import score
 from lavra.generation.templates import read_templates
 from lavra.models.wrapped.wrapped import Wrapped
+from lavra.planning import hardware
 from test_generation_encoder_decoders import TOKENIZER as WITH_MARKS
 from test_generation_encoder_decoders import encoder_decoder
 from transformers_models import small_model
@@ -48,8 +53,10 @@ def gpu() -> Iterator[torch.device]:
         yield device
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("way", WAYS)
+PAIRS = [("rope, grouped, recall, pairs", way) for way in WAYS] + [("alibi", "sampling"), ("learned", "beams")]
+
+
+@pytest.mark.parametrize(("shape", "way"), PAIRS)
 def test_a_decoder_writes_the_texts_of_the_cpu(shape: str, way: str, gpu: torch.device) -> None:
     model, options = lively_decoder(4, context=20, **SHAPES[shape]), GenerateOptions(max_new_tokens=8, **WAYS[way])
     expected = generate(model, BYTES, PROMPTS, options)
@@ -101,3 +108,24 @@ def test_a_wrapped_decoder_writes_the_texts_of_the_cpu(family: str, way: str, gp
     expected = generate(model, BYTES, PROMPTS, options)
     found = generate(model.to(gpu), BYTES, PROMPTS, options)
     assert [one.text for one in found] == [one.text for one in expected]
+
+
+@pytest.fixture
+def small_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(hardware._SIDES, "cuda", 64)  # of the products that measure its peak
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_a_run_is_trained_checked_and_used_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, run = tmp_path / "topics.jsonl", str(tmp_path / "run")
+    rows = [{"text": topics[name][:2000]} for name in sorted(topics)[:16]]
+    text.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf8")
+    shape = ["--model.depth", "1", "--model.width", "16", "--model.heads", "2", "--model.context", "32"]
+    with fake_gpu(library=True):
+        assert main(["train", str(text), "--steps", "2", *shape, "--text.vocabulary", "300", "--out", run]) == 0
+        assert main(["generate", run, "--prompt", "The", "--max-new-tokens", "3"]) == 0
+        assert main(["evaluate", run, "--data", str(text)]) == 0
+    told = capsys.readouterr()
+    assert "on cuda" in told.out + told.err
+    assert "it ended with" not in told.out + told.err

@@ -57,8 +57,6 @@ def test_the_fake_gpu_takes_what_a_gpu_takes(gpu: torch.device) -> None:
     assert torch.arange(3).device == torch.device("cpu")
 
 
-
-
 def test_tied_weights_stay_tied_and_parameters_the_same_objects(gpu: torch.device) -> None:
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
     model[1].weight = model[0].weight
