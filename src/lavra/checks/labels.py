@@ -8,6 +8,7 @@ import torch
 
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import only, read_by, spans
+from lavra.core.seeds import fixed_normal
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.contract import logit_cap_of
 
@@ -74,9 +75,8 @@ def _misplaced(subject: Subject) -> tuple[str, str] | None:
     """Look from which position's features each target is predicted, by the gradient at the features."""
     batch = subject.encoded
     # Features unlike each other, and a head that is not zero, so that every influence has a gradient.
-    generator = torch.Generator().manual_seed(0)
     shape = *batch.targets.shape, subject.model.output_projection()[0].shape[1]
-    features = torch.empty(shape).normal_(generator=generator).to(batch.targets.device)
+    features = fixed_normal(shape, 0).to(batch.targets.device)
     places = (batch.targets != IGNORED).nonzero()[:: max(1, int((batch.targets != IGNORED).sum()) // _POSITIONS)]
     for row, position in places[:_POSITIONS].tolist():
         leaf = features.clone().requires_grad_()
@@ -101,7 +101,7 @@ class _Given:
         weight, bias = model.output_projection()
         weight = weight.detach().float()
         if not weight.any():
-            weight = torch.empty_like(weight).normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+            weight = fixed_normal(weight.shape, 1, std=0.02).to(weight.device)
         self._projection = weight, None if bias is None else bias.detach().float()
         self.logit_cap = logit_cap_of(model)
 

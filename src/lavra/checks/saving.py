@@ -49,7 +49,7 @@ def _round_trip(subject: Subject, storage: Storage) -> tuple[float, str, CheckRe
     batch = subject.encoded
     with (
         full_precision(subject.trainer),
-        lively(subject.trainer),
+        lively(subject.trainer, frozen=False),
         evaluating(subject.model),
         torch.no_grad(),
         scratch_folder() as temporary,

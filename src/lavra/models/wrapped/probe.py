@@ -42,8 +42,8 @@ def _documents(model: Wrapped) -> list[torch.Tensor]:
     config = model.inner.config
     special = {value for name, value in vars(config).items() if name.endswith("_token_id") and isinstance(value, int)}
     usual = [number for number in range(min(model.vocabulary, 1000)) if number not in special] or [0]
-    generator = torch.Generator().manual_seed(0)
-    picked = [torch.randint(len(usual), (length,), generator=generator).tolist() for length in _LENGTHS]
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    picked = [torch.randint(len(usual), (length,), generator=generator, device="cpu").tolist() for length in _LENGTHS]
     return [torch.tensor([[usual[place] for place in places]], device=model.device) for places in picked]
 
 
