@@ -17,12 +17,10 @@ from lavra.core.errors import InputError
 from lavra.core.files import write_atomically, write_json
 from lavra.data.ahead import one_ahead
 from lavra.data.pieces import PIECE, Cut, cut_pieces, cuts
+from lavra.data.tokenizer_files import END_OF_DOCUMENT, read_tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
-
-END_OF_DOCUMENT = "<|endoftext|>"
-"""The special token that tokenizers trained here put after every document; it always has id 0."""
 
 SMALLEST_VOCABULARY = 257
 """All bytes and the end-of-document token."""
@@ -109,10 +107,8 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Load a tokenizer: see `lavra.data.tokenizer_files.load_tokenizer`."""
-        from lavra.data.tokenizer_files import load_tokenizer
-
-        return load_tokenizer(Path(path))
+        """Load a tokenizer: see `lavra.data.tokenizer_files.read_tokenizer`."""
+        return cls(*read_tokenizer(Path(path)))
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which `load` and Hugging Face's `AutoTokenizer` read."""

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavra.core.errors import InputError
-from lavra.data.tokenizer import END_OF_DOCUMENT, Tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
+
+END_OF_DOCUMENT = "<|endoftext|>"
+"""The special token that tokenizers trained here put after every document; it always has id 0."""
 
 _ENDINGS = ("</s>", END_OF_DOCUMENT, "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
 """Tokens that may end a document, where no configuration tells it; OPT has the first two, and means the first."""
@@ -19,13 +21,16 @@ _PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _KINDS = "tokenizer.json, vocab.json beside merges.txt, or a SentencePiece .model"
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a tokenizer from a file, a Hugging Face folder, or anything that `Tokenizer.save` wrote.
+def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, str]:
+    """Read a tokenizer from a file, a Hugging Face folder, or anything that `Tokenizer.save` wrote.
 
     Reads `tokenizer.json`, a GPT-2 style pair (`vocab.json` and `merges.txt`, or OpenAI's `encoder.json` and
     `vocab.bpe`, also with a name before: `gpt2-vocab.json`), and SentencePiece models (`.model`, for which the
     `sentencepiece` and `protobuf` packages must be installed). The token that ends a document is taken from the
     folder's configuration, else by its usual names; where there is none, `<|endoftext|>` is added as a new last id.
+
+    Returns:
+        The library's tokenizer, and the name of the token that ends a document.
 
     Raises:
         InputError: if there is no tokenizer, or it cannot be read.
@@ -40,7 +45,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise
     except Exception as error:  # the library raises bare Exception for a file that it cannot parse
         raise InputError(f"{file} cannot be read as a tokenizer: {error}", f"name {_KINDS}") from error
-    return Tokenizer(inner, _end_of_document(inner, folder))
+    return inner, _end_of_document(inner, folder)
 
 
 def _file_in(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from lavra.core.errors import InputError
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
-    from lavra.generation.reader import CachedModel
+    from lavra.models.contract import CachedModel
 
 
 @dataclass(frozen=True, slots=True)

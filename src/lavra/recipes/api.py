@@ -15,7 +15,6 @@ from lavra.recipes.evaluate import evaluate
 from lavra.recipes.explain import explain
 from lavra.recipes.generate import generate
 from lavra.recipes.prepare import prepare_text
-from lavra.recipes.resume import resume
 from lavra.recipes.run import Run
 from lavra.recipes.score import score
 
@@ -60,7 +59,7 @@ def train(data: str | Path | Sequence[str | Path], *, config: TrainConfig | None
     """
     from lavra.recipes.train import train as run_training
 
-    return run_training(_request(data, config, fields, "lavra.train"))
+    return Run(run_training(_request(data, config, fields, "lavra.train")).path)
 
 
 def check(data: str | Path | Sequence[str | Path], *, config: TrainConfig | None = None, **fields: Any) -> Report:
@@ -99,6 +98,13 @@ def prepare(
     locations = [data] if isinstance(data, str | Path) else list(data)
     asked = from_table(TextConfig, _merged(to_json(TextConfig()), _plain(text)), "lavra.prepare")
     return prepare_text([str(location) for location in locations], out, asked, force=force)
+
+
+def resume(folder: str | Path, *, micro_rows: int | None = None) -> Run:
+    """Go on with a run from its last whole checkpoint to its end: see `lavra.recipes.resume.resume`."""
+    from lavra.recipes.resume import resume as go_on
+
+    return Run(go_on(folder, micro_rows=micro_rows).path)
 
 
 def runs(root: str | Path = "runs") -> list[Run]:
