@@ -30,7 +30,7 @@ from lavra.checks.text import check_tokenizer
 from lavra.data.prepare import Prepared
 from lavra.data.store import TokenStore
 from lavra.data.store_writer import StoreWriter
-from lavra.models.attention import Mask
+from lavra.models.attention_masks import Mask
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.decoder import Decoder
 from lavra.objectives.base import Loss
@@ -143,7 +143,7 @@ def test_labels_shifted_twice(cls, tales):
 
 @pytest.mark.parametrize("style", ["gpt2-124m", "lavra-9m"])
 def test_one_future_token(style, tales, monkeypatch):
-    def leaky(segments: Any, length: int, bias: Any) -> Mask:
+    def leaky(segments: Any, length: int, bias: Any, bounds: Any) -> Mask:
         if segments is None:
             return Mask(bias=bias)
         index = torch.arange(length)
@@ -274,7 +274,7 @@ def test_positions_not_reset(style, tales):
 
 
 def test_documents_that_see_each_other(tales, monkeypatch):
-    monkeypatch.setattr("lavra.models.decoder.causal_mask", lambda segments, length, bias: Mask(bias=bias))
+    monkeypatch.setattr("lavra.models.decoder.causal_mask", lambda segments, length, bias, bounds: Mask(bias=bias))
     assert verdicts(decoder_subject(shrunk("lavra-9m"), tales), check_documents) == {"document_leak": "fail"}
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from byte_level import lively_decoder
 from lavra.core.errors import InputError
 from lavra.models import attention
-from lavra.models.attention import Mask, alibi_bias, alibi_slopes, attend, causal_mask
+from lavra.models.attention import attend
+from lavra.models.attention_masks import Mask, alibi_bias, alibi_slopes, causal_mask
 from lavra.models.choices import Positions
 from lavra.models.decoder import Decoder
 from lavra.models.layers import rotary_table, rotate

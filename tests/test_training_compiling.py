@@ -48,11 +48,11 @@ def test_a_step_is_compiled_with_its_loss_and_both_are_taken_back(monkeypatch: p
     monkeypatch.setattr(os, "environ", dict(os.environ))
     trainer = tiny_trainer()
     objective = trainer.objective
-    undo = compile_step(trainer)
+    compilation = compile_step(trainer)
     assert trainer.objective == replace(objective, compiled=True)  # pyright: ignore[reportArgumentType]
     blocks = cast("Decoder", trainer.model).blocks
     assert all(block._compiled_call_impl is not None for block in blocks)
-    undo()
+    compilation.undo()
     assert trainer.objective is objective
     assert all(block._compiled_call_impl is None for block in blocks)
 

@@ -33,20 +33,6 @@ def only(batch: Batch, row: int, position: int) -> Batch:
     return with_targets(batch, kept)
 
 
-def take_rows(batch: Batch, rows: slice) -> Batch:
-    """Return some rows of the batch."""
-    part = replace(
-        batch,
-        inputs=batch.inputs[rows],
-        targets=batch.targets[rows],
-        segments=None if batch.segments is None else batch.segments[rows],
-        positions=None if batch.positions is None else batch.positions[rows],
-        extra={name: tensor[rows] for name, tensor in batch.extra.items()},
-    )
-    part.weight = counted(part)
-    return part
-
-
 def cut(batch: Batch, columns: slice) -> Batch:
     """Return some columns of the batch; extra tensors of the same length are cut with it, but not an encoder's side."""
     length = batch.inputs.shape[1]
@@ -160,7 +146,7 @@ def spans(batch: Batch, row: int) -> list[slice]:
 
 def alone(batch: Batch, row: int, span: slice) -> Batch:
     """Return one document of a row as a batch of its own, with neither segments nor positions."""
-    part = cut(take_rows(batch, slice(row, row + 1)), span)
+    part = cut(batch.take(slice(row, row + 1)), span)
     extra = part.extra
     if ENCODER_INPUTS in extra:
         inputs, segments, _ = _read(part).values()

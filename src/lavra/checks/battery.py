@@ -11,6 +11,7 @@ from lavra.checks.base import Check, CheckResult, Subject
 from lavra.checks.documents import check_documents, check_padding
 from lavra.checks.gradients import check_accumulation, check_gradients, check_optimizer
 from lavra.checks.influence import check_influence
+from lavra.checks.kernels import check_compiled, check_kernels
 from lavra.checks.labels import check_labels
 from lavra.checks.learning import check_overfit
 from lavra.checks.losses import check_evaluation, check_first_loss
@@ -33,6 +34,7 @@ QUICK: tuple[tuple[Check, float], ...] = (
     (check_gradients, 3.0),
     (check_influence, 4.0),
     (check_accumulation, 6.0),
+    (check_kernels, 1.0),
     (check_tokenizer, 0.0),
 )
 """Checks that take no step, the cheapest and most telling first, with their cost in times of the first of them."""
@@ -45,6 +47,7 @@ FULL: tuple[tuple[Check, float], ...] = (
     (check_saving, 4.0),
     (check_resume, 20.0),
     (check_speed, 7.0),
+    (check_compiled, 30.0),
     (check_overfit, 30.0),
 )
 """All checks, those after `QUICK` take steps or longer."""

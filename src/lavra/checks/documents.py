@@ -15,13 +15,12 @@ from lavra.checks.batches import (
     cut,
     padded,
     spans,
-    take_rows,
     with_room,
     with_targets,
 )
-from lavra.checks.state import full_precision, lively
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.inference import evaluating
+from lavra.training.temporary_weights import full_precision, lively
 
 TOLERANCE = 1e-5
 _MOST_DOCUMENTS = 8
@@ -83,7 +82,7 @@ def _packed(subject: Subject) -> tuple[Batch | None, bool]:
     rows = range(batch.inputs.shape[0])
     several = next((row for row in rows if len(spans(batch, row)) > 1), None)
     if several is not None:
-        return take_rows(batch, slice(several, several + 1)), True
+        return batch.take(slice(several, several + 1)), True
     unknown = batch.extra.keys() - {ENCODER_INPUTS, ENCODER_SEGMENTS, ENCODER_POSITIONS}
     if unknown or batch.inputs.shape[0] < 2 or batch.segments is None:
         return None, False

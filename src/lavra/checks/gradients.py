@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from lavra.checks.base import CheckResult, Subject
-from lavra.checks.batches import ragged, take_rows
-from lavra.checks.state import full_precision, lively, train_on
+from lavra.checks.batches import ragged
+from lavra.checks.state import train_on
 from lavra.core.errors import LavraError
 from lavra.models.batch import Batch
 from lavra.models.inference import evaluating
 from lavra.training.precision import LossScale
 from lavra.training.step import Step
+from lavra.training.temporary_weights import full_precision, lively
 from lavra.training.trainer import Trainer
 
 TOLERANCE = 1e-5
@@ -29,7 +30,7 @@ def check_accumulation(subject: Subject) -> list[CheckResult]:
     rows = batch.inputs.shape[0]
     if rows < 2:
         return [CheckResult(name, "warn", "the batch has one row only", expected, "give more text")]
-    singles = [take_rows(batch, slice(row, row + 1)) for row in range(rows)]
+    singles = [batch.take(slice(row, row + 1)) for row in range(rows)]
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
         loss, gradients = _gradient(subject, [batch])
         loss_of_singles, others = _gradient(subject, singles)
@@ -128,20 +129,18 @@ def _some(trainer: Trainer) -> list[int]:
 def _gradient(subject: Subject, micro_batches: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
     """Return the loss of one step over the micro-batches and its gradients by name, by the step that training uses."""
     trainer = subject.trainer
-    kept = trainer.batches, trainer.objective
+    kept = trainer.batches, trainer.objective, trainer.scale, trainer.report
     try:
         train_on(trainer, subject.objective, [micro_batches])
-        step = Step(
-            0, 0.0, trainer.model, trainer.objective, trainer.batches, trainer.masters, LossScale(False),
-            trainer.device, _refuse,
-        )  # fmt: skip
+        trainer.scale, trainer.report = LossScale(False), _refuse
+        step = Step(0, 0.0, trainer, recover=False)
         step.backward()
         weights = trainer.masters.weights
         found = {name: weight.grad.detach().clone() for name, weight in weights.items() if weight.grad is not None}
         return step.loss, found
     finally:
         trainer.masters.clear()
-        trainer.batches, trainer.objective = kept
+        trainer.batches, trainer.objective, trainer.scale, trainer.report = kept
 
 
 def _refuse(text: str) -> None:

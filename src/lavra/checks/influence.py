@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from lavra.checks.base import CheckResult, Subject
-from lavra.checks.batches import ENCODER_INPUTS, counted, cut, only, spans, take_rows
-from lavra.checks.state import full_precision, lively
+from lavra.checks.batches import ENCODER_INPUTS, counted, cut, only, spans
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.inference import evaluating
+from lavra.training.temporary_weights import full_precision, lively
 
 _POSITIONS = 2
 _LONGEST = 96
@@ -90,7 +90,7 @@ def _longest_document(batch: Batch) -> Batch:
 
     def worth(place: tuple[int, slice]) -> tuple[bool, int]:
         row, span = place
-        return bool(counted(cut(take_rows(batch, slice(row, row + 1)), span))), span.stop - span.start
+        return bool(counted(cut(batch.take(slice(row, row + 1)), span))), span.stop - span.start
 
     row, span = max(found, key=worth)
     # A part that reaches to where targets are: those of an answer stand behind a prompt that may be long.
@@ -98,7 +98,7 @@ def _longest_document(batch: Batch) -> Batch:
     last = int(targets[: _LONGEST // 2].max()) + 1 if len(targets) else 0
     stop = min(span.stop, span.start + max(_LONGEST, last + 1))
     # With its segments and positions, so that the mask is made as in training.
-    return cut(take_rows(batch, slice(row, row + 1)), slice(max(span.start, stop - _LONGEST), stop))
+    return cut(batch.take(slice(row, row + 1)), slice(max(span.start, stop - _LONGEST), stop))
 
 
 def _places(batch: Batch) -> list[int]:

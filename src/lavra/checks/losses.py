@@ -9,9 +9,9 @@ import torch
 
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import counted
-from lavra.checks.state import full_precision
 from lavra.models.batch import IGNORED
 from lavra.models.inference import evaluating
+from lavra.training.temporary_weights import full_precision
 
 _NEAR, _FAR = 0.05, 0.15
 _COUNTED_ROWS = 512

@@ -8,9 +8,10 @@ import torch
 
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import counted
-from lavra.checks.state import full_precision, lively, restored, train_on
+from lavra.checks.state import restored, train_on
 from lavra.checks.turns import only_measuring
 from lavra.models.inference import evaluating
+from lavra.training.temporary_weights import full_precision, lively
 
 _NEAR, _FAR = 0.005, 0.03
 _STEPS, _MOST_HALVINGS = 1, 8

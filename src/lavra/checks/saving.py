@@ -9,12 +9,13 @@ import torch
 
 from lavra.checks.base import CheckResult, Storage, Subject
 from lavra.checks.gradients import check_tied, listed
-from lavra.checks.state import full_precision, lively, restored, train_on
+from lavra.checks.state import restored, train_on
 from lavra.checks.turns import InTurn
 from lavra.core.units import show_size
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.inference import evaluating
 from lavra.training.checkpoints import CheckpointStore
+from lavra.training.temporary_weights import full_precision, lively
 from lavra.training.trainer import Trainer
 
 _STEPS, _STOP = 2, 1

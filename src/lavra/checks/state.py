@@ -6,8 +6,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from lavra.models.batch import Batch
 from lavra.objectives.base import Objective
 from lavra.training.batches import Ranks
@@ -34,48 +32,6 @@ class GivenBatches:
 
     def close(self) -> None:
         """Nothing to stop."""
-
-
-@contextmanager
-def full_precision(trainer: Trainer) -> Iterator[None]:
-    """Let the model compute in fp32 with its learned weights, whatever its training precision; nothing is copied."""
-    masters = trainer.masters
-    if not masters.separate:
-        yield
-        return
-    parameters = dict(trainer.model.named_parameters())
-    working = {name: parameter.data for name, parameter in parameters.items()}
-    masters.clear()
-    for name, parameter in parameters.items():
-        parameter.data = masters.weights[name] if name in masters.weights else parameter.data.float()
-    try:
-        yield
-    finally:
-        masters.clear()
-        for name, parameter in parameters.items():
-            parameter.grad = None
-            parameter.data = working[name]
-
-
-@contextmanager
-def lively(trainer: Trainer) -> Iterator[None]:
-    """Give tensors that are all zero small random values for the block.
-
-    Weights that start at zero stop every gradient and every influence behind them, which would hide what the
-    structural checks look for.
-    """
-    zeros = [parameter for parameter in trainer.model.parameters() if not parameter.detach().any()]
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in zeros:
-            noise = torch.empty(parameter.shape).normal_(std=0.02, generator=generator)
-            parameter.copy_(noise)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter in zeros:
-                parameter.zero_()
 
 
 @contextmanager

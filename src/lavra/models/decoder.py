@@ -7,12 +7,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lavra.models.attention import Mask, alibi_bias, alibi_slopes, causal_mask
+from lavra.models.attention import takes_documents
+from lavra.models.attention_masks import Mask, alibi_bias, alibi_slopes, causal_mask
 from lavra.models.batch import Batch
 from lavra.models.layers import Block, LayerCache, make_norm, rotary_table
 from lavra.models.recall import GAIN, Recall
 from lavra.models.spec import DecoderSpec
-from lavra.models.stepping import Step, steps_of
+from lavra.models.stepping import Step, StepProof, steps_of
 from lavra.models.token_pairs import PairEmbedding
 
 
@@ -143,6 +144,7 @@ class Decoder(nn.Module):
         if spec.tied:
             self.output.weight = self.embedding.weight
         self._head_rows: torch.Tensor | None = None
+        self._steps = StepProof()
         self.register_buffer("table", rotary_table(spec) if spec.positions == "rope" else None, persistent=False)
         self.register_buffer(
             "slopes", alibi_slopes(spec.heads) if spec.positions == "alibi" else None, persistent=False
@@ -172,14 +174,18 @@ class Decoder(nn.Module):
                 nn.init.normal_(parameter, std=spec.width**-0.5, generator=generator)
 
     def forward(
-        self, inputs: torch.Tensor, segments: torch.Tensor | None = None, positions: torch.Tensor | None = None
+        self,
+        inputs: torch.Tensor,
+        segments: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        bounds: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the (rows, length, width) features of (rows, length) token ids; see `Batch` for the arguments."""
         length = inputs.shape[1]
         if positions is None:
             positions = torch.arange(length, device=inputs.device)[None]
         x = self._embed(inputs, positions, inputs)
-        mask = causal_mask(segments, length, self._bias(positions, positions))
+        mask = causal_mask(segments, length, self._bias(positions, positions), bounds)
         table = self._table_at(positions, x.dtype)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
@@ -188,7 +194,17 @@ class Decoder(nn.Module):
 
     def features(self, batch: Batch) -> torch.Tensor:
         """Return (rows, length, width): the last hidden states after the final norm."""
-        return self(batch.inputs, batch.segments, batch.positions)
+        bounds = (
+            batch.bounds if batch.segments is not None and self._attends_by_documents(batch.inputs.device) else None
+        )
+        return self(batch.inputs, batch.segments, batch.positions, bounds)
+
+    def _attends_by_documents(self, device: torch.device) -> bool:
+        """Say whether packed documents need no dense mask here."""
+        spec = self.spec
+        if spec.positions == "alibi" or (spec.dropout and self.training):
+            return False
+        return takes_documents(device, self.embedding.weight.dtype, spec.size_of_head)
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the head's (padded vocabulary, width) weight and its bias (None), for losses that hold no logits."""
@@ -243,6 +259,7 @@ class Decoder(nn.Module):
         if cache.steps is None:
             cache.steps = steps_of(self.blocks)
         one = ids.shape[1] == 1 and not self.training
+        one = one and self._steps.trusts(cache.steps[0], self.blocks[0], x, table, mask, cache.layers[0], start)
         for block, layer in zip(cache.steps if one else self.blocks, cache.layers, strict=True):
             x = block(x, table, mask, layer, start)
         return self._finish(x)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lavra.models.attention import Mask, attend
+from lavra.models.attention import attend
+from lavra.models.attention_masks import Mask
 from lavra.models.spec import GATED, DecoderSpec
 
 

@@ -6,6 +6,7 @@ function of tensors that are looked up once; it computes what the block's `forwa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lavra.models.attention import Mask, attend
+from lavra.core.progress import say
+from lavra.models.agreement import Reference, can_be_compared
+from lavra.models.attention import attend
+from lavra.models.attention_masks import Mask
 from lavra.models.layers import Attention, Block, FeedForward, LayerCache, rotate
 
 Step = Callable[[torch.Tensor, "torch.Tensor | None", Mask, LayerCache, int], torch.Tensor]
@@ -22,7 +26,58 @@ Step = Callable[[torch.Tensor, "torch.Tensor | None", Mask, LayerCache, int], to
 _FULLEST = 4
 """Times what is stored that a cache may hold for products with the whole of it to be worth while."""
 
+_SLACK = 8.0
+"""Times the smallest allowed difference where there is no copy in fp32 to measure by."""
+
 _Map = Callable[[torch.Tensor], torch.Tensor]
+
+
+class StepProof:
+    """Remembers whether the steps of a model's blocks may be trusted; they are proved at their first token."""
+
+    def __init__(self) -> None:
+        self._proved: dict[tuple[object, ...], bool] = {}
+
+    def trusts(
+        self,
+        step: Step,
+        block: nn.Module,
+        x: torch.Tensor,
+        table: torch.Tensor | None,
+        mask: Mask,
+        layer: LayerCache,
+        start: int,
+    ) -> bool:
+        """Say whether a block's step computes what the block does, compared once for each kind of numbers.
+
+        Both are asked about the same token; what they write into the cache is the same. How far the block itself is
+        from a copy of it in fp32 sets the measure.
+        """
+        if step is block or not can_be_compared(x):
+            return True
+        kind = x.dtype, x.device, mask.allowed is None, mask.bias is None
+        if kind not in self._proved:
+            wrong = _wrong_step(step, block, x, table, mask, layer, start)
+            self._proved[kind] = wrong is None
+            if wrong is not None:
+                say(f"generation: the fast step of a block is wrong here ({wrong}); blocks are called instead")
+        return self._proved[kind]
+
+
+def _wrong_step(
+    step: Step, block: nn.Module, x: torch.Tensor, table: torch.Tensor | None, mask: Mask, layer: LayerCache, start: int
+) -> str | None:
+    name = "what a block returns"
+    with torch.no_grad():
+        plain = {name: block(x, table, mask, layer, start)}
+        try:
+            wide = copy.deepcopy(block).float()
+            read = LayerCache(layer.keys.float(), layer.values.float())
+            exact = {name: wide(x.float(), None if table is None else table.float(), mask, read, start)}
+        except (RuntimeError, TypeError, AttributeError):  # weights of low precision have no such copy
+            exact = plain
+        slack = _SLACK if exact is plain else 1.0
+        return Reference(exact, plain, x.dtype, slack=slack).disagreement({name: step(x, table, mask, layer, start)})
 
 
 def steps_of(blocks: nn.ModuleList) -> list[Step]:

@@ -36,15 +36,18 @@ class Assembly:
         trainer: at its first step.
         model: what it trains.
         validation: the held-out windows.
-        undo_compilation: takes the compilation back; does nothing when nothing is compiled.
         home: the run's folder, where the model to adapt is kept; None for training from nothing.
     """
 
     trainer: Trainer
     model: Decoder | Wrapped
     validation: Validation | None
-    undo_compilation: Callable[[], None]
     home: Path | None = None
+
+    def undo_compilation(self) -> None:
+        """Take the compilation back; does nothing where nothing is compiled."""
+        if self.trainer.compilation is not None:
+            self.trainer.compilation.undo()
 
     def set_length(self, config: TrainConfig, plan: Plan, data: Material) -> None:
         """Follow a plan whose length was fixed after the trainer was built, as if it had been built by it."""
@@ -101,8 +104,9 @@ def assemble(
         report=_reporter(run),
     )
     trainer.updates = update_chain(config, plan, trainer, _fault_recorder(run, data))
-    undo = compile_step(trainer) if plan.compile else (lambda: None)
-    return Assembly(trainer, model, _validation(plan, data), undo, home)
+    if plan.compile:
+        compile_step(trainer)
+    return Assembly(trainer, model, _validation(plan, data), home)
 
 
 def update_chain(

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lavra.checks.base import Storage, Store, Subject
 from lavra.checks.battery import FULL, QUICK, run_checks
 from lavra.checks.report import Report
@@ -185,8 +183,8 @@ def _export(assembly: Assembly, plan: Plan, data: Material) -> Storage | None:
 
 def _checked(subject: Subject, checks: Sequence[Any], seconds: float | None) -> Report:
     # Rows are shorter than in training: compiled blocks would be compiled again for them.
-    eager = torch.compiler.set_stance("force_eager")
-    with eager if subject.trainer.device.type != "mps" else nullcontext():
+    compilation = subject.trainer.compilation
+    with nullcontext() if compilation is None else compilation.eagerly():
         return run_checks(subject, checks, seconds=seconds)
 
 

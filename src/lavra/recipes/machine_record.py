@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from lavra.core.json_lines import JsonLines
-from lavra.core.processors import usable_cores
+from lavra.core.processors import processor_name, usable_cores
 from lavra.training.devices import describe
 
 MACHINES = "machines.jsonl"
@@ -30,23 +29,13 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
     return {
         "device": describe(device),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": usable_cores(),
         "memory": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "versions": {"python": platform.python_version(), **_versions()} | _accelerator(device),
     }
-
-
-def _processor() -> str:
-    """Return the processor's name; `platform` knows it on some systems only."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or sys.platform
 
 
 def _versions() -> dict[str, str]:

@@ -32,7 +32,7 @@ from lavra.recipes.report import page_at_the_end
 from lavra.recipes.session import train_to_the_end
 from lavra.recipes.text import data_folder
 from lavra.training.batches import Ranks
-from lavra.training.compiling import is_compiler_failure
+from lavra.training.compiling import is_compiled
 from lavra.training.devices import choose_device, describe
 from lavra.training.ranks import join_ranks, wait_for_ranks
 
@@ -149,15 +149,8 @@ def _probed(
     kept = begins_alike(plan, config) and assembly.trainer.batches.ranks.world == 1
     share, longest = (_KEPT_SHARE, _LONGEST_KEPT) if kept else (_PROBE_SHARE, _LONGEST_PROBE)
     seconds = min(longest, max(_LEAST_PROBE, share * budget))
-    try:
-        trial = try_steps(assembly.trainer, seconds)
-    except Exception as error:
-        if not plan.compile or not is_compiler_failure(error):
-            raise
-        say("the compiler failed on this machine; going on without it (slower by a fifth or so)")
-        assembly.undo_compilation()
-        plan = replace(plan, compile=False)
-        trial = try_steps(assembly.trainer, seconds)
+    trial = try_steps(assembly.trainer, seconds)
+    plan = replace(plan, compile=is_compiled(assembly.trainer))
     probe, guess = trial.probe, plan
     per_token = probe.step_seconds / plan.tokens_per_step
     plan = with_length(plan, plan.steps, config, data, per_token)

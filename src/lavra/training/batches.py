@@ -109,6 +109,9 @@ def _pinned(batch: Batch) -> Batch:
         return None if tensor is None else tensor.pin_memory()
 
     batch.inputs, batch.targets = batch.inputs.pin_memory(), batch.targets.pin_memory()
+    bounds = batch.bounds  # made here, where nothing waits for it
     batch.segments, batch.positions = pin(batch.segments), pin(batch.positions)
+    if bounds is not None and batch.segments is not None:
+        batch._bounds = batch.segments, bounds.pin_memory()
     batch.extra = {name: tensor.pin_memory() for name, tensor in batch.extra.items()}
     return batch

@@ -1,10 +1,11 @@
-"""Compiling the blocks of a model, where that is possible and pays."""
+"""Compiling the blocks of a model and its loss, where that is possible and pays."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from lavra.core.files import write_atomically
 from lavra.objectives.causal import Causal
 
 if TYPE_CHECKING:
@@ -19,11 +21,25 @@ if TYPE_CHECKING:
 
 _PAYS_AFTER_SECONDS = 100.0
 
+EAGER = "eager"
+"""Says of a step that nothing of it is compiled."""
+
+USUAL = ""
+"""Stands for the flags that Inductor gives the C++ compiler by itself."""
+
+SAFER = ("-fno-tree-vectorize", "-O1")
+"""Flags for a C++ compiler that makes wrong code with the usual ones, the fastest first."""
+
+
+def cache_folder() -> Path:
+    """Return the folder where what is compiled and what is known about it is kept between runs and reboots."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return home / "lavra"
+
 
 def keep_compiler_cache() -> None:
     """Keep what the compiler makes between runs and reboots: a second run of the same shape starts in seconds."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "lavra" / "inductor"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
 
 
 def can_compile(device: torch.device) -> bool:
@@ -74,18 +90,82 @@ def compile_blocks(model: nn.Module) -> Callable[[], None]:
     return undo
 
 
-def compile_step(trainer: Trainer) -> Callable[[], None]:
-    """Compile what a trainer's step does: the blocks of its model, and its loss where that is next-token prediction.
+class Compilation:
+    """What is compiled of a trainer's step: the blocks of its model, and its loss where that is next-token prediction.
 
-    Returns:
-        A function that takes the compilation back.
+    Args:
+        trainer: whose step is compiled from now on.
+
+    Attributes:
+        flags: what the C++ compiler is given besides the usual; `EAGER` once the compilation was taken back.
+        suspended: whether a block of `eagerly` is running.
     """
-    undo_blocks, objective = compile_blocks(trainer.model), trainer.objective  # pyright: ignore[reportArgumentType]
-    if isinstance(objective, Causal):
-        trainer.objective = replace(objective, compiled=True)
 
-    def undo() -> None:
-        undo_blocks()
-        trainer.objective = objective
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.flags = trainer, USUAL
+        self._plain_objective = trainer.objective
+        self.suspended = False
+        self._undo: Callable[[], None] = lambda: None
+        self._compile()
 
-    return undo
+    def _compile(self) -> None:
+        self._undo = compile_blocks(self.trainer.model)  # pyright: ignore[reportArgumentType]
+        if isinstance(self._plain_objective, Causal):
+            self.trainer.objective = replace(self._plain_objective, compiled=True)
+
+    def set_flags(self, flags: str) -> None:
+        """Compile anew with other flags of the C++ compiler, or take the compilation back (`EAGER`)."""
+        if flags == self.flags:
+            return
+        self._undo()
+        self.flags, self.trainer.objective = flags, self._plain_objective
+        if flags != EAGER:
+            add_compiler_flags(flags)
+            torch._dynamo.reset()  # graphs of the other flags are forgotten
+            self._compile()
+
+    def undo(self) -> None:
+        """Take the compilation back."""
+        self.set_flags(EAGER)
+
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Compute the step without anything compiled during the block."""
+        before, self.trainer.objective = self.trainer.objective, self._plain_objective
+        suspended, self.suspended = self.suspended, True
+        try:
+            with torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            self.trainer.objective, self.suspended = before, suspended
+
+
+def is_compiled(trainer: Trainer) -> bool:
+    """Say whether anything of a trainer's step is compiled."""
+    return trainer.compilation is not None and trainer.compilation.flags != EAGER
+
+
+def compile_step(trainer: Trainer) -> Compilation:
+    """Compile what a trainer's step does; before its first step it proves itself (`lavra.training.proof`)."""
+    trainer.compilation = Compilation(trainer)
+    return trainer.compilation
+
+
+def cpp_compiler() -> str:
+    """Return the C++ compiler that Inductor calls: `CXX` where it is set."""
+    return os.environ.get("CXX") or next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), "g++")
+
+
+def add_compiler_flags(flags: str) -> None:
+    """Let Inductor give the C++ compiler further flags, after its own, in this process.
+
+    Inductor has no setting for flags, only one for the compiler: it is given a script that adds them. The setting is a
+    part of the key under which Inductor keeps what it compiled.
+    """
+    from torch._inductor import config
+
+    compiler = cpp_compiler()
+    script = cache_folder() / "compilers" / f"{Path(compiler).name}{flags}"
+    write_atomically(script, f'#!/bin/sh\nexec {compiler} "$@" {flags}\n')
+    script.chmod(0o755)
+    config.cpp.cxx = (None, str(script))  # pyright: ignore[reportAttributeAccessIssue]

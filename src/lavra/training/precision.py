@@ -7,6 +7,8 @@ themselves, so nothing is kept twice.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -80,6 +82,12 @@ class Masters:
         model: its parameters are converted to the compute type; buffers stay as they are (rotary tables need fp32), and
             so do frozen weights that are held in fewer bits.
         precision: the compute type.
+
+    Attributes:
+        working: the model's parameters that learn, by name.
+        weights: their masters.
+        separate: whether the masters are tensors of their own.
+        widened: whether the model computes with the masters all the same, since the compute type was given up.
     """
 
     def __init__(self, model: nn.Module, precision: Precision) -> None:
@@ -94,6 +102,35 @@ class Masters:
                 if not is_quantized(parameter):  # packed bits of a frozen base are no numbers to be cast
                     parameter.data = parameter.data.to(TYPES[precision])
         self.separate = precision != "fp32"
+        self.widened = False
+
+    @contextmanager
+    def in_full_precision(self, model: nn.Module) -> Iterator[None]:
+        """Let the model compute with the masters themselves during the block; nothing is copied."""
+        if not self.separate or self.widened:
+            yield
+            return
+        before = {name: parameter.data for name, parameter in model.named_parameters()}
+        self._point_to_masters(model)
+        try:
+            yield
+        finally:
+            for name, parameter in model.named_parameters():
+                parameter.grad = None
+                parameter.data = before[name]
+
+    def widen(self, model: nn.Module) -> None:
+        """Let the model compute in fp32, with the masters themselves, from now on."""
+        self._point_to_masters(model)
+        self.widened = True
+
+    def _point_to_masters(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            parameter.grad = None
+            if name in self.weights:
+                parameter.data = self.weights[name]
+            elif not is_quantized(parameter):
+                parameter.data = parameter.data.float()
 
     def collect(self, scale: float = 1.0) -> None:
         """Add the working copies' gradients (divided by `scale`) to the masters', in fp32, and clear them."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import torch
 
 from lavra.core.memory import is_out_of_memory, release_memory
 from lavra.core.seeds import derive_seed
 from lavra.models.batch import Batch
-from lavra.models.contract import Model
-from lavra.objectives.base import Objective
-from lavra.training.batches import BatchSource
 from lavra.training.fault_points import fault_point
 from lavra.training.memory_faults import halve
-from lavra.training.precision import LossScale, Masters
 from lavra.training.ranks import sum_over_ranks
+from lavra.training.recovery import recoveries
+
+if TYPE_CHECKING:
+    from lavra.training.trainer import Trainer
 
 
 class Step:
@@ -25,27 +26,23 @@ class Step:
     Args:
         number: of the step, from 0.
         progress: share of the run that is done.
+        trainer: whose step it is.
+        recover: whether a step that is not finite is done again in plainer ways.
 
     Attributes:
         loss: mean loss in nats per target after `backward`; not a number where the step has no target.
         weight: number of targets of the step, over all ranks.
     """
 
-    def __init__(
-        self,
-        number: int,
-        progress: float,
-        model: Model,
-        objective: Objective,
-        batches: BatchSource,
-        masters: Masters,
-        scale: LossScale,
-        device: torch.device,
-        report: Callable[[str], None],
-    ) -> None:
-        self.number, self.progress, self.model, self.objective = number, progress, model, objective
-        self.batches, self.masters, self.scale, self.device = batches, masters, scale, device
-        self._report = report
+    def __init__(self, number: int, progress: float, trainer: Trainer, *, recover: bool = True) -> None:
+        self.number, self.progress, self.trainer, self.recover = number, progress, trainer, recover
+        self.model, self.batches, self.masters, self.scale = (
+            trainer.model,
+            trainer.batches,
+            trainer.masters,
+            trainer.scale,
+        )
+        self.device = trainer.device
         self.loss = math.nan
         self.weight = 0.0
         self._micro: list[Batch] | None = None
@@ -67,7 +64,8 @@ class Step:
         """Compute the mean loss of the whole step and its gradient, into the masters' `grad`.
 
         When memory runs out, the step is done again with half the micro-batch and the same rows. When fp16 gradients
-        overflow, it is done again with half the loss scale.
+        overflow, it is done again with half the loss scale. When it is not finite, it is done again in plainer ways
+        (`lavra.training.recovery`).
 
         Raises:
             InputError: if one row alone is too much for the memory.
@@ -75,6 +73,29 @@ class Step:
         self._compute()
         if self.scale.active:
             self._rescale()
+        if not self.finite:
+            self._compute_plainly()
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient are numbers; a step without targets has neither."""
+        return not self.weight or (math.isfinite(self.loss) and math.isfinite(self.gradient_norm()))
+
+    def _compute_plainly(self) -> None:
+        """Do the step again with the same rows in plainer ways, and give up the fast one without which it is finite."""
+        with ExitStack() as stack:
+            for recovery in recoveries(self.trainer) if self.recover else ():
+                stack.enter_context(recovery.without())
+                self._compute()
+                if self.finite:
+                    break
+            else:
+                return
+        recovery.give_up()
+        self.trainer.report(
+            f"step {self.number + 1} was not finite with {recovery.fast}, and is without: that was wrong and is given "
+            "up; the step was done again with the same tokens"
+        )
 
     def _rescale(self) -> None:
         """Halve the loss scale until the gradient is finite; where no scale helps, it is not to blame and stays."""
@@ -99,7 +120,7 @@ class Step:
                 raise
             smaller = halve(self.batches.micro_rows, self.batches.share)
             release_memory(error)
-        self._report(
+        self.trainer.report(
             f"out of memory at step {self.number + 1}: micro-batch {self.batches.micro_rows} -> {smaller} rows; "
             "the step is done again with the same tokens"
         )
@@ -120,7 +141,7 @@ class Step:
         for index, batch in enumerate(batches):
             fault_point("step.backward")
             self._seed_dropout(index)
-            loss = self.objective.loss(self.model, batch.to(self.device))
+            loss = self.trainer.objective.loss(self.model, batch.to(self.device))
             (loss.sum * (self.scale.value / self.weight)).backward()
             self.masters.collect(self.scale.value)
             total += loss.sum.detach().float()

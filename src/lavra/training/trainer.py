@@ -10,12 +10,17 @@ from typing import Any
 import torch
 
 from lavra.core.allocator import keep_freed_memory
+from lavra.core.memory import is_out_of_memory, release_memory
+from lavra.models.attention import distrust, distrusted_ways
 from lavra.models.contract import Model
 from lavra.objectives.base import Objective
 from lavra.training.batches import BatchSource
+from lavra.training.compiling import EAGER, Compilation
 from lavra.training.fault_points import fault_point
+from lavra.training.memory_faults import halve
 from lavra.training.optimizers import OptimizerOptions, Optimizers
 from lavra.training.precision import LossScale, Masters, Precision
+from lavra.training.proof import prove_compilation
 from lavra.training.schedules import Schedule
 from lavra.training.step import Step
 from lavra.training.updates import Outcome, Update, run_chain
@@ -59,6 +64,10 @@ class Trainer:
         steps: length of the run.
         updates: the chain around the optimiser step, outermost first.
         report: takes a line worth writing down.
+
+    Attributes:
+        compilation: what is compiled of a step; None for nothing.
+        proved: rows of a micro-batch and type of the weights with which the compiled step was proved.
     """
 
     def __init__(
@@ -86,6 +95,8 @@ class Trainer:
         self.step = 0
         self.targets = 0.0
         self.excluded: set[int] = set()
+        self.compilation: Compilation | None = None
+        self.proved: tuple[int, torch.dtype] | None = None
 
     def set_length(self, steps: int) -> None:
         """Fix the length of the run, which a probe decides after the trainer is built."""
@@ -94,20 +105,11 @@ class Trainer:
     def run_step(self) -> StepReport:
         """Do the next step, or count one as done that is excluded or has no targets, without touching the weights."""
         number = self.step
+        self._prove_compilation()
         self.step += 1
         if number in self.excluded:
             return self._left_out()
-        step = Step(
-            number,
-            number / self.steps,
-            self.model,
-            self.objective,
-            self.batches,
-            self.masters,
-            self.scale,
-            self.device,
-            self.report,
-        )
+        step = Step(number, number / self.steps, self)
         step.backward()
         if not step.weight:
             return self._left_out()
@@ -123,6 +125,24 @@ class Trainer:
             outcome.applied,
             outcome.metrics,
         )
+
+    def _prove_compilation(self) -> None:
+        """Prove what is compiled before it is used; again where rows or numbers are others, which makes other code."""
+        if self.compilation is None or self.compilation.flags == EAGER or self.compilation.suspended:
+            return
+        dtype = next(iter(self.masters.working.values())).dtype
+        while self.proved is None or (
+            self.batches.ranks.world == 1 and self.proved != (self.batches.micro_rows, dtype)
+        ):
+            try:
+                prove_compilation(self)
+                self.proved = self.batches.micro_rows, dtype
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.masters.clear()
+                self.batches.micro_rows = halve(self.batches.micro_rows, self.batches.share)
+                release_memory(error)
 
     def _left_out(self) -> StepReport:
         """Report a step that is counted as done and moves nothing."""
@@ -168,8 +188,21 @@ class Trainer:
             "excluded": sorted(self.excluded),
             "micro_rows": self.batches.micro_rows,
             "loss_scale": self.scale.state_dict(),
+            "computed": {
+                "compiled": None if self.compilation is None else self.compilation.flags,
+                "distrusted": list(distrusted_ways()),
+                "widened": self.masters.widened,
+            },
             "updates": {update.name: update.state_dict() for update in self.updates},
         }
+
+    def _compute_as(self, state: dict[str, Any]) -> None:
+        """Go without the fast ways that were given up; none is taken again."""
+        if self.compilation is not None and state["compiled"] and self.compilation.flags != EAGER:
+            self.compilation.set_flags(state["compiled"])
+        distrust(*state["distrusted"])
+        if state["widened"] and not self.masters.widened:
+            self.masters.widen(self.model)  # pyright: ignore[reportArgumentType]
 
     def restore(self, load: Callable[[str], dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
         """Go back to a saved state: `load(group)` returns what `tensors()[group]` was.
@@ -179,6 +212,7 @@ class Trainer:
         self.masters.load(load("masters"))
         self.optimizers.load_tensors(load("optimizer"))
         self.scale.load_state_dict(state["loss_scale"])
+        self._compute_as(state["computed"])
         for update in self.updates:
             if update.name in state["updates"]:
                 update.load_state_dict(state["updates"][update.name])

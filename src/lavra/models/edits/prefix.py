@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lavra.core.errors import InputError
 from lavra.core.seeds import torch_stream
-from lavra.models.attention import Mask, allowed_pairs
+from lavra.models.attention_masks import Mask, allowed_pairs
 from lavra.models.batch import Batch
 from lavra.models.block_names import block_of
 from lavra.models.edits.adapters import saved_modules

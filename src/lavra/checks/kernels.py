@@ -1,0 +1,103 @@
+"""Checks: what is compiled, fused or chosen by the device computes what the plain way computes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lavra.checks.base import CheckResult, Subject
+from lavra.checks.state import restored, train_on
+from lavra.models.attention import Way, distrusted_ways, takes_documents, wrong_way
+from lavra.models.attention_masks import causal_mask
+from lavra.models.decoder import Decoder
+from lavra.training.adamw import AdamW, wrong_update
+from lavra.training.compiling import EAGER, USUAL, can_compile, compile_step
+from lavra.training.proof import in_words, take_first_right_way
+
+_FAR = "at most twice as far from fp32 as the plain way is"
+
+
+def check_kernels(subject: Subject) -> list[CheckResult]:
+    """Compare the kernels of attention and of the optimiser with the plain ways, forward and backward."""
+    found = _attention(subject) | _optimizer(subject)
+    faults = [f"{name}: {wrong}" for name, wrong in found.items() if wrong]
+    given_up = {f"attention '{way}'" for way in distrusted_ways()} - {name for name, wrong in found.items() if wrong}
+    faults += [f"{name} was given up before" for name in sorted(given_up)]
+    measured = "; ".join(faults) or (", ".join(found) or "no kernel of ours is used")
+    remedy = (
+        "the plain way is taken in their place, which is slower: another version of torch or of the driver may help"
+    )
+    return [CheckResult("kernels", "warn" if faults else "ok", measured, _FAR, remedy if faults else "")]
+
+
+def _attention(subject: Subject) -> dict[str, str | None]:
+    """Return by the name of each way to attend what is wrong with it for heads and documents such as the run's."""
+    model, batch = subject.model, subject.encoded
+    if not isinstance(model, Decoder):
+        return {}
+    spec, dtype = model.spec, model.embedding.weight.dtype
+    rows, length = batch.inputs.shape
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def drawn(heads: int) -> torch.Tensor:
+        shape = rows, heads, length, spec.size_of_head
+        return torch.randn(shape, generator=generator, device="cpu").to(batch.inputs.device, dtype)
+
+    queries, keys, values = drawn(spec.heads), drawn(spec.key_value_heads), drawn(spec.key_value_heads)
+    segments = batch.segments
+    masks: dict[Way, torch.Tensor | None] = {"causal": None}
+    if segments is not None:
+        masks["masked"] = segments
+        if takes_documents(batch.inputs.device, dtype, spec.size_of_head):
+            masks["documents"] = segments
+    return {
+        f"attention '{way}'": wrong_way(
+            way, queries, keys, values, causal_mask(given, length, None, batch.bounds if way == "documents" else None)
+        )
+        for way, given in masks.items()
+    }
+
+
+def _optimizer(subject: Subject) -> dict[str, str | None]:
+    """Return what is wrong with the fused update, on drawn gradients."""
+    generator = torch.Generator("cpu").manual_seed(1)
+    for optimizer in subject.trainer.optimizers.optimizers:
+        if not isinstance(optimizer, AdamW):
+            continue
+        group = next(group for group in optimizer.param_groups if group["params"])
+        weights = [weight.detach().clone() for weight in group["params"][:1]]
+        for weight in weights:
+            drawn = torch.randn(weight.shape, generator=generator, device="cpu")
+            weight.grad = drawn.to(weight.device, weight.dtype)
+        states = [
+            {"step": torch.ones((), device=weight.device), "exp_avg": weight * 0, "exp_avg_sq": weight * 0}
+            for weight in weights
+        ]
+        return {"AdamW": wrong_update(weights, states, group)}
+    return {}
+
+
+def check_compiled(subject: Subject) -> list[CheckResult]:
+    """Compile a step on the check's rows, and compare its loss and gradients with the plain step's."""
+    trainer, name = subject.trainer, "compiled"
+    blocks = getattr(subject.model, "blocks", None)
+    if not isinstance(blocks, nn.ModuleList) or not len(blocks):
+        return [CheckResult(name, "ok", "nothing of this model is compiled", _FAR)]
+    if not can_compile(trainer.device):
+        return [CheckResult(name, "ok", "there is no compiler here; nothing is compiled", _FAR)]
+    if trainer.compilation is not None and trainer.compilation.flags != EAGER:
+        trainer.compilation.undo()
+    with restored(trainer):
+        train_on(trainer, subject.objective, [[subject.encoded]])
+        compilation = compile_step(trainer)
+        try:
+            reasons = take_first_right_way(trainer, subject.encoded)
+            way = compilation.flags
+        finally:
+            compilation.undo()
+            trainer.compilation = None
+    if not reasons:
+        return [CheckResult(name, "ok", "loss and gradients are those of the plain step", _FAR)]
+    assert way != USUAL
+    remedy = "training finds this out by itself and goes on rightly; another version of the C++ compiler may be faster"
+    return [CheckResult(name, "warn", f"{reasons[0]}; {in_words(way)}", _FAR, remedy)]
