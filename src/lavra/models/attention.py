@@ -77,10 +77,10 @@ def _by_documents(
 
     rows, heads, length, size = queries.shape
     flat = [part.transpose(1, 2).reshape(rows * length, part.shape[1], size) for part in (queries, keys, values)]
-    bounds = mask.bounds
-    mixed: Any = varlen_attn(
-        *flat, bounds, bounds, length, length, window_size=(-1, 0), enable_gqa=heads != keys.shape[1]
-    )
+    flat_queries, flat_keys, flat_values = flat
+    bounds, options = mask.bounds, {"window_size": (-1, 0), "enable_gqa": heads != keys.shape[1]}
+    assert bounds is not None
+    mixed: Any = varlen_attn(flat_queries, flat_keys, flat_values, bounds, bounds, length, length, **options)
     return mixed.view(rows, length, heads, size).transpose(1, 2)
 
 
@@ -255,8 +255,9 @@ def wrong_way(
             found = {"what attention returns": mixed.detach()}
             if backward:
                 mixed.backward(direction.to(mixed))
-                names = ("queries", "keys", "values")
-                found |= {f"the gradient of the {name}": part.grad for name, part in zip(names, parts, strict=True)}  # pyright: ignore[reportAssignmentType]
+                for name, part in zip(("queries", "keys", "values"), parts, strict=True):
+                    if part.grad is not None:
+                        found[f"the gradient of the {name}"] = part.grad
             return found
 
         wide = torch.float64 if queries.dtype == torch.float64 else torch.float32

@@ -38,8 +38,15 @@ def cache_folder() -> Path:
 
 
 def keep_compiler_cache() -> None:
-    """Keep what the compiler makes between runs and reboots: a second run of the same shape starts in seconds."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    """Keep what the compiler makes between runs and reboots: a second run of the same shape starts in seconds.
+
+    A folder that the user chose stays. Inductor names one for temporary files itself as soon as it is imported.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    if os.environ.get(name) in (None, default_cache_dir()):
+        os.environ[name] = str(cache_folder() / "inductor")
 
 
 def can_compile(device: torch.device) -> bool:
