@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,12 +203,10 @@ def _processor(device: torch.device) -> list[Any]:
 @cache
 def _code() -> str:
     """Return a hash of lavra's own code of models and objectives."""
-    import lavra
-
     digest = hashlib.blake2b(digest_size=8)
-    home = Path(lavra.__file__).parent
+    home = Path(str(files("lavra")))
     for room in ("models", "objectives"):
-        for path in sorted((home / room).glob("*.py")):
+        for path in sorted((home / room).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
