@@ -67,6 +67,19 @@ class Log(threading.Thread):
         return next((line for line in said if line and not line.startswith("{")), "")
 
 
+def start(command: Sequence[str]) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own, with one pipe for all that it says."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+
+
 def run_stage(command: Sequence[str], log: Path, limit: float, run: Path | None = None) -> tuple[dict[str, Any], Log]:
     """Run a command to its end or its limit.
 
@@ -80,15 +93,7 @@ def run_stage(command: Sequence[str], log: Path, limit: float, run: Path | None 
         `exit`, `seconds` and `first_step_seconds` (where there was one), and the log.
     """
     began = time.monotonic()
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-    )
+    process = start(command)
     assert process.stdout is not None
     heard = Log(process.stdout, log, began)
     heard.start()
@@ -100,7 +105,7 @@ def run_stage(command: Sequence[str], log: Path, limit: float, run: Path | None 
             time.sleep(_POLL)
         late = process.poll() is None
     finally:  # also when this process is asked to end
-        _end(process)
+        end(process)
     row |= {"exit": TIMED_OUT if late else process.returncode, "seconds": time.monotonic() - began}
     heard.join(timeout=2.0)  # a process that left the group may hold the pipe open
     return row, heard
@@ -113,7 +118,7 @@ def _has_content(path: Path) -> bool:
         return False
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[str]) -> None:
     """End what is left of a process group, and wait for its first process."""
     if process.poll() is None:
         _signal(process, signal.SIGTERM)
