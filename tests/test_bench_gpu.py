@@ -1,4 +1,4 @@
-"""The walk over a GPU: the requests of its parts, the end and the limit of a stage, the figures and the table of all."""
+"""The walk over a GPU: the requests of its parts, the end and the limit of a stage, its figures and the table."""
 
 from __future__ import annotations
 
