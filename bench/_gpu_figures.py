@@ -69,12 +69,13 @@ def of_checks(answer: dict[str, Any]) -> dict[str, Any]:
 def of_training(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the speed and memory of our side in the first result, and how its peers stand to it."""
     ours, *peers = results[0]["sides"]
-    times = [f"{side['ours_is_faster_by']['median']:.2f}x {side['side']}" for side in peers]
+    times = [f"{side['ours_is_faster_by']['median']:.2f} times {side['side']}" for side in peers]
     return {
         "tokens_per_second": ours["tokens_per_second"]["median"],
         "peak_bytes": ours["device_bytes"] or ours["peak_bytes"],
-        "says": f"{ours['share_of_ceiling']:.0%} of the ceiling; {', '.join(times)}",
-        "training": list(results),
+        "says": "; ".join([f"{ours['share_of_ceiling']:.0%} of the ceiling", ", ".join(times)]),
+        "sides": results[0]["sides"],
+        "ceiling_flops": results[0]["ceiling_flops"]["median"],
     }
 
 
@@ -139,21 +140,53 @@ def read_text(path: Path) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the stages for people: name, exit code, seconds, and the figures that each has."""
-    lines = [
-        f"{'stage':<10} {'exit':>4} {'seconds':>8} {'1st step':>8} {'tokens/s':>9} {'memory':>8} {'bits/byte':>9} "
-        f"{'bad steps':>9} {'late':>6}  says"
-    ]
+    """Return the stages for people: name, exit code, seconds, and the figures that each has; its sides below it."""
+    heading = ("stage", "exit", "seconds", "1st step", "tokens/s", "memory", "bits/byte", "bad steps", "late", "says")
+    lines = [heading]
     for row in rows:
-        says = str(row.get("says", ""))
-        says = says if len(says) <= _WIDEST else says[: _WIDEST - 1] + "…"
-        lines.append(
-            f"{row['stage']:<10} {shown(row, 'exit', 'd'):>4} {shown(row, 'seconds', '.1f'):>8} "
-            f"{shown(row, 'first_step_seconds', '.1f'):>8} {shown(row, 'tokens_per_second', ',.0f'):>9} "
-            f"{_size(row.get('peak_bytes')):>8} {shown(row, 'bits_per_byte', '.3f'):>9} {_bad(row):>9} "
-            f"{shown(row, 'late_share', '+.0%'):>6}  {says}".rstrip()
-        )
-    return "\n".join(lines)
+        lines += [_cells(row), *(_cells(_of_side(side)) for side in row.get("sides", ()))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(_aligned(line, widths) for line in lines)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    says = str(row.get("says", ""))
+    return (
+        row["stage"],
+        shown(row, "exit", "d"),
+        shown(row, "seconds", ".1f"),
+        shown(row, "first_step_seconds", ".1f"),
+        shown(row, "tokens_per_second", ",.0f"),
+        _size(row.get("peak_bytes")),
+        shown(row, "bits_per_byte", ".3f"),
+        _bad(row),
+        shown(row, "late_share", "+.0%"),
+        says if len(says) <= _WIDEST else says[: _WIDEST - 1] + "…",
+    )
+
+
+def _of_side(side: dict[str, Any]) -> dict[str, Any]:
+    """Return a side of a comparison as a row."""
+    ratio, share = side["ours_is_faster_by"], side.get("share_of_ceiling")
+    words = [
+        "" if share is None else f"{share:.1%} of the ceiling",
+        ""
+        if ratio is None
+        else f"ours is {ratio['median']:.2f} times as fast ({ratio['low']:.2f}-{ratio['high']:.2f})",
+    ]
+    return {
+        "stage": f"  {side['side']}",
+        "tokens_per_second": side["tokens_per_second"]["median"],
+        "peak_bytes": side["device_bytes"] or side["peak_bytes"],
+        "first_step_seconds": side["first_step_seconds"],
+        "says": ", ".join(filter(None, words)),
+    }
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    name, *figures, says = cells
+    middle = (figure.rjust(width) for figure, width in zip(figures, widths[1:-1], strict=True))
+    return "  ".join([name.ljust(widths[0]), *middle, says]).rstrip()
 
 
 def shown(row: dict[str, Any], name: str, form: str) -> str:

@@ -4,7 +4,7 @@
     python bench/_gpu_stage.py --table --out FOLDER --walk ID
 
 The command's whole process group ends with its limit: first asked to, then killed. Whatever happens, there is a row.
-The exit code is the command's; 124 is the limit's, as of `timeout`.
+The exit code is the command's; 124 is the limit's, as of `timeout`, and 143 that of a walk which was asked to end.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ GRACE = 8.0
 """Seconds between asking a command to end and killing it."""
 
 _POLL = 0.1
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Log(threading.Thread):
@@ -98,20 +99,23 @@ def run_stage(command: Sequence[str], log: Path, limit: float, run: Path | None 
     heard = Log(process.stdout, log, began)
     heard.start()
     row: dict[str, Any] = {}
+    stopped = TIMED_OUT
     try:
         while process.poll() is None and time.monotonic() - began < limit:
-            if run is not None and "first_step_seconds" not in row and _has_content(run / "metrics.jsonl"):
+            if run is not None and "first_step_seconds" not in row and has_content(run / "metrics.jsonl"):
                 row["first_step_seconds"] = time.monotonic() - began
             time.sleep(_POLL)
-        late = process.poll() is None
-    finally:  # also when this process is asked to end
-        end(process)
-    row |= {"exit": TIMED_OUT if late else process.returncode, "seconds": time.monotonic() - began}
+    except SystemExit as asked:  # this process was asked to end: so is the command, and there is a row all the same
+        stopped = int(asked.code or 0)
+    early = process.poll() is None
+    end(process)
+    row |= {"exit": stopped if early else process.returncode, "seconds": time.monotonic() - began}
     heard.join(timeout=2.0)  # a process that left the group may hold the pipe open
     return row, heard
 
 
-def _has_content(path: Path) -> bool:
+def has_content(path: Path) -> bool:
+    """Say whether something was written to a file."""
     try:
         return path.stat().st_size > 0
     except OSError:
@@ -177,10 +181,17 @@ def request(words: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def asked_to_end(number: int, _: object) -> None:
+    """End this process in order; a second request does not disturb that."""
+    for one in _ENDING:
+        signal.signal(one, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main() -> int:
     options = request()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda got, _: sys.exit(128 + got))
+    for number in _ENDING:
+        signal.signal(number, asked_to_end)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.table:
         rows = rows_of(options)

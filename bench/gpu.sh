@@ -46,8 +46,13 @@ if [ -z "$python" ]; then
 fi
 
 work=$(mktemp -d) walk=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+child=
 finish() {
     local code=$?
+    if [ -n "$child" ]; then # the walk was asked to end in the middle of a stage
+        kill "$child" 2>/dev/null
+        wait "$child"
+    fi
     "$python" bench/_gpu_stage.py --table --out "$OUT" --walk "$walk" || [ $code -ne 0 ] || code=1
     echo "done in $((SECONDS - began)) s; logs and gpu.jsonl in $OUT" >&2
     rm -rf "$work"
@@ -85,9 +90,10 @@ record("gpu", {"walk": sys.argv[1], "device": sys.argv[2]})
 PY
 
 if [ "$DEVICE" = cuda ]; then
-    SECONDS_IN_ALL=${SECONDS_IN_ALL:-540} patience=1
+    export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0} # Trainer would share its rows among all GPUs
+    SECONDS_IN_ALL=${SECONDS_IN_ALL:-525} patience=1
     budget=60 lora_budget=30 shape=124M context=1024 rows=64,32,16,8,4 tokens=100 timed=8
-    text_words=() llama_words=() prompts=64 small=()
+    text_words=(--bytes 30000000) llama_words=() prompts=64 small=()
     resume_words=(--steps 120 -- --model lavra-9m)
 else
     # No more than what shows that every stage works; a busy machine may take its time over it.
@@ -108,7 +114,10 @@ stage() {
     local name=$1 limit=$(($2 * patience)) left=$((SECONDS_IN_ALL - (SECONDS - began)))
     shift 2
     wanted "$name" || return
-    "$python" bench/_gpu_stage.py "$name" --out "$OUT" --walk "$walk" --limit $((limit < left ? limit : left)) "$@"
+    "$python" bench/_gpu_stage.py "$name" --out "$OUT" --walk "$walk" --limit $((limit < left ? limit : left)) "$@" &
+    child=$!
+    wait "$child" # in the background, so that a signal is heard at once
+    child=
 }
 
 # keep NAME: what a run wrote down about itself, for a later look; not its weights.
@@ -149,7 +158,7 @@ fi
 stage generate 80 -- "$python" bench/_gpu_peers.py --device "$DEVICE" generate "$llama" "$work/prompts.jsonl" \
     --tokens "$tokens"
 stage check 90 -- "$python" -m lavra check "$TEXT" --json "${small[@]}"
-stage resume 100 -- "$python" bench/_gpu_resume.py "$TEXT" "$work/resume" "${resume_words[@]}"
+stage resume 120 -- "$python" bench/_gpu_resume.py "$TEXT" "$work/resume" "${resume_words[@]}"
 
 peers="Trainer bf16 compiled,lavra as by default" nanogpt=()
 if [ -n "${NANOGPT:-}" ]; then

@@ -19,6 +19,25 @@ import _gpu_resume  # noqa: E402
 import _gpu_sides  # noqa: E402
 import _gpu_stage  # noqa: E402
 
+WAIT = "import signal; signal.pause()"
+COMMON = {"first_step_seconds": 25.0, "peak_bytes": 7, "share_of_ceiling": 0.5}
+SIDES: list[dict[str, Any]] = [
+    {
+        "side": "lavra",
+        "tokens_per_second": {"median": 100.0},
+        "ours_is_faster_by": None,
+        "device_bytes": None,
+        **COMMON,
+    },
+    {
+        "side": "nanoGPT compiled",
+        "tokens_per_second": {"median": 80.0},
+        "ours_is_faster_by": {"median": 1.25, "low": 1.2, "high": 1.3},
+        "device_bytes": 12_700_000_000,
+        **COMMON,
+    },
+]
+
 
 def stage(out: Path, name: str, code: str, *words: str) -> dict[str, Any]:
     command = [name, "--out", str(out), "--walk", "now", *words, "--", sys.executable, "-c", code]
@@ -51,8 +70,17 @@ def test_a_stage_that_fails_says_its_last_line_and_keeps_what_it_had_measured(tm
 
 
 def test_a_limit_ends_a_stage(tmp_path: Path) -> None:
-    measured, _ = _gpu_stage.run_stage([sys.executable, "-c", "input(); print(1)"], tmp_path / "log", limit=0.0)
+    measured, _ = _gpu_stage.run_stage([sys.executable, "-c", WAIT], tmp_path / "log", limit=0.0)
     assert measured["exit"] == _gpu_stage.TIMED_OUT
+
+
+def test_a_stage_that_is_asked_to_end_still_leaves_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object) -> bool:
+        sys.exit(143)
+
+    monkeypatch.setattr(_gpu_stage, "has_content", asked)
+    assert stage(tmp_path, "adapt", WAIT, "--run", "run")["exit"] == 143
+    assert json.loads((tmp_path / "gpu.jsonl").read_text())["exit"] == 143
 
 
 def test_the_whole_group_of_a_stage_ends_with_it(tmp_path: Path) -> None:
@@ -105,12 +133,9 @@ def test_the_answers_of_checks_and_of_training_are_read() -> None:
     checks = [{"name": "labels", "verdict": "fail"}, {"name": "split", "verdict": "ok"}]
     figures = _gpu_figures.of_answer({"verdict": "fail", "checks": checks, "skipped": ["speed"]})
     assert figures["says"] == "1 ok, 1 fail; labels; left out: speed"
-    speed = {"median": 100.0}
-    ours = {"side": "lavra", "tokens_per_second": speed, "device_bytes": None, "peak_bytes": 7, "share_of_ceiling": 0.5}
-    peer = {"side": "nanoGPT compiled", "ours_is_faster_by": {"median": 1.25}}
-    figures = _gpu_figures.of_answer({"training": [{"sides": [ours, peer]}]})
+    figures = _gpu_figures.of_answer({"training": [{"sides": SIDES, "ceiling_flops": {"median": 1e12}}]})
     assert (figures["tokens_per_second"], figures["peak_bytes"]) == (100.0, 7)
-    assert figures["says"] == "50% of the ceiling; 1.25x nanoGPT compiled"
+    assert figures["says"] == "50% of the ceiling; 1.25 times nanoGPT compiled"
 
 
 def test_the_last_whole_object_is_the_answer() -> None:
@@ -128,10 +153,22 @@ def test_the_table_has_the_rows_of_this_walk_alone(tmp_path: Path, capsys: pytes
     (tmp_path / "gpu.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = _gpu_stage.request(["--table", "--out", str(tmp_path), "--walk", "now"])
     heading, adapt, nothing = _gpu_figures.table(_gpu_stage.rows_of(options)).splitlines()
+    assert "old" not in adapt
     assert "+25%" in adapt
     assert adapt.endswith("xx…")
     assert nothing.split() == ["nothing", "0", "61.0", "-", "-", "2.00", "GB", "-", "4/9", "-"]
     assert heading.index("says") == adapt.index("xx")
+
+
+def test_the_sides_of_a_comparison_stand_below_their_stage() -> None:
+    row = {"stage": "kernel", "exit": 0, "seconds": 93.4, "sides": SIDES}
+    _, kernel, ours, peer = _gpu_figures.table([row]).splitlines()
+    assert kernel.startswith("kernel ")
+    assert ours.split()[:2] == ["lavra", "-"]
+    assert "times" not in ours
+    assert peer.endswith(
+        "12.70 GB          -          -     -  50.0% of the ceiling, lavra is 1.25 times as fast (1.20-1.30)"
+    )
 
 
 @pytest.mark.parametrize("words", [["adapt"], ["--", "true"], ["adapt", "--"]])
