@@ -168,18 +168,15 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 def _of_side(side: dict[str, Any]) -> dict[str, Any]:
     """Return a side of a comparison as a row."""
     ratio, share = side["ours_is_faster_by"], side.get("share_of_ceiling")
-    words = [
-        "" if share is None else f"{share:.1%} of the ceiling",
-        ""
-        if ratio is None
-        else f"ours is {ratio['median']:.2f} times as fast ({ratio['low']:.2f}-{ratio['high']:.2f})",
-    ]
+    words = [] if share is None else [f"{share:.1%} of the ceiling"]
+    if ratio is not None:
+        words.append(f"lavra is {ratio['median']:.2f} times as fast ({ratio['low']:.2f}-{ratio['high']:.2f})")
     return {
         "stage": f"  {side['side']}",
         "tokens_per_second": side["tokens_per_second"]["median"],
         "peak_bytes": side["device_bytes"] or side["peak_bytes"],
         "first_step_seconds": side["first_step_seconds"],
-        "says": ", ".join(filter(None, words)),
+        "says": ", ".join(words),
     }
 
 

@@ -166,9 +166,8 @@ def test_the_sides_of_a_comparison_stand_below_their_stage() -> None:
     assert kernel.startswith("kernel ")
     assert ours.split()[:2] == ["lavra", "-"]
     assert "times" not in ours
-    assert peer.endswith(
-        "12.70 GB          -          -     -  50.0% of the ceiling, lavra is 1.25 times as fast (1.20-1.30)"
-    )
+    assert "12.70 GB" in peer
+    assert peer.endswith("50.0% of the ceiling, lavra is 1.25 times as fast (1.20-1.30)")
 
 
 @pytest.mark.parametrize("words", [["adapt"], ["--", "true"], ["adapt", "--"]])
