@@ -34,8 +34,9 @@ def adapt(settings: Settings, turns: Turns) -> None:
         if adapted(settings, turns, windows, rows):
             return
         gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        if settings["device"] == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         print(f"{rows} rows do not fit", file=sys.stderr)
     raise SystemExit(f"not even {settings['rows'][-1]} rows of {settings['context']} tokens fit")
 

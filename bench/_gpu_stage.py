@@ -63,9 +63,9 @@ class Log(threading.Thread):
 
     @property
     def last(self) -> str:
-        """The last line that says something and is no answer in JSON."""
+        """The last line that says something: no answer in JSON, and no advice after an error."""
         said = (line.strip() for line in reversed(self.lines))
-        return next((line for line in said if line and not line.startswith("{")), "")
+        return next((line for line in said if line and not line.startswith(("{", "what to do:"))), "it said nothing")
 
 
 def start(command: Sequence[str]) -> subprocess.Popen[str]:
@@ -150,7 +150,8 @@ def stage(options: argparse.Namespace) -> dict[str, Any]:
         row |= figures_of(answer, options.run, measured["seconds"], options.budget) | measured
         row["command"] = " ".join(options.command)
         if row["exit"]:
-            row["says"] = f"{log.last or 'it said nothing'} [{row.get('says') or 'no figures'}]"
+            over = f"ended at its limit of {options.limit:.0f} s: " if row["exit"] == TIMED_OUT else ""
+            row["says"] = f"{over}{log.last} [{row.get('says') or 'no figures'}]"
         row.setdefault("says", "")
     with (options.out / "gpu.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

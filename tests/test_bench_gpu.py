@@ -64,14 +64,18 @@ def test_a_stage_leaves_a_row_and_a_log_with_the_time_of_every_line(tmp_path: Pa
 
 
 def test_a_stage_that_fails_says_its_last_line_and_keeps_what_it_had_measured(tmp_path: Path) -> None:
-    row = stage(tmp_path, "generate", 'import sys; print(\'{"says": "22 s"}\'); sys.exit("no memory")')
+    code = 'import sys; print(\'{"says": "22 s"}\'); sys.exit("no memory\\nwhat to do: buy some\\n")'
+    row = stage(tmp_path, "generate", code)
     assert (row["exit"], row["says"]) == (1, "no memory [22 s]")
     assert stage(tmp_path, "silent", "raise SystemExit(3)")["says"] == "it said nothing [no figures]"
 
 
-def test_a_limit_ends_a_stage(tmp_path: Path) -> None:
-    measured, _ = _gpu_stage.run_stage([sys.executable, "-c", WAIT], tmp_path / "log", limit=0.0)
+def test_a_limit_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, log = _gpu_stage.run_stage([sys.executable, "-c", WAIT], tmp_path / "log", limit=0.0)
     assert measured["exit"] == _gpu_stage.TIMED_OUT
+    monkeypatch.setattr(_gpu_stage, "run_stage", lambda *_: (measured, log))
+    row = stage(tmp_path, "check", WAIT, "--limit", "90")
+    assert row["says"] == "ended at its limit of 90 s: it said nothing [no figures]"
 
 
 def test_a_stage_that_is_asked_to_end_still_leaves_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +196,24 @@ def test_the_words_after_the_dashes_are_left_to_the_command() -> None:
 
 def test_every_side_that_is_asked_for_is_there() -> None:
     assert {"Trainer", _gpu_peers.OURS, _gpu_peers.THEIRS} == set(_gpu_sides.SIDES)
+
+
+def test_the_trainer_takes_the_largest_micro_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    tried: list[int] = []
+
+    def fits(_: Any, turns: Any, windows: Any, rows: int) -> bool:
+        tried.append(rows)
+        return rows <= 16
+
+    monkeypatch.setattr(_gpu_sides, "windows_of", lambda _: [])
+    monkeypatch.setattr(_gpu_sides, "adapted", fits)
+    settings = {"rows": [64, 32, 16, 8], "context": 1024, "device": "cpu"}
+    _gpu_sides.adapt(settings, _gpu_sides.Turns(io.StringIO()))
+    assert tried == [64, 32, 16]
+    with pytest.raises(SystemExit, match="not even 32 rows of 1024 tokens fit"):
+        _gpu_sides.adapt(settings | {"rows": [64, 32]}, _gpu_sides.Turns(io.StringIO()))
 
 
 def test_plans_are_the_same_but_for_what_they_measured(tmp_path: Path) -> None:
