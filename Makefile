@@ -7,6 +7,7 @@ TORCH := 2.13.0
 
 DEMO_BUDGET ?= 150s
 DEMO_OUT ?= runs/demo
+DEMO_FLAGS ?=
 DEMO_SEARCH_BUDGET ?= 150s
 DEMO_SEARCH_OUT ?= runs/demo-search
 DEMO_PAIRS ?= installed-docs:
@@ -24,7 +25,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: $(CORE) ## train a model on this machine's own documentation and show what it writes (DEMO_BUDGET=150s)
-	$(BIN)/lavra train installed-docs: --budget $(DEMO_BUDGET) --out $(DEMO_OUT) --force
+	$(BIN)/lavra train installed-docs: --budget $(DEMO_BUDGET) --out $(DEMO_OUT) --force $(DEMO_FLAGS)
 	$(BIN)/lavra generate $(DEMO_OUT) --prompt "Return the" --max-new-tokens 80
 	$(BIN)/lavra runs show $(DEMO_OUT)
 

@@ -52,7 +52,7 @@ from lavra.cli.main import main
 from lavra.search import expanding
 from lavra.search.expansion_cache import ExpansionCache
 from lavra.search.segments import SegmentWriter
-expanding._MOST = expanding._FEWEST
+expanding._GROUP = 8
 SegmentWriter.is_full = property(lambda self: len(self) >= segment)
 keep, ExpansionCache.put = ExpansionCache.put, put
 sys.addaudithook(hook)

@@ -12,10 +12,12 @@ from lavra.models.spec import DecoderSpec
 
 
 class ByteTokenizer:
-    """One token per UTF-8 byte, and 256 for the end of a document."""
+    """One token per UTF-8 byte, and 256 for the end of a document, which is also read before a text."""
 
     vocabulary_size = 257
-    end_of_document = 256
+    end_of_document = beginning = document_bos = 256
+    text_bos: tuple[int, ...] = (256,)
+    around_source: tuple[list[int], list[int]] = ([], [256])
     fingerprint = "bytes"
 
     def encode(self, text: str) -> list[int]:

@@ -111,7 +111,13 @@ def shrunk(style: str, **fields: Any) -> DecoderSpec:
 
 
 def assembled(
-    spec: DecoderSpec, data: Prepared, *, precision: str = "fp32", rate: float = 1.0, **optimization: Any
+    spec: DecoderSpec,
+    data: Prepared,
+    *,
+    precision: str = "fp32",
+    rate: float = 1.0,
+    device: torch.device = CPU,
+    **optimization: Any,
 ) -> tuple[Assembly, Plan]:
     """Return a training of a decoder, as `lavra train` assembles it."""
     options = OptimizationConfig(tokens_per_step=256, **optimization)
@@ -122,16 +128,22 @@ def assembled(
     )
     config = TrainConfig(data=("text",), steps=50, model=ModelConfig(), optimization=options)
     material = TextMaterial(data)
-    plan = first_plan(config, Machine(CPU, "fp32", 1e10, 1), spec, material, Ranks())
+    plan = first_plan(config, Machine(device, "fp32", 1e10, 1), spec, material, Ranks())
     plan = replace(plan, compile=False, precision=precision)  # pyright: ignore[reportArgumentType]
-    return assemble(config, plan, material, None, CPU, Ranks()), plan
+    return assemble(config, plan, material, None, device, Ranks()), plan
 
 
 def decoder_subject(
-    spec: DecoderSpec, data: Prepared, *, precision: str = "fp32", rate: float = 1.0, loaded: bool = False
+    spec: DecoderSpec,
+    data: Prepared,
+    *,
+    precision: str = "fp32",
+    rate: float = 1.0,
+    loaded: bool = False,
+    device: torch.device = CPU,
 ) -> Subject:
     """Return a decoder about to be trained, as a subject of checks."""
-    assembly, plan = assembled(spec, data, precision=precision, rate=rate)
+    assembly, plan = assembled(spec, data, precision=precision, rate=rate, device=device)
     return make_subject(assembly, plan, TextMaterial(data), loaded=loaded)
 
 

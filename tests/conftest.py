@@ -52,3 +52,9 @@ def reference_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", run)
+
+
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `lavra check` find no compiler: compiling takes ten seconds, and has tests of its own."""
+    monkeypatch.setattr("lavra.checks.kernels.can_compile", lambda device: False)

@@ -16,6 +16,8 @@ from lavra.checks.report import Report
 from lavra.core.errors import CheckFailed
 from lavra.data.prepare import Prepared
 
+pytestmark = pytest.mark.usefixtures("without_compiler")
+
 
 @pytest.fixture(scope="module")
 def laws(tmp_path_factory: pytest.TempPathFactory) -> Prepared:

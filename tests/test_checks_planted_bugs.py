@@ -39,6 +39,8 @@ from lavra.training.step import Step
 
 CORPORA = ("tales", "laws", "topics")
 
+pytestmark = pytest.mark.usefixtures("without_compiler")
+
 
 @pytest.fixture(scope="session")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Prepared]:

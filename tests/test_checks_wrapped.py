@@ -35,6 +35,8 @@ WHOLE = ["gpt2", "t5-gated", "bert"]
 FRESH: dict[str, dict[str, Any]] = {"t5": {"initializer_factor": 0.3}, "t5-gated": {"initializer_factor": 0.3}}
 """T5's own weights begin too large for a first loss of ln V."""
 
+pytestmark = pytest.mark.usefixtures("without_compiler")
+
 
 def subject(name: str, **options: Any) -> Subject:
     return subject_of(tiny.wrapped_model(name, noise=0.05, **FRESH.get(name, {})), learning_rate=1e-2, **options)

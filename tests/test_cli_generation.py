@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import pytest
 
 from byte_level import lively_decoder
 from lavra.cli.main import main
+from lavra.core.errors import InputError
+from lavra.core.json_lines import JsonLines, one_line
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.store import save_decoder
+from lavra.recipes.score import score
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def test_generate_from_a_file_and_go_on_after_an_interruption(
     prompts = write(tmp_path / "prompts.jsonl", *({"prompt": text} for text in ("a longer prompt", "x", "", "x")))
     out = tmp_path / "texts.jsonl"
     words = ["generate", model, "--in", prompts, "--out", str(out), "--samples", "2", "--max-new-tokens", "8"]
-    assert answer(capsys, *words) == {"out": str(out), "texts": 8, "made": 8}
+    assert answer(capsys, *words) == {"out": str(out), "texts": 8, "made": 8, "unfinished": 0}
     whole = out.read_bytes()
     rows = rows_of(out)
     assert [(row["row"], row["sample"]) for row in rows] == [(row, sample) for row in range(4) for sample in (0, 1)]
@@ -98,6 +102,130 @@ def test_score(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     bad = write(tmp_path / "bad.jsonl", {"prompt": "x"})
     assert main(["score", model, "--in", bad]) == 2
     assert "bad.jsonl:1 has no 'options'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "x", "options": " sim"}, """: "options" is ' sim'"""),
+        ({"prompt": "x", "options": [" sim", 1]}, """: "options" is [' sim', 1]"""),
+        ({"prompt": "x", "options": []}, """: "options" is []"""),
+        ({"prompt": "x", "options": [" sim", ""]}, ': "options" is'),
+        ({"prompt": "x", "options": None}, ': "options" is None'),
+        ({"prompt": 7, "options": [" sim"]}, ': "prompt" is 7'),
+        ({"prompt": None, "options": [" sim"]}, ': "prompt" is None'),
+        ({"options": [" sim"]}, " has no 'prompt'"),
+        ([" sim"], " is JSON, but no object"),
+    ],
+    ids=str,
+)
+def test_a_bad_row_to_score_is_named(
+    row: Any, message: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = write(tmp_path / "requests.jsonl", {"prompt": "It is", "options": [" so", " not so"]}, row)
+    assert main(["score", model, "--in", requests]) == 2
+    told = capsys.readouterr().err
+    assert f"requests.jsonl:2{message}" in told
+    assert "what to do" in told
+
+
+def test_bad_rows_to_continue_and_to_label_are_named(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = write(tmp_path / "prompts.jsonl", {"prompt": "x"}, {"prompt": ["x"]})
+    assert main(["generate", model, "--in", prompts, "--out", str(tmp_path / "out.jsonl")]) == 2
+    assert """prompts.jsonl:2: "prompt" is ['x']""" in capsys.readouterr().err
+    zero = ["classify", model, "--zero-shot", "--labels", "1", "true", "--in"]
+    assert main([*zero, write(tmp_path / "texts.jsonl", {"text": "x"}, {"text": None})]) == 2
+    assert 'texts.jsonl:2: "text" is None' in capsys.readouterr().err
+    found = answer(
+        capsys, *zero, write(tmp_path / "labels.jsonl", {"text": 7, "label": 1}, {"text": "x", "label": True})
+    )
+    right = [row["predicted"] == label for row, label in zip(found["rows"], ("1", "true"), strict=True)]
+    assert found["accuracy"] == sum(right) / 2
+    with pytest.raises(InputError, match="the options of a prompt are one string"):
+        score(model, ["x"], ["abc"])
+
+
+def test_a_full_disk_leaves_whole_lines_that_the_next_call_goes_on_from(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = write(tmp_path / "prompts.jsonl", *({"prompt": text} for text in ("a longer prompt", "x", "yes", "no")))
+    out = tmp_path / "texts.jsonl"
+    words = ["generate", model, "--in", prompts, "--out", str(out), "--samples", "2", "--max-new-tokens", "8"]
+    room = 5
+
+    def full(lines: JsonLines, record: Any) -> None:
+        line = one_line(record) + "\n"
+        written = len(out.read_bytes().splitlines()) if out.exists() else 0
+        with out.open("a") as handle:
+            handle.write(line if written < room else line[:20])
+        if written >= room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLines, "append", full)
+        assert main(words) == 1
+    told = capsys.readouterr().err
+    assert "DISK FULL" in told
+    assert "Its 5 lines are whole" in told
+    assert "all texts of 2 of 4 prompts" in told
+    assert len(rows_of(out)) == 5
+    assert answer(capsys, *words)["made"] == 4
+    assert [(row["row"], row["sample"]) for row in rows_of(out)] == [
+        (row, sample) for row in range(4) for sample in (0, 1)
+    ]
+
+
+def test_a_disk_that_is_full_at_the_end_says_that_all_lines_are_there(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = write(tmp_path / "prompts.jsonl", {"prompt": "a longer prompt"}, {"prompt": "x"})
+    words = ["generate", model, "--in", prompts, "--out", str(tmp_path / "texts.jsonl"), "--max-new-tokens", "8"]
+
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lavra.recipes.generate_file.write_atomically", full)
+        assert main(words) == 1
+    assert "Its 2 lines are whole" in capsys.readouterr().err
+    assert answer(capsys, *words)["made"] == 0
+
+
+def test_long_texts_are_cut_and_said_and_short_ones_get_their_labels_all_the_same(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = write(tmp_path / "texts.jsonl", {"text": "a day"}, {"text": "many words " * 300}, {"text": "x"})
+    (tmp_path / "one.toml").write_text('[[template]]\nname = "one"\ntext = "{{ text }} is"\n')
+    one = ["--templates", str(tmp_path / "one.toml")]
+    words = ["classify", model, "--zero-shot", *one, "--labels", "good", "bad", "--in", texts]
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    told = capsys.readouterr()
+    rows = json.loads(told.out)["rows"]
+    assert [row["left_out"] > 0 for row in rows] == [False, True, False]
+    assert "1 of 3 texts did not fit the model's context of 256 tokens; their ends were left out" in told.err
+    kept = write(tmp_path / "kept.jsonl", {"text": ("many words " * 300)[: -rows[1]["left_out"]]})
+    (cut,) = answer(capsys, *words[:-1], kept)["rows"]
+    assert cut["left_out"] == 0
+    assert cut["probabilities"] == pytest.approx(rows[1]["probabilities"], rel=1e-3)
+    assert main([*words, "--long-text", "refuse"]) == 2
+    told = capsys.readouterr().err
+    assert "tokens too long for the model's context" in told
+    assert "--long-text cut" in told
+    examples = write(tmp_path / "examples.jsonl", *({"text": "word " * 90, "label": str(n % 2)} for n in range(8)))
+    assert main(["classify", model, "--few-shot", examples, "--text", "x"]) == 2
+    told = capsys.readouterr().err
+    assert "without any text" in told
+    assert "--shots" in told
+
+
+def test_explain_reads_the_end_of_a_long_prompt_when_asked(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["explain", model, "--prompt", "many words " * 200, "--steps", "2"]
+    assert main(words) == 2
+    assert "--long-prompt window" in capsys.readouterr().err
+    assert len(answer(capsys, *words, "--long-prompt", "window")["steps"]) == 2
 
 
 def test_classify(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

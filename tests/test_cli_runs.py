@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from lavra.cli.main import main
+from lavra.core.program import command
 from lavra.core.run_folder import RunFolder
 from lavra.reports.text_table import text_table
 
@@ -58,7 +60,7 @@ def test_the_lab_book_as_json(root: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def test_one_run_in_full(root: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["runs", "show", str(root / "finished")]) == 0
+    assert main(["runs", "show", str(root / "finished"), "--all"]) == 0
     words = " ".join(capsys.readouterr().out.split())
     for part in (
         "finished: finished",
@@ -85,7 +87,7 @@ def test_one_run_as_json(root: Path, capsys: pytest.CaptureFixture[str]):
     [
         (["runs", "nowhere"], "nowhere is no folder"),
         (["runs", "show", "."], "is no run folder"),
-        (["runs", "show", "damaged"], "plan.json is damaged"),
+        (["runs", "show", "damaged", "--all"], "plan.json is damaged"),
         (["runs", "show"], "RUN"),
     ],
 )
@@ -113,3 +115,37 @@ def test_tables_align_words_left_and_numbers_right():
         "a            7",
         "longer     123",
     ]
+
+
+def test_one_run_in_the_lines_that_matter(root: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("finished", "interrupted"):
+        assert main(["runs", "show", str(root / name)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) <= 32
+        assert max(map(len, lines[2:-4])) <= 110
+        assert name in lines[0]
+    assert "resume" in lines[-2]
+    assert lines[-1].endswith(f"runs show {root / 'interrupted'} --all")
+
+
+def test_runs_are_removed_trained_ones_by_force_and_foreign_files_never(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    ghost, trained, strange = (RunFolder.create(tmp_path / name, "") for name in ("ghost", "trained", "strange"))
+    (trained.checkpoints / "step-00000001").mkdir()
+    (strange.path / "thesis.txt").write_text("ten years")
+    assert main(["runs", "rm", str(ghost.path), str(trained.path)]) == 2
+    assert "has a trained model" in capsys.readouterr().err
+    assert ghost.path.exists()
+    assert main(["runs", "rm", str(ghost.path)]) == 0
+    assert main(["runs", "rm", str(trained.path), "--force"]) == 0
+    assert main(["runs", "rm", str(strange.path), "--force"]) == 2
+    assert main(["runs", "rm", str(tmp_path)]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["strange"]
+
+
+def test_a_recommended_command_works_as_it_stands():
+    done = subprocess.run(
+        f"{command('runs', 'a folder')} --json", shell=True, capture_output=True, text=True, check=False
+    )
+    assert "a folder is no folder" in done.stderr

@@ -59,12 +59,12 @@ def test_a_new_run_knows_nothing_yet(run: RunFolder):
 
 
 def test_an_existing_run_is_not_overwritten(run: RunFolder):
-    with pytest.raises(InputError, match=r"holds a run already\n.*lavra resume .*first"):
+    with pytest.raises(InputError, match=r"exists already\n.*lavra resume .*first"):
         RunFolder.create(run.path, "")
 
 
 def test_force_replaces_a_run_and_leaves_nothing_of_it(run: RunFolder):
-    (run.checkpoints / "old").touch()
+    (run.checkpoints / "step-00000001").mkdir()
     again = RunFolder.create(run.path, "seed = 2\n", force=True)
     assert again.config == "seed = 2\n"
     assert not list(again.checkpoints.iterdir())
@@ -75,7 +75,7 @@ def test_force_replaces_a_run_and_leaves_nothing_of_it(run: RunFolder):
 def test_a_folder_that_is_no_run_is_never_replaced(tmp_path: Path, force: bool):
     (tmp_path / "thesis.txt").write_text("ten years")
     (tmp_path / "config.toml").write_text("somebody = 'else'")
-    with pytest.raises(InputError, match="is no run folder"):
+    with pytest.raises(InputError, match="no folder that lavra made"):
         RunFolder.create(tmp_path, "", force=force)
     assert (tmp_path / "thesis.txt").read_text() == "ten years"
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
 
 from lavra.core.errors import InputError
 from lavra.data.bad_rows import BadRows
 from lavra.data.chats import ChatTemplate
+from lavra.data.default_chat import default_chat_template, with_turn_token
 from lavra.data.example_encoding import EncodedExample, ExampleEncoder
 from lavra.data.example_rows import ExampleRow, read_examples
 from lavra.data.prepare_examples import prepare_examples
@@ -102,7 +109,7 @@ def test_the_ids_are_those_of_transformers(tmp_path: Path):
 def test_a_template_that_marks_no_end_gets_one(tokenizer: Tokenizer):
     found, _ = encode(PLAIN, CHAT[1:3], tokenizer)
     assert found is not None
-    assert found.tokens[0] == tokenizer.end_of_document
+    assert (found.tokens[0] == tokenizer.end_of_document) == (tokenizer.beginning is not None)
     assert (found.tokens[-1], found.learned[-1]) == (tokenizer.end_of_document, True)
     assert "não" in tokenizer.decode(found.tokens[found.learned])
 
@@ -132,13 +139,149 @@ def test_text_does_not_speak_in_anothers_name():
     assert encoder.bad_rows.counts == {"chat that spells a special token": 1}
 
 
-def test_a_template_that_rewrites_the_past_is_refused():
-    forgetful = CHATML.replace("message['content']", "(message['content'] if loop.last else '...')")
-    with pytest.raises(
-        InputError, match=r"writes the beginning of a chat in another way .*\(turn 3: 'Que não"
-    ) as raised:
-        encode(forgetful)
-    assert "{% generation %}" in raised.value.remedy
+THINKING = """{%- for message in messages %}
+{%- set content = message.content %}{%- set thought = '' %}
+{%- if message.role == 'assistant' and '</think>' in content %}
+{%- set thought = content.split('</think>')[0].split('<think>')[-1].strip('\n') %}
+{%- set content = content.split('</think>')[-1].lstrip('\n') %}
+{%- endif %}
+{{- '<|im_start|>' + message.role + '\n' }}
+{%- if message.role == 'assistant' and loop.last %}{{- '<think>\n' + thought + '\n</think>\n\n' }}{%- endif %}
+{{- content }}
+{%- for call in message.tool_calls or [] %}{{- '<tool_call>' + (call.function | tojson) + '</tool_call>' }}{%- endfor %}
+{{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+"""A template that keeps what was thought in the last answer alone, as Qwen3's does."""
+
+
+@cache
+def thinking_tokenizer() -> Tokenizer:
+    inner = Library.from_str(chat_tokenizer().serialised)
+    inner.add_tokens(["<think>", "</think>", "<tool_call>", "</tool_call>"])
+    return Tokenizer(inner, "<|im_end|>")
+
+
+def test_answers_are_found_where_a_template_rewrites_the_past():
+    chat = [
+        {"role": "user", "content": "Um?"},
+        {"role": "assistant", "content": "<think>\nhm\n</think>\n\nUm."},
+        {"role": "user", "content": "Dois?"},
+        {"role": "assistant", "content": "<think>\npois\n</think>\n\nDois."},
+    ]
+    found, encoder = encode(THINKING, chat, thinking_tokenizer())
+    assert not encoder.bad_rows.counts
+    assert shown(thinking_tokenizer(), found) == (
+        "<|im_start|>user\nUm?<|im_end|>\n<|im_start|>assistant\n⟦Um.<|im_end|>\n⟧<|im_start|>user\nDois?<|im_end|>\n"
+        "<|im_start|>assistant\n⟦<think>\npois\n</think>\n\nDois.<|im_end|>\n⟧"
+    )
+    assert found is not None
+    assert found.learned_bytes == len("Um.\n<think>\npois\n</think>\n\nDois.\n")
+
+
+def test_calls_of_tools_are_learned_where_the_past_is_rewritten():
+    call = {"type": "function", "function": {"name": "soma", "arguments": '{"a": 1}'}}
+    chat = [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": "São 2."},
+    ]
+    row = next(read_examples_of({"messages": chat}))
+    found, encoder = encode(THINKING, row.messages, thinking_tokenizer())
+    assert not encoder.bad_rows.counts
+    text = shown(thinking_tokenizer(), found)
+    assert '⟦<tool_call>{"name": "soma", "arguments": {"a": 1}}</tool_call><|im_end|>' in text
+    assert "⟦<think>\n\n</think>\n\nSão 2.<|im_end|>" in text
+    found, encoder = encode(CHATML, row.messages)
+    assert found is None
+    assert encoder.bad_rows.examples["chat with a part that the template does not write"] == [
+        ("chats.jsonl:1", "tool_calls")
+    ]
+
+
+def test_a_turn_that_the_template_leaves_out_is_counted():
+    forgetful = CHATML.replace("message['content']", "(message['content'] if loop.revindex < 3 else '...')")
+    found, encoder = encode(forgetful)
+    assert shown(chat_tokenizer(), found).count("⟦") == 1
+    assert "⟦Nada." in shown(chat_tokenizer(), found)
+    assert encoder.unwritten == {"turns of the assistant": 1}
+    found, encoder = encode(CHATML, [*CHAT[:2], {**CHAT[2], "thinking": "hm"}])
+    assert found is not None
+    assert encoder.unwritten == {"thinking": 1}
+
+
+def read_examples_of(*rows: dict[str, Any], bad_rows: BadRows | None = None) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "chats.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        yield from read_examples([str(file)], BadRows() if bad_rows is None else bad_rows)
+
+
+def test_turns_keep_what_they_carry():
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "Que "}, {"type": "text", "text": "horas?"}]},
+        {"role": "assistant", "content": "Não sei.", "weight": 0, "name": None},
+        {"role": "user", "content": "E agora?"},
+        {"role": "assistant", "reasoning_content": "hm", "content": "Agora.", "train": True},
+    ]
+    tools = [{"type": "function", "function": {"name": "horas", "description": None}}]
+    (row,) = read_examples_of({"messages": turns, "tools": json.dumps(tools), "system": "Sê breve."})
+    assert row.messages == (
+        {"role": "system", "content": "Sê breve."},
+        {"role": "user", "content": "Que horas?"},
+        {"role": "assistant", "content": "Não sei."},
+        {"role": "user", "content": "E agora?"},
+        {"role": "assistant", "content": "Agora.", "reasoning_content": "hm"},
+    )
+    assert row.unlearned == (2,)
+    assert row.given == {"tools": [{"type": "function", "function": {"name": "horas"}}]}
+    assert row.prompt == "Sê breve.\nQue horas?\nNão sei.\nE agora?"
+
+
+def test_a_turn_of_weight_zero_is_read_and_not_learned():
+    (row,) = read_examples_of({"messages": [{**turn, "weight": int(number > 2)} for number, turn in enumerate(CHAT)]})
+    for template in (CHATML, marked("<|im_end|>", "\n")):
+        encoder = ExampleEncoder(chat_tokenizer(), "decoder", BadRows(), chat_template=ChatTemplate(template))
+        (found,) = encoder.encode([row])
+        assert shown(chat_tokenizer(), found).count("⟦") == 1
+        assert "⟦Nada." in shown(chat_tokenizer(), found)
+
+
+def test_a_prompt_and_a_completion_of_turns_are_a_chat():
+    (row,) = read_examples_of({"prompt": list(CHAT[:4]), "completion": [CHAT[4]]})
+    assert row.messages == CHAT[:5]
+    assert 2 in row.unlearned
+    assert 4 not in row.unlearned
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ({"role": "assistant", "content": None}, "turn 2 (assistant) has no content"),
+        ({"role": "assistant", "content": [{"type": "image_url"}]}, "turn 2 holds a part that is no text (image_url)"),
+        ({"role": "assistant", "content": "x", "weight": 0.5}, "weight = 0.5"),
+        ({"role": "assistant", "content": {"a": 1}}, "the content of turn 2 is a dict"),
+        ({"content": "x"}, "turn 2 has no role"),
+        ("x", "turn 2 is a str"),
+    ],
+)
+def test_what_cannot_be_used_of_a_turn_is_refused_by_its_name(turn: Any, reason: str):
+    found = BadRows()
+    with pytest.raises(InputError, match=re.escape(reason)):
+        list(read_examples_of({"messages": [CHAT[1], turn]}, bad_rows=found))
+    assert list(found.counts) == ["chat with a part that cannot be used"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.text("abç <>\n", max_size=8)), max_size=6))
+@settings(deadline=None, max_examples=40)
+def test_both_ways_of_finding_answers_agree(turns: list[tuple[str, str]]):
+    messages = [{"role": role, "content": content} for role, content in turns]
+    template = ChatTemplate(CHATML)
+    answers = [number for number, (role, _) in enumerate(turns) if role == "assistant"]
+    whole, spans = template.render(messages)
+    assert template._by_changes(messages, {}, answers, whole) == spans
+    assert [whole[span[0] : span[1]] for span in spans if span] == [turns[n][1] + "<|im_end|>\n" for n in answers]
 
 
 def test_a_chat_that_the_template_does_not_take_is_counted():
@@ -147,14 +290,42 @@ def test_a_chat_that_the_template_does_not_take_is_counted():
     assert found is None
     assert encoder.bad_rows.examples["chat that the template refuses"] == [("chats.jsonl:1", "no system")]
     assert encode(strict, CHAT[1:])[0] is not None
-    with pytest.raises(InputError, match="the chat template is not right"):
+    with pytest.raises(InputError, match="the chat template, line 1, is not right"):
         encode("{% if %}")
 
 
-def test_a_template_runs_in_a_sandbox():
-    found, encoder = encode("{{ messages.__class__.__mro__[1].__subclasses__() }}" + CHATML)
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("\n{{ messages.__class__.__mro__[1].__subclasses__() }}", "line 2, was stopped: access to attribute"),
+        ("\n\n{{ range(10**9) | list }}", "line 3, was stopped: Range too big"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "line 1, was stopped: maximum recursion"),
+    ],
+)
+def test_a_template_runs_in_a_sandbox_and_its_error_is_its_own(template: str, reason: str):
+    with pytest.raises(InputError, match=reason):
+        encode(template + CHATML)
+
+
+def test_a_chat_on_which_the_template_fails_is_counted_with_the_line():
+    found, encoder = encode("\n{{ messages[0].name + 'x' }}" + CHATML)
     assert found is None
-    assert "chat that the template refuses" in encoder.bad_rows.counts
+    ((place, reason),) = encoder.bad_rows.examples["chat on which the template fails"]
+    assert place == "chats.jsonl:1"
+    assert "the chat template, line 2: " in reason
+    assert "'name'" in reason
+
+
+@pytest.mark.parametrize("marks", [True, False])
+def test_a_tokenizer_without_a_template_gets_one(marks: bool):
+    tokenizer = with_turn_token(byte_level()) if marks else byte_level()
+    template = default_chat_template(tokenizer)
+    encoder = ExampleEncoder(tokenizer, "decoder", BadRows(), chat_template=template)
+    (found,) = encoder.encode([ExampleRow("g", "p", "p", "", messages=CHAT[1:3])])
+    turn = "<|im_start|>" if marks else "### "
+    assert shown(tokenizer, found).removeprefix("<|endoftext|>") == (
+        f"{turn}user\nQue disse a avó?<|endoftext|>\n{turn}assistant\n⟦Que não, e é já.<|endoftext|>\n⟧"
+    )
 
 
 def test_templates_are_found_where_they_are_kept(tmp_path: Path):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lavra.core.errors import Damaged, InputError
 from lavra.data.bad_rows import BadRows
+from lavra.data.bos import with_bos
 from lavra.data.example_encoding import ExampleEncoder
 from lavra.data.example_packing import LOOK_AHEAD, pack_examples
 from lavra.data.example_rows import PAIR_COLUMNS, ExampleRow, PairColumns, read_examples
@@ -164,11 +165,15 @@ def test_epochs_come_in_different_orders_and_the_share_filled_is_told(tmp_path: 
 
 @pytest.mark.parametrize("columns", [*PAIR_COLUMNS, PairColumns("pergunta", "resposta")])
 def test_columns_are_recognised(tmp_path: Path, columns: PairColumns):
-    file = written(tmp_path / "a.jsonl", [{"id": 1, columns.prompt: "Quem?", columns.completion: "Eu."}])
+    beside = dict.fromkeys(columns.beside, "Onde?")
+    file = written(tmp_path / "a.jsonl", [{"id": 1, columns.prompt: "Quem?", columns.completion: "Eu.", **beside}])
     given_names = columns if columns not in PAIR_COLUMNS else None
-    (row,) = read_examples([str(file)], BadRows(), columns=given_names)
-    assert (row.prompt, row.completion, row.group, row.place) == ("Quem?", "Eu.", "a", f"{file}:1")
-    assert "".join(row.joined) == ("Quem?Eu." if columns.prompt == "prompt" else "Quem?\nEu.")
+    bad_rows = BadRows()
+    (row,) = read_examples([str(file)], bad_rows, columns=given_names)
+    read = "Quem?\n\nOnde?" if columns.beside else "Quem?"
+    assert (row.prompt, row.completion, row.group, row.place) == (read, "Eu.", "a", f"{file}:1")
+    assert "".join(row.joined) == read + columns.separator + "Eu."
+    assert bad_rows.report()["columns"] == [{"taken": list(columns.names), "ignored": ["id"], "files": [str(file)]}]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
@@ -199,7 +204,13 @@ def test_rows_without_a_part_to_learn_are_counted_and_named(tmp_path: Path):
     found = list(read_examples([str(written(tmp_path / "a.jsonl", rows))], bad))
     assert [row.completion for row in found] == ["b", "only this"]
     assert bad.rows == 2
-    assert bad.counts == {"no part to learn": 2, "empty document": 1, "not text": 2, "NUL byte": 1}
+    assert bad.counts == {
+        "no part to learn": 2,
+        "empty document": 1,
+        "not text": 1,
+        "chat with a part that cannot be used": 1,
+        "NUL byte": 1,
+    }
     assert "a.jsonl:2" in bad.summary()
     with pytest.raises(InputError, match=r"a\.jsonl:2: no part to learn \(no 'prompt and completion' among prompt\)"):
         list(read_examples([str(tmp_path / "a.jsonl")], BadRows(policy="error")))
@@ -227,7 +238,7 @@ def test_a_decoder_learns_the_completion_and_its_end(tokenizer: Tokenizer, promp
     found, _ = encoded(tokenizer, "decoder", pair(prompt, completion))
     before, after = encode_pair(tokenizer, prompt, completion)
     end = tokenizer.end_of_document
-    assert found.tokens.tolist() == [end, *before, *after, end]
+    assert found.tokens.tolist() == [*with_bos(tokenizer, before), *after, end]
     assert found.tokens[found.learned].tolist() == [*after, end]
     assert found.learned_bytes == len(completion.encode())
     if tokenizer.byte_level:
@@ -345,7 +356,7 @@ def test_what_cannot_be_split_or_used_is_said(tmp_path: Path, capsys: pytest.Cap
     long = written(tmp_path / "b.jsonl", [*PAIRS, {"passage": "p", "query": "muito " * 200}])
     prepare_examples([str(long)], tmp_path / "out", byte_level(), context=24)
     told = capsys.readouterr().err
-    assert "left out 1 rows: answer longer than the context" in told
+    assert "left out 1 row: answer longer than the context" in told
     assert f"of {len(PAIRS) + 1} examples were cut: their prompts lost their beginnings, to fit 24 tokens" in told
     with pytest.raises(InputError, match="holds no prepared examples"):
         open_prepared_examples(tmp_path)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers
 
 from lavra.core.errors import InputError
+from lavra.data.bad_rows import UNKNOWN_TOKEN
 from lavra.data.prepare import open_prepared, prepare
 from lavra.data.tokenizer import Tokenizer
 
@@ -43,6 +44,7 @@ def test_what_goes_in_comes_out_on_one_side_or_the_other(corpus: Path, tmp_path:
     assert report["normalize"] is False
     assert open_prepared(tmp_path / "out").train.manifest == prepared.train.manifest
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".lavra.json",
         "report.json",
         "tokenizer",
         "train",
@@ -86,7 +88,13 @@ def test_standard_input_is_read_once_and_kept_in_between(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(lines.encode()))))
     prepared = prepare(["-"], tmp_path / "out", vocabulary_size=300)
     assert prepared.report["rows"] == len(TEXTS)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "tokenizer", "train", "validation"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        ".lavra.json",
+        "report.json",
+        "tokenizer",
+        "train",
+        "validation",
+    }
 
 
 def test_a_given_tokenizer_is_used_and_the_size_may_be_a_function_of_the_text(corpus: Path, tmp_path: Path) -> None:
@@ -105,6 +113,10 @@ def test_held_out_texts_are_the_originals_with_a_lossy_tokenizer(corpus: Path, t
     prepared = prepare([str(corpus)], tmp_path / "out", tokenizer=Tokenizer(inner, "[SEP]"))
     assert set(prepared.validation.texts()) <= set(TEXTS)
     assert prepared.report["tokenizer"]["unknown_rate"] > 0.5
+    assert [*prepared.report["changed"]] == [UNKNOWN_TOKEN]
+    good = write_rows(tmp_path / "good.jsonl", LINES)
+    with pytest.raises(InputError, match="text that the tokenizer cannot write"):
+        prepare([str(good)], tmp_path / "strict", tokenizer=prepared.tokenizer, on_bad_row="strict")
 
 
 def test_normalisation_is_recorded(tmp_path: Path) -> None:
@@ -117,6 +129,7 @@ def test_normalisation_is_recorded(tmp_path: Path) -> None:
 def test_failures_leave_nothing_behind(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("olá")
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
     for locations, options, message in [
         ([str(corpus)], {"on_bad_row": "error"}, "bad JSON"),
         ([str(tmp_path / "short.txt")], {}, "too little to train on a part"),
@@ -126,8 +139,73 @@ def test_failures_leave_nothing_behind(corpus: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message) as caught:
             prepare(locations, tmp_path / "new", vocabulary_size=300, **options)
         assert caught.value.remedy
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="no folder that lavra made"):
         prepare([str(corpus)], tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "out", "short.txt"]
     with pytest.raises(InputError, match="holds no prepared text"):
         open_prepared(tmp_path / "out")
+
+
+def write_rows(path: Path, texts: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+LINES = [f"O documento número {number} fala de rios, pontes e casas." for number in range(120)]
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_given_validation_data_is_all_that_is_held_out(tmp_path: Path, by_name: bool) -> None:
+    train = write_rows(tmp_path / "data" / "train.jsonl", LINES[:80])
+    held_out = write_rows(tmp_path / ("data" if by_name else "other") / "dev.jsonl", [*LINES[80:100], LINES[0]])
+    write_rows(tmp_path / "data" / "test.jsonl", LINES[100:])
+    prepared = prepare(
+        [str(train.parent)], tmp_path / "out", vocabulary_size=300, validation=() if by_name else [str(held_out)]
+    )
+    assert list(prepared.train.texts()) == LINES[:80]
+    assert list(prepared.validation.texts()) == [*LINES[80:100], LINES[0]]
+    report = prepared.report
+    assert report["split"]["validation_given"] is True
+    assert report["changed"]["text to train on that is also in the validation data"] == {
+        "count": 1,
+        "examples": [f"{train}:1"],
+    }
+    assert list(report["left_out"]) == ["test data by their names, never trained on"]
+    with pytest.raises(InputError, match="also in the validation data"):
+        prepare([str(train.parent)], tmp_path / "strict", validation=[str(held_out)], on_bad_row="strict")
+
+
+def test_validation_data_goes_with_what_is_read_only_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in LINES[:80])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(lines.encode()))))
+    held_out = write_rows(tmp_path / "dev.jsonl", LINES[80:100])
+    prepared = prepare(["-"], tmp_path / "out", vocabulary_size=300, validation=[str(held_out)])
+    assert (len(prepared.train), list(prepared.validation.texts())) == (80, LINES[80:100])
+
+
+def test_latin_1_files_are_trained_on_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(60):
+        text = f"Não é só a ação número {number}: os corações também.\n" * 4
+        (folder / f"{number:02}.txt").write_bytes(text.encode("latin-1" if number % 2 else "utf-8"))
+    report = prepare([str(folder)], tmp_path / "out", vocabulary_size=300).report
+    assert (report["rows"], report["bytes_left_out"]) == (60, 0)
+    assert report["changed"]["read as Windows-1252 (Latin-1), since the bytes are no UTF-8"]["count"] == 30
+    assert "read as Windows-1252" in capsys.readouterr().err
+    (folder / "russo.txt").write_bytes("Привет, мир! ".encode("cp1251") * 100)
+    report = prepare([str(folder)], tmp_path / "again", vocabulary_size=300).report
+    assert report["share_left_out"] == pytest.approx(1300 / (1300 + report["bytes"]), abs=1e-6)
+    assert f"{report['share_left_out']:.2%} of the bytes read" in capsys.readouterr().err
+
+
+def test_the_same_text_prepared_again_is_the_same_folder_byte_for_byte(tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"a text of number {number} and more"}) + "\n" for number in range(80)))
+    states = []
+    for force in (False, True):
+        prepare([str(text)], tmp_path / "out", vocabulary_size=300, validation_share=0.2, force=force)
+        files = [path for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()]
+        states.append({str(path): path.read_bytes() for path in files})
+    assert states[0] == states[1]

@@ -68,6 +68,26 @@ def test_every_format_gives_the_same_documents(tmp_path: Path, ending: str, pack
     assert rows[0].place.startswith(str(path))
 
 
+def test_of_parquet_only_the_wanted_columns_are_read(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    columns = {
+        "text": ["um", "dois"],
+        "image": pyarrow.array([b"\xff" * 100] * 2, pyarrow.binary()),
+        "when": pyarrow.array([1_700_000_000_000_000_001] * 2, pyarrow.timestamp("ns")),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, compression="none", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"\xff" * 100)
+    found = BadRows()
+    (path).write_bytes(data[:place] + b"\x00" * 100 + data[place + 100 :])
+    rows = list(read_rows([str(path)], wanted=("when",), bad_rows=found))
+    assert [dict(row.fields) for row in rows] == [{"when": "2023-11-14 22:13:20.000000001"}] * 2
+    assert found.report()["columns"] == [{"taken": ["text"], "ignored": ["when", "image"], "files": [str(path)]}]
+
+
 @pytest.mark.parametrize("packing", ["", ".gz", ".zst", ".xz"])
 @pytest.mark.parametrize("ending", [".txt", ".md"])
 def test_a_text_file_is_one_document(tmp_path: Path, ending: str, packing: str) -> None:
@@ -85,8 +105,8 @@ def test_folders_are_read_in_sorted_order_and_text_files_of_one_folder_are_one_s
     assert [row.text for row in rows] == ["a.txt", "z.txt", "b/1.md", "b/2.txt", "b/c/3.txt"]
     assert [row.source for row in rows] == ["corpus", "corpus", "corpus/b", "corpus/b", "corpus/b/c"]
     assert {reason: len(paths) for reason, paths in found.left_out.items()} == {
-        "hidden": 1,
-        ".pdf is no data format": 1,
+        "hidden, though in a data format": 1,
+        ".pdf is no data format (turn it into text first: pdftotext FILE.pdf FILE.txt)": 1,
     }
 
 
@@ -130,7 +150,7 @@ def test_bad_rows_are_counted_with_file_and_line_and_the_good_ones_are_read(tmp_
         b'{"text": "a\\u0000b"}',
         b'{"titulo": "sem texto"}',
         b'{"text": "cortada',
-        b'{"text": "latin1: \xe9"}',
+        b'{"text": "' + "Привет, мир".encode("koi8-r") * 30 + b'"}',
         b'{"text": 7}',
         b'{"text": null}',
         b'{"text": "meio par \\ud800"}',
@@ -151,7 +171,7 @@ def test_bad_rows_are_counted_with_file_and_line_and_the_good_ones_are_read(tmp_
         "broken UTF-8": 2,
         "not text": 1,
     }
-    assert found.report()["bad_rows"]["broken UTF-8"]["examples"] == [f"{path}:6: byte 0xe9", f"{path}:9"]
+    assert found.report()["bad_rows"]["broken UTF-8"]["examples"] == [f"{path}:6: byte 0xf0", f"{path}:9"]
     assert "titulo" in found.report()["bad_rows"]["missing column"]["examples"][0]
 
 
@@ -172,9 +192,14 @@ def test_only_the_first_five_places_of_a_kind_are_remembered(tmp_path: Path) -> 
         ("a.jsonl", b'{"text": "a"}\n{nao}', "a.jsonl:2: bad JSON", "one JSON object per line"),
         ("a.jsonl", b'{"body": "a"}', "a.jsonl:1: missing column (no 'text' among body)", "--text-column"),
         ("a.csv", b"titulo,corpo\na,b", "a.csv:1: missing column (no 'text' among titulo, corpo)", "--text-column"),
-        ("a.txt", b"linha\noutra \xe7\xe3o", "a.txt:2: broken UTF-8 (byte 0xe7)", "iconv"),
+        (
+            "a.txt",
+            b"line\n" + "Привет".encode("cp1251"),
+            "a.txt:2: broken UTF-8 (byte 0xcf)",
+            "--encoding windows-1251",
+        ),
         ("a.txt", "texto".encode("utf-16-le"), "a.txt: NUL byte", "UTF-16"),
-        ("a.csv", b"text\n\xe9\n", "a.csv:2: broken UTF-8", "iconv"),
+        ("a.csv", b"text\n" + "Привет".encode("koi8-r") + b"\n", "a.csv:2: broken UTF-8", "iconv"),
     ],
 )
 def test_on_bad_row_error_names_the_place_and_the_remedy(
@@ -253,7 +278,7 @@ def test_a_line_too_long_for_memory_is_left_out(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(["um", "x" * 5000, "dois"]))
     found = BadRows()
     assert [row.text for row in read_rows([str(tmp_path / "a.jsonl")], bad_rows=found)] == ["um", "dois"]
-    assert found.examples == {"line too long": [(f"{tmp_path / 'a.jsonl'}:2", "")]}
+    assert found.examples == {"too long for memory": [(f"{tmp_path / 'a.jsonl'}:2", "")]}
 
 
 def test_normalisation_composes_accents_only_when_asked(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Tokenizers: lossless, the same ids in pieces as in one, and every format in which they are found."""
 
 import json
+import random
+import re
 import time
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -158,13 +160,41 @@ def test_a_saved_tokenizer_loads_as_the_same_and_opens_with_transformers(tokeniz
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
-    assert theirs(PORTUGUESE)["input_ids"] == tokenizer.encode(PORTUGUESE)
+    assert theirs(PORTUGUESE)["input_ids"] == [tokenizer.document_bos, *tokenizer.encode(PORTUGUESE)]
+    assert theirs.bos_token_id == tokenizer.document_bos == tokenizer.end_of_document
     assert theirs.eos_token_id == tokenizer.end_of_document
 
 
 def test_training_is_deterministic_and_its_fingerprint_tells_tokenizers_apart(english: str) -> None:
     one, same, other = (Tokenizer.train([english[:50_000]], size) for size in (300, 300, 301))
     assert one.fingerprint == same.fingerprint != other.fingerprint
+
+
+def test_text_without_spaces_is_learned_from() -> None:
+    source = random.Random(0)
+    words = ["".join(chr(0x4E00 + source.randrange(200)) for _ in range(3)) for _ in range(60)]
+    texts = ["".join(source.choices(words, k=500)) for _ in range(20)]
+    whole = Tokenizer.train(texts, 600)
+    assert whole.vocabulary_size == 600
+    pieces = Tokenizer.train([text[at : at + 300] for text in texts for at in range(0, len(text), 300)], 600)
+    assert len(whole.encode(texts[0])) < 1.2 * len(pieces.encode(texts[0]))
+
+
+@given(
+    st.lists(
+        st.sampled_from(["x", "漢", " ", "\n", "palavra "]).flatmap(lambda one: st.integers(1, 40).map(one.__mul__))
+    )
+)
+def test_pieces_to_train_on_are_all_of_the_text(parts: list[str]) -> None:
+    text = "".join(parts)
+    before = tokenizer_module._LONG_RUN, tokenizer_module._RUN_PIECE
+    tokenizer_module._LONG_RUN, tokenizer_module._RUN_PIECE = re.compile(r"\S{20,}|\s{20,}"), 7
+    try:
+        pieces = list(tokenizer_module._training_pieces(text))
+    finally:
+        tokenizer_module._LONG_RUN, tokenizer_module._RUN_PIECE = before
+    assert "".join(pieces) == text
+    assert not any(re.search(r"\S{20,}|\s{20,}", piece) for piece in pieces)
 
 
 def test_long_runs_in_the_sample_do_not_stop_the_training() -> None:

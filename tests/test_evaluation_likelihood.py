@@ -39,7 +39,7 @@ def one_token_at_a_time(model: Any, documents: Documents, context: int, stride: 
     """The definition: each token by its own, with the context that the sliding window promises."""
     sums = []
     for start, end in zip(documents.starts, documents.ends, strict=True):
-        stream = [documents.end_of_document, *documents.tokens[start:end].tolist()]
+        stream = [documents.bos, *documents.tokens[start:end].tolist()]
         total = 0.0
         for target in range(1, len(stream)):
             window = 0 if target <= context else -(-(target - context) // stride)

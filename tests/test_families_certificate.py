@@ -74,7 +74,7 @@ def test_an_export_is_opened_by_transformers_with_its_tokenizer(
     assert stored["certificate"]["perplexity"] == pytest.approx(stored["certificate"]["transformers_perplexity"])
     theirs = AutoTokenizer.from_pretrained(out)
     for text in (WORDS, *TEXTS[:3]):
-        assert theirs(text)["input_ids"] == tokenizer.encode(text)
+        assert theirs(text)["input_ids"] == [tokenizer.document_bos, *tokenizer.encode(text)]
         assert theirs.decode(tokenizer.encode(text)) == text
     assert theirs.eos_token_id == tokenizer.end_of_document
     assert list(theirs(WORDS)) == ["input_ids", "attention_mask"]
@@ -82,12 +82,13 @@ def test_an_export_is_opened_by_transformers_with_its_tokenizer(
     assert model.generation_config.eos_token_id == tokenizer.end_of_document
     prompt = theirs(WORDS, return_tensors="pt")
     made = model.generate(**prompt, max_new_tokens=6, do_sample=False, eos_token_id=None)[0]
-    assert made.tolist() == greedy(open_model(str(model_folder), "cpu").model, tokenizer.encode(WORDS), 6)
+    read = [tokenizer.document_bos, *tokenizer.encode(WORDS)]
+    assert made.tolist() == greedy(open_model(str(model_folder), "cpu").model, read, 6)
     card = (out / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers")
     assert "certificate: the same model" in card
-    assert main(["export", str(model_folder), "--out", str(out)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert main(["export", str(model_folder), "--out", str(out)]) == 0
+    assert "holds this export already" in capsys.readouterr().err
 
 
 def greedy(model: Decoder, ids: list[int], count: int) -> list[int]:
@@ -117,6 +118,19 @@ def test_an_imported_folder_is_certified_on_both_ways(tokenizer: Tokenizer, tmp_
 
 
 @pytest.mark.usefixtures("in_this_process")
+def test_an_export_that_was_killed_after_its_last_stroke_and_is_given_again_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, (kind, options) in {"source": CONFIGURATIONS[21], "other": CONFIGURATIONS[0]}.items():
+        reference(kind, options).save_pretrained(tmp_path / name)
+    made = export(str(tmp_path / "source"), tmp_path / "out")
+    with pytest.raises(InputError, match="exists already"):
+        export(str(tmp_path / "other"), tmp_path / "out")
+    monkeypatch.setattr("lavra.recipes.export.certify", lambda *_, **__: pytest.fail("it is proved already"))
+    assert export(str(tmp_path / "source"), tmp_path / "out").to_json() == made.to_json()
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_folder_without_tokenizer_is_compared_on_random_tokens(tmp_path: Path) -> None:
     kind, options = CONFIGURATIONS[21]
     reference(kind, options).save_pretrained(tmp_path / "source")
@@ -124,6 +138,7 @@ def test_a_folder_without_tokenizer_is_compared_on_random_tokens(tmp_path: Path)
     assert made.family == kind
     assert made.certificate.tokens > 100
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        ".lavra.json",
         "README.md",
         "certificate.json",
         "config.json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from families import CONFIGURATIONS, VOCABULARY, logits_of, reference
 from lavra.core.errors import Damaged, InputError
+from lavra.core.network import why_unreachable
 from lavra.models.families.hub import hub_folder, hub_name
 from lavra.models.families.importing import import_decoder
 
@@ -229,5 +231,44 @@ def test_names_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert hub_name("hf:runs/model") == "runs/model"
     for path in ("run", "a/b/c", "/tmp/x", "./x", "hf:x", ""):
         assert hub_name(path) is None
-    with pytest.raises(InputError, match="nobody/nothing cannot be had from the hub"):
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_a_network_one_sentence_is_said_at_once(offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not offline:
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the port that discards, where nobody listens
+
+        def retrying(*_: Any, **__: Any) -> None:
+            raise AssertionError("the library tries again and again")
+
+        monkeypatch.setattr("huggingface_hub.list_repo_files", retrying)
+    reason = "HF_HUB_OFFLINE is set" if offline else "Connection refused"
+    sentence = rf"no folder nobody/nothing, and the Hugging Face hub cannot be reached \({reason}\)"
+    with pytest.raises(InputError, match=sentence):
         hub_folder("nobody/nothing")
+
+
+def test_a_proxy_is_asked_in_the_place_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert why_unreachable("https://nowhere.invalid") is None
+        monkeypatch.setenv("no_proxy", "nowhere.invalid")
+        assert why_unreachable("https://nowhere.invalid") is not None
+
+
+def test_a_model_that_was_downloaded_is_used_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "models--some--model/snapshots/abc"
+    folder.mkdir(parents=True)
+    (tmp_path / "models--some--model/refs").mkdir()
+    (tmp_path / "models--some--model/refs/main").write_text("abc")
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert hub_folder("some/model", weights=False) == folder
+    with pytest.raises(InputError, match="of some/model only the small files were downloaded"):
+        hub_folder("some/model")
+    (folder / "model.safetensors").touch()
+    assert hub_folder("some/model") == folder

@@ -13,9 +13,10 @@ from hypothesis import strategies as some
 
 from byte_level import ByteTokenizer, lively_decoder
 from lavra.core.errors import InputError, LavraError
+from lavra.data.pairs import encode_options, encode_pair
 from lavra.data.tokenizer import Tokenizer
 from lavra.generation import scoring as module
-from lavra.generation.scoring import calibrated, encode_pair, score, shares
+from lavra.generation.scoring import calibrated, score, shares
 from lavra.models.batch import Batch
 from lavra.models.decoder import Decoder
 from transformers_models import Wrapped, small_model
@@ -67,10 +68,10 @@ def test_two_hundred_prompts_equal_lm_eval(shape: dict[str, Any]) -> None:
         for number, (start, size) in enumerate(zip(starts, sizes, strict=True))
     ]
     options = [
-        [option for option in mine if pair_of_lm_eval(tokenizer, prompt, option)[1]]
+        [option for option in mine if encode_options(tokenizer, prompt, [option]).from_prompt == 0]
         for prompt, mine in zip(prompts, options, strict=True)
     ]
-    assert sum(map(len, options)) > 450
+    assert sum(map(len, options)) > 300
     found = score(model, tokenizer, prompts, options)
     for prompt, mine, scores in zip(prompts, options, found, strict=True):
         assert [one.option for one in scores] == mine
@@ -83,15 +84,54 @@ def test_two_hundred_prompts_equal_lm_eval(shape: dict[str, Any]) -> None:
 
 
 @given(prompt=some.text(max_size=20), spaces=some.sampled_from(["", " ", "\n ", "  "]), option=some.text(max_size=20))
-def test_pairs_are_divided_as_in_lm_eval(prompt: str, spaces: str, option: str) -> None:
+def test_pairs_are_divided_as_in_lm_eval_and_spell_the_text(prompt: str, spaces: str, option: str) -> None:
     tokenizer = small_tokenizer()
-    before, after = encode_pair(tokenizer, prompt + spaces, option)
     expected_before, expected_after = pair_of_lm_eval(tokenizer, prompt + spaces, option)
+    before, after = encode_pair(tokenizer, prompt + spaces, option)
+    found = encode_options(tokenizer, prompt + spaces, [option])
     assert before == expected_before
-    if expected_after:
+    assert tokenizer.decode([*before, *after]) == prompt + spaces + option
+    if [*expected_before, *expected_after] == tokenizer.encode(prompt + spaces + option):
         assert after == expected_after
+        assert (found.before, found.options, found.from_prompt) == (before, [after], 0)
     else:
-        assert bool(after) == bool(option)
+        assert found.from_prompt > 0
+        assert [*found.before, *found.options[0]] == tokenizer.encode(prompt + spaces + option)
+
+
+WORD_PARTS = [
+    ("A pa", ["lavra", "ra", "ssara"]),
+    ("It is imp", ["ossible", "ort", "lement"]),
+    ("statem", ["ent", "an"]),
+]
+
+
+@pytest.mark.parametrize(("prompt", "options"), WORD_PARTS)
+def test_options_that_complete_a_word_differ_by_as_much_as_the_whole_texts(prompt: str, options: list[str]) -> None:
+    tokenizer = small_tokenizer()
+    model = lively_decoder(7, context=64, vocabulary=tokenizer.vocabulary_size)
+    (scores,) = score(model, tokenizer, [prompt], [options])
+    (texts,) = score(model, tokenizer, [""], [[prompt + option for option in options]])
+    found = [one.log_probability - scores[0].log_probability for one in scores]
+    assert found == pytest.approx([one.log_probability - texts[0].log_probability for one in texts], abs=1e-9)
+    assert len(set(found)) == len(options)
+    assert {one.from_prompt > 0 for one in scores} == {True}
+
+
+def test_most_options_share_the_whole_prompt_and_those_that_complete_its_word_less() -> None:
+    from pydoc_data.topics import topics
+
+    tokenizer, text = small_tokenizer(), "\n".join(topics.values())
+    random = np.random.default_rng(4)
+    merged = 0
+    for start, size in zip(random.integers(0, len(text) - 200, 200), random.integers(1, 40, 200), strict=True):
+        prompt, rest = text[start : start + size], text[start + size : start + size + 60]
+        options = [rest[:8], rest[:3], "zz"]
+        found = encode_options(tokenizer, prompt, options)
+        for option, ids in zip(options, found.options, strict=True):
+            assert [*found.before, *ids] == tokenizer.encode(prompt + option)
+        merged += found.from_prompt > 0
+    assert 20 < merged < 180
 
 
 def test_a_model_of_transformers_gives_the_same() -> None:

@@ -206,7 +206,7 @@ def test_beams_over_choices_find_the_likeliest() -> None:
     for choice in choices:
         ids = [END, *b"ab", *choice.encode(), END]
         log = model.head(features_of(model, ids))[:, :257].log_softmax(-1)
-        allowed = [OneOf(TOKENIZER, choices).allowed(tuple(ids[3:place])) for place in range(3, len(ids))]
+        allowed = [OneOf(TOKENIZER, choices, 20).allowed(tuple(ids[3:place])) for place in range(3, len(ids))]
         expected[choice] = sum(
             float(log[place - 1].masked_fill(~torch.from_numpy(mask), -torch.inf).log_softmax(-1)[ids[place]])
             for place, mask in zip(range(3, len(ids)), allowed, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -141,15 +142,35 @@ def test_a_configuration_without_a_length_has_that_of_t5():
     assert context_of(object(), 0) == 512
 
 
-def test_logits_bent_after_the_head_are_refused():
+def test_logits_bent_in_a_models_own_way_are_refused_though_small_ones_hardly_show_it():
     import transformers
 
-    config = transformers.Gemma2Config(
-        vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-        intermediate_size=48, head_dim=16, final_logit_softcapping=0.01,
-    )  # fmt: skip
+    class Bent(transformers.GPT2LMHeadModel):
+        def forward(self, input_ids: Any = None, **options: Any) -> Any:
+            found = super().forward(input_ids, **options)
+            found.logits = 30 * torch.tanh(found.logits / 30)
+            return found
+
+    plain = tiny.plain_model("gpt2", noise=0.0)
+    bent = Bent(plain.config).eval()
+    ids = torch.arange(6, 20)[None]
+    with torch.no_grad():
+        for parameter in (*plain.parameters(), *bent.parameters()):
+            parameter.mul_(0.3)  # logits so small that the bending is below the tolerance
+        assert bent(ids).logits.abs().max() < 0.05
     with pytest.raises(InputError, match="not a matrix times"):
-        Wrapped(transformers.Gemma2ForCausalLM(config), "decoder")
+        Wrapped(bent, "decoder")
+    assert Wrapped(plain, "decoder").logit_cap is None
+
+
+def test_logits_that_the_configuration_caps_are_the_models_own():
+    model = tiny.shared_model("gemma2")
+    assert model.logit_cap == 2.0
+    (document, *_) = tiny.documents(model)
+    with torch.no_grad():
+        logits = model.head(model.features(tiny.alone(document)))[0]
+        assert torch.allclose(logits, tiny.plain_logits(model, document), atol=1e-5)
+    assert 0.5 < float(logits.abs().max()) < 2.0
 
 
 def test_a_model_without_a_head_is_refused():

@@ -143,6 +143,23 @@ def test_smoothing_zero_is_the_identity_bit_for_bit():
         assert torch.equal(left, right)
 
 
+@pytest.mark.parametrize("compiled", [False, True] if can_compile(CPU) else [False])
+def test_bent_logits_have_the_loss_and_the_gradients_of_autograd(compiled: bool):
+    given, other = case().to(torch.float64), case().to(torch.float64)
+    loss = ours(given, cap=2.0, compiled=compiled)
+    loss.backward()
+    logits = F.linear(other.features, other.weight, other.bias)[:, : other.vocabulary]
+    expected = F.cross_entropy(2.0 * torch.tanh(logits / 2.0), other.targets, ignore_index=IGNORED, reduction="sum")
+    expected.backward()
+    assert torch.allclose(loss, expected)
+    for one, another in zip(given.gradients(), other.gradients(), strict=True):
+        assert torch.allclose(one, another, atol=1e-12)
+    measured = token_losses(
+        given.features, given.weight, given.targets, bias=given.bias, vocabulary=given.vocabulary, cap=2.0
+    )
+    assert torch.allclose(measured.sum(), expected.detach())
+
+
 def test_nothing_to_learn_is_zero():
     inputs = case(ignored=1.1).to(torch.float32)
     assert (inputs.targets == IGNORED).all()

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
 from lavra.planning import hardware
-from lavra.planning.budget import MOST_EPOCHS, assumed_efficiency, draft_shape, tokens_per_step_for, vocabulary_for
+from lavra.planning.budget import (
+    ADAPTING_STEPS,
+    MIN_STEPS,
+    MOST_EPOCHS,
+    PARAMETERS_PER_BYTE,
+    assumed_efficiency,
+    busy_tokens,
+    draft_shape,
+    tokens_per_step_for,
+    tokens_that_fit,
+    vocabulary_for,
+)
 from lavra.planning.flops import matrix_parameters, training_flops_per_token
 from lavra.planning.plan import Plan
 from lavra.planning.probe import probe_steps, try_steps
@@ -51,9 +62,24 @@ def test_a_draft_spends_the_compute_on_a_possible_model(flops: float, corpus: fl
 
 
 def test_a_small_corpus_is_not_repeated_where_a_larger_model_could_be_trained():
-    small, large = draft_shape(1e17, 1e6), draft_shape(1e17, 1e12)
+    small, large = draft_shape(3e13, 1e6), draft_shape(3e13, 1e12)
     assert matrix_parameters(small.spec) > matrix_parameters(large.spec)
     assert large.tokens < MOST_EPOCHS * 1e12
+
+
+@given(flops=st.floats(1e6, 1e24), corpus=st.floats(0, 1e13), memory=st.floats(0, 1e12))
+def test_the_smaller_text_or_memory_the_smaller_the_model(flops: float, corpus: float, memory: float):
+    least = matrix_parameters(draft_shape(1e6, 0).spec)
+    found = matrix_parameters(draft_shape(flops, corpus, memory).spec)
+    vocabularies = 4 * 32768 * 64  # the smallest shape may have a large vocabulary where the text is large
+    assert found <= max(least + vocabularies, min(PARAMETERS_PER_BYTE * corpus, memory / 24))
+
+
+@pytest.mark.parametrize("flops", [1e15, 1e18, 1e21])
+def test_a_tiny_text_gets_the_smallest_model_however_long_the_budget(flops: float):
+    sizes = [matrix_parameters(draft_shape(flops, corpus).spec) for corpus in (3e3, 1e4, 3e4, 1e5, 3e5)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < 200_000
 
 
 @given(wanted=st.integers(512, 65536), corpus=st.floats(0, 1e12))
@@ -70,6 +96,29 @@ def test_a_step_is_a_power_of_two_that_holds_a_window(tokens: float, context: in
     assert 2048 <= step <= 2**19
     assert step % context == 0
     assert step <= tokens_per_step_for(4 * tokens, context)
+
+
+@given(tokens=st.floats(1e5, 1e12), busy=st.floats(0, 1e6), adapting=st.booleans())
+def test_a_fast_device_gets_larger_steps_and_the_run_keeps_enough_of_them(tokens: float, busy: float, adapting: bool):
+    usual, step = tokens_per_step_for(tokens, 256), tokens_per_step_for(tokens, 256, busy, adapting=adapting)
+    assert step >= usual
+    assert step == usual or step <= 1.5 * busy
+    assert step == usual or tokens / step >= (ADAPTING_STEPS if adapting else MIN_STEPS) / 1.5
+
+
+def test_steps_are_chosen_by_the_device():
+    flops = 8.1e8  # of a token of a model of 135M parameters
+    assert busy_tokens("cpu", 1e11, flops) == 0
+    an_h100, a_t4 = busy_tokens("cuda", 0.35 * 660e12, flops), busy_tokens("cuda", 0.35 * 40e12, flops)
+    assert tokens_per_step_for(6e6, 1024, an_h100, adapting=True) >= 16384
+    assert tokens_per_step_for(4e5, 1024, a_t4, adapting=True) == 2048
+
+
+def test_a_micro_batch_fits_the_memory_of_a_gpu():
+    shape = {"parameters": 135e6, "depth": 30, "width": 576}
+    assert tokens_that_fit(80e9, **shape) >= 32768
+    assert 4096 <= tokens_that_fit(15.8e9, **shape) <= 8192
+    assert tokens_that_fit(2e9, **shape) == 1
 
 
 @pytest.mark.parametrize("plan", [a_plan(), replace(a_plan(), budget_seconds=None, clip=float("inf"), probe={})])

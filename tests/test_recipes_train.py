@@ -16,6 +16,7 @@ import pytest
 import lavra
 from lavra.core.errors import InputError
 from lavra.core.run_folder import RunFolder
+from lavra.data.prepare_examples import PreparedExamples, open_prepared_examples
 from lavra.training.fault_points import injected
 
 SMALL: dict[str, Any] = {
@@ -196,10 +197,11 @@ def test_a_wrong_request_is_explained(prepared: Path, tmp_path: Path, fields: di
             pytest.skip("this machine has a CUDA device")
     with pytest.raises(InputError, match=message):
         lavra.train(prepared, out=str(tmp_path / "run"), **fields)
+    assert not list(tmp_path.iterdir())  # a slip leaves no run
 
 
 def test_an_existing_run_is_not_overwritten_and_resume_is_offered(run: lavra.Run, prepared: Path) -> None:
-    with pytest.raises(InputError, match=r"holds a run already[\s\S]*lavra resume"):
+    with pytest.raises(InputError, match=r"exists already[\s\S]*lavra resume"):
         lavra.train(prepared, steps=5, out=str(run.path))
 
 
@@ -220,3 +222,77 @@ def test_the_command_prints_one_json_object(prepared: Path, tmp_path: Path) -> N
 
 def _train_lines(run: lavra.Run) -> list[dict[str, Any]]:
     return [line for line in run.metrics if line["split"] == "train"]
+
+
+def test_the_tokenizer_of_a_run_a_checkpoint_or_prepared_text_can_be_taken(
+    run: lavra.Run, prepared: Path, tmp_path: Path
+) -> None:
+    wanted = run.plan["model"]["vocabulary"]
+    checkpoint = next((run.path / "checkpoints").iterdir())
+    for number, place in enumerate((run.path, checkpoint, prepared, prepared / "tokenizer")):
+        report = lavra.prepare(prepared.parent / "topics", tmp_path / str(number), tokenizer=str(place))
+        assert report["tokenizer"]["vocabulary_size"] == wanted == 400
+    (tmp_path / "bare").mkdir()
+    shutil.copy(run.path / "config.toml", tmp_path / "bare")
+    (tmp_path / "bare" / "config.toml").write_text(
+        (run.path / "config.toml").read_text().replace(str(prepared), str(tmp_path / "nowhere"))
+    )
+    with pytest.raises(InputError, match="keeps no tokenizer"):
+        lavra.prepare(prepared.parent / "topics", tmp_path / "out", tokenizer=str(tmp_path / "bare"))
+
+
+def test_prepare_says_how_much_it_took_and_train_which_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text(
+        "id;text\n" + "".join(f"{number};palavra {number} e mais, bem mais\n" for number in range(80))
+    )
+    report = lavra.prepare(tmp_path / "a.csv", tmp_path / "out", vocabulary=300)
+    told = capsys.readouterr().err
+    train, validation = report["split"]["train"], report["split"]["validation"]
+    assert f"{train['documents']} documents" in told
+    assert f"{train['tokens']:,} tokens to train on" in told
+    assert f"{validation['documents']} documents" in told
+    assert f"columns taken from {tmp_path / 'a.csv'}: text; not taken: id" in told
+
+
+def test_strict_validation_and_encoding_are_flags_of_train_and_prepare(tmp_path: Path) -> None:
+    from lavra.cli.prepare import main
+
+    (tmp_path / "a.txt").write_bytes("A ação é dos corações. ".encode("latin-1") * 200)
+    (tmp_path / "dev.txt").write_text("Outra coisa ainda.", encoding="utf8")
+    words = [str(tmp_path / "a.txt"), "--validation", str(tmp_path / "dev.txt"), "--strict", "--quiet"]
+    with pytest.raises(InputError, match="read as Windows-1252"):
+        main([*words, "--out", str(tmp_path / "out")])
+    assert main([*words, "--encoding", "latin-1", "--out", str(tmp_path / "out"), "--text.vocabulary", "300"]) == 0
+
+
+def test_rows_of_prompts_and_answers_are_learned_whole_and_are_no_documents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"instruction": f"Diga o número {number}.", "input": f"n = {number}" * (number % 2), "output": f"É {number}."}
+        for number in range(60)
+    ]
+    (tmp_path / "alpaca.json").write_text(json.dumps(rows), encoding="utf8")
+    with pytest.raises(InputError, match="holds prompts with their answers") as caught:
+        lavra.prepare(tmp_path / "alpaca.json", tmp_path / "out")
+    assert "lavra train" in caught.value.remedy
+    run = lavra.train(tmp_path / "alpaca.json", steps=2, out=str(tmp_path / "run"), check=False, **SMALL)
+    assert "columns taken from" in (told := capsys.readouterr().err)
+    assert "instruction, input, output" in told
+    report = json.loads((run.path / "data" / "report.json").read_text())
+    assert report["columns"][0]["taken"] == ["instruction", "input", "output"]
+    data = prepared_examples(run)
+    texts = [data.tokenizer.decode(data.train[number].tokens) for number in range(len(data.train))]
+    assert all("Diga o número" in text for text in texts)
+    assert any("n = " in text for text in texts)
+    evaluated = tmp_path / "dev.txt"
+    evaluated.write_text("É um número. " * 50, encoding="utf8")
+    reading = run.evaluate([str(evaluated)]).reading
+    assert reading is not None
+    assert reading["rows"] == 1
+
+
+def prepared_examples(run: lavra.Run) -> PreparedExamples:
+    return open_prepared_examples(run.path / "data")

@@ -14,6 +14,9 @@ pytest.importorskip("Stemmer")
 from lavra.cli import index as index_command
 from lavra.cli import search as search_command
 from lavra.core.errors import InputError
+from lavra.core.locks import exclusive
+from lavra.recipes.search import evaluate_search, search_index
+from lavra.search.experiment_files import table
 
 
 @pytest.fixture
@@ -121,3 +124,72 @@ def test_what_cannot_be_done_is_said(folder: Path) -> None:
     (folder / "numbers.jsonl").write_text('{"_id": "1", "text": "1 2 3"}\n')
     with pytest.raises(InputError, match="say --language"):
         index_command.main(["numbers.jsonl"])
+
+
+def test_a_query_without_an_indexed_word_says_why(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index_command.main(["beir", "--language", "pt"])
+    for query, reason in (
+        ("quem é você", "leaves out: quem, é, você"),
+        ("xyzzy", "no document has"),
+        ("?!", "no word"),
+    ):
+        assert search_command.main([query]) == 0
+        shown = capsys.readouterr()
+        assert "nothing found" in shown.out
+        assert reason in shown.err
+    with pytest.raises(InputError, match="one or more"):
+        search_command.main(["rio", "--most", "0"])
+
+
+def test_judged_queries_without_an_indexed_word_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "q.tsv").write_text("q0\tquem é você\nq1\trio\n")
+    (folder / "j.tsv").write_text("q0\td0\t1\nq1\td1\t1\n")
+    search_command.main(["evaluate", "beir", "--queries", "q.tsv", "--qrels", "j.tsv", "--language", "pt", "--json"])
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    assert [line for line in warnings if "1 judged queries have no word" in line and "q0" in line]
+
+
+def test_a_forced_index_that_fails_keeps_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index_command.main(["beir", "--language", "pt"])
+    before = search_index("rio 3")
+    assert before
+    (folder / ".search-index.building-dead").mkdir()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lavra.search.update.build_generation", fail)
+        with pytest.raises(OSError, match="full"):
+            index_command.main(["beir", "--language", "pt", "--force"])
+    assert search_index("rio 3") == before
+    index_command.main(["beir", "--language", "en", "--force"])
+    assert search_index("rio 3")
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_two_indexers_at_once_are_refused_by_name_and_a_search_meanwhile_is_not_warned(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index_command.main(["beir", "--language", "pt"])
+    with exclusive(folder / ".search-index.index.lock", "x", remove=True):
+        for more in ([], ["--force"]):
+            with pytest.raises(InputError, match=r"search-index is being indexed by process"):
+                index_command.main(["beir", "--language", "pt", *more])
+    manifest = json.loads((folder / "search-index" / "index.json").read_text())
+    manifest["searchable"] -= 1
+    (folder / "search-index" / "index.json").write_text(json.dumps(manifest | {"segments": manifest["segments"] * 2}))
+    capsys.readouterr()
+    with exclusive(folder / "search-index" / "lock", "x"):
+        search_index("xyzzy")
+        assert "is being updated by process" in capsys.readouterr().err
+    search_index("xyzzy")
+    assert "did not end" in capsys.readouterr().err
+
+
+def test_the_table_of_an_experiment_fits_the_terminal(folder: Path) -> None:
+    result = evaluate_search("beir", language="pt", expansions="e.jsonl")
+    assert max(map(len, table(result))) > 80
+    assert max(map(len, table(result, 80))) <= 80
+    text = "\n".join(table(result, 80))
+    assert all(name in text for name in result.systems[0].estimates)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -174,6 +174,27 @@ def test_the_cache_keeps_the_first_value_and_names_its_parts_apart(tmp_path: Pat
     assert key_of_content("a", "b") != key_of_content("ab") != key_of_content("b", "a")
 
 
+class CompanyWriter(NotingWriter):
+    """Writes queries that depend on the passages which it reads together, as some engines do."""
+
+    def write(self, passages: Sequence[str], count: int, seed: int) -> list[list[str]]:
+        together = key_of_content(*passages).hex()
+        return [[f"{one} {together}" for one in queries] for queries in super().write(passages, count, seed)]
+
+
+@pytest.mark.parametrize("stopped_after", [0, 1, 2, 3, 5])
+def test_queries_are_the_same_after_a_stop_also_when_they_depend_on_their_company(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int
+) -> None:
+    monkeypatch.setattr("lavra.search.expanding._GROUP", 8)
+    whole, _ = expanded(tmp_path / "whole", CompanyWriter(), documents(), count=2)
+    asked = iter([False] * stopped_after)
+    expanded(tmp_path / "stopped", CompanyWriter(), documents(), count=2, stop=lambda: next(asked, True))
+    again, expander = expanded(tmp_path / "stopped", CompanyWriter(), documents(), count=2)
+    assert again == whole
+    assert expander.work.found >= 8 * stopped_after
+
+
 _KILLED = """
 import sys
 from pathlib import Path
@@ -181,6 +202,8 @@ from lavra.search.expanding import Expander
 from lavra.search.expansion_cache import ExpansionCache
 from tests.query_writers import NotingWriter
 from tests.test_search_expanding import documents
+from lavra.search import expanding
+expanding._GROUP = 8
 folder = Path(sys.argv[1])
 with ExpansionCache(folder / "cache") as cache:
     writer = NotingWriter(log=folder / "log", seconds=0.002)

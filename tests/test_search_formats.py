@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ from lavra.data.bad_rows import EMPTY, BadRows
 from lavra.data.rows import Row
 from lavra.search import docstrings
 from lavra.search.docstrings import DocstringCollection, summary_and_body
-from lavra.search.formats import BeirCollection, FileCollection, open_collection, read_queries
+from lavra.search.formats import BESIDE_CORPUS, BeirCollection, FileCollection, open_collection, read_queries
 from lavra.search.lines import warning_lines
-from lavra.search.pairs import Pair, read_triples, training_pairs
+from lavra.search.pairs import NO_PAIR, Pair, read_triples, training_pairs
 from lavra.search.trec import (
     JUDGED_TWICE,
     UNKNOWN_DOCUMENT,
@@ -106,7 +107,7 @@ def test_tab_separated_collection_and_queries(tmp_path: Path) -> None:
     assert read_queries(tmp_path / "queries.tsv") == {"q1": "onde fica"}
     (tmp_path / "bad.tsv").write_text("1\tum\nsem tabulador\n")
     with pytest.raises(InputError, match=r"bad\.tsv:2"):
-        list(FileCollection([str(tmp_path / "bad.tsv")]).documents())
+        list(FileCollection([str(tmp_path / "bad.tsv")], BadRows("error")).documents())
 
 
 def test_plain_folder_of_documents(tmp_path: Path) -> None:
@@ -123,33 +124,82 @@ def test_plain_folder_of_documents(tmp_path: Path) -> None:
 def test_triples(tmp_path: Path) -> None:
     path = tmp_path / "triples.tsv"
     path.write_text("what is it\tthe passage\tanother\nwho\tpassage two\n")
-    assert [(pair.query, pair.passage) for pair in read_triples(path)] == [
+    assert [(pair.query, pair.passage) for pair in read_triples(path, BadRows())] == [
         ("what is it", "the passage"),
         ("who", "passage two"),
     ]
     path.write_text("only one column\n")
-    with pytest.raises(InputError, match=r"triples\.tsv:1"):
-        list(read_triples(path))
+    problems = BadRows()
+    assert not list(read_triples(path, problems))
+    assert problems.examples == {NO_PAIR: [("triples.tsv:1", "only one column")]}
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "sem id"}', r"corpus\.jsonl:2 has no id"),
-        ("{broken", r"corpus\.jsonl:2 is not JSON"),
-        ("[1, 2]", r"corpus\.jsonl:2 is JSON, but no object"),
+        ('{"text": "sem id"}', r"corpus\.jsonl:2: document without an id"),
+        ("{broken", r"corpus\.jsonl:2: bad JSON"),
+        ("[1, 2]", r"corpus\.jsonl:2: bad JSON \(a list"),
+        ("[" * 100_000, r"corpus\.jsonl:2: bad JSON"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "text": "bom"}\n' + line + "\n")
-    with pytest.raises(InputError, match=message):
-        list(BeirCollection(tmp_path).documents())
+def test_a_bad_line_is_left_out_and_counted_or_stops_with_its_name(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"_id": "d1", "text": "bom"}\n' + line + '\n{"_id": "d2", "text": "fim"}\n')
+    for make in (lambda bad: BeirCollection(tmp_path, bad), lambda bad: FileCollection([str(path)], bad)):
+        problems = BadRows()
+        assert [one.id for one in make(problems).documents()] == ["d1", "d2"]
+        assert problems.total == 1
+        with pytest.raises(InputError, match=message):
+            list(make(BadRows("error")).documents())
+
+
+def test_a_bad_line_of_a_tab_separated_file_is_left_out_and_a_header_is_no_document(tmp_path: Path) -> None:
+    path = tmp_path / "c.tsv"
+    path.write_bytes(b"id\ttitle\ttext\n1\tum\tbom\nsem tab\n2\tdois\t\xe9\n3\ttres\tfim\n")
+    problems = BadRows()
+    found = [(one.id, one.title, one.text) for one in FileCollection([str(path)], problems).documents()]
+    assert found == [("1", "um", "bom"), ("3", "tres", "fim")]
+    assert sorted(problems.examples.values()) == [[("c.tsv:3", "sem tab")], [("c.tsv:4", "byte 0xe9")]]
+    path.write_text("1\tid text\n2\tb\n")
+    assert [one.id for one in FileCollection([str(path)]).documents()] == ["1", "2"]
+
+
+def test_utf16_is_named_with_the_right_advice(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"_id": "1", "text": "a"}\n', encoding="utf16")
+    with pytest.raises(InputError) as caught:
+        list(FileCollection([str(path)]).documents())
+    assert "iconv -f utf16" in f"{caught.value} {caught.value.remedy}"
+
+
+def test_advice_names_no_option_that_the_command_lacks(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("id,body\n1,bom\n")
+    with pytest.raises(InputError) as caught:
+        list(open_collection(str(tmp_path / "c.csv"), BadRows()).documents())
+    assert "--text-column" not in f"{caught.value} {caught.value.remedy}"
+
+
+def test_of_a_folder_with_beir_folders_in_it_the_corpora_alone_are_documents(
+    beir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(beir, home / "one")
+    (home / "more.md").write_text("mais um")
+    problems = BadRows()
+    found = [Path(one.place.split(":")[0]).name for one in open_collection(str(home), problems).documents()]
+    assert sorted(found) == ["corpus.jsonl.gz", "corpus.jsonl.gz", "more.md"]
+    left_out = {Path(name).name for name in problems.left_out[BESIDE_CORPUS]}
+    assert left_out == {"queries.jsonl", "test.tsv"}
+    assert any("queries.jsonl" in line for line in warning_lines(problems))
+    beside = BeirCollection(beir).beside()
+    assert {Path(name).name for name in beside} == left_out
 
 
 def test_broken_encoding_and_damaged_compression_are_named(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_bytes('{"_id": "1", "text": "é"}\n'.encode() + b'{"_id": "2", "text": "\xe9"}\n')
-    with pytest.raises(InputError, match=r"corpus\.jsonl:2 is not UTF-8"):
-        list(BeirCollection(tmp_path).documents())
+    with pytest.raises(InputError, match=r"corpus\.jsonl:2: broken UTF-8"):
+        list(BeirCollection(tmp_path, BadRows("error")).documents())
     (tmp_path / "corpus.jsonl").unlink()
     whole = gzip.compress(b'{"_id": "1", "text": "a"}\n' * 5000)
     (tmp_path / "corpus.jsonl.gz").write_bytes(whole[: len(whole) // 2])
@@ -201,6 +251,17 @@ def test_bad_judgements_are_named(tmp_path: Path) -> None:
     path.write_text("query-id\tcorpus-id\tscore\nq\td\tmuch\n")
     with pytest.raises(InputError, match=r"qrels\.tsv:2.*'much'"):
         read_qrels(path)
+    for grade in ("NA", "", "-", "much"):
+        path.write_text(f"q1\td1\t{grade}\nq2\td2\t1\n")
+        with pytest.raises(InputError, match=r"qrels\.tsv:1"):
+            read_qrels(path)
+    path.write_text("q1\td1\t1.0\nq2\td2\t2\n")
+    assert read_qrels(path) == {"q1": {"d1": 1}, "q2": {"d2": 2}}
+    path.write_text("q1\td1\t0.5\n")
+    with pytest.raises(InputError, match="whole number"):
+        read_qrels(path)
+    path.write_text("qid\tdocid\trelevance\nq1\td1\t1\n")
+    assert read_qrels(path) == {"q1": {"d1": 1}}
     path.write_text("one two\n")
     with pytest.raises(InputError, match=r"qrels\.tsv:1 is no judgement"):
         read_qrels(path)

@@ -223,8 +223,8 @@ def test_pairs_come_from_triples_and_json_lines_too(tmp_path: Path) -> None:
     lines.write_text('{"passage": "A is a letter.", "query": "what is a"}\n')
     assert list(read_pairs(str(lines), "train", BadRows())) == [Pair("A is a letter.", "A is a letter.", "what is a")]
     lines.write_text('{"passage": "A is a letter."}\n')
-    with pytest.raises(InputError, match=r"pairs.jsonl:1 has no query"):
-        list(read_pairs(str(lines), "train", BadRows()))
+    with pytest.raises(InputError, match=r"pairs.jsonl:1: line without a passage and a query"):
+        list(read_pairs(str(lines), "train", BadRows("error")))
 
 
 def test_the_writer_reads_whole_passages_and_does_not_depend_on_grouping() -> None:

@@ -18,7 +18,7 @@ from lavra.search.analyzers import Analyzer
 from lavra.search.documents import Document
 from lavra.search.expansions import UNUSED, Expansion, ExpansionFile, expanded
 from lavra.search.index import Index
-from lavra.search.search import PASSAGE_LETTERS, marked, search
+from lavra.search.search import PASSAGE_LETTERS, _window, marked, search
 from lavra.search.settings import IndexSettings
 
 
@@ -131,3 +131,10 @@ def test_scores_count_only_when_every_query_has_one(tmp_path: Path) -> None:
 def test_bad_expansions_are_named(tmp_path: Path, row: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         ExpansionFile(write(tmp_path / "e.jsonl", [row]))
+
+
+def test_marks_are_counted_in_linear_time_and_as_by_hand() -> None:
+    marks = tuple((start, start + 4) for start in range(0, 200_000, 7))
+    text = "erro i " * 40_000
+    start, end = _window(text, 0, len(text), marks)
+    assert 0 <= start < end < 1000

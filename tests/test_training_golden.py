@@ -74,7 +74,7 @@ class Passage:
         segments = np.cumsum(begins) - 1
         columns = np.arange(CONTEXT)
         positions = columns - np.maximum.accumulate(np.where(begins, columns, 0))
-        return Window(tokens, segments, segments.astype(np.int32), positions)
+        return Window(tokens, segments, segments.astype(np.int32), positions, tokens[:-1])
 
 
 def tiny(preset: str) -> DecoderSpec:

@@ -75,6 +75,7 @@ def tiny_trainer(
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     updates: Chain = lambda trainer: [],
     report: Callable[[str], None] = lambda text: None,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a plain value
 ) -> Trainer:
     """Return a trainer on the topics, at its first step."""
     objective = objective or Causal(CONTEXT)
@@ -94,7 +95,7 @@ def tiny_trainer(
         optimizer=optimizer,
         schedule=schedule,
         precision=precision,
-        device=torch.device("cpu"),
+        device=device,
         steps=steps,
         report=report,
     )

@@ -44,6 +44,7 @@ _LLAMA = {
     "intermediate_size": 48,
     "max_position_embeddings": 64,
 }
+_CAPPED = {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0}
 _DEBERTA = {
     "relative_attention": True,
     "position_buckets": 8,
@@ -62,6 +63,7 @@ FAMILIES: dict[str, tuple[Kind, str, dict[str, Any]]] = {
     "llama": ("decoder", "LlamaForCausalLM", {**_LLAMA, "tie_word_embeddings": False}),
     "mistral": ("decoder", "MistralForCausalLM", {**_LLAMA, "sliding_window": 3}),
     "granite": ("decoder", "GraniteForCausalLM", {**_LLAMA, "logits_scaling": 4.0, "embedding_multiplier": 3.0}),
+    "gemma2": ("decoder", "Gemma2ForCausalLM", {**_LLAMA, **_CAPPED}),
     "t5": ("encoder-decoder", "T5ForConditionalGeneration", _T5),
     "t5-gated": ("encoder-decoder", "T5ForConditionalGeneration", {**_T5, **_GATED}),
     "bart": ("encoder-decoder", "BartForConditionalGeneration", _BART),

@@ -55,7 +55,7 @@ def rows_for(kind: Kind, count: int = 24, several: int = 2) -> list[Any]:
             tokens = np.concatenate([[tiny.END], *parts])
             segments = np.concatenate([np.full(len(part), place) for place, part in enumerate(parts)])
             positions = np.concatenate([np.arange(len(part)) for part in parts])
-            rows.append(Window(tokens, segments + several * number, segments.astype(np.int32), positions))
+            rows.append(Window(tokens, segments + several * number, segments.astype(np.int32), positions, tokens[:-1]))
             continue
         examples = []
         for place, length in enumerate(lengths):
@@ -95,6 +95,7 @@ def training(
     precision: Precision = "fp32",
     steps: int = STEPS,
     learning_rate: float = 3e-3,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a plain value
 ) -> Trainer:
     """Return a trainer of a wrapped model at its first step."""
     objective = objective or objective_for(model)
@@ -107,7 +108,7 @@ def training(
         optimizer=OptimizerOptions("adamw", learning_rate=learning_rate),
         schedule=Schedule(),
         precision=precision,
-        device=torch.device("cpu"),
+        device=device,
         steps=steps,
     )
 
@@ -127,5 +128,5 @@ def subject_of(model: Wrapped, **options: Any) -> Subject:
         causal=model.kind != "encoder",
         must_learn=() if model.kind == "encoder" else (tiny.END,),
         tied=model.tied,
-        storage=Storage(save, open_wrapped),
+        storage=Storage(save, lambda folder: open_wrapped(folder).to(trainer.device)),
     )

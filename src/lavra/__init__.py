@@ -56,6 +56,11 @@ __version__ = "0.1.0"
 _HOMES = {"Run": "lavra.recipes.run", "TrainConfig": "lavra.recipes.config"}
 
 
+def __dir__() -> list[str]:
+    """Show the verbs, which are imported only when they are used."""
+    return sorted([*globals(), *__all__])
+
+
 def __getattr__(name: str) -> Any:
     """Import a verb when it is used: `import lavra` alone loads nothing heavy (PEP 562)."""
     if name not in __all__:

@@ -64,8 +64,8 @@ def padded(batch: Batch, columns: int, vocabulary: int) -> Batch:
     """
     rows, length = batch.inputs.shape
     device = batch.inputs.device
-    generator = torch.Generator().manual_seed(1)
-    noise = torch.randint(vocabulary, (rows, columns), generator=generator).to(device)
+    generator = torch.Generator(device="cpu").manual_seed(1)
+    noise = torch.randint(vocabulary, (rows, columns), generator=generator, device="cpu").to(device)
 
     def widened(tensor: torch.Tensor, fill: torch.Tensor) -> torch.Tensor:
         return torch.cat((tensor, fill.to(tensor.dtype)), 1)

@@ -8,7 +8,9 @@ import torch
 
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import only, read_by, spans
+from lavra.core.seeds import fixed_normal
 from lavra.models.batch import IGNORED, Batch
+from lavra.models.contract import logit_cap_of
 
 _EXAMPLES, _SHOWN, _LINE = 2, 28, 110
 _POSITIONS = 4
@@ -73,9 +75,8 @@ def _misplaced(subject: Subject) -> tuple[str, str] | None:
     """Look from which position's features each target is predicted, by the gradient at the features."""
     batch = subject.encoded
     # Features unlike each other, and a head that is not zero, so that every influence has a gradient.
-    generator = torch.Generator().manual_seed(0)
     shape = *batch.targets.shape, subject.model.output_projection()[0].shape[1]
-    features = torch.empty(shape).normal_(generator=generator).to(batch.targets.device)
+    features = fixed_normal(shape, 0).to(batch.targets.device)
     places = (batch.targets != IGNORED).nonzero()[:: max(1, int((batch.targets != IGNORED).sum()) // _POSITIONS)]
     for row, position in places[:_POSITIONS].tolist():
         leaf = features.clone().requires_grad_()
@@ -100,8 +101,9 @@ class _Given:
         weight, bias = model.output_projection()
         weight = weight.detach().float()
         if not weight.any():
-            weight = torch.empty_like(weight).normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+            weight = fixed_normal(weight.shape, 1, std=0.02).to(weight.device)
         self._projection = weight, None if bias is None else bias.detach().float()
+        self.logit_cap = logit_cap_of(model)
 
     def features(self, batch: Batch) -> torch.Tensor:
         return self._features
@@ -111,7 +113,8 @@ class _Given:
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
         weight, bias = self._projection
-        return torch.nn.functional.linear(features, weight, bias)[..., : self._model.vocabulary]
+        logits = torch.nn.functional.linear(features, weight, bias)[..., : self._model.vocabulary]
+        return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from lavra.checks.base import CheckResult, Storage, Subject
 from lavra.checks.gradients import check_tied, listed
 from lavra.checks.state import restored, train_on
 from lavra.checks.turns import InTurn
+from lavra.core.scratch import scratch_folder
 from lavra.core.units import show_size
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.inference import evaluating
@@ -49,10 +49,10 @@ def _round_trip(subject: Subject, storage: Storage) -> tuple[float, str, CheckRe
     batch = subject.encoded
     with (
         full_precision(subject.trainer),
-        lively(subject.trainer),
+        lively(subject.trainer, frozen=False),
         evaluating(subject.model),
         torch.no_grad(),
-        tempfile.TemporaryDirectory(prefix="lavra-check-") as temporary,
+        scratch_folder() as temporary,
     ):
         folder = Path(temporary) / "model"
         storage.save(folder)
@@ -75,7 +75,7 @@ def check_resume(subject: Subject) -> list[CheckResult]:
     """Check that training, stopped and resumed from a checkpoint on disk, ends in the same bits."""
     trainer = subject.trainer
     batches = [[subject.encode(subject.source.rows(number * subject.rows, subject.rows))] for number in range(_STEPS)]
-    with restored(trainer), tempfile.TemporaryDirectory(prefix="lavra-check-") as folder:
+    with restored(trainer), scratch_folder() as folder:
         train_on(trainer, subject.objective, batches)
         trainer.updates = [*trainer.updates, InTurn(trainer)]
         store = CheckpointStore(Path(folder))

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import new_file, parse, print_json
 from lavra.core.errors import InputError
+from lavra.core.quantities import Choice
+from lavra.core.terminal import printable
 
 
 @dataclass
@@ -36,8 +38,15 @@ class _Classify:
     """Average the phrasings' probabilities, or let them vote."""
     no_calibration: bool = False
     """Keep the model's preference for some labels."""
+    long_text: Literal["cut", "refuse"] = "cut"
+    """Leave out the end of a text that does not fit the model's context, which is said, or refuse it."""
+    bos: Choice = None
+    """Read a beginning-of-text token before a prompt, or none (--bos, --no-bos); by default as the model's own
+    tokenizer does it."""
     out: str = ""
     """Write the labelled lines of --in to this file."""
+    force: bool = False
+    """Replace the file of --out."""
     seed: int = 0
     """Of the random choice."""
     device: str = "auto"
@@ -64,18 +73,18 @@ def main(arguments: list[str]) -> int:
         raise InputError("classify wants either --text or --in FILE", "say what to label")
     if request.zero_shot and not request.labels:
         raise InputError("--zero-shot has no labels to choose from", "give --labels")
+    if request.out:
+        new_file(Path(request.out), request.force, [one for one in (request.input, request.few_shot) if one])
     from lavra.recipes.classify import classify, classify_file
 
-    names = ("few_shot", "shots", "choice", "templates", "combine", "seed", "device", "precision")
+    names = ("few_shot", "shots", "choice", "templates", "combine", "long_text", "bos", "seed", "device", "precision")
     how = {name: getattr(request, name) for name in names}
     how["calibrate"] = not request.no_calibration
     if request.input:
         found = classify_file(request.model, request.input, request.labels, **how)
     else:
         made = classify(request.model, request.text, request.labels, **how)
-        found = {
-            "rows": [{"text": one.text, "predicted": one.label, "probabilities": one.probabilities} for one in made]
-        }
+        found = {"rows": [{"text": one.text, **one.to_json()} for one in made]}
     return _give(found, request.out, as_json)
 
 
@@ -89,7 +98,7 @@ def _give(found: dict, out: str, as_json: bool) -> int:
         print_json(found)
         return 0
     for row in [] if out else found["rows"]:
-        print(f"{row['predicted']}\t{row['probabilities'][row['predicted']]:.3f}\t{row['text']}")
+        print(f"{row['predicted']}\t{row['probabilities'][row['predicted']]:.3f}\t{printable(row['text'])}")
     if "accuracy" in found:
         print(f"accuracy {found['accuracy']:.1%} of {len(found['rows'])}")
     return 0

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.core.quantities import Choice
 
 
 @dataclass
@@ -24,8 +25,14 @@ class _Evaluate:
     """Tokens of a window; the model's by default."""
     text_column: str = "text"
     """Column that holds the text."""
-    on_bad_row: Literal["skip", "error"] = "skip"
-    """What to do with rows that cannot be used."""
+    on_bad_row: Literal["skip", "error", "strict"] = "skip"
+    """What to do with rows that cannot be used: skip and report them, or stop at the first; strict (also --strict)
+    stops at whatever is left out, guessed or replaced."""
+    encoding: str | None = None
+    """Encoding of the files; by default what their mark names, else UTF-8, else Windows-1252."""
+    bos: Choice = None
+    """--no-bos: a document's first token is predicted from an end-of-document token, where the model's own tokenizer
+    begins texts with another one."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     seed: int = 0
@@ -36,7 +43,7 @@ def main(arguments: list[str]) -> int:
     """Run `lavra evaluate …`."""
     options, as_json = parse(
         _Evaluate,
-        arguments,
+        ["--on-bad-row=strict" if word == "--strict" else word for word in arguments],
         prog="lavra evaluate",
         description="Measure a model on text: perplexity, bits per byte, per character and per word, with intervals "
         "over documents, beside xz, a unigram model and guessing.",
@@ -52,6 +59,8 @@ def main(arguments: list[str]) -> int:
         context=options.context,
         text_column=options.text_column,
         on_bad_row=options.on_bad_row,
+        bos=options.bos,
+        encoding=options.encoding,
         device=options.device,
         seed=options.seed,
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.core.quantities import Choice
 from lavra.generation.options import GenerateOptions
 
 
@@ -36,6 +37,11 @@ class _Explain:
     """Always take the likeliest."""
     seed: int = 0
     """Of the draws: those of `lavra generate`."""
+    long_prompt: Literal["refuse", "window"] = "refuse"
+    """Refuse a prompt that does not fit the model's context, or read its end only."""
+    bos: Choice = None
+    """Read a beginning-of-text token before the prompt, or none (--bos, --no-bos); by default as the model's own
+    tokenizer does it."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
 
@@ -56,7 +62,7 @@ def main(arguments: list[str]) -> int:
     from lavra.recipes.explain import explain
     from lavra.reports.explain_picture import explain_picture
 
-    names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "greedy", "seed")
+    names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "greedy", "seed", "long_prompt", "bos")
     how = GenerateOptions(max_new_tokens=request.steps, **{name: getattr(request, name) for name in names})
     steps = explain(request.model, request.prompt, how, top=request.top, device=request.device)
     if as_json:

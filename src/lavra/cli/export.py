@@ -9,6 +9,8 @@ import tyro
 
 from lavra.cli.options import parse, print_json
 from lavra.core.errors import InputError
+from lavra.core.program import command
+from lavra.core.progress import say
 
 
 @dataclass
@@ -65,4 +67,6 @@ def main(arguments: list[str]) -> int:
         print(f"{made.folder}: a {made.family} model\n{made.certificate}")
         if made.folded is not None:
             print(f"  its adapter was folded: logits differ by at most {made.folded['largest_difference']:.2e}")
+        say(f"try it:     {command('generate', made.folder, '--prompt', '…')}")
+        say(f"measure it: {command('evaluate', made.folder, '--data', 'TEXT')}")
     return 0

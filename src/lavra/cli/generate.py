@@ -10,6 +10,7 @@ import tyro
 
 from lavra.cli.options import parse, print_json
 from lavra.core.errors import InputError
+from lavra.core.progress import say
 from lavra.core.terminal import printable
 from lavra.generation.options import GenerateOptions
 
@@ -18,8 +19,10 @@ from lavra.generation.options import GenerateOptions
 class _Generate:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A run, one of its checkpoints, or a model folder."""
-    prompt: tuple[str, ...] = ("",)
-    """Texts to continue; an empty one begins a document."""
+    text: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[PROMPT]", help_behavior_hint="")] = None
+    """The text to continue. Without any, in a terminal, a chat model opens a conversation."""
+    prompt: tuple[str, ...] = ()
+    """Texts to continue, instead; an empty one begins a document, as it is without any prompt."""
     input: Annotated[str, tyro.conf.arg(name="in")] = ""
     """Instead: a file of JSON Lines, whose "prompt" is continued; wants --out."""
     out: str = ""
@@ -45,7 +48,7 @@ def main(arguments: list[str]) -> int:
         prog="lavra generate",
         description="Continue a prompt; one text is written as it is made.",
         examples=[
-            'lavra generate runs/book --prompt "Era uma vez"',
+            'lavra generate runs/book "Era uma vez"',
             'lavra generate runs/book --prompt "Era uma vez" --samples 3 --temperature 0.7 --top-p 0.9 --seed 1',
             "lavra generate runs/book --greedy --max-new-tokens 50 --json",
             'lavra generate runs/book --prompt "Era" --beams 5 --samples 5 --max-new-tokens 20',
@@ -54,33 +57,86 @@ def main(arguments: list[str]) -> int:
     )
     if bool(options.input) != bool(options.out):
         raise InputError("--in and --out belong together", "give both, or --prompt")
-    where = {"engine": options.engine, "device": options.device, "precision": options.precision}
+    prompts = _prompts(options)
     if options.input:
-        from lavra.recipes.generate_file import generate_file
+        return _of_file(options, as_json)
+    if not prompts and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
+        return _chat(options)
+    return _written(options, prompts or ("",), as_json)
 
-        counts = generate_file(options.model, options.input, options.out, options.how, force=options.force, **where)
-        if as_json:
-            print_json({"out": options.out, **counts})
-        return 0
+
+def _prompts(options: _Generate) -> tuple[str, ...]:
+    """Return the prompts that are given, in whichever way."""
+    given = [name for name, there in (("PROMPT", options.text is not None), ("--prompt", options.prompt)) if there]
+    given += ["--in"] if options.input else []
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} are ways to give prompts", "give one of them")
+    return options.prompt if options.text is None else (options.text,)
+
+
+def _where(options: _Generate) -> dict[str, str]:
+    return {"engine": options.engine, "device": options.device, "precision": options.precision}
+
+
+def _of_file(options: _Generate, as_json: bool) -> int:
+    """Continue the prompts of a file."""
+    from lavra.recipes.generate_file import generate_file
+
+    where = _where(options)
+    counts = generate_file(options.model, options.input, options.out, options.how, force=options.force, **where)
+    if as_json:
+        print_json({"out": options.out, **counts})
+    return _told(counts["unfinished"], counts["texts"], options.how)
+
+
+def _chat(options: _Generate) -> int:
+    """Open a conversation, where the model is one for conversations."""
+    from lavra.cli.chat import converse
+    from lavra.recipes.chat import chat_template_of, open_chat
+    from lavra.recipes.models import open_model
+
+    opened = open_model(options.model, options.device)
+    if chat_template_of(opened) is None:
+        raise InputError(
+            "there is no prompt, and the model is none for conversations",
+            f'give a text to continue: lavra generate {options.model} "Era uma vez"; --prompt "" begins a document',
+        )
+    converse(open_chat(opened, options.how, device=options.device, precision=options.precision), sys.stdout)
+    return 0
+
+
+def _written(options: _Generate, prompts: tuple[str, ...], as_json: bool) -> int:
+    """Write the texts: a single one piece by piece, as it is made."""
     from lavra.generation.engines.engine import generate_with
     from lavra.recipes.engines import open_engine
 
-    engine = open_engine(options.model, options.prompt, options.how, **where)
-    if not as_json and len(options.prompt) == 1 and options.how.samples == 1 and options.how.beams == 1:
+    how = options.how.with_files_read()
+    engine = open_engine(options.model, prompts, how, **_where(options))
+    if not as_json and len(prompts) == 1 and how.samples == 1 and how.beams == 1 and not how.constrained:
         show = printable if sys.stdout.isatty() else str  # a pipe gets what the model wrote, byte for byte
-        pieces = engine.stream(options.prompt[0], options.how)
+        pieces = engine.stream(prompts[0], how)
         first = next(pieces, "")  # before anything is written, so that what is wrong is said alone
-        sys.stdout.write(show(options.prompt[0] + first if engine.continues else first))
+        sys.stdout.write(show(prompts[0] + first if engine.continues else first))
         for piece in pieces:
             sys.stdout.write(show(piece))
             sys.stdout.flush()
         print()
         return 0
-    made = generate_with(engine, options.prompt, options.how)
+    made = generate_with(engine, prompts, how)
     if as_json:
         keys = ("prompt", "sample", "text", "tokens", "reason", "score")
         print_json({"generations": [{key: getattr(one, key) for key in keys} for one in made]})
     else:
         text = "\n\n---\n\n".join((one.prompt if engine.continues else "") + one.text for one in made)
         print(printable(text) if sys.stdout.isatty() else text)
-    return 0
+    return _told(sum(one.reason == "unfinished" for one in made), len(made), how)
+
+
+def _told(count: int, texts: int, how: GenerateOptions) -> int:
+    """Say how many texts do not satisfy their constraint, and return the exit code: 1 where there are some."""
+    if not count:
+        return 0
+    from lavra.generation.generate import unfinished
+
+    say(unfinished(count, texts, how))
+    return 1

@@ -8,6 +8,7 @@ from importlib import import_module
 
 from lavra.core.allocator import keep_freed_memory
 from lavra.core.errors import NO_SPACE, LavraError
+from lavra.core.terminal import printable, shield_terminal
 
 COMMANDS = {
     "train": "Train the best model this machine can make of your text in the time you give",
@@ -17,6 +18,7 @@ COMMANDS = {
     "check": "Prove that a training set-up is right: on your text, your model, in under a minute",
     "evaluate": "Measure perplexity and bits per byte on text, with intervals",
     "generate": "Write text with a model",
+    "chat": "Have a conversation with a chat model in the terminal",
     "score": "Measure how likely options are after a prompt",
     "classify": "Label texts with a language model: from the labels alone, or from a few examples",
     "explain": "Show what a model would write next, and what temperature, top-k and top-p leave of it",
@@ -39,7 +41,19 @@ _EXTRAS = {
 }
 _REPORT = "This is a fault in lavra, not in your request. Please report it with the lines above and your command."
 
-_COMPUTE = {"train", "resume", "check", "plan", "evaluate", "doc2query", "expand", "generate", "score", "classify"}
+_COMPUTE = {
+    "train",
+    "resume",
+    "check",
+    "plan",
+    "evaluate",
+    "doc2query",
+    "expand",
+    "generate",
+    "chat",
+    "score",
+    "classify",
+}
 """Commands that run a model again and again, in tensors of the same sizes."""
 
 
@@ -50,12 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
     130 and 143: interrupted; 141: the reader of a pipe went away.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    shield_terminal()
     try:
         code = _dispatch(words)
         sys.stdout.flush()
         return code
     except LavraError as error:
-        print(f"lavra: {error}", file=sys.stderr)
+        print(printable(f"lavra: {error}"), file=sys.stderr)
         return error.exit_code
     except SystemExit as stop:  # the option parser ends so, after its message
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

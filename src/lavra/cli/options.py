@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -12,9 +12,14 @@ import tyro
 from lavra.core.configuration import from_toml
 from lavra.core.errors import InputError
 from lavra.core.json_lines import one_line
-from lavra.core.progress import set_quiet
+from lavra.core.progress import say, set_quiet
+from lavra.core.replacing import check_replaceable_file
+from lavra.core.run_folder import RunFolder
 
 Options = TypeVar("Options")
+
+SWITCHES = ("bos",)
+"""Fields that take yes, no or nothing: `--bos` and `--no-bos` on the command line, true and false in a recipe."""
 
 _unhinted = tyro.conf.arg(help_behavior_hint="")
 
@@ -64,7 +69,7 @@ def parse(
         request,
         prog=prog,
         description="\n".join(lines),
-        args=list(arguments),
+        args=[_switched(word) for word in arguments],
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
     everywhere = cast(_Everywhere, parsed.everywhere)  # pyright: ignore[reportAttributeAccessIssue]
@@ -72,22 +77,34 @@ def parse(
     return cast(Options, parsed.options), everywhere.json  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def new_file(path: Path, force: bool) -> Path:
-    """Return the path of a file that a command is to write.
+def new_file(path: Path, force: bool, inputs: Iterable[str | Path] = ()) -> Path:
+    """Return the path of a file that a command is to write; it reads `inputs`.
 
     Raises:
-        InputError: if something is there already and may not be replaced, or it is a folder.
+        InputError: if something is there already and may not be replaced (see `core.replacing`).
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder", "name the file to write")
-    if path.exists() and not force:
-        raise InputError(f"{path} exists already", "choose another file, or add --force to replace it")
+    check_replaceable_file(path, force=force, inputs=inputs)
     return path
+
+
+def say_next(run: Path) -> None:
+    """Say where the result of a run lies and what a person wants next, after all else."""
+    from lavra.reports.run_files import read_run
+    from lavra.reports.run_summary import next_lines
+
+    for line in next_lines(read_run(RunFolder(run))):
+        say(line)
 
 
 def print_json(value: object) -> None:
     """Print the result of a command as one JSON object on standard output."""
     print(one_line(value), flush=True)
+
+
+def _switched(word: str) -> str:
+    """Return a switch with its value written out, and every other word as it is."""
+    values = {f"--{name}": f"--{name}=True" for name in SWITCHES}
+    return {**values, **{f"--no-{name}": f"--{name}=False" for name in SWITCHES}}.get(word, word)
 
 
 def _recipe(arguments: Sequence[str]) -> Path | None:

@@ -11,6 +11,8 @@ _SHORT = {
     "--vocabulary": "--text.vocabulary",
     "--tokenizer": "--text.tokenizer",
     "--text-column": "--text.column",
+    "--encoding": "--text.encoding",
+    "--validation": "--text.validation",
 }
 """Flags that are so common that they have a short form."""
 

@@ -9,6 +9,8 @@ import tyro
 
 from lavra.cli.options import parse, print_json
 from lavra.cli.train import lengthened
+from lavra.core.program import command
+from lavra.core.progress import say
 from lavra.recipes.config import TextConfig
 
 
@@ -39,4 +41,6 @@ def main(arguments: list[str]) -> int:
         print_json(report)
     else:
         print(options.out)
+        say(f"train on it:  {command('train', options.out, '--budget', '20m')}")
+        say(f"look ahead:   {command('plan', options.out, '--budget', '20m')}")
     return 0

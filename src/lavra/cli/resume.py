@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_next
 
 
 @dataclass
@@ -34,4 +34,5 @@ def main(arguments: list[str]) -> int:
         print_json({"run": str(run.path), **run.result})
     else:
         print(run.path)
+        say_next(run.path)
     return 0

@@ -9,8 +9,10 @@ from typing import Annotated
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.core.run_folder import RunFolder, list_runs
+from lavra.core.run_folder import RunFolder, check_removable, list_runs, remove_run
+from lavra.reports.run_summary import summary
 from lavra.reports.run_table import run_line, run_record, show_run, show_runs
 
 
@@ -24,11 +26,22 @@ class _List:
 class _Show:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The folder of the run."""
+    all: bool = False
+    """Show every setting and figure, by their names in the files."""
+
+
+@dataclass
+class _Remove:
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN…")]
+    """The folders of the runs."""
+    force: bool = False
+    """Remove runs that trained, too."""
 
 
 def main(arguments: list[str]) -> int:
     """Run `lavra runs …`."""
-    return _show(arguments[1:]) if arguments[:1] == ["show"] else _list(arguments)
+    commands = {"show": _show, "rm": _remove}
+    return commands[arguments[0]](arguments[1:]) if arguments[:1] and arguments[0] in commands else _list(arguments)
 
 
 def _list(arguments: list[str]) -> int:
@@ -37,7 +50,7 @@ def _list(arguments: list[str]) -> int:
         arguments,
         prog="lavra runs",
         description="List the runs in a folder: data, size, speed, and validation perplexity and bits per byte.\n"
-        "`lavra runs show RUN` shows one run in full.",
+        "`lavra runs show RUN` shows one run, `lavra runs rm RUN` removes runs.",
         examples=["lavra runs", "lavra runs experiments/ --json", "lavra runs show runs/first"],
     )
     runs = list_runs(options.root)
@@ -55,12 +68,36 @@ def _show(arguments: list[str]) -> int:
         _Show,
         arguments,
         prog="lavra runs show",
-        description="Show one run in full: its request, plan, result, the ledger of each source, and the last metrics.",
-        examples=["lavra runs show runs/first", "lavra runs show runs/first --json"],
+        description="Show one run: what was trained on what, what came of it, and what to do next; --all shows every\n"
+        "setting and figure of its request, plan, result, ledger and last metrics.",
+        examples=["lavra runs show runs/first", "lavra runs show runs/first --all"],
     )
     run = RunFolder.open(options.run)
     if as_json:
         print_json(run_record(run))
     else:
-        print(show_run(run))
+        print(show_run(run) if options.all else summary(run))
+    return 0
+
+
+def _remove(arguments: list[str]) -> int:
+    options, as_json = parse(
+        _Remove,
+        arguments,
+        prog="lavra runs rm",
+        description="Remove runs: at once those that never came to a first checkpoint, and with --force any. A folder "
+        "with files in it that lavra did not make is never removed.",
+        examples=["lavra runs rm runs/mytext-002 runs/mytext-003", "lavra runs rm runs/first --force"],
+    )
+    runs = [RunFolder.open(path) for path in options.runs]
+    for run in runs:
+        check_removable(run.path)
+        trained = any(run.checkpoints.glob("step-*")) or (run.path / "model").exists()
+        if trained and not options.force:
+            raise InputError(f"{run.path} has a trained model", "add --force to remove it; nothing was removed")
+    for run in runs:
+        remove_run(run.path)
+        say(f"removed {run.path}")
+    if as_json:
+        print_json({"removed": [str(run.path) for run in runs]})
     return 0

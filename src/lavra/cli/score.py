@@ -9,6 +9,7 @@ import tyro
 
 from lavra.cli.options import parse, print_json
 from lavra.core.errors import InputError
+from lavra.core.quantities import Choice
 
 
 @dataclass
@@ -27,6 +28,9 @@ class _Score:
     """The prompt that says nothing, for --by pmi."""
     long_prompt: Literal["refuse", "window"] = "refuse"
     """Refuse prompts that do not fit the model's context, or leave their beginnings out."""
+    bos: Choice = None
+    """Read a beginning-of-text token before a prompt, or none (--bos, --no-bos); by default as the model's own
+    tokenizer does it."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
 
@@ -47,7 +51,7 @@ def main(arguments: list[str]) -> int:
         raise InputError("score wants either --options or --in", 'for instance --options " yes" " no"')
     from lavra.recipes.score import score, score_file
 
-    how = {name: getattr(request, name) for name in ("by", "neutral", "long_prompt", "device")}
+    how = {name: getattr(request, name) for name in ("by", "neutral", "long_prompt", "bos", "device")}
     if request.input:
         scored = score_file(request.model, request.input, **how)
     else:
@@ -55,6 +59,7 @@ def main(arguments: list[str]) -> int:
     if as_json:
         print_json({"prompts": [one.to_json() for one in scored]})
         return 0
+    from lavra.core.progress import say
     from lavra.reports.text_table import text_table
 
     for one in scored:
@@ -63,4 +68,7 @@ def main(arguments: list[str]) -> int:
             for score, value, share in zip(one.scores, one.values, one.probabilities, strict=True)
         ]
         print(text_table(["option", "log-probability", "tokens", request.by, "share"], rows))
+        again = max(score.from_prompt for score in one.scores)
+        if again:
+            say(f"the options complete the prompt's last word: its last {again} tokens are scored along with each")
     return 0

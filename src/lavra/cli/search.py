@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -114,5 +115,6 @@ def _evaluate(arguments: list[str]) -> int:
     if as_json:
         print_json(result.to_json())
     else:
-        print("\n".join(table(result)))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print("\n".join(table(result, width)))
     return 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_next
+from lavra.core.errors import InputError
 from lavra.recipes.config import TrainConfig
 
 _SHORT = {
@@ -14,12 +15,39 @@ _SHORT = {
     "--freeze": "--edits.freeze",
     "--text-column": "--text.column",
     "--on-bad-row": "--text.on-bad-row",
+    "--strict": "--text.on-bad-row=strict",
+    "--encoding": "--text.encoding",
+    "--validation": "--text.validation",
     "--context": "--model.context",
     "--precision": "--machine.precision",
     "--device": "--machine.device",
     "--compile": "--machine.compile",
 }
 """Flags that are so common that they have a short form."""
+
+_ELSEWHERE = {
+    "--lr": "--optimization.learning-rate",
+    "--learning-rate": "--optimization.learning-rate",
+    "--weight-decay": "--optimization.weight-decay",
+    "--warmup-steps": "--optimization.warmup-steps",
+    "--batch-size": "--optimization.tokens-per-step (of one update) or --machine.micro-rows (rows computed at once)",
+    "--wandb": "--track wandb",
+    "--tensorboard": "--track tensorboard",
+    "--tokenizer": "--text.tokenizer",
+    "--vocab-size": "--text.vocabulary",
+    "--max-steps": "--steps",
+    "--num-epochs": "--epochs",
+    "--num-train-epochs": "--epochs",
+    "--output-dir": "--out",
+    "--block-size": "--context",
+    "--max-length": "--context",
+    "--n-layer": "--model.depth",
+    "--n-embd": "--model.width",
+    "--fp16": "--precision fp16",
+    "--bf16": "--precision bf16",
+    "--lora": "--adapter lora",
+}
+"""What flags of other programs are called here."""
 
 
 def main(arguments: list[str]) -> int:
@@ -47,10 +75,17 @@ def main(arguments: list[str]) -> int:
         print_json({"run": str(run.path), **run.result})
     else:
         print(run.path)
+        say_next(run.path)
     return 0
 
 
 def lengthened(word: str) -> str:
-    """Return a word of the command line with its short flag written out."""
+    """Return a word of the command line with its short flag written out.
+
+    Raises:
+        InputError: for a flag of other programs, with its name here.
+    """
     flag, equals, value = word.partition("=")
+    if flag in _ELSEWHERE:
+        raise InputError(f"there is no {flag} here", f"use {_ELSEWHERE[flag]}")
     return _SHORT.get(flag, flag) + equals + value

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import Damaged
 
 
 def sync_folder(folder: Path) -> None:
@@ -62,39 +59,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:  # a folder in its place, no right to read it
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise Damaged(f"{path} is damaged: it is nested thousands deep") from error
+    except ValueError as error:  # no JSON, no UTF-8
         raise Damaged(f"{path} is damaged: {error}") from error
-
-
-@contextmanager
-def building_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` when the block succeeds, and vanishes when it fails.
-
-    Args:
-        path: the folder to make.
-        force: replace an existing folder; without it, an existing one is an error.
-
-    Raises:
-        InputError: if `path` exists and `force` is false.
-    """
-    if path.exists() and not force:
-        raise InputError(f"{path} exists already", "choose another --out, or add --force to replace it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.building-"))
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                sync_file(file)
-        os.chmod(temporary, 0o755)
-        if path.exists():
-            old = temporary.with_name(temporary.name + "-old")
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

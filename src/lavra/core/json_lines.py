@@ -31,7 +31,7 @@ class JsonLines:
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one object, as `one_line` writes it; it is out of the process's hands when this returns."""
         if not self._whole:
-            self._drop_half_line()
+            self.drop_half_line()
         line = one_line(record) + "\n"
         with self.path.open("a", encoding="utf8") as handle:
             handle.write(line)
@@ -44,11 +44,32 @@ class JsonLines:
         """
         records: list[dict[str, Any]] = []
         for number, line in enumerate(self._whole_lines(), start=1):
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                raise Damaged(f"{self.path}:{number} is damaged: {error}", "remove that line") from error
+            records.append(self._record(line, number))
         return records
+
+    def salvage(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Return the lines that are whole, and what is wrong with the others, a sentence each.
+
+        Raises:
+            Damaged: if there is no file that can be read.
+        """
+        records, faults = [], []
+        for number, line in enumerate(self._whole_lines(), start=1):
+            try:
+                records.append(self._record(line, number))
+            except Damaged as error:
+                faults.append(error.message)
+        return records, faults
+
+    def _record(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            why = "it is nested thousands deep" if isinstance(error, RecursionError) else error
+            raise Damaged(f"{self.path}:{number} is damaged: {why}", "remove that line") from error
+        if not isinstance(record, dict):
+            raise Damaged(f"{self.path}:{number} is damaged: it holds no object", "remove that line")
+        return record
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
         """Keep the lines that are wanted, drop the others and any unfinished one, and return how many were dropped."""
@@ -60,16 +81,21 @@ class JsonLines:
         return len(records) - len(kept)
 
     def _whole_lines(self) -> list[bytes]:
-        content = self.path.read_bytes() if self.path.exists() else b""
+        try:
+            content = self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise Damaged(f"{self.path} cannot be read: {error.strerror}") from error
         return content[: content.rfind(b"\n") + 1].splitlines()
 
-    def _drop_half_line(self) -> None:
-        """Cut an unfinished last line, so that the next one does not grow onto it."""
+    def drop_half_line(self) -> int:
+        """Cut an unfinished last line, so that the next one does not grow onto it; return how many whole ones stay."""
+        content = b""
         if self.path.exists():
             with self.path.open("rb+") as handle:
                 content = handle.read()
                 handle.truncate(content.rfind(b"\n") + 1)
         self._whole = True
+        return content.count(b"\n")
 
 
 def _finite(value: Any) -> Any:

@@ -19,7 +19,7 @@ _UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, err
 
 
 @contextmanager
-def exclusive(path: Path, purpose: str) -> Iterator[None]:
+def exclusive(path: Path, purpose: str, *, remove: bool = False, wait: float = 0.5) -> Iterator[None]:
     """Hold the lock file `path` during the block.
 
     The kernel frees the lock when the process ends, however it ends; one that a dead process's orphan still holds is
@@ -28,16 +28,21 @@ def exclusive(path: Path, purpose: str) -> Iterator[None]:
     Args:
         path: the lock file; its folder exists.
         purpose: what is locked, for the message: "runs/demo is being trained".
+        remove: take the lock file away at the end, where it lies among the user's own files.
+        wait: seconds to wait for another process that holds it. Somebody who only asks who holds it does so for less
+            than the default.
 
     Raises:
         InputError: if another living process holds it; the message names that process.
     """
-    descriptor = _take(path, purpose)
+    descriptor = _take(path, purpose, wait)
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield
     finally:
+        if remove:
+            path.unlink(missing_ok=True)  # while it is held: whoever waits for it finds that its file is gone
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would leave it with a forked child
@@ -56,12 +61,15 @@ def holder(path: Path) -> int | None:
         os.close(descriptor)
 
 
-def _take(path: Path, purpose: str) -> int:
-    deadline = time.monotonic() + 0.5  # someone who only asks who holds it does so for less than this
+def _take(path: Path, purpose: str, wait: float) -> int:
+    deadline = time.monotonic() + wait
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if _try(descriptor):
-            return descriptor
+            if _is_at(descriptor, path):
+                return descriptor
+            os.close(descriptor)  # its holder took the file away meanwhile: the lock of a file that nobody finds
+            continue
         record = _record(descriptor)
         os.close(descriptor)
         owner = _living(record)
@@ -74,6 +82,13 @@ def _take(path: Path, purpose: str) -> int:
             )
         else:
             time.sleep(0.02)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _try(descriptor: int, *, shared: bool = False) -> bool:
@@ -98,10 +113,15 @@ def _living(record: dict[str, Any]) -> int | None:
     number = record.get("pid")
     if number is None or record.get("host") != socket.gethostname():
         return number
+    return number if lives(number) else None
+
+
+def lives(number: int) -> bool:
+    """Say whether a process of this machine lives."""
     try:
         os.kill(number, 0)
-    except ProcessLookupError:
-        return None
+    except (ProcessLookupError, OverflowError):
+        return False
     except PermissionError:
         pass
-    return number
+    return True

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from lavra.core.terminal import printable
 from lavra.core.units import show_count, show_duration
 
 Item = TypeVar("Item")
 
 _quiet = False
+_line_is_live = False  # a progress line stands in the terminal, without an end of line
 _open = 0  # progress lines whose blocks are running, one inside the other
 
 
@@ -24,7 +27,36 @@ def set_quiet(quiet: bool) -> None:
 def say(text: str) -> None:
     """Print one line for the person watching, on standard error (standard output is for results)."""
     if not _quiet:
-        print(text, file=sys.stderr, flush=True)
+        _clear()
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def fitted(text: str, columns: int) -> str:
+    """Return what of a line fits a terminal of so many columns; the last column stays free, where some terminals wrap.
+
+    Whole parts, which two spaces divide, are left out from the end; a first part that is too long itself is cut.
+    """
+    parts = text.split("  ")
+    while len(parts) > 1 and len("  ".join(parts)) >= columns:
+        parts.pop()
+    shown = "  ".join(parts)
+    return shown if len(shown) < columns else shown[: max(0, columns - 2)] + "…"
+
+
+def _clear() -> None:
+    """Take the live line away, so that what is written next does not grow onto it."""
+    global _line_is_live
+    if _line_is_live:
+        sys.stderr.write("\r\x1b[2K")
+        sys.stderr.flush()
+        _line_is_live = False
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 class Progress:
@@ -93,16 +125,17 @@ class Progress:
             return
         self._shown = True
         if self._live:
-            sys.stderr.write("\r\x1b[2K" + text)
+            global _line_is_live
+            sys.stderr.write("\r\x1b[2K" + fitted(text, _columns()))
             sys.stderr.flush()
+            _line_is_live = True
         else:
             say(text)
 
     def close(self) -> None:
         """Clear the live line."""
         if self._shown and self._live:
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
+            _clear()
 
 
 def track(items: Iterable[Item], title: str, total: float | None = None, unit: str = "") -> Iterator[Item]:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lavra.core.errors import InputError
+from lavra.core.building import building_folder
+from lavra.core.errors import Damaged, InputError
 from lavra.core.files import read_json, write_atomically, write_json
 from lavra.core.json_lines import JsonLines
 from lavra.core.locks import exclusive, holder
+from lavra.core.replacing import check_replaceable
+from lavra.core.run_shapes import PLAN, RESULT
+from lavra.core.shapes import Shape, demand
 
 Status = Literal["running", "finished", "interrupted"]
 
 _MARK = "# lavra run, format 1\n"
+
+_LOST = "bring the file back from a copy; the checkpoints and the model in the folder are not touched by this"
+
+LATER = (
+    *("plan.json", "result.json", "metrics.jsonl", "samples.jsonl", "machines.jsonl", "checks.json", "text.json"),
+    *("events.log", "report.html", "document_losses.json", "doc2query*.json", ".lock", "tracker.json"),
+    *("checkpoints/step-*", "checkpoints/.*", "tensorboard/*", "wandb/*", "mlruns/*"),
+)
+"""All that lavra writes into a run folder after it was made, as patterns; the folders `data`, `base`, `adapter` and
+`model` have marks of their own."""
 
 
 class RunFolder:
@@ -37,28 +52,27 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod
-    def create(cls, path: Path | str, config: str, *, force: bool = False) -> RunFolder:
-        """Make a new run folder.
+    def create(
+        cls, path: Path | str, config: str, *, force: bool = False, inputs: Iterable[str | Path] = ()
+    ) -> RunFolder:
+        """Make a new run folder, whole or not at all.
 
         Args:
             path: where; an empty folder may be there already.
             config: the text of `config.toml` (see `core.configuration.to_toml`).
-            force: replace a run folder that is there; nothing else is ever replaced.
+            force: replace a run folder that is there; nothing else is ever replaced (see `core.replacing`).
+            inputs: what the run reads; a folder that holds one of these is never replaced.
 
         Raises:
             InputError: if the path is taken, or its run is being trained.
         """
-        path = Path(path)
-        if is_run(path):
-            _refuse_unless_replaceable(path, force)
-            remove_run(path)
-        elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise InputError(f"{path} exists and is no run folder", "choose another --out")
-        run = cls(path)
-        path.mkdir(parents=True, exist_ok=True)
-        run.checkpoints.mkdir()
-        write_atomically(path / "config.toml", _MARK + config)  # last: its mark makes the folder a run
-        return run
+        path, inputs = Path(path), list(inputs)
+        check_new_run(path, force=force, inputs=inputs)
+        with building_folder(path, force=force, inputs=inputs, kind="run", later=LATER) as building:
+            (building / "checkpoints").mkdir()
+            config = config.removesuffix("\n") + "\n"
+            write_atomically(building / "config.toml", f"{_MARK}{config}{_seal(config)}\n")
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -82,13 +96,26 @@ class RunFolder:
 
     @property
     def config(self) -> str:
-        """The text of `config.toml`: the request, complete."""
-        return (self.path / "config.toml").read_text(encoding="utf8").removeprefix(_MARK)
+        """The text of `config.toml`: the request, complete.
+
+        Raises:
+            Damaged: if it is not what was written.
+        """
+        path = self.path / "config.toml"
+        try:
+            text = path.read_bytes().decode("utf8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Damaged(f"{path} is damaged: {error}", _LOST) from error
+        body, _, last = text.removesuffix("\n").rpartition("\n")
+        body = (body + "\n").removeprefix(_MARK)
+        if last != _seal(body):
+            raise Damaged(f"{path} is not what lavra wrote: cut short, or changed since", _LOST)
+        return body
 
     @property
     def plan(self) -> dict[str, Any]:
         """What was decided before the first step; empty when the run never came that far."""
-        return self._optional("plan.json")
+        return self._optional("plan.json", PLAN)
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Record what was decided before the first step."""
@@ -97,15 +124,15 @@ class RunFolder:
     @property
     def result(self) -> dict[str, Any]:
         """The final figures; empty while the run is not finished."""
-        return self._optional("result.json")
+        return self._optional("result.json", RESULT)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Record the final figures, which makes the run finished."""
         write_json(self.path / "result.json", result)
 
-    def _optional(self, name: str) -> dict[str, Any]:
+    def _optional(self, name: str, shape: Shape) -> dict[str, Any]:
         path = self.path / name
-        return read_json(path) if path.exists() else {}
+        return demand(shape, read_json(path), str(path)) if path.exists() else {}
 
     def log(self, text: str) -> None:
         """Add one line with the time to `events.log`."""
@@ -116,7 +143,10 @@ class RunFolder:
     def events(self) -> list[str]:
         """The lines of `events.log`."""
         path = self.path / "events.log"
-        return path.read_text(encoding="utf8", errors="replace").splitlines() if path.exists() else []
+        try:
+            return path.read_text(encoding="utf8", errors="replace").splitlines() if path.exists() else []
+        except OSError as error:
+            raise Damaged(f"{path} cannot be read: {error.strerror}") from error
 
     def rewind(self, step: int) -> None:
         """Forget what came after `step`, so that the curve of a resumed run equals that of an uninterrupted one.
@@ -154,18 +184,50 @@ class RunFolder:
         return "finished" if (self.path / "result.json").exists() else "interrupted"
 
 
+def check_new_run(path: Path, *, force: bool = False, inputs: Iterable[str | Path] = ()) -> None:
+    """Return when a run may be made at `path`; see `RunFolder.create`.
+
+    Raises:
+        InputError: if the path is taken, or its run is being trained.
+    """
+    goes_on = f"`lavra resume {path}` goes on with it; choose another --out, or add --force to replace it"
+    check_replaceable(path, force=force, inputs=inputs, remedy=goes_on if is_run(path) else "")
+    if is_run(path):
+        refuse_while_training(path)
+
+
+def _seal(config: str) -> str:
+    """Return the last line of `config.toml`, by which a file that was cut or changed is known."""
+    return f"# whole: {hashlib.blake2b(config.encode(), digest_size=8).hexdigest()}"
+
+
 def is_run(path: Path) -> bool:
     """Say whether `path` is a run folder."""
     try:
-        with (path / "config.toml").open(encoding="utf8") as handle:
-            return handle.readline() == _MARK
-    except (OSError, UnicodeDecodeError):
+        with (path / "config.toml").open("rb") as handle:
+            return handle.readline(len(_MARK) + 1) == _MARK.encode()
+    except OSError:
         return False
 
 
+def check_removable(path: Path) -> None:
+    """Return if a run may be removed.
+
+    Raises:
+        InputError: if it is being trained, or holds what lavra did not make.
+    """
+    refuse_while_training(path)
+    check_replaceable(path, force=True)
+
+
 def remove_run(path: Path) -> None:
-    """Delete a run folder: first it leaves its place under another name, then its files go."""
-    grave = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.removed-"))
+    """Delete a run folder: first it leaves its place under another name, then its files go.
+
+    Raises:
+        InputError: if it is being trained, or holds what lavra did not make.
+    """
+    check_removable(path)
+    grave = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.building-"))
     path.rename(grave / path.name)
     shutil.rmtree(grave)
 
@@ -180,16 +242,21 @@ def list_runs(root: Path | str) -> list[RunFolder]:
     if not root.is_dir():
         raise InputError(f"{root} is no folder", "give the folder that holds your runs")
     marks = [mark for pattern in ("", "*/", "*/*/") for mark in root.glob(f"{pattern}config.toml")]
-    found = [mark.parent for mark in marks if not mark.parent.name.startswith(".") and is_run(mark.parent)]
+    found = [mark.parent for mark in marks if not _is_hidden(mark.parent, root) and is_run(mark.parent)]
     return [RunFolder(path) for path in sorted(found, key=lambda path: (path / "config.toml").stat().st_mtime_ns)]
 
 
-def _refuse_unless_replaceable(path: Path, force: bool) -> None:
-    if not force:
-        raise InputError(
-            f"{path} holds a run already",
-            f"`lavra resume {path}` goes on with it; choose another --out, or add --force to replace it",
-        )
+def _is_hidden(path: Path, root: Path) -> bool:
+    """Say whether a part of the path below `root` is hidden: what is being made or removed is no run."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def refuse_while_training(path: Path) -> None:
+    """Return if no living process trains the run.
+
+    Raises:
+        InputError: naming the process.
+    """
     process = RunFolder(path).trainer
     if process is not None:
         raise InputError(f"{path} is being trained by process {process}", "stop it first; it saves when asked to stop")

@@ -6,7 +6,7 @@ A stream is a pure function of the run's seed and of what it is for, e.g. `numpy
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,8 +34,20 @@ def row_streams(seed: int, *purpose: str | int, first: int) -> Streams:
     return lambda place: numpy_stream(seed, *purpose, first + place)
 
 
-def torch_stream(seed: int, *purpose: str | int, device: str | torch.device = "cpu") -> torch.Generator:
-    """Return a torch generator for one purpose on one device."""
+def torch_stream(seed: int, *purpose: str | int, device: str | torch.device) -> torch.Generator:
+    """Return a torch generator for one purpose on one device.
+
+    What is drawn with it must be made on that device too (`device=` in the call). A generator on the CPU draws the same
+    numbers for every device: draw there and move them, unless they are many.
+    """
     import torch
 
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *purpose))
+
+
+def fixed_normal(shape: Sequence[int], number: int, *, std: float = 1.0) -> torch.Tensor:
+    """Return float32 normal values on the CPU, the same ones whatever the run: of generator number `number`."""
+    import torch
+
+    generator = torch.Generator(device="cpu").manual_seed(number)
+    return torch.empty(tuple(shape), device="cpu").normal_(std=std, generator=generator)

@@ -63,6 +63,11 @@ def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) 
     )
 
 
+def as_read(ids: np.ndarray, end_of_document: int, document_bos: int) -> np.ndarray:
+    """Return ids that come before others as a model reads them: a document's own beginning for the end of the last."""
+    return np.where(ids == end_of_document, document_bos, ids)
+
+
 def count_in_a_row(tokens: np.ndarray, vocabulary: int, length: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Count each `length` tokens in a row.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,27 @@ def open_binary(path: Path, counter: BytesRead | None = None) -> Iterator[Binary
         raise InputError(
             f"{path} cannot be read: {error.strerror or error}", "check the file and its rights"
         ) from error
+
+
+@contextmanager
+def open_member(path: Path, member: str, counter: BytesRead | None = None) -> Iterator[BinaryIO]:
+    """Open a file in the ZIP archive at `path`, decompressed as `open_binary` does.
+
+    Raises:
+        InputError: inside the block, when the archive cannot be read or is damaged.
+    """
+    try:
+        with (
+            io.BufferedReader(_CountedFile(path, counter or BytesRead()), _BUFFER) as raw,
+            zipfile.ZipFile(cast(BinaryIO, raw)) as archive,
+            archive.open(member) as packed,
+            io.BufferedReader(_decompressed(cast(BinaryIO, packed), Path(member).suffix.lower()), _BUFFER) as stream,  # pyright: ignore[reportArgumentType]
+        ):
+            yield cast(BinaryIO, stream)
+    except (EOFError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise _damaged(path / member, error) from error
+    except (NotImplementedError, RuntimeError) as error:  # another method of compression, or a password
+        raise InputError(f"{path / member} cannot be read: {error}", "unpack the archive first") from error
 
 
 def _decompressed(raw: BinaryIO, ending: str) -> BinaryIO:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,15 +12,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lavra.core.errors import InputError
-from lavra.data.bad_rows import ANSWER_TOO_LONG, EXAMPLES, NO_PART_TO_LEARN, REFUSED_CHAT, SPELLED_TOKEN, BadRows
-from lavra.data.chats import ChatTemplate, RefusedChat
+from lavra.data.bad_rows import (
+    ANSWER_TOO_LONG,
+    EXAMPLES,
+    FAILING_TEMPLATE,
+    NO_PART_TO_LEARN,
+    REFUSED_CHAT,
+    SPELLED_TOKEN,
+    UNWRITTEN_PART,
+    BadRows,
+)
+from lavra.data.bos import bos_before, with_bos
+from lavra.data.chats import ChatTemplate, FailingTemplate, RefusedChat, Span
 from lavra.data.example_rows import ExampleRow
 from lavra.data.examples import Kind
 from lavra.data.pairs import encode_pairs
 from lavra.data.tokenizer import Tokenizer
+from lavra.data.turns import ASSISTANT, texts_in
 
 if TYPE_CHECKING:
     import tokenizers
+
+
+_MARK = re.compile(r"<\|.*\|>")
+"""How tokens are spelled that mark turns, in tokenizers that do not call them special."""
+
+_NEEDED = ("tools", "tool_calls", "function_call")
+"""Parts of a chat without which what is learned would be something else."""
 
 
 @dataclass(slots=True)
@@ -68,8 +88,9 @@ class CutExamples:
 class ExampleEncoder:
     """Turns rows into ids for one kind of model.
 
-    A decoder's example is an end-of-document token as the beginning, the prompt, the completion and an end-of-document
-    token; the last two are learned. The boundary is the one of `encode_pair`. An encoder-decoder reads the prompt and
+    A decoder's example is the prompt as generation reads it, with a beginning-of-text token where the tokenizer puts
+    one, the completion and an end-of-document token; the last two are learned. The boundary is the one of
+    `encode_pair`. An encoder-decoder reads the prompt and
     writes the completion, each within what the tokenizer's own post-processor puts around a text (T5: an end token;
     BART: a beginning and an end). A chat is the template's text, of which the assistant's turns are learned.
 
@@ -84,6 +105,7 @@ class ExampleEncoder:
     Attributes:
         cut: what was cut to fit.
         unknown: learned tokens that stand for what the vocabulary cannot write.
+        unwritten: parts of chats that the template leaves out, with the number of chats that have them.
     """
 
     def __init__(
@@ -101,6 +123,7 @@ class ExampleEncoder:
         self.context, self.source_context, self.chat_template = context, source_context, chat_template
         self.cut = CutExamples()
         self.unknown = 0
+        self.unwritten: Counter[str] = Counter()
 
     def encode(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
         """Return each row as ids; None for those that cannot be used, which are counted in `bad_rows`.
@@ -122,14 +145,15 @@ class ExampleEncoder:
         end = self.tokenizer.end_of_document
         ids = encode_pairs(self.tokenizer, [row.joined for row in rows])
         for row, (before, after) in zip(rows, ids, strict=True):
-            tokens = np.array([end, *before, *after, end], np.int64)
-            learned = np.arange(len(tokens)) > len(before)
+            read = with_bos(self.tokenizer, before)
+            tokens = np.array([*read, *after, end], np.int64)
+            learned = np.arange(len(tokens)) >= len(read)
             example = EncodedExample(tokens, learned, None, len(row.completion.encode()))
-            found.append(self._fitted(row, example, has_text=bool(after)))
+            found.append(self._fitted(row, example, len(read) - len(before), has_text=bool(after)))
         return found
 
-    def _fitted(self, row: ExampleRow, example: EncodedExample, *, has_text: bool) -> EncodedExample | None:
-        """Cut the beginning of a prompt that is too long, keeping the mark before it."""
+    def _fitted(self, row: ExampleRow, example: EncodedExample, marks: int, *, has_text: bool) -> EncodedExample | None:
+        """Cut the beginning of a prompt that is too long, keeping the `marks` before it."""
         if not has_text:
             return self._left_out(NO_PART_TO_LEARN, row, "the completion has no tokens")
         excess = 0 if self.context is None else len(example.tokens) - 1 - self.context
@@ -138,13 +162,12 @@ class ExampleEncoder:
         first = int(example.learned.argmax())
         if excess >= first:
             return self._left_out(ANSWER_TOO_LONG, row, f"{len(example.tokens) - first} tokens, of {self.context}")
-        self.cut.add(row.place, prompts=1)
-        kept = np.r_[0, 1 + excess : len(example.tokens)]
+        self._cut(row, prompts=1)
+        kept = np.r_[0:marks, marks + excess : len(example.tokens)]
         return replace(example, tokens=example.tokens[kept], learned=example.learned[kept])
 
     def _encode_for_both(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
-        begin, end = self.tokenizer.around
-        end = end or [self.tokenizer.end_of_document]
+        begin, end = self.tokenizer.around_source
         found: list[EncodedExample | None] = []
         distinct = list(dict.fromkeys(row.prompt for row in rows))  # one passage often comes with many questions
         sources = dict(zip(distinct, self.tokenizer.encode_many(distinct), strict=True))
@@ -160,7 +183,7 @@ class ExampleEncoder:
                 continue
             room = len(source) if self.source_context is None else self.source_context - len(begin) - len(end)
             if len(source) > room:
-                self.cut.add(row.place, sources=1)
+                self._cut(row, sources=1)
             read = np.array([*begin, *source[:room], *end], np.int64)
             size = len(row.completion.encode())
             found.append(EncodedExample(tokens, np.ones(len(tokens), bool), read, size))
@@ -177,16 +200,32 @@ class ExampleEncoder:
                 f"{row.place} is a chat, and the tokenizer has no chat template",
                 "start from a chat model, put chat_template.jinja beside the tokenizer, or give prompt and completion",
             )
-        spelled = next((name for name in self._marks if any(name in turn["content"] for turn in row.messages)), None)
+        texts = texts_in([row.messages, row.given])
+        spelled = next((name for name in self._marks if any(name in text for text in texts)), None)
         if spelled is not None:
             return self._left_out(SPELLED_TOKEN, row, spelled)
+        parts = dict.fromkeys(name for turn in row.messages for name in turn if name not in ("role", "content"))
+        unwritten = self.chat_template.unwritten([*parts, *row.given], tools="tools" in row.given)
+        needed = [name for name in unwritten if name in _NEEDED]
+        if needed:
+            return self._left_out(UNWRITTEN_PART, row, ", ".join(needed))
         try:
-            text, spans = self.chat_template.render(row.messages)
+            text, spans = self.chat_template.render(row.messages, row.given)
         except RefusedChat as error:
             return self._left_out(REFUSED_CHAT, row, str(error))
+        except FailingTemplate as error:
+            return self._left_out(FAILING_TEMPLATE, row, str(error))
+        learned = self._learned_spans(row, spans)
+        self.unwritten.update([*unwritten, *["turns of the assistant"] * (None in learned)])
         ids, offsets = self._encode_with_marks(text)
-        runs = self._runs(ids, offsets, spans)
+        runs = self._runs(ids, offsets, [span for span in learned if span is not None])
         return self._fitted_chat(row, ids, runs, text, offsets)
+
+    def _learned_spans(self, row: ExampleRow, spans: list[Span | None]) -> list[Span | None]:
+        """Return the spans of the turns that are learned; None for one that the template leaves out."""
+        answers = [number for number, turn in enumerate(row.messages) if turn["role"] == ASSISTANT]
+        both = zip(answers, spans, strict=True)
+        return [span for number, span in both if number not in row.unlearned]
 
     def _runs(self, ids: np.ndarray, offsets: np.ndarray, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return the tokens of each span as (start, end), with the mark after it that ends the turn."""
@@ -208,31 +247,37 @@ class ExampleEncoder:
         if not runs:
             return self._left_out(NO_PART_TO_LEARN, row, "the assistant's turns are empty")
         end = self.tokenizer.end_of_document
-        begins = 0 if int(ids[0]) in self._marks.values() else 1
+        bos = [] if int(ids[0]) in self._marks.values() else bos_before(self.tokenizer, empty=False)
         ended = np.isin(ids[slice(*runs[-1])], list(self._marks.values())).any()
         if not ended:  # the template marks no end, so the model would never learn to stop
             ids, offsets = np.append(ids[: runs[-1][1]], end), np.vstack([offsets[: runs[-1][1]], [[len(text)] * 2]])
             runs[-1] = runs[-1][0], runs[-1][1] + 1
-        limit = len(ids) if self.context is None else self.context + 1 - begins
+        limit = len(ids) if self.context is None else self.context + 1 - len(bos)
         fitting = [run for run in runs if run[1] <= limit] or runs[:1]
         if len(fitting) < len(runs):
-            self.cut.add(row.place, chats=1)
+            self._cut(row, chats=1)
         last = fitting[-1][1]
         learned = np.zeros(last, bool)
         for start, stop in fitting:
             learned[start:stop] = True
         size = _text_bytes(text, offsets[:last][learned & ~np.isin(ids[:last], list(self._marks.values()))])
-        mark = [end] if begins else []
-        tokens = np.concatenate([mark, ids[:last]]).astype(np.int64)
-        whole = EncodedExample(tokens, np.concatenate([[False] * begins, learned]).astype(bool), None, size)
+        tokens = np.concatenate([bos, ids[:last]]).astype(np.int64)
+        whole = EncodedExample(tokens, np.concatenate([[False] * len(bos), learned]).astype(bool), None, size)
         whole.learned[0] = False
-        return self._fitted(row, whole, has_text=True)
+        return self._fitted(row, whole, len(bos) or int(int(ids[0]) in self._marks.values()), has_text=True)
 
     @cached_property
     def _marks(self) -> dict[str, int]:
-        """The tokens that stand outside the vocabulary of text, by their spelling: those that mark turns among them."""
+        """The tokens that text must not become, by their spelling: those that mark turns and ends.
+
+        Tokens that were added as ordinary ones (`<think>`, `<tool_call>`) are text, and are learned like it.
+        """
         tokenizer = self.tokenizer
-        added = {token.content: number for number, token in tokenizer.inner.get_added_tokens_decoder().items()}
+        added = {
+            token.content: number
+            for number, token in tokenizer.inner.get_added_tokens_decoder().items()
+            if token.special or number == tokenizer.end_of_document or _MARK.fullmatch(token.content)
+        }
         text = {tokenizer.unknown} - {tokenizer.end_of_document}  # the unknown token stands for text
         return {name: number for name, number in added.items() if name.strip() and number not in text}
 
@@ -247,6 +292,11 @@ class ExampleEncoder:
         from tokenizers import Tokenizer as Library
 
         return Library.from_str(self.tokenizer.serialised)
+
+    def _cut(self, row: ExampleRow, *, prompts: int = 0, sources: int = 0, chats: int = 0) -> None:
+        """Count an example that is cut; an error where nothing may be cut."""
+        self.bad_rows.cut(row.place)
+        self.cut.add(row.place, prompts=prompts, sources=sources, chats=chats)
 
     def _left_out(self, kind: str, row: ExampleRow, detail: str) -> None:
         self.bad_rows.add(kind, row.place, detail)

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from lavra.core.errors import InputError, LavraError
 from lavra.core.processors import usable_cores
 from lavra.core.progress import Progress
+from lavra.core.scratch import scratch_folder
 from lavra.data import docstrings
 from lavra.data.rows import Row
 
@@ -114,7 +114,7 @@ def _wait(process: subprocess.Popen[str]) -> None:
 
 def _start_readers(paths: Sequence[Path], stack: ExitStack) -> list[tuple[subprocess.Popen[str], Path]]:
     """Start one reader per core on consecutive shares of the paths; they end with `stack`, whatever happens."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder = Path(stack.enter_context(scratch_folder()))
     cores = usable_cores()
     sizes = [path.stat().st_size for path in paths]
     share, total = sum(sizes) / cores, 0

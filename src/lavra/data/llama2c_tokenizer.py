@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lavra.core.errors import Damaged, InputError
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizer import Tokenizer, put_before_texts
 
 if TYPE_CHECKING:
     import tokenizers
@@ -85,6 +85,7 @@ def _build(pieces: list[tuple[str, float]]) -> tokenizers.Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     inner.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in _SPECIAL])
+    put_before_texts(inner, BEGINNING)
     return inner
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from lavra.core.errors import Damaged
 from lavra.core.files import read_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,9 @@ class Manifest:
         tokenizer_fingerprint: of the tokenizer that made the ids.
         vocabulary_size: of that tokenizer.
         end_of_document: the id after every document.
-        begin_of_document: the id before every document; None for none.
+        document_bos: the id that a causal model reads before a document's first token; it is not among the tokens,
+            except where it is the end-of-document token, which ends the document before.
+        begin_of_document: the id that is stored before every document, for encoders; None for none.
         dtype: of an id on disk: "uint16" or "uint32".
         documents, tokens, bytes, characters, words: sums over the sources.
         sources: in the order of the documents.
@@ -55,6 +57,7 @@ class Manifest:
     tokenizer_fingerprint: str
     vocabulary_size: int
     end_of_document: int
+    document_bos: int
     dtype: str
     documents: int
     tokens: int

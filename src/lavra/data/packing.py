@@ -12,10 +12,12 @@ from lavra.data.store import TokenStore
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One window: target i is `tokens[i + 1]` and its input is `tokens[i]`.
+    """One window: target i is `tokens[i + 1]` and its input is `inputs[i]`.
 
-    Every document ends with an end-of-document token, so the input of a document's first target is such a token (its
-    predecessor's), which serves as its beginning. Segments and positions are those of the target's document.
+    An input is the token before the target, `tokens[i]`. Every document ends with an end-of-document token, so that of
+    the document before is the input of a document's first target, and serves as its beginning; where the tokenizer
+    begins texts with another token, that one is the input instead. Segments and positions are those of the target's
+    document.
 
     Attributes:
         tokens: (length + 1,) int64: the token before the window in the circular stream, then the window's own.
@@ -23,12 +25,14 @@ class Window:
         segments: (length,) int32: the number of the target's document within the window, from 0. Where the stream
             begins again in a store of one document, the segment changes though the document does not.
         positions: (length,) int64: the place of each target within its segment, from 0.
+        inputs: (length,) int64: what a causal model reads.
     """
 
     tokens: np.ndarray
     documents: np.ndarray
     segments: np.ndarray
     positions: np.ndarray
+    inputs: np.ndarray
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -43,6 +47,7 @@ class Windows:
         documents: (windows, width) int64, -1 beyond a row's length.
         segments: (windows, width) int32, -1 beyond a row's length.
         positions: (windows, width) int64, 0 beyond a row's length.
+        inputs: (windows, width) int64, as in `Window`; beyond a row's length the stream simply goes on.
         lengths: (windows,) int64 targets of each row.
     """
 
@@ -50,6 +55,7 @@ class Windows:
     documents: np.ndarray
     segments: np.ndarray
     positions: np.ndarray
+    inputs: np.ndarray
     lengths: np.ndarray
 
     def __len__(self) -> int:
@@ -62,6 +68,7 @@ class Windows:
             self.documents[row, :length],
             self.segments[row, :length],
             self.positions[row, :length],
+            self.inputs[row, :length],
         )
 
 
@@ -78,6 +85,7 @@ def cut_many(store: TokenStore, places: WindowPlaces) -> Windows:
     tokens = np.asarray(store.tokens)[(places.starts[:, None] + offsets) % store.manifest.tokens].astype(np.int64)
     # The end-of-document token ends documents and occurs nowhere else, so counting it tells the documents apart.
     begins = tokens[:, :-1] == store.manifest.end_of_document
+    inputs = np.where(begins, store.manifest.document_bos, tokens[:, :-1])
     begins[:, 0] = True
     segments = np.cumsum(begins, axis=1) - 1
     documents = (store.documents_at(places.starts)[:, None] + segments) % store.manifest.documents
@@ -86,6 +94,7 @@ def cut_many(store: TokenStore, places: WindowPlaces) -> Windows:
     beyond = columns >= places.lengths[:, None]
     return Windows(
         tokens=tokens,
+        inputs=inputs,
         documents=np.where(beyond, -1, documents),
         segments=np.where(beyond, -1, segments).astype(np.int32),
         positions=np.where(beyond, 0, positions),

@@ -6,7 +6,6 @@ What can be read only once (standard input, a hub dataset) or slowly (docstrings
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,18 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from lavra.core.building import building_folder
 from lavra.core.errors import InputError
-from lavra.core.files import building_folder, read_json, write_json
+from lavra.core.files import read_json, write_json
 from lavra.core.progress import Progress, say
 from lavra.data.ahead import one_ahead
-from lavra.data.bad_rows import BadRows, OnBadRow
+from lavra.data.bad_rows import OVERLAP, SPELLED_END, UNKNOWN_TOKEN, BadRows, OnBadRow
 from lavra.data.compressed import BytesRead
 from lavra.data.locations import find_files
 from lavra.data.manifest import Manifest
-from lavra.data.readers import is_repeatable, read_rows
+from lavra.data.readers import files_of, is_repeatable, read_rows
 from lavra.data.rows import Row
 from lavra.data.sample import TextSample
-from lavra.data.split import Split, SplitCounter
+from lavra.data.split import GivenValidation, Split, SplitCounter
 from lavra.data.spool import read_spool, spooled
 from lavra.data.store import TokenStore
 from lavra.data.store_writer import StoreWriter
@@ -90,6 +90,8 @@ def prepare(
     text_column: str = "text",
     on_bad_row: OnBadRow = "skip",
     normalize: bool = False,
+    encoding: str | None = None,
+    validation: Sequence[str] = (),
     beginnings: bool = False,
     seed: int = 0,
     force: bool = False,
@@ -105,8 +107,12 @@ def prepare(
         validation_share: the share of the bytes to hold out, see `lavra.data.split`.
         validation_limit: bytes to hold out at most.
         text_column: the column that holds the text, in formats with columns.
-        on_bad_row: leave bad rows out ("skip") or stop ("error").
+        on_bad_row: leave bad rows out ("skip"), stop at them ("error"), or also at whatever is left out, guessed or
+            replaced ("strict").
         normalize: bring text to Unicode normal form C.
+        encoding: of the files that do not begin with a mark of it; UTF-8, else Windows-1252, by default.
+        validation: locations of the text to hold out, instead of a share. Without it, files whose names say that they
+            are validation data are held out; test files beside training files are never trained on.
         beginnings: put the token before every document that the tokenizer's own post-processor has for a text's
             beginning ([CLS] for BERT), where it has one; encoders want it.
         seed: chooses the sample for the tokenizer; the split does not depend on it.
@@ -116,31 +122,41 @@ def prepare(
         InputError: if the folder exists, if there is no text or too little to hold some out, or for a bad row under
             "error".
     """
-    began = time.monotonic()
-    with building_folder(Path(out), force=force) as building:
-        text = _Text(locations, building / "rows.zst", text_column, on_bad_row, normalize)
+    with building_folder(Path(out), force=force, inputs=locations, kind="prepared text") as building:
+        text = _Text(locations, building / "rows.zst", text_column, on_bad_row, normalize, encoding, validation)
         counter, sample = SplitCounter(validation_share, validation_limit), TextSample(seed=seed)
+        given = GivenValidation()
         for row in text.first_pass():
-            if not counter.add(row.text.encode()) and tokenizer is None:
+            if row.held_out:
+                given.add(row.text.encode())
+            elif not counter.add(row.text.encode()) and tokenizer is None:
                 sample.add(row.text)
         if text.bad_rows.summary():
             say(text.bad_rows.summary())
         if tokenizer is None:
             tokenizer = _trained(vocabulary_size, sample if len(sample) else text.again(), counter.bytes)
         tokenizer.save(building / TOKENIZER)
-        writing = _Writing(building, tokenizer, counter.decide(), tokenizer.beginning if beginnings else None)
-        manifests = writing.write(text.again(), counter)
+        split = counter.train_on_all() if given.documents else counter.decide()
+        writing = _Writing(building, tokenizer, split, _put_before(tokenizer) if beginnings else None)
+        spelled = tokenizer.spellings_left_out
+        manifests = writing.write(text.again(), counter, given, text.bad_rows)
         text.forget()
         fit = writing.tokenizer_report(manifests.values())
+        _tell_of_tokens(text.bad_rows, fit, tokenizer.spellings_left_out - spelled, str(out))
         report = {
             "data": list(locations),
             **text.bad_rows.report(),
-            "bytes": counter.bytes,
+            "bytes": counter.bytes + given.bytes,
             "normalize": normalize,
+            "encoding": encoding,
+            "validation_data": list(validation),
             "seed": seed,
-            "split": {**writing.split.to_json(), **{side: _sizes(manifest) for side, manifest in manifests.items()}},
+            "split": {
+                **writing.split.to_json(),
+                "validation_given": given.documents > 0,
+                **{side: _sizes(manifest) for side, manifest in manifests.items()},
+            },
             "tokenizer": fit.to_json(),
-            "seconds": round(time.monotonic() - began, 3),
         }
         write_json(building / REPORT, report)
         say(fit.summary())
@@ -154,7 +170,23 @@ def _trained(
         vocabulary_size = choose_vocabulary_size
     size = vocabulary_size(corpus_bytes) if callable(vocabulary_size) else vocabulary_size
     say(f"training a tokenizer of {size} tokens")
-    return Tokenizer.train((text if isinstance(text, str) else text.text for text in texts), size)
+    rows = (text for text in texts if isinstance(text, str) or not text.held_out)
+    return Tokenizer.train((text if isinstance(text, str) else text.text for text in rows), size)
+
+
+def _tell_of_tokens(bad_rows: BadRows, fit: TokenizerReport, spelled: int, place: str) -> None:
+    """Count what the tokenizer replaced and left out."""
+    unknown = round(fit.unknown_rate * fit.tokens)
+    for kind, count in ((UNKNOWN_TOKEN, unknown), (SPELLED_END, spelled)):
+        if count:
+            bad_rows.change(kind, place, f"{count:,} of {fit.tokens:,} tokens")
+            say(bad_rows.told(kind))
+
+
+def _put_before(tokenizer: Tokenizer) -> int | None:
+    """Return the one id that an encoder reads before a text, if there is one."""
+    before, _ = tokenizer.around_source
+    return before[0] if len(before) == 1 else None
 
 
 def _sizes(manifest: Manifest) -> dict[str, Any]:
@@ -171,6 +203,8 @@ class _Text:
     text_column: str
     on_bad_row: OnBadRow
     normalize: bool
+    encoding: str | None
+    validation: Sequence[str]
     bad_rows: BadRows = field(default_factory=BadRows)
 
     def first_pass(self) -> Iterator[Row]:
@@ -180,7 +214,7 @@ class _Text:
         if not all(is_repeatable(location) for location in self.locations):
             rows = spooled(rows, self.spool)
         files = [location for location in self.locations if is_repeatable(location)]
-        total = sum(file.path.stat().st_size for file in find_files(files).files) if files else None
+        total = sum(file.size for file in files_of(find_files(files), self.validation).files) if files else None
         with Progress("reading", total, "bytes" if files else "documents") as progress:
             for row in rows:
                 yield row
@@ -200,6 +234,9 @@ class _Text:
             text_column=self.text_column,
             on_bad_row=self.on_bad_row,
             normalize=self.normalize,
+            encoding=self.encoding,
+            validation=self.validation,
+            wanted=(),
             bad_rows=bad_rows,
             counter=counter,
         )
@@ -212,31 +249,43 @@ class _Writing:
         self.folder, self.tokenizer, self.split, self.begin = folder, tokenizer, split, begin
         self.counts = np.zeros(tokenizer.vocabulary_size, np.int64)
 
-    def write(self, rows: Iterable[Row], expected: SplitCounter) -> dict[str, Manifest]:
-        """Write both stores, and return their manifests by side."""
-        seen = SplitCounter(expected.share, expected.limit)
+    def write(
+        self, rows: Iterable[Row], expected: SplitCounter, given: GivenValidation, bad_rows: BadRows
+    ) -> dict[str, Manifest]:
+        """Write both stores, and return their manifests by side; `bad_rows` is told what lies in both."""
+        seen, seen_given = SplitCounter(expected.share, expected.limit), GivenValidation()
+        total = expected.bytes + given.bytes
         with (
             StoreWriter(self.folder / TRAIN, self.tokenizer, begin=self.begin) as train,
             StoreWriter(self.folder / VALIDATION, self.tokenizer, keep_texts=True, begin=self.begin) as validation,
-            Progress("tokenising", expected.bytes, "bytes") as progress,
+            Progress("tokenising", total, "bytes") as progress,
         ):
             writers = {TRAIN: train, VALIDATION: validation}
-            for batch, arrays in one_ahead(_batches(self._divided(rows, seen)), self._encode):
+            for batch, arrays in one_ahead(
+                _batches(self._divided(_told(rows, given, bad_rows), seen, seen_given)), self._encode
+            ):
                 for (side, source, text), ids in zip(batch, arrays, strict=True):
                     writers[side].add(source, text, ids)
                     self.counts += np.bincount(ids, minlength=len(self.counts))
                 progress.update(train.text_bytes + validation.text_bytes)
-            if (seen.documents, seen.bytes) != (expected.documents, expected.bytes):
+            found = (seen.documents, seen.bytes, seen_given.documents, seen_given.bytes)
+            if found != (expected.documents, expected.bytes, given.documents, given.bytes):
                 raise InputError("the data changed while it was being read", "try again when nothing writes to it")
             if not train.documents or not validation.documents:
                 raise InputError(
-                    f"{expected.bytes} bytes of text are too little to train on a part and hold out the rest",
+                    f"{total} bytes of text are too little to train on a part and hold out the rest",
                     "give more text",
                 )
         return {side: writer.manifest for side, writer in writers.items()}
 
-    def _divided(self, rows: Iterable[Row], seen: SplitCounter) -> Iterator[tuple[str, str, str]]:
+    def _divided(
+        self, rows: Iterable[Row], seen: SplitCounter, seen_given: GivenValidation
+    ) -> Iterator[tuple[str, str, str]]:
         for row in rows:
+            if row.held_out:
+                seen_given.add(row.text.encode())
+                yield VALIDATION, row.source, row.text
+                continue
             seen.add(row.text.encode())
             for side, text in zip((TRAIN, VALIDATION), self.split.divide(row.text), strict=True):
                 if text:
@@ -250,6 +299,17 @@ class _Writing:
         manifests = list(manifests)
         words, size = sum(manifest.words for manifest in manifests), sum(manifest.bytes for manifest in manifests)
         return TokenizerReport.from_counts(self.tokenizer, self.counts, words=words, text_bytes=size)
+
+
+def _told(rows: Iterable[Row], given: GivenValidation, bad_rows: BadRows) -> Iterator[Row]:
+    """Yield the rows, counting those to train on that are also in the validation data."""
+    before = bad_rows.changes.get(OVERLAP, 0)
+    for row in rows:
+        if not row.held_out and row.text.encode() in given:
+            bad_rows.change(OVERLAP, row.place)
+        yield row
+    if bad_rows.changes.get(OVERLAP, 0) > before:
+        say(bad_rows.told(OVERLAP))
 
 
 def _batches(documents: Iterator[tuple[str, str, str]]) -> Iterator[list[tuple[str, str, str]]]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lavra.core.building import building_folder
 from lavra.core.errors import Damaged, InputError
-from lavra.core.files import building_folder, read_json, write_json
+from lavra.core.files import read_json, write_atomically, write_json
 from lavra.core.progress import Progress, say
 from lavra.data.ahead import one_ahead
-from lavra.data.bad_rows import BadRows, OnBadRow
-from lavra.data.chats import ChatTemplate
+from lavra.data.bad_rows import OVERLAP, UNKNOWN_TOKEN, BadRows, OnBadRow
+from lavra.data.chats import TEMPLATE_FILE, ChatTemplate
 from lavra.data.compressed import BytesRead
 from lavra.data.example_encoding import ExampleEncoder
 from lavra.data.example_rows import (
@@ -27,7 +27,7 @@ from lavra.data.example_rows import (
 from lavra.data.example_writer import ExampleWriter
 from lavra.data.examples import ExampleManifest, ExampleStore, Kind
 from lavra.data.prepare import REPORT, TOKENIZER, TRAIN, VALIDATION, VALIDATION_LIMIT
-from lavra.data.split import Split, SplitCounter, content_hash
+from lavra.data.split import GivenValidation, Split, SplitCounter, content_hash
 from lavra.data.tokenizer import Tokenizer
 
 _SPOOL = "examples.zst"
@@ -106,6 +106,8 @@ def prepare_examples(
     validation_limit: int = VALIDATION_LIMIT,
     on_bad_row: OnBadRow = "skip",
     normalize: bool = False,
+    encoding: str | None = None,
+    validation: Sequence[str] = (),
     force: bool = False,
 ) -> PreparedExamples:
     """Read rows with a part to learn, hold some out, and write example stores of both parts.
@@ -119,24 +121,29 @@ def prepare_examples(
             None for no limit.
         source_context: most positions on the encoder's side: a longer text loses its end; None for no limit.
         columns: of prompt and completion; without them, chats and usual names are recognised.
-        chat_template: of the tokenizer, for chats.
+        chat_template: of the tokenizer, for chats; written beside it where there are any.
         validation_share: the share of the prompts' bytes to hold out; a prompt's hash decides, see `lavra.data.split`.
         validation_limit: bytes of prompts to hold out at most.
-        on_bad_row: leave bad rows out ("skip") or stop ("error").
+        on_bad_row: leave bad rows out ("skip"), stop at them ("error"), or also at whatever is left out, guessed or cut
+            ("strict").
         normalize: bring text to Unicode normal form C.
+        encoding: of the files that do not begin with a mark of it; UTF-8, else Windows-1252, by default.
+        validation: locations of the examples to hold out, instead of a share. Without it, files whose names say that
+            they are validation data are held out; test files beside training files are never trained on.
         force: replace an existing folder.
 
     Raises:
         InputError: if the folder exists, if there are no examples or too few prompts to hold some out, or for a bad row
             under "error".
     """
-    began = time.monotonic()
     bad_rows = BadRows(policy=on_bad_row)
-    with building_folder(Path(out), force=force) as building:
+    with building_folder(Path(out), force=force, inputs=locations, kind="prepared examples") as building:
         spool = building / _SPOOL
-        counter = SplitCounter(validation_share, validation_limit)
-        for row in spool_examples(_reading(locations, bad_rows, columns, normalize), spool):
-            counter.add(row.key.encode())
+        counter, chats = SplitCounter(validation_share, validation_limit), 0
+        given = GivenValidation()
+        for row in spool_examples(_reading(locations, bad_rows, columns, normalize, encoding, validation), spool):
+            (given if row.held_out else counter).add(row.key.encode())
+            chats += bool(row.messages)
         encoder = ExampleEncoder(
             tokenizer,
             kind,
@@ -145,20 +152,34 @@ def prepare_examples(
             source_context=source_context,
             chat_template=chat_template,
         )
-        split = counter.decide()
-        manifests = _write(building, spool, encoder, split, counter.documents)
+        split = counter.train_on_all() if given.documents else counter.decide()
+        examples = counter.documents + given.documents
+        manifests = _write(building, spool, encoder, split, examples, given)
+        if encoder.unknown:
+            bad_rows.change(UNKNOWN_TOKEN, str(out), f"{encoder.unknown:,} of the tokens to learn")
         learned = sum(manifest.learned for manifest in manifests.values())
         spool.unlink()
         tokenizer.save(building / TOKENIZER)
-        notes = encoder.cut.summary(counter.documents, context, source_context)
-        for text in filter(None, (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned))):
-            say(text)
-        report = {"data": list(locations), **_told(encoder, split, manifests), "normalize": normalize}
-        write_json(building / REPORT, {**report, "seconds": round(time.monotonic() - began, 3)})
+        if chats and chat_template is not None:
+            write_atomically(building / TOKENIZER / TEMPLATE_FILE, chat_template.text)
+            say(f"chats: written by {chat_template.origin}")
+        notes = encoder.cut.summary(examples, context, source_context)
+        for text in (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned), _unwritten(encoder)):
+            if text:
+                say(text)
+        report = {
+            "data": list(locations),
+            **_told(encoder, split, manifests, chats),
+            "normalize": normalize,
+            "encoding": encoding,
+            "validation_data": list(validation),
+            "validation_given": given.documents > 0,
+        }
+        write_json(building / REPORT, report)
     return open_prepared_examples(out)
 
 
-def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleManifest]) -> dict[str, Any]:
+def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleManifest], chats: int) -> dict[str, Any]:
     """Return what was left out, cut and split, as plain values for the report."""
     return {
         "kind": encoder.kind,
@@ -167,6 +188,8 @@ def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleMan
         **encoder.bad_rows.report(),
         "cut": asdict(encoder.cut),
         "unknown": encoder.unknown,
+        "unwritten": dict(encoder.unwritten),
+        "chats": chats,
         "split": {**split.to_json(), **{side: _sizes(manifest) for side, manifest in manifests.items()}},
     }
 
@@ -181,23 +204,43 @@ def _unwritable(unknown: int, learned: int) -> str:
     )
 
 
+def _unwritten(encoder: ExampleEncoder) -> str:
+    """Return what to say of parts of chats that the template leaves out."""
+    parts = ", ".join(f"{name} (in {count:,} chats)" for name, count in encoder.unwritten.most_common())
+    return f"the chat template does not write, and so nothing is learned of: {parts}" if parts else ""
+
+
 def _sizes(manifest: ExampleManifest) -> dict[str, int]:
     names = ("examples", "tokens", "learned", "source_tokens", "learned_bytes")
     return {name: getattr(manifest, name) for name in names}
 
 
 def _reading(
-    locations: Sequence[str], bad_rows: BadRows, columns: PairColumns | None, normalize: bool
+    locations: Sequence[str],
+    bad_rows: BadRows,
+    columns: PairColumns | None,
+    normalize: bool,
+    encoding: str | None,
+    validation: Sequence[str],
 ) -> Iterator[ExampleRow]:
     counter = BytesRead()
     with Progress("reading", None, "bytes") as progress:
-        for row in read_examples(locations, bad_rows, columns=columns, normalize=normalize, counter=counter):
+        rows = read_examples(
+            locations,
+            bad_rows,
+            columns=columns,
+            normalize=normalize,
+            encoding=encoding,
+            validation=validation,
+            counter=counter,
+        )
+        for row in rows:
             yield row
             progress.update(counter.done)
 
 
 def _write(
-    folder: Path, spool: Path, encoder: ExampleEncoder, split: Split, examples: int
+    folder: Path, spool: Path, encoder: ExampleEncoder, split: Split, examples: int, given: GivenValidation
 ) -> dict[str, ExampleManifest]:
     """Encode the rows while the next ones are read, and write both stores; return their manifests by side."""
     done = 0
@@ -210,7 +253,9 @@ def _write(
             for row, example in zip(batch, encoded, strict=True):
                 if example is None:
                     continue
-                held_out = content_hash(row.key.encode()) < split.threshold
+                held_out = row.held_out or content_hash(row.key.encode()) < split.threshold
+                if not row.held_out and row.key.encode() in given:
+                    encoder.bad_rows.change(OVERLAP, row.place)
                 texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
                 (validation if held_out else train).add(
                     row.group, texts, example.tokens, example.learned, example.source, example.learned_bytes

@@ -7,13 +7,18 @@ Everything streams: memory does not grow with the data.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from lavra.core.errors import InputError
+from lavra.core.network import why_no_hub
 from lavra.core.progress import say
 from lavra.data.bad_rows import (
     BROKEN_UTF8,
@@ -21,14 +26,20 @@ from lavra.data.bad_rows import (
     MISSING_COLUMN,
     NOT_TEXT,
     NUL,
+    VALIDATION_FILE,
     BadRows,
     OnBadRow,
 )
-from lavra.data.columns import missing_column, read_delimited, read_jsonl, read_parquet
-from lavra.data.compressed import BytesRead, open_binary
-from lavra.data.locations import DataFile, find_files
+from lavra.data.columns import missing_column, read_jsonl, read_parquet
+from lavra.data.compressed import BytesRead, open_binary, open_member
+from lavra.data.delimited import read_delimited
+from lavra.data.encodings import as_utf8
+from lavra.data.html_files import html_charset
+from lavra.data.json_files import read_json
+from lavra.data.locations import DataFile, FoundFiles, find_files
 from lavra.data.rows import Row
-from lavra.data.text_files import read_text_file
+from lavra.data.split_names import set_apart
+from lavra.data.text_files import read_html_file, read_text_file
 
 STANDARD_INPUT = "-"
 INSTALLED_DOCS = "installed-docs:"
@@ -41,6 +52,9 @@ def read_rows(
     text_column: str | None = "text",
     on_bad_row: OnBadRow = "skip",
     normalize: bool = False,
+    encoding: str | None = None,
+    validation: Sequence[str] | None = None,
+    wanted: Collection[str] | None = None,
     bad_rows: BadRows | None = None,
     counter: BytesRead | None = None,
 ) -> Iterator[Row]:
@@ -50,8 +64,13 @@ def read_rows(
         locations: what to read, see this module.
         text_column: the column that holds the text, in formats with columns; None yields every row of such formats
             with an empty text and all columns in its `fields`, and takes no files of plain text.
-        on_bad_row: "skip" counts a row that cannot be used and goes on; "error" stops at the first.
+        on_bad_row: "skip" counts a row that cannot be used and goes on; "error" stops at the first; "strict" also where
+            a file is left out, or anything is guessed, replaced or cut.
         normalize: bring the text to Unicode normal form C (é as one character, however it was written).
+        encoding: of the files that do not begin with a mark of it; UTF-8, else Windows-1252, by default.
+        validation: locations whose rows are held out, read after the others. With (), files that are validation data by
+            their names are held out, and test files left out; with None, names say nothing.
+        wanted: columns to read besides the text, where a format can leave others unread; None for all.
         bad_rows: is filled with what was left out; without it, what was left out is said on standard error at the end.
         counter: is advanced by the bytes read from disk, for progress.
 
@@ -62,12 +81,15 @@ def read_rows(
     found = bad_rows if bad_rows is not None else BadRows()
     found.policy = on_bad_row
     before = found.rows
-    for row in _all_rows(locations, text_column, found, counter or BytesRead()):
+    reading = _Reading(text_column, encoding, wanted, found, counter or BytesRead())
+    for row in reading.rows(locations, validation):
+        size = len(row.text) if row.text.isascii() else len(row.text.encode("utf8", "surrogatepass"))
         fault = fault_of(row.text) if text_column is not None else None
         if fault:
-            found.add(fault, row.place)
+            found.add(fault, row.place, size=size)
             continue
         found.rows += 1
+        found.bytes += size
         yield replace(row, text=unicodedata.normalize("NFC", row.text)) if normalize else row
     if found.rows == before:
         reason = found.summary()
@@ -98,27 +120,18 @@ def fault_of(text: str) -> str | None:
     return None
 
 
-def _all_rows(
-    locations: Sequence[str], text_column: str | None, bad_rows: BadRows, counter: BytesRead
-) -> Iterator[Row]:
-    if not locations:
-        raise InputError("no data is named", "name files, folders, globs, - or installed-docs:")
-    for names in _grouped(locations):
-        if names[0] == STANDARD_INPUT:
-            yield from _read_standard_input(text_column, bad_rows)
-        elif names[0] == INSTALLED_DOCS:
-            from lavra.data.installed_docs import read_installed_docs
-
-            yield from read_installed_docs()
-        elif names[0].startswith(HUB):
-            yield from _read_hub(names[0], text_column, bad_rows)
-        else:
-            files = find_files(names)
-            for reason, paths in files.left_out.items():
-                kept = bad_rows.left_out.setdefault(reason, [])
-                kept.extend(path for path in paths if path not in kept)
-            for file in files.files:
-                yield from _read_file(file, text_column, bad_rows, counter)
+def files_of(found: FoundFiles, validation: Sequence[str] | None) -> FoundFiles:
+    """Return the files in the order of reading: those to train on, then those held out; see `read_rows`."""
+    if validation is not None:
+        set_apart(found, validation=bool(validation))
+    held_out = find_files(validation) if validation else FoundFiles()
+    named = {(file.path.resolve(), file.member) for file in held_out.files}
+    kept = [file for file in found.files if (file.path.resolve(), file.member) not in named]
+    if found.files and not kept:
+        raise InputError("the data to train on and the validation data are the same files", "name other files for one")
+    kept.sort(key=lambda file: file.held_out)
+    files = [*kept, *(replace(file, held_out=True) for file in held_out.files)]
+    return FoundFiles(files, {**held_out.left_out, **found.left_out})
 
 
 def _grouped(locations: Sequence[str]) -> Iterator[list[str]]:
@@ -136,71 +149,146 @@ def _grouped(locations: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _read_file(file: DataFile, text_column: str | None, bad_rows: BadRows, counter: BytesRead) -> Iterator[Row]:
-    if file.format == "parquet":
-        rows = read_parquet(file.path, text_column, bad_rows, counter)
-        yield from _rows_with_columns(rows, text_column, file.source, bad_rows)
-        return
-    with open_binary(file.path, counter) as stream:
-        yield from _read_stream(stream, str(file.path), file.format, text_column, file.source, bad_rows)
+class _Reading:
+    """One way of reading, with what it is told to and what it tells."""
 
+    def __init__(
+        self,
+        text_column: str | None,
+        encoding: str | None,
+        wanted: Collection[str] | None,
+        bad_rows: BadRows,
+        counter: BytesRead,
+    ) -> None:
+        self.text_column, self.encoding, self.wanted = text_column, encoding, wanted
+        self.bad_rows, self.counter = bad_rows, counter
 
-def _read_stream(
-    stream: BinaryIO, name: str, kind: str, text_column: str | None, source: str, bad_rows: BadRows
-) -> Iterator[Row]:
-    if kind == "text":
-        if text_column is None:
+    def rows(self, locations: Sequence[str], validation: Sequence[str] | None) -> Iterator[Row]:
+        """Yield the rows of all locations."""
+        if not locations:
+            raise InputError("no data is named", "name files, folders, globs, - or installed-docs:")
+        named = tuple(validation or ())
+        if named and not all(is_repeatable(location) for location in named):
+            raise InputError("validation data can be files, folders and globs only", "save it to a file first")
+        for names in _grouped(locations):
+            if names[0] == STANDARD_INPUT:
+                yield from self._standard_input()
+            elif names[0] == INSTALLED_DOCS:
+                from lavra.data.installed_docs import read_installed_docs
+
+                yield from read_installed_docs()
+            elif names[0].startswith(HUB):
+                yield from self._hub(names[0])
+            else:
+                yield from self._files(find_files(names), None if validation is None else named)
+                named = ()
+        if named:
+            yield from self._files(FoundFiles(), named)
+
+    def _files(self, found: FoundFiles, validation: Sequence[str] | None) -> Iterator[Row]:
+        by_name = validation is not None and not validation
+        files = files_of(found, validation)
+        for reason, paths in files.left_out.items():
+            for path in paths:
+                self.bad_rows.leave_out(path, reason)
+        for file in files.files:
+            if file.held_out and by_name:
+                self.bad_rows.note(VALIDATION_FILE, file.name)
+            yield from (replace(row, held_out=True) if file.held_out else row for row in self._file(file))
+
+    def _file(self, file: DataFile) -> Iterator[Row]:
+        if file.format == "parquet":
+            with _on_disk(file, self.counter) as path:
+                wanted, column = self.wanted, self.text_column
+                rows = read_parquet(path, column, self.bad_rows, self.counter, wanted=wanted, name=file.name)
+                yield from self._with_columns(rows, file.source, file.name)
+            return
+        opened = (
+            open_member(file.path, file.member, self.counter) if file.member else open_binary(file.path, self.counter)
+        )
+        with opened as stream:
+            yield from self._stream(stream, file.name, file.format, file.source)
+
+    def _stream(self, stream: BinaryIO, name: str, kind: str, source: str) -> Iterator[Row]:
+        text = kind in ("text", "html")
+        if text and self.text_column is None:
             raise InputError(
-                f"{name} is plain text, and rows with columns are needed", "give JSONL, CSV, TSV or Parquet"
+                f"{name} is plain text, and rows with columns are needed", "give JSONL, JSON, CSV, TSV or Parquet"
             )
-        yield from (Row(text, source, place) for text, place in read_text_file(stream, name, bad_rows))
-    elif kind == "jsonl":
-        yield from _rows_with_columns(read_jsonl(stream, name, bad_rows), text_column, source, bad_rows)
-    else:
-        rows = read_delimited(stream, name, "," if kind == "csv" else "\t", text_column, bad_rows)
-        yield from _rows_with_columns(rows, text_column, source, bad_rows)
-
-
-def _rows_with_columns(
-    rows: Iterable[tuple[Mapping[str, Any], str]], text_column: str | None, source: str, bad_rows: BadRows
-) -> Iterator[Row]:
-    for fields, place in rows:
-        if text_column is None:
-            yield Row("", source, place, fields)
-            continue
-        if text_column not in fields:
-            bad_rows.add(MISSING_COLUMN, place, missing_column(text_column, list(fields)))
-            continue
-        text = fields[text_column]
-        if isinstance(text, bytes):
-            text = text.decode("utf8", "surrogateescape")
-        if text is None:
-            bad_rows.add(EMPTY, place)
-        elif not isinstance(text, str):
-            bad_rows.add(NOT_TEXT, place, f"{text_column!r} holds a {type(text).__name__}")
+        encoding = self.encoding
+        if kind == "html" and encoding is None:
+            encoding = html_charset(stream.peek(1024)[:1024])  # pyright: ignore[reportAttributeAccessIssue]
+        stream = as_utf8(stream, name, self.bad_rows, encoding)
+        if text:
+            read = read_text_file if kind == "text" else read_html_file
+            yield from (Row(text, source, place) for text, place in read(stream, name, self.bad_rows))
+        elif kind == "jsonl":
+            yield from self._with_columns(read_jsonl(stream, name, self.bad_rows), source, name)
+        elif kind == "json":
+            yield from self._with_columns(read_json(stream, name, self.bad_rows), source, name)
         else:
-            others = {name: value for name, value in fields.items() if name != text_column}
-            yield Row(text, source, place, others)
+            rows = read_delimited(stream, name, kind, self.text_column, self.bad_rows)
+            yield from self._with_columns(rows, source, name)
+
+    def _with_columns(self, rows: Iterable[tuple[Mapping[str, Any], str]], source: str, name: str) -> Iterator[Row]:
+        column, bad_rows = self.text_column, self.bad_rows
+        for fields, place in rows:
+            if column is None:
+                yield Row("", source, place, fields, file=name)
+                continue
+            if column not in fields:
+                size = sum(len(value) for value in fields.values() if isinstance(value, str))
+                bad_rows.add(MISSING_COLUMN, place, missing_column(column, list(fields)), size=size)
+                continue
+            bad_rows.note_columns(name, (column,), fields)
+            text = fields[column]
+            if isinstance(text, bytes):
+                text = text.decode("utf8", "surrogateescape")
+            if text is None:
+                bad_rows.add(EMPTY, place)
+            elif not isinstance(text, str):
+                bad_rows.add(NOT_TEXT, place, f"{column!r} holds a {type(text).__name__}", size=len(str(text)))
+            else:
+                others = {key: value for key, value in fields.items() if key != column}
+                yield Row(text, source, place, others, file=name)
+
+    def _standard_input(self) -> Iterator[Row]:
+        """Standard input is JSONL or JSON when it begins with an object, and plain text otherwise."""
+        stream = as_utf8(sys.stdin.buffer, "standard input", self.bad_rows, self.encoding)
+        begins = stream.peek(1).lstrip().startswith(b"{")  # pyright: ignore[reportAttributeAccessIssue]
+        kind = "json" if begins else "text"
+        yield from self._stream(stream, "standard input", kind, "standard input")
+
+    def _hub(self, location: str) -> Iterator[Row]:
+        try:
+            import datasets  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise InputError(f"{location} needs the datasets library", "pip install datasets") from error
+        name, _, split = location.removeprefix(HUB).partition(":")
+        reason = why_no_hub()
+        if reason is not None:
+            raise InputError(
+                f"{location} is a dataset of the Hugging Face hub, which cannot be reached ({reason})",
+                "connect to the network, or name files on this machine",
+            )
+        try:
+            stream = datasets.load_dataset(name, split=split or "train", streaming=True)
+        except Exception as error:  # the library raises many kinds; each means that this data cannot be had
+            raise InputError(
+                f"{location} cannot be opened: {error}", "check the name, the split and the network"
+            ) from error
+        rows = ((fields, f"{location}:{number}") for number, fields in enumerate(stream, start=1))
+        yield from self._with_columns(rows, name, location)
 
 
-def _read_standard_input(text_column: str | None, bad_rows: BadRows) -> Iterator[Row]:
-    """Standard input is JSONL when it begins with an object, and plain text otherwise."""
-    stream = sys.stdin.buffer
-    kind = "jsonl" if stream.peek(1).startswith(b"{") else "text"  # pyright: ignore[reportAttributeAccessIssue]
-    yield from _read_stream(stream, "standard input", kind, text_column, "standard input", bad_rows)
-
-
-def _read_hub(location: str, text_column: str | None, bad_rows: BadRows) -> Iterator[Row]:
-    try:
-        import datasets  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise InputError(f"{location} needs the datasets library", "pip install datasets") from error
-    name, _, split = location.removeprefix(HUB).partition(":")
-    try:
-        stream = datasets.load_dataset(name, split=split or "train", streaming=True)
-    except Exception as error:  # the library raises many kinds; each means that this data cannot be had
-        raise InputError(
-            f"{location} cannot be opened: {error}", "check the name, the split and the network"
-        ) from error
-    rows = ((fields, f"{location}:{number}") for number, fields in enumerate(stream, start=1))
-    yield from _rows_with_columns(rows, text_column, name, bad_rows)
+@contextmanager
+def _on_disk(file: DataFile, counter: BytesRead) -> Iterator[Path]:
+    """Yield where a file lies on disk; one in an archive is unpacked to a temporary file."""
+    if file.member is None:
+        yield file.path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plain.parquet"
+        with open_member(file.path, file.member, counter) as packed, path.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
+        yield path

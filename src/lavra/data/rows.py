@@ -16,9 +16,13 @@ class Row:
         source: the name of the corpus or file that it is accounted under (the ledger's lines).
         place: where it was read, for messages: `file.jsonl:17`.
         fields: the other columns of the row (id, label, prompt …), when the format has columns.
+        file: the file that it was read from, for formats with columns.
+        held_out: whether it is from validation data.
     """
 
     text: str
     source: str
     place: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
+    held_out: bool = False

@@ -71,6 +71,29 @@ class Split:
         return asdict(self)
 
 
+class GivenValidation:
+    """Documents that are held out because a person said so.
+
+    Attributes:
+        documents: added so far.
+        bytes: of their text.
+    """
+
+    def __init__(self) -> None:
+        self.documents = self.bytes = 0
+        self._hashes: set[int] = set()
+
+    def add(self, text: bytes) -> None:
+        """Count one document."""
+        self.documents += 1
+        self.bytes += len(text)
+        self._hashes.add(content_hash(text))
+
+    def __contains__(self, text: bytes) -> bool:
+        """Say whether an equal text was added."""
+        return bool(self._hashes) and content_hash(text) in self._hashes
+
+
 class SplitCounter:
     """Counts a corpus, in constant memory, for the decision on its split.
 
@@ -123,6 +146,10 @@ class SplitCounter:
             threshold = max(threshold, 1 - negative)
             held_out += size if size <= largest else tail
         return Split(threshold, largest, tail, self.share, self.limit)
+
+    def train_on_all(self) -> Split:
+        """Return the split that holds none of these documents out, where validation data is given."""
+        return Split(0, 0, 0, self.share, self.limit)
 
     def _below_the_limit(self) -> int:
         """Return the largest threshold, halving from the share's, below which lie no more bytes than the limit."""

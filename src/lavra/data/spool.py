@@ -16,7 +16,7 @@ def spooled(rows: Iterable[Row], path: Path) -> Iterator[Row]:
 
     with zstandard.open(path, "wb", cctx=zstandard.ZstdCompressor(level=1)) as file:
         for row in rows:
-            file.write(json.dumps([row.text, row.source, row.place]).encode() + b"\n")
+            file.write(json.dumps([row.text, row.source, row.place, row.held_out]).encode() + b"\n")
             yield row
 
 
@@ -24,4 +24,5 @@ def read_spool(path: Path) -> Iterator[Row]:
     """Yield the rows that `spooled` wrote, without their other columns."""
     with open_binary(path) as lines:
         for line in lines:
-            yield Row(*json.loads(line))
+            text, source, place, held_out = json.loads(line)
+            yield Row(text, source, place, held_out=held_out)

@@ -11,8 +11,8 @@ from typing import IO, Any, Self
 
 import numpy as np
 
+from lavra.core.building import building_folder
 from lavra.core.errors import Damaged
-from lavra.core.files import building_folder
 
 
 def map_array(path: Path, dtype: str, count: int, remedy: str) -> np.ndarray:
@@ -81,7 +81,7 @@ class FolderWriter(ABC):
 
     def __enter__(self) -> Self:
         try:
-            self._building = self._stack.enter_context(building_folder(self.folder, force=self._force))
+            self._building = self._stack.enter_context(building_folder(self.folder, force=self._force, kind="store"))
             self._files = self._open_files()
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)

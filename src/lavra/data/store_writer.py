@@ -148,6 +148,7 @@ class StoreWriter(FolderWriter):
             tokenizer_fingerprint=self.tokenizer.fingerprint,
             vocabulary_size=self.tokenizer.vocabulary_size,
             end_of_document=self.tokenizer.end_of_document,
+            document_bos=self.tokenizer.document_bos,
             dtype=self.dtype.name,
             documents=self.documents,
             tokens=self.tokens,

@@ -1,4 +1,4 @@
-"""Plain text: one file is one document, except that a very large file is handed on in pieces."""
+"""Plain text and pages of HTML: one file is one document, except that a very large text is handed on in pieces."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from lavra.data.bad_rows import BROKEN_UTF8, BadRows
+from lavra.data.bad_rows import BROKEN_UTF8, TOO_LONG, BadRows
+from lavra.data.html_files import html_text
 
 LARGEST_DOCUMENT = 16 << 20
 """Bytes above which a text file is cut into several documents, at a paragraph, else a line, else a space."""
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_text_file(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[str, str]]:
@@ -26,12 +25,30 @@ def read_text_file(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[t
             yield piece.decode("utf8"), place
         except UnicodeDecodeError as error:
             broken_line = line + piece.count(b"\n", 0, error.start)
-            bad_rows.add(BROKEN_UTF8, f"{name}:{broken_line}", f"byte 0x{piece[error.start]:02x}")
+            detail = f"byte 0x{piece[error.start]:02x}"
+            bad_rows.add(BROKEN_UTF8, f"{name}:{broken_line}", detail, size=len(piece))
         line += piece.count(b"\n")
 
 
+def read_html_file(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[str, str]]:
+    """Yield (text, place) for a page of HTML: what a reader would see of it.
+
+    A page with broken UTF-8 or of more than `LARGEST_DOCUMENT` bytes is counted in `bad_rows`.
+    """
+    page = _read_exactly(stream, LARGEST_DOCUMENT + 1)
+    if len(page) > LARGEST_DOCUMENT:
+        size = len(page) + sum(map(len, iter(lambda: stream.read(1 << 20), b"")))
+        bad_rows.add(TOO_LONG, name, "a page of HTML is read whole", size=size)
+        return
+    try:
+        yield html_text(page.decode("utf8")), name
+    except UnicodeDecodeError as error:
+        line = 1 + page.count(b"\n", 0, error.start)
+        bad_rows.add(BROKEN_UTF8, f"{name}:{line}", f"byte 0x{page[error.start]:02x}", size=len(page))
+
+
 def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    pending = _read_exactly(stream, LARGEST_DOCUMENT).removeprefix(_BYTE_ORDER_MARK)
+    pending = _read_exactly(stream, LARGEST_DOCUMENT)
     while True:
         following = _read_exactly(stream, LARGEST_DOCUMENT) if len(pending) <= LARGEST_DOCUMENT else b""
         pending += following

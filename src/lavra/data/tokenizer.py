@@ -34,6 +34,12 @@ _TRAINING_PIECE = 2048
 """Characters given to the trainer at once: it holds 256 texts, at some 300 bytes per character."""
 
 _LONGEST_RUN = 1000
+"""Characters without a border after which a text is cut for the trainer: each merge would walk through all of them."""
+
+_RUN_PIECE = 200
+"""Characters of the pieces into which such a run is cut."""
+
+_LONG_RUN = re.compile(rf"\S{{{_LONGEST_RUN},}}|\s{{{_LONGEST_RUN},}}")
 
 PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)(?![\p{L}\p{M}])"  # English contractions at the end of a word: it's, we'll; not d'água
@@ -71,6 +77,8 @@ class Tokenizer:
         self.inner.encode_special_tokens = True
         self.end_of_document_token = end_of_document
         self.end_of_document: int = number
+        self.spellings_left_out = 0
+        """How often `encode_many` left the literal spelling of the end-of-document token out."""
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
@@ -103,8 +111,10 @@ class Tokenizer:
             special_tokens=[END_OF_DOCUMENT],
             show_progress=False,
         )
-        pieces = (cut_pieces(_without_long_runs(text), Cut.BEFORE_SPACE, _TRAINING_PIECE) for text in texts)
+        pieces = (_training_pieces(text) for text in texts)
         inner.train_from_iterator(chain.from_iterable(pieces), trainer)
+        # Models that learn from it read this token before every document, so whoever reads a prompt with it should too.
+        put_before_texts(inner, END_OF_DOCUMENT)
         return cls(inner)
 
     @classmethod
@@ -121,7 +131,8 @@ class Tokenizer:
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": self.end_of_document_token,
-            "bos_token": self.end_of_document_token,
+            "bos_token": self.inner.id_to_token(self.document_bos),
+            "pad_token": self.end_of_document_token,  # so that rows of different lengths can be put together
             "clean_up_tokenization_spaces": False,
             "model_max_length": 10**12,
         }
@@ -192,7 +203,9 @@ class Tokenizer:
             for encoding, (_, last) in zip(encodings, batch, strict=True):
                 ids = np.array(encoding.ids, dtype=np.int32)
                 if self._ends_by_spelling:
-                    ids = ids[ids != self.end_of_document]
+                    kept = ids[ids != self.end_of_document]
+                    self.spellings_left_out += len(ids) - len(kept)
+                    ids = kept
                 if last:
                     arrays.append(np.concatenate([*parts, ids]) if parts else ids)
                     parts = []
@@ -239,6 +252,29 @@ class Tokenizer:
         before, _ = self.around
         return before[0] if len(before) == 1 else None
 
+    @property
+    def text_bos(self) -> list[int]:
+        """The ids that the post-processor puts before a text: as a rule one (Llama's `<s>`) or none (GPT-2)."""
+        return self.around[0]
+
+    @property
+    def document_bos(self) -> int:
+        """The id that a model reads before the first token of a document.
+
+        It is the last of those that the post-processor puts before a text. Where there is none it is the
+        end-of-document token: that of the document before, as models are trained that read one after the other.
+        """
+        return self.text_bos[-1] if self.text_bos else self.end_of_document
+
+    @property
+    def around_source(self) -> tuple[list[int], list[int]]:
+        """The ids that an encoder reads before and after a text: those of the post-processor, and an end in any case.
+
+        An end-of-document token that begins texts is meant for decoders, and is not read here.
+        """
+        before, after = self.around
+        return [] if before == [self.end_of_document] else before, after or [self.end_of_document]
+
     @cached_property
     def unknown(self) -> int | None:
         """The id that stands for what the vocabulary cannot write, or None when there is none."""
@@ -247,6 +283,14 @@ class Tokenizer:
             return model["unk_id"]
         name = model.get("unk_token")
         return self.inner.token_to_id(name) if name else None
+
+
+def put_before_texts(inner: tokenizers.Tokenizer, token: str) -> None:
+    """Make the library's tokenizer begin every text with a token of its vocabulary, and add nothing else."""
+    from tokenizers import processors
+
+    marks = [(token, inner.token_to_id(token))]
+    inner.post_processor = processors.TemplateProcessing(f"{token} $A", f"{token} $A $B", marks)
 
 
 def _settled(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
@@ -298,6 +342,15 @@ def _batches(texts: Sequence[str], cut: Cut | None) -> Iterator[list[tuple[str, 
         yield batch
 
 
-def _without_long_runs(text: str) -> str:
-    """Drop runs of letters or spaces too long to be language: each merge would walk through them again."""
-    return re.sub(rf"\S{{{_LONGEST_RUN},}}|\s{{{_LONGEST_RUN},}}", " ", text)
+def _training_pieces(text: str) -> Iterator[str]:
+    """Yield a text for the trainer in pieces without long runs of letters or of spaces: these are cut, not dropped.
+
+    Languages that write no spaces, as Chinese, have such runs in all of their text.
+    """
+    for piece in cut_pieces(text, Cut.BEFORE_SPACE, _TRAINING_PIECE):
+        start = 0
+        for run in _LONG_RUN.finditer(piece):
+            yield piece[start : run.start()]
+            yield from (run[0][at : at + _RUN_PIECE] for at in range(0, len(run[0]), _RUN_PIECE))
+            start = run.end()
+        yield piece[start:]

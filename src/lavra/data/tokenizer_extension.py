@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import Any
@@ -48,6 +48,22 @@ def extend_tokenizer(old: Tokenizer, texts: Iterable[str], extra_tokens: int) ->
             model["vocab"][left + right] = next_id
             next_id += 1
     return _rebuilt(old, description)
+
+
+def with_special_tokens(tokenizer: Tokenizer, names: Sequence[str], end_of_document: str) -> Tokenizer:
+    """Return a tokenizer with more special tokens, as new last ids where it has none of these names.
+
+    Args:
+        tokenizer: whose ids all stay.
+        names: of the tokens.
+        end_of_document: which token ends a document in the new one.
+    """
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as Library
+
+    inner = Library.from_str(tokenizer.serialised)
+    inner.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    return Tokenizer(inner, end_of_document)
 
 
 def _words(old: Tokenizer, texts: Iterable[str]) -> list[tuple[list[str], int]]:

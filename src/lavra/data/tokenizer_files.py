@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavra.core.errors import InputError
-from lavra.data.tokenizer import END_OF_DOCUMENT, Tokenizer
+from lavra.data.tokenizer import END_OF_DOCUMENT, Tokenizer, put_before_texts
 
 if TYPE_CHECKING:
     import tokenizers
@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 _ENDINGS = ("</s>", END_OF_DOCUMENT, "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
 """Tokens that may end a document, where no configuration tells it; OPT has the first two, and means the first."""
 
+_WHOLE = "tokenizer.json"
 _PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-_KINDS = "tokenizer.json, vocab.json beside merges.txt, or a SentencePiece .model"
+_KINDS = "tokenizer.json, vocab.txt, vocab.json beside merges.txt, or a SentencePiece .model"
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Load a tokenizer from a file, a Hugging Face folder, or anything that `Tokenizer.save` wrote.
 
-    Reads `tokenizer.json`, a GPT-2 style pair (`vocab.json` and `merges.txt`, or OpenAI's `encoder.json` and
-    `vocab.bpe`, also with a name before: `gpt2-vocab.json`), and SentencePiece models (`.model`, for which the
-    `sentencepiece` and `protobuf` packages must be installed). The token that ends a document is taken from the
-    folder's configuration, else by its usual names; where there is none, `<|endoftext|>` is added as a new last id.
+    Reads `tokenizer.json`; of an older model's folder, what `AutoTokenizer` builds of it; else a GPT-2 style pair
+    (`vocab.json` and `merges.txt`, or OpenAI's `encoder.json` and `vocab.bpe`, also with a name before:
+    `gpt2-vocab.json`), and SentencePiece models (`.model`, for which the packages `sentencepiece` and `protobuf` must
+    be installed). The token that ends a document is taken from the folder's configuration, else by its usual names;
+    where there is none, `<|endoftext|>` is added as a new last id.
+
+    Whether a text begins with a token of its own (Llama's `<s>`) is told by the post-processor of `tokenizer.json`, as
+    `transformers` has it; the other formats have none, and `add_bos_token` of the folder's configuration tells it.
 
     Raises:
         InputError: if there is no tokenizer, or it cannot be read.
@@ -33,6 +38,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if not path.exists():
         raise InputError(f"there is no tokenizer at {path}", f"name a folder or file with {_KINDS}")
     folder = path if path.is_dir() else path.parent
+    built = built_by_transformers(path)
+    if built is not None:
+        return _from_transformers(built, folder)
     file = _file_in(path) if path.is_dir() else path
     try:
         inner = _read(file)
@@ -40,12 +48,58 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise
     except Exception as error:  # the library raises bare Exception for a file that it cannot parse
         raise InputError(f"{file} cannot be read as a tokenizer: {error}", f"name {_KINDS}") from error
+    bos = _added_bos(folder)
+    if bos is not None and file.name != "tokenizer.json" and inner.token_to_id(bos) is not None:
+        put_before_texts(inner, bos)
     return Tokenizer(inner, _end_of_document(inner, folder))
 
 
+def built_by_transformers(folder: Path) -> Any | None:
+    """Return the tokenizer that `AutoTokenizer` builds of a folder without a `tokenizer.json`, of what its files say.
+
+    Older models come as `vocab.txt`, as `vocab.json` beside `merges.txt` or as a SentencePiece model; which tokens they
+    put around a text, whether they lower it and which are special is known from the model's type alone. None where
+    there is a `tokenizer.json`, nothing tells the type, or the library builds none; its code is never the model's own.
+    """
+    if not folder.is_dir() or (folder / _WHOLE).is_file() or not _tells_type(folder):
+        return None
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        built: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception:  # the library raises many kinds; the readers here then say what is missing
+        return None
+    finally:
+        logging.set_verbosity(verbosity)
+    return built if getattr(built, "backend_tokenizer", None) is not None else None
+
+
+def _tells_type(folder: Path) -> bool:
+    """Say whether a folder holds a vocabulary, and tells of which type of model or tokenizer it is."""
+    if not any(any(folder.glob(pattern)) for pattern in ("vocab.txt", "vocab.json", "*.model")):
+        return False
+    for name, key in (("tokenizer_config.json", "tokenizer_class"), ("config.json", "model_type")):
+        if (folder / name).is_file() and json.loads((folder / name).read_text(encoding="utf8")).get(key):
+            return True
+    return False
+
+
+def _from_transformers(built: Any, folder: Path) -> Tokenizer:
+    from tokenizers import Tokenizer as Library
+
+    inner = Library.from_str(built.backend_tokenizer.to_str())
+    end = built.eos_token or built.sep_token
+    if end is None or inner.token_to_id(end) is None:
+        end = _end_of_document(inner, folder)
+    return Tokenizer(inner, end)
+
+
 def _file_in(folder: Path) -> Path:
-    candidates = [folder / "tokenizer.json", *(folder / vocabulary for vocabulary, _ in _PAIRS)]
-    candidates += sorted(folder.glob("*vocab.json")) + sorted(folder.glob("*.model"))
+    candidates = [folder / _WHOLE, *(folder / vocabulary for vocabulary, _ in _PAIRS)]
+    candidates += sorted(folder.glob("*vocab.json")) + sorted(folder.glob("*.model")) + [folder / "vocab.txt"]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -55,6 +109,8 @@ def _file_in(folder: Path) -> Path:
 def _read(file: Path) -> tokenizers.Tokenizer:
     if file.suffix == ".model":
         return _read_sentencepiece(file)
+    if file.name == "vocab.txt":
+        return _read_wordpiece(file)
     if file.suffix not in (".json", ".bpe", ".txt"):
         raise InputError(f"{file} is no tokenizer that lavra reads", f"name {_KINDS}")
     content = json.loads(file.read_text(encoding="utf8")) if file.suffix == ".json" else None
@@ -89,6 +145,13 @@ def _read_pair(file: Path) -> tokenizers.Tokenizer:
     raise InputError(f"{file} is no tokenizer that lavra reads", f"name {_KINDS}")
 
 
+def _read_wordpiece(file: Path) -> tokenizers.Tokenizer:
+    """Read BERT's list of word pieces, lowered as `BertTokenizer` does where nothing says otherwise."""
+    from transformers import BertTokenizer
+
+    return BertTokenizer.from_pretrained(str(file.parent), local_files_only=True).backend_tokenizer
+
+
 def _read_sentencepiece(file: Path) -> tokenizers.Tokenizer:
     try:
         import sentencepiece  # noqa: F401
@@ -118,6 +181,15 @@ def _end_of_document(inner: tokenizers.Tokenizer, folder: Path) -> str:
             return token
     inner.add_special_tokens([END_OF_DOCUMENT])
     return END_OF_DOCUMENT
+
+
+def _added_bos(folder: Path) -> str | None:
+    """Return the token that the folder's configuration puts before every text, if it does."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            settings |= json.loads((folder / name).read_text(encoding="utf8"))
+    return _token_name(settings.get("bos_token")) if settings.get("add_bos_token") else None
 
 
 def _token_name(value: Any) -> str | None:

@@ -67,8 +67,10 @@ class DocumentLosses:
                 raise Damaged(f"{path} is damaged: its lists differ in length")
             numbers, sizes = (np.asarray(one, dtype=np.int64) for one in lists[:2])
             nll = np.asarray(lists[2], dtype=np.float64)
+            if not (numbers.ndim == sizes.ndim == nll.ndim == 1 and (np.diff(numbers) > 0).all() and (sizes > 0).all()):
+                raise Damaged(f"{path} is damaged: its lists are not those of documents")
             return cls(str(values["text"]), str(values["tokenizer"]), numbers, sizes, nll)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise Damaged(f"{path} is damaged: {error!r}") from error
 
 

@@ -33,7 +33,7 @@ class Documents:
         words: (documents,) pieces between white space (`str.split`).
         source: (documents,) index into `sources`.
         sources: names of the corpora.
-        end_of_document: id of the end-of-document token.
+        bos: the id that a model reads before a document's first token.
     """
 
     tokens: NDArray[Any]
@@ -44,7 +44,7 @@ class Documents:
     words: Whole
     source: Whole
     sources: tuple[str, ...]
-    end_of_document: int
+    bos: int
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -107,7 +107,7 @@ def documents_of_rows(rows: Iterable[Row | str], tokenizer: Tokenizer) -> Docume
         words=words,
         source=source,
         sources=tuple(names),
-        end_of_document=tokenizer.end_of_document,
+        bos=tokenizer.document_bos,
     )
 
 
@@ -137,7 +137,7 @@ def documents_of_store(store: TokenStore, tokenizer: Tokenizer) -> Documents:
         words=counts[:, 1],
         source=np.repeat(np.arange(len(manifest.sources)), [source.documents for source in manifest.sources]),
         sources=tuple(source.name for source in manifest.sources),
-        end_of_document=manifest.end_of_document,
+        bos=tokenizer.document_bos,
     )
 
 

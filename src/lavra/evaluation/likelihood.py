@@ -17,6 +17,7 @@ from lavra.evaluation.documents import Documents
 from lavra.evaluation.results import LikelihoodResult
 from lavra.evaluation.windows import Windows, make_batch, plan_windows
 from lavra.models.batch import IGNORED
+from lavra.models.contract import logit_cap_of
 from lavra.models.inference import device_of, evaluating
 from lavra.objectives.cross_entropy import token_losses
 from lavra.objectives.targets import padded_width
@@ -42,10 +43,11 @@ def likelihood(
 ) -> LikelihoodResult:
     """Measure the negative log-likelihood of documents under a model.
 
-    Documents never see each other. Each begins after an end-of-document token as input, and its own end-of-document
-    token is a target too, so the nll is that of the texts and of where they end. The model computes in its own
-    precision (or that of an `autocast` around the call); its logits are turned to float32 before the softmax and the
-    sums are float64. On a CPU the result is the same in every run; the batch's size moves it by rounding only.
+    Documents never see each other. Before the first token of each the model reads the token that its tokenizer begins
+    texts with, or else an end-of-document token; its own end-of-document token is a target too, so the nll is that of
+    the texts and of where they end. The model computes in its own precision (or that of an `autocast` around the call);
+    its logits are turned to float32 before the softmax and the sums are float64. On a CPU the result is the same in
+    every run; the batch's size moves it by rounding only.
 
     Args:
         model: any model of the contract; it is put into evaluation mode and back.
@@ -125,7 +127,8 @@ def _try(
         features = model.features(batch).flatten(0, 1)[chosen]
         weight, bias = model.output_projection()
         targets = batch.targets.flatten()[chosen]
-        nll = token_losses(features, weight, targets, bias=bias, vocabulary=model.vocabulary)
+        cap = logit_cap_of(model)
+        nll = token_losses(features, weight, targets, bias=bias, vocabulary=model.vocabulary, cap=cap)
         return _Scored(nll[: len(wanted)], wanted // length, owners)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

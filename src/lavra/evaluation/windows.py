@@ -68,8 +68,8 @@ def make_batch(
 ) -> tuple[Batch, NDArray[np.int64]]:
     """Cut some windows into one batch, padded on the right to `length`, or to the longest of them.
 
-    The input before a document's first token is the end-of-document token, as in training. Padding has segment -1
-    and `IGNORED` targets; so have context tokens the latter. Without padding there are no segments.
+    The input before a document's first token is the one that documents begin with in training too. Padding has segment
+    -1 and `IGNORED` targets; so have context tokens the latter. Without padding there are no segments.
 
     Returns:
         The batch on the CPU, and (rows,) the document of each row.
@@ -81,8 +81,8 @@ def make_batch(
     real = column < lengths
     targets = documents.tokens[place].astype(np.int64)
     inputs = documents.tokens[np.maximum(place - 1, 0)].astype(np.int64)
-    inputs[:, 0] = np.where(start == 0, documents.end_of_document, inputs[:, 0])
-    inputs[~real] = documents.end_of_document
+    inputs[:, 0] = np.where(start == 0, documents.bos, inputs[:, 0])
+    inputs[~real] = documents.bos
     targets[~real | (column < lengths - scored)] = IGNORED
     batch = Batch(
         inputs=torch.from_numpy(inputs),

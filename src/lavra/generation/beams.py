@@ -55,7 +55,7 @@ class _Group:
 
 
 def _start(prompt: Prompt) -> Hypothesis:
-    return Hypothesis(list(prompt.ids), len(prompt.ids), source=prompt.source, forced=prompt.forced)
+    return Hypothesis(list(prompt.ids), len(prompt.ids), **prompt.as_row)
 
 
 class BeamSearch:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lavra.core.errors import InputError
 from lavra.generation.examples import ExampleChooser
+from lavra.generation.prompts import source_ids, writes_from_source
 from lavra.generation.scoring import calibrated, score, shares
 from lavra.generation.templates import Template
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from lavra.generation.reader import CachedModel
 
 Combine = Literal["average", "vote"]
+LongText = Literal["cut", "refuse"]
 
 CONTENT_FREE = ("N/A", "", "[MASK]")
 """Inputs that say nothing, of contextual calibration (arXiv 2102.09690)."""
@@ -38,11 +41,17 @@ class Classification:
         text: what was classified.
         label: the likeliest of the labels.
         probabilities: of every label; they sum to one.
+        left_out: characters at the end of the text that did not fit the model's context, in the longest phrasing.
     """
 
     text: str
     label: str
     probabilities: dict[str, float]
+    left_out: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was found, as plain values."""
+        return {"predicted": self.label, "probabilities": self.probabilities, "left_out": self.left_out}
 
 
 class Classifier:
@@ -60,6 +69,8 @@ class Classifier:
         combine: "average" the phrasings' probabilities, or "vote" (the share of phrasings that prefer a label; draws
             are decided by the average).
         calibrate: undo the preference for labels that the model shows after inputs without content.
+        long_text: whether the end of a text that does not fit the context is cut off, or refused.
+        bos: whether a beginning-of-text token is read before a prompt; None as the tokenizer does it.
     """
 
     def __init__(
@@ -72,35 +83,81 @@ class Classifier:
         chooser: ExampleChooser | None = None,
         combine: Combine = "average",
         calibrate: bool = True,
+        long_text: LongText = "cut",
+        bos: bool | None = None,
     ) -> None:
         self._labels = check_labels(labels)
         self._model, self._tokenizer, self._templates = model, tokenizer, list(templates)
         self._chooser, self._calibrate = chooser, calibrate
         self._combine: Combine = combine
+        self._long_text: LongText = long_text
+        self._bos = bos
 
     def classify(self, texts: Sequence[str]) -> list[Classification]:
         """Return the classification of each text.
 
         Raises:
-            InputError: if a prompt does not fit the model's context.
+            InputError: if a prompt does not fit the model's context even without its text, or a text may not be cut.
         """
-        found = [self._phrasing(template, texts) for template in self._templates]
+        fitted = [[self._fitted(template, text) for text in texts] for template in self._templates]
+        found = [
+            self._phrasing(template, [prompt for prompt, _ in some])
+            for template, some in zip(self._templates, fitted, strict=True)
+        ]
         probabilities = combined(np.stack(found), self._combine)
+        left_out = [max(cut for _, cut in some) for some in zip(*fitted, strict=True)]
         return [
-            Classification(text, self._labels[int(row.argmax())], dict(zip(self._labels, row.tolist(), strict=True)))
-            for text, row in zip(texts, probabilities, strict=True)
+            Classification(
+                text, self._labels[int(row.argmax())], dict(zip(self._labels, row.tolist(), strict=True)), cut
+            )
+            for text, row, cut in zip(texts, probabilities, left_out, strict=True)
         ]
 
     def _phrasing(self, template: Template, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return (texts, labels) probabilities of one phrasing."""
+        """Return (texts, labels) probabilities of one phrasing, of whose prompts those of the texts are given."""
         free = CONTENT_FREE if self._calibrate else ()
-        prompts = [self._prompt(template, text) for text in (*texts, *free)]
+        prompts = [*texts, *(self._prompt(template, text) for text in free)]
         reached: list[dict[str, float]] = [{"": 1.0} for _ in prompts]
         while any(self._below(path) for paths in reached for path in paths):
             reached = self._descend(prompts, reached, len(free))
         here = [[paths.get(label, 0.0) for label in self._labels] for paths in reached[: len(texts)]]
         rows = np.array(here).reshape(len(texts), len(self._labels))
         return rows / rows.sum(1, keepdims=True)
+
+    def _fitted(self, template: Template, text: str) -> tuple[str, int]:
+        """Return a text's prompt, of at most what the model reads, and how many characters of the text are left out."""
+        prompt = self._prompt(template, text)
+        if self._excess(prompt) <= 0:
+            return prompt, 0
+        bare = self._excess(self._prompt(template, ""))
+        if bare > 0:
+            raise InputError(
+                f"the prompt of the template {template.name!r} is {bare} tokens too long for the model's context of "
+                f"{self._model.context}, without any text",
+                "show fewer or shorter examples (--shots), or use a model with a longer context",
+            )
+        if self._long_text == "refuse":
+            raise InputError(
+                f"the text {text[:40]!r}… is {self._excess(prompt)} tokens too long for the model's context",
+                "shorten it, or let its end be left out (--long-text cut)",
+            )
+        fits, too_long = 0, len(text)
+        while too_long - fits > 1:  # the longest beginning that fits lies between them
+            middle = (fits + too_long) // 2
+            shorter = self._excess(self._prompt(template, text[:middle])) <= 0
+            fits, too_long = (middle, too_long) if shorter else (fits, middle)
+        return self._prompt(template, text[:fits]), len(text) - fits
+
+    def _excess(self, prompt: str) -> int:
+        """Return by how many tokens a prompt is too long for the model to score every label after it."""
+        if writes_from_source(self._model):
+            return len(source_ids(self._tokenizer, prompt)) - self._model.context
+        return len(self._tokenizer.encode(prompt)) + self._longest_label - self._model.context
+
+    @cached_property
+    def _longest_label(self) -> int:
+        """Tokens that a label may take, with one that begins the text, and one more where a path is divided anew."""
+        return max(len(self._tokenizer.encode(f" {label}")) + label.count(SEPARATOR) for label in self._labels) + 1
 
     def _prompt(self, template: Template, text: str) -> str:
         examples = self._chooser.for_text(text) if self._chooser else []
@@ -126,7 +183,7 @@ class Classifier:
         options = [
             [child[len(path) + 1 :] if path else f" {child}" for child in self._below(path)] for _, path in asked
         ]
-        scored = score(self._model, self._tokenizer, starts, options)
+        scored = score(self._model, self._tokenizer, starts, options, bos=self._bos)
         found = {
             place: shares(np.array([one.log_probability for one in row]))
             for place, row in zip(asked, scored, strict=True)

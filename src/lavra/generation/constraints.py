@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -11,12 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.pairs import continuing
+from lavra.generation.closing import Closing, allowed_of
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
     from lavra.generation.options import GenerateOptions
 
 State = TypeVar("State")
+
+CLOSING = 32
+"""Of so many last tokens that may be written, only those are allowed after which a text can still be completed."""
 
 STATES_KEPT = 4096
 """States that a constraint remembers; beams and samples go on from those of the step before."""
@@ -27,6 +34,10 @@ class Constraint(Protocol):
 
     def allowed(self, prefix: tuple[int, ...]) -> NDArray[np.bool_]:
         """Return (vocabulary,) bool for the token after `prefix`, the new ids so far; the end of document included."""
+        ...
+
+    def whole(self, prefix: tuple[int, ...]) -> bool:
+        """Say whether the text may end after `prefix`."""
         ...
 
 
@@ -53,6 +64,10 @@ class Stepwise(Generic[State]):
         """Return (vocabulary,) bool for the token after `prefix`."""
         return self.mask(self.state(prefix))
 
+    def whole(self, prefix: tuple[int, ...]) -> bool:
+        """Say whether the text may end after `prefix`."""
+        return bool(self.mask(self.state(prefix))[self.end])
+
     def state(self, prefix: tuple[int, ...]) -> State:
         """Return the state after `prefix`."""
         known = len(prefix)
@@ -73,17 +88,30 @@ class OneOf(Stepwise[dict[int, Any]]):
     Args:
         tokenizer: the model's own.
         choices: the strings; a space at the beginning of one is part of it.
+        longest: most new tokens; choices that have more are left out, which is said.
+
+    Raises:
+        InputError: if no choice fits.
     """
 
-    def __init__(self, tokenizer: Tokenizer, choices: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, choices: Sequence[str], longest: int) -> None:
         super().__init__(tokenizer)
-        self._root: dict[int, Any] = {}
-        for choice in choices:
-            node = self._root
-            for token in [*continuing(tokenizer, choice), self.end]:
-                node = node.setdefault(token, {})
-        if not self._root:
+        encoded = {choice: continuing(tokenizer, choice) for choice in choices}
+        if not encoded:
             raise InputError("--choices is empty", "give the strings that the text may be")
+        long = [choice for choice, ids in encoded.items() if len(ids) > longest]
+        enough = f"--max-new-tokens {max(map(len, encoded.values()))} lets all of them be written"
+        if len(long) == len(encoded):
+            shortest = min(map(len, encoded.values()))
+            raise InputError(f"every choice has {shortest} tokens or more; {longest} may be written", enough)
+        if long:
+            shown = ", ".join(map(repr, long[:5])) + (", …" if len(long) > 5 else "")
+            say(f"{len(long)} of {len(encoded)} choices have more than {longest} tokens, left out: {shown}; {enough}")
+        self._root: dict[int, Any] = {}
+        for choice, ids in encoded.items():
+            node = self._root
+            for token in [*ids, self.end] if choice not in long else []:
+                node = node.setdefault(token, {})
 
     def start(self) -> dict[int, Any]:
         """Return the root of the tree of the choices."""
@@ -161,15 +189,17 @@ class Grammar(Stepwise[Any]):
         tokenizer: the model's own.
         grammar: as the library compiles it.
         name: of the request, for errors: "--regex '[0-9]+'".
+        longest: most new tokens; near them only what can still be completed is allowed, where a way is found.
 
     Raises:
         InputError: if the grammar is not understood, or no text satisfies it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, grammar: str, name: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, grammar: str, name: str, longest: int) -> None:
         from llguidance import LLMatcher
 
         super().__init__(tokenizer)
+        self._closing, self._longest = Closing(tokenizer), longest
         self._first = LLMatcher(_readable(tokenizer), grammar, log_level=0)
         if self._first.is_error():
             reason = self._first.get_error().partition("start:")[0].strip()
@@ -189,10 +219,19 @@ class Grammar(Stepwise[Any]):
         copy.consume_token(token)
         return copy
 
+    def whole(self, prefix: tuple[int, ...]) -> bool:
+        """Say whether the text so far is of the language."""
+        return self.state(prefix).is_accepting()
+
+    def allowed(self, prefix: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return (vocabulary,) bool for the token after `prefix`."""
+        state = self.state(prefix)
+        mask, room = self.mask(state), self._longest - len(prefix)
+        return mask if room > CLOSING else self._closing.allowed(state, mask, room)
+
     def mask(self, state: Any) -> NDArray[np.bool_]:
         """Allow what the matcher allows; the end where the text may be whole."""
-        bits = np.frombuffer(state.deep_copy().compute_bitmask(), dtype=np.uint8)
-        return np.unpackbits(bits, bitorder="little")[: self.vocabulary].astype(np.bool_)
+        return allowed_of(state, self.vocabulary)
 
 
 class _Spelling:
@@ -230,7 +269,7 @@ def regex(tokenizer: Tokenizer, pattern: str, longest: int) -> Grammar:
     from llguidance import LLMatcher
 
     name = f"--regex {pattern!r}"
-    constraint = Grammar(tokenizer, LLMatcher.grammar_from_regex(pattern), name)
+    constraint = Grammar(tokenizer, LLMatcher.grammar_from_regex(pattern), name, longest)
     shortest, token = _shortest_match(pattern), int(tokenizer.token_lengths().max())
     if shortest > longest * token:
         raise InputError(
@@ -241,7 +280,7 @@ def regex(tokenizer: Tokenizer, pattern: str, longest: int) -> Grammar:
     return constraint
 
 
-def json_schema(tokenizer: Tokenizer, schema: str) -> Grammar:
+def json_schema(tokenizer: Tokenizer, schema: str, longest: int) -> Grammar:
     """Return the constraint to be JSON of a schema, without free white space (a weak model would write it for ever).
 
     Raises:
@@ -250,36 +289,53 @@ def json_schema(tokenizer: Tokenizer, schema: str) -> Grammar:
     from llguidance import LLMatcher
 
     try:
-        json.loads(schema)
-    except ValueError as error:
-        raise InputError(f"--json-schema is not JSON: {error}", "give a JSON schema") from error
-    grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
-    return Grammar(tokenizer, grammar, "--json-schema")
+        parsed = json.loads(schema)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"--json-schema is not JSON: {error}", "give a JSON schema, or the name of a file that holds one"
+        ) from error
+    if not isinstance(parsed, dict | bool):
+        shown = schema if len(schema) <= 40 else schema[:37] + "..."
+        raise InputError(f"--json-schema is {shown}, which is no schema", "a schema is an object, or true for any JSON")
+    if parsed is False:
+        raise InputError("--json-schema is false, which no JSON satisfies", "give a schema that some JSON satisfies")
+    asked = "{}" if parsed is True else schema
+    grammar = LLMatcher.grammar_from_json_schema(asked, overrides={"whitespace_flexible": False})
+    return Grammar(tokenizer, grammar, "--json-schema", longest)
 
 
-def continuing(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of a text that continues another: without the space that some tokenizers put before every text."""
-    for anchor in ("\n", "=", "x"):  # some tokenizers know no line ends
-        before, whole = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
-        if before and whole[: len(before)] == before:
-            return whole[len(before) :]
-    return tokenizer.encode(text)
+def lark(tokenizer: Tokenizer, grammar: str, longest: int) -> Grammar:
+    """Return the constraint to be a text of a context-free grammar, as the library Lark writes them.
+
+    Raises:
+        InputError: if it is not understood, or no text is of its language.
+    """
+    from llguidance import LLMatcher
+
+    return Grammar(tokenizer, LLMatcher.grammar_from_lark(grammar), "--grammar", longest)
 
 
 def constraint_of(tokenizer: Tokenizer, options: GenerateOptions) -> Constraint | None:
     """Return the constraint that the options ask for, or None."""
     if options.choices:
-        return OneOf(tokenizer, options.choices)
+        return OneOf(tokenizer, options.choices, options.max_new_tokens)
     if options.words:
         return Words(tokenizer, options.words, options.max_new_tokens)
     if options.regex:
         return regex(tokenizer, options.regex, options.max_new_tokens)
-    return json_schema(tokenizer, options.json_schema) if options.json_schema else None
+    if options.grammar:
+        return lark(tokenizer, options.grammar, options.max_new_tokens)
+    return json_schema(tokenizer, options.json_schema, options.max_new_tokens) if options.json_schema else None
 
 
 def _shortest_match(pattern: str) -> int:
-    """Return the number of characters of the shortest match, 0 where Python reads the expression otherwise."""
-    try:
-        return re._parser.parse(pattern).getwidth()[0]  # pyright: ignore[reportAttributeAccessIssue]
-    except (re.error, OverflowError, RecursionError):
-        return 0
+    """Return the number of characters of the shortest match, 0 where Python reads the expression otherwise.
+
+    So it does with classes like `[[:alpha:]]`, of which it warns.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return re._parser.parse(pattern).getwidth()[0]  # pyright: ignore[reportAttributeAccessIssue]
+        except (re.error, OverflowError, RecursionError, Warning):
+            return 0

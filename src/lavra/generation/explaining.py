@@ -89,8 +89,8 @@ def explain(
     options = options or GenerateOptions(max_new_tokens=10)
     if options.beams > 1 or options.contrastive is not None:
         raise InputError("explain shows greedy decoding and sampling", "leave out --beams and --contrastive")
-    read = encode_prompt(model, tokenizer, prompt, "refuse")
-    row = Row(list(read.ids), len(read.ids), source=read.source, forced=read.forced)
+    read = encode_prompt(model, tokenizer, prompt, options.long_prompt, options.bos)
+    row = Row(list(read.ids), len(read.ids), **read.as_row)
     reader, scores = Reader(model), Scores(tokenizer, options)
     draws = numpy_stream(options.seed, "generate", prompt, 0).random(options.max_new_tokens)
     steps: list[Step] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lavra.core.errors import InputError, LavraError
 from lavra.core.memory import is_out_of_memory, release_memory
-from lavra.core.progress import Progress
+from lavra.core.progress import Progress, say
 from lavra.core.seeds import numpy_stream
 from lavra.generation.beams import BeamSearch, Hypothesis
 from lavra.generation.constraints import Constraint, constraint_of
@@ -37,8 +37,8 @@ class Generation:
         sample: number of the continuation, from 0.
         text: the new text, without the prompt and without the stop string.
         tokens: the new ids, those of a stop string included, the end-of-document token not.
-        reason: why it ended: the model ended the document, a stop string came, or `max_new_tokens` were made (a text
-            with a constraint may then be unfinished).
+        reason: why it ended: the model ended the document ("end"), a stop string came ("stop"), `max_new_tokens` were
+            made ("length"), or they were made before the text satisfied its constraint ("unfinished").
         score: of beam search: its log-probability divided by (number of tokens) ** length_penalty; else None.
     """
 
@@ -59,9 +59,10 @@ def generate(
 ) -> list[Generation]:
     """Continue prompts.
 
-    A prompt is read as the beginning of a document: an end-of-document token comes before it, as in training. The
-    empty prompt begins a new document. Where prompt and text outgrow the model's context, the model goes on from the
-    last half of its context, read anew; so a token is always made from at least half a context.
+    A prompt is read as the model's own tokenizer gives it: with a beginning-of-text token before it where the tokenizer
+    puts one, unless the options say otherwise. The empty prompt begins a new document. Where prompt and text outgrow
+    the model's context, the model goes on from the last half of its context, read anew; so a token is always made from
+    at least half a context.
 
     The options choose the strategy: sampling, `greedy`, `beams`, or `contrastive` search. The random numbers of a
     continuation depend on the seed, the text of its prompt and its sample number, and on nothing else: grouping, order
@@ -100,12 +101,12 @@ def generate_each(
     """
     options = options or GenerateOptions()
     constraint = constraint or constraint_of(tokenizer, options)
-    encoded = [encode_prompt(model, tokenizer, prompt, options.long_prompt) for prompt in prompts]
+    encoded = [encode_prompt(model, tokenizer, prompt, options.long_prompt, options.bos) for prompt in prompts]
     by_length = sorted(range(len(prompts)), key=lambda number: encoded[number].size)
     with evaluating(model), Progress("generating", len(prompts) * options.samples, "texts") as progress:
         if options.beams > 1:
             made = _search(model, tokenizer, by_length, encoded, options, constraint)
-            texts = _texts_of(tokenizer, prompts, made, options)
+            texts = _texts_of(tokenizer, prompts, made, options, constraint)
         else:
             started = (
                 ((number, sample), _start(tokenizer, prompts[number], encoded[number], sample, options))
@@ -113,7 +114,7 @@ def generate_each(
                 for sample in range(options.samples)
             )
             made = _decode(model, tokenizer, started, options, constraint)
-            texts = ((place, _finished(prompts[place[0]], place[1], row)) for place, row in made)
+            texts = ((place, _finished(prompts[place[0]], place[1], row, constraint)) for place, row in made)
         for one in texts:
             yield one
             progress.advance()
@@ -137,13 +138,24 @@ def stream(
         )
     if options.beams > 1:
         raise InputError("beam search knows its text only at the end", "do not stream it")
-    row = _start(tokenizer, prompt, encode_prompt(model, tokenizer, prompt, options.long_prompt), 0, options)
+    row = _start(
+        tokenizer, prompt, encode_prompt(model, tokenizer, prompt, options.long_prompt, options.bos), 0, options
+    )
+    constraint = constraint_of(tokenizer, options)
     with evaluating(model):
-        decoding = _decoding(model, tokenizer, [row], options, constraint_of(tokenizer, options))
+        decoding = _decoding(model, tokenizer, [row], options, constraint)
         while decoding.rows:
             piece = "".join(decoding.advance())
             if piece:
                 yield piece
+    if _reason(row.reason, row.new, constraint) == "unfinished":
+        say(unfinished(1, 1, options))
+
+
+def unfinished(count: int, texts: int, options: GenerateOptions) -> str:
+    """Return the sentence about texts that do not satisfy their constraint."""
+    made = "the text is" if texts == 1 else f"{count} of {texts} texts are"
+    return f"{made} unfinished: {options.max_new_tokens} tokens were no room for the rest; raise --max-new-tokens"
 
 
 def _start(tokenizer: Tokenizer, prompt: str, read: Prompt, sample: int, options: GenerateOptions) -> Continuation:
@@ -256,8 +268,16 @@ def _smaller(rows: int) -> int:
     return rows // 2
 
 
-def _finished(prompt: str, sample: int, row: Continuation) -> Generation:
-    return Generation(prompt, sample, "".join(row.pieces), tuple(row.new), row.reason or "length")
+def _finished(prompt: str, sample: int, row: Continuation, constraint: Constraint | None) -> Generation:
+    reason = _reason(row.reason, row.new, constraint)
+    return Generation(prompt, sample, "".join(row.pieces), tuple(row.new), reason)
+
+
+def _reason(reason: Reason | None, new: Sequence[int], constraint: Constraint | None) -> Reason:
+    """Return why a text ended; one that its constraint does not let end is unfinished."""
+    if constraint is not None and reason != "stop" and not constraint.whole(tuple(new)):
+        return "unfinished"
+    return reason or "length"
 
 
 def _texts_of(
@@ -265,13 +285,18 @@ def _texts_of(
     prompts: Sequence[str],
     made: Iterator[tuple[int, list[Hypothesis]]],
     options: GenerateOptions,
+    constraint: Constraint | None,
 ) -> Iterator[tuple[tuple[int, int], Generation]]:
     for number, hypotheses in made:
         for sample, one in enumerate(hypotheses[: options.samples]):
-            assembler = TextAssembler(tokenizer, [] if one.source else one.ids[1 : one.prompt_length], options.stop)
+            assembler = TextAssembler(
+                tokenizer, [] if one.source else one.ids[one.marks : one.prompt_length], options.stop
+            )
             text = "".join(map(assembler.add, one.new)) + assembler.finish()
             score = one.score if one.new or one.reason == "end" else None
             yield (
                 (number, sample),
-                Generation(prompts[number], sample, text, tuple(one.new), one.reason or "length", score),
+                Generation(
+                    prompts[number], sample, text, tuple(one.new), _reason(one.reason, one.new, constraint), score
+                ),
             )

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.core.quantities import Choice
+
+FORMAL = ("regex", "json_schema", "grammar")
+"""Options that a file can hold."""
+
+_ENDINGS = {"json_schema": ".json", "grammar": ".lark"}
+"""Endings of files that no schema and no grammar has itself; an expression may end in any way."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,12 @@ class GenerateOptions:
         choices: the text must be one of these strings.
         words: the text must hold these.
         regex: the text must match this regular expression as a whole (no look-around).
-        json_schema: the text must be JSON of this schema.
+        json_schema: the text must be JSON of this schema; on the command line, or the name of a file that holds it, as
+            for --regex and --grammar.
+        grammar: the text must be of this context-free grammar, written as for the library Lark.
         long_prompt: what to do with a prompt that is longer than the model's context: refuse it, or read its end only.
+        bos: read a beginning-of-text token before the prompt, or none. Not given, the model's own tokenizer decides; an
+            empty prompt gets one in any case.
     """
 
     max_new_tokens: int = 200
@@ -68,7 +81,9 @@ class GenerateOptions:
     words: tuple[str, ...] = ()
     regex: str = ""
     json_schema: str = ""
+    grammar: str = ""
     long_prompt: Literal["refuse", "window"] = "refuse"
+    bos: Choice = None
 
     def __post_init__(self) -> None:
         for name, good, range_ in (
@@ -98,6 +113,20 @@ class GenerateOptions:
         self._check_together()
 
     @property
+    def constrained(self) -> bool:
+        """Whether the options say what the text may be."""
+        return bool(self.choices or self.words or any(getattr(self, name) for name in FORMAL))
+
+    def with_files_read(self) -> GenerateOptions:
+        """Return the options with what the files hold that they name, where they name some.
+
+        Raises:
+            InputError: if a file cannot be read.
+        """
+        read = {name: _content(name, getattr(self, name)) for name in FORMAL}
+        return replace(self, **read)
+
+    @property
     def _groups_fit(self) -> bool:
         return self.beam_groups >= 1 and self.beams % self.beam_groups == 0
 
@@ -111,7 +140,33 @@ class GenerateOptions:
             raise InputError("--contrastive and --beams are two ways to search", "give one of them")
         if self.contrastive is not None and not self.top_k:
             raise InputError("--contrastive needs candidates to choose from", "set --top-k; 4 to 8 are usual")
-        asked = [name for name in ("choices", "words", "regex", "json_schema") if getattr(self, name)]
+        asked = [name for name in ("choices", "words", *FORMAL) if getattr(self, name)]
         if len(asked) > 1:
             flags = " and ".join("--" + name.replace("_", "-") for name in asked)
             raise InputError(f"{flags} cannot be combined", "give one of them; a regular expression can often say both")
+
+
+def _content(name: str, value: str) -> str:
+    """Return the content of the file that is named, or the value itself where there is no such file."""
+    flag = "--" + name.replace("_", "-")
+    if not _is_file(value):
+        if value.endswith(_ENDINGS.get(name, "\n")) and not value.lstrip().startswith("{"):
+            raise InputError(f"{flag} names {value}, and there is no such file", "correct the name")
+        return value
+    try:
+        content = Path(value).read_text(encoding="utf8").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{value}, which {flag} names, is no text: {error}", "give a text file in UTF-8") from error
+    except OSError as error:
+        raise InputError(
+            f"{value}, which {flag} names, cannot be read: {error.strerror}", "give another file"
+        ) from error
+    say(f"{flag} is read from the file {value}")
+    return content
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return bool(value) and Path(value).is_file()
+    except (OSError, ValueError):  # too long for a name, or with characters that none has
+        return False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lavra.core.errors import InputError
+from lavra.data.bos import with_bos
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
@@ -17,20 +19,27 @@ class Prompt:
     """What a model reads before it writes.
 
     Attributes:
-        ids: for a decoder the beginning mark (an end-of-document token) and the prompt; for an encoder-decoder the
-            tokens that its decoder begins with.
+        ids: for a decoder the prompt, after a beginning-of-text token where it is read with one; for an encoder-decoder
+            the tokens that its decoder begins with.
         source: for an encoder-decoder the prompt, as its encoder reads it; empty for decoders.
         forced: tokens at the end of `ids` that are the text's own already; a length counts them.
+        marks: tokens at the beginning of `ids` that stand for no text: as a rule one or none.
     """
 
     ids: list[int]
     source: tuple[int, ...] = ()
     forced: int = 0
+    marks: int = 1
 
     @property
     def before(self) -> list[int]:
         """The ids that the new text follows directly, as text: none where a decoder begins anew."""
-        return [] if self.source else self.ids[1:]
+        return [] if self.source else self.ids[self.marks :]
+
+    @property
+    def as_row(self) -> dict[str, Any]:
+        """What a row that continues the prompt has to know besides its ids."""
+        return {"source": self.source, "forced": self.forced, "marks": self.marks}
 
     @property
     def size(self) -> int:
@@ -43,8 +52,18 @@ def writes_from_source(model: object) -> bool:
     return bool(getattr(model, "beginning", ()))
 
 
+def decoder_prompt(tokenizer: Tokenizer, ids: Sequence[int], bos: bool | None = None) -> Prompt:
+    """Return the prompt of a decoder from the ids of its text; see `lavra.data.bos.bos_before`."""
+    begun = with_bos(tokenizer, ids, bos)
+    return Prompt(begun, marks=len(begun) - len(ids))
+
+
 def encode_prompt(
-    model: CachedModel, tokenizer: Tokenizer, text: str, long_prompt: Literal["refuse", "window"]
+    model: CachedModel,
+    tokenizer: Tokenizer,
+    text: str,
+    long_prompt: Literal["refuse", "window"],
+    bos: bool | None = None,
 ) -> Prompt:
     """Return a prompt as the model reads it.
 
@@ -55,6 +74,8 @@ def encode_prompt(
         model: with a cache.
         tokenizer: the model's own.
         text: the prompt.
+        bos: whether a decoder reads a beginning-of-text token before it; None as the tokenizer does it, and before an
+            empty prompt in any case.
         long_prompt: "refuse" what the model cannot read; "window" reads a decoder's prompt later, when its beginning
             slides out, and the beginning of an encoder's.
 
@@ -67,18 +88,16 @@ def encode_prompt(
                 "the prompt is empty, and an encoder-decoder writes from what it reads", "give a text as --prompt"
             )
         return source_prompt(model, tokenizer, text, long_prompt)
-    ids = [tokenizer.end_of_document, *tokenizer.encode(text)]
-    if len(ids) > model.context and long_prompt == "refuse":
-        raise _too_long(text, len(ids) - 1, model.context - 1)
-    return Prompt(ids)
+    read = decoder_prompt(tokenizer, tokenizer.encode(text), bos)
+    if len(read.ids) > model.context and long_prompt == "refuse":
+        raise _too_long(text, len(read.before), model.context - read.marks)
+    return read
 
 
 def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids that an encoder reads for a text, special tokens included."""
-    inner = getattr(tokenizer, "inner", None)
-    if inner is not None and inner.num_special_tokens_to_add(False):
-        return inner.encode(text).ids
-    return [*tokenizer.encode(text), tokenizer.end_of_document]
+    before, after = tokenizer.around_source
+    return [*before, *tokenizer.encode(text), *after]
 
 
 def source_prompt(

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
     from lavra.generation.prompts import Prompt
 
-Reason = Literal["end", "stop", "length"]
-"""Why a text ended: the model ended the document, a stop string came, or `max_new_tokens` were made."""
+Reason = Literal["end", "stop", "length", "unfinished"]
+"""Why a text ended: the model ended the document, a stop string came, or `max_new_tokens` were made; with a constraint
+that the text does not satisfy, because there was no room or no token for the rest of it, it is unfinished."""
 
 
 @dataclass(slots=True)
@@ -24,12 +25,13 @@ class Row:
     """Tokens that the model reads and adds to.
 
     Attributes:
-        ids: the beginning mark (an end-of-document token), the prompt and the new tokens; of an encoder-decoder
-            what its decoder begins with, and the new tokens.
-        prompt_length: how many of `ids` were given, the mark included.
+        ids: the prompt, with what is read before it, and the new tokens; of an encoder-decoder what its decoder begins
+            with, and the new tokens.
+        prompt_length: how many of `ids` were given.
         begin: first of `ids` that the model still sees; moves on when the context is full.
         source: what the encoder of an encoder-decoder reads; empty for decoders.
         forced: how many of the given `ids` are the text's own already: a length counts them.
+        marks: how many of the first `ids` stand for no text.
     """
 
     ids: list[int]
@@ -37,6 +39,12 @@ class Row:
     begin: int = field(default=0, kw_only=True)
     source: tuple[int, ...] = field(default=(), kw_only=True)
     forced: int = field(default=0, kw_only=True)
+    marks: int = field(default=1, kw_only=True)
+
+    @property
+    def text_ids(self) -> list[int]:
+        """All tokens of the text, those of the prompt included."""
+        return self.ids[self.marks :]
 
     @property
     def new(self) -> list[int]:
@@ -81,7 +89,7 @@ class Continuation(Row):
     def start(cls, tokenizer: Tokenizer, prompt: Prompt, draws: NDArray[Any], options: GenerateOptions) -> Continuation:
         """Begin a row that continues a prompt."""
         assembler = TextAssembler(tokenizer, prompt.before, options.stop)
-        row = cls(list(prompt.ids), len(prompt.ids), draws, assembler, source=prompt.source, forced=prompt.forced)
+        row = cls(list(prompt.ids), len(prompt.ids), draws, assembler, **prompt.as_row)
         row.reason = None if options.max_new_tokens else "length"
         return row
 

@@ -45,7 +45,8 @@ class Scores:
     def apply(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
         """Return (rows, vocabulary) float64 scores; what is ruled out has -inf.
 
-        A row without any token left may only end. The beginning mark counts for no penalty: a document may end.
+        A row without any token left may only end. A beginning-of-text token counts for no penalty: where it ends
+        documents too, the text may end.
         """
         return self.discourage(self.restrict(logits, rows), rows)
 
@@ -66,7 +67,7 @@ class Scores:
         options = self._options
         logits = self._delay_end(logits, rows)
         if options.repetition_penalty != 1.0 or options.no_repeat_ngram:
-            history = self._ids([row.ids[1:] for row in rows], logits.device)
+            history = self._ids([row.text_ids for row in rows], logits.device)
             if options.repetition_penalty != 1.0:
                 seen = _counts(history, logits.shape[-1])
                 logits = filters.penalize_repetition(logits, seen, options.repetition_penalty)

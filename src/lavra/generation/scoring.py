@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from lavra.core.errors import InputError, LavraError
 from lavra.core.memory import is_out_of_memory, release_memory
 from lavra.core.progress import Progress
-from lavra.data.pairs import encode_pair
-from lavra.generation.prompts import Prompt, source_prompt, writes_from_source
+from lavra.data.pairs import encode_options
+from lavra.generation.prompts import Prompt, decoder_prompt, source_prompt, writes_from_source
 from lavra.generation.reader import Reader
 from lavra.generation.rows import Row
 from lavra.models.inference import device_of, evaluating
@@ -40,6 +40,8 @@ class Score:
         tokens: number of them.
         bytes: of the option in UTF-8.
         greedy: whether each token is the likeliest one, so that greedy decoding writes the option.
+        from_prompt: tokens at the prompt's end that are scored along with the option, because this option, or another
+            one after the same prompt, completes the prompt's last word; 0 as a rule.
     """
 
     option: str
@@ -47,6 +49,7 @@ class Score:
     tokens: int
     bytes: int
     greedy: bool
+    from_prompt: int = 0
 
     def value(self, by: By, neutral: Score | None = None) -> float:
         """Return the number to compare options by; `neutral` is the score after the neutral prompt, for "pmi"."""
@@ -68,10 +71,12 @@ def score(
     options: Sequence[Sequence[str]],
     *,
     long_prompt: Literal["refuse", "window"] = "refuse",
+    bos: bool | None = None,
 ) -> list[list[Score]]:
     """Score options after prompts.
 
-    A prompt is read as the beginning of a document, after an end-of-document token, as in training.
+    A prompt is read as the model's own tokenizer gives it, an empty one as the beginning of a document. Options that
+    complete its last word are scored from the last token that all of them share with it, see `encode_options`.
 
     Args:
         model: a model with a cache.
@@ -80,6 +85,7 @@ def score(
         options: for each prompt, the texts that may come next; as a rule each begins with a space.
         long_prompt: what to do with a prompt that does not fit the context with its longest option: refuse it, or leave
             its beginning out.
+        bos: whether a decoder reads a beginning-of-text token before a prompt; None as the tokenizer does it.
 
     Returns:
         For each prompt the scores of its options, in their order.
@@ -88,7 +94,8 @@ def score(
         InputError: for an empty option, or a prompt that does not fit the context.
     """
     requests = [
-        _Request.of(model, tokenizer, prompt, mine, long_prompt) for prompt, mine in zip(prompts, options, strict=True)
+        _Request.of(model, tokenizer, prompt, mine, long_prompt, bos)
+        for prompt, mine in zip(prompts, options, strict=True)
     ]
     found: list[list[Score]] = [[] for _ in requests]
     order = sorted(range(len(requests)), key=lambda number: requests[number].size)
@@ -114,6 +121,7 @@ class _Request:
     prompt: Prompt
     options: list[list[int]]
     texts: list[str]
+    from_prompt: int
 
     @classmethod
     def of(
@@ -123,14 +131,15 @@ class _Request:
         prompt: str,
         options: Sequence[str],
         long_prompt: Literal["refuse", "window"],
+        bos: bool | None,
     ) -> _Request:
+        from_prompt = 0
         if writes_from_source(model):
             read = source_prompt(model, tokenizer, prompt, long_prompt)
             encoded = [tokenizer.encode(option) for option in options]
         else:
-            pairs = [encode_pair(tokenizer, prompt, option) for option in options]
-            read = Prompt([tokenizer.end_of_document, *(pairs[0][0] if pairs else [])])
-            encoded = [ids for _, ids in pairs]
+            found = encode_options(tokenizer, prompt, options)
+            read, encoded, from_prompt = decoder_prompt(tokenizer, found.before, bos), found.options, found.from_prompt
         for ids, option in zip(encoded, options, strict=True):
             if not option or not ids:
                 place = f"after {prompt[-40:]!r}"
@@ -139,11 +148,11 @@ class _Request:
         room = model.context - longest + 1
         if room < 1 or (len(read.ids) > room and (long_prompt == "refuse" or read.source)):
             raise InputError(
-                f"the prompt {prompt[:40]!r}… and its longest option have {len(read.ids) - 1 + longest} tokens; "
-                f"this model reads {model.context} at most",
+                f"the prompt {prompt[:40]!r}… and its longest option have {len(read.before) + longest} tokens; "
+                f"this model reads {model.context + 1 - read.marks} at most",
                 "shorten them, or let the beginning of long prompts be left out (--long-prompt window)",
             )
-        return cls(replace(read, ids=read.ids[-room:]), encoded, list(options))
+        return cls(replace(read, ids=read.ids[-room:]), encoded, list(options), from_prompt)
 
     @property
     def size(self) -> int:
@@ -215,8 +224,9 @@ def _scored(model: CachedModel, requests: list[_Request]) -> list[list[Score]]:
     scores = [[] for _ in requests]
     texts = [text for request in requests for text in request.texts]
     for number, owner in enumerate(owners):
-        text = texts[number]
-        scores[owner].append(Score(text, sums[number], len(flat[number]), len(text.encode()), greedy[number]))
+        text, from_prompt = texts[number], requests[owner].from_prompt
+        size = len(text.encode())
+        scores[owner].append(Score(text, sums[number], len(flat[number]), size, greedy[number], from_prompt))
     return scores
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from lavra.core.errors import LavraError
 from lavra.core.files import read_json
 from lavra.core.perplexity import perplexity_of
+from lavra.core.scratch import scratch_folder
 from lavra.models import reference
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.decoder import Decoder
@@ -50,6 +50,8 @@ class Certificate:
         tied_by_config: the folder's config.json says so.
         missing: tensors that they wanted and the folder lacks.
         unexpected: tensors of the folder that they did not use.
+        lost: what the folder says otherwise than the model's own did, beside the weights: chat template, special
+            tokens, settings of generation.
         transformers: its version.
         torch: its version.
     """
@@ -68,6 +70,7 @@ class Certificate:
     unexpected: tuple[str, ...]
     transformers: str
     torch: str
+    lost: tuple[str, ...] = ()
 
     @property
     def tolerance(self) -> float:
@@ -76,22 +79,29 @@ class Certificate:
 
     @property
     def holds(self) -> bool:
-        """Whether both are the same model: logits within the tolerance, same ties, no tensor missing or left over."""
-        complete = not self.missing and not self.unexpected
+        """Whether both are the same model: logits within the tolerance, same ties, nothing missing or left over."""
+        complete = not self.missing and not self.unexpected and not self.lost
         return complete and self.tied == self.transformers_tied and self.largest_difference <= self.tolerance
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for `certificate.json`."""
         return {"holds": self.holds, "tolerance": self.tolerance, **asdict(self)}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Certificate:
+        """Return the certificate that `to_json` wrote."""
+        found = {field.name: values[field.name] for field in fields(cls)}
+        return cls(**{**found, "missing": tuple(found["missing"]), "unexpected": tuple(found["unexpected"])})
+
     def __str__(self) -> str:
         verdict = "the same model" if self.holds else "NOT the same model"
         ties = f"head tied: {_yes(self.tied)}, in transformers: {_yes(self.transformers_tied)}"
-        lost = "".join(
-            f"\n  {what} tensors: {', '.join(names)}"
-            for what, names in (("missing", self.missing), ("unused", self.unexpected))
-            if names
+        lists = (
+            ("missing tensors", self.missing),
+            ("unused tensors", self.unexpected),
+            ("not carried over", self.lost),
         )
+        lost = "".join(f"\n  {what}: {', '.join(names)}" for what, names in lists if names)
         return (
             f"certificate: {verdict} in transformers {self.transformers} ({self.architecture})\n"
             f"  logits of {self.tokens} tokens differ by at most {self.largest_difference:.2e} "
@@ -150,7 +160,7 @@ def _ask(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     from safetensors.torch import load_file, save_file
 
-    with tempfile.TemporaryDirectory() as temporary:
+    with scratch_folder() as temporary:
         tokens, out = Path(temporary) / "tokens.safetensors", Path(temporary) / "logits.safetensors"
         request = _rows(windows, "") | (_rows(sources, "source_") if sources else {})
         save_file(request, tokens, metadata={"kind": kind})

@@ -10,6 +10,11 @@ import torch
 from lavra.models.batch import Batch
 
 
+def logit_cap_of(model: object) -> float | None:
+    """Return the bound within which a model bends its logits by cap · tanh(logits / cap); None where it does not."""
+    return getattr(model, "logit_cap", None)
+
+
 @runtime_checkable
 class Model(Protocol):
     """A language model, split where objectives need it split: every one is a `torch.nn.Module` besides."""

@@ -151,7 +151,7 @@ class Decoder(nn.Module):
         )
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw fresh weights by the specification's scheme, in a fixed order, from `generator`."""
+        """Draw fresh weights by the specification's scheme, in a fixed order, from `generator` on their device."""
         spec = self.spec
         for name, parameter in self.named_parameters():
             if name.endswith("bias") or name.startswith("pair_embedding"):
@@ -297,8 +297,9 @@ def build_decoder(spec: DecoderSpec, seed: int = 0) -> Decoder:
     """Return a decoder with fresh float32 weights drawn from the run's seed."""
     from lavra.core.seeds import torch_stream
 
-    decoder = Decoder(spec)
-    decoder.initialize(torch_stream(seed, "weights"))
+    with torch.device("cpu"):  # where the weights are drawn, whatever device is the default
+        decoder = Decoder(spec)
+    decoder.initialize(torch_stream(seed, "weights", device="cpu"))
     return decoder
 
 

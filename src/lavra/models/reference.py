@@ -28,7 +28,10 @@ def run(folder: str, tokens: Path, out: Path) -> None:
         "encoder": transformers.AutoModelForMaskedLM,
         "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
     }[kind]
-    model, report = opened.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+    options = attention_options(folder)
+    model, report = opened.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
+    )
     model.eval()
     save_file({"logits": _logits(model, kind, load_file(tokens))}, out)
     side = model.get_decoder() if kind == "encoder-decoder" else model
@@ -44,6 +47,22 @@ def run(folder: str, tokens: Path, out: Path) -> None:
         "unexpected": sorted(report["unexpected_keys"]),
     }
     Path(f"{out}.json").write_text(json.dumps(found), encoding="utf8")
+
+
+ATTENTION_KEYS = ("_attn_implementation", "attn_implementation")
+"""Where a configuration may name the program that computes its attention."""
+
+
+def attention_options(folder: str) -> dict[str, Any]:
+    """Return how to open a model whose configuration names an attention that only some GPUs have: with torch's own."""
+    values = json.loads((Path(folder) / "config.json").read_text(encoding="utf8"))
+    if not {values.get(key) for key in ATTENTION_KEYS} - {None, "eager", "sdpa"}:
+        return {}
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config._attn_implementation = "sdpa"
+    return {"config": config}
 
 
 @torch.no_grad()

@@ -88,6 +88,7 @@ def recipes_by_mean(old: Tokenizer, new: Tokenizer) -> dict[int, Recipe]:
         else:
             ids = [named[token]] if token in named else []
         recipes[number] = (ids, [1 / len(ids)] * len(ids) if ids else [])
+    recipes[new.document_bos] = ([old.document_bos], [1.0])
     recipes[new.end_of_document] = ([old.end_of_document], [1.0])
     if new.unknown is not None and old.unknown is not None:
         recipes[new.unknown] = ([old.unknown], [1.0])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lavra.models.batch import Batch
+from lavra.models.contract import logit_cap_of
 from lavra.objectives.base import Loss
 from lavra.objectives.cross_entropy import summed_cross_entropy
 from lavra.objectives.window_rows import batch_of_windows
@@ -37,12 +38,10 @@ class Causal:
     def encode(self, rows: Sequence[Window], streams: Streams, progress: float) -> Batch:
         """Lay windows out as rows of one batch; nothing is random.
 
-        Position i reads token i of the circular stream and predicts token i + 1. Its segment is the document of the
-        token that it predicts: the end-of-document token before a document serves as that document's beginning.
+        Position i reads input i of the window and predicts token i + 1 of its stretch of the stream. Its segment is the
+        document of the token that it predicts, and its input is that document's beginning where it is the first.
         """
-        return batch_of_windows(
-            rows, self.context, self.isolate, lambda _, window: (window.tokens[:-1], window.tokens[1:])
-        )
+        return batch_of_windows(rows, self.context, self.isolate, lambda _, window: (window.inputs, window.tokens[1:]))
 
     def loss(self, model: Model, batch: Batch) -> Loss:
         """Return the summed negative log-likelihood of the batch's targets."""
@@ -56,5 +55,6 @@ class Causal:
             vocabulary=model.vocabulary,
             label_smoothing=self.label_smoothing if features.requires_grad else 0.0,
             compiled=self.compiled,
+            cap=logit_cap_of(model),
         )
         return Loss(total, batch.weight)

@@ -28,10 +28,12 @@ def chunk_length(vocabulary: int, device: torch.device) -> int:
 
 
 def _chunk_logits(
-    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, vocabulary: int
+    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, vocabulary: int, cap: float | None
 ) -> torch.Tensor:
-    """Return the chunk's logits in the weight's type, minus infinity for the padding rows."""
+    """Return the chunk's logits in the weight's type, bent where the model does so, minus infinity for padding rows."""
     logits = F.linear(features, weight, bias)
+    if cap is not None:
+        logits = logits.div_(cap).tanh_().mul_(cap)
     if vocabulary < weight.shape[0]:
         logits[:, vocabulary:] = float("-inf")
     return logits
@@ -49,6 +51,7 @@ def token_losses(
     *,
     bias: torch.Tensor | None = None,
     vocabulary: int | None = None,
+    cap: float | None = None,
 ) -> torch.Tensor:
     """Return the (tokens,) float32 negative log-likelihood of each target in nats, 0 where ignored; no gradient.
 
@@ -58,13 +61,15 @@ def token_losses(
         targets: (tokens,) ids or `IGNORED`.
         bias: (padded vocabulary,) of the head.
         vocabulary: rows of `weight` that are real; the others have probability zero. None: all.
+        cap: logits are bent to cap · tanh(logits / cap), as Gemma 2 does; None leaves them as they are.
     """
     vocabulary = vocabulary or weight.shape[0]
     size = chunk_length(weight.shape[0], features.device)
     losses = []
     with torch.no_grad():
         for start in range(0, features.shape[0], size):
-            logits = _chunk_logits(features[start : start + size], weight, bias, vocabulary).to(_wide(weight.dtype))
+            chunk = features[start : start + size]
+            logits = _chunk_logits(chunk, weight, bias, vocabulary, cap).to(_wide(weight.dtype))
             losses.append(
                 F.cross_entropy(logits, targets[start : start + size], ignore_index=IGNORED, reduction="none")
             )
@@ -132,6 +137,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         vocabulary: int,
         smoothing: float,
         compiled: bool,
+        cap: float | None,
     ) -> torch.Tensor:
         size = chunk_length(weight.shape[0], features.device)
         wide = _wide(weight.dtype)
@@ -142,13 +148,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         bias_gradient = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
         for start in range(0, features.shape[0], size):
             chunk = features[start : start + size]
-            logits = _chunk_logits(chunk, weight, bias, vocabulary)
+            logits = _chunk_logits(chunk, weight, bias, vocabulary, cap)
+            slope = None if cap is None else 1 - (logits[:, :vocabulary] / cap).square()
             ids = targets[start : start + size]
             if compiled and not smoothing:
                 loss, gradient = _compiled_loss_and_gradient(logits, ids)
             else:
                 loss, gradient = _loss_and_gradient(logits, ids, smoothing, vocabulary)
             total += loss
+            if slope is not None:  # of cap · tanh(x / cap), by its value
+                gradient[:, :vocabulary] *= slope
             torch.mm(gradient, weight, out=feature_gradient[start : start + size])
             if weight_gradient is not None:
                 weight_gradient += gradient.t() @ chunk
@@ -164,7 +173,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         features, weight, bias = ctx.saved_tensors
         weight = None if weight is None else (weight * scale).to(ctx.dtype)
         bias = None if bias is None else (bias * scale).to(ctx.dtype)
-        return features * scale, weight, bias, None, None, None, None
+        return features * scale, weight, bias, None, None, None, None, None
 
 
 def summed_cross_entropy(
@@ -176,6 +185,7 @@ def summed_cross_entropy(
     vocabulary: int | None = None,
     label_smoothing: float = 0.0,
     compiled: bool = False,
+    cap: float | None = None,
 ) -> torch.Tensor:
     """Return the () summed cross-entropy in nats over the targets that are not ignored, with gradient.
 
@@ -187,9 +197,10 @@ def summed_cross_entropy(
         vocabulary: rows of `weight` that are real; the others get probability zero. None: all.
         label_smoothing: share of the target's probability that is spread over the vocabulary; 0 is none.
         compiled: whether what is done with the logits may be compiled, once for each number of tokens in a chunk.
+        cap: logits are bent to cap · tanh(logits / cap), as Gemma 2 does; None leaves them as they are.
     """
     vocabulary = vocabulary or weight.shape[0]
     learned = (part for part in (features, weight, bias) if part is not None)
     if not label_smoothing and not (torch.is_grad_enabled() and any(part.requires_grad for part in learned)):
-        return token_losses(features, weight, targets, bias=bias, vocabulary=vocabulary).sum()
-    return _ChunkedCrossEntropy.apply(features, weight, bias, targets, vocabulary, label_smoothing, compiled)  # pyright: ignore[reportReturnType]
+        return token_losses(features, weight, targets, bias=bias, vocabulary=vocabulary, cap=cap).sum()
+    return _ChunkedCrossEntropy.apply(features, weight, bias, targets, vocabulary, label_smoothing, compiled, cap)  # pyright: ignore[reportReturnType]

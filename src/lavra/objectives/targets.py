@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lavra.models.batch import IGNORED, Batch
+from lavra.models.contract import logit_cap_of
 from lavra.objectives.base import Loss
 from lavra.objectives.cross_entropy import summed_cross_entropy
 
@@ -47,5 +48,6 @@ def loss_at_targets(model: Model, batch: Batch, label_smoothing: float) -> Loss:
         bias=bias,
         vocabulary=model.vocabulary,
         label_smoothing=label_smoothing if features.requires_grad else 0.0,
+        cap=logit_cap_of(model),
     )
     return Loss(total, batch.weight)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from math import log2
 
+from lavra.core.errors import InputError
 from lavra.models.spec import DecoderSpec
 from lavra.planning.flops import matrix_parameters, training_flops_per_token
 
@@ -20,6 +22,17 @@ TOKENS_PER_PARAMETER = 1.5
 
 MOST_EPOCHS = 4.0
 """Repetitions that are still worth nearly as much as new text (arXiv 2305.16264)."""
+
+LEAST_TEXT_BYTES = 2000
+"""Less text than this teaches no language: neither planned nor trained from nothing."""
+
+PARAMETERS_PER_BYTE = 5.0
+"""Matrix parameters per byte of text at most, however much compute there is: a larger model learns a small text by
+heart. It binds where the text is read many times; the runs of the lab notebook stay below it."""
+
+_TRAINING_BYTES, _MEMORY_SHARE = 24, 0.7
+"""Bytes of training for each parameter (weights, gradient, two moments, a copy for the checkpoint), and the share of
+the memory that they may take; activations need the rest."""
 
 _RUNGS = (
     # depth, width, heads, vocabulary, context
@@ -64,16 +77,32 @@ class Draft:
     tokens: float
 
 
-def draft_shape(flops: float, corpus_bytes: float) -> Draft:
-    """Return the largest shape that still sees enough text.
+def demand_text(corpus_bytes: float) -> None:
+    """Return if there is text enough to learn a language from.
+
+    Raises:
+        InputError: if there is not.
+    """
+    if corpus_bytes < LEAST_TEXT_BYTES:
+        raise InputError(
+            f"{corpus_bytes:.0f} bytes of text are too little to learn a language from",
+            "give at least some hundred kilobytes; a few megabytes are better",
+        )
+
+
+def draft_shape(flops: float, corpus_bytes: float, memory: float = math.inf) -> Draft:
+    """Return the largest shape that still sees enough text, is not too large for the text, and fits into the memory.
 
     Enough is `TOKENS_PER_PARAMETER`. When a shape would read the corpus more than `MOST_EPOCHS` times, a larger one is
-    taken even if it sees less text per parameter: more repetition teaches little.
+    taken even if it sees less text per parameter: more repetition teaches little. But no shape has more than
+    `PARAMETERS_PER_BYTE`: the smaller the text, the smaller the model. The smallest shape is there for any text.
 
     Args:
         flops: that the budget buys, i.e. seconds x FLOP/s reached in training.
         corpus_bytes: of the training text.
+        memory: bytes that training may take.
     """
+    most = min(PARAMETERS_PER_BYTE * corpus_bytes, _MEMORY_SHARE * memory / _TRAINING_BYTES)
     best: Draft | None = None
     for depth, width, heads, vocabulary, context in _RUNGS:
         spec = DecoderSpec(
@@ -81,6 +110,8 @@ def draft_shape(flops: float, corpus_bytes: float) -> Draft:
         )
         tokens = flops / training_flops_per_token(spec)
         repeats = best is not None and best.tokens * BYTES_PER_TOKEN > MOST_EPOCHS * max(corpus_bytes, 1.0)
+        if best is not None and matrix_parameters(spec) > most:
+            break
         if best is None or repeats or tokens >= TOKENS_PER_PARAMETER * matrix_parameters(spec):
             best = Draft(spec, tokens)
         else:
@@ -99,12 +130,57 @@ def vocabulary_for(wanted: int, corpus_bytes: float) -> int:
     return int(min(wanted, max(512, round(limit / 64) * 64)))
 
 
-def tokens_per_step_for(tokens: float, context: int) -> int:
+def tokens_per_step_for(tokens: float, context: int, busy: float = 0.0, *, adapting: bool = False) -> int:
     """Return the batch in tokens: a power of two that gives a run some hundreds of steps, from 2048 to 524288.
 
     Small budgets want many steps more than smooth gradients; the batch that wastes nothing grows with training
-    (critical batch size, arXiv 1812.06162), about with the square root of its length.
+    (critical batch size, arXiv 1812.06162), about with the square root of its length. A device that is faster than its
+    steps can be given to it wants more tokens, as long as the run keeps enough steps.
+
+    Args:
+        tokens: of the run.
+        context: tokens of a row.
+        busy: tokens of a step that keep the device busy, see `busy_tokens`.
+        adapting: whether the model knows something already; then fewer steps are enough.
     """
     wanted = 2048 * (max(tokens, 1.0) / 1.2e6) ** 0.5
+    affordable = tokens / (ADAPTING_STEPS if adapting else MIN_STEPS)
+    wanted = max(wanted, min(busy, affordable))
     power = 2 ** max(11, min(19, round(log2(wanted))))
     return max(context, power)
+
+
+MIN_STEPS = 400  # steps that a run from nothing keeps before its steps are made larger for the device's sake
+ADAPTING_STEPS = 150  # the same for a model that knows something already
+_STEP_SECONDS = {"cuda": 0.06, "mps": 0.06}  # of giving a step's kernels to the device one by one
+
+ACTIVATION_BYTES = 100.0
+"""Bytes per token, block and unit of width that a training step holds at most without attention's scores: 50 to 95 in
+rehearsals of four shapes of our decoder (GPT-2's, SmolLM2's, lavra's, a wide one)."""
+
+_STATE_BYTES = 18.0  # per parameter: bf16 weights and gradients, fp32 masters, gradients and two momenta
+_MEMORY_SHARE = 0.8  # of a GPU's memory that is planned for
+
+
+def busy_tokens(device: str, flops_per_second: float, flops_per_token: float) -> float:
+    """Return how many tokens of a step a device computes while the step's kernels are given to it.
+
+    Args:
+        device: `cpu`, `cuda` or `mps`.
+        flops_per_second: that are expected of a training step.
+        flops_per_token: of the model.
+    """
+    return _STEP_SECONDS.get(device, 0.0) * flops_per_second / flops_per_token
+
+
+def tokens_that_fit(memory: float, parameters: float, depth: int, width: int) -> int:
+    """Return how many tokens of a micro-batch fit a GPU beside the model and its optimiser, at least one.
+
+    Args:
+        memory: of the GPU, in bytes.
+        parameters: of the model.
+        depth: blocks.
+        width: of the residual stream.
+    """
+    left = _MEMORY_SHARE * memory - _STATE_BYTES * parameters
+    return max(1, int(left / (ACTIVATION_BYTES * depth * width)))

@@ -19,9 +19,9 @@ _SIDES = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 def measure_matrix_peak(device: torch.device, precision: Precision, seconds: float = 1.0) -> float:
     """Return the FLOP/s of square matrix products on random data: the median of those that fit in `seconds`."""
     side = _SIDES.get(device.type, 2048)
-    generator = torch.Generator().manual_seed(0)
-    left = torch.randn(side, side, generator=generator).to(device, TYPES[precision])
-    right = torch.randn(side, side, generator=generator).to(device, TYPES[precision])
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    left = torch.randn(side, side, generator=generator, device="cpu").to(device, TYPES[precision])
+    right = torch.randn(side, side, generator=generator, device="cpu").to(device, TYPES[precision])
     out = left @ right
     synchronize(device)
     times: list[float] = []

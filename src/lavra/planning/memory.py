@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -141,12 +142,17 @@ def largest_that_fits(estimates: list[MemoryEstimate], memory: float) -> MemoryE
 
 
 def memory_of(device: torch.device) -> int:
-    """Return the bytes that a process can have on this machine's device: all of a GPU, or what is free of the RAM."""
+    """Return the bytes that a process can have on this machine's device: all of a GPU, or what is free of the RAM.
+
+    A limit on the process's address space (`ulimit -v`) counts too.
+    """
     import psutil
 
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().available
+    free = psutil.virtual_memory().available
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return free if limit == resource.RLIM_INFINITY else max(0, min(free, limit - psutil.Process().memory_info().vms))
 
 
 def measure_peak(run: Callable[[], Any], device: torch.device) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from lavra.data.bad_rows import BadRows
 from lavra.data.compressed import BytesRead
 from lavra.data.locations import find_files
 from lavra.data.prepare import Prepared
-from lavra.data.readers import is_repeatable, read_rows
+from lavra.data.readers import files_of, is_repeatable, read_rows
 from lavra.data.sample import SAMPLE_BYTES
 from lavra.data.tokenizer import Tokenizer
 from lavra.planning.law import Interval
@@ -86,6 +85,8 @@ def survey(
     *,
     text_column: str = "text",
     normalize: bool = False,
+    encoding: str | None = None,
+    validation: Sequence[str] = (),
     seed: int = 0,
 ) -> Survey:
     """Read a text, at most 256 MB of it, and tokenise a sample of its documents.
@@ -96,12 +97,14 @@ def survey(
             be trained, for which one is trained on half of the sample and measured on the other half.
         text_column: column of the text.
         normalize: bring the text to NFC.
+        encoding: see `lavra.data.readers.read_rows`.
+        validation: locations of text that is held out, which is not counted; see `lavra.data.readers.read_rows`.
         seed: of the sample and of the interval's bootstrap.
 
     Raises:
         InputError: if there is no text, or a location is wrong.
     """
-    reading = _Reading(locations, text_column, normalize)
+    reading = _Reading(locations, text_column, normalize, encoding, validation)
     sample, times = _Sample(seed), [time.perf_counter()]
     for text in reading:
         sample.add(text)
@@ -166,16 +169,33 @@ def compressed_bits_per_byte(texts: Iterable[str]) -> float | None:
 class _Reading:
     """The texts of some locations; afterwards, or as far as the limit lets it, how many there are."""
 
-    def __init__(self, locations: Sequence[str], text_column: str, normalize: bool) -> None:
+    def __init__(
+        self,
+        locations: Sequence[str],
+        text_column: str,
+        normalize: bool,
+        encoding: str | None,
+        validation: Sequence[str],
+    ) -> None:
         self.locations, self.text_column, self.normalize = locations, text_column, normalize
+        self.encoding, self.validation = encoding, validation
         self.documents = self.text_bytes = 0.0
 
     def __iter__(self) -> Iterator[str]:
         counter, bad = BytesRead(), BadRows()
         rows = read_rows(
-            self.locations, text_column=self.text_column, normalize=self.normalize, bad_rows=bad, counter=counter
+            self.locations,
+            text_column=self.text_column,
+            normalize=self.normalize,
+            encoding=self.encoding,
+            validation=self.validation,
+            wanted=(),
+            bad_rows=bad,
+            counter=counter,
         )
         for row in rows:
+            if row.held_out:
+                return  # what is held out is read last
             self.documents += 1
             self.text_bytes += len(row.text.encode())
             yield row.text
@@ -188,7 +208,8 @@ class _Reading:
     def _reckon(self, counter: BytesRead) -> None:
         """Extend the counts to files that were not read, by their size on disk."""
         files = [location for location in self.locations if is_repeatable(location)]
-        total = sum(Path(file.path).stat().st_size for file in find_files(files).files) if files else 0
+        kept = files_of(find_files(files), self.validation).files if files else []
+        total = sum(file.size for file in kept if not file.held_out)
         if files == list(self.locations) and counter.done:
             factor = max(1.0, total / counter.done)
             self.documents, self.text_bytes = round(self.documents * factor), round(self.text_bytes * factor)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavra.core.configuration import from_table, to_json
+from lavra.core.errors import InputError
+from lavra.core.json_lines import one_line
 from lavra.core.run_folder import RunFolder, list_runs
+from lavra.core.scratch import scratch_folder
 from lavra.core.units import parse_count, parse_duration, parse_size
 from lavra.recipes.classify import classify
 from lavra.recipes.config import TextConfig, TrainConfig
@@ -47,11 +51,17 @@ _PARSERS = {
 }
 
 
-def train(data: str | Path | Sequence[str | Path], *, config: TrainConfig | None = None, **fields: Any) -> Run:
+Data = Any
+"""What the verbs learn from: a location or several (`str`, `Path`), or rows in memory: a DataFrame, or mappings such as
+`{"text": "…"}`."""
+
+
+def train(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Run:
     """Train a language model and return its run.
 
     Args:
-        data: a location or several: files, folders, globs, `installed-docs:`, a prepared folder.
+        data: a location or several: files, folders, globs, `installed-docs:`, a prepared folder; or rows in memory: a
+            DataFrame, or mappings with the columns of a file: `[{"text": text} for text in texts]`.
         config: where the other values come from; the defaults if it is not given.
         fields: values of `TrainConfig` by name; nested ones as dictionaries: `budget="20m", model={"depth": 4}`.
 
@@ -60,10 +70,11 @@ def train(data: str | Path | Sequence[str | Path], *, config: TrainConfig | None
     """
     from lavra.recipes.train import train as run_training
 
-    return run_training(_request(data, config, fields, "lavra.train"))
+    with _located(data) as locations:
+        return run_training(_request(locations, config, fields, "lavra.train"))
 
 
-def check(data: str | Path | Sequence[str | Path], *, config: TrainConfig | None = None, **fields: Any) -> Report:
+def check(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Report:
     """Prove a training set-up right: `train`'s arguments, or a run folder, in; what was measured and expected out.
 
     Raises:
@@ -71,10 +82,11 @@ def check(data: str | Path | Sequence[str | Path], *, config: TrainConfig | None
     """
     from lavra.recipes.check import check as run_battery
 
-    return run_battery(_request(data, config, fields, "lavra.check"))
+    with _located(data) as locations:
+        return run_battery(_request(locations, config, fields, "lavra.check"))
 
 
-def plan(data: str | Path | Sequence[str | Path] = (), **fields: Any) -> Outlook:
+def plan(data: Data = (), **fields: Any) -> Outlook:
     """Say what a training would take and bring: `lavra.plan("mytext/", budget="1h", hardware="colab-t4")`.
 
     Args:
@@ -87,18 +99,16 @@ def plan(data: str | Path | Sequence[str | Path] = (), **fields: Any) -> Outlook
     from lavra.recipes.plan import plan as look_ahead
     from lavra.recipes.plan_request import PlanRequest
 
-    locations = [data] if isinstance(data, str | Path) else list(data)
-    asked = _plain(fields) | {"data": [str(location) for location in locations]}
-    return look_ahead(from_table(PlanRequest, _merged(to_json(PlanRequest()), asked), "lavra.plan"))
+    with _located(data) as locations:
+        asked = _plain(fields) | {"data": locations}
+        return look_ahead(from_table(PlanRequest, _merged(to_json(PlanRequest()), asked), "lavra.plan"))
 
 
-def prepare(
-    data: str | Path | Sequence[str | Path], out: str | Path, *, force: bool = False, **text: Any
-) -> dict[str, Any]:
+def prepare(data: Data, out: str | Path, *, force: bool = False, **text: Any) -> dict[str, Any]:
     """Tokenise a corpus once; returns the report. Further fields are those of `TextConfig`."""
-    locations = [data] if isinstance(data, str | Path) else list(data)
     asked = from_table(TextConfig, _merged(to_json(TextConfig()), _plain(text)), "lavra.prepare")
-    return prepare_text([str(location) for location in locations], out, asked, force=force)
+    with _located(data) as locations:
+        return prepare_text(locations, out, asked, force=force)
 
 
 def runs(root: str | Path = "runs") -> list[Run]:
@@ -117,11 +127,35 @@ def compare(*runs: Run | Path | str) -> RunComparison:
     return compare_runs([RunFolder.open(run.path if isinstance(run, Run) else run) for run in runs])
 
 
-def _request(
-    data: str | Path | Sequence[str | Path], config: TrainConfig | None, fields: dict[str, Any], place: str
-) -> TrainConfig:
-    locations = [data] if isinstance(data, str | Path) else list(data)
-    asked = _plain(fields) | {"data": [str(location) for location in locations]}
+@contextmanager
+def _located(data: Data) -> Iterator[list[str]]:
+    """Yield the locations of the data; rows in memory are written to a file, which is gone when the block ends.
+
+    Raises:
+        InputError: if the data are neither locations nor rows with columns.
+    """
+    if isinstance(data, str | Path):
+        yield [str(data)]
+        return
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):  # a DataFrame
+        data = data.to_dict("records")
+    given = list(data)
+    if all(isinstance(one, str | Path) for one in given):
+        yield [str(location) for location in given]
+        return
+    if not all(isinstance(one, Mapping) for one in given):
+        raise InputError(
+            f"the data are neither locations nor rows: they hold a {type(given[0]).__name__}",
+            'give paths, a DataFrame, or rows such as {"text": "…"}',
+        )
+    with scratch_folder() as folder:
+        path = folder / "memory.jsonl"
+        path.write_text("".join(one_line(dict(row)) + "\n" for row in given), encoding="utf8")
+        yield [str(path)]
+
+
+def _request(locations: list[str], config: TrainConfig | None, fields: dict[str, Any], place: str) -> TrainConfig:
+    asked = _plain(fields) | {"data": locations}
     return from_table(TrainConfig, _merged(to_json(config or TrainConfig()), asked), place)
 
 

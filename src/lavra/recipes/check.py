@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,6 +15,7 @@ from lavra.core.errors import InputError
 from lavra.core.files import write_json
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder, is_run
+from lavra.core.scratch import scratch_folder
 from lavra.models.decoder import Decoder
 from lavra.models.edits.applying import learned_weights
 from lavra.models.families.exporting import export_decoder
@@ -166,10 +166,10 @@ def _export(assembly: Assembly, plan: Plan, data: Material) -> Storage | None:
         family_for(model.spec)
     except InputError:
         return None
-    end = data.tokenizer.end_of_document
+    ids = {"bos_token_id": data.tokenizer.document_bos, "eos_token_id": data.tokenizer.end_of_document}
 
     def save(folder: Path) -> None:
-        export_decoder(folder, model, {"bos_token_id": end, "eos_token_id": end})
+        export_decoder(folder, model, {**ids})
 
     return Storage(save, lambda folder: import_decoder(folder).model.to(device))
 
@@ -205,7 +205,7 @@ def _check_text(config: TrainConfig) -> Report:
 
     device = choose_device(config.machine.device)
     machine = measured_machine(config, device)
-    with tempfile.TemporaryDirectory(prefix="lavra-check-") as folder:
+    with scratch_folder() as folder:
         home = Path(folder)
         base = opened_base(config, device, home)
         data = training_material(config, home, machine, base)

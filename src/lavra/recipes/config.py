@@ -21,8 +21,15 @@ class TextConfig:
 
     column: str = "text"
     """Column of JSONL, CSV, TSV and Parquet files that holds the text (also --text-column)."""
-    on_bad_row: Literal["skip", "error"] = "skip"
-    """What to do with rows that cannot be used: skip and report them, or stop at the first."""
+    on_bad_row: Literal["skip", "error", "strict"] = "skip"
+    """What to do with rows that cannot be used: skip and report them, or stop at the first; strict (also --strict)
+    stops at whatever is left out, guessed, replaced or cut on the way in."""
+    encoding: str | None = None
+    """Encoding of the files, e.g. windows-1251 (also --encoding). By default what the mark at their beginning names,
+    else UTF-8; bytes that are no UTF-8 in Western text are read as Windows-1252, and that is said."""
+    validation: tuple[str, ...] = ()
+    """Files or folders to hold out for validation, instead of a share of the data (also --validation). Files in the
+    data named dev, validation or test beside a train file are held out or left out without it."""
     normalize: bool = False
     """Bring the text to Unicode's NFC form; recorded with the run."""
     validation_share: float = 0.05
@@ -204,6 +211,8 @@ class TrainConfig:
     """Steps between checkpoints; a twentieth of the run, at least every 10 minutes, by default."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep, besides the best."""
+    early_stopping: int | None = None
+    """End the run after this many validations without a better one; it never ends early by default."""
     samples: int = 3
     """Texts to write with the finished model."""
     check: bool = True

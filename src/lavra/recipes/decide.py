@@ -13,14 +13,18 @@ from lavra.core.units import show_count, show_duration
 from lavra.models.decoder import Decoder, count_parameters
 from lavra.models.presets import preset
 from lavra.models.spec import DecoderSpec
+from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.budget import (
     BYTES_PER_TOKEN,
     TOKENS_PER_PARAMETER,
     assumed_efficiency,
+    busy_tokens,
     draft_shape,
     tokens_per_step_for,
+    tokens_that_fit,
 )
 from lavra.planning.flops import training_flops_per_token
+from lavra.planning.memory import memory_of
 from lavra.planning.plan import Plan
 from lavra.recipes.base import Base, objective_from_nothing
 from lavra.recipes.beginning import contexts_to_count, pairs_worth_counting
@@ -32,8 +36,8 @@ from lavra.training.compiling import should_compile
 from lavra.training.precision import choose_precision
 
 DEFAULT_BUDGET = 600.0
-_TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536, "mps": 16384}
-"""Tokens of a micro-batch: more takes more memory, and does not run faster on such a device."""
+_TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 262144, "mps": 16384}
+"""Tokens of a micro-batch at most: more takes more memory, and does not run faster on such a device."""
 _LARGE, _TOKENS_OF_LARGE = 3e7, 2048
 """FLOPs of a token from which on fewer tokens keep a processor busy, and how many."""
 
@@ -96,7 +100,7 @@ def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> D
         flops = seconds * 0.85 * machine.expected_flops
     else:
         flops = _flops_of_length(config, corpus_bytes)
-    spec = draft_shape(flops, corpus_bytes).spec
+    spec = draft_shape(flops, corpus_bytes, memory_of(machine.device)).spec
     if config.text.vocabulary:
         spec = replace(spec, vocabulary=config.text.vocabulary)
     return _overridden(spec, config.model)
@@ -147,12 +151,14 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
     seconds = given_seconds(config)
     corpus = data.epoch_tokens(learning)
     tokens = _asked_tokens(config, corpus) if seconds is None else seconds * 0.85 * ranks.world / per_token
-    rows = _rows_per_step(config, learning.context, tokens, ranks)
+    busy = busy_tokens(machine.device.type, ranks.world * machine.expected_flops, learning.flops_per_token)
+    rows = _rows_per_step(config, learning.context, tokens, ranks, busy, adapting=isinstance(model, Base))
+    at_once = _tokens_at_once(machine, model, learning)
     plan = replace(
         learning,
         rows_per_step=rows,
         tokens_per_step=rows * learning.context,
-        micro_rows=_micro_rows(config, machine, learning.context, rows // ranks.world, learning.flops_per_token),
+        micro_rows=_micro_rows(config, learning.context, rows // ranks.world, at_once),
         compile=learning.model is not None  # a wrapped model has no blocks that are known to compile
         and should_compile(config.machine.compile, machine.device, seconds or tokens * per_token / ranks.world),
         budget_seconds=seconds,
@@ -305,7 +311,9 @@ def _asked_tokens(config: TrainConfig, corpus: float) -> float:
     return float(config.steps or 1) * (config.optimization.tokens_per_step or 4096)
 
 
-def _rows_per_step(config: TrainConfig, context: int, tokens: float, ranks: Ranks) -> int:
+def _rows_per_step(
+    config: TrainConfig, context: int, tokens: float, ranks: Ranks, busy: float, *, adapting: bool
+) -> int:
     asked = config.optimization.tokens_per_step
     if asked is not None:
         if asked % (context * ranks.world):
@@ -315,7 +323,7 @@ def _rows_per_step(config: TrainConfig, context: int, tokens: float, ranks: Rank
                 f"choose e.g. {max(1, round(asked / context / ranks.world)) * context * ranks.world}",
             )
         return asked // context
-    rows = max(1, tokens_per_step_for(tokens, context) // context)
+    rows = max(1, tokens_per_step_for(tokens, context, busy, adapting=adapting) // context)
     return -(-rows // ranks.world) * ranks.world
 
 
@@ -326,10 +334,29 @@ def tokens_at_once(device: str, flops_per_token: float) -> int:
     return _TOKENS_AT_ONCE.get(device, 8192)
 
 
-def _micro_rows(config: TrainConfig, machine: Machine, context: int, share: int, flops_per_token: float) -> int:
+def _tokens_at_once(machine: Machine, model: DecoderSpec | Base, learning: Plan) -> int:
+    """Return the tokens of a micro-batch: as many as keep the device busy, and as a GPU's memory holds."""
+    wanted = tokens_at_once(machine.device.type, learning.flops_per_token)
+    if machine.device.type != "cuda":
+        return wanted
+    depth, width = _depth_and_width(model)
+    return min(wanted, tokens_that_fit(memory_of(machine.device), learning.parameters, depth, width))
+
+
+def _depth_and_width(model: DecoderSpec | Base) -> tuple[int, int]:
+    spec = model if isinstance(model, DecoderSpec) else model.spec
+    if spec is not None:
+        return spec.depth, spec.width
+    assert isinstance(model, Base)
+    assert isinstance(model.opened.model, Wrapped)
+    config = model.opened.model.inner.config.get_text_config()
+    return int(getattr(config, "num_hidden_layers", 24)), int(getattr(config, "hidden_size", 1024))
+
+
+def _micro_rows(config: TrainConfig, context: int, share: int, tokens: int) -> int:
     if config.machine.micro_rows:
         return config.machine.micro_rows
-    most = max(1, tokens_at_once(machine.device.type, flops_per_token) // context)
+    most = max(1, tokens // context)
     return next(rows for rows in range(min(most, share), 0, -1) if share % rows == 0)
 
 

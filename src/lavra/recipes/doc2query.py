@@ -12,6 +12,7 @@ from lavra.core.errors import InputError
 from lavra.core.files import write_json
 from lavra.core.json_lines import one_line
 from lavra.core.progress import say
+from lavra.core.replacing import check_replaceable, check_replaceable_file
 from lavra.core.terminal import printable
 from lavra.data.bad_rows import BadRows
 from lavra.data.tokenizer import choose_vocabulary_size
@@ -93,12 +94,12 @@ def train_generator(config: Doc2QueryConfig) -> Generator:
         Interrupted: when it was asked to stop; `lavra resume RUN` goes on.
     """
     out = Path(config.out) if config.out else _new_folder(config)
-    if out.exists() and not config.force:
-        raise InputError(f"{out} exists already", "choose another --out, or add --force to replace it")
+    check_replaceable(out, force=config.force, inputs=[config.pairs, *([config.base] if config.base else [])])
     config = _with_decoder(config, out)
     prompt = _prompt(config)
     problems = BadRows()
     data = out.with_name(f"{out.name}-pairs.jsonl")
+    check_replaceable_file(data, force=True, inputs=[config.pairs])
     held_out, language = _write_rows(config, prompt, data, problems)
     for line in warning_lines(problems):
         say(line)

@@ -105,7 +105,9 @@ def _against(
         return reason
     if compute_type(precision, device) is None:
         return f"it has no {precision} on this {device}"
-    encoded = [encode_prompt(source.model, source.tokenizer, prompt, options.long_prompt) for prompt in prompts]
+    encoded = [
+        encode_prompt(source.model, source.tokenizer, prompt, options.long_prompt, options.bos) for prompt in prompts
+    ]
     return why_not(options, encoded, source.model.context)
 
 

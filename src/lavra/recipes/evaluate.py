@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.bad_rows import BadRows, OnBadRow
 from lavra.data.prepare import Prepared, open_prepared
+from lavra.data.prepare_examples import holds_examples
 from lavra.data.readers import read_rows
 from lavra.data.store import TokenStore
 from lavra.evaluation.documents import documents_of_rows, documents_of_store
@@ -30,11 +33,13 @@ class Evaluation:
         model: what was measured.
         result: the likelihood, in total and by source.
         yardsticks: references on the same bytes.
+        reading: what was read, left out and changed of text that was given; None for text prepared before.
     """
 
     model: str
     result: LikelihoodResult
     yardsticks: list[Yardstick]
+    reading: dict[str, Any] | None = None
 
     @property
     def table(self) -> str:
@@ -44,7 +49,8 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
         sticks = [stick.to_json() for stick in self.yardsticks]
-        return {"model": self.model, **self.result.to_json(), "yardsticks": sticks}
+        reading = {} if self.reading is None else {"reading": self.reading}
+        return {"model": self.model, **self.result.to_json(), "yardsticks": sticks, **reading}
 
 
 def evaluate(
@@ -55,7 +61,9 @@ def evaluate(
     stride: int | None = None,
     context: int | None = None,
     text_column: str = "text",
-    on_bad_row: Literal["skip", "error"] = "skip",
+    on_bad_row: OnBadRow = "skip",
+    encoding: str | None = None,
+    bos: bool | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> Evaluation:
@@ -68,7 +76,10 @@ def evaluate(
         stride: tokens between windows; half the context by default. Smaller gives each token more context.
         context: tokens of a window; the model's by default.
         text_column: column that holds the text.
-        on_bad_row: what to do with rows that cannot be used.
+        on_bad_row: what to do with rows that cannot be used; see `lavra.data.readers.read_rows`.
+        encoding: of the files; see there.
+        bos: False reads an end-of-document token before a document's first token where the model's own tokenizer begins
+            texts with another one.
         device: where to compute.
         seed: of the bootstrap.
 
@@ -78,16 +89,23 @@ def evaluate(
     opened = open_model(model, device)
     own = _own_text(opened)
     store = _store(opened, own, data, split)
+    bad_rows = BadRows()
     if store is not None:
         documents = documents_of_store(store, opened.tokenizer)
     else:
-        rows = read_rows(data, text_column=text_column, on_bad_row=on_bad_row)
+        rows = read_rows(
+            data, text_column=text_column, on_bad_row=on_bad_row, encoding=encoding, wanted=(), bad_rows=bad_rows
+        )
         documents = documents_of_rows(rows, opened.tokenizer)
+        if bad_rows.summary():
+            say(bad_rows.summary())
+    if bos is False:
+        documents = replace(documents, bos=opened.tokenizer.end_of_document)
     with torch.no_grad():
         result = likelihood(opened.model, documents, context=context, stride=stride, seed=seed)
     vocabulary = opened.tokenizer.vocabulary_size
     sticks = yardsticks(documents, documents.texts(opened.tokenizer), vocabulary, _training_counts(opened, own))
-    return Evaluation(opened.place, result, sticks)
+    return Evaluation(opened.place, result, sticks, bad_rows.report() if store is None else None)
 
 
 def _store(opened: OpenModel, own: Prepared | None, data: Sequence[str], split: str) -> TokenStore | None:
@@ -108,7 +126,7 @@ def _own_text(opened: OpenModel) -> Prepared | None:
     if opened.run is None:
         return None
     folder = data_folder(request_of(opened.run), opened.run.path)
-    return open_prepared(folder) if folder.exists() else None
+    return open_prepared(folder) if folder.exists() and not holds_examples(folder) else None
 
 
 def _training_counts(opened: OpenModel, own: Prepared | None) -> Any:

@@ -15,10 +15,12 @@ from lavra.core.errors import InputError, Interrupted
 from lavra.core.files import sync_folder
 from lavra.core.json_lines import one_line
 from lavra.core.progress import Progress, say
+from lavra.core.replacing import check_replaceable_file
 from lavra.core.units import show_duration
-from lavra.data.bad_rows import EMPTY, BadRows
+from lavra.data.bad_rows import BadRows
 from lavra.recipes.expand_config import ExpandConfig
 from lavra.recipes.query_writers import OpenWriter, open_query_scorer, open_writer
+from lavra.reports.wording import counted
 from lavra.search.about import read_about, write_about
 from lavra.search.expanding import Expander
 from lavra.search.expansion_cache import ExpansionCache
@@ -28,7 +30,6 @@ from lavra.search.guards import check_vocabulary, generator_language_warning
 from lavra.search.last_of_each_id import LastOfEachId
 from lavra.search.lines import warning_lines
 from lavra.search.scorers import QueryScorer
-from lavra.search.update import DUPLICATE_ID
 from lavra.training.signals import StopRequest
 
 _SAMPLE = 500
@@ -80,6 +81,7 @@ def expand(config: ExpandConfig) -> ExpansionReport:
         Interrupted: when it was asked to stop; everything written is in the cache.
     """
     out = Path(config.out)
+    check_replaceable_file(out, force=True, inputs=[config.collection])
     problems = BadRows()
     collection = LastOfEachId(open_collection(config.collection, problems), problems)
     sample = [document.contents for document in islice(collection.documents(), _SAMPLE)]
@@ -104,10 +106,8 @@ def expand(config: ExpandConfig) -> ExpansionReport:
             overlap=config.overlap,
             stop=lambda: bool(stop.requested),
         )
-        total = _forecast(collection, expander, report, len(kept))
-        for kind in (EMPTY, DUPLICATE_ID):  # the passes before have counted them already
-            problems.counts.pop(kind, None)
-            problems.examples.pop(kind, None)
+        total = _forecast(collection, expander, report)
+        problems.forget()  # the passes before have counted them already
         with _beside(out) as handle, Progress("expanding", total, "documents") as progress:
             _write(collection, expander, handle, progress, report)
             if stop.requested:
@@ -164,17 +164,18 @@ def _check_out(out: Path, request: dict[str, Any], force: bool) -> None:
         )
 
 
-def _forecast(collection: LastOfEachId, expander: Expander, report: ExpansionReport, cached: int) -> int:
+def _forecast(collection: LastOfEachId, expander: Expander, report: ExpansionReport) -> int:
     """Say what the work will take, from a probe that is part of it; return the number of documents.
 
-    The sample depends on how full the cache is, so that one of a continued run is not that of the run before, which is
-    in the cache as a whole.
+    The sample is the same when the command is given again, so that the same chunks are written together; then its
+    queries are in the cache, and say nothing of the time.
     """
-    found = survey(collection.documents(), seed=cached)
+    found = survey(collection.documents())
+    before = expander.work.written
     with Progress("probing", len(found.sample), "documents") as progress:
         expander.restart(progress.update)
         report.forecast = probe(expander, found)
-    if report.forecast is not None and found.documents > len(found.sample):
+    if report.forecast is not None and found.documents > len(found.sample) and expander.work.written > before:
         say(report.forecast.line())
     return found.documents
 
@@ -233,7 +234,8 @@ def _beside(path: Path) -> Iterator[TextIO]:
 def summary(report: ExpansionReport) -> str:
     """Return what was done in a line."""
     return (
-        f"{report.out}: {report.queries:,} queries for {report.documents:,} documents ({report.chunks:,} chunks, "
+        f"{report.out}: {counted(report.queries, 'query', 'queries')} for {counted(report.documents, 'document')} "
+        f"({counted(report.chunks, 'chunk')}, "
         f"{report.written:,} written now in {show_duration(report.seconds)}); "
         f"{report.share_read:.0%} of the text was read"
     )

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from lavra import __version__
+from lavra.core.building import building_folder
 from lavra.core.errors import CheckFailed, InputError
-from lavra.core.files import building_folder, read_json, write_atomically, write_json
+from lavra.core.files import read_json, write_atomically, write_json
+from lavra.core.json_lines import one_line
 from lavra.core.progress import say
+from lavra.core.replacing import check_replaceable, was_made_by
 from lavra.core.run_folder import RunFolder
 from lavra.core.seeds import numpy_stream
 from lavra.data.readers import read_rows
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.certificate import FILE, Certificate, certify
 from lavra.models.decoder import Decoder, count_parameters
+from lavra.models.families.companions import (
+    carried_config,
+    generation_settings,
+    lost_companions,
+    read_origin,
+    write_companions,
+)
 from lavra.models.families.exporting import SpecialIds, export_decoder
-from lavra.models.families.importing import import_decoder, read_config
-from lavra.models.families.tokenizer_files import copy_tokenizer, has_tokenizer, special_ids
+from lavra.models.families.importing import read_config
+from lavra.models.families.tokenizer_files import TOKENIZER_CONFIG, has_tokenizer, special_ids
 from lavra.models.wrapped.folders import write_wrapped
 from lavra.models.wrapped.wrapped import Wrapped
-from lavra.recipes.kept import BASE
 from lavra.recipes.model_card import model_card, wrapped_card
-from lavra.recipes.models import OpenModel, hugging_face_folder, open_model
+from lavra.recipes.models import OpenModel, hugging_face_folder, open_model, read_hugging_face
 from lavra.recipes.sample_text import SENTENCES
 
 COMPARED_TOKENS = 512
@@ -75,23 +88,48 @@ def export(
         InputError: if there is no such model, or no family of `transformers` expresses it exactly.
         CheckFailed: if the folder's logits are not the model's; nothing is left at `out` then.
     """
-    source = _open(model)
     out = Path(out)
+    check_replaceable(out, force=force or (out / FILE).exists(), inputs=[model, *data])
+    source = _open(model)
     windows = _windows(source, data, text_column)
     read = windows if isinstance(source.model, Wrapped) and source.model.kind == "encoder-decoder" else ()
     folded = None if source.run is None else source.run.result.get("folded")
     of_source = None
+    request = _request(source, windows)
+    if not force and was_made_by(out, request):
+        say(f"{out} holds this export already, whole")
+        return _made_before(out)
     if source.folder is not None and (source.run is None or isinstance(source.model, Decoder)):
         of_source = certify(source.model, source.folder, windows, sources=read)
         _demand(of_source, f"{source.folder} is not read as transformers reads it")
-    with building_folder(out, force=force) as building:
+    with building_folder(out, request=request, force=force, inputs=[model, *data], kind="exported model") as building:
         family, tied = _write(source, building)
         _write_tokenizer(source, building)
         certificate = certify(source.model, building, windows, sources=read, tied=tied)
+        certificate = replace(certificate, lost=lost_companions(building, source.files))
         _demand(certificate, f"{model} was not exported as it is")
         write_json(building / FILE, _certificates(certificate, of_source, folded))
         write_atomically(building / "README.md", _card(source, out.name, family, certificate))
     return Export(out, family, certificate, of_source, folded)
+
+
+def _request(source: _Source, windows: list[list[int]]) -> str:
+    """Return a fingerprint of all that decides what an export is."""
+    digest = hashlib.blake2b(digest_size=16)
+    tokenizer = None if source.tokenizer is None else source.tokenizer.fingerprint
+    about = [__version__, source.family, str(source.folder), tokenizer, windows]
+    digest.update(one_line(about).encode())
+    for name, tensor in sorted(source.model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _made_before(folder: Path) -> Export:
+    values = read_json(folder / FILE)
+    of_source = Certificate.from_json(values["of_source"]) if "of_source" in values else None
+    family = read_config(folder)["model_type"]
+    return Export(folder, family, Certificate.from_json(values["certificate"]), of_source, values.get("folded"))
 
 
 def _write(source: _Source, folder: Path) -> tuple[str, bool]:
@@ -99,7 +137,14 @@ def _write(source: _Source, folder: Path) -> tuple[str, bool]:
     if isinstance(source.model, Wrapped):
         write_wrapped(folder, source.model)
         return source.model.inner.config.model_type, source.model.tied
-    exported = export_decoder(folder, source.model, _ids(source), source.family)
+    exported = export_decoder(
+        folder,
+        source.model,
+        _ids(source),
+        source.family,
+        carried=carried_config(source.files),
+        generation=generation_settings(source.files),
+    )
     return exported.family, exported.spec.tied
 
 
@@ -135,6 +180,7 @@ class _Source:
     opened: OpenModel | None
     family: str | None
     folder: Path | None
+    files: Path | None
 
     @property
     def run(self) -> RunFolder | None:
@@ -144,37 +190,35 @@ class _Source:
 def _open(location: str) -> _Source:
     folder = hugging_face_folder(location)
     if folder is not None and not has_tokenizer(folder):
-        imported = import_decoder(folder)
+        model = read_hugging_face(folder).eval()
         say(f"{folder} has no tokenizer; the export will have none, and is compared on random tokens")
-        return _Source(imported.model.eval(), None, None, imported.family, folder)
+        return _Source(model, None, None, str(read_config(folder).get("model_type")), folder, folder)
     opened = open_model(location, "cpu")
-    folder = opened.folder
-    if folder is None and opened.run is not None and isinstance(opened.model, Wrapped):
-        folder = opened.run.path / BASE  # a checkpoint: the tokenizer's own files are beside what it began from
-    return _Source(opened.model, opened.tokenizer, opened, opened.family, folder)
+    return _Source(opened.model, opened.tokenizer, opened, opened.family, opened.folder, opened.files)
 
 
 def _ids(source: _Source) -> SpecialIds:
-    if source.folder is not None:
-        return special_ids(read_config(source.folder))
+    origin = read_origin(source.files)
+    if origin:
+        return special_ids(origin)
     if source.tokenizer is None:
         return {}
-    end = source.tokenizer.end_of_document
-    return {"bos_token_id": end, "eos_token_id": end}
+    return {"bos_token_id": source.tokenizer.document_bos, "eos_token_id": source.tokenizer.end_of_document}
 
 
 def _write_tokenizer(source: _Source, folder: Path) -> None:
-    if source.folder is not None:
-        copy_tokenizer(source.folder, folder)
-    elif source.tokenizer is not None:
-        source.tokenizer.save(folder)
-        settings = folder / "tokenizer_config.json"
+    """Write the tokenizer and the settings of generation; a tokenizer of our own is told what the model can read."""
+    if source.tokenizer is None:
+        return
+    write_companions(folder, source.tokenizer, source.files, ours=False)
+    if not read_origin(source.files):
+        settings = folder / TOKENIZER_CONFIG
         asked = {"model_max_length": source.model.context, "model_input_names": ["input_ids", "attention_mask"]}
         write_json(settings, {**read_json(settings), **asked})
 
 
 def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[list[int]]:
-    """Return windows of tokens to compare on: documents from their beginnings, after an end-of-document token each."""
+    """Return windows of tokens to compare on: documents, each after the token that begins one."""
     model = source.model
     left = max(min(COMPARED_TOKENS, _COMPARED_LOGITS // model.vocabulary), 16)
     longest = min(model.context, left)
@@ -183,7 +227,7 @@ def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[lis
         return [drawn.tolist()]
     windows: list[list[int]] = []
     for text in _texts(source, data, text_column):
-        ids = [source.tokenizer.end_of_document, *source.tokenizer.encode(text[: 16 * left])][:left]
+        ids = [source.tokenizer.document_bos, *source.tokenizer.encode(text[: 16 * left])][:left]
         parts = [ids[start : start + longest] for start in range(0, len(ids), longest)]
         windows += [part for part in parts if len(part) > 1]
         left -= len(ids)
@@ -196,5 +240,5 @@ def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[lis
 
 def _texts(source: _Source, data: Sequence[str], text_column: str) -> Iterator[str]:
     if data:
-        return (row.text for row in read_rows(data, text_column=text_column))
+        return (row.text for row in read_rows(data, text_column=text_column, wanted=()))
     return iter(SENTENCES)

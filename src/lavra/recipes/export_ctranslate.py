@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lavra.core.files import building_folder, write_json
+from lavra.core.building import building_folder
+from lavra.core.files import write_json
+from lavra.core.replacing import check_replaceable
 from lavra.generation.engines.converting import Convertible, convert, log_probabilities
-from lavra.models.families.tokenizer_files import copy_tokenizer
+from lavra.models.families.companions import write_tokenizer
 from lavra.recipes.models import open_model
 from lavra.recipes.sample_text import SENTENCES
 
@@ -69,15 +71,13 @@ def export_ctranslate2(
         InputError: if there is no such model, or ctranslate2 does not compute its family.
         LavraError: if the conversion is another model; nothing is left at `out` then.
     """
+    check_replaceable(Path(out), force=force, inputs=[model])
     opened = open_model(model, "cpu")
     source = Convertible(opened.model, opened.tokenizer, opened.family)
     out = Path(out)
-    with building_folder(out, force=force) as building:
+    with building_folder(out, force=force, inputs=[model], kind="model for ctranslate2") as building:
         convert(source, building, quantization)
-        if opened.folder is not None:
-            copy_tokenizer(opened.folder, building)
-        else:
-            opened.tokenizer.save(building)
+        write_tokenizer(building, opened.tokenizer, opened.files)
         difference, tokens = _difference(source, building)
         size = sum(file.stat().st_size for file in building.glob("model.bin")) / 1e6
         made = CTranslate2Export(out, quantization, size, difference, tokens)
@@ -88,6 +88,6 @@ def export_ctranslate2(
 def _difference(source: Convertible, folder: Path) -> tuple[float, int]:
     ids = [one for text in SENTENCES for one in source.tokenizer.encode(text)]
     length = min(len(ids) - 1, source.model.context - 2, 128)
-    before = ids[:length] if source.is_sequence_to_sequence else [source.tokenizer.end_of_document]
+    before = ids[:length] if source.is_sequence_to_sequence else [source.tokenizer.document_bos]
     ours, theirs = log_probabilities(source, folder, before, ids[-length:], compute_type="default")
     return float((ours - theirs).abs().mean()), length

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lavra.core.errors import LavraError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
 from lavra.core.seeds import row_streams
@@ -25,12 +26,14 @@ from lavra.models.contract import Model
 from lavra.models.edits.choices import EditConfig
 from lavra.planning.plan import Plan
 from lavra.recipes.assembly import Assembly
+from lavra.recipes.best_step import checkpoint_to_deliver
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.expectation import against, measured_memory
 from lavra.recipes.folding import write_folded
-from lavra.recipes.kept import BASE, write_model
+from lavra.recipes.kept import companions_folder, write_model
 from lavra.recipes.material import Material, TextMaterial
 from lavra.reports.run_table import predicted_table
+from lavra.training.checkpoints import CheckpointStore
 from lavra.training.held_out import held_out_loss
 
 MODEL_FOLDER = "model"
@@ -59,28 +62,36 @@ def finish(
         training_began: when training began (`time.monotonic`); None after a resume, when the time is no single stretch.
     """
     trainer = assembly.trainer
+    computed = trainer.computed()
+    step, targets = trainer.step, trainer.targets
+    store = CheckpointStore(run.checkpoints, config.keep_checkpoints, on_warning=run.log)
+    delivered = checkpoint_to_deliver(store, run, step)
+    if delivered is not None:
+        trainer.restore(delivered.load, delivered.state)
     assembly.undo_compilation()  # evaluation and generation come in many shapes, each of which would be compiled
     with trainer.evaluating():
         folded = export_model(run.path, plan, assembly, data)
         figures, table = _measure(plan, assembly, data, run.path)
         samples = _samples(config, plan, assembly.model, data)
     for sample in samples:
-        run.samples.append({"step": trainer.step, **sample})
+        run.samples.append({"step": step, **sample})
     seconds = None if training_began is None else time.monotonic() - training_began
     lines = run.metrics.read()
     result = {
-        "step": trainer.step,
-        "tokens": int(trainer.targets),
+        "step": step,
+        **({} if delivered is None else {"delivered_step": delivered.step}),
+        "tokens": int(targets),
         "parameters": plan.parameters,
         "seconds": seconds,
         "budget_seconds": plan.budget_seconds,
         "checkpoint_wait_seconds": round(waited, 3),
-        "tokens_per_second": _speed(lines),
+        "tokens_per_second": speed_after(lines, int(plan.probe.get("steps", 0))),
+        "computed": computed,
         "peak_bytes": measured_memory(plan.device),
         "data": list(config.data),
         **figures,
         **({} if folded is None else {"folded": folded}),
-        "ledger": data.receipt(plan, trainer.step),
+        "ledger": data.receipt(plan, step),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),
     }
     result["predicted"] = against(plan.forecast, result)
@@ -103,7 +114,8 @@ def export_model(run: Path, plan: Plan, assembly: Assembly, data: Material) -> d
         batch = assembly.trainer.objective.encode(rows, row_streams(0, "folding", first=0), 1.0)
         check = write_folded(run, run / MODEL_FOLDER, plan, weights, data.tokenizer, batch)
         return None if check is None else check.to_json()
-    write_model(run / MODEL_FOLDER, assembly.model, data.tokenizer, run / BASE, weights)
+    files = companions_folder(run, data.folder)
+    write_model(run / MODEL_FOLDER, assembly.model, data.tokenizer, files, weights)
     return None
 
 
@@ -177,8 +189,13 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> lis
         seed=config.seed,
         long_prompt="window",
     )
-    with torch.no_grad():
-        made = generate(model, data.tokenizer, prompts, options)
+    try:
+        with torch.no_grad():
+            made = generate(model, data.tokenizer, prompts, options)
+    except Exception as error:  # the run is trained and measured: no sample text is worth losing that
+        reason = error.message if isinstance(error, LavraError) else f"{type(error).__name__}: {error}"
+        say(f"no sample text was written: {printable(reason)}")
+        return []
     expected = dict(asked)
     for number, one in enumerate(made, start=1):
         if data.examples:
@@ -190,7 +207,22 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> lis
     return [{**one, "expected": expected[one["prompt"]]} if data.examples else one for one in texts]
 
 
-def _speed(lines: list[dict[str, Any]]) -> float | None:
-    """Return the median of the logged speeds."""
-    speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
-    return speeds[len(speeds) // 2] if speeds else None
+def speed_after(lines: list[dict[str, Any]], probed: int) -> float | None:
+    """Return the tokens per second of the logged steps after the probe's, which cannot grade themselves.
+
+    That is all their tokens over all their seconds (tokens over the speed that was logged with them); the steps of the
+    probe count only where there are no others.
+
+    Args:
+        lines: of `metrics.jsonl`.
+        probed: steps that the probe took.
+    """
+    before, done = 0.0, []
+    for line in lines:
+        if line.get("split", "train") != "train" or not line.get("tokens"):
+            continue
+        tokens, before = line["tokens"] - before, line["tokens"]
+        if line.get("tokens_per_second") and tokens > 0:
+            done.append((line["step"], tokens, tokens / line["tokens_per_second"]))
+    counted = [one for one in done if one[0] > probed] or done
+    return sum(tokens for _, tokens, _ in counted) / sum(seconds for *_, seconds in counted) if counted else None

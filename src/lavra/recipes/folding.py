@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lavra.core.building import building_folder
 from lavra.core.errors import CheckFailed, InputError
-from lavra.core.files import building_folder
 from lavra.core.progress import say
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.batch import Batch
@@ -93,7 +93,7 @@ def _write_adapter(run: Path, model: nn.Module, edits: list[ModelEdit]) -> None:
     if adapter is None or not isinstance(model, Wrapped):
         return
     try:
-        with building_folder(run / ADAPTER, force=True) as building:
+        with building_folder(run / ADAPTER, ours=True, kind="adapter") as building:
             save_adapter(building, model, adapter, str((run / BASE).resolve()))
     except InputError as error:
         say(f"no adapter for peft was written: {error.message}")

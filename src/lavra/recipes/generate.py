@@ -26,7 +26,7 @@ def generate(
     Raises:
         InputError: if there is no such model, or a prompt does not fit its context.
     """
-    options = options or GenerateOptions()
+    options = (options or GenerateOptions()).with_files_read()
     chosen = open_engine(model, prompts, options, engine=engine, device=device, precision=precision)
     return generate_with(chosen, prompts, options)
 
@@ -45,6 +45,6 @@ def stream(
     Raises:
         InputError: if there is no such model, or the prompt does not fit its context.
     """
-    options = options or GenerateOptions()
+    options = (options or GenerateOptions()).with_files_read()
     chosen = open_engine(model, [prompt], options, engine=engine, device=device, precision=precision)
     yield from chosen.stream(prompt, options)

@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lavra.core.errors import InputError
+from lavra.core.errors import NO_SPACE, InputError, LavraError
 from lavra.core.files import write_atomically
 from lavra.core.json_lines import JsonLines, one_line
 from lavra.core.progress import say
+from lavra.core.replacing import check_replaceable_file
 from lavra.generation.options import GenerateOptions
 from lavra.recipes.engines import open_engine
-from lavra.recipes.records import read_records
+from lavra.recipes.records import read_records, text
 
 
 def generate_file(
@@ -44,13 +45,16 @@ def generate_file(
         force: begin anew where `out` holds the texts of another request.
 
     Returns:
-        `texts` (in the file now) and `made` (by this call).
+        `texts` (in the file now), `made` (by this call), and how many of them are `unfinished`, which a constraint may
+        leave.
 
     Raises:
         InputError: if the source is wrong, or `out` holds the texts of another request.
+        LavraError: if the disk is full; it says what `out` holds then.
     """
-    options = options or GenerateOptions()
-    prompts = [_prompt(source, record) for record in read_records(source, ("prompt",))]
+    options = (options or GenerateOptions()).with_files_read()
+    check_replaceable_file(Path(out), force=True, inputs=[source])  # texts of the same request are gone on with
+    prompts = [record["prompt"] for record in read_records(source, {"prompt": text})]
     request = hashlib.blake2b(one_line([model, engine, precision, asdict(options)]).encode(), digest_size=8).hexdigest()
     lines = JsonLines(Path(out))
     done = _done(lines, prompts, request, force)
@@ -58,23 +62,35 @@ def generate_file(
     waiting = [number for number in range(len(prompts)) if number not in complete]
     lines.keep(lambda line: line["row"] in complete)
     made = 0
-    if waiting:
-        if complete:
-            say(f"{out} has the texts of {len(complete)} of {len(prompts)} prompts already")
-        texts = [prompts[row] for row in waiting]
-        chosen = open_engine(model, texts, options, engine=engine, device=device, precision=precision)
-        for (number, _), one in chosen.generate_each(texts, options):
-            lines.append({"row": waiting[number], **asdict(one), "request": request})
-            made += 1
-    written = sorted(lines.read(), key=lambda line: (line["row"], line["sample"]))
-    write_atomically(Path(out), "".join(one_line(line) + "\n" for line in written))
-    return {"texts": len(written), "made": made}
+    try:
+        if waiting:
+            if complete:
+                say(f"{out} has the texts of {len(complete)} of {len(prompts)} prompts already")
+            texts = [prompts[row] for row in waiting]
+            chosen = open_engine(model, texts, options, engine=engine, device=device, precision=precision)
+            for (number, _), one in chosen.generate_each(texts, options):
+                lines.append({"row": waiting[number], **asdict(one), "request": request})
+                made += 1
+        written = sorted(lines.read(), key=lambda line: (line["row"], line["sample"]))
+        write_atomically(Path(out), "".join(one_line(line) + "\n" for line in written))
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise _full(lines, len(prompts), options.samples, error) from error
+        raise
+    unfinished = sum(line["reason"] == "unfinished" for line in written)
+    return {"texts": len(written), "made": made, "unfinished": unfinished}
 
 
-def _prompt(source: str, record: dict[str, Any]) -> str:
-    if not isinstance(record["prompt"], str):
-        raise InputError(f"{source}: the prompt {record['prompt']!r} is no text", 'give "prompt" as a string')
-    return record["prompt"]
+def _full(lines: JsonLines, prompts: int, samples: int, error: OSError) -> LavraError:
+    """Return what to say when the disk is full: the lines that are whole, after an unfinished one was cut off."""
+    whole = lines.drop_half_line()
+    complete = sum(count >= samples for count in _counts(lines.read()).values())
+    return LavraError(
+        f"DISK FULL: could not write to {lines.path} ({error.strerror}). Its {whole:,} lines are whole, in the order "
+        f"in which they were made: they hold all texts of {complete:,} of {prompts:,} prompts",
+        "make room on that disk, and give the same command again: it makes only what is missing, and puts the lines in "
+        "the order of the prompts",
+    )
 
 
 def _done(lines: JsonLines, prompts: list[str], request: str, force: bool) -> list[dict[str, Any]]:

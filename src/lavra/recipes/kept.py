@@ -6,19 +6,24 @@ from pathlib import Path
 
 import torch
 
+from lavra.core.building import building_folder
 from lavra.core.errors import InputError
-from lavra.core.files import building_folder
+from lavra.data.prepare import TOKENIZER
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.decoder import Decoder, build_decoder
 from lavra.models.edits.applying import apply_edits, load_learned_weights
 from lavra.models.edits.base import ModelEdit
 from lavra.models.edits.choices import EditConfig
+from lavra.models.families.companions import write_companions
 from lavra.models.store import SPECIFICATION, decoder_from, load_decoder, save_decoder
 from lavra.models.wrapped.folders import open_wrapped, write_wrapped
 from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan
 
 BASE = "base"
+
+LATER = ("certificate.json", "doc2query.json")
+"""What is written into a model's folder once the model is there."""
 
 
 def keep_base(run: Path, model: Decoder | Wrapped, tokenizer: Tokenizer, folder: Path | None) -> None:
@@ -28,7 +33,7 @@ def keep_base(run: Path, model: Decoder | Wrapped, tokenizer: Tokenizer, folder:
         run: its folder.
         model: as training will begin with it.
         tokenizer: the model's own.
-        folder: the Hugging Face folder that it was read from, whose tokenizer files are copied.
+        folder: that it was read from, whose tokenizer files and settings are carried over; None where it has none.
     """
     write_model(run / BASE, model, tokenizer, folder)
 
@@ -46,15 +51,25 @@ def write_model(
         out: the folder; replaced if it is there.
         model: ours, or a wrapped one.
         tokenizer: the model's own.
-        folder: a Hugging Face folder whose tokenizer files are copied beside a wrapped model.
+        folder: whose tokenizer files, chat template and settings of generation are carried over.
         weights: instead of the model's own, such as the fp32 masters of a model that computes in bf16.
     """
-    with building_folder(out, force=True) as building:
+    with building_folder(out, ours=True, kind="model", later=LATER) as building:
         if isinstance(model, Decoder):
             save_decoder(building, model, weights)
-            tokenizer.save(building)
         else:
-            write_wrapped(building, model, folder, weights=weights)
+            write_wrapped(building, model, weights=weights)
+        write_companions(building, tokenizer, folder, ours=isinstance(model, Decoder))
+
+
+def companions_folder(run: Path, data: Path) -> Path:
+    """Return the folder of a run that holds what belongs to its model beside the weights.
+
+    Args:
+        run: its folder.
+        data: where its prepared text or examples lie.
+    """
+    return run / BASE if (run / BASE).is_dir() else data / TOKENIZER
 
 
 def build_model(plan: Plan, run: Path | None) -> Decoder | Wrapped:

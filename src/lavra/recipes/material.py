@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from lavra.core.errors import InputError
 from lavra.data.bad_rows import BadRows
-from lavra.data.bigrams import Bigrams, count_bigrams
-from lavra.data.example_rows import looks_like_example
+from lavra.data.bigrams import Bigrams, as_read, count_bigrams
+from lavra.data.example_rows import EXAMPLE_COLUMNS, looks_like_example
 from lavra.data.examples import ExampleSource, ExampleStore
 from lavra.data.ledger import ledger
 from lavra.data.order import WindowOrder, WindowPlace
@@ -27,6 +27,7 @@ from lavra.data.window_source import WindowSource
 from lavra.planning.plan import Plan
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.text import is_prepared
+from lavra.reports.wording import counted
 from lavra.training.batches import Source
 
 _EXCERPT_TOKENS, _BEGINNING = 64, 512
@@ -69,6 +70,7 @@ class Material(ABC):
     """Text in windows, or examples of which a part is learned.
 
     Attributes:
+        folder: where what was prepared lies.
         tokenizer: of all of it.
         bytes: of the text to train on.
         bytes_per_target: of the text that the targets of training spell.
@@ -79,6 +81,7 @@ class Material(ABC):
 
     examples = False
     context: int | None = None
+    folder: Path
     tokenizer: Tokenizer
     bytes: int
     bytes_per_target: float
@@ -140,7 +143,7 @@ class TextMaterial(Material):
     """
 
     def __init__(self, prepared: Prepared) -> None:
-        self.prepared = prepared
+        self.prepared, self.folder = prepared, prepared.folder
         manifest = prepared.train.manifest
         self.tokenizer, self.bytes = prepared.tokenizer, manifest.bytes
         self.bytes_per_target = manifest.bytes_per_token
@@ -173,14 +176,19 @@ class TextMaterial(Material):
     def bigrams(self, *, held_out: bool = False) -> Bigrams | None:
         """Count the pairs of the text."""
         store = self.prepared.validation if held_out else self.prepared.train
-        return None if len(store.tokens) < 2 else count_bigrams(store.tokens, self.tokenizer.vocabulary_size)
+        if len(store.tokens) < 2:
+            return None
+        found = count_bigrams(store.tokens, self.tokenizer.vocabulary_size)
+        end, bos = self.tokenizer.end_of_document, self.tokenizer.document_bos
+        return replace(found, contexts=as_read(found.contexts, end, bos))
 
     def trigrams(self, pairs: int) -> Trigrams | None:
         """Count what follows the most frequent pairs of the text."""
         tokens, tokenizer = self.prepared.train.tokens, self.tokenizer
         if len(tokens) < 3:
             return None
-        return count_trigrams(tokens, tokenizer.vocabulary_size, pairs, tokenizer.end_of_document)
+        found = count_trigrams(tokens, tokenizer.vocabulary_size, pairs, tokenizer.end_of_document)
+        return replace(found, pairs=as_read(found.pairs, tokenizer.end_of_document, tokenizer.document_bos))
 
     def beginning(self) -> np.ndarray:
         """Return the first ids of the training text."""
@@ -190,8 +198,9 @@ class TextMaterial(Material):
         """Return how much text there is."""
         train, held_out = self.prepared.train.manifest, self.prepared.validation.manifest
         return (
-            f"text: {train.documents:,} documents, {train.bytes / 1e6:.1f} MB, {train.tokens:,} tokens to train on; "
-            f"{held_out.documents:,} documents, {held_out.bytes / 1e6:.2f} MB held out"
+            f"text: {counted(train.documents, 'document')}, {train.bytes / 1e6:.1f} MB, "
+            f"{counted(train.tokens, 'token')} to train on; "
+            f"{counted(held_out.documents, 'document')}, {held_out.bytes / 1e6:.2f} MB held out"
         )
 
     def excerpt(self, number: int) -> str:
@@ -232,7 +241,7 @@ class ExampleMaterial(Material):
     examples = True
 
     def __init__(self, prepared: PreparedExamples) -> None:
-        self.prepared = prepared
+        self.prepared, self.folder = prepared, prepared.folder
         manifest = prepared.train.manifest
         self.tokenizer, self.context = prepared.tokenizer, prepared.report["context"]
         self.bytes_per_target = manifest.bytes_per_token
@@ -276,7 +285,7 @@ class ExampleMaterial(Material):
         """Return how many examples there are."""
         train, held_out = self.prepared.train.manifest, self.prepared.validation.manifest
         return (
-            f"examples: {train.examples:,} with {train.learned:,} tokens to learn "
+            f"examples: {train.examples:,} with {counted(train.learned, 'token')} to learn "
             f"({train.tokens + train.source_tokens:,} to read); {held_out.examples:,} held out"
         )
 
@@ -294,7 +303,7 @@ class ExampleMaterial(Material):
                 found.append((self.tokenizer.decode(example.source), self.tokenizer.decode(example.tokens)))
             else:
                 begin = int(example.learned.argmax())
-                prompt, completion = example.tokens[1:begin], example.tokens[begin:]
+                prompt, completion = example.tokens[:begin], example.tokens[begin:]
                 found.append((self.tokenizer.decode(prompt), self.tokenizer.decode(completion)))
         return found
 
@@ -346,7 +355,15 @@ def has_examples(config: TrainConfig) -> bool:
     if not all(is_repeatable(location) for location in config.data):
         return False
     try:
-        fields = next(read_rows(config.data, text_column=None, bad_rows=BadRows())).fields
+        rows = read_rows(
+            config.data,
+            text_column=None,
+            encoding=config.text.encoding,
+            validation=config.text.validation,
+            wanted={*EXAMPLE_COLUMNS, config.text.column},
+            bad_rows=BadRows(),
+        )
+        fields = next(rows).fields
     except InputError:  # files without columns; what is wrong with others is told when they are read
         return False
     return config.text.column not in fields and looks_like_example(fields)

@@ -13,6 +13,7 @@ from lavra.core.run_folder import RunFolder, is_run
 from lavra.data.llama2c_tokenizer import find_llama2c_tokenizer, load_llama2c_tokenizer
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.decoder import Decoder
+from lavra.models.families.companions import read_origin
 from lavra.models.families.hub import hub_folder, hub_name
 from lavra.models.families.importing import import_decoder, is_hugging_face_folder, read_config
 from lavra.models.families.llama2c import is_llama2c, read_llama2c
@@ -20,9 +21,11 @@ from lavra.models.families.registry import FAMILIES
 from lavra.models.store import SPECIFICATION, load_decoder
 from lavra.models.wrapped.folders import open_wrapped
 from lavra.models.wrapped.kinds import choose_kind
+from lavra.models.wrapped.unfolded import adapter_base, folder_of_adapter, folder_of_gguf, gguf_file
 from lavra.models.wrapped.wrapped import Wrapped
 from lavra.planning.plan import Plan
 from lavra.recipes.folding import model_for_use
+from lavra.recipes.kept import companions_folder
 from lavra.recipes.material import open_material
 from lavra.recipes.text import data_folder, request_of
 from lavra.training.checkpoints import Checkpoint, CheckpointStore
@@ -41,6 +44,8 @@ class OpenModel:
         run: the run that it comes from, if it does.
         family: its `model_type` in `transformers`, where it comes from the field.
         folder: the Hugging Face folder that it was read from, if it was.
+        files: the folder with what belongs to it beside the weights: the tokenizer's own files, the chat template and
+            the settings of generation.
     """
 
     model: Decoder | Wrapped
@@ -49,6 +54,7 @@ class OpenModel:
     run: RunFolder | None
     family: str | None = None
     folder: Path | None = None
+    files: Path | None = None
 
 
 def open_model(location: str, device: str = "auto", precision: str = "fp32") -> OpenModel:
@@ -56,7 +62,8 @@ def open_model(location: str, device: str = "auto", precision: str = "fp32") -> 
 
     Args:
         location: a run folder (its finished model, or its last checkpoint), a checkpoint of a run, a model folder, a
-            Hugging Face folder, a hub name, or a llama2.c checkpoint with its tokenizer beside it.
+            Hugging Face folder, a folder of a `peft` adapter, a GGUF file, a hub name, or a llama2.c checkpoint with
+            its tokenizer beside it.
         device: where it goes.
         precision: of its weights, and so of what it computes: fp32, bf16 (half the memory, and quicker where weights
             are read from memory for few rows), fp16, or auto for what the processor multiplies fastest.
@@ -91,17 +98,19 @@ def _open(location: str, where: torch.device) -> OpenModel:
     folder = hugging_face_folder(location)
     if folder is not None:
         return _from_hugging_face(folder, where)
-    known = "a run folder, one of its checkpoints, a model folder, a Hugging Face folder or a hub name"
-    raise InputError(f"there is no model at {location}", f"give {known}; `lavra runs` lists the runs")
+    raise _absent(location)
 
 
 def _from_folder(folder: Path, device: torch.device, run: RunFolder | None) -> OpenModel:
     model = load_decoder(folder, device).eval()
-    return OpenModel(model, Tokenizer.load(folder), str(folder), run)
+    family = read_origin(folder).get("model_type")
+    return OpenModel(model, Tokenizer.load(folder), str(folder), run, family, files=folder)
 
 
 def hugging_face_folder(location: str) -> Path | None:
-    """Return the Hugging Face folder that is meant, downloaded if it is a hub's name; None if it is something else.
+    """Return the Hugging Face folder that is meant; None if it is something else.
+
+    A hub's name is downloaded, an adapter of `peft` is worked into its base, and a GGUF file is de-quantised.
 
     Raises:
         InputError: if the hub has no such model, or cannot be reached.
@@ -109,24 +118,72 @@ def hugging_face_folder(location: str) -> Path | None:
     path = Path(location)
     if is_hugging_face_folder(path):
         return path
-    name = None if path.exists() else hub_name(location)
-    return None if name is None else hub_folder(name)
+    if path.exists():
+        file = gguf_file(path)
+        return _adapted_folder(path) if file is None else folder_of_gguf(file.resolve())
+    name = hub_name(location)
+    if name is None:
+        return None
+    folder = hub_folder(name)
+    return folder if is_hugging_face_folder(folder) else _adapted_folder(folder) or folder
+
+
+def _adapted_folder(adapter: Path) -> Path | None:
+    """Return the folder of the model that an adapter makes of its base; None where the folder holds no adapter."""
+    base = adapter_base(adapter)
+    if base is None:
+        return None
+    found = hugging_face_folder(base)
+    if found is None:
+        raise InputError(
+            f"{adapter} is an adapter over {base}, which is no Hugging Face folder", f"bring {base} to this machine"
+        )
+    return folder_of_adapter(adapter.resolve(), found.resolve())
+
+
+def refuse_absent(location: str) -> None:
+    """Refuse a model that is not there, without opening one that is: a name of the hub is looked up.
+
+    Raises:
+        InputError: if there is nothing at `location`, or the hub cannot be reached.
+    """
+    if not Path(location).exists() and hugging_face_folder(location) is None:
+        raise _absent(location)
+
+
+def _absent(location: str) -> InputError:
+    known = "a run folder, one of its checkpoints, a model folder, a Hugging Face folder, a GGUF file or a hub name"
+    return InputError(f"there is no model at {location}", f"give {known}; `lavra runs` lists the runs")
 
 
 def _from_hugging_face(folder: Path, device: torch.device, run: RunFolder | None = None) -> OpenModel:
     """Read a decoder of a known family into ours; every other language model is used as `transformers` has it."""
     tokenizer = Tokenizer.load(folder)
     config = read_config(folder)
+    model = _fitting(read_hugging_face(folder), tokenizer, folder).to(device).eval()
+    return OpenModel(model, tokenizer, str(folder), run, str(config.get("model_type")), folder, folder)
+
+
+def read_hugging_face(folder: Path) -> Decoder | Wrapped:
+    """Return the model in a Hugging Face folder: ours where our decoder computes the same, else as `transformers` does.
+
+    Raises:
+        InputError: if there is no language model in it.
+        Damaged: if its files are.
+    """
+    config = read_config(folder)
     kind = choose_kind(config, folder)
-    if kind == "decoder" and config.get("model_type") in FAMILIES:
+    if kind != "decoder" or config.get("model_type") not in FAMILIES:
+        return open_wrapped(folder, kind)
+    try:
         imported = import_decoder(folder)
-        for note in imported.notes:
-            say(f"{folder}: {note}")
-        model = imported.model
-    else:
-        model = open_wrapped(folder, kind)
-    model = _fitting(model, tokenizer, folder).to(device).eval()
-    return OpenModel(model, tokenizer, str(folder), run, str(config.get("model_type")), folder)
+    except InputError as error:
+        model = open_wrapped(folder, kind)  # what is wrong with the files themselves is told here
+        say(f"{folder}: {error.message}; it is computed by transformers instead, more slowly")
+        return model
+    for note in imported.notes:
+        say(f"{folder}: {note}")
+    return imported.model
 
 
 def _from_llama2c(path: Path, device: torch.device) -> OpenModel:
@@ -155,6 +212,8 @@ def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) 
     groups = [name for name in ("ema", "swa", "masters") if name in checkpoint.groups]
     weights = next(tensors for tensors in map(checkpoint.load, groups) if tensors)
     place = f"{run.path}, checkpoint of step {checkpoint.step}"
-    tokenizer = open_material(data_folder(request_of(run), run.path)).tokenizer
+    data = data_folder(request_of(run), run.path)
+    files = companions_folder(run.path, data)
     model = model_for_use(plan, run.path, weights, place).to(device).eval()
-    return OpenModel(model, tokenizer, place, run)
+    family = read_origin(files).get("model_type")
+    return OpenModel(model, open_material(data).tokenizer, place, run, family, files=files)

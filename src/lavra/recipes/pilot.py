@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
+from lavra.core.scratch import scratch_folder
 from lavra.core.units import show_duration
 from lavra.data.prepare import open_prepared
 from lavra.evaluation.documents import documents_of_store
@@ -113,7 +113,7 @@ def piloted(request: PlanRequest, outlook: Outlook) -> Outlook:
         outlook.model.depth, outlook.model.width, outlook.cost.seconds * parse_share(request.pilot), request.seed
     )
     say(f"pilot: {len(rungs)} runs, {show_duration(sum(rung.seconds for rung in rungs))} in all")
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         observations = run_ladder(request, outlook, rungs, Path(folder))
     law = pilot_law(observations, outlook.text.compressed)
     assert outlook.forecast is not None

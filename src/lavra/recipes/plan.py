@@ -16,6 +16,8 @@ from lavra.data.tokenizer import Tokenizer
 from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import (
     TOKENS_PER_PARAMETER,
+    busy_tokens,
+    demand_text,
     draft_shape,
     tokens_per_step_for,
     vocabulary_for,
@@ -37,7 +39,7 @@ from lavra.recipes.plan_forecast import expected_start, forecast_of
 from lavra.recipes.plan_model import described, model_of, starting_model, with_context
 from lavra.recipes.plan_notes import COMFORTABLE_BUDGET, notes_on
 from lavra.recipes.plan_request import PlanRequest
-from lavra.recipes.text import is_prepared
+from lavra.recipes.text import is_prepared, open_tokenizer
 from lavra.training.devices import choose_device, use_threads
 from lavra.training.optimizers import OptimizerOptions
 
@@ -51,7 +53,6 @@ _START_UP_SECONDS = 5.0
 """Of imports, and of measuring the matrix peak."""
 
 _PROBE_SECONDS = 8.0
-_LEAST_TEXT = 2000
 
 
 def plan(request: PlanRequest) -> Outlook:
@@ -144,7 +145,7 @@ class _Draft:
         """Return the asked model, or the best for compute and text, with windows of the asked length."""
         asked = model_of(self.request)
         if asked is None:
-            asked = draft_shape(self.flops(text_bytes), text_bytes or 1e12).spec
+            asked = draft_shape(self.flops(text_bytes), text_bytes or 1e12, self.hardware.memory).spec
         if isinstance(asked, DecoderSpec) and self.request.text.vocabulary and self.request.base is None:
             asked = replace(asked, vocabulary=self.request.text.vocabulary)
         return with_context(asked, self.request.context)
@@ -175,19 +176,17 @@ def _survey(request: PlanRequest, draft: _Draft) -> Survey:
             _tokenizer(request, draft),
             text_column=request.text.column,
             normalize=request.text.normalize,
+            encoding=request.text.encoding,
+            validation=request.text.validation,
             seed=request.seed,
         )
-    if found.text_bytes < _LEAST_TEXT:
-        raise InputError(
-            f"{found.text_bytes:.0f} bytes of text are too little to learn a language from",
-            "give at least some hundred kilobytes; a few megabytes are better",
-        )
+    demand_text(found.text_bytes)
     return found
 
 
 def _tokenizer(request: PlanRequest, draft: _Draft) -> Tokenizer | Callable[[int], int]:
     if request.text.tokenizer:
-        return Tokenizer.load(request.text.tokenizer)
+        return open_tokenizer(request.text.tokenizer)
     if request.base is not None:
         return starting_model(request.base).tokenizer
     asked = model_of(request)
@@ -260,7 +259,8 @@ def _outlook(
 ) -> Outlook:
     shape = described(model, request.base or request.model)
     context = flops.context
-    per_step = request.tokens_per_step or tokens_per_step_for(tokens, context)
+    busy = busy_tokens(hardware.device, speed.tokens_per_second * flops.exact, flops.exact)
+    per_step = request.tokens_per_step or tokens_per_step_for(tokens, context, busy, adapting=request.base is not None)
     most_rows = max(1, min(tokens_at_once(hardware.device, flops.exact), per_step) // context)
     memory = memory_outlook(
         _rehearsal(request, hardware, model, context), hardware.memory, asked=request.micro_rows, most_rows=most_rows

@@ -11,18 +11,22 @@ from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.data.bad_rows import BadRows
 from lavra.data.chats import ChatTemplate
+from lavra.data.default_chat import default_chat_template, with_turn_token
 from lavra.data.example_rows import PairColumns, read_examples
+from lavra.data.prepare import TOKENIZER
 from lavra.data.prepare_examples import prepare_examples
 from lavra.data.sample import TextSample
 from lavra.data.tokenizer import Tokenizer
 from lavra.data.tokenizer_report import TokenizerReport
+from lavra.models.families.tokenizer_files import TEMPLATES, copy_files
 from lavra.planning.budget import vocabulary_for
 from lavra.recipes.base import Base
 from lavra.recipes.columns import pair_columns
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import Machine, draft_model
+from lavra.recipes.kept import BASE
 from lavra.recipes.material import ExampleMaterial, Material, TextMaterial, has_examples, open_material
-from lavra.recipes.text import data_folder, is_prepared, prepare_as_asked
+from lavra.recipes.text import data_folder, is_prepared, open_tokenizer, prepare_as_asked, tokenizer_place
 
 _FITTING, _LONGEST, _MULTIPLE = 0.99, 1024, 64
 """Share of the examples that fit a row uncut, unless that makes rows longer than the most; rows are multiples."""
@@ -47,7 +51,7 @@ def training_material(config: TrainConfig, home: Path, machine: Machine, base: B
     if is_prepared(config.data):
         return _matching(open_material(folder), base, folder)
     examples = has_examples(config) if base is None else base.objective in ("answers", "seq2seq")
-    data = (_prepared_examples if examples else _prepared_text)(config, folder, machine, base)
+    data = (_prepared_examples if examples else _prepared_text)(config, home, folder, machine, base)
     say(data.summary())
     return data
 
@@ -61,7 +65,7 @@ def _matching(data: Material, base: Base | None, folder: Path) -> Material:
     return data
 
 
-def _prepared_text(config: TrainConfig, folder: Path, machine: Machine, base: Base | None) -> Material:
+def _prepared_text(config: TrainConfig, _home: Path, folder: Path, machine: Machine, base: Base | None) -> Material:
     return TextMaterial(
         prepare_as_asked(
             config.data,
@@ -74,54 +78,71 @@ def _prepared_text(config: TrainConfig, folder: Path, machine: Machine, base: Ba
     )
 
 
-def _prepared_examples(config: TrainConfig, folder: Path, machine: Machine, base: Base | None) -> Material:
+def _prepared_examples(config: TrainConfig, home: Path, folder: Path, machine: Machine, base: Base | None) -> Material:
     columns = pair_columns(config.text)
     if base is None:
         tokenizer, context = _from_nothing(config, machine, columns)
     else:
         tokenizer, context = base.tokenizer, base.window
-    return ExampleMaterial(
-        prepare_examples(
-            config.data,
-            folder,
-            tokenizer,
-            kind="encoder-decoder" if base is not None and base.source_window else "decoder",
-            context=context,
-            source_context=base.source_window if base is not None and base.source_window else None,
-            columns=columns,
-            chat_template=_chat_template(config, base),
-            validation_share=config.text.validation_share,
-            validation_limit=config.text.validation_limit,
-            on_bad_row=config.text.on_bad_row,
-            normalize=config.text.normalize,
-        )
+    prepared = prepare_examples(
+        config.data,
+        folder,
+        tokenizer,
+        kind="encoder-decoder" if base is not None and base.source_window else "decoder",
+        context=context,
+        source_context=base.source_window if base is not None and base.source_window else None,
+        columns=columns,
+        chat_template=_chat_template(config, home, base, tokenizer),
+        validation_share=config.text.validation_share,
+        validation_limit=config.text.validation_limit,
+        on_bad_row=config.text.on_bad_row,
+        normalize=config.text.normalize,
+        encoding=config.text.encoding,
+        validation=config.text.validation,
     )
+    if base is not None and prepared.report["chats"] and ChatTemplate.load(home / BASE) is None:
+        copy_files(folder / TOKENIZER, home / BASE, TEMPLATES)  # kept with the model that now learns to use it
+    return ExampleMaterial(prepared)
 
 
 def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | None) -> tuple[Tokenizer, int]:
     """Return a tokenizer for the examples, and the length of rows of the model that will be trained on them."""
-    sample, sizes = TextSample(), array("L")
-    for row in read_examples(config.data, BadRows(policy=config.text.on_bad_row), columns=columns):
+    sample, sizes, chats = TextSample(), array("L"), False
+    text = config.text
+    for row in read_examples(
+        config.data,
+        BadRows(policy=text.on_bad_row),
+        columns=columns,
+        encoding=text.encoding,
+        validation=text.validation,
+    ):
+        if row.held_out:
+            continue
+        chats |= bool(row.messages)
         texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
         for text in texts:
             sample.add(text)
         sizes.append(sum(len(text.encode()) for text in texts))
     size = sum(sizes)
     if config.text.tokenizer:
-        tokenizer = Tokenizer.load(config.text.tokenizer)
+        tokenizer = open_tokenizer(config.text.tokenizer)
     else:
         vocabulary = _vocabulary_chooser(config, machine)(size)
         say(f"training a tokenizer of {vocabulary} tokens")
         tokenizer = Tokenizer.train(sample, vocabulary)
+        tokenizer = with_turn_token(tokenizer) if chats else tokenizer
     bytes_per_token = TokenizerReport.measure(tokenizer, islice(sample, _MEASURED)).bytes_per_token
     usual = sorted(sizes)[int(_FITTING * (len(sizes) - 1))] / bytes_per_token + 1
     longest = min(_LONGEST, -(-usual // _MULTIPLE) * _MULTIPLE)
     return tokenizer, config.model.context or max(draft_model(config, machine, size).context, int(longest))
 
 
-def _chat_template(config: TrainConfig, base: Base | None) -> ChatTemplate | None:
-    folder = base.opened.folder if base is not None else config.text.tokenizer
-    return ChatTemplate.load(folder) if folder and Path(folder).is_dir() else None
+def _chat_template(config: TrainConfig, home: Path, base: Base | None, tokenizer: Tokenizer) -> ChatTemplate:
+    """Return the template of the model to adapt, as it is kept in the run, or of the tokenizer; else one of ours."""
+    asked = config.text.tokenizer
+    folder = home / BASE if base is not None else tokenizer_place(asked) if asked else None
+    found = ChatTemplate.load(folder) if folder is not None and folder.is_dir() else None
+    return found or default_chat_template(tokenizer)
 
 
 def _vocabulary_chooser(config: TrainConfig, machine: Machine) -> Callable[[int], int]:

@@ -12,7 +12,7 @@ from lavra.core.errors import InputError
 from lavra.generation.scoring import By, Score, shares
 from lavra.generation.scoring import score as score_options
 from lavra.recipes.models import open_model
-from lavra.recipes.records import read_records
+from lavra.recipes.records import read_records, text, texts
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
@@ -49,6 +49,7 @@ class ScoredPrompt:
                 "tokens": one.tokens,
                 "bytes": one.bytes,
                 "greedy": one.greedy,
+                "from_prompt": one.from_prompt,
                 "value": value,
                 "probability": probability,
             }
@@ -65,6 +66,7 @@ def score(
     by: By = "sum",
     neutral: str = "",
     long_prompt: Literal["refuse", "window"] = "refuse",
+    bos: bool | None = None,
     device: str = "auto",
 ) -> list[ScoredPrompt]:
     """Score what may come after prompts.
@@ -77,15 +79,19 @@ def score(
             raises it over `neutral` (pointwise mutual information).
         neutral: the prompt that says nothing, for `by="pmi"`.
         long_prompt: refuse prompts that do not fit the context, or leave their beginnings out.
+        bos: read a beginning-of-text token before a prompt, or none; None as the model's own tokenizer does it.
         device: where to compute.
 
     Raises:
         InputError: if there is no such model, a prompt has no options, or one does not fit.
     """
+    if any(isinstance(mine, str) for mine in options):
+        raise InputError("the options of a prompt are one string", "give a list of strings for each prompt")
     if any(not mine for mine in options):
         raise InputError("a prompt has no options", "give at least one option")
     opened = open_model(model, device)
-    return score_with(opened.model, opened.tokenizer, prompts, options, by=by, neutral=neutral, long_prompt=long_prompt)
+    how: dict[str, Any] = {"by": by, "neutral": neutral, "long_prompt": long_prompt, "bos": bos}
+    return score_with(opened.model, opened.tokenizer, prompts, options, **how)
 
 
 def score_with(
@@ -97,13 +103,14 @@ def score_with(
     by: By = "sum",
     neutral: str = "",
     long_prompt: Literal["refuse", "window"] = "refuse",
+    bos: bool | None = None,
 ) -> list[ScoredPrompt]:
     """Score with an open model; as `score`."""
-    found = score_options(model, tokenizer, prompts, options, long_prompt=long_prompt)
+    found = score_options(model, tokenizer, prompts, options, long_prompt=long_prompt, bos=bos)
     without: dict[str, Score] = {}
     if by == "pmi":
         distinct = list(dict.fromkeys(option for mine in options for option in mine))
-        (scores,) = score_options(model, tokenizer, [neutral], [distinct])
+        (scores,) = score_options(model, tokenizer, [neutral], [distinct], bos=bos if neutral.strip() else None)
         without = dict(zip(distinct, scores, strict=True))
     scored = []
     for prompt, scores in zip(prompts, found, strict=True):
@@ -114,5 +121,5 @@ def score_with(
 
 def score_file(model: str, path: str, **how: Any) -> list[ScoredPrompt]:
     """Score the lines of a file: objects with "prompt" and "options"; `how` as for `score`."""
-    records = read_records(path, ("prompt", "options"))
+    records = read_records(path, {"prompt": text, "options": texts})
     return score(model, [one["prompt"] for one in records], [one["options"] for one in records], **how)

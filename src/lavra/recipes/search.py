@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from lavra.core.building import building_folder, remove_remains
 from lavra.core.errors import InputError
+from lavra.core.locks import exclusive, holder
 from lavra.core.progress import say
-from lavra.data.bad_rows import EMPTY, BadRows
+from lavra.core.replacing import check_replaceable
+from lavra.data.bad_rows import BadRows
 from lavra.evaluation.retrieval import Qrels
 from lavra.search.about import read_about
 from lavra.search.analyzers import LANGUAGES, Analyzer, Language
@@ -20,10 +23,11 @@ from lavra.search.dense import embed_documents
 from lavra.search.experiment import ExperimentResult, run_experiment
 from lavra.search.experiment_files import write_experiment
 from lavra.search.export import ExportFormat, export_documents
-from lavra.search.formats import Collection, open_collection, read_queries
+from lavra.search.formats import BESIDE_CORPUS, BeirCollection, Collection, open_collection, read_queries
 from lavra.search.index import Index
 from lavra.search.languages import guess_language
-from lavra.search.search import Hit, search
+from lavra.search.manifest import LATER
+from lavra.search.search import Hit, search, why_nothing
 from lavra.search.sentence_models import Embedder, open_embedder
 from lavra.search.settings import Fields, IndexSettings
 from lavra.search.trec import read_qrels
@@ -104,13 +108,25 @@ def make_index(
     collection = open_collection(location, problems)
     if folder.exists() and not Index.exists(folder):
         raise InputError(f"{folder} exists and is no search index", "choose another --out")
-    if force and folder.exists():
-        shutil.rmtree(folder)
-    analyzer = _analyzer(collection, language, folder)
+    inputs = [location, *([expansions] if expansions else [])]
+    if force:
+        check_replaceable(folder, force=True, inputs=inputs)
+    analyzer = _analyzer(collection, language, folder, anew=force)
+    problems.forget()  # guessing the language has read the first documents already
+    if isinstance(collection, BeirCollection) and collection.beside():
+        problems.left_out[BESIDE_CORPUS] = collection.beside()
     settings = IndexSettings(
         analyzer, fields, k1, b, query_weight, keep_queries, drop_repeats, chunk_words, chunk_overlap
     )
-    return _index_of(collection, folder, settings, problems, expansions, add=add)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder.with_name(f".{folder.name}.index.lock"), f"{folder} is being indexed", remove=True):
+        if not force:
+            remove_remains(folder)
+            return _index_of(collection, folder, settings, problems, expansions, add=add)
+        with building_folder(folder, force=True, inputs=inputs, kind="search index", later=LATER) as building:
+            Index.begin(building, settings)
+            made = _index_of(collection, building, settings, problems, expansions, add=add)
+        return replace(made, index=Index(folder))
 
 
 def search_index(query: str, index: str | Path = INDEX, *, most: int = 10) -> list[Hit]:
@@ -121,8 +137,15 @@ def search_index(query: str, index: str | Path = INDEX, *, most: int = 10) -> li
     """
     opened = Index(Path(index))
     if not opened.is_complete:
-        say(f"warning: the last update of {index} did not end; run `lavra index` again to finish it")
-    return search(opened, query, most)
+        owner = holder(opened.folder / "lock")
+        if owner is None:
+            say(f"warning: the last update of {index} did not end; run `lavra index` again to finish it")
+        else:
+            say(f"{index} is being updated by process {owner}; what it held before is searched")
+    hits = search(opened, query, most)
+    if not hits:
+        say(why_nothing(opened, query))
+    return hits
 
 
 def export_index(index: str | Path, out: str | Path, kind: ExportFormat, *, force: bool = False) -> int:
@@ -178,8 +201,10 @@ def evaluate_search(
     model = _embedder(dense, device) if dense else None
     problems = BadRows()
     collection = open_collection(location, problems)
+    analyzer = _analyzer(collection, language, folder / "index")
+    problems.forget()
     asked = _asked(collection, problems, split=split, queries=queries, qrels=qrels, tune_on=tune_on)
-    settings = IndexSettings(_analyzer(collection, language, folder / "index"), k1=k1, b=b)
+    settings = IndexSettings(analyzer, k1=k1, b=b)
     report = _index_of(collection, folder / "index", settings, problems, expansions)
     result = _measured(report.index, collection, asked, folder / ".systems", model, ceiling=ceiling, seed=seed)
     result.warnings = [*report.warnings, *_unknown(report.index, asked.judged), *result.warnings]
@@ -264,8 +289,6 @@ def _index_of(
     *,
     add: bool = False,
 ) -> IndexReport:
-    problems.counts.pop(EMPTY, None)  # guessing the language has read the first documents already
-    problems.examples.pop(EMPTY, None)
     found = Path(expansions) if expansions else None
     index, changes, warnings = build_index(
         collection, folder, settings, expansions=found, complete=not add, bad_rows=problems
@@ -273,11 +296,11 @@ def _index_of(
     return IndexReport(index, vars(changes), warnings)
 
 
-def _analyzer(collection: Collection, language: str, folder: Path) -> Analyzer:
+def _analyzer(collection: Collection, language: str, folder: Path, *, anew: bool = False) -> Analyzer:
     """Return the analyzer asked for; for "auto" an existing index's, or that of the documents' language."""
     if language != "auto":
         return Analyzer(cast(Language, language))
-    if Index.exists(folder):
+    if not anew and Index.exists(folder):
         return Index(folder).settings.analyzer
     guess = guess_language(document.contents for document in islice(collection.documents(), 500))
     if guess.language not in LANGUAGES:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from lavra.core.configuration import to_json
+from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
 from lavra.planning.plan import Plan
 from lavra.planning.probe import Trial
 from lavra.recipes.assembly import Assembly
+from lavra.recipes.best_step import OverfittingWatch, with_early_stopping
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.live_forecast import live_forecasts
 from lavra.recipes.material import Material
@@ -61,7 +63,8 @@ def train_to_the_end(
     trainer = assembly.trainer
     if checkpoint is not None:
         trainer.restore(checkpoint.load, checkpoint.state)
-    observers = _observers(config, plan, data, run)
+    watch = OverfittingWatch(run, plan, _patience(config, ranks)) if run is not None else None
+    observers = _observers(config, plan, data, run, watch)
     loop = Loop(
         trainer,
         run,
@@ -70,7 +73,7 @@ def train_to_the_end(
         _units(plan, data, ranks),
         assembly.validation,
         observers,
-        None if pace is None else pace.steps_after,
+        with_early_stopping(watch, None if pace is None else pace.steps_after, plan),
     )
     observers.on("start", {"config": to_json(config), "step": trainer.step})
     try:
@@ -87,12 +90,22 @@ def train_to_the_end(
     return loop.waited
 
 
-def _observers(config: TrainConfig, plan: Plan, data: Material, run: RunFolder | None) -> Observers:
-    """Return who is told: the trackers that were asked for and the forecasts; nobody on ranks without a record."""
+def _patience(config: TrainConfig, ranks: Ranks) -> int | None:
+    """Return after how many validations without a better one the run ends; every process must know of it, or none."""
+    if config.early_stopping is not None and ranks.world > 1:
+        raise InputError("--early-stopping is for one process", "leave it out; the best checkpoint is kept anyway")
+    return config.early_stopping
+
+
+def _observers(
+    config: TrainConfig, plan: Plan, data: Material, run: RunFolder | None, watch: OverfittingWatch | None
+) -> Observers:
+    """Return who is told: trackers, forecasts, the watch for overfitting; nobody on ranks without a record."""
     if run is None:
         return Observers(report=say)
     trackers = [make_tracker(name, run.path) for name in config.track]
-    return Observers([*trackers, *live_forecasts(run, plan, data)], report=run.log)
+    watches = [] if watch is None else [watch]
+    return Observers([*trackers, *live_forecasts(run, plan, data), *watches], report=run.log)
 
 
 def _rhythm(plan: Plan) -> Rhythm:

@@ -13,7 +13,8 @@ from lavra.core.allocator import give_back_freed_memory
 from lavra.core.configuration import to_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.core.run_folder import RunFolder
+from lavra.core.run_folder import RunFolder, check_new_run
+from lavra.planning.budget import demand_text
 from lavra.planning.hardware import measure_matrix_peak
 from lavra.planning.plan import Plan
 from lavra.planning.probe import Trial, try_steps
@@ -25,15 +26,19 @@ from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, seconds_after, steps_in, with_length
 from lavra.recipes.expectation import with_expectation
 from lavra.recipes.finish import finish
+from lavra.recipes.first_look import located, look_first, no_ghost
 from lavra.recipes.kept import keep_base
+from lavra.recipes.limits import refuse_impossible
 from lavra.recipes.machine_record import record_machine
 from lavra.recipes.material import Material, has_examples, open_material
+from lavra.recipes.models import refuse_absent
 from lavra.recipes.pace import Pace, begins_alike
 from lavra.recipes.preparation import training_material
 from lavra.recipes.report import page_at_the_end
 from lavra.recipes.run import Run
 from lavra.recipes.session import train_to_the_end
 from lavra.recipes.text import data_folder
+from lavra.recipes.text_record import write_text_record
 from lavra.recipes.vocabulary import with_another_vocabulary
 from lavra.training.batches import Ranks
 from lavra.training.compiling import is_compiled
@@ -57,13 +62,20 @@ def train(config: TrainConfig) -> Run:
         Interrupted: when it was asked to stop; everything is saved, and `resume` goes on.
         Diverged: when the numbers are beyond repair.
     """
+    refuse_impossible(config)
     if not config.data:
         raise InputError("no text was given", "lavra train FOLDER, or try: lavra train installed-docs: --budget 2m")
+    if config.base is not None:
+        refuse_absent(config.base)
     device = choose_device(config.machine.device)
+    config = located(config)
     ranks = join_ranks(device)
     if ranks.rank == 0:
-        run = RunFolder.create(_new_folder(config), to_toml(config), force=config.force)
-        with run.training(), page_at_the_end(run):
+        folder = _new_folder(config)
+        check_new_run(folder, force=config.force, inputs=inputs_of(config))
+        look_first(config)
+        run = RunFolder.create(folder, to_toml(config), force=config.force, inputs=inputs_of(config))
+        with no_ghost(run), run.training(), page_at_the_end(run):
             return _train(config, run, device, ranks)
     return _follow(config, device, ranks)
 
@@ -75,6 +87,9 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
     say(f"machine: {describe(device)}, {machine.peak / 1e9:,.0f} GFLOP/s of {machine.precision} matrix products")
     base = opened_base(config, device, run.path)
     data = training_material(config, run.path, machine, base)
+    if base is None:
+        demand_text(data.bytes)
+    write_text_record(run.path, data_folder(config, run.path))
     if base is not None:
         certify_base(run.path, base, data.beginning())
     wait_for_ranks(ranks)  # the others read what was prepared
@@ -139,7 +154,7 @@ def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base |
     if config.base is None:
         return None
     base = with_another_vocabulary(config, read_base(config, device, examples=has_examples(config)))
-    keep_base(home, base.opened.model, base.tokenizer, base.opened.folder)
+    keep_base(home, base.opened.model, base.tokenizer, base.opened.files)
     return base
 
 
@@ -207,6 +222,11 @@ def _writer(run: RunFolder) -> Callable[[Plan], None]:
         run.write_plan(plan.to_json())
 
     return write
+
+
+def inputs_of(config: TrainConfig) -> list[str]:
+    """Return all that a request names to be read: text, model, tokenizer."""
+    return [*config.data, *(one for one in (config.base, config.text.tokenizer) if one)]
 
 
 def _new_folder(config: TrainConfig) -> Path:

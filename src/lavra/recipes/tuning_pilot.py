@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder
+from lavra.core.scratch import scratch_folder
 from lavra.core.units import show_count, show_duration
 from lavra.planning.outlook import Forecast, Outlook
 from lavra.planning.rectified import fit_rectified
@@ -92,7 +92,7 @@ def tuned(request: PlanRequest, outlook: Outlook, trained: Callable[[TrainConfig
         f"pilot: fine-tuning on {len(sizes)} subsets of {show_count(sizes[-1])} to {show_count(sizes[0])} tokens, "
         f"about {show_duration(seconds)} in all"
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         found = _tune(request, outlook, sizes, step, Path(folder), trained)
     return replace(
         outlook, forecast=curve_forecast(found, effective_tokens(outlook.tokens, epoch), text.bytes_per_token)

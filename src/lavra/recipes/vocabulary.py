@@ -14,16 +14,18 @@ from lavra.data.example_rows import read_examples
 from lavra.data.readers import is_repeatable, read_rows
 from lavra.data.sample import TextSample
 from lavra.data.tokenizer import Tokenizer
-from lavra.data.tokenizer_extension import extend_tokenizer
+from lavra.data.tokenizer_extension import extend_tokenizer, with_special_tokens
 from lavra.data.tokenizer_report import TokenizerReport
 from lavra.evaluation.documents import documents_of_rows
 from lavra.evaluation.likelihood import likelihood
 from lavra.models.contract import Model
 from lavra.models.decoder import Decoder
+from lavra.models.families.companions import template_tokens
 from lavra.models.vocabulary import swap_vocabulary
 from lavra.recipes.base import Base
 from lavra.recipes.columns import pair_columns
 from lavra.recipes.config import TrainConfig
+from lavra.recipes.text import open_tokenizer
 
 _SAMPLE_BYTES = 20_000_000
 _MEASURED_BYTES, _MEASURED_CONTEXT = 16_000, 256
@@ -49,9 +51,9 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
     texts = _sample(config, base)
     old = base.tokenizer
     if asked.tokenizer:
-        new = Tokenizer.load(asked.tokenizer)
+        new = open_tokenizer(asked.tokenizer)
     elif asked.vocabulary:
-        new = Tokenizer.train(texts, asked.vocabulary)
+        new = _with_marks_of_chats(Tokenizer.train(texts, asked.vocabulary), base)
     else:
         new = extend_tokenizer(old, texts, asked.extend or 0)
     if new.fingerprint == old.fingerprint:
@@ -68,6 +70,15 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
     return replace(base, opened=replace(base.opened, model=changed, tokenizer=new, folder=None))
 
 
+def _with_marks_of_chats(new: Tokenizer, base: Base) -> Tokenizer:
+    """Give a new tokenizer the special tokens that the model's chat template spells, so that it goes on with chats."""
+    marks = template_tokens(base.opened.files)
+    if not marks:
+        return new
+    end = base.tokenizer.end_of_document_token
+    return with_special_tokens(new, marks, end if end in marks else new.end_of_document_token)
+
+
 def _sample(config: TrainConfig, base: Base) -> list[str]:
     if not all(is_repeatable(location) for location in config.data):
         raise InputError(
@@ -80,12 +91,24 @@ def _sample(config: TrainConfig, base: Base) -> list[str]:
 
 
 def _texts(config: TrainConfig, *, examples: bool) -> Iterator[str]:
+    asked = config.text
     if not examples:
-        rows = read_rows(config.data, text_column=config.text.column, bad_rows=BadRows())
-        yield from (row.text for row in rows)
+        rows = read_rows(
+            config.data,
+            text_column=asked.column,
+            encoding=asked.encoding,
+            validation=asked.validation,
+            wanted=(),
+            bad_rows=BadRows(),
+        )
+        yield from (row.text for row in rows if not row.held_out)
         return
-    for row in read_examples(config.data, BadRows(), columns=pair_columns(config.text)):
-        yield from (row.prompt, row.completion, *(turn["content"] for turn in row.messages))
+    columns = pair_columns(asked)
+    for row in read_examples(
+        config.data, BadRows(), columns=columns, encoding=asked.encoding, validation=asked.validation
+    ):
+        if not row.held_out:
+            yield from (row.prompt, row.completion, *(turn["content"] for turn in row.messages))
 
 
 def _bits_per_byte(model: Decoder | Model, tokenizer: Tokenizer, texts: list[str], base: Base) -> float | None:

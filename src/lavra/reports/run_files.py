@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,9 +13,14 @@ from lavra.core.errors import Damaged
 from lavra.core.files import read_json
 from lavra.core.json_lines import JsonLines
 from lavra.core.run_folder import RunFolder
+from lavra.core.run_shapes import CHECKS, CONFIG, DATA, MACHINE, METRICS, PLAN, RESULT, SAMPLE
+from lavra.core.shapes import Misfits, Shape, fitting
 from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses
 
 Found = TypeVar("Found")
+
+_MOST_FAULTS = 5
+"""Faults of one file that are told one by one."""
 
 
 @dataclass(frozen=True)
@@ -70,26 +74,26 @@ class RunFiles:
 def read_run(run: RunFolder) -> RunFiles:
     """Read a run folder; it may be training, crashed, or lack any file but its `config.toml`."""
     reader = _Reader(run.path)
-    metrics = reader.lines("metrics.jsonl", "no step was logged yet")
+    metrics = reader.lines("metrics.jsonl", METRICS, "no step was logged yet")
     config = reader.toml(run)
     status = _status(run)
     checked = config.get("check", True)
-    plan = reader.json("plan.json", "no plan was made" + (" yet" if status == "running" else ""))
+    plan = reader.json("plan.json", PLAN, "no plan was made" + (" yet" if status == "running" else ""))
     return RunFiles(
         path=run.path,
         status=status,
         config=config,
         plan=plan,
-        result=reader.json("result.json", "the run is not finished" if status != "running" else "the run goes on"),
+        result=reader.json("result.json", RESULT, "the run goes on" if status == "running" else "it is not finished"),
         training=[line for line in metrics if line.get("split", "train") == "train"],
         validation=[line for line in metrics if line.get("split") == "validation"],
         samples=reader.lines(
-            "samples.jsonl", "" if status != "finished" or not config.get("samples", 1) else "no text"
+            "samples.jsonl", SAMPLE, "" if status != "finished" or not config.get("samples", 1) else "no text"
         ),
         events=reader.guarded("events.log", lambda _: run.events, []),
-        checks=reader.json("checks.json", "no checks ran before training" if checked else ""),
-        data=reader.json(_data_report(run.path, config), "what the text is made of is not known"),
-        machines=reader.lines("machines.jsonl", "the machine is known from the plan only"),
+        checks=reader.json("checks.json", CHECKS, "no checks ran before training" if checked else ""),
+        data=reader.json(_data_report(run.path, config), DATA, "what the text is made of is not known"),
+        machines=reader.lines("machines.jsonl", MACHINE, "the machine is known from the plan only"),
         losses=reader.losses(),
         missing=tuple(reader.missing),
     )
@@ -127,38 +131,39 @@ class _Reader:
             return otherwise
         try:
             return read(path)
-        except (Damaged, OSError, ValueError) as error:
+        except (Damaged, OSError, ValueError, RecursionError) as error:
             self.missing.append(f"{name}: {error.message if isinstance(error, Damaged) else error}")
             return otherwise
 
-    def json(self, name: str, why_missing: str) -> dict[str, Any]:
-        def read(path: Path) -> dict[str, Any]:
-            values = read_json(path)
-            if not isinstance(values, dict):
-                raise Damaged(f"{path} is damaged: it holds no object")
-            return values
+    def json(self, name: str, shape: Shape, why_missing: str) -> dict[str, Any]:
+        return self.guarded(name, lambda path: self._fitted(name, shape, read_json(path)) or {}, {}, why_missing)
 
-        return self.guarded(name, read, {}, why_missing)
+    def lines(self, name: str, shape: Shape, why_missing: str) -> list[dict[str, Any]]:
+        def read(path: Path) -> list[dict[str, Any]]:
+            records, faults = JsonLines(path).salvage()
+            self._note(f"{name}: {fault}; the line is left out" for fault in faults)
+            fitted = (self._fitted(f"{name}, record {number}", shape, one) for number, one in enumerate(records, 1))
+            return [record for record in fitted if record is not None]
 
-    def lines(self, name: str, why_missing: str) -> list[dict[str, Any]]:
-        return self.guarded(name, self._whole_lines, [], why_missing)
-
-    def _whole_lines(self, path: Path) -> list[dict[str, Any]]:
-        """Return the objects of a file, those lines left out that are damaged."""
-        try:
-            records = JsonLines(path).read()
-        except Damaged as error:
-            self.missing.append(f"{error.message}; the line is left out")
-            records = []
-            for line in path.read_bytes().splitlines():
-                try:
-                    records.append(json.loads(line))
-                except ValueError:
-                    continue
-        return [record for record in records if isinstance(record, dict)]
+        return self.guarded(name, read, [], why_missing)
 
     def toml(self, run: RunFolder) -> dict[str, Any]:
-        return self.guarded("config.toml", lambda _: tomllib.loads(run.config), {})
+        read = lambda _: self._fitted("config.toml", CONFIG, tomllib.loads(run.config)) or {}  # noqa: E731
+        return self.guarded("config.toml", read, {})
+
+    def _fitted(self, name: str, shape: Shape, values: Any) -> dict[str, Any] | None:
+        """Return what of the values has the shape that they should have, and write down what has not."""
+        misfits = Misfits()
+        found = fitting(shape, values, misfits)
+        self._note(f"{name}: damaged: {one}; it is left out" for one in misfits.found)
+        return found
+
+    def _note(self, faults: Iterable[str]) -> None:
+        """Write down some faults of one file; of many, how many there are."""
+        found = list(faults)
+        self.missing += found[:_MOST_FAULTS]
+        if len(found) > _MOST_FAULTS:
+            self.missing.append(f"… and {len(found) - _MOST_FAULTS:,} more of the kind")
 
     def losses(self) -> DocumentLosses | None:
         found: list[DocumentLosses] = []

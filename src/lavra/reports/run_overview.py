@@ -13,6 +13,7 @@ from lavra.reports.wording import TITLES, UNKNOWN, counted, plain, setting, show
 
 MEASURES = ("bits_per_byte", "loss", "perplexity", "bits_per_word")
 _MOST_SOURCES = 12
+_FEW_NAMES = 3
 
 
 def headline(run: RunFiles) -> str:
@@ -74,7 +75,25 @@ def _data(run: RunFiles) -> Iterator[tuple[str, str]]:
         )
     bad = run.data.get("bad_rows") or {}
     if bad:
-        yield "rows left out", ", ".join(f"{reason}: {setting(count)}" for reason, count in bad.items())
+        yield "rows left out", "; ".join(_kind(reason, found) for reason, found in bad.items())
+        yield "share of the bytes left out", f"{run.data.get('share_left_out', 0):.2%}"
+    for name, key in (("changed in reading", "changed"), ("noted in reading", "noted")):
+        if run.data.get(key):
+            yield name, "; ".join(_kind(kind, found) for kind, found in run.data[key].items())
+    for reason, files in (run.data.get("left_out") or {}).items():
+        yield "files left out", f"{reason}: {_few(files)}"
+    for found in run.data.get("columns") or []:
+        ignored = f"; not taken: {', '.join(found['ignored'])}" if found["ignored"] else ""
+        yield "columns", f"{', '.join(found['taken'])}{ignored} ({_few(found['files'])})"
+
+
+def _kind(kind: str, found: Mapping[str, Any]) -> str:
+    """Return how often something happened in reading, and where first."""
+    return f"{found['count']:,} × {kind}: {_few(found['examples'])}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_FEW_NAMES]) + (f" and {len(names) - _FEW_NAMES} more" if len(names) > _FEW_NAMES else "")
 
 
 def _model(run: RunFiles) -> Iterator[tuple[str, str]]:

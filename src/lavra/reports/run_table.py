@@ -9,6 +9,8 @@ from typing import Any
 
 from lavra.core.errors import Damaged
 from lavra.core.run_folder import RunFolder
+from lavra.core.run_shapes import CONFIG, METRICS
+from lavra.core.shapes import demand
 from lavra.core.units import show_count, show_duration
 from lavra.reports.text_table import text_table
 
@@ -22,9 +24,9 @@ def run_line(run: RunFolder) -> dict[str, Any]:
     """
     line: dict[str, Any] = {"run": str(run.path)}
     try:
-        plan, figures = run.plan, _figures(run)
+        config, plan, figures = _config(run), run.plan, _figures(run)
         return line | {
-            "data": figures.get("data") or _config(run).get("data"),
+            "data": figures.get("data") or config.get("data"),
             "parameters": plan.get("parameters"),
             "context": plan.get("context"),
             "tokens": figures.get("tokens"),
@@ -102,16 +104,17 @@ def _figures(run: RunFolder) -> dict[str, Any]:
     if run.result:
         return run.result
     latest: dict[str, Any] = {}
-    for record in run.metrics.read():
-        latest.update(record)
+    for number, record in enumerate(run.metrics.read(), start=1):
+        latest.update(demand(METRICS, record, f"{run.metrics.path}:{number}"))
     return latest
 
 
 def _config(run: RunFolder) -> dict[str, Any]:
+    path = run.path / "config.toml"
     try:
-        return tomllib.loads(run.config)
-    except tomllib.TOMLDecodeError as error:
-        raise Damaged(f"{run.path / 'config.toml'} is damaged: {error}") from error
+        return demand(CONFIG, tomllib.loads(run.config), str(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
 
 
 def _data(data: Any) -> str:

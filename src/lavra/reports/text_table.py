@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lavra.core.terminal import printable
+
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """Return an aligned table, two spaces between columns.
@@ -13,7 +15,7 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: i
         rows: the cells, as text.
         left: how many of the first columns hold words, aligned left; the others hold numbers, aligned right.
     """
-    lines = [list(headers), *(list(row) for row in rows)]
+    lines = [[printable(cell) for cell in line] for line in (headers, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
     lines.insert(1, ["─" * width for width in widths])
     return "\n".join(

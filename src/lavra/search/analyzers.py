@@ -11,6 +11,7 @@ from functools import cache, cached_property
 from typing import Any, Literal
 
 from lavra.core.errors import InputError
+from lavra.search.portuguese import singular
 
 Language = Literal["pt", "en"]
 LANGUAGES: dict[str, str] = {"pt": "portuguese", "en": "english"}
@@ -18,29 +19,38 @@ LANGUAGES: dict[str, str] = {"pt": "portuguese", "en": "english"}
 
 _WORD = re.compile(r"[^\W_]+")
 _MARKS = re.compile(r"[\u0300-\u036f]")
+_BEYOND = re.compile("[\u0300-\u1fff\u200c\u200d\u2600-\U0010ffff]")
+"""Letters of scripts for which `_WORD` is not enough: those with vowel signs, those without spaces, and emoji."""
+_SPACELESS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Chinese characters, as the inside of a character class."""
 _POSSESSIVE = re.compile(r"['’]s\b")
 _MOST_CACHED = 1_000_000
 _PROBE = (
-    "The children's running shoes weren't found; vitamin C, Plan B & 7 x_y. "
-    "As crianças não estavam à procura d'água: educação, educações, pôr-do-sol, ESTAÇÃO nº 9 e o plano B."
+    "The children's running shoes weren't found; vitamin C, Plan B & 7 x_y. 東京都 हिन्दी ❤ "
+    "As crianças não estavam à procura d'água: educação, educações, pôr-do-sol, ESTAÇÃO nº 9 e o plano B. "
+    "Papéis azuis, homens fáceis, no Pará."
 )
 
 
 @dataclass(frozen=True)
 class Analyzer:
-    """How text becomes terms: NFC, lower case, words, stop words out, Snowball stems.
+    """How text becomes terms: NFC, lower case, words, stop words out, accents out, Portuguese plurals, Snowball stems.
 
-    A word is a run of letters and digits of any script; an underscore or a hyphen ends it, so `read_file` is found by
-    "read file". The English possessive 's is taken off. The same analyzer must be used for documents and queries; its
-    `fingerprint` is kept in the index.
+    A word is a run of letters, their vowel signs and digits of any script; an underscore or a hyphen ends it, so
+    `read_file` is found by "read file". Of scripts that put no spaces between words, each two neighbouring characters
+    are a word; an emoji is one. The English possessive 's is taken off. The same analyzer must be used for documents
+    and queries; its `fingerprint` is kept in the index.
 
     Attributes:
         language: "pt" or "en"; chooses the stop words and the stemmer.
         fold_accents: compare without accents, so that a query typed as "educacao" finds "educação". Folding happens
-            before stop words and stemming. On by default: it ranked better on four of five Portuguese collections and
-            on an English one, and people often leave accents out.
+            after stop words ("Pará" is a name, "para" a preposition) and before stemming. On by default: it ranked
+            better on four of five Portuguese collections and on an English one, and people often leave accents out.
         stop_words: leave out function words ("de", "the").
-        stem: reduce words to their Snowball stem.
+        stem: reduce words to their Snowball stem, Portuguese ones to their singular first when accents are folded.
         one_letter_words: keep words of a single letter ("vitamin C", "plano B"). A single digit is always kept.
     """
 
@@ -71,22 +81,30 @@ class Analyzer:
         text = unicodedata.normalize("NFC", text).lower()
         if self.language == "en" and ("'s" in text or "’s" in text):
             text = _POSSESSIVE.sub("", text)
-        if self.fold_accents:
-            text = without_accents(text)
-        return _WORD.findall(text)
+        if _BEYOND.search(text) is None:
+            return _WORD.findall(text)
+        return [text[start:end] for start, end in _places(text)]
 
     def spans(self, text: str) -> Iterator[tuple[int, int, str]]:
         """Yield (start, end, term) for each word of `text` that is a term; the text is read as it stands."""
-        for match in _WORD.finditer(text):
-            terms = self.terms(match[0])
+        for start, end in _places(text):
+            terms = self.terms(text[start:end])
             if terms:
-                yield match.start(), match.end(), terms[0]
+                yield start, end, terms[0]
 
     def term(self, word: str) -> str:
         """Return the term of a normalised word, or "" for one that is left out."""
         if word in self._stop_set or (len(word) == 1 and not self.one_letter_words and not word.isdigit()):
             return ""
-        return self._stemmer.stemWord(word) if self._stemmer else word
+        if self.fold_accents:
+            word = without_accents(word)
+        if self._stemmer is None:
+            return word
+        return self._stemmer.stemWord(singular(word) if self.language == "pt" and self.fold_accents else word)
+
+    def folded(self, text: str) -> str:
+        """Return a normalised text as it is compared: without accents, if these are folded."""
+        return without_accents(text) if self.fold_accents else text
 
     @cached_property
     def fingerprint(self) -> str:
@@ -118,7 +136,7 @@ class Analyzer:
         if not self.stop_words:
             return frozenset()
         words = stop_words(self.language)
-        return frozenset(map(without_accents, words)) if self.fold_accents else words
+        return words.union(map(without_accents, words)) if self.fold_accents else words  # "voce" is "você"
 
     @cached_property
     def _stemmer(self) -> Any:
@@ -127,6 +145,31 @@ class Analyzer:
         import Stemmer
 
         return Stemmer.Stemmer(LANGUAGES[self.language])
+
+
+def _places(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each word begins and ends; of a script without spaces, each two neighbouring characters."""
+    for match in _any_word().finditer(text):
+        start, end = match.span()
+        if match.lastgroup == "spaceless" and end - start > 2:
+            yield from ((place, place + 2) for place in range(start, end - 1))
+        else:
+            yield start, end
+
+
+@cache
+def _any_word() -> re.Pattern[str]:
+    """Return the pattern of a word of any script: letters with the signs that belong to them, or one emoji."""
+    signs = "".join(
+        chr(code)
+        for first, last in ((0x300, 0x1CFF), (0xA800, 0xABFF))
+        for code in range(first, last + 1)
+        if unicodedata.category(chr(code)) in ("Mn", "Mc")
+    )
+    signs = "".join(map(re.escape, signs))
+    spaceless = f"(?P<spaceless>[{_SPACELESS}]+)"
+    letters = rf"(?:(?![{_SPACELESS}])[^\W_]|(?<=\w)[{signs}\u200c\u200d]|(?<=[{signs}])[{signs}\u200c\u200d])+"
+    return re.compile(rf"{spaceless}|{letters}|[\u2600-\u27bf\U0001f000-\U0001faff]")
 
 
 @cache

@@ -79,7 +79,11 @@ def _some(collection: Collection) -> Iterator[Document]:
 
 def _open_or_create(folder: Path, settings: IndexSettings) -> Index:
     if not Index.exists(folder):
-        return Index.create(folder, settings)
+        try:
+            return Index.create(folder, settings)
+        except InputError:
+            if not Index.exists(folder):  # else another process has made it just now
+                raise
     index = Index(folder)
     if index.settings.analyzer.language != settings.analyzer.language:
         raise InputError(

@@ -17,9 +17,9 @@ from lavra.search.writers import QueryWriter
 _WINDOW = 1024
 """Documents that are sorted by length together."""
 
-_GROUP_SECONDS = 10.0
-_FEWEST, _MOST = 8, 512
-"""Chunks that are written at once: as many as take about ten seconds, within these bounds."""
+_GROUP = 64
+"""Chunks that are written at once. What some engines draw depends on the chunks that they read together, so groups
+depend on the documents alone, never on the clock or on what an interrupted run has left in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,6 @@ class Expander:
         self.chunk_tokens = chunk_tokens or writer.room
         self.work = Work()
         self._stop = stop
-        self._group = _FEWEST
         self.restart(lambda _: None)
 
     def restart(self, on_progress: Callable[[float], None]) -> None:
@@ -166,9 +165,12 @@ class Expander:
         found = self.cache.get(list({piece.key for piece in pieces}))
         missing = {piece.key: piece for piece in pieces if piece.key not in found}
         self.work.found += len(pieces) - len(missing)
-        order = sorted(missing.values(), key=lambda piece: len(piece.text))
+        order = sorted({piece.key: piece for piece in pieces}.values(), key=lambda piece: len(piece.text))
         done = 0
-        for group in self._groups(order):
+        for whole in _groups(order):
+            group = [piece for piece in whole if piece.key in missing]
+            if not group:
+                continue
             if self._stop():
                 return False
             started = time.perf_counter()
@@ -176,10 +178,10 @@ class Expander:
             values = {piece.key: queries for piece, queries in zip(group, written, strict=True)}
             self.cache.put(values)
             found |= values
-            self._took(len(group), time.perf_counter() - started)
+            self.work.seconds += time.perf_counter() - started
             self.work.written += len(group)
             done += len(group)
-            self._on_progress(self._done + documents * done / len(order))
+            self._on_progress(self._done + documents * done / len(missing))
         for piece in pieces:
             piece.queries = found[piece.key]
         return self._score(pieces)
@@ -190,8 +192,11 @@ class Expander:
         fingerprint = self.scorer.fingerprint
         keys = {piece.key: key_of_content("scores", fingerprint, piece.key.hex()) for piece in pieces}
         found = self.cache.get(list(keys.values()))
-        missing = {piece.key: piece for piece in pieces if keys[piece.key] not in found}
-        for group in self._groups(sorted(missing.values(), key=lambda piece: len(piece.text))):
+        order = sorted({piece.key: piece for piece in pieces}.values(), key=lambda piece: len(piece.text))
+        for whole in _groups(order):
+            group = [piece for piece in whole if keys[piece.key] not in found]
+            if not group:
+                continue
             if self._stop():
                 return False
             started = time.perf_counter()
@@ -199,23 +204,16 @@ class Expander:
             values = {keys[piece.key]: some for piece, some in zip(group, scores, strict=True)}
             self.cache.put(values)
             found |= values
-            self._took(len(group), time.perf_counter() - started)
+            self.work.seconds += time.perf_counter() - started
             self.work.scored += len(group)
         for piece in pieces:
             piece.scores = found[keys[piece.key]]
         return True
 
-    def _groups(self, pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-        start = 0
-        while start < len(pieces):
-            group = pieces[start : start + self._group]
-            yield group
-            start += len(group)
 
-    def _took(self, chunks: int, seconds: float) -> None:
-        self.work.seconds += seconds
-        wanted = chunks * _GROUP_SECONDS / max(seconds, 1e-6)
-        self._group = int(min(max(wanted, _FEWEST), 2 * self._group, _MOST))
+def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
+    for start in range(0, len(pieces), _GROUP):
+        yield pieces[start : start + _GROUP]
 
 
 def _assembled(document: Document, pieces: list[_Piece], tokens: int) -> ExpandedDocument:

@@ -209,7 +209,7 @@ def run_experiment(
         systems=results,
         comparisons=compare_with_baseline(results[0].scores, others, seed=seed),
     )
-    result.warnings += _warnings(result, len(qrels) - len(judged))
+    result.warnings += _warnings(result, len(qrels) - len(judged), [query.id for query in judged if not query.terms])
     return result
 
 
@@ -273,10 +273,16 @@ def _measure_dense(
     ]
 
 
-def _warnings(result: ExperimentResult, without_text: int) -> list[str]:
+def _warnings(result: ExperimentResult, without_text: int, without_terms: list[str]) -> list[str]:
     warnings = []
     if without_text:
         warnings.append(f"warning: {without_text:,} judged queries have no text and were left out")
+    if without_terms:
+        shown = ", ".join(without_terms[:5]) + (", …" if len(without_terms) > 5 else "")
+        warnings.append(
+            f"warning: {len(without_terms):,} judged queries have no word that is indexed (function words alone, or "
+            f"words of no document) and count as 0: {shown}"
+        )
     fallen = [one for one in result.comparisons if one.measure == "Judged@10" and one.p_randomisation < 0.05]
     return warnings + [
         f"warning: Judged@10 of {one.system!r} is {-one.difference.value:.3f} below the baseline's: it brings up "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 
 from lavra.core.files import write_atomically, write_json
 from lavra.core.units import show_size
@@ -23,8 +24,13 @@ def write_experiment(result: ExperimentResult, folder: Path) -> None:
         write_atomically(folder / "shares.svg", curve)
 
 
-def table(result: ExperimentResult) -> list[str]:
-    """Return the lines of a table: measures with intervals, gain in MRR@10, size and latency of each system."""
+def table(result: ExperimentResult, width: int | None = None) -> list[str]:
+    """Return the lines of a table: measures with intervals, gain in MRR@10, size and latency of each system.
+
+    Args:
+        result: of the experiment.
+        width: columns of the terminal; where the table is wider, each system has its lines below one another.
+    """
     measures = list(result.systems[0].estimates)
     heads = ["system", *measures, f"gain in {PRIMARY}", "k1, b, weight", "index", "p50/p95/p99 ms", "new terms"]
     rows = [heads, *(_row(result, one, measures) for one in result.systems)]
@@ -38,7 +44,7 @@ def table(result: ExperimentResult) -> list[str]:
     lines = [
         title,
         "",
-        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        *(_aligned(rows, widths) if width is None or sum(widths) + 2 * len(widths) <= width else _stacked(rows)),
     ]
     lines += [
         "",
@@ -49,7 +55,22 @@ def table(result: ExperimentResult) -> list[str]:
         share = result.gain_share(one.system.name)
         if share is not None and share > 0:
             lines.append(f"{one.system.name}: {share:.0%} of the gain in {PRIMARY} that human questions bring")
-    return [*lines, *_about_queries(result), *result.warnings]
+    lines += [*_about_queries(result), *result.warnings]
+    return lines if width is None else [part for line in lines for part in (wrap(line, width) if line else [""])]
+
+
+def _aligned(rows: list[list[str]], widths: list[int]) -> list[str]:
+    return ["  ".join(cell.ljust(most) for cell, most in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _stacked(rows: list[list[str]]) -> list[str]:
+    heads, *systems = rows
+    most = max(map(len, heads))
+    lines = []
+    for name, *cells in systems:
+        lines.append(name)
+        lines += [f"  {head.ljust(most)}  {cell}" for head, cell in zip(heads[1:], cells, strict=True) if cell]
+    return lines
 
 
 def _about_queries(result: ExperimentResult) -> list[str]:

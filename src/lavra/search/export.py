@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -11,11 +12,15 @@ from typing import Literal, get_args
 
 from lavra.core.errors import InputError
 from lavra.core.files import sync_file, sync_folder
+from lavra.core.replacing import check_replaceable_file
 from lavra.search.documents import Document
 
 ExportFormat = Literal["anserini", "elasticsearch", "parquet", "sqlite"]
 
 _AT_ONCE = 5000
+
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+"""What SQLite says of a file that cannot grow, on a full disk or at the limit of file sizes."""
 
 
 def export_documents(
@@ -48,8 +53,7 @@ def export_documents(
     }
     if kind not in writers:
         raise InputError(f"{kind!r} is no export format", f"use one of {', '.join(get_args(ExportFormat))}")
-    if path.exists() and not force:
-        raise InputError(f"{path} exists already", "choose another name, or add --force to replace it")
+    check_replaceable_file(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.writing")
     temporary.unlink(missing_ok=True)
@@ -115,6 +119,10 @@ def _write_sqlite(documents: Iterator[Document], path: Path, name: str) -> int:
             database.executemany(f'INSERT INTO "{name}" VALUES (?, ?, ?, ?)', rows)
             count += len(batch)
         database.commit()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF in _NO_ROOM:  # the same words as for any other file on a full disk
+            raise OSError(errno.ENOSPC, str(error), str(path)) from error
+        raise
     finally:
         database.close()
     return count

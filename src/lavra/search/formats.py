@@ -8,13 +8,26 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lavra.core.errors import InputError
-from lavra.data.bad_rows import EMPTY, BadRows
+from lavra.data.bad_rows import EMPTY, MISSING_COLUMN, NOT_TEXT, BadRows
+from lavra.data.locations import find_files, split_name
 from lavra.search.documents import Document
-from lavra.search.lines import json_objects, numbered_lines, text_field
+from lavra.search.lines import json_objects, numbered_lines, optional_field, text_field
 from lavra.search.trec import read_qrels
 
 _ENDINGS = ("", ".gz", ".zst", ".xz")
-_ID_FIELDS = ("_id", "id", "docno", "doc_id")
+_CORPORA = frozenset(f"corpus.jsonl{ending}" for ending in _ENDINGS)
+_ID_FIELDS = ("_id", "id", "docno", "doc_id", "docid", "pid")
+_TEXT_FIELDS = ("text", "contents", "passage", "body")
+
+NO_ID = "document without an id"
+NO_TAB = "line that is not `id<tab>text`"
+BESIDE_CORPUS = "queries, judgements and the like beside the corpus of a BEIR folder"
+_REMEDIES = {
+    NO_ID: f"give every line a field {' or '.join(map(repr, _ID_FIELDS))}",
+    NO_TAB: "write one document per line: its id, a tab, its text",
+    MISSING_COLUMN: "call the column that holds the text `text`",
+    NOT_TEXT: "write text into the column `text`",
+}
 
 
 class Collection(Protocol):
@@ -62,12 +75,13 @@ class BeirCollection:
         self.splits = tuple(self._qrels)
 
     def documents(self) -> Iterator[Document]:
-        """Yield every document that has text; fields `_id`, `title`, `text` (and `queries` or `predicted_queries`).
-
-        Raises:
-            InputError: for a line that is not JSON or has no id, naming it.
-        """
+        """Yield every document that has text; fields `_id`, `title`, `text` (and `queries` or `predicted_queries`)."""
         return read_jsonl_corpus(self._corpus, self._bad_rows)
+
+    def beside(self) -> list[str]:
+        """Return the data files of the folder that hold no documents: queries, judgements and the like."""
+        others = (path for path in sorted(self.folder.rglob("*")) if path.is_file() and path != self._corpus)
+        return [str(path) for path in others if split_name(path)[1] is not None]
 
     def queries(self) -> dict[str, str]:
         """Return every query of `queries.jsonl`.
@@ -121,7 +135,9 @@ class FileCollection:
             elif path.is_file() and path.name.endswith(_with("tsv")):
                 yield from read_tsv_corpus(path, self._bad_rows)
             else:
-                for row in read_rows([location], bad_rows=self._bad_rows):
+                for row in read_rows(
+                    self._without_queries(location), wanted=(*_ID_FIELDS, "title"), bad_rows=self._bad_rows
+                ):
                     found = [row.fields[name] for name in _ID_FIELDS if row.fields.get(name) not in (None, "")]
                     title = row.fields.get("title")
                     yield Document(
@@ -130,6 +146,24 @@ class FileCollection:
                         title=title if isinstance(title, str) else "",
                         place=row.place,
                     )
+
+    def _without_queries(self, location: str) -> list[str]:
+        """Return what to read of a location: of every folder in it that holds a BEIR corpus, the corpus alone."""
+        if not Path(location).is_dir():
+            return [location]
+        files = find_files([location])
+        corpora = {file.path.parent: file.path for file in files.files if file.path.name in _CORPORA}
+        if not corpora:
+            return [location]
+        kept = []
+        for file in files.files:
+            home = next((folder for folder in file.path.parents if folder in corpora), None)
+            if home is None or corpora[home] == file.path:
+                kept.append(str(file.path))
+            else:
+                files.leave_out(file.path, BESIDE_CORPUS)
+        self._bad_rows.left_out |= files.left_out
+        return kept
 
     def queries(self) -> dict[str, str]:
         """Return no query."""
@@ -146,6 +180,8 @@ def open_collection(location: str, bad_rows: BadRows | None = None) -> Collectio
     Raises:
         InputError: if there is nothing at `location`.
     """
+    if bad_rows is not None:
+        bad_rows.remedies |= _REMEDIES
     if location.startswith("installed-docs:"):
         from lavra.search.docstrings import DocstringCollection
 
@@ -166,13 +202,16 @@ def read_jsonl_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
     """Yield the documents of a JSONL file: BEIR's fields (`_id`, `title`, `text`) or Anserini's (`id`, `contents`).
 
     Generated queries are taken from `predicted_queries` or `queries`, a list or lines of text. Documents without text
-    are left out and counted.
+    are left out and counted, and so are lines that are not JSON or have no id.
 
     Raises:
-        InputError: for a line that is not JSON or has no id, naming it.
+        InputError: for such a line, naming it, if bad rows are errors.
     """
-    for place, row in json_objects(path):
-        identifier = text_field(row, _ID_FIELDS, place, "id")
+    for place, row in json_objects(path, bad_rows):
+        identifier = optional_field(row, _ID_FIELDS)
+        if not identifier:
+            bad_rows.add(NO_ID, place)
+            continue
         title, text = _plain(row, "title"), _plain(row, "text") or _plain(row, "contents")
         if not title.strip() and not text.strip():
             bad_rows.add(EMPTY, place, identifier)
@@ -192,19 +231,36 @@ def listed_queries(row: Mapping[str, Any]) -> list[str]:
 
 
 def read_tsv_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
-    """Yield the documents of a tab-separated file without header, as MS MARCO's `collection.tsv`: id, text.
+    """Yield the documents of a tab-separated file, as MS MARCO's `collection.tsv`: id, text.
+
+    A first line that names its columns (`id`, `title`, `text`) is a header. Lines without a tab or without an id are
+    left out and counted.
 
     Raises:
-        InputError: for a line without a tab or without an id, naming it.
+        InputError: for such a line, naming it, if bad rows are errors.
     """
-    for place, line in numbered_lines(path):
+    names: list[str] = []
+    for number, (place, line) in enumerate(numbered_lines(path, bad_rows)):
         identifier, tab, text = line.partition("\t")
+        if number == 0 and _is_header(line):
+            names = line.strip().lower().split("\t")
+            continue
+        title = ""
+        if names and line.count("\t") == len(names) - 1:
+            row = dict(zip(names, line.split("\t"), strict=True))
+            identifier, title = optional_field(row, _ID_FIELDS), row.get("title", "")
+            text = optional_field(row, _TEXT_FIELDS)
         if not tab or not identifier:
-            raise InputError(f"{place} is not `id<tab>text`", "write one document per line: its id, a tab, its text")
-        if text.strip():
-            yield Document(identifier, text.replace("\t", " "), place=place)
+            bad_rows.add(NO_TAB, place, line[:80])
+        elif text.strip() or title.strip():
+            yield Document(identifier, text.replace("\t", " "), title, place=place)
         else:
             bad_rows.add(EMPTY, place, identifier)
+
+
+def _is_header(line: str) -> bool:
+    names = line.strip().lower().split("\t")
+    return len(names) > 1 and any(name in _ID_FIELDS for name in names) and any(name in _TEXT_FIELDS for name in names)
 
 
 def read_queries(path: Path) -> dict[str, str]:

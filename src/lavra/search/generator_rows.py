@@ -15,8 +15,8 @@ from lavra.core.seeds import derive_seed
 from lavra.data.bad_rows import BadRows
 from lavra.search.chunking import cut_into_chunks
 from lavra.search.formats import open_collection
-from lavra.search.lines import json_objects, text_field
-from lavra.search.pairs import Pair, read_triples, training_pairs
+from lavra.search.lines import json_objects, optional_field
+from lavra.search.pairs import NO_PAIR, Pair, read_triples, training_pairs
 from lavra.search.prompts import QueryPrompt
 
 PASSAGE_WORDS = 160
@@ -53,18 +53,21 @@ def read_pairs(location: str, split: str, bad_rows: BadRows) -> Iterator[Pair]:
     """
     path = Path(location)
     if path.is_file() and path.name.endswith(_TSV):
-        yield from read_triples(path)
+        yield from read_triples(path, bad_rows)
     elif path.is_file() and path.name.endswith(_JSONL):
-        yield from _read_jsonl_pairs(path)
+        yield from _read_jsonl_pairs(path, bad_rows)
     else:
         yield from training_pairs(open_collection(location, bad_rows), split, bad_rows)
 
 
-def _read_jsonl_pairs(path: Path) -> Iterator[Pair]:
-    for place, row in json_objects(path):
-        passage = text_field(row, ("passage", "text", "prompt", "source"), place, "passage")
-        query = text_field(row, ("query", "completion", "target"), place, "query")
-        yield Pair(passage, passage, query)
+def _read_jsonl_pairs(path: Path, bad_rows: BadRows) -> Iterator[Pair]:
+    for place, row in json_objects(path, bad_rows):
+        passage = optional_field(row, ("passage", "text", "prompt", "source"))
+        query = optional_field(row, ("query", "completion", "target"))
+        if passage and query:
+            yield Pair(passage, passage, query)
+        else:
+            bad_rows.add(NO_PAIR, place)
 
 
 def asked_passages(pairs: Iterable[Pair]) -> Iterator[AskedPassage]:

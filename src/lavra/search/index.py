@@ -7,26 +7,24 @@ manifest that names them. Changing what is scored (fields, k1, b, which queries 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lavra.core.building import building_folder
 from lavra.core.errors import Damaged, InputError
-from lavra.core.files import building_folder
 from lavra.core.locks import exclusive
 from lavra.data.bad_rows import BadRows
 from lavra.search.documents import Document
 from lavra.search.generation import Generation, build_generation
-from lavra.search.manifest import NAME, Manifest
+from lavra.search.manifest import LATER, NAME, Manifest
 from lavra.search.settings import IndexSettings
 from lavra.search.term_counts import Whole, ranges
 from lavra.search.update import IndexUpdate, open_segments, read_vocabulary
-from lavra.search.vocabulary import Vocabulary
 
 
 class Index:
@@ -41,12 +39,17 @@ class Index:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            self._open()
-        except FileNotFoundError:  # an update replaced the files between reading the manifest and opening them
+        while True:
+            before = _content(folder / NAME)
             try:
                 self._open()
-            except FileNotFoundError as error:
+                if _content(folder / NAME) == before:
+                    return
+            except (FileNotFoundError, Damaged) as error:
+                if _content(folder / NAME) != before:
+                    continue  # an update replaced the files between reading the manifest and opening them
+                if isinstance(error, Damaged):
+                    raise
                 raise Damaged(f"{folder} lacks {error.filename}", "make the index again with --force") from error
 
     def _open(self) -> None:
@@ -54,6 +57,12 @@ class Index:
         self.settings = IndexSettings.from_json(self._manifest.settings)
         self._segments = open_segments(self.folder, self._manifest)[: self._manifest.searchable]
         self.generation = Generation(self.folder / self._manifest.postings) if self._manifest.postings else None
+        self._vocabulary = read_vocabulary(self.folder, self._manifest)  # now: another index may take its place
+
+    @staticmethod
+    def begin(folder: Path, settings: IndexSettings) -> None:
+        """Make a folder that is there already an empty index."""
+        Manifest(settings.to_json(), settings.analyzer.fingerprint).write(folder)
 
     @classmethod
     def create(cls, folder: Path, settings: IndexSettings, *, force: bool = False) -> Index:
@@ -62,8 +71,8 @@ class Index:
         Raises:
             InputError: if the folder exists and `force` is false.
         """
-        with building_folder(folder, force=force) as building:
-            Manifest(settings.to_json(), settings.analyzer.fingerprint).write(building)
+        with building_folder(folder, force=force, kind="search index", later=LATER) as building:
+            cls.begin(building, settings)
         return cls(folder)
 
     @staticmethod
@@ -148,8 +157,12 @@ class Index:
 
     def query_terms(self, query: str) -> list[int]:
         """Return the term numbers of a query; terms that no document has are left out."""
+        return self.numbers_of(self.settings.analyzer.terms(query))
+
+    def numbers_of(self, terms: Iterable[str]) -> list[int]:
+        """Return the numbers of terms; those that no document has are left out."""
         numbers = self._vocabulary.numbers
-        return [numbers[term] for term in self.settings.analyzer.terms(query) if term in numbers]
+        return [numbers[term] for term in terms if term in numbers]
 
     def search(self, query: str, most: int = 10) -> tuple[Whole, NDArray[np.float32]]:
         """Return the numbers and scores of the best documents; score descending, then id descending.
@@ -199,6 +212,9 @@ class Index:
         places = self.generation.rows
         return [places[places[:, 0] == number, 1].astype(np.int64) for number in range(len(self._segments))]
 
-    @cached_property
-    def _vocabulary(self) -> Vocabulary:
-        return read_vocabulary(self.folder, self._manifest)
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

@@ -10,8 +10,11 @@ from lavra.core.errors import Damaged, InputError
 from lavra.core.files import read_json, write_json
 from lavra.search.settings import IndexSettings
 
-FORMAT = 1
+FORMAT = 2
 NAME = "index.json"
+
+LATER = (NAME, "lock", "segment-*", "postings-*", "vocabulary-*", ".segment-*", ".postings-*", ".vocabulary-*")
+"""All that is ever written into the folder of an index, as patterns for its mark."""
 
 
 @dataclass

@@ -12,6 +12,8 @@ from lavra.search.formats import Collection
 from lavra.search.lines import numbered_lines
 from lavra.search.trec import UNKNOWN_DOCUMENT, UNKNOWN_QUERY
 
+NO_PAIR = "line without a passage and a query"
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -61,19 +63,16 @@ def training_pairs(collection: Collection, split: str, bad_rows: BadRows | None 
         )
 
 
-def read_triples(path: Path) -> Iterator[Pair]:
+def read_triples(path: Path, bad_rows: BadRows) -> Iterator[Pair]:
     """Yield the pairs of an MS MARCO triples file: `query<tab>relevant passage<tab>other passage`, or the first two.
 
     The passage's own text serves as the document id, since triples carry none.
 
-    Raises:
-        InputError: for a line with fewer than two columns, or an empty one of the two, naming the line.
+    Lines with fewer than two columns, or an empty one of the two, are left out and counted.
     """
-    for place, line in numbered_lines(path):
+    for place, line in numbered_lines(path, bad_rows):
         columns = line.split("\t")
         if len(columns) not in (2, 3) or not columns[0].strip() or not columns[1].strip():
-            raise InputError(
-                f"{place} is no triple: {line[:80]!r}",
-                "write: query, relevant passage, other passage, with tabs between",
-            )
+            bad_rows.add(NO_PAIR, place, line[:80])
+            continue
         yield Pair(columns[1], columns[1], columns[0])

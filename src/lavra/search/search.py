@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lavra.core.errors import InputError
 from lavra.search.analyzers import Analyzer
 from lavra.search.chunking import sentences
 from lavra.search.index import Index
@@ -49,19 +51,36 @@ class Hit:
 
 
 def search(index: Index, query: str, most: int = 10) -> list[Hit]:
-    """Return the best documents for a query, with passages.
+    """Return the best documents for a query, with passages; none for a query without a word that is indexed.
 
     Args:
         index: to search.
         query: as people write it.
         most: how many at most.
+
+    Raises:
+        InputError: if `most` is below one.
     """
+    if most < 1:
+        raise InputError(f"{most} documents cannot be shown", "ask for one or more")
     numbers, scores = index.search(query, most)
     weights = _weights(index, query)
     return [
         _hit(index, number, float(score), rank, weights)
         for rank, (number, score) in enumerate(zip(numbers.tolist(), scores, strict=True), start=1)
     ]
+
+
+def why_nothing(index: Index, query: str) -> str:
+    """Return a sentence that says why no document answers a query."""
+    analyzer = index.settings.analyzer
+    words = analyzer.words(query)
+    if not words:
+        return "the query has no word"
+    if not analyzer.terms(query):
+        return f"the query has only words that the index leaves out: {', '.join(dict.fromkeys(words))}"
+    asked = (word for word in dict.fromkeys(words) if analyzer.term(word))
+    return f"no document has a word of the query: {', '.join(asked)}"
 
 
 def marked(text: str, marks: tuple[tuple[int, int], ...], before: str = "**", after: str = "**") -> str:
@@ -79,7 +98,7 @@ def _weights(index: Index, query: str) -> dict[str, float]:
     postings = index.generation.postings
     weights = dict.fromkeys(index.settings.analyzer.terms(query), 0.0)
     for term in weights:
-        for number in index.query_terms(term):
+        for number in index.numbers_of([term]):
             frequency = int(postings.starts[number + 1] - postings.starts[number])
             weights[term] = 0.01 + float(np.log((1 + len(postings)) / (1 + frequency)))
     return weights
@@ -139,7 +158,7 @@ def _passage(analyzer: Analyzer, text: str, weights: Mapping[str, float]) -> str
 def _window(text: str, start: int, end: int, marks: tuple[tuple[int, int], ...]) -> tuple[int, int]:
     """Return the part of a long sentence with the most marks, from the beginning of a word to the end of one."""
     starts = [start + mark for mark, _ in marks] or [start]
-    inside = [sum(begin <= other < begin + PASSAGE_LETTERS for other in starts) for begin in starts]
+    inside = [bisect_left(starts, begin + PASSAGE_LETTERS) - number for number, begin in enumerate(starts)]
     first = max(start, starts[inside.index(max(inside))] - 40)
     space = text.rfind(" ", start, first + 1)
     first = space + 1 if space >= 0 else start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +145,7 @@ class SegmentWriter:
             for number, terms in enumerate(numbers):
                 shared = [len(body.intersection(terms)) for body in bodies]
                 by_unit[shared.index(max(shared))].append(number)
-        repeats = _repeats(words, body_words)
+        repeats = _repeats(words, body_words, self._settings.analyzer.folded)
         for chosen in by_unit:
             for number in chosen:
                 self._query_counts.add(numbers[number])
@@ -259,13 +259,13 @@ def _digest(*texts: str) -> bytes:
 _NO_QUERIES = _digest()
 
 
-def _repeats(queries: list[list[str]], body: list[str]) -> list[bool]:
+def _repeats(queries: list[list[str]], body: list[str], folded: Callable[[str], str]) -> list[bool]:
     """Tell for each query whether an earlier one has the same words, or the text has them all in this order."""
-    text = f" {' '.join(body)} "
+    text = folded(f" {' '.join(body)} ")
     seen: set[str] = set()
     found = []
     for words in queries:
-        query = f" {' '.join(words)} "
+        query = folded(f" {' '.join(words)} ")
         found.append(query in seen or query in text)
         seen.add(query)
     return found

@@ -12,13 +12,17 @@ from lavra.search.lines import numbered_lines
 
 JUDGED_TWICE = "judgement given twice with different grades (the last one counts)"
 UNKNOWN_QUERY = "judgement of a query that the collection does not have"
+_HEADER_NAMES = frozenset(
+    ("query-id", "qid", "query", "topic", "score", "grade", "rel", "relevance", "label", "rating")
+)
 UNKNOWN_DOCUMENT = "judgement of a document that is not in the corpus"
 
 
 def judgement_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
     """Yield (place, query, document, grade) of a judgements file, in either layout.
 
-    BEIR: `query-id<tab>corpus-id<tab>score` with that header. TREC: `query 0 document grade`, white space between.
+    BEIR: `query-id<tab>corpus-id<tab>score` with that header. TREC: `query 0 document grade`, white space between. The
+    first line is a header when it has these names, or one of them and no digit in any column. A grade of `1.0` is 1.
 
     Raises:
         InputError: for a line that is neither, naming it.
@@ -31,12 +35,27 @@ def judgement_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
                 "write query, document and grade separated by tabs, or TREC's four columns: query 0 document grade",
             )
         query, document, grade = columns[0], columns[-2], columns[-1]
-        try:
-            yield place, query, document, int(grade)
-        except ValueError as error:
-            if number == 0 and not grade.lstrip("-").isdigit():
-                continue  # the header
-            raise InputError(f"{place}: the grade {grade!r} is not a whole number", "use 0, 1, 2, …") from error
+        if number == 0 and _is_header(columns):
+            continue
+        yield place, query, document, _grade(grade, place)
+
+
+def _is_header(columns: list[str]) -> bool:
+    """Whether a line names columns: nothing but words, one of which is a name that people give to such a column."""
+    names = [column.strip().lower().replace("_", "-") for column in columns]
+    if any(not name or any(letter.isdigit() for letter in name) for name in names):
+        return False
+    return any(name in _HEADER_NAMES for name in names[-1:]) or names[0] in _HEADER_NAMES
+
+
+def _grade(text: str, place: str) -> int:
+    try:
+        value = float(text)
+        if value == int(value):
+            return int(value)
+    except (ValueError, OverflowError):
+        pass
+    raise InputError(f"{place}: the grade {text!r} is not a whole number", "use 0, 1, 2, …")
 
 
 def read_qrels(path: Path, bad_rows: BadRows | None = None) -> dict[str, dict[str, int]]:

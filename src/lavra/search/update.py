@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lavra.core.building import building_folder
 from lavra.core.errors import InputError
-from lavra.core.files import building_folder, write_atomically
+from lavra.core.files import write_atomically
 from lavra.data.bad_rows import BadRows
 from lavra.search.documents import Document
 from lavra.search.generation import build_generation
@@ -126,7 +127,7 @@ class IndexUpdate:
         self._count_duplicates()
         self._merge()
         name = self._manifest.new_name("postings")
-        with building_folder(self._folder / name, force=True) as building:
+        with building_folder(self._folder / name, ours=True) as building:
             build_generation(
                 building, self._segments, living_rows(self._segments), self.settings, len(self._vocabulary)
             )
@@ -140,7 +141,7 @@ class IndexUpdate:
         if not len(self._writer):
             return
         name = self._manifest.new_name("segment")
-        with building_folder(self._folder / name, force=True) as building:
+        with building_folder(self._folder / name, ours=True) as building:
             self._writer.save(building)
         if len(self._vocabulary) > self._terms_written:
             terms = self._manifest.new_name("vocabulary")
@@ -185,7 +186,7 @@ class IndexUpdate:
         if not sum(map(len, rows)):
             return ""
         name = self._manifest.new_name("segment")
-        with building_folder(self._folder / name, force=True) as building:
+        with building_folder(self._folder / name, ours=True) as building:
             merge_segments(segments, rows, building)
         return name
 

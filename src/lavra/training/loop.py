@@ -90,6 +90,7 @@ class Loop:
         self.validation_loss: float | None = None
         self.waited = 0.0
         self._validated_at = -1
+        self._speed = 0.0
         self._saved_at, self._saved_time = trainer.step, time.monotonic()
         self._recent: deque[tuple[float, float]] = deque([(time.monotonic(), trainer.targets)], maxlen=32)
 
@@ -246,7 +247,9 @@ class Loop:
     def tokens_per_second(self) -> float:
         """Tokens learned from per second, over the last steps."""
         (first, before), (last, now) = self._recent[0], self._recent[-1]
-        return (now - before) / (last - first) if last > first else 0.0
+        if last > first and len(self._recent) > 1:  # else a validation has just begun the count anew: as before it
+            self._speed = (now - before) / (last - first)
+        return self._speed
 
     def _note(self, report: StepReport) -> str:
         speed = self.tokens_per_second

@@ -45,12 +45,20 @@ def widened(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def lively(trainer: Trainer) -> Iterator[None]:
+def lively(trainer: Trainer, *, frozen: bool = True) -> Iterator[None]:
     """Give tensors that are all zero small random values for the block.
 
     Weights that start at zero stop every gradient and every influence behind them, which would hide what is looked for.
+
+    Args:
+        trainer: whose model it is.
+        frozen: tensors that do not learn, too; a checkpoint does not hold what those are given.
     """
-    zeros = [parameter for parameter in trainer.model.parameters() if not parameter.detach().any()]
+    zeros = [
+        parameter
+        for parameter in trainer.model.parameters()
+        if (frozen or parameter.requires_grad) and not parameter.detach().any()
+    ]
     generator = torch.Generator("cpu").manual_seed(0)
     with torch.no_grad():
         for parameter in zeros:

@@ -188,12 +188,16 @@ class Trainer:
             "excluded": sorted(self.excluded),
             "micro_rows": self.batches.micro_rows,
             "loss_scale": self.scale.state_dict(),
-            "computed": {
-                "compiled": None if self.compilation is None else self.compilation.flags,
-                "distrusted": list(distrusted_ways()),
-                "widened": self.masters.widened,
-            },
+            "computed": self.computed(),
             "updates": {update.name: update.state_dict() for update in self.updates},
+        }
+
+    def computed(self) -> dict[str, Any]:
+        """Return in which ways steps are computed, as JSON values: what is compiled, and what was given up."""
+        return {
+            "compiled": None if self.compilation is None else self.compilation.flags,
+            "distrusted": list(distrusted_ways()),
+            "widened": self.masters.widened,
         }
 
     def _compute_as(self, state: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from lavra.core.memory import is_out_of_memory, release_memory
 from lavra.core.perplexity import perplexity_of
 from lavra.core.seeds import row_streams
-from lavra.models.contract import Model
+from lavra.models.contract import Model, logit_cap_of
 from lavra.objectives.base import Objective
 from lavra.training.batches import Source
 from lavra.training.fault_points import fault_point
@@ -84,7 +84,7 @@ class _Detached:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.vocabulary = model.vocabulary
+        self.vocabulary, self.logit_cap = model.vocabulary, logit_cap_of(model)
 
     def features(self, batch: object) -> torch.Tensor:
         return self.model.features(batch).detach()  # pyright: ignore[reportArgumentType]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
-import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lavra.core.building import building_folder
 from lavra.core.errors import InputError, LavraError
-from lavra.core.files import building_folder
+from lavra.core.locks import exclusive
+from lavra.core.scratch import scratch_folder
 from lavra.core.seeds import numpy_stream
 from lavra.models.decoder import Decoder
-from lavra.models.families.exporting import export_decoder
+from lavra.models.families.exporting import SpecialIds, export_decoder
 from lavra.models.families.registry import family_for
 from lavra.models.inference import evaluating
 from lavra.models.wrapped.quiet import quietly
@@ -109,9 +112,12 @@ def conversion_of(source: Convertible, quantization: str = "float32") -> Path:
         LavraError: if the conversion is not the same model; nothing is kept then.
     """
     folder = conversions() / f"{fingerprint(source)}-{quantization}"
-    if not folder.exists():
-        with building_folder(folder, force=True) as building:
-            convert(source, building, quantization)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    waits = exclusive(folder.with_name(f".{folder.name}.converting.lock"), "", remove=True, wait=math.inf)
+    with nullcontext() if folder.exists() else waits:
+        if not folder.exists():  # another process may have made it while this one waited
+            with building_folder(folder, kind="conversion") as building:
+                convert(source, building, quantization)
     return folder
 
 
@@ -162,9 +168,12 @@ def _transformers_model(source: Convertible) -> Any:
         return copy.deepcopy(source.model.inner)  # the library rounds weights in place, which must not be the model's
     from transformers import AutoModelForCausalLM
 
-    end = source.tokenizer.end_of_document
-    with tempfile.TemporaryDirectory() as folder, quietly():
-        export_decoder(Path(folder), source.model, {"bos_token_id": end, "eos_token_id": end}, source.family)
+    ids: SpecialIds = {
+        "bos_token_id": source.tokenizer.document_bos,
+        "eos_token_id": source.tokenizer.end_of_document,
+    }
+    with scratch_folder() as folder, quietly():
+        export_decoder(Path(folder), source.model, ids, source.family)
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
@@ -186,7 +195,7 @@ def _specification(inner: Any, names: list[str], source: Convertible) -> Any:
 
     beginning: Sequence[int] = getattr(source.model, "beginning", ())
     end = source.tokenizer.end_of_document
-    stand_in = _Names(names, end, beginning[0] if beginning else end)
+    stand_in = _Names(names, end, beginning[0] if beginning else source.tokenizer.document_bos)
     loader = _MODEL_LOADERS[type(inner.config).__name__]
     own = inner.config
     inner.config = _older(own)

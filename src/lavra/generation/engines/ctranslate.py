@@ -51,6 +51,7 @@ _LEFT_OUT = {
     "words": (),
     "regex": "",
     "json_schema": "",
+    "grammar": "",
 }
 """Options that the engine has not, and their neutral values."""
 
@@ -78,9 +79,7 @@ def why_not(options: GenerateOptions, prompts: Sequence[Prompt], context: int) -
         return "it has no " + ", ".join("--" + name.replace("_", "-") for name in asked)
     longest = max((len(prompt.ids) for prompt in prompts), default=0)
     if longest + options.max_new_tokens > context:
-        return (
-            f"a prompt of {longest - 1} tokens and {options.max_new_tokens} new ones outgrow the context of {context}"
-        )
+        return f"a prompt of {longest} tokens and {options.max_new_tokens} new ones outgrow the context of {context}"
     return None
 
 
@@ -141,7 +140,7 @@ class CTranslate2Engine:
         Raises:
             InputError: if one does not fit, or an option is not among the engine's.
         """
-        encoded = [encode_prompt(self, self._tokenizer, text, options.long_prompt) for text in prompts]  # pyright: ignore[reportArgumentType]
+        encoded = [encode_prompt(self, self._tokenizer, text, options.long_prompt, options.bos) for text in prompts]  # pyright: ignore[reportArgumentType]
         reason = why_not(options, encoded, self.context)
         if reason is not None:
             raise InputError(f"ctranslate2 cannot do this: {reason}", "use --engine torch, or auto")

@@ -53,7 +53,7 @@ class Prefix:
         root = root_of(model)
         saved = saved_modules(root, self.config.saved, vocabulary=self.vocabulary)
         root.requires_grad_(False)
-        generator = torch_stream(self.seed, "adapter")
+        generator = torch_stream(self.seed, "adapter", device="cpu")
         for layer, heads, size in _self_attentions(model):
             layer.prefix = PrefixMemory(heads, self.config.rank, size, generator).to(device_of(model))
         for name in saved:
@@ -89,8 +89,9 @@ class PrefixMemory(nn.Module):
 
     def __init__(self, heads: int, length: int, size: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.keys = nn.Parameter(torch.randn(heads, length, size, generator=generator) * _SPREAD)
-        self.values = nn.Parameter(torch.randn(heads, length, size, generator=generator) * _SPREAD)
+        shape, device = (heads, length, size), generator.device
+        self.keys = nn.Parameter(torch.randn(shape, generator=generator, device=device) * _SPREAD)
+        self.values = nn.Parameter(torch.randn(shape, generator=generator, device=device) * _SPREAD)
 
     def before(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the (rows, heads, length + keys, size) keys and values with the prefix before them."""

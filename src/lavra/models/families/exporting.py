@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lavra.core.files import write_json
 from lavra.models.decoder import Decoder
+from lavra.models.families.companions import GENERATION_CONFIG
 from lavra.models.families.family import part, widened
 from lavra.models.families.importing import CONFIG
 from lavra.models.families.registry import family_for
 from lavra.models.families.tensor_source import SAFETENSORS
 from lavra.models.spec import DecoderSpec
 from lavra.models.store import weights_to_save
-
-GENERATION_CONFIG = "generation_config.json"
 
 SpecialIds = dict[str, int | list[int] | None]
 """`bos_token_id`, `eos_token_id` and `pad_token_id`."""
@@ -36,7 +37,15 @@ class Exported:
     spec: DecoderSpec
 
 
-def export_decoder(folder: Path, model: Decoder, ids: SpecialIds, preferred: str | None = None) -> Exported:
+def export_decoder(
+    folder: Path,
+    model: Decoder,
+    ids: SpecialIds,
+    preferred: str | None = None,
+    *,
+    carried: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> Exported:
     """Write `config.json`, `generation_config.json` and `model.safetensors`.
 
     The vocabulary is written without padding rows, a tied head is flagged and written once, and gains and biases that
@@ -47,6 +56,9 @@ def export_decoder(folder: Path, model: Decoder, ids: SpecialIds, preferred: str
         model: what to write, in its own precision.
         ids: the special tokens.
         preferred: `model_type` to take if it can express the model.
+        carried: what the configuration of the model that ours was read from says beside what is computed; taken over
+            where the family is the same.
+        generation: settings of generation to write; by default the special tokens, with a pad token for batches.
 
     Raises:
         InputError: if no family expresses the model exactly; names the options.
@@ -62,9 +74,24 @@ def export_decoder(folder: Path, model: Decoder, ids: SpecialIds, preferred: str
     kind = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     special: SpecialIds = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **ids}
     config = family.write_config(replace(target, dropout=spec.dropout))
-    write_json(folder / CONFIG, {**config, **special, "torch_dtype": kind})
-    write_json(folder / GENERATION_CONFIG, {name: value for name, value in special.items() if value is not None})
+    same = carried if carried is not None and family.name == preferred else {}
+    write_json(folder / CONFIG, {**same, **config, **special, "torch_dtype": kind})
+    settings = generation or {**_padding(special), **_named(special)}
+    write_json(folder / GENERATION_CONFIG, dict(settings))
     return Exported(family.name, target)
+
+
+def _padding(special: SpecialIds) -> SpecialIds:
+    """Return what rows of different lengths are filled up with: the end, which no row goes on after.
+
+    Not in `config.json`: `transformers` would not train the embedding of a token that is named there.
+    """
+    end = special["eos_token_id"]
+    return {"pad_token_id": end} if isinstance(end, int) else {}
+
+
+def _named(special: SpecialIds) -> SpecialIds:
+    return {name: value for name, value in special.items() if value is not None}
 
 
 def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

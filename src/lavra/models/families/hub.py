@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from lavra.core.errors import InputError
+from lavra.core.network import why_no_hub
 
 WELL_KNOWN = {
     "gpt2": "openai-community/gpt2",
@@ -44,26 +45,53 @@ def hub_name(location: str) -> str | None:
     return name
 
 
-def hub_folder(name: str) -> Path:
+def hub_folder(name: str, *, weights: bool = True) -> Path:
     """Download a model's configuration, tokenizer and weights, or find them in the cache; return their folder.
+
+    Args:
+        name: `owner/name`.
+        weights: whether the weights are wanted too, and not the small files alone.
 
     Raises:
         InputError: if the hub has no such model, keeps it behind a licence, or cannot be reached.
     """
+    reason = why_no_hub()
+    if reason is not None:
+        return _kept_folder(name, reason, weights)
     from huggingface_hub import list_repo_files, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        try:
+        patterns: list[str] = [*_SMALL_FILES]
+        if weights:
             files = list_repo_files(name)
-            kind = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin"
-            patterns = [*_SMALL_FILES, kind]
-        except (OfflineModeIsEnabled, ConnectionError):
-            patterns = [*_SMALL_FILES, "*.safetensors", "*.bin"]
+            patterns.append("*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin")
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the library raises many kinds, its HTTP client's own among them
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{name} cannot be had from the hub: {reason}",
+            f"{name} cannot be had from the hub: {said}",
             "check the name and the connection; for a gated model, accept its licence and run `hf auth login`",
         ) from error
+
+
+def _kept_folder(name: str, reason: str, weights: bool) -> Path:
+    """Return the folder where an earlier download left a model.
+
+    Raises:
+        InputError: if there is none.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except Exception as error:
+        raise InputError(
+            f"there is no folder {name}, and the Hugging Face hub cannot be reached ({reason})",
+            "check the spelling of the path, or connect once: what was downloaded is kept and used without a network",
+        ) from error
+    if weights and not any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin")):
+        raise InputError(
+            f"of {name} only the small files were downloaded, and the Hugging Face hub cannot be reached ({reason})",
+            "connect once more",
+        )
+    return folder

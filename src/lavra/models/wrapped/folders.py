@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lavra.core.building import building_folder
 from lavra.core.errors import Damaged, InputError
-from lavra.core.files import building_folder, read_json, write_json
+from lavra.core.files import read_json, write_json
 from lavra.models.families.importing import CONFIG, read_config
 from lavra.models.families.tokenizer_files import copy_tokenizer
+from lavra.models.reference import ATTENTION_KEYS, attention_options
 from lavra.models.wrapped.kinds import Kind, automatic_class, choose_kind
 from lavra.models.wrapped.quiet import quietly
 from lavra.models.wrapped.wrapped import Wrapped
@@ -37,7 +39,8 @@ def open_wrapped(folder: Path, kind: Kind | None = None, dtype: torch.dtype = to
     """
     config = read_config(folder)
     chosen = choose_kind(config, folder) if kind is None else kind
-    special = _SPECIAL.get(str(config.get("model_type")), {}) if chosen == "encoder" else {}
+    special = dict(_SPECIAL.get(str(config.get("model_type")), {}) if chosen == "encoder" else {})
+    special |= attention_options(str(folder))
     return Wrapped(_load(folder, chosen, dtype, special), chosen)
 
 
@@ -108,7 +111,7 @@ def save_wrapped(
     Raises:
         InputError: if `folder` exists and `force` is false, or a weight is unknown or has another shape.
     """
-    with building_folder(folder, force=force) as building:
+    with building_folder(folder, force=force, kind="model") as building:
         write_wrapped(building, model, tokenizer_files_from, weights=weights)
 
 
@@ -124,7 +127,8 @@ def write_wrapped(
     with quietly():
         model.inner.save_pretrained(folder, state_dict=_state(model, weights))
     config: Any = read_json(folder / CONFIG)
-    write_json(folder / CONFIG, {**config, **_corrections(model, weights)})
+    kept = {key: value for key, value in config.items() if key not in ATTENTION_KEYS}
+    write_json(folder / CONFIG, {**kept, **_corrections(model, weights)})
     if tokenizer_files_from is not None:
         copy_tokenizer(tokenizer_files_from, folder)
 

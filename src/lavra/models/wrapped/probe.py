@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional as F
 
 from lavra.core.errors import InputError
 from lavra.models.batch import IGNORED, Batch
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from lavra.models.wrapped.wrapped import Wrapped
 
 _LENGTHS = (5, 7)
+_LARGE_LOGITS = 60.0
+"""Size of the logits at which a model is asked whether it bends them; models that do so bound them at 15 to 30."""
+
 _PADDING = 2
 _TOLERANCE, _COARSE = 1e-4, 5e-2
 """Of the largest feature, in float32, and in coarser types (where what is left of a leak is far larger)."""
@@ -38,8 +42,8 @@ def _documents(model: Wrapped) -> list[torch.Tensor]:
     config = model.inner.config
     special = {value for name, value in vars(config).items() if name.endswith("_token_id") and isinstance(value, int)}
     usual = [number for number in range(min(model.vocabulary, 1000)) if number not in special] or [0]
-    generator = torch.Generator().manual_seed(0)
-    picked = [torch.randint(len(usual), (length,), generator=generator).tolist() for length in _LENGTHS]
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    picked = [torch.randint(len(usual), (length,), generator=generator, device="cpu").tolist() for length in _LENGTHS]
     return [torch.tensor([[usual[place] for place in places]], device=model.device) for places in picked]
 
 
@@ -76,14 +80,32 @@ def _scale(model: Wrapped) -> float:
     arguments = {"input_ids": source, "decoder_input_ids": ids} if batch.extra else {"input_ids": ids}
     theirs = model.inner(**arguments).logits.double()
     same_shape = ours.shape == theirs.shape
-    scale = float((ours * theirs).sum() / ours.square().sum()) if same_shape and ours.any() else 1.0
+    capped = model.logit_cap is not None
+    scale = float((ours * theirs).sum() / ours.square().sum()) if same_shape and ours.any() and not capped else 1.0
     scale = 1.0 if abs(scale - 1.0) < 1e-4 else scale
-    if not same_shape or not _near(scale * ours, theirs, model):
-        raise InputError(
-            f"the logits of {type(model.inner).__name__} are not a matrix times its last hidden states",
-            "models that bend their logits after the head (soft-capping) cannot be trained; choose another one",
-        )
-    return scale
+    if same_shape and _near(scale * ours, theirs, model) and _straight(model, batch, arguments, scale):
+        return scale
+    raise InputError(
+        f"the logits of {type(model.inner).__name__} are not a matrix times its last hidden states",
+        "a model that bends its logits after the head in its own way cannot be trained; choose another one",
+    )
+
+
+def _straight(model: Wrapped, batch: Batch, arguments: dict[str, torch.Tensor], scale: float) -> bool:
+    """Say whether large logits too are what the head computes: small ones hardly show that a model bends them."""
+    features = model.features(batch)
+    largest = float(F.linear(features, *model.output_projection()).abs().max())
+    factor = _LARGE_LOGITS / max(largest, 1e-3)
+
+    def enlarge(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (given[0] * factor, *given[1:])
+
+    handle = model._head.register_forward_pre_hook(enlarge)
+    try:
+        theirs = model.inner(**arguments).logits.double()
+    finally:
+        handle.remove()
+    return _near(scale * model.head(features * factor).double(), theirs, model)
 
 
 def _isolates(model: Wrapped) -> bool:

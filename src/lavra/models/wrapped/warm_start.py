@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lavra.core.building import building_folder
 from lavra.core.errors import InputError
-from lavra.core.files import building_folder, read_json, write_json
+from lavra.core.files import read_json, write_json
 from lavra.models.families.tokenizer_files import copy_tokenizer
 from lavra.models.wrapped.quiet import quietly
 
@@ -63,7 +64,7 @@ def make_encoder_decoder(
     for config in (model.config, model.generation_config):
         config.decoder_start_token_id, config.eos_token_id, config.pad_token_id = begin, end, padding
     model.config.vocab_size = model.decoder.config.vocab_size
-    with building_folder(out, force=force) as building, quietly():
+    with building_folder(out, force=force, inputs=[encoder], kind="model") as building, quietly():
         model.save_pretrained(building)
         copy_tokenizer(encoder, building)
         _name_marks(building)

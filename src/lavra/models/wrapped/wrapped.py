@@ -41,6 +41,7 @@ class Wrapped(Cached):
         position_offset: what the model adds to positions before it is given them (RoBERTa's begin at 2); None for a
             model that is not given any.
         scale: what its logits are multiplied by after the head.
+        logit_cap: what its logits are bent to after that, see `lavra.models.contract.logit_cap_of`.
         tied: whether the head is meant to be the embedding of the inputs: its configuration says so, and they do not
             differ. (Of T5 1.1 `transformers` says so too, although its files hold two matrices.)
         unused: names of the parameters that predicting tokens has no use for (poolers); they are frozen.
@@ -62,6 +63,7 @@ class Wrapped(Cached):
             )
         self.position_offset: int | None = None
         self.scale, self.isolates = 1.0, False
+        self.logit_cap = getattr(inner.config.get_text_config(decoder=True), "final_logit_softcapping", None)
         self.tied = meant_tied(inner)
         self.unused = frozenset(f"inner.{name}" for name in freeze_unused(inner))
         self.train(inner.training)
@@ -149,7 +151,8 @@ class Wrapped(Cached):
     def head(self, features: torch.Tensor) -> torch.Tensor:
         """Return (…, vocabulary) logits, the model's own."""
         weight, bias = self.output_projection()
-        return F.linear(features, weight, bias)
+        logits = F.linear(features, weight, bias)
+        return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the head's (vocabulary, width) weight and its bias, together with a bias added after it (BART)."""

@@ -1,0 +1,129 @@
+"""`lavra chat`: a conversation with a model in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+
+import tyro
+
+from lavra.cli.options import parse, print_json
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.core.terminal import printable
+from lavra.generation.options import GenerateOptions
+
+if TYPE_CHECKING:
+    from lavra.generation.chatting import Conversation
+
+_HELP = "/reset begins anew, /save FILE adds the conversation to a file of JSON Lines, /exit ends (and so does Ctrl-D)"
+
+
+@dataclass
+class _Chat:
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run, one of its checkpoints, or a model folder; its tokenizer has a chat template."""
+    system: str = ""
+    """What the model is told before the first turn."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    """auto: fp32 with --greedy, else the fastest."""
+    how: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
+
+
+def main(arguments: list[str]) -> int:
+    """Run `lavra chat …`."""
+    options, as_json = parse(
+        _Chat,
+        arguments,
+        prog="lavra chat",
+        description="Have a conversation with a chat model; answers are written as they are made.\n"
+        f"During it, {_HELP}.",
+        examples=[
+            "lavra chat runs/assistant",
+            'lavra chat runs/assistant --system "Answer in Portuguese." --temperature 0.6',
+        ],
+    )
+    from lavra.recipes.chat import open_chat
+
+    where = {"device": options.device, "precision": options.precision}
+    conversation = open_chat(options.model, options.how, system=options.system, **where)
+    converse(conversation, sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print_json({"messages": conversation.messages})
+    return 0
+
+
+def converse(conversation: Conversation, out: TextIO) -> None:
+    """Read turns from standard input until it ends or /exit comes, and write the answers as they are made."""
+    asks = sys.stdin.isatty()
+    if asks:
+        import readline  # noqa: F401 -- gives `input` its line editing and history
+
+        say(_HELP)
+    while True:
+        try:
+            line = (input("> ") if asks else _line()).strip()
+        except (EOFError, KeyboardInterrupt):
+            print(file=out)
+            return
+        if line == "/exit":
+            return
+        try:
+            if line.startswith("/"):
+                _command(conversation, line)
+            elif line:
+                _answer(conversation, line, out)
+        except InputError as error:
+            say(f"lavra: {error}")
+
+
+def _line() -> str:
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def _command(conversation: Conversation, line: str) -> None:
+    word, _, rest = line.partition(" ")
+    if word == "/reset":
+        conversation.reset()
+        say("the conversation begins anew")
+    elif word == "/save":
+        _save(conversation, rest.strip())
+    else:
+        say(_HELP if word == "/help" else f"there is no command {word}; {_HELP}")
+
+
+def _save(conversation: Conversation, name: str) -> None:
+    """Add the conversation to a file as a line that `lavra train` reads."""
+    if not name:
+        raise InputError("/save wants the name of a file", "for instance /save chats.jsonl")
+    if not conversation.turns:
+        raise InputError("nothing was said yet", "save it later")
+    from lavra.core.json_lines import JsonLines
+
+    path = Path(name).expanduser()
+    try:
+        JsonLines(path).append({"messages": conversation.messages})
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}", "name another file") from error
+    say(f"added to {path}, which `lavra train` reads")
+
+
+def _answer(conversation: Conversation, text: str, out: TextIO) -> None:
+    """Write the answer piece by piece; Ctrl-C stops it, and what was written of it is kept."""
+    pieces = conversation.answer(text)
+    show = printable if out.isatty() else str
+    try:
+        for piece in pieces:
+            print(show(piece), end="", file=out, flush=True)
+    except KeyboardInterrupt:
+        say("\nstopped; what was written is kept")
+    print(file=out, flush=True)
+    if conversation.cut:
+        say(f"the answer was cut after {conversation.options.max_new_tokens} tokens; raise --max-new-tokens")

@@ -1,0 +1,186 @@
+"""What belongs to a model beside its weights, carried from the model that training began from into what is written.
+
+These are the tokenizer's own files with the chat template, the settings of generation, and what `config.json` says that
+does not concern the computation (ids of special tokens, labels, notes). What training did not change stays as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lavra.core.files import read_json, write_json
+from lavra.core.progress import say
+from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizer_files import built_by_transformers
+from lavra.models.families.importing import CONFIG
+from lavra.models.families.tokenizer_files import (
+    TEMPLATES,
+    TOKENIZER_CONFIG,
+    copy_files,
+    copy_tokenizer,
+    has_tokenizer,
+    named_tokens,
+)
+from lavra.models.reference import ATTENTION_KEYS
+
+GENERATION_CONFIG = "generation_config.json"
+ORIGIN = "origin.json"
+"""The `config.json` of the model that ours was read from, beside our own specification."""
+
+_COMPUTED = frozenset(
+    {
+        "architectures",
+        "model_type",
+        "auto_map",
+        "_name_or_path",
+        "transformers_version",
+        "dtype",
+        "torch_dtype",
+        "quantization_config",
+        "rope_scaling",
+        "rope_parameters",
+        "layer_types",
+        "max_window_layers",
+        "sliding_window",
+        "use_sliding_window",
+        *ATTENTION_KEYS,
+    }
+)
+"""Keys of a configuration that are written anew: they say what is computed, or where the file came from."""
+
+
+def read_origin(folder: Path | None) -> dict[str, Any]:
+    """Return the configuration that a model in a folder had in `transformers`; empty where it never was there."""
+    for name in (ORIGIN, CONFIG):
+        if folder is not None and (folder / name).is_file():
+            found = read_json(folder / name)
+            return found if isinstance(found, dict) else {}
+    return {}
+
+
+def carried_config(folder: Path | None) -> dict[str, Any]:
+    """Return what a model's configuration says beside what is computed, to be written again with the model."""
+    return {key: value for key, value in read_origin(folder).items() if key not in _COMPUTED}
+
+
+def generation_settings(folder: Path | None) -> dict[str, Any]:
+    """Return the settings of generation in a model's folder (temperature, tokens that end a text, …)."""
+    if folder is None or not (folder / GENERATION_CONFIG).is_file():
+        return {}
+    found = read_json(folder / GENERATION_CONFIG)
+    return found if isinstance(found, dict) else {}
+
+
+def write_companions(target: Path, tokenizer: Tokenizer, source: Path | None, *, ours: bool) -> None:
+    """Write a tokenizer and what else belongs to a model into its new folder, by the caller's rules of atomicity.
+
+    Args:
+        target: the folder, with or without the weights.
+        tokenizer: that the model has now.
+        source: folder of the model that it was made from; None for a model made from nothing.
+        ours: the weights are in our format, so that the configuration in `transformers` is kept as `origin.json`.
+    """
+    moved = write_tokenizer(target, tokenizer, source)
+    settings = moved_ids(generation_settings(source), moved)
+    if settings:
+        write_json(target / GENERATION_CONFIG, settings)
+    origin = moved_ids(read_origin(source), moved)
+    if ours and origin:
+        write_json(target / ORIGIN, origin)
+
+
+def write_tokenizer(target: Path, tokenizer: Tokenizer, source: Path | None) -> tuple[Tokenizer, Tokenizer] | None:
+    """Write a tokenizer: the source's own files where it is the source's, else its own with the source's roles.
+
+    Returns:
+        Both tokenizers, where the ids have changed their meaning; None where they are the source's.
+    """
+    old = Tokenizer.load(source) if source is not None and has_tokenizer(source) else None
+    if source is None or old is None:
+        tokenizer.save(target)
+        return None
+    if old.fingerprint == tokenizer.fingerprint:
+        copy_tokenizer(source, target)
+        built = built_by_transformers(source)
+        if built is not None:  # the new folder may not tell of which type of model the older files are
+            built.save_pretrained(target)
+        return None
+    tokenizer.save(target)
+    _carry_roles(target, tokenizer, source)
+    return old, tokenizer
+
+
+def _carry_roles(target: Path, tokenizer: Tokenizer, source: Path) -> None:
+    """Give a new tokenizer the roles of the old one's special tokens, and its chat template, as far as it has them."""
+    known = tokenizer.inner.get_vocab(with_added_tokens=True)
+    settings = read_json(target / TOKENIZER_CONFIG)
+    roles = {role: token for role, token in named_tokens(source).items() if token in known and role != "eos_token"}
+    write_json(target / TOKENIZER_CONFIG, {**settings, **roles})
+    old = read_json(source / TOKENIZER_CONFIG) if (source / TOKENIZER_CONFIG).is_file() else {}
+    lost = [token for token in template_tokens(source) if token not in known]
+    if lost:
+        say(f"the chat template was not taken over: the new vocabulary has no {', '.join(lost[:3])}")
+        return
+    copy_files(source, target, TEMPLATES)
+    if old.get("chat_template"):
+        write_json(
+            target / TOKENIZER_CONFIG, {**read_json(target / TOKENIZER_CONFIG), "chat_template": old["chat_template"]}
+        )
+
+
+def template_tokens(folder: Path | None) -> list[str]:
+    """Return the special tokens of a folder's tokenizer that its chat templates spell out, in order of their ids."""
+    if folder is None or not has_tokenizer(folder):
+        return []
+    settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    text = json.dumps(settings.get("chat_template") or "", ensure_ascii=False)
+    text += "".join(path.read_text(encoding="utf8") for path in sorted(folder.glob("*.jinja")))
+    added = Tokenizer.load(folder).inner.get_added_tokens_decoder()
+    return [token.content for _, token in sorted(added.items()) if token.special and token.content in text]
+
+
+def moved_ids(settings: dict[str, Any], moved: tuple[Tokenizer, Tokenizer] | None) -> dict[str, Any]:
+    """Return settings with the ids of special tokens as another tokenizer has them."""
+    from lavra.models.vocabulary import new_id_of
+
+    if moved is None:
+        return settings
+    old, new = moved
+
+    def place(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(dict.fromkeys(place(one) for one in value))
+        plain = isinstance(value, int) and not isinstance(value, bool)
+        return new_id_of(value, old, new) if plain else value
+
+    changed = {key: place(value) if key.endswith("_token_id") else value for key, value in settings.items()}
+    return {**changed, "vocab_size": new.vocabulary_size} if "vocab_size" in changed else changed
+
+
+def lost_companions(folder: Path, source: Path | None) -> tuple[str, ...]:
+    """Return what an exported folder says otherwise than the model's own folder: its certificate lists them.
+
+    Compared are the chat template, the special tokens, the settings of generation and the ids in `config.json`.
+    """
+    if source is None:
+        return ()
+    from lavra.data.chats import ChatTemplate
+
+    lost = []
+    templates = [ChatTemplate.load(each) for each in (source, folder)]
+    if templates[0] is not None and (templates[1] is None or templates[1].text != templates[0].text):
+        lost.append("chat template")
+    pairs = [
+        (named_tokens(source), named_tokens(folder), ""),
+        (generation_settings(source), generation_settings(folder), "generation_config "),
+        (_ids(read_origin(source)), _ids(read_origin(folder)), "config "),
+    ]
+    for before, after, where in pairs:
+        lost += [f"{where}{key}" for key, value in before.items() if value is not None and after.get(key) != value]
+    return tuple(lost)
+
+
+def _ids(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key.endswith("_token_id")}

@@ -1,0 +1,72 @@
+"""Portuguese plurals that Snowball's stemmer keeps apart from their singulars."""
+
+from __future__ import annotations
+
+_AS_THEY_ARE = frozenset(
+    ("ademais", "cais", "demais", "depois", "deus", "dois", "jamais", "mais", "pais", "pois", "seis")
+)
+"""Words in -s, without accents, that are no such plural, or are a country as well as the parents."""
+_ONLY_AN_S = frozenset(("bois", "freis", "herois", "joqueis", "leis", "maes", "reis"))
+
+_RULES = (
+    ("oes", "ao"),  # eleições
+    ("aes", "ao"),  # pães
+    ("aos", "ao"),  # mãos
+    ("ais", "al"),  # hospitais
+    ("ois", "ol"),  # lençóis
+    ("uis", "ul"),  # azuis
+    ("eis", "el"),  # papéis, fáceis
+    ("eus", "eu"),  # museus
+    ("ns", "m"),  # homens
+)
+_IN_IL = frozenset(
+    (
+        "abris",
+        "anis",
+        "ardis",
+        "barris",
+        "brasis",
+        "canis",
+        "cantis",
+        "carris",
+        "covis",
+        "esmeris",
+        "febris",
+        "funis",
+        "fuzis",
+        "hostis",
+        "imbecis",
+        "perfis",
+        "pernis",
+        "pueris",
+        "quadris",
+        "sutis",
+        "viris",
+    )
+)
+_IN_IL_ENDINGS = ("ctis", "ivis", "ntis", "ptis", "rvis", "horis", "veris", "venis")
+"""Plurals of words in stressed -il ("civis"); other words in -is after a consonant ("táxis") only take an s."""
+_CONSONANTS = frozenset("bcdfghjklmnpqrstvxz")
+_LEAST = 4
+"""Letters of the shortest word that is changed."""
+
+
+def singular(word: str) -> str:
+    """Return the form that a noun or an adjective shares with its plural, for a word without accents.
+
+    It need not be a word: "fácil" and "fáceis" both become "facel", because their plural does not tell whether its
+    singular ends in -el or in -il. A word that is no such plural is returned as it is.
+
+    >>> singular("declaracoes"), singular("papeis"), singular("homens"), singular("facil"), singular("pais")
+    ('declaracao', 'papel', 'homem', 'facel', 'pais')
+    """
+    if len(word) < _LEAST or word in _AS_THEY_ARE:
+        return word
+    if word[-1] != "s":
+        return f"{word[:-2]}el" if word.endswith("il") and word[-3] in _CONSONANTS else word
+    if word in _ONLY_AN_S:
+        return word[:-1]
+    for plural, ending in _RULES:
+        if word.endswith(plural):
+            return word[: -len(plural)] + ending
+    return f"{word[:-2]}el" if word in _IN_IL or word.endswith(_IN_IL_ENDINGS) else word

@@ -1,0 +1,113 @@
+"""A planted wrong kernel, compiled or of the library, is found by the check that is for it, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from check_subjects import corpus, decoder_subject, shrunk
+from lavra.checks.base import Subject
+from lavra.checks.kernels import check_compiled, check_kernels
+from lavra.data.prepare import Prepared
+from lavra.models import attention
+from lavra.training import adamw, compiling
+
+
+@pytest.fixture(autouse=True)
+def trusting() -> Iterator[None]:
+    before = attention._distrusted
+    attention._distrusted = frozenset()
+    yield
+    attention._distrusted = before
+
+
+@pytest.fixture(scope="module")
+def tales(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return corpus("tales", tmp_path_factory.mktemp("tales"))
+
+
+@pytest.fixture
+def subject(tales: Prepared) -> Subject:
+    return decoder_subject(shrunk("lavra-9m"), tales)
+
+
+def test_right_kernels(subject: Subject):
+    (result,) = check_kernels(subject)
+    assert result.verdict == "ok"
+    assert result.measured == "attention 'causal', attention 'masked', AdamW"
+
+
+@pytest.mark.parametrize("way", ["causal", "masked"])
+def test_a_wrong_kernel_of_attention(way: str, subject: Subject, monkeypatch: pytest.MonkeyPatch):
+    kernel = attention.WAYS[way]
+    monkeypatch.setitem(attention.WAYS, way, lambda *given: kernel(*given) * 1.1)
+    (result,) = check_kernels(subject)
+    assert result.verdict == "warn"
+    assert f"attention '{way}'" in result.measured
+    assert "plain" in result.remedy
+
+
+def test_a_kernel_that_was_given_up(subject: Subject):
+    attention.distrust("masked")
+    (result,) = check_kernels(subject)
+    assert "attention 'masked' was given up before" in result.measured
+
+
+def test_a_wrong_fused_optimizer(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+    fused = adamw.fused_update
+
+    def wrong(weights: Any, gradients: Any, states: Any, group: Any) -> None:
+        fused(weights, [gradient * 0.9 for gradient in gradients], states, group)
+
+    monkeypatch.setattr(adamw, "fused_update", wrong)
+    (result,) = check_kernels(subject)
+    assert result.verdict == "warn"
+    assert "AdamW" in result.measured
+
+
+def planted(fault: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], Callable[[], None]]:
+    """Return what stands in for compiling: the blocks as they are, and a fault while they count as compiled."""
+
+    def compile_blocks(model: Any) -> Callable[[], None]:
+        for block in model.blocks:
+
+            def call(*given: Any, block: Any = block) -> torch.Tensor:
+                eager = torch._dynamo.eval_frame._stance.stance == "force_eager"
+                return block.forward(*given) if eager else fault(block.forward(*given))
+
+            block._compiled_call_impl = call
+
+        def undo() -> None:
+            for block in model.blocks:
+                block._compiled_call_impl = None
+
+        return undo
+
+    return compile_blocks
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_wrong_compiled_block(wrong: bool, subject: Subject, monkeypatch: pytest.MonkeyPatch):
+    fault = (lambda x: torch.cat((x[..., :2] + 0.5, x[..., 2:]), -1)) if wrong else (lambda x: x)
+    monkeypatch.setattr(compiling, "compile_blocks", planted(fault))
+    monkeypatch.setattr(compiling, "Causal", type(None))
+    monkeypatch.setattr(compiling, "add_compiler_flags", lambda flags: None)
+    monkeypatch.setattr("lavra.checks.kernels.can_compile", lambda device: True)
+    before = {name: weight.clone() for name, weight in subject.trainer.masters.weights.items()}
+    objective = subject.trainer.objective
+    (result,) = check_compiled(subject)
+    assert result.verdict == ("warn" if wrong else "ok")
+    assert ("the plain step goes on" in result.measured) == wrong
+    assert subject.trainer.compilation is None
+    assert subject.trainer.objective is objective
+    assert all(torch.equal(before[name], weight) for name, weight in subject.trainer.masters.weights.items())
+
+
+def test_without_a_compiler_nothing_is_compiled(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lavra.checks.kernels.can_compile", lambda device: False)
+    (result,) = check_compiled(subject)
+    assert result.verdict == "ok"
+    assert "no compiler" in result.measured
