@@ -149,13 +149,20 @@ def stage(options: argparse.Namespace) -> dict[str, Any]:
         answer = answer_of(log.lines)
         row |= figures_of(answer, options.run, measured["seconds"], options.budget) | measured
         row["command"] = " ".join(options.command)
-        if row["exit"]:
-            over = f"ended at its limit of {options.limit:.0f} s: " if row["exit"] == TIMED_OUT else ""
-            row["says"] = f"{over}{log.last} [{row.get('says') or 'no figures'}]"
-        row.setdefault("says", "")
+        row["says"] = said(row, log.last, options)
     with (options.out / "gpu.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     return row
+
+
+def said(row: dict[str, Any], last: str, options: argparse.Namespace) -> str:
+    """Return the words of a row: of a stage that failed also its last line, first where no verdict of its own is."""
+    figures = row.get("says", "")
+    if not row["exit"]:
+        return figures
+    if row["exit"] == TIMED_OUT:
+        last = f"ended at its limit of {options.limit:.0f} s: {last}"
+    return f"{figures} [{last}]" if figures and options.run is None else f"{last} [{figures or 'no figures'}]"
 
 
 def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -66,7 +66,9 @@ def test_a_stage_leaves_a_row_and_a_log_with_the_time_of_every_line(tmp_path: Pa
 def test_a_stage_that_fails_says_its_last_line_and_keeps_what_it_had_measured(tmp_path: Path) -> None:
     code = 'import sys; print(\'{"says": "22 s"}\'); sys.exit("no memory\\nwhat to do: buy some\\n")'
     row = stage(tmp_path, "generate", code)
-    assert (row["exit"], row["says"]) == (1, "no memory [22 s]")
+    assert (row["exit"], row["says"]) == (1, "22 s [no memory]")
+    row = stage(tmp_path, "adapt", code, "--run", str(write_run(tmp_path / "run", [], step=2)))
+    assert row["says"].startswith("no memory [135M, ")
     assert stage(tmp_path, "silent", "raise SystemExit(3)")["says"] == "it said nothing [no figures]"
 
 
