@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
+from _memory import measure_allocated, measure_peak
 from _results import record
 from lavra.models.edits.choices import AdapterConfig, EditConfig
 from lavra.models.presets import preset
-from lavra.planning.memory import estimate_memory, measure_allocated, measure_peak
+from lavra.planning.memory import estimate_memory
 from lavra.planning.rehearsal import Rehearsal
 
 MIB = 1 << 20

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from check_subjects import corpus, decoder_subject, shrunk
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.battery import FULL, QUICK, run_checks
 from lavra.checks.report import Report
+from lavra.checks.text import check_files
 from lavra.core.errors import CheckFailed
-from lavra.data.prepare import Prepared
+from lavra.data.prepare import Prepared, open_prepared
 
 pytestmark = pytest.mark.usefixtures("without_compiler")
 
@@ -75,6 +77,24 @@ def test_a_check_that_cannot_be_run_is_a_failure(laws):
     report = run_checks(decoder_subject(shrunk("gpt2-124m"), laws), [(check_nothing, 0.0)])
     assert report["nothing"].verdict == "fail"
     assert report["nothing"].measured == "it ended with RuntimeError: shapes do not match"
+
+
+@pytest.mark.parametrize("side", ["train", "validation"])
+def test_a_flipped_byte_of_a_store_is_named(side: str, laws: Prepared, tmp_path: Path):
+    assert (check_files, 0.0) in FULL
+    folder = tmp_path / "prepared"
+    shutil.copytree(laws.folder, folder)
+    subject = decoder_subject(shrunk("gpt2-124m"), open_prepared(folder))
+    assert [result.verdict for result in check_files(subject)] == ["ok"]
+    (name,) = (name for name in getattr(laws, side).manifest.hashes if name.startswith("tokens"))
+    content = bytearray((folder / side / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / side / name).write_bytes(content)
+    report = run_checks(subject, [(check_files, 0.0)])
+    assert report["files"].verdict == "fail"
+    assert str(Path(side) / name) in report["files"].measured
+    assert "prepare" in report["files"].remedy
+    assert run_checks(decoder_subject(shrunk("gpt2-124m"), laws), [(check_files, 0.0)])["files"].verdict == "ok"
 
 
 def test_report_as_values_and_as_text():

@@ -8,13 +8,11 @@ import pytest
 from lavra.core.errors import InputError
 from lavra.evaluation.retrieval import (
     UNJUDGED,
-    evaluate_run,
-    max_passage,
     mean_estimates,
     measure_ranking,
     parse_measure,
-    ranking,
 )
+from retrieval_runs import evaluate_run, ranking
 
 PYTREC_NAMES = {
     "nDCG@10": "ndcg_cut_10",
@@ -101,19 +99,7 @@ def test_an_unjudged_document_lowers_judged_but_not_the_order() -> None:
     assert values == pytest.approx([0.5, 2 / 3, 1 / np.log2(3)])
 
 
-def test_max_passage_takes_the_best_chunk() -> None:
-    run = {"q": {"a#0": 1.0, "a#1": 3.0, "b#0": 2.0, "c": 0.5}}
-    assert max_passage(run) == {"q": {"a": 3.0, "b": 2.0, "c": 0.5}}
-
-
 @pytest.mark.parametrize("name", ["ndcg@10", "MRR@0", "P", "Recall@", "F1"])
 def test_an_unknown_measure_is_refused_by_name(name: str) -> None:
     with pytest.raises(InputError, match="not a retrieval measure"):
         parse_measure(name)
-
-
-def test_run_of_another_collection_is_refused() -> None:
-    with pytest.raises(InputError, match=r"'x'.*'q'"):
-        evaluate_run({"q": {"d": 1}}, {"x": {"d": 1.0}})
-    with pytest.raises(InputError, match="no query"):
-        evaluate_run({}, {})

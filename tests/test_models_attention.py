@@ -16,9 +16,10 @@ from lavra.core.errors import InputError
 from lavra.models import attention
 from lavra.models.attention import attend
 from lavra.models.attention_masks import Mask, alibi_bias, alibi_slopes, causal_mask
+from lavra.models.choices import Positions
 from lavra.models.decoder import Decoder
 from lavra.models.layers import rotary_table, rotate
-from lavra.models.spec import DecoderSpec, Positions
+from lavra.models.spec import DecoderSpec
 
 KINDS = get_args(Positions)
 ROWS, HEADS, LENGTH, SIZE = 2, 4, 12, 8

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from byte_level import lively_decoder
 from lavra.core.errors import Damaged, InputError
+from lavra.models.choices import Positions
 from lavra.models.decoder import Decoder, count_parameters
 from lavra.models.presets import PRESETS, preset
-from lavra.models.spec import Positions
 from lavra.models.store import (
     SPECIFICATION,
     WEIGHTS,

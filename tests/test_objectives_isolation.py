@@ -12,8 +12,8 @@ import torch
 from lavra.data.packing import Window
 from lavra.data.window_source import WindowSource
 from lavra.models.batch import IGNORED, Batch
+from lavra.models.choices import Positions
 from lavra.models.decoder import Decoder
-from lavra.models.spec import Positions
 from lavra.objectives.causal import Causal
 from lavra.training.compiling import compile_blocks
 from tiny_training import CONTEXT, SPEC, lively, topics_store

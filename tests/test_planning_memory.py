@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench._memory import measure_allocated, measure_peak, measure_tensor_memory
 from torch import nn
 
 from lavra.core.errors import InputError
@@ -20,9 +21,6 @@ from lavra.planning.flops import training_flops_per_token
 from lavra.planning.memory import (
     estimate_memory,
     largest_that_fits,
-    measure_allocated,
-    measure_peak,
-    measure_tensor_memory,
     memory_table,
 )
 from lavra.planning.rehearsal import Rehearsal, fake_tensors

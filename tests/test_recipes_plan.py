@@ -22,7 +22,6 @@ from lavra.recipes.expectation import against
 from lavra.recipes.pilot import Rung, ladder, parse_share, pilot_law, run_ladder
 from lavra.recipes.plan import plan
 from lavra.recipes.plan_request import PlanRequest
-from lavra.recipes.run import Run
 from lavra.recipes.train import train
 from lavra.reports.outlook_text import rough_duration, show_outlook
 
@@ -169,7 +168,7 @@ def test_each_pilot_run_is_an_ordinary_training_and_all_are_measured_on_the_same
 ) -> None:
     asked: list[TrainConfig] = []
 
-    def trained(config: TrainConfig) -> Run:
+    def trained(config: TrainConfig) -> RunFolder:
         asked.append(config)
         run = train(replace(config, budget=None, steps=2, machine=MachineConfig(device="cpu", compile="no")))
         if len(asked) == 2:  # as if it had had time for little of the held-out text, which was easy

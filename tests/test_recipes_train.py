@@ -162,9 +162,7 @@ def test_a_resumed_run_may_use_another_micro_batch(prepared: Path, tmp_path: Pat
     out = str(tmp_path / "run")
     with injected("step.apply:15:raise"), pytest.raises(RuntimeError, match="injected"):
         lavra.train(prepared, steps=20, out=out, checkpoint_every=5, **SMALL)
-    from lavra.recipes.resume import resume
-
-    resumed = resume(out, micro_rows=2)
+    resumed = lavra.resume(out, micro_rows=2)
     for mine, whole in zip(_train_lines(resumed), _train_lines(run), strict=True):
         assert mine["tokens"] == whole["tokens"]
         assert mine["loss"] == pytest.approx(whole["loss"], rel=2e-5)

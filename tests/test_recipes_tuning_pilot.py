@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lavra.core.errors import InputError
+from lavra.core.run_folder import RunFolder
 from lavra.data.tokenizer import Tokenizer
 from lavra.models.decoder import build_decoder
 from lavra.models.spec import DecoderSpec
@@ -18,7 +19,6 @@ from lavra.planning.rectified import fit_rectified
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.plan import plan
 from lavra.recipes.plan_request import PlanRequest
-from lavra.recipes.run import Run
 from lavra.recipes.train import train
 from lavra.recipes.tuning_pilot import Tuned, curve_forecast, subset_sizes, tuned
 from lavra.reports.outlook_text import show_outlook
@@ -78,7 +78,7 @@ def test_a_pilot_fine_tunes_on_subsets_of_one_pass(
 ) -> None:
     asked: list[TrainConfig] = []
 
-    def first_runs(config: TrainConfig) -> Run:
+    def first_runs(config: TrainConfig) -> RunFolder:
         asked.append(config)
         return train(config)
 

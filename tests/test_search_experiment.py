@@ -18,7 +18,6 @@ pytest.importorskip("Stemmer")
 from lavra.core.errors import InputError
 from lavra.core.progress import set_quiet
 from lavra.data.bad_rows import BadRows
-from lavra.evaluation.retrieval import evaluate_run
 from lavra.search.analyzers import Analyzer
 from lavra.search.building import build_index
 from lavra.search.ceiling import evaluate_ceiling
@@ -28,10 +27,11 @@ from lavra.search.experiment_files import difference_lines, plot, table, write_e
 from lavra.search.filter import best_share, choose_queries
 from lavra.search.formats import BeirCollection
 from lavra.search.index import Index
-from lavra.search.retrieval import evaluate, judged_queries, run_of
+from lavra.search.retrieval import evaluate, judged_queries
 from lavra.search.settings import IndexSettings
 from lavra.search.share_plot import points, share_plot
 from lavra.search.tune import K1, QUERY_WEIGHTS, B, tune
+from retrieval_runs import evaluate_run, run_of
 
 PLAIN = Analyzer("en", stop_words=False, stem=False)
 

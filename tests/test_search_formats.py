@@ -21,11 +21,7 @@ from lavra.search.trec import (
     JUDGED_TWICE,
     UNKNOWN_DOCUMENT,
     UNKNOWN_QUERY,
-    check_judgements,
     read_qrels,
-    read_run,
-    write_qrels,
-    write_run,
 )
 
 
@@ -223,27 +219,9 @@ def test_missing_things_are_refused(tmp_path: Path) -> None:
         open_collection(str(tmp_path)).queries()
 
 
-def test_trec_files_go_round(tmp_path: Path) -> None:
-    qrels = {"q1": {"d1": 2, "d2": 0}, "q2": {"d3": 1}}
-    write_qrels(tmp_path / "qrels.txt", qrels)
-    assert read_qrels(tmp_path / "qrels.txt") == qrels
-    run = {"q1": {"d1": 0.1 + 0.2, "d2": 1e-9, "d3": 7.0}}
-    write_run(tmp_path / "run.txt", run)
-    assert read_run(tmp_path / "run.txt")["q1"] == pytest.approx(run["q1"], rel=1e-8)
-    first = (tmp_path / "run.txt").read_text().splitlines()[0]
-    assert first == "q1 Q0 d3 1 7 lavra"
-
-
-def test_ms_marco_run_and_bad_runs(tmp_path: Path) -> None:
-    path = tmp_path / "run.tsv"
-    path.write_text("q\td1\t1\nq\td2\t2\n")
-    assert read_run(path) == {"q": {"d1": 1.0, "d2": 0.5}}
-    path.write_text("q Q0 d1 1 0.5 tag\nq Q0 d1 2 0.4 tag\n")
-    with pytest.raises(InputError, match=r"run\.tsv:2.*twice"):
-        read_run(path)
-    path.write_text("q Q0 d1 1 high tag\n")
-    with pytest.raises(InputError, match=r"run\.tsv:1 is no line of a run"):
-        read_run(path)
+def test_judgements_in_the_columns_of_trec_are_read(tmp_path: Path) -> None:
+    (tmp_path / "qrels.txt").write_text("q1 0 d1 2\nq1 0 d2 0\nq2 0 d3 1\n")
+    assert read_qrels(tmp_path / "qrels.txt") == {"q1": {"d1": 2, "d2": 0}, "q2": {"d3": 1}}
 
 
 def test_bad_judgements_are_named(tmp_path: Path) -> None:
@@ -272,19 +250,6 @@ def test_bad_judgements_are_named(tmp_path: Path) -> None:
     path.write_text("q 0 d 1\nq 0 d 2\n")
     assert read_qrels(path, problems) == {"q": {"d": 2}}
     assert problems.counts == {JUDGED_TWICE: 1}
-
-
-def test_unknown_names_in_judgements_are_counted_with_their_lines(tmp_path: Path) -> None:
-    path = tmp_path / "qrels.tsv"
-    path.write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\tnowhere\t1\nq9\td1\t1\n")
-    problems = BadRows()
-    check_judgements(path, {"q1"}.__contains__, {"d1"}.__contains__, problems)
-    assert problems.examples == {
-        UNKNOWN_DOCUMENT: [("qrels.tsv:3", "'nowhere'")],
-        UNKNOWN_QUERY: [("qrels.tsv:4", "'q9'")],
-    }
-    with pytest.raises(InputError, match="belong to the same collection"):
-        check_judgements(path, {"q1"}.__contains__, {"x"}.__contains__, BadRows())
 
 
 def test_docstrings_become_passages_and_queries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import nn
 
@@ -68,6 +68,19 @@ class Storage:
     load: Callable[[Path], Model]
 
 
+class Store(Protocol):
+    """A token store or an example store, whose files can be compared with what was written."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        ...
+
+    def verify(self) -> None:
+        """Read every file and compare its hash with the manifest's; raises `Damaged`, naming the file."""
+        ...
+
+
 @dataclass
 class Subject:
     """A training set-up to be checked, before its first step.
@@ -90,6 +103,7 @@ class Subject:
         storage: how the model is saved; None leaves that check out.
         export: how it is written for others and read from there; None where no other format expresses it.
         data: the text, where it is known.
+        stores: that hold what is trained on and validated with.
         tokenizer: that decodes the ids; None shows them as numbers.
         tokens_per_second: that the plan expects; None when it has no opinion.
         encoded: the first batch, made once.
@@ -108,6 +122,7 @@ class Subject:
     storage: Storage | None = None
     export: Storage | None = None
     data: Prepared | None = None
+    stores: tuple[Store, ...] = ()
     tokenizer: Tokenizer | None = None
     tokens_per_second: float | None = None
     encoded: Batch = field(init=False)

@@ -20,7 +20,7 @@ from lavra.checks.report import Report
 from lavra.checks.saving import check_resume, check_saving
 from lavra.checks.speed import check_speed
 from lavra.checks.split import check_copies, check_near_duplicates
-from lavra.checks.text import check_tokenizer
+from lavra.checks.text import check_files, check_tokenizer
 from lavra.core.progress import Progress
 
 QUICK: tuple[tuple[Check, float], ...] = (
@@ -41,6 +41,7 @@ QUICK: tuple[tuple[Check, float], ...] = (
 
 FULL: tuple[tuple[Check, float], ...] = (
     *QUICK,
+    (check_files, 0.0),
     (check_near_duplicates, 0.0),
     (check_precision, 5.0),
     (check_saving, 4.0),
@@ -50,6 +51,10 @@ FULL: tuple[tuple[Check, float], ...] = (
     (check_overfit, 30.0),
 )
 """All checks, those after `QUICK` take steps or longer."""
+
+
+_WITHOUT_MODEL = (check_tokenizer, check_files)
+"""Checks that need no model that can compute."""
 
 
 def run_checks(
@@ -67,7 +72,7 @@ def run_checks(
     skipped: list[str] = []
     impossible = _beyond(subject)
     if impossible is not None:
-        checks, results = [(check_tokenizer, 0.0)], [impossible]
+        checks, results = [pair for pair in checks if pair[0] in _WITHOUT_MODEL], [impossible]
     unit = 0.0
     devices = [subject.trainer.device] if subject.trainer.device.type == "cuda" else []
     with Progress("checking", len(checks), "checks", every=5.0) as progress, torch.random.fork_rng(devices):

@@ -1,4 +1,4 @@
-"""Check: tokenizer, token stores and model speak of the same ids, and nothing of the text is lost."""
+"""Checks: the stores hold what was written; tokenizer, stores and model speak of the same ids; no text is lost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 
 from lavra.checks.base import CheckResult, Subject
+from lavra.core.errors import Damaged
 from lavra.data.prepare import Prepared
 from lavra.data.tokenizer import Tokenizer
 
@@ -37,6 +38,24 @@ def check_tokenizer(subject: Subject) -> list[CheckResult]:
     hopeless = rate > _MUCH_LOST and unknown > 10 * _MANY_UNKNOWN
     verdict = "fail" if faults or hopeless else "warn" if remedies else "ok"
     return [CheckResult("tokenizer", verdict, measured, expected, "; ".join(remedies), tuple(lost[:_SHOWN]))]
+
+
+def check_files(subject: Subject) -> list[CheckResult]:
+    """Check every file of the stores against the hash that was taken when it was written."""
+    expected = "every file of the stores has the content that was written"
+    if not subject.stores:
+        return [CheckResult("files", "ok", "the subject comes without stores; nothing to compare", expected)]
+    faults = []
+    for store in subject.stores:
+        try:
+            store.verify()
+        except Damaged as damaged:
+            faults.append(damaged)
+    if not faults:
+        measured = f"the files of {len(subject.stores)} stores have their hashes"
+        return [CheckResult("files", "ok", measured, expected)]
+    remedies = dict.fromkeys(fault.remedy for fault in faults)
+    return [CheckResult("files", "fail", "; ".join(fault.message for fault in faults), expected, "; ".join(remedies))]
 
 
 def _disagreements(subject: Subject, data: Prepared, tokenizer: Tokenizer) -> list[tuple[str, str]]:

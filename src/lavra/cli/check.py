@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
         prog="lavra check",
         description="Prove a training set-up right before time is spent on it: first loss, leaks of the future and of\n"
         "other documents, padding, accumulation, gradients, labels as text, tokenizer, saving, resuming, precision,\n"
-        "speed, held-out copies. The model is that which `lavra train` would train. Exit code 1 when a check failed.",
+        "speed, held-out copies, the hashes of prepared data. The model is that which `lavra train` would train.\n"
+        "Exit code 1 when a check failed.",
         examples=[
             "lavra check mytext/",
             "lavra check mytext/ --model gpt2-124m --json",

@@ -30,11 +30,6 @@ class Bigrams:
     followers: np.ndarray
     times: np.ndarray
 
-    @property
-    def occurrences(self) -> np.ndarray:
-        """(contexts,) float64 tokens that follow each context."""
-        return np.add.reduceat(self.times.astype(np.float64), self.starts[:-1])
-
 
 def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) -> Bigrams:
     """Count which tokens follow which, across the ends of documents too, as a model's targets do.

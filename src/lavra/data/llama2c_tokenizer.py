@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lavra.core.errors import Damaged, InputError
-from lavra.data.tokenizer import Tokenizer, put_before_texts
+from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizer_files import put_before_texts
 
 if TYPE_CHECKING:
     import tokenizers

@@ -17,12 +17,10 @@ from lavra.core.errors import InputError
 from lavra.core.files import write_atomically, write_json
 from lavra.data.ahead import one_ahead
 from lavra.data.pieces import PIECE, Cut, cut_pieces, cuts
+from lavra.data.tokenizer_files import END_OF_DOCUMENT, put_before_texts, read_tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
-
-END_OF_DOCUMENT = "<|endoftext|>"
-"""The special token that tokenizers trained here put after every document; it always has id 0."""
 
 SMALLEST_VOCABULARY = 257
 """All bytes and the end-of-document token."""
@@ -119,10 +117,8 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Load a tokenizer: see `lavra.data.tokenizer_files.load_tokenizer`."""
-        from lavra.data.tokenizer_files import load_tokenizer
-
-        return load_tokenizer(Path(path))
+        """Load a tokenizer: see `lavra.data.tokenizer_files.read_tokenizer`."""
+        return cls(*read_tokenizer(Path(path)))
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which `load` and Hugging Face's `AutoTokenizer` read."""
@@ -283,14 +279,6 @@ class Tokenizer:
             return model["unk_id"]
         name = model.get("unk_token")
         return self.inner.token_to_id(name) if name else None
-
-
-def put_before_texts(inner: tokenizers.Tokenizer, token: str) -> None:
-    """Make the library's tokenizer begin every text with a token of its vocabulary, and add nothing else."""
-    from tokenizers import processors
-
-    marks = [(token, inner.token_to_id(token))]
-    inner.post_processor = processors.TemplateProcessing(f"{token} $A", f"{token} $A $B", marks)
 
 
 def _settled(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavra.core.errors import InputError
-from lavra.data.tokenizer import END_OF_DOCUMENT, Tokenizer, put_before_texts
 
 if TYPE_CHECKING:
     import tokenizers
+
+END_OF_DOCUMENT = "<|endoftext|>"
+"""The special token that tokenizers trained here put after every document; it always has id 0."""
 
 _ENDINGS = ("</s>", END_OF_DOCUMENT, "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
 """Tokens that may end a document, where no configuration tells it; OPT has the first two, and means the first."""
@@ -20,8 +22,8 @@ _PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _KINDS = "tokenizer.json, vocab.txt, vocab.json beside merges.txt, or a SentencePiece .model"
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a tokenizer from a file, a Hugging Face folder, or anything that `Tokenizer.save` wrote.
+def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, str]:
+    """Read a tokenizer from a file, a Hugging Face folder, or anything that `Tokenizer.save` wrote.
 
     Reads `tokenizer.json`; of an older model's folder, what `AutoTokenizer` builds of it; else a GPT-2 style pair
     (`vocab.json` and `merges.txt`, or OpenAI's `encoder.json` and `vocab.bpe`, also with a name before:
@@ -31,6 +33,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
     Whether a text begins with a token of its own (Llama's `<s>`) is told by the post-processor of `tokenizer.json`, as
     `transformers` has it; the other formats have none, and `add_bos_token` of the folder's configuration tells it.
+
+    Returns:
+        The library's tokenizer, and the name of the token that ends a document.
 
     Raises:
         InputError: if there is no tokenizer, or it cannot be read.
@@ -49,9 +54,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
     except Exception as error:  # the library raises bare Exception for a file that it cannot parse
         raise InputError(f"{file} cannot be read as a tokenizer: {error}", f"name {_KINDS}") from error
     bos = _added_bos(folder)
-    if bos is not None and file.name != "tokenizer.json" and inner.token_to_id(bos) is not None:
+    if bos is not None and file.name != _WHOLE and inner.token_to_id(bos) is not None:
         put_before_texts(inner, bos)
-    return Tokenizer(inner, _end_of_document(inner, folder))
+    return inner, _end_of_document(inner, folder)
 
 
 def built_by_transformers(folder: Path) -> Any | None:
@@ -87,14 +92,14 @@ def _tells_type(folder: Path) -> bool:
     return False
 
 
-def _from_transformers(built: Any, folder: Path) -> Tokenizer:
+def _from_transformers(built: Any, folder: Path) -> tuple[tokenizers.Tokenizer, str]:
     from tokenizers import Tokenizer as Library
 
     inner = Library.from_str(built.backend_tokenizer.to_str())
     end = built.eos_token or built.sep_token
     if end is None or inner.token_to_id(end) is None:
         end = _end_of_document(inner, folder)
-    return Tokenizer(inner, end)
+    return inner, end
 
 
 def _file_in(folder: Path) -> Path:
@@ -195,3 +200,11 @@ def _added_bos(folder: Path) -> str | None:
 def _token_name(value: Any) -> str | None:
     """Return the token of a configuration, where it is written as a string or as an object with its content."""
     return value.get("content") if isinstance(value, dict) else value
+
+
+def put_before_texts(inner: tokenizers.Tokenizer, token: str) -> None:
+    """Make the library's tokenizer begin every text with a token of its vocabulary, and add nothing else."""
+    from tokenizers import processors
+
+    marks = [(token, inner.token_to_id(token))]
+    inner.post_processor = processors.TemplateProcessing(f"{token} $A", f"{token} $A $B", marks)

@@ -20,9 +20,6 @@ from lavra.evaluation.intervals import FEWEST_DOCUMENTS, Estimate, interval, res
 Qrels = Mapping[str, Mapping[str, int]]
 """Judgements: query id -> document id -> grade; a grade of 1 or more is relevant."""
 
-Run = Mapping[str, Mapping[str, float]]
-"""Results: query id -> document id -> score."""
-
 MEASURES = ("nDCG@10", "MRR@10", "MAP", "Recall@100", "Recall@1000", "Judged@10")
 """The measures of a retrieval experiment, by their usual names."""
 
@@ -76,16 +73,6 @@ def mean_estimates(
         name: Estimate(float(means[column]), *interval(drawn[:, column], len(values)))
         for column, name in enumerate(names)
     }
-
-
-def ranking(scores: Mapping[str, float]) -> list[str]:
-    """Return document ids in trec_eval's order: score as 32-bit float descending, then id descending.
-
-    Ids are compared by code point, which is the order of their UTF-8 bytes, as trec_eval's `strcmp` has it.
-    """
-    ids = sorted(scores, reverse=True)
-    values = np.array([scores[name] for name in ids], dtype=np.float32)
-    return [ids[place] for place in np.argsort(-values, kind="stable")]
 
 
 def measure_ranking(
@@ -152,46 +139,3 @@ def _measure(
 def _discounted(gains: NDArray[np.int64], places: NDArray[np.int64]) -> float:
     """Return the discounted cumulative gain of `gains` at these places, counted from 0 (linear gain, as trec_eval)."""
     return float((gains / np.log2(places + 2)).sum())
-
-
-def evaluate_run(qrels: Qrels, run: Run, measures: Sequence[str] = MEASURES) -> RetrievalScores:
-    """Measure a run against judgements. Queries of the run without judgements are left out, as in trec_eval.
-
-    Raises:
-        InputError: if there are no judgements, or no query of the run is judged.
-    """
-    queries = tuple(sorted(qrels))
-    check_answers(queries, run)
-    values = np.zeros((len(queries), len(measures)))
-    unanswered = 0
-    for row, query in enumerate(queries):
-        results = run.get(query)
-        if not results:
-            unanswered += 1
-            continue
-        judged = qrels[query]
-        gains = np.array([judged.get(name, UNJUDGED) for name in ranking(results)], dtype=np.int64)
-        values[row] = measure_ranking(gains, np.array(list(judged.values()), dtype=np.int64), measures)
-    return RetrievalScores(queries, tuple(measures), values, unanswered)
-
-
-def check_answers(queries: Sequence[str], run: Run) -> None:
-    """Refuse judgements without queries, and a run of which no query is judged (the usual sign of mixed-up ids)."""
-    if not queries:
-        raise InputError("the judgements hold no query", "check the qrels file and its split")
-    if run and not any(query in run for query in queries):
-        raise InputError(
-            f"no query of the run is judged: the run has {next(iter(run))!r}, the judgements have {queries[0]!r}",
-            "check that run and judgements belong to the same collection and split",
-        )
-
-
-def max_passage(run: Run, separator: str = "#") -> dict[str, dict[str, float]]:
-    """Turn a run over chunks (`document#3`) into one over documents, each with its best chunk's score (MaxP)."""
-    documents: dict[str, dict[str, float]] = {}
-    for query, results in run.items():
-        best = documents.setdefault(query, {})
-        for name, score in results.items():
-            document = name.rpartition(separator)[0] or name
-            best[document] = max(score, best.get(document, score))
-    return documents

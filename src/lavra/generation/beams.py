@@ -10,9 +10,10 @@ import torch
 
 from lavra.generation.options import GenerateOptions
 from lavra.generation.prompts import Prompt
-from lavra.generation.reader import CachedModel, Reader
+from lavra.generation.reader import Reader
 from lavra.generation.rows import Reason, Row
 from lavra.generation.scores import Scores
+from lavra.models.contract import CachedModel
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer

@@ -18,7 +18,7 @@ from lavra.generation.templates import Template
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
-    from lavra.generation.reader import CachedModel
+    from lavra.models.contract import CachedModel
 
 Combine = Literal["average", "vote"]
 LongText = Literal["cut", "refuse"]

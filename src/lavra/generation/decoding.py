@@ -9,9 +9,10 @@ import torch
 
 from lavra.core.errors import InputError
 from lavra.generation.options import GenerateOptions
-from lavra.generation.reader import CachedModel, Reader
+from lavra.generation.reader import Reader
 from lavra.generation.rows import Continuation
 from lavra.generation.scores import Scores, draw, reshape
+from lavra.models.contract import CachedModel
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer

@@ -12,9 +12,10 @@ from lavra.core.seeds import numpy_stream
 from lavra.generation import filters
 from lavra.generation.options import GenerateOptions
 from lavra.generation.prompts import encode_prompt
-from lavra.generation.reader import CachedModel, Reader
+from lavra.generation.reader import Reader
 from lavra.generation.rows import Row
 from lavra.generation.scores import Scores, draw, reshape
+from lavra.models.contract import CachedModel
 from lavra.models.inference import evaluating
 
 if TYPE_CHECKING:

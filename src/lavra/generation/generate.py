@@ -22,7 +22,7 @@ from lavra.models.inference import evaluating
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
-    from lavra.generation.reader import CachedModel
+    from lavra.models.contract import CachedModel
 
 ROWS_AT_ONCE = 64
 """Continuations that are decoded together."""

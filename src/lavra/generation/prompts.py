@@ -11,7 +11,7 @@ from lavra.data.bos import with_bos
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
-    from lavra.generation.reader import CachedModel
+    from lavra.models.contract import CachedModel
 
 
 @dataclass(frozen=True, slots=True)

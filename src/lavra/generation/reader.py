@@ -3,42 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from lavra.generation.rows import Row, aligned_right
+from lavra.models.contract import CachedModel
 from lavra.models.inference import device_of
-
-
-class CachedModel(Protocol):
-    """What generation asks of a model.
-
-    `lavra.models.decoder.Decoder` answers it, and so does every wrapped model that writes. Those may say besides: of
-    encoder-decoders `beginning` and `forced` (what their decoder begins with), and `pads`, False where only rows of one
-    length can be read together.
-    """
-
-    @property
-    def context(self) -> int:
-        """Longest window in tokens."""
-        ...
-
-    def head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return (…, vocabulary) logits for features of shape (…, width)."""
-        ...
-
-    def new_cache(self, rows: int, length: int) -> Any:
-        """Return an empty cache; for encoder-decoders with the ids that each row's encoder reads as a third argument.
-
-        It has `length` (tokens stored), `capacity`, `select(rows)`, which keeps, repeats or reorders rows, and
-        `join(other, capacity)`, which returns a cache with the rows of both.
-        """
-        ...
-
-    def step(self, ids: torch.Tensor, cache: Any, real: torch.Tensor | None = None) -> torch.Tensor:
-        """Append (rows, new) ids to the cache, padding on the left not `real`; return (rows, new, width) features."""
-        ...
 
 
 class Reader:

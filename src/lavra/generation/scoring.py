@@ -21,7 +21,7 @@ from lavra.models.inference import device_of, evaluating
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
-    from lavra.generation.reader import CachedModel
+    from lavra.models.contract import CachedModel
 
 By = Literal["sum", "token", "byte", "pmi"]
 """How options are compared: by log-probability, by that per token or byte, or by its gain over a neutral prompt."""

@@ -4,3 +4,7 @@ from typing import Literal
 
 NewRows = Literal["mean", "focus"]
 """How the rows of new tokens begin when a model gets another vocabulary."""
+
+Positions = Literal["rope", "learned", "alibi", "none"]
+Norm = Literal["layernorm", "rmsnorm"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "geglu", "swiglu"]

@@ -6,10 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from lavra.core.errors import InputError
-
-Positions = Literal["rope", "learned", "alibi", "none"]
-Norm = Literal["layernorm", "rmsnorm"]
-Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "geglu", "swiglu"]
+from lavra.models.choices import Activation, Norm, Positions
 
 GATED: frozenset[str] = frozenset({"geglu", "swiglu"})
 VOCABULARY_MULTIPLE = 64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -22,12 +22,10 @@ class Loss:
     Attributes:
         sum: () float32 tensor with gradient: the summed loss in nats.
         weight: the number of targets that it sums over.
-        parts: further sums by name (detached), for the log.
     """
 
     sum: torch.Tensor
     weight: float
-    parts: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Objective(Protocol):

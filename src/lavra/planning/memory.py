@@ -68,18 +68,13 @@ def estimate_memory(rehearsal: Rehearsal, micro_rows: int) -> MemoryEstimate:
     """
     block = CUDA_BLOCK if rehearsal.gpu else 1
     with fake_tensors(), LiveMemory(fake=True, block=block) as ledger:
-        return _run(rehearsal, micro_rows, ledger)
+        return memory_of_step(rehearsal, micro_rows, ledger)
 
 
-def measure_tensor_memory(rehearsal: Rehearsal, micro_rows: int, make: Callable[[], nn.Module]) -> MemoryEstimate:
-    """Return what a real step on the CPU takes in tensors; `make` builds the model with its values."""
-    with LiveMemory() as ledger:
-        return _run(rehearsal, micro_rows, ledger, make)
-
-
-def _run(
+def memory_of_step(
     rehearsal: Rehearsal, micro_rows: int, ledger: LiveMemory, make: Callable[[], nn.Module] | None = None
 ) -> MemoryEstimate:
+    """Return what a step takes by the ledger in which it is run: in rehearsal, or with values if `make` builds them."""
     trainer = rehearsal.trainer(micro_rows, make)
     with chunks_of_a_gpu(rehearsal.gpu):
         for _ in range(_STEPS):
@@ -153,42 +148,3 @@ def memory_of(device: torch.device) -> int:
     free = psutil.virtual_memory().available
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return free if limit == resource.RLIM_INFINITY else max(0, min(free, limit - psutil.Process().memory_info().vms))
-
-
-def measure_peak(run: Callable[[], Any], device: torch.device) -> int | None:
-    """Run something on a CUDA device and return the most bytes of tensors it held; None on devices that do not count.
-
-    On a CPU the torch profiler counts, see `measure_allocated`.
-    """
-    if device.type != "cuda":
-        run()
-        return None
-    torch.cuda.reset_peak_memory_stats(device)
-    run()
-    return torch.cuda.max_memory_allocated(device)
-
-
-def measure_allocated(run: Callable[[], Any]) -> int:
-    """Run something on the CPU under torch's profiler and return the most bytes that its allocator had given out.
-
-    Kernels' own buffers are counted where they take them from that allocator.
-    """
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    assert profiler.profiler is not None
-    results = profiler.profiler.kineto_results
-    assert results is not None
-    waiting, events = list(results.experimental_event_tree()), []
-    while waiting:
-        event = waiting.pop()
-        waiting.extend(event.children)
-        if event.name == "[memory]":
-            fields: Any = event.extra_fields
-            events.append((event.start_time_ns, fields.alloc_size))
-    live = peak = 0
-    for _, size in sorted(events, key=lambda event: event[0]):
-        live += size
-        peak = max(peak, live)
-    return peak

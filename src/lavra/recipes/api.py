@@ -19,7 +19,6 @@ from lavra.recipes.evaluate import evaluate
 from lavra.recipes.explain import explain
 from lavra.recipes.generate import generate
 from lavra.recipes.prepare import prepare_text
-from lavra.recipes.resume import resume
 from lavra.recipes.run import Run
 from lavra.recipes.score import score
 
@@ -71,7 +70,7 @@ def train(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Ru
     from lavra.recipes.train import train as run_training
 
     with _located(data) as locations:
-        return run_training(_request(locations, config, fields, "lavra.train"))
+        return Run(run_training(_request(locations, config, fields, "lavra.train")).path)
 
 
 def check(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Report:
@@ -109,6 +108,13 @@ def prepare(data: Data, out: str | Path, *, force: bool = False, **text: Any) ->
     asked = from_table(TextConfig, _merged(to_json(TextConfig()), _plain(text)), "lavra.prepare")
     with _located(data) as locations:
         return prepare_text(locations, out, asked, force=force)
+
+
+def resume(folder: str | Path, *, micro_rows: int | None = None) -> Run:
+    """Go on with a run from its last whole checkpoint to its end: see `lavra.recipes.resume.resume`."""
+    from lavra.recipes.resume import resume as go_on
+
+    return Run(go_on(folder, micro_rows=micro_rows).path)
 
 
 def runs(root: str | Path = "runs") -> list[Run]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lavra.checks.base import Storage, Subject
+from lavra.checks.base import Storage, Store, Subject
 from lavra.checks.battery import FULL, QUICK, run_checks
 from lavra.checks.report import Report
 from lavra.core.errors import InputError
@@ -29,7 +29,8 @@ from lavra.recipes.assembly import Assembly, assemble
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import draft_model, first_plan
 from lavra.recipes.kept import build_model, model_with
-from lavra.recipes.material import Material, TextMaterial, open_material
+from lavra.recipes.material import ExampleMaterial, Material, TextMaterial, open_material
+from lavra.recipes.preparation import measured_machine, opened_base, training_material
 from lavra.recipes.text import data_folder, request_of
 from lavra.training.batches import Ranks
 from lavra.training.checkpoints import CheckpointStore
@@ -114,9 +115,15 @@ def make_subject(
         storage=_storage(assembly, plan),
         export=_export(assembly, plan, data),
         data=data.prepared if isinstance(data, TextMaterial) else None,
+        stores=_stores(data),
         tokenizer=data.tokenizer,
         tokens_per_second=plan.probe.get("tokens_per_second"),
     )
+
+
+def _stores(data: Material) -> tuple[Store, ...]:
+    prepared = data.prepared if isinstance(data, TextMaterial | ExampleMaterial) else None
+    return () if prepared is None else (prepared.train, prepared.validation)
 
 
 def _tied(model: Decoder | Wrapped) -> bool:
@@ -200,9 +207,6 @@ def _check_run(run: RunFolder) -> Report:
 
 
 def _check_text(config: TrainConfig) -> Report:
-    from lavra.recipes.preparation import training_material
-    from lavra.recipes.train import measured_machine, opened_base
-
     device = choose_device(config.machine.device)
     machine = measured_machine(config, device)
     with scratch_folder() as folder:

@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.core.quantities import Count, Duration, Size
-from lavra.models.choices import NewRows
+from lavra.models.choices import Activation, NewRows, Norm, Positions
 from lavra.models.edits.choices import EditConfig
-from lavra.models.spec import Activation, Norm, Positions
 from lavra.objectives.choices import ObjectiveName
 from lavra.training.choices import OptimizerName, Policy, Shape
 

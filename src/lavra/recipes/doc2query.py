@@ -13,6 +13,7 @@ from lavra.core.files import write_json
 from lavra.core.json_lines import one_line
 from lavra.core.progress import say
 from lavra.core.replacing import check_replaceable, check_replaceable_file
+from lavra.core.run_folder import RunFolder
 from lavra.core.terminal import printable
 from lavra.data.bad_rows import BadRows
 from lavra.data.tokenizer import choose_vocabulary_size
@@ -24,7 +25,6 @@ from lavra.models.wrapped.warm_start import make_encoder_decoder
 from lavra.recipes.config import MachineConfig, ModelConfig, OptimizationConfig, TextConfig, TrainConfig
 from lavra.recipes.doc2query_config import Doc2QueryConfig
 from lavra.recipes.models import OpenModel, hugging_face_folder, open_model
-from lavra.recipes.run import Run
 from lavra.recipes.train import train
 from lavra.search.generator_rows import AskedPassage, asked_passages, check_pairs, example_row, is_held_out, read_pairs
 from lavra.search.languages import guess_language
@@ -63,7 +63,7 @@ class Generator:
         documents: held-out documents.
     """
 
-    run: Run
+    run: RunFolder
     prompt: QueryPrompt
     loss: float
     overlap: TextOverlap
@@ -206,7 +206,9 @@ def _longest(opened: OpenModel, held_out: list[AskedPassage]) -> int:
     return max(_FEWEST_TOKENS, *(len(opened.tokenizer.encode(one.passage)) for one in held_out))
 
 
-def measure_generator(run: Run, opened: OpenModel, prompt: QueryPrompt, held_out: list[AskedPassage]) -> Generator:
+def measure_generator(
+    run: RunFolder, opened: OpenModel, prompt: QueryPrompt, held_out: list[AskedPassage]
+) -> Generator:
     """Write the likeliest query for each held-out passage, and compare it with those of people."""
     say(f"validation: queries for {len(held_out)} passages set apart")
     writer = ModelWriter(opened.model, opened.tokenizer, prompt)  # pyright: ignore[reportArgumentType]

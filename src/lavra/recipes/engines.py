@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Literal
 
 import torch
 
@@ -20,9 +19,6 @@ from lavra.models.low_precision import FEW_ROWS, round_weights
 from lavra.models.packed_linear import can_pack, pack_weights
 from lavra.recipes.models import OpenModel, open_model
 from lavra.training.precision import TYPES, choose_precision
-
-EngineName = Literal["auto", "torch", "ctranslate2"]
-InferencePrecision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 MANY_TEXTS = 64
 """From this many texts on, `auto` converts a model for CTranslate2, which takes some seconds once."""

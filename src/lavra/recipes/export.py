@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lavra import __version__
 from lavra.core.building import building_folder
 from lavra.core.errors import CheckFailed, InputError
 from lavra.core.files import read_json, write_atomically, write_json
@@ -117,7 +117,7 @@ def _request(source: _Source, windows: list[list[int]]) -> str:
     """Return a fingerprint of all that decides what an export is."""
     digest = hashlib.blake2b(digest_size=16)
     tokenizer = None if source.tokenizer is None else source.tokenizer.fingerprint
-    about = [__version__, source.family, str(source.folder), tokenizer, windows]
+    about = [version("lavra"), source.family, str(source.folder), tokenizer, windows]
     digest.update(one_line(about).encode())
     for name, tensor in sorted(source.model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

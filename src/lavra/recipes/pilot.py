@@ -25,7 +25,6 @@ from lavra.recipes.config import MachineConfig, ModelConfig, TrainConfig
 from lavra.recipes.models import open_model
 from lavra.recipes.plan_forecast import forecast_of
 from lavra.recipes.plan_request import PlanRequest
-from lavra.recipes.run import Run
 from lavra.recipes.text import data_folder, is_prepared, prepare_as_asked, request_of
 from lavra.recipes.train import train
 
@@ -133,7 +132,7 @@ def run_ladder(
     outlook: Outlook,
     rungs: list[Rung],
     folder: Path,
-    trained: Callable[[TrainConfig], Run] = train,
+    trained: Callable[[TrainConfig], RunFolder] = train,
 ) -> list[Observation]:
     """Prepare the text once, do each run by the ordinary recipe, and return what they say to the law.
 
@@ -149,7 +148,7 @@ def run_ladder(
         if not (folder / "text").exists():
             prepare_as_asked(data, folder / "text", request.text, vocabulary_size=outlook.model.vocabulary)
         data = (str(folder / "text"),)
-    runs: list[Run] = []
+    runs: list[RunFolder] = []
     for number, rung in enumerate(rungs):
         config = TrainConfig(
             data=data,
@@ -170,9 +169,8 @@ def run_ladder(
             machine=MachineConfig(precision=request.precision),
         )
         runs.append(trained(config))
-    folders = [RunFolder(run.path) for run in runs]
-    ends = measured_alike(folders)
-    return [seen for run, end in zip(folders, ends, strict=True) for seen in observations_of(run, end)]
+    ends = measured_alike(runs)
+    return [seen for run, end in zip(runs, ends, strict=True) for seen in observations_of(run, end)]
 
 
 def measured_alike(runs: Sequence[RunFolder]) -> list[float]:

@@ -1,4 +1,4 @@
-"""What a request names as data, made ready for training in the run's folder."""
+"""What a request names, made ready for training in the run's folder: the machine, the base model, the data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+
+import torch
 
 from lavra.core.errors import InputError
 from lavra.core.progress import say
@@ -20,13 +22,17 @@ from lavra.data.tokenizer import Tokenizer
 from lavra.data.tokenizer_report import TokenizerReport
 from lavra.models.families.tokenizer_files import TEMPLATES, copy_files
 from lavra.planning.budget import vocabulary_for
-from lavra.recipes.base import Base
+from lavra.planning.hardware import measure_matrix_peak
+from lavra.recipes.base import Base, read_base
 from lavra.recipes.columns import pair_columns
 from lavra.recipes.config import TrainConfig
 from lavra.recipes.decide import Machine, draft_model
-from lavra.recipes.kept import BASE
+from lavra.recipes.kept import BASE, keep_base
 from lavra.recipes.material import ExampleMaterial, Material, TextMaterial, has_examples, open_material
 from lavra.recipes.text import data_folder, is_prepared, open_tokenizer, prepare_as_asked, tokenizer_place
+from lavra.recipes.vocabulary import with_another_vocabulary
+from lavra.training.devices import use_threads
+from lavra.training.precision import choose_precision
 
 _FITTING, _LONGEST, _MULTIPLE = 0.99, 1024, 64
 """Share of the examples that fit a row uncut, unless that makes rows longer than the most; rows are multiples."""
@@ -154,3 +160,19 @@ def _vocabulary_chooser(config: TrainConfig, machine: Machine) -> Callable[[int]
         return vocabulary_for(draft_model(config, machine, corpus_bytes).vocabulary, corpus_bytes)
 
     return choose
+
+
+def measured_machine(config: TrainConfig, device: torch.device) -> Machine:
+    """Return this machine with its measured peak."""
+    threads = use_threads(config.machine.threads)
+    precision = choose_precision(config.machine.precision, device)
+    return Machine(device, precision, measure_matrix_peak(device, precision), threads)
+
+
+def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base | None:
+    """Open the model that training goes on from, if a request names one, and keep it in the run's folder."""
+    if config.base is None:
+        return None
+    base = with_another_vocabulary(config, read_base(config, device, examples=has_examples(config)))
+    keep_base(home, base.opened.model, base.tokenizer, base.opened.files)
+    return base

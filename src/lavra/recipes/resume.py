@@ -17,7 +17,6 @@ from lavra.recipes.finish import finish
 from lavra.recipes.machine_record import record_machine
 from lavra.recipes.material import open_material
 from lavra.recipes.report import page_at_the_end
-from lavra.recipes.run import Run
 from lavra.recipes.session import checkpoint_store, train_to_the_end
 from lavra.recipes.text import data_folder, request_of
 from lavra.recipes.train import train
@@ -25,7 +24,7 @@ from lavra.training.devices import choose_device, use_threads
 from lavra.training.ranks import join_ranks
 
 
-def resume(folder: Path | str, *, micro_rows: int | None = None) -> Run:
+def resume(folder: Path | str, *, micro_rows: int | None = None) -> RunFolder:
     """Go on with a run from its last whole checkpoint to its end.
 
     A run that was stopped before its plan was written begins anew. With the same device, threads and micro-batch, the
@@ -43,7 +42,7 @@ def resume(folder: Path | str, *, micro_rows: int | None = None) -> Run:
     config = request_of(run)
     if run.status == "finished":
         say(f"{run.path} is finished already")
-        return Run(run.path)
+        return run
     if not run.plan:
         say(f"{run.path} was stopped before its plan was made; it begins anew")
         return train(replace(config, out=str(run.path), force=True))
@@ -55,7 +54,7 @@ def resume(folder: Path | str, *, micro_rows: int | None = None) -> Run:
         return _resume(run, config, run, micro_rows)
 
 
-def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro_rows: int | None) -> Run:
+def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro_rows: int | None) -> RunFolder:
     begun = time.monotonic()
     device = choose_device(config.machine.device)
     ranks = join_ranks(device)
@@ -86,4 +85,4 @@ def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro
     waited = train_to_the_end(config, plan, assembly, data, record, ranks, checkpoint)
     if record is not None:
         finish(config, plan, assembly, data, record, waited=waited)
-    return Run(run.path)
+    return run

@@ -75,4 +75,4 @@ class Run:
         """Go on with the run, if it was interrupted."""
         from lavra.recipes.resume import resume
 
-        return resume(self.path)
+        return Run(resume(self.path).path)

@@ -16,7 +16,7 @@ from lavra.recipes.records import read_records, text, texts
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
-    from lavra.generation.reader import CachedModel
+    from lavra.models.contract import CachedModel
 
 
 @dataclass(frozen=True)

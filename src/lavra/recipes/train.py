@@ -15,35 +15,30 @@ from lavra.core.errors import InputError
 from lavra.core.progress import say
 from lavra.core.run_folder import RunFolder, check_new_run
 from lavra.planning.budget import demand_text
-from lavra.planning.hardware import measure_matrix_peak
 from lavra.planning.plan import Plan
 from lavra.planning.probe import Trial, try_steps
 from lavra.recipes.assembly import Assembly, assemble
-from lavra.recipes.base import Base, certify_base, read_base
+from lavra.recipes.base import certify_base, read_base
 from lavra.recipes.beginning import begin
 from lavra.recipes.check import check_before_training
 from lavra.recipes.config import TrainConfig
-from lavra.recipes.decide import Machine, draft_model, first_plan, say_plan, seconds_after, steps_in, with_length
+from lavra.recipes.decide import draft_model, first_plan, say_plan, seconds_after, steps_in, with_length
 from lavra.recipes.expectation import with_expectation
 from lavra.recipes.finish import finish
 from lavra.recipes.first_look import located, look_first, no_ghost
-from lavra.recipes.kept import keep_base
 from lavra.recipes.limits import refuse_impossible
 from lavra.recipes.machine_record import record_machine
-from lavra.recipes.material import Material, has_examples, open_material
+from lavra.recipes.material import Material, open_material
 from lavra.recipes.models import refuse_absent
 from lavra.recipes.pace import Pace, begins_alike
-from lavra.recipes.preparation import training_material
+from lavra.recipes.preparation import measured_machine, opened_base, training_material
 from lavra.recipes.report import page_at_the_end
-from lavra.recipes.run import Run
 from lavra.recipes.session import train_to_the_end
 from lavra.recipes.text import data_folder
 from lavra.recipes.text_record import write_text_record
-from lavra.recipes.vocabulary import with_another_vocabulary
 from lavra.training.batches import Ranks
 from lavra.training.compiling import is_compiled
-from lavra.training.devices import choose_device, describe, use_threads
-from lavra.training.precision import choose_precision
+from lavra.training.devices import choose_device, describe
 from lavra.training.ranks import join_ranks, wait_for_ranks
 
 _PROBE_SHARE, _LEAST_PROBE, _LONGEST_PROBE = 0.08, 2.0, 20.0
@@ -53,8 +48,8 @@ _KEPT_SHARE, _LONGEST_KEPT = 0.15, 60.0
 """The same where these steps are not done again: longer, since it costs nothing and tells more."""
 
 
-def train(config: TrainConfig) -> Run:
-    """Train a language model as `config` asks, and return the finished run.
+def train(config: TrainConfig) -> RunFolder:
+    """Train a language model as `config` asks, and return the folder of the finished run.
 
     Raises:
         InputError: if the request, the text or the folder is wrong.
@@ -80,7 +75,7 @@ def train(config: TrainConfig) -> Run:
     return _follow(config, device, ranks)
 
 
-def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ranks) -> Run:
+def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ranks) -> RunFolder:
     begun = time.monotonic()
     record_machine(run.path, device, 0)
     machine = measured_machine(config, device)
@@ -117,10 +112,10 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
     plan = plan if pace is None else pace.plan
     if ranks.rank == 0:
         finish(config, plan, assembly, data, run, waited=waited, training_began=start)
-    return Run(run.path)
+    return run
 
 
-def _follow(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
+def _follow(config: TrainConfig, device: torch.device, ranks: Ranks) -> RunFolder:
     """Train as a rank that keeps no record: it takes part in the probe, then follows the first rank's plan."""
     if config.out is None:
         raise InputError("several processes need --out, so that they find one folder", "add --out runs/NAME")
@@ -139,23 +134,7 @@ def _follow(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
     plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
     assembly.set_length(config, plan, data)
     train_to_the_end(config, plan, assembly, data, None, ranks)
-    return Run(run.path)
-
-
-def measured_machine(config: TrainConfig, device: torch.device) -> Machine:
-    """Return this machine with its measured peak."""
-    threads = use_threads(config.machine.threads)
-    precision = choose_precision(config.machine.precision, device)
-    return Machine(device, precision, measure_matrix_peak(device, precision), threads)
-
-
-def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base | None:
-    """Open the model that training goes on from, if a request names one, and keep it in the run's folder."""
-    if config.base is None:
-        return None
-    base = with_another_vocabulary(config, read_base(config, device, examples=has_examples(config)))
-    keep_base(home, base.opened.model, base.tokenizer, base.opened.files)
-    return base
+    return run
 
 
 def _measure_beginning(assembly: Assembly, run: RunFolder) -> None:

@@ -18,7 +18,6 @@ from lavra.recipes.config import MachineConfig, ModelConfig, OptimizationConfig,
 from lavra.recipes.pilot import parse_share
 from lavra.recipes.plan_model import starting_model
 from lavra.recipes.plan_request import PlanRequest
-from lavra.recipes.run import Run
 from lavra.recipes.text import is_prepared, prepare_as_asked
 from lavra.recipes.train import train
 
@@ -68,7 +67,7 @@ def subset_sizes(tokens: float, epoch: float, step: int) -> list[int]:
     )
 
 
-def tuned(request: PlanRequest, outlook: Outlook, trained: Callable[[TrainConfig], Run] = train) -> Outlook:
+def tuned(request: PlanRequest, outlook: Outlook, trained: Callable[[TrainConfig], RunFolder] = train) -> Outlook:
     """Return the outlook with the loss to expect of fine-tuning, by the rectified scaling law fitted to subsets.
 
     Args:
@@ -120,7 +119,7 @@ def _tune(
     sizes: Sequence[int],
     step: int,
     folder: Path,
-    trained: Callable[[TrainConfig], Run],
+    trained: Callable[[TrainConfig], RunFolder],
 ) -> list[Tuned]:
     """Prepare the text once and fine-tune on each subset: the first tokens of one pass, in its random order."""
     assert request.base is not None
@@ -148,7 +147,7 @@ def _tune(
             machine=MachineConfig(precision=request.precision),
         )
         run = trained(config)
-        found.append(_tuned(RunFolder(run.path), size))
+        found.append(_tuned(run, size))
     return found
 
 

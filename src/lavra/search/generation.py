@@ -64,12 +64,6 @@ class Generation:
         found = best(scores, self.ranks, most)
         return found, scores[found]
 
-    def units_of(self, document: int) -> range:
-        """Return the numbers of a document's units."""
-        if self._units is None:
-            return range(document, document + 1)
-        return range(int(self._units[document]), int(self._units[document + 1]))
-
     def id_of(self, document: int) -> str:
         """Return the id of a document."""
         starts = self._id_starts

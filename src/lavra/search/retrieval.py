@@ -124,15 +124,6 @@ def evaluate(
     return RetrievalScores(tuple(query.id for query in queries), tuple(measures), values, unanswered)
 
 
-def run_of(index: Index, queries: Mapping[str, str], *, depth: int = DEPTH) -> dict[str, dict[str, float]]:
-    """Search every query and return a run: query id -> document id -> score."""
-    run = {}
-    for query, text in queries.items():
-        numbers, scores = index.search(text, depth)
-        run[query] = dict(zip(index.ids(numbers), scores.tolist(), strict=True))
-    return run
-
-
 def measure_latency(index: Index, generation: Generation, queries: Sequence[JudgedQuery]) -> Latency:
     """Time up to 500 queries one by one, after 50 to warm up; reading ids is part of it, reading texts is not."""
     step = max(1, len(queries) // _TIMED)

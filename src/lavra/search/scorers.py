@@ -17,7 +17,7 @@ from lavra.search.writers import fingerprint_of, weights_fingerprint
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
-    from lavra.generation.reader import CachedModel
+    from lavra.models.contract import CachedModel
 
 
 class QueryScorer(Protocol):

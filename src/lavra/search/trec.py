@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lavra.core.errors import InputError
 from lavra.data.bad_rows import BadRows
-from lavra.evaluation.retrieval import Qrels, Run, ranking
+from lavra.evaluation.retrieval import Qrels
 from lavra.search.lines import numbered_lines
 
 JUDGED_TWICE = "judgement given twice with different grades (the last one counts)"
@@ -75,83 +75,6 @@ def read_qrels(path: Path, bad_rows: BadRows | None = None) -> dict[str, dict[st
     if not qrels:
         raise InputError(f"{path} holds no judgement", "check that it is the right file")
     return qrels
-
-
-def write_qrels(path: Path, qrels: Qrels) -> None:
-    """Write judgements in TREC's layout."""
-    lines = (f"{query} 0 {name} {grade}\n" for query, judged in qrels.items() for name, grade in judged.items())
-    path.write_text("".join(lines), encoding="utf8")
-
-
-def check_judgements(
-    path: Path, known_query: Callable[[str], bool], known_document: Callable[[str], bool], bad_rows: BadRows
-) -> None:
-    """Count judgements that name a query or a document which the collection does not have, with file and line.
-
-    They are kept in the evaluation (a relevant document that is not in the index cannot be found), as trec_eval does.
-
-    Raises:
-        InputError: if no judgement names a known query and a known document: then the files do not belong together.
-    """
-    fitting, first = 0, ""
-    for place, query, document, _ in judgement_lines(path):
-        first = first or f"{place} (query {query!r}, document {document!r})"
-        has_query, has_document = known_query(query), known_document(document)
-        if not has_query:
-            bad_rows.add(UNKNOWN_QUERY, place, repr(query))
-        if not has_document:
-            bad_rows.add(UNKNOWN_DOCUMENT, place, repr(document))
-        fitting += has_query and has_document
-    if not fitting:
-        raise InputError(
-            f"no judgement of {path} names a known query and a known document, e.g. {first}",
-            "check that corpus, queries and judgements belong to the same collection",
-        )
-
-
-def read_run(path: Path) -> dict[str, dict[str, float]]:
-    """Read a run: TREC's `query Q0 document rank score tag`, or MS MARCO's `query<tab>document<tab>rank`.
-
-    As trec_eval does, the rank column of a TREC run is ignored: scores give the order. MS MARCO runs have no score, so
-    the score becomes one over the rank.
-
-    Raises:
-        InputError: for a line that is neither, or a document that a query has twice, naming the line.
-    """
-    run: dict[str, dict[str, float]] = {}
-    for place, line in numbered_lines(path):
-        columns = line.split()
-        try:
-            if len(columns) == 6:
-                query, document, score = columns[0], columns[2], float(columns[4])
-            elif len(columns) == 3:
-                query, document, score = columns[0], columns[1], 1.0 / int(columns[2])
-            else:
-                raise ValueError
-        except (ValueError, ZeroDivisionError) as error:
-            raise InputError(
-                f"{place} is no line of a run: {line[:80]!r}", "write: query Q0 document rank score tag"
-            ) from error
-        results = run.setdefault(query, {})
-        if document in results:
-            raise InputError(
-                f"{place}: query {query!r} has document {document!r} twice", "each document may appear once per query"
-            )
-        results[document] = score
-    return run
-
-
-def run_lines(run: Run, tag: str = "lavra") -> Iterator[str]:
-    """Yield the lines of a run in TREC's layout, ranked from 1 in trec_eval's own order."""
-    for query, results in run.items():
-        for rank, document in enumerate(ranking(results), start=1):
-            yield f"{query} Q0 {document} {rank} {results[document]:.9g} {tag}\n"
-
-
-def write_run(path: Path, run: Run, tag: str = "lavra") -> None:
-    """Write a run in TREC's layout; scores keep nine digits, enough to give the same 32-bit float back."""
-    with path.open("w", encoding="utf8") as handle:
-        handle.writelines(run_lines(run, tag))
 
 
 def restrict(qrels: Qrels, queries: Iterable[str]) -> dict[str, dict[str, int]]:

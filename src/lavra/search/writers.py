@@ -18,7 +18,7 @@ from lavra.search.prompts import QueryPrompt
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
-    from lavra.generation.reader import CachedModel
+    from lavra.models.contract import CachedModel
 
 _SLACK = 8
 """Tokens left free for the marks around a text; and a text and its prompt may have more tokens together than apart."""

@@ -205,7 +205,7 @@ def _code() -> str:
     digest = hashlib.blake2b(digest_size=8)
     home = Path(__file__).resolve().parents[1]
     for room in ("models", "objectives"):
-        for path in sorted((home / room).glob("*.py")):
+        for path in sorted((home / room).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -14,7 +14,7 @@ from lavra.generation.prompts import writes_from_source
 
 if TYPE_CHECKING:
     from lavra.data.tokenizer import Tokenizer
-    from lavra.generation.reader import CachedModel
+    from lavra.models.contract import CachedModel
 
 Made = Iterator[tuple[tuple[int, int], Generation]]
 """(number of the prompt, number of the sample) and its generation, in the order in which they are finished."""

@@ -98,7 +98,6 @@ class _FamilyTensors:
         self.family, self.source = family, source
         bare = family.prefix.rpartition(".")[0].rpartition(".")[2] + "."  # OPT's first files: decoder.…
         self.names = {name.removeprefix(family.prefix).removeprefix(bare): name for name in source.names}
-        self.head_for_embedding = False
 
     def __contains__(self, name: str) -> bool:
         return name in self.names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional as F
@@ -11,9 +11,6 @@ from lavra.core.errors import InputError
 from lavra.models.batch import IGNORED, Batch
 from lavra.models.inference import evaluating
 from lavra.models.wrapped.quiet import quietly
-
-if TYPE_CHECKING:
-    from lavra.models.wrapped.wrapped import Wrapped
 
 _LENGTHS = (5, 7)
 _LARGE_LOGITS = 60.0
@@ -24,7 +21,50 @@ _TOLERANCE, _COARSE = 1e-4, 5e-2
 """Of the largest feature, in float32, and in coarser types (where what is left of a leak is far larger)."""
 
 
-def measure(model: Wrapped) -> None:
+class Probed(Protocol):
+    """What is asked of a wrapped model to be probed (see `lavra.models.wrapped.wrapped.Wrapped`), and set on it."""
+
+    inner: Any
+    position_offset: int | None
+    scale: float
+    isolates: bool
+    _takes: frozenset[str]
+    _head: Any
+
+    @property
+    def logit_cap(self) -> float | None:
+        """Bound that the head's logits are bent to; None for none."""
+        ...
+
+    def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the weight and the bias that the head applies."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Decoder, encoder or encoder-decoder."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids that the model knows."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Device that holds the weights."""
+        ...
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return (rows, length, width): what the head is given."""
+        ...
+
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (…, vocabulary) logits."""
+        ...
+
+
+def measure(model: Probed) -> None:
     """Set a model's position offset, the scale of its logits, and whether it isolates documents.
 
     Raises:
@@ -37,7 +77,7 @@ def measure(model: Wrapped) -> None:
         model.isolates = _isolates(model)
 
 
-def _documents(model: Wrapped) -> list[torch.Tensor]:
+def _documents(model: Probed) -> list[torch.Tensor]:
     """Return some (1, length) token ids without special tokens."""
     config = model.inner.config
     special = {value for name, value in vars(config).items() if name.endswith("_token_id") and isinstance(value, int)}
@@ -47,12 +87,12 @@ def _documents(model: Wrapped) -> list[torch.Tensor]:
     return [torch.tensor([[usual[place] for place in places]], device=model.device) for places in picked]
 
 
-def _alone(model: Wrapped, ids: torch.Tensor, source: torch.Tensor) -> Batch:
+def _alone(model: Probed, ids: torch.Tensor, source: torch.Tensor) -> Batch:
     extra = {"encoder_inputs": source} if model.kind == "encoder-decoder" else {}
     return Batch(ids, torch.full_like(ids, IGNORED), extra=extra)
 
 
-def _position_offset(model: Wrapped) -> int | None:
+def _position_offset(model: Probed) -> int | None:
     """Return what must be added to positions so that giving them changes nothing; None where nothing does that."""
     if "position_ids" not in model._takes:
         return None
@@ -72,7 +112,7 @@ def _position_offset(model: Wrapped) -> int | None:
     return None
 
 
-def _scale(model: Wrapped) -> float:
+def _scale(model: Probed) -> float:
     """Return by what a model multiplies its logits after its head."""
     ids, source = _documents(model)
     batch = _alone(model, ids, source)
@@ -91,7 +131,7 @@ def _scale(model: Wrapped) -> float:
     )
 
 
-def _straight(model: Wrapped, batch: Batch, arguments: dict[str, torch.Tensor], scale: float) -> bool:
+def _straight(model: Probed, batch: Batch, arguments: dict[str, torch.Tensor], scale: float) -> bool:
     """Say whether large logits too are what the head computes: small ones hardly show that a model bends them."""
     features = model.features(batch)
     largest = float(F.linear(features, *model.output_projection()).abs().max())
@@ -108,7 +148,7 @@ def _straight(model: Wrapped, batch: Batch, arguments: dict[str, torch.Tensor], 
     return _near(scale * model.head(features * factor).double(), theirs, model)
 
 
-def _isolates(model: Wrapped) -> bool:
+def _isolates(model: Probed) -> bool:
     """Say whether two documents in one row, padding after them, have the features of each by itself."""
     documents = _documents(model)
     sources = documents[::-1]
@@ -135,7 +175,7 @@ def _beside_each_other(documents: list[torch.Tensor]) -> tuple[torch.Tensor, tor
     return inputs, torch.cat([*segments, padding.int() - 1], 1), torch.cat([*positions, padding], 1)
 
 
-def _near(one: torch.Tensor, other: torch.Tensor, model: Wrapped) -> bool:
+def _near(one: torch.Tensor, other: torch.Tensor, model: Probed) -> bool:
     tolerance = _TOLERANCE if model.inner.dtype in (torch.float32, torch.float64) else _COARSE
     largest = float(other.abs().max().clamp(min=1e-30))
     return float((one - other).abs().max()) <= tolerance * largest

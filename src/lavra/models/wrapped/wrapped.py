@@ -17,6 +17,7 @@ from lavra.models.wrapped.caching import Cached
 from lavra.models.wrapped.kinds import Kind
 from lavra.models.wrapped.packing import Packing, packed, places, position_tables
 from lavra.models.wrapped.parts import freeze_unused, meant_tied
+from lavra.models.wrapped.probe import measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,8 +52,6 @@ class Wrapped(Cached):
     """
 
     def __init__(self, inner: PreTrainedModel, kind: Kind) -> None:
-        from lavra.models.wrapped.probe import measure
-
         super().__init__()
         self.inner = inner
         self.kind: Kind = kind
@@ -180,13 +179,6 @@ class Wrapped(Cached):
                 "set decoder_start_token_id and pad_token_id in its config.json",
             ) from error
         return shifted[0].tolist()
-
-    def checkpoint_gradients(self, wanted: bool = True) -> None:
-        """Compute activations again in the backward pass instead of keeping them: less memory, a third more work."""
-        if wanted:
-            self.inner.activation_checkpointing_enable({"use_reentrant": False})
-        else:
-            self.inner.activation_checkpointing_disable()
 
     @property
     def vocabulary(self) -> int:

@@ -1,0 +1,58 @@
+"""The memory that something really takes: what estimates are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lavra.planning.live_memory import LiveMemory
+from lavra.planning.memory import MemoryEstimate, memory_of_step
+from lavra.planning.rehearsal import Rehearsal
+
+
+def measure_tensor_memory(rehearsal: Rehearsal, micro_rows: int, make: Callable[[], nn.Module]) -> MemoryEstimate:
+    """Return what a real step on the CPU takes in tensors; `make` builds the model with its values."""
+    with LiveMemory() as ledger:
+        return memory_of_step(rehearsal, micro_rows, ledger, make)
+
+
+def measure_peak(run: Callable[[], Any], device: torch.device) -> int | None:
+    """Run something on a CUDA device and return the most bytes of tensors it held; None on devices that do not count.
+
+    On a CPU the torch profiler counts, see `measure_allocated`.
+    """
+    if device.type != "cuda":
+        run()
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def measure_allocated(run: Callable[[], Any]) -> int:
+    """Run something on the CPU under torch's profiler and return the most bytes that its allocator had given out.
+
+    Kernels' own buffers are counted where they take them from that allocator.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    assert profiler.profiler is not None
+    results = profiler.profiler.kineto_results
+    assert results is not None
+    waiting, events = list(results.experimental_event_tree()), []
+    while waiting:
+        event = waiting.pop()
+        waiting.extend(event.children)
+        if event.name == "[memory]":
+            fields: Any = event.extra_fields
+            events.append((event.start_time_ns, fields.alloc_size))
+    live = peak = 0
+    for _, size in sorted(events, key=lambda event: event[0]):
+        live += size
+        peak = max(peak, live)
+    return peak
