@@ -49,7 +49,7 @@ PROMPT_WORDS = 8
 
 def texts_of(location: str, most_bytes: float) -> Iterator[str]:
     """Yield the documents of a location until they have so many bytes in all."""
-    from lavra.data.readers import read_rows
+    from lavra.data.readers.documents import read_rows
 
     size = 0
     for row in read_rows([location]):
@@ -74,7 +74,7 @@ def write_llama(text: str, folder: Path, shape: dict[str, Any]) -> dict[str, Any
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.train(texts_of(text, SAMPLE_BYTES), shape["vocab_size"])
     tokenizer.save(folder)

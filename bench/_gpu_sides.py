@@ -87,9 +87,9 @@ def prompts_of(settings: Settings) -> list[str]:
 
 def lavra(settings: Settings, turns: Turns) -> None:
     """What `lavra generate` opens by itself, continuing all prompts in every step."""
+    from lavra.config.generation import GenerateOptions
     from lavra.generation.engines.engine import generate_with
-    from lavra.generation.options import GenerateOptions
-    from lavra.recipes.engines import open_engine
+    from lavra.workflows.generation.engines import open_engine
 
     prompts, tokens = prompts_of(settings), settings["tokens"]
     options = GenerateOptions(max_new_tokens=tokens, min_new_tokens=tokens)
@@ -106,7 +106,7 @@ def transformers(settings: Settings, turns: Turns) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from lavra.generation.options import GenerateOptions
+    from lavra.config.generation import GenerateOptions
 
     device, drawn = settings["device"], GenerateOptions()
     tokenizer = AutoTokenizer.from_pretrained(settings["model"], padding_side="left")

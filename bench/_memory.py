@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lavra.planning.live_memory import LiveMemory
-from lavra.planning.memory import MemoryEstimate, memory_of_step
-from lavra.planning.rehearsal import Rehearsal
+from lavra.planning.machine.dry_run import Rehearsal
+from lavra.planning.machine.memory import LiveMemory, MemoryEstimate, memory_of_step
 
 
 def measure_tensor_memory(rehearsal: Rehearsal, micro_rows: int, make: Callable[[], nn.Module]) -> MemoryEstimate:

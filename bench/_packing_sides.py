@@ -16,8 +16,8 @@ import torch
 from _shapes import material_of, shape_of
 from _training_sides import hub_config, in_turn, lavra_plan, lavra_request, load_compiler, training_arguments
 from _turns import Turns, memory, serve
-from lavra.data.store import TokenStore
-from lavra.models.batch import IGNORED, Batch
+from lavra.data.token_store.store import TokenStore
+from lavra.models.contract import IGNORED, Batch
 from lavra.objectives.causal import Causal
 
 Settings = dict[str, Any]
@@ -66,8 +66,8 @@ def spec_of(settings: Settings) -> Any:
 
 def lavra(settings: Settings, turns: Turns, *, compiled: bool, padding: Padded | None = None) -> None:
     """lavra's training, packed with isolation, or the same with padded rows."""
-    from lavra.recipes.assembly import assemble
     from lavra.training.batches import BatchSource, Ranks
+    from lavra.workflows.training.build import assemble
 
     load_compiler()
     config, machine = lavra_request(settings | {"compile": compiled}, "adamw", isolate=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from _results import circumstances, folder
-from lavra.core.json_lines import JsonLines
+from lavra.core.disk.json_lines import JsonLines
 from lavra.core.progress import say
 from lavra.core.units import show_duration
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lavra.data.manifest import Manifest, Source
-from lavra.data.prepare import Prepared
-from lavra.data.store import TokenStore
-from lavra.models.presets import PRESETS
-from lavra.models.spec import DecoderSpec
-from lavra.recipes.material import TextMaterial
+from lavra.data.token_store.manifest import Manifest, Source
+from lavra.data.token_store.prepare import Prepared
+from lavra.data.token_store.store import TokenStore
+from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.workflows.datasets.dataset import TextMaterial
 
 _GPT2 = PRESETS["gpt2-124m"]
 

@@ -23,8 +23,8 @@ def lavra(settings: Settings, turns: Turns, *, optimizer: str = "adamw", isolate
     load_compiler()
     import torch
 
-    from lavra.recipes.assembly import assemble
     from lavra.training.batches import Ranks
+    from lavra.workflows.training.build import assemble
 
     config, machine = lavra_request(settings, optimizer, isolate)
     spec = shape_of(settings["shape"], settings["context"])
@@ -42,11 +42,11 @@ def lavra_request(settings: Settings, optimizer: str, isolate: bool) -> tuple[An
     """Return the request for a long run, and the machine; the peak is only for plans of a given time."""
     import torch
 
-    from lavra.recipes.config import MachineConfig, OptimizationConfig, TextConfig, TrainConfig
-    from lavra.recipes.decide import Machine
-    from lavra.training.compiling import can_compile
+    from lavra.config.training import MachineConfig, OptimizationConfig, TextConfig, TrainConfig
+    from lavra.training.acceleration.compiling import can_compile
     from lavra.training.devices import use_threads
     from lavra.training.precision import choose_precision
+    from lavra.workflows.training.autoconfig import Machine
 
     device = torch.device(settings["device"])
     tokens = settings["rows"] * settings["context"]
@@ -66,8 +66,8 @@ def lavra_request(settings: Settings, optimizer: str, isolate: bool) -> tuple[An
 
 def lavra_plan(config: Any, machine: Any, spec: Any, data: Any) -> Any:
     """Return the plan as `lavra train` makes it."""
-    from lavra.recipes.decide import first_plan
     from lavra.training.batches import Ranks
+    from lavra.workflows.training.autoconfig import first_plan
 
     return first_plan(config, machine, spec, data, Ranks())
 
@@ -213,7 +213,7 @@ def nanogpt(settings: Settings, turns: Turns) -> None:
 def load_compiler() -> None:
     """Load the compiler's own code, so that it counts as a library and not as memory of training."""
 
-    from lavra.training.compiling import keep_compiler_cache
+    from lavra.training.acceleration.compiling import keep_compiler_cache
 
     keep_compiler_cache()
 

@@ -31,7 +31,7 @@ class Watch:
     def put_up(self) -> None:
         """Put the clock around the loop, its steps, the batches and the checkpoints."""
         from lavra.training.batches import BatchSource
-        from lavra.training.checkpoints import CheckpointStore
+        from lavra.training.checkpoints.checkpoints import CheckpointStore
         from lavra.training.loop import Loop
         from lavra.training.trainer import Trainer
 

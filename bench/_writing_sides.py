@@ -14,8 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from _turns import Turns, serve
-from lavra.models.presets import PRESETS
-from lavra.models.spec import DecoderSpec
+from lavra.models.spec import PRESETS, DecoderSpec
 
 TOP_K = 10
 BATCH = 8
@@ -56,7 +55,7 @@ def program(settings: Settings, turns: Turns) -> None:
     """Write all texts in every step."""
     import torch
 
-    from lavra.core.allocator import keep_freed_memory
+    from lavra.core.machine import keep_freed_memory
     from lavra.core.progress import set_quiet
 
     set_quiet(True)
@@ -91,10 +90,10 @@ def ours(
     spec: DecoderSpec | None, engine: str, precision: str, documents: Ids, settings: Settings
 ) -> Callable[[], object]:
     """Return what writes with one of our engines."""
+    from lavra.config.generation import GenerateOptions
     from lavra.generation.engines.engine import generate_with
-    from lavra.generation.options import GenerateOptions
-    from lavra.models.decoder import build_decoder
-    from lavra.models.wrapped.wrapped import Wrapped
+    from lavra.models.hf.model import Wrapped
+    from lavra.models.native.decoder import build_decoder
 
     model: Any = build_decoder(spec).eval() if spec else Wrapped(t5_small(), "encoder-decoder")
     tokenizer: Any = NumberTokenizer(spec.vocabulary if spec else T5_VOCABULARY)
@@ -120,9 +119,8 @@ def engine_of(model: Any, tokenizer: Any, engine: str, precision: str, threads: 
     from lavra.generation.engines.converting import Convertible
     from lavra.generation.engines.ctranslate import CTranslate2Engine
     from lavra.generation.engines.engine import TorchEngine
-    from lavra.models.decoder import Decoder
-    from lavra.models.low_precision import round_weights
-    from lavra.models.packed_linear import can_pack, pack_weights
+    from lavra.models.native.decoder import Decoder
+    from lavra.models.native.low_precision import can_pack, pack_weights, round_weights
     from lavra.training.precision import TYPES
 
     if engine == "ctranslate2":

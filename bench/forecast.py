@@ -27,18 +27,18 @@ import numpy as np
 from _results import folder as results_folder
 from _results import record
 from _runs import SETTING_UP, Job, run_all
-from lavra.core.run_folder import RunFolder, is_run
+from lavra.config.training import TextConfig
+from lavra.core.disk.run_folder import RunFolder, is_run
 from lavra.core.units import parse_count
-from lavra.data.prepare import open_prepared
+from lavra.data.token_store.prepare import open_prepared
 from lavra.models.spec import DecoderSpec
-from lavra.planning.builtin_law import law_for
-from lavra.planning.flops import training_flops_per_token
-from lavra.planning.law import Observation
-from lavra.planning.observing import observations_of
-from lavra.planning.survey import compressed_bits_per_byte, stretches
-from lavra.recipes.config import TextConfig
-from lavra.recipes.pilot import pilot_law
-from lavra.recipes.prepare import prepare_text
+from lavra.planning.corpus_stats import compressed_bits_per_byte, stretches
+from lavra.planning.machine.flops import training_flops_per_token
+from lavra.planning.scaling_law.builtin import law_for
+from lavra.planning.scaling_law.law import Observation
+from lavra.planning.scaling_law.past_runs import observations_of
+from lavra.workflows.datasets.preparation import prepare_text
+from lavra.workflows.planning.pilot import pilot_law
 
 SIZES = ((2, 64), (3, 96), (4, 128))
 HELD_OUT = (4, 192)

@@ -50,8 +50,8 @@ def put(cache, values):
 
 from lavra.cli.main import main
 from lavra.search import expanding
-from lavra.search.expansion_cache import ExpansionCache
-from lavra.search.segments import SegmentWriter
+from lavra.search.expansion.cache import ExpansionCache
+from lavra.search.index.segments import SegmentWriter
 expanding._GROUP = 8
 SegmentWriter.is_full = property(lambda self: len(self) >= segment)
 keep, ExpansionCache.put = ExpansionCache.put, put
@@ -165,7 +165,7 @@ def expansion_fingerprint(out: Path) -> dict[str, Any]:
 
 def index_fingerprint(folder: Path) -> dict[str, Any]:
     """Return what must be equal: all that is searched, the documents, and that nothing else lies in the folder."""
-    from lavra.search.index import Index
+    from lavra.search.index.index import Index
 
     index = Index(folder)
     assert index.generation is not None

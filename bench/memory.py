@@ -23,10 +23,10 @@ import torch
 
 from _memory import measure_allocated, measure_peak
 from _results import record
-from lavra.models.edits.choices import AdapterConfig, EditConfig
-from lavra.models.presets import preset
-from lavra.planning.memory import estimate_memory
-from lavra.planning.rehearsal import Rehearsal
+from lavra.config.transforms import AdapterConfig, EditConfig
+from lavra.models.spec import preset
+from lavra.planning.machine.dry_run import Rehearsal
+from lavra.planning.machine.memory import estimate_memory
 
 MIB = 1 << 20
 TOLERANCE = 0.1

@@ -23,8 +23,8 @@ import numpy as np
 from _compare import compare, heading, row
 from _results import record
 from _shapes import SHAPES, write_store
-from lavra.data.readers import read_rows
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.readers.documents import read_rows
+from lavra.data.tokenizers.tokenizer import Tokenizer
 
 OURS = "packed"
 PEERS = ("padded to longest", "padded to context", "packed, not compiled", "Trainer, to longest")

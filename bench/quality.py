@@ -46,7 +46,7 @@ from bench.peers.tables import curve_of, rows_of, table
 from bench.peers.text import prepared_text
 from bench.peers.trainer import HuggingFaceTrainer
 
-from lavra.core.json_lines import JsonLines
+from lavra.core.disk.json_lines import JsonLines
 from lavra.core.progress import say
 from lavra.core.units import parse_duration, show_duration
 

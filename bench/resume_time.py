@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lavra.data.window_source import WindowSource
+from lavra.data.packing import WindowSource
 from lavra.objectives.causal import Causal
 from lavra.training.batches import BatchSource
 
@@ -24,7 +24,7 @@ TIMES, CONTEXT, ROWS = 5, 256, 16
 
 def synthetic_store(folder: Path, tokens: int, document: int = 1000) -> Path:
     """Write a token store of `tokens` zeros but for an end-of-document token after every `document` tokens."""
-    from lavra.data.manifest import Manifest, Source
+    from lavra.data.token_store.manifest import Manifest, Source
 
     folder.mkdir()
     documents = tokens // document
@@ -44,7 +44,7 @@ def synthetic_store(folder: Path, tokens: int, document: int = 1000) -> Path:
 
 def seconds_to_last_step(store: Path) -> float:
     """Return the time from opening the store to the batches of the last step of its tenth epoch."""
-    from lavra.data.store import TokenStore
+    from lavra.data.token_store.store import TokenStore
 
     start = time.perf_counter()
     opened = TokenStore.open(store)

@@ -20,15 +20,14 @@ from typing import Any
 import torch
 
 from _results import Spread, folder, record
-from lavra.models.decoder import build_decoder
-from lavra.models.presets import PRESETS
-from lavra.models.spec import DecoderSpec
-from lavra.planning.flop_count import count_flops
-from lavra.planning.hardware import measure_matrix_peak
-from lavra.planning.rehearsal import Rehearsal
-from lavra.reports.line_plot import Axis, Series, line_plot
+from lavra.models.native.decoder import build_decoder
+from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.planning.machine.dry_run import Rehearsal
+from lavra.planning.machine.flops import count_flops
+from lavra.planning.machine.hardware import measure_matrix_peak
+from lavra.reports.plots import Axis, Series, line_plot
 from lavra.training.devices import choose_device, synchronize, use_threads
-from lavra.training.optimizers import OptimizerOptions
+from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.precision import choose_precision
 from lavra.training.trainer import Trainer
 

@@ -22,11 +22,11 @@ import rank_bm25
 import Stemmer
 
 from lavra.core.progress import set_quiet
-from lavra.search.analyzers import Analyzer
-from lavra.search.documents import Document
-from lavra.search.formats import open_collection
-from lavra.search.index import Index
-from lavra.search.settings import IndexSettings
+from lavra.search.corpora.documents import Document
+from lavra.search.corpora.formats import open_collection
+from lavra.search.index.index import Index
+from lavra.search.index.manifest import IndexSettings
+from lavra.text.analyzers import Analyzer
 
 
 def ours(documents: list[Document], queries: list[str], folder: Path) -> tuple[float, float]:

@@ -36,10 +36,10 @@ sys.exit(code)
 _EXPAND = """
 import sys
 from pathlib import Path
-import lavra.recipes.expand as recipe
+import lavra.workflows.search.expand as recipe
 from lavra.cli.main import main
-from lavra.recipes.query_writers import OpenWriter
-from lavra.search.prompts import BARE
+from lavra.workflows.search.query_generators import OpenWriter
+from lavra.search.expansion.prompts import BARE
 
 class Words:
     unknown = None

@@ -26,9 +26,9 @@ from typing import Any
 
 from _results import Spread, ratios, record
 from lavra.core.progress import say, set_quiet
-from lavra.data.prepare import prepare
-from lavra.data.readers import read_rows
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.readers.documents import read_rows
+from lavra.data.token_store.prepare import prepare
+from lavra.data.tokenizers.tokenizer import Tokenizer
 
 MOST_DOCUMENTS, WANTED, PROCESSES, BLOCK = 20_000, 0.9, 2, 256
 

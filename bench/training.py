@@ -83,7 +83,7 @@ def stored(folder: Path, vocabulary: int) -> Path:
 
 def flops_per_token(shape: str, context: int) -> float:
     """Return the exact FLOPs of a training step per token."""
-    from lavra.planning.flop_count import count_flops
+    from lavra.planning.machine.flops import count_flops
 
     return count_flops(shape_of(shape, context), context).exact
 
@@ -92,7 +92,7 @@ def peak_of(device: str) -> float:
     """Return the FLOP/s of matrix products, in the fastest precision that lavra would choose here."""
     import torch
 
-    from lavra.planning.hardware import measure_matrix_peak
+    from lavra.planning.machine.hardware import measure_matrix_peak
     from lavra.training.devices import use_threads
     from lavra.training.precision import choose_precision
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lavra.models.decoder import Decoder, build_decoder
+from lavra.models.native.decoder import Decoder, build_decoder
 from lavra.models.spec import DecoderSpec
 
 

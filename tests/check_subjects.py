@@ -13,22 +13,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from lavra.checks.base import Storage, Subject
+from lavra.config.training import ModelConfig, OptimizationConfig, TrainConfig
 from lavra.core.seeds import Streams
-from lavra.data.prepare import Prepared, prepare
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.presets import PRESETS
-from lavra.models.spec import DecoderSpec
+from lavra.data.token_store.prepare import Prepared, prepare
+from lavra.models.contract import IGNORED, Batch
+from lavra.models.spec import PRESETS, DecoderSpec
 from lavra.objectives.base import Loss
 from lavra.planning.plan import Plan
-from lavra.recipes.assembly import Assembly, assemble
-from lavra.recipes.check import make_subject
-from lavra.recipes.config import ModelConfig, OptimizationConfig, TrainConfig
-from lavra.recipes.decide import Machine, first_plan
-from lavra.recipes.material import TextMaterial
 from lavra.training.batches import BatchSource, Ranks
-from lavra.training.optimizers import OptimizerOptions
-from lavra.training.schedules import Schedule
+from lavra.training.optimizers.optimizers import OptimizerOptions
+from lavra.training.optimizers.schedules import Schedule
 from lavra.training.trainer import Trainer
+from lavra.workflows.check import make_subject
+from lavra.workflows.datasets.dataset import TextMaterial
+from lavra.workflows.training.autoconfig import Machine, first_plan
+from lavra.workflows.training.build import Assembly, assemble
 
 STYLES = ("gpt2-124m", "opt-125m", "pythia-70m", "tinyllama-1.1b", "llama3-8b", "lavra-9m")
 """One preset of each kind; the others differ from these in sizes alone."""

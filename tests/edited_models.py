@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from lavra.models.batch import Batch
-from lavra.models.decoder import build_decoder
+from lavra.models.contract import Batch
+from lavra.models.native.decoder import build_decoder
 from lavra.models.spec import DecoderSpec
 from lavra.objectives.cross_entropy import summed_cross_entropy
 from wrapped_models import Document, alone, documents, wrapped_model

@@ -8,7 +8,7 @@ from pydoc_data.topics import topics
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizers.tokenizer import Tokenizer
 
 PORTUGUESE = (
     "A palavra não é só de quem a escreve, disse-lhe a avó; é também de quem a lê.",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lavra.models.spec import DecoderSpec
 from lavra.planning.plan import Plan
-from lavra.training.optimizers import OptimizerOptions
-from lavra.training.schedules import Schedule
+from lavra.training.optimizers.optimizers import OptimizerOptions
+from lavra.training.optimizers.schedules import Schedule
 
 
 def a_plan() -> Plan:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from lavra.data.window_source import WindowSource
-from lavra.models.batch import IGNORED
-from lavra.models.decoder import Decoder
+from lavra.data.packing import WindowSource
+from lavra.models.contract import IGNORED
+from lavra.models.native.decoder import Decoder
 from lavra.objectives.causal import Causal
 from tiny_training import CONTEXT, topics_store
 

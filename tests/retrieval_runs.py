@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lavra.evaluation.retrieval import MEASURES, UNJUDGED, Qrels, RetrievalScores, measure_ranking
-from lavra.search.index import Index
+from lavra.search.index.index import Index
 
 Run = Mapping[str, Mapping[str, float]]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lavra.core.files import write_json
-from lavra.core.json_lines import JsonLines
-from lavra.core.run_folder import RunFolder
+from lavra.core.disk.files import write_json
+from lavra.core.disk.json_lines import JsonLines
+from lavra.core.disk.run_folder import RunFolder
 from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses
 
 HOSTILE = '<script>alert("x")</script>'

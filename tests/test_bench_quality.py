@@ -19,11 +19,11 @@ from bench.peers.scoring import bits_per_byte, of_logits, total_nats, windows
 from bench.peers.tables import curve_of, rows_of, table
 from bench.peers.text import Text, prepared_text
 
-from lavra.core.json_lines import JsonLines
-from lavra.data.prepare import open_prepared
+from lavra.core.disk.json_lines import JsonLines
+from lavra.data.token_store.prepare import open_prepared
 from lavra.evaluation.documents import documents_of_store
 from lavra.evaluation.likelihood import likelihood
-from lavra.models.decoder import build_decoder
+from lavra.models.native.decoder import build_decoder
 from lavra.models.spec import DecoderSpec
 
 CURVE = [(10.0, 3.0), (40.0, 2.0), (160.0, 1.5)]

@@ -102,7 +102,7 @@ def test_every_shape_is_the_same_in_transformers() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from lavra.models.decoder import Decoder, count_parameters
+    from lavra.models.native.decoder import Decoder, count_parameters
 
     for name in ("tiny", "7M", "opt-125m"):
         spec = _shapes.shape_of(name, 128)
@@ -114,7 +114,7 @@ def test_every_shape_is_the_same_in_transformers() -> None:
 
 
 def test_the_random_store_is_whole_and_always_the_same(tmp_path: Path) -> None:
-    from lavra.data.store import TokenStore
+    from lavra.data.token_store.store import TokenStore
 
     stores = [
         TokenStore.open(_shapes.write_random_store(tmp_path / name, 512, tokens=20_000)) for name in ("one", "two")

@@ -11,9 +11,10 @@ import torch
 from check_subjects import corpus, decoder_subject, shrunk
 from lavra.checks.base import Subject
 from lavra.checks.kernels import check_compiled, check_kernels
-from lavra.data.prepare import Prepared
-from lavra.models import attention
-from lavra.training import adamw, compiling
+from lavra.data.token_store.prepare import Prepared
+from lavra.models.native import attention
+from lavra.training.acceleration import compiling
+from lavra.training.optimizers import adamw
 
 
 @pytest.fixture(autouse=True)

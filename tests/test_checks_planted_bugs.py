@@ -15,24 +15,21 @@ from torch.nn import functional as F
 import check_subjects as subjects
 from check_subjects import decoder_subject, shrunk, stand_in_subject
 from lavra.checks.base import Storage, Subject
-from lavra.checks.battery import FULL, QUICK, run_checks
 from lavra.checks.documents import check_documents, check_padding
 from lavra.checks.gradients import check_accumulation, check_gradients, check_optimizer
 from lavra.checks.influence import check_influence
 from lavra.checks.labels import check_labels
 from lavra.checks.learning import check_overfit
-from lavra.checks.losses import check_evaluation, check_first_loss
-from lavra.checks.numbers import check_precision
-from lavra.checks.report import Report
+from lavra.checks.losses import check_evaluation, check_first_loss, check_precision
 from lavra.checks.saving import check_saving
-from lavra.checks.split import check_copies, check_near_duplicates
-from lavra.checks.text import check_tokenizer
-from lavra.data.prepare import Prepared
-from lavra.data.store import TokenStore
-from lavra.data.store_writer import StoreWriter
-from lavra.models.attention_masks import Mask
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.decoder import Decoder
+from lavra.checks.stores import check_copies, check_near_duplicates, check_tokenizer
+from lavra.checks.suite import FULL, QUICK, Report, run_checks
+from lavra.data.token_store.prepare import Prepared
+from lavra.data.token_store.store import TokenStore
+from lavra.data.token_store.writer import StoreWriter
+from lavra.models.contract import IGNORED, Batch
+from lavra.models.native.attention_masks import Mask
+from lavra.models.native.decoder import Decoder
 from lavra.objectives.base import Loss
 from lavra.objectives.causal import Causal
 from lavra.training.step import Step
@@ -152,7 +149,7 @@ def test_one_future_token(style, tales, monkeypatch):
         allowed = (index[:, None] + 1 >= index[None, :]) & (segments[:, :, None] == segments[:, None, :])
         return Mask(allowed=allowed[:, None], bias=bias)
 
-    monkeypatch.setattr("lavra.models.decoder.causal_mask", leaky)
+    monkeypatch.setattr("lavra.models.native.decoder.causal_mask", leaky)
     subject = decoder_subject(shrunk(style), tales)
     assert verdicts(subject, check_influence) == {"causal_leak": "fail"}
     (result,) = check_influence(subject)
@@ -276,7 +273,9 @@ def test_positions_not_reset(style, tales):
 
 
 def test_documents_that_see_each_other(tales, monkeypatch):
-    monkeypatch.setattr("lavra.models.decoder.causal_mask", lambda segments, length, bias, bounds: Mask(bias=bias))
+    monkeypatch.setattr(
+        "lavra.models.native.decoder.causal_mask", lambda segments, length, bias, bounds: Mask(bias=bias)
+    )
     assert verdicts(decoder_subject(shrunk("lavra-9m"), tales), check_documents) == {"document_leak": "fail"}
 
 
@@ -285,13 +284,13 @@ def test_documents_that_see_each_other(tales, monkeypatch):
 
 def test_a_frozen_layer_forgotten(tales, monkeypatch):
     def build(spec: Any, seed: int) -> Decoder:
-        from lavra.models.decoder import build_decoder
+        from lavra.models.native.decoder import build_decoder
 
         model = build_decoder(spec, seed)
         model.blocks[0].requires_grad_(False)
         return model
 
-    monkeypatch.setattr("lavra.recipes.kept.build_decoder", build)
+    monkeypatch.setattr("lavra.workflows.models.saved_base.build_decoder", build)
     subject = decoder_subject(shrunk("tinyllama-1.1b"), tales)
     assert verdicts(subject, check_gradients)["gradient_flow"] == "fail"
     assert "blocks.0" in check_gradients(subject)[0].measured

@@ -14,19 +14,18 @@ from torch import nn
 import wrapped_models as tiny
 from lavra.checks import learning
 from lavra.checks.base import CheckResult, Storage, Subject
-from lavra.checks.battery import FULL, QUICK, run_checks
 from lavra.checks.documents import check_documents, check_padding
 from lavra.checks.gradients import check_gradients, check_optimizer
 from lavra.checks.influence import check_influence
 from lavra.checks.labels import check_labels
 from lavra.checks.learning import check_overfit
 from lavra.checks.losses import check_evaluation
-from lavra.checks.report import Report
 from lavra.checks.saving import check_saving
-from lavra.models.batch import IGNORED
-from lavra.models.wrapped import packing
-from lavra.models.wrapped.folders import open_wrapped, save_wrapped
-from lavra.models.wrapped.wrapped import Wrapped
+from lavra.checks.suite import FULL, QUICK, Report, run_checks
+from lavra.models.contract import IGNORED
+from lavra.models.hf import packing
+from lavra.models.hf.folders import open_wrapped, save_wrapped
+from lavra.models.hf.model import Wrapped
 from lavra.objectives.seq2seq import StartToken
 from wrapped_training import CONTEXT, objective_for, rows_for, subject_of
 

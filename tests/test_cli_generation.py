@@ -11,11 +11,11 @@ import pytest
 
 from byte_level import lively_decoder
 from lavra.cli.main import main
+from lavra.core.disk.json_lines import JsonLines, one_line
 from lavra.core.errors import InputError
-from lavra.core.json_lines import JsonLines, one_line
-from lavra.data.tokenizer import Tokenizer
-from lavra.models.store import save_decoder
-from lavra.recipes.score import score
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.models.native.store import save_decoder
+from lavra.workflows.generation.score import score
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_a_disk_that_is_full_at_the_end_says_that_all_lines_are_there(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lavra.recipes.generate_file.write_atomically", full)
+        patch.setattr("lavra.workflows.generation.generate.write_atomically", full)
         assert main(words) == 1
     assert "Its 2 lines are whole" in capsys.readouterr().err
     assert answer(capsys, *words)["made"] == 0

@@ -9,10 +9,10 @@ import pytest
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.config.quantities import Count, Duration, Size
 from lavra.core.configuration import to_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.core.quantities import Count, Duration, Size
 
 
 @dataclass

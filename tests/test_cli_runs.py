@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lavra.cli.main import main
+from lavra.core.disk.run_folder import RunFolder
 from lavra.core.program import command
-from lavra.core.run_folder import RunFolder
-from lavra.reports.text_table import text_table
+from lavra.reports.formatting import text_table
 
 
 @pytest.fixture

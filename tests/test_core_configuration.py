@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lavra.config.quantities import Count, Duration, Size
 from lavra.core.configuration import from_table, from_toml, to_json, to_toml
 from lavra.core.errors import InputError
-from lavra.core.quantities import Count, Duration, Size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from lavra.cli.main import main
-from lavra.core.progress import say
-from lavra.core.terminal import printable, shield_terminal
-from lavra.reports.text_table import text_table
+from lavra.core.progress import printable, say, shield_terminal
+from lavra.reports.formatting import text_table
 
 MARKS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
-from lavra.data import text_files
-from lavra.data.bad_rows import EXAMPLES, BadRows
-from lavra.data.example_rows import read_examples
-from lavra.data.prepare import open_prepared, prepare
-from lavra.data.readers import read_rows
+from lavra.data.examples.rows import read_examples
+from lavra.data.readers import text_files
+from lavra.data.readers.documents import read_rows
+from lavra.data.readers.rows import EXAMPLES, BadRows
+from lavra.data.token_store.prepare import open_prepared, prepare
 
 WORD = re.compile(r"w\d{3}")
 """Each of the odd files holds words such as w017, every one once, so that each can be looked for."""

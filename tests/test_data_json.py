@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
-from lavra.data import json_files
-from lavra.data.bad_rows import BAD_JSON, BESIDE_ROWS, SEVERAL_LISTS, BadRows
-from lavra.data.html_files import html_text
-from lavra.data.readers import read_rows
+from lavra.data.readers import json_files
+from lavra.data.readers.documents import read_rows
+from lavra.data.readers.html_files import html_text
+from lavra.data.readers.rows import BAD_JSON, BESIDE_ROWS, SEVERAL_LISTS, BadRows
 
 ROWS = [{"text": "um", "id": 1}, {"text": "dois ] , {", "id": 2}]
 

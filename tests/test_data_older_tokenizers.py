@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.companions import write_tokenizer
 from little_tokenizers import TEXTS, bart_like, wordpiece
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
-from lavra.data.sample import TextSample
 from lavra.data.split import Split, SplitCounter
+from lavra.data.tokenizers.report import TextSample
 
 
 def decided(texts: Iterable[str], share: float = 0.05, limit: int = 10_000_000) -> Split:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavra.data.trigrams import Trigrams, count_trigrams
+from lavra.data.token_store.ngram_counts import Trigrams, count_trigrams
 
 END = 0
 

@@ -20,22 +20,21 @@ from fake_gpu import GPU, OnGPU, fake_gpu
 from lavra.checks import labels
 from lavra.checks.base import Subject
 from lavra.checks.batches import only, with_targets
-from lavra.checks.battery import FULL, run_checks
 from lavra.checks.labels import check_labels
 from lavra.checks.losses import check_first_loss
-from lavra.data.bigrams import count_bigrams
-from lavra.data.prepare import Prepared
-from lavra.data.trigrams import count_trigrams
-from lavra.data.window_source import WindowSource
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.bigram_start import loss_by_bigrams, start_from_bigrams
-from lavra.models.decoder import Decoder, build_decoder
-from lavra.models.edits.applying import apply_edits, fold_edits
-from lavra.models.edits.choices import AdapterConfig, EditConfig
-from lavra.models.trigram_start import start_from_trigrams
+from lavra.checks.suite import FULL, run_checks
+from lavra.config.transforms import AdapterConfig, EditConfig
+from lavra.data.packing import WindowSource
+from lavra.data.token_store.ngram_counts import count_bigrams, count_trigrams
+from lavra.data.token_store.prepare import Prepared
+from lavra.models.contract import IGNORED, Batch
+from lavra.models.native.bigram_init import loss_by_bigrams, start_from_bigrams
+from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.trigram_init import start_from_trigrams
+from lavra.models.transforms.apply import apply_edits, fold_edits
 from lavra.objectives.causal import Causal
-from lavra.training.checkpoints import CheckpointStore
-from lavra.training.optimizers import OptimizerOptions
+from lavra.training.checkpoints.checkpoints import CheckpointStore
+from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.updates import Clip, ExponentialAverage, SnapshotAverage
 from lavra.training.validation import Validation
 

@@ -14,16 +14,16 @@ import torch
 from byte_level import ByteTokenizer, lively_decoder
 from fake_gpu import fake_gpu
 from lavra.cli.main import main
+from lavra.config.generation import GenerateOptions
 from lavra.evaluation.documents import documents_of_rows
 from lavra.evaluation.likelihood import likelihood
 from lavra.generation.classifying import Classifier
 from lavra.generation.explaining import explain
 from lavra.generation.generate import generate, stream
-from lavra.generation.options import GenerateOptions
 from lavra.generation.scoring import score
-from lavra.generation.templates import read_templates
-from lavra.models.wrapped.wrapped import Wrapped
-from lavra.planning import hardware
+from lavra.models.hf.model import Wrapped
+from lavra.planning.machine import hardware
+from lavra.text.templates import read_templates
 from test_generation_encoder_decoders import TOKENIZER as WITH_MARKS
 from test_generation_encoder_decoders import encoder_decoder
 from transformers_models import small_model

@@ -16,15 +16,14 @@ from hypothesis import strategies as some
 
 from byte_level import ByteTokenizer, lively_decoder
 from lavra.core.errors import InputError, LavraError
-from lavra.data.rows import Row
-from lavra.data.store_writer import StoreWriter
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.readers.rows import Row
+from lavra.data.token_store.writer import StoreWriter
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.evaluation.baselines import unigram, yardsticks
 from lavra.evaluation.documents import Documents, documents_of_rows, documents_of_store
-from lavra.evaluation.likelihood import likelihood
-from lavra.evaluation.tables import likelihood_table
-from lavra.evaluation.windows import make_batch, plan_windows
-from lavra.evaluation.yardsticks import unigram, yardsticks
-from lavra.models.batch import IGNORED, Batch
+from lavra.evaluation.likelihood import likelihood, make_batch, plan_windows
+from lavra.evaluation.results import likelihood_table
+from lavra.models.contract import IGNORED, Batch
 from lavra.objectives import cross_entropy
 
 TEXTS = ["a", "Ação e reação: não há pressa.", "the quick brown fox jumps over the lazy dog " * 2, "x y", "", "um dois"]

@@ -15,15 +15,15 @@ import torch
 from families import CONFIGURATIONS, reference
 from lavra.cli.main import main
 from lavra.core.errors import CheckFailed, InputError, LavraError
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models import reference as reference_program
 from lavra.models.certificate import Certificate, certify
-from lavra.models.decoder import Decoder, build_decoder
+from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.store import save_decoder
 from lavra.models.spec import DecoderSpec
-from lavra.models.store import save_decoder
-from lavra.recipes.export import export
-from lavra.recipes.model_card import model_card
-from lavra.recipes.models import open_model
+from lavra.workflows.export.export import export
+from lavra.workflows.export.model_card import model_card
+from lavra.workflows.models.open import open_model
 
 TEXTS = [topics[name] for name in sorted(topics)[:12]]
 WORDS = "A função devolve 12 valores — não é?\n\n    for x in range(3): print('ok')"
@@ -126,7 +126,7 @@ def test_an_export_that_was_killed_after_its_last_stroke_and_is_given_again_is_d
     made = export(str(tmp_path / "source"), tmp_path / "out")
     with pytest.raises(InputError, match="exists already"):
         export(str(tmp_path / "other"), tmp_path / "out")
-    monkeypatch.setattr("lavra.recipes.export.certify", lambda *_, **__: pytest.fail("it is proved already"))
+    monkeypatch.setattr("lavra.workflows.export.export.certify", lambda *_, **__: pytest.fail("it is proved already"))
     assert export(str(tmp_path / "source"), tmp_path / "out").to_json() == made.to_json()
 
 
@@ -173,7 +173,7 @@ def test_a_certificate_tells_a_lost_tie_and_another_model(tmp_path: Path) -> Non
 def test_nothing_is_left_when_the_logits_differ(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lavra.recipes.export as recipe
+    import lavra.workflows.export.export as recipe
 
     def differing(*arguments: Any, **options: Any) -> Any:
         return replace(certify(*arguments, **options), largest_difference=1.0)

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 from families import logits_of
 from lavra.core.errors import InputError
-from lavra.models.decoder import Decoder, build_decoder
 from lavra.models.families.exporting import export_decoder
 from lavra.models.families.family import missing, shapes
 from lavra.models.families.importing import import_decoder
 from lavra.models.families.registry import FAMILIES, family_for
-from lavra.models.presets import PRESETS
-from lavra.models.spec import DecoderSpec
+from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.spec import PRESETS, DecoderSpec
 
 SMALL = DecoderSpec(vocabulary=101, context=32, depth=2, width=32, heads=4)
 LLAMA = replace(

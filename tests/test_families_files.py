@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from families import CONFIGURATIONS, VOCABULARY, logits_of, reference
 from lavra.core.errors import Damaged, InputError
 from lavra.core.network import why_unreachable
-from lavra.models.families.hub import hub_folder, hub_name
+from lavra.models.families.files import hub_folder, hub_name
 from lavra.models.families.importing import import_decoder
 
 INPUTS = torch.arange(2, 22)[None]

@@ -12,7 +12,7 @@ import torch
 
 from families import logits_of
 from lavra.core.errors import Damaged, InputError
-from lavra.data.llama2c_tokenizer import find_llama2c_tokenizer, load_llama2c_tokenizer
+from lavra.data.tokenizers.llama2c import find_llama2c_tokenizer, load_llama2c_tokenizer
 from lavra.models.families.exporting import export_decoder
 from lavra.models.families.llama2c import MAGIC, is_llama2c, read_llama2c
 
@@ -184,7 +184,7 @@ def test_the_tokenizer_gives_the_ids_of_llama2c(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_opened_with_the_tokenizer_beside_it(tmp_path: Path) -> None:
-    from lavra.recipes.models import open_model
+    from lavra.workflows.models.open import open_model
 
     write(tmp_path / "model.bin", reference(), version=1, shared=True)
     assert write_tokenizer(tmp_path / "tokenizer.bin") == VOCABULARY

@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from families import CONFIGURATIONS, NAMES, VOCABULARY, logits_of, reference
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.decoder import Decoder
+from lavra.models.contract import IGNORED, Batch
 from lavra.models.families.exporting import export_decoder
 from lavra.models.families.importing import import_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.objectives.causal import Causal
 
 IDS: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0}

@@ -16,30 +16,29 @@ from tokenizers import processors
 
 from byte_level import lively_decoder
 from lavra.cli.main import main
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
-from lavra.data.bad_rows import BadRows
-from lavra.data.bos import with_bos
-from lavra.data.example_encoding import ExampleEncoder
-from lavra.data.example_rows import ExampleRow
+from lavra.data.examples.encoding import ExampleEncoder
+from lavra.data.examples.rows import ExampleRow
 from lavra.data.order import WindowPlace
-from lavra.data.packing import cut
-from lavra.data.prepare import prepare
-from lavra.data.store_writer import StoreWriter
-from lavra.data.tokenizer import Tokenizer, put_before_texts
-from lavra.data.window_source import WindowSource
+from lavra.data.packing import WindowSource, cut
+from lavra.data.readers.rows import BadRows
+from lavra.data.token_store.prepare import prepare
+from lavra.data.token_store.writer import StoreWriter
+from lavra.data.tokenizers.prompt_ids import with_bos
+from lavra.data.tokenizers.tokenizer import Tokenizer, put_before_texts
 from lavra.evaluation.documents import documents_of_rows, documents_of_store
 from lavra.evaluation.likelihood import likelihood
 from lavra.generation.explaining import explain
 from lavra.generation.generate import generate
-from lavra.generation.options import GenerateOptions
 from lavra.generation.prompts import encode_prompt
 from lavra.generation.scoring import score
-from lavra.models.batch import Batch
-from lavra.models.decoder import Decoder
-from lavra.models.wrapped.wrapped import Wrapped
+from lavra.models.contract import Batch
+from lavra.models.hf.model import Wrapped
+from lavra.models.native.decoder import Decoder
 from lavra.objectives.causal import Causal
-from lavra.recipes.material import TextMaterial
-from lavra.recipes.models import OpenModel, open_model
+from lavra.workflows.datasets.dataset import TextMaterial
+from lavra.workflows.models.open import OpenModel, open_model
 from little_tokenizers import TEXTS, byte_level
 
 CONTEXT = 48
@@ -290,7 +289,7 @@ def test_what_is_counted_of_followers_is_counted_after_what_is_read(tmp_path: Pa
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": text[:200]}) + "\n" for text in TEXTS[:30]))
     prepare([str(rows)], tmp_path / "prepared", tokenizer=tokenizer, validation_share=0.2)
-    from lavra.data.prepare import open_prepared
+    from lavra.data.token_store.prepare import open_prepared
 
     data = TextMaterial(open_prepared(tmp_path / "prepared"))
     assert data.tokenizer.document_bos == inner.token_to_id("<s>") != data.tokenizer.end_of_document

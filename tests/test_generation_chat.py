@@ -13,19 +13,19 @@ import torch
 
 from byte_level import lively_decoder
 from lavra.cli.main import main
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
-from lavra.data.bad_rows import BadRows
-from lavra.data.chats import ChatTemplate
-from lavra.data.example_encoding import ExampleEncoder
-from lavra.data.example_rows import ExampleRow
-from lavra.data.tokenizer import Tokenizer
-from lavra.generation.chatting import Conversation
+from lavra.data.examples.chats import ChatTemplate
+from lavra.data.examples.encoding import ExampleEncoder
+from lavra.data.examples.rows import ExampleRow
+from lavra.data.readers.rows import BadRows
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.generation.chat import Conversation
 from lavra.generation.decoding import Decoding
-from lavra.generation.options import GenerateOptions
-from lavra.models.store import save_decoder
-from lavra.recipes.chat import open_chat
+from lavra.models.native.store import save_decoder
+from lavra.workflows.generation.chat import open_chat
 from little_tokenizers import byte_level, chat_tokenizer
-from test_data_chats import CHATML, PLAIN
+from test_data_examples_chats import CHATML, PLAIN
 
 GREEDY = GenerateOptions(greedy=True, max_new_tokens=12)
 

@@ -11,9 +11,9 @@ import pytest
 from byte_level import ByteTokenizer, lively_decoder
 from lavra.core.errors import InputError
 from lavra.generation.classifying import Classifier, check_labels, combined
-from lavra.generation.examples import Example, ExampleChooser, vote_k
+from lavra.generation.few_shot import Example, ExampleChooser, vote_k
 from lavra.generation.scoring import score, shares
-from lavra.generation.templates import Template, read_templates
+from lavra.text.templates import Template, read_templates
 
 TOKENIZER: Any = ByteTokenizer()
 PLAIN = Template("plain", "{{ text }} is")
@@ -123,7 +123,7 @@ def test_vote_k_takes_one_of_each_cluster() -> None:
     points = np.array([[1.0, 0.0]] * 6 + [[0.0, 1.0]] * 4)
     points[:, 0] += np.linspace(0, 0.1, 10)
     likeness = points @ points.T
-    import lavra.generation.examples as module
+    import lavra.generation.few_shot as module
 
     before, module.NEIGHBOURS = module.NEIGHBOURS, 3
     try:

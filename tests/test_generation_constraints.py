@@ -13,12 +13,12 @@ import pytest
 
 from byte_level import ByteTokenizer, lively_decoder
 from lavra.cli.main import main
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
 from lavra.generation.closing import Closing
 from lavra.generation.constraints import OneOf, Words, constraint_of, json_schema
 from lavra.generation.generate import generate, stream
-from lavra.generation.options import GenerateOptions
-from lavra.models.store import save_decoder
+from lavra.models.native.store import save_decoder
 from little_tokenizers import byte_level, unigram
 
 TOKENIZER: Any = ByteTokenizer()

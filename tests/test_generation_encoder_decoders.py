@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from byte_level import ByteTokenizer
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
 from lavra.generation import generate as module
 from lavra.generation.explaining import explain
 from lavra.generation.generate import Generation, generate, stream
-from lavra.generation.options import GenerateOptions
 from lavra.generation.scoring import score
-from lavra.models.wrapped.wrapped import Wrapped
+from lavra.models.hf.model import Wrapped
 
 END = 256
 VOCABULARY = 259

@@ -12,18 +12,17 @@ from tokenizers import decoders, models, pre_tokenizers
 
 pytest.importorskip("ctranslate2")
 
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError, LavraError
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.generation.engines import converting
 from lavra.generation.engines.converting import Convertible, conversion_of, why_not_convertible
 from lavra.generation.engines.ctranslate import CTranslate2Engine
 from lavra.generation.engines.engine import TorchEngine, generate_with
-from lavra.generation.options import GenerateOptions
 from lavra.generation.scores import reshape
-from lavra.models.decoder import Decoder, build_decoder
-from lavra.models.presets import PRESETS
-from lavra.models.spec import DecoderSpec
-from lavra.models.wrapped.wrapped import Wrapped
+from lavra.models.hf.model import Wrapped
+from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.spec import PRESETS, DecoderSpec
 from test_generation_encoder_decoders import encoder_decoder
 
 PROMPTS = ["ab", "Era uma vez, há muito tempo", "xyz ", "não", "ab"]

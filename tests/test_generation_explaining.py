@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from byte_level import ByteTokenizer, lively_decoder
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
 from lavra.generation.explaining import explain
 from lavra.generation.generate import generate
-from lavra.generation.options import GenerateOptions
-from lavra.models.batch import Batch
-from lavra.reports.explain_picture import explain_picture
+from lavra.models.contract import Batch
+from lavra.workflows.generation.explain import explain_picture
 
 TOKENIZER: Any = ByteTokenizer()
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from byte_level import ByteTokenizer, lively_decoder
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError, LavraError
 from lavra.generation import generate as module
 from lavra.generation.generate import generate, stream
-from lavra.generation.options import GenerateOptions
 from lavra.generation.scores import draw
-from lavra.models.batch import Batch
-from lavra.models.decoder import Decoder
+from lavra.models.contract import Batch
+from lavra.models.native.decoder import Decoder
 
 TOKENIZER: Any = ByteTokenizer()
 PROMPTS = ["ab", "", "Era uma vez", "ab", "x", "não"]
@@ -241,7 +241,7 @@ def test_options_are_imported_without_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys; import lavra.generation.options; sys.exit('torch' in sys.modules)"
+    code = "import sys; import lavra.config.generation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
 
 

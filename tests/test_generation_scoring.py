@@ -13,12 +13,12 @@ from hypothesis import strategies as some
 
 from byte_level import ByteTokenizer, lively_decoder
 from lavra.core.errors import InputError, LavraError
-from lavra.data.pairs import encode_options, encode_pair
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizers.prompt_ids import encode_options, encode_pair
+from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.generation import scoring as module
 from lavra.generation.scoring import calibrated, score, shares
-from lavra.models.batch import Batch
-from lavra.models.decoder import Decoder
+from lavra.models.contract import Batch
+from lavra.models.native.decoder import Decoder
 from transformers_models import Wrapped, small_model
 
 TOKENIZER: Any = ByteTokenizer()

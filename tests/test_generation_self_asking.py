@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lavra.generation.self_asking import self_ask
-from lavra.generation.templates import Template, read_templates
+from lavra.text.templates import Template, read_templates
 
 TEMPLATE = Template("plain", "Question: {{ question }}\nAre follow up questions needed here:")
 

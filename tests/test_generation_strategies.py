@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from byte_level import ByteTokenizer, lively_decoder
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.generation import generate as module
 from lavra.generation.constraints import OneOf, Words, continuing
 from lavra.generation.decoding import ContrastiveDecoding
 from lavra.generation.generate import generate, stream
-from lavra.generation.options import GenerateOptions
-from lavra.models.batch import Batch
-from lavra.models.decoder import Decoder
+from lavra.models.contract import Batch
+from lavra.models.native.decoder import Decoder
 
 TOKENIZER: Any = ByteTokenizer()
 END = 256

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from byte_level import ByteTokenizer
+from lavra.config.generation import GenerateOptions
 from lavra.generation import generate as module
 from lavra.generation.generate import Generation, generate
-from lavra.generation.options import GenerateOptions
 from lavra.models.families.importing import import_decoder
 from transformers_models import END, Wrapped, end_sometimes, small_model
 

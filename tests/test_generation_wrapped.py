@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from byte_level import ByteTokenizer
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
 from lavra.generation import generate as module
 from lavra.generation.generate import generate
-from lavra.generation.options import GenerateOptions
-from lavra.models.wrapped.wrapped import Wrapped
+from lavra.models.hf.model import Wrapped
 
 END, VOCABULARY = 256, 257
 PROMPTS = ["ab", "Era uma vez, há muito", "xyz ", "não"]

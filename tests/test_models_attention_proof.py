@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from byte_level import lively_decoder
-from lavra.models import attention, decoder
-from lavra.models.attention import attend, attending_plainly, distrusted_ways, wrong_way
-from lavra.models.attention_masks import Mask, causal_mask, document_bounds
-from lavra.models.batch import Batch
+from lavra.models.contract import Batch
+from lavra.models.native import attention, decoder
+from lavra.models.native.attention import attend, attending_plainly, distrusted_ways, wrong_way
+from lavra.models.native.attention_masks import Mask, causal_mask, document_bounds
 
 HEADS, KV_HEADS, LENGTH, SIZE = 4, 2, 24, 8
 SEGMENTS = torch.tensor([[0] * 9 + [1] * 15, [0] * 1 + [1] * 12 + [2] * 7 + [-1] * 4], dtype=torch.int32)

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from lavra.models.decoder import build_decoder
-from lavra.models.packed_linear import PackedLinear, can_pack, pack_weights
-from lavra.models.presets import PRESETS
-from lavra.models.spec import DecoderSpec
+from lavra.models.native.decoder import build_decoder
+from lavra.models.native.low_precision import PackedLinear, can_pack, pack_weights
+from lavra.models.spec import PRESETS, DecoderSpec
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(not can_pack(CPU, torch.bfloat16), reason="this build of torch packs no weights")

@@ -11,9 +11,8 @@ import torch
 import transformers
 from torch import nn
 
-from lavra.models.decoder import Decoder, build_decoder, count_parameters
-from lavra.models.presets import PRESETS
-from lavra.models.spec import DecoderSpec
+from lavra.models.native.decoder import Decoder, build_decoder, count_parameters
+from lavra.models.spec import PRESETS, DecoderSpec
 
 VOCABULARY, CONTEXT, WIDTH, HEADS = 96, 24, 64, 4
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
-from lavra.data.tokenizer import Tokenizer
-from lavra.models.decoder import build_decoder
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.models.native.decoder import build_decoder
+from lavra.models.native.ngrams import PairEmbedding, pair_rows
+from lavra.models.native.store import load_decoder, save_decoder
 from lavra.models.spec import DecoderSpec
-from lavra.models.store import load_decoder, save_decoder
-from lavra.models.token_pairs import PairEmbedding, pair_rows
-from lavra.models.vocabulary import swap_vocabulary
-from lavra.training.optimizers import OptimizerOptions
+from lavra.models.transforms.vocabulary import swap_vocabulary
+from lavra.training.optimizers.optimizers import OptimizerOptions
 from reading import assert_documents_are_apart, assert_moved_rows_read_on
 from tiny_training import SPEC, lively, run, tiny_trainer
 

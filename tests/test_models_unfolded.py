@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from lavra.core.errors import InputError
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.decoder import Decoder
-from lavra.recipes.models import open_model
+from lavra.models.contract import IGNORED, Batch
+from lavra.models.native.decoder import Decoder
+from lavra.workflows.models.open import open_model
 from little_tokenizers import byte_level, chat_tokenizer
-from test_recipes_carried import SHAPE
+from test_workflows_carried import SHAPE
 
 IDS = torch.arange(20)[None]
 WIDE = {**SHAPE, "hidden_size": 32, "intermediate_size": 32}

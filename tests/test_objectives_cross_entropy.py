@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lavra.models.batch import IGNORED
+from lavra.models.contract import IGNORED
 from lavra.objectives import cross_entropy as module
 from lavra.objectives.cross_entropy import chunk_length, summed_cross_entropy, token_losses
-from lavra.training.compiling import can_compile
+from lavra.training.acceleration.compiling import can_compile
 
 CPU = torch.device("cpu")
 

@@ -14,18 +14,18 @@ import torch
 
 import wrapped_models as tiny
 from lavra.core.seeds import Streams
-from lavra.data.example_writer import ExampleWriter
-from lavra.data.examples import Example, ExampleSource, PackedRow
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.decoder import Decoder
-from lavra.models.wrapped.wrapped import Wrapped
-from lavra.objectives.answers import Answers
+from lavra.data.examples.store import Example, ExampleSource, PackedRow
+from lavra.data.examples.writer import ExampleWriter
+from lavra.models.contract import IGNORED, Batch
+from lavra.models.hf.model import Wrapped
+from lavra.models.native.decoder import Decoder
 from lavra.objectives.base import Loss
 from lavra.objectives.causal import Causal
+from lavra.objectives.completion import Answers
 from lavra.objectives.seq2seq import Seq2Seq, StartToken
 from lavra.training.batches import BatchSource
-from lavra.training.optimizers import OptimizerOptions
-from lavra.training.schedules import Schedule
+from lavra.training.optimizers.optimizers import OptimizerOptions
+from lavra.training.optimizers.schedules import Schedule
 from lavra.training.trainer import Trainer
 from lavra.training.validation import Validation
 from little_tokenizers import byte_level

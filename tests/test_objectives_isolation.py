@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from lavra.data.packing import Window
-from lavra.data.window_source import WindowSource
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.choices import Positions
-from lavra.models.decoder import Decoder
+from lavra.config.choices import Positions
+from lavra.data.packing import Window, WindowSource
+from lavra.models.contract import IGNORED, Batch
+from lavra.models.native.decoder import Decoder
 from lavra.objectives.causal import Causal
-from lavra.training.compiling import compile_blocks
+from lavra.training.acceleration.compiling import compile_blocks
 from tiny_training import CONTEXT, SPEC, lively, topics_store
 
 KINDS = get_args(Positions)

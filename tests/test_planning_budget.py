@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
-from lavra.planning import hardware
 from lavra.planning.budget import (
     ADAPTING_STEPS,
     MIN_STEPS,
@@ -25,12 +24,13 @@ from lavra.planning.budget import (
     tokens_that_fit,
     vocabulary_for,
 )
-from lavra.planning.flops import matrix_parameters, training_flops_per_token
+from lavra.planning.machine import hardware
+from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
+from lavra.planning.machine.timed_steps import probe_steps, try_steps
 from lavra.planning.plan import Plan
-from lavra.planning.probe import probe_steps, try_steps
 from lavra.training.devices import choose_device, describe, synchronize, use_threads
-from lavra.training.spikes import SpikeDetector
 from lavra.training.updates import ExponentialAverage, GuardFaults, Monitor, SnapshotAverage
+from lavra.training.updates.anomalies import SpikeDetector
 from plans import a_plan
 from tiny_training import CONTEXT, all_tensors, assert_same_bits, run, tiny_trainer
 

@@ -12,8 +12,8 @@ from tests.run_folders import PLAN, losses, make_run
 from tests.test_reports_page import parsed
 
 from lavra.cli.main import main
+from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import Damaged, InputError
-from lavra.core.run_folder import RunFolder
 from lavra.evaluation.document_losses import (
     DOCUMENT_LOSSES,
     DocumentLosses,
@@ -21,8 +21,7 @@ from lavra.evaluation.document_losses import (
     text_fingerprint,
     why_not_comparable,
 )
-from lavra.reports.comparison_page import comparison_page
-from lavra.reports.comparison_text import show_comparison
+from lavra.reports.comparison import comparison_page, show_comparison
 from lavra.reports.run_comparison import compare_runs
 
 NATS = [150.0, 160.0, 155.0, 149.0, 162.0, 158.0, 171.0, 140.0, 133.0, 166.0]

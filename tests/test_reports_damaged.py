@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavra.cli.main import main
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.disk.shapes import NUMBER, TEXT, Either, ListOf, Misfits, Table, fitting
 from lavra.core.errors import Damaged
-from lavra.core.run_folder import RunFolder
-from lavra.core.shapes import NUMBER, TEXT, Either, ListOf, Misfits, Table, fitting
 from lavra.reports.run_files import read_run
 from run_folders import make_run
 

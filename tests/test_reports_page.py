@@ -12,7 +12,7 @@ import pytest
 from tests.run_folders import HOSTILE, PLAN, make_run
 
 from lavra.cli.main import main
-from lavra.core.run_folder import RunFolder
+from lavra.core.disk.run_folder import RunFolder
 from lavra.reports.run_files import read_run
 from lavra.reports.run_page import PAGE, run_page, write_page
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavra.reports.bar_plot import Bar, bar_plot
-from lavra.reports.line_plot import HEIGHT, WIDTH, Axis, Series, line_plot, thinned, ticks
+from lavra.reports.plots import HEIGHT, WIDTH, Axis, Bar, Series, bar_plot, line_plot, thinned, ticks
 
 X, Y = Axis("tokens"), Axis("nats", "{:g}".format)
 LOG = Axis("norm", "{:g}".format, logarithmic=True)

@@ -13,10 +13,10 @@ pytest.importorskip("Stemmer")
 
 from lavra.cli import index as index_command
 from lavra.cli import search as search_command
+from lavra.core.disk.locks import exclusive
 from lavra.core.errors import InputError
-from lavra.core.locks import exclusive
-from lavra.recipes.search import evaluate_search, search_index
-from lavra.search.experiment_files import table
+from lavra.search.experiment.files import table
+from lavra.workflows.search.search import evaluate_search, search_index
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_forced_index_that_fails_keeps_the_old_one(folder: Path, monkeypatch: 
         raise OSError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lavra.search.update.build_generation", fail)
+        patch.setattr("lavra.search.index.update.build_generation", fail)
         with pytest.raises(OSError, match="full"):
             index_command.main(["beir", "--language", "pt", "--force"])
     assert search_index("rio 3") == before

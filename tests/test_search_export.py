@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lavra.core.errors import InputError
-from lavra.search.documents import Document
+from lavra.search.corpora.documents import Document
+from lavra.search.corpora.formats import open_collection
 from lavra.search.export import export_documents
-from lavra.search.formats import open_collection
 
 DOCUMENTS = [
     Document("d1", "O rio Tejo.", "Tejo", ("onde fica o rio?", "qual é a extensão")),

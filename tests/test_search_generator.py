@@ -20,14 +20,13 @@ from lavra.cli import index as index_command
 from lavra.cli import search as search_command
 from lavra.core.errors import InputError
 from lavra.core.progress import set_quiet
-from lavra.data.bad_rows import BadRows
-from lavra.data.tokenizer import Tokenizer
-from lavra.search.generator_rows import asked_passages, example_row, is_held_out, read_pairs
-from lavra.search.guards import check_vocabulary, generator_language_warning, unwritable_words
-from lavra.search.pairs import Pair
-from lavra.search.prompts import BARE, QueryPrompt, prompt_of
-from lavra.search.scorers import LikelihoodScorer
-from lavra.search.writers import ModelWriter, Sampling, clean_query
+from lavra.data.readers.rows import BadRows
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.search.expansion.compatibility import check_vocabulary, generator_language_warning, unwritable_words
+from lavra.search.expansion.prompts import BARE, QueryPrompt, prompt_of
+from lavra.search.expansion.query_generator import ModelWriter, Sampling, clean_query
+from lavra.search.expansion.scorers import LikelihoodScorer
+from lavra.search.expansion.training_rows import Pair, asked_passages, example_row, is_held_out, read_pairs
 
 RIVERS = ["Douro", "Tejo", "Mondego", "Sado", "Minho", "Guadiana", "Vouga", "Lima", "Ave", "Zêzere"]
 

@@ -15,7 +15,7 @@ from bench.kill_search import Bench
 
 from lavra.cli.main import main
 from lavra.core.errors import LavraError
-from lavra.search.expansion_cache import ExpansionCache, key_of_content
+from lavra.search.expansion.cache import ExpansionCache, key_of_content
 
 pytestmark = pytest.mark.xdist_group("killed searching")
 

@@ -13,13 +13,13 @@ pytest.importorskip("bm25s")
 pytest.importorskip("Stemmer")
 
 from lavra.core.errors import InputError
-from lavra.data.bad_rows import BadRows
-from lavra.search.analyzers import Analyzer
-from lavra.search.documents import Document
-from lavra.search.expansions import UNUSED, Expansion, ExpansionFile, expanded
-from lavra.search.index import Index
+from lavra.data.readers.rows import BadRows
+from lavra.search.corpora.documents import Document
+from lavra.search.expansion.queries import UNUSED, Expansion, ExpansionFile, expanded
+from lavra.search.index.index import Index
+from lavra.search.index.manifest import IndexSettings
 from lavra.search.search import PASSAGE_LETTERS, _window, marked, search
-from lavra.search.settings import IndexSettings
+from lavra.text.analyzers import Analyzer
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from lavra.core.errors import InputError
 from lavra.objectives.causal import Causal
 from lavra.training.batches import Ranks
-from lavra.training.fault_points import injected
+from lavra.training.fault_injection import injected
 from lavra.training.precision import Precision
 from lavra.training.trainer import Trainer
 from tiny_training import CONTEXT, SPEC, Capture, all_tensors, assert_same_bits, distance, lively, run, tiny_trainer
@@ -118,7 +118,7 @@ CASES = ("sound", "the second runs out of memory")
 
 def as_rank(folder: Path) -> None:
     """What each of the processes below does: train, then again with the second out of memory in its second step."""
-    from lavra.training.ranks import join_ranks, max_over_ranks, sum_over_ranks, wait_for_ranks
+    from lavra.training.distributed import join_ranks, max_over_ranks, sum_over_ranks, wait_for_ranks
 
     ranks = join_ranks(torch.device("cpu"))
     assert (sum_over_ranks(ranks.rank + 1.0, ranks), max_over_ranks(float(ranks.rank), ranks)) == (3.0, 1.0)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lavra.training.checkpoints import CheckpointStore
+from lavra.training.checkpoints.checkpoints import CheckpointStore
 
 _WRITER = """
 import sys, torch
 from pathlib import Path
-from lavra.training.checkpoints import CheckpointStore
+from lavra.training.checkpoints.checkpoints import CheckpointStore
 store = CheckpointStore(Path(sys.argv[1]), keep=1)
 for step in (10, 20, 20, 30):
     store.save(step, {"masters": {"weights": torch.full((1000,), float(step))}}, {"step": step})

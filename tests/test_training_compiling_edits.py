@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edited_models import OURS, loss_of
-from lavra.models.edits.applying import apply_edits, learned_weights
-from lavra.models.edits.choices import AdapterConfig, AdapterKind, EditConfig
-from lavra.training.compiling import compile_blocks
+from lavra.config.transforms import AdapterConfig, AdapterKind, EditConfig
+from lavra.models.transforms.apply import apply_edits, learned_weights
+from lavra.training.acceleration.compiling import compile_blocks
 from tiny_training import lively
 
 

@@ -21,15 +21,14 @@ import numpy as np
 import pytest
 import torch
 
+from lavra.config.choices import OptimizerName
 from lavra.data.packing import Window
-from lavra.models.decoder import build_decoder
-from lavra.models.presets import PRESETS
-from lavra.models.spec import DecoderSpec
+from lavra.models.native.decoder import build_decoder
+from lavra.models.spec import PRESETS, DecoderSpec
 from lavra.objectives.causal import Causal
 from lavra.training.batches import BatchSource
-from lavra.training.choices import OptimizerName
-from lavra.training.optimizers import OptimizerOptions
-from lavra.training.schedules import Schedule
+from lavra.training.optimizers.optimizers import OptimizerOptions
+from lavra.training.optimizers.schedules import Schedule
 from lavra.training.trainer import Trainer
 from lavra.training.updates import Clip
 

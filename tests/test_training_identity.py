@@ -10,9 +10,9 @@ import torch
 
 from lavra.objectives.causal import Causal
 from lavra.training.precision import Precision
-from lavra.training.spikes import SpikeDetector
 from lavra.training.trainer import StepReport, Trainer
 from lavra.training.updates import Clip, ExponentialAverage, GuardFaults, Monitor, SnapshotAverage, Update
+from lavra.training.updates.anomalies import SpikeDetector
 from lavra.training.updates.averages import _Averaged
 from tiny_training import CONTEXT, Capture, Chain, all_tensors, assert_same_bits, distance, run, tiny_trainer
 

@@ -17,23 +17,23 @@ import torch
 
 import wrapped_models as tiny
 from lavra.core.seeds import row_streams
-from lavra.data.bad_rows import BadRows
-from lavra.data.example_encoding import ExampleEncoder
-from lavra.data.example_rows import ExampleRow
-from lavra.data.example_writer import ExampleWriter
-from lavra.data.examples import ExampleSource, Kind, PackedRow
-from lavra.data.store_writer import StoreWriter
-from lavra.data.tokenizer import Tokenizer
-from lavra.data.window_source import WindowSource
-from lavra.data.words import Words
-from lavra.models.batch import IGNORED
-from lavra.models.wrapped.wrapped import Wrapped
-from lavra.objectives.answers import Answers
-from lavra.objectives.masked import Masked, mask_token_of
+from lavra.data.examples.encoding import ExampleEncoder
+from lavra.data.examples.rows import ExampleRow
+from lavra.data.examples.store import ExampleSource, Kind, PackedRow
+from lavra.data.examples.writer import ExampleWriter
+from lavra.data.packing import WindowSource
+from lavra.data.readers.rows import BadRows
+from lavra.data.token_store.writer import StoreWriter
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.data.tokenizers.word_boundaries import Words
+from lavra.models.contract import IGNORED
+from lavra.models.hf.model import Wrapped
+from lavra.objectives.completion import Answers
+from lavra.objectives.mlm import Masked, mask_token_of
 from lavra.objectives.seq2seq import Seq2Seq
 from lavra.training.batches import BatchSource
-from lavra.training.optimizers import OptimizerOptions
-from lavra.training.schedules import Schedule
+from lavra.training.optimizers.optimizers import OptimizerOptions
+from lavra.training.optimizers.schedules import Schedule
 from lavra.training.trainer import Trainer
 from lavra.training.updates import Clip
 from little_tokenizers import TEXTS, byte_level, unigram, wordpiece

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
+from lavra.config.choices import OptimizerName
 from lavra.core.errors import Damaged, InputError
-from lavra.data.window_source import WindowSource
-from lavra.models.batch import IGNORED
+from lavra.data.packing import WindowSource
+from lavra.models.contract import IGNORED
 from lavra.training.batches import BatchSource, Ranks
-from lavra.training.checkpoints import CheckpointStore
-from lavra.training.choices import OptimizerName
-from lavra.training.optimizers import OptimizerOptions, Optimizers
+from lavra.training.checkpoints.checkpoints import CheckpointStore
+from lavra.training.optimizers.optimizers import OptimizerOptions, Optimizers
 from lavra.training.precision import Precision
-from lavra.training.spikes import SpikeDetector
 from lavra.training.trainer import Trainer
 from lavra.training.updates import Clip, ExponentialAverage, GuardFaults, Monitor, SnapshotAverage
+from lavra.training.updates.anomalies import SpikeDetector
 from tiny_training import SPEC, Capture, Chain, all_tensors, assert_same_bits, distance, run, tiny_trainer
 
 STEPS = 7
@@ -164,7 +164,7 @@ def test_weights_of_another_model_are_refused():
 def test_each_weight_has_one_optimizer_and_only_matrices_decay(name: OptimizerName):
     from dataclasses import replace
 
-    from lavra.models.decoder import build_decoder
+    from lavra.models.native.decoder import build_decoder
 
     spec = replace(SPEC, positions="learned", norm_weight=True, mlp_bias=True, attention_bias=True)
     weights = dict(build_decoder(spec).named_parameters())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lavra.core.errors import InputError
-from lavra.training.observers import Observers
+from lavra.training.callbacks import Observers
 from lavra.training.trackers import make_tracker, numbers, settings
 
 CONFIG = {"model": {"depth": 8, "width": 256}, "seed": 1}

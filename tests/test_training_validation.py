@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lavra.core.run_folder import RunFolder
-from lavra.data.window_source import WindowSource
+from lavra.core.disk.run_folder import RunFolder
+from lavra.data.packing import WindowSource
 from lavra.objectives.causal import Causal
-from lavra.training.checkpoints import CheckpointStore
+from lavra.training.callbacks import Observers
+from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.loop import Loop, Rhythm, Units
-from lavra.training.observers import Observers
 from lavra.training.updates import ExponentialAverage
 from lavra.training.validation import Validation
 from tiny_training import CONTEXT, SPEC, lively, run, tiny_trainer, topics_store

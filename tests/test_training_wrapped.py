@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import wrapped_models as tiny
-from lavra.models.edits.checkpointing import CheckpointBlocks
-from lavra.models.inference import evaluating
-from lavra.models.wrapped.folders import open_wrapped, save_wrapped
-from lavra.training.checkpoints import CheckpointStore
+from lavra.models.contract import evaluating
+from lavra.models.hf.folders import open_wrapped, save_wrapped
+from lavra.models.transforms.checkpointing import CheckpointBlocks
+from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.trainer import Trainer
 from lavra.training.updates import Clip, ExponentialAverage
 from tiny_training import all_tensors, assert_same_bits, distance, run

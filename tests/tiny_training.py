@@ -14,19 +14,19 @@ import numpy as np
 import torch
 
 from lavra.core.seeds import Streams
-from lavra.data.store import TokenStore
-from lavra.data.store_writer import StoreWriter
-from lavra.data.tokenizer import Tokenizer
-from lavra.data.window_source import WindowSource
-from lavra.models.batch import Batch
-from lavra.models.decoder import Decoder, build_decoder
+from lavra.data.packing import WindowSource
+from lavra.data.token_store.store import TokenStore
+from lavra.data.token_store.writer import StoreWriter
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.models.contract import Batch
+from lavra.models.native.decoder import Decoder, build_decoder
 from lavra.models.spec import DecoderSpec
 from lavra.objectives.base import Loss
 from lavra.objectives.causal import Causal
 from lavra.training.batches import BatchSource, Ranks
-from lavra.training.optimizers import OptimizerOptions
+from lavra.training.optimizers.optimizers import OptimizerOptions
+from lavra.training.optimizers.schedules import Schedule
 from lavra.training.precision import Precision
-from lavra.training.schedules import Schedule
 from lavra.training.step import Step
 from lavra.training.trainer import StepReport, Trainer
 from lavra.training.updates import Outcome, Update

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.wrapped.kinds import Kind
-from lavra.models.wrapped.wrapped import Wrapped
+from lavra.models.contract import IGNORED, Batch
+from lavra.models.hf.kinds import Kind
+from lavra.models.hf.model import Wrapped
 
 VOCABULARY = 64
 PAD, START, END, FIRST = 0, 1, 2, 6

@@ -11,19 +11,19 @@ import torch
 
 import wrapped_models as tiny
 from lavra.checks.base import Storage, Subject
-from lavra.data.examples import Example, PackedRow
+from lavra.data.examples.store import Example, PackedRow
 from lavra.data.packing import Window
-from lavra.data.words import Words
-from lavra.models.wrapped.folders import open_wrapped, save_wrapped
-from lavra.models.wrapped.kinds import Kind
-from lavra.models.wrapped.wrapped import Wrapped
-from lavra.objectives.answers import Answers
-from lavra.objectives.masked import Masked
+from lavra.data.tokenizers.word_boundaries import Words
+from lavra.models.hf.folders import open_wrapped, save_wrapped
+from lavra.models.hf.kinds import Kind
+from lavra.models.hf.model import Wrapped
+from lavra.objectives.completion import Answers
+from lavra.objectives.mlm import Masked
 from lavra.objectives.seq2seq import Seq2Seq
 from lavra.training.batches import BatchSource
-from lavra.training.optimizers import OptimizerOptions
+from lavra.training.optimizers.optimizers import OptimizerOptions
+from lavra.training.optimizers.schedules import Schedule
 from lavra.training.precision import Precision
-from lavra.training.schedules import Schedule
 from lavra.training.trainer import Trainer
 
 CONTEXT, STEPS = 32, 6

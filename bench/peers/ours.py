@@ -16,7 +16,7 @@ from bench.peers.jobs import Command, Job, Timeline, Variant, Watched, child
 if TYPE_CHECKING:
     from bench.peers.scoring import Measure
 
-    from lavra.models.decoder import Decoder
+    from lavra.models.native.decoder import Decoder
 
 MOST_MORE = 1.1
 """What a budget may grow by, for the evaluation that comes after the model."""
@@ -79,7 +79,7 @@ def measure_of(model: Decoder, end_of_document: int, isolate: bool) -> Measure:
     import numpy as np
     import torch
 
-    from lavra.models.batch import Batch
+    from lavra.models.contract import Batch
     from lavra.objectives.causal import Causal
 
     objective = Causal(model.context)
@@ -104,7 +104,7 @@ def measure_of(model: Decoder, end_of_document: int, isolate: bool) -> Measure:
 def _score(job: Job) -> None:
     from bench.peers.scoring import report, total_nats
 
-    from lavra.recipes.models import open_model
+    from lavra.workflows.models.open import open_model
 
     opened = open_model(str(job.out / "run"), device="cpu")
     model = cast("Decoder", opened.model)

@@ -17,7 +17,7 @@ from bench.peers.runs import found, punctual
 from bench.peers.scoring import bits_per_byte
 from bench.peers.text import Text
 
-from lavra.core.json_lines import JsonLines
+from lavra.core.disk.json_lines import JsonLines
 from lavra.core.progress import say
 from lavra.core.units import show_duration
 

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from lavra.data.prepare import TRAIN, VALIDATION, open_prepared, prepare
-from lavra.data.readers import read_rows
-from lavra.data.rows import Row
-from lavra.data.sample import TextSample
-from lavra.data.store_writer import StoreWriter
-from lavra.data.tokenizer import Tokenizer
+from lavra.data.readers.documents import read_rows
+from lavra.data.readers.rows import Row
+from lavra.data.token_store.prepare import TRAIN, VALIDATION, open_prepared, prepare
+from lavra.data.token_store.writer import StoreWriter
+from lavra.data.tokenizers.report import TextSample
+from lavra.data.tokenizers.tokenizer import Tokenizer
 
 _BATCH = 2048
 """Documents tokenised at once."""

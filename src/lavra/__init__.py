@@ -14,7 +14,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lavra.recipes.api import (
+    from lavra.api import (
         check,
         classify,
         compare,
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
         score,
         train,
     )
-    from lavra.recipes.config import TrainConfig
-    from lavra.recipes.run import Run
+    from lavra.config.training import TrainConfig
+    from lavra.workflows.run import Run
 
 for _library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
     # They warn at being imported, which `transformers` does without being asked, about what nobody here uses.
@@ -53,7 +53,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_HOMES = {"Run": "lavra.recipes.run", "TrainConfig": "lavra.recipes.config"}
+_HOMES = {"Run": "lavra.workflows.run", "TrainConfig": "lavra.config.training"}
 
 
 def __dir__() -> list[str]:
@@ -67,4 +67,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'lavra' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES.get(name, "lavra.recipes.api")), name)
+    return getattr(import_module(_HOMES.get(name, "lavra.api")), name)

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from torch import nn
 
 from lavra.core.seeds import row_streams
-from lavra.models.batch import Batch
-from lavra.models.contract import Model
+from lavra.models.contract import Batch, Model
 from lavra.objectives.base import Objective
 from lavra.training.batches import Source
 from lavra.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from lavra.data.prepare import Prepared
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.token_store.prepare import Prepared
+    from lavra.data.tokenizers.tokenizer import Tokenizer
 
 Verdict = Literal["ok", "warn", "fail"]
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import torch
 
-from lavra.models.batch import IGNORED, Batch
+from lavra.models.contract import IGNORED, Batch
 
 ENCODER_INPUTS, ENCODER_SEGMENTS, ENCODER_POSITIONS = "encoder_inputs", "encoder_segments", "encoder_positions"
 _ENCODER_SIDE = (ENCODER_INPUTS, ENCODER_SEGMENTS, ENCODER_POSITIONS)

@@ -18,9 +18,8 @@ from lavra.checks.batches import (
     with_room,
     with_targets,
 )
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.inference import evaluating
-from lavra.training.temporary_weights import full_precision, lively
+from lavra.models.contract import IGNORED, Batch, evaluating
+from lavra.training.acceleration.temporary_weights import full_precision, lively
 
 TOLERANCE = 1e-5
 _MOST_DOCUMENTS = 8

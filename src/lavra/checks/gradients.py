@@ -9,13 +9,12 @@ from torch import nn
 
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import ragged
-from lavra.checks.state import train_on
+from lavra.checks.sandbox import train_on
 from lavra.core.errors import LavraError
-from lavra.models.batch import Batch
-from lavra.models.inference import evaluating
+from lavra.models.contract import Batch, evaluating
+from lavra.training.acceleration.temporary_weights import full_precision, lively
 from lavra.training.precision import LossScale
 from lavra.training.step import Step
-from lavra.training.temporary_weights import full_precision, lively
 from lavra.training.trainer import Trainer
 
 TOLERANCE = 1e-5

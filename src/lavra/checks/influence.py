@@ -10,9 +10,8 @@ from torch import nn
 
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import ENCODER_INPUTS, counted, cut, only, spans
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.inference import evaluating
-from lavra.training.temporary_weights import full_precision, lively
+from lavra.models.contract import IGNORED, Batch, evaluating
+from lavra.training.acceleration.temporary_weights import full_precision, lively
 
 _POSITIONS = 2
 _LONGEST = 96

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from lavra.checks.base import CheckResult, Subject
-from lavra.checks.state import restored, train_on
-from lavra.models.attention import Way, distrusted_ways, takes_documents, wrong_way
-from lavra.models.attention_masks import causal_mask
-from lavra.models.decoder import Decoder
-from lavra.training.adamw import AdamW, wrong_update
-from lavra.training.compiling import EAGER, USUAL, can_compile, compile_step
-from lavra.training.proof import in_words, take_first_right_way
+from lavra.checks.sandbox import restored, train_on
+from lavra.models.native.attention import Way, distrusted_ways, takes_documents, wrong_way
+from lavra.models.native.attention_masks import causal_mask
+from lavra.models.native.decoder import Decoder
+from lavra.training.acceleration.compiling import EAGER, USUAL, can_compile, compile_step
+from lavra.training.acceleration.proof import in_words, take_first_right_way
+from lavra.training.optimizers.adamw import AdamW, wrong_update
 
 _FAR = "at most twice as far from fp32 as the plain way is"
 

@@ -9,8 +9,7 @@ import torch
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import only, read_by, spans
 from lavra.core.seeds import fixed_normal
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.contract import logit_cap_of
+from lavra.models.contract import IGNORED, Batch, logit_cap_of
 
 _EXAMPLES, _SHOWN, _LINE = 2, 28, 110
 _POSITIONS = 4

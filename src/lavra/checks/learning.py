@@ -12,9 +12,8 @@ import torch
 from lavra.checks.base import CheckResult, Subject
 from lavra.checks.batches import read_by, spans
 from lavra.checks.gradients import listed
-from lavra.checks.state import restored, train_on
-from lavra.checks.turns import InTurn
-from lavra.models.batch import IGNORED, Batch
+from lavra.checks.sandbox import InTurn, restored, train_on
+from lavra.models.contract import IGNORED, Batch
 
 _STEPS, _SECONDS, _HOPELESS_AFTER = 200, 12.0, 40
 _SHARE, _LOSS = 0.05, 0.1

@@ -8,14 +8,12 @@ import torch
 
 from lavra.checks.base import CheckResult, Storage, Subject
 from lavra.checks.gradients import check_tied, listed
-from lavra.checks.state import restored, train_on
-from lavra.checks.turns import InTurn
-from lavra.core.scratch import scratch_folder
+from lavra.checks.sandbox import InTurn, restored, train_on
+from lavra.core.disk.scratch import scratch_folder
 from lavra.core.units import show_size
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.inference import evaluating
-from lavra.training.checkpoints import CheckpointStore
-from lavra.training.temporary_weights import full_precision, lively
+from lavra.models.contract import IGNORED, Batch, evaluating
+from lavra.training.acceleration.temporary_weights import full_precision, lively
+from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.trainer import Trainer
 
 _STEPS, _STOP = 2, 1

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from lavra.checks.base import CheckResult, Subject
-from lavra.checks.state import restored, train_on
-from lavra.checks.turns import only_measuring
+from lavra.checks.sandbox import only_measuring, restored, train_on
 from lavra.training.devices import synchronize
 
 _STEPS = 2

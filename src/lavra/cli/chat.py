@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
-from lavra.core.progress import say
-from lavra.core.terminal import printable
-from lavra.generation.options import GenerateOptions
+from lavra.core.progress import printable, say
 
 if TYPE_CHECKING:
-    from lavra.generation.chatting import Conversation
+    from lavra.generation.chat import Conversation
 
 _HELP = "/reset begins anew, /save FILE adds the conversation to a file of JSON Lines, /exit ends (and so does Ctrl-D)"
 
@@ -47,7 +46,7 @@ def main(arguments: list[str]) -> int:
             'lavra chat runs/assistant --system "Answer in Portuguese." --temperature 0.6',
         ],
     )
-    from lavra.recipes.chat import open_chat
+    from lavra.workflows.generation.chat import open_chat
 
     where = {"device": options.device, "precision": options.precision}
     conversation = open_chat(options.model, options.how, system=options.system, **where)
@@ -105,7 +104,7 @@ def _save(conversation: Conversation, name: str) -> None:
         raise InputError("/save wants the name of a file", "for instance /save chats.jsonl")
     if not conversation.turns:
         raise InputError("nothing was said yet", "save it later")
-    from lavra.core.json_lines import JsonLines
+    from lavra.core.disk.json_lines import JsonLines
 
     path = Path(name).expanduser()
     try:

@@ -9,8 +9,8 @@ import tyro
 
 from lavra.cli.options import parse, print_json
 from lavra.cli.train import lengthened
-from lavra.models.edits.choices import EditConfig
-from lavra.recipes.config import MachineConfig, ModelConfig, ObjectiveConfig, OptimizationConfig, TextConfig
+from lavra.config.training import MachineConfig, ModelConfig, ObjectiveConfig, OptimizationConfig, TextConfig
+from lavra.config.transforms import EditConfig
 
 
 @dataclass
@@ -46,8 +46,8 @@ def main(arguments: list[str]) -> int:
             "lavra check runs/book",
         ],
     )
-    from lavra.recipes.check import check
-    from lavra.recipes.config import TrainConfig
+    from lavra.config.training import TrainConfig
+    from lavra.workflows.check import check
 
     report = check(
         TrainConfig(

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.cli.options import new_file, parse, print_json
+from lavra.config.quantities import Choice
 from lavra.core.errors import InputError
-from lavra.core.quantities import Choice
-from lavra.core.terminal import printable
+from lavra.core.progress import printable
 
 
 @dataclass
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
         raise InputError("--zero-shot has no labels to choose from", "give --labels")
     if request.out:
         new_file(Path(request.out), request.force, [one for one in (request.input, request.few_shot) if one])
-    from lavra.recipes.classify import classify, classify_file
+    from lavra.workflows.classify import classify, classify_file
 
     names = ("few_shot", "shots", "choice", "templates", "combine", "long_text", "bos", "seed", "device", "precision")
     how = {name: getattr(request, name) for name in names}
@@ -90,8 +90,8 @@ def main(arguments: list[str]) -> int:
 
 def _give(found: dict, out: str, as_json: bool) -> int:
     if out:
-        from lavra.core.files import write_atomically
-        from lavra.core.json_lines import one_line
+        from lavra.core.disk.files import write_atomically
+        from lavra.core.disk.json_lines import one_line
 
         write_atomically(Path(out), "".join(one_line(row) + "\n" for row in found["rows"]))
     if as_json:

@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from lavra.cli.options import new_file, parse, print_json
+from lavra.core.disk.run_folder import RunFolder
 from lavra.core.progress import say
-from lavra.core.run_folder import RunFolder
 
 
 @dataclass
@@ -33,8 +33,7 @@ def main(arguments: list[str]) -> int:
         "difference of bits per byte from the first run is more than chance, by a paired test over held-out documents.",
         examples=["lavra compare runs/first runs/second", "lavra compare runs/* --html comparison.html"],
     )
-    from lavra.reports.comparison_page import write_comparison
-    from lavra.reports.comparison_text import show_comparison
+    from lavra.reports.comparison import show_comparison, write_comparison
     from lavra.reports.run_comparison import compare_runs
 
     out = None if options.html is None else new_file(options.html, options.force)

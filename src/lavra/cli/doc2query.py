@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lavra.cli.options import parse, print_json
+from lavra.config.search import Doc2QueryConfig
 from lavra.core.errors import InputError
-from lavra.recipes.doc2query_config import Doc2QueryConfig
 
 
 def main(arguments: list[str]) -> int:
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
             "lavra doc2query train pairs.jsonl --from runs/portuguese --epochs 2",
         ],
     )
-    from lavra.recipes.doc2query import report, train_generator
+    from lavra.workflows.search.doc2query import report, train_generator
 
     generator = train_generator(config)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.cli.options import parse, print_json
-from lavra.core.quantities import Choice
+from lavra.config.quantities import Choice
 
 
 @dataclass
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         "over documents, beside xz, a unigram model and guessing.",
         examples=["lavra evaluate runs/book", "lavra evaluate runs/book --data news.jsonl.gz --json"],
     )
-    from lavra.recipes.evaluate import evaluate
+    from lavra.workflows.evaluate import evaluate
 
     found = evaluate(
         options.model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lavra.cli.options import parse, print_json
-from lavra.recipes.expand_config import ExpandConfig
+from lavra.config.search import ExpandConfig
 
 
 def main(arguments: list[str]) -> int:
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
             "lavra expand beir/scifact --model runs/doc2query --queries 20 --score-with model --out scifact.jsonl",
         ],
     )
-    from lavra.recipes.expand import expand, summary
+    from lavra.workflows.search.expand import expand, summary
 
     report = expand(config)
     if as_json:

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.cli.options import parse, print_json
-from lavra.core.quantities import Choice
-from lavra.generation.options import GenerateOptions
+from lavra.config.generation import GenerateOptions
+from lavra.config.quantities import Choice
 
 
 @dataclass
@@ -59,8 +59,7 @@ def main(arguments: list[str]) -> int:
             'lavra explain runs/book --prompt "Era uma" --temperature 0.5 --top-k 20 --json',
         ],
     )
-    from lavra.recipes.explain import explain
-    from lavra.reports.explain_picture import explain_picture
+    from lavra.workflows.generation.explain import explain, explain_picture
 
     names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "greedy", "seed", "long_prompt", "bos")
     how = GenerateOptions(max_new_tokens=request.steps, **{name: getattr(request, name) for name in names})

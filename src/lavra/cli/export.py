@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         ],
     )
     if options.format == "ct2":
-        from lavra.recipes.export_ctranslate import export_ctranslate2
+        from lavra.workflows.export.ctranslate import export_ctranslate2
 
         if options.data:
             raise InputError("--data is for --format hf", "leave it out: ct2 is proved on tokens drawn at random")
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
         )
         print_json(converted.to_json()) if as_json else print(converted)
         return 0
-    from lavra.recipes.export import export
+    from lavra.workflows.export.export import export
 
     made = export(options.model, options.out, options.data, text_column=options.text_column, force=options.force)
     if as_json:

@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
-from lavra.core.progress import say
-from lavra.core.terminal import printable
-from lavra.generation.options import GenerateOptions
+from lavra.core.progress import printable, say
 
 
 @dataclass
@@ -80,7 +79,7 @@ def _where(options: _Generate) -> dict[str, str]:
 
 def _of_file(options: _Generate, as_json: bool) -> int:
     """Continue the prompts of a file."""
-    from lavra.recipes.generate_file import generate_file
+    from lavra.workflows.generation.generate import generate_file
 
     where = _where(options)
     counts = generate_file(options.model, options.input, options.out, options.how, force=options.force, **where)
@@ -92,8 +91,8 @@ def _of_file(options: _Generate, as_json: bool) -> int:
 def _chat(options: _Generate) -> int:
     """Open a conversation, where the model is one for conversations."""
     from lavra.cli.chat import converse
-    from lavra.recipes.chat import chat_template_of, open_chat
-    from lavra.recipes.models import open_model
+    from lavra.workflows.generation.chat import chat_template_of, open_chat
+    from lavra.workflows.models.open import open_model
 
     opened = open_model(options.model, options.device)
     if chat_template_of(opened) is None:
@@ -108,7 +107,7 @@ def _chat(options: _Generate) -> int:
 def _written(options: _Generate, prompts: tuple[str, ...], as_json: bool) -> int:
     """Write the texts: a single one piece by piece, as it is made."""
     from lavra.generation.engines.engine import generate_with
-    from lavra.recipes.engines import open_engine
+    from lavra.workflows.generation.engines import open_engine
 
     how = options.how.with_files_read()
     engine = open_engine(options.model, prompts, how, **_where(options))

@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     )
     from lavra.core.progress import say
     from lavra.core.units import show_size
-    from lavra.recipes.search import export_index, make_index
+    from lavra.workflows.search.search import export_index, make_index
 
     values = {
         name: value for name, value in vars(options).items() if name not in ("collection", "export", "export_format")

@@ -6,9 +6,9 @@ import os
 import sys
 from importlib import import_module
 
-from lavra.core.allocator import keep_freed_memory
 from lavra.core.errors import NO_SPACE, LavraError
-from lavra.core.terminal import printable, shield_terminal
+from lavra.core.machine import keep_freed_memory
+from lavra.core.progress import printable, shield_terminal
 
 COMMANDS = {
     "train": "Train the best model this machine can make of your text in the time you give",

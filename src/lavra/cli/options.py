@@ -10,11 +10,11 @@ from typing import Annotated, Any, TypeVar, cast
 import tyro
 
 from lavra.core.configuration import from_toml
+from lavra.core.disk.json_lines import one_line
+from lavra.core.disk.replacing import check_replaceable_file
+from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
-from lavra.core.json_lines import one_line
 from lavra.core.progress import say, set_quiet
-from lavra.core.replacing import check_replaceable_file
-from lavra.core.run_folder import RunFolder
 
 Options = TypeVar("Options")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lavra.cli.options import parse, print_json
-from lavra.recipes.plan_request import PlanRequest
+from lavra.config.planning import PlanRequest
 
 _SHORT = {
     "--from": "--base",
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         ],
     )
     if request.calibrate is not None:
-        from lavra.recipes.calibrate import calibrate_from
+        from lavra.planning.scaling_law.past_runs import calibrate_from
 
         report = calibrate_from(request.calibrate)
         if as_json:
@@ -42,8 +42,8 @@ def main(arguments: list[str]) -> int:
         else:
             print(report["file"])
         return 0
-    from lavra.recipes.plan import plan
-    from lavra.reports.outlook_text import show_outlook
+    from lavra.reports.forecast import show_outlook
+    from lavra.workflows.planning.plan import plan
 
     outlook = plan(request)
     if as_json:

@@ -9,9 +9,9 @@ import tyro
 
 from lavra.cli.options import parse, print_json
 from lavra.cli.train import lengthened
+from lavra.config.training import TextConfig
 from lavra.core.program import command
 from lavra.core.progress import say
-from lavra.recipes.config import TextConfig
 
 
 @dataclass
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         description="Read, divide and tokenise a corpus once; the folder is then given to `lavra train` as its text.",
         examples=["lavra prepare mytext/ --out prepared/mine", "lavra train prepared/mine --budget 20m"],
     )
-    from lavra.recipes.prepare import prepare_text
+    from lavra.workflows.datasets.preparation import prepare_text
 
     report = prepare_text(options.data, options.out, options.text, force=options.force)
     if as_json:

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from lavra.cli.options import new_file, parse, print_json
-from lavra.core.run_folder import RunFolder
+from lavra.core.disk.run_folder import RunFolder
 
 
 @dataclass

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         description="Go on with an interrupted run, exactly where it stopped.",
         examples=["lavra resume runs/book"],
     )
-    from lavra.recipes.resume import resume
+    from lavra.workflows.training.resume import resume
 
     run = resume(options.run, micro_rows=options.micro_rows)
     if as_json:

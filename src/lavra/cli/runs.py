@@ -9,9 +9,9 @@ from typing import Annotated
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.core.disk.run_folder import RunFolder, check_removable, list_runs, remove_run
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.core.run_folder import RunFolder, check_removable, list_runs, remove_run
 from lavra.reports.run_summary import summary
 from lavra.reports.run_table import run_line, run_record, show_run, show_runs
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.config.quantities import Choice
 from lavra.core.errors import InputError
-from lavra.core.quantities import Choice
 
 
 @dataclass
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     )
     if bool(request.input) == bool(request.options):
         raise InputError("score wants either --options or --in", 'for instance --options " yes" " no"')
-    from lavra.recipes.score import score, score_file
+    from lavra.workflows.generation.score import score, score_file
 
     how = {name: getattr(request, name) for name in ("by", "neutral", "long_prompt", "bos", "device")}
     if request.input:
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         print_json({"prompts": [one.to_json() for one in scored]})
         return 0
     from lavra.core.progress import say
-    from lavra.reports.text_table import text_table
+    from lavra.reports.formatting import text_table
 
     for one in scored:
         rows = [

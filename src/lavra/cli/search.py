@@ -71,9 +71,9 @@ def _search(arguments: list[str]) -> int:
         examples=['lavra search "onde fica a maior cidade"', "lavra search evaluate beir/scifact --expansions e.jsonl"],
     )
     from lavra.core.errors import InputError
-    from lavra.core.terminal import printable
-    from lavra.recipes.search import search_index
+    from lavra.core.progress import printable
     from lavra.search.search import marked
+    from lavra.workflows.search.search import search_index
 
     query = " ".join(options.query)
     if not query.strip():
@@ -107,8 +107,8 @@ def _evaluate(arguments: list[str]) -> int:
         "only, and filtered: nDCG@10, MRR@10, MAP, recall and share judged, with intervals, tests and latency.",
         examples=["lavra search evaluate squad --expansions expanded.jsonl --tune-on train --out runs/squad-search"],
     )
-    from lavra.recipes.search import evaluate_search
-    from lavra.search.experiment_files import table
+    from lavra.search.experiment.files import table
+    from lavra.workflows.search.search import evaluate_search
 
     values = {name: value for name, value in vars(options).items() if name != "collection"}
     result = evaluate_search(options.collection, **values)

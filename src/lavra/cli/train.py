@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lavra.cli.options import parse, print_json, say_next
+from lavra.config.training import TrainConfig
 from lavra.core.errors import InputError
-from lavra.recipes.config import TrainConfig
 
 _SHORT = {
     "--model": "--model.preset",
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
             "lavra train chats.jsonl --from Qwen/Qwen2.5-0.5B-Instruct --adapter lora --epochs 2",
         ],
     )
-    from lavra.recipes.train import train
+    from lavra.workflows.training.train import train
 
     run = train(config)
     if as_json:

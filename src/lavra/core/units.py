@@ -1,7 +1,9 @@
-"""Durations, sizes and counts as people write them (`20m`, `512MiB`, `330M`), in both directions."""
+"""Durations, sizes and counts as people write them (`20m`, `512MiB`, `330M`), in both directions; nats as
+perplexity."""
 
 from __future__ import annotations
 
+import math
 import re
 
 from lavra.core.errors import InputError
@@ -89,3 +91,8 @@ def show_count(count: float) -> str:
         if count >= scale:
             return f"{count / scale:.{digits}f}{suffix}"
     return f"{count:.0f}"
+
+
+def perplexity_of(loss: float) -> float:
+    """Return exp(loss) for a mean loss in nats; infinite where it overflows, or the loss is not a number."""
+    return math.exp(loss) if loss < 700 else math.inf

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lavra.core.errors import InputError
-from lavra.data.text_files import cut_near
+from lavra.data.readers.text_files import cut_near
 
 HASHES = 1 << 64
 _LEVELS = 48

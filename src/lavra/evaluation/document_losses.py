@@ -12,9 +12,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from lavra.core.disk.files import read_json, write_atomically
+from lavra.core.disk.json_lines import one_line
 from lavra.core.errors import Damaged
-from lavra.core.files import read_json, write_atomically
-from lavra.core.json_lines import one_line
 from lavra.evaluation.intervals import FEWEST_DOCUMENTS, Estimate, ratio_estimates
 from lavra.evaluation.significance import randomisation_test
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from lavra.core.errors import InputError
 from lavra.core.seeds import numpy_stream
-from lavra.data.rows import Row
+from lavra.data.readers.rows import Row
 
 if TYPE_CHECKING:
-    from lavra.data.store import TokenStore
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.token_store.store import TokenStore
+    from lavra.data.tokenizers.tokenizer import Tokenizer
 
 Whole = NDArray[np.int64]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lavra.generation.options import GenerateOptions
+from lavra.config.generation import GenerateOptions
 from lavra.generation.prompts import Prompt
 from lavra.generation.reader import Reader
 from lavra.generation.rows import Reason, Row
@@ -16,7 +16,7 @@ from lavra.generation.scores import Scores
 from lavra.models.contract import CachedModel
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
     from lavra.generation.constraints import Constraint
 
 

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavra.core.errors import InputError
-from lavra.generation.examples import ExampleChooser
+from lavra.generation.few_shot import ExampleChooser
 from lavra.generation.prompts import source_ids, writes_from_source
 from lavra.generation.scoring import calibrated, score, shares
-from lavra.generation.templates import Template
+from lavra.text.templates import Template
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
     from lavra.models.contract import CachedModel
 
 Combine = Literal["average", "vote"]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
 
 FEW = 16
 """Tokens of which each is looked at for a way out after it; where more may come, they are told by what they spell."""

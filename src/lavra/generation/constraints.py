@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.data.pairs import continuing
+from lavra.data.tokenizers.prompt_ids import continuing
 from lavra.generation.closing import Closing, allowed_of
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
-    from lavra.generation.options import GenerateOptions
+    from lavra.config.generation import GenerateOptions
+    from lavra.data.tokenizers.tokenizer import Tokenizer
 
 State = TypeVar("State")
 

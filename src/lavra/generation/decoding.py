@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
-from lavra.generation.options import GenerateOptions
 from lavra.generation.reader import Reader
 from lavra.generation.rows import Continuation
 from lavra.generation.scores import Scores, draw, reshape
 from lavra.models.contract import CachedModel
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
     from lavra.generation.constraints import Constraint
 
 

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
 from lavra.core.seeds import numpy_stream
 from lavra.generation import filters
-from lavra.generation.options import GenerateOptions
 from lavra.generation.prompts import encode_prompt
 from lavra.generation.reader import Reader
 from lavra.generation.rows import Row
 from lavra.generation.scores import Scores, draw, reshape
-from lavra.models.contract import CachedModel
-from lavra.models.inference import evaluating
+from lavra.models.contract import CachedModel, evaluating
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
 
 FILTERS = ("top_k", "top_p", "min_p", "typical_p")
 

@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING
 
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError, LavraError
-from lavra.core.memory import is_out_of_memory, release_memory
+from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.core.progress import Progress, say
 from lavra.core.seeds import numpy_stream
 from lavra.generation.beams import BeamSearch, Hypothesis
 from lavra.generation.constraints import Constraint, constraint_of
 from lavra.generation.decoding import ContrastiveDecoding, Decoding
-from lavra.generation.options import GenerateOptions
 from lavra.generation.prompts import Prompt, encode_prompt
-from lavra.generation.rows import Continuation, Reason
-from lavra.generation.text import TextAssembler
-from lavra.models.inference import evaluating
+from lavra.generation.rows import Continuation, Reason, TextAssembler
+from lavra.models.contract import evaluating
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
     from lavra.models.contract import CachedModel
 
 ROWS_AT_ONCE = 64

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lavra.core.errors import InputError
-from lavra.data.bos import with_bos
+from lavra.data.tokenizers.prompt_ids import with_bos
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
     from lavra.models.contract import CachedModel
 
 
@@ -53,7 +53,7 @@ def writes_from_source(model: object) -> bool:
 
 
 def decoder_prompt(tokenizer: Tokenizer, ids: Sequence[int], bos: bool | None = None) -> Prompt:
-    """Return the prompt of a decoder from the ids of its text; see `lavra.data.bos.bos_before`."""
+    """Return the prompt of a decoder from the ids of its text; see `lavra.data.tokenizers.prompt_ids.bos_before`."""
     begun = with_bos(tokenizer, ids, bos)
     return Prompt(begun, marks=len(begun) - len(ids))
 

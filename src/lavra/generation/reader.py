@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from lavra.generation.rows import Row, aligned_right
-from lavra.models.contract import CachedModel
-from lavra.models.inference import device_of
+from lavra.models.contract import CachedModel, device_of
 
 
 class Reader:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from lavra.config.generation import GenerateOptions
 from lavra.generation import filters
-from lavra.generation.options import GenerateOptions
 from lavra.generation.rows import Row, aligned_right
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
     from lavra.generation.constraints import Constraint
 
 

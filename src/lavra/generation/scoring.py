@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from lavra.core.errors import InputError, LavraError
-from lavra.core.memory import is_out_of_memory, release_memory
+from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.core.progress import Progress
-from lavra.data.pairs import encode_options
+from lavra.data.tokenizers.prompt_ids import encode_options
 from lavra.generation.prompts import Prompt, decoder_prompt, source_prompt, writes_from_source
 from lavra.generation.reader import Reader
 from lavra.generation.rows import Row
-from lavra.models.inference import device_of, evaluating
+from lavra.models.contract import device_of, evaluating
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
     from lavra.models.contract import CachedModel
 
 By = Literal["sum", "token", "byte", "pmi"]

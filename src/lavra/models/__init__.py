@@ -1,1 +1,1 @@
-"""Models: the decoder specification and its layers, presets, edits, and weights in and out."""
+"""Models: their contract, the decoder of our own, transforms, families, and every model of `transformers`."""

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from lavra.core.disk.files import read_json
+from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import LavraError
-from lavra.core.files import read_json
-from lavra.core.perplexity import perplexity_of
-from lavra.core.scratch import scratch_folder
+from lavra.core.units import perplexity_of
 from lavra.models import reference
-from lavra.models.batch import IGNORED, Batch
-from lavra.models.decoder import Decoder
-from lavra.models.inference import device_of, evaluating
+from lavra.models.contract import IGNORED, Batch, device_of, evaluating
+from lavra.models.native.decoder import Decoder
 
 if TYPE_CHECKING:
-    from lavra.models.wrapped.wrapped import Wrapped
+    from lavra.models.hf.model import Wrapped
 
 FILE = "certificate.json"
 TOLERANCE = 1e-5
@@ -216,3 +215,18 @@ def _perplexity(logits: torch.Tensor, targets: torch.Tensor) -> float:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
+
+
+# A few sentences that are always there, for comparing two programs on the same text.
+
+SENTENCES = (
+    "Era uma vez uma aldeia à beira do rio, onde ninguém sabia ler. Um dia chegou um homem com uma arca cheia de "
+    "livros, e as crianças, que nunca tinham visto tantas letras juntas, não o deixaram ir embora. Ficou para o "
+    "inverno, disse ele; mas na primavera já havia uma escola, e na escola uma janela de onde se via a água passar.",
+    "Once upon a time there was a little girl named Lily who lived near the sea. She loved to play outside in the "
+    "park, and every morning she ran down the hill to look for shells. One day she found a small green bottle. There "
+    "was a letter in it, but the ink had run, and only one word could still be read: tomorrow.",
+    "O artigo 5.º garante a todos o direito de resposta. Em 1988 foram 245 artigos; hoje, com as emendas, são mais de "
+    "250. def area(raio): return 3.14159 * raio ** 2  # quanto mede um círculo",
+)
+"""Portuguese, English, and a mixture with numbers and code."""

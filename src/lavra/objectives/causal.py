@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lavra.models.batch import Batch
-from lavra.models.contract import logit_cap_of
-from lavra.objectives.base import Loss
+from lavra.models.contract import Batch, logit_cap_of
+from lavra.objectives.base import Loss, batch_of_windows
 from lavra.objectives.cross_entropy import summed_cross_entropy
-from lavra.objectives.window_rows import batch_of_windows
 
 if TYPE_CHECKING:
     from lavra.core.seeds import Streams

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from lavra.models.batch import IGNORED
+from lavra.models.contract import IGNORED
 
 CPU_CHUNK_BYTES = 16 << 20
 GPU_CHUNK_BYTES = 512 << 20

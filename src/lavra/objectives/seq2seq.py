@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lavra.models.batch import IGNORED, Batch
-from lavra.objectives.base import Loss
-from lavra.objectives.targets import loss_at_targets, padded_width
+from lavra.models.contract import IGNORED, Batch
+from lavra.objectives.base import Loss, loss_at_targets, padded_width
 
 if TYPE_CHECKING:
     from lavra.core.seeds import Streams
-    from lavra.data.examples import PackedRow
+    from lavra.data.examples.store import PackedRow
     from lavra.models.contract import Model
 
 Shift = Callable[[Sequence[int]], list[int]]

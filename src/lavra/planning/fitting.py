@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lavra.models.edits.choices import AdapterConfig
-from lavra.models.presets import PRESETS
-from lavra.planning.flops import matrix_parameters
-from lavra.planning.memory import estimate_memory, largest_that_fits, memory_table
-from lavra.planning.outlook import MemoryOutlook
-from lavra.planning.rehearsal import Rehearsal
+from lavra.config.transforms import AdapterConfig
+from lavra.models.spec import PRESETS
+from lavra.planning.forecast import MemoryOutlook
+from lavra.planning.machine.dry_run import Rehearsal
+from lavra.planning.machine.flops import matrix_parameters
+from lavra.planning.machine.memory import estimate_memory, largest_that_fits, memory_table
 
 
 def memory_outlook(rehearsal: Rehearsal, available: float, *, asked: int | None, most_rows: int) -> MemoryOutlook:

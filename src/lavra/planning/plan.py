@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from lavra.config.transforms import EditConfig
 from lavra.core.configuration import from_table, to_json
-from lavra.models.edits.choices import EditConfig
 from lavra.models.spec import DecoderSpec
-from lavra.training.optimizers import OptimizerOptions
+from lavra.training.optimizers.optimizers import OptimizerOptions
+from lavra.training.optimizers.schedules import Schedule
 from lavra.training.precision import Precision
-from lavra.training.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Plan:
         pure_mask: whether every chosen token is hidden behind the mask.
         edits: what is done to the model before it is trained.
         bigram_contexts: tokens whose followers are counted before the first step, to begin with what they tell
-            (`lavra.models.bigram_start`); 0 for random weights.
+            (`lavra.models.native.bigram_init`); 0 for random weights.
         trigram_contexts: pairs of tokens whose followers are counted too, for a model with a table of pairs
-            (`lavra.models.trigram_start`).
+            (`lavra.models.native.trigram_init`).
         start_bits_per_byte: on held-out rows, by the counts of single tokens' followers alone; None without them.
         forecast: what the run is expected to take and bring: `seconds`, `tokens_per_second`, `peak_bytes`,
             `bits_per_byte` with its interval, `loss`; as far as it is known beforehand.

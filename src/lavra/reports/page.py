@@ -8,9 +8,9 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
+from lavra.core.disk.files import write_atomically
 from lavra.core.errors import InputError
-from lavra.core.files import write_atomically
-from lavra.core.terminal import printable
+from lavra.core.progress import printable
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
-from lavra.core.run_folder import RunFolder
 from lavra.evaluation.document_losses import LossComparison, compare_losses, why_not_comparable
 from lavra.evaluation.intervals import FEWEST_DOCUMENTS
 from lavra.evaluation.significance import holm

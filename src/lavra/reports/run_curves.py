@@ -7,8 +7,8 @@ from itertools import accumulate
 from typing import Any
 
 from lavra.core.units import show_duration
-from lavra.reports.line_plot import Axis, Series, line_plot
 from lavra.reports.page import Section
+from lavra.reports.plots import Axis, Series, line_plot
 from lavra.reports.run_files import RunFiles
 
 Lines = Sequence[Mapping[str, Any]]

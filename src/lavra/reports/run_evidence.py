@@ -6,9 +6,9 @@ import re
 from itertools import groupby
 from typing import Any
 
+from lavra.reports.formatting import counted, setting
 from lavra.reports.page import Section, Table, Text
 from lavra.reports.run_files import RunFiles
-from lavra.reports.wording import counted, setting
 
 _MOST_SAMPLES, _MOST_EVENTS, _MOST_NOTABLE = 12, 400, 20
 _ORDINARY = re.compile(r"forecast: |\d\d  checks: |step \d+: document \d+: ")

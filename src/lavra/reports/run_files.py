@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lavra.core.disk.files import read_json
+from lavra.core.disk.json_lines import JsonLines
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.disk.run_shapes import CHECKS, CONFIG, DATA, MACHINE, METRICS, PLAN, RESULT, SAMPLE
+from lavra.core.disk.shapes import Misfits, Shape, fitting
 from lavra.core.errors import Damaged
-from lavra.core.files import read_json
-from lavra.core.json_lines import JsonLines
-from lavra.core.run_folder import RunFolder
-from lavra.core.run_shapes import CHECKS, CONFIG, DATA, MACHINE, METRICS, PLAN, RESULT, SAMPLE
-from lavra.core.shapes import Misfits, Shape, fitting
 from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses
 
 Found = TypeVar("Found")

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lavra.core.units import show_count, show_duration, show_size
-from lavra.reports.bar_plot import Bar, bar_plot
+from lavra.reports.formatting import TITLES, UNKNOWN, counted, plain, setting, shown
 from lavra.reports.page import Section, Table
+from lavra.reports.plots import Bar, bar_plot
 from lavra.reports.run_files import RunFiles
-from lavra.reports.wording import TITLES, UNKNOWN, counted, plain, setting, shown
 
 MEASURES = ("bits_per_byte", "loss", "perplexity", "bits_per_word")
 _MOST_SOURCES = 12

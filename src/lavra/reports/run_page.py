@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lavra.core.run_folder import RunFolder
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.progress import say
 from lavra.reports.page import render_page, write_html
 from lavra.reports.run_curves import curves_section
 from lavra.reports.run_evidence import checks_section, events_section, ledger_section, notable, samples_section
@@ -43,3 +46,30 @@ def run_page(run: RunFiles) -> str:
     ]
     missing = [f"missing: {line}" for line in run.missing]
     return render_page(run.name, headline(run), [*notable(run), *missing], sections)
+
+
+# The page of a run, written by itself at the end of a training, however that ends.
+
+
+@contextmanager
+def page_at_the_end(run: RunFolder) -> Iterator[None]:
+    """Write the run's `report.html` when the block ends, also when it ends in an error.
+
+    A page that cannot be written is a warning: it can be made again at any time, and never costs a run.
+    """
+    try:
+        yield
+    finally:
+        _write(run)
+
+
+def _write(run: RunFolder) -> None:
+    try:
+        write_page(run)
+    except Exception as error:
+        text = f"warning: the report could not be written: {type(error).__name__}: {error}"
+        say(f"{text}; `lavra report {run.path}` tries again")
+        try:
+            run.log(text)
+        except OSError:
+            return  # a full disk, which has been told

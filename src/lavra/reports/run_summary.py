@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lavra.core.disk.run_folder import RunFolder
 from lavra.core.program import command
-from lavra.core.run_folder import RunFolder
 from lavra.reports.run_evidence import notable
 from lavra.reports.run_files import RunFiles, read_run
 from lavra.reports.run_overview import headline, outcome_section, what_section

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.disk.run_shapes import CONFIG, METRICS
+from lavra.core.disk.shapes import demand
 from lavra.core.errors import Damaged
-from lavra.core.run_folder import RunFolder
-from lavra.core.run_shapes import CONFIG, METRICS
-from lavra.core.shapes import demand
 from lavra.core.units import show_count, show_duration
-from lavra.reports.text_table import text_table
+from lavra.reports.formatting import text_table
 
 _UNKNOWN = "–"
 

@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
+from lavra.core.disk.files import sync_file, sync_folder
+from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.errors import InputError
-from lavra.core.files import sync_file, sync_folder
-from lavra.core.replacing import check_replaceable_file
-from lavra.search.documents import Document
+from lavra.search.corpora.documents import Document
 
 ExportFormat = Literal["anserini", "elasticsearch", "parquet", "sqlite"]
 

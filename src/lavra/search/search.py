@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from lavra.core.errors import InputError
-from lavra.search.analyzers import Analyzer
-from lavra.search.chunking import sentences
-from lavra.search.index import Index
+from lavra.search.index.index import Index
+from lavra.text.analyzers import Analyzer
+from lavra.text.chunking import sentences
 
 PASSAGE_LETTERS = 320
 """Length of the passage that is shown, in characters; it may end a little later, at the end of a word."""

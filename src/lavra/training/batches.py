@@ -11,7 +11,7 @@ import torch
 
 from lavra.core.errors import InputError
 from lavra.core.seeds import row_streams
-from lavra.models.batch import Batch
+from lavra.models.contract import Batch
 from lavra.objectives.base import Objective
 
 

@@ -7,7 +7,7 @@ import os
 import torch
 
 from lavra.core.errors import InputError
-from lavra.core.processors import usable_cores
+from lavra.core.machine import usable_cores
 
 
 def choose_device(name: str = "auto") -> torch.device:

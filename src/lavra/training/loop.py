@@ -9,17 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import Interrupted, LavraError
-from lavra.core.perplexity import perplexity_of
 from lavra.core.progress import Progress, say
-from lavra.core.run_folder import RunFolder
-from lavra.core.units import show_count
-from lavra.training.checkpoints import CheckpointStore
-from lavra.training.observers import Observers, Request
-from lavra.training.ranks import max_over_ranks
+from lavra.core.units import perplexity_of, show_count
+from lavra.training.callbacks import Observers, Request
+from lavra.training.checkpoints.checkpoints import CheckpointStore
+from lavra.training.distributed import max_over_ranks
 from lavra.training.signals import StopRequest
 from lavra.training.trainer import StepReport, Trainer
-from lavra.training.updates.faults import RollBack
+from lavra.training.updates.anomalies import RollBack
 from lavra.training.validation import Validation
 
 

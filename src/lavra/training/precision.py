@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lavra.core.errors import InputError
-from lavra.models.edits.quantizing import is_quantized
+from lavra.models.transforms.quantizing import is_quantized
 
 Precision = Literal["fp32", "bf16", "fp16"]
 TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -8,16 +8,41 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lavra.core.memory import is_out_of_memory, release_memory
+from lavra.core.errors import InputError
+from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.core.seeds import derive_seed
-from lavra.models.batch import Batch
-from lavra.training.fault_points import fault_point
-from lavra.training.memory_faults import halve
-from lavra.training.ranks import sum_over_ranks
-from lavra.training.recovery import recoveries
+from lavra.models.contract import Batch
+from lavra.training.acceleration.recovery import recoveries
+from lavra.training.distributed import sum_over_ranks
+from lavra.training.fault_injection import fault_point
 
 if TYPE_CHECKING:
     from lavra.training.trainer import Trainer
+
+# The next smaller micro-batch to try when memory runs out.
+
+
+def halve(micro_rows: int, rows_per_step: int) -> int:
+    """Return the micro-batch to try next: the largest divisor of `rows_per_step` that is at most half of `micro_rows`.
+
+    A divisor, so that a step keeps its rows and is still cut into equal micro-batches.
+
+    Args:
+        micro_rows: rows per micro-batch that did not fit.
+        rows_per_step: rows per optimiser step (on this rank), which stays as it is.
+
+    Raises:
+        InputError: if one row was already too much.
+    """
+    if micro_rows <= 1:
+        raise InputError(
+            "out of memory with a micro-batch of a single row",
+            "shorten the context, choose a smaller model (--model), or end other programs that use this memory",
+        )
+    return next(rows for rows in range(micro_rows // 2, 0, -1) if rows_per_step % rows == 0)
+
+
+# One optimiser step as an object: its micro-batches, and a gradient that can be computed again.
 
 
 class Step:
@@ -65,7 +90,7 @@ class Step:
 
         When memory runs out, the step is done again with half the micro-batch and the same rows. When fp16 gradients
         overflow, it is done again with half the loss scale. When it is not finite, it is done again in plainer ways
-        (`lavra.training.recovery`).
+        (`lavra.training.acceleration.recovery`).
 
         Raises:
             InputError: if one row alone is too much for the memory.

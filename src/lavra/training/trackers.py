@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import InputError
-from lavra.core.files import read_json, write_json
 from lavra.core.progress import say
-from lavra.training.observers import Observer
+from lavra.training.callbacks import Observer
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 

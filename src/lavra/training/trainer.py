@@ -9,20 +9,18 @@ from typing import Any
 
 import torch
 
-from lavra.core.allocator import keep_freed_memory
-from lavra.core.memory import is_out_of_memory, release_memory
-from lavra.models.attention import distrust, distrusted_ways
+from lavra.core.machine import is_out_of_memory, keep_freed_memory, release_memory
 from lavra.models.contract import Model
+from lavra.models.native.attention import distrust, distrusted_ways
 from lavra.objectives.base import Objective
+from lavra.training.acceleration.compiling import EAGER, Compilation
+from lavra.training.acceleration.proof import prove_compilation
 from lavra.training.batches import BatchSource
-from lavra.training.compiling import EAGER, Compilation
-from lavra.training.fault_points import fault_point
-from lavra.training.memory_faults import halve
-from lavra.training.optimizers import OptimizerOptions, Optimizers
+from lavra.training.fault_injection import fault_point
+from lavra.training.optimizers.optimizers import OptimizerOptions, Optimizers
+from lavra.training.optimizers.schedules import Schedule
 from lavra.training.precision import LossScale, Masters, Precision
-from lavra.training.proof import prove_compilation
-from lavra.training.schedules import Schedule
-from lavra.training.step import Step
+from lavra.training.step import Step, halve
 from lavra.training.updates import Outcome, Update, run_chain
 from lavra.training.updates.base import HasEvalWeights, HoldsTensors
 

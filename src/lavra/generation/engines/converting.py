@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lavra.core.building import building_folder
+from lavra.core.disk.building import building_folder
+from lavra.core.disk.locks import exclusive
+from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import InputError, LavraError
-from lavra.core.locks import exclusive
-from lavra.core.scratch import scratch_folder
 from lavra.core.seeds import numpy_stream
-from lavra.models.decoder import Decoder
+from lavra.models.contract import evaluating
 from lavra.models.families.exporting import SpecialIds, export_decoder
 from lavra.models.families.registry import family_for
-from lavra.models.inference import evaluating
-from lavra.models.wrapped.quiet import quietly
+from lavra.models.hf.kinds import quietly
+from lavra.models.native.decoder import Decoder
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
 
 _TOLERANCE = 2e-3
 """Largest difference of a log-probability, in nats, between a model and its conversion in float32."""

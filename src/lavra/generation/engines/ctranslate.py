@@ -8,20 +8,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lavra.core.allocator import keeps_freed_memory
+from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
-from lavra.core.processors import usable_cores
+from lavra.core.machine import keeps_freed_memory, usable_cores
 from lavra.core.progress import Progress
 from lavra.generation.engines.converting import Convertible, conversion_of, token_names
 from lavra.generation.engines.engine import Made
 from lavra.generation.generate import Generation
-from lavra.generation.options import GenerateOptions
 from lavra.generation.prompts import Prompt, encode_prompt
-from lavra.generation.rows import Reason
-from lavra.generation.text import TextAssembler
+from lavra.generation.rows import Reason, TextAssembler
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
 
 ROWS_AT_ONCE, ROWS_WITH_FAULTS = 160, 48
 """Continuations that one worker decodes together; fewer where the memory that they take is faulted in at every step."""

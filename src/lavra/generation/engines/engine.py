@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from lavra.config.generation import GenerateOptions
 from lavra.generation.generate import Generation, generate_each, stream
-from lavra.generation.options import GenerateOptions
 from lavra.generation.prompts import writes_from_source
 
 if TYPE_CHECKING:
-    from lavra.data.tokenizer import Tokenizer
+    from lavra.data.tokenizers.tokenizer import Tokenizer
     from lavra.models.contract import CachedModel
 
 Made = Iterator[tuple[tuple[int, int], Generation]]

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from lavra.core.files import write_json
-from lavra.models.decoder import Decoder
+from lavra.core.disk.files import write_json
 from lavra.models.families.companions import GENERATION_CONFIG
 from lavra.models.families.family import part, widened
+from lavra.models.families.files import SAFETENSORS
 from lavra.models.families.importing import CONFIG
 from lavra.models.families.registry import family_for
-from lavra.models.families.tensor_source import SAFETENSORS
+from lavra.models.native.decoder import Decoder
+from lavra.models.native.store import weights_to_save
 from lavra.models.spec import DecoderSpec
-from lavra.models.store import weights_to_save
 
 SpecialIds = dict[str, int | list[int] | None]
 """`bos_token_id`, `eos_token_id` and `pad_token_id`."""

@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional as F
 
 from lavra.core.errors import Damaged, InputError
-from lavra.models.decoder import Decoder
 from lavra.models.families.layouts import SAME, Layout
 from lavra.models.families.rules import RESOLVED, Choice, Config, Rule
+from lavra.models.native.decoder import Decoder
 from lavra.models.spec import DecoderSpec
 
 _HEAD = "output"

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
+from lavra.core.disk.files import read_json
 from lavra.core.errors import Damaged, InputError
-from lavra.core.files import read_json
-from lavra.models.decoder import Decoder
 from lavra.models.families.family import Family, join
+from lavra.models.families.files import TensorSource, open_tensors
 from lavra.models.families.registry import family_of
 from lavra.models.families.rules import Config
-from lavra.models.families.tensor_source import TensorSource, open_tensors
+from lavra.models.native.decoder import Decoder
+from lavra.models.native.store import decoder_from
 from lavra.models.spec import DecoderSpec
-from lavra.models.store import decoder_from
 
 CONFIG = "config.json"
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from lavra.core.errors import Damaged, InputError
-from lavra.models.decoder import Decoder
 from lavra.models.families.family import Names, join
 from lavra.models.families.layouts import QUERY_KEY_VALUE, QUERY_KEY_VALUE_IN_PAIRS
 from lavra.models.families.llama import LLAMA
+from lavra.models.native.decoder import Decoder
+from lavra.models.native.store import decoder_from
 from lavra.models.spec import DecoderSpec
-from lavra.models.store import decoder_from
 
 MAGIC = 0x616B3432
 """First number of a file of version 1 or later: "ak42"."""

@@ -1,0 +1,198 @@
+"""Checks: tokenizer, stores and model speak of the same ids, no text is lost, and no held-out document is trained
+on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from lavra.checks.base import CheckResult, Subject
+from lavra.core.errors import Damaged
+from lavra.core.seeds import numpy_stream
+from lavra.data.token_store.prepare import Prepared
+from lavra.data.token_store.store import TokenStore
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.evaluation.documents import documents_of_store
+from lavra.evaluation.likelihood import likelihood
+from lavra.text.near_duplicates import THRESHOLD, near_duplicates
+
+_DOCUMENTS, _CHARACTERS = 200, 2000
+_MUCH_LOST, _MANY_UNKNOWN = 0.5, 0.01
+_SHOWN = 3
+
+
+def check_tokenizer(subject: Subject) -> list[CheckResult]:
+    """Check ids and sizes, the round trip of a sample, and how much of it is unknown."""
+    expected = "decode(encode(x)) = x, nothing unknown, and the same ids in tokenizer, text and model"
+    if subject.data is None:
+        return [CheckResult("tokenizer", "ok", "the subject comes without text; nothing to compare", expected)]
+    tokenizer = subject.data.tokenizer
+    faults = _disagreements(subject, subject.data, tokenizer)
+    sample = [text[:_CHARACTERS] for text in itertools.islice(subject.data.validation.texts(), _DOCUMENTS)]
+    lost, unknown = _lost(tokenizer, sample)
+    rate = len(lost) / max(1, len(sample))
+    rows = subject.model.output_projection()[0].shape[0]
+    measured = (
+        f"{len(sample) - len(lost)} of {len(sample)} texts come back, {unknown:.2%} unknown, "
+        f"{tokenizer.vocabulary_size} tokens for {rows} rows of the head"
+    )
+    measured = "; ".join([measured, *(words for words, _ in faults)])
+    remedies = [remedy for _, remedy in faults]
+    if lost or unknown > _MANY_UNKNOWN:
+        remedies.append("see below what is lost; a byte-level tokenizer, which lavra trains by default, loses nothing")
+    hopeless = rate > _MUCH_LOST and unknown > 10 * _MANY_UNKNOWN
+    verdict = "fail" if faults or hopeless else "warn" if remedies else "ok"
+    return [CheckResult("tokenizer", verdict, measured, expected, "; ".join(remedies), tuple(lost[:_SHOWN]))]
+
+
+def check_files(subject: Subject) -> list[CheckResult]:
+    """Check every file of the stores against the hash that was taken when it was written."""
+    expected = "every file of the stores has the content that was written"
+    if not subject.stores:
+        return [CheckResult("files", "ok", "the subject comes without stores; nothing to compare", expected)]
+    faults = []
+    for store in subject.stores:
+        try:
+            store.verify()
+        except Damaged as damaged:
+            faults.append(damaged)
+    if not faults:
+        measured = f"the files of {len(subject.stores)} stores have their hashes"
+        return [CheckResult("files", "ok", measured, expected)]
+    remedies = dict.fromkeys(fault.remedy for fault in faults)
+    return [CheckResult("files", "fail", "; ".join(fault.message for fault in faults), expected, "; ".join(remedies))]
+
+
+def _disagreements(subject: Subject, data: Prepared, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    faults = []
+    other = "prepare the text with the tokenizer that belongs to the model (--text.tokenizer)"
+    if tokenizer.vocabulary_size > subject.model.vocabulary:
+        words = f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model only {subject.model.vocabulary}"
+        faults.append((words, other))
+    for side, store in (("train", data.train), ("validation", data.validation)):
+        manifest = store.manifest
+        if manifest.tokenizer_fingerprint != tokenizer.fingerprint:
+            faults.append((f"the {side} store was made with another tokenizer", other))
+        if manifest.end_of_document != tokenizer.end_of_document:
+            ids = f"{manifest.end_of_document} in the {side} store, {tokenizer.end_of_document} in the tokenizer"
+            faults.append((f"the end of a document is {ids}", other))
+        largest = int(np.max(store.tokens)) if manifest.tokens else 0
+        if largest >= subject.model.vocabulary:
+            faults.append((f"the {side} store holds id {largest}, unknown to the model", other))
+    return faults
+
+
+def _lost(tokenizer: Tokenizer, sample: list[str]) -> tuple[list[str], float]:
+    """Return what does not come back, as lines to show, and the share of unknown tokens."""
+    encoded = tokenizer.encode_many(sample)
+    lost = []
+    for text, ids in zip(sample, encoded, strict=True):
+        back = tokenizer.decode(ids)
+        if back != text:
+            same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(text, back, strict=False))
+            place = sum(1 for _ in same)
+            here = slice(max(0, place - 15), place + 25)
+            lost.append(f"lost: {text[here]!r} comes back as {back[here]!r}")
+    total = sum(len(ids) for ids in encoded)
+    unknown = 0 if tokenizer.unknown is None else sum(int((ids == tokenizer.unknown).sum()) for ids in encoded)
+    return lost, unknown / max(1, total)
+
+
+_TRAIN_TOKENS, _HELD_OUT_TOKENS = 4_000_000, 1_000_000
+_MEASURED_TOKENS = 4096
+_FEW, _MANY = 0.01, 0.1
+_SHORT = 20
+"""Tokens below which a copy says nothing: headings and one-line documents repeat by nature."""
+
+
+def check_copies(subject: Subject) -> list[CheckResult]:
+    """Look for held-out documents that stand word for word in the training text."""
+    name, expected = "held_out_copies", "no held-out document in the training text"
+    if subject.data is None:
+        return [CheckResult(name, "ok", "the subject comes without text; nothing to compare", expected)]
+    train, held_out = subject.data.train, subject.data.validation
+    copied = _copied(train, held_out)
+    share = _share(held_out, copied)
+    measured = f"{len(copied)} of {len(held_out)} held-out documents, {share:.1%} of the tokens, are trained on"
+    if not copied:
+        return [CheckResult(name, "ok", measured, expected)]
+    remedy = "remove the copies, and prepare the text again: lavra keeps equal documents on one side"
+    return [CheckResult(name, "fail", measured, expected, remedy, _shown(subject, copied))]
+
+
+def check_near_duplicates(subject: Subject) -> list[CheckResult]:
+    """Look for held-out documents that nearly stand in the training text, and measure the loss without them."""
+    name = "held_out_near_duplicates"
+    expected = f"less than {_FEW:.0%} of the held-out text with a resemblance of {THRESHOLD:g} or more to training text"
+    if subject.data is None:
+        return [CheckResult(name, "ok", "the subject comes without text; nothing to compare", expected)]
+    train, held_out = subject.data.train, subject.data.validation
+    some, all_tokens = _sample(train, _TRAIN_TOKENS)
+    measured_ones, _ = _sample(held_out, _HELD_OUT_TOKENS)
+    pairs = near_duplicates(_texts(subject, held_out, measured_ones), THRESHOLD, others=_texts(subject, train, some))
+    near = sorted({measured_ones[pair.first] for pair in pairs})
+    near = [number for number in near if len(held_out.document(number)) >= _SHORT]
+    share = _share(held_out, near) / max(1e-9, _share(held_out, measured_ones))
+    covered = "" if all_tokens else f" (compared with {len(some):,} of {len(train):,} training documents)"
+    measured = f"{len(near)} of {len(measured_ones)} held-out documents, {share:.1%} of the tokens{covered}"
+    if near and subject.loaded:
+        measured += _losses(subject, held_out, measured_ones, near)
+    if share <= _FEW:
+        return [CheckResult(name, "ok", measured, expected)]
+    remedy = "held-out figures flatter the model by these; remove near duplicates before the split"
+    verdict = "fail" if share > _MANY else "warn"
+    return [CheckResult(name, verdict, measured, expected, remedy, _shown(subject, near))]
+
+
+def _copied(train: TokenStore, held_out: TokenStore) -> list[int]:
+    """Return the held-out documents of some length whose ids are those of a training document."""
+    lengths = np.diff(held_out.offsets.astype(np.int64))
+    long = np.flatnonzero(lengths >= _SHORT).tolist()
+    wanted = {held_out.document(number).astype(np.int64).tobytes(): number for number in long}
+    candidates = np.flatnonzero(np.isin(np.diff(train.offsets.astype(np.int64)), lengths[lengths >= _SHORT]))
+    found = (wanted.get(train.document(number).astype(np.int64).tobytes()) for number in candidates.tolist())
+    return sorted({number for number in found if number is not None})
+
+
+def _share(store: TokenStore, numbers: Sequence[int]) -> float:
+    lengths = np.diff(store.offsets.astype(np.int64))
+    return float(lengths[list(numbers)].sum()) / max(1, int(lengths.sum()))
+
+
+def _sample(store: TokenStore, tokens: int) -> tuple[list[int], bool]:
+    """Return documents drawn at random up to a number of tokens, and whether these are all."""
+    if store.manifest.tokens <= tokens:
+        return list(range(len(store))), True
+    order = numpy_stream(0, "near duplicates").permutation(len(store))
+    lengths = np.diff(store.offsets.astype(np.int64))[order]
+    return np.sort(order[: int(np.searchsorted(np.cumsum(lengths), tokens)) + 1]).tolist(), False
+
+
+def _texts(subject: Subject, store: TokenStore, numbers: Sequence[int]) -> list[str]:
+    assert subject.data is not None
+    inner = subject.data.tokenizer.inner
+    return inner.decode_batch([store.document(number)[:-1].tolist() for number in numbers], skip_special_tokens=True)
+
+
+def _losses(subject: Subject, held_out: TokenStore, measured: Sequence[int], near: Sequence[int]) -> str:
+    """Return the held-out loss with and without near duplicates, in words."""
+    assert subject.data is not None
+    every = documents_of_store(held_out, subject.data.tokenizer)
+    rest = sorted(set(measured) - set(near))
+    losses = []
+    for numbers in (measured, rest):
+        if not numbers:
+            return "; all of them are near duplicates"
+        with torch.no_grad():
+            sample = every.select(list(numbers)).sample(_MEASURED_TOKENS)
+            losses.append(likelihood(subject.model, sample).total.loss.value)
+    return f"; held-out loss {losses[0]:.4f} with them, {losses[1]:.4f} without"
+
+
+def _shown(subject: Subject, numbers: Sequence[int]) -> tuple[str, ...]:
+    assert subject.data is not None
+    tokenizer, store = subject.data.tokenizer, subject.data.validation
+    return tuple(f"document {number}: {tokenizer.decode(store.document(number)[:24])!r}" for number in numbers[:3])

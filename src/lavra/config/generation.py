@@ -1,0 +1,172 @@
+"""How to generate: plain values, imported without torch so that the command line's help is quick."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from lavra.config.quantities import Choice
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+
+FORMAL = ("regex", "json_schema", "grammar")
+"""Options that a file can hold."""
+
+_ENDINGS = {"json_schema": ".json", "grammar": ".lark"}
+"""Endings of files that no schema and no grammar has itself; an expression may end in any way."""
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How to continue a prompt. Filters act in the order of the fields; a neutral value turns one off exactly.
+
+    Attributes:
+        max_new_tokens: most tokens to add to each prompt.
+        min_new_tokens: the text cannot end by itself before this many tokens (stop strings still end it).
+        samples: continuations of each prompt.
+        seed: same seed, same texts, however the prompts are grouped.
+        greedy: always take the likeliest token; temperature and the filters after it then do nothing.
+        repetition_penalty: divides the positive and multiplies the negative scores of tokens that the prompt or the
+            text holds already (CTRL, arXiv 1909.05858 section 4.1); 1 is off.
+        frequency_penalty: taken from a token's score for each time that the new text holds it; 0 is off.
+        no_repeat_ngram: no run of this many tokens comes twice; 0 is off.
+        temperature: scores are divided by it; 1 is the model's own distribution, near 0 is greedy.
+        top_k: keep the k likeliest tokens; 0 is off.
+        top_p: keep the fewest likeliest tokens that hold this share (nucleus, arXiv 1904.09751); 1 is off.
+        min_p: keep tokens at least this share as likely as the likeliest (arXiv 2407.01082); 0 is off.
+        typical_p: keep the fewest tokens of this share whose surprise is nearest to the entropy (arXiv 2202.00666);
+            1 is off.
+        stop: strings that end the text; they are cut off, wherever the borders between tokens fall.
+        beams: above 1, search for the likeliest texts with this many at a time instead of drawing one; the best
+            `samples` of them are given. Temperature and the filters after it then do nothing.
+        beam_groups: beams in groups that avoid each other's tokens (diverse beam search, arXiv 1610.02424); 1 is off.
+        diversity_penalty: between groups: taken from a token's score for each beam that has just taken it.
+        length_penalty: a text's score is its log-probability divided by its number of tokens to this power; 0 is the
+            log-probability itself, more prefers longer texts.
+        contrastive: the alpha of contrastive search (arXiv 2202.06417) among the `top_k` likeliest tokens: how much
+            being unlike the text so far counts against being likely; 0 is greedy. Not given, it is off.
+        choices: the text must be one of these strings.
+        words: the text must hold these.
+        regex: the text must match this regular expression as a whole (no look-around).
+        json_schema: the text must be JSON of this schema; on the command line, or the name of a file that holds it, as
+            for --regex and --grammar.
+        grammar: the text must be of this context-free grammar, written as for the library Lark.
+        long_prompt: what to do with a prompt that is longer than the model's context: refuse it, or read its end only.
+        bos: read a beginning-of-text token before the prompt, or none. Not given, the model's own tokenizer decides; an
+            empty prompt gets one in any case.
+    """
+
+    max_new_tokens: int = 200
+    min_new_tokens: int = 0
+    samples: int = 1
+    seed: int = 0
+    greedy: bool = False
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram: int = 0
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    beams: int = 1
+    beam_groups: int = 1
+    diversity_penalty: float = 0.5
+    length_penalty: float = 1.0
+    contrastive: float | None = None
+    choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    regex: str = ""
+    json_schema: str = ""
+    grammar: str = ""
+    long_prompt: Literal["refuse", "window"] = "refuse"
+    bos: Choice = None
+
+    def __post_init__(self) -> None:
+        for name, good, range_ in (
+            ("max_new_tokens", self.max_new_tokens >= 0, "0 or more"),
+            ("min_new_tokens", 0 <= self.min_new_tokens <= self.max_new_tokens, "from 0 to max_new_tokens"),
+            ("samples", self.samples >= 1, "1 or more"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0; 1 is off"),
+            ("frequency_penalty", math.isfinite(self.frequency_penalty), "a finite number; 0 is off"),
+            ("no_repeat_ngram", self.no_repeat_ngram >= 0, "0 (off) or more"),
+            ("temperature", 0 < self.temperature < math.inf, "above 0; for the likeliest token always, say --greedy"),
+            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and up to 1 (off)"),
+            ("min_p", 0 <= self.min_p <= 1, "from 0 (off) to 1"),
+            ("typical_p", 0 < self.typical_p <= 1, "above 0 and up to 1 (off)"),
+            ("stop", all(self.stop), "strings that are not empty"),
+            ("beams", self.beams >= 1, "1 (off) or more"),
+            ("beam_groups", self._groups_fit, f"a divisor of --beams, which is {self.beams}"),
+            ("diversity_penalty", 0 <= self.diversity_penalty < math.inf, "0 or more"),
+            ("length_penalty", math.isfinite(self.length_penalty), "a finite number"),
+            ("contrastive", 0 <= (self.contrastive or 0.0) <= 1, "from 0 (greedy) to 1"),
+            ("choices", all(self.choices), "strings that are not empty"),
+            ("words", all(self.words), "strings that are not empty"),
+        ):
+            if not good:
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"{flag} is {getattr(self, name)!r}", f"it must be {range_}")
+        self._check_together()
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the options say what the text may be."""
+        return bool(self.choices or self.words or any(getattr(self, name) for name in FORMAL))
+
+    def with_files_read(self) -> GenerateOptions:
+        """Return the options with what the files hold that they name, where they name some.
+
+        Raises:
+            InputError: if a file cannot be read.
+        """
+        read = {name: _content(name, getattr(self, name)) for name in FORMAL}
+        return replace(self, **read)
+
+    @property
+    def _groups_fit(self) -> bool:
+        return self.beam_groups >= 1 and self.beams % self.beam_groups == 0
+
+    def _check_together(self) -> None:
+        """Refuse values that contradict each other."""
+        if self.beams > 1 and self.samples > self.beams:
+            raise InputError(
+                f"--samples is {self.samples} and --beams {self.beams}", "search with as many beams as samples, or more"
+            )
+        if self.contrastive is not None and self.beams > 1:
+            raise InputError("--contrastive and --beams are two ways to search", "give one of them")
+        if self.contrastive is not None and not self.top_k:
+            raise InputError("--contrastive needs candidates to choose from", "set --top-k; 4 to 8 are usual")
+        asked = [name for name in ("choices", "words", *FORMAL) if getattr(self, name)]
+        if len(asked) > 1:
+            flags = " and ".join("--" + name.replace("_", "-") for name in asked)
+            raise InputError(f"{flags} cannot be combined", "give one of them; a regular expression can often say both")
+
+
+def _content(name: str, value: str) -> str:
+    """Return the content of the file that is named, or the value itself where there is no such file."""
+    flag = "--" + name.replace("_", "-")
+    if not _is_file(value):
+        if value.endswith(_ENDINGS.get(name, "\n")) and not value.lstrip().startswith("{"):
+            raise InputError(f"{flag} names {value}, and there is no such file", "correct the name")
+        return value
+    try:
+        content = Path(value).read_text(encoding="utf8").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{value}, which {flag} names, is no text: {error}", "give a text file in UTF-8") from error
+    except OSError as error:
+        raise InputError(
+            f"{value}, which {flag} names, cannot be read: {error.strerror}", "give another file"
+        ) from error
+    say(f"{flag} is read from the file {value}")
+    return content
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return bool(value) and Path(value).is_file()
+    except (OSError, ValueError):  # too long for a name, or with characters that none has
+        return False

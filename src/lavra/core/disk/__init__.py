@@ -1,0 +1,1 @@
+"""What lies on disk: files whole or absent, locks, lines of JSON, and the run folder."""

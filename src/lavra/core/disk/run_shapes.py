@@ -1,0 +1,97 @@
+"""What the files of a run folder hold, as far as others read it."""
+
+from __future__ import annotations
+
+from lavra.core.disk.shapes import NUMBER, SETTING, TEXT, WHOLE, Either, ListOf, Plain, Shape, Table
+
+_ESTIMATE = Either((NUMBER, Table(dict.fromkeys(("value", "low", "high"), NUMBER), needed=("value",))))
+_MEASURE_NAMES = ("loss", "perplexity", "bits_per_byte", "bits_per_character", "bits_per_word", "accuracy")
+_MEASURES = dict.fromkeys(_MEASURE_NAMES, _ESTIMATE)
+_SIZE_NAMES = ("documents", "examples", "tokens", "bytes", "characters", "words", "learned", "source_tokens")
+_SIZES: dict[str, Shape] = dict.fromkeys((*_SIZE_NAMES, "learned_bytes"), WHOLE)
+
+CONFIG = Table({"data": Either((TEXT, ListOf(TEXT)))})
+
+PLAN = Table(
+    {
+        **dict.fromkeys(("parameters", "context", "tokens_per_step", "steps", "tokens", "validation_rows"), WHOLE),
+        **dict.fromkeys(("epochs", "budget_seconds", "threads", "seed", "start_bits_per_byte"), NUMBER),
+        **dict.fromkeys(("device", "precision", "objective", "base"), TEXT),
+        "model": Either((Plain("nothing", ()), Table())),
+        "optimizer": Table(),
+        "schedule": Table(),
+        "edits": Table({"adapter": Table()}),
+        "forecast": Table({"method": TEXT}, rest=Either((NUMBER, SETTING))),
+        "probe": Table(rest=NUMBER),
+    }
+)
+
+_MEASURED = Table(
+    {
+        **_MEASURES,
+        **_SIZES,
+        **dict.fromkeys(("targets", "rows", "context", "stride", "held_out_documents", "held_out_rows"), WHOLE),
+        "sources": Table(rest=Table({**_MEASURES, **_SIZES})),
+    }
+)
+
+RESULT = Table(
+    {
+        **_MEASURES,
+        **dict.fromkeys(("step", "tokens", "parameters", "skipped_steps"), WHOLE),
+        **dict.fromkeys(("seconds", "budget_seconds", "tokens_per_second", "peak_bytes"), NUMBER),
+        "data": Either((TEXT, ListOf(TEXT))),
+        "evaluation": _MEASURED,
+        "yardsticks": ListOf(Table({"name": TEXT, "bits_per_byte": NUMBER}, needed=("name", "bits_per_byte"))),
+        "ledger": ListOf(
+            Table({"source": TEXT} | dict.fromkeys(("tokens", "epochs", "seen", "left", "total"), NUMBER))
+        ),
+        "predicted": Table(
+            rest=Table(
+                dict.fromkeys(("predicted", "actual", "difference", "low", "high"), NUMBER),
+                needed=("predicted", "actual", "difference"),
+            )
+        ),
+    }
+)
+
+METRICS = Table(
+    {"step": WHOLE, "split": TEXT, "skipped": SETTING, **dict.fromkeys(("tokens", *_MEASURES), NUMBER)},
+    rest=SETTING,
+)
+
+SAMPLE = Table({"step": WHOLE, "prompt": TEXT, "text": TEXT, "expected": TEXT})
+
+CHECKS = Table(
+    {
+        "verdict": TEXT,
+        "seconds": NUMBER,
+        "skipped": ListOf(Plain("a text", (str,), empty=False)),
+        "checks": ListOf(
+            Table(
+                {
+                    **dict.fromkeys(("name", "verdict", "measured", "expected", "remedy"), TEXT),
+                    "details": ListOf(Plain("a text", (str,), empty=False)),
+                },
+                needed=("name", "verdict"),
+            )
+        ),
+    }
+)
+
+DATA = Table(
+    {
+        "split": Table({side: Table(_SIZES) for side in ("train", "validation")}),
+        "tokenizer": Table(dict.fromkeys(("vocabulary_size", "fertility", "bytes_per_token"), NUMBER)),
+        "bad_rows": Table(),
+    }
+)
+
+MACHINE = Table(
+    {
+        "step": WHOLE,
+        **dict.fromkeys(("cores", "memory"), NUMBER),
+        **dict.fromkeys(("time", "processor", "device", "system"), TEXT),
+        "versions": Table(rest=SETTING),
+    }
+)

@@ -1,0 +1,284 @@
+"""From rows with a part to learn to example stores: read, split by prompt, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lavra.core.disk.building import building_folder
+from lavra.core.disk.files import read_json, write_atomically, write_json
+from lavra.core.errors import Damaged, InputError
+from lavra.core.progress import Progress, say
+from lavra.data.examples.chats import TEMPLATE_FILE, ChatTemplate
+from lavra.data.examples.encoding import ExampleEncoder
+from lavra.data.examples.rows import (
+    ExampleRow,
+    PairColumns,
+    read_examples,
+    spool_examples,
+    spooled_examples,
+)
+from lavra.data.examples.store import ExampleManifest, ExampleStore, Kind
+from lavra.data.examples.writer import ExampleWriter
+from lavra.data.readers.compressed import BytesRead
+from lavra.data.readers.rows import OVERLAP, UNKNOWN_TOKEN, BadRows, OnBadRow
+from lavra.data.split import GivenValidation, Split, SplitCounter, content_hash
+from lavra.data.token_store.prepare import REPORT, TOKENIZER, TRAIN, VALIDATION, VALIDATION_LIMIT
+from lavra.data.tokenizers.streaming import one_ahead
+from lavra.data.tokenizers.tokenizer import Tokenizer
+
+_SPOOL = "examples.zst"
+_UNWRITABLE = 0.001
+"""Share of unknown tokens in what is learned that is worth a word."""
+
+_AT_ONCE = 1 << 20
+"""Characters encoded at once."""
+
+
+@dataclass(frozen=True)
+class PreparedExamples:
+    """Examples ready for training: the folder that `prepare_examples` makes.
+
+    Attributes:
+        folder: where it is.
+        train: the examples to train on.
+        validation: the held-out ones; no prompt lies on both sides.
+    """
+
+    folder: Path
+    train: ExampleStore
+    validation: ExampleStore
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of both stores.
+
+        Raises:
+            Damaged: if the copy in the folder is another one.
+        """
+        tokenizer = Tokenizer.load(self.folder / TOKENIZER)
+        if tokenizer.fingerprint != self.train.manifest.tokenizer_fingerprint:
+            raise Damaged(
+                f"{self.folder / TOKENIZER} is not the tokenizer that the examples were made with",
+                "prepare the examples again",
+            )
+        return tokenizer
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What was read, left out, cut, split and tokenised."""
+        return read_json(self.folder / REPORT)
+
+
+def holds_examples(folder: str | Path) -> bool:
+    """Whether a folder was made by `prepare_examples`, and not by `prepare`."""
+    report = Path(folder) / REPORT
+    return report.is_file() and "kind" in read_json(report)
+
+
+def open_prepared_examples(folder: str | Path) -> PreparedExamples:
+    """Open a folder that `prepare_examples` made.
+
+    Raises:
+        InputError: if it is no such folder.
+        Damaged: if a file is missing or cut short.
+    """
+    folder = Path(folder)
+    if not holds_examples(folder):
+        raise InputError(f"{folder} holds no prepared examples", "prepare them again from their rows")
+    return PreparedExamples(folder, ExampleStore.open(folder / TRAIN), ExampleStore.open(folder / VALIDATION))
+
+
+def prepare_examples(
+    locations: Sequence[str],
+    out: str | Path,
+    tokenizer: Tokenizer,
+    *,
+    kind: Kind = "decoder",
+    context: int | None = None,
+    source_context: int | None = None,
+    columns: PairColumns | None = None,
+    chat_template: ChatTemplate | None = None,
+    validation_share: float = 0.05,
+    validation_limit: int = VALIDATION_LIMIT,
+    on_bad_row: OnBadRow = "skip",
+    normalize: bool = False,
+    encoding: str | None = None,
+    validation: Sequence[str] = (),
+    force: bool = False,
+) -> PreparedExamples:
+    """Read rows with a part to learn, hold some out, and write example stores of both parts.
+
+    Args:
+        locations: see `lavra.data.readers.documents`; formats with columns only.
+        out: the folder to make, with `train/`, `validation/`, `tokenizer/` and `report.json`; made whole or not at all.
+        tokenizer: of the model that learns.
+        kind: of that model.
+        context: most positions on the decoder's side: a longer prompt loses its beginning, a longer answer is left out;
+            None for no limit.
+        source_context: most positions on the encoder's side: a longer text loses its end; None for no limit.
+        columns: of prompt and completion; without them, chats and usual names are recognised.
+        chat_template: of the tokenizer, for chats; written beside it where there are any.
+        validation_share: the share of the prompts' bytes to hold out; a prompt's hash decides, see `lavra.data.split`.
+        validation_limit: bytes of prompts to hold out at most.
+        on_bad_row: leave bad rows out ("skip"), stop at them ("error"), or also at whatever is left out, guessed or cut
+            ("strict").
+        normalize: bring text to Unicode normal form C.
+        encoding: of the files that do not begin with a mark of it; UTF-8, else Windows-1252, by default.
+        validation: locations of the examples to hold out, instead of a share. Without it, files whose names say that
+            they are validation data are held out; test files beside training files are never trained on.
+        force: replace an existing folder.
+
+    Raises:
+        InputError: if the folder exists, if there are no examples or too few prompts to hold some out, or for a bad row
+            under "error".
+    """
+    bad_rows = BadRows(policy=on_bad_row)
+    with building_folder(Path(out), force=force, inputs=locations, kind="prepared examples") as building:
+        spool = building / _SPOOL
+        counter, chats = SplitCounter(validation_share, validation_limit), 0
+        given = GivenValidation()
+        for row in spool_examples(_reading(locations, bad_rows, columns, normalize, encoding, validation), spool):
+            (given if row.held_out else counter).add(row.key.encode())
+            chats += bool(row.messages)
+        encoder = ExampleEncoder(
+            tokenizer,
+            kind,
+            bad_rows,
+            context=context,
+            source_context=source_context,
+            chat_template=chat_template,
+        )
+        split = counter.train_on_all() if given.documents else counter.decide()
+        examples = counter.documents + given.documents
+        manifests = _write(building, spool, encoder, split, examples, given)
+        if encoder.unknown:
+            bad_rows.change(UNKNOWN_TOKEN, str(out), f"{encoder.unknown:,} of the tokens to learn")
+        learned = sum(manifest.learned for manifest in manifests.values())
+        spool.unlink()
+        tokenizer.save(building / TOKENIZER)
+        if chats and chat_template is not None:
+            write_atomically(building / TOKENIZER / TEMPLATE_FILE, chat_template.text)
+            say(f"chats: written by {chat_template.origin}")
+        notes = encoder.cut.summary(examples, context, source_context)
+        for text in (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned), _unwritten(encoder)):
+            if text:
+                say(text)
+        report = {
+            "data": list(locations),
+            **_told(encoder, split, manifests, chats),
+            "normalize": normalize,
+            "encoding": encoding,
+            "validation_data": list(validation),
+            "validation_given": given.documents > 0,
+        }
+        write_json(building / REPORT, report)
+    return open_prepared_examples(out)
+
+
+def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleManifest], chats: int) -> dict[str, Any]:
+    """Return what was left out, cut and split, as plain values for the report."""
+    return {
+        "kind": encoder.kind,
+        "context": encoder.context,
+        "source_context": encoder.source_context,
+        **encoder.bad_rows.report(),
+        "cut": asdict(encoder.cut),
+        "unknown": encoder.unknown,
+        "unwritten": dict(encoder.unwritten),
+        "chats": chats,
+        "split": {**split.to_json(), **{side: _sizes(manifest) for side, manifest in manifests.items()}},
+    }
+
+
+def _unwritable(unknown: int, learned: int) -> str:
+    """Return what to say where the tokenizer cannot write what is to be learned."""
+    if unknown < _UNWRITABLE * learned:
+        return ""
+    return (
+        f"{unknown / learned:.2%} of the tokens to learn stand for what the tokenizer cannot write, and the model will "
+        "learn to write them so: take a tokenizer made for this language"
+    )
+
+
+def _unwritten(encoder: ExampleEncoder) -> str:
+    """Return what to say of parts of chats that the template leaves out."""
+    parts = ", ".join(f"{name} (in {count:,} chats)" for name, count in encoder.unwritten.most_common())
+    return f"the chat template does not write, and so nothing is learned of: {parts}" if parts else ""
+
+
+def _sizes(manifest: ExampleManifest) -> dict[str, int]:
+    names = ("examples", "tokens", "learned", "source_tokens", "learned_bytes")
+    return {name: getattr(manifest, name) for name in names}
+
+
+def _reading(
+    locations: Sequence[str],
+    bad_rows: BadRows,
+    columns: PairColumns | None,
+    normalize: bool,
+    encoding: str | None,
+    validation: Sequence[str],
+) -> Iterator[ExampleRow]:
+    counter = BytesRead()
+    with Progress("reading", None, "bytes") as progress:
+        rows = read_examples(
+            locations,
+            bad_rows,
+            columns=columns,
+            normalize=normalize,
+            encoding=encoding,
+            validation=validation,
+            counter=counter,
+        )
+        for row in rows:
+            yield row
+            progress.update(counter.done)
+
+
+def _write(
+    folder: Path, spool: Path, encoder: ExampleEncoder, split: Split, examples: int, given: GivenValidation
+) -> dict[str, ExampleManifest]:
+    """Encode the rows while the next ones are read, and write both stores; return their manifests by side."""
+    done = 0
+    with (
+        ExampleWriter(folder / TRAIN, encoder.tokenizer, encoder.kind) as train,
+        ExampleWriter(folder / VALIDATION, encoder.tokenizer, encoder.kind) as validation,
+        Progress("tokenising", examples, "examples") as progress,
+    ):
+        for batch, encoded in one_ahead(_batches(spooled_examples(spool)), encoder.encode):
+            for row, example in zip(batch, encoded, strict=True):
+                if example is None:
+                    continue
+                held_out = row.held_out or content_hash(row.key.encode()) < split.threshold
+                if not row.held_out and row.key.encode() in given:
+                    encoder.bad_rows.change(OVERLAP, row.place)
+                texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
+                (validation if held_out else train).add(
+                    row.group, texts, example.tokens, example.learned, example.source, example.learned_bytes
+                )
+            done += len(batch)
+            progress.update(done)
+        if not train.examples or not validation.examples:
+            raise InputError(
+                f"{train.examples + validation.examples} usable examples with too few different prompts: some must be "
+                "trained on and others held out",
+                encoder.bad_rows.remedy() or "give more examples",
+            )
+    return {TRAIN: train.manifest, VALIDATION: validation.manifest}
+
+
+def _batches(rows: Iterable[ExampleRow]) -> Iterator[list[ExampleRow]]:
+    batch: list[ExampleRow] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row.prompt) + len(row.completion) + sum(len(turn["content"]) for turn in row.messages)
+        if size >= _AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

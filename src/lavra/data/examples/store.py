@@ -1,0 +1,276 @@
+"""Examples: rows with a part to learn and a part that is only read, on disk and by their number in a run.
+
+A folder with `tokens.bin` (uint16 or uint32 ids of all examples, flat), `learned.bin` (one bit per token, packed),
+`offsets.bin` (uint64, one more than there are examples), `source_tokens.bin` and `source_offsets.bin` (what an encoder
+reads; empty for decoders) and `manifest.json`. All numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lavra.core.disk.files import read_json
+from lavra.core.errors import Damaged, InputError
+from lavra.data.examples.packing import pack_examples
+from lavra.data.order import WindowOrder
+from lavra.data.token_store.files import map_array, verify_files
+
+Kind = Literal["decoder", "encoder-decoder"]
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+TOKENS = "tokens.bin"
+LEARNED = "learned.bin"
+OFFSETS = "offsets.bin"
+SOURCE_TOKENS = "source_tokens.bin"
+SOURCE_OFFSETS = "source_offsets.bin"
+
+_REMEDY = "prepare the examples again, or copy the folder again from where it is whole"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One example.
+
+    Attributes:
+        number: in its store.
+        tokens: (n,) int64. For a decoder the whole text: beginning mark, prompt, completion, end token; position i
+            reads `tokens[i]` and predicts `tokens[i + 1]`. For an encoder-decoder what the decoder writes, its end
+            token included.
+        learned: (n,) bool: which of the tokens are learned. The first token of a decoder's example never is.
+        source: (m,) int64 what the encoder reads, its end token included; None for a decoder.
+    """
+
+    number: int
+    tokens: np.ndarray
+    learned: np.ndarray
+    source: np.ndarray | None = None
+
+    @property
+    def length(self) -> int:
+        """Positions that the example takes in a decoder's row."""
+        return len(self.tokens) - (self.source is None)
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleGroup:
+    """Consecutive examples of one file or corpus.
+
+    Attributes:
+        name: as the reader gave it.
+        examples: how many.
+        tokens: of these.
+        learned: tokens that are learned.
+        fingerprint: a hash of the texts, in order.
+    """
+
+    name: str
+    examples: int
+    tokens: int
+    learned: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleManifest:
+    """The description of an example store, kept in its `manifest.json`.
+
+    Attributes:
+        kind: of model that the examples are made for.
+        tokenizer_fingerprint: of the tokenizer that made the ids.
+        vocabulary_size: of that tokenizer.
+        end_of_document: the id after what is learned.
+        dtype: of an id on disk: "uint16" or "uint32".
+        examples: how many.
+        tokens: of the decoder's side.
+        learned: tokens that are learned, end tokens included.
+        source_tokens: of the encoder's side.
+        learned_bytes: UTF-8 bytes of the original text that is learned.
+        groups: in the order of the examples.
+        hashes: xxh3-128 of each file.
+        format_version: of the folder's layout.
+    """
+
+    kind: Kind
+    tokenizer_fingerprint: str
+    vocabulary_size: int
+    end_of_document: int
+    dtype: str
+    examples: int
+    tokens: int
+    learned: int
+    source_tokens: int
+    learned_bytes: int
+    groups: tuple[ExampleGroup, ...]
+    hashes: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of learned text per learned token, which turns nats per target into bits per byte."""
+        return self.learned_bytes / self.learned
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, path: Path) -> ExampleManifest:
+        """Read a manifest.
+
+        Raises:
+            Damaged: if the file is missing, no manifest of examples, or written by a later version.
+        """
+        values = read_json(path)
+        remedy = "prepare the examples again"
+        if not isinstance(values, dict) or "examples" not in values or "format_version" not in values:
+            raise Damaged(f"{path} is no manifest of an example store", remedy)
+        if values["format_version"] != FORMAT_VERSION:
+            found = values["format_version"]
+            raise Damaged(f"{path} has format version {found}, and this lavra reads {FORMAT_VERSION}", remedy)
+        try:
+            return cls(**{**values, "groups": tuple(ExampleGroup(**group) for group in values["groups"])})
+        except (TypeError, KeyError) as error:
+            raise Damaged(f"{path} is damaged: {error}", remedy) from error
+
+
+class ExampleStore:
+    """An example store opened for reading by memory map; nothing is loaded before it is used.
+
+    Attributes:
+        folder: where it is.
+        manifest: what it holds.
+    """
+
+    def __init__(self, folder: Path, manifest: ExampleManifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._tokens = map_array(folder / TOKENS, manifest.dtype, manifest.tokens, _REMEDY)
+        self._learned = map_array(folder / LEARNED, "uint8", -(-manifest.tokens // 8), _REMEDY)
+        self._offsets = map_array(folder / OFFSETS, "uint64", manifest.examples + 1, _REMEDY)
+        self._source_tokens = map_array(folder / SOURCE_TOKENS, manifest.dtype, manifest.source_tokens, _REMEDY)
+        self._source_offsets = map_array(folder / SOURCE_OFFSETS, "uint64", manifest.examples + 1, _REMEDY)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> ExampleStore:
+        """Open the example store in `folder`, after checking that every file has its size.
+
+        Raises:
+            Damaged: naming the file that is missing or cut short; contents are checked by `verify`.
+        """
+        folder = Path(folder)
+        return cls(folder, ExampleManifest.read(folder / MANIFEST))
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return self.manifest.examples
+
+    def __getitem__(self, number: int) -> Example:
+        """Return one example.
+
+        Raises:
+            IndexError: outside the store.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"there is no example {number} among {len(self)}")
+        start, end = int(self._offsets[number]), int(self._offsets[number + 1])
+        bits = np.unpackbits(self._learned[start // 8 : -(-end // 8)], bitorder="little")
+        source = None
+        if self.manifest.kind == "encoder-decoder":
+            first, last = int(self._source_offsets[number]), int(self._source_offsets[number + 1])
+            source = self._source_tokens[first:last].astype(np.int64)
+        learned = bits[start % 8 : start % 8 + end - start].astype(bool)
+        return Example(number, self._tokens[start:end].astype(np.int64), learned, source)
+
+    def lengths(self) -> np.ndarray:
+        """Return (examples,) int64: the positions that each example takes in a decoder's row."""
+        return np.diff(self._offsets.astype(np.int64)) - (self.manifest.kind == "decoder")
+
+    def source_lengths(self) -> np.ndarray:
+        """Return (examples,) int64: the tokens that the encoder reads of each example, 0 for decoders."""
+        return np.diff(self._source_offsets.astype(np.int64))
+
+    def verify(self) -> None:
+        """Read every file and compare its hash with the manifest's.
+
+        Raises:
+            Damaged: naming the first file that is not what was written.
+        """
+        verify_files(self.folder, self.manifest.hashes, _REMEDY)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """The examples that share one row of a batch; there is always at least one."""
+
+    examples: tuple[Example, ...]
+
+    @property
+    def length(self) -> int:
+        """Positions of the decoder's side."""
+        return sum(example.length for example in self.examples)
+
+    @property
+    def source_length(self) -> int:
+        """Positions of the encoder's side."""
+        return sum(0 if example.source is None else len(example.source) for example in self.examples)
+
+
+class ExampleSource:
+    """Rows for training: row `k` of the run is a pure function of the seed and of `k`; endless, epoch after epoch.
+
+    The examples are packed into rows once; every epoch visits the rows in another order. So each example is met exactly
+    once per epoch.
+
+    Args:
+        store: of examples.
+        context: positions of a row on the decoder's side.
+        source_context: positions on the encoder's side; None for decoders.
+        seed: of the packing and of the order.
+        pack: several examples per row where they fit; otherwise one.
+
+    Attributes:
+        rows_per_epoch: rows that hold every example once.
+        filled: share of the rows' positions that hold tokens, on the fuller side.
+
+    Raises:
+        InputError: if an example is longer than a row.
+    """
+
+    def __init__(
+        self, store: ExampleStore, context: int, source_context: int | None = None, seed: int = 0, pack: bool = True
+    ) -> None:
+        self.store, self.context, self.source_context = store, context, source_context
+        lengths, sources = store.lengths(), store.source_lengths()
+        _must_fit(store, lengths, context, "")
+        if source_context is not None:
+            _must_fit(store, sources, source_context, "source ")
+        sides = [(lengths, context)]
+        if store.manifest.kind == "encoder-decoder":
+            sides.append((sources, source_context or int(sources.max())))
+        self._members, self._starts = pack_examples(sides, seed, alone=not pack)
+        self.rows_per_epoch = len(self._starts) - 1
+        self.filled = max(float(sizes.sum()) / (self.rows_per_epoch * limit) for sizes, limit in sides)
+        self._order = WindowOrder(self.rows_per_epoch, 1, seed)
+
+    def rows(self, start: int, count: int) -> list[PackedRow]:
+        """Return `count` rows from number `start` on."""
+        epochs, within = np.divmod(np.arange(start, start + count), self.rows_per_epoch)
+        found = []
+        for epoch, place in zip(epochs.tolist(), within.tolist(), strict=True):
+            row = int(self._order.permuted(epoch, np.array([place]))[0])
+            numbers = self._members[self._starts[row] : self._starts[row + 1]]
+            found.append(PackedRow(tuple(self.store[int(number)] for number in numbers)))
+        return found
+
+
+def _must_fit(store: ExampleStore, lengths: np.ndarray, limit: int, side: str) -> None:
+    if len(lengths) and lengths.max() > limit:
+        number = int(lengths.argmax())
+        raise InputError(
+            f"example {number} of {store.folder} has {lengths[number]} {side}tokens, and a row holds {limit}",
+            "prepare the examples again with this length, so that longer ones are cut or left out",
+        )

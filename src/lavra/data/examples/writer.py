@@ -1,0 +1,157 @@
+"""Writing an example store: example by example, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lavra.core.disk.files import write_json
+from lavra.core.errors import InputError
+from lavra.data.examples.store import (
+    LEARNED,
+    MANIFEST,
+    OFFSETS,
+    SOURCE_OFFSETS,
+    SOURCE_TOKENS,
+    TOKENS,
+    ExampleGroup,
+    ExampleManifest,
+    ExampleStore,
+    Kind,
+)
+from lavra.data.token_store.files import FolderWriter, hash_file
+from lavra.data.tokenizers.tokenizer import Tokenizer
+
+
+class ExampleWriter(FolderWriter):
+    """Writes an example store in a `with` block: it is there when the block ends well, and nothing is otherwise.
+
+    Args:
+        folder: the folder to make.
+        tokenizer: what makes the ids.
+        kind: of model that the examples are made for.
+        force: replace an existing folder.
+
+    Attributes:
+        examples: added so far.
+        tokens: of these, on the decoder's side.
+        learned: tokens that are learned.
+        manifest: of the finished store, once the block has ended.
+
+    Raises:
+        InputError: if the folder exists, or no example was added.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, kind: Kind, *, force: bool = False) -> None:
+        super().__init__(folder, force=force)
+        self.tokenizer = tokenizer
+        self.kind: Kind = kind
+        self.dtype = np.dtype("<u2" if tokenizer.vocabulary_size <= 1 << 16 else "<u4")
+        self.examples = self.tokens = self.learned = self.source_tokens = self.learned_bytes = 0
+        self._bits: list[np.ndarray] = []
+        self._groups: list[ExampleGroup] = []
+        self._open: tuple[str, Any, int, int, int] | None = None
+
+    def _open_files(self) -> dict[str, IO[Any]]:
+        files: dict[str, IO[Any]] = {
+            name: self._stack.enter_context((self._building / name).open("wb"))
+            for name in (TOKENS, LEARNED, OFFSETS, SOURCE_TOKENS, SOURCE_OFFSETS)
+        }
+        for name in (OFFSETS, SOURCE_OFFSETS):
+            files[name].write(np.zeros(1, "<u8").tobytes())
+        return files
+
+    def add(
+        self,
+        group: str,
+        texts: Sequence[str],
+        tokens: np.ndarray,
+        learned: np.ndarray,
+        source: np.ndarray | None = None,
+        learned_bytes: int = 0,
+    ) -> None:
+        """Add one example.
+
+        Args:
+            group: the name that it is accounted under; consecutive examples of one name are one group.
+            texts: the original texts, for the group's fingerprint.
+            tokens: (n,) ids, as in `Example`.
+            learned: (n,) bool.
+            source: (m,) ids that the encoder reads; None for decoders.
+            learned_bytes: UTF-8 bytes of the text that is learned.
+
+        Raises:
+            ValueError: if nothing is learned, or the sides are not those of the kind of model.
+        """
+        targets = learned if self.kind == "encoder-decoder" else learned[1:]
+        if len(learned) != len(tokens) or not targets.any():
+            raise ValueError("an example needs a token to learn, after the first one, and one bit for each token")
+        if (source is None) != (self.kind == "decoder"):
+            raise ValueError(f"an example for a {self.kind} {'needs a' if source is None else 'has no'} source")
+        source = np.empty(0, np.int64) if source is None else source
+        self._files[TOKENS].write(tokens.astype(self.dtype).tobytes())
+        self._files[SOURCE_TOKENS].write(source.astype(self.dtype).tobytes())
+        self._write_bits(learned)
+        self.examples += 1
+        self.tokens += len(tokens)
+        self.source_tokens += len(source)
+        self.learned += int(targets.sum())
+        self.learned_bytes += learned_bytes
+        self._files[OFFSETS].write(np.array([self.tokens], "<u8").tobytes())
+        self._files[SOURCE_OFFSETS].write(np.array([self.source_tokens], "<u8").tobytes())
+        self._account(group, texts, len(tokens), int(targets.sum()))
+
+    def _write_bits(self, learned: np.ndarray) -> None:
+        """Write whole bytes of the bits so far; what is left of a byte waits."""
+        bits = np.concatenate([*self._bits, learned])
+        whole = len(bits) // 8 * 8
+        self._files[LEARNED].write(np.packbits(bits[:whole], bitorder="little").tobytes())
+        self._bits = [bits[whole:]]
+
+    def _account(self, name: str, texts: Sequence[str], tokens: int, learned: int) -> None:
+        if self._open is None or self._open[0] != name:
+            import xxhash
+
+            self._close_group()
+            self._open = name, xxhash.xxh3_128(), 0, 0, 0
+        _, digest, examples, all_tokens, all_learned = self._open
+        for text in texts:
+            encoded = text.encode()
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        self._open = name, digest, examples + 1, all_tokens + tokens, all_learned + learned
+
+    def _close_group(self) -> None:
+        if self._open is not None:
+            name, digest, examples, tokens, learned = self._open
+            self._groups.append(ExampleGroup(name, examples, tokens, learned, digest.hexdigest()))
+
+    def _finish(self) -> None:
+        if not self.examples:
+            raise InputError(f"no example for {self.folder}", "give rows with a part to learn")
+        self._close_group()
+        if self._bits and len(self._bits[0]):
+            self._files[LEARNED].write(np.packbits(self._bits[0], bitorder="little").tobytes())
+        for file in self._files.values():
+            file.close()
+        self.manifest = ExampleManifest(
+            kind=self.kind,
+            tokenizer_fingerprint=self.tokenizer.fingerprint,
+            vocabulary_size=self.tokenizer.vocabulary_size,
+            end_of_document=self.tokenizer.end_of_document,
+            dtype=self.dtype.name,
+            examples=self.examples,
+            tokens=self.tokens,
+            learned=self.learned,
+            source_tokens=self.source_tokens,
+            learned_bytes=self.learned_bytes,
+            groups=tuple(self._groups),
+            hashes={name: hash_file(self._building / name) for name in self._files},
+        )
+        write_json(self._building / MANIFEST, self.manifest.to_json())
+
+    def opened(self) -> ExampleStore:
+        """Return the finished store, opened for reading."""
+        return ExampleStore.open(self.folder)

@@ -1,0 +1,1 @@
+"""Readers: everything a person can name as data becomes rows and documents."""

@@ -1,0 +1,184 @@
+"""Files of JSON: an array of objects, an object that holds one, SQuAD's nested one, or an object a line."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from lavra.data.readers.rows import BAD_JSON, BESIDE_ROWS, BROKEN_UTF8, SEVERAL_LISTS, BadRows
+from lavra.data.readers.tables import LONGEST_LINE, Fields, read_jsonl
+
+_BLOCK = 1 << 20
+_SPACE = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
+
+
+def read_json(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[Fields, str]]:
+    """Yield (fields, "file:line") for the objects of a `.json` file.
+
+    An array is read object by object, so that it may be larger than memory. An object is read whole, unless each line
+    is an object; the objects of a list in it are the rows (those of the longest, where there are several), else it is a
+    row itself. A file in the layout of SQuAD gives a row for each question.
+    """
+    head = stream.peek(1).lstrip()  # pyright: ignore[reportAttributeAccessIssue]
+    if head.startswith(b"["):
+        yield from _array(stream, name, bad_rows)
+        return
+    first = stream.readline()
+    while first.isspace():
+        first = stream.readline()
+    following = stream.peek(1).strip()  # pyright: ignore[reportAttributeAccessIssue]
+    if following and _is_object(first):
+        yield from read_jsonl(_Again(first, stream), name, bad_rows)  # pyright: ignore[reportArgumentType]
+        return
+    data = first + stream.read()
+    try:
+        value = json.loads(data.decode("utf8"))
+    except UnicodeDecodeError as error:
+        bad_rows.add(BROKEN_UTF8, name, f"byte 0x{data[error.start]:02x}", size=len(data))
+    except (ValueError, RecursionError) as error:
+        bad_rows.add(BAD_JSON, name, str(error), size=len(data))
+    else:
+        for number, row in enumerate(_rows_of(value, name, bad_rows), start=1):
+            yield row, f"{name}:object {number}"
+
+
+class _Again:
+    """A stream with a line put back before it."""
+
+    def __init__(self, first: bytes, stream: BinaryIO) -> None:
+        self._first, self._stream = first, stream
+
+    def readline(self, limit: int) -> bytes:
+        first, self._first = self._first, b""
+        return first or self._stream.readline(limit)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict) and line.endswith(b"\n")
+    except (ValueError, RecursionError):
+        return False
+
+
+def _rows_of(value: object, name: str, bad_rows: BadRows) -> Iterator[Fields]:
+    if not isinstance(value, dict):
+        bad_rows.add(BAD_JSON, name, f"a {type(value).__name__}, neither an object nor an array of objects")
+        return
+    lists = {
+        key: rows
+        for key, rows in value.items()
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
+    }
+    if not lists or any(key in value for key in ("messages", "conversations", "text")):
+        yield value
+        return
+    chosen = max(lists, key=lambda key: len(lists[key]))
+    if len(lists) > 1:
+        others = ", ".join(repr(key) for key in lists if key != chosen)
+        bad_rows.change(SEVERAL_LISTS, name, f"{chosen!r}, and not {others}")
+    elif len(value) > 1:
+        bad_rows.note(BESIDE_ROWS, name, ", ".join(repr(key) for key in value if key != chosen))
+    for row in lists[chosen]:
+        yield from _questions(row) if isinstance(row.get("paragraphs"), list) else (row,)
+
+
+def _questions(article: dict[str, Any]) -> Iterator[Fields]:
+    """Yield a row for each question on an article of SQuAD."""
+    for paragraph in article["paragraphs"]:
+        for question in paragraph.get("qas", ()):
+            yield {"title": article.get("title"), "context": paragraph.get("context"), **question}
+
+
+def _array(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[Fields, str]]:
+    text = _Text(stream, name, bad_rows)
+    text.skip("[")
+    for number in itertools.count():
+        text.skip_space()
+        if text.startswith("]") or (number and not text.skip(",")):
+            break
+        text.skip_space()
+        place = f"{name}:object {number + 1}" if text.line == 1 else f"{name}:{text.line}"
+        try:
+            value, size = text.value()
+        except (ValueError, RecursionError) as error:
+            bad_rows.add(BAD_JSON, place, f"{error}; the rest of the file is left out", size=text.rest())
+            return
+        if isinstance(value, dict):
+            yield value, place
+        else:
+            bad_rows.add(BAD_JSON, place, f"a {type(value).__name__}, not an object", size=size)
+    closed = text.skip("]")
+    text.skip_space()
+    if not closed or not text.at_end():
+        place = f"{name}:{text.line}"
+        bad_rows.add(BAD_JSON, place, "the array is not closed, or more follows it", size=text.rest())
+
+
+class _Text:
+    """The text of a stream, read as far as it is needed."""
+
+    def __init__(self, stream: BinaryIO, name: str, bad_rows: BadRows) -> None:
+        self._stream, self._name, self._bad_rows = stream, name, bad_rows
+        self._text, self._at = "", 0
+        self._decoder = codecs.getincrementaldecoder("utf8")("surrogateescape")
+        self.line = 1
+
+    def _more(self, size: int = _BLOCK) -> bool:
+        """Read on; what was passed over is forgotten."""
+        block = self._stream.read(size)
+        self._text, self._at = self._text[self._at :] + self._decoder.decode(block, final=not block), 0
+        return bool(block)
+
+    def _pass(self, end: int) -> None:
+        self.line += self._text.count("\n", self._at, end)
+        self._at = end
+
+    def startswith(self, sign: str) -> bool:
+        while self._at == len(self._text) and self._more():
+            pass  # an empty block ends the loop
+        return self._text.startswith(sign, self._at)
+
+    def skip(self, sign: str) -> bool:
+        self.skip_space()
+        found = self.startswith(sign)
+        self._pass(self._at + found)
+        return found
+
+    def skip_space(self) -> None:
+        while True:
+            space = _SPACE.match(self._text, self._at)
+            self._pass(space.end() if space else self._at)
+            if self._at < len(self._text) or not self._more():
+                return
+
+    def at_end(self) -> bool:
+        """Say whether nothing but what was passed over is left."""
+        self.startswith("")
+        return self._at == len(self._text)
+
+    def value(self) -> tuple[object, int]:
+        """Return the next value and its length; more and more is read until it is whole."""
+        size = _BLOCK
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except ValueError:
+                if len(self._text) - self._at > LONGEST_LINE or not self._more(size):
+                    raise
+                size *= 2
+                continue
+            if end == len(self._text) and self._more():
+                continue  # a number may go on in the next block
+            size = end - self._at
+            self._pass(end)
+            return value, size
+
+    def rest(self) -> int:
+        """Return the bytes that were not passed over."""
+        size = len(self._text[self._at :].encode("utf8", "surrogatepass"))
+        return size + sum(map(len, iter(lambda: self._stream.read(_BLOCK), b"")))

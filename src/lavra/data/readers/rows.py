@@ -1,0 +1,317 @@
+"""Rows of text and where they were found; those that cannot be used are counted by kind, the first few with file and
+line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lavra.core.errors import InputError
+from lavra.core.units import show_size
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One document.
+
+    Attributes:
+        text: its text, never empty.
+        source: the name of the corpus or file that it is accounted under (the ledger's lines).
+        place: where it was read, for messages: `file.jsonl:17`.
+        fields: the other columns of the row (id, label, prompt …), when the format has columns.
+        file: the file that it was read from, for formats with columns.
+        held_out: whether it is from validation data.
+    """
+
+    text: str
+    source: str
+    place: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
+    held_out: bool = False
+
+
+# What does not come in as it lies there: counted by kind, the first few places of each kind remembered.
+#
+# Three things can happen to what is read, and each is counted here, said in the summary and kept in the run's record:
+#
+# - A row is *left out* because it cannot be used (`add`), or a whole file is (`leave_out`).
+# - Something is *changed*: taken by a guess, replaced, or cut (`change`).
+# - Something is *noted*: a decision that loses nothing that was meant to be read, such as the encoding that a mark
+# names,
+#   the columns that are not taken, or a test file that is kept from training (`note`, `note_columns`).
+#
+# The policy "error" stops at the first row that cannot be used; "strict" also at the first file that is left out and
+# the
+# first thing that is changed.
+
+OnBadRow = Literal["skip", "error", "strict"]
+"""What to do with a row that cannot be used: leave it out and count it, or stop with an `InputError`; "strict" also
+stops where a file is left out, or where anything is guessed, replaced or cut."""
+
+EXAMPLES = 5
+"""How many places are remembered for each kind."""
+
+MOST_COLUMNS = 40
+"""Names of ignored columns that are remembered for a file; JSONL may have any number of them."""
+
+BROKEN_UTF8 = "broken UTF-8"
+EMPTY = "empty document"
+NUL = "NUL byte"
+MISSING_COLUMN = "missing column"
+NOT_TEXT = "not text"
+BAD_JSON = "bad JSON"
+BAD_CSV = "bad CSV"
+TOO_LONG = "too long for memory"
+NO_PART_TO_LEARN = "no part to learn"
+ANSWER_TOO_LONG = "answer longer than the context"
+REFUSED_CHAT = "chat that the template refuses"
+FAILING_TEMPLATE = "chat on which the template fails"
+UNUSABLE_TURN = "chat with a part that cannot be used"
+UNWRITTEN_PART = "chat with a part that the template does not write"
+SPELLED_TOKEN = "chat that spells a special token"
+
+WINDOWS_1252 = "read as Windows-1252 (Latin-1), since the bytes are no UTF-8"
+STRAY_QUOTE = "quote without its other half, taken as a character of the text"
+FEWER_FIELDS = "row with fewer fields than the header"
+REPEATED_NAME = "name given twice, of which the last value is taken"
+OVERLAP = "text to train on that is also in the validation data"
+CUT_EXAMPLE = "example cut to fit the context"
+SEVERAL_LISTS = "object with several lists of rows, of which the longest is taken"
+UNKNOWN_TOKEN = "text that the tokenizer cannot write, and replaces by its token for the unknown"
+SPELLED_END = "spelling of the token that ends a document, which this tokenizer cannot write as text, left out"
+
+BY_MARK = "read in the encoding that the mark at their beginning names"
+SEPARATOR = "separator other than a comma"
+BESIDE_ROWS = "values beside the rows in a file of JSON, not taken"
+VALIDATION_FILE = "held out as validation data, by their names"
+
+ABOUT_DATA = "text about the data, not data"
+REPEATED = "named twice, read once"
+HIDDEN = "hidden"
+HIDDEN_DATA = "hidden, though in a data format"
+TEST_FILE = "test data by their names, never trained on"
+OTHER_VALIDATION = "validation data by their names, and --validation names other data"
+LOOP = "a link to a folder that it lies in"
+QUERIES = "queries and judgements of a retrieval collection, not documents"
+_NO_LOSS = {ABOUT_DATA, REPEATED, HIDDEN, TEST_FILE, OTHER_VALIDATION, LOOP, QUERIES}
+"""Files that are left out on purpose: no error under "strict"."""
+
+_REMEDIES = {
+    BROKEN_UTF8: "name the encoding, for example --encoding windows-1251, or convert the file to UTF-8 with iconv",
+    EMPTY: "remove the empty documents",
+    NUL: "remove the NUL bytes; a file that has them is often binary, or UTF-16 without its mark: try "
+    "--encoding utf-16-le",
+    MISSING_COLUMN: "name the column that holds the text with --text-column",
+    NOT_TEXT: "name a column that holds text with --text-column",
+    BAD_JSON: 'write one JSON object per line, for example {"text": "..."}',
+    BAD_CSV: "put quotes around fields that hold the separator, and check the quotes of this line",
+    TOO_LONG: "split the document into several rows",
+    NO_PART_TO_LEARN: "name the columns of what is read and what is learned; a chat needs a turn of the assistant",
+    ANSWER_TOO_LONG: "shorten the answers, or train with a longer context",
+    REFUSED_CHAT: "bring the turns into the order that the template wants, often user and assistant in turn",
+    FAILING_TEMPLATE: "it is the template that fails: correct the line that is named, or give what it asks for",
+    UNUSABLE_TURN: "give each turn a role and a text; images and sound are not read, and a weight is 0 or 1",
+    UNWRITTEN_PART: "take a model whose chat template knows tools, or put them into the text of the turns",
+    SPELLED_TOKEN: "remove these tokens from the text: they would end a turn or begin one in somebody's name",
+    WINDOWS_1252: "name the encoding, --encoding windows-1252, or convert the file to UTF-8",
+    STRAY_QUOTE: "double the quotes within a field, and put quotes around the field",
+    FEWER_FIELDS: "give each line as many fields as the header has",
+    REPEATED_NAME: "give each column a name of its own",
+    SEVERAL_LISTS: "write the list that is meant to a file of its own",
+    OVERLAP: "remove the documents from one of the two",
+    UNKNOWN_TOKEN: "take a tokenizer made for this language, or one that works on bytes",
+    SPELLED_END: "remove the token from the text, or take a tokenizer that works on bytes",
+    CUT_EXAMPLE: "shorten the examples, or train with a longer context",
+}
+
+
+@dataclass(slots=True)
+class BadRows:
+    """What was left out, changed and noted while reading, and why.
+
+    Attributes:
+        policy: "skip" counts a bad row and goes on; "error" stops at the first; "strict" at whatever is left out or
+            changed.
+        counts: rows left out, by kind.
+        changes: how often something was changed, by kind.
+        notes: how often something was noted, by kind.
+        examples: the first places of each kind, as ("file:line", detail).
+        rows: good rows read.
+        bytes: bytes of text of the good rows, as UTF-8.
+        bytes_left_out: bytes of the rows that were left out.
+        left_out: files that were found but are no data, by reason.
+        columns: columns that were taken and those that were not, with the files where it was so.
+        remedies: what to do about a kind, where the command at hand says it otherwise.
+    """
+
+    policy: OnBadRow = "skip"
+    counts: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    rows: int = 0
+    bytes: int = 0
+    bytes_left_out: int = 0
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    columns: dict[str, tuple[tuple[str, ...], dict[str, None]]] = field(default_factory=dict)
+    remedies: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, place: str, detail: str = "", *, size: int = 0) -> None:
+        """Count one row of `kind` found at `place`, of `size` bytes, as left out.
+
+        Raises:
+            InputError: if the policy is "error" or "strict"; the message names the place and the remedy.
+        """
+        if self.policy != "skip":
+            raise self._refusal(kind, place, detail, "leave bad rows out with --on-bad-row skip")
+        self.counts[kind] += 1
+        self.bytes_left_out += size
+        self._remember(kind, place, detail)
+
+    def change(self, kind: str, place: str, detail: str = "") -> None:
+        """Count one thing at `place` that is guessed, replaced or cut.
+
+        Raises:
+            InputError: if the policy is "strict".
+        """
+        if self.policy == "strict":
+            raise self._refusal(kind, place, detail, "accept it by leaving --strict out")
+        self.changes[kind] += 1
+        self._remember(kind, place, detail)
+
+    def cut(self, place: str) -> None:
+        """Refuse to cut the example at `place` under "strict"; who cuts counts it otherwise.
+
+        Raises:
+            InputError: if the policy is "strict".
+        """
+        if self.policy == "strict":
+            raise self._refusal(CUT_EXAMPLE, place, "", "accept it by leaving --strict out")
+
+    def note(self, kind: str, place: str, detail: str = "") -> None:
+        """Count one decision at `place` that loses nothing."""
+        self.notes[kind] += 1
+        self._remember(kind, place, detail)
+
+    def note_columns(self, file: str, taken: Sequence[str], there: Iterable[str]) -> None:
+        """Remember which of the columns that are `there` in a row of `file` were taken; the others were ignored."""
+        found = self.columns.get(file)
+        if found is None:
+            found = self.columns[file] = (tuple(taken), {})
+        used, ignored = found
+        for name in there:
+            if name not in ignored and name not in used and name not in taken and len(ignored) < MOST_COLUMNS:
+                ignored[name] = None
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """Remember that the file or folder at `path` is not read.
+
+        Raises:
+            InputError: if the policy is "strict", and the reason is a fault.
+        """
+        kept = self.left_out.setdefault(reason, [])
+        if path in kept:
+            return
+        if self.policy == "strict" and reason not in _NO_LOSS:
+            raise InputError(f"{path} is not read: {reason}", "move it away, or accept it by leaving --strict out")
+        kept.append(path)
+
+    def _remember(self, kind: str, place: str, detail: str) -> None:
+        found = self.examples.setdefault(kind, [])
+        if len(found) < EXAMPLES:
+            found.append((place, detail))
+
+    @property
+    def total(self) -> int:
+        """The number of bad rows of all kinds."""
+        return sum(self.counts.values())
+
+    @property
+    def share_left_out(self) -> float:
+        """The share of the bytes read that was left out with bad rows."""
+        return self.bytes_left_out / max(1, self.bytes + self.bytes_left_out)
+
+    def report(self) -> dict[str, Any]:
+        """Return everything as plain values for a JSON report."""
+        columns: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+        for file, (taken, ignored) in self.columns.items():
+            columns.setdefault((taken, tuple(ignored)), []).append(file)
+        return {
+            "rows": self.rows,
+            "bad_rows": self._kinds(self.counts),
+            "bytes_left_out": self.bytes_left_out,
+            "share_left_out": round(self.share_left_out, 6),
+            "changed": self._kinds(self.changes),
+            "noted": self._kinds(self.notes),
+            "left_out": self.left_out,
+            "columns": [
+                {"taken": list(taken), "ignored": list(ignored), "files": files}
+                for (taken, ignored), files in columns.items()
+            ],
+        }
+
+    def _kinds(self, counts: Counter[str]) -> dict[str, Any]:
+        return {
+            kind: {"count": count, "examples": [": ".join(filter(None, pair)) for pair in self.examples[kind]]}
+            for kind, count in counts.items()
+        }
+
+    def summary(self) -> str:
+        """Return the report as lines for a person; an empty string when there is nothing to say."""
+        lines = [
+            f"left out {_counted(count, 'row')}: {self._told(kind, count)}" for kind, count in self.counts.most_common()
+        ]
+        if self.bytes_left_out:
+            share = f"{self.share_left_out:.2%} of the bytes read"
+            lines.append(f"the rows left out hold {show_size(self.bytes_left_out)}, {share}")
+        for counts in (self.changes, self.notes):
+            lines += [self.told(kind) for kind, _ in counts.most_common()]
+        for reason, paths in self.left_out.items():
+            lines.append(f"left out {_counted(len(paths), 'file')}: {reason}: {_first(paths)}")
+        for found in self.report()["columns"]:
+            ignored = f"; not taken: {', '.join(found['ignored'])}" if found["ignored"] else ""
+            lines.append(f"columns taken from {_first(found['files'])}: {', '.join(found['taken'])}{ignored}")
+        return "\n".join(lines)
+
+    def told(self, kind: str) -> str:
+        """Return the line about one kind of change or note."""
+        count = self.changes.get(kind) or self.notes.get(kind, 0)
+        return self._told(kind, count) + (f" ({count:,} in all)" if count > EXAMPLES else "")
+
+    def _told(self, kind: str, count: int) -> str:
+        places = ", ".join(place for place, _ in self.examples[kind]) + (", ..." if count > EXAMPLES else "")
+        detail = self.examples[kind][0][1]
+        return f"{kind}{f' ({detail})' if detail else ''}: {places}"
+
+    def remedy(self) -> str:
+        """Return what to do about the most frequent kind."""
+        if not self.counts:
+            return ""
+        return self._remedy(self.counts.most_common(1)[0][0])
+
+    def forget(self) -> None:
+        """Begin counting again: what was read will be read once more."""
+        self.counts.clear()
+        self.changes.clear()
+        self.notes.clear()
+        self.examples.clear()
+        self.bytes_left_out = 0
+
+    def _remedy(self, kind: str) -> str:
+        return self.remedies.get(kind) or _REMEDIES.get(kind, "correct the row")
+
+    def _refusal(self, kind: str, place: str, detail: str, otherwise: str) -> InputError:
+        return InputError(
+            f"{place}: {kind}" + (f" ({detail})" if detail else ""), f"{self._remedy(kind)}; or {otherwise}"
+        )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("s" if count != 1 else "")
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")

@@ -1,0 +1,350 @@
+"""From text to token stores: read, split, train a tokenizer, encode; once, for any number of trainings.
+
+Two passes over the data: the first counts it for the split and samples it for the tokenizer, the second encodes it.
+What can be read only once (standard input, a hub dataset) or slowly (docstrings) is kept in a temporary file meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lavra.core.disk.building import building_folder
+from lavra.core.disk.files import read_json, write_json
+from lavra.core.errors import InputError
+from lavra.core.progress import Progress, say
+from lavra.data.readers.compressed import BytesRead, open_binary
+from lavra.data.readers.documents import files_of, is_repeatable, read_rows
+from lavra.data.readers.locations import find_files
+from lavra.data.readers.rows import OVERLAP, SPELLED_END, UNKNOWN_TOKEN, BadRows, OnBadRow, Row
+from lavra.data.split import GivenValidation, Split, SplitCounter
+from lavra.data.token_store.manifest import Manifest
+from lavra.data.token_store.store import TokenStore
+from lavra.data.token_store.writer import StoreWriter
+from lavra.data.tokenizers.report import TextSample, TokenizerReport
+from lavra.data.tokenizers.streaming import one_ahead
+from lavra.data.tokenizers.tokenizer import Tokenizer, choose_vocabulary_size
+
+# Rows kept on disk between two passes over data that can be read only once, or is slow to read.
+
+
+def spooled(rows: Iterable[Row], path: Path) -> Iterator[Row]:
+    """Yield the rows while writing text, source and place of each to `path`, a `.zst` file for `read_spool`."""
+    import zstandard
+
+    with zstandard.open(path, "wb", cctx=zstandard.ZstdCompressor(level=1)) as file:
+        for row in rows:
+            file.write(json.dumps([row.text, row.source, row.place, row.held_out]).encode() + b"\n")
+            yield row
+
+
+def read_spool(path: Path) -> Iterator[Row]:
+    """Yield the rows that `spooled` wrote, without their other columns."""
+    with open_binary(path) as lines:
+        for line in lines:
+            text, source, place, held_out = json.loads(line)
+            yield Row(text, source, place, held_out=held_out)
+
+
+# From text to token stores: read, split, train a tokenizer, encode; once, for any number of trainings.
+#
+# Two passes over the data: the first counts it for the split and samples it for the tokenizer, the second encodes it.
+# What can be read only once (standard input, a hub dataset) or slowly (docstrings) is kept in a temporary file
+# meanwhile.
+
+TRAIN, VALIDATION, TOKENIZER, REPORT = "train", "validation", "tokenizer", "report.json"
+
+VALIDATION_LIMIT = 10_000_000
+
+_BATCH = 4 << 20
+"""Characters encoded at once."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Text ready for training: the folder that `prepare` makes.
+
+    Attributes:
+        folder: where it is.
+        train: the token store to train on.
+        validation: the token store of held-out text; its `texts()` are the originals.
+    """
+
+    folder: Path
+    train: TokenStore
+    validation: TokenStore
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of both stores."""
+        return self.train.tokenizer
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What was read, left out, split and tokenised."""
+        return read_json(self.folder / REPORT)
+
+
+def open_prepared(folder: str | Path) -> Prepared:
+    """Open a folder that `prepare` made.
+
+    Raises:
+        InputError: if it is no such folder.
+        Damaged: if a file is missing or cut short.
+    """
+    folder = Path(folder)
+    if not (folder / TRAIN).is_dir() or not (folder / VALIDATION).is_dir():
+        raise InputError(f"{folder} holds no prepared text", "make it with `lavra prepare DATA --out FOLDER`")
+    return Prepared(folder, TokenStore.open(folder / TRAIN), TokenStore.open(folder / VALIDATION))
+
+
+def prepare(
+    locations: Sequence[str],
+    out: str | Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    vocabulary_size: int | Callable[[int], int] | None = None,
+    validation_share: float = 0.05,
+    validation_limit: int = VALIDATION_LIMIT,
+    text_column: str = "text",
+    on_bad_row: OnBadRow = "skip",
+    normalize: bool = False,
+    encoding: str | None = None,
+    validation: Sequence[str] = (),
+    beginnings: bool = False,
+    seed: int = 0,
+    force: bool = False,
+) -> Prepared:
+    """Read text, hold some out, and write token stores of both parts.
+
+    Args:
+        locations: see `lavra.data.readers.documents`.
+        out: the folder to make, with `train/`, `validation/`, `tokenizer/` and `report.json`; made whole or not at all.
+        tokenizer: to use; without it, a byte-level BPE is trained on a sample of the text.
+        vocabulary_size: of that BPE: a number, a function of the bytes of the text, or None for
+            `choose_vocabulary_size`.
+        validation_share: the share of the bytes to hold out, see `lavra.data.split`.
+        validation_limit: bytes to hold out at most.
+        text_column: the column that holds the text, in formats with columns.
+        on_bad_row: leave bad rows out ("skip"), stop at them ("error"), or also at whatever is left out, guessed or
+            replaced ("strict").
+        normalize: bring text to Unicode normal form C.
+        encoding: of the files that do not begin with a mark of it; UTF-8, else Windows-1252, by default.
+        validation: locations of the text to hold out, instead of a share. Without it, files whose names say that they
+            are validation data are held out; test files beside training files are never trained on.
+        beginnings: put the token before every document that the tokenizer's own post-processor has for a text's
+            beginning ([CLS] for BERT), where it has one; encoders want it.
+        seed: chooses the sample for the tokenizer; the split does not depend on it.
+        force: replace an existing folder.
+
+    Raises:
+        InputError: if the folder exists, if there is no text or too little to hold some out, or for a bad row under
+            "error".
+    """
+    with building_folder(Path(out), force=force, inputs=locations, kind="prepared text") as building:
+        text = _Text(locations, building / "rows.zst", text_column, on_bad_row, normalize, encoding, validation)
+        counter, sample = SplitCounter(validation_share, validation_limit), TextSample(seed=seed)
+        given = GivenValidation()
+        for row in text.first_pass():
+            if row.held_out:
+                given.add(row.text.encode())
+            elif not counter.add(row.text.encode()) and tokenizer is None:
+                sample.add(row.text)
+        if text.bad_rows.summary():
+            say(text.bad_rows.summary())
+        if tokenizer is None:
+            tokenizer = _trained(vocabulary_size, sample if len(sample) else text.again(), counter.bytes)
+        tokenizer.save(building / TOKENIZER)
+        split = counter.train_on_all() if given.documents else counter.decide()
+        writing = _Writing(building, tokenizer, split, _put_before(tokenizer) if beginnings else None)
+        spelled = tokenizer.spellings_left_out
+        manifests = writing.write(text.again(), counter, given, text.bad_rows)
+        text.forget()
+        fit = writing.tokenizer_report(manifests.values())
+        _tell_of_tokens(text.bad_rows, fit, tokenizer.spellings_left_out - spelled, str(out))
+        report = {
+            "data": list(locations),
+            **text.bad_rows.report(),
+            "bytes": counter.bytes + given.bytes,
+            "normalize": normalize,
+            "encoding": encoding,
+            "validation_data": list(validation),
+            "seed": seed,
+            "split": {
+                **writing.split.to_json(),
+                "validation_given": given.documents > 0,
+                **{side: _sizes(manifest) for side, manifest in manifests.items()},
+            },
+            "tokenizer": fit.to_json(),
+        }
+        write_json(building / REPORT, report)
+        say(fit.summary())
+    return open_prepared(out)
+
+
+def _trained(
+    vocabulary_size: int | Callable[[int], int] | None, texts: Iterable[Row] | TextSample, corpus_bytes: int
+) -> Tokenizer:
+    if vocabulary_size is None:
+        vocabulary_size = choose_vocabulary_size
+    size = vocabulary_size(corpus_bytes) if callable(vocabulary_size) else vocabulary_size
+    say(f"training a tokenizer of {size} tokens")
+    rows = (text for text in texts if isinstance(text, str) or not text.held_out)
+    return Tokenizer.train((text if isinstance(text, str) else text.text for text in rows), size)
+
+
+def _tell_of_tokens(bad_rows: BadRows, fit: TokenizerReport, spelled: int, place: str) -> None:
+    """Count what the tokenizer replaced and left out."""
+    unknown = round(fit.unknown_rate * fit.tokens)
+    for kind, count in ((UNKNOWN_TOKEN, unknown), (SPELLED_END, spelled)):
+        if count:
+            bad_rows.change(kind, place, f"{count:,} of {fit.tokens:,} tokens")
+            say(bad_rows.told(kind))
+
+
+def _put_before(tokenizer: Tokenizer) -> int | None:
+    """Return the one id that an encoder reads before a text, if there is one."""
+    before, _ = tokenizer.around_source
+    return before[0] if len(before) == 1 else None
+
+
+def _sizes(manifest: Manifest) -> dict[str, Any]:
+    names = ("documents", "tokens", "bytes", "characters", "words")
+    return {name: getattr(manifest, name) for name in names}
+
+
+@dataclass
+class _Text:
+    """The rows of some locations, to be read twice."""
+
+    locations: Sequence[str]
+    spool: Path
+    text_column: str
+    on_bad_row: OnBadRow
+    normalize: bool
+    encoding: str | None
+    validation: Sequence[str]
+    bad_rows: BadRows = field(default_factory=BadRows)
+
+    def first_pass(self) -> Iterator[Row]:
+        """Yield the rows, counting the bad ones in `bad_rows`, and keeping them where reading again is not cheap."""
+        counter = BytesRead()
+        rows = self._read(self.bad_rows, counter)
+        if not all(is_repeatable(location) for location in self.locations):
+            rows = spooled(rows, self.spool)
+        files = [location for location in self.locations if is_repeatable(location)]
+        total = sum(file.size for file in files_of(find_files(files), self.validation).files) if files else None
+        with Progress("reading", total, "bytes" if files else "documents") as progress:
+            for row in rows:
+                yield row
+                progress.update(counter.done if files else self.bad_rows.rows)
+
+    def again(self) -> Iterator[Row]:
+        """Yield the rows a second time."""
+        return read_spool(self.spool) if self.spool.exists() else self._read(BadRows(), BytesRead())
+
+    def forget(self) -> None:
+        """Remove what was kept between the passes."""
+        self.spool.unlink(missing_ok=True)
+
+    def _read(self, bad_rows: BadRows, counter: BytesRead) -> Iterator[Row]:
+        return read_rows(
+            self.locations,
+            text_column=self.text_column,
+            on_bad_row=self.on_bad_row,
+            normalize=self.normalize,
+            encoding=self.encoding,
+            validation=self.validation,
+            wanted=(),
+            bad_rows=bad_rows,
+            counter=counter,
+        )
+
+
+class _Writing:
+    """The second pass: rows are divided, encoded while the next ones are read, and written."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, split: Split, begin: int | None) -> None:
+        self.folder, self.tokenizer, self.split, self.begin = folder, tokenizer, split, begin
+        self.counts = np.zeros(tokenizer.vocabulary_size, np.int64)
+
+    def write(
+        self, rows: Iterable[Row], expected: SplitCounter, given: GivenValidation, bad_rows: BadRows
+    ) -> dict[str, Manifest]:
+        """Write both stores, and return their manifests by side; `bad_rows` is told what lies in both."""
+        seen, seen_given = SplitCounter(expected.share, expected.limit), GivenValidation()
+        total = expected.bytes + given.bytes
+        with (
+            StoreWriter(self.folder / TRAIN, self.tokenizer, begin=self.begin) as train,
+            StoreWriter(self.folder / VALIDATION, self.tokenizer, keep_texts=True, begin=self.begin) as validation,
+            Progress("tokenising", total, "bytes") as progress,
+        ):
+            writers = {TRAIN: train, VALIDATION: validation}
+            for batch, arrays in one_ahead(
+                _batches(self._divided(_told(rows, given, bad_rows), seen, seen_given)), self._encode
+            ):
+                for (side, source, text), ids in zip(batch, arrays, strict=True):
+                    writers[side].add(source, text, ids)
+                    self.counts += np.bincount(ids, minlength=len(self.counts))
+                progress.update(train.text_bytes + validation.text_bytes)
+            found = (seen.documents, seen.bytes, seen_given.documents, seen_given.bytes)
+            if found != (expected.documents, expected.bytes, given.documents, given.bytes):
+                raise InputError("the data changed while it was being read", "try again when nothing writes to it")
+            if not train.documents or not validation.documents:
+                raise InputError(
+                    f"{total} bytes of text are too little to train on a part and hold out the rest",
+                    "give more text",
+                )
+        return {side: writer.manifest for side, writer in writers.items()}
+
+    def _divided(
+        self, rows: Iterable[Row], seen: SplitCounter, seen_given: GivenValidation
+    ) -> Iterator[tuple[str, str, str]]:
+        for row in rows:
+            if row.held_out:
+                seen_given.add(row.text.encode())
+                yield VALIDATION, row.source, row.text
+                continue
+            seen.add(row.text.encode())
+            for side, text in zip((TRAIN, VALIDATION), self.split.divide(row.text), strict=True):
+                if text:
+                    yield side, row.source, text
+
+    def _encode(self, batch: list[tuple[str, str, str]]) -> list[np.ndarray]:
+        return self.tokenizer.encode_many([text for _, _, text in batch])
+
+    def tokenizer_report(self, manifests: Iterable[Manifest]) -> TokenizerReport:
+        """Return the report over everything written."""
+        manifests = list(manifests)
+        words, size = sum(manifest.words for manifest in manifests), sum(manifest.bytes for manifest in manifests)
+        return TokenizerReport.from_counts(self.tokenizer, self.counts, words=words, text_bytes=size)
+
+
+def _told(rows: Iterable[Row], given: GivenValidation, bad_rows: BadRows) -> Iterator[Row]:
+    """Yield the rows, counting those to train on that are also in the validation data."""
+    before = bad_rows.changes.get(OVERLAP, 0)
+    for row in rows:
+        if not row.held_out and row.text.encode() in given:
+            bad_rows.change(OVERLAP, row.place)
+        yield row
+    if bad_rows.changes.get(OVERLAP, 0) > before:
+        say(bad_rows.told(OVERLAP))
+
+
+def _batches(documents: Iterator[tuple[str, str, str]]) -> Iterator[list[tuple[str, str, str]]]:
+    batch: list[tuple[str, str, str]] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document[2])
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

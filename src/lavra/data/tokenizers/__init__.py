@@ -1,0 +1,1 @@
+"""Tokenizers: trained, extended or found, and what they make of a corpus."""

@@ -1,0 +1,124 @@
+"""What a tokenizer is trained on, a bounded sample spread over the corpus, and what it makes of the corpus, in
+figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lavra.data.split import HASHES
+from lavra.data.tokenizers.streaming import Cut, cut_pieces
+from lavra.data.tokenizers.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerReport:
+    """How a tokenizer fits a corpus; the end-of-document tokens are not counted.
+
+    Attributes:
+        vocabulary_size: ids of the tokenizer.
+        tokens: tokens of the corpus.
+        fertility: tokens per word (words are what white space separates); 1 would be a word per token.
+        bytes_per_token: bytes of UTF-8 text per token.
+        single_byte_share: the share of tokens that stand for one byte; high for a foreign language.
+        unknown_rate: the share of tokens that stand for text the vocabulary cannot write; 0 for byte-level tokenizers.
+        used_share: the share of the vocabulary that occurs in the corpus.
+    """
+
+    vocabulary_size: int
+    tokens: int
+    fertility: float
+    bytes_per_token: float
+    single_byte_share: float
+    unknown_rate: float
+    used_share: float
+
+    def summary(self) -> str:
+        """Return the figures in one line."""
+        unknown = f", {self.unknown_rate:.2%} unknown" if self.unknown_rate else ""
+        return (
+            f"tokenizer: {self.vocabulary_size:,} tokens, {self.fertility:.2f} per word, "
+            f"{self.bytes_per_token:.2f} bytes each, {self.single_byte_share:.0%} of them single bytes{unknown}"
+        )
+
+    @classmethod
+    def from_counts(cls, tokenizer: Tokenizer, counts: np.ndarray, *, words: int, text_bytes: int) -> TokenizerReport:
+        """Make the report from (vocabulary,) counts of each id in a corpus of `words` and `text_bytes`."""
+        counts = counts.astype(np.int64, copy=True)
+        counts[tokenizer.end_of_document] = 0
+        tokens = max(1, int(counts.sum()))
+        unknown = int(counts[tokenizer.unknown]) if tokenizer.unknown is not None else 0
+        return cls(
+            vocabulary_size=tokenizer.vocabulary_size,
+            tokens=int(counts.sum()),
+            fertility=int(counts.sum()) / max(1, words),
+            bytes_per_token=text_bytes / tokens,
+            single_byte_share=int(counts[tokenizer.token_lengths() == 1].sum()) / tokens,
+            unknown_rate=unknown / tokens,
+            used_share=int(np.count_nonzero(counts)) / tokenizer.vocabulary_size,
+        )
+
+    @classmethod
+    def measure(cls, tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerReport:
+        """Make the report by encoding `texts`."""
+        counts = np.zeros(tokenizer.vocabulary_size, np.int64)
+        words = text_bytes = 0
+        for text in texts:
+            words += len(text.split())
+            text_bytes += len(text.encode())
+            counts += np.bincount(tokenizer.encode_many([text])[0], minlength=len(counts))
+        return cls.from_counts(tokenizer, counts, words=words, text_bytes=text_bytes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return asdict(self)
+
+
+SAMPLE_BYTES = 20_000_000
+"""More text than this hardly changes a byte-pair vocabulary of 32 thousand."""
+
+
+class TextSample:
+    """Keeps pieces of the texts added to it, chosen by a seeded hash; at most `limit` bytes of them.
+
+    Whether a piece is kept depends on its content only; when the sample grows beyond the limit, half of it is dropped.
+
+    Args:
+        limit: bytes to keep.
+        seed: another seed chooses other pieces.
+    """
+
+    def __init__(self, limit: int = SAMPLE_BYTES, seed: int = 0) -> None:
+        self.limit, self.seed = limit, seed
+        self._threshold = HASHES
+        self._pieces: list[tuple[int, str, int]] = []
+        self._bytes = 0
+
+    def add(self, text: str) -> None:
+        """Offer a text to the sample."""
+        import xxhash
+
+        for piece in cut_pieces(text, Cut.BEFORE_SPACE):
+            encoded = piece.encode()
+            place = xxhash.xxh3_64_intdigest(encoded, self.seed)
+            if place < self._threshold:
+                self._pieces.append((place, piece, len(encoded)))
+                self._bytes += len(encoded)
+                self._shrink()
+
+    def _shrink(self) -> None:
+        while self._bytes > self.limit and len(self._pieces) > 1:
+            self._threshold //= 2
+            self._pieces = [piece for piece in self._pieces if piece[0] < self._threshold]
+            self._bytes = sum(size for _, _, size in self._pieces)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the pieces kept, in reading order."""
+        return (text for _, text, _ in self._pieces)
+
+    def __len__(self) -> int:
+        """The number of pieces kept."""
+        return len(self._pieces)

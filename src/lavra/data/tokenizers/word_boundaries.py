@@ -1,0 +1,86 @@
+"""Where words begin among tokens, whatever the tokenizer marks: ## within words, or Ġ and ▁ before them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from lavra.data.tokenizers.tokenizer import Tokenizer
+
+_SIGN, _LETTER, _SPACE = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """What is known of every token of a vocabulary about the borders of words.
+
+    Attributes:
+        begins: (vocabulary,) bool: the token begins a word wherever it stands.
+        continues: (vocabulary,) bool: the token goes on with the word before it wherever it stands.
+        first: (vocabulary,) bool: its first character is a letter or a digit.
+        last: (vocabulary,) bool: the same of its last character.
+        special: (vocabulary,) bool: it is no text: an added token, the unknown token, or an id without a token.
+    """
+
+    begins: np.ndarray
+    continues: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    special: np.ndarray
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Words:
+        """Return the borders of words in a tokenizer's vocabulary."""
+        description = json.loads(tokenizer.serialised)
+        model = description["model"]
+        prefix = model["continuing_subword_prefix"] if model["type"] == "WordPiece" else None
+        byte_classes = _byte_classes() if '"ByteLevel"' in json.dumps(description.get("pre_tokenizer")) else None
+        size = tokenizer.vocabulary_size
+        begins, continues, first_letters, last_letters = np.zeros((4, size), bool)
+        words = cls(begins, continues, first_letters, last_letters, np.ones(size, bool))
+        added = tokenizer.inner.get_added_tokens_decoder()
+        for token, number in tokenizer.inner.get_vocab(with_added_tokens=True).items():
+            if number in added or number == tokenizer.unknown or not token:
+                continue
+            inside = prefix is not None and token.startswith(prefix) and len(token) > len(prefix)
+            text = token.removeprefix(prefix) if inside and prefix else token
+            first, last = (byte_classes[char] if byte_classes else _class_of(char) for char in (text[0], text[-1]))
+            words.special[number] = False
+            words.continues[number] = inside
+            words.begins[number] = first == _SPACE if prefix is None else not inside
+            words.first[number], words.last[number] = first == _LETTER, last == _LETTER
+        return words
+
+    @cached_property
+    def texts(self) -> np.ndarray:
+        """The int64 ids that are text."""
+        return np.flatnonzero(~self.special)
+
+    def groups(self, ids: np.ndarray, segments: np.ndarray) -> np.ndarray:
+        """Return the (tokens,) int64 number of the word that each token belongs to; a sign is a word of its own.
+
+        Args:
+            ids: (tokens,) int64.
+            segments: (tokens,) numbers of their documents; no word goes over the border of one.
+        """
+        before, after = ids[:-1], ids[1:]
+        joined = (self.last[before] & self.first[after] & ~self.begins[after]) | self.continues[after]
+        joined &= ~(self.special[before] | self.special[after]) & (segments[1:] == segments[:-1])
+        return np.cumsum(np.concatenate([[True], ~joined])) - 1
+
+
+def _class_of(char: str) -> int:
+    if char == "▁" or char.isspace():
+        return _SPACE
+    return _LETTER if char.isalnum() else _SIGN
+
+
+def _byte_classes() -> dict[str, int]:
+    """Return the class of each character by which byte-level tokenizers write a byte (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    bytes_of = {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return {char: _LETTER if byte >= 128 else _class_of(chr(byte)) for char, byte in bytes_of.items()}

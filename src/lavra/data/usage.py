@@ -1,0 +1,103 @@
+"""The receipt of a run: how many tokens of each source it has been trained on, and how many are left."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lavra.data.order import WindowOrder
+from lavra.data.token_store.store import TokenStore
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReceipt:
+    """What a run has taken of one source.
+
+    Attributes:
+        name: of the source.
+        tokens: what the source holds.
+        seen: tokens taken in the epoch that is under way.
+        left: tokens of that epoch that are still to come: `tokens - seen`.
+        total: tokens taken since the run began: complete epochs times `tokens`, and `seen`.
+    """
+
+    name: str
+    tokens: int
+    seen: int
+    left: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The receipt of a run after some windows.
+
+    Attributes:
+        epochs: complete epochs.
+        sources: in the order of the store.
+    """
+
+    epochs: int
+    sources: tuple[SourceReceipt, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one epoch."""
+        return sum(source.tokens for source in self.sources)
+
+    @property
+    def seen(self) -> int:
+        """Tokens taken in the epoch that is under way."""
+        return sum(source.seen for source in self.sources)
+
+    @property
+    def left(self) -> int:
+        """Tokens of that epoch that are still to come."""
+        return sum(source.left for source in self.sources)
+
+    @property
+    def total(self) -> int:
+        """Tokens taken since the run began."""
+        return sum(source.total for source in self.sources)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ledger as plain values."""
+        sums = {"tokens": self.tokens, "seen": self.seen, "left": self.left, "total": self.total}
+        return {"epochs": self.epochs, **sums, "sources": [asdict(source) for source in self.sources]}
+
+
+def ledger(store: TokenStore, order: WindowOrder, windows_done: int) -> Ledger:
+    """Return the receipt after the first `windows_done` windows of the order.
+
+    Takes time and memory in proportion to the windows of one epoch, whatever the number of epochs.
+    """
+    epochs, within = divmod(windows_done, order.windows)
+    seen = _seen_before(order, epochs, within, store.source_bounds)
+    receipts = []
+    for source, tokens in zip(store.manifest.sources, np.diff(seen).tolist(), strict=True):
+        left = source.tokens - tokens
+        receipts.append(SourceReceipt(source.name, source.tokens, tokens, left, epochs * source.tokens + tokens))
+    return Ledger(epochs, tuple(receipts))
+
+
+def _seen_before(order: WindowOrder, epoch: int, within: int, bounds: np.ndarray) -> np.ndarray:
+    """Return how many targets before each position of `bounds` are in the first `within` windows of the epoch."""
+    taken = np.zeros(order.windows, bool)
+    for start in range(0, within, _BLOCK):
+        taken[order.permuted(epoch, np.arange(start, min(start + _BLOCK, within)))] = True
+    before = np.concatenate([[0], np.cumsum(taken, dtype=np.int64)])
+
+    def taken_before(place: np.ndarray) -> np.ndarray:
+        """Targets taken among the first `place` when the windows are laid end to end."""
+        index, rest = np.divmod(place, order.context)
+        partly = taken[np.minimum(index, order.windows - 1)] * rest  # rest is 0 at the very end
+        return before[index] * order.context + partly
+
+    begin = np.full_like(bounds, -order.phase(epoch) % order.tokens)  # where the stream begins among the windows
+    end = begin + bounds
+    to_the_end, around = np.minimum(end, order.tokens), np.maximum(0, end - order.tokens)
+    return taken_before(to_the_end) - taken_before(begin) + taken_before(around)

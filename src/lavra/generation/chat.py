@@ -1,0 +1,165 @@
+"""A conversation with a chat model: its template writes the turns as text, and the model writes the next answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from lavra.config.generation import GenerateOptions
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.core.seeds import numpy_stream
+from lavra.data.examples.chats import ChatTemplate, FailingTemplate, RefusedChat
+from lavra.generation.decoding import Decoding
+from lavra.generation.prompts import decoder_prompt, writes_from_source
+from lavra.generation.rows import Continuation
+from lavra.models.contract import evaluating
+
+if TYPE_CHECKING:
+    import tokenizers
+
+    from lavra.data.tokenizers.tokenizer import Tokenizer
+    from lavra.generation.reader import CachedModel
+
+Message = dict[str, str]
+"""A turn: `role` ("system", "user" or "assistant") and `content`."""
+
+_QUESTION, _ANSWER = "aQuestionThatIsAsked", "anAnswerThatIsGiven"
+
+
+@dataclass
+class Conversation:
+    """What was said so far, and the model that answers.
+
+    Attributes:
+        model: a decoder with a cache.
+        tokenizer: its own.
+        template: of its chats.
+        options: how to write; `max_new_tokens` for each answer.
+        system: what the model is told before the first turn; "" for nothing.
+        end_ids: further ids that end an answer, besides what the template puts after one.
+        turns: the turns after that of the system.
+        cut: whether the last answer ended because it had `max_new_tokens`.
+    """
+
+    model: CachedModel
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    options: GenerateOptions = field(default_factory=GenerateOptions)
+    system: str = ""
+    end_ids: Sequence[int] = ()
+    turns: list[Message] = field(default_factory=list)
+    cut: bool = False
+
+    def __post_init__(self) -> None:
+        if writes_from_source(self.model):
+            raise InputError("an encoder-decoder keeps no conversation", "give a decoder that was trained on chats")
+        added = self.tokenizer.inner.get_added_tokens_decoder()
+        self._marks = {token.content: number for number, token in added.items() if token.content.strip()}
+        self._library = _spelling_marks(self.tokenizer)
+        self._ends, stop = self._how_answers_end()
+        self.options = replace(self.options, stop=(*self.options.stop, *stop))
+
+    @property
+    def messages(self) -> list[Message]:
+        """All turns, that of the system included."""
+        return [*([{"role": "system", "content": self.system}] if self.system else []), *self.turns]
+
+    def reset(self) -> None:
+        """Forget all turns; what the system says stays."""
+        self.turns.clear()
+
+    def answer(self, text: str) -> Iterator[str]:
+        """Yield the answer to a turn in pieces, each as soon as it is certain; both turns are kept then.
+
+        An answer that is not taken to its end, because the caller closes the iterator, is kept as far as it came.
+
+        Raises:
+            InputError: if the text spells a special token, its turn does not fit the context, or the template refuses
+                it.
+        """
+        spelled = next((name for name in self._marks if name in text), None)
+        if spelled is not None:
+            raise InputError(f"the text spells the special token {spelled!r}", "write it without")
+        asked = [*self.turns, {"role": "user", "content": text}]
+        ids = self._fitting(asked)
+        pieces: list[str] = []
+        self.cut = False
+        try:
+            for piece in self._written(ids, len(asked)):
+                pieces.append(piece)
+                yield piece
+        finally:
+            self.turns = [*asked, {"role": "assistant", "content": "".join(pieces).strip()}]
+
+    def _written(self, ids: list[int], turn: int) -> Iterator[str]:
+        bos = False if ids[0] in self._marks.values() else self.options.bos
+        read = decoder_prompt(self.tokenizer, ids, bos)
+        draws = numpy_stream(self.options.seed, "chat", turn).random(self.options.max_new_tokens)
+        row = Continuation.start(self.tokenizer, read, draws, self.options)
+        with evaluating(self.model), torch.no_grad():
+            decoding = Decoding(self.model, self.tokenizer, [row], self.options)
+            while decoding.rows:
+                piece = "".join(decoding.advance())
+                ended = bool(row.new) and row.new[-1] in self._ends
+                if ended and row.reason is None:
+                    piece += row.assembler.finish()
+                if piece:
+                    yield piece
+                if ended:
+                    return
+        self.cut = row.reason == "length"
+
+    def _fitting(self, turns: list[Message]) -> list[int]:
+        """Return the ids of the conversation; where it is too long, without the first turns that do not fit."""
+        room = self.model.context - self.options.max_new_tokens
+        for first in range(0, len(turns), 2):
+            ids = self._ids(turns[first:])
+            if len(ids) < room:
+                if first:
+                    say(f"the conversation is longer than the model's context; its first {first} turns are not read")
+                return ids
+        raise InputError(
+            f"this turn leaves no room for an answer of {self.options.max_new_tokens} tokens in the model's context of "
+            f"{self.model.context}",
+            "write less, lower --max-new-tokens, or use a model with a longer context",
+        )
+
+    def _ids(self, turns: list[Message]) -> list[int]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return self._encoded(self._rendered([*system, *turns], asks=True))
+
+    def _rendered(self, messages: list[Message], *, asks: bool = False) -> str:
+        try:
+            return self.template.text_of(messages, asks=asks)
+        except (RefusedChat, FailingTemplate) as error:
+            raise InputError(
+                f"{self.template.origin} refuses the conversation: {error}",
+                "leave --system out if it takes no system turn",
+            ) from error
+
+    def _encoded(self, text: str) -> list[int]:
+        return self._library.encode(text, add_special_tokens=False).ids
+
+    def _how_answers_end(self) -> tuple[set[int], tuple[str, ...]]:
+        """Return the ids that end an answer, and, where the template has no mark for it, the text that does.
+
+        They are read off what the template writes between an answer and the question after it.
+        """
+        question = {"role": "user", "content": _QUESTION}
+        turns = [question, {"role": "assistant", "content": _ANSWER}, question]
+        text = self._rendered(turns)
+        after = text[text.find(_ANSWER) + len(_ANSWER) : text.rfind(_QUESTION)]
+        marks = [number for number in self._encoded(after) if number in self._marks.values()]
+        ends = {self.tokenizer.end_of_document, *self.end_ids, *marks[:1]}
+        return ends, (after.rstrip(),) if not marks and after.strip() else ()
+
+
+def _spelling_marks(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """Return the library's tokenizer, for which the spelling of a special token is that token."""
+    from tokenizers import Tokenizer as Library
+
+    return Library.from_str(tokenizer.serialised)

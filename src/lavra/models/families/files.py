@@ -1,0 +1,198 @@
+"""The files of a Hugging Face folder: downloaded by the model's name, and their tensors read one at a time; never any
+code."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lavra.core.disk.files import read_json
+from lavra.core.errors import Damaged, InputError
+from lavra.core.network import why_no_hub
+
+if TYPE_CHECKING:
+    import torch
+
+SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
+_AGAIN = "copy or download the model again"
+
+Getter = Callable[[str], "torch.Tensor"]
+
+
+class TensorSource:
+    """The tensors of a folder by name; files are mapped, so that only what is read takes memory.
+
+    Attributes:
+        names: of all tensors.
+        place: the file, or the index of the files, for messages.
+    """
+
+    def __init__(self, place: Path, getters: dict[str, Getter]) -> None:
+        self.place = place
+        self._getters = getters
+        self.names = frozenset(getters)
+
+    def get(self, name: str) -> torch.Tensor:
+        """Return a tensor.
+
+        Raises:
+            KeyError: if there is none of that name.
+        """
+        return self._getters[name](name)
+
+
+def open_tensors(folder: Path) -> TensorSource:
+    """Open the weights of a Hugging Face folder; safetensors are taken where there are both kinds.
+
+    Raises:
+        InputError: if there are none, a shard is missing, or a `.bin` file holds code.
+        Damaged: if a file is truncated or its index names tensors that it lacks.
+    """
+    for name, opened in ((SAFETENSORS, _open_safetensors), (BIN, _open_bin)):
+        if (folder / name).is_file():
+            return TensorSource(folder / name, opened(folder / name))
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return TensorSource(index, _open_shards(index, opened))
+    raise InputError(f"{folder} holds no weights ({SAFETENSORS}, {BIN}, or their shards)", _AGAIN)
+
+
+def _open_shards(index: Path, opened: Callable[[Path], dict[str, Getter]]) -> dict[str, Getter]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise Damaged(f"{index} is no index of weights", _AGAIN)
+    shards: dict[str, dict[str, Getter]] = {}
+    for file in sorted(set(places.values())):
+        path = index.parent / Path(file).name  # a shard lies beside its index, whatever the index says
+        if not path.is_file():
+            raise InputError(f"{path} is missing; {index.name} names it", _AGAIN)
+        shards[file] = opened(path)
+    for name, file in places.items():
+        if name not in shards[file]:
+            raise Damaged(f"{index.parent / file} has no tensor {name}, which {index.name} says it has", _AGAIN)
+    return {name: shards[file][name] for name, file in places.items()}
+
+
+def _open_safetensors(path: Path) -> dict[str, Getter]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        handle = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise Damaged(f"{path} cannot be read: {error}", _AGAIN) from error
+    return dict.fromkeys(handle.keys(), handle.get_tensor)
+
+
+def _open_bin(path: Path) -> dict[str, Getter]:
+    tensors = _load_bin(path)
+    if not isinstance(tensors, dict):
+        raise Damaged(f"{path} holds no tensors by name", _AGAIN)
+    return dict.fromkeys(tensors, tensors.__getitem__)
+
+
+def _load_bin(path: Path) -> Any:
+    import torch
+
+    try:
+        with path.open("rb") as handle:
+            zipped = handle.read(2) == b"PK"  # only the newer of torch's two formats can be mapped
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is a pickle that holds more than tensors, and could run code; it was not loaded",
+            "take the model's safetensors, or convert it where you trust it",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise Damaged(f"{path} cannot be read: {error}", _AGAIN) from error
+
+
+WELL_KNOWN = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "opt-125m": "facebook/opt-125m",
+    "opt-350m": "facebook/opt-350m",
+    "opt-1.3b": "facebook/opt-1.3b",
+    "pythia-70m": "EleutherAI/pythia-70m",
+    "pythia-160m": "EleutherAI/pythia-160m",
+    "pythia-410m": "EleutherAI/pythia-410m",
+    "bloom-560m": "bigscience/bloom-560m",
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M",
+    "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B",
+    "qwen3-0.6b": "Qwen/Qwen3-0.6B-Base",
+    "tinyllama-1.1b": "TinyLlama/TinyLlama_v1.1",
+}
+"""Short names → the hub's."""
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_SMALL_FILES = ("*.json", "merges.txt", "vocab.txt", "*.model", "*.jinja")
+
+
+def hub_name(location: str) -> str | None:
+    """Return the hub's name for a location, or None if it is none: `hf:owner/name`, `owner/name`, or a well-known name.
+
+    `owner/name` where `owner` is a folder here is a path that was mistyped, and never looked for on the hub.
+    """
+    explicit = location.startswith("hf:")
+    name = location.removeprefix("hf:")
+    if name.lower() in WELL_KNOWN:
+        return WELL_KNOWN[name.lower()]
+    if not _NAME.fullmatch(name) or (not explicit and Path(name).parent.is_dir()):
+        return None
+    return name
+
+
+def hub_folder(name: str, *, weights: bool = True) -> Path:
+    """Download a model's configuration, tokenizer and weights, or find them in the cache; return their folder.
+
+    Args:
+        name: `owner/name`.
+        weights: whether the weights are wanted too, and not the small files alone.
+
+    Raises:
+        InputError: if the hub has no such model, keeps it behind a licence, or cannot be reached.
+    """
+    reason = why_no_hub()
+    if reason is not None:
+        return _kept_folder(name, reason, weights)
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    try:
+        patterns: list[str] = [*_SMALL_FILES]
+        if weights:
+            files = list_repo_files(name)
+            patterns.append("*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin")
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except Exception as error:  # the library raises many kinds, its HTTP client's own among them
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{name} cannot be had from the hub: {said}",
+            "check the name and the connection; for a gated model, accept its licence and run `hf auth login`",
+        ) from error
+
+
+def _kept_folder(name: str, reason: str, weights: bool) -> Path:
+    """Return the folder where an earlier download left a model.
+
+    Raises:
+        InputError: if there is none.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except Exception as error:
+        raise InputError(
+            f"there is no folder {name}, and the Hugging Face hub cannot be reached ({reason})",
+            "check the spelling of the path, or connect once: what was downloaded is kept and used without a network",
+        ) from error
+    if weights and not any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin")):
+        raise InputError(
+            f"of {name} only the small files were downloaded, and the Hugging Face hub cannot be reached ({reason})",
+            "connect once more",
+        )
+    return folder

@@ -1,0 +1,168 @@
+"""Wrapped models from and to Hugging Face folders; the model's own code is never run."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lavra.core.disk.building import building_folder
+from lavra.core.disk.files import read_json, write_json
+from lavra.core.errors import Damaged, InputError
+from lavra.models.families.companions import copy_tokenizer
+from lavra.models.families.importing import CONFIG, read_config
+from lavra.models.hf.kinds import Kind, automatic_class, choose_kind, quietly
+from lavra.models.hf.model import Wrapped
+from lavra.models.reference import ATTENTION_KEYS, attention_options
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def open_wrapped(folder: Path, kind: Kind | None = None, dtype: torch.dtype = torch.float32) -> Wrapped:
+    """Open the model in a Hugging Face folder, in evaluation mode.
+
+    Safetensors are taken where there are any; a `.bin` file is read as tensors only.
+
+    Args:
+        folder: made by `save_pretrained`, or downloaded.
+        kind: which language model to make of it; None chooses by its configuration.
+        dtype: of the weights in memory.
+
+    Raises:
+        InputError: if it holds no language model, lacks weights of one, or is quantised.
+        Damaged: if its files are truncated or do not fit its configuration.
+    """
+    config = read_config(folder)
+    chosen = choose_kind(config, folder) if kind is None else kind
+    special = dict(_SPECIAL.get(str(config.get("model_type")), {}) if chosen == "encoder" else {})
+    special |= attention_options(str(folder))
+    return Wrapped(_load(folder, chosen, dtype, special), chosen)
+
+
+_MICROSOFT = {
+    r"^lm_predictions\.lm_head\.(dense|LayerNorm)": r"cls.predictions.transform.\1",
+    r"^lm_predictions\.lm_head\.bias": "cls.predictions.bias",
+}
+"""DeBERTa's head as Microsoft's files name it: the same function as that of `transformers`, which would drop it."""
+
+_DEBERTA = {"legacy": True, "key_mapping": _MICROSOFT}
+_SPECIAL: dict[str, dict[str, Any]] = {"deberta": _DEBERTA, "deberta-v2": _DEBERTA}
+
+
+def _load(folder: Path, kind: Kind, dtype: torch.dtype, special: dict[str, Any]) -> PreTrainedModel:
+    from safetensors import SafetensorError
+
+    again = "copy or download the model again"
+    try:
+        with quietly():
+            model, report = automatic_class(kind).from_pretrained(
+                str(folder),
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **special,
+            )
+    except (SafetensorError, EOFError) as error:
+        raise Damaged(f"the weights in {folder} cannot be read: {error}", again) from error
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"the weights in {folder} are a pickle that holds more than tensors, and could run code",
+            "take the model's safetensors, or convert it where you trust it",
+        ) from error
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"transformers cannot open {folder} as {_words(kind)}: {_first_line(error)}", again) from error
+    except RuntimeError as error:
+        raise Damaged(f"the weights in {folder} do not fit its {CONFIG}: {_first_line(error)}", again) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(
+            f"{folder} has no weights for {len(missing)} tensors of {_words(kind)}: {', '.join(missing[:4])}"
+            f"{', …' if len(missing) > 4 else ''}",
+            "a model saved for another task, or without its head, cannot predict tokens; take one with its "
+            "language-model head",
+        )
+    return model.eval()
+
+
+def save_wrapped(
+    folder: Path,
+    model: Wrapped,
+    tokenizer_files_from: Path | None = None,
+    *,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    force: bool = False,
+) -> None:
+    """Write a Hugging Face folder that `transformers` opens to the same logits, whole or not at all.
+
+    Args:
+        folder: to be made.
+        model: what to write, in its own precision.
+        tokenizer_files_from: a folder whose tokenizer is copied along.
+        weights: instead of the model's own, by the names of its `named_parameters`, such as the fp32 masters of a model
+            that computes in bf16; those left out stay the model's.
+        force: replace a folder that is there.
+
+    Raises:
+        InputError: if `folder` exists and `force` is false, or a weight is unknown or has another shape.
+    """
+    with building_folder(folder, force=force, kind="model") as building:
+        write_wrapped(building, model, tokenizer_files_from, weights=weights)
+
+
+def write_wrapped(
+    folder: Path,
+    model: Wrapped,
+    tokenizer_files_from: Path | None = None,
+    *,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write what `save_wrapped` writes into a folder that is there, by the caller's rules of atomicity."""
+    weights = weights or {}
+    with quietly():
+        model.inner.save_pretrained(folder, state_dict=_state(model, weights))
+    config: Any = read_json(folder / CONFIG)
+    kept = {key: value for key, value in config.items() if key not in ATTENTION_KEYS}
+    write_json(folder / CONFIG, {**kept, **_corrections(model, weights)})
+    if tokenizer_files_from is not None:
+        copy_tokenizer(tokenizer_files_from, folder)
+
+
+def _state(model: Wrapped, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the model's tensors by its own names, with `weights` in the place of all names of each parameter."""
+    parameters = dict(model.named_parameters())
+    odd = sorted(name for name in weights if name not in parameters or weights[name].shape != parameters[name].shape)
+    if odd:
+        raise InputError(
+            f"{len(odd)} weights are none of the model's: {', '.join(odd[:4])}", "fold adapters into it before saving"
+        )
+    # A tied tensor has several names in the state; all of them get the same new tensor, so that it stays tied.
+    given = {parameters[name].data_ptr(): weight.detach() for name, weight in weights.items()}
+    state: dict[str, torch.Tensor] = model.inner.state_dict()
+    return {name: given.get(tensor.data_ptr(), tensor) for name, tensor in state.items()}
+
+
+def _corrections(model: Wrapped, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return what `transformers` notes wrongly in the configuration that it writes."""
+    changes: dict[str, Any] = {}
+    types = {weights.get(name, parameter).dtype for name, parameter in model.named_parameters()}
+    if len(types) == 1:  # it notes the type of the model, not of what is written
+        changes["dtype"] = str(types.pop()).removeprefix("torch.")
+    if not model.tied and model.inner.config.model_type in ("t5", "mt5", "umt5"):
+        # T5 1.1 and mT5: version 5 finds two matrices in the file whatever is noted; version 4 would tie the head.
+        changes["tie_word_embeddings"] = False
+    return changes
+
+
+def _words(kind: Kind) -> str:
+    return {"decoder": "a decoder", "encoder": "a masked-language encoder", "encoder-decoder": "an encoder-decoder"}[
+        kind
+    ]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

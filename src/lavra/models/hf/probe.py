@@ -1,0 +1,180 @@
+"""What is found out about a model by running it on a few tokens, when it is wrapped."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch.nn import functional as F
+
+from lavra.core.errors import InputError
+from lavra.models.contract import IGNORED, Batch, evaluating
+from lavra.models.hf.kinds import quietly
+
+_LENGTHS = (5, 7)
+_LARGE_LOGITS = 60.0
+"""Size of the logits at which a model is asked whether it bends them; models that do so bound them at 15 to 30."""
+
+_PADDING = 2
+_TOLERANCE, _COARSE = 1e-4, 5e-2
+"""Of the largest feature, in float32, and in coarser types (where what is left of a leak is far larger)."""
+
+
+class Probed(Protocol):
+    """What is asked of a wrapped model to be probed (see `lavra.models.hf.model.Wrapped`), and set on it."""
+
+    inner: Any
+    position_offset: int | None
+    scale: float
+    isolates: bool
+    _takes: frozenset[str]
+    _head: Any
+
+    @property
+    def logit_cap(self) -> float | None:
+        """Bound that the head's logits are bent to; None for none."""
+        ...
+
+    def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the weight and the bias that the head applies."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Decoder, encoder or encoder-decoder."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids that the model knows."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Device that holds the weights."""
+        ...
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return (rows, length, width): what the head is given."""
+        ...
+
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (…, vocabulary) logits."""
+        ...
+
+
+def measure(model: Probed) -> None:
+    """Set a model's position offset, the scale of its logits, and whether it isolates documents.
+
+    Raises:
+        InputError: if its logits are not a matrix and a bias times its features.
+    """
+    with quietly(), evaluating(model), torch.no_grad():
+        model.position_offset = _position_offset(model)
+        model.scale = _scale(model)
+        model.isolates = True
+        model.isolates = _isolates(model)
+
+
+def _documents(model: Probed) -> list[torch.Tensor]:
+    """Return some (1, length) token ids without special tokens."""
+    config = model.inner.config
+    special = {value for name, value in vars(config).items() if name.endswith("_token_id") and isinstance(value, int)}
+    usual = [number for number in range(min(model.vocabulary, 1000)) if number not in special] or [0]
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    picked = [torch.randint(len(usual), (length,), generator=generator, device="cpu").tolist() for length in _LENGTHS]
+    return [torch.tensor([[usual[place] for place in places]], device=model.device) for places in picked]
+
+
+def _alone(model: Probed, ids: torch.Tensor, source: torch.Tensor) -> Batch:
+    extra = {"encoder_inputs": source} if model.kind == "encoder-decoder" else {}
+    return Batch(ids, torch.full_like(ids, IGNORED), extra=extra)
+
+
+def _position_offset(model: Probed) -> int | None:
+    """Return what must be added to positions so that giving them changes nothing; None where nothing does that."""
+    if "position_ids" not in model._takes:
+        return None
+    ids, source = _documents(model)
+    plain = model.features(_alone(model, ids, source))
+    padding = getattr(model.inner.config, "pad_token_id", None)
+    for offset in (0, *(() if padding is None else (padding + 1,))):
+        batch = _alone(model, ids, source)
+        batch.positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        model.position_offset = offset
+        try:
+            same = _near(model.features(batch), plain, model)
+        finally:
+            model.position_offset = None
+        if same:
+            return offset
+    return None
+
+
+def _scale(model: Probed) -> float:
+    """Return by what a model multiplies its logits after its head."""
+    ids, source = _documents(model)
+    batch = _alone(model, ids, source)
+    ours = model.head(model.features(batch)).double()
+    arguments = {"input_ids": source, "decoder_input_ids": ids} if batch.extra else {"input_ids": ids}
+    theirs = model.inner(**arguments).logits.double()
+    same_shape = ours.shape == theirs.shape
+    capped = model.logit_cap is not None
+    scale = float((ours * theirs).sum() / ours.square().sum()) if same_shape and ours.any() and not capped else 1.0
+    scale = 1.0 if abs(scale - 1.0) < 1e-4 else scale
+    if same_shape and _near(scale * ours, theirs, model) and _straight(model, batch, arguments, scale):
+        return scale
+    raise InputError(
+        f"the logits of {type(model.inner).__name__} are not a matrix times its last hidden states",
+        "a model that bends its logits after the head in its own way cannot be trained; choose another one",
+    )
+
+
+def _straight(model: Probed, batch: Batch, arguments: dict[str, torch.Tensor], scale: float) -> bool:
+    """Say whether large logits too are what the head computes: small ones hardly show that a model bends them."""
+    features = model.features(batch)
+    largest = float(F.linear(features, *model.output_projection()).abs().max())
+    factor = _LARGE_LOGITS / max(largest, 1e-3)
+
+    def enlarge(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (given[0] * factor, *given[1:])
+
+    handle = model._head.register_forward_pre_hook(enlarge)
+    try:
+        theirs = model.inner(**arguments).logits.double()
+    finally:
+        handle.remove()
+    return _near(scale * model.head(features * factor).double(), theirs, model)
+
+
+def _isolates(model: Probed) -> bool:
+    """Say whether two documents in one row, padding after them, have the features of each by itself."""
+    documents = _documents(model)
+    sources = documents[::-1]
+    apart = [model.features(_alone(model, *pair)) for pair in zip(documents, sources, strict=True)]
+    inputs, segments, positions = _beside_each_other(documents)
+    extra: dict[str, torch.Tensor] = {}
+    if model.kind == "encoder-decoder":
+        names = "encoder_inputs", "encoder_segments", "encoder_positions"
+        extra.update(zip(names, _beside_each_other(sources), strict=True))
+    batch = Batch(inputs, torch.full_like(inputs, IGNORED), segments, positions, extra=extra)
+    try:
+        together = model.features(batch)
+    except (RuntimeError, ValueError, TypeError):
+        return False
+    return _near(together[:, : sum(_LENGTHS)], torch.cat(apart, 1), model)
+
+
+def _beside_each_other(documents: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return inputs, segments and positions of one row that holds all documents, and padding at its end."""
+    padding = torch.zeros_like(documents[0][:, :_PADDING])
+    inputs = torch.cat([*documents, padding], 1)
+    segments = [torch.full_like(ids, number, dtype=torch.int32) for number, ids in enumerate(documents)]
+    positions = [torch.arange(ids.shape[1], device=ids.device)[None] for ids in documents]
+    return inputs, torch.cat([*segments, padding.int() - 1], 1), torch.cat([*positions, padding], 1)
+
+
+def _near(one: torch.Tensor, other: torch.Tensor, model: Probed) -> bool:
+    tolerance = _TOLERANCE if model.inner.dtype in (torch.float32, torch.float64) else _COARSE
+    largest = float(other.abs().max().clamp(min=1e-30))
+    return float((one - other).abs().max()) <= tolerance * largest

@@ -1,0 +1,307 @@
+"""The decoder: one class for every decoder-only shape of the specification."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from lavra.models.contract import Batch
+from lavra.models.native.attention import takes_documents
+from lavra.models.native.attention_masks import Mask, alibi_bias, alibi_slopes, causal_mask
+from lavra.models.native.decode_step import Step, StepProof, steps_of
+from lavra.models.native.layers import Block, LayerCache, make_norm, rotary_table
+from lavra.models.native.ngrams import GAIN, PairEmbedding, Recall
+from lavra.models.spec import DecoderSpec
+
+
+class KeyValueCache:
+    """What a decoder remembers of the tokens that it has read, for generation.
+
+    Attributes:
+        length: tokens stored so far (padding included), the same for all rows.
+        capacity: tokens that fit.
+        steps: the blocks' functions for one token a row; None before anything was read.
+    """
+
+    def __init__(self, layers: list[LayerCache], rows: int, capacity: int, device: torch.device) -> None:
+        self.layers = layers
+        self.length = 0
+        self.capacity = capacity
+        self.steps: list[Step] | None = None
+        self._ids = torch.zeros(rows, capacity, dtype=torch.long, device=device)
+        self._index = torch.arange(capacity, device=device)
+        self._positions = self._index.expand(rows, -1)  # written to (and then copied) only when there is padding
+        self._real: torch.Tensor | None = None  # (rows, capacity) bool: no padding; None while there is none at all
+
+    @property
+    def rows(self) -> int:
+        """Number of sequences."""
+        return self._positions.shape[0]
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """The (rows, stored) ids of the tokens stored."""
+        return self._ids[:, : self.length]
+
+    def append(self, ids: torch.Tensor, real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Note (rows, new) tokens as stored, those not `real` (rows, new) as padding.
+
+        Returns:
+            The (rows, stored) positions of all tokens, and the (rows, 1, new, stored) visibility, None where that is
+            simply causal. A padding token has position 0 and sees itself, so that its (unused) output stays finite.
+        """
+        new = ids.shape[1]
+        before, after = self.length, self.length + new
+        if after > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens; {after} were given")
+        self._ids[:, before:after] = ids
+        self.length = after
+        if real is not None and self._real is None and not bool(real.all()):
+            self._real = torch.ones(self.rows, self.capacity, dtype=torch.bool, device=self._index.device)
+            self._positions = self._positions.clone()
+        if self._real is None:
+            return self._positions[:, :after], None
+        self._real[:, before:after] = True if real is None else real
+        stored = self._real[:, :after]
+        known = self._real[:, :before].sum(1, keepdim=True)
+        self._positions[:, before:after] = (known + stored[:, before:].cumsum(1) - 1).clamp(min=0)
+        if new == 1:
+            return self._positions[:, :after], stored[:, None, None].clone().index_fill_(3, self._index[before], True)
+        query, key = self._index[before:after, None], self._index[None, :after]
+        allowed = (stored[:, None, :] & (query >= key)) | (query == key)
+        return self._positions[:, :after], allowed[:, None]
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep, repeat or reorder rows: row i becomes what row `rows[i]` was (beams, finished rows, samples)."""
+        self._positions = self._positions[rows]
+        self._real = None if self._real is None else self._real[rows]
+        self._ids = self._ids[rows]
+        for layer in self.layers:
+            layer.select(rows, self.length)
+
+    def join(self, other: KeyValueCache, capacity: int) -> KeyValueCache:
+        """Return a cache for up to `capacity` tokens with the rows of this one, then those of the other.
+
+        Rows are moved to end together, and padding that no row needs is left out; positions stay what they were.
+        """
+        length = max(self._longest(), other._longest())
+        if capacity < length:
+            raise ValueError(f"a cache of {capacity} tokens cannot hold rows of {length}")
+        layers = [
+            mine.join(self.length, theirs, other.length, length, capacity)
+            for mine, theirs in zip(self.layers, other.layers, strict=True)
+        ]
+        joined = KeyValueCache(layers, self.rows + other.rows, capacity, self._index.device)
+        joined.length, joined.steps = length, self.steps
+        joined._positions = joined._positions.clone()
+        joined._real = torch.ones_like(joined._positions, dtype=torch.bool)
+        for first, cache in ((0, self), (self.rows, other)):
+            rows, kept = slice(first, first + cache.rows), min(length, cache.length)
+            real = cache._positions.new_ones(cache._positions.shape).bool() if cache._real is None else cache._real
+            joined._real[rows, : length - kept] = False
+            joined._real[rows, length - kept : length] = real[:, cache.length - kept : cache.length]
+            joined._positions[rows, length - kept : length] = cache._positions[:, cache.length - kept : cache.length]
+            joined._ids[rows, length - kept : length] = cache._ids[:, cache.length - kept : cache.length]
+        return joined
+
+    def _longest(self) -> int:
+        """Return the number of tokens of the longest row, without padding."""
+        return self.length if self._real is None else int(self._real[:, : self.length].sum(1).max())
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer.
+
+    Args:
+        spec: its shape.
+
+    Attributes:
+        checkpointing: keep only the blocks' inputs for the backward pass, and compute the rest again: a third more time
+            for less memory. Off at first.
+    """
+
+    table: torch.Tensor | None
+    slopes: torch.Tensor | None
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.checkpointing = False
+        self.embedding = nn.Embedding(spec.padded_vocabulary, spec.size_of_embedding)
+        self.pair_embedding = PairEmbedding(spec.pairs, spec.size_of_embedding) if spec.pairs else None
+        self.recall = Recall(spec.width, spec.norm_epsilon) if spec.recall else None
+        self.position_embedding = nn.Embedding(spec.context, spec.width) if spec.positions == "learned" else None
+        self.embedding_norm = make_norm(spec, spec.width, True) if spec.embedding_norm_weight else None
+        projected = spec.size_of_embedding != spec.width
+        self.input_projection = nn.Linear(spec.size_of_embedding, spec.width, bias=False) if projected else None
+        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
+        self.final_norm = make_norm(spec, spec.width, spec.norm_weight) if spec.final_norm else nn.Identity()
+        self.feature_projection = nn.Linear(spec.width, spec.size_of_embedding, bias=False) if projected else None
+        self.output = nn.Linear(spec.size_of_embedding, spec.padded_vocabulary, bias=False)
+        if spec.tied:
+            self.output.weight = self.embedding.weight
+        self._head_rows: torch.Tensor | None = None
+        self._steps = StepProof()
+        self.register_buffer("table", rotary_table(spec) if spec.positions == "rope" else None, persistent=False)
+        self.register_buffer(
+            "slopes", alibi_slopes(spec.heads) if spec.positions == "alibi" else None, persistent=False
+        )
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw fresh weights by the specification's scheme, in a fixed order, from `generator` on their device."""
+        spec = self.spec
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias") or name.startswith("pair_embedding"):
+                nn.init.zeros_(parameter)
+            elif name.startswith("recall"):
+                nn.init.constant_(parameter, GAIN)
+            elif parameter.dim() < 2:
+                nn.init.ones_(parameter)
+            elif spec.initialization == "gpt2":
+                # GPT-2 §2.3: branches' outputs are scaled by 1/sqrt(number of residual branches).
+                branch = name.endswith(("attention.output.weight", "mlp.down.weight"))
+                nn.init.normal_(parameter, std=0.02 / (2 * spec.depth) ** 0.5 if branch else 0.02, generator=generator)
+            elif name.endswith(("output.weight", "down.weight")) and not (spec.tied and name.startswith("output")):
+                nn.init.zeros_(parameter)
+            elif "embedding" in name:
+                # A tied embedding is the head, which begins small; positions begin as large as the tokens they meet.
+                small = spec.tied or not spec.embedding_norm
+                nn.init.normal_(parameter, std=0.02 if small else 1.0, generator=generator)
+            else:
+                nn.init.normal_(parameter, std=spec.width**-0.5, generator=generator)
+
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        segments: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        bounds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the (rows, length, width) features of (rows, length) token ids; see `Batch` for the arguments."""
+        length = inputs.shape[1]
+        if positions is None:
+            positions = torch.arange(length, device=inputs.device)[None]
+        x = self._embed(inputs, positions, inputs)
+        mask = causal_mask(segments, length, self._bias(positions, positions), bounds)
+        table = self._table_at(positions, x.dtype)
+        again = self.checkpointing and self.training and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpoint(block, x, table, mask, use_reentrant=False) if again else block(x, table, mask)
+        return self._finish(x)
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return (rows, length, width): the last hidden states after the final norm."""
+        bounds = (
+            batch.bounds if batch.segments is not None and self._attends_by_documents(batch.inputs.device) else None
+        )
+        return self(batch.inputs, batch.segments, batch.positions, bounds)
+
+    def _attends_by_documents(self, device: torch.device) -> bool:
+        """Say whether packed documents need no dense mask here."""
+        spec = self.spec
+        if spec.positions == "alibi" or (spec.dropout and self.training):
+            return False
+        return takes_documents(device, self.embedding.weight.dtype, spec.size_of_head)
+
+    def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the head's (padded vocabulary, width) weight and its bias (None), for losses that hold no logits."""
+        return self.output.weight, None
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids that can be predicted; the rows beyond are padding."""
+        return self.spec.vocabulary
+
+    @property
+    def context(self) -> int:
+        """Longest window in tokens."""
+        return self.spec.context
+
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (…, vocabulary) logits, without the padding rows."""
+        if isinstance(self.output, nn.Linear):
+            return F.linear(features, self.output.weight[: self.spec.vocabulary])
+        return self.output(features)[..., : self.spec.vocabulary]  # of low precision
+
+    def head_rows(self) -> torch.Tensor:
+        """Return the head's (padded vocabulary, width) weight, also where a layer that shows none took its place."""
+        return self.output.weight if self._head_rows is None else self._head_rows
+
+    def keep_head_rows(self) -> None:
+        """Keep the head's weight where it is read row by row, before another kind of layer takes the head's place."""
+        if self.recall is not None:
+            self._head_rows = self.output.weight.detach()
+
+    def new_cache(self, rows: int, length: int) -> KeyValueCache:
+        """Return an empty cache for `rows` sequences of at most `length` tokens."""
+        weight = self.embedding.weight
+        shape = (rows, self.spec.key_value_heads, length, self.spec.size_of_head)
+        layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
+        return KeyValueCache(layers, rows, length, weight.device)
+
+    def step(self, ids: torch.Tensor, cache: KeyValueCache, real: torch.Tensor | None = None) -> torch.Tensor:
+        """Append (rows, new) tokens to the cache and return their (rows, new, width) features.
+
+        Args:
+            ids: the tokens; prompts of different lengths are padded on the left.
+            cache: what was read before; filled further.
+            real: (rows, new) bool, False on padding. None: nothing is padding.
+        """
+        start = cache.length
+        all_positions, allowed = cache.append(ids, real)
+        positions = all_positions[:, start:]
+        x = self._embed(ids, positions, cache.ids)
+        mask = Mask(allowed=allowed, bias=self._bias(positions, all_positions))
+        table = self._table_at(positions, x.dtype)
+        if cache.steps is None:
+            cache.steps = steps_of(self.blocks)
+        one = ids.shape[1] == 1 and not self.training
+        one = one and self._steps.trusts(cache.steps[0], self.blocks[0], x, table, mask, cache.layers[0], start)
+        for block, layer in zip(cache.steps if one else self.blocks, cache.layers, strict=True):
+            x = block(x, table, mask, layer, start)
+        return self._finish(x)
+
+    def _embed(self, inputs: torch.Tensor, positions: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        """Return what the blocks read of (rows, new) `inputs`, the last ones of all that was `read`, (rows, stored)."""
+        x = self.embedding(inputs)
+        if self.pair_embedding is not None:
+            before = read.shape[1] - inputs.shape[1] - 1
+            x = x + self.pair_embedding(inputs, positions, read[:, before] if before >= 0 else None)
+        if self.input_projection is not None:
+            x = self.input_projection(x)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        elif self.spec.embedding_norm:
+            x = F.rms_norm(x, (self.spec.width,), eps=self.spec.norm_epsilon)
+        if self.recall is not None:
+            x = self.recall(x, read, positions, self.head_rows())
+        return F.dropout(x, self.spec.dropout, self.training) if self.spec.dropout else x
+
+    def _finish(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.final_norm(x)
+        return x if self.feature_projection is None else self.feature_projection(x)
+
+    def _bias(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor | None:
+        return None if self.slopes is None else alibi_bias(self.slopes, queries, keys)
+
+    def _table_at(self, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+        return None if self.table is None else self.table[positions][:, None].to(dtype)
+
+
+def build_decoder(spec: DecoderSpec, seed: int = 0) -> Decoder:
+    """Return a decoder with fresh float32 weights drawn from the run's seed."""
+    from lavra.core.seeds import torch_stream
+
+    with torch.device("cpu"):  # where the weights are drawn, whatever device is the default
+        decoder = Decoder(spec)
+    decoder.initialize(torch_stream(seed, "weights", device="cpu"))
+    return decoder
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, shared ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,98 @@
+"""A decoder on disk: `model.json` (its specification) and `model.safetensors` (its weights), never a pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lavra.core.configuration import from_table
+from lavra.core.disk.files import read_json, write_json
+from lavra.core.errors import Damaged, InputError
+from lavra.models.native.decoder import Decoder
+from lavra.models.spec import DecoderSpec
+
+SPECIFICATION, WEIGHTS = "model.json", "model.safetensors"
+FORMAT = 1
+
+
+def weights_to_save(model: Decoder) -> dict[str, torch.Tensor]:
+    """Return the weights by name, a tied head left out (it is the embedding)."""
+    weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+    if model.spec.tied:
+        weights.pop("output.weight", None)  # named_parameters leaves duplicates out already; be sure of it
+    return weights
+
+
+def save_decoder(folder: Path, model: Decoder, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write a decoder into `folder`.
+
+    Args:
+        folder: made if it is not there; written by the caller's rules of atomicity.
+        model: its specification is written.
+        weights: instead of the model's own (e.g. fp32 masters of a bf16 model).
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = weights_to_save(model) if weights is None else weights
+    save_file({name: weight.detach().cpu().contiguous() for name, weight in saved.items()}, folder / WEIGHTS)
+    write_json(folder / SPECIFICATION, {"format": FORMAT, "decoder": model.spec.to_dict()})
+
+
+def read_spec(folder: Path) -> DecoderSpec:
+    """Return the specification of the decoder in `folder`.
+
+    Raises:
+        InputError: if there is none.
+        Damaged: if its file does not parse, or is of a newer format.
+    """
+    path = folder / SPECIFICATION
+    if not path.exists():
+        raise InputError(
+            f"{folder} holds no model ({SPECIFICATION} is missing)", "give a run folder or an exported model"
+        )
+    record: Any = read_json(path)
+    values = record if isinstance(record, dict) else {}
+    if values.get("format", FORMAT) != FORMAT:
+        raise Damaged(f"{path} has format {values['format']}, not {FORMAT}", "update lavra")
+    if not isinstance(values.get("decoder"), dict):
+        raise Damaged(f"{path} is no specification of a decoder", "copy the model again, or export it again")
+    return from_table(DecoderSpec, values["decoder"], str(path))
+
+
+def load_decoder(folder: Path, device: torch.device | str = "cpu") -> Decoder:
+    """Return the decoder in `folder`, in the type that its weights were saved in.
+
+    Raises:
+        InputError: if there is none.
+        Damaged: if the weights are truncated or do not fit the specification.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    spec = read_spec(folder)
+    path = folder / WEIGHTS
+    try:
+        weights = load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise Damaged(f"{path} cannot be read: {error}", "copy the model again, or export it again") from error
+    return decoder_from(spec, weights, str(path)).to(device)
+
+
+def decoder_from(spec: DecoderSpec, weights: dict[str, torch.Tensor], place: str) -> Decoder:
+    """Return a decoder that holds `weights`, which must be exactly those of its specification.
+
+    Raises:
+        Damaged: if a weight is missing, unknown, or of another shape; names `place`.
+    """
+    model = Decoder(spec)
+    expected = {name: parameter.shape for name, parameter in model.named_parameters()}
+    odd = sorted(set(expected) ^ set(weights))
+    wrong = sorted(name for name in set(expected) & set(weights) if expected[name] != weights[name].shape)
+    if odd or wrong:
+        raise Damaged(f"{place} does not fit its specification: {', '.join((odd + wrong)[:5])}", "copy the model again")
+    for name, parameter in model.named_parameters():
+        parameter.data = weights[name]
+    return model

@@ -1,0 +1,82 @@
+"""Embedding and head for another number of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from lavra.core.errors import InputError
+from lavra.models.spec import VOCABULARY_MULTIPLE
+from lavra.models.transforms.base import root_of
+
+
+@dataclass(frozen=True)
+class ResizeVocabulary:
+    """Rows for the ids of another vocabulary, padded to a multiple of 64; ties stay. The rows must then be filled.
+
+    Rows that exist before and after are kept, new ones are zero: `lavra.models.transforms.vocabulary.swap_vocabulary`
+    fills all of them, and what was saved after training replaces them.
+
+    Attributes:
+        vocabulary: token ids.
+    """
+
+    vocabulary: int
+
+    def apply(self, model: nn.Module) -> None:
+        """Resize.
+
+        Raises:
+            InputError: if the vocabulary is empty, or the model has no embedding that is known.
+        """
+        if self.vocabulary < 1:
+            raise InputError(f"a vocabulary of {self.vocabulary} tokens is no vocabulary")
+        from lavra.models.native.decoder import Decoder
+
+        root = root_of(model)
+        if isinstance(root, Decoder):
+            _resize_decoder(root, self.vocabulary)
+        else:
+            _resize_transformers(root, self.vocabulary)
+
+    def fold(self, model: nn.Module) -> None:
+        """Change nothing: the model has another vocabulary for good."""
+
+
+def padded(vocabulary: int) -> int:
+    """Return the rows for a vocabulary."""
+    return -(-vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+def _resize_decoder(decoder: Any, vocabulary: int) -> None:
+    decoder.spec = replace(decoder.spec, vocabulary=vocabulary)
+    rows = decoder.spec.padded_vocabulary
+    decoder.embedding.weight = _resized(decoder.embedding.weight, rows)
+    decoder.embedding.num_embeddings = rows
+    decoder.output.weight = decoder.embedding.weight if decoder.spec.tied else _resized(decoder.output.weight, rows)
+    decoder.output.out_features = rows
+
+
+def _resized(weight: nn.Parameter, rows: int) -> nn.Parameter:
+    resized = weight.new_zeros(rows, weight.shape[1])
+    kept = min(rows, weight.shape[0])
+    with torch.no_grad():
+        resized[:kept] = weight[:kept]
+    return nn.Parameter(resized, requires_grad=weight.requires_grad)
+
+
+def _resize_transformers(root: Any, vocabulary: int) -> None:
+    rows = padded(vocabulary)
+    head = root.get_output_embeddings()
+    apart = None if head is None or head.weight is root.get_input_embeddings().weight else head.weight
+    try:
+        root.resize_token_embeddings(rows, mean_resizing=False)
+    except (AttributeError, NotImplementedError) as error:
+        raise InputError(f"the vocabulary of {type(root).__name__} cannot be changed: {error}") from error
+    head = root.get_output_embeddings()
+    if apart is not None and head.weight is root.get_input_embeddings().weight:
+        # The library ties what its configuration says; T5 1.1 and FLAN-T5 have a head of their own all the same.
+        head.weight = _resized(apart, rows)

@@ -1,0 +1,249 @@
+"""How much text there is, in the units that training counts in: exact from a prepared folder, else from a sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lavra.core.errors import InputError
+from lavra.core.seeds import numpy_stream
+from lavra.data.readers.compressed import BytesRead
+from lavra.data.readers.documents import files_of, is_repeatable, read_rows
+from lavra.data.readers.locations import find_files
+from lavra.data.readers.rows import BadRows
+from lavra.data.token_store.prepare import Prepared
+from lavra.data.tokenizers.report import SAMPLE_BYTES
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.evaluation.baselines import xz_size
+from lavra.planning.scaling_law.law import Interval
+
+_READ_LIMIT = 256_000_000
+"""Bytes of text that are read before the rest is reckoned from the size of the files."""
+
+_READINGS = 2
+_SAMPLE_BYTES = 3_000_000
+_DRAWS = 400
+_COMPRESSED_BYTES = 200_000
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A text in numbers. Estimates carry the interval of nine in ten; what is exact has none of it.
+
+    Attributes:
+        documents: how many there are.
+        text_bytes: of UTF-8.
+        tokens: with one for the end of each document.
+        bytes_per_token: of text.
+        fertility: tokens per word.
+        vocabulary: of the tokenizer.
+        tokenizer: where it came from, in words.
+        exact: whether all of it was counted.
+        compressed: bits per byte that xz -9 needs for 200 kB of it: how much there is to be learned.
+        preparation_seconds: that reading and tokenising it will take here, reckoned from the sample.
+    """
+
+    documents: float
+    text_bytes: float
+    tokens: Interval
+    bytes_per_token: float
+    fertility: float
+    vocabulary: int
+    tokenizer: str
+    exact: bool
+    compressed: float | None = None
+    preparation_seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def survey_prepared(prepared: Prepared) -> Survey:
+    """Return the numbers of a prepared folder's training text."""
+    manifest = prepared.train.manifest
+    return Survey(
+        documents=manifest.documents,
+        text_bytes=manifest.bytes,
+        tokens=Interval(manifest.tokens, manifest.tokens, manifest.tokens),
+        bytes_per_token=manifest.bytes_per_token,
+        fertility=manifest.tokens / max(1, manifest.words),
+        vocabulary=manifest.vocabulary_size,
+        tokenizer=str(prepared.folder),
+        exact=True,
+        compressed=compressed_bits_per_byte(stretches(prepared)),
+    )
+
+
+def survey(
+    locations: Sequence[str],
+    tokenizer: Tokenizer | Callable[[int], int],
+    *,
+    text_column: str = "text",
+    normalize: bool = False,
+    encoding: str | None = None,
+    validation: Sequence[str] = (),
+    seed: int = 0,
+) -> Survey:
+    """Read a text, at most 256 MB of it, and tokenise a sample of its documents.
+
+    Args:
+        locations: see `lavra.data.readers.documents`.
+        tokenizer: the one to be used; or a function from the bytes of the text to the size of the vocabulary that will
+            be trained, for which one is trained on half of the sample and measured on the other half.
+        text_column: column of the text.
+        normalize: bring the text to NFC.
+        encoding: see `lavra.data.readers.documents.read_rows`.
+        validation: locations of text that is held out, which is not counted; see
+        `lavra.data.readers.documents.read_rows`. seed: of the sample and of the interval's bootstrap.
+
+    Raises:
+        InputError: if there is no text, or a location is wrong.
+    """
+    reading = _Reading(locations, text_column, normalize, encoding, validation)
+    sample, times = _Sample(seed), [time.perf_counter()]
+    for text in reading:
+        sample.add(text)
+    texts = sample.texts
+    times.append(time.perf_counter())
+    if isinstance(tokenizer, Tokenizer):
+        used, learned, measured, origin = tokenizer, [], texts, "as given"
+    else:
+        learned, measured = texts[0::2] or texts, texts[1::2] or texts
+        used = Tokenizer.train(learned, tokenizer(int(reading.text_bytes)))
+        origin = "trained on a sample"
+    times.append(time.perf_counter())
+    tokens = np.array([len(ids) + 1 for ids in used.encode_many(measured)], float)
+    times.append(time.perf_counter())
+    sizes = np.array([len(text.encode()) for text in measured], float)
+    read, trained, encoded = np.diff(times)
+    # Preparing reads twice, trains the tokenizer on a larger sample, and encodes all of the text.
+    preparing = _READINGS * read * reading.text_bytes / max(1.0, min(reading.text_bytes, _READ_LIMIT))
+    preparing += trained * min(reading.text_bytes, SAMPLE_BYTES) / max(1, sum(len(text.encode()) for text in learned))
+    preparing += encoded * reading.text_bytes / max(1.0, sizes.sum())
+    words = sum(len(text.split()) for text in measured)
+    per_byte = _ratio(tokens, sizes, seed)
+    return Survey(
+        documents=reading.documents,
+        text_bytes=reading.text_bytes,
+        tokens=per_byte.scaled(reading.text_bytes),
+        bytes_per_token=float(sizes.sum() / tokens.sum()),
+        fertility=float(tokens.sum() / max(1, words)),
+        vocabulary=used.vocabulary_size,
+        tokenizer=origin,
+        exact=False,
+        compressed=compressed_bits_per_byte(texts),
+        preparation_seconds=float(preparing),
+    )
+
+
+def stretches(prepared: Prepared, count: int = 12) -> Iterator[str]:
+    """Yield stretches of a prepared training text, evenly spread over it, of together some 200 kB at least."""
+    tokens = prepared.train.tokens
+    length = int(1.2 * _COMPRESSED_BYTES / count / prepared.train.manifest.bytes_per_token)
+    for number in range(count):
+        start = number * len(tokens) // count
+        end = min(start + length, (number + 1) * len(tokens) // count)
+        yield prepared.tokenizer.decode(tokens[start:end])
+
+
+def compressed_bits_per_byte(texts: Iterable[str]) -> float | None:
+    """Return the bits per byte of xz -9 on the first 200 kB of the texts; None for less than 20 kB.
+
+    Compressibility foretells how low a loss can go (arXiv 2405.16684).
+    """
+    pieces, size = [], 0
+    for text in texts:
+        pieces.append(text.encode()[:20_000])
+        size += len(pieces[-1])
+        if size >= _COMPRESSED_BYTES:
+            break
+    data = b"\n".join(pieces)[:_COMPRESSED_BYTES]
+    return 8.0 * xz_size([data], len(data)) / len(data) if len(data) >= 20_000 else None
+
+
+class _Reading:
+    """The texts of some locations; afterwards, or as far as the limit lets it, how many there are."""
+
+    def __init__(
+        self,
+        locations: Sequence[str],
+        text_column: str,
+        normalize: bool,
+        encoding: str | None,
+        validation: Sequence[str],
+    ) -> None:
+        self.locations, self.text_column, self.normalize = locations, text_column, normalize
+        self.encoding, self.validation = encoding, validation
+        self.documents = self.text_bytes = 0.0
+
+    def __iter__(self) -> Iterator[str]:
+        counter, bad = BytesRead(), BadRows()
+        rows = read_rows(
+            self.locations,
+            text_column=self.text_column,
+            normalize=self.normalize,
+            encoding=self.encoding,
+            validation=self.validation,
+            wanted=(),
+            bad_rows=bad,
+            counter=counter,
+        )
+        for row in rows:
+            if row.held_out:
+                return  # what is held out is read last
+            self.documents += 1
+            self.text_bytes += len(row.text.encode())
+            yield row.text
+            if self.text_bytes >= _READ_LIMIT:
+                self._reckon(counter)
+                return
+        if not self.text_bytes:
+            raise InputError(f"there is no text in {', '.join(self.locations)}", "give files or folders with text")
+
+    def _reckon(self, counter: BytesRead) -> None:
+        """Extend the counts to files that were not read, by their size on disk."""
+        files = [location for location in self.locations if is_repeatable(location)]
+        kept = files_of(find_files(files), self.validation).files if files else []
+        total = sum(file.size for file in kept if not file.held_out)
+        if files == list(self.locations) and counter.done:
+            factor = max(1.0, total / counter.done)
+            self.documents, self.text_bytes = round(self.documents * factor), round(self.text_bytes * factor)
+
+
+class _Sample:
+    """Keeps whole documents spread evenly over a stream: every second one is dropped whenever there are too many."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = numpy_stream(seed, "survey")
+        self.kept: list[tuple[float, str]] = []
+        self.size, self.share = 0, 1.0
+
+    def add(self, text: str) -> None:
+        place = float(self.random.random())
+        if place >= self.share:
+            return
+        self.kept.append((place, text))
+        self.size += len(text)
+        while self.size > _SAMPLE_BYTES and len(self.kept) > 64:
+            self.share /= 2
+            self.kept = [(place, text) for place, text in self.kept if place < self.share]
+            self.size = sum(len(text) for _, text in self.kept)
+
+    @property
+    def texts(self) -> list[str]:
+        """The documents kept, in reading order; very long ones only with their beginning."""
+        limit = max(50_000, _SAMPLE_BYTES // max(1, len(self.kept)))
+        return [text[:limit] for _, text in self.kept]
+
+
+def _ratio(tokens: np.ndarray, sizes: np.ndarray, seed: int) -> Interval:
+    """Return tokens per byte with its interval, by a bootstrap over documents."""
+    drawn = numpy_stream(seed, "survey interval").integers(len(tokens), size=(_DRAWS, len(tokens)))
+    ratios = tokens[drawn].sum(1) / np.maximum(sizes[drawn].sum(1), 1.0)
+    low, high = np.quantile(ratios, (0.05, 0.95))
+    return Interval(float(tokens.sum() / sizes.sum()), float(low), float(high))

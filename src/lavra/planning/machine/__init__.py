@@ -1,0 +1,1 @@
+"""What this machine can do: FLOPs, memory, and steps timed or rehearsed."""

@@ -1,0 +1,162 @@
+"""A comparison of runs for the terminal and as a page: the same tables, and the curves in one plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lavra.core.units import show_duration
+from lavra.reports.formatting import TITLES, UNKNOWN, counted, plain, setting, shown, text_table
+from lavra.reports.page import Section, Table, render_page, write_html
+from lavra.reports.plots import Axis, Bar, Series, bar_plot, line_plot
+from lavra.reports.run_comparison import LEVEL, RunComparison, Setting, Verdict
+from lavra.reports.run_curves import SPEED, TIME, TOKENS, points, step_seconds, timed, tokens_of
+
+
+def show_comparison(comparison: RunComparison) -> str:
+    """Return the comparison in sections: what differs, what came of it, whether it is more than chance."""
+    headers = ["", *comparison.names]
+    sections = []
+    for title, settings in setting_groups(comparison):
+        sections.append(f"{title}\n" + _indented(text_table(headers, setting_rows(settings), left=len(headers))))
+    if not sections:
+        sections.append("the requests, plans and data are the same")
+    sections.append("outcome\n" + _indented(text_table(headers, figure_rows(comparison))))
+    verdicts = [f"  {sentence(verdict, comparison.names[0])}" for verdict in comparison.verdicts]
+    sections.append("bits per byte\n" + "\n".join([*verdicts, *([f"  ({CAUTION})"] if tested(comparison) else [])]))
+    sections += [f"note: {note}" for note in comparison.notes]
+    return "\n\n".join(sections)
+
+
+CAUTION = (
+    "difference with its 95 % interval by bootstrap over documents; p by the paired randomisation test over documents, "
+    "Holm-corrected for the runs compared. It speaks of these trained models on such documents: another seed would "
+    "move a run, too"
+)
+"""What the test says and what it does not."""
+
+
+def setting_groups(comparison: RunComparison) -> Iterator[tuple[str, Sequence[Setting]]]:
+    """Yield title and settings of each group in which the runs differ."""
+    groups = (
+        ("asked differently (–: the default)", comparison.asked),
+        ("decided differently", comparison.decided),
+        ("data and machine that differ", comparison.surroundings),
+    )
+    yield from ((title, settings) for title, settings in groups if settings)
+
+
+def setting_rows(settings: Sequence[Setting]) -> list[list[str]]:
+    """Return a row for each setting: its name, and its value in each run; `–` is the default, or not known."""
+    shows = {"budget": lambda value: UNKNOWN if value is None else show_duration(value)}
+    return [[one.name, *map(shows.get(one.name, setting), one.values)] for one in settings]
+
+
+def figure_rows(comparison: RunComparison) -> list[list[str]]:
+    """Return a row for each figure: its title, and its value in each run, with the interval where there is one."""
+    rows = [["status", *(run.status for run in comparison.runs)]]
+    return rows + [[TITLES[name], *(shown(name, one) for one in values)] for name, values in comparison.figures.items()]
+
+
+def tested(comparison: RunComparison) -> bool:
+    """Say whether any run could be tested against the baseline."""
+    return any(verdict.p_holm is not None for verdict in comparison.verdicts)
+
+
+def sentence(verdict: Verdict, baseline: str) -> str:
+    """Return one run against the baseline in words."""
+    found = verdict.comparison
+    if found is None:
+        return f"{verdict.run} against {baseline}: not comparable: {verdict.reason}"
+    difference = found.difference
+    interval = "" if difference.low is None else f" [{difference.low:+.4f}, {difference.high:+.4f}]"
+    measured = (
+        f"{verdict.run} against {baseline}: {difference.value:+.4f}{interval} on {counted(found.documents, 'document')}"
+    )
+    if verdict.more_than_chance is None:
+        return f"{measured}; {verdict.reason}"
+    better = "better" if difference.value < 0 else "worse"
+    told = f"{better}, more than chance" if verdict.more_than_chance else "no more than chance would bring"
+    sign = "<" if verdict.more_than_chance else "≥"
+    return (
+        f"{measured}, better on {found.better:,} and worse on {found.worse:,} of them; {told} "
+        f"(p = {verdict.p_holm:.2g} {sign} {LEVEL})"
+    )
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+_BITS = Axis("bits per byte", "{:.4g}".format)
+
+
+def write_comparison(comparison: RunComparison, out: Path) -> None:
+    """Write the page of a comparison.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    write_html(out, comparison_page(comparison))
+
+
+def comparison_page(comparison: RunComparison) -> str:
+    """Return the page as HTML, self-contained as that of a run."""
+    baseline, headers = comparison.names[0], ["", *comparison.names]
+    settings = [
+        Section(title.capitalize(), tables=[Table(headers, setting_rows(rows), words=len(headers))])
+        for title, rows in setting_groups(comparison)
+    ]
+    verdicts = [sentence(verdict, baseline) for verdict in comparison.verdicts]
+    outcome = Section("Outcome", tables=[Table(headers, figure_rows(comparison))], pictures=[_bars(comparison)])
+    test = Section(
+        "Is the difference more than chance?",
+        tables=[Table(["bits per byte"], [[line] for line in verdicts])],
+        note=f"{CAUTION[0].upper()}{CAUTION[1:]}." if tested(comparison) else "",
+    )
+    missing = [
+        f"{name}: missing: {line}"
+        for name, run in zip(comparison.names, comparison.runs, strict=True)
+        for line in run.missing
+    ]
+    return render_page(
+        " and ".join(comparison.names) if len(comparison.names) == 2 else f"{len(comparison.names)} runs",
+        f"Compared with {baseline}, the baseline.",
+        [*comparison.notes, *missing],
+        [outcome, test, _curves(comparison), *settings],
+    )
+
+
+def _bars(comparison: RunComparison) -> str:
+    bars = []
+    for number, (name, figure) in enumerate(
+        zip(comparison.names, comparison.figures.get("bits_per_byte", ()), strict=False)
+    ):
+        if plain(figure) is not None:
+            ends = (figure.get("low"), figure.get("high")) if isinstance(figure, dict) else (None, None)
+            bars.append(Bar(name, float(plain(figure)), *ends, strong=number == 0))
+    return bar_plot("Bits per byte of the held-out text (less is better)", bars)
+
+
+def _curves(comparison: RunComparison) -> Section:
+    clocks = [timed(step_seconds(run.training)) for run in comparison.runs]
+    by_tokens: list[Any] = [tokens_of] * len(clocks)
+
+    def lines(kind: str, figure: str, places: list[Any]) -> list[Series]:
+        return [
+            Series(name, points(getattr(run, kind), figure, place), dots=kind == "validation")
+            for name, run, place in zip(comparison.names, comparison.runs, places, strict=True)
+        ]
+
+    plots = [
+        line_plot("Validation by tokens", lines("validation", "bits_per_byte", by_tokens), TOKENS, _BITS),
+        line_plot("Validation by time", lines("validation", "bits_per_byte", clocks), TIME, _BITS),
+        line_plot("Training by tokens", lines("training", "bits_per_byte", by_tokens), TOKENS, _BITS),
+        line_plot("Speed", lines("training", "tokens_per_second", by_tokens), TOKENS, SPEED),
+    ]
+    note = (
+        "Validations are on a sample of the held-out text, each run's own; time is reckoned from the logged speeds and "
+        "leaves out validations and checkpoints."
+    )
+    return Section("Curves", pictures=[plot for plot in plots if plot], note=note)

@@ -1,0 +1,1 @@
+"""Collections of documents, their judged queries, and where they are found."""

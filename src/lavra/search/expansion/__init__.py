@@ -1,0 +1,1 @@
+"""Document expansion: queries that a model writes for documents."""

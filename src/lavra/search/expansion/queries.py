@@ -1,0 +1,166 @@
+"""Generated queries on disk, looked up by document, and beside them how they were made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lavra.core.disk.files import read_json, write_json
+from lavra.core.errors import InputError
+from lavra.data.readers.compressed import open_binary
+from lavra.data.readers.lines import text_field
+from lavra.data.readers.rows import BadRows
+from lavra.search.corpora.documents import Document
+from lavra.search.index.segments import key_of
+
+UNUSED = "expansion of a document that is not in the corpus"
+
+
+class Expansion(NamedTuple):
+    """The generated queries of a document.
+
+    Attributes:
+        queries: as generated.
+        scores: relevance of each, or empty when they were not scored.
+    """
+
+    queries: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+class ExpansionFile:
+    """Looks up the generated queries of a document; only hashes and offsets are kept in memory.
+
+    Rows of chunks, `document#3`, belong to the document; several rows of one document are put together in file order.
+    The queries may also be called `queries`.
+
+    Args:
+        path: the file, also compressed (it is then unpacked beside the temporary files).
+
+    Raises:
+        InputError: if the file cannot be read, or for a line that is no expansion, naming it: no id, no list of
+            queries, or not one score per query.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with open_binary(path) as opened:
+            if path.suffix in (".gz", ".zst", ".xz"):
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115
+                shutil.copyfileobj(opened, self._file)
+            else:
+                self._file = path.open("rb")
+        self.queries, self.scored = 0, True
+        """Number of generated queries, and whether every one has a score."""
+        self._scan()
+
+    def __enter__(self) -> ExpansionFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def of(self, identifier: str) -> Expansion:
+        """Return the generated queries of a document, none if the file has no row for it."""
+        wanted = key_of(identifier)[0]
+        first = int(self._hashes.searchsorted(wanted))
+        last = int(self._hashes.searchsorted(wanted, side="right"))
+        queries: list[str] = []
+        scores: list[float] = []
+        for row in sorted(self._rows[first:last].tolist()):
+            self._file.seek(self._offsets[row])
+            fields = json.loads(self._file.readline())
+            if identifier in _names(str(fields.get("id", fields.get("_id")))):
+                self._used[row] = 1
+                queries += _queries(fields)
+                scores += fields.get("scores") or ()
+        return Expansion(tuple(queries), tuple(scores) if len(scores) == len(queries) else ())
+
+    def count_unused(self, bad_rows: BadRows) -> None:
+        """Count the rows that were never looked up: their documents are not in the corpus."""
+        for row in np.flatnonzero(np.frombuffer(self._used, dtype=np.uint8) == 0).tolist():
+            bad_rows.add(UNUSED, f"{self.path.name}:{row + 1}")
+
+    def _scan(self) -> None:
+        hashes, rows, offsets = array("Q"), array("i"), array("q")
+        self._file.seek(0)
+        offset = 0
+        for number, line in enumerate(self._file):
+            offsets.append(offset)
+            offset += len(line)
+            if line.isspace():
+                continue
+            fields = _checked(line, f"{self.path.name}:{number + 1}")
+            found = len(_queries(fields))
+            self.queries += found
+            self.scored &= found == 0 or bool(fields.get("scores"))
+            for name in _names(text_field(fields, ("id", "_id"), f"{self.path.name}:{number + 1}", "id")):
+                hashes.append(int(key_of(name)[0]))
+                rows.append(number)
+        keys = np.frombuffer(hashes, dtype=np.uint64)
+        order = np.argsort(keys, kind="stable")
+        self._hashes, self._rows = keys[order], np.frombuffer(rows, dtype=np.int32)[order]
+        self._offsets = offsets
+        self._used = bytearray(len(offsets))
+        if not self.queries:
+            raise InputError(f"{self.path} holds no generated query", "make it with `lavra expand`")
+
+
+def expanded(documents: Iterable[Document], expansions: ExpansionFile) -> Iterator[tuple[Document, tuple[float, ...]]]:
+    """Yield each document with its generated queries, and their scores."""
+    for document in documents:
+        queries, scores = expansions.of(document.id)
+        yield (replace(document, queries=queries) if queries else document), scores
+
+
+def _checked(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{place} is not JSON: {error}", "each line must be one JSON object") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("predicted_queries", fields.get("queries")), list):
+        raise InputError(f"{place} has no list of queries", 'write {"id": "...", "predicted_queries": ["...", "..."]}')
+    scores = fields.get("scores")
+    if scores and len(scores) != len(_queries(fields)):
+        raise InputError(
+            f"{place} has {len(_queries(fields))} queries but {len(scores)} scores", "give one score for each query"
+        )
+    return fields
+
+
+def _queries(fields: dict[str, Any]) -> list[str]:
+    return [str(query) for query in fields.get("predicted_queries", fields.get("queries", ()))]
+
+
+def _names(identifier: str) -> tuple[str, ...]:
+    """Return the id of a row, and that of its document when the row is a chunk's."""
+    document, mark, number = identifier.rpartition("#")
+    return (identifier, document) if mark and document and number.isdigit() else (identifier,)
+
+
+def _beside(expansions: Path) -> Path:
+    return expansions.with_name(expansions.name + ".about.json")
+
+
+def write_about(expansions: Path, about: dict[str, Any]) -> None:
+    """Write what is known of a file of queries beside it."""
+    write_json(_beside(expansions), about)
+
+
+def read_about(expansions: Path) -> dict[str, Any] | None:
+    """Return what was written beside a file of queries; None when it came from elsewhere.
+
+    Raises:
+        Damaged: if the file is not JSON.
+    """
+    path = _beside(expansions)
+    found = read_json(path) if path.is_file() else None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,133 @@
+"""How relevant a generated query is to the chunk that it was generated for: what the filter goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from lavra.core.errors import InputError
+from lavra.generation.scoring import Score, score
+from lavra.search.expansion.prompts import QueryPrompt
+from lavra.search.expansion.query_generator import fingerprint_of, weights_fingerprint
+from lavra.search.experiment.sentence_models import kind_of, open_cross_encoder, open_embedder
+
+if TYPE_CHECKING:
+    from lavra.data.tokenizers.tokenizer import Tokenizer
+    from lavra.models.contract import CachedModel
+
+
+class QueryScorer(Protocol):
+    """Anything that says how well a query fits a chunk; higher is better, and only the order matters."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that decides a score besides chunk and query."""
+        ...
+
+    def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Return the score of each query of each chunk."""
+        ...
+
+
+class LikelihoodScorer:
+    """Our own model's mean log-probability per token of the query after the chunk, in nats.
+
+    Args:
+        model: with a cache.
+        tokenizer: its own.
+        prompt: as in training.
+    """
+
+    def __init__(self, model: CachedModel, tokenizer: Tokenizer, prompt: QueryPrompt) -> None:
+        self._model, self._tokenizer, self._prompt = model, tokenizer, prompt
+        self.fingerprint = fingerprint_of(
+            "likelihood", weights_fingerprint(model), tokenizer.fingerprint, prompt.before, prompt.after
+        )
+
+    def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Return the mean log-probability of each query; an empty one gets the lowest float."""
+        rest = iter(one.value("token") for one in self._scores(chunks, queries))
+        return [[next(rest) if query else _LOWEST for query in some] for some in queries]
+
+    def loss(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> float:
+        """Return the mean negative log-probability of all queries' tokens, in nats."""
+        scores = self._scores(chunks, queries)
+        return -sum(one.log_probability for one in scores) / max(1, sum(one.tokens for one in scores))
+
+    def _scores(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[Score]:
+        prompts = [self._prompt.fill(chunk) for chunk in chunks]
+        options = [[self._prompt.joined([query]) for query in some if query] for some in queries]
+        with torch.no_grad():
+            found = score(self._model, self._tokenizer, prompts, options, long_prompt="window")
+        return [one for scores in found for one in scores]
+
+
+class CrossEncoderScorer:
+    """A cross-encoder of sentence-transformers, as in Doc2Query-- (ELECTRA, monoT5): one number for query and chunk.
+
+    Args:
+        folder: of the model; nothing is downloaded.
+        device: where.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self._model: Any = open_cross_encoder(folder, device)
+        self.fingerprint = fingerprint_of("cross-encoder", weights_fingerprint(self._model.model))
+
+    def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Return the model's score of each (query, chunk)."""
+        pairs = [(query, chunk) for chunk, some in zip(chunks, queries, strict=True) for query in some]
+        if not pairs:
+            return [[] for _ in chunks]
+        values = np.asarray(self._model.predict(pairs, show_progress_bar=False)).reshape(len(pairs), -1)[:, -1]
+        return _dealt(values.tolist(), queries)
+
+
+class EmbeddingScorer:
+    """A bi-encoder of sentence-transformers: the cosine of query and chunk.
+
+    Args:
+        folder: of the model; nothing is downloaded.
+        device: where.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self._model = open_embedder(folder, device)
+        self.fingerprint = fingerprint_of("bi-encoder", weights_fingerprint(self._model.inner))
+
+    def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Return the cosine of each (query, chunk)."""
+        flat = [query for some in queries for query in some]
+        owners = np.repeat(np.arange(len(chunks)), [len(some) for some in queries])
+        if not flat:
+            return [[] for _ in chunks]
+        values = (self._model.queries(flat) * self._model.documents(chunks)[owners]).sum(1)
+        return _dealt(values.tolist(), queries)
+
+
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+def open_scorer(folder: str, device: torch.device) -> QueryScorer:
+    """Open a folder of sentence-transformers as what it is: a cross-encoder or a bi-encoder.
+
+    Raises:
+        InputError: if there is no such model in the folder.
+    """
+    path = Path(folder)
+    kind = kind_of(path)
+    if kind is None:
+        raise InputError(
+            f"{folder} holds no model that scores queries",
+            "give a folder with a cross-encoder or a bi-encoder of sentence-transformers, or `model` for the generator",
+        )
+    return CrossEncoderScorer(path, device) if kind == "cross-encoder" else EmbeddingScorer(path, device)
+
+
+def _dealt(values: list[float], queries: Sequence[Sequence[str]]) -> list[list[float]]:
+    rest = iter(values)
+    return [[next(rest) for _ in some] for some in queries]

@@ -1,0 +1,1 @@
+"""The retrieval experiment: whether expansion helps a collection, beside its baselines."""

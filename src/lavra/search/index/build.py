@@ -1,0 +1,106 @@
+"""From a collection, and its generated queries if there are any, to an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+
+from lavra.core.errors import InputError
+from lavra.core.progress import track
+from lavra.data.readers.lines import warning_lines
+from lavra.data.readers.rows import BadRows
+from lavra.search.corpora.documents import Document
+from lavra.search.corpora.formats import Collection
+from lavra.search.expansion.queries import ExpansionFile, expanded
+from lavra.search.index.index import Index
+from lavra.search.index.manifest import IndexSettings
+from lavra.search.index.update import Changes
+from lavra.text.languages import language_warning
+
+_SAMPLE = 500
+
+
+def build_index(
+    collection: Collection,
+    folder: Path,
+    settings: IndexSettings,
+    *,
+    expansions: Path | None = None,
+    complete: bool = True,
+    bad_rows: BadRows | None = None,
+) -> tuple[Index, Changes, list[str]]:
+    """Make an index of a collection, or bring an existing one up to date; run it again after a kill, and it goes on.
+
+    Args:
+        collection: the documents, streamed.
+        folder: of the index; made when there is none.
+        settings: for a new index; an existing one must have the same analyzer and chunks, the rest is changed to these.
+        expansions: file of generated queries, see `ExpansionFile`; without it documents keep those they bring along.
+        complete: documents of an existing index that the collection does not have are deleted.
+        bad_rows: counts what is wrong with the input; pass the collection's own to have all in one.
+
+    Returns:
+        The index, what was changed, and warnings to show.
+
+    Raises:
+        InputError: if an existing index has another analyzer or other chunks, or the collection has no document.
+    """
+    problems = bad_rows if bad_rows is not None else BadRows()
+    sample: list[str] = []
+    with ExitStack() as stack:
+        documents = _sampled(_some(collection), sample)
+        pairs: Iterable[tuple[Document, tuple[float, ...]]] = ((one, ()) for one in documents)
+        found = None
+        if expansions is not None:
+            found = stack.enter_context(ExpansionFile(expansions))
+            pairs = expanded(documents, found)
+        index = _open_or_create(folder, settings)
+        update = stack.enter_context(index.update(complete=complete, bad_rows=problems))
+        update.settings = settings
+        for document, scores in track(pairs, "indexing", unit="documents"):
+            update.put(document, scores)
+        if found is not None:
+            found.count_unused(problems)
+    warnings = warning_lines(problems)
+    language = language_warning(sample, settings.analyzer.language)
+    return Index(folder), update.changes, [*warnings, *([language] if language else [])]
+
+
+def _some(collection: Collection) -> Iterator[Document]:
+    """Return the documents, of which there must be one: nothing is made for a collection without any."""
+    documents = collection.documents()
+    first = next(documents, None)
+    if first is None:
+        raise InputError(f"{collection.name} has no document with text", "check the corpus file")
+    return chain([first], documents)
+
+
+def _open_or_create(folder: Path, settings: IndexSettings) -> Index:
+    if not Index.exists(folder):
+        try:
+            return Index.create(folder, settings)
+        except InputError:
+            if not Index.exists(folder):  # else another process has made it just now
+                raise
+    index = Index(folder)
+    if index.settings.analyzer.language != settings.analyzer.language:
+        raise InputError(
+            f"{folder} was made with --language {index.settings.analyzer.language}, not {settings.analyzer.language}",
+            "give the same language or none, or make the index again with --force",
+        )
+    for name in ("analyzer", "chunk_words", "chunk_overlap"):
+        if getattr(index.settings, name) != getattr(settings, name):
+            raise InputError(
+                f"{folder} was made with {name} {getattr(index.settings, name)}, not {getattr(settings, name)}",
+                "give the same settings, or make the index again with --force",
+            )
+    return index
+
+
+def _sampled(documents: Iterable[Document], sample: list[str]) -> Iterator[Document]:
+    for document in documents:
+        if len(sample) < _SAMPLE:
+            sample.append(document.contents)
+        yield document

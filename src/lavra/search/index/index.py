@@ -1,0 +1,219 @@
+"""The search index: BM25 over documents and the queries generated for them, kept in one folder.
+
+The folder holds segments (documents and their term counts as they came in), the postings that are searched, and a
+manifest that names them. Changing what is scored (fields, k1, b, which queries are kept) never counts a text again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavra.core.disk.building import building_folder
+from lavra.core.disk.locks import exclusive
+from lavra.core.errors import Damaged, InputError
+from lavra.data.readers.rows import BadRows
+from lavra.search.corpora.documents import Document
+from lavra.search.index.manifest import LATER, NAME, IndexSettings, Manifest
+from lavra.search.index.snapshot import Generation, build_generation
+from lavra.search.index.update import IndexUpdate, open_segments, read_vocabulary
+from lavra.text.term_counts import Whole, ranges
+
+
+class Index:
+    """An index opened for searching. It stays as it was when it was opened, whatever updates do meanwhile.
+
+    Args:
+        folder: of the index.
+
+    Raises:
+        InputError: if the folder is no index, or its analyzer has changed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        while True:
+            before = _content(folder / NAME)
+            try:
+                self._open()
+                if _content(folder / NAME) == before:
+                    return
+            except (FileNotFoundError, Damaged) as error:
+                if _content(folder / NAME) != before:
+                    continue  # an update replaced the files between reading the manifest and opening them
+                if isinstance(error, Damaged):
+                    raise
+                raise Damaged(f"{folder} lacks {error.filename}", "make the index again with --force") from error
+
+    def _open(self) -> None:
+        self._manifest = Manifest.read(self.folder)
+        self.settings = IndexSettings.from_json(self._manifest.settings)
+        self._segments = open_segments(self.folder, self._manifest)[: self._manifest.searchable]
+        self.generation = Generation(self.folder / self._manifest.postings) if self._manifest.postings else None
+        self._vocabulary = read_vocabulary(self.folder, self._manifest)  # now: another index may take its place
+
+    @staticmethod
+    def begin(folder: Path, settings: IndexSettings) -> None:
+        """Make a folder that is there already an empty index."""
+        Manifest(settings.to_json(), settings.analyzer.fingerprint).write(folder)
+
+    @classmethod
+    def create(cls, folder: Path, settings: IndexSettings, *, force: bool = False) -> Index:
+        """Make an empty index.
+
+        Raises:
+            InputError: if the folder exists and `force` is false.
+        """
+        with building_folder(folder, force=force, kind="search index", later=LATER) as building:
+            cls.begin(building, settings)
+        return cls(folder)
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether there is an index in this folder."""
+        return (folder / NAME).is_file()
+
+    def __len__(self) -> int:
+        return len(self.generation) if self.generation else 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last update ended; after one that was killed, run it again to finish it."""
+        return self._manifest.searchable > 0 and self._manifest.searchable == len(self._manifest.segments)
+
+    @property
+    def postings_bytes(self) -> int:
+        """Size of what searching reads for its scores; the stored texts do not count."""
+        return self.generation.postings.bytes if self.generation else 0
+
+    @property
+    def generated_queries(self) -> tuple[int, bool]:
+        """Number of generated queries of all documents, and whether every one has a score."""
+        count, scored = 0, True
+        for segment, rows in zip(self._segments, self._rows(), strict=True):
+            units = ranges(segment.units[rows], segment.units[rows + 1])
+            queries = ranges(segment.queries[units], segment.queries[units + 1])
+            count += len(queries)
+            scored &= not np.isnan(segment.query_scores[queries]).any()
+        return count, bool(scored)
+
+    @contextmanager
+    def update(self, *, complete: bool = False, bad_rows: BadRows | None = None) -> Iterator[IndexUpdate]:
+        """Change the index: `with index.update() as update: update.put(document)`; searchable when the block ends.
+
+        If the block fails or is killed, searches still see the old state, and the documents written so far wait for
+        the next update. Open the index again (`Index(folder)`) to search the new state.
+
+        Args:
+            complete: delete the documents that the update does not name.
+            bad_rows: counts ids that come twice.
+
+        Raises:
+            InputError: if another process is updating the index.
+        """
+        with exclusive(self.folder / "lock", f"{self.folder} is being updated"):
+            update = IndexUpdate(self.folder, complete=complete, bad_rows=bad_rows)
+            yield update
+            update.commit()
+
+    def change_settings(self, **changes: Any) -> Index:
+        """Score otherwise (`fields`, `k1`, `b`, `query_weight`, `keep_queries`, `drop_repeats`) from the same counts.
+
+        Returns:
+            The index as it is now.
+
+        Raises:
+            InputError: for the analyzer or the chunks, which need the texts.
+        """
+        wrong = set(changes) & {"analyzer", "chunk_words", "chunk_overlap"}
+        if wrong:
+            raise InputError(f"{', '.join(sorted(wrong))} cannot be changed", "make the index again with --force")
+        with exclusive(self.folder / "lock", f"{self.folder} is being updated"):
+            update = IndexUpdate(self.folder)
+            update.settings = dataclasses.replace(self.settings, **changes)
+            update.commit()
+        return Index(self.folder)
+
+    def variant(self, folder: Path, *, keep_counts: bool = False, **changes: Any) -> Generation:
+        """Write what searching with other settings needs into another folder, leaving the index as it is.
+
+        Args:
+            folder: is created.
+            keep_counts: so that k1 and b can be tuned on it.
+            changes: as for `change_settings`.
+        """
+        settings = dataclasses.replace(self.settings, **changes)
+        folder.mkdir(parents=True)
+        terms = len(self._vocabulary)
+        build_generation(folder, self._segments, self._rows(), settings, terms, keep_counts=keep_counts)
+        return Generation(folder)
+
+    def query_terms(self, query: str) -> list[int]:
+        """Return the term numbers of a query; terms that no document has are left out."""
+        return self.numbers_of(self.settings.analyzer.terms(query))
+
+    def numbers_of(self, terms: Iterable[str]) -> list[int]:
+        """Return the numbers of terms; those that no document has are left out."""
+        numbers = self._vocabulary.numbers
+        return [numbers[term] for term in terms if term in numbers]
+
+    def search(self, query: str, most: int = 10) -> tuple[Whole, NDArray[np.float32]]:
+        """Return the numbers and scores of the best documents; score descending, then id descending.
+
+        Args:
+            query: as people write it.
+            most: how many at most; may be more than there are documents.
+        """
+        if self.generation is None:
+            raise InputError(f"{self.folder} holds no searchable documents yet", "run `lavra index` to its end")
+        return self.generation.search(self.query_terms(query), most)
+
+    def ids(self, numbers: Whole) -> list[str]:
+        """Return the ids of documents by their numbers."""
+        assert self.generation is not None
+        return [self.generation.id_of(number) for number in numbers.tolist()]
+
+    def document(self, number: int) -> tuple[Document, list[tuple[int, int]]]:
+        """Return a document by its number, and where its chunks lie in its contents."""
+        assert self.generation is not None
+        segment, row = self.generation.rows[number].tolist()
+        return self._segments[segment].document(row)
+
+    def indexed_queries(self, number: int) -> list[str]:
+        """Return the generated queries of a document that are searched: all of them, or those that were kept."""
+        assert self.generation is not None
+        if self.settings.fields == "doc":
+            return []
+        place, row = self.generation.rows[number].tolist()
+        segment = self._segments[place]
+        queries = list(segment.document(row)[0].queries)
+        kept = self.generation.kept_queries(place)
+        if kept is None:
+            return queries
+        first = int(segment.queries[segment.units[row]])
+        return [query for query, keep in zip(queries, kept[first : first + len(queries)], strict=True) if keep]
+
+    def documents(self) -> Iterator[Document]:
+        """Yield every document, in the order of their numbers."""
+        for number in range(len(self)):
+            yield self.document(number)[0]
+
+    def _rows(self) -> list[Whole]:
+        """Return the rows of each segment that are searched."""
+        if self.generation is None:
+            return [np.zeros(0, dtype=np.int64) for _ in self._segments]
+        places = self.generation.rows
+        return [places[places[:, 0] == number, 1].astype(np.int64) for number in range(len(self._segments))]
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,216 @@
+"""BM25 postings on disk: for each term the units that have it, with their finished scores, read by memory map.
+
+The arrays are those of `bm25s`, which scores them: column-compressed, one column per term, the score of a term in a
+unit computed at indexing time. They are built here from counts on disk instead of by `bm25s.BM25.index`, which needs
+the tokens of the whole corpus in memory; the scores are the same.
+
+The formula is that of Lucene 8 and later (Kamphuis et al., ECIR 2020, "Lucene (accurate)"):
+`log(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b * length / average length))`, where N counts the
+units that have any term.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavra.core.disk.files import read_json
+from lavra.search.index.fields import UnitCounts
+from lavra.text.term_counts import Whole, mapped, new_array, release
+
+_AT_ONCE = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    """Counts of all units on disk, in the order of the units, and what BM25 needs to know about them."""
+
+    folder: Path
+    sizes: Whole
+    lengths: NDArray[np.float32]
+    frequencies: Whole
+
+    @property
+    def starts(self) -> Whole:
+        """(terms + 1,) where the postings of each term begin."""
+        return np.concatenate([[0], np.cumsum(self.frequencies)]).astype(np.int64)
+
+    @property
+    def average_length(self) -> float:
+        """Mean length of the units that have any term, as Lucene counts it."""
+        filled = self.lengths[self.lengths > 0]
+        return float(filled.mean(dtype=np.float64)) if len(filled) else 1.0
+
+    def blocks(self) -> Iterable[tuple[Whole, NDArray[np.int32], NDArray[np.float32]]]:
+        """Yield (unit of each entry, terms, counts) for consecutive units, some millions of entries at a time."""
+        ends = np.cumsum(self.sizes)
+        total = int(ends[-1]) if len(ends) else 0
+        if not total:
+            return
+        terms = np.memmap(self.folder / "terms.tmp", dtype=np.int32, mode="r")
+        counts = np.memmap(self.folder / "counts.tmp", dtype=np.float32, mode="r")
+        first = 0
+        while first < len(ends):
+            start = int(ends[first - 1]) if first else 0
+            last = max(first + 1, int(np.searchsorted(ends, start + _AT_ONCE, side="right")))
+            place = slice(start, int(ends[last - 1]))
+            units = np.repeat(np.arange(first, last), self.sizes[first:last])
+            yield units, np.asarray(terms[place]), np.asarray(counts[place])
+            release(terms, counts)
+            first = last
+
+
+def build_postings(
+    folder: Path, blocks: Iterable[UnitCounts], vocabulary: int, *, k1: float, b: float, keep_counts: bool = False
+) -> None:
+    """Write postings into an existing folder, in two passes over the counts; memory does not grow with the postings.
+
+    Args:
+        folder: gets `scores.npy`, `units.npy`, `starts.npy`, `lengths.npy` and `postings.json`.
+        blocks: counts of all units, in order.
+        vocabulary: number of terms.
+        k1: see `IndexSettings`.
+        b: likewise.
+        keep_counts: also write `counts.npy`, so that the scores can be computed again for other k1 and b.
+    """
+    collected = _collect(folder, blocks, vocabulary)
+    _write(collected, k1, b, keep_counts)
+    (folder / "terms.tmp").unlink()
+    (folder / "counts.tmp").unlink()
+
+
+def _collect(folder: Path, blocks: Iterable[UnitCounts], vocabulary: int) -> _Collected:
+    frequencies = np.zeros(vocabulary, dtype=np.int64)
+    sizes, lengths = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.float32)]
+    with (folder / "terms.tmp").open("wb") as terms, (folder / "counts.tmp").open("wb") as counts:
+        for block in blocks:
+            terms.write(np.ascontiguousarray(block.terms, dtype=np.int32).tobytes())
+            counts.write(np.ascontiguousarray(block.counts, dtype=np.float32).tobytes())
+            frequencies += np.bincount(block.terms, minlength=vocabulary)
+            sizes.append(block.units)
+            owner = np.repeat(np.arange(len(block.units)), block.units)
+            lengths.append(np.bincount(owner, block.counts, minlength=len(block.units)).astype(np.float32))
+    return _Collected(folder, np.concatenate(sizes), np.concatenate(lengths), frequencies)
+
+
+def _write(collected: _Collected, k1: float, b: float, keep_counts: bool) -> None:
+    folder, starts = collected.folder, collected.starts
+    total = int(starts[-1])
+    formula = Bm25(k1, b, collected.lengths, collected.average_length, collected.frequencies)
+    scores = new_array(folder / "scores.npy", np.float32, total)
+    units = new_array(folder / "units.npy", np.int32, total)
+    kept = new_array(folder / "counts.npy", np.float32, total) if keep_counts else None
+    heads = starts[:-1].copy()
+    for unit, term, count in collected.blocks():
+        order = np.argsort(term, kind="stable")  # by term, and by unit within a term
+        term, unit, count = term[order], unit[order], count[order]
+        times = np.bincount(term, minlength=len(heads))
+        within = np.arange(len(term)) - np.repeat(np.cumsum(times) - times, times)
+        places = heads[term] + within
+        scores[places] = formula.scores(term, unit, count)
+        units[places] = unit
+        if kept is not None:
+            kept[places] = count
+        heads += times
+        release(scores, units, *([] if kept is None else [kept]))
+    np.save(folder / "starts.npy", starts)
+    np.save(folder / "lengths.npy", collected.lengths)
+    numbers = {"k1": k1, "b": b, "average_length": collected.average_length, "units": len(collected.lengths)}
+    (folder / "postings.json").write_text(json.dumps(numbers), encoding="utf8")
+
+
+class Bm25:
+    """Lucene's formula over arrays.
+
+    Args:
+        k1: see the module.
+        b: see the module.
+        lengths: (units,) length of each unit.
+        average_length: over the units that have any term.
+        frequencies: (terms,) number of units that have each term.
+    """
+
+    def __init__(
+        self, k1: float, b: float, lengths: NDArray[np.float32], average_length: float, frequencies: Whole
+    ) -> None:
+        filled = int((lengths > 0).sum())
+        self.idf = np.log(1 + (filled - frequencies + 0.5) / (frequencies + 0.5))
+        self.norm = k1 * (1 - b + b * lengths.astype(np.float64) / average_length)
+
+    def scores(self, term: NDArray[Any], unit: NDArray[Any], count: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the score of each posting (term, unit, count)."""
+        return (self.idf[term] * (count / (count + self.norm[unit]))).astype(np.float32)
+
+
+class Postings:
+    """Postings mapped from disk.
+
+    Args:
+        folder: where `build_postings` wrote them.
+        rescored: scores to use instead of those on disk, see `with_parameters`.
+    """
+
+    def __init__(self, folder: Path, rescored: NDArray[np.float32] | None = None) -> None:
+        self.folder = folder
+        self.numbers = read_json(folder / "postings.json")
+        self._scores = mapped(folder / "scores.npy") if rescored is None else rescored
+        self._units = mapped(folder / "units.npy")
+        self.starts: Whole = mapped(folder / "starts.npy")
+        """(terms + 1,) where the postings of each term begin."""
+
+    def __len__(self) -> int:
+        return self.numbers["units"]
+
+    def scores(self, terms: list[int]) -> NDArray[np.float32]:
+        """Return the score of every unit, (units,), for a query given by its term numbers, repeats included."""
+        return self._engine.get_scores_from_ids(terms)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the scores, units and starts on disk."""
+        return self._scores.nbytes + self._units.nbytes + self.starts.nbytes
+
+    def with_parameters(self, k1: float, b: float) -> Postings:
+        """Return the same postings scored with other parameters, in memory; they must have kept their counts."""
+        frequencies = np.diff(self.starts)
+        formula = Bm25(k1, b, mapped(self.folder / "lengths.npy"), self.numbers["average_length"], frequencies)
+        term = np.repeat(np.arange(len(frequencies), dtype=np.int32), frequencies)
+        scores = formula.scores(term, self._units, mapped(self.folder / "counts.npy"))
+        return Postings(self.folder, scores)
+
+    @cached_property
+    def _engine(self) -> Any:
+        import bm25s
+
+        engine = bm25s.BM25(k1=self.numbers["k1"], b=self.numbers["b"], method="lucene")
+        engine.scores = {
+            "data": self._scores,
+            "indices": self._units,
+            "indptr": self.starts,
+            "num_docs": len(self),
+        }
+        engine.nonoccurrence_array = None  # only the variants BM25L and BM25+ have one
+        return engine
+
+
+def best(scores: NDArray[np.float32], ranks: NDArray[np.int32], most: int) -> NDArray[np.int64]:
+    """Return the `most` best documents in trec_eval's order; those that scored zero are no answers.
+
+    Args:
+        scores: (documents,) score of each.
+        ranks: (documents,) place of each in the order that breaks ties.
+        most: any number of at least one, also more than there are documents.
+    """
+    found = np.flatnonzero(scores)
+    if most < len(found):
+        values = scores[found]  # the many zeros are left out first: they make selection several times slower
+        threshold = np.partition(values, len(values) - most)[len(values) - most]
+        found = found[values >= threshold]
+    return found[np.lexsort((ranks[found], -scores[found]))[:most]]

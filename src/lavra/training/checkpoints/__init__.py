@@ -1,0 +1,1 @@
+"""Checkpoints: whole or absent, checked when written and when read."""

@@ -1,0 +1,224 @@
+"""Proving a training set-up right: `lavra check`, and the shorter form at the start of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lavra.checks.base import Storage, Store, Subject
+from lavra.checks.suite import FULL, QUICK, Report, run_checks
+from lavra.config.training import TrainConfig
+from lavra.core.disk.files import write_json
+from lavra.core.disk.run_folder import RunFolder, is_run
+from lavra.core.disk.scratch import scratch_folder
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.models.families.exporting import export_decoder
+from lavra.models.families.importing import import_decoder
+from lavra.models.families.registry import family_for
+from lavra.models.hf.folders import open_wrapped, save_wrapped
+from lavra.models.hf.model import Wrapped
+from lavra.models.native.decoder import Decoder
+from lavra.models.native.store import WEIGHTS
+from lavra.models.transforms.apply import learned_weights
+from lavra.planning.plan import Plan
+from lavra.training.batches import Ranks
+from lavra.training.checkpoints.checkpoints import CheckpointStore
+from lavra.training.devices import choose_device, use_threads
+from lavra.training.precision import TYPES
+from lavra.workflows.datasets.dataset import ExampleMaterial, Material, TextMaterial, open_material
+from lavra.workflows.datasets.preparation import measured_machine, opened_base, training_material
+from lavra.workflows.datasets.text import data_folder, request_of
+from lavra.workflows.models.saved_base import build_model, model_with
+from lavra.workflows.training.autoconfig import draft_model, first_plan
+from lavra.workflows.training.build import Assembly, assemble
+
+CHECKS = "checks.json"
+_MOST_SECONDS, _BUDGET_SHARE = 9.0, 0.03
+_ROWS = 4
+_COMPUTE = {"cpu": 1.2e10, "cuda": 1e13, "mps": 5e11}
+"""Parameters times tokens of the batch that checks work on: below a second's work."""
+
+_SHORTEST, _LONGEST = 32, 512
+
+
+def check(config: TrainConfig) -> Report:
+    """Run the whole battery on a run, or on text and the model that would be trained on it.
+
+    Args:
+        config: as for training; its data may be one run folder, whose own request, text and weights are then taken.
+
+    Raises:
+        InputError: if the text, the run or the request is wrong.
+    """
+    if not config.data:
+        raise InputError("nothing to check was given", "lavra check RUN, or lavra check DATA --model gpt2-124m")
+    if len(config.data) == 1 and is_run(Path(config.data[0])):
+        return _check_run(RunFolder(config.data[0]))
+    return _check_text(config)
+
+
+def check_before_training(assembly: Assembly, plan: Plan, data: Material, run: RunFolder) -> None:
+    """Run the short form on a trainer at its first step, which it leaves as it is, and write `checks.json`.
+
+    It takes at most 9 seconds, and at most 3 % of a time budget; checks that do not fit are left out.
+
+    Raises:
+        CheckFailed: if a check failed.
+    """
+    allowed = _MOST_SECONDS
+    if plan.budget_seconds is not None:
+        allowed = min(allowed, _BUDGET_SHARE * plan.budget_seconds)
+    report = _checked(make_subject(assembly, plan, data, quick=True), QUICK, allowed)
+    write_json(run.path / CHECKS, report.to_json())
+    say(report.summary())
+    run.log(report.summary())
+    for result in report.results:
+        if result.verdict == "warn":
+            say(f"warning: {result.name}: {result.measured} (expected: {result.expected}); {result.remedy}")
+    report.raise_if_failed(str(run.path / CHECKS))
+
+
+def make_subject(
+    assembly: Assembly, plan: Plan, data: Material, *, loaded: bool = False, quick: bool = False
+) -> Subject:
+    """Return an assembled training as the subject of checks, with rows short enough for the machine.
+
+    Args:
+        assembly: the trainer at its first step.
+        plan: what was decided.
+        data: what it learns from.
+        loaded: the weights come from a trained model.
+        quick: shorter rows, for the short form.
+    """
+    trainer = assembly.trainer
+    tokens = int(_COMPUTE.get(trainer.device.type, 1.2e10) / plan.parameters / (2 if quick else 1))
+    rows = _ROWS if tokens >= _ROWS * 2 * _SHORTEST else 2
+    longest = min(plan.context, _LONGEST // (4 if quick else 1), max(_SHORTEST, tokens // rows))
+    sample = data.rows_to_check(plan, longest)
+    shorter = {} if sample.context == plan.context else {"context": sample.context}
+    return Subject(
+        trainer,
+        replace(trainer.objective, **shorter),  # pyright: ignore[reportArgumentType, reportCallIssue]
+        sample.source,
+        rows=rows,
+        causal=plan.objective != "masked",
+        mixed_rows=sample.mixed,
+        must_learn=() if plan.objective == "masked" else (data.tokenizer.end_of_document,),
+        frozen=_meant_to_be_frozen(assembly, plan),
+        loaded=loaded or plan.base is not None,
+        tied=_tied(assembly.model),
+        storage=_storage(assembly, plan),
+        export=_export(assembly, plan, data),
+        data=data.prepared if isinstance(data, TextMaterial) else None,
+        stores=_stores(data),
+        tokenizer=data.tokenizer,
+        tokens_per_second=plan.probe.get("tokens_per_second"),
+    )
+
+
+def _stores(data: Material) -> tuple[Store, ...]:
+    prepared = data.prepared if isinstance(data, TextMaterial | ExampleMaterial) else None
+    return () if prepared is None else (prepared.train, prepared.validation)
+
+
+def _tied(model: Decoder | Wrapped) -> bool:
+    """Say whether the head is meant to be the embedding."""
+    return model.spec.tied if isinstance(model, Decoder) else model.tied
+
+
+def _meant_to_be_frozen(assembly: Assembly, plan: Plan) -> frozenset[str]:
+    """Return the parameters that an edit of the plan froze, or the model does not use; others were forgotten."""
+    if not plan.edits.freeze and plan.edits.adapter.kind == "none":
+        return assembly.model.unused if isinstance(assembly.model, Wrapped) else frozenset()
+    fresh = build_model(plan, assembly.home)
+    return frozenset(name for name, weight in fresh.named_parameters() if not weight.requires_grad)
+
+
+def _storage(assembly: Assembly, plan: Plan) -> Storage:
+    """Return the way through what a checkpoint holds: the learned weights, put into the model of the plan."""
+    model, device = assembly.model, assembly.trainer.device
+
+    def save(folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: weight.cpu().contiguous() for name, weight in learned_weights(model).items()}
+        save_file(weights, folder / WEIGHTS)
+
+    def load(folder: Path) -> Decoder | Wrapped:
+        from safetensors.torch import load_file
+
+        loaded = model_with(plan, assembly.home or folder, load_file(folder / WEIGHTS), str(folder)).to(device).eval()
+        for parameter in loaded.parameters():
+            if not parameter.requires_grad and parameter.is_floating_point():  # kept in the working precision alone
+                parameter.data = parameter.data.to(TYPES[plan.precision]).float()
+        return loaded
+
+    return Storage(save, load)
+
+
+def _export(assembly: Assembly, plan: Plan, data: Material) -> Storage | None:
+    """Return the way through the Hugging Face format, where one of its families expresses the model."""
+    model, device = assembly.model, assembly.trainer.device
+    if plan.edits.adapter.kind != "none":
+        return None
+    if not isinstance(model, Decoder):
+        return Storage(lambda folder: save_wrapped(folder, model), lambda folder: open_wrapped(folder).to(device))
+    try:
+        family_for(model.spec)
+    except InputError:
+        return None
+    ids = {"bos_token_id": data.tokenizer.document_bos, "eos_token_id": data.tokenizer.end_of_document}
+
+    def save(folder: Path) -> None:
+        export_decoder(folder, model, {**ids})
+
+    return Storage(save, lambda folder: import_decoder(folder).model.to(device))
+
+
+def _checked(subject: Subject, checks: Sequence[Any], seconds: float | None) -> Report:
+    # Rows are shorter than in training: compiled blocks would be compiled again for them.
+    compilation = subject.trainer.compilation
+    with nullcontext() if compilation is None else compilation.eagerly():
+        return run_checks(subject, checks, seconds=seconds)
+
+
+def _check_run(run: RunFolder) -> Report:
+    config = request_of(run)
+    if not run.plan:
+        raise InputError(f"{run.path} was stopped before its plan was made", "check its text: lavra check DATA")
+    plan = replace(Plan.from_json(run.plan, str(run.path / "plan.json")), compile=False)
+    device = choose_device(config.machine.device)
+    use_threads(plan.threads)
+    data = open_material(data_folder(config, run.path))
+    assembly = assemble(config, plan, data, None, device, Ranks(), run.path)
+    checkpoint = CheckpointStore(run.checkpoints).latest()
+    if checkpoint is not None:
+        assembly.trainer.masters.load(checkpoint.load("masters"))
+    try:
+        return _checked(make_subject(assembly, plan, data, loaded=checkpoint is not None), FULL, None)
+    finally:
+        assembly.trainer.batches.close()
+
+
+def _check_text(config: TrainConfig) -> Report:
+    device = choose_device(config.machine.device)
+    machine = measured_machine(config, device)
+    with scratch_folder() as folder:
+        home = Path(folder)
+        base = opened_base(config, device, home)
+        data = training_material(config, home, machine, base)
+        model = base or draft_model(config, machine, data.bytes)
+        plan = replace(first_plan(config, machine, model, data, Ranks()), compile=False)
+        expected = {"tokens_per_second": machine.expected_flops / plan.flops_per_token}
+        plan = replace(plan, probe=expected)
+        assembly = assemble(config, plan, data, None, device, Ranks(), home)
+        say(f"model: {plan.parameters:,} parameters, {plan.precision} on {plan.device}")
+        try:
+            return _checked(make_subject(assembly, plan, data), FULL, None)
+        finally:
+            assembly.trainer.batches.close()

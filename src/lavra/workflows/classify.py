@@ -1,0 +1,116 @@
+"""Classifying texts with a language model, from the labels alone or from a few examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.readers.lines import read_records, text_or_number
+from lavra.generation.classifying import Classification, Classifier, Combine, LongText
+from lavra.generation.few_shot import Choice, Example, ExampleChooser
+from lavra.text.templates import read_templates
+from lavra.workflows.models.open import open_model
+
+
+def classify(
+    model: str,
+    texts: Sequence[str],
+    labels: Sequence[str] = (),
+    *,
+    few_shot: str = "",
+    shots: int = 8,
+    choice: Choice = "random",
+    templates: str = "classify",
+    combine: Combine = "average",
+    calibrate: bool = True,
+    long_text: LongText = "cut",
+    bos: bool | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "fp32",
+) -> list[Classification]:
+    """Label texts.
+
+    Args:
+        model: a run, a checkpoint or a model folder.
+        texts: what to label.
+        labels: all that may be answered; those of the examples where none are given. `a/b` are labels with levels.
+        few_shot: a JSON Lines file of examples with "text" and "label"; none for zero-shot.
+        shots: how many examples a prompt shows.
+        choice: which: at "random", those "similar" to the text, or a set that stands for all ("vote-k").
+        templates: a TOML file of phrasings, or the built-in "classify" (English) or "classify-pt".
+        combine: "average" the phrasings' probabilities, or let them "vote".
+        calibrate: undo the model's preference for some labels (contextual calibration).
+        long_text: what to do with a text that does not fit the model's context together with the prompt around it:
+            "cut" leaves its end out, which is counted and said; "refuse" stops.
+        bos: read a beginning-of-text token before a prompt, or none; None as the model's own tokenizer does it.
+        seed: of the random choice.
+        device: where to compute.
+        precision: of the weights: fp32, bf16, fp16 or auto.
+
+    Raises:
+        InputError: if an example's label is not among the labels, there are no labels, or a prompt does not fit even
+            without its text.
+    """
+    examples = _examples(few_shot, labels) if few_shot else []
+    known = list(labels) or sorted({one.label for one in examples})
+    chooser = ExampleChooser(examples, shots, choice, seed) if examples else None
+    phrasings = read_templates(templates)
+    opened = open_model(model, device, precision)
+    classifier = Classifier(
+        opened.model,
+        opened.tokenizer,
+        known,
+        phrasings,
+        chooser=chooser,
+        combine=combine,
+        calibrate=calibrate,
+        long_text=long_text,
+        bos=bos,
+    )
+    found = classifier.classify(texts)
+    cut = sum(one.left_out > 0 for one in found)
+    if cut:
+        left_out = sum(one.left_out for one in found) / sum(map(len, texts))
+        say(
+            f"{cut:,} of {len(found):,} texts did not fit the model's context of {opened.model.context} tokens; their "
+            f"ends were left out, {left_out:.1%} of all characters"
+        )
+    return found
+
+
+def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any) -> dict[str, Any]:
+    """Label the "text" of every line of a JSON Lines file; `how` as for `classify`.
+
+    Returns:
+        `rows`, each the line with `predicted`, `probabilities` and `left_out`, and, where every line has a "label",
+        `accuracy`.
+    """
+    records = read_records(path, {"text": text_or_number})
+    found = classify(model, [one["text"] for one in records], labels, **how)
+    rows = [{**record, **one.to_json()} for record, one in zip(records, found, strict=True)]
+    if not all("label" in record for record in records):
+        return {"rows": rows}
+    right = sum(_label(path, row["label"]) == row["predicted"] for row in rows)
+    return {"rows": rows, "accuracy": right / len(rows)}
+
+
+def _label(path: str, value: Any) -> str:
+    try:
+        return text_or_number(value)
+    except ValueError as error:
+        raise InputError(f"{path}: a label is {value!r}", f'"label" {error}') from error
+
+
+def _examples(path: str, labels: Sequence[str]) -> list[Example]:
+    columns = {"text": text_or_number, "label": text_or_number}
+    examples = [Example(one["text"], one["label"]) for one in read_records(path, columns)]
+    unknown = sorted({one.label for one in examples} - set(labels)) if labels else []
+    if unknown:
+        raise InputError(
+            f"{path} has labels that are not among --labels: {', '.join(map(repr, unknown))}",
+            f"the labels are {', '.join(labels)}; add to them, or correct the examples",
+        )
+    return examples

@@ -1,0 +1,1 @@
+"""What a request names as data, made ready for training."""

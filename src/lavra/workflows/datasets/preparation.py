@@ -1,0 +1,210 @@
+"""What a request names, made ready for training in the run's folder: the machine, the base model, the data."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lavra.config.training import TextConfig, TrainConfig
+from lavra.core.disk.files import read_json
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.examples.chats import ChatTemplate
+from lavra.data.examples.default_chat import default_chat_template, with_turn_token
+from lavra.data.examples.prepare import prepare_examples
+from lavra.data.examples.rows import PairColumns, read_examples
+from lavra.data.readers.rows import BadRows
+from lavra.data.token_store.prepare import TOKENIZER
+from lavra.data.tokenizers.report import TextSample, TokenizerReport
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.models.families.companions import TEMPLATES, copy_files
+from lavra.planning.budget import vocabulary_for
+from lavra.planning.machine.hardware import measure_matrix_peak
+from lavra.training.devices import use_threads
+from lavra.training.precision import choose_precision
+from lavra.workflows.datasets.dataset import ExampleMaterial, Material, TextMaterial, has_examples, open_material
+from lavra.workflows.datasets.text import (
+    data_folder,
+    is_prepared,
+    open_tokenizer,
+    pair_columns,
+    prepare_as_asked,
+    tokenizer_place,
+)
+from lavra.workflows.models.base_model import Base, read_base
+from lavra.workflows.models.saved_base import BASE, keep_base
+from lavra.workflows.models.vocabulary import with_another_vocabulary
+from lavra.workflows.training.autoconfig import Machine, draft_model
+
+_FITTING, _LONGEST, _MULTIPLE = 0.99, 1024, 64
+"""Share of the examples that fit a row uncut, unless that makes rows longer than the most; rows are multiples."""
+
+_MEASURED = 200
+"""Pieces of text by which a tokenizer's bytes per token are measured."""
+
+
+def training_material(config: TrainConfig, home: Path, machine: Machine, base: Base | None) -> Material:
+    """Open what was prepared, or prepare it into the folder of the run.
+
+    Args:
+        config: the request.
+        home: the run's folder.
+        machine: what will be trained on, by which a vocabulary is chosen.
+        base: the model to adapt, whose tokenizer is used; None for training from nothing.
+
+    Raises:
+        InputError: if the data cannot be used, or were prepared with another tokenizer than the model's.
+    """
+    folder = data_folder(config, home)
+    if is_prepared(config.data):
+        return _matching(open_material(folder), base, folder)
+    examples = has_examples(config) if base is None else base.objective in ("answers", "seq2seq")
+    data = (_prepared_examples if examples else _prepared_text)(config, home, folder, machine, base)
+    say(data.summary())
+    return data
+
+
+def _matching(data: Material, base: Base | None, folder: Path) -> Material:
+    if base is not None and base.tokenizer.fingerprint != data.tokenizer.fingerprint:
+        raise InputError(
+            f"{folder} was prepared with another tokenizer than that of {base.place}",
+            f"prepare it again: lavra prepare DATA --text.tokenizer {base.place} --out FOLDER",
+        )
+    return data
+
+
+def _prepared_text(config: TrainConfig, _home: Path, folder: Path, machine: Machine, base: Base | None) -> Material:
+    return TextMaterial(
+        prepare_as_asked(
+            config.data,
+            folder,
+            config.text,
+            vocabulary_size=_vocabulary_chooser(config, machine),
+            tokenizer=None if base is None else base.tokenizer,
+            beginnings=base is not None and base.objective == "masked",
+        )
+    )
+
+
+def _prepared_examples(config: TrainConfig, home: Path, folder: Path, machine: Machine, base: Base | None) -> Material:
+    columns = pair_columns(config.text)
+    if base is None:
+        tokenizer, context = _from_nothing(config, machine, columns)
+    else:
+        tokenizer, context = base.tokenizer, base.window
+    prepared = prepare_examples(
+        config.data,
+        folder,
+        tokenizer,
+        kind="encoder-decoder" if base is not None and base.source_window else "decoder",
+        context=context,
+        source_context=base.source_window if base is not None and base.source_window else None,
+        columns=columns,
+        chat_template=_chat_template(config, home, base, tokenizer),
+        validation_share=config.text.validation_share,
+        validation_limit=config.text.validation_limit,
+        on_bad_row=config.text.on_bad_row,
+        normalize=config.text.normalize,
+        encoding=config.text.encoding,
+        validation=config.text.validation,
+    )
+    if base is not None and prepared.report["chats"] and ChatTemplate.load(home / BASE) is None:
+        copy_files(folder / TOKENIZER, home / BASE, TEMPLATES)  # kept with the model that now learns to use it
+    return ExampleMaterial(prepared)
+
+
+def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | None) -> tuple[Tokenizer, int]:
+    """Return a tokenizer for the examples, and the length of rows of the model that will be trained on them."""
+    sample, sizes, chats = TextSample(), array("L"), False
+    text = config.text
+    for row in read_examples(
+        config.data,
+        BadRows(policy=text.on_bad_row),
+        columns=columns,
+        encoding=text.encoding,
+        validation=text.validation,
+    ):
+        if row.held_out:
+            continue
+        chats |= bool(row.messages)
+        texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
+        for text in texts:
+            sample.add(text)
+        sizes.append(sum(len(text.encode()) for text in texts))
+    size = sum(sizes)
+    if config.text.tokenizer:
+        tokenizer = open_tokenizer(config.text.tokenizer)
+    else:
+        vocabulary = _vocabulary_chooser(config, machine)(size)
+        say(f"training a tokenizer of {vocabulary} tokens")
+        tokenizer = Tokenizer.train(sample, vocabulary)
+        tokenizer = with_turn_token(tokenizer) if chats else tokenizer
+    bytes_per_token = TokenizerReport.measure(tokenizer, islice(sample, _MEASURED)).bytes_per_token
+    usual = sorted(sizes)[int(_FITTING * (len(sizes) - 1))] / bytes_per_token + 1
+    longest = min(_LONGEST, -(-usual // _MULTIPLE) * _MULTIPLE)
+    return tokenizer, config.model.context or max(draft_model(config, machine, size).context, int(longest))
+
+
+def _chat_template(config: TrainConfig, home: Path, base: Base | None, tokenizer: Tokenizer) -> ChatTemplate:
+    """Return the template of the model to adapt, as it is kept in the run, or of the tokenizer; else one of ours."""
+    asked = config.text.tokenizer
+    folder = home / BASE if base is not None else tokenizer_place(asked) if asked else None
+    found = ChatTemplate.load(folder) if folder is not None and folder.is_dir() else None
+    return found or default_chat_template(tokenizer)
+
+
+def _vocabulary_chooser(config: TrainConfig, machine: Machine) -> Callable[[int], int]:
+    """Return what chooses the size of the vocabulary once the size of the text is known."""
+
+    def choose(corpus_bytes: int) -> int:
+        if config.text.vocabulary:
+            return config.text.vocabulary
+        return vocabulary_for(draft_model(config, machine, corpus_bytes).vocabulary, corpus_bytes)
+
+    return choose
+
+
+def measured_machine(config: TrainConfig, device: torch.device) -> Machine:
+    """Return this machine with its measured peak."""
+    threads = use_threads(config.machine.threads)
+    precision = choose_precision(config.machine.precision, device)
+    return Machine(device, precision, measure_matrix_peak(device, precision), threads)
+
+
+def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base | None:
+    """Open the model that training goes on from, if a request names one, and keep it in the run's folder."""
+    if config.base is None:
+        return None
+    base = with_another_vocabulary(config, read_base(config, device, examples=has_examples(config)))
+    keep_base(home, base.opened.model, base.tokenizer, base.opened.files)
+    return base
+
+
+# Tokenising a corpus once, to train on it many times.
+
+
+def prepare_text(data: Sequence[str], out: str | Path, text: TextConfig, *, force: bool = False) -> dict[str, Any]:
+    """Read, divide and tokenise `data` into the folder `out`, and return the report of what was found.
+
+    Args:
+        data: files, folders, globs, `-`, `hf:NAME[:SPLIT]` or `installed-docs:`.
+        out: the folder, with the token stores `train` and `validation` and the tokenizer.
+        text: how text is read, divided and tokenised.
+        force: replace an existing folder.
+
+    Raises:
+        InputError: if the text or the folder is wrong.
+    """
+    if has_examples(TrainConfig(data=tuple(data), text=text)):
+        raise InputError(
+            f"{', '.join(data)} holds prompts with their answers, not documents",
+            "give it to `lavra train` itself, which prepares it for its model; or name a column with --text-column",
+        )
+    prepared = prepare_as_asked(data, out, text, vocabulary_size=text.vocabulary, force=force)
+    say(TextMaterial(prepared).summary())
+    return read_json(Path(out) / "report.json")

@@ -1,0 +1,117 @@
+"""The text of a run: the request that names it, its tokenizer, where its token stores lie, and how they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lavra.config.training import TextConfig, TrainConfig
+from lavra.core.configuration import from_toml
+from lavra.core.disk.run_folder import RunFolder, is_run
+from lavra.core.errors import InputError
+from lavra.data.examples.rows import PairColumns
+from lavra.data.token_store.prepare import TOKENIZER, Prepared, prepare
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.models.families.companions import has_tokenizer
+from lavra.models.families.files import hub_folder, hub_name
+from lavra.workflows.datasets.text_record import recorded_folder
+from lavra.workflows.models.saved_base import companions_folder
+
+
+def request_of(run: RunFolder) -> TrainConfig:
+    """Return the request that a run was started with."""
+    return from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
+
+
+def data_folder(config: TrainConfig, run: Path) -> Path:
+    """Return where the token stores of a run lie: in the run, or where `lavra prepare` made them.
+
+    Raises:
+        InputError: if they are gone, or there is another text in their place.
+    """
+    return recorded_folder(run) or (Path(config.data[0]) if is_prepared(config.data) else run / "data")
+
+
+def is_prepared(locations: tuple[str, ...]) -> bool:
+    """Say whether the data of a request is a folder that `lavra prepare` made."""
+    return len(locations) == 1 and (Path(locations[0]) / "train" / "manifest.json").exists()
+
+
+def tokenizer_place(location: str) -> Path:
+    """Return the file or folder with the tokenizer that a request names.
+
+    Args:
+        location: a tokenizer's file or folder, a run or one of its checkpoints, a folder that `lavra prepare` made, or
+            a hub's name.
+
+    Raises:
+        InputError: if it is a hub's name, and the hub has no such model or cannot be reached.
+    """
+    path = Path(location).expanduser()
+    if path.parent.name == "checkpoints" and is_run(path.parent.parent):
+        path = path.parent.parent
+    if is_run(path):
+        model = path / "model"
+        return (
+            model if has_tokenizer(model) else companions_folder(path, data_folder(request_of(RunFolder(path)), path))
+        )
+    if (path / TOKENIZER / "tokenizer.json").is_file():
+        return path / TOKENIZER
+    name = None if path.exists() else hub_name(location)
+    return path if name is None else hub_folder(name, weights=False)
+
+
+def open_tokenizer(location: str) -> Tokenizer:
+    """Open the tokenizer that a request names; see `tokenizer_place` for what it may be.
+
+    Raises:
+        InputError: if there is none.
+    """
+    return Tokenizer.load(tokenizer_place(location))
+
+
+def prepare_as_asked(
+    locations: Sequence[str],
+    out: str | Path,
+    text: TextConfig,
+    *,
+    vocabulary_size: int | Callable[[int], int] | None,
+    tokenizer: Tokenizer | None = None,
+    beginnings: bool = False,
+    force: bool = False,
+) -> Prepared:
+    """Prepare text as a request says; see `lavra.data.token_store.prepare.prepare` for the vocabulary and for what is
+    raised."""
+    if tokenizer is None and text.tokenizer:
+        tokenizer = open_tokenizer(text.tokenizer)
+    return prepare(
+        locations,
+        out,
+        tokenizer=tokenizer,
+        beginnings=beginnings,
+        vocabulary_size=vocabulary_size,
+        validation_share=text.validation_share,
+        validation_limit=text.validation_limit,
+        text_column=text.column,
+        on_bad_row=text.on_bad_row,
+        normalize=text.normalize,
+        encoding=text.encoding,
+        validation=text.validation,
+        force=force,
+    )
+
+
+# The columns of examples that a request names.
+
+
+def pair_columns(asked: TextConfig) -> PairColumns | None:
+    """Return the columns of prompt and completion, or None where they are to be recognised.
+
+    Raises:
+        InputError: if only one of the two is named.
+    """
+    if asked.prompt and asked.completion:
+        return PairColumns(asked.prompt, asked.completion)
+    if asked.prompt or asked.completion:
+        raise InputError("one of --text.prompt and --text.completion was given", "name both columns")
+    return None

@@ -1,0 +1,133 @@
+"""Measuring a model on text: perplexity, bits per byte, per character and per word, beside honest yardsticks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.examples.prepare import holds_examples
+from lavra.data.readers.documents import read_rows
+from lavra.data.readers.rows import BadRows, OnBadRow
+from lavra.data.token_store.prepare import Prepared, open_prepared
+from lavra.data.token_store.store import TokenStore
+from lavra.evaluation.baselines import Yardstick, count_tokens, yardsticks
+from lavra.evaluation.documents import documents_of_rows, documents_of_store
+from lavra.evaluation.likelihood import likelihood
+from lavra.evaluation.results import LikelihoodResult, likelihood_table
+from lavra.workflows.datasets.text import data_folder, request_of
+from lavra.workflows.models.open import OpenModel, open_model
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        model: what was measured.
+        result: the likelihood, in total and by source.
+        yardsticks: references on the same bytes.
+        reading: what was read, left out and changed of text that was given; None for text prepared before.
+    """
+
+    model: str
+    result: LikelihoodResult
+    yardsticks: list[Yardstick]
+    reading: dict[str, Any] | None = None
+
+    @property
+    def table(self) -> str:
+        """The figures as a table for people."""
+        return likelihood_table(self.result, self.yardsticks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        sticks = [stick.to_json() for stick in self.yardsticks]
+        reading = {} if self.reading is None else {"reading": self.reading}
+        return {"model": self.model, **self.result.to_json(), "yardsticks": sticks, **reading}
+
+
+def evaluate(
+    model: str,
+    data: Sequence[str] = (),
+    *,
+    split: Literal["train", "validation"] = "validation",
+    stride: int | None = None,
+    context: int | None = None,
+    text_column: str = "text",
+    on_bad_row: OnBadRow = "skip",
+    encoding: str | None = None,
+    bos: bool | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> Evaluation:
+    """Measure a model on text.
+
+    Args:
+        model: a run, a checkpoint or a model folder.
+        data: text as for training, a token store, or a folder made by `lavra prepare`; by default, the run's own.
+        split: which part of the run's own (or of a prepared) text.
+        stride: tokens between windows; half the context by default. Smaller gives each token more context.
+        context: tokens of a window; the model's by default.
+        text_column: column that holds the text.
+        on_bad_row: what to do with rows that cannot be used; see `lavra.data.readers.documents.read_rows`.
+        encoding: of the files; see there.
+        bos: False reads an end-of-document token before a document's first token where the model's own tokenizer begins
+            texts with another one.
+        device: where to compute.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: if there is no such model or text.
+    """
+    opened = open_model(model, device)
+    own = _own_text(opened)
+    store = _store(opened, own, data, split)
+    bad_rows = BadRows()
+    if store is not None:
+        documents = documents_of_store(store, opened.tokenizer)
+    else:
+        rows = read_rows(
+            data, text_column=text_column, on_bad_row=on_bad_row, encoding=encoding, wanted=(), bad_rows=bad_rows
+        )
+        documents = documents_of_rows(rows, opened.tokenizer)
+        if bad_rows.summary():
+            say(bad_rows.summary())
+    if bos is False:
+        documents = replace(documents, bos=opened.tokenizer.end_of_document)
+    with torch.no_grad():
+        result = likelihood(opened.model, documents, context=context, stride=stride, seed=seed)
+    vocabulary = opened.tokenizer.vocabulary_size
+    sticks = yardsticks(documents, documents.texts(opened.tokenizer), vocabulary, _training_counts(opened, own))
+    return Evaluation(opened.place, result, sticks, bad_rows.report() if store is None else None)
+
+
+def _store(opened: OpenModel, own: Prepared | None, data: Sequence[str], split: str) -> TokenStore | None:
+    """Return the token store that is meant, or None when the data is text."""
+    if not data:
+        if own is None:
+            raise InputError(f"{opened.place} keeps no text of its own", "say what to measure on: --data FILES")
+        return own.train if split == "train" else own.validation
+    folder = Path(data[0])
+    if len(data) == 1 and (folder / "manifest.json").exists():
+        return TokenStore.open(folder)
+    if len(data) == 1 and (folder / split / "manifest.json").exists():
+        return TokenStore.open(folder / split)
+    return None
+
+
+def _own_text(opened: OpenModel) -> Prepared | None:
+    if opened.run is None:
+        return None
+    folder = data_folder(request_of(opened.run), opened.run.path)
+    return open_prepared(folder) if folder.exists() and not holds_examples(folder) else None
+
+
+def _training_counts(opened: OpenModel, own: Prepared | None) -> Any:
+    """Return how often each token occurs in the model's training text, if that is here."""
+    return None if own is None else count_tokens(own.train.tokens, opened.tokenizer.vocabulary_size)

@@ -1,0 +1,93 @@
+"""A model for CTranslate2: a folder that plain `ctranslate2` opens, proved before its weights were rounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lavra.core.disk.building import building_folder
+from lavra.core.disk.files import write_json
+from lavra.core.disk.replacing import check_replaceable
+from lavra.generation.engines.converting import Convertible, convert, log_probabilities
+from lavra.models.certificate import SENTENCES
+from lavra.models.families.companions import write_tokenizer
+from lavra.workflows.models.open import open_model
+
+Quantization = Literal["int8", "int8_float32", "int8_bfloat16", "int8_float16", "bfloat16", "float16", "float32"]
+
+FILE = "quantization.json"
+
+
+@dataclass(frozen=True)
+class CTranslate2Export:
+    """What an export made.
+
+    Attributes:
+        folder: the new folder.
+        quantization: type of its weights.
+        megabytes: of the weights.
+        difference: mean absolute difference of a token's log-probability, in nats, between the folder as its weights
+            now are and the model, on some sentences.
+        tokens: that the difference was measured on.
+    """
+
+    folder: Path
+    quantization: str
+    megabytes: float
+    difference: float
+    tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "folder": str(self.folder),
+            "format": "ct2",
+            "quantization": self.quantization,
+            "megabytes": round(self.megabytes, 1),
+            "log_probability_difference": self.difference,
+            "tokens": self.tokens,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.folder}: for ctranslate2, {self.quantization}, {self.megabytes:.1f} MB; equal to the model in "
+            f"float32, and now {self.difference:.2g} nats from it on average ({self.tokens} tokens)"
+        )
+
+
+def export_ctranslate2(
+    model: str, out: str | Path, *, quantization: Quantization = "int8", force: bool = False
+) -> CTranslate2Export:
+    """Write a model as a folder that `ctranslate2.Generator` or `ctranslate2.Translator` opens, with its tokenizer.
+
+    Args:
+        model: a run, a checkpoint, a model folder, a Hugging Face folder, a hub name or a llama2.c file.
+        out: the folder to make.
+        quantization: type of the weights.
+        force: replace an existing folder.
+
+    Raises:
+        InputError: if there is no such model, or ctranslate2 does not compute its family.
+        LavraError: if the conversion is another model; nothing is left at `out` then.
+    """
+    check_replaceable(Path(out), force=force, inputs=[model])
+    opened = open_model(model, "cpu")
+    source = Convertible(opened.model, opened.tokenizer, opened.family)
+    out = Path(out)
+    with building_folder(out, force=force, inputs=[model], kind="model for ctranslate2") as building:
+        convert(source, building, quantization)
+        write_tokenizer(building, opened.tokenizer, opened.files)
+        difference, tokens = _difference(source, building)
+        size = sum(file.stat().st_size for file in building.glob("model.bin")) / 1e6
+        made = CTranslate2Export(out, quantization, size, difference, tokens)
+        write_json(building / FILE, {key: value for key, value in made.to_json().items() if key != "folder"})
+    return made
+
+
+def _difference(source: Convertible, folder: Path) -> tuple[float, int]:
+    ids = [one for text in SENTENCES for one in source.tokenizer.encode(text)]
+    length = min(len(ids) - 1, source.model.context - 2, 128)
+    before = ids[:length] if source.is_sequence_to_sequence else [source.tokenizer.document_bos]
+    ours, theirs = log_probabilities(source, folder, before, ids[-length:], compute_type="default")
+    return float((ours - theirs).abs().mean()), length

@@ -1,0 +1,245 @@
+"""A model for the rest of the field: a folder that `transformers` opens, with the proof that it is the same model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lavra.core.disk.building import building_folder
+from lavra.core.disk.files import read_json, write_atomically, write_json
+from lavra.core.disk.json_lines import one_line
+from lavra.core.disk.replacing import check_replaceable, was_made_by
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.errors import CheckFailed, InputError
+from lavra.core.progress import say
+from lavra.core.seeds import numpy_stream
+from lavra.data.readers.documents import read_rows
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.models.certificate import FILE, SENTENCES, Certificate, certify
+from lavra.models.families.companions import (
+    TOKENIZER_CONFIG,
+    carried_config,
+    generation_settings,
+    has_tokenizer,
+    lost_companions,
+    read_origin,
+    special_ids,
+    write_companions,
+)
+from lavra.models.families.exporting import SpecialIds, export_decoder
+from lavra.models.families.importing import read_config
+from lavra.models.hf.folders import write_wrapped
+from lavra.models.hf.model import Wrapped
+from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.workflows.export.model_card import model_card, wrapped_card
+from lavra.workflows.models.open import OpenModel, hugging_face_folder, open_model, read_hugging_face
+
+COMPARED_TOKENS = 512
+"""Tokens whose logits are compared, fewer where the vocabulary is so large that they would take much memory."""
+
+_COMPARED_LOGITS = 32_000_000
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export made.
+
+    Attributes:
+        folder: the new folder.
+        family: the `model_type` of the model in it.
+        certificate: of the new folder against our model.
+        of_source: of the folder that the model was read from against our model; None where it was ours before.
+        folded: for a run with an adapter, how far the folded model is from the trained one.
+    """
+
+    folder: Path
+    family: str
+    certificate: Certificate
+    of_source: Certificate | None
+    folded: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "folder": str(self.folder),
+            "family": self.family,
+            **_certificates(self.certificate, self.of_source, self.folded),
+        }
+
+
+def export(
+    model: str, out: str | Path, data: Sequence[str] = (), *, text_column: str = "text", force: bool = False
+) -> Export:
+    """Write a model as a Hugging Face folder, and compare both in a fresh process of `transformers`.
+
+    Args:
+        model: a run, a checkpoint, a model folder, a Hugging Face folder, a hub name or a llama2.c file.
+        out: the folder to make.
+        data: text to compare on; by default some sentences that come with lavra.
+        text_column: column of the data that holds the text.
+        force: replace an existing folder.
+
+    Raises:
+        InputError: if there is no such model, or no family of `transformers` expresses it exactly.
+        CheckFailed: if the folder's logits are not the model's; nothing is left at `out` then.
+    """
+    out = Path(out)
+    check_replaceable(out, force=force or (out / FILE).exists(), inputs=[model, *data])
+    source = _open(model)
+    windows = _windows(source, data, text_column)
+    read = windows if isinstance(source.model, Wrapped) and source.model.kind == "encoder-decoder" else ()
+    folded = None if source.run is None else source.run.result.get("folded")
+    of_source = None
+    request = _request(source, windows)
+    if not force and was_made_by(out, request):
+        say(f"{out} holds this export already, whole")
+        return _made_before(out)
+    if source.folder is not None and (source.run is None or isinstance(source.model, Decoder)):
+        of_source = certify(source.model, source.folder, windows, sources=read)
+        _demand(of_source, f"{source.folder} is not read as transformers reads it")
+    with building_folder(out, request=request, force=force, inputs=[model, *data], kind="exported model") as building:
+        family, tied = _write(source, building)
+        _write_tokenizer(source, building)
+        certificate = certify(source.model, building, windows, sources=read, tied=tied)
+        certificate = replace(certificate, lost=lost_companions(building, source.files))
+        _demand(certificate, f"{model} was not exported as it is")
+        write_json(building / FILE, _certificates(certificate, of_source, folded))
+        write_atomically(building / "README.md", _card(source, out.name, family, certificate))
+    return Export(out, family, certificate, of_source, folded)
+
+
+def _request(source: _Source, windows: list[list[int]]) -> str:
+    """Return a fingerprint of all that decides what an export is."""
+    digest = hashlib.blake2b(digest_size=16)
+    tokenizer = None if source.tokenizer is None else source.tokenizer.fingerprint
+    about = [version("lavra"), source.family, str(source.folder), tokenizer, windows]
+    digest.update(one_line(about).encode())
+    for name, tensor in sorted(source.model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _made_before(folder: Path) -> Export:
+    values = read_json(folder / FILE)
+    of_source = Certificate.from_json(values["of_source"]) if "of_source" in values else None
+    family = read_config(folder)["model_type"]
+    return Export(folder, family, Certificate.from_json(values["certificate"]), of_source, values.get("folded"))
+
+
+def _write(source: _Source, folder: Path) -> tuple[str, bool]:
+    """Write configuration and weights; return the family, and whether the head is tied."""
+    if isinstance(source.model, Wrapped):
+        write_wrapped(folder, source.model)
+        return source.model.inner.config.model_type, source.model.tied
+    exported = export_decoder(
+        folder,
+        source.model,
+        _ids(source),
+        source.family,
+        carried=carried_config(source.files),
+        generation=generation_settings(source.files),
+    )
+    return exported.family, exported.spec.tied
+
+
+def _card(source: _Source, name: str, family: str, certificate: Certificate) -> str:
+    result = source.run.result if source.run is not None else {}
+    parameters = count_parameters(source.model)
+    if isinstance(source.model, Wrapped):
+        return wrapped_card(name, family, source.model, parameters, certificate, result)
+    return model_card(name, family, source.model.spec, parameters, certificate, result)
+
+
+def _certificates(
+    certificate: Certificate, of_source: Certificate | None, folded: dict[str, Any] | None
+) -> dict[str, Any]:
+    return {
+        "certificate": certificate.to_json(),
+        **({} if of_source is None else {"of_source": of_source.to_json()}),
+        **({} if folded is None else {"folded": folded}),
+    }
+
+
+def _demand(certificate: Certificate, what: str) -> None:
+    if not certificate.holds:
+        raise CheckFailed(f"{what}:\n{certificate}", "nothing was written; report this with the model's config.json")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is exported; a Hugging Face folder may lack a tokenizer, and then keeps lacking it."""
+
+    model: Decoder | Wrapped
+    tokenizer: Tokenizer | None
+    opened: OpenModel | None
+    family: str | None
+    folder: Path | None
+    files: Path | None
+
+    @property
+    def run(self) -> RunFolder | None:
+        return None if self.opened is None else self.opened.run
+
+
+def _open(location: str) -> _Source:
+    folder = hugging_face_folder(location)
+    if folder is not None and not has_tokenizer(folder):
+        model = read_hugging_face(folder).eval()
+        say(f"{folder} has no tokenizer; the export will have none, and is compared on random tokens")
+        return _Source(model, None, None, str(read_config(folder).get("model_type")), folder, folder)
+    opened = open_model(location, "cpu")
+    return _Source(opened.model, opened.tokenizer, opened, opened.family, opened.folder, opened.files)
+
+
+def _ids(source: _Source) -> SpecialIds:
+    origin = read_origin(source.files)
+    if origin:
+        return special_ids(origin)
+    if source.tokenizer is None:
+        return {}
+    return {"bos_token_id": source.tokenizer.document_bos, "eos_token_id": source.tokenizer.end_of_document}
+
+
+def _write_tokenizer(source: _Source, folder: Path) -> None:
+    """Write the tokenizer and the settings of generation; a tokenizer of our own is told what the model can read."""
+    if source.tokenizer is None:
+        return
+    write_companions(folder, source.tokenizer, source.files, ours=False)
+    if not read_origin(source.files):
+        settings = folder / TOKENIZER_CONFIG
+        asked = {"model_max_length": source.model.context, "model_input_names": ["input_ids", "attention_mask"]}
+        write_json(settings, {**read_json(settings), **asked})
+
+
+def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[list[int]]:
+    """Return windows of tokens to compare on: documents, each after the token that begins one."""
+    model = source.model
+    left = max(min(COMPARED_TOKENS, _COMPARED_LOGITS // model.vocabulary), 16)
+    longest = min(model.context, left)
+    if source.tokenizer is None:
+        drawn = numpy_stream(0, "tokens of a certificate").integers(model.vocabulary, size=longest)
+        return [drawn.tolist()]
+    windows: list[list[int]] = []
+    for text in _texts(source, data, text_column):
+        ids = [source.tokenizer.document_bos, *source.tokenizer.encode(text[: 16 * left])][:left]
+        parts = [ids[start : start + longest] for start in range(0, len(ids), longest)]
+        windows += [part for part in parts if len(part) > 1]
+        left -= len(ids)
+        if left <= 1:
+            break
+    if not windows:
+        raise InputError("there is no text to compare on", "check the --data locations")
+    return windows
+
+
+def _texts(source: _Source, data: Sequence[str], text_column: str) -> Iterator[str]:
+    if data:
+        return (row.text for row in read_rows(data, text_column=text_column, wanted=()))
+    return iter(SENTENCES)

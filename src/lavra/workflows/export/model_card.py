@@ -1,0 +1,175 @@
+"""The README.md of an exported model: what it is, how it was trained, what it was measured on, how to open it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lavra.models.certificate import Certificate
+from lavra.models.hf.model import Wrapped
+from lavra.models.spec import DecoderSpec
+
+_HEADER = """---
+library_name: transformers
+pipeline_tag: {task}
+tags:
+- lavra
+- {family}
+---
+
+# {name}
+
+"""
+
+_DECODER = (
+    "A decoder of {parameters:,} parameters ({depth} blocks, width {width}, {vocabulary:,} tokens, windows of "
+    "{context}),\nin the form of `{family}`.\n"
+)
+
+_WRAPPED = (
+    "An instance of `{architecture}` with {parameters:,} parameters ({vocabulary:,} tokens, windows of {context}).\n"
+)
+
+_USE = """
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}")
+ids = tokenizer("{prompt}", return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))
+```
+"""
+
+_USE_MASKED = """
+## Use
+
+```python
+from transformers import pipeline
+
+fill = pipeline("fill-mask", "{name}")
+print(fill(f"Era uma {{fill.tokenizer.mask_token}} vez."))
+```
+"""
+
+_USE_SEQ2SEQ = """
+## Use
+
+```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForSeq2SeqLM.from_pretrained("{name}")
+ids = tokenizer("{prompt}", return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0], skip_special_tokens=True))
+```
+"""
+
+_KINDS = {
+    "decoder": ("text-generation", _USE),
+    "encoder": ("fill-mask", _USE_MASKED),
+    "encoder-decoder": ("text2text-generation", _USE_SEQ2SEQ),
+}
+"""The hub's name for what a model does, and how it is used."""
+
+_MEASURES = (
+    ("loss", "nats per token"),
+    ("perplexity", "perplexity per token"),
+    ("bits_per_byte", "bits per byte"),
+    ("bits_per_word", "bits per word"),
+)
+
+
+def model_card(
+    name: str,
+    family: str,
+    spec: DecoderSpec,
+    parameters: int,
+    certificate: Certificate,
+    result: Mapping[str, Any],
+    prompt: str = "Era uma vez",
+) -> str:
+    """Return the card in Markdown.
+
+    Args:
+        name: of the model.
+        family: `model_type`.
+        spec: its shape.
+        parameters: how many it has, shared ones once.
+        certificate: of the export.
+        result: the final figures of the run that trained it; empty where there is none.
+        prompt: of the example.
+    """
+    shape = {"depth": spec.depth, "width": spec.width, "vocabulary": spec.vocabulary, "context": spec.context}
+    description = _DECODER.format(parameters=parameters, family=family, **shape)
+    return _card(name, family, "decoder", description, certificate, result, prompt)
+
+
+def wrapped_card(
+    name: str,
+    family: str,
+    model: Wrapped,
+    parameters: int,
+    certificate: Certificate,
+    result: Mapping[str, Any],
+    prompt: str = "Era uma vez",
+) -> str:
+    """Return the card of a model that `transformers` has itself; arguments as of `model_card`."""
+    description = _WRAPPED.format(
+        architecture=certificate.architecture,
+        parameters=parameters,
+        vocabulary=model.vocabulary,
+        context=model.context,
+    )
+    return _card(name, family, model.kind, description, certificate, result, prompt)
+
+
+def _card(
+    name: str,
+    family: str,
+    kind: str,
+    description: str,
+    certificate: Certificate,
+    result: Mapping[str, Any],
+    prompt: str,
+) -> str:
+    task, use = _KINDS[kind]
+    parts = [_HEADER.format(name=name, family=family, task=task), description]
+    if result:
+        parts.append(_training(result))
+    parts.append(use.format(name=name, prompt=prompt))
+    parts.append(f"\n## Certificate\n\n```\n{certificate}\n```\n")
+    return "".join(parts)
+
+
+def _training(result: Mapping[str, Any]) -> str:
+    lines = ["\n## Training\n\n"]
+    data = ", ".join(f"`{location}`" for location in result.get("data", ()))
+    lines.append(f"Trained with lavra on {data or 'its own text'}: {_count(result, 'step')} steps, ")
+    lines.append(f"{_count(result, 'tokens')} tokens")
+    seconds = result.get("seconds")
+    lines.append(f" in {seconds / 60:.1f} minutes.\n" if seconds else ".\n")
+    rows = [(title, _estimate(result.get(key))) for key, title in _MEASURES]
+    rows = [(title, text) for title, text in rows if text]
+    if rows:
+        documents = result.get("evaluated_documents")
+        where = f"{documents:,} held-out documents" if documents else "held-out documents"
+        lines.append(f"\nOn {where} (with 95 % intervals over documents, where there are enough):\n\n")
+        lines.append("| measure | value |\n|---|---|\n")
+        lines += [f"| {title} | {text} |\n" for title, text in rows]
+    return "".join(lines)
+
+
+def _count(result: Mapping[str, Any], key: str) -> str:
+    value = result.get(key)
+    return f"{value:,}" if isinstance(value, int) else "?"
+
+
+def _estimate(value: Any) -> str:
+    if not isinstance(value, Mapping) or value.get("value") is None:
+        return ""
+    if value.get("low") is None:  # too few documents for an interval
+        return f"{value['value']:.4g}"
+    return f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"

@@ -1,0 +1,1 @@
+"""Using a model: writing, scoring, explaining, asking itself."""

@@ -1,0 +1,85 @@
+"""Opening a chat model for a conversation, by where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lavra.config.generation import GenerateOptions
+from lavra.core.disk.files import read_json
+from lavra.core.errors import InputError
+from lavra.data.examples.chats import ChatTemplate
+from lavra.generation.chat import Conversation
+from lavra.generation.engines.engine import TorchEngine
+from lavra.workflows.datasets.text import request_of
+from lavra.workflows.generation.engines import open_engine
+from lavra.workflows.models.open import OpenModel, open_model
+
+
+def open_chat(
+    model: str | OpenModel,
+    options: GenerateOptions | None = None,
+    *,
+    system: str = "",
+    device: str = "auto",
+    precision: str = "auto",
+) -> Conversation:
+    """Open a model for a conversation.
+
+    Args:
+        model: a run, a checkpoint or a model folder whose tokenizer has a chat template, or one that is open.
+        options: how to write; `max_new_tokens` for each answer.
+        system: what the model is told before the first turn.
+        device: where to compute.
+        precision: auto, fp32, bf16, fp16 or int8; see `lavra.workflows.generation.engines.open_engine`.
+
+    Raises:
+        InputError: if there is no such model, it has no chat template, or it is no decoder.
+    """
+    options = options or GenerateOptions()
+    if options.beams > 1 or options.samples > 1 or options.contrastive is not None or options.constrained:
+        raise InputError(
+            "a conversation is drawn or greedy, one answer at a time",
+            "leave out --beams, --samples, --contrastive and the constraints",
+        )
+    opened = open_model(model, device) if isinstance(model, str) else model
+    template = chat_template_of(opened)
+    if template is None:
+        raise InputError(
+            f"{opened.place} has no chat template, so it is no model for conversations",
+            f'train it on chats, or continue a text: lavra generate {opened.place} "Era uma vez"',
+        )
+    ends = _end_ids(opened)
+    engine = open_engine(opened, [""], options, engine="torch", device=device, precision=precision)
+    assert isinstance(engine, TorchEngine)
+    return Conversation(engine.model, engine.tokenizer, template, options, system, ends)
+
+
+def chat_template_of(opened: OpenModel) -> ChatTemplate | None:
+    """Return the chat template that comes with a model, or for a run the one that it was trained with."""
+    for folder in _folders(opened):
+        template = ChatTemplate.load(folder)
+        if template is not None:
+            return template
+    return None
+
+
+def _folders(opened: OpenModel) -> Iterator[Path]:
+    """Yield the folders where a model's template may lie: its own, and what its run began from."""
+    if opened.folder is not None:
+        yield opened.folder
+    if opened.run is None:
+        yield Path(opened.place)
+        return
+    yield opened.run.path / "model"
+    yield opened.run.path / "base"
+    request = request_of(opened.run)
+    yield from (Path(place) for place in (request.base, request.text.tokenizer) if place and Path(place).is_dir())
+
+
+def _end_ids(opened: OpenModel) -> tuple[int, ...]:
+    """Return the ids that end a text by the model's generation configuration: chat models often have several."""
+    files = (folder / "generation_config.json" for folder in _folders(opened))
+    file = next((file for file in files if file.is_file()), None)
+    found = None if file is None else read_json(file).get("eos_token_id")
+    return tuple(found) if isinstance(found, list) else () if found is None else (found,)

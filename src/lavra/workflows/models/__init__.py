@@ -1,0 +1,1 @@
+"""Models by where they are, and the model that a training goes on from."""

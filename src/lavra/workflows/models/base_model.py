@@ -1,0 +1,195 @@
+"""The model that a training goes on from: opened, fitted to the request, and kept in the run's own folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from lavra.config.choices import ObjectiveName
+from lavra.config.training import ModelConfig, TrainConfig
+from lavra.core.disk.files import write_json
+from lavra.core.errors import CheckFailed, InputError
+from lavra.core.progress import say
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.models.certificate import FILE, certify
+from lavra.models.hf.model import Wrapped, set_dropout
+from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.models.spec import DecoderSpec
+from lavra.planning.machine.flops import training_flops_per_token
+from lavra.workflows.models.open import OpenModel, open_model
+from lavra.workflows.models.saved_base import BASE
+
+WINDOW = {"cpu": 512, "mps": 512, "cuda": 1024}
+"""Tokens of a row by default, where the model could read more."""
+
+_SOURCE_WINDOW, _TARGET_WINDOW = 512, 256
+_SHAPE = ("depth", "width", "heads", "kv_heads", "positions", "norm", "activation", "tied")
+_CERTIFIED_TOKENS, _CERTIFIED_LOGITS = 512, 32_000_000
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model to adapt.
+
+    Attributes:
+        opened: the model, its tokenizer and where they were found.
+        objective: that it will learn.
+        window: tokens of a row.
+        source_window: tokens of a row on the encoder's side; 0 where there is none.
+    """
+
+    opened: OpenModel
+    objective: ObjectiveName
+    window: int
+    source_window: int
+
+    @property
+    def place(self) -> str:
+        """Where the model was found."""
+        return self.opened.place
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own tokenizer."""
+        return self.opened.tokenizer
+
+    @property
+    def spec(self) -> DecoderSpec | None:
+        """The shape; None for a wrapped model."""
+        model = self.opened.model
+        return model.spec if isinstance(model, Decoder) else None
+
+    @property
+    def parameters(self) -> int:
+        """How many the model has, shared ones counted once."""
+        return count_parameters(self.opened.model)
+
+    @property
+    def isolates(self) -> bool:
+        """Whether the model can keep documents of one row apart."""
+        return isinstance(self.opened.model, Decoder) or self.opened.model.isolates
+
+    @property
+    def flops_per_token(self) -> float:
+        """Of a training step, for one token of a row."""
+        if self.spec is not None:
+            return training_flops_per_token(self.spec, self.window)
+        return 6.0 * sum(layer.weight.numel() for layer in self.opened.model.modules() if isinstance(layer, nn.Linear))
+
+
+def read_base(config: TrainConfig, device: torch.device, *, examples: bool) -> Base:
+    """Open the model that a request names.
+
+    Args:
+        config: the request.
+        device: what it will be trained on, which decides how long rows are by default.
+        examples: whether the data are examples of which a part is learned, rather than text.
+
+    Raises:
+        InputError: if there is no such model, or it cannot be trained as asked.
+    """
+    assert config.base is not None
+    _refuse_shapes(config.model)
+    opened = open_model(config.base, "cpu")
+    model = opened.model
+    kind = model.kind if isinstance(model, Wrapped) else "decoder"
+    examples = examples or kind == "encoder-decoder"
+    objective = _objective(config.objective.name, kind, examples, opened.place)
+    window, source = _windows(config, model, kind, device)
+    if isinstance(model, Decoder):
+        opened = replace(opened, model=_fitted(model, window, config.model.dropout))
+    else:
+        set_dropout(model, config.model.dropout or 0.0)
+    return Base(opened, objective, window, source)
+
+
+def objective_from_nothing(asked: ObjectiveName, *, examples: bool) -> ObjectiveName:
+    """Return what a decoder that is trained from nothing learns.
+
+    Raises:
+        InputError: if the objective needs a model of another kind.
+    """
+    return _objective(asked, "decoder", examples, "a model trained from nothing")
+
+
+def _objective(asked: ObjectiveName, kind: str, examples: bool, place: str) -> ObjectiveName:
+    possible: dict[str, tuple[ObjectiveName, ...]] = {
+        "decoder": ("answers",) if examples else ("causal",),
+        "encoder": () if examples else ("masked",),
+        "encoder-decoder": ("seq2seq",),
+    }
+    found = possible[kind]
+    what = "examples with a part to learn" if examples else "plain text"
+    if not found:
+        raise InputError(
+            f"{place} is an {kind}, which cannot learn from {what}",
+            "give rows with a source and a target" if kind == "encoder-decoder" else "give plain text",
+        )
+    if asked not in ("auto", *found):
+        raise InputError(
+            f"--objective {asked} does not fit: {place} is a {kind} and the data are {what}",
+            f"use --objective {found[0]}, or leave it out",
+        )
+    return found[0]
+
+
+def _refuse_shapes(asked: ModelConfig) -> None:
+    given = [name for name in _SHAPE if getattr(asked, name) is not None]
+    if asked.preset != "auto":
+        given.insert(0, "preset")
+    if given:
+        raise InputError(
+            f"--model.{given[0].replace('_', '-')} and --from both say what the model is like",
+            "a model that exists keeps its shape; leave one of them out",
+        )
+
+
+def _windows(config: TrainConfig, model: Decoder | Wrapped, kind: str, device: torch.device) -> tuple[int, int]:
+    """Return the tokens of a row, and of its source."""
+    longest = model.context
+    usual = _TARGET_WINDOW if kind == "encoder-decoder" else WINDOW.get(device.type, 512)
+    window = config.model.context or min(longest, usual)
+    source = 0
+    if kind == "encoder-decoder":
+        source = config.objective.source_context or min(longest, _SOURCE_WINDOW)
+    for flag, asked in (("--context", window), ("--objective.source-context", source)):
+        rotary = isinstance(model, Decoder) and model.spec.positions != "learned"
+        if asked > longest and not rotary:
+            raise InputError(f"{flag} {asked} is more than the {longest} positions of the model", f"use {longest}")
+    return window, source
+
+
+def _fitted(model: Decoder, window: int, dropout: float | None) -> Decoder:
+    """Return the decoder with another dropout, or with longer windows than it had, where its positions allow them."""
+    spec = replace(model.spec, dropout=dropout or 0.0, context=max(model.spec.context, window))
+    if spec == model.spec:
+        return model
+    changed = Decoder(spec)
+    changed.load_state_dict(model.state_dict())
+    return changed
+
+
+def certify_base(run: Path, base: Base, tokens: np.ndarray) -> None:
+    """Prove that the model was read right: its logits on the user's text, against `transformers` in a fresh process.
+
+    Args:
+        run: its folder gets the certificate.
+        base: a model that was read into our decoder from a Hugging Face folder; others need no proof.
+        tokens: (length,) ids of the user's text.
+
+    Raises:
+        CheckFailed: if it is another model than `transformers` opens.
+    """
+    opened = base.opened
+    if opened.folder is None or not isinstance(opened.model, Decoder):
+        return
+    length = min(_CERTIFIED_TOKENS, max(16, _CERTIFIED_LOGITS // opened.model.spec.vocabulary), base.window)
+    certificate = certify(opened.model.eval(), opened.folder, [tokens[:length].tolist()])
+    write_json(run / BASE / FILE, certificate.to_json())
+    if not certificate.holds:
+        raise CheckFailed(f"{opened.folder} is not read as transformers reads it:\n{certificate}", "report this")
+    say(str(certificate))

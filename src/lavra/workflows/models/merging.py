@@ -1,0 +1,99 @@
+"""The finished model on its own: what edits learned is worked into its weights, and the result is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lavra.config.transforms import EditConfig
+from lavra.core.disk.building import building_folder
+from lavra.core.errors import CheckFailed, InputError
+from lavra.core.progress import say
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.models.contract import Batch
+from lavra.models.hf.model import Wrapped
+from lavra.models.native.decoder import Decoder
+from lavra.models.transforms.adapters import Adapter
+from lavra.models.transforms.apply import MergeCheck, fold_edits, load_learned_weights
+from lavra.models.transforms.base import ModelEdit
+from lavra.models.transforms.peft_files import save_adapter
+from lavra.models.transforms.prefix import Prefix
+from lavra.planning.plan import Plan
+from lavra.workflows.models.saved_base import BASE, build_edited, model_with, write_model
+
+ADAPTER = "adapter"
+"""Folder of a run that `peft` opens over the model that the run began from."""
+
+
+def write_folded(
+    run: Path, out: Path, plan: Plan, weights: Mapping[str, torch.Tensor], tokenizer: Tokenizer, batch: Batch
+) -> MergeCheck | None:
+    """Write the trained model with its edits folded, and the adapter by itself where `peft` can open it.
+
+    Args:
+        run: its folder.
+        out: the model's folder.
+        plan: of the run.
+        weights: that were learned, in fp32.
+        tokenizer: the model's own.
+        batch: rows on which the model is compared before and after.
+
+    Returns:
+        What folding changed; None for an edit that cannot be folded (a prefix), which is kept as an adapter alone.
+
+    Raises:
+        CheckFailed: if the folded model is not the trained one.
+    """
+    model, edits = build_edited(plan, run)
+    load_learned_weights(model, {name: weight.cpu() for name, weight in weights.items()}, str(run))
+    model.eval()
+    _write_adapter(run, model, edits)
+
+    def logits(module: nn.Module) -> torch.Tensor:
+        assert isinstance(module, Decoder | Wrapped)
+        return module.head(module.features(batch))
+
+    try:
+        check = fold_edits(model, edits, logits)
+    except InputError as error:
+        say(f"the model was not folded: {error.message}; the run's last checkpoint is the model")
+        return None
+    if not check.holds:
+        raise CheckFailed(
+            f"the folded model differs from the trained one: logits by {check.largest_difference:.2e}",
+            f"the adapter is whole in {run / ADAPTER}, and the run's last checkpoint holds it too; report this",
+        )
+    write_model(out, model, tokenizer, run / BASE)
+    say(f"folded: logits differ by at most {check.largest_difference:.1e} from those of the trained model")
+    return check
+
+
+def model_for_use(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: str) -> Decoder | Wrapped:
+    """Return the model of a plan with learned weights, its edits folded where that can be done.
+
+    Raises:
+        Damaged: if the weights are not those of the model; names `place`.
+    """
+    if plan.edits == EditConfig():
+        return model_with(plan, run, weights, place)
+    model, edits = build_edited(plan, run)
+    load_learned_weights(model, weights, place)
+    if plan.edits.adapter.kind != "prefix":
+        with torch.no_grad():
+            for edit in reversed(edits):
+                edit.fold(model)
+    return model
+
+
+def _write_adapter(run: Path, model: nn.Module, edits: list[ModelEdit]) -> None:
+    adapter = next((edit for edit in edits if isinstance(edit, Adapter | Prefix)), None)
+    if adapter is None or not isinstance(model, Wrapped):
+        return
+    try:
+        with building_folder(run / ADAPTER, ours=True, kind="adapter") as building:
+            save_adapter(building, model, adapter, str((run / BASE).resolve()))
+    except InputError as error:
+        say(f"no adapter for peft was written: {error.message}")

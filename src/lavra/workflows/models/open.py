@@ -1,0 +1,219 @@
+"""Opening a model by where it is: a run, one of its checkpoints, a model folder, or one of the field's models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lavra.core.disk.run_folder import RunFolder, is_run
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.tokenizers.llama2c import find_llama2c_tokenizer, load_llama2c_tokenizer
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.models.families.companions import read_origin
+from lavra.models.families.files import hub_folder, hub_name
+from lavra.models.families.importing import import_decoder, is_hugging_face_folder, read_config
+from lavra.models.families.llama2c import is_llama2c, read_llama2c
+from lavra.models.families.registry import FAMILIES
+from lavra.models.hf.folders import open_wrapped
+from lavra.models.hf.kinds import choose_kind
+from lavra.models.hf.model import Wrapped
+from lavra.models.hf.unfolded import adapter_base, folder_of_adapter, folder_of_gguf, gguf_file
+from lavra.models.native.decoder import Decoder
+from lavra.models.native.store import SPECIFICATION, load_decoder
+from lavra.planning.plan import Plan
+from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
+from lavra.training.devices import choose_device
+from lavra.training.precision import TYPES, choose_precision
+from lavra.workflows.datasets.dataset import open_material
+from lavra.workflows.datasets.text import data_folder, request_of
+from lavra.workflows.models.merging import model_for_use
+from lavra.workflows.models.saved_base import companions_folder
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model ready to be used.
+
+    Attributes:
+        model: in evaluation mode, on the device, with weights of the precision asked for.
+        tokenizer: its own.
+        place: what was opened, in words.
+        run: the run that it comes from, if it does.
+        family: its `model_type` in `transformers`, where it comes from the field.
+        folder: the Hugging Face folder that it was read from, if it was.
+        files: the folder with what belongs to it beside the weights: the tokenizer's own files, the chat template and
+            the settings of generation.
+    """
+
+    model: Decoder | Wrapped
+    tokenizer: Tokenizer
+    place: str
+    run: RunFolder | None
+    family: str | None = None
+    folder: Path | None = None
+    files: Path | None = None
+
+
+def open_model(location: str, device: str = "auto", precision: str = "fp32") -> OpenModel:
+    """Open a model.
+
+    Args:
+        location: a run folder (its finished model, or its last checkpoint), a checkpoint of a run, a model folder, a
+            Hugging Face folder, a folder of a `peft` adapter, a GGUF file, a hub name, or a llama2.c checkpoint with
+            its tokenizer beside it.
+        device: where it goes.
+        precision: of its weights, and so of what it computes: fp32, bf16 (half the memory, and quicker where weights
+            are read from memory for few rows), fp16, or auto for what the processor multiplies fastest.
+
+    Raises:
+        InputError: if there is no model at `location`, or no such precision.
+        Damaged: if its files are.
+    """
+    where = choose_device(device)
+    weights = TYPES[choose_precision(precision, where)]
+    opened = _open(location, where)
+    for parameter in opened.model.parameters():  # and no buffer: angles of positions need all their digits
+        parameter.data = parameter.data.to(weights)
+    return opened
+
+
+def _open(location: str, where: torch.device) -> OpenModel:
+    path = Path(location)
+    if is_run(path):
+        run = RunFolder(path)
+        if (path / "model" / SPECIFICATION).exists() and run.status == "finished":
+            return _from_folder(path / "model", where, run)
+        if is_hugging_face_folder(path / "model") and run.status == "finished":
+            return _from_hugging_face(path / "model", where, run)
+        return _from_checkpoint(run, None, where)
+    if path.parent.name == "checkpoints" and is_run(path.parent.parent):
+        return _from_checkpoint(RunFolder(path.parent.parent), path, where)
+    if (path / SPECIFICATION).exists():
+        return _from_folder(path, where, None)
+    if is_llama2c(path):
+        return _from_llama2c(path, where)
+    folder = hugging_face_folder(location)
+    if folder is not None:
+        return _from_hugging_face(folder, where)
+    raise _absent(location)
+
+
+def _from_folder(folder: Path, device: torch.device, run: RunFolder | None) -> OpenModel:
+    model = load_decoder(folder, device).eval()
+    family = read_origin(folder).get("model_type")
+    return OpenModel(model, Tokenizer.load(folder), str(folder), run, family, files=folder)
+
+
+def hugging_face_folder(location: str) -> Path | None:
+    """Return the Hugging Face folder that is meant; None if it is something else.
+
+    A hub's name is downloaded, an adapter of `peft` is worked into its base, and a GGUF file is de-quantised.
+
+    Raises:
+        InputError: if the hub has no such model, or cannot be reached.
+    """
+    path = Path(location)
+    if is_hugging_face_folder(path):
+        return path
+    if path.exists():
+        file = gguf_file(path)
+        return _adapted_folder(path) if file is None else folder_of_gguf(file.resolve())
+    name = hub_name(location)
+    if name is None:
+        return None
+    folder = hub_folder(name)
+    return folder if is_hugging_face_folder(folder) else _adapted_folder(folder) or folder
+
+
+def _adapted_folder(adapter: Path) -> Path | None:
+    """Return the folder of the model that an adapter makes of its base; None where the folder holds no adapter."""
+    base = adapter_base(adapter)
+    if base is None:
+        return None
+    found = hugging_face_folder(base)
+    if found is None:
+        raise InputError(
+            f"{adapter} is an adapter over {base}, which is no Hugging Face folder", f"bring {base} to this machine"
+        )
+    return folder_of_adapter(adapter.resolve(), found.resolve())
+
+
+def refuse_absent(location: str) -> None:
+    """Refuse a model that is not there, without opening one that is: a name of the hub is looked up.
+
+    Raises:
+        InputError: if there is nothing at `location`, or the hub cannot be reached.
+    """
+    if not Path(location).exists() and hugging_face_folder(location) is None:
+        raise _absent(location)
+
+
+def _absent(location: str) -> InputError:
+    known = "a run folder, one of its checkpoints, a model folder, a Hugging Face folder, a GGUF file or a hub name"
+    return InputError(f"there is no model at {location}", f"give {known}; `lavra runs` lists the runs")
+
+
+def _from_hugging_face(folder: Path, device: torch.device, run: RunFolder | None = None) -> OpenModel:
+    """Read a decoder of a known family into ours; every other language model is used as `transformers` has it."""
+    tokenizer = Tokenizer.load(folder)
+    config = read_config(folder)
+    model = _fitting(read_hugging_face(folder), tokenizer, folder).to(device).eval()
+    return OpenModel(model, tokenizer, str(folder), run, str(config.get("model_type")), folder, folder)
+
+
+def read_hugging_face(folder: Path) -> Decoder | Wrapped:
+    """Return the model in a Hugging Face folder: ours where our decoder computes the same, else as `transformers` does.
+
+    Raises:
+        InputError: if there is no language model in it.
+        Damaged: if its files are.
+    """
+    config = read_config(folder)
+    kind = choose_kind(config, folder)
+    if kind != "decoder" or config.get("model_type") not in FAMILIES:
+        return open_wrapped(folder, kind)
+    try:
+        imported = import_decoder(folder)
+    except InputError as error:
+        model = open_wrapped(folder, kind)  # what is wrong with the files themselves is told here
+        say(f"{folder}: {error.message}; it is computed by transformers instead, more slowly")
+        return model
+    for note in imported.notes:
+        say(f"{folder}: {note}")
+    return imported.model
+
+
+def _from_llama2c(path: Path, device: torch.device) -> OpenModel:
+    model = read_llama2c(path)
+    vocabulary = model.spec.vocabulary
+    tokenizer = load_llama2c_tokenizer(find_llama2c_tokenizer(path, vocabulary), vocabulary)
+    return OpenModel(model.to(device).eval(), tokenizer, str(path), None, "llama")
+
+
+def _fitting(model: Decoder | Wrapped, tokenizer: Tokenizer, folder: Path) -> Decoder | Wrapped:
+    if tokenizer.end_of_document >= model.vocabulary:
+        raise InputError(
+            f"the tokenizer in {folder} ends documents with token {tokenizer.end_of_document}, and its model has "
+            f"{model.vocabulary}",
+            "name a token of the vocabulary as eos_token in tokenizer_config.json",
+        )
+    return model
+
+
+def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) -> OpenModel:
+    checkpoint = CheckpointStore(run.checkpoints).latest() if folder is None else Checkpoint.open(folder)
+    if checkpoint is None:
+        raise InputError(f"{run.path} has no model yet", f"train it first: lavra resume {run.path}")
+    plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
+    # An average has no tensors before its first snapshot; the weights themselves are the model until then.
+    groups = [name for name in ("ema", "swa", "masters") if name in checkpoint.groups]
+    weights = next(tensors for tensors in map(checkpoint.load, groups) if tensors)
+    place = f"{run.path}, checkpoint of step {checkpoint.step}"
+    data = data_folder(request_of(run), run.path)
+    files = companions_folder(run.path, data)
+    model = model_for_use(plan, run.path, weights, place).to(device).eval()
+    family = read_origin(files).get("model_type")
+    return OpenModel(model, open_material(data).tokenizer, place, run, family, files=files)

@@ -1,0 +1,125 @@
+"""Another vocabulary for a model that is adapted: trained, extended or given, with what the change costs and brings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from lavra.config.training import TrainConfig
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.examples.rows import read_examples
+from lavra.data.readers.documents import is_repeatable, read_rows
+from lavra.data.readers.rows import BadRows
+from lavra.data.tokenizers.extension import extend_tokenizer, with_special_tokens
+from lavra.data.tokenizers.report import TextSample, TokenizerReport
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.evaluation.documents import documents_of_rows
+from lavra.evaluation.likelihood import likelihood
+from lavra.models.contract import Model
+from lavra.models.families.companions import template_tokens
+from lavra.models.native.decoder import Decoder
+from lavra.models.transforms.vocabulary import swap_vocabulary
+from lavra.workflows.datasets.text import open_tokenizer, pair_columns
+from lavra.workflows.models.base_model import Base
+
+_SAMPLE_BYTES = 20_000_000
+_MEASURED_BYTES, _MEASURED_CONTEXT = 16_000, 256
+"""Of text by which the model is compared before and after the change."""
+
+
+def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
+    """Return the model to adapt with the vocabulary that the request asks for, its own where it asks for none.
+
+    The request may give a tokenizer, the size of one to be trained on the user's text, or a number of tokens to add.
+
+    Raises:
+        InputError: if two of these are asked for, or the text cannot be read twice.
+    """
+    asked = config.text
+    given = [name for name in ("tokenizer", "vocabulary", "extend") if getattr(asked, name)]
+    if not given:
+        return base
+    if len(given) > 1:
+        raise InputError(
+            f"--text.{given[0]} and --text.{given[1]} both say which vocabulary to use", "give one of them"
+        )
+    texts = _sample(config, base)
+    old = base.tokenizer
+    if asked.tokenizer:
+        new = open_tokenizer(asked.tokenizer)
+    elif asked.vocabulary:
+        new = _with_marks_of_chats(Tokenizer.train(texts, asked.vocabulary), base)
+    else:
+        new = extend_tokenizer(old, texts, asked.extend or 0)
+    if new.fingerprint == old.fingerprint:
+        return base
+    model = base.opened.model
+    before = _bits_per_byte(model, old, texts, base)
+    method = asked.new_rows
+    changed = swap_vocabulary(model, old, new, method, texts if method == "focus" else ())
+    after = _bits_per_byte(changed, new, texts, base)
+    for name, tokenizer in (("old", old), ("new", new)):
+        say(f"{name} {TokenizerReport.measure(tokenizer, texts).summary()}")
+    if before is not None and after is not None:
+        say(f"before training: {before:.3f} bits per byte with the old vocabulary, {after:.3f} with the new one")
+    return replace(base, opened=replace(base.opened, model=changed, tokenizer=new, folder=None))
+
+
+def _with_marks_of_chats(new: Tokenizer, base: Base) -> Tokenizer:
+    """Give a new tokenizer the special tokens that the model's chat template spells, so that it goes on with chats."""
+    marks = template_tokens(base.opened.files)
+    if not marks:
+        return new
+    end = base.tokenizer.end_of_document_token
+    return with_special_tokens(new, marks, end if end in marks else new.end_of_document_token)
+
+
+def _sample(config: TrainConfig, base: Base) -> list[str]:
+    if not all(is_repeatable(location) for location in config.data):
+        raise InputError(
+            "another vocabulary needs the text twice, and this can be read only once", "save it to a file first"
+        )
+    sample = TextSample(_SAMPLE_BYTES)
+    for text in _texts(config, examples=base.objective in ("answers", "seq2seq")):
+        sample.add(text)
+    return list(sample)
+
+
+def _texts(config: TrainConfig, *, examples: bool) -> Iterator[str]:
+    asked = config.text
+    if not examples:
+        rows = read_rows(
+            config.data,
+            text_column=asked.column,
+            encoding=asked.encoding,
+            validation=asked.validation,
+            wanted=(),
+            bad_rows=BadRows(),
+        )
+        yield from (row.text for row in rows if not row.held_out)
+        return
+    columns = pair_columns(asked)
+    for row in read_examples(
+        config.data, BadRows(), columns=columns, encoding=asked.encoding, validation=asked.validation
+    ):
+        if not row.held_out:
+            yield from (row.prompt, row.completion, *(turn["content"] for turn in row.messages))
+
+
+def _bits_per_byte(model: Decoder | Model, tokenizer: Tokenizer, texts: list[str], base: Base) -> float | None:
+    """Measure a decoder on a little of the text; None for models that are no plain language models."""
+    if base.objective not in ("causal", "answers"):
+        return None
+    chosen, size = [], 0
+    for text in texts:
+        chosen.append(text)
+        size += len(text.encode())
+        if size >= _MEASURED_BYTES:
+            break
+    documents = documents_of_rows(chosen, tokenizer)
+    with torch.no_grad():
+        result = likelihood(model, documents, context=min(_MEASURED_CONTEXT, model.context))
+    return result.total.bits_per_byte.value

@@ -1,0 +1,1 @@
+"""Knowing before spending: what a training will take and bring."""

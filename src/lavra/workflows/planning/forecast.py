@@ -1,0 +1,101 @@
+"""The loss that a plan expects of a model from nothing, and what a plan says in words beside its figures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from lavra.config.planning import PlanRequest
+from lavra.core.units import show_duration, show_size
+from lavra.models.spec import DecoderSpec
+from lavra.planning.budget import effective_tokens, repetition_note, vocabulary_for
+from lavra.planning.corpus_stats import Survey
+from lavra.planning.forecast import Forecast, Outlook
+from lavra.planning.machine.flops import FlopCount
+from lavra.planning.scaling_law.builtin import GAIN_OF_PAIRS, GAIN_OF_RECALL, law_for, start_for
+from lavra.planning.scaling_law.law import Interval, Law
+from lavra.planning.scaling_law.past_runs import Calibration
+from lavra.workflows.models.ngram_init import PAIRS_UNTIL, contexts_worth_counting
+
+
+def expected_start(model: DecoderSpec | Path, tokens: float, flops: FlopCount, text: Survey | None) -> float:
+    """Return the bits per byte that the model will have before its first step, infinite where it knows nothing."""
+    contexts = contexts_worth_counting(model, tokens, flops.exact) if isinstance(model, DecoderSpec) else 0
+    if not contexts or isinstance(model, Path):
+        return math.inf
+    return start_for(model.vocabulary, model.width, contexts, text.compressed if text else None)
+
+
+def forecast_of(
+    parameters: float,
+    tokens: float,
+    text: Survey | None,
+    calibration: Calibration,
+    law: Law | None = None,
+    start: float = math.inf,
+) -> Forecast:
+    """Return the loss to expect of a model with so many parameters in matrix products.
+
+    Args:
+        parameters: of the model.
+        tokens: that it is trained on.
+        text: what it learns from; None for any text.
+        calibration: of past runs.
+        law: fitted to a pilot; the built-in law by default.
+        start: bits per byte before the first step, of a run that begins from counts of pairs of tokens.
+    """
+    per_token = text.bytes_per_token if text else 4.0
+    read = effective_tokens(tokens, text.tokens.value) if text else tokens
+    plain = law_for(text.compressed if text else None)
+    chosen = law or law_for(text.compressed if text else None, calibration.law_factor)
+    found: Interval = chosen.forecast(parameters, read * per_token, start)
+    if text is not None:  # a model that has learned nothing gives every token the same share
+        most = math.log2(text.vocabulary) / per_token
+        found = Interval(min(found.value, most), min(found.low, most), min(found.high, most))
+    return Forecast(
+        found,
+        text.bytes_per_token if text else None,
+        plain.loss(parameters, read * per_token, start),
+        chosen.origin,
+        start=start,
+    )
+
+
+COMFORTABLE_BUDGET = 30.0
+"""Seconds of a budget from which on start-up, the probe and the last evaluation are a small part of it."""
+
+_PAIRS, _BYTES_OF_A_WEIGHT = 65536, 18
+"""Rows of a table that suits short runs; a master, its gradient, two averages and a working copy in 16 bits."""
+
+
+def notes_on(request: PlanRequest, outlook: Outlook) -> list[str]:
+    """Return the warnings and explanations that belong to an outlook, a sentence or two each."""
+    notes: list[str] = []
+    text, model = outlook.text, outlook.model
+    if outlook.epochs is not None and (note := repetition_note(outlook.epochs)):
+        notes.append(note)
+    if text is not None and request.base is None:
+        wanted = vocabulary_for(model.vocabulary, text.text_bytes)
+        if wanted < model.vocabulary:
+            notes.append(
+                f"{text.text_bytes / 1e6:.2f} MB of text are little for a vocabulary of {model.vocabulary}: its rarest "
+                f"tokens occur only a few times. {wanted} fits this text (--text.vocabulary {wanted})"
+            )
+    if request.budget is not None and request.budget < COMFORTABLE_BUDGET:
+        notes.append(
+            f"of a budget of {show_duration(request.budget)}, start-up, probe and evaluation take a large part; "
+            f"from {COMFORTABLE_BUDGET:.0f}s on, most of it is training"
+        )
+    if not outlook.memory.fits:
+        remedies = "; ".join(outlook.memory.would_fit) or "only a smaller model: see --model"
+        notes.append(f"this does not fit into the memory of {outlook.hardware.name}. What would fit: {remedies}")
+    if outlook.steps < 50 and outlook.memory.fits:
+        notes.append(f"{outlook.steps} steps are few: a smaller model, or smaller steps, would learn more in this time")
+    if request.base is None and model.chosen and outlook.tokens <= PAIRS_UNTIL * model.vocabulary:
+        memory = show_size(_PAIRS * model.width * _BYTES_OF_A_WEIGHT)
+        notes.append(
+            f"lavra train --model.recall, which looks up what followed tokens earlier in their document, would take "
+            f"about {1 - GAIN_OF_RECALL:.0%} off the bits per byte, and --model.pairs {_PAIRS}, a table of pairs of "
+            f"tokens, {1 - GAIN_OF_PAIRS:.0%} more, for {memory} of memory; no other program reads such models"
+        )
+    return notes

@@ -1,0 +1,217 @@
+"""The pilot: a share of the budget spent on small runs on the user's own text, to which the forecast is fitted."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lavra.config.planning import PlanRequest
+from lavra.config.training import MachineConfig, ModelConfig, TrainConfig
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.disk.scratch import scratch_folder
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.core.units import show_duration
+from lavra.data.token_store.prepare import open_prepared
+from lavra.evaluation.documents import documents_of_store
+from lavra.evaluation.likelihood import likelihood
+from lavra.planning.forecast import Outlook
+from lavra.planning.scaling_law.builtin import law_for
+from lavra.planning.scaling_law.law import Law, Observation, Prior, fit_law
+from lavra.planning.scaling_law.past_runs import load_calibration, observations_of
+from lavra.workflows.datasets.text import data_folder, is_prepared, prepare_as_asked, request_of
+from lavra.workflows.models.open import open_model
+from lavra.workflows.planning.forecast import forecast_of
+from lavra.workflows.training.train import train
+
+_LEAST_SECONDS = 20.0
+"""Of one run: start-up, probe and evaluation take some seconds of it."""
+
+_MOST_RUNS = 9
+
+_DEVIATIONS = (0.03, 0.05, 0.01, 0.05, 0.01, 0.03)
+"""How far the law of this text may be from the built-in one that was brought to its level: its floor, its parts, its
+powers, the cooldown."""
+
+_LEVELS, _HALVINGS = (0.2, 5.0), 24
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One small run of the ladder.
+
+    Attributes:
+        depth, width: of its model.
+        seconds: its budget.
+        seed: its luck.
+    """
+
+    depth: int
+    width: int
+    seconds: float
+    seed: int
+
+
+def parse_share(text: str) -> float:
+    """Return the share meant by `5%` or `0.05`.
+
+    Raises:
+        InputError: if it is none between 0 and 1.
+    """
+    written = text.strip()
+    try:
+        share = float(written.removesuffix("%")) / (100.0 if written.endswith("%") else 1.0)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share < 1.0:
+        raise InputError(f"{text!r} is no share of a budget", "write it like 5% or 0.05")
+    return share
+
+
+def ladder(depth: int, width: int, seconds: float, seed: int = 0) -> list[Rung]:
+    """Return small runs that together take `seconds`: several sizes below the planned one, each long and short.
+
+    What is left over repeats the smallest with other seeds, which tells the luck of a run from the law.
+
+    Raises:
+        InputError: if the time is too short for three runs.
+    """
+    count = min(_MOST_RUNS, int(seconds / _LEAST_SECONDS))
+    if count < 3:
+        raise InputError(
+            f"{show_duration(seconds)} are too short for a pilot: three runs of {_LEAST_SECONDS:.0f} s are the least",
+            "give a larger share (--pilot 20%), or plan for a longer budget",
+        )
+    shapes = list(dict.fromkeys(_shape(depth, width, share) for share in (0.25, 0.5, 0.75)))
+    wanted = [(shape, weight) for weight in (2.0, 1.0) for shape in shapes]
+    chosen = [(*pair, seed) for pair in wanted[:count]]
+    chosen += [(shapes[0], 1.0, seed + extra) for extra in range(1, count - len(chosen) + 1)]
+    total = sum(weight for _, weight, _ in chosen)
+    return [Rung(*shape, seconds * weight / total, luck) for shape, weight, luck in chosen]
+
+
+def _shape(depth: int, width: int, share: float) -> tuple[int, int]:
+    wide = max(32, round(width * share / 32) * 32)
+    return max(2, round(depth * share**0.5)), wide
+
+
+def piloted(request: PlanRequest, outlook: Outlook) -> Outlook:
+    """Return the outlook with a forecast fitted to small runs on the text.
+
+    Raises:
+        InputError: without text, for other hardware than this, or for too short a time.
+    """
+    assert request.pilot is not None
+    if not request.data or not outlook.hardware.here or outlook.text is None or not outlook.model.depth:
+        raise InputError("a pilot trains small runs on your text, on this machine", "give DATA, without --hardware")
+    rungs = ladder(
+        outlook.model.depth, outlook.model.width, outlook.cost.seconds * parse_share(request.pilot), request.seed
+    )
+    say(f"pilot: {len(rungs)} runs, {show_duration(sum(rung.seconds for rung in rungs))} in all")
+    with scratch_folder() as folder:
+        observations = run_ladder(request, outlook, rungs, Path(folder))
+    law = pilot_law(observations, outlook.text.compressed)
+    assert outlook.forecast is not None
+    forecast = forecast_of(
+        outlook.model.matrix_parameters,
+        outlook.tokens,
+        outlook.text,
+        load_calibration(),
+        law,
+        outlook.forecast.start,
+    )
+    return replace(outlook, forecast=forecast)
+
+
+def run_ladder(
+    request: PlanRequest,
+    outlook: Outlook,
+    rungs: list[Rung],
+    folder: Path,
+    trained: Callable[[TrainConfig], RunFolder] = train,
+) -> list[Observation]:
+    """Prepare the text once, do each run by the ordinary recipe, and return what they say to the law.
+
+    Args:
+        request: of the plan: how the text is read.
+        outlook: of the planned run: the vocabulary and context.
+        rungs: the runs.
+        folder: for the text and the runs; what is there already is not done again.
+        trained: does one run.
+    """
+    data = request.data
+    if not is_prepared(data):
+        if not (folder / "text").exists():
+            prepare_as_asked(data, folder / "text", request.text, vocabulary_size=outlook.model.vocabulary)
+        data = (str(folder / "text"),)
+    runs: list[RunFolder] = []
+    for number, rung in enumerate(rungs):
+        config = TrainConfig(
+            data=data,
+            budget=rung.seconds,
+            out=str(folder / f"run-{number}"),
+            force=True,
+            seed=rung.seed,
+            check=False,
+            samples=0,
+            keep_checkpoints=1,
+            text=request.text,
+            model=ModelConfig(
+                depth=rung.depth,
+                width=rung.width,
+                heads=max(1, rung.width // 64),
+                context=outlook.flops.context,
+            ),
+            machine=MachineConfig(precision=request.precision),
+        )
+        runs.append(trained(config))
+    ends = measured_alike(runs)
+    return [seen for run, end in zip(runs, ends, strict=True) for seen in observations_of(run, end)]
+
+
+def measured_alike(runs: Sequence[RunFolder]) -> list[float]:
+    """Return the bits per byte of runs on the same held-out documents: as many as any of them had time for.
+
+    By itself each measures on what its own time allows, and documents differ more than models do.
+    """
+    most = max(run.plan["evaluation_tokens"] for run in runs)
+    found = []
+    for run in runs:
+        opened = open_model(str(run.path))
+        store = open_prepared(data_folder(request_of(run), run.path)).validation
+        documents = documents_of_store(store, opened.tokenizer).sample(most)
+        found.append(likelihood(opened.model, documents).total.bits_per_byte.value)
+    return found
+
+
+def pilot_law(observations: list[Observation], compressed: float | None) -> Law:
+    """Fit the law to a pilot: how hard the text is first, then what else is particular to it, within narrow bounds.
+
+    The built-in law knows how losses fall with size and text from longer runs than those of a pilot.
+    """
+    law = law_for(compressed)
+    law = law.shifted(_level(observations, law))
+    runs = len({seen.run for seen in observations})
+    return fit_law(
+        observations, prior=Prior(law.samples[0], _DEVIATIONS), origin=f"a pilot of {runs} runs on this text"
+    )
+
+
+def _level(observations: list[Observation], law: Law) -> float:
+    """Return the factor by which the law has to be shifted to lie in the middle of the ends of runs."""
+    ends = [seen for seen in observations if seen.cooled]
+
+    def above(factor: float) -> float:
+        shifted = law.shifted(factor)
+        return statistics.median(
+            shifted.loss(seen.parameters, seen.text_bytes, seen.start) / seen.bits_per_byte for seen in ends
+        )
+
+    low, high = _LEVELS
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if above(middle) > 1.0 else (middle, high)
+    return math.sqrt(low * high)

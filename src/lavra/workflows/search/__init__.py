@@ -1,0 +1,1 @@
+"""Documents into better search: query generators, expansion, index, experiment."""

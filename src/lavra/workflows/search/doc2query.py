@@ -1,0 +1,254 @@
+"""Training a query generator, and measuring it on documents that it has not seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lavra.config.search import Doc2QueryConfig
+from lavra.config.training import MachineConfig, ModelConfig, OptimizationConfig, TextConfig, TrainConfig
+from lavra.config.transforms import EditConfig
+from lavra.core.disk.files import write_json
+from lavra.core.disk.json_lines import one_line
+from lavra.core.disk.replacing import check_replaceable, check_replaceable_file
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.errors import InputError
+from lavra.core.progress import printable, say
+from lavra.data.readers.lines import warning_lines
+from lavra.data.readers.rows import BadRows
+from lavra.data.tokenizers.tokenizer import choose_vocabulary_size
+from lavra.evaluation.text_overlap import TextOverlap, text_overlap
+from lavra.models.families.importing import read_config
+from lavra.models.hf.kinds import choose_kind
+from lavra.models.hf.warm_start import make_encoder_decoder
+from lavra.search.expansion.prompts import BARE, QueryPrompt, is_recorded, prompt_of
+from lavra.search.expansion.query_generator import ModelWriter, reads_with_encoder
+from lavra.search.expansion.scorers import LikelihoodScorer
+from lavra.search.expansion.training_rows import (
+    AskedPassage,
+    asked_passages,
+    check_pairs,
+    example_row,
+    is_held_out,
+    read_pairs,
+)
+from lavra.text.languages import guess_language
+from lavra.workflows.models.open import OpenModel, hugging_face_folder, open_model
+from lavra.workflows.training.train import train
+
+DEFAULT_BUDGET = 600.0
+
+VALIDATION = "doc2query-validation.json"
+"""Name of the file with the figures, in the run folder."""
+
+_HELD_OUT = 0.03
+_TRAINING_SHARE = 0.93
+"""Part of the budget for training itself; writing and comparing queries takes the rest."""
+
+_WARM_START_RATE = 3e-4
+"""Learning rate of an encoder with a new decoder: its cross-attention has all to learn."""
+
+_FEWEST_TOKENS = 64
+_SHOWN = 5
+_CONTEXT = 512
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained query generator.
+
+    Attributes:
+        run: its training run, which `lavra expand --model` takes.
+        prompt: how it is asked.
+        loss: mean nats per token of people's queries for held-out documents.
+        overlap: of its likeliest query with people's.
+        examples: held-out passages, people's queries, and its own.
+        documents: held-out documents.
+    """
+
+    run: RunFolder
+    prompt: QueryPrompt
+    loss: float
+    overlap: TextOverlap
+    examples: list[dict[str, Any]]
+    documents: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "run": str(self.run.path),
+            "loss": self.loss,
+            "perplexity": math.exp(min(self.loss, 700.0)),
+            **self.overlap.to_json(),
+            "held_out_documents": self.documents,
+            "prompt": self.prompt.to_json(),
+            "examples": self.examples,
+        }
+
+
+def train_generator(config: Doc2QueryConfig) -> Generator:
+    """Train a query generator on pairs of a passage and a query, and measure it on documents set apart.
+
+    From nothing, a decoder learns language from the passages and, after each, the queries that it answers. From a model
+    that knows the language, only the queries are learned. How a passage is put is recorded with the model.
+
+    Raises:
+        InputError: if the request or the pairs are wrong.
+        Interrupted: when it was asked to stop; `lavra resume RUN` goes on.
+    """
+    out = Path(config.out) if config.out else _new_folder(config)
+    check_replaceable(out, force=config.force, inputs=[config.pairs, *([config.base] if config.base else [])])
+    config = _with_decoder(config, out)
+    prompt = _prompt(config)
+    problems = BadRows()
+    data = out.with_name(f"{out.name}-pairs.jsonl")
+    check_replaceable_file(data, force=True, inputs=[config.pairs])
+    held_out, language = _write_rows(config, prompt, data, problems)
+    for line in warning_lines(problems):
+        say(line)
+    run = train(_request(config, data, out))
+    opened = open_model(str(run.path), config.device, config.precision)
+    prompt = replace(prompt, language=language, trained_on=config.pairs)
+    if config.base is None:
+        prompt = replace(prompt, passage_tokens=_longest(opened, held_out))
+    prompt.write(run.path)
+    prompt.write(run.path / "model")
+    generator = measure_generator(run, opened, prompt, held_out)
+    write_json(run.path / VALIDATION, generator.to_json())
+    return generator
+
+
+def _new_folder(config: Doc2QueryConfig) -> Path:
+    number = 1
+    while (folder := Path("runs") / f"doc2query-{number:03d}").exists():
+        number += 1
+    return folder
+
+
+def _with_decoder(config: Doc2QueryConfig, out: Path) -> Doc2QueryConfig:
+    """Give a pretrained encoder a decoder that begins with its weights, in a folder beside the run."""
+    folder = hugging_face_folder(config.base) if config.base else None
+    if folder is None or choose_kind(read_config(folder), folder) != "encoder":
+        return config
+    made = out.with_name(f"{out.name}-base")
+    say(f"{config.base} is an encoder; it gets a decoder that begins with its weights: {made}")
+    make_encoder_decoder(folder, made, seed=config.seed, force=True)
+    return replace(config, base=str(made), learning_rate=config.learning_rate or _WARM_START_RATE)
+
+
+def _prompt(config: Doc2QueryConfig) -> QueryPrompt:
+    """Return how passages are put: as a generator learned it; alone to an encoder, with a mark after to a decoder."""
+    if config.base is None:
+        return QueryPrompt()
+    if is_recorded(config.base):
+        return prompt_of(config.base, BARE)
+    opened = open_model(config.base, "cpu")
+    if not reads_with_encoder(opened.model):
+        return QueryPrompt()
+    for separator in (" |", " ;"):
+        if separator.strip() in opened.tokenizer.decode(opened.tokenizer.encode(f"a{separator} b")):
+            return replace(BARE, separator=separator.strip())
+    return BARE
+
+
+def _write_rows(
+    config: Doc2QueryConfig, prompt: QueryPrompt, data: Path, problems: BadRows
+) -> tuple[list[AskedPassage], str]:
+    """Write the rows to train on; return the passages set apart, and the language of all."""
+    data.parent.mkdir(parents=True, exist_ok=True)
+    held_out: list[AskedPassage] = []
+    sample: list[str] = []
+    passages = queries = 0
+    with data.open("w", encoding="utf8", errors="surrogatepass") as handle:
+        for asked in asked_passages(read_pairs(config.pairs, config.split, problems)):
+            if is_held_out(asked.document, _HELD_OUT):
+                held_out.append(asked)
+                continue
+            passages += 1
+            queries += len(asked.queries)
+            if passages % 20 == 1 and len(sample) < 500:
+                sample.append(asked.passage)
+            for row in example_row(asked, prompt, whole=config.base is None, seed=config.seed):
+                handle.write(one_line(row) + "\n")
+    check_pairs(passages, config.pairs)
+    if not held_out:
+        raise InputError(f"{config.pairs} has too few documents to set some apart", "give more pairs")
+    guess = guess_language(sample)
+    say(
+        f"pairs: {passages:,} passages with {queries:,} queries to train on, {len(held_out):,} passages set apart; "
+        f"language: {guess.name}"
+    )
+    return held_out[: config.validation_documents], guess.language or ""
+
+
+def _request(config: Doc2QueryConfig, data: Path, out: Path) -> TrainConfig:
+    vocabulary = choose_vocabulary_size(data.stat().st_size) if config.base is None else None
+    lengths = (config.budget, config.epochs, config.steps)
+    budget = config.budget if any(one is not None for one in lengths) else DEFAULT_BUDGET
+    return TrainConfig(
+        data=(str(data),),
+        base=config.base,
+        budget=None if budget is None else _TRAINING_SHARE * budget,
+        epochs=config.epochs,
+        steps=config.steps,
+        out=str(out),
+        force=config.force,
+        seed=config.seed,
+        samples=0,
+        check=config.check,
+        edits=EditConfig(freeze=config.freeze),
+        text=TextConfig(validation_share=0.02, vocabulary=vocabulary),
+        model=ModelConfig(context=(config.context or _CONTEXT) if config.base is None else config.context),
+        optimization=OptimizationConfig(learning_rate=config.learning_rate),
+        machine=MachineConfig(device=config.device, precision=config.precision),
+    )
+
+
+def _longest(opened: OpenModel, held_out: list[AskedPassage]) -> int:
+    """Return how many tokens passages have that it has learned from, at most; chunks to expand are cut to that."""
+    return max(_FEWEST_TOKENS, *(len(opened.tokenizer.encode(one.passage)) for one in held_out))
+
+
+def measure_generator(
+    run: RunFolder, opened: OpenModel, prompt: QueryPrompt, held_out: list[AskedPassage]
+) -> Generator:
+    """Write the likeliest query for each held-out passage, and compare it with those of people."""
+    say(f"validation: queries for {len(held_out)} passages set apart")
+    writer = ModelWriter(opened.model, opened.tokenizer, prompt)  # pyright: ignore[reportArgumentType]
+    readable = [one for one in held_out if len(opened.tokenizer.encode(one.passage)) <= writer.room] or held_out[:1]
+    passages = [one.passage for one in readable]
+    greedy = [queries[0] for queries in writer.write(passages, 1, 0)]
+    drawn = writer.write(passages[:_SHOWN], 3, 0)
+    overlap = text_overlap(greedy, [one.queries for one in readable])
+    scorer = LikelihoodScorer(opened.model, opened.tokenizer, prompt)  # pyright: ignore[reportArgumentType]
+    examples = [
+        {"passage": one.passage, "people": list(one.queries), "likeliest": best, "drawn": some}
+        for one, best, some in zip(islice(readable, _SHOWN), greedy, drawn, strict=False)
+    ]
+    loss = scorer.loss(passages, [one.queries for one in readable])
+    return Generator(run, prompt, loss, overlap, examples, len({one.document for one in readable}))
+
+
+def report(generator: Generator) -> list[str]:
+    """Return the figures and the examples as lines to read."""
+    overlap = generator.overlap
+    named = {"BLEU": overlap.bleu, "ROUGE-1": overlap.rouge1, "ROUGE-2": overlap.rouge2, "ROUGE-L": overlap.rougeL}
+    lines = []
+    for one in generator.examples:
+        lines += ["", f"  passage: {printable(' '.join(one['passage'].split()))[:200]}…"]
+        lines += [f"  people:    {printable(one['people'][0])}", f"  likeliest: {printable(one['likeliest'])}"]
+        lines += [f"  drawn:     {printable(query)}" for query in one["drawn"]]
+    return [
+        f"{generator.run.path}: on {generator.documents} documents set apart",
+        f"  loss {generator.loss:.3f} nats per token of people's queries",
+        *(f"  {name} {_shown(value)}" for name, value in named.items()),
+        *lines,
+    ]
+
+
+def _shown(estimate: Any) -> str:
+    bounds = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.value:.3f}{bounds}"

@@ -1,0 +1,240 @@
+"""Writing queries for the documents of a collection, into a file that the index and the experiment read."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from lavra.config.search import ExpandConfig
+from lavra.core.disk.files import sync_folder
+from lavra.core.disk.json_lines import one_line
+from lavra.core.disk.replacing import check_replaceable_file
+from lavra.core.errors import InputError, Interrupted
+from lavra.core.progress import Progress, say
+from lavra.core.units import show_duration
+from lavra.data.readers.lines import warning_lines
+from lavra.data.readers.rows import BadRows
+from lavra.reports.formatting import counted
+from lavra.search.corpora.formats import open_collection
+from lavra.search.expansion.cache import ExpansionCache
+from lavra.search.expansion.compatibility import LastOfEachId, check_vocabulary, generator_language_warning
+from lavra.search.expansion.expand import Expander
+from lavra.search.expansion.forecast import Forecast, probe, survey
+from lavra.search.expansion.queries import read_about, write_about
+from lavra.search.expansion.scorers import QueryScorer
+from lavra.training.signals import StopRequest
+from lavra.workflows.search.query_generators import OpenWriter, open_query_scorer, open_writer
+
+_SAMPLE = 500
+
+
+@dataclass
+class ExpansionReport:
+    """What `expand` did.
+
+    Attributes:
+        out: the file of queries.
+        documents: of the corpus.
+        chunks: that they make.
+        queries: in the file.
+        written: chunks whose queries were written now; those of the others were in the cache.
+        scored: chunks whose queries were scored now.
+        seconds: of writing and scoring.
+        tokens: of the corpus, as the generator counts them.
+        share_read: share of the corpus's text that the generator read.
+        forecast: what was expected.
+        warnings: to be read with the file.
+    """
+
+    out: str
+    documents: int = 0
+    chunks: int = 0
+    queries: int = 0
+    written: int = 0
+    scored: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    share_read: float = 1.0
+    forecast: Forecast | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**vars(self), "forecast": self.forecast.to_json() if self.forecast else None}
+
+
+def expand(config: ExpandConfig) -> ExpansionReport:
+    """Write queries for every document of a collection.
+
+    Safe to interrupt or kill at any time: what was written is in the cache, and the same request goes on. After
+    documents have changed, queries are written for those alone. Long documents are read in chunks, and every chunk is.
+
+    Raises:
+        InputError: if collection or model cannot be used, they do not fit together, or `out` was made otherwise.
+        Interrupted: when it was asked to stop; everything written is in the cache.
+    """
+    out = Path(config.out)
+    check_replaceable_file(out, force=True, inputs=[config.collection])
+    problems = BadRows()
+    collection = LastOfEachId(open_collection(config.collection, problems), problems)
+    sample = [document.contents for document in islice(collection.documents(), _SAMPLE)]
+    if not sample:
+        raise InputError(f"{collection.name} has no document with text", "check the corpus file")
+    opened = open_writer(config)
+    scorer = open_query_scorer(config, opened)
+    request = _request(config, opened, scorer)
+    _check_out(out, request, config.force)
+    report = ExpansionReport(str(out), warnings=_guards(opened, sample))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cache = Path(config.cache) if config.cache else out.with_name(out.name + ".cache")
+    with ExpansionCache(cache) as kept, StopRequest() as stop:
+        _remove_leftovers(out)
+        expander = Expander(
+            opened.writer,
+            kept,
+            scorer,
+            count=config.queries,
+            seed=config.seed,
+            chunk_tokens=config.chunk_tokens,
+            overlap=config.overlap,
+            stop=lambda: bool(stop.requested),
+        )
+        total = _forecast(collection, expander, report)
+        problems.forget()  # the passes before have counted them already
+        with _beside(out) as handle, Progress("expanding", total, "documents") as progress:
+            _write(collection, expander, handle, progress, report)
+            if stop.requested:
+                raise Interrupted(
+                    f"stopped with {len(kept):,} entries in {cache}: what was written is there",
+                    "give the same command to go on",
+                    signal_number=stop.requested,
+                )
+            found = warning_lines(problems)
+            for line in found:
+                say(line)
+            report.warnings += found
+            about = {"collection": collection.name, "prompt": opened.prompt.to_json(), **report.to_json()}
+            write_about(out, {"request": request, **about})
+    return report
+
+
+def _guards(opened: OpenWriter, sample: list[str]) -> list[str]:
+    """Say, and return, what makes the generator unfit for the corpus; refuse one that cannot write its words."""
+    found = [
+        check_vocabulary(opened.writer.tokenizer, sample),
+        generator_language_warning(sample, opened.prompt.language),
+    ]
+    warnings = [one for one in found if one]
+    for warning in warnings:
+        say(warning)
+    return warnings
+
+
+def _request(config: ExpandConfig, opened: OpenWriter, scorer: QueryScorer | None) -> dict[str, Any]:
+    """Return all that decides what the file holds for a given corpus."""
+    return {
+        "model": config.model,
+        "writer": opened.writer.fingerprint,
+        "engine": opened.engine,
+        "queries": config.queries,
+        "chunk_tokens": config.chunk_tokens or opened.writer.room,
+        "overlap": config.overlap,
+        "seed": config.seed,
+        "scored_with": config.score_with,
+        "scorer": scorer.fingerprint if scorer else "",
+    }
+
+
+def _check_out(out: Path, request: dict[str, Any], force: bool) -> None:
+    """Refuse to replace a file that another request made; that of the same request is brought up to date."""
+    if not out.exists() or force:
+        return
+    about = read_about(out)
+    if about is None or about.get("request") != request:
+        raise InputError(
+            f"{out} exists and was made with another model or other options",
+            "choose another --out, or add --force to replace it",
+        )
+
+
+def _forecast(collection: LastOfEachId, expander: Expander, report: ExpansionReport) -> int:
+    """Say what the work will take, from a probe that is part of it; return the number of documents.
+
+    The sample is the same when the command is given again, so that the same chunks are written together; then its
+    queries are in the cache, and say nothing of the time.
+    """
+    found = survey(collection.documents())
+    before = expander.work.written
+    with Progress("probing", len(found.sample), "documents") as progress:
+        expander.restart(progress.update)
+        report.forecast = probe(expander, found)
+    if report.forecast is not None and found.documents > len(found.sample) and expander.work.written > before:
+        say(report.forecast.line())
+    return found.documents
+
+
+def _write(
+    collection: LastOfEachId, expander: Expander, handle: TextIO, progress: Progress, report: ExpansionReport
+) -> None:
+    """Write the row of every document, and count it in the report."""
+    work = expander.work
+    already = work.written
+
+    def show(done: float) -> None:
+        if work.written == already:  # found in the cache: that is no measure of the speed
+            progress.start_from(done)
+        else:
+            progress.update(done)
+
+    expander.restart(show)
+    read = characters = 0
+    for one in expander.expand(collection.documents()):
+        handle.write(one_line(one.to_json()) + "\n")
+        report.documents += 1
+        report.chunks += one.chunks
+        report.queries += len(one.queries)
+        report.tokens += one.tokens
+        read += one.read
+        characters += one.characters
+    report.written, report.scored, report.seconds = work.written, work.scored, work.seconds
+    report.share_read = read / max(1, characters)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what a killed process was in the middle of writing; who holds the cache is the only one that writes."""
+    for path in out.parent.iterdir():
+        if path.name.startswith(f".{out.name}."):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[TextIO]:
+    """Yield a file that becomes `path` when the block succeeds, and vanishes when it fails."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf8", errors="surrogatepass") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def summary(report: ExpansionReport) -> str:
+    """Return what was done in a line."""
+    return (
+        f"{report.out}: {counted(report.queries, 'query', 'queries')} for {counted(report.documents, 'document')} "
+        f"({counted(report.chunks, 'chunk')}, "
+        f"{report.written:,} written now in {show_duration(report.seconds)}); "
+        f"{report.share_read:.0%} of the text was read"
+    )

@@ -1,0 +1,87 @@
+"""Opening what writes queries, and what scores them, by where it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lavra.config.search import ExpandConfig
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.generation.engines.converting import Convertible, why_not_convertible
+from lavra.generation.engines.ctranslate import CTranslate2Engine
+from lavra.search.expansion.prompts import BARE, QueryPrompt, prompt_of
+from lavra.search.expansion.query_generator import ModelWriter, QueryWriter, Sampling, reads_with_encoder
+from lavra.search.expansion.scorers import LikelihoodScorer, QueryScorer, open_scorer
+from lavra.training.devices import choose_device
+from lavra.workflows.models.open import OpenModel, open_model
+
+
+@dataclass(frozen=True)
+class OpenWriter:
+    """A writer of queries ready to be used.
+
+    Attributes:
+        writer: it.
+        prompt: how it is asked.
+        engine: what computes.
+        model: itself, for scoring.
+    """
+
+    writer: QueryWriter
+    prompt: QueryPrompt
+    engine: str
+    model: Any
+
+
+def open_writer(config: ExpandConfig) -> OpenWriter:
+    """Open the generator of a request.
+
+    Raises:
+        InputError: if there is no such model, or the engine cannot run it.
+    """
+    device = choose_device(config.device)
+    opened = open_model(config.model, config.device, "fp32")
+    reads = reads_with_encoder(opened.model)
+    prompt = prompt_of(config.model, BARE if reads else QueryPrompt())
+    engine = _ctranslate2(config, opened, device, reads)
+    if engine is None:
+        opened = open_model(config.model, config.device, config.precision)
+    sampling = Sampling(config.top_k, config.temperature)
+    writer = ModelWriter(opened.model, opened.tokenizer, prompt, sampling, engine)
+    return OpenWriter(writer, prompt, "ctranslate2" if engine else "torch", opened.model)
+
+
+def _ctranslate2(
+    config: ExpandConfig, opened: OpenModel, device: torch.device, reads: bool
+) -> CTranslate2Engine | None:
+    """Return the CTranslate2 engine where it is asked for, or `auto` finds it faster: an encoder-decoder on a CPU."""
+    asked = config.engine == "ctranslate2"
+    if not asked and not (config.engine == "auto" and reads and device.type == "cpu"):
+        return None
+    source = Convertible(opened.model, opened.tokenizer, opened.family)
+    reason = why_not_convertible(source)
+    if reason is None:
+        engine = CTranslate2Engine(source, "int8", device.type)
+        say(f"engine: {engine.description}")
+        return engine
+    if asked:
+        raise InputError(
+            f"ctranslate2 cannot run {config.model}: {reason}", "leave --engine out, or say --engine torch"
+        )
+    return None
+
+
+def open_query_scorer(config: ExpandConfig, opened: OpenWriter) -> QueryScorer | None:
+    """Open what scores queries: nothing, the generator itself, or a model of sentence-transformers.
+
+    Raises:
+        InputError: if there is no such model, or the generator cannot score.
+    """
+    if not config.score_with:
+        return None
+    if config.score_with != "model":
+        return open_scorer(config.score_with, choose_device(config.device))
+    return LikelihoodScorer(opened.model, opened.writer.tokenizer, opened.prompt)

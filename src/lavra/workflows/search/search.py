@@ -1,0 +1,342 @@
+"""Documents into better search: making an index, searching it, and measuring whether expansion helps."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from lavra.core.disk.building import building_folder, remove_remains
+from lavra.core.disk.locks import exclusive, holder
+from lavra.core.disk.replacing import check_replaceable
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.data.readers.rows import BadRows
+from lavra.evaluation.retrieval import Qrels
+from lavra.search.corpora.documents import read_qrels
+from lavra.search.corpora.formats import BESIDE_CORPUS, BeirCollection, Collection, open_collection, read_queries
+from lavra.search.expansion.queries import read_about
+from lavra.search.experiment.dense import embed_documents
+from lavra.search.experiment.experiment import ExperimentResult, run_experiment
+from lavra.search.experiment.files import write_experiment
+from lavra.search.experiment.sentence_models import Embedder, open_embedder
+from lavra.search.experiment.tune import evaluate_ceiling
+from lavra.search.export import ExportFormat, export_documents
+from lavra.search.index.build import build_index
+from lavra.search.index.index import Index
+from lavra.search.index.manifest import LATER, Fields, IndexSettings
+from lavra.search.search import Hit, search, why_nothing
+from lavra.text.analyzers import LANGUAGES, Analyzer, Language
+from lavra.text.languages import guess_language
+
+INDEX = "search-index"
+"""Folder of the index when none is named."""
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What `make_index` did.
+
+    Attributes:
+        index: as it is now.
+        changes: documents added, replaced, deleted and unchanged.
+        warnings: about the input.
+    """
+
+    index: Index
+    changes: dict[str, int]
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "index": str(self.index.folder),
+            "documents": len(self.index),
+            **self.changes,
+            "generated_queries": self.index.generated_queries[0],
+            "index_bytes": self.index.postings_bytes,
+            "settings": self.index.settings.to_json(),
+            "warnings": self.warnings,
+        }
+
+
+def make_index(
+    location: str,
+    out: str | Path = INDEX,
+    *,
+    language: str = "auto",
+    expansions: str | Path | None = None,
+    fields: Fields = "doc+queries",
+    k1: float = 0.9,
+    b: float = 0.4,
+    query_weight: float = 1.0,
+    keep_queries: float = 1.0,
+    drop_repeats: bool = False,
+    chunk_words: int = 0,
+    chunk_overlap: int = 0,
+    add: bool = False,
+    on_bad_row: Literal["skip", "error"] = "skip",
+    force: bool = False,
+) -> IndexReport:
+    """Make an index of a collection, or bring an existing one up to date.
+
+    Args:
+        location: a BEIR folder, files or a folder of documents, `installed-docs:` or `ir_datasets:NAME`.
+        out: the folder of the index. One that is there already is brought up to date: only what changed is counted.
+        language: "pt", "en", or "auto" to look at the documents.
+        expansions: file of generated queries.
+        fields: see `IndexSettings`, as for the following ones.
+        k1: likewise.
+        b: likewise.
+        query_weight: likewise.
+        keep_queries: likewise.
+        drop_repeats: likewise.
+        chunk_words: likewise.
+        chunk_overlap: likewise.
+        add: keep documents of the index that the collection does not have; without it they are deleted.
+        on_bad_row: "skip" counts what is wrong with the input, "error" stops at it.
+        force: make the index from nothing, replacing what is there.
+
+    Raises:
+        InputError: if the collection cannot be read, or an existing index was made with another analyzer or chunks.
+    """
+    folder = Path(out)
+    problems = BadRows(policy=on_bad_row)
+    collection = open_collection(location, problems)
+    if folder.exists() and not Index.exists(folder):
+        raise InputError(f"{folder} exists and is no search index", "choose another --out")
+    inputs = [location, *([expansions] if expansions else [])]
+    if force:
+        check_replaceable(folder, force=True, inputs=inputs)
+    analyzer = _analyzer(collection, language, folder, anew=force)
+    problems.forget()  # guessing the language has read the first documents already
+    if isinstance(collection, BeirCollection) and collection.beside():
+        problems.left_out[BESIDE_CORPUS] = collection.beside()
+    settings = IndexSettings(
+        analyzer, fields, k1, b, query_weight, keep_queries, drop_repeats, chunk_words, chunk_overlap
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder.with_name(f".{folder.name}.index.lock"), f"{folder} is being indexed", remove=True):
+        if not force:
+            remove_remains(folder)
+            return _index_of(collection, folder, settings, problems, expansions, add=add)
+        with building_folder(folder, force=True, inputs=inputs, kind="search index", later=LATER) as building:
+            Index.begin(building, settings)
+            made = _index_of(collection, building, settings, problems, expansions, add=add)
+        return replace(made, index=Index(folder))
+
+
+def search_index(query: str, index: str | Path = INDEX, *, most: int = 10) -> list[Hit]:
+    """Search an index as a person does: passages with marks, and the generated query that made the match.
+
+    Raises:
+        InputError: if there is no index in the folder.
+    """
+    opened = Index(Path(index))
+    if not opened.is_complete:
+        owner = holder(opened.folder / "lock")
+        if owner is None:
+            say(f"warning: the last update of {index} did not end; run `lavra index` again to finish it")
+        else:
+            say(f"{index} is being updated by process {owner}; what it held before is searched")
+    hits = search(opened, query, most)
+    if not hits:
+        say(why_nothing(opened, query))
+    return hits
+
+
+def export_index(index: str | Path, out: str | Path, kind: ExportFormat, *, force: bool = False) -> int:
+    """Write the documents of an index with their generated queries for another search engine; return their number."""
+    return export_documents(Index(Path(index)).documents(), Path(out), kind, force=force)
+
+
+def evaluate_search(
+    location: str,
+    out: str | Path = "search-experiment",
+    *,
+    split: str = "",
+    language: str = "auto",
+    expansions: str | Path | None = None,
+    queries: str | Path | None = None,
+    qrels: str | Path | None = None,
+    tune_on: str = "",
+    ceiling: bool = False,
+    dense: str = "",
+    k1: float = 0.9,
+    b: float = 0.4,
+    device: str = "auto",
+    seed: int = 0,
+    force: bool = False,
+) -> ExperimentResult:
+    """Measure BM25 on documents and on expanded documents, with intervals and tests; write it all into a folder.
+
+    Args:
+        location: a collection with queries and judgements, see `make_index`.
+        out: gets the index, `experiment.json`, `experiment.txt`, `differences.tsv` and `experiment.svg`.
+        split: of the judgements; "test" by default, or the only one there is.
+        language: see `make_index`.
+        expansions: file of generated queries.
+        queries: file of queries, instead of the collection's.
+        qrels: file of judgements, instead of the collection's.
+        tune_on: split on which k1, b and the weight of queries are tuned, for each system; what is reported on is left
+            out of it.
+        ceiling: measure also what the human questions themselves would bring.
+        dense: folder of a bi-encoder of sentence-transformers: measure also searching by its embeddings, alone and
+            fused with BM25 by reciprocal ranks.
+        k1: of BM25, when it is not tuned.
+        b: likewise.
+        device: where the bi-encoder computes.
+        seed: of intervals, tests and samples.
+        force: replace the results of an earlier experiment.
+
+    Raises:
+        InputError: if collection, queries and judgements do not belong together, or `out` holds results already.
+    """
+    folder = Path(out)
+    if (folder / "experiment.json").exists() and not force:
+        raise InputError(f"{folder} holds an experiment already", "choose another --out, or add --force to replace it")
+    model = _embedder(dense, device) if dense else None
+    problems = BadRows()
+    collection = open_collection(location, problems)
+    analyzer = _analyzer(collection, language, folder / "index")
+    problems.forget()
+    asked = _asked(collection, problems, split=split, queries=queries, qrels=qrels, tune_on=tune_on)
+    settings = IndexSettings(analyzer, k1=k1, b=b)
+    report = _index_of(collection, folder / "index", settings, problems, expansions)
+    result = _measured(report.index, collection, asked, folder / ".systems", model, ceiling=ceiling, seed=seed)
+    result.warnings = [*report.warnings, *_unknown(report.index, asked.judged), *result.warnings]
+    result.expansion = read_about(Path(expansions)) if expansions else None
+    write_experiment(result, folder)
+    return result
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Queries by id, the split and the judgements to report on, and those to tune on."""
+
+    queries: dict[str, str]
+    split: str
+    judged: Qrels
+    validation: dict[str, dict[str, int]] | None
+
+
+def _asked(
+    collection: Collection,
+    problems: BadRows,
+    *,
+    split: str,
+    queries: str | Path | None,
+    qrels: str | Path | None,
+    tune_on: str,
+) -> _Asked:
+    """Read queries and judgements: those of the collection, or of files in their place."""
+    texts = read_queries(Path(queries)) if queries else collection.queries()
+    split = split if qrels else _split(collection, split)
+    judged: Qrels = read_qrels(Path(qrels), problems) if qrels else collection.qrels(split)
+    return _Asked(texts, split, judged, _validation(collection, tune_on, judged))
+
+
+def _measured(
+    index: Index,
+    collection: Collection,
+    asked: _Asked,
+    work: Path,
+    model: Embedder | None,
+    *,
+    ceiling: bool,
+    seed: int,
+) -> ExperimentResult:
+    """Run the experiment with its files in `work`, which is removed at the end."""
+    queries, judged, validation = asked.queries, asked.judged, asked.validation
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        result = run_experiment(
+            index,
+            queries,
+            judged,
+            work,
+            collection=collection.name,
+            split=asked.split,
+            validation=validation,
+            vectors=embed_documents(index, model) if model else None,
+            seed=seed,
+        )
+        if ceiling:
+            say("measuring: human questions")
+            result.ceiling = evaluate_ceiling(
+                collection, queries, judged, index.settings, work / "ceiling", validation=validation, seed=seed
+            )
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _embedder(folder: str, device: str) -> Embedder:
+    from lavra.training.devices import choose_device  # torch takes seconds to import, and searching needs none of it
+
+    return open_embedder(folder, choose_device(device))
+
+
+def _index_of(
+    collection: Collection,
+    folder: Path,
+    settings: IndexSettings,
+    problems: BadRows,
+    expansions: str | Path | None,
+    *,
+    add: bool = False,
+) -> IndexReport:
+    found = Path(expansions) if expansions else None
+    index, changes, warnings = build_index(
+        collection, folder, settings, expansions=found, complete=not add, bad_rows=problems
+    )
+    return IndexReport(index, vars(changes), warnings)
+
+
+def _analyzer(collection: Collection, language: str, folder: Path, *, anew: bool = False) -> Analyzer:
+    """Return the analyzer asked for; for "auto" an existing index's, or that of the documents' language."""
+    if language != "auto":
+        return Analyzer(cast(Language, language))
+    if not anew and Index.exists(folder):
+        return Index(folder).settings.analyzer
+    guess = guess_language(document.contents for document in islice(collection.documents(), 500))
+    if guess.language not in LANGUAGES:
+        raise InputError(
+            f"the documents of {collection.name} look {guess.name}, for which there is no analyzer",
+            "say --language pt or --language en",
+        )
+    say(f"language: {guess.name}")
+    return Analyzer(cast(Language, guess.language))
+
+
+def _split(collection: Collection, split: str) -> str:
+    if split:
+        return split
+    if not collection.splits:
+        raise InputError(f"{collection.name} has no judgements", "name a BEIR folder, or give --queries and --qrels")
+    return "test" if "test" in collection.splits else collection.splits[-1]
+
+
+def _validation(collection: Collection, split: str, judged: Qrels) -> dict[str, dict[str, int]] | None:
+    """Return the judgements to tune on, without any query that is reported on."""
+    if not split:
+        return None
+    found = {query: grades for query, grades in collection.qrels(split).items() if query not in judged}
+    if not found:
+        raise InputError(
+            f"every query of the split {split!r} is reported on, so k1 and b cannot be tuned on it",
+            "choose another split for --tune-on",
+        )
+    return found
+
+
+def _unknown(index: Index, qrels: Qrels) -> list[str]:
+    assert index.generation is not None
+    names = {name for judged in qrels.values() for name in judged}
+    missing = sorted(name for name in names if index.generation.number_of(name) is None)
+    if not missing:
+        return []
+    shown = ", ".join(map(repr, missing[:5])) + (", …" if len(missing) > 5 else "")
+    return [f"warning: {len(missing):,} judged documents are not in the corpus and count as never found ({shown})"]

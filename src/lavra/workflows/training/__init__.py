@@ -1,0 +1,1 @@
+"""The training job: from a request to a trained, measured model in a run folder."""

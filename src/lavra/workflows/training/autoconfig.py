@@ -1,0 +1,364 @@
+"""Making the plan: from the request, the text and the machine to everything that is fixed before the first step."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from lavra.config.training import ModelConfig, TrainConfig
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.core.units import show_count, show_duration
+from lavra.models.hf.model import Wrapped
+from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.models.spec import DecoderSpec, preset
+from lavra.planning.budget import (
+    BYTES_PER_TOKEN,
+    TOKENS_PER_PARAMETER,
+    assumed_efficiency,
+    busy_tokens,
+    draft_shape,
+    tokens_per_step_for,
+    tokens_that_fit,
+)
+from lavra.planning.machine.flops import training_flops_per_token
+from lavra.planning.machine.memory import memory_of
+from lavra.planning.plan import Plan
+from lavra.training.acceleration.compiling import should_compile
+from lavra.training.batches import Ranks
+from lavra.training.precision import choose_precision
+from lavra.workflows.datasets.dataset import Material
+from lavra.workflows.models.base_model import Base, objective_from_nothing
+from lavra.workflows.models.ngram_init import contexts_to_count, pairs_worth_counting
+from lavra.workflows.training.optimization import optimizer_options, options_after_bigrams, schedule_of
+
+DEFAULT_BUDGET = 600.0
+_TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 262144, "mps": 16384}
+"""Tokens of a micro-batch at most: more takes more memory, and does not run faster on such a device."""
+_LARGE, _TOKENS_OF_LARGE = 3e7, 2048
+"""FLOPs of a token from which on fewer tokens keep a processor busy, and how many."""
+
+EVALUATION_SHARE = 0.06
+"""Share of a budget that the final evaluation may take."""
+
+_COMPILED_GAIN, _COMPILING = 1.6, 30.0
+"""How many times faster than expected of a CPU compiled blocks are, and the seconds that compiling them takes."""
+_VALIDATIONS, _VALIDATION_SHARE = 8, 0.02
+_FORWARD_SHARE = 0.35
+"""Time of a forward pass over that of a whole step."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is computed on, and how fast it multiplies.
+
+    Attributes:
+        device: where.
+        precision: of the working weights.
+        peak: measured FLOP/s of matrix products.
+        threads: processor threads.
+    """
+
+    device: torch.device
+    precision: str
+    peak: float
+    threads: int
+
+    @property
+    def expected_flops(self) -> float:
+        """FLOP/s to expect of a training step, before a probe."""
+        return self.peak * assumed_efficiency(self.device.type, self.peak, self.threads)
+
+
+def given_seconds(config: TrainConfig) -> float | None:
+    """Return the time budget of a request; None when its length is given in another way.
+
+    Raises:
+        InputError: if several lengths are given.
+    """
+    given = [name for name in ("budget", "tokens", "epochs", "steps") if getattr(config, name) is not None]
+    if len(given) > 1:
+        names = " and ".join(f"--{name}" for name in given)
+        raise InputError(f"{names} both say how long to train", "give one of them")
+    for name in given:
+        if getattr(config, name) <= 0:
+            raise InputError(f"--{name} is {getattr(config, name)}", "it must be above 0")
+    if given and given[0] != "budget":
+        return None
+    return config.budget if config.budget is not None else DEFAULT_BUDGET
+
+
+def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> DecoderSpec:
+    """Return the shape to train: a preset or the plan's choice, with the request's fields in place."""
+    if config.model.preset != "auto":
+        return _overridden(preset(config.model.preset), config.model)
+    seconds = given_seconds(config)
+    if seconds is not None:
+        flops = seconds * 0.85 * machine.expected_flops
+    else:
+        flops = _flops_of_length(config, corpus_bytes)
+    spec = draft_shape(flops, corpus_bytes, memory_of(machine.device)).spec
+    if config.text.vocabulary:
+        spec = replace(spec, vocabulary=config.text.vocabulary)
+    return _overridden(spec, config.model)
+
+
+def _flops_of_length(config: TrainConfig, corpus_bytes: float) -> float:
+    """Return the compute that a run of a given number of tokens is worth, by the rule that the planner uses for time.
+
+    The best model for D tokens has about D / 1.5 matrix parameters, so the compute is 6 D² / 1.5.
+    """
+    tokens = _asked_tokens(config, corpus_bytes / BYTES_PER_TOKEN)
+    return 6.0 * tokens**2 / TOKENS_PER_PARAMETER
+
+
+def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
+    names = (
+        "context",
+        "depth",
+        "width",
+        "heads",
+        "kv_heads",
+        "positions",
+        "norm",
+        "activation",
+        "pairs",
+        "recall",
+        "tied",
+        "dropout",
+    )
+    given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    if "width" in given and "heads" not in given:
+        given["heads"] = max(1, given["width"] // 64)
+    return replace(spec, **given)
+
+
+def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Material, ranks: Ranks) -> Plan:
+    """Return the plan as far as it can be made without a probe; `steps` is a guess when a time is given.
+
+    Args:
+        config: the request.
+        machine: what is computed on.
+        model: the shape to train from nothing, or the model to adapt.
+        data: what it learns from.
+        ranks: this process's place.
+    """
+    learning = learning_plan(config, machine, model, data)
+    per_token = learning.flops_per_token / machine.expected_flops
+    seconds = given_seconds(config)
+    corpus = data.epoch_tokens(learning)
+    tokens = _asked_tokens(config, corpus) if seconds is None else seconds * 0.85 * ranks.world / per_token
+    busy = busy_tokens(machine.device.type, ranks.world * machine.expected_flops, learning.flops_per_token)
+    rows = _rows_per_step(config, learning.context, tokens, ranks, busy, adapting=isinstance(model, Base))
+    at_once = _tokens_at_once(machine, model, learning)
+    plan = replace(
+        learning,
+        rows_per_step=rows,
+        tokens_per_step=rows * learning.context,
+        micro_rows=_micro_rows(config, learning.context, rows // ranks.world, at_once),
+        compile=learning.model is not None  # a wrapped model has no blocks that are known to compile
+        and should_compile(config.machine.compile, machine.device, seconds or tokens * per_token / ranks.world),
+        budget_seconds=seconds,
+    )
+    contexts = contexts_to_count(config, plan, data, tokens)
+    if contexts and plan.model is not None:
+        likely = tokens
+        if plan.compile and seconds is not None and machine.device.type == "cpu":
+            likely *= _COMPILED_GAIN * max(0.0, 1.0 - _COMPILING / seconds)
+        pairs = pairs_worth_counting(plan.model, likely, plan.flops_per_token)
+        vocabulary = plan.model.vocabulary
+        rates = options_after_bigrams(config.optimization, plan.optimizer, likely, vocabulary, pairs > 0)
+        plan = replace(plan, bigram_contexts=contexts, trigram_contexts=pairs, optimizer=rates)
+    steps = config.steps or max(1, round(tokens / plan.tokens_per_step))
+    return with_length(plan, steps, config, data, per_token)
+
+
+def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Material) -> Plan:
+    """Return the plan of what learns what and how, with rows and steps still to be fixed."""
+    asked = config.objective
+    base = model if isinstance(model, Base) else None
+    spec = replace(model, vocabulary=data.tokenizer.vocabulary_size) if isinstance(model, DecoderSpec) else model.spec
+    if base is None:
+        assert spec is not None
+        spec = replace(spec, context=data.context or spec.context)
+        parameters, context, flops = _parameters(spec), spec.context, training_flops_per_token(spec)
+        objective = objective_from_nothing(asked.name, examples=data.examples)
+    else:
+        parameters, context, flops = base.parameters, base.window, base.flops_per_token
+        objective = base.objective
+    return Plan(
+        model=spec,
+        base=None if base is None else base.place,
+        parameters=parameters,
+        context=context,
+        tokens_per_step=1,
+        rows_per_step=1,
+        micro_rows=1,
+        steps=1,
+        tokens=0,
+        epochs=0.0,
+        device=machine.device.type,
+        precision=choose_precision(machine.precision, machine.device),
+        compile=False,
+        threads=machine.threads,
+        optimizer=optimizer_options(
+            config.optimization, base is not None, config.edits.adapter.kind != "none", spec if base is None else None
+        ),
+        schedule=schedule_of(config.optimization, base is not None, 1),
+        seed=config.seed,
+        isolate=config.text.isolate and (base is None or base.isolates),
+        label_smoothing=config.optimization.label_smoothing,
+        clip=config.optimization.clip,
+        validation_rows=0,
+        validate_every=1,
+        checkpoint_every=1,
+        evaluation_tokens=0,
+        flops_per_token=flops,
+        objective=objective,
+        source_context=0 if base is None else base.source_window,
+        mask_rate=asked.mask_rate,
+        final_mask_rate=asked.mask_rate if asked.final_mask_rate is None else asked.final_mask_rate,
+        whole_words=asked.whole_words,
+        pure_mask=asked.pure_mask,
+        edits=config.edits,
+    )
+
+
+def with_length(plan: Plan, steps: int, config: TrainConfig, data: Material, seconds_per_token: float) -> Plan:
+    """Return the plan for a number of steps, with the rhythm of validation and checkpoints that fits it."""
+    tokens = steps * plan.tokens_per_step
+    short = plan.budget_seconds is not None and plan.budget_seconds < _SHORT
+    save_every = config.checkpoint_every or max(1, -(-steps // (_VALIDATIONS if short else _CHECKPOINTS)))
+    # Validations fall on checkpoints, so that the best checkpoint by validation can be kept.
+    every = save_every * max(1, round(steps / _VALIDATIONS / save_every))
+    affordable = tokens * _VALIDATION_SHARE / _VALIDATIONS / _FORWARD_SHARE
+    held_out_rows = data.held_out(plan).rows
+    rows = min(held_out_rows, max(8, round(affordable / plan.context)))
+    if rows > plan.micro_rows:  # whole micro-batches: another shape would be compiled once more
+        rows -= rows % plan.micro_rows
+    held_out = held_out_rows * plan.context
+    if plan.budget_seconds is not None:
+        # Half-overlapping windows read every token about twice.
+        seconds = EVALUATION_SHARE * plan.budget_seconds
+        held_out = min(held_out, max(4096, int(seconds / (2 * _FORWARD_SHARE * seconds_per_token))))
+    return replace(
+        plan,
+        steps=steps,
+        tokens=tokens,
+        epochs=round(tokens / data.epoch_tokens(plan), 4),
+        schedule=schedule_of(config.optimization, plan.base is not None, steps),
+        validation_rows=rows,
+        validate_every=every,
+        checkpoint_every=save_every,
+        evaluation_tokens=held_out,
+    )
+
+
+def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token: float) -> int:
+    """Return how many steps fit into `seconds` beside validations and the final evaluation."""
+    left = seconds - seconds_after(plan, seconds_per_token)
+    return max(1, int(left / (step_seconds * (1.0 + _VALIDATION_SHARE + _OVERHEAD))))
+
+
+def seconds_after(plan: Plan, seconds_per_token: float) -> float:
+    """Return the seconds that a run takes after its last step: the final evaluation, the model, the samples."""
+    held_out = 2 * _FORWARD_SHARE * seconds_per_token * plan.evaluation_tokens
+    if plan.budget_seconds is not None:
+        held_out = min(held_out, EVALUATION_SHARE * plan.budget_seconds)
+    return held_out + _FINISH_SECONDS
+
+
+_CHECKPOINTS, _SHORT = 20, 300.0
+"""Of a run; of one by a shorter time in seconds, as many as validations. Where a checkpoint is written beside every few
+steps, these take a quarter longer."""
+
+_FINISH_SECONDS = 1.5
+"""Of writing the model and the samples."""
+
+_OVERHEAD = 0.03
+"""Share of checkpoints and bookkeeping, and of a machine that is a little slower when it is warm."""
+
+
+def say_plan(plan: Plan, machine: Machine, data: Material, begun: float) -> None:
+    """Tell the person what will happen, before the first step."""
+    shape = f"context {plan.context}"
+    if plan.model is not None:
+        shape = f"{plan.model.depth} blocks, width {plan.model.width}, {shape}, vocabulary {plan.model.vocabulary}"
+    say(
+        f"model: {show_count(plan.parameters)} parameters ({shape}), {plan.precision} on {plan.device}"
+        + (", compiled" if plan.compile else "")
+        + (f", {plan.objective}, from {plan.base}" if plan.base else "")
+    )
+    speed = plan.probe.get("tokens_per_second")
+    share = f" at {show_count(speed)} tokens/s" if speed else ""
+    left = f", about {show_duration(plan.steps * plan.probe['step_seconds'])}" if "step_seconds" in plan.probe else ""
+    say(
+        f"training: {plan.steps} steps of {plan.tokens_per_step} tokens = {show_count(plan.tokens)} tokens, "
+        f"{plan.epochs:.2f} epochs of {show_count(data.epoch_tokens(plan))}{share}{left} "
+        f"(prepared in {show_duration(time.monotonic() - begun)})"
+    )
+
+
+def _asked_tokens(config: TrainConfig, corpus: float) -> float:
+    """Return the tokens of a run whose length is not given as a time; an epoch has `corpus` of them."""
+    if config.tokens is not None:
+        return float(config.tokens)
+    if config.epochs is not None:
+        return config.epochs * corpus
+    return float(config.steps or 1) * (config.optimization.tokens_per_step or 4096)
+
+
+def _rows_per_step(
+    config: TrainConfig, context: int, tokens: float, ranks: Ranks, busy: float, *, adapting: bool
+) -> int:
+    asked = config.optimization.tokens_per_step
+    if asked is not None:
+        if asked % (context * ranks.world):
+            raise InputError(
+                f"--optimization.tokens-per-step {asked} is no multiple of the context {context}"
+                + (f" x {ranks.world} processes" if ranks.world > 1 else ""),
+                f"choose e.g. {max(1, round(asked / context / ranks.world)) * context * ranks.world}",
+            )
+        return asked // context
+    rows = max(1, tokens_per_step_for(tokens, context, busy, adapting=adapting) // context)
+    return -(-rows // ranks.world) * ranks.world
+
+
+def tokens_at_once(device: str, flops_per_token: float) -> int:
+    """Return how many tokens of a micro-batch keep a device busy with a model of so many FLOPs a token."""
+    if device == "cpu" and flops_per_token >= _LARGE:
+        return _TOKENS_OF_LARGE
+    return _TOKENS_AT_ONCE.get(device, 8192)
+
+
+def _tokens_at_once(machine: Machine, model: DecoderSpec | Base, learning: Plan) -> int:
+    """Return the tokens of a micro-batch: as many as keep the device busy, and as a GPU's memory holds."""
+    wanted = tokens_at_once(machine.device.type, learning.flops_per_token)
+    if machine.device.type != "cuda":
+        return wanted
+    depth, width = _depth_and_width(model)
+    return min(wanted, tokens_that_fit(memory_of(machine.device), learning.parameters, depth, width))
+
+
+def _depth_and_width(model: DecoderSpec | Base) -> tuple[int, int]:
+    spec = model if isinstance(model, DecoderSpec) else model.spec
+    if spec is not None:
+        return spec.depth, spec.width
+    assert isinstance(model, Base)
+    assert isinstance(model.opened.model, Wrapped)
+    config = model.opened.model.inner.config.get_text_config()
+    return int(getattr(config, "num_hidden_layers", 24)), int(getattr(config, "hidden_size", 1024))
+
+
+def _micro_rows(config: TrainConfig, context: int, share: int, tokens: int) -> int:
+    if config.machine.micro_rows:
+        return config.machine.micro_rows
+    most = max(1, tokens // context)
+    return next(rows for rows in range(min(most, share), 0, -1) if share % rows == 0)
+
+
+def _parameters(spec: DecoderSpec) -> int:
+    with torch.device("meta"):
+        return count_parameters(Decoder(spec))

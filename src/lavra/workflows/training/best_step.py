@@ -1,0 +1,119 @@
+"""Overfitting: said while it happens, stopped where that was asked for, and never delivered in silence.
+
+A model that goes on learning its text by heart gets worse on the text that was held out. The checkpoint of the best
+validation is kept in any case; it is what a run delivers when its last step is clearly worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.progress import say
+from lavra.planning.plan import Plan
+from lavra.training.callbacks import Request
+from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
+
+CLEARLY_WORSE = 0.01
+"""Share by which a validation loss lies above the best one when it is clearly worse. Validations are on the same rows,
+so that what is left between neighbouring steps is some thousandths."""
+
+_WARNED_AFTER = 2
+"""Validations in a row that are clearly worse before a warning."""
+
+
+class OverfittingWatch:
+    """An observer that warns when validation has risen, and ends the run where the request says so.
+
+    Args:
+        run: the record, in which the validations before a resume are.
+        plan: of the run.
+        patience: validations without a better one after which the run ends; None for never.
+    """
+
+    def __init__(self, run: RunFolder, plan: Plan, patience: int | None = None) -> None:
+        self.run, self.plan, self.patience = run, plan, patience
+        self.best: tuple[float, int] | None = None
+        self.waited = self._worse = 0
+        self.warned = False
+        for line in run.metrics.read():
+            if line.get("split") == "validation":
+                self._take(line, quiet=True)
+
+    def on(self, event: str, info: Mapping[str, Any]) -> Request | None:
+        """Take notice of a validation."""
+        if event == "validation":
+            self._take(info, quiet=False)
+        return None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has been without a better validation for as long as was asked."""
+        return self.patience is not None and self.waited >= self.patience
+
+    def steps_after(self, step: int, steps: int) -> int:
+        """Return the length of the run, `steps` so far, after `step` steps: it ends here when it is over."""
+        if not self.is_over or step >= steps or self.best is None:
+            return steps
+        text = f"ended early: no better validation in {self.waited} after that of step {self.best[1]}"
+        say(f"{text}; step {step} of {steps} is the last")
+        self.run.log(f"{text}; step {step} of {steps} is the last")
+        self.run.write_plan({**self.run.plan, "steps": step, "tokens": step * self.plan.tokens_per_step})
+        return step
+
+    def _take(self, line: Mapping[str, Any], *, quiet: bool) -> None:
+        loss, step = line.get("loss"), int(line.get("step", 0))
+        if not isinstance(loss, int | float):
+            return
+        if self.best is None or loss < self.best[0]:
+            self.best, self.waited, self._worse = (float(loss), step), 0, 0
+            return
+        self.waited += 1
+        self._worse = self._worse + 1 if is_clearly_worse(float(loss), self.best[0]) else 0
+        if self._worse >= _WARNED_AFTER and not self.warned:
+            self.warned = True
+            if not quiet:
+                self._warn(float(loss), step)
+
+    def _warn(self, loss: float, step: int) -> None:
+        assert self.best is not None
+        text = (
+            f"warning: validation has risen from {self.best[0]:.4f} at step {self.best[1]} to {loss:.4f}: the model "
+            "learns its text by heart"
+        )
+        self.run.log(f"step {step}: {text}")
+        say(f"{text}. The best checkpoint is kept; more text, a smaller model or fewer epochs help")
+
+
+def is_clearly_worse(loss: float, best: float) -> bool:
+    """Say whether a validation loss is clearly above another."""
+    return loss > best + CLEARLY_WORSE * abs(best)
+
+
+def with_early_stopping(
+    watch: OverfittingWatch | None, length: Callable[[int], int] | None, plan: Plan
+) -> Callable[[int], int] | None:
+    """Return what sets the length of a run after each step: `length`, and the watch where it may end the run."""
+    if watch is None or watch.patience is None:
+        return length
+    return lambda step: watch.steps_after(step, plan.steps if length is None else length(step))
+
+
+def checkpoint_to_deliver(store: CheckpointStore, run: RunFolder, step: int) -> Checkpoint | None:
+    """Return the checkpoint that is clearly better than the last step; None where the last step is to be delivered."""
+    losses = {
+        line["step"]: line["loss"]
+        for line in run.metrics.read()
+        if line.get("split") == "validation" and isinstance(line.get("loss"), int | float)
+    }
+    best = store.best() if step in losses else None
+    if best is None or best.score is None or best.step == step or not is_clearly_worse(losses[step], best.score):
+        return None
+    text = (
+        f"delivered is the model of step {best.step} (validation {best.score:.4f}), not that of the last, {step} "
+        f"({losses[step]:.4f}), which is clearly worse"
+    )
+    run.log(text)
+    say(f"{text}; the last is in checkpoints/")
+    return best

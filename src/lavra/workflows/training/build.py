@@ -1,0 +1,202 @@
+"""From a plan to the objects that carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lavra.config.training import TrainConfig
+from lavra.core.disk.run_folder import RunFolder
+from lavra.data.tokenizers.word_boundaries import Words
+from lavra.models.hf.model import Wrapped
+from lavra.models.native.decoder import Decoder
+from lavra.objectives.base import Objective
+from lavra.objectives.causal import Causal
+from lavra.objectives.completion import Answers
+from lavra.objectives.mlm import Masked, mask_token_of
+from lavra.objectives.seq2seq import Seq2Seq
+from lavra.planning.plan import Plan
+from lavra.training.acceleration.compiling import compile_step
+from lavra.training.batches import BatchSource, Ranks
+from lavra.training.step import Step
+from lavra.training.trainer import Trainer
+from lavra.training.updates import Clip, ExponentialAverage, GuardFaults, Monitor, SnapshotAverage, Update
+from lavra.training.updates.anomalies import SpikeDetector
+from lavra.training.validation import Validation
+from lavra.workflows.datasets.dataset import Material
+from lavra.workflows.models.saved_base import build_model
+
+# The objective of a plan.
+
+
+def objective_of(plan: Plan, model: Decoder | Wrapped, data: Material) -> Objective:
+    """Return what a plan's model learns from its data."""
+    if plan.objective == "answers":
+        return Answers(plan.context, plan.label_smoothing)
+    if plan.objective == "seq2seq":
+        assert isinstance(model, Wrapped)
+        return Seq2Seq(plan.context, plan.source_context, model.decoder_inputs, plan.label_smoothing)
+    if plan.objective == "masked":
+        return Masked(
+            plan.context,
+            mask_token_of(data.tokenizer),
+            Words.of(data.tokenizer),
+            whole_words=plan.whole_words,
+            rate=plan.mask_rate,
+            final_rate=plan.final_mask_rate,
+            mask_share=1.0 if plan.pure_mask else 0.8,
+            random_share=0.0 if plan.pure_mask else 0.1,
+            isolate=plan.isolate,
+            label_smoothing=plan.label_smoothing,
+        )
+    return Causal(plan.context, plan.isolate, plan.label_smoothing)
+
+
+# From a plan to the objects that carry it out.
+
+_EXCERPT = 200
+"""Characters of a document that are written down when a step of it goes wrong."""
+
+
+@dataclass
+class Assembly:
+    """A trainer and what belongs to it.
+
+    Attributes:
+        trainer: at its first step.
+        model: what it trains.
+        validation: the held-out windows.
+        home: the run's folder, where the model to adapt is kept; None for training from nothing.
+    """
+
+    trainer: Trainer
+    model: Decoder | Wrapped
+    validation: Validation | None
+    home: Path | None = None
+
+    def undo_compilation(self) -> None:
+        """Take the compilation back; does nothing where nothing is compiled."""
+        if self.trainer.compilation is not None:
+            self.trainer.compilation.undo()
+
+    def set_length(self, config: TrainConfig, plan: Plan, data: Material) -> None:
+        """Follow a plan whose length was fixed after the trainer was built, as if it had been built by it."""
+        trainer = self.trainer
+        trainer.set_length(plan.steps)
+        trainer.schedule = plan.schedule
+        for update in trainer.updates:
+            if isinstance(update, SnapshotAverage):
+                update.begin = _first_snapshot(config, plan)
+        self.validation = _validation(plan, data)
+
+
+def assemble(
+    config: TrainConfig,
+    plan: Plan,
+    data: Material,
+    run: RunFolder | None,
+    device: torch.device,
+    ranks: Ranks,
+    home: Path | None = None,
+) -> Assembly:
+    """Build model, batches, update chain and trainer as the plan says.
+
+    Args:
+        config: the request: what to do about faults, which averages.
+        plan: what was decided.
+        data: what it learns from.
+        run: where faults are written down; None on ranks that keep no record.
+        device: where.
+        ranks: this process's place.
+        home: the run's folder, where the model to adapt is kept; not needed for training from nothing.
+    """
+    model = build_model(plan, home)
+    objective = objective_of(plan, model, data)
+    batches = BatchSource(
+        data.source(plan),
+        objective,
+        rows_per_step=plan.rows_per_step,
+        micro_rows=plan.micro_rows,
+        steps=plan.steps,
+        seed=plan.seed,
+        ranks=ranks,
+        pin=device.type == "cuda",
+    )
+    trainer = Trainer(
+        model,
+        objective,
+        batches,
+        optimizer=plan.optimizer,
+        schedule=plan.schedule,
+        precision=plan.precision,
+        device=device,
+        steps=plan.steps,
+        report=_reporter(run),
+    )
+    trainer.updates = update_chain(config, plan, trainer, _fault_recorder(run, data))
+    if plan.compile:
+        compile_step(trainer)
+    return Assembly(trainer, model, _validation(plan, data), home)
+
+
+def update_chain(
+    config: TrainConfig, plan: Plan, trainer: Trainer, record: Callable[[Step, str], None]
+) -> list[Update]:
+    """Return the updates of a run, outermost first: monitor, guard against faults, average, clip."""
+    faults, average = config.faults, config.average
+    chain: list[Update] = [
+        Monitor(),
+        GuardFaults(
+            faults.policy,
+            record,
+            most_in_a_row=faults.most_in_a_row,
+            spikes=SpikeDetector() if faults.spikes else None,
+        ),
+    ]
+    if average.kind == "ema":
+        chain.append(ExponentialAverage(trainer.masters, average.decay))
+    elif average.kind == "swa":
+        chain.append(SnapshotAverage(trainer.masters, _first_snapshot(config, plan), average.every))
+    chain.append(Clip(plan.clip))
+    return chain
+
+
+def _first_snapshot(config: TrainConfig, plan: Plan) -> int:
+    return int(plan.steps * config.average.start)
+
+
+def _validation(plan: Plan, data: Material) -> Validation | None:
+    if not plan.validation_rows:
+        return None
+    held_out = data.held_out(plan)
+    return Validation(held_out.source, plan.validation_rows, held_out.bytes_per_target)
+
+
+def _reporter(run: RunFolder | None) -> Callable[[str], None]:
+    from lavra.core.progress import say
+
+    def report(text: str) -> None:
+        say(text)
+        if run is not None:
+            run.log(text)
+
+    return report
+
+
+def _fault_recorder(run: RunFolder | None, data: Material) -> Callable[[Step, str], None]:
+    """Return what writes the documents of a bad step to `events.log`, with the beginning of each text."""
+
+    def record(step: Step, reason: str) -> None:
+        report = _reporter(run)
+        documents = step.documents
+        report(f"step {step.number + 1}: {reason}; {len(documents)} documents in the batch, see events.log")
+        if run is None:
+            return
+        for document in documents:
+            text = data.excerpt(document)
+            run.log(f"step {step.number + 1}: document {document}: {text[:_EXCERPT]!r}")
+
+    return record

@@ -1,0 +1,226 @@
+"""The end of a run: the model on its own, its figures on held-out text, samples, and the record of all that."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lavra.config.generation import GenerateOptions
+from lavra.config.training import TrainConfig
+from lavra.config.transforms import EditConfig
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.errors import LavraError
+from lavra.core.progress import printable, say
+from lavra.core.seeds import row_streams
+from lavra.evaluation.baselines import count_tokens, yardsticks
+from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses, text_fingerprint
+from lavra.evaluation.documents import Documents, documents_of_store
+from lavra.evaluation.likelihood import likelihood
+from lavra.evaluation.results import LikelihoodResult, likelihood_table
+from lavra.generation.generate import generate
+from lavra.models.contract import Model
+from lavra.planning.plan import Plan
+from lavra.reports.run_table import predicted_table
+from lavra.training.checkpoints.checkpoints import CheckpointStore
+from lavra.training.validation import held_out_loss
+from lavra.workflows.datasets.dataset import Material, TextMaterial
+from lavra.workflows.models.merging import write_folded
+from lavra.workflows.models.saved_base import companions_folder, write_model
+from lavra.workflows.training.best_step import checkpoint_to_deliver
+from lavra.workflows.training.build import Assembly
+from lavra.workflows.training.forecast import against, measured_memory
+
+MODEL_FOLDER = "model"
+_SAMPLE_TOKENS, _SHOWN_PROMPT = 120, 300
+
+
+def finish(
+    config: TrainConfig,
+    plan: Plan,
+    assembly: Assembly,
+    data: Material,
+    run: RunFolder,
+    *,
+    waited: float,
+    training_began: float | None = None,
+) -> dict[str, Any]:
+    """Export and measure the trained model, and write the result.
+
+    Args:
+        config: the request.
+        plan: what was decided.
+        assembly: the trainer after its last step.
+        data: the token stores.
+        run: the record.
+        waited: seconds that training waited for checkpoints.
+        training_began: when training began (`time.monotonic`); None after a resume, when the time is no single stretch.
+    """
+    trainer = assembly.trainer
+    computed = trainer.computed()
+    step, targets = trainer.step, trainer.targets
+    store = CheckpointStore(run.checkpoints, config.keep_checkpoints, on_warning=run.log)
+    delivered = checkpoint_to_deliver(store, run, step)
+    if delivered is not None:
+        trainer.restore(delivered.load, delivered.state)
+    assembly.undo_compilation()  # evaluation and generation come in many shapes, each of which would be compiled
+    with trainer.evaluating():
+        folded = export_model(run.path, plan, assembly, data)
+        figures, table = _measure(plan, assembly, data, run.path)
+        samples = _samples(config, plan, assembly.model, data)
+    for sample in samples:
+        run.samples.append({"step": step, **sample})
+    seconds = None if training_began is None else time.monotonic() - training_began
+    lines = run.metrics.read()
+    result = {
+        "step": step,
+        **({} if delivered is None else {"delivered_step": delivered.step}),
+        "tokens": int(targets),
+        "parameters": plan.parameters,
+        "seconds": seconds,
+        "budget_seconds": plan.budget_seconds,
+        "checkpoint_wait_seconds": round(waited, 3),
+        "tokens_per_second": speed_after(lines, int(plan.probe.get("steps", 0))),
+        "computed": computed,
+        "peak_bytes": measured_memory(plan.device),
+        "data": list(config.data),
+        **figures,
+        **({} if folded is None else {"folded": folded}),
+        "ledger": data.receipt(plan, step),
+        "skipped_steps": sum(1 for line in lines if line.get("skipped")),
+    }
+    result["predicted"] = against(plan.forecast, result)
+    run.write_result(result)
+    say(table)
+    if result["predicted"]:
+        say(f"predicted against actual\n{predicted_table(result['predicted'])}")
+    return result
+
+
+def export_model(run: Path, plan: Plan, assembly: Assembly, data: Material) -> dict[str, Any] | None:
+    """Write the model with its learned fp32 weights (the averaged ones, where there are) and its tokenizer.
+
+    Returns:
+        For a model with edits, what folding them changed.
+    """
+    weights = {name: weight.detach() for name, weight in assembly.trainer.masters.weights.items()}
+    if plan.edits != EditConfig():
+        rows = data.held_out(plan).source.rows(0, 1)
+        batch = assembly.trainer.objective.encode(rows, row_streams(0, "folding", first=0), 1.0)
+        check = write_folded(run, run / MODEL_FOLDER, plan, weights, data.tokenizer, batch)
+        return None if check is None else check.to_json()
+    files = companions_folder(run, data.folder)
+    write_model(run / MODEL_FOLDER, assembly.model, data.tokenizer, files, weights)
+    return None
+
+
+def _measure(plan: Plan, assembly: Assembly, data: Material, run: Path) -> tuple[dict[str, Any], str]:
+    """Return the figures on held-out rows as JSON, and as a table."""
+    if plan.objective == "causal" and isinstance(data, TextMaterial):
+        return _measure_text(plan, assembly.model, data, run)
+    held_out = data.held_out(plan)
+    rows = min(held_out.rows, max(1, plan.evaluation_tokens // plan.context))
+    measured = held_out_loss(
+        assembly.model,
+        assembly.trainer.objective,
+        held_out.source,
+        rows,
+        name=plan.objective,
+        bytes_per_target=held_out.bytes_per_target,
+        device=assembly.trainer.device,
+        seed=plan.seed,
+    )
+    values = measured.to_json()
+    figures = {name: values[name] for name in ("loss", "perplexity", "bits_per_byte")}
+    return {**figures, "evaluation": {**values, "held_out_rows": held_out.rows}}, str(measured)
+
+
+def _measure_text(plan: Plan, model: Model, data: TextMaterial, run: Path) -> tuple[dict[str, Any], str]:
+    every = documents_of_store(data.prepared.validation, data.tokenizer)
+    documents = every.sample(plan.evaluation_tokens)
+    context = plan.context if plan.base is not None else None
+    with torch.no_grad():
+        result = likelihood(model, documents, context=context, seed=plan.seed)
+    _losses(data, every, result).save(run / DOCUMENT_LOSSES)
+    counts = count_tokens(data.prepared.train.tokens, data.tokenizer.vocabulary_size)
+    sticks = yardsticks(documents, documents.texts(data.tokenizer), data.tokenizer.vocabulary_size, counts)
+    measured = result.to_json()
+    figures = {
+        **{name: measured[name] for name in ("loss", "perplexity", "bits_per_byte", "bits_per_word")},
+        "yardsticks": [stick.to_json() for stick in sticks],
+        "evaluation": {**measured, "held_out_documents": len(every)},
+    }
+    table = likelihood_table(result, sticks)
+    if len(documents) < len(every):
+        table += (
+            f"\n(on {len(documents):,} of {len(every):,} held-out documents, to keep to the time; "
+            "`lavra evaluate` measures all)"
+        )
+    return figures, table
+
+
+def _losses(data: TextMaterial, every: Documents, result: LikelihoodResult) -> DocumentLosses:
+    """Return the loss of each measured document, for comparisons with other runs on the same held-out text."""
+    manifest = data.prepared.validation.manifest
+    return DocumentLosses(
+        text_fingerprint(source.fingerprint for source in manifest.sources),
+        manifest.tokenizer_fingerprint,
+        np.searchsorted(every.starts, result.per_document.starts),
+        result.per_document.bytes,
+        result.nll,
+    )
+
+
+def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> list[dict[str, Any]]:
+    """Let the model write: new documents, or answers to held-out prompts, which are shown beside people's."""
+    if not config.samples or plan.objective == "masked":
+        return []
+    asked = data.samples(config.samples)
+    prompts = list(dict.fromkeys(prompt for prompt, _ in asked))
+    options = GenerateOptions(
+        max_new_tokens=min(_SAMPLE_TOKENS, plan.context),
+        samples=1 if data.examples else config.samples,
+        greedy=data.examples,
+        seed=config.seed,
+        long_prompt="window",
+    )
+    try:
+        with torch.no_grad():
+            made = generate(model, data.tokenizer, prompts, options)
+    except Exception as error:  # the run is trained and measured: no sample text is worth losing that
+        reason = error.message if isinstance(error, LavraError) else f"{type(error).__name__}: {error}"
+        say(f"no sample text was written: {printable(reason)}")
+        return []
+    expected = dict(asked)
+    for number, one in enumerate(made, start=1):
+        if data.examples:
+            say(f"--- sample {number}: {printable(one.prompt.strip())[-_SHOWN_PROMPT:]}")
+            say(f"written:  {printable(one.text.strip())}\nexpected: {printable(expected[one.prompt].strip())}")
+        else:
+            say(f"--- sample {number}\n{printable(one.text.strip())}")
+    texts = [{"prompt": one.prompt, "text": one.text} for one in made]
+    return [{**one, "expected": expected[one["prompt"]]} if data.examples else one for one in texts]
+
+
+def speed_after(lines: list[dict[str, Any]], probed: int) -> float | None:
+    """Return the tokens per second of the logged steps after the probe's, which cannot grade themselves.
+
+    That is all their tokens over all their seconds (tokens over the speed that was logged with them); the steps of the
+    probe count only where there are no others.
+
+    Args:
+        lines: of `metrics.jsonl`.
+        probed: steps that the probe took.
+    """
+    before, done = 0.0, []
+    for line in lines:
+        if line.get("split", "train") != "train" or not line.get("tokens"):
+            continue
+        tokens, before = line["tokens"] - before, line["tokens"]
+        if line.get("tokens_per_second") and tokens > 0:
+            done.append((line["step"], tokens, tokens / line["tokens_per_second"]))
+    counted = [one for one in done if one[0] > probed] or done
+    return sum(tokens for _, tokens, _ in counted) / sum(seconds for *_, seconds in counted) if counted else None

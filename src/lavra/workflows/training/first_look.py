@@ -1,0 +1,74 @@
+"""What can be told of a request before anything is made: its inputs are there, its extras installed.
+
+The folder of a run is made last, so that a slip (a wrong path, a missing column, a missing package) leaves no run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from lavra.config.training import TrainConfig
+from lavra.core.disk.run_folder import RunFolder, remove_run
+from lavra.core.errors import InputError
+from lavra.data.readers.documents import is_repeatable, read_rows
+from lavra.data.readers.locations import find_files
+from lavra.data.readers.rows import BadRows
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.workflows.datasets.dataset import has_examples
+from lavra.workflows.datasets.text import is_prepared
+from lavra.workflows.training.autoconfig import given_seconds
+
+_TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+def look_first(config: TrainConfig) -> None:
+    """Look at what a request names, without reading more of it than a row.
+
+    Raises:
+        InputError: if a file, a column or a package is missing, or the lengths contradict each other.
+    """
+    given_seconds(config)
+    for name in config.track:
+        if find_spec(_TRACKERS[name]) is None:
+            raise InputError(f"--track {name} needs the package {_TRACKERS[name]}", "pip install 'lavra[track]'")
+    if any(location.startswith("hf:") for location in config.data) and find_spec("datasets") is None:
+        raise InputError("hf: needs the package datasets", "pip install datasets")
+    if config.text.tokenizer:
+        Tokenizer.load(config.text.tokenizer)
+    files = [location for location in config.data if is_repeatable(location)]
+    if not files or is_prepared(config.data):
+        return
+    find_files(files)
+    if len(files) == len(config.data) and not has_examples(config):
+        next(read_rows(files, text_column=config.text.column, bad_rows=BadRows(policy=config.text.on_bad_row)), None)
+
+
+def located(config: TrainConfig) -> TrainConfig:
+    """Return the request with absolute paths, so that it means the same wherever the run is gone on with."""
+    text = replace(config.text, tokenizer=_absolute(config.text.tokenizer))
+    return replace(config, data=tuple(map(_place, config.data)), base=_absolute(config.base), text=text)
+
+
+def _place(location: str) -> str:
+    return os.path.abspath(os.path.expanduser(location)) if is_repeatable(location) else location
+
+
+def _absolute(location: str | None) -> str | None:
+    """Return the absolute path of a file or folder that is there; a hub's name stays what it is."""
+    return os.path.abspath(location) if location and Path(location).exists() else location
+
+
+@contextmanager
+def no_ghost(run: RunFolder) -> Iterator[None]:
+    """Remove the run when the block finds that the request cannot be carried out, before anything was decided."""
+    try:
+        yield
+    except (InputError, ImportError):
+        if not run.plan:
+            remove_run(run.path)
+        raise

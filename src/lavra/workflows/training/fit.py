@@ -1,0 +1,118 @@
+"""Carrying out a plan: the loop with its checkpoints and observers, from the first step or from a checkpoint."""
+
+from __future__ import annotations
+
+from lavra.config.training import TrainConfig
+from lavra.core.configuration import to_json
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.errors import InputError
+from lavra.core.progress import say
+from lavra.planning.machine.timed_steps import Trial
+from lavra.planning.plan import Plan
+from lavra.training.batches import Ranks
+from lavra.training.callbacks import Observers
+from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
+from lavra.training.loop import Loop, Rhythm, Units
+from lavra.training.trackers import make_tracker
+from lavra.workflows.datasets.dataset import Material
+from lavra.workflows.training.best_step import OverfittingWatch, with_early_stopping
+from lavra.workflows.training.build import Assembly
+from lavra.workflows.training.forecast import live_forecasts
+from lavra.workflows.training.time_budget import Pace
+
+_MOST_LOGGED = 5000
+"""Lines of training metrics that a run writes at most."""
+
+
+def checkpoint_store(config: TrainConfig, run: RunFolder) -> CheckpointStore:
+    """Return the checkpoints of a run."""
+    return CheckpointStore(run.checkpoints, config.keep_checkpoints, on_warning=run.log)
+
+
+def train_to_the_end(
+    config: TrainConfig,
+    plan: Plan,
+    assembly: Assembly,
+    data: Material,
+    run: RunFolder | None,
+    ranks: Ranks,
+    checkpoint: Checkpoint | None = None,
+    first: Trial | None = None,
+    pace: Pace | None = None,
+) -> float:
+    """Train from the first step, or from `checkpoint`, to the last.
+
+    Args:
+        config: the request.
+        plan: what was decided.
+        assembly: the trainer at its first step.
+        data: what it learns from.
+        run: the record; None on ranks other than the first.
+        ranks: this process's place.
+        checkpoint: where to go on from.
+        first: steps that were taken already, to be recorded.
+        pace: may set the length once more.
+
+    Returns:
+        Seconds that training waited for checkpoints.
+
+    Raises:
+        Interrupted: after a signal, when everything is saved.
+        Diverged: when the numbers are beyond repair.
+    """
+    trainer = assembly.trainer
+    if checkpoint is not None:
+        trainer.restore(checkpoint.load, checkpoint.state)
+    watch = OverfittingWatch(run, plan, _patience(config, ranks)) if run is not None else None
+    observers = _observers(config, plan, data, run, watch)
+    loop = Loop(
+        trainer,
+        run,
+        checkpoint_store(config, run) if run is not None else None,
+        _rhythm(plan),
+        _units(plan, data, ranks),
+        assembly.validation,
+        observers,
+        with_early_stopping(watch, None if pace is None else pace.steps_after, plan),
+    )
+    observers.on("start", {"config": to_json(config), "step": trainer.step})
+    try:
+        if first is not None:
+            loop.record(first.reports, first.probe.tokens_per_second)
+        loop.train()
+    except BaseException as error:
+        if run is not None:
+            run.log(f"stopped: {type(error).__name__}: {error}")
+        raise
+    finally:
+        trainer.batches.close()
+    observers.on("end", {"step": trainer.step, "status": "done"})
+    return loop.waited
+
+
+def _patience(config: TrainConfig, ranks: Ranks) -> int | None:
+    """Return after how many validations without a better one the run ends; every process must know of it, or none."""
+    if config.early_stopping is not None and ranks.world > 1:
+        raise InputError("--early-stopping is for one process", "leave it out; the best checkpoint is kept anyway")
+    return config.early_stopping
+
+
+def _observers(
+    config: TrainConfig, plan: Plan, data: Material, run: RunFolder | None, watch: OverfittingWatch | None
+) -> Observers:
+    """Return who is told: trackers, forecasts, the watch for overfitting; nobody on ranks without a record."""
+    if run is None:
+        return Observers(report=say)
+    trackers = [make_tracker(name, run.path) for name in config.track]
+    watches = [] if watch is None else [watch]
+    return Observers([*trackers, *live_forecasts(run, plan, data), *watches], report=run.log)
+
+
+def _rhythm(plan: Plan) -> Rhythm:
+    every = max(1, -(-plan.steps // _MOST_LOGGED))
+    return Rhythm(plan.steps, plan.validate_every, plan.checkpoint_every, log_every=every)
+
+
+def _units(plan: Plan, data: Material, ranks: Ranks) -> Units:
+    peak = plan.probe.get("peak_flops", 0.0) * ranks.world
+    return Units(data.bytes_per_target, data.words_per_target, plan.flops_per_token, peak)

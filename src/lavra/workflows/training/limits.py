@@ -1,0 +1,87 @@
+"""Numbers that no run can be made with, refused before anything is read, made or trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+
+from lavra.config.training import TrainConfig
+from lavra.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The values that an option can have.
+
+    Attributes:
+        least: smallest value.
+        below: what it must be smaller than; None where there is no such bound.
+        above: whether it must be larger than `least`, and not only as large.
+    """
+
+    least: float
+    below: float | None = None
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Say whether a value lies inside."""
+        large_enough = value > self.least if self.above else value >= self.least
+        return large_enough and (self.below is None or value < self.below)
+
+    def __str__(self) -> str:
+        least = f"more than {self.least:g}" if self.above else f"at least {self.least:g}"
+        return least if self.below is None else f"{least} and less than {self.below:g}"
+
+
+_AT_LEAST_ONE, _NOT_NEGATIVE, _POSITIVE = _Range(1), _Range(0), _Range(0, above=True)
+_SHARE = _Range(0, 1)
+
+_RANGES = {
+    "budget": _POSITIVE,
+    "tokens": _AT_LEAST_ONE,
+    "epochs": _POSITIVE,
+    "steps": _AT_LEAST_ONE,
+    "checkpoint_every": _AT_LEAST_ONE,
+    "keep_checkpoints": _AT_LEAST_ONE,
+    "samples": _NOT_NEGATIVE,
+    "seed": _NOT_NEGATIVE,
+    "text.validation_share": _Range(0, 1, above=True),
+    "text.validation_limit": _AT_LEAST_ONE,
+    "text.extend": _AT_LEAST_ONE,
+    "model.context": _AT_LEAST_ONE,
+    "model.depth": _AT_LEAST_ONE,
+    "model.width": _AT_LEAST_ONE,
+    "model.heads": _AT_LEAST_ONE,
+    "model.kv_heads": _AT_LEAST_ONE,
+    "model.dropout": _SHARE,
+    "objective.source_context": _AT_LEAST_ONE,
+    "objective.mask_rate": _Range(0, 1, above=True),
+    "objective.final_mask_rate": _Range(0, 1, above=True),
+    "optimization.learning_rate": _POSITIVE,
+    "optimization.embedding_learning_rate": _POSITIVE,
+    "optimization.matrix_learning_rate": _POSITIVE,
+    "optimization.weight_decay": _NOT_NEGATIVE,
+    "optimization.warmup_steps": _NOT_NEGATIVE,
+    "optimization.cooldown": _Range(0, 1.0000001),
+    "optimization.tokens_per_step": _AT_LEAST_ONE,
+    "optimization.clip": _POSITIVE,
+    "optimization.label_smoothing": _SHARE,
+    "machine.threads": _AT_LEAST_ONE,
+    "machine.micro_rows": _AT_LEAST_ONE,
+    "faults.most_in_a_row": _AT_LEAST_ONE,
+    "average.every": _AT_LEAST_ONE,
+}
+"""By the option's place in the request; an option that is not given has no value to refuse."""
+
+
+def refuse_impossible(config: TrainConfig) -> None:
+    """Refuse a request with a number that no run can be made with.
+
+    Raises:
+        InputError: names the option and the values that it can have.
+    """
+    for place, wanted in _RANGES.items():
+        value = reduce(getattr, place.split("."), config)
+        if isinstance(value, int | float) and not wanted.holds(value):
+            flag = "--" + place.replace("_", "-")
+            raise InputError(f"{flag} {value:g} is no value that a run can have", f"give {wanted}")

@@ -1,0 +1,218 @@
+"""The main job: from text and a time to a trained, measured model in a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lavra.config.training import TrainConfig
+from lavra.core.configuration import to_toml
+from lavra.core.disk.run_folder import RunFolder, check_new_run
+from lavra.core.errors import InputError
+from lavra.core.machine import give_back_freed_memory
+from lavra.core.progress import say
+from lavra.planning.budget import demand_text
+from lavra.planning.machine.timed_steps import Trial, try_steps
+from lavra.planning.plan import Plan
+from lavra.reports.run_page import page_at_the_end
+from lavra.training.acceleration.compiling import is_compiled
+from lavra.training.batches import Ranks
+from lavra.training.devices import choose_device, describe
+from lavra.training.distributed import join_ranks, wait_for_ranks
+from lavra.workflows.check import check_before_training
+from lavra.workflows.datasets.dataset import Material, open_material
+from lavra.workflows.datasets.preparation import measured_machine, opened_base, training_material
+from lavra.workflows.datasets.text import data_folder
+from lavra.workflows.datasets.text_record import write_text_record
+from lavra.workflows.models.base_model import certify_base, read_base
+from lavra.workflows.models.ngram_init import begin
+from lavra.workflows.models.open import refuse_absent
+from lavra.workflows.training.autoconfig import draft_model, first_plan, say_plan, seconds_after, steps_in, with_length
+from lavra.workflows.training.build import Assembly, assemble
+from lavra.workflows.training.finish import finish
+from lavra.workflows.training.first_look import located, look_first, no_ghost
+from lavra.workflows.training.fit import train_to_the_end
+from lavra.workflows.training.forecast import with_expectation
+from lavra.workflows.training.limits import refuse_impossible
+from lavra.workflows.training.machine_record import record_machine
+from lavra.workflows.training.time_budget import Pace, begins_alike
+
+_PROBE_SHARE, _LEAST_PROBE, _LONGEST_PROBE = 0.08, 2.0, 20.0
+"""Share of a budget that the probe's timed steps take, and its bounds in seconds."""
+
+_KEPT_SHARE, _LONGEST_KEPT = 0.15, 60.0
+"""The same where these steps are not done again: longer, since it costs nothing and tells more."""
+
+
+def train(config: TrainConfig) -> RunFolder:
+    """Train a language model as `config` asks, and return the folder of the finished run.
+
+    Raises:
+        InputError: if the request, the text or the folder is wrong.
+        CheckFailed: if a check found the set-up wrong, before the first step.
+        Interrupted: when it was asked to stop; everything is saved, and `resume` goes on.
+        Diverged: when the numbers are beyond repair.
+    """
+    refuse_impossible(config)
+    if not config.data:
+        raise InputError("no text was given", "lavra train FOLDER, or try: lavra train installed-docs: --budget 2m")
+    if config.base is not None:
+        refuse_absent(config.base)
+    device = choose_device(config.machine.device)
+    config = located(config)
+    ranks = join_ranks(device)
+    if ranks.rank == 0:
+        folder = _new_folder(config)
+        check_new_run(folder, force=config.force, inputs=inputs_of(config))
+        look_first(config)
+        run = RunFolder.create(folder, to_toml(config), force=config.force, inputs=inputs_of(config))
+        with no_ghost(run), run.training(), page_at_the_end(run):
+            return _train(config, run, device, ranks)
+    return _follow(config, device, ranks)
+
+
+def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ranks) -> RunFolder:
+    begun = time.monotonic()
+    record_machine(run.path, device, 0)
+    machine = measured_machine(config, device)
+    say(f"machine: {describe(device)}, {machine.peak / 1e9:,.0f} GFLOP/s of {machine.precision} matrix products")
+    base = opened_base(config, device, run.path)
+    data = training_material(config, run.path, machine, base)
+    if base is None:
+        demand_text(data.bytes)
+    write_text_record(run.path, data_folder(config, run.path))
+    if base is not None:
+        certify_base(run.path, base, data.beginning())
+    wait_for_ranks(ranks)  # the others read what was prepared
+    start = time.monotonic()
+    plan = first_plan(config, machine, base or draft_model(config, machine, data.bytes), data, ranks)
+    assembly = assemble(config, plan, data, run, device, ranks, run.path)
+    if config.check:
+        check_before_training(assembly, plan, data, run)
+    if base is not None:
+        _measure_beginning(assembly, run)
+    plan = begin(assembly, plan, data)
+    first = None
+    if plan.budget_seconds is not None:
+        plan, first = _probed(plan, assembly, config, data, start)
+    plan = with_expectation(replace(plan, probe={**plan.probe, "peak_flops": machine.peak}), data)
+    run.write_plan(plan.to_json())
+    wait_for_ranks(ranks)
+    give_back_freed_memory()
+    say_plan(plan, machine, data, begun)
+    pace = None
+    if plan.budget_seconds is not None and ranks.world == 1 and begins_alike(plan, config):
+        after = seconds_after(plan, plan.probe["step_seconds"] / plan.tokens_per_step)
+        pace = Pace(plan, assembly.trainer.step, start + plan.budget_seconds - after, _writer(run))
+    waited = train_to_the_end(config, plan, assembly, data, run, ranks, first=first, pace=pace)
+    plan = plan if pace is None else pace.plan
+    if ranks.rank == 0:
+        finish(config, plan, assembly, data, run, waited=waited, training_began=start)
+    return run
+
+
+def _follow(config: TrainConfig, device: torch.device, ranks: Ranks) -> RunFolder:
+    """Train as a rank that keeps no record: it takes part in the probe, then follows the first rank's plan."""
+    if config.out is None:
+        raise InputError("several processes need --out, so that they find one folder", "add --out runs/NAME")
+    machine = measured_machine(config, device)
+    wait_for_ranks(ranks)
+    start = time.monotonic()
+    run = RunFolder.open(config.out)
+    data = open_material(data_folder(config, run.path))
+    base = read_base(config, device, examples=data.examples) if config.base else None
+    plan = first_plan(config, machine, base or draft_model(config, machine, data.bytes), data, ranks)
+    assembly = assemble(config, plan, data, None, device, ranks, run.path)
+    begin(assembly, plan, data)
+    if plan.budget_seconds is not None:
+        _probed(plan, assembly, config, data, start)
+    wait_for_ranks(ranks)
+    plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
+    assembly.set_length(config, plan, data)
+    train_to_the_end(config, plan, assembly, data, None, ranks)
+    return run
+
+
+def _measure_beginning(assembly: Assembly, run: RunFolder) -> None:
+    """Say how good the model is before its first step, and write it down as step 0."""
+    validation, trainer = assembly.validation, assembly.trainer
+    if validation is None:
+        return
+    with trainer.evaluating():
+        loss = validation.loss(trainer.model, trainer.objective, trainer.batches.micro_rows, trainer.device)
+    record = validation.record(0, 0, loss)
+    run.metrics.append(record)
+    say(
+        f"before the first step: loss {loss:.4f}, perplexity {record['perplexity']:.4g}, "
+        f"{record['bits_per_byte']:.4f} bits per byte on held-out rows"
+    )
+
+
+def _probed(
+    plan: Plan, assembly: Assembly, config: TrainConfig, data: Material, start: float
+) -> tuple[Plan, Trial | None]:
+    """Take and time the first steps, and fix the length of the run so that all of it fits the budget.
+
+    Returns:
+        The plan, and the steps where they stay taken: those of a longer or shorter run would have been the same.
+    """
+    budget = plan.budget_seconds or 0.0
+    kept = begins_alike(plan, config) and assembly.trainer.batches.ranks.world == 1
+    share, longest = (_KEPT_SHARE, _LONGEST_KEPT) if kept else (_PROBE_SHARE, _LONGEST_PROBE)
+    seconds = min(longest, max(_LEAST_PROBE, share * budget))
+    trial = try_steps(assembly.trainer, seconds)
+    plan = replace(plan, compile=is_compiled(assembly.trainer))
+    probe, guess = trial.probe, plan
+    per_token = probe.step_seconds / plan.tokens_per_step
+    plan = with_length(plan, plan.steps, config, data, per_token)
+    left, taken = budget - (time.monotonic() - start), len(trial.reports)
+    more = steps_in(left, probe.step_seconds, plan, per_token)
+    plan = with_length(plan, more + taken if kept else more, config, data, per_token)
+    if not (kept and _same_rates(guess, plan, taken)):
+        trial.take_back()
+        plan, kept = with_length(plan, more, config, data, per_token), False
+    assembly.set_length(config, plan, data)
+    figures = {
+        "first_step_seconds": probe.first_step_seconds,
+        "step_seconds": probe.step_seconds,
+        "steps": float(probe.steps),
+        "tokens_per_second": probe.tokens_per_second,
+    }
+    plan = replace(plan, probe=figures, micro_rows=assembly.trainer.batches.micro_rows)
+    return plan, trial if kept else None
+
+
+def _same_rates(guess: Plan, plan: Plan, steps: int) -> bool:
+    """Say whether two lengths of a run have the same rates in its first steps."""
+    return all(
+        guess.schedule.factor(step, guess.steps) == plan.schedule.factor(step, plan.steps) for step in range(steps)
+    )
+
+
+def _writer(run: RunFolder) -> Callable[[Plan], None]:
+    """Return what writes down a plan whose length was fixed anew."""
+
+    def write(plan: Plan) -> None:
+        run.log(f"the run has {plan.steps} steps, not {run.plan['steps']}, by its speed so far")
+        run.write_plan(plan.to_json())
+
+    return write
+
+
+def inputs_of(config: TrainConfig) -> list[str]:
+    """Return all that a request names to be read: text, model, tokenizer."""
+    return [*config.data, *(one for one in (config.base, config.text.tokenizer) if one)]
+
+
+def _new_folder(config: TrainConfig) -> Path:
+    if config.out is not None:
+        return Path(config.out)
+    name = "".join(letter if letter.isalnum() else "-" for letter in Path(config.data[0].rstrip("/:")).stem).strip("-")
+    taken = 1
+    while (folder := Path("runs") / f"{name or 'run'}-{taken:03d}").exists():
+        taken += 1
+    return folder

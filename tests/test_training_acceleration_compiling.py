@@ -1,0 +1,69 @@
+"""When blocks are compiled, and taking it back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+
+from lavra.models.native.decoder import Decoder
+from lavra.training.acceleration import compiling
+from lavra.training.acceleration.compiling import can_compile, compile_blocks, compile_step, should_compile
+from tiny_training import SPEC, lively, tiny_trainer
+
+CPU = torch.device("cpu")
+
+
+def test_compiling_is_for_runs_that_repay_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert should_compile("auto", CPU, seconds=600)
+    assert not should_compile("auto", CPU, seconds=20)
+    assert should_compile("yes", CPU, seconds=1)
+    assert not should_compile("no", CPU, seconds=1e6)
+    assert not can_compile(torch.device("mps"))
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    assert not should_compile("auto", CPU, seconds=600)
+
+
+def test_compilation_can_be_taken_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # the folder of the cache is set there
+    model, plain = lively(SPEC), lively(SPEC)
+    undo = compile_blocks(model)
+    assert all(block._compiled_call_impl is not None for block in model.blocks)
+    undo()
+    assert all(block._compiled_call_impl is None for block in model.blocks)
+    ids = torch.arange(8)[None]
+    assert torch.equal(model(ids), plain(ids))
+    assert list(dict(model.named_parameters())) == list(dict(plain.named_parameters()))
+
+
+def test_a_step_is_compiled_with_its_loss_and_both_are_taken_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    trainer = tiny_trainer()
+    objective = trainer.objective
+    compilation = compile_step(trainer)
+    assert trainer.objective == replace(objective, compiled=True)  # pyright: ignore[reportArgumentType]
+    blocks = cast("Decoder", trainer.model).blocks
+    assert all(block._compiled_call_impl is not None for block in blocks)
+    compilation.undo()
+    assert trainer.objective is objective
+    assert all(block._compiled_call_impl is None for block in blocks)
+
+
+@pytest.mark.skipif(not can_compile(CPU), reason="there is no C++ compiler")
+def test_compiled_steps_learn_what_plain_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    losses = []
+    for compiled in (False, True):
+        trainer = tiny_trainer(precision="bf16")
+        if compiled:
+            compile_step(trainer)
+        losses.append([trainer.run_step().loss for _ in range(4)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)

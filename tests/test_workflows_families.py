@@ -1,0 +1,191 @@
+"""Families of `transformers` by random weights: all train, finish, evaluate and export, or say beforehand why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import pytest
+import torch
+
+import lavra
+from lavra.workflows.export.export import export
+from little_tokenizers import bart_like
+from test_workflows_carried import QUICK
+
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("reference_in_this_process")]
+
+VOCABULARY = 608
+SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 600,
+    "eos_token_id": 601,
+    "pad_token_id": 601,
+    "decoder_start_token_id": 601,
+    "hidden_size": 32,
+    "d_model": 32,
+    "n_embd": 32,
+    "dim": 32,
+    "embedding_size": 32,
+    "intermediate_size": 48,
+    "ffn_dim": 48,
+    "d_ff": 48,
+    "d_kv": 8,
+    "hidden_dim": 48,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "num_hidden_layers": 2,
+    "n_layer": 2,
+    "n_layers": 2,
+    "num_layers": 2,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "num_attention_heads": 4,
+    "n_head": 4,
+    "n_heads": 4,
+    "num_heads": 4,
+    "attention_heads": 4,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "n_positions": 64,
+    "max_seq_len": 64,
+    "word_embed_proj_dim": 32,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "state_size": 8,
+    "rotary_dim": 4,
+}
+"""Values for whichever of these names a family's configuration has."""
+
+_DELTA = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_FALCON_H1 = {
+    "mamba_d_ssm": 32,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 16,
+}
+_MAMBA2 = {"num_heads": 4, "head_dim": 16, "expand": 2, "n_groups": 1, "chunk_size": 16}
+_OWN: dict[str, dict[str, Any]] = {
+    "mamba2": _MAMBA2,
+    "falcon_h1": _FALCON_H1,
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "qwen3_next": _DELTA,
+    "qwen3_5_text": _DELTA,
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
+    "gemma2": {"query_pre_attn_scalar": 8},
+    "gemma3_text": {"query_pre_attn_scalar": 8},
+    "xglm": {"attention_heads": 4},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+}
+
+DECODERS = [
+    "gpt2",
+    "opt",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gpt_neox",
+    "bloom",
+    "nanochat",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi",
+    "phi3",
+    "falcon",
+    "gptj",
+    "gpt_neo",
+    "codegen",
+    "gpt_bigcode",
+    "starcoder2",
+    "stablelm",
+    "olmo",
+    "olmo2",
+    "cohere",
+    "cohere2",
+    "granite",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "smollm3",
+    "glm",
+    "nemotron",
+    "mpt",
+    "xglm",
+    "mamba",
+    "mamba2",
+    "falcon_h1",
+    "lfm2",
+    "qwen3_next",
+    "qwen3_5_text",
+]
+ENCODERS = ["bert", "roberta", "distilbert", "electra", "modernbert", "deberta-v2"]
+ENCODER_DECODERS = ["t5", "bart", "mbart"]
+
+
+def folder_of(family: str, kind: str, folder: Path) -> Path:
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    torch.manual_seed(0)
+    classes = {
+        "decoder": transformers.AutoModelForCausalLM,
+        "encoder": transformers.AutoModelForMaskedLM,
+        "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
+    }
+    configuration = CONFIG_MAPPING[family]
+    usual = configuration()
+    computed = {name for name in SMALL if isinstance(getattr(configuration, name, None), property)}
+    fields = {name: value for name, value in SMALL.items() if hasattr(usual, name) and name not in computed}
+    classes[kind].from_config(configuration(**{**fields, **_OWN.get(family, {})})).save_pretrained(folder)
+    tokenizer = bart_like()
+    tokenizer.save(folder)
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "mask_token": "<mask>", "bos_token": "<s>"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("data")
+    texts = [{"text": topics[name][:1500]} for name in sorted(topics)[:16]]
+    pairs = [{"source": f"The capital of land {number}", "target": f"city {number * 7 % 90}"} for number in range(60)]
+    for name, rows in (("text", texts), ("pairs", pairs)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {name: str(folder / f"{name}.jsonl") for name in ("text", "pairs")}
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        *((family, "decoder") for family in DECODERS),
+        *((family, "encoder") for family in ENCODERS),
+        *((family, "encoder-decoder") for family in ENCODER_DECODERS),
+    ],
+)
+def test_a_family_is_trained_finished_evaluated_and_exported(family: str, kind: str, data: dict[str, str], tmp_path):
+    folder = folder_of(family, kind, tmp_path / "base")
+    rows = data["pairs" if kind == "encoder-decoder" else "text"]
+    run = lavra.train([rows], base=str(folder), out=str(tmp_path / "run"), **{**QUICK, "samples": 1})
+    assert run.status == "finished"
+    if kind == "decoder":
+        assert run.evaluate().to_json()["bits_per_byte"]
+    made = export(str(run.path), tmp_path / "out")
+    assert made.certificate.holds
