@@ -104,8 +104,12 @@ def _losses(subject: Subject, batch: Batch) -> tuple[float, float]:
         kept[0, span] = True
         single = alone(batch, 0, span)
         if counted(single):
-            apart += float(subject.objective.loss(subject.model, single).sum)
-    together = float(subject.objective.loss(subject.model, with_targets(batch, kept & (batch.targets != IGNORED))).sum)
+            apart += float(subject.objective.loss(subject.model, single, learning=False).sum)
+    together = float(
+        subject.objective.loss(
+            subject.model, with_targets(batch, kept & (batch.targets != IGNORED)), learning=False
+        ).sum
+    )
     return together, apart
 
 
@@ -120,8 +124,8 @@ def check_padding(subject: Subject) -> list[CheckResult]:
     if columns < 1 or batch is None or not counted(batch):
         return [CheckResult(name, "ok", f"rows of {whole.inputs.shape[1]} leave no room for padding", expected)]
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model), torch.no_grad():
-        plain = subject.objective.loss(subject.model, batch)
-        wider = subject.objective.loss(subject.model, padded(batch, columns, subject.model.vocabulary))
+        plain = subject.objective.loss(subject.model, batch, learning=False)
+        wider = subject.objective.loss(subject.model, padded(batch, columns, subject.model.vocabulary), learning=False)
         before, after = float(plain.sum) / plain.weight, float(wider.sum) / wider.weight
         divisors = {plain.weight: counted(batch), wider.weight: counted(batch), whole.weight: counted(whole)}
     difference = abs(before - after) / max(abs(before), 1e-30)
