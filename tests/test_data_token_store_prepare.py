@@ -132,7 +132,7 @@ def test_failures_leave_nothing_behind(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "mine").touch()
     for locations, options, message in [
         ([str(corpus)], {"on_bad_row": "error"}, "bad JSON"),
-        ([str(tmp_path / "short.txt")], {}, "too little to train on a part"),
+        ([str(tmp_path / "short.txt")], {}, "cannot be split into training and validation data"),
         ([str(tmp_path / "nowhere")], {}, "does not exist"),
         ([str(corpus)], {"validation_share": 0.9}, "validation share"),
     ]:

@@ -25,10 +25,13 @@ def _modules_with_examples() -> list[str]:
 
 @pytest.mark.parametrize("name", _modules_with_examples())
 def test_the_examples_of_a_module_print_what_they_show(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    result = doctest.testmod(importlib.import_module(name), optionflags=flags)
-    assert result.failed == 0, capsys.readouterr().out
-    assert result.attempted > 0, f"{name} shows an example that doctest does not find; is it in a docstring?"
+    module = importlib.import_module(name)
+    tests = doctest.DocTestFinder().find(module)
+    assert any(test.examples for test in tests), f"{name} shows an example that is in no docstring"
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for test in tests:
+        runner.run(test)
+    assert runner.summarize(verbose=False).failed == 0, capsys.readouterr().out
 
 
 def test_the_rooms_that_people_import_from_have_examples() -> None:

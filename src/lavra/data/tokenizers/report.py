@@ -1,4 +1,4 @@
-"""Draws the bounded sample of a corpus on which a tokenizer is trained, and measures how the tokenizer fits the corpus."""
+"""Draws the bounded sample of a corpus on which a tokenizer is trained, and measures how a tokenizer fits a corpus."""
 
 from __future__ import annotations
 
