@@ -1,7 +1,8 @@
 """Experiment trackers: observers that write to TensorBoard, Weights & Biases or MLflow.
 
-A resumed run continues its curves. Everything is kept in the run folder unless the settings of the user (WANDB_MODE and a login, MLFLOW_TRACKING_URI) name
-a server. The file `tracker.json` in the run folder records which run of the tracker belongs to it.
+A resumed run continues its curves. Everything is kept in the run folder unless the settings of the user (WANDB_MODE and
+a login, MLFLOW_TRACKING_URI) name a server. The file `tracker.json` in the run folder records which run of the tracker
+belongs to it.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ POLYNOMIALS = (
     (2.38302, -1.74188, 0.42673),
 )
 """Coefficients (a, b, c) of the polynomial p(x) = a x + b x^3 + c x^5 of each iteration. The first minimises the
-largest |1 - p(x)| over singular values from 0.015 to 1, each later one over the interval to which the one before maps it. In
-the end these singular values lie between 0.84 and 1.16; smaller ones are multiplied by up to 64."""
+largest |1 - p(x)| over singular values from 0.015 to 1, each later one over the interval to which the one before maps
+it. In the end these singular values lie between 0.84 and 1.16; smaller ones are multiplied by up to 64."""
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
