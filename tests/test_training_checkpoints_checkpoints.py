@@ -367,7 +367,7 @@ def test_a_full_disk_at_the_final_save_is_an_error(tmp_path: Path):
     save(store, 10)
     with injected("checkpoint.half_file:1:enospc"), pytest.raises(LavraError, match="DISK FULL") as caught:
         store.save(20, make_tensors(20), {}, background=False)
-    assert "make room" in caught.value.remedy
+    assert "free space" in caught.value.remedy
     assert_holds(store.latest(), 10)
 
 
@@ -428,7 +428,7 @@ def test_other_failures_in_the_background_are_raised_by_the_next_call(tmp_path: 
     store.save(10, make_tensors(), {})
     with pytest.raises(LavraError, match="the checkpoint of step 10 could not be written") as caught:
         store.save(20, make_tensors(), {})
-    assert "yours to write to" in caught.value.remedy
+    assert "you may write to it" in caught.value.remedy
     store.wait()  # and raised once
 
 
