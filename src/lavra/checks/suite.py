@@ -167,6 +167,27 @@ def run_checks(
         subject: Training set-up to check.
         checks: Checks with their costs, such as `QUICK` or `FULL`.
         seconds: Time limit; checks that would exceed it are skipped, except the first. None sets no limit.
+
+    Examples:
+        A training set-up needs a trainer, an objective and a source of rows; here the rows are lists of token ids.
+
+        >>> from lavra.models.contract import Batch
+        >>> from lavra.models.spec import DecoderSpec
+        >>> from lavra.objectives.causal import Causal
+        >>> from lavra.planning.machine.dry_run import Rehearsal
+        >>> class Rows:
+        ...     def rows(self, start, count):
+        ...         return [[(start + row + place) % 256 for place in range(33)] for row in range(count)]
+        >>> class NextToken(Causal):
+        ...     def encode(self, rows, streams, progress):
+        ...         ids = torch.tensor(rows)
+        ...         return Batch(ids[:, :-1], ids[:, 1:], weight=float(ids[:, 1:].numel()))
+        >>> shape = DecoderSpec(vocabulary=256, context=32, depth=1, width=32, heads=1)
+        >>> trainer = Rehearsal(shape, context=32).trainer(micro_rows=2)
+        >>> subject = Subject(trainer, NextToken(32), Rows(), rows=2)
+        >>> report = run_checks(subject, [(check_first_loss, 1.0), (check_evaluation, 1.0)])
+        >>> [(result.name, result.verdict) for result in report.results]
+        [('first_loss', 'ok'), ('evaluation', 'ok')]
     """
     begun = time.monotonic()
     results: list[CheckResult] = []

@@ -53,12 +53,6 @@ class LiveMemory(TorchDispatchMode):
         peak: Largest number of bytes that were alive at once so far.
         peak_at: Number of the operation at which that was.
         storages: All storages in the order of their creation.
-
-    Examples:
-        >>> with LiveMemory() as memory:
-        ...     ones = torch.ones(256, dtype=torch.float32)
-        >>> memory.peak
-        1024
     """
 
     def __init__(self, *, fake: bool = False, block: int = 1) -> None:

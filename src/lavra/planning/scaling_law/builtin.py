@@ -83,6 +83,11 @@ def builtin_law() -> Law:
     """Return the scaling law of the runs above, for texts as difficult as the first of them.
 
     Its noise is that of a further run on texts of the same kinds. The law is fitted once for each process.
+
+    Examples:
+        >>> law = builtin_law()
+        >>> law.loss(1e6, 1e7) > law.loss(1e7, 1e8)
+        True
     """
     seen = [
         Observation(parameters, text_bytes, bits / level, True, f"{text} {number}", weight, start / level)

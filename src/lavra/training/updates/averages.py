@@ -72,6 +72,14 @@ class ExponentialAverage(_Averaged):
     Args:
         masters: Master weights that are averaged.
         decay: Share of the average that a step keeps, from 0 to below 1. With 0 the average equals the weights.
+
+    Examples:
+        >>> masters = Masters(torch.nn.Linear(2, 1), "fp32")
+        >>> update = ExponentialAverage(masters, decay=0.99)
+        >>> update.around(None, Outcome).applied
+        True
+        >>> sorted(update.tensors())
+        ['bias', 'weight']
     """
 
     name = "ema"
