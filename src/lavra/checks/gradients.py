@@ -41,6 +41,7 @@ def check_accumulation(subject: Subject) -> list[CheckResult]:
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
         loss, gradients = _gradient(subject, [batch])
         loss_of_singles, others = _gradient(subject, singles)
+    # The distance of the gradients relative to their norm (both as one vector over all weights), in float64.
     weight = max(math.sqrt(sum(float(one.double().square().sum()) for one in gradients.values())), 1e-30)
     squares = (
         float((gradients[key].double() - others[key].double()).square().sum()) for key in gradients.keys() & others

@@ -121,6 +121,7 @@ def draft_shape(flops: float, corpus_bytes: float, memory: float = math.inf) -> 
     """
     most = min(PARAMETERS_PER_BYTE * corpus_bytes, _MEMORY_SHARE * memory / _TRAINING_BYTES)
     best: Draft | None = None
+    # From the smallest shape up; the loop ends at the first that is too large for the text, the memory or the budget.
     for depth, width, heads, vocabulary, context in _RUNGS:
         spec = DecoderSpec(
             vocabulary=vocabulary_for(vocabulary, corpus_bytes), context=context, depth=depth, width=width, heads=heads

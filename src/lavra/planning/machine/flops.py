@@ -86,11 +86,6 @@ def count_flops(model: DecoderSpec | Path, context: int) -> FlopCount:
 
     Raises:
         InputError: if the folder does not contain the configuration of a language model.
-
-    Examples:
-        >>> count = count_flops(DecoderSpec(vocabulary=512, context=64, depth=1, width=64, heads=1), 64)
-        >>> count.exact
-        540672.0
     """
     from torch.utils.flop_counter import FlopCounterMode
 

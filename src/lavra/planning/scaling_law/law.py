@@ -165,6 +165,8 @@ class Law:
         """
         features = _features([Observation(parameters, text_bytes, 1.0, start=start)])
         logs = _predict(np.array(self.samples), features)[:, 0]
+        # Three sources of error: the bootstrap samples, the scatter of a single run, and the form of the law, which is
+        # the less certain the further N x D lies beyond the runs that it was fitted to.
         decades = max(0.0, float(np.log10(parameters * text_bytes / self.reach))) if self.reach else 0.0
         deviation = float(np.hypot(self.noise, FORM * decades))
         luck = numpy_stream(seed, "forecast").standard_normal(len(logs)) * deviation
