@@ -65,7 +65,7 @@ def test_the_t4_of_the_notes(context: int) -> None:
     assert found.memory.fits
     assert found.memory.plain is not None  # why it fits here: the loss holds a chunk of the logits, a plain loop all
     assert found.hardware.peak_flops == 8.1e12
-    assert "a plain loop, which holds all logits at once" in show_outlook(found)
+    assert "a plain training loop, which holds all logits at once" in show_outlook(found)
 
 
 def test_price_and_power(notes: Outlook) -> None:

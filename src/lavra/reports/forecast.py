@@ -171,7 +171,7 @@ def _fits(found: MemoryEstimate, memory: MemoryOutlook) -> str:
 def _forecast(outlook: Outlook) -> Iterator[str]:
     forecast = outlook.forecast
     if forecast is None:
-        yield "there is no forecast for fine-tuning without a pilot run: --pilot 5% trains on 5 % of the data first"
+        yield "there is no forecast of the loss for fine-tuning without pilot runs, which --pilot 5% makes"
         return
     if forecast.before is not None:
         yield f"before the first step: {forecast.before:.3f} bits per byte"
