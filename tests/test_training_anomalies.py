@@ -75,8 +75,8 @@ def test_a_skipped_step_never_happened(value: float, precision: Precision):
 class BadGradient(Poisoned):
     """The loss is sound, and its gradient is not."""
 
-    def loss(self, model, batch):
-        loss = self.inner.loss(model, batch)
+    def loss(self, model, batch, *, learning=True):
+        loss = self.inner.loss(model, batch, learning=learning)
         factor = float(batch.extra["factor"])
         loss.sum.register_hook(lambda gradient: gradient * factor)
         return loss

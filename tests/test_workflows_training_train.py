@@ -95,7 +95,9 @@ def test_a_table_of_pairs_begins_with_what_follows_two_tokens(prepared: Path, tm
 
 
 def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(prepared: Path, tmp_path: Path) -> None:
-    fields = {**SMALL, "optimization": {**SMALL["optimization"], "bigrams": True}, "samples": 0}
+    # Where rates are not given, they are chosen by the length that a run is likely to have, which is a matter of speed.
+    rates = {"learning_rate": 3e-3, "embedding_learning_rate": 0.05, "matrix_learning_rate": 0.01}
+    fields = {**SMALL, "optimization": {**SMALL["optimization"], **rates, "bigrams": True}, "samples": 0}
     timed = lavra.train(prepared, budget=8.0, out=str(tmp_path / "timed"), keep_checkpoints=50, **fields)
     steps = timed.result["step"]
     counted = lavra.train(prepared, steps=steps, out=str(tmp_path / "counted"), **fields)

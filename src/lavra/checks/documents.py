@@ -115,8 +115,12 @@ def _losses(subject: Subject, batch: Batch) -> tuple[float, float]:
         kept[0, span] = True
         single = alone(batch, 0, span)
         if counted(single):
-            apart += float(subject.objective.loss(subject.model, single).sum)
-    together = float(subject.objective.loss(subject.model, with_targets(batch, kept & (batch.targets != IGNORED))).sum)
+            apart += float(subject.objective.loss(subject.model, single, learning=False).sum)
+    together = float(
+        subject.objective.loss(
+            subject.model, with_targets(batch, kept & (batch.targets != IGNORED)), learning=False
+        ).sum
+    )
     return together, apart
 
 
@@ -139,8 +143,8 @@ def check_padding(subject: Subject) -> list[CheckResult]:
         told = f"sequences of {whole.inputs.shape[1]} tokens leave no room for padding"
         return [CheckResult(name, "ok", told, expected)]
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model), torch.no_grad():
-        plain = subject.objective.loss(subject.model, batch)
-        wider = subject.objective.loss(subject.model, padded(batch, columns, subject.model.vocabulary))
+        plain = subject.objective.loss(subject.model, batch, learning=False)
+        wider = subject.objective.loss(subject.model, padded(batch, columns, subject.model.vocabulary), learning=False)
         before, after = float(plain.sum) / plain.weight, float(wider.sum) / wider.weight
         divisors = {plain.weight: counted(batch), wider.weight: counted(batch), whole.weight: counted(whole)}
     difference = abs(before - after) / max(abs(before), 1e-30)

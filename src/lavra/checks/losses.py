@@ -30,7 +30,7 @@ def check_first_loss(subject: Subject) -> list[CheckResult]:
     """
     batch, model = subject.encoded, subject.model
     with full_precision(subject.trainer), evaluating(model), torch.no_grad():
-        loss = float(subject.objective.loss(model, batch).sum) / max(1.0, counted(batch))
+        loss = float(subject.objective.loss(model, batch, learning=False).sum) / max(1.0, counted(batch))
     even = math.log(model.vocabulary)
     if subject.loaded:
         return [_of_loaded(loss, _unigram(subject), even)]
@@ -88,7 +88,9 @@ def check_evaluation(subject: Subject) -> list[CheckResult]:
     with full_precision(trainer), torch.no_grad(), trainer.evaluating():
         for number in range(2):
             torch.manual_seed(number)
-            losses.append(float(subject.objective.loss(subject.model, batch).sum) / max(1.0, counted(batch)))
+            losses.append(
+                float(subject.objective.loss(subject.model, batch, learning=False).sum) / max(1.0, counted(batch))
+            )
     measured = f"{losses[0]:.7f} and {losses[1]:.7f} nats per token"
     expected = "the same loss twice in evaluation"
     if losses[0] == losses[1]:
@@ -138,7 +140,9 @@ def check_precision(subject: Subject) -> list[CheckResult]:
 
 def _loss(subject: Subject) -> float:
     with evaluating(subject.model), torch.no_grad():
-        return float(subject.objective.loss(subject.model, subject.encoded).sum) / max(1.0, counted(subject.encoded))
+        return float(subject.objective.loss(subject.model, subject.encoded, learning=False).sum) / max(
+            1.0, counted(subject.encoded)
+        )
 
 
 def _overflows(subject: Subject) -> tuple[int, bool]:

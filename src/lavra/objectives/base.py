@@ -45,8 +45,15 @@ class Objective(Protocol):
         """
         ...
 
-    def loss(self, model: Model, batch: Batch) -> Loss:
-        """Return the summed loss of one batch; its gradient flows to the model's parameters."""
+    def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
+        """Return the summed loss of one batch; its gradient flows to the model's parameters.
+
+        Args:
+            model: that predicts.
+            batch: on the model's device.
+            learning: False where the loss is only measured: then it is the plain likelihood, without what helps
+                learning (label smoothing).
+        """
         ...
 
 
@@ -76,7 +83,7 @@ def target_features(features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor,
 
 
 def loss_at_targets(model: Model, batch: Batch, label_smoothing: float) -> Loss:
-    """Return the summed cross-entropy of the batch's targets, smoothed while learning and plain when only measured."""
+    """Return the summed cross-entropy of the batch's targets."""
     features, targets = target_features(model.features(batch), batch)
     weight, bias = model.output_projection()
     total = summed_cross_entropy(
@@ -85,7 +92,7 @@ def loss_at_targets(model: Model, batch: Batch, label_smoothing: float) -> Loss:
         targets,
         bias=bias,
         vocabulary=model.vocabulary,
-        label_smoothing=label_smoothing if features.requires_grad else 0.0,
+        label_smoothing=label_smoothing,
         cap=logit_cap_of(model),
     )
     return Loss(total, batch.weight)

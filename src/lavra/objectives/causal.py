@@ -24,7 +24,7 @@ class Causal:
         context: length of a row; a shorter window (the last of an epoch) is filled up with ignored positions.
         isolate: positions see only their own document and count from its beginning; otherwise a window is one text.
         label_smoothing: share of each target's probability that is spread over the vocabulary while learning; what is
-            only measured (features without gradient) is the plain likelihood.
+            only measured is the plain likelihood.
         compiled: whether the loss may be compiled, as the blocks of the model are.
     """
 
@@ -41,7 +41,7 @@ class Causal:
         """
         return batch_of_windows(rows, self.context, self.isolate, lambda _, window: (window.inputs, window.tokens[1:]))
 
-    def loss(self, model: Model, batch: Batch) -> Loss:
+    def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
         """Return the summed negative log-likelihood of the batch's targets."""
         features = model.features(batch)
         weight, bias = model.output_projection()
@@ -51,7 +51,7 @@ class Causal:
             batch.targets.reshape(-1),
             bias=bias,
             vocabulary=model.vocabulary,
-            label_smoothing=self.label_smoothing if features.requires_grad else 0.0,
+            label_smoothing=self.label_smoothing if learning else 0.0,
             compiled=self.compiled,
             cap=logit_cap_of(model),
         )

@@ -27,7 +27,7 @@ class Answers:
     Attributes:
         context: longest row; a batch is as wide as its longest row needs.
         label_smoothing: share of each target's probability that is spread over the vocabulary while learning; what is
-            only measured (features without gradient) is the plain likelihood.
+            only measured is the plain likelihood.
     """
 
     context: int
@@ -58,6 +58,6 @@ class Answers:
             documents=tuple(example.number for row in rows for example in row.examples),
         )
 
-    def loss(self, model: Model, batch: Batch) -> Loss:
+    def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
         """Return the summed negative log-likelihood of the learned tokens."""
-        return loss_at_targets(model, batch, self.label_smoothing)
+        return loss_at_targets(model, batch, self.label_smoothing if learning else 0.0)

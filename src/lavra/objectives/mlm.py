@@ -40,7 +40,7 @@ class Masked:
         random_share: share of the chosen tokens that a random token replaces.
         isolate: positions see only their own document and count from its beginning; otherwise a window is one text.
         label_smoothing: share of each target's probability that is spread over the vocabulary while learning; what is
-            only measured (features without gradient) is the plain likelihood.
+            only measured is the plain likelihood.
 
     Raises:
         InputError: for rates and shares that are none.
@@ -91,9 +91,9 @@ class Masked:
         swapped = chosen & (replaced >= self.mask_share) & (replaced < self.mask_share + self.random_share)
         return np.where(swapped, others, inputs), np.where(chosen, tokens, IGNORED)
 
-    def loss(self, model: Model, batch: Batch) -> Loss:
+    def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
         """Return the summed negative log-likelihood of the hidden tokens."""
-        return loss_at_targets(model, batch, self.label_smoothing)
+        return loss_at_targets(model, batch, self.label_smoothing if learning else 0.0)
 
 
 def mask_token_of(tokenizer: Tokenizer) -> int:

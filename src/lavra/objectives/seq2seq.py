@@ -43,7 +43,7 @@ class Seq2Seq:
         source_context: longest row of the encoder's side; None for no limit.
         shift: the model's rule for what its decoder reads.
         label_smoothing: share of each target's probability that is spread over the vocabulary while learning; what is
-            only measured (features without gradient) is the plain likelihood.
+            only measured is the plain likelihood.
     """
 
     context: int
@@ -85,9 +85,9 @@ class Seq2Seq:
             extra={name: torch.from_numpy(side) for name, side in zip(names, read, strict=True)},
         )
 
-    def loss(self, model: Model, batch: Batch) -> Loss:
+    def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
         """Return the summed negative log-likelihood of the target texts, end tokens included."""
-        return loss_at_targets(model, batch, self.label_smoothing)
+        return loss_at_targets(model, batch, self.label_smoothing if learning else 0.0)
 
 
 def _empty(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

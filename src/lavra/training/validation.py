@@ -89,7 +89,7 @@ class Validation:
     ) -> tuple[float, float]:
         rows = self.source.rows(start, count)
         batch = objective.encode(rows, row_streams(0, "validation", first=start), 1.0).to(device)
-        loss = objective.loss(_Detached(model), batch)  # pyright: ignore[reportArgumentType]
+        loss = objective.loss(_Detached(model), batch, learning=False)  # pyright: ignore[reportArgumentType]
         return float(loss.sum), loss.weight
 
 
@@ -182,7 +182,7 @@ def held_out_loss(
     with torch.no_grad(), Progress("evaluating", rows, "rows") as progress:
         for number in range(rows):
             batch = objective.encode(source.rows(number, 1), row_streams(0, "held out", first=number), 1.0).to(device)
-            loss = objective.loss(model, batch)
+            loss = objective.loss(model, batch, learning=False)
             sums.append(float(loss.sum))
             weights.append(loss.weight)
             progress.advance()
