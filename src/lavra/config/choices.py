@@ -5,26 +5,25 @@ from __future__ import annotations
 from typing import Literal
 
 NewRows = Literal["mean", "focus"]
-"""How the rows of new tokens begin when a model gets another vocabulary."""
+"""Initialisations of the embeddings of new tokens, when a model gets another vocabulary."""
 
 Positions = Literal["rope", "learned", "alibi", "none"]
+"""Position encodings of a decoder."""
+
 Norm = Literal["layernorm", "rmsnorm"]
+"""Normalisation layers."""
+
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "geglu", "swiglu"]
-
-
-# Names of choices, importable without torch, so that the command line's help is quick.
+"""Activations of the MLP; the last two are gated."""
 
 ObjectiveName = Literal["auto", "causal", "answers", "seq2seq", "masked"]
-"""What is learned; `auto` is decided by the model and the data."""
-
-
-# Names of choices, importable without torch, so that the command line's help is quick.
+"""Training objectives; `auto` takes what the model and the data allow."""
 
 Shape = Literal["constant", "cosine", "linear", "wsd"]
-"""Shapes of the learning rate over a run."""
+"""Learning-rate schedules."""
 
 OptimizerName = Literal["muon", "adamw"]
-"""Optimisers."""
+"""Optimisers; `muon` trains the matrices of the blocks with Muon and all else with AdamW."""
 
 Policy = Literal["skip", "rollback", "stop"]
-"""What to do about a step with numbers that are not finite."""
+"""Reactions to a step whose loss or gradient is not finite."""

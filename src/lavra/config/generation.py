@@ -12,10 +12,11 @@ from lavra.core.errors import InputError
 from lavra.core.progress import say
 
 FORMAL = ("regex", "json_schema", "grammar")
-"""Options that a file can hold."""
+"""Options whose value may also be the name of a file that holds it."""
 
 _ENDINGS = {"json_schema": ".json", "grammar": ".lark"}
-"""Endings of files that no schema and no grammar has itself; an expression may end in any way."""
+"""The usual endings of such files. No schema and no grammar ends like that itself, so a value that does is taken for
+the name of a file that is missing; a regular expression may end in any way."""
 
 
 @dataclass(frozen=True)
@@ -23,39 +24,51 @@ class GenerateOptions:
     """How to continue a prompt. Filters act in the order of the fields; a neutral value turns one off exactly.
 
     Attributes:
-        max_new_tokens: most tokens to add to each prompt.
-        min_new_tokens: the text cannot end by itself before this many tokens (stop strings still end it).
-        samples: continuations of each prompt.
-        seed: same seed, same texts, however the prompts are grouped.
-        greedy: always take the likeliest token; temperature and the filters after it then do nothing.
-        repetition_penalty: divides the positive and multiplies the negative scores of tokens that the prompt or the
-            text holds already (CTRL, arXiv 1909.05858 section 4.1); 1 is off.
-        frequency_penalty: taken from a token's score for each time that the new text holds it; 0 is off.
-        no_repeat_ngram: no run of this many tokens comes twice; 0 is off.
-        temperature: scores are divided by it; 1 is the model's own distribution, near 0 is greedy.
-        top_k: keep the k likeliest tokens; 0 is off.
-        top_p: keep the fewest likeliest tokens that hold this share (nucleus, arXiv 1904.09751); 1 is off.
-        min_p: keep tokens at least this share as likely as the likeliest (arXiv 2407.01082); 0 is off.
-        typical_p: keep the fewest tokens of this share whose surprise is nearest to the entropy (arXiv 2202.00666);
+        max_new_tokens: Most tokens to add to each prompt.
+        min_new_tokens: The text cannot end by itself before this many tokens (stop strings still end it).
+        samples: Number of continuations of each prompt.
+        seed: Seed of the sampling; the same seed gives the same texts, however the prompts are batched.
+        greedy: Always take the most probable token; temperature and the filters after it then have no effect.
+        repetition_penalty: Divides the positive and multiplies the negative logits of tokens that the prompt or the
+            text contains already (CTRL, arXiv 1909.05858 section 4.1); 1 is off.
+        frequency_penalty: Subtracted from the logit of a token for each of its occurrences in the new text; 0 is off.
+        no_repeat_ngram: No n-gram of this many tokens occurs twice; 0 is off.
+        temperature: Logits are divided by the temperature; 1 is the model's own distribution, near 0 is greedy.
+        top_k: Keep the k most probable tokens; 0 is off.
+        top_p: Keep the fewest most probable tokens whose probabilities sum to this share (nucleus sampling, arXiv
+            1904.09751); 1 is off.
+        min_p: Keep tokens with at least this share of the highest probability (arXiv 2407.01082); 0 is off.
+        typical_p: Keep the fewest tokens of this total probability whose surprisal is nearest to the entropy (locally
+            typical sampling, arXiv 2202.00666); 1 is off.
+        stop: Strings that end the text; they are cut off, wherever the borders between tokens fall.
+        beams: Number of beams of a beam search, instead of sampling; the `samples` best texts are returned.
+            Temperature and the filters after it then have no effect. 1 is off.
+        beam_groups: Number of groups of beams that avoid each other's tokens (diverse beam search, arXiv 1610.02424);
             1 is off.
-        stop: strings that end the text; they are cut off, wherever the borders between tokens fall.
-        beams: above 1, search for the likeliest texts with this many at a time instead of drawing one; the best
-            `samples` of them are given. Temperature and the filters after it then do nothing.
-        beam_groups: beams in groups that avoid each other's tokens (diverse beam search, arXiv 1610.02424); 1 is off.
-        diversity_penalty: between groups: taken from a token's score for each beam that has just taken it.
-        length_penalty: a text's score is its log-probability divided by its number of tokens to this power; 0 is the
-            log-probability itself, more prefers longer texts.
-        contrastive: the alpha of contrastive search (arXiv 2202.06417) among the `top_k` likeliest tokens: how much
-            being unlike the text so far counts against being likely; 0 is greedy. Not given, it is off.
-        choices: the text must be one of these strings.
-        words: the text must hold these.
-        regex: the text must match this regular expression as a whole (no look-around).
-        json_schema: the text must be JSON of this schema; on the command line, or the name of a file that holds it, as
-            for --regex and --grammar.
-        grammar: the text must be of this context-free grammar, written as for the library Lark.
-        long_prompt: what to do with a prompt that is longer than the model's context: refuse it, or read its end only.
-        bos: read a beginning-of-text token before the prompt, or none. Not given, the model's own tokenizer decides; an
-            empty prompt gets one in any case.
+        diversity_penalty: Subtracted from the score of a token for each beam of another group that has just taken it.
+        length_penalty: The score of a text is its log-probability divided by its number of tokens to this power; 0 is
+            the log-probability itself, and larger values prefer longer texts.
+        contrastive: The alpha of contrastive search (arXiv 2202.06417) among the `top_k` most probable tokens: how much
+            similarity to the text so far counts against probability; 0 is greedy. It is off when not given.
+        choices: The text must be one of these strings.
+        words: The text must contain all of these strings.
+        regex: The text as a whole must match this regular expression (without look-around).
+        json_schema: The text must be JSON that is valid under this schema. As for --regex and --grammar, the value may
+            be the name of a file that holds it.
+        grammar: The text must belong to this context-free grammar, in the notation of the library Lark.
+        long_prompt: What to do with a prompt that is longer than the model's context: stop (refuse), or read its end
+            only (window).
+        bos: Put a beginning-of-text token before the prompt (--bos) or none (--no-bos). By default the model's own
+            tokenizer decides; an empty prompt gets one in any case.
+
+    Raises:
+        InputError: If a value is out of its range, or two values contradict each other.
+
+    Examples:
+        >>> GenerateOptions(max_new_tokens=20, temperature=0.7).top_p
+        0.95
+        >>> GenerateOptions(choices=("yes", "no")).constrained
+        True
     """
 
     max_new_tokens: int = 200
@@ -114,14 +127,17 @@ class GenerateOptions:
 
     @property
     def constrained(self) -> bool:
-        """Whether the options say what the text may be."""
+        """Whether the options constrain what the text may be: by choices, words, an expression, a schema, a grammar."""
         return bool(self.choices or self.words or any(getattr(self, name) for name in FORMAL))
 
     def with_files_read(self) -> GenerateOptions:
-        """Return the options with what the files hold that they name, where they name some.
+        """Return the options with the names of files (expression, schema, grammar) replaced by the files' contents.
+
+        Returns:
+            The options; unchanged where no file is named.
 
         Raises:
-            InputError: if a file cannot be read.
+            InputError: If a file is missing, cannot be read, or is not UTF-8.
         """
         read = {name: _content(name, getattr(self, name)) for name in FORMAL}
         return replace(self, **read)
@@ -156,7 +172,7 @@ def _content(name: str, value: str) -> str:
     try:
         content = Path(value).read_text(encoding="utf8").strip()
     except UnicodeDecodeError as error:
-        raise InputError(f"{value}, which {flag} names, is no text: {error}", "give a text file in UTF-8") from error
+        raise InputError(f"{value}, which {flag} names, is not text: {error}", "give a text file in UTF-8") from error
     except OSError as error:
         raise InputError(
             f"{value}, which {flag} names, cannot be read: {error.strerror}", "give another file"

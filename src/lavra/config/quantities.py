@@ -43,13 +43,13 @@ def _quantity(metavar: str, parse: Callable[[str], float]) -> _Quantity:
 
 
 Duration = Annotated[float, _quantity("DURATION", parse_duration)]
-"""Seconds, written `90`, `45s`, `20m`, `1h30m` or `2d`."""
+"""A time in seconds, written `90`, `45s`, `20m`, `1h30m` or `2d`."""
 
 Size = Annotated[int, _quantity("SIZE", parse_size)]
-"""Bytes, written `4096`, `10MB` or `512MiB`."""
+"""A size in bytes, written `4096`, `10MB` (powers of 1000) or `512MiB` (powers of 1024)."""
 
 Count = Annotated[int, _quantity("COUNT", parse_count)]
 """A whole number, written `5000`, `10k`, `330M` or `1.5B`."""
 
 Choice = Annotated[bool | None, tyro.conf.FlagConversionOff]
-"""Yes, no, or None where the tool decides: `--x` and `--no-x` on the command line; see `lavra.cli.options.SWITCHES`."""
+"""Yes, no, or None where lavra decides: `--x` and `--no-x` on the command line; see `lavra.cli.options.SWITCHES`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 from lavra.core.errors import InputError
 
@@ -91,6 +92,27 @@ def show_count(count: float) -> str:
         if count >= scale:
             return f"{count / scale:.{digits}f}{suffix}"
     return f"{count:.0f}"
+
+
+def counted(count: Any, noun: str, plural: str = "") -> str:
+    """Write a count with its noun in the right number: `1 document`, `1,234 documents`, `? documents`.
+
+    Args:
+        count: The count. Anything that is not a number is written as `?`, with the plural.
+        noun: The noun in the singular.
+        plural: The noun in the plural, where it is not the singular with an s.
+
+    Returns:
+        The count with separators of thousands, and the noun.
+
+    Examples:
+        >>> counted(1, "document"), counted(1234, "query", "queries"), counted(None, "token")
+        ('1 document', '1,234 queries', '? tokens')
+    """
+    plural = plural or f"{noun}s"
+    if not isinstance(count, int | float):
+        return f"? {plural}"
+    return f"{count:,.0f} {noun if count == 1 else plural}"
 
 
 def perplexity_of(loss: float) -> float:

@@ -90,11 +90,3 @@ def setting(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(setting, value)) or "none"
     return str(value)
-
-
-def counted(count: Any, noun: str, plural: str = "") -> str:
-    """Write `1 document`, `1,234 documents`, `? documents`; `plural` is given where it does not end in an s alone."""
-    plural = plural or f"{noun}s"
-    if not isinstance(count, int | float):
-        return f"? {plural}"
-    return f"{count:,.0f} {noun if count == 1 else plural}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.program import command
+from lavra.core.program import command, last_lines
 from lavra.reports.run_evidence import notable
 from lavra.reports.run_files import RunFiles, read_run
 from lavra.reports.run_overview import headline, outcome_section, what_section
@@ -31,11 +31,13 @@ def next_lines(run: RunFiles) -> list[str]:
     if not run.result:
         return [f"go on with it: {command('resume', run.path)}"]
     page = run.path / "report.html"
-    return [
-        f"page:    {page if page.exists() else command('report', run.path)}",
-        f"try it:  {command('generate', run.path, '--prompt', '…')}",
-        f"give it: {command('export', run.path, '--out', f'{run.path.name}-export')}",
-    ]
+    return last_lines(
+        [
+            ("page", str(page) if page.exists() else command("report", run.path)),
+            ("try it", command("generate", run.path, "--prompt", "…")),
+            ("give it", command("export", run.path, "--out", f"{run.path.name}-export")),
+        ]
+    )
 
 
 def _cut(line: str) -> str:

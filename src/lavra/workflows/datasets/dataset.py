@@ -12,6 +12,7 @@ import numpy as np
 
 from lavra.config.training import TrainConfig
 from lavra.core.errors import InputError
+from lavra.core.units import counted
 from lavra.data.examples.prepare import PreparedExamples, holds_examples, open_prepared_examples
 from lavra.data.examples.rows import EXAMPLE_COLUMNS, looks_like_example
 from lavra.data.examples.store import ExampleSource, ExampleStore
@@ -24,7 +25,6 @@ from lavra.data.token_store.prepare import Prepared, open_prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.data.usage import ledger
 from lavra.planning.plan import Plan
-from lavra.reports.formatting import counted
 from lavra.training.batches import Source
 from lavra.workflows.datasets.text import is_prepared
 

@@ -17,10 +17,9 @@ from lavra.core.disk.json_lines import one_line
 from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.errors import InputError, Interrupted
 from lavra.core.progress import Progress, say
-from lavra.core.units import show_duration
+from lavra.core.units import counted, show_duration
 from lavra.data.readers.lines import warning_lines
 from lavra.data.readers.rows import BadRows
-from lavra.reports.formatting import counted
 from lavra.search.corpora.formats import open_collection
 from lavra.search.expansion.cache import ExpansionCache
 from lavra.search.expansion.compatibility import LastOfEachId, check_vocabulary, generator_language_warning
