@@ -84,6 +84,8 @@ def write_store(folder: Path, ids: np.ndarray, ends: np.ndarray, vocabulary: int
     tokens = len(ids)
     sizes = len(ends), tokens, 4 * tokens, 4 * tokens, tokens
     source = Source("bench", *sizes, fingerprint="")
-    manifest = Manifest("bench", vocabulary, Numbers.end_of_document, "uint16", *sizes, sources=(source,))
+    manifest = Manifest(
+        "bench", vocabulary, Numbers.end_of_document, Numbers.end_of_document, "uint16", *sizes, sources=(source,)
+    )
     (folder / "manifest.json").write_text(json.dumps(manifest.to_json()))
     return folder

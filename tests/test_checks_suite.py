@@ -160,7 +160,8 @@ def test_command_checks_text_and_a_run(laws, tmp_path, capsys):
     assert "example 1: inputs above targets" in shown
 
 
-def test_training_ends_before_the_first_step_when_a_check_fails(laws, tmp_path, capsys):
+def test_training_ends_before_the_first_step_when_a_check_fails(laws, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lavra.workflows.training.train.refuse_impossible", lambda config: None)
     wrong = [*SMALL, "--optimization.learning-rate", "0", "--steps", "2", "--samples", "0", "--quiet"]
     assert cli.main(["train", str(laws.folder), *wrong, "--out", str(tmp_path / "run")]) == 1
     message = capsys.readouterr().err

@@ -239,7 +239,7 @@ def test_classify(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     out = tmp_path / "out.jsonl"
     for choice in ("random", "similar", "vote-k"):
         few = ("--few-shot", examples, "--shots", "2", "--choice", choice, "--templates", "classify-pt")
-        found = answer(capsys, "classify", model, *few, "--in", texts, "--out", str(out))
+        found = answer(capsys, "classify", model, *few, "--in", texts, "--out", str(out), "--force")
         assert 0 <= found["accuracy"] <= 1
         assert rows_of(out) == found["rows"]
     assert main(["classify", model, "--few-shot", examples, "--labels", "good", "fair", "--text", "x"]) == 2

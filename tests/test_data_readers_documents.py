@@ -312,6 +312,7 @@ def test_a_hub_dataset_needs_the_library_and_says_so(monkeypatch: pytest.MonkeyP
 
 
 def test_a_hub_dataset_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lavra.data.readers.documents.why_no_hub", lambda: None)
     asked = []
 
     def load_dataset(name: str, split: str, streaming: bool) -> list[dict[str, str]]:

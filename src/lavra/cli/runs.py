@@ -12,7 +12,6 @@ from lavra.cli.options import parse, print_json
 from lavra.core.disk.run_folder import RunFolder, check_removable, list_runs, remove_run
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.reports.run_summary import summary
 from lavra.reports.run_table import run_line, run_record, show_run, show_runs
 
 
@@ -76,6 +75,8 @@ def _show(arguments: list[str]) -> int:
     if as_json:
         print_json(run_record(run))
     else:
+        from lavra.reports.run_summary import summary  # imports numpy
+
         print(show_run(run) if options.all else summary(run))
     return 0
 

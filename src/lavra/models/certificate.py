@@ -90,7 +90,8 @@ class Certificate:
     def from_json(cls, values: dict[str, Any]) -> Certificate:
         """Return the certificate that `to_json` wrote."""
         found = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**{**found, "missing": tuple(found["missing"]), "unexpected": tuple(found["unexpected"])})
+        lists = {name: tuple(found[name]) for name in ("missing", "unexpected", "lost")}
+        return cls(**{**found, **lists})
 
     def __str__(self) -> str:
         verdict = "the same model" if self.holds else "NOT the same model"
