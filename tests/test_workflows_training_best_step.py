@@ -45,7 +45,7 @@ def test_the_best_model_is_delivered_when_the_last_is_clearly_worse_and_said(
     assert is_clearly_worse(losses[80], losses[best])
     said = capsys.readouterr().err
     assert "warning: validation has risen" in said
-    assert f"delivered is the model of step {best} " in said
+    assert f"the result is the model of step {best} " in said
     assert run.result["delivered_step"] == best
     assert run.result["step"] == 80
     kept = CheckpointStore(run.path / "checkpoints").best()

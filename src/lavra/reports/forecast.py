@@ -1,10 +1,10 @@
-"""The outlook of a training as a person reads it."""
+"""The forecast of a training run as a person reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lavra.core.units import show_count, show_size
+from lavra.core.units import counted, show_count, show_size
 from lavra.planning.forecast import Cost, MemoryOutlook, Outlook
 from lavra.planning.machine.memory import MemoryEstimate
 from lavra.planning.scaling_law.law import Interval
@@ -12,7 +12,14 @@ from lavra.reports.formatting import text_table
 
 
 def show_outlook(outlook: Outlook) -> str:
-    """Return the outlook in sections, a sentence beside every number that needs one."""
+    """Return the forecast in sections: model and data, time, memory, loss, notes.
+
+    Args:
+        outlook: What `lavra.workflows.planning.plan.plan` returned.
+
+    Returns:
+        Several paragraphs of plain text.
+    """
     sections = [
         "\n".join(_what(outlook)),
         "time\n" + "\n".join(f"  {line}" for line in _time(outlook)),
@@ -45,7 +52,7 @@ def rough_speed(tokens_per_second: float) -> str:
 def _what(outlook: Outlook) -> Iterator[str]:
     model, text, hardware = outlook.model, outlook.text, outlook.hardware
     chosen = "chosen by the plan: " if model.chosen else ""
-    shape = f"{model.depth} blocks, width {model.width}, " if model.depth else ""
+    shape = f"{counted(model.depth, 'block')}, width {model.width}, " if model.depth else ""
     yield (
         f"model     {chosen}{model.name}: {show_count(model.parameters)} parameters ({shape}context "
         f"{outlook.flops.context}, vocabulary {model.vocabulary})"
@@ -55,18 +62,17 @@ def _what(outlook: Outlook) -> Iterator[str]:
         origin = "counted" if text.exact else "from a sample"
         spread = "" if text.exact else f" [{show_count(text.tokens.low)}, {show_count(text.tokens.high)}]"
         yield (
-            f"text      {text.documents:,.0f} documents, {text.text_bytes / 1e6:.2f} MB, "
+            f"text      {counted(text.documents, 'document')}, {text.text_bytes / 1e6:.2f} MB, "
             f"{show_count(text.tokens.value)} tokens{spread}, {1 / share:.2f} bytes per token, "
             f"{text.fertility:.2f} tokens per word ({origin}, tokenizer {text.tokenizer})"
         )
     passes = ""
     if outlook.epochs is not None and outlook.worth is not None:
-        passes = f" = {outlook.epochs:.2f} epochs"
-        if outlook.epochs > 1:
-            passes += f", worth {outlook.worth:.2f} epochs of new text"
+        passes = f" ({outlook.epochs:.2f} epochs"
+        passes += f", worth {outlook.worth:.2f} epochs of new text)" if outlook.epochs > 1 else ")"
     yield (
-        f"training  {show_count(outlook.tokens)} tokens{passes}, {outlook.steps} steps of "
-        f"{outlook.tokens_per_step} tokens"
+        f"training  {counted(outlook.steps, 'step')} of {counted(outlook.tokens_per_step, 'token')} · "
+        f"{show_count(outlook.tokens)} tokens{passes}"
     )
     yield (
         f"hardware  {hardware.name}: {hardware.peak_flops / 1e12:.4g} TFLOP/s in {hardware.precision}, "
@@ -92,8 +98,8 @@ def _time(outlook: Outlook) -> Iterator[str]:
     )
     if outlook.preparation_seconds is not None:
         yield (
-            f"before that {rough_duration(outlook.preparation_seconds)} to start and to prepare the text: "
-            f"{rough_duration(outlook.seconds)} in all"
+            f"before that, {rough_duration(outlook.preparation_seconds)} to start and to prepare the text: "
+            f"{rough_duration(outlook.seconds)} in total"
         )
 
 
@@ -107,7 +113,7 @@ def _memory(memory: MemoryOutlook, hardware: str) -> str:
     columns = (
         "micro-batch",
         "weights",
-        "masters",
+        "master weights",
         "gradients",
         "optimizer",
         "logits",
@@ -119,7 +125,7 @@ def _memory(memory: MemoryOutlook, hardware: str) -> str:
     table = text_table(columns, rows)
     lines = [f"  {line}" for line in table.splitlines()]
     if memory.micro_rows is None:
-        lines.append(f"  not even one window fits into {show_size(memory.available)}")
+        lines.append(f"  not even one sequence fits into {show_size(memory.available)}")
     else:
         size = next(found.process for found in memory.estimates if found.micro_rows == memory.micro_rows)
         word = "fits" if memory.fits else "does NOT fit"
@@ -150,17 +156,17 @@ def _fits(found: MemoryEstimate, memory: MemoryOutlook) -> str:
 def _forecast(outlook: Outlook) -> Iterator[str]:
     forecast = outlook.forecast
     if forecast is None:
-        yield "what a model that is adapted will reach is not known before some of it is tried: --pilot 5% does"
+        yield "what an adapted model will reach is known only from trying: --pilot 5% trains on subsets of the text"
         return
     if forecast.before is not None:
         yield f"before the first step: {forecast.before:.3f} bits per byte"
     if forecast.curve:
         points = (f"{show_count(tokens)} tokens {bits:.3f}" for tokens, bits in forecast.curve)
         yield f"after learning from a subset: {', '.join(points)} bits per byte"
-    yield f"bits per byte of held-out text: {_interval(forecast.bits_per_byte, '.3f')} (nine in ten runs lie between)"
+    yield f"validation: {_interval(forecast.bits_per_byte, '.3f')} bits per byte (90 % interval)"
     if forecast.loss is not None:
-        yield f"loss: {_interval(forecast.loss, '.3f')} nats per token"
-    yield f"from {forecast.origin}"
+        yield f"validation loss: {_interval(forecast.loss, '.3f')} nats per token"
+    yield f"by {forecast.origin}"
 
 
 def _interval(found: Interval, style: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lavra.core.errors import InputError
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.data.readers.lines import read_records, text_or_number
 from lavra.generation.classifying import Classification, Classifier, Combine, LongText
 from lavra.generation.few_shot import Choice, Example, ExampleChooser
@@ -75,8 +76,8 @@ def classify(
     if cut:
         left_out = sum(one.left_out for one in found) / sum(map(len, texts))
         say(
-            f"{cut:,} of {len(found):,} texts did not fit the model's context of {opened.model.context} tokens; their "
-            f"ends were left out, {left_out:.1%} of all characters"
+            f"{cut:,} of {counted(len(found), 'text')} did not fit the model's context of {opened.model.context} "
+            f"tokens; their ends were left out, {left_out:.1%} of all characters"
         )
     return found
 

@@ -197,8 +197,8 @@ class TextMaterial(Material):
         train, held_out = self.prepared.train.manifest, self.prepared.validation.manifest
         return (
             f"text: {counted(train.documents, 'document')}, {train.bytes / 1e6:.1f} MB, "
-            f"{counted(train.tokens, 'token')} to train on; "
-            f"{counted(held_out.documents, 'document')}, {held_out.bytes / 1e6:.2f} MB held out"
+            f"{counted(train.tokens, 'token')} for training; "
+            f"{counted(held_out.documents, 'document')}, {held_out.bytes / 1e6:.2f} MB for validation"
         )
 
     def excerpt(self, number: int) -> str:
@@ -283,8 +283,8 @@ class ExampleMaterial(Material):
         """Return how many examples there are."""
         train, held_out = self.prepared.train.manifest, self.prepared.validation.manifest
         return (
-            f"examples: {train.examples:,} with {counted(train.learned, 'token')} to learn "
-            f"({train.tokens + train.source_tokens:,} to read); {held_out.examples:,} held out"
+            f"{counted(train.examples, 'example')} for training, {counted(train.learned, 'token')} to predict of "
+            f"{train.tokens + train.source_tokens:,} to read; {counted(held_out.examples, 'example')} for validation"
         )
 
     def excerpt(self, number: int) -> str:

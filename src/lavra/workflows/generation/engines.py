@@ -10,6 +10,7 @@ import torch
 from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError, LavraError
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.generation.engines.converting import Convertible, is_converted, why_not_convertible
 from lavra.generation.engines.ctranslate import CTranslate2Engine, compute_type, why_not
 from lavra.generation.engines.engine import Engine, TorchEngine
@@ -115,7 +116,7 @@ def _not_by_itself(source: Convertible, texts: int, options: GenerateOptions, de
     if options.beams > 1:
         return "beam search ends by another rule there"
     if texts < MANY_TEXTS and not is_converted(source):
-        return f"{texts} texts are too few to convert the model for"
+        return f"for {counted(texts, 'text')} the model is not worth converting"
     return None
 
 

@@ -14,6 +14,7 @@ from lavra.core.disk.json_lines import JsonLines, one_line
 from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.errors import NO_SPACE, InputError, LavraError
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.data.readers.lines import read_records, text
 from lavra.generation.engines.engine import generate_with
 from lavra.generation.generate import Generation
@@ -112,7 +113,7 @@ def generate_file(
     try:
         if waiting:
             if complete:
-                say(f"{out} has the texts of {len(complete)} of {len(prompts)} prompts already")
+                say(f"{out} has the texts of {len(complete):,} of {counted(len(prompts), 'prompt')} already")
             texts = [prompts[row] for row in waiting]
             chosen = open_engine(model, texts, options, engine=engine, device=device, precision=precision)
             for (number, _), one in chosen.generate_each(texts, options):
@@ -133,8 +134,8 @@ def _full(lines: JsonLines, prompts: int, samples: int, error: OSError) -> Lavra
     whole = lines.drop_half_line()
     complete = sum(count >= samples for count in _counts(lines.read()).values())
     return LavraError(
-        f"DISK FULL: could not write to {lines.path} ({error.strerror}). Its {whole:,} lines are whole, in the order "
-        f"in which they were made: they hold all texts of {complete:,} of {prompts:,} prompts",
+        f"DISK FULL: could not write to {lines.path} ({error.strerror}). It has {counted(whole, 'whole line')}, in the "
+        f"order in which the texts were made: all texts of {complete:,} of {counted(prompts, 'prompt')}",
         "make room on that disk, and give the same command again: it makes only what is missing, and puts the lines in "
         "the order of the prompts",
     )

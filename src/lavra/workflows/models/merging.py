@@ -59,15 +59,15 @@ def write_folded(
     try:
         check = fold_edits(model, edits, logits)
     except InputError as error:
-        say(f"the model was not folded: {error.message}; the run's last checkpoint is the model")
+        say(f"the adapter was not merged: {error.message}; the last checkpoint of the run is the model")
         return None
     if not check.holds:
         raise CheckFailed(
-            f"the folded model differs from the trained one: logits by {check.largest_difference:.2e}",
-            f"the adapter is whole in {run / ADAPTER}, and the run's last checkpoint holds it too; report this",
+            f"the merged model differs from the trained one: logits by {check.largest_difference:.2e}",
+            f"the adapter is whole in {run / ADAPTER}, and in the last checkpoint of the run; report this",
         )
     write_model(out, model, tokenizer, run / BASE)
-    say(f"folded: logits differ by at most {check.largest_difference:.1e} from those of the trained model")
+    say(f"adapter merged: logits differ by at most {check.largest_difference:.1e} from those of the trained model")
     return check
 
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from lavra.config.planning import PlanRequest
-from lavra.core.units import show_duration, show_size
+from lavra.core.units import counted, show_duration, show_size
 from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import effective_tokens, repetition_note, vocabulary_for
 from lavra.planning.corpus_stats import Survey
@@ -78,24 +78,27 @@ def notes_on(request: PlanRequest, outlook: Outlook) -> list[str]:
         wanted = vocabulary_for(model.vocabulary, text.text_bytes)
         if wanted < model.vocabulary:
             notes.append(
-                f"{text.text_bytes / 1e6:.2f} MB of text are little for a vocabulary of {model.vocabulary}: its rarest "
-                f"tokens occur only a few times. {wanted} fits this text (--text.vocabulary {wanted})"
+                f"{text.text_bytes / 1e6:.2f} MB of text is little for a vocabulary of {model.vocabulary} tokens: the "
+                f"rarest of them occur only a few times. {wanted} tokens suit this text (--text.vocabulary {wanted})"
             )
     if request.budget is not None and request.budget < COMFORTABLE_BUDGET:
         notes.append(
-            f"of a budget of {show_duration(request.budget)}, start-up, probe and evaluation take a large part; "
-            f"from {COMFORTABLE_BUDGET:.0f}s on, most of it is training"
+            f"start-up, timed steps and evaluation take a large part of a budget of {show_duration(request.budget)}; "
+            f"from {COMFORTABLE_BUDGET:.0f} s on, most of it is training"
         )
     if not outlook.memory.fits:
         remedies = "; ".join(outlook.memory.would_fit) or "only a smaller model: see --model"
         notes.append(f"this does not fit into the memory of {outlook.hardware.name}. What would fit: {remedies}")
     if outlook.steps < 50 and outlook.memory.fits:
-        notes.append(f"{outlook.steps} steps are few: a smaller model, or smaller steps, would learn more in this time")
+        notes.append(
+            f"the run has only {counted(outlook.steps, 'step')}: a smaller model, or fewer tokens in each update, "
+            "would learn more in this time"
+        )
     if request.base is None and model.chosen and outlook.tokens <= PAIRS_UNTIL * model.vocabulary:
         memory = show_size(_PAIRS * model.width * _BYTES_OF_A_WEIGHT)
         notes.append(
-            f"lavra train --model.recall, which looks up what followed tokens earlier in their document, would take "
-            f"about {1 - GAIN_OF_RECALL:.0%} off the bits per byte, and --model.pairs {_PAIRS}, a table of pairs of "
-            f"tokens, {1 - GAIN_OF_PAIRS:.0%} more, for {memory} of memory; no other program reads such models"
+            f"lavra train --model.recall, which copies from n-grams earlier in the document, would take about "
+            f"{1 - GAIN_OF_RECALL:.0%} off the bits per byte, and --model.pairs {_PAIRS}, a bigram embedding, "
+            f"{1 - GAIN_OF_PAIRS:.0%} more, for {memory} of memory; no other program reads such models"
         )
     return notes

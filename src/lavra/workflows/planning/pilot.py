@@ -14,7 +14,7 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.core.units import show_duration
+from lavra.core.units import counted, show_duration
 from lavra.data.token_store.prepare import open_prepared
 from lavra.evaluation.documents import documents_of_store
 from lavra.evaluation.likelihood import likelihood
@@ -82,7 +82,8 @@ def ladder(depth: int, width: int, seconds: float, seed: int = 0) -> list[Rung]:
     count = min(_MOST_RUNS, int(seconds / _LEAST_SECONDS))
     if count < 3:
         raise InputError(
-            f"{show_duration(seconds)} are too short for a pilot: three runs of {_LEAST_SECONDS:.0f} s are the least",
+            f"{show_duration(seconds)} is too short for a pilot, which needs at least three runs of "
+            f"{_LEAST_SECONDS:.0f} s",
             "give a larger share (--pilot 20%), or plan for a longer budget",
         )
     shapes = list(dict.fromkeys(_shape(depth, width, share) for share in (0.25, 0.5, 0.75)))
@@ -110,7 +111,7 @@ def piloted(request: PlanRequest, outlook: Outlook) -> Outlook:
     rungs = ladder(
         outlook.model.depth, outlook.model.width, outlook.cost.seconds * parse_share(request.pilot), request.seed
     )
-    say(f"pilot: {len(rungs)} runs, {show_duration(sum(rung.seconds for rung in rungs))} in all")
+    say(f"pilot: {counted(len(rungs), 'run')}, {show_duration(sum(rung.seconds for rung in rungs))} in total")
     with scratch_folder() as folder:
         observations = run_ladder(request, outlook, rungs, Path(folder))
     law = pilot_law(observations, outlook.text.compressed)

@@ -89,7 +89,7 @@ def tuned(request: PlanRequest, outlook: Outlook, trained: Callable[[TrainConfig
     seconds = sum(sizes) / outlook.speed.tokens_per_second + _RUN_SECONDS * len(sizes)
     say(
         f"pilot: fine-tuning on {len(sizes)} subsets of {show_count(sizes[-1])} to {show_count(sizes[0])} tokens, "
-        f"about {show_duration(seconds)} in all"
+        f"about {show_duration(seconds)} in total"
     )
     with scratch_folder() as folder:
         found = _tune(request, outlook, sizes, step, Path(folder), trained)

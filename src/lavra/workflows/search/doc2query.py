@@ -17,6 +17,7 @@ from lavra.core.disk.replacing import check_replaceable, check_replaceable_file
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import printable, say
+from lavra.core.units import counted
 from lavra.data.readers.lines import warning_lines
 from lavra.data.readers.rows import BadRows
 from lavra.data.tokenizers.tokenizer import choose_vocabulary_size
@@ -134,7 +135,7 @@ def _with_decoder(config: Doc2QueryConfig, out: Path) -> Doc2QueryConfig:
     if folder is None or choose_kind(read_config(folder), folder) != "encoder":
         return config
     made = out.with_name(f"{out.name}-base")
-    say(f"{config.base} is an encoder; it gets a decoder that begins with its weights: {made}")
+    say(f"{config.base} is an encoder; a decoder initialised with the same weights is added: {made}")
     make_encoder_decoder(folder, made, seed=config.seed, force=True)
     return replace(config, base=str(made), learning_rate=config.learning_rate or _WARM_START_RATE)
 
@@ -175,11 +176,11 @@ def _write_rows(
                 handle.write(one_line(row) + "\n")
     check_pairs(passages, config.pairs)
     if not held_out:
-        raise InputError(f"{config.pairs} has too few documents to set some apart", "give more pairs")
+        raise InputError(f"{config.pairs} has too few documents to keep some for validation", "give more pairs")
     guess = guess_language(sample)
     say(
-        f"pairs: {passages:,} passages with {queries:,} queries to train on, {len(held_out):,} passages set apart; "
-        f"language: {guess.name}"
+        f"{counted(passages, 'passage')} with {counted(queries, 'query', 'queries')} for training, "
+        f"{counted(len(held_out), 'passage')} for validation; language: {guess.name}"
     )
     return held_out[: config.validation_documents], guess.language or ""
 
@@ -216,7 +217,7 @@ def measure_generator(
     run: RunFolder, opened: OpenModel, prompt: QueryPrompt, held_out: list[AskedPassage]
 ) -> Generator:
     """Write the likeliest query for each held-out passage, and compare it with those of people."""
-    say(f"validation: queries for {len(held_out)} passages set apart")
+    say(f"validation: generating queries for {counted(len(held_out), 'passage')}")
     writer = ModelWriter(opened.model, opened.tokenizer, prompt)  # pyright: ignore[reportArgumentType]
     readable = [one for one in held_out if len(opened.tokenizer.encode(one.passage)) <= writer.room] or held_out[:1]
     passages = [one.passage for one in readable]
@@ -239,11 +240,11 @@ def report(generator: Generator) -> list[str]:
     lines = []
     for one in generator.examples:
         lines += ["", f"  passage: {printable(' '.join(one['passage'].split()))[:200]}…"]
-        lines += [f"  people:    {printable(one['people'][0])}", f"  likeliest: {printable(one['likeliest'])}"]
-        lines += [f"  drawn:     {printable(query)}" for query in one["drawn"]]
+        lines += [f"  people:  {printable(one['people'][0])}", f"  greedy:  {printable(one['likeliest'])}"]
+        lines += [f"  sampled: {printable(query)}" for query in one["drawn"]]
     return [
-        f"{generator.run.path}: on {generator.documents} documents set apart",
-        f"  loss {generator.loss:.3f} nats per token of people's queries",
+        f"{generator.run.path}: measured on {counted(generator.documents, 'validation document')}",
+        f"  validation loss {generator.loss:.3f} nats per token of people's queries",
         *(f"  {name} {_shown(value)}" for name, value in named.items()),
         *lines,
     ]

@@ -110,8 +110,8 @@ def expand(config: ExpandConfig) -> ExpansionReport:
             _write(collection, expander, handle, progress, report)
             if stop.requested:
                 raise Interrupted(
-                    f"stopped with {len(kept):,} entries in {cache}: what was written is there",
-                    "give the same command to go on",
+                    f"stopped; all that was generated is in {cache}, {counted(len(kept), 'entry', 'entries')}",
+                    "give the same command to continue",
                     signal_number=stop.requested,
                 )
             found = warning_lines(problems)
@@ -234,6 +234,6 @@ def summary(report: ExpansionReport) -> str:
     return (
         f"{report.out}: {counted(report.queries, 'query', 'queries')} for {counted(report.documents, 'document')} "
         f"({counted(report.chunks, 'chunk')}, "
-        f"{report.written:,} written now in {show_duration(report.seconds)}); "
+        f"{report.written:,} expanded now in {show_duration(report.seconds)}); "
         f"{report.share_read:.0%} of the text was read"
     )

@@ -13,6 +13,7 @@ from lavra.core.disk.locks import exclusive, holder
 from lavra.core.disk.replacing import check_replaceable
 from lavra.core.errors import InputError
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.data.readers.rows import BadRows
 from lavra.evaluation.retrieval import Qrels
 from lavra.search.corpora.documents import read_qrels
@@ -138,7 +139,7 @@ def search_index(query: str, index: str | Path = INDEX, *, most: int = 10) -> li
     if not opened.is_complete:
         owner = holder(opened.folder / "lock")
         if owner is None:
-            say(f"warning: the last update of {index} did not end; run `lavra index` again to finish it")
+            say(f"warning: the last update of {index} was interrupted; run `lavra index` again to finish it")
         else:
             say(f"{index} is being updated by process {owner}; what it held before is searched")
     hits = search(opened, query, most)
@@ -339,4 +340,5 @@ def _unknown(index: Index, qrels: Qrels) -> list[str]:
     if not missing:
         return []
     shown = ", ".join(map(repr, missing[:5])) + (", …" if len(missing) > 5 else "")
-    return [f"warning: {len(missing):,} judged documents are not in the corpus and count as never found ({shown})"]
+    verbs = "is not in the corpus and counts" if len(missing) == 1 else "are not in the corpus and count"
+    return [f"warning: {counted(len(missing), 'judged document')} {verbs} as never found ({shown})"]

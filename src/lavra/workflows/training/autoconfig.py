@@ -10,7 +10,7 @@ import torch
 from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.core.units import show_count, show_duration
+from lavra.core.units import counted, show_count, show_duration
 from lavra.models.hf.model import Wrapped
 from lavra.models.native.decoder import Decoder, count_parameters
 from lavra.models.spec import DecoderSpec, preset
@@ -282,23 +282,33 @@ _OVERHEAD = 0.03
 
 
 def say_plan(plan: Plan, machine: Machine, data: Material, begun: float) -> None:
-    """Tell the person what will happen, before the first step."""
+    """Say which model will be trained, for how long and how fast, before the first step.
+
+    Args:
+        plan: The plan of the run.
+        machine: The device that computes.
+        data: The training data.
+        begun: When the command started (`time.monotonic`).
+    """
     shape = f"context {plan.context}"
     if plan.model is not None:
-        shape = f"{plan.model.depth} blocks, width {plan.model.width}, {shape}, vocabulary {plan.model.vocabulary}"
+        shape = f"{counted(plan.model.depth, 'block')}, width {plan.model.width}, {shape}, vocabulary "
+        shape += f"{plan.model.vocabulary}"
     say(
         f"model: {show_count(plan.parameters)} parameters ({shape}), {plan.precision} on {plan.device}"
         + (", compiled" if plan.compile else "")
         + (f", {plan.objective}, from {plan.base}" if plan.base else "")
     )
-    speed = plan.probe.get("tokens_per_second")
-    share = f" at {show_count(speed)} tokens/s" if speed else ""
-    left = f", about {show_duration(plan.steps * plan.probe['step_seconds'])}" if "step_seconds" in plan.probe else ""
+    length = f"{show_count(plan.tokens)} tokens ({plan.epochs:.2f} epochs)"
+    parts = [counted(plan.steps, "step"), length]
+    if speed := plan.probe.get("tokens_per_second"):
+        parts.append(f"{show_count(speed)} tokens/s")
+    if "step_seconds" in plan.probe:
+        parts.append(f"about {show_duration(plan.steps * plan.probe['step_seconds'])}")
     say(
-        f"training: {plan.steps} steps of {plan.tokens_per_step} tokens = {show_count(plan.tokens)} tokens, "
-        f"{plan.epochs:.2f} epochs of {show_count(data.epoch_tokens(plan))}{share}{left} "
-        f"(prepared in {show_duration(time.monotonic() - begun)})"
+        f"ready after {show_duration(time.monotonic() - begun)}; training on {show_count(data.epoch_tokens(plan))} tokens"
     )
+    say(" · ".join(parts))
 
 
 def _asked_tokens(config: TrainConfig, corpus: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.planning.plan import Plan
 from lavra.training.callbacks import Request
 from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
@@ -56,7 +57,9 @@ class OverfittingWatch:
         """Return the length of the run, `steps` so far, after `step` steps: it ends here when it is over."""
         if not self.is_over or step >= steps or self.best is None:
             return steps
-        text = f"ended early: no better validation in {self.waited} after that of step {self.best[1]}"
+        text = (
+            f"stopped early: {counted(self.waited, 'validation')} without a lower loss than that of step {self.best[1]}"
+        )
         say(f"{text}; step {step} of {steps} is the last")
         self.run.log(f"{text}; step {step} of {steps} is the last")
         self.run.write_plan({**self.run.plan, "steps": step, "tokens": step * self.plan.tokens_per_step})
@@ -79,8 +82,8 @@ class OverfittingWatch:
     def _warn(self, loss: float, step: int) -> None:
         assert self.best is not None
         text = (
-            f"warning: validation has risen from {self.best[0]:.4f} at step {self.best[1]} to {loss:.4f}: the model "
-            "learns its text by heart"
+            f"warning: the validation loss has risen from {self.best[0]:.4f} at step {self.best[1]} to {loss:.4f}: the "
+            "model is overfitting"
         )
         self.run.log(f"step {step}: {text}")
         say(f"{text}. The best checkpoint is kept; more text, a smaller model or fewer epochs help")
@@ -111,9 +114,9 @@ def checkpoint_to_deliver(store: CheckpointStore, run: RunFolder, step: int) -> 
     if best is None or best.score is None or best.step == step or not is_clearly_worse(losses[step], best.score):
         return None
     text = (
-        f"delivered is the model of step {best.step} (validation {best.score:.4f}), not that of the last, {step} "
-        f"({losses[step]:.4f}), which is clearly worse"
+        f"the result is the model of step {best.step} (validation loss {best.score:.4f}), because that of the last "
+        f"step, {step}, is clearly worse ({losses[step]:.4f})"
     )
     run.log(text)
-    say(f"{text}; the last is in checkpoints/")
+    say(f"{text}; the last one is in checkpoints/")
     return best

@@ -10,6 +10,7 @@ import torch
 
 from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder
+from lavra.core.units import counted
 from lavra.data.tokenizers.word_boundaries import Words
 from lavra.models.hf.model import Wrapped
 from lavra.models.native.decoder import Decoder
@@ -192,7 +193,7 @@ def _fault_recorder(run: RunFolder | None, data: Material) -> Callable[[Step, st
     def record(step: Step, reason: str) -> None:
         report = _reporter(run)
         documents = step.documents
-        report(f"step {step.number + 1}: {reason}; {len(documents)} documents in the batch, see events.log")
+        report(f"step {step.number + 1}: {reason}; {counted(len(documents), 'document')} in the batch, see events.log")
         if run is None:
             return
         for document in documents:

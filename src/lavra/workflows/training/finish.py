@@ -16,6 +16,7 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import LavraError
 from lavra.core.progress import printable, say
 from lavra.core.seeds import row_streams
+from lavra.core.units import counted
 from lavra.evaluation.baselines import count_tokens, yardsticks
 from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses, text_fingerprint
 from lavra.evaluation.documents import Documents, documents_of_store
@@ -156,8 +157,8 @@ def _measure_text(plan: Plan, model: Model, data: TextMaterial, run: Path) -> tu
     table = likelihood_table(result, sticks)
     if len(documents) < len(every):
         table += (
-            f"\n(on {len(documents):,} of {len(every):,} held-out documents, to keep to the time; "
-            "`lavra evaluate` measures all)"
+            f"\n(on {len(documents):,} of {counted(len(every), 'validation document')}, to keep to the time; "
+            "`lavra evaluate` measures all of them)"
         )
     return figures, table
 
@@ -192,13 +193,13 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> lis
             made = generate(model, data.tokenizer, prompts, options)
     except Exception as error:  # the run is trained and measured: no sample text is worth losing that
         reason = error.message if isinstance(error, LavraError) else f"{type(error).__name__}: {error}"
-        say(f"no sample text was written: {printable(reason)}")
+        say(f"no sample text was generated: {printable(reason)}")
         return []
     expected = dict(asked)
     for number, one in enumerate(made, start=1):
         if data.examples:
             say(f"--- sample {number}: {printable(one.prompt.strip())[-_SHOWN_PROMPT:]}")
-            say(f"written:  {printable(one.text.strip())}\nexpected: {printable(expected[one.prompt].strip())}")
+            say(f"generated: {printable(one.text.strip())}\nexpected:  {printable(expected[one.prompt].strip())}")
         else:
             say(f"--- sample {number}\n{printable(one.text.strip())}")
     texts = [{"prompt": one.prompt, "text": one.text} for one in made]

@@ -66,7 +66,8 @@ def with_expectation(plan: Plan, data: Material) -> Plan:
             "loss": found.value * data.bytes_per_target * math.log(2),
         }
         say(
-            f"forecast: {found.value:.2f} bits per byte at the end [{found.low:.2f}, {found.high:.2f}], by {law.origin}"
+            f"forecast: {found.value:.2f} bits per byte of validation text at the end "
+            f"[{found.low:.2f}, {found.high:.2f}], by {law.origin}"
         )
     return replace(plan, forecast=expected)
 
@@ -193,7 +194,10 @@ class LiveForecast:
         )
         if found is None:
             return None
-        line = f"forecast: {found.value:.3f} bits per byte at the end [{found.low:.3f}, {found.high:.3f}], by the curve"
+        line = (
+            f"forecast: {found.value:.3f} bits per byte of validation text at the end "
+            f"[{found.low:.3f}, {found.high:.3f}], by the validation curve so far"
+        )
         self.run.log(f"step {info['step']}: {line}")
         if self._said is None or abs(found.value / self._said - 1.0) > _NEWS:
             say(line)

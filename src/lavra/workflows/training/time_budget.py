@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from lavra.config.training import TrainConfig
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.planning.plan import Plan
 
 _MOMENT = 0.85
@@ -81,4 +82,5 @@ class Pace:
         )
         self.accept(self.plan)
         if abs(factor - 1.0) >= _WORTH_SAYING:
-            say(f"a step takes {seconds:.3g} s: {steps} steps fit the time, not {plan.steps}")
+            fit = "fits" if steps == 1 else "fit"
+            say(f"a step takes {seconds:.3g} s: {counted(steps, 'step')} {fit} into the time, not {plan.steps:,}")

@@ -15,6 +15,7 @@ from lavra.core.disk.run_folder import RunFolder, check_new_run
 from lavra.core.errors import InputError
 from lavra.core.machine import give_back_freed_memory
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.planning.budget import demand_text
 from lavra.planning.machine.timed_steps import Trial, try_steps
 from lavra.planning.plan import Plan
@@ -147,8 +148,8 @@ def _measure_beginning(assembly: Assembly, run: RunFolder) -> None:
     record = validation.record(0, 0, loss)
     run.metrics.append(record)
     say(
-        f"before the first step: loss {loss:.4f}, perplexity {record['perplexity']:.4g}, "
-        f"{record['bits_per_byte']:.4f} bits per byte on held-out rows"
+        f"before the first step: validation loss {loss:.4f}, perplexity {record['perplexity']:.4g}, "
+        f"{record['bits_per_byte']:.4f} bits per byte"
     )
 
 
@@ -197,7 +198,7 @@ def _writer(run: RunFolder) -> Callable[[Plan], None]:
     """Return what writes down a plan whose length was fixed anew."""
 
     def write(plan: Plan) -> None:
-        run.log(f"the run has {plan.steps} steps, not {run.plan['steps']}, by its speed so far")
+        run.log(f"by the speed so far, the run has {counted(plan.steps, 'step')}, not {run.plan['steps']:,}")
         run.write_plan(plan.to_json())
 
     return write
