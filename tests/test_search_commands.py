@@ -185,7 +185,7 @@ def test_two_indexers_at_once_are_refused_by_name_and_a_search_meanwhile_is_not_
         search_index("xyzzy")
         assert "is being updated by process" in capsys.readouterr().err
     search_index("xyzzy")
-    assert "did not end" in capsys.readouterr().err
+    assert "was interrupted; run `lavra index` again" in capsys.readouterr().err
 
 
 def test_the_table_of_an_experiment_fits_the_terminal(folder: Path) -> None:

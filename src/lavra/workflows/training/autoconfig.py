@@ -305,9 +305,8 @@ def say_plan(plan: Plan, machine: Machine, data: Material, begun: float) -> None
         parts.append(f"{show_count(speed)} tokens/s")
     if "step_seconds" in plan.probe:
         parts.append(f"about {show_duration(plan.steps * plan.probe['step_seconds'])}")
-    say(
-        f"ready after {show_duration(time.monotonic() - begun)}; training on {show_count(data.epoch_tokens(plan))} tokens"
-    )
+    ready = show_duration(time.monotonic() - begun)
+    say(f"ready after {ready}; an epoch has {show_count(data.epoch_tokens(plan))} tokens")
     say(" · ".join(parts))
 
 
