@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_whole_lines_that_the_next_call_goes_on_from(
         assert main(words) == 1
     told = capsys.readouterr().err
     assert "DISK FULL" in told
-    assert "Its 5 lines are whole" in told
+    assert "It has 5 whole lines" in told
     assert "all texts of 2 of 4 prompts" in told
     assert len(rows_of(out)) == 5
     assert answer(capsys, *words)["made"] == 4
@@ -190,7 +190,7 @@ def test_a_disk_that_is_full_at_the_end_says_that_all_lines_are_there(
     with monkeypatch.context() as patch:
         patch.setattr("lavra.workflows.generation.generate.write_atomically", full)
         assert main(words) == 1
-    assert "Its 2 lines are whole" in capsys.readouterr().err
+    assert "It has 2 whole lines" in capsys.readouterr().err
     assert answer(capsys, *words)["made"] == 0
 
 

@@ -1,4 +1,4 @@
-"""The README.md of an exported model: what it is, how it was trained, what it was measured on, how to open it."""
+"""The model card (README.md) of an exported model: shape, training, measures, use, certificate."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ _KINDS = {
     "encoder": ("fill-mask", _USE_MASKED),
     "encoder-decoder": ("text2text-generation", _USE_SEQ2SEQ),
 }
-"""The hub's name for what a model does, and how it is used."""
+"""For each kind of model the name of its task on the Hugging Face hub, and the section about its use."""
 
 _MEASURES = (
     ("loss", "nats per token"),
@@ -93,16 +93,16 @@ def model_card(
     result: Mapping[str, Any],
     prompt: str = "Era uma vez",
 ) -> str:
-    """Return the card in Markdown.
+    """Return the model card of a decoder of lavra's own, in Markdown.
 
     Args:
-        name: of the model.
-        family: `model_type`.
-        spec: its shape.
-        parameters: how many it has, shared ones once.
-        certificate: of the export.
-        result: the final figures of the run that trained it; empty where there is none.
-        prompt: of the example.
+        name: The name of the model.
+        family: The `model_type` of the exported model.
+        spec: The shape of the decoder.
+        parameters: The number of parameters, shared ones counted once.
+        certificate: The certificate of the export.
+        result: The final figures of the run that trained the model; empty where there is none.
+        prompt: The prompt of the example of use.
     """
     blocks = counted(spec.depth, "block")
     shape = {"blocks": blocks, "width": spec.width, "vocabulary": spec.vocabulary, "context": spec.context}
@@ -119,7 +119,17 @@ def wrapped_card(
     result: Mapping[str, Any],
     prompt: str = "Era uma vez",
 ) -> str:
-    """Return the card of a model that `transformers` has itself; arguments as of `model_card`."""
+    """Return the model card of a model with an architecture of `transformers`, in Markdown.
+
+    Args:
+        name: The name of the model.
+        family: The `model_type` of the exported model.
+        model: The model.
+        parameters: The number of parameters, shared ones counted once.
+        certificate: The certificate of the export.
+        result: The final figures of the run that trained the model; empty where there is none.
+        prompt: The prompt of the example of use.
+    """
     description = _WRAPPED.format(
         architecture=certificate.architecture,
         parameters=parameters,

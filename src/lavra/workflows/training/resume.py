@@ -1,4 +1,4 @@
-"""Going on with an interrupted run, exactly where it stopped."""
+"""Resuming an interrupted run, exactly where it stopped."""
 
 from __future__ import annotations
 
@@ -26,18 +26,23 @@ from lavra.workflows.training.train import train
 
 
 def resume(folder: Path | str, *, micro_rows: int | None = None) -> RunFolder:
-    """Go on with a run from its last whole checkpoint to its end.
+    """Continue a run from its last whole checkpoint to its end.
 
-    A run that was stopped before its plan was written begins anew. With the same device, threads and micro-batch, the
-    result has the same bits as that of a run that was never stopped.
+    A run that was stopped before its plan was written starts from the beginning. With the same device, threads and
+    micro-batch, the weights have the same bits as those of a run that was never interrupted.
 
     Args:
-        folder: of the run.
-        micro_rows: another micro-batch; tokens per step and the order of the data stay as they are.
+        folder: The folder of the run.
+        micro_rows: Sequences of a micro-batch; None keeps the number of the run. The tokens of an update and the order
+            of the data stay the same.
+
+    Returns:
+        The folder of the finished run.
 
     Raises:
-        InputError: if the folder is no run, is being trained, or its text is gone.
-        Damaged: if there are checkpoints, and none is whole.
+        InputError: If the folder is not a run, another process trains it, or its text is gone.
+        Damaged: If there are checkpoints and none of them is whole.
+        Interrupted: After a signal to stop; a checkpoint is written.
     """
     run = RunFolder.open(folder)
     config = request_of(run)

@@ -1,4 +1,4 @@
-"""The main job: from text and a time to a trained, measured model in a run folder."""
+"""`lavra train`: from text and a time budget to a trained and measured model in the folder of a run."""
 
 from __future__ import annotations
 
@@ -43,20 +43,27 @@ from lavra.workflows.training.machine_record import record_machine
 from lavra.workflows.training.time_budget import Pace, begins_alike
 
 _PROBE_SHARE, _LEAST_PROBE, _LONGEST_PROBE = 0.08, 2.0, 20.0
-"""Share of a budget that the probe's timed steps take, and its bounds in seconds."""
+"""Share of a time budget that the timed steps take, and their least and most seconds."""
 
 _KEPT_SHARE, _LONGEST_KEPT = 0.15, 60.0
-"""The same where these steps are not done again: longer, since it costs nothing and tells more."""
+"""The share and the most seconds where the timed steps stay part of the run: more, because they then cost nothing, and
+more steps give a more reliable speed."""
 
 
 def train(config: TrainConfig) -> RunFolder:
-    """Train a language model as `config` asks, and return the folder of the finished run.
+    """Train a language model, and measure it.
+
+    Args:
+        config: The request.
+
+    Returns:
+        The folder of the finished run.
 
     Raises:
-        InputError: if the request, the text or the folder is wrong.
-        CheckFailed: if a check found the set-up wrong, before the first step.
-        Interrupted: when it was asked to stop; everything is saved, and `resume` goes on.
-        Diverged: when the numbers are beyond repair.
+        InputError: If the request is wrong, the text cannot be used, or the folder may not be written.
+        CheckFailed: If a check found the set-up wrong, before the first step.
+        Interrupted: After a signal to stop; a checkpoint is written, and `resume` continues.
+        Diverged: If the loss stays not finite, by the policy for anomalies.
     """
     refuse_impossible(config)
     if not config.data:
@@ -117,7 +124,7 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
 
 
 def _follow(config: TrainConfig, device: torch.device, ranks: Ranks) -> RunFolder:
-    """Train as a rank that keeps no record: it takes part in the probe, then follows the first rank's plan."""
+    """Train as a process that keeps no record: it takes part in the timed steps, then follows the plan of the first."""
     if config.out is None:
         raise InputError("several processes need --out, so that they find one folder", "add --out runs/NAME")
     machine = measured_machine(config, device)
@@ -139,7 +146,7 @@ def _follow(config: TrainConfig, device: torch.device, ranks: Ranks) -> RunFolde
 
 
 def _measure_beginning(assembly: Assembly, run: RunFolder) -> None:
-    """Say how good the model is before its first step, and write it down as step 0."""
+    """Print the validation loss of the model before its first step, and log it as step 0."""
     validation, trainer = assembly.validation, assembly.trainer
     if validation is None:
         return
@@ -156,10 +163,11 @@ def _measure_beginning(assembly: Assembly, run: RunFolder) -> None:
 def _probed(
     plan: Plan, assembly: Assembly, config: TrainConfig, data: Material, start: float
 ) -> tuple[Plan, Trial | None]:
-    """Take and time the first steps, and fix the length of the run so that all of it fits the budget.
+    """Take and time the first steps, and set the length of the run so that all of it fits the time budget.
 
     Returns:
-        The plan, and the steps where they stay taken: those of a longer or shorter run would have been the same.
+        The plan, and the timed steps where they stay part of the run, because a longer or shorter run would have
+        started with the same steps; else None.
     """
     budget = plan.budget_seconds or 0.0
     kept = begins_alike(plan, config) and assembly.trainer.batches.ranks.world == 1
@@ -188,14 +196,14 @@ def _probed(
 
 
 def _same_rates(guess: Plan, plan: Plan, steps: int) -> bool:
-    """Say whether two lengths of a run have the same rates in its first steps."""
+    """Return whether two lengths of a run have the same learning rates in the first steps."""
     return all(
         guess.schedule.factor(step, guess.steps) == plan.schedule.factor(step, plan.steps) for step in range(steps)
     )
 
 
 def _writer(run: RunFolder) -> Callable[[Plan], None]:
-    """Return what writes down a plan whose length was fixed anew."""
+    """Return the function that logs and writes a plan whose length was set again."""
 
     def write(plan: Plan) -> None:
         run.log(f"by the speed so far, the run has {counted(plan.steps, 'step')}, not {run.plan['steps']:,}")
@@ -205,7 +213,11 @@ def _writer(run: RunFolder) -> Callable[[Plan], None]:
 
 
 def inputs_of(config: TrainConfig) -> list[str]:
-    """Return all that a request names to be read: text, model, tokenizer."""
+    """Return the locations that a request reads: text, base model, tokenizer.
+
+    Args:
+        config: The request.
+    """
     return [*config.data, *(one for one in (config.base, config.text.tokenizer) if one)]
 
 
