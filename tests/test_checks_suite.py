@@ -16,6 +16,7 @@ from lavra.checks.stores import check_files
 from lavra.checks.suite import FULL, QUICK, Report, run_checks
 from lavra.core.errors import CheckFailed
 from lavra.data.token_store.prepare import Prepared, open_prepared
+from recommended import recommended
 
 pytestmark = pytest.mark.usefixtures("without_compiler")
 
@@ -154,8 +155,10 @@ def test_command_checks_text_and_a_run(laws, tmp_path, capsys):
     written = json.loads((Path(run) / "checks.json").read_text(encoding="utf8"))
     assert written["verdict"] == "ok"
     capsys.readouterr()
-    assert cli.main(["check", run, "--quiet"]) == 0
-    shown = capsys.readouterr().out
+    assert cli.main(["check", run]) == 0
+    told = capsys.readouterr()
+    assert recommended(told.err) == [["check", run, "--json"], ["generate", run]]
+    shown = told.out
     assert "knows only how frequent each token is" in shown
     assert "example 1: inputs above targets" in shown
 

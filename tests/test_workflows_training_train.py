@@ -73,7 +73,7 @@ def test_without_pairs_of_tokens_a_run_begins_at_the_loss_of_the_uniform_distrib
 def test_pairs_of_tokens_are_refused_where_they_mean_nothing(prepared: Path, tmp_path: Path) -> None:
     fields = {**SMALL, "optimization": {**SMALL.get("optimization", {}), "bigrams": True}}
     fields["model"] = {**SMALL["model"], "tied": True}
-    with pytest.raises(InputError, match="cannot begin with pairs"):
+    with pytest.raises(InputError, match="cannot have a warm start"):
         lavra.train(prepared, steps=2, out=str(tmp_path / "run"), **fields)
 
 
@@ -216,7 +216,8 @@ def test_the_command_prints_one_json_object(prepared: Path, tmp_path: Path) -> N
     )
     result = json.loads(done.stdout)
     assert result["step"] == 3
-    assert "training:" in done.stderr
+    assert "3 steps · " in done.stderr
+    assert " epochs)" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
 
 
@@ -251,7 +252,7 @@ def test_prepare_says_how_much_it_took_and_train_which_columns(
     told = capsys.readouterr().err
     train, validation = report["split"]["train"], report["split"]["validation"]
     assert f"{train['documents']} documents" in told
-    assert f"{train['tokens']:,} tokens to train on" in told
+    assert f"{train['tokens']:,} tokens for training" in told
     assert f"{validation['documents']} documents" in told
     assert f"columns used from {tmp_path / 'a.csv'}: text; ignored: id" in told
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lavra.core.units import show_duration
-from lavra.reports.formatting import TITLES, UNKNOWN, counted, plain, setting, shown, text_table
+from lavra.core.units import counted, show_duration
+from lavra.reports.formatting import TITLES, UNKNOWN, plain, setting, shown, text_table
 from lavra.reports.page import Section, Table, render_page, write_html
 from lavra.reports.plots import Axis, Bar, Series, bar_plot, line_plot
 from lavra.reports.run_comparison import LEVEL, RunComparison, Setting, Verdict

@@ -114,21 +114,3 @@ def setting(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(setting, value)) or "none"
     return str(value)
-
-
-def counted(count: Any, noun: str, plural: str = "") -> str:
-    """Return a number with its noun, as text.
-
-    Args:
-        count: Number; anything else is shown as `?`.
-        noun: Noun in the singular.
-        plural: Plural of the noun, if it is not formed with an s alone.
-
-    Examples:
-        >>> counted(1, "document"), counted(1234, "document"), counted(None, "document")
-        ('1 document', '1,234 documents', '? documents')
-    """
-    plural = plural or f"{noun}s"
-    if not isinstance(count, int | float):
-        return f"? {plural}"
-    return f"{count:,.0f} {noun if count == 1 else plural}"

@@ -6,7 +6,8 @@ import re
 from itertools import groupby
 from typing import Any
 
-from lavra.reports.formatting import counted, setting
+from lavra.core.units import counted
+from lavra.reports.formatting import setting
 from lavra.reports.page import Section, Table, Text
 from lavra.reports.run_files import RunFiles
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lavra.core.units import show_count, show_duration, show_size
-from lavra.reports.formatting import TITLES, UNKNOWN, counted, plain, setting, shown
+from lavra.core.units import counted, show_count, show_duration, show_size
+from lavra.reports.formatting import TITLES, UNKNOWN, plain, setting, shown
 from lavra.reports.page import Section, Table
 from lavra.reports.plots import Bar, bar_plot
 from lavra.reports.run_files import RunFiles
