@@ -17,8 +17,10 @@ BENCHES ?= $(patsubst bench/%.py,%,$(filter-out bench/_%,$(wildcard bench/*.py))
 stamp = $(VENV)/.lavra-$(1)-$(firstword $(shell cat pyproject.toml requirements/$(1).lock | cksum))
 CORE := $(call stamp,core)
 ALL := $(call stamp,all)
+DOCS := build/docs-venv
+DOCS_STAMP := $(DOCS)/.lavra-docs-$(firstword $(shell cksum < requirements/docs.lock))
 
-.PHONY: help demo demo-search test test-all lint format bench lock clean
+.PHONY: help demo demo-search test test-all lint format bench docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,6 +61,9 @@ bench: $(ALL) ## measure (BENCHES="startup" picks)
 	done; \
 	test -z "$$missed" || { echo "failed, or missed a goal of their own:$$missed"; exit 1; }
 
+docs: $(DOCS_STAMP) ## build the documentation into build/docs; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
 lock: ## resolve the dependencies anew and write requirements/*.lock
 	rm -rf build/lock && mkdir -p build && $(PYTHON_FOR) build/lock
 	build/lock/bin/pip install --quiet torch==$(TORCH) hatchling editables
@@ -90,4 +95,11 @@ $(VENV)/.lavra-%: | $(BIN)/python
 	@rm -f $(VENV)/.lavra-$(firstword $(subst -, ,$*))-*
 	@$(PIP) install -r requirements/$(firstword $(subst -, ,$*)).lock
 	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The documentation is built from the source as it is written, so its environment needs neither torch nor lavra.
+$(DOCS_STAMP):
+	@rm -rf $(DOCS) && mkdir -p build && $(PYTHON_FOR) $(DOCS)
+	@echo "installing requirements/docs.lock into $(DOCS) (once)"
+	@$(DOCS)/bin/python -m pip --disable-pip-version-check -qq install -r requirements/docs.lock
 	@touch $@
