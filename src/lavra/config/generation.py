@@ -17,11 +17,9 @@ from lavra.core.progress import say
 FORMAL = ("regex", "json_schema", "grammar")
 """The options whose value may be the name of a file that holds the value, because people keep these in files."""
 
+# Endings by which a value that names a missing file is told from a value given directly. No schema and no grammar ends
+# so itself. A regular expression may end in any way, so it has no entry.
 _ENDINGS = {"json_schema": ".json", "grammar": ".lark"}
-"""Endings by which a value that names a missing file is told from a value given directly.
-
-No schema and no grammar ends so itself. A regular expression may end in any way, so it has no entry.
-"""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether a server can be reached, asked once and briefly, before a library tries for half a minute."""
+"""Tells whether a server can be reached: one short attempt, before a library tries in vain for half a minute."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from lavra.core.units import show_count, show_duration
 
 # Text that others wrote, made safe to show on a terminal.
 
+# Unicode's marks that change the writing direction, with which text can be made to look like other text.
 _BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069"
-"""Unicode's marks that change the writing direction, with which text can be made to look like other text."""
 
 _CONTROLS = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{_BIDIRECTIONAL}]")
 _MARKS = re.compile(rf"[{_BIDIRECTIONAL}]")

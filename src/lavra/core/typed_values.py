@@ -32,7 +32,11 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 
 
 def reads_nothing(hint: Any) -> bool:
-    """Say whether the string "none" means None for a field of this type: it is optional and takes no other text."""
+    """Return whether the string "none" means None for a field of this type: it is optional and accepts no other text.
+
+    Args:
+        hint: The type of the field, as its annotation says.
+    """
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
     bare = [get_args(option)[0] if get_origin(option) is Annotated else option for option in options]
     return types.NoneType in bare and not any(_fits(option, NOTHING) for option in bare)

@@ -20,13 +20,13 @@ LANGUAGES: dict[str, str] = {"pt": "portuguese", "en": "english"}
 # A word of a script with letters only: the fast pattern, which is enough for nearly all text.
 _WORD = re.compile(r"[^\W_]+")
 _MARKS = re.compile(r"[\u0300-\u036f]")
+# Matches a character for which `_WORD` is not enough: of a script with vowel signs or without spaces, or an emoji.
 _BEYOND = re.compile("[\u0300-\u1fff\u200c\u200d\u2600-\U0010ffff]")
-"""Matches a character for which `_WORD` is not enough: of a script with vowel signs or without spaces, or an emoji."""
+# The characters of scripts without spaces (Thai, Lao, Burmese, Khmer, kana, Chinese), for use in a character class.
 _SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
-"""The characters of scripts without spaces (Thai, Lao, Burmese, Khmer, kana, Chinese), for use in a character class."""
 _POSSESSIVE = re.compile(r"['’]s\b")
 _MOST_CACHED = 1_000_000  # words whose term is remembered, so that memory stays bounded
 # Analyzed for the fingerprint; it holds every case that the options of an analyzer treat differently.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+# Words in -s, without accents, that are not changed: they are no plural, or the plural is also another word, as "pais"
+# (parents, or the country without its accent).
 _AS_THEY_ARE = frozenset(
     ("ademais", "cais", "demais", "depois", "deus", "dois", "jamais", "mais", "pais", "pois", "seis")
 )
-"""Words in -s, without accents, that are not changed: they are no plural, or the plural is also another word, as "pais"
-(parents, or the country without its accent)."""
 
+# Plurals that only lose their -s, although a rule below fits their ending.
 _ONLY_AN_S = frozenset(("bois", "freis", "herois", "joqueis", "leis", "maes", "reis"))
-"""Plurals that only lose their -s, although a rule below fits their ending."""
 
 # Ending of the plural and of the singular; the first that fits is taken.
 _RULES = (
@@ -23,6 +23,8 @@ _RULES = (
     ("eus", "eu"),  # museus
     ("ns", "m"),  # homens
 )
+# Plurals of words in stressed -il ("civis"), and endings of others; other words in -is after a consonant ("táxis") only
+# take an s.
 _IN_IL = frozenset(
     (
         "abris",
@@ -48,8 +50,8 @@ _IN_IL = frozenset(
         "viris",
     )
 )
+
 _IN_IL_ENDINGS = ("ctis", "ivis", "ntis", "ptis", "rvis", "horis", "veris", "venis")
-"""Plurals of words in stressed -il ("civis"); other words in -is after a consonant ("táxis") only take an s."""
 _CONSONANTS = frozenset("bcdfghjklmnpqrstvxz")
 _LEAST = 4  # letters of the shortest word that is changed
 

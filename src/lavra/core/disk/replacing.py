@@ -17,14 +17,14 @@ from lavra.core.errors import InputError
 MARK = ".lavra.json"
 """Name of the file that says that lavra made the folder in which it lies."""
 
+# Names of the files that file managers leave in every folder that they show; they may be removed with it.
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-"""Names of the files that file managers leave in every folder that they show; they may be removed with it."""
 
+# Matches a file that was being written when its process was killed: `.plan.json.x8f3a` for `plan.json`.
 _HALF_WRITTEN = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[^/.]+")
-"""Matches a file that was being written when its process was killed: `.plan.json.x8f3a` for `plan.json`."""
 
+# Matches a folder that was being made when its process was killed, and the lock of such a folder.
 _REMAINS = re.compile(r"\..+\.(?:building-.+|lock)")
-"""Matches a folder that was being made when its process was killed, and the lock of such a folder."""
 
 _CHOOSE = "choose another --out"
 _NAMED = 3  # files of somebody else that a message names at most

@@ -22,8 +22,8 @@ from typing import Any
 
 from lavra.core.errors import Damaged
 
+# Larger numbers are refused: lavra measures none, and calculations with them would overflow a float.
 _LARGEST = 1e300
-"""Larger numbers are refused: lavra measures none, and calculations with them would overflow a float."""
 
 
 class _Unfit(Exception):

@@ -20,13 +20,13 @@ Turn = Mapping[str, Any]  # a turn, with "role" and "content"
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+# Names of the reasoning before an answer. They mean the same, so a template that mentions one of them counts as writing
+# the reasoning, whatever its name is in the data.
 _REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Names of the reasoning before an answer. They mean the same, so a template that mentions one of them counts as
-writing the reasoning, whatever its name is in the data."""
 
 _WITH_TOOLS = "tool_use"  # name of the template for chats that offer tools
+# Text of private characters that takes the place of an answer, to see which part of a rendered chat the answer is.
 _PLACEHOLDER = "\ue000\ue001\ue000"
-"""Text of private characters that takes the place of an answer, to see which part of a rendered chat the answer is."""
 
 
 class RefusedChat(Exception):

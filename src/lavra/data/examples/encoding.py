@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     import tokenizers
 
 
+# Matches tokens that begin or end turns in tokenizers that do not mark them as special.
 _MARK = re.compile(r"<\|.*\|>")
-"""Matches tokens that begin or end turns in tokenizers that do not mark them as special."""
 
+# Names of the parts without which a chat has another meaning, so that it is left out where the template cannot write
+# them.
 _NEEDED = ("tools", "tool_calls", "function_call")
-"""Names of the parts without which a chat has another meaning, so that it is left out where the template cannot write
-them."""
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ from lavra.core.seeds import numpy_stream
 LOOK_AHEAD = 4096
 """Number of examples, in shuffled order, among which those that share a row are chosen."""
 
+# Number of candidates that are tried, from the largest that fits one side, until one fits the other side too.
 _TRIES = 32
-"""Number of candidates that are tried, from the largest that fits one side, until one fits the other side too."""
 
 
 def pack_examples(

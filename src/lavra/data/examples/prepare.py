@@ -32,8 +32,8 @@ from lavra.data.tokenizers.streaming import one_ahead
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
 _SPOOL = "examples.zst"
+# Share of unknown tokens among the learned ones from which a warning is printed.
 _UNWRITABLE = 0.001
-"""Share of unknown tokens among the learned ones from which a warning is printed."""
 
 _AT_ONCE = 1 << 20  # characters encoded at once
 

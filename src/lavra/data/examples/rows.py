@@ -76,8 +76,8 @@ PAIR_COLUMNS = (
 """The columns that are recognised, in the order in which they are tried. "prompt" and "completion" are joined as they
 are; between the others comes a line end."""
 
+# Names of columns beside a chat: the tools that it offers, the system message, and variables of the template.
 _TOOLS, _SYSTEM, _OPTIONS = ("tools", "functions"), "system", "chat_template_kwargs"
-"""Names of columns beside a chat: the tools that it offers, the system message, and variables of the template."""
 
 _BESIDE_CHATS = (_SYSTEM, *_TOOLS, "documents", _OPTIONS)
 

@@ -10,11 +10,11 @@ from typing import Any
 ASSISTANT = "assistant"
 
 _ROLES = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "model": ASSISTANT, "bot": ASSISTANT}
+# Names of members that a turn of the assistant may have instead of a content.
 _INSTEAD = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
-"""Names of members that a turn of the assistant may have instead of a content."""
 
+# Names of the member that says whether a turn of the assistant is learned: OpenAI's, and axolotl's.
 _WEIGHTS = ("weight", "train")
-"""Names of the member that says whether a turn of the assistant is learned: OpenAI's, and axolotl's."""
 
 
 class UnusableTurn(Exception):

@@ -31,8 +31,8 @@ SEPARATORS = ",;\t|"
 _HEAD = 1 << 16  # bytes at the beginning of a file by which its dialect is judged
 _LONGEST_FIELD = 16 << 20  # characters within which a quote must be closed
 
+# Matches the first line by which some files tell Excel their separator.
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?")
-"""Matches the first line by which some files tell Excel their separator."""
 
 
 def read_delimited(

@@ -26,17 +26,17 @@ _MARKS = (
 
 _BLOCK = 1 << 20  # bytes decoded at once
 
+# Largest share of bytes that are not UTF-8, among these and ASCII letters, with which text is taken for Windows-1252.
+# Portuguese has a share of 0.04; Russian in a one-byte encoding has nearly 1.
 _MOST_FOREIGN = 0.4
-"""Largest share of bytes that are not UTF-8, among these and ASCII letters, with which text is taken for Windows-1252.
-Portuguese has a share of 0.04; Russian in a one-byte encoding has nearly 1."""
 
 _LETTERS = re.compile(rb"[A-Za-z]+")
 
 _BROKEN = "lavra-broken"
 _WESTERN = "lavra-western"
+# A lone surrogate in the place of bytes that cannot be decoded. It is invalid in UTF-8, so that the readers count the
+# row that holds it as broken.
 _SURROGATE = "\udc80"
-"""A lone surrogate in the place of bytes that cannot be decoded. It is invalid in UTF-8, so that the readers count the
-row that holds it as broken."""
 
 
 def known_encoding(name: str) -> str:

@@ -20,6 +20,7 @@ FORMATS = STRUCTURED | TEXT
 FORMAT_NAMES = ".txt, .md, .html, .jsonl, .json, .csv, .tsv or .parquet, also with .gz, .zst or .xz, or in a .zip"
 ARCHIVE = ".zip"
 
+# What to do with files of other formats, by their ending; {path} and {stem} stand for the file and its bare name.
 _CONVERSIONS = {
     ".pdf": "turn it into text first: pdftotext {path} {stem}.txt",
     ".docx": "turn it into text first: pandoc {path} -o {stem}.txt",
@@ -35,7 +36,6 @@ _CONVERSIONS = {
     ".rar": "unpack it first, and name the folder",
     ".bz2": "unpack it first: bunzip2 {path}",
 }
-"""What to do with files of other formats, by their ending; {path} and {stem} stand for the file and its bare name."""
 
 
 def split_name(path: Path) -> tuple[str, str | None]:

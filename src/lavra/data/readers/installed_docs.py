@@ -21,8 +21,8 @@ from lavra.data.readers.rows import Row
 
 _TESTS = {"test", "tests", "testing", "_tests", "__pycache__"}  # folders that are left out
 
+# Number of files from which several processes, one for each core, share the work; fewer do not repay their start.
 _FEW = 200
-"""Number of files from which several processes, one for each core, share the work; fewer do not repay their start."""
 
 
 def read_installed_docs(folder: Path | None = None, packages: Sequence[str] = ()) -> Iterator[Row]:

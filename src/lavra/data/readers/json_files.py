@@ -142,7 +142,7 @@ class _Text:
         self.line = 1
 
     def _more(self, size: int = _BLOCK) -> bool:
-        """Read a block, and drop the text that was passed over; return whether the stream had more."""
+        """Read a block and drop the text that was passed over; return whether the stream had more."""
         block = self._stream.read(size)
         self._text, self._at = self._text[self._at :] + self._decoder.decode(block, final=not block), 0
         return bool(block)

@@ -98,8 +98,8 @@ TEST_FILE = "test data by their names, never trained on"
 OTHER_VALIDATION = "validation data by their names, and --validation names other data"
 LOOP = "a link to a folder that it lies in"
 QUERIES = "queries and judgements of a retrieval collection, not documents"
+# The reasons for which a file is left out on purpose, which is no error under "strict".
 _NO_LOSS = {ABOUT_DATA, REPEATED, HIDDEN, TEST_FILE, OTHER_VALIDATION, LOOP, QUERIES}
-"""The reasons for which a file is left out on purpose, which is no error under "strict"."""
 
 # What a user can do about each kind of row that is left out or changed.
 _REMEDIES = {

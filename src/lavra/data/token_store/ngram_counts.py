@@ -33,7 +33,7 @@ class Bigrams:
 
 
 def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) -> Bigrams:
-    """Count the bigrams of a corpus, across the ends of documents too, as a model's targets do.
+    """Return the bigram counts of a corpus; bigrams across the ends of documents count too, as a model predicts them.
 
     Args:
         tokens: (tokens,) ids of the corpus, flat.
@@ -78,7 +78,7 @@ def as_read(ids: np.ndarray, end_of_document: int, document_bos: int) -> np.ndar
 
 
 def count_in_a_row(tokens: np.ndarray, vocabulary: int, length: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Count the n-grams of one length.
+    """Count the n-grams of one length in a corpus.
 
     Args:
         tokens: (tokens,) ids of a corpus, flat.
@@ -136,7 +136,7 @@ class Trigrams:
 def count_trigrams(
     tokens: np.ndarray, vocabulary: int, contexts: int, end_of_document: int, most: int = MOST_TOKENS
 ) -> Trigrams:
-    """Count the trigrams that begin with one of the most frequent bigrams.
+    """Return the counts of the trigrams that begin with one of the most frequent bigrams.
 
     Args:
         tokens: (tokens,) ids of a corpus, flat.

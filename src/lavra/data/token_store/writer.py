@@ -167,5 +167,5 @@ class StoreWriter(FolderWriter):
         write_json(self._building / MANIFEST, self.manifest.to_json())
 
     def opened(self) -> TokenStore:
-        """Return the finished store, opened for reading."""
+        """Return the finished store, opened for reading, once the block has ended."""
         return TokenStore.open(self.folder)

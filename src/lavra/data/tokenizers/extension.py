@@ -14,8 +14,8 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 
 Pair = tuple[str, str]
 
+# Smallest number of times that a merge occurs in the texts; rarer ones are not worth a row of the embedding.
 _RAREST = 2
-"""Smallest number of times that a merge occurs in the texts; rarer ones are not worth a row of the embedding."""
 
 
 def extend_tokenizer(old: Tokenizer, texts: Iterable[str], extra_tokens: int) -> Tokenizer:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 END_OF_DOCUMENT = "<|endoftext|>"
 """The special token that tokenizers trained here put after every document; it always has id 0."""
 
+# Tokens that may end a document where no configuration names one, in the order in which they are tried; OPT has the
+# first two, and uses the first.
 _ENDINGS = ("</s>", END_OF_DOCUMENT, "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
-"""Tokens that may end a document where no configuration names one, in the order in which they are tried; OPT has the
-first two, and uses the first."""
 
 # The names of a tokenizer in one file, and of a BPE's vocabulary and merges in two.
 _WHOLE = "tokenizer.json"

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 SMALLEST_VOCABULARY = 257
 """The smallest vocabulary that can be trained: a token for each byte, and the end-of-document token."""
 
+# Characters given to the library at once, because its encodings take some 100 bytes per token while they live.
 _BATCH = 2 << 20
-"""Characters given to the library at once, because its encodings take some 100 bytes per token while they live."""
 
+# Characters of a text given to the trainer, which holds 256 texts at a time at some 300 bytes per character.
 _TRAINING_PIECE = 2048
-"""Characters of a text given to the trainer, which holds 256 texts at a time at some 300 bytes per character."""
 
+# Characters without a word boundary from which a text is cut for the trainer, because each merge walks through all of
+# the run.
 _LONGEST_RUN = 1000
-"""Characters without a word boundary from which a text is cut for the trainer, because each merge walks through all of
-the run."""
 
 _RUN_PIECE = 200  # characters of the pieces into which such a run is cut
 
