@@ -20,7 +20,7 @@ from lavra.models.native.store import decoder_from
 from lavra.models.spec import DecoderSpec
 
 MAGIC = 0x616B3432
-"""First number of a file of version 1 or later: "ak42"."""
+"""First number of a file of version 1 or later, the characters "ak42"."""
 
 _SIZES = "<7i"
 _SIZES_END, _VERSION_1_START = 28, 256
@@ -44,7 +44,11 @@ class _Header:
 
 
 def is_llama2c(path: Path) -> bool:
-    """Say whether `path` is a file that begins like a llama2.c checkpoint."""
+    """Return whether a path is a file that begins like a checkpoint of llama2.c.
+
+    Args:
+        path: Any path.
+    """
     if path.suffix != ".bin" or not path.is_file():
         return False
     with path.open("rb") as handle:

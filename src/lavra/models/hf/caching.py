@@ -147,7 +147,7 @@ class Cached(torch.nn.Module):
 
     @property
     def forced(self) -> int:
-        """Number of tokens at the end of `beginning` that already belong to the new text, 0 or 1; its length counts them."""
+        """Number of tokens at the end of `beginning` (0 or 1) that already belong to the new text and its length."""
         return int(bool(self.beginning) and self._setting("forced_bos_token_id") is not None)
 
     @cached_property

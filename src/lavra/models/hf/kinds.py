@@ -129,7 +129,7 @@ def meant_tied(inner: PreTrainedModel) -> bool:
 
 
 def freeze_unused(inner: PreTrainedModel) -> frozenset[str]:
-    """Freeze the poolers of a model, which its language-model head does not use, and return the names of their parameters.
+    """Freeze the poolers of a model, which its head does not use, and return the names of their parameters.
 
     They are not removed, because `transformers` expects them in the files of a model that has them.
 

@@ -168,7 +168,7 @@ class Wrapped(Cached):
         return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the weight of the head, (vocabulary, width), and its bias, which includes one added after it (BART)."""
+        """Return the weight of the head, (vocabulary, width), and its bias, with one that is added after it (BART)."""
         bias, added = self._head.bias, getattr(self.inner, "final_logits_bias", None)
         if bias is not None and self.scale != 1.0:
             bias = bias * self.scale

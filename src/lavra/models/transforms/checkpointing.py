@@ -1,4 +1,4 @@
-"""Gradient checkpointing, which computes activations again in the backward pass (Chen et al. 2016, arXiv 1604.06174)."""
+"""Gradient checkpointing: the backward pass computes activations again (Chen et al. 2016, arXiv 1604.06174)."""
 
 from __future__ import annotations
 
