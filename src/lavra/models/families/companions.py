@@ -18,11 +18,17 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.importing import CONFIG
 from lavra.models.reference import ATTENTION_KEYS
 
-# The tokenizer's files in a folder that `transformers` opens.
+# The files of a tokenizer in a folder that `transformers` opens.
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+"""Name of the configuration of a tokenizer."""
+
 TEMPLATES = ("*.jinja", "additional_chat_templates/*.jinja")
+"""Names of chat templates."""
+
 _SPECIAL_TOKENS = "special_tokens_map.json"
+"""Name of the file in which older tokenizers keep their special tokens."""
+
 _FILES = (
     "tokenizer.json",
     TOKENIZER_CONFIG,

@@ -61,7 +61,7 @@ def export_decoder(
         generation: Settings of generation to write; None writes the special tokens, with a padding token for batches.
 
     Raises:
-        InputError: if no family expresses the model exactly; names the options.
+        InputError: If no family expresses the model exactly; the message names the options.
     """
     from safetensors.torch import save_file
 

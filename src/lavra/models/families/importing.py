@@ -56,8 +56,8 @@ def import_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Imported
         dtype: Type of the weights in memory.
 
     Raises:
-        InputError: if the family or one of its options is unknown, or tensors are missing or left over.
-        Damaged: if a file is truncated or does not fit its configuration.
+        InputError: If the family or one of its options is unknown, or tensors are missing or left over.
+        Damaged: If a file is truncated or does not fit its configuration.
     """
     config = read_config(folder)
     family = family_of(config, str(folder))
