@@ -65,7 +65,7 @@ def test_only_documents_in_common_count() -> None:
 
 def test_what_cannot_be_compared_says_why() -> None:
     assert why_not_comparable(losses(NATS), shifted(1.0, tokenizer="two")) is None
-    assert "different held-out text" in (why_not_comparable(losses(NATS), shifted(1.0, text="other")) or "")
+    assert "different validation texts" in (why_not_comparable(losses(NATS), shifted(1.0, text="other")) or "")
     assert "different documents" in (why_not_comparable(losses(NATS), losses(NATS, first=50)) or "")
     assert "not a number" in (why_not_comparable(losses(NATS), losses([math.nan] * 10)) or "")
 

@@ -253,7 +253,7 @@ def test_prepare_says_how_much_it_took_and_train_which_columns(
     assert f"{train['documents']} documents" in told
     assert f"{train['tokens']:,} tokens to train on" in told
     assert f"{validation['documents']} documents" in told
-    assert f"columns taken from {tmp_path / 'a.csv'}: text; not taken: id" in told
+    assert f"columns used from {tmp_path / 'a.csv'}: text; ignored: id" in told
 
 
 def test_strict_validation_and_encoding_are_flags_of_train_and_prepare(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_rows_of_prompts_and_answers_are_learned_whole_and_are_no_documents(
         lavra.prepare(tmp_path / "alpaca.json", tmp_path / "out")
     assert "lavra train" in caught.value.remedy
     run = lavra.train(tmp_path / "alpaca.json", steps=2, out=str(tmp_path / "run"), check=False, **SMALL)
-    assert "columns taken from" in (told := capsys.readouterr().err)
+    assert "columns used from" in (told := capsys.readouterr().err)
     assert "instruction, input, output" in told
     report = json.loads((run.path / "data" / "report.json").read_text())
     assert report["columns"][0]["taken"] == ["instruction", "input", "output"]
