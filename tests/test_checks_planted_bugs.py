@@ -116,7 +116,7 @@ class ShiftedTwice(Causal):
 
 @dataclass(frozen=True)
 class ShiftedInTheLoss(Causal):
-    def loss(self, model, batch):
+    def loss(self, model, batch, *, learning=True):
         logits = model.head(model.features(batch))[:, :-1]
         wanted = batch.targets[:, 1:]
         loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
@@ -205,7 +205,7 @@ def test_means_of_micro_batches_averaged_by_the_step(tales, monkeypatch):
 
 @dataclass(frozen=True)
 class MeanLoss(Causal):
-    def loss(self, model, batch):
+    def loss(self, model, batch, *, learning=True):
         loss = super().loss(model, batch)
         return Loss(loss.sum / loss.weight, 1.0)
 

@@ -130,7 +130,7 @@ def thinned(points: Sequence[tuple[float, float | None]], most: int = _MOST_POIN
         points: Points (x, y) in ascending order of x.
         most: Approximate largest number of points to return; fewer points are returned unchanged.
     """
-    # Min-max decimation, as in oscilloscopes and Grafana: unlike averaging, it keeps the extremes.
+    # Min-max decimation: unlike averaging, it keeps the extremes.
     if len(points) <= most:
         return list(points)
     kept: list[tuple[float, float | None]] = []

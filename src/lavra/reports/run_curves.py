@@ -90,7 +90,7 @@ def points(lines: Lines, name: str, place: Any = tokens_of) -> Points:
 def step_seconds(training: Lines) -> dict[int, float]:
     """Return the seconds of training up to each logged step: the sum of tokens divided by the logged speed.
 
-    The logged speed is an average over up to 32 of the last steps. It does not include validations, checkpoints, and
+    The logged speed is an average over up to 31 of the last steps. It does not include validations, checkpoints, and
     the time between an interruption and the resume.
 
     Args:
