@@ -438,7 +438,7 @@ def test_optimiser_that_does_not_hold_the_head(tales, monkeypatch):
 
 
 class WeighedWithPadding(subjects.Masked):
-    def loss(self, model: Any, batch: Batch) -> Loss:
+    def loss(self, model: Any, batch: Batch, *, learning: bool = True) -> Loss:
         return Loss(super().loss(model, batch).sum, float(batch.targets.numel()))
 
 

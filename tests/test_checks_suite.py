@@ -67,7 +67,7 @@ def test_without_time_only_the_first_check_runs(laws):
     report = run_checks(decoder_subject(shrunk("gpt2-124m"), laws), QUICK, seconds=0.0)
     assert [result.name for result in report.results] == ["first_loss"]
     assert len(report.skipped) == len(QUICK) - 1
-    assert "left out for want of time" in report.summary()
+    assert "skipped for lack of time" in report.summary()
 
 
 def test_a_check_that_cannot_be_run_is_a_failure(laws):

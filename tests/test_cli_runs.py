@@ -71,8 +71,8 @@ def test_one_run_in_full(root: Path, capsys: pytest.CaptureFixture[str]):
         "request data corpora/machado seed 1",
         "plan model.depth 6 parameters 7123456",
         "perplexity 123.4 (120 to 125.9)",
-        "source tokens seen epochs left",
-        "machado 3000 2500 0.83 500",
+        "source size complete epochs trained on in this epoch left in this epoch total",
+        "machado 3000 0.83 2500 500 –",
         "last metrics step 700",
         "finished",
     ):

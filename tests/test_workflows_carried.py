@@ -132,7 +132,9 @@ def test_chats_from_nothing_have_a_template_and_a_pad_token_in_transformers(chat
     assert opened.apply_chat_template(CHAT, tokenize=False) == (
         "<|im_start|>user\nQuem?<|endoftext|>\n<|im_start|>assistant\nEle.<|endoftext|>\n"
     )
-    assert opened(["a", "b c d"], padding=True)["attention_mask"][0] == [1] + [0] * 4
+    shorter, longer = opened(["a", "b c d"], padding=True)["attention_mask"]
+    assert len(longer) > 2
+    assert shorter == [1, 1] + [0] * (len(longer) - 2)  # the token that texts begin with, and one
     config = json.loads((made.folder / "config.json").read_text())
     assert config["pad_token_id"] is None  # transformers would not train the embedding of such a token
     again = train(chats, tmp_path / "again", base=str(run))

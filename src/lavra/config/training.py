@@ -1,6 +1,7 @@
-"""The options of a training run, once: the defaults, the command line, the TOML file, the Python API and the help.
+"""The options of a training run: one dataclass is the Python argument, the command line, the recipe file and the help.
 
-The string under each field is the help text of its flag.
+The text under each field is the help of its flag, so it is written for a user. A field that is None is decided by the
+plan, and the text says by what.
 """
 
 from __future__ import annotations
@@ -17,205 +18,243 @@ from lavra.config.transforms import EditConfig
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How text is read, split into training and validation documents, and tokenised."""
+    """How text is read, split and tokenised.
+
+    Examples:
+        >>> from lavra.config.training import TextConfig
+        >>> TextConfig(column="body", vocabulary=8192).validation_share
+        0.05
+    """
 
     column: str = "text"
     """Column of JSONL, CSV, TSV and Parquet files that holds the text (also --text-column)."""
     on_bad_row: Literal["skip", "error", "strict"] = "skip"
-    """What to do with rows that cannot be used: skip and report them, or stop at the first (error); strict (also
-    --strict) stops at whatever is left out, guessed, replaced or cut while reading."""
+    """What to do with rows that cannot be used: skip and report them, or stop at the first; strict (also --strict)
+    stops at whatever is left out, guessed, replaced or cut on the way in."""
     encoding: str | None = None
-    """Encoding of the files, such as windows-1251 (also --encoding). By default the one that a byte-order mark names,
-    else UTF-8; Western text that is not UTF-8 is read as Windows-1252, and that is said."""
+    """Encoding of the files, e.g. windows-1251 (also --encoding). By default the byte order mark decides, else UTF-8;
+    Western text that is not UTF-8 is read as Windows-1252, with a message that says so."""
     validation: tuple[str, ...] = ()
-    """Files or folders for validation, instead of a share of the data (also --validation). Files of the data named dev,
-    validation or test beside a train file are used for validation or left out even without this flag."""
+    """Files or folders of validation data, instead of a share of the data (also --validation). Files in the data named
+    dev or validation beside a train file are taken without it, and test files are left out."""
     normalize: bool = False
-    """Normalise the text to Unicode's NFC form; this is recorded with the run."""
+    """Bring the text to Unicode's NFC form; recorded with the run."""
     validation_share: float = 0.05
-    """Share of the documents for validation, between 0 and 1; they are chosen by a hash of their content."""
+    """Share of the text, from 0 to 0.5, that becomes validation data; a hash of each document's content decides."""
     validation_limit: Size = 10_000_000
-    """Most bytes of text for validation."""
+    """Largest size of the validation data in bytes."""
     tokenizer: str | None = None
-    """The tokenizer to use: a tokenizer.json, a Hugging Face folder, or a run. By default it is trained on the text."""
+    """A tokenizer.json, a Hugging Face folder, or a run whose tokenizer is used; by default one is trained on the
+    text."""
     vocabulary: int | None = None
-    """Tokens of the vocabulary to train. By default the number is chosen from the size of the text and of the model,
-    and a model given by --from keeps its vocabulary."""
+    """Size of the vocabulary to train; chosen from corpus and model by default, the model's own kept with --from."""
     extend: int | None = None
-    """Number of tokens, learned from the text, to add to the vocabulary of the model given by --from."""
+    """Number of tokens to add, for your text, to the vocabulary of the model given by --from."""
     new_rows: NewRows = "mean"
-    """How the embeddings of tokens that are new to the model are initialised: as the mean of the old tokens that spell
-    them (mean), or from similar tokens (focus, arXiv 2305.14481)."""
+    """How the embeddings of tokens that the model did not have are initialised: as the mean of their parts, or from
+    tokens that are used alike (focus)."""
     isolate: bool = True
     """--text.no-isolate lets the documents of one sequence attend to each other; by default they are kept apart."""
     prompt: str | None = None
-    """Column of examples that is only read; prompt, source, passage, … are recognised without this flag."""
+    """Column of the prompt, which is read but not learned; prompt, source, passage, … are recognised by their names."""
     completion: str | None = None
-    """Column of examples that is learned; completion, target, answer, query, … and chats are recognised without this
-    flag."""
+    """Column of the completion, which is learned; completion, target, answer, query, … are recognised by their names,
+    and so are chats."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of the model. What is not given comes from the preset, or the plan chooses it."""
+    """The shape of the model; what is not given is taken from the preset, or chosen by the plan.
+
+    Examples:
+        >>> from lavra.config.training import ModelConfig
+        >>> ModelConfig(depth=8, width=512, context=1024).preset
+        'auto'
+    """
 
     preset: str = "auto"
-    """Name of a preset (gpt2-124m, opt-125m, lavra-9m, …), also --model NAME; auto lets the plan choose the shape."""
+    """A preset's name (gpt2-124m, opt-125m, lavra-9m, …), or auto: the plan chooses (also --model NAME)."""
     context: int | None = None
-    """Context length: tokens of a sequence."""
+    """Tokens of a sequence."""
     depth: int | None = None
     """Number of transformer blocks."""
     width: int | None = None
-    """Width of the model: the size of the residual stream."""
+    """Size of the hidden states (the residual stream)."""
     heads: int | None = None
     """Number of attention heads."""
     kv_heads: int | None = None
-    """Number of key and value heads; fewer than --model.heads is grouped-query attention."""
+    """Number of key and value heads; fewer than heads is grouped-query attention."""
     positions: Positions | None = None
-    """Position encoding: rotary (rope), learned, ALiBi (alibi), or none."""
+    """Position encoding."""
     norm: Norm | None = None
-    """Normalisation layer: layernorm or rmsnorm."""
+    """Normalisation layer."""
     activation: Activation | None = None
-    """Activation of the MLP; geglu and swiglu are gated."""
+    """Activation function of the feed-forward layers."""
     pairs: int | None = None
-    """Rows of a hashed embedding of token bigrams, such as 65536. It gives some 0.01 to 0.09 fewer bits per byte after
-    the same steps, takes more memory, and only lavra can read such a model. By default there is none."""
+    """Rows of a hashed bigram embedding, e.g. 65536: some hundredths fewer bits per byte after the same steps, for
+    more memory and a model that only lavra can read. None by default."""
     recall: bool | None = None
-    """Look up which token followed the last occurrence of the current n-gram in the document (n-gram copy). It gives
-    some 0.01 to 0.09 fewer bits per byte after the same steps, and only lavra can read such a model. Off by default."""
+    """Whether to add an n-gram copy, which looks up what followed when a token last occurred in the document: some
+    hundredths fewer bits per byte after the same steps, and a model that only lavra can read. Not by default."""
     tied: bool | None = None
-    """Share one weight between the embedding and the output head."""
+    """Whether the output layer shares its weights with the token embedding."""
     dropout: float | None = None
-    """Dropout probability on embeddings, attention weights and residual branches; 0 by default, also with --from."""
+    """Dropout probability on embeddings, attention and residual branches; 0 by default, also with --from."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """The training objective: which tokens are predicted from which."""
+    """What is learned.
+
+    Examples:
+        >>> from lavra.config.training import ObjectiveConfig
+        >>> ObjectiveConfig(name="masked", mask_rate=0.3).whole_words
+        True
+    """
 
     name: ObjectiveName = "auto"
-    """causal predicts every token from those before it; answers predicts only the completions of prompts (supervised
-    fine-tuning); seq2seq predicts targets from sources; masked predicts hidden tokens from both sides (MLM). auto takes
-    what the model and the columns of the data allow."""
+    """causal: every token from those before; answers: only the completions of prompts; seq2seq: targets from sources;
+    masked: hidden words from both sides. auto: what the model and the columns of the data allow."""
     source_context: int | None = None
-    """Most tokens of a source, for seq2seq; longer sources are cut."""
+    """Largest number of tokens of a source, for seq2seq."""
     mask_rate: float = 0.15
-    """Share of the tokens that the masked objective predicts, between 0 and 1."""
+    """Share of the tokens that the masked objective predicts."""
     final_mask_rate: float | None = None
-    """Share of predicted tokens at the end of the run, reached linearly from --objective.mask-rate; by default the
-    share stays the same."""
+    """Mask rate at the end of the run, approached linearly; the same as mask_rate by default."""
     whole_words: bool = True
     """--objective.no-whole-words hides tokens one by one in the masked objective; by default the tokens of a word are
     hidden together."""
     pure_mask: bool = False
-    """Replace every chosen token by the mask token, instead of 80 % of them, 10 % by a random token and 10 % by itself
-    (BERT)."""
+    """Hide every chosen token behind the mask, instead of 80 % of them, with 10 % random and 10 % unchanged."""
 
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """Optimiser, learning rates and schedule. Defaults depend on whether a model is trained from scratch or adapted."""
+    """How the weights are optimised; some defaults depend on whether a model is trained from scratch or fine-tuned.
+
+    Examples:
+        >>> from lavra.config.training import OptimizationConfig
+        >>> OptimizationConfig(name="adamw", learning_rate=3e-4, schedule="cosine").clip
+        1.0
+    """
 
     name: OptimizerName | None = None
-    """muon trains the matrices of the blocks with Muon and all else with AdamW (the default from scratch); adamw trains
-    everything with AdamW (the default with --from)."""
+    """Muon for the blocks' matrices and AdamW for the rest (default from scratch), or AdamW for all (default in
+    fine-tuning)."""
     learning_rate: float | None = None
-    """AdamW's peak learning rate. By default 6e-3 from scratch (3e-3 with a tied head or without a norm on the
-    embeddings), 1e-4 with --from, 5e-4 with an adapter."""
+    """AdamW's peak learning rate: 6e-3 from scratch (3e-3 where the output layer is tied or embeddings are not
+    normalised), 1e-4 in fine-tuning, 5e-4 with an adapter."""
     embedding_learning_rate: float | None = None
-    """Peak learning rate of the embeddings. By default 0.15 from scratch where the embeddings have a norm, else the one
-    of --optimization.learning-rate."""
+    """Peak learning rate of the embeddings: 0.15 from scratch where they are normalised, elsewhere AdamW's."""
     matrix_learning_rate: float | None = None
-    """Muon's peak learning rate. By default 0.014, and less in short runs with a warm start from bigram counts."""
+    """Muon's peak learning rate: 0.014, less in short runs that start from bigram counts."""
     weight_decay: float = 0.0
     """Weight decay of the matrices that AdamW trains."""
     matrix_weight_decay: float = 0.01
     """Weight decay of the matrices that Muon trains."""
     schedule: Shape | None = None
-    """Schedule of the learning rate: wsd (warm-up, stable, decay) by default from scratch, linear with --from."""
+    """Shape of the learning-rate schedule: wsd from scratch, linear in fine-tuning."""
     warmup_steps: int | None = None
-    """Steps of linear warm-up: 10 by default from scratch, a twentieth of the run with --from."""
+    """Steps of linear warm-up: 10 from scratch, a twentieth of the run in fine-tuning."""
     cooldown: float = 0.5
     """Share of the run over which the wsd schedule decays."""
     floor: float = 0.05
-    """Learning rate at the last step, as a share of its peak."""
+    """Learning rate at the end of the run, as a share of the peak."""
     tokens_per_step: Count | None = None
-    """Tokens of one update (the global batch); the plan chooses by default."""
+    """Tokens of one optimiser step; chosen by the plan by default."""
     clip: float = 1.0
-    """Largest norm of the gradient; a gradient with a larger one is scaled down to it."""
+    """Largest norm of the gradient; a larger gradient is scaled down to it."""
     label_smoothing: float = 0.0
     """Share of each target's probability that is spread over the vocabulary."""
     bigrams: bool | None = None
-    """Warm start from bigram counts of the text, instead of random embeddings and head. By default it is used where it
-    helps: from scratch, in runs of up to 1,000 tokens for each token of the vocabulary."""
+    """Start from the bigram counts of the text instead of from random weights (warm start); by default where it pays:
+    in runs from scratch of up to 1,000 tokens for each token of the vocabulary."""
     layer_decay: float = 1.0
-    """Factor from the learning rate of each block to that of the block below it, so that the first layers change least;
-    1 turns it off."""
+    """Factor on the learning rate from each block to the one below it, so that the first layers change least."""
 
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """The device, and how it computes."""
+    """Which device computes, and how.
+
+    Examples:
+        >>> from lavra.config.training import MachineConfig
+        >>> MachineConfig(device="cpu", threads=4).precision
+        'auto'
+    """
 
     device: str = "auto"
-    """Device that holds the model and computes: auto, cpu, cuda, cuda:1 or mps."""
+    """auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Type of the weights in the forward and backward pass; the optimiser always updates fp32 master weights."""
+    """Precision of the working weights; the master weights are always fp32."""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """Compile the blocks of the model; auto does when the run is long enough to repay the time that it takes."""
+    """Compile the model's blocks; auto compiles when the run is long enough to repay it."""
     threads: int | None = None
-    """Processor threads; one for each core by default."""
+    """Number of processor threads; one for each core by default."""
     micro_rows: int | None = None
     """Sequences of a micro-batch; chosen by default, and halved when memory runs out."""
 
 
 @dataclass(frozen=True)
 class FaultConfig:
-    """What happens at a loss or gradient that is not finite, or that spikes."""
+    """What happens when the loss or the gradient is not finite.
+
+    Examples:
+        >>> from lavra.config.training import FaultConfig
+        >>> FaultConfig(policy="rollback").most_in_a_row
+        10
+    """
 
     policy: Policy = "skip"
-    """What to do at a loss or gradient that is not finite: skip the step, return to the last checkpoint (rollback), or
-    stop."""
+    """For a loss or gradient that is not finite: skip the step, roll back to the last checkpoint, or stop."""
     most_in_a_row: int = 10
     """Number of such steps in a row that ends the run."""
     spikes: bool = False
-    """Treat spikes of the loss or of the gradient norm in the same way."""
+    """Also treat spikes of the loss or of the gradient's norm so."""
 
 
 @dataclass(frozen=True)
 class AverageConfig:
-    """Weight averaging; the averaged weights are used for validation and export."""
+    """Averaged weights, used for validation and export.
+
+    Examples:
+        >>> from lavra.config.training import AverageConfig
+        >>> AverageConfig(kind="ema").decay
+        0.999
+    """
 
     kind: Literal["none", "ema", "swa"] = "none"
-    """ema keeps an exponential moving average of the weights; swa averages snapshots from the last part of the run
-    (stochastic weight averaging, arXiv 1803.05407)."""
+    """Exponential moving average (ema), or the mean of regular snapshots of the last part of the run (swa)."""
     decay: float = 0.999
-    """Decay of the exponential moving average in each step, between 0 and 1."""
+    """Decay of the moving average at each step."""
     start: float = 0.75
-    """Share of the run after which swa takes its first snapshot."""
+    """Share of the run after which SWA begins."""
     every: int = 10
-    """Steps from one snapshot of swa to the next."""
+    """Steps between SWA's snapshots."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run: what `lavra train` and `lavra.train` take.
+    """A training run from text.
 
     Examples:
-        >>> config = TrainConfig(data=("mytext/",), steps=100, model=ModelConfig(depth=4))
-        >>> config.seed, config.text.validation_share, config.model.depth
-        (0, 0.05, 4)
+        >>> from lavra.config.training import ModelConfig, TrainConfig
+        >>> from lavra.core.configuration import from_toml, to_toml
+        >>> config = TrainConfig(data=("corpus.jsonl",), budget=1200.0, model=ModelConfig(context=512))
+        >>> from_toml(TrainConfig, to_toml(config), "recipe.toml") == config
+        True
+        >>> from_toml(TrainConfig, 'data = ["corpus.jsonl"]' + chr(10) + 'budget = "20m"', "recipe.toml").budget
+        1200.0
     """
 
     data: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """The text: files, folders, globs, - (standard input), hf:NAME[:SPLIT], installed-docs:, or a folder that
-    `lavra prepare` made."""
+    """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
     base: str | None = None
-    """The pretrained model to adapt (also --from MODEL): a run, a Hugging Face folder or a hub name. By default a new
-    model is trained from scratch."""
+    """The model to fine-tune (also --from MODEL): a run, a Hugging Face folder or a hub name. By default a model is
+    trained from scratch."""
     budget: Duration | None = None
-    """Time for training: timing the first steps, compilation, steps, validation and the final evaluation. 10m when no
-    length is given."""
+    """Length of the run as a time: timed steps, compilation, steps, validation and final evaluation. 10m when no length
+    is given."""
     tokens: Count | None = None
     """Length of the run in tokens, instead of a time."""
     epochs: float | None = None
@@ -223,24 +262,24 @@ class TrainConfig:
     steps: int | None = None
     """Length of the run in optimiser steps, instead of a time."""
     out: str | None = None
-    """The folder of the run; a new one under runs/ by default."""
+    """The run folder; a new one under runs/ by default."""
     force: bool = False
     """Replace an existing run folder."""
     seed: int = 0
     """Seed of everything that is random."""
     checkpoint_every: int | None = None
-    """Steps from one checkpoint to the next; by default a twentieth of the run, and at least every 10 minutes."""
+    """Steps between checkpoints; a twentieth of the run, at least every 10 minutes, by default."""
     keep_checkpoints: int = 2
-    """Number of newest checkpoints to keep, besides the one with the best validation loss."""
+    """Number of newest checkpoints to keep, besides the best."""
     early_stopping: int | None = None
-    """End the run after this many validations without a lower loss; by default it never ends early."""
+    """End the run after this many validations without a better one; by default it never ends early."""
     samples: int = 3
-    """Number of sample texts to generate with the finished model."""
+    """Number of texts to generate with the finished model."""
     check: bool = True
     """--no-check leaves out the checks of the set-up before the first step, which take some seconds; a failed check
     ends the run."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    """Experiment trackers to log metrics to (needs the extra `track`)."""
+    """Experiment trackers to report to (needs the extra `track`)."""
     text: TextConfig = field(default_factory=TextConfig)
     edits: EditConfig = field(default_factory=EditConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

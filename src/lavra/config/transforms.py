@@ -1,4 +1,7 @@
-"""The options of a model's transforms (adapters, freezing, …); importable without torch, for a quick help."""
+"""The options of what is done to a model before it is trained: adapters, freezing, quantisation, another vocabulary.
+
+The module does not import torch, so that the command line's help is quick.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,19 @@ from typing import Literal
 from lavra.core.errors import InputError
 
 AdapterKind = Literal["none", "lora", "rslora", "dora", "ia3", "prefix"]
-"""Names of the adapters: small trainable additions to a frozen model."""
+"""The kinds of small trainable additions to a frozen model."""
 
 LOW_RANK: frozenset[str] = frozenset({"lora", "rslora", "dora"})
-"""The adapters that add a low-rank update to linear layers."""
+"""The adapters that learn a low-rank update of a linear layer, to which rank, alpha, dropout and targets apply."""
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """An adapter: a small trainable addition to a model whose own weights stay frozen.
-
-    Raises:
-        InputError: If the rank is below 1, the dropout is not in [0, 1), or a prefix is given targets.
+    """A small trainable addition to a model whose own weights stay as they are.
 
     Examples:
-        >>> AdapterConfig("lora", rank=8).scale
+        >>> from lavra.config.transforms import AdapterConfig
+        >>> AdapterConfig(kind="lora", rank=8).scale
         16.0
     """
 
@@ -38,8 +39,8 @@ class AdapterConfig:
     targets: tuple[str, ...] = ()
     """Linear layers to adapt, as names or globs (q_proj, attention, blocks.1?.mlp.*); all of the blocks by default."""
     saved: tuple[str, ...] = ()
-    """Modules that are trained whole and saved beside the adapter, as names or globs (lm_head). New heads, and the
-    embeddings of another vocabulary, are always among them."""
+    """Modules trained whole and saved beside the adapter, as names or globs (lm_head). New heads and embeddings of
+    another vocabulary are always among them."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -51,7 +52,7 @@ class AdapterConfig:
 
     @property
     def scale(self) -> float:
-        """The value of alpha; twice the rank where none is given."""
+        """The value of `alpha`, or its default of twice the rank."""
         return 2.0 * self.rank if self.alpha is None else self.alpha
 
 
@@ -59,21 +60,29 @@ class AdapterConfig:
 class EditConfig:
     """Everything that is done to a model before it is trained, in the order of the fields.
 
-    Raises:
-        InputError: If weights are to be quantised without an adapter, or parameters frozen beside one.
+    Examples:
+        >>> from lavra.config.transforms import AdapterConfig, EditConfig
+        >>> edits = EditConfig(base_bits=4, adapter=AdapterConfig(kind="lora"))
+        >>> edits.adapter.rank, edits.freeze
+        (16, ())
+        >>> EditConfig(base_bits=4)
+        Traceback (most recent call last):
+            ...
+        lavra.core.errors.InputError: weights in 4 bits cannot be trained themselves
+          what to do: add an adapter: --adapter.kind lora
     """
 
     vocabulary: int = 0
-    """Number of tokens to which the embedding and the head are resized; 0 keeps the model's own vocabulary."""
+    """Size of another vocabulary to which embedding and head are resized; 0 keeps the model's own."""
     base_bits: Literal[0, 8, 4] = 0
-    """Quantise the frozen weights of the blocks to 8 or 4 bits under an adapter (QLoRA, arXiv 2305.14314); 0 leaves
-    them as they are."""
+    """Hold the frozen weights of the blocks in 8 or 4 bits under an adapter (QLoRA, arXiv 2305.14314); 0 keeps them as
+    they are."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    """A small trainable addition to the model; everything else is frozen."""
+    """A small trainable addition; everything else is frozen."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained, as names of modules or parameters, or globs (embedding, blocks.[0-5])."""
     gradient_checkpointing: bool = False
-    """Compute each block again in the backward pass instead of keeping its activations: this takes less memory, and a
+    """Compute each block again in the backward pass instead of keeping its activations, which takes less memory and a
     third more time."""
 
     def __post_init__(self) -> None:
