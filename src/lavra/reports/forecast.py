@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lavra.core.units import show_count, show_size
+from lavra.core.units import counted, show_count, show_size
 from lavra.planning.forecast import Cost, MemoryOutlook, Outlook
 from lavra.planning.machine.memory import MemoryEstimate
 from lavra.planning.scaling_law.law import Interval
@@ -65,7 +65,7 @@ def rough_speed(tokens_per_second: float) -> str:
 def _what(outlook: Outlook) -> Iterator[str]:
     model, text, hardware = outlook.model, outlook.text, outlook.hardware
     chosen = "chosen by the plan: " if model.chosen else ""
-    shape = f"{model.depth} blocks, width {model.width}, " if model.depth else ""
+    shape = f"{counted(model.depth, 'block')}, width {model.width}, " if model.depth else ""
     yield (
         f"model     {chosen}{model.name}: {show_count(model.parameters)} parameters ({shape}context "
         f"{outlook.flops.context}, vocabulary {model.vocabulary})"
@@ -75,7 +75,7 @@ def _what(outlook: Outlook) -> Iterator[str]:
         origin = "counted" if text.exact else "from a sample"
         spread = "" if text.exact else f" [{show_count(text.tokens.low)}, {show_count(text.tokens.high)}]"
         yield (
-            f"text      {text.documents:,.0f} documents, {text.text_bytes / 1e6:.2f} MB, "
+            f"text      {counted(text.documents, 'document')}, {text.text_bytes / 1e6:.2f} MB, "
             f"{show_count(text.tokens.value)} tokens{spread}, {1 / share:.2f} bytes per token, "
             f"{text.fertility:.2f} tokens per word ({origin}, tokenizer {text.tokenizer})"
         )
@@ -86,7 +86,7 @@ def _what(outlook: Outlook) -> Iterator[str]:
             passes += f", worth {outlook.worth:.2f} epochs of new text"
         passes += ")"
     yield (
-        f"training  {outlook.steps:,} steps · {show_count(outlook.tokens)} tokens{passes} · "
+        f"training  {counted(outlook.steps, 'step')} · {show_count(outlook.tokens)} tokens{passes} · "
         f"{outlook.tokens_per_step:,} tokens per step"
     )
     yield (
