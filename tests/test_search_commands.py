@@ -207,7 +207,7 @@ def test_the_commands_that_are_recommended_work(folder: Path, capsys: pytest.Cap
     assert "12 documents (0 added, 0 replaced, 0 deleted, 12 unchanged)" in capsys.readouterr().out
     assert search_command.main(["evaluate", "beir", "--out", "found"]) == 0
     shown = capsys.readouterr()
-    assert "result:    found (experiment.txt" in shown.err
+    assert "result: found (experiment.txt" in shown.err
     (search,) = recommended(shown.err)
     assert search_command.main(["rio", *search[2:]]) == 0
 

@@ -69,5 +69,5 @@ def test_an_existing_file_is_kept_and_a_failed_export_leaves_nothing(tmp_path: P
     with pytest.raises(RuntimeError):
         export_documents(failing(), tmp_path / "out.jsonl", "anserini", force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
-    with pytest.raises(InputError, match="'csv' is no export format"):
+    with pytest.raises(InputError, match="'csv' is not an export format"):
         export_documents(DOCUMENTS, tmp_path / "x.csv", "csv")  # pyright: ignore[reportArgumentType]

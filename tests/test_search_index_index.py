@@ -397,7 +397,7 @@ def test_wrong_folders_and_changed_analyzers_are_refused(tmp_path: Path) -> None
         Index.create(tmp_path / "index", index.settings)
     with pytest.raises(InputError, match="analyzer cannot be changed"):
         index.change_settings(analyzer=Analyzer("pt"))
-    with pytest.raises(InputError, match="'body' is no choice of fields"):
+    with pytest.raises(InputError, match="'body' is not a choice of fields"):
         index.change_settings(fields="body")
     manifest = tmp_path / "index" / "index.json"
     manifest.write_text(manifest.read_text().replace(PLAIN.fingerprint, "0" * 16))

@@ -81,8 +81,8 @@ def _next(options: _Check, arguments: list[str], failed: bool) -> tuple[str, str
     """Return the command that a person wants next: the same check after a failure, else training or generating."""
     words = without_display_flags(arguments)
     if failed:
-        return "once it is mended", command("check", *words)
+        return "check again", command("check", *words)
     if len(options.data) == 1 and is_run(Path(options.data[0])):
         verb = "generate" if RunFolder(options.data[0]).status == "finished" else "resume"
-        return ("try it" if verb == "generate" else "go on with it"), command(verb, options.data[0])
-    return "train it", command("train", *words, "--budget", "20m")
+        return ("generate" if verb == "generate" else "continue"), command(verb, options.data[0])
+    return "train", command("train", *words, "--budget", "20m")

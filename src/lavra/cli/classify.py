@@ -98,12 +98,10 @@ def main(arguments: list[str]) -> int:
 def _say_next(request: _Classify, arguments: list[str]) -> None:
     """Say where the labels lie, and which command a person wants next."""
     if request.out:
-        say_last(
-            ("result", request.out), ("how it reads them", command("evaluate", request.model, "--data", request.out))
-        )
+        say_last(("result", request.out), ("evaluate", command("evaluate", request.model, "--data", request.out)))
         return
     kept = command("classify", *without_display_flags(arguments), "--out", "labelled.jsonl")
-    say_last(("result", "printed above, and not kept"), ("keep it", kept))
+    say_last(("result", "printed above, and not kept"), ("keep", kept))
 
 
 def _give(found: dict, out: str, as_json: bool) -> None:

@@ -46,5 +46,5 @@ def main(arguments: list[str]) -> int:
     else:
         print(show_comparison(comparison))
         page = command("compare", *options.runs, "--html", "comparison.html") if out is None else str(out)
-        say_last(("page", page), ("one of them", command("runs", "show", options.runs[-1])))
+        say_last(("report", page), ("run", command("runs", "show", options.runs[-1])))
     return 0

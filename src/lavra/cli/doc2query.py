@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         queries = run.with_name(f"{run.name}-queries.jsonl")
         say_last(
             ("result", f"{run} (figures in doc2query-validation.json)"),
-            ("write queries", command("expand", corpus, "--model", run, "--out", queries)),
-            ("page", command("report", run)),
+            ("expand", command("expand", corpus, "--model", run, "--out", queries)),
+            ("report", command("report", run)),
         )
     return 0

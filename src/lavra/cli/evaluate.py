@@ -74,6 +74,6 @@ def main(arguments: list[str]) -> int:
         kept = command("evaluate", *without_display_flags(arguments), "--json")
         say_last(
             ("result", f"printed above, and not kept; {kept} > evaluation.json keeps it"),
-            ("try it", command("generate", options.model, "--prompt", "…")),
+            ("generate", command("generate", options.model, "--prompt", "…")),
         )
     return 0

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     else:
         print(summary(report))
         say_last(
-            ("index them", command("index", config.collection, "--expansions", config.out)),
+            ("index", command("index", config.collection, "--expansions", config.out)),
             *_measuring(config),
         )
     return 0
@@ -41,4 +41,4 @@ def _measuring(config: ExpandConfig) -> list[tuple[str, str]]:
 
     if not open_collection(config.collection).splits:
         return []
-    return [("measure them", command("search", "evaluate", config.collection, "--expansions", config.out))]
+    return [("evaluate", command("search", "evaluate", config.collection, "--expansions", config.out))]

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
             print_json(converted.to_json())
         else:
             print(converted)
-            say_last(("open it", f"ctranslate2.Generator({str(converted.folder)!r}), or Translator"))
+            say_last(("open", f"ctranslate2.Generator({str(converted.folder)!r}), or Translator"))
         return 0
     from lavra.workflows.export.export import export
 
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
         if made.folded is not None:
             print(f"  its adapter was merged: logits differ by at most {made.folded['largest_difference']:.2e}")
         say_last(
-            ("try it", command("generate", made.folder, "--prompt", "…")),
-            ("measure it", command("evaluate", made.folder, "--data", "TEXT")),
+            ("generate", command("generate", made.folder, "--prompt", "…")),
+            ("evaluate", command("evaluate", made.folder, "--data", "TEXT")),
         )
     return 0

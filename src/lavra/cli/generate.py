@@ -92,8 +92,8 @@ def _of_file(options: _Generate, as_json: bool) -> int:
     else:
         print(f"{options.out}: {counted(counts['texts'], 'text')} ({counts['made']:,} generated now)")
         say_last(
-            ("measure them", command("evaluate", options.model, "--data", options.out)),
-            ("train on them", command("train", options.out, "--budget", "20m")),
+            ("evaluate", command("evaluate", options.model, "--data", options.out)),
+            ("train", command("train", options.out, "--budget", "20m")),
         )
     return code
 

@@ -84,8 +84,8 @@ def main(arguments: list[str]) -> int:
         print(f"{made.index.folder}: {counted(len(made.index), 'document')} ({counts}), {size}")
         say_last(
             *([("exported", options.export)] if options.export else []),
-            ("search it", command("search", "…", "--index", made.index.folder)),
-            ("bring it up to date", command("index", *_again(arguments))),
+            ("search", command("search", "…", "--index", made.index.folder)),
+            ("update", command("index", *_again(arguments))),
         )
     return 0
 

@@ -63,9 +63,9 @@ def _next(request: PlanRequest) -> tuple[str, str]:
     from lavra.models.spec import PRESETS
 
     if not request.data:
-        return "plan for your text", command("plan", "TEXT", "--budget", "20m")
+        return "plan", command("plan", "TEXT", "--budget", "20m")
     if request.hardware != "this":
-        return "measure on this machine", command("plan", *request.data, *_length(request))
+        return "plan here", command("plan", *request.data, *_length(request))
     words = ["train", *request.data, *_length(request)]
     if request.base is not None:
         words += ["--from", request.base]
@@ -76,7 +76,7 @@ def _next(request: PlanRequest) -> tuple[str, str]:
         words += ["--model", request.model]
     if request.context is not None:
         words += ["--context", str(request.context)]
-    return "train it", command(*words)
+    return "train", command(*words)
 
 
 def _length(request: PlanRequest) -> list[str]:

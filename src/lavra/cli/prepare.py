@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     else:
         print(options.out)
         say_last(
-            ("train on it", command("train", options.out, "--budget", "20m")),
-            ("look ahead", command("plan", options.out, "--budget", "20m")),
+            ("train", command("train", options.out, "--budget", "20m")),
+            ("plan", command("plan", options.out, "--budget", "20m")),
         )
     return 0

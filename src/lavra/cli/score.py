@@ -77,6 +77,6 @@ def main(arguments: list[str]) -> int:
     kept = command("score", *without_display_flags(arguments), "--json")
     say_last(
         ("result", f"printed above, and not kept; {kept} > scores.json keeps it"),
-        ("look inside", command("explain", request.model, "--prompt", scored[0].prompt if scored else "…")),
+        ("explain", command("explain", request.model, "--prompt", scored[0].prompt if scored else "…")),
     )
     return 0

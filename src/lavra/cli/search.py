@@ -120,6 +120,6 @@ def _evaluate(arguments: list[str]) -> int:
         print("\n".join(table(result, width)))
         say_last(
             ("result", f"{options.out} (experiment.txt, experiment.json, differences.tsv, experiment.svg)"),
-            ("search it", command("search", "…", "--index", f"{options.out}/index")),
+            ("search", command("search", "…", "--index", f"{options.out}/index")),
         )
     return 0

@@ -54,7 +54,7 @@ class TextConfig:
     """How the embeddings of tokens that the model did not have are initialised: as the mean of their parts, or from
     tokens that are used alike (focus)."""
     isolate: bool = True
-    """Documents in one sequence do not attend to each other."""
+    """--text.no-isolate lets the documents of one sequence attend to each other; by default they are kept apart."""
     prompt: str | None = None
     """Column of the prompt, which is read but not learned; prompt, source, passage, … are recognised by their names."""
     completion: str | None = None

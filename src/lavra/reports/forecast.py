@@ -86,7 +86,7 @@ def _what(outlook: Outlook) -> Iterator[str]:
             passes += f", worth {outlook.worth:.2f} epochs of new text"
         passes += ")"
     yield (
-        f"training  {outlook.steps:,} steps · {show_count(outlook.tokens)} tokens{passes} · "
+        f"training  {counted(outlook.steps, 'step')} · {show_count(outlook.tokens)} tokens{passes} · "
         f"{outlook.tokens_per_step:,} tokens per step"
     )
     yield (

@@ -39,11 +39,13 @@ def next_lines(run: RunFiles) -> list[str]:
     if not run.result:
         return [f"continue: {command('resume', run.path)}"]
     page = run.path / "report.html"
-    return [
-        f"report:   {page if page.exists() else command('report', run.path)}",
-        f"generate: {command('generate', run.path, '--prompt', '…')}",
-        f"export:   {command('export', run.path, '--out', f'{run.path.name}-export')}",
-    ]
+    return last_lines(
+        [
+            ("report", str(page) if page.exists() else command("report", run.path)),
+            ("generate", command("generate", run.path, "--prompt", "…")),
+            ("export", command("export", run.path, "--out", f"{run.path.name}-export")),
+        ]
+    )
 
 
 def _cut(line: str) -> str:

@@ -1,4 +1,4 @@
-"""The expanded documents for search engines that people already have: Anserini, Elasticsearch, Parquet, SQLite."""
+"""Exporting expanded documents for other search engines: Anserini, Elasticsearch, Parquet, SQLite."""
 
 from __future__ import annotations
 
@@ -16,34 +16,37 @@ from lavra.core.errors import InputError
 from lavra.search.corpora.documents import Document
 
 ExportFormat = Literal["anserini", "elasticsearch", "parquet", "sqlite"]
+"""Names of the formats."""
 
 _AT_ONCE = 5000
+"""Number of documents that are written at once."""
 
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-"""What SQLite says of a file that cannot grow, on a full disk or at the limit of file sizes."""
+"""Error codes of SQLite for a file that cannot grow, on a full disk or at the limit of file sizes."""
 
 
 def export_documents(
     documents: Iterable[Document], path: Path, kind: ExportFormat, *, name: str = "documents", force: bool = False
 ) -> int:
-    """Write documents with their generated queries, streaming; the file is whole or absent.
+    """Write documents with their generated queries, without holding them all in memory.
 
-    Formats: "anserini" is JSON lines `{"id", "contents"}` with the queries appended to the contents, as docTTTTTquery
-    does; "elasticsearch" is a bulk body, also for OpenSearch, with title, text and queries as fields; "parquet" has the
-    columns id, title, text, queries; "sqlite" is a database with a full-text table (FTS5) of the same columns.
+    "anserini" is JSON Lines with `id` and `contents`, to which the queries are appended, as docTTTTTquery does;
+    "elasticsearch" is a bulk request body, also for OpenSearch, with title, text and queries as fields; "parquet" has
+    the columns id, title, text and queries; "sqlite" is a database with a full-text table (FTS5) of the same columns.
 
     Args:
-        documents: as `Index.documents` yields them.
-        path: the file to write.
-        kind: the format.
-        name: of the Elasticsearch index, or of the SQLite table.
-        force: replace an existing file.
+        documents: The documents, as `Index.documents` yields them.
+        path: The file to write, completely or not at all.
+        kind: The format.
+        name: The name of the Elasticsearch index, or of the SQLite table.
+        force: Whether an existing file is replaced.
 
     Returns:
-        The number of documents written.
+        The number of documents.
 
     Raises:
-        InputError: for an unknown format, an existing file, or a table name that is no plain word.
+        InputError: If the format is unknown, the file may not be written, or the name of the table is not an
+            identifier.
     """
     writers: dict[str, Callable[[Iterator[Document], Path, str], int]] = {
         "anserini": _write_anserini,
@@ -52,7 +55,7 @@ def export_documents(
         "sqlite": _write_sqlite,
     }
     if kind not in writers:
-        raise InputError(f"{kind!r} is no export format", f"use one of {', '.join(get_args(ExportFormat))}")
+        raise InputError(f"{kind!r} is not an export format", f"use one of {', '.join(get_args(ExportFormat))}")
     check_replaceable_file(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.writing")

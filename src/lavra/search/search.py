@@ -1,4 +1,4 @@
-"""Searching as a person sees it: passages with the matching words marked, and the generated query that made a match."""
+"""Search results for people: passages with the matching words marked, and the generated query that made a match."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from lavra.text.analyzers import Analyzer
 from lavra.text.chunking import sentences
 
 PASSAGE_LETTERS = 320
-"""Length of the passage that is shown, in characters; it may end a little later, at the end of a word."""
+"""Length in characters of the passage that is shown; it may be a little longer, because it ends with a whole word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One result.
+    """One search result.
 
     Attributes:
-        rank: from 1 on.
-        id: of the document.
-        score: its BM25 score, of its best chunk when the index has chunks.
-        title: of the document.
-        passage: the part of the document that matches best.
-        marks: where the query's words stand in `passage`, as (start, end).
-        expansion: the generated query that brought in a word of the query which the document itself lacks, or "".
-        expansion_marks: where the query's words stand in `expansion`.
-        place: where the document was read.
+        rank: The rank, from 1 on.
+        id: The id of the document.
+        score: The BM25 score of the document; that of its best chunk where the index has chunks.
+        title: The title of the document.
+        passage: The part of the document that matches best.
+        marks: The (start, end) places of the query's words in `passage`, in characters.
+        expansion: A generated query with a word of the query that the document itself lacks; an empty string for none.
+        expansion_marks: The (start, end) places of the query's words in `expansion`.
+        place: Where the document was read.
     """
 
     rank: int
@@ -46,20 +46,23 @@ class Hit:
     place: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object with the fields as named here."""
+        """Return the attributes by name, as plain values."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 def search(index: Index, query: str, most: int = 10) -> list[Hit]:
-    """Return the best documents for a query, with passages; none for a query without a word that is indexed.
+    """Return the best documents for a query, with passages.
 
     Args:
-        index: to search.
-        query: as people write it.
-        most: how many at most.
+        index: The index to search.
+        query: The query as a person writes it.
+        most: Most documents to return.
+
+    Returns:
+        The results, best first; none for a query without a word that is indexed.
 
     Raises:
-        InputError: if `most` is below one.
+        InputError: If `most` is below 1.
     """
     if most < 1:
         raise InputError(f"--most is {most}; it must be at least 1", "ask for one or more documents")
@@ -72,7 +75,12 @@ def search(index: Index, query: str, most: int = 10) -> list[Hit]:
 
 
 def why_nothing(index: Index, query: str) -> str:
-    """Return a sentence that says why no document answers a query."""
+    """Return a sentence that says why no document matches a query.
+
+    Args:
+        index: The index that was searched.
+        query: The query.
+    """
     analyzer = index.settings.analyzer
     words = analyzer.words(query)
     if not words:
@@ -84,7 +92,18 @@ def why_nothing(index: Index, query: str) -> str:
 
 
 def marked(text: str, marks: tuple[tuple[int, int], ...], before: str = "**", after: str = "**") -> str:
-    """Return `text` with each mark put between `before` and `after`."""
+    """Return a text with each marked part put between two strings.
+
+    Args:
+        text: The text.
+        marks: The (start, end) places of the marked parts, in order.
+        before: The string before each marked part.
+        after: The string after each marked part.
+
+    Examples:
+        >>> marked("the river runs", ((4, 9),))
+        'the **river** runs'
+    """
     parts, last = [], 0
     for start, end in marks:
         parts += [text[last:start], before, text[start:end], after]
@@ -93,7 +112,7 @@ def marked(text: str, marks: tuple[tuple[int, int], ...], before: str = "**", af
 
 
 def _weights(index: Index, query: str) -> dict[str, float]:
-    """Return the terms of the query with their rarity: log(units / units that have the term), at least a little."""
+    """Return the weight of each term of the query: its inverse document frequency, log(units / units with the term)."""
     assert index.generation is not None
     postings = index.generation.postings
     weights = dict.fromkeys(index.settings.analyzer.terms(query), 0.0)
@@ -141,7 +160,7 @@ def _marks(analyzer: Analyzer, text: str, weights: Mapping[str, float]) -> tuple
 
 
 def _passage(analyzer: Analyzer, text: str, weights: Mapping[str, float]) -> str:
-    """Return whole sentences from the best one on (the first of the best), within `PASSAGE_LETTERS`."""
+    """Return whole sentences, from the first of the best ones on, within `PASSAGE_LETTERS` characters."""
     pieces = list(sentences(text))
     if not pieces:
         return ""
@@ -156,7 +175,7 @@ def _passage(analyzer: Analyzer, text: str, weights: Mapping[str, float]) -> str
 
 
 def _window(text: str, start: int, end: int, marks: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    """Return the part of a long sentence with the most marks, from the beginning of a word to the end of one."""
+    """Return the place of the part of a long sentence with the most marks, from the start to the end of a word."""
     starts = [start + mark for mark, _ in marks] or [start]
     inside = [bisect_left(starts, begin + PASSAGE_LETTERS) - number for number, begin in enumerate(starts)]
     first = max(start, starts[inside.index(max(inside))] - 40)

@@ -1,4 +1,4 @@
-"""What a model wrote, kept by content: the same passage, model, options and seed are never written twice."""
+"""The cache of generated queries by content: the same passage, model, options and seed are never computed twice."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from lavra.core.disk.json_lines import one_line
 from lavra.core.errors import Damaged, InputError, LavraError
 
 _AT_ONCE = 500
-"""Keys of one question to the database, which takes a thousand at most on old versions."""
+"""Keys of one query to the database; old versions of SQLite take at most a thousand."""
 
 
 def key_of_content(*parts: str | int) -> bytes:
-    """Return 16 bytes that name these parts in this order.
+    """Return a 128-bit hash of some values in their order.
+
+    Args:
+        parts: Strings and whole numbers.
+
+    Returns:
+        16 bytes.
 
     >>> key_of_content("a", 1) == key_of_content("a", 1), key_of_content("a", 1) == key_of_content("a1")
     (True, False)
@@ -27,17 +33,17 @@ def key_of_content(*parts: str | int) -> bytes:
 
 
 class ExpansionCache:
-    """Values by key on disk, in one SQLite file; only what is asked for is in memory.
+    """Values by key in one SQLite file; only the values that are asked for are in memory.
 
-    What `put` was given is there for good when it returns, also after `kill -9`; what a killed process was in the
-    middle of putting is wholly there or not at all. One process uses a cache at a time.
+    Values are safe when `put` returns, also from `kill -9`; those of a `put` that was killed are in the file completely
+    or not at all. Only one process can use a cache at a time.
 
     Args:
-        path: the file; made when there is none.
+        path: The file, which is made where there is none.
 
     Raises:
-        InputError: if another process uses it.
-        Damaged: if the file is no cache.
+        InputError: If another process uses the cache.
+        Damaged: If the file is not a cache.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,8 +51,9 @@ class ExpansionCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(path, timeout=0.5, isolation_level=None)
         try:
-            # Held until the process ends or closes it. Changes reach the operating system before `put` returns, so a
-            # kill loses nothing; the log is synced to disk now and then, so a power cut loses the last minutes at most.
+            # The lock is held until the process ends or closes the file. Changes reach the operating system before
+            # `put` returns, so that a kill loses nothing. The write-ahead log is synced to disk only now and then, so
+            # that a power cut may lose the last minutes.
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
@@ -71,7 +78,11 @@ class ExpansionCache:
         return int(self._database.execute("SELECT count(*) FROM made").fetchone()[0])
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Any]:
-        """Return the values of those keys that are there."""
+        """Return the values of those keys that are in the cache, by key.
+
+        Args:
+            keys: Keys of `key_of_content`.
+        """
         found: dict[bytes, Any] = {}
         for start in range(0, len(keys), _AT_ONCE):
             some = keys[start : start + _AT_ONCE]
@@ -81,10 +92,13 @@ class ExpansionCache:
         return found
 
     def put(self, values: Mapping[bytes, Any]) -> None:
-        """Keep values, all or none; a key that is there already keeps its value.
+        """Store values, all of them or none; a key that is in the cache already keeps its value.
+
+        Args:
+            values: Plain values by key.
 
         Raises:
-            LavraError: if the file cannot be written, as on a full disk.
+            LavraError: If the file cannot be written, as on a full disk.
         """
         rows = [(key, one_line(value)) for key, value in values.items()]
         self._database.execute("BEGIN IMMEDIATE")
@@ -102,5 +116,5 @@ class ExpansionCache:
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file and release its lock."""
         self._database.close()

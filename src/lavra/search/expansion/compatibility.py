@@ -1,4 +1,4 @@
-"""Before an expansion: what would spoil queries silently, and documents whose id comes again later."""
+"""Checks before an expansion: whether the generator fits the corpus, and which documents are the last of their id."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r"\w+")
 _WORTH_A_WARNING, _TOO_MANY = 0.002, 0.03
+"""Shares of words that a tokenizer cannot write, from which on there is a warning, and an error."""
 
 
 def unwritable_words(tokenizer: Tokenizer, texts: Iterable[str], *, most: int = 20_000) -> tuple[float, list[str]]:
     """Return the share of the words that a tokenizer cannot write, and the most frequent of them.
 
-    A word cannot be written if its ids hold the unknown token, or decode to something else than the word (English T5
-    makes "Rodríguez" into "Rodr ⁇ guez"). A tokenizer that drops case and accents but keeps the letters will do, since
-    the analyzers of the index drop them too.
+    A word cannot be written if its ids contain the unknown token, or decode to something else than the word (English T5
+    turns "Rodríguez" into "Rodr ⁇ guez"). A tokenizer that drops case and accents but keeps the letters is accepted,
+    because the analyzers of the index drop them too.
 
     Args:
-        tokenizer: the generator's.
-        texts: some of the corpus.
-        most: words that are looked at.
+        tokenizer: The tokenizer of the generator.
+        texts: Texts of the corpus.
+        most: Number of words after which no further text is read.
+
+    Returns:
+        The share of the words, from 0 to 1, and up to five of them.
     """
     words: Counter[str] = Counter()
     for text in texts:
@@ -61,10 +65,14 @@ def _folded(text: str) -> str:
 
 
 def check_vocabulary(tokenizer: Tokenizer, texts: Iterable[str]) -> str:
-    """Return a sentence of warning when a tokenizer cannot write some words of the corpus, else an empty string.
+    """Return a warning when a tokenizer cannot write some words of the corpus, else an empty string.
+
+    Args:
+        tokenizer: The tokenizer of the generator.
+        texts: Texts of the corpus.
 
     Raises:
-        InputError: if it cannot write three words in a hundred: queries would be broken all over.
+        InputError: If it cannot write more than 3 % of the words, so that most queries would be broken.
     """
     share, examples = unwritable_words(tokenizer, texts)
     if share < _WORTH_A_WARNING:
@@ -80,11 +88,11 @@ def check_vocabulary(tokenizer: Tokenizer, texts: Iterable[str]) -> str:
 
 
 def generator_language_warning(texts: Iterable[str], language: str) -> str:
-    """Return a sentence of warning when the corpus is not in the generator's language, else an empty string.
+    """Return a warning when the corpus is not in the language of the generator, else an empty string.
 
     Args:
-        texts: some of the corpus.
-        language: two-letter code of what the generator was trained on; empty when that is not known.
+        texts: Texts of the corpus.
+        language: Two-letter code of the language that the generator was trained on; empty when it is not known.
     """
     guess = guess_language(texts)
     if not language or guess.language in (None, language) or guess.share < 0.6:
@@ -96,13 +104,16 @@ def generator_language_warning(texts: Iterable[str], language: str) -> str:
 
 
 class LastOfEachId:
-    """The documents of a collection; from its second whole pass on, those alone that are the last of their id.
+    """The documents of a collection; from the second whole pass on, only those that are the last of their id.
 
-    The first whole pass notes eight bytes for each document, and lets all of them through.
+    The first whole pass yields all documents, and keeps eight bytes for each.
 
     Args:
-        collection: to be read.
-        bad_rows: counts the documents that are left out, in every pass.
+        collection: The collection to read.
+        bad_rows: Counts the documents that are left out, in every pass.
+
+    Attributes:
+        name: The name of the collection.
     """
 
     def __init__(self, collection: Collection, bad_rows: BadRows) -> None:
@@ -111,7 +122,7 @@ class LastOfEachId:
         self._last: dict[int, int] | None = None
 
     def documents(self) -> Iterator[Document]:
-        """Yield the documents."""
+        """Yield the documents, without holding them all in memory."""
         if self._last is None:
             yield from self._noted()
             return

@@ -1,4 +1,4 @@
-"""Expanding documents: every chunk of every document read, nothing written twice, and memory flat in their number."""
+"""Expanding documents: every chunk is read, no query is generated twice, and memory does not grow with the corpus."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from lavra.search.expansion.scorers import QueryScorer
 from lavra.text.chunking import Chunk, cut_into_chunks
 
 _WINDOW = 1024
-"""Documents that are sorted by length together."""
+"""Documents whose chunks are sorted by length together, so that batches need little padding."""
 
 _GROUP = 64
-"""Chunks that are written at once. What some engines draw depends on the chunks that they read together, so groups
-depend on the documents alone, never on the clock or on what an interrupted run has left in the cache."""
+"""Chunks of a batch. What some engines sample depends on the chunks of the batch, so batches depend on the documents
+alone, never on the clock or on what an interrupted run has left in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpandedDocument:
-    """A document's queries.
+    """The generated queries of a document.
 
     Attributes:
-        id: of the document.
-        queries: of its chunks, in their order; empty ones are left out.
-        scores: of each query, when they were scored.
-        chunks: number of chunks that were read.
-        tokens: of the document, as the writer counts them.
-        characters: of the document.
-        read: characters of it that lie in a chunk.
+        id: The id of the document.
+        queries: The queries of the chunks, in the order of the chunks; empty ones are left out.
+        scores: The score of each query; empty when they were not scored.
+        chunks: Number of chunks that were read.
+        tokens: Tokens of the document, by the generator's tokenizer.
+        characters: Characters of the document.
+        read: Characters of the document that lie in a chunk.
     """
 
     id: str
@@ -52,13 +52,13 @@ class ExpandedDocument:
 
 @dataclass
 class Work:
-    """What was really done, as opposed to found in the cache.
+    """The work that was done, as opposed to what was found in the cache.
 
     Attributes:
-        written: chunks that queries were written for.
-        found: chunks whose queries were in the cache, or occur twice.
-        scored: chunks whose queries were scored.
-        seconds: of writing and scoring.
+        written: Number of chunks for which queries were generated.
+        found: Number of chunks whose queries were in the cache, or that occur twice.
+        scored: Number of chunks whose queries were scored.
+        seconds: Seconds of generating and scoring.
     """
 
     written: int = 0
@@ -69,7 +69,7 @@ class Work:
 
 @dataclass(slots=True)
 class _Piece:
-    """A chunk on its way: where and what it is, the key of its queries, and what is known of them."""
+    """A chunk that is being expanded: its place and text, the key of its queries, its queries and their scores."""
 
     chunk: Chunk
     text: str
@@ -79,23 +79,23 @@ class _Piece:
 
 
 class Expander:
-    """Writes queries for documents.
+    """Generates queries for documents.
 
     Args:
-        writer: of queries.
-        cache: of what was written; asked before anything is written.
-        scorer: scores every query against its chunk, if given.
-        count: queries for each chunk.
-        seed: of what is drawn.
-        chunk_tokens: most tokens of a chunk; 0 for as many as the writer can read.
-        overlap: most tokens that consecutive chunks share.
-        stop: is asked between groups whether to stop; what was made until then is in the cache.
+        writer: The query generator.
+        cache: The cache of generated queries, which is asked before anything is generated.
+        scorer: Scores every query against its chunk; None for no scores.
+        count: Number of queries for each chunk.
+        seed: Seed of the sampling.
+        chunk_tokens: Most tokens of a chunk; 0 for as many as the generator can read.
+        overlap: Most tokens that consecutive chunks share.
+        stop: Is called between batches and returns whether to stop; what was generated until then is in the cache.
 
     Attributes:
-        work: what was done so far.
+        work: The work that was done so far.
 
     Raises:
-        InputError: if `count` is below one, or chunks are longer than the writer can read.
+        InputError: If `count` is below 1, or chunks are longer than the generator can read.
     """
 
     def __init__(
@@ -125,11 +125,19 @@ class Expander:
         self.restart(lambda _: None)
 
     def restart(self, on_progress: Callable[[float], None]) -> None:
-        """Begin a pass over documents; tell `on_progress`, after each group of chunks, how many documents are done."""
+        """Start a pass over documents.
+
+        Args:
+            on_progress: Is called after each batch of chunks with the number of documents that are done.
+        """
         self._on_progress, self._done = on_progress, 0
 
     def expand(self, documents: Iterable[Document]) -> Iterator[ExpandedDocument]:
-        """Yield every document with its queries, in order; ends early when it is asked to stop."""
+        """Yield every document with its queries, in order; ends early when it is asked to stop.
+
+        Args:
+            documents: The documents, which are read a thousand at a time.
+        """
         waiting = iter(documents)
         while window := list(islice(waiting, _WINDOW)):
             cut = [self._pieces(document.contents) for document in window]
@@ -141,7 +149,7 @@ class Expander:
             self._on_progress(self._done)
 
     def _pieces(self, text: str) -> tuple[list[_Piece], int]:
-        """Cut a text into chunks that the writer can read whole; return them and the tokens of the text."""
+        """Split a text into chunks that the generator can read whole; return them and the tokens of the text."""
         tokens = self._tokens(text)
         chunks = self._cut(text) if tokens > self.chunk_tokens else [Chunk(0, len(text))]
         made = ((chunk, text[chunk.start : chunk.end].strip()) for chunk in chunks)
@@ -149,7 +157,11 @@ class Expander:
         return [_Piece(chunk, piece, key_of_content(*named, piece)) for chunk, piece in made if piece], tokens
 
     def _cut(self, text: str) -> list[Chunk]:
-        """Cut a text; tokens are counted by sentence, so if a chunk has more as a whole, all get shorter."""
+        """Split a text into chunks of at most `chunk_tokens` tokens.
+
+        Tokens are counted sentence by sentence, and a whole chunk may have more of them than its sentences apart. All
+        chunks are then made shorter, by a tenth at a time, until every one fits.
+        """
         most = self.chunk_tokens
         while True:
             chunks = cut_into_chunks(text, most, overlap=min(self.overlap, most - 1), count=self._tokens)
@@ -161,7 +173,7 @@ class Expander:
         return len(self.writer.tokenizer.encode(text))
 
     def _make(self, pieces: list[_Piece], documents: int) -> bool:
-        """Find or write the queries of a window's chunks, and score them; False when it was asked to stop."""
+        """Find or generate the queries of the chunks of some documents, and score them; False when asked to stop."""
         found = self.cache.get(list({piece.key for piece in pieces}))
         missing = {piece.key: piece for piece in pieces if piece.key not in found}
         self.work.found += len(pieces) - len(missing)
@@ -231,7 +243,7 @@ def _assembled(document: Document, pieces: list[_Piece], tokens: int) -> Expande
 
 
 def _read(pieces: Sequence[_Piece], text: str) -> int:
-    """Count the characters of a text that lie in a chunk; a chunk of white space alone is as good as read."""
+    """Count the characters of a text that lie in a chunk; white space between chunks counts as read."""
     read = end = 0
     for chunk in (piece.chunk for piece in pieces):
         between = 0 if text[end : chunk.start].strip() else max(0, chunk.start - end)

@@ -1,4 +1,4 @@
-"""What an expansion will take, from expanding a hundred documents of the corpus before it starts."""
+"""The forecast of an expansion, from expanding a sample of a hundred documents first."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lavra.search.corpora.documents import Document
 from lavra.search.expansion.expand import Expander
 
 PROBED = 100
-"""Documents of a probe."""
+"""Number of documents of the sample."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A first look at a corpus.
+    """The size of a corpus, and a sample of it.
 
     Attributes:
-        documents: number of documents.
-        characters: of all of them.
-        sample: some of them, drawn at random.
+        documents: Number of documents.
+        characters: Characters of all documents.
+        sample: Some of the documents, drawn at random.
     """
 
     documents: int
@@ -33,14 +33,14 @@ class Survey:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is expected.
+    """The forecast of an expansion.
 
     Attributes:
-        documents: of the corpus.
-        chunks: that they make.
-        seconds: of writing (and scoring) what is not in the cache yet.
-        queries: that the file will hold.
-        bytes: of the file.
+        documents: Number of documents of the corpus.
+        chunks: Expected number of chunks.
+        seconds: Expected seconds of generating and scoring what is not in the cache yet.
+        queries: Expected number of queries in the file.
+        bytes: Expected size of the file in bytes.
     """
 
     documents: int
@@ -54,7 +54,7 @@ class Forecast:
         return asdict(self)
 
     def line(self) -> str:
-        """Return the forecast as a sentence."""
+        """Return the forecast in one line."""
         chunks = "1 chunk" if self.chunks == 1 else f"{show_count(self.chunks)} chunks"
         queries = "1 query" if self.queries == 1 else f"{show_count(self.queries)} queries"
         return (
@@ -64,7 +64,16 @@ class Forecast:
 
 
 def survey(documents: Iterable[Document], *, most: int = PROBED, seed: int = 0) -> Survey:
-    """Count the documents of a corpus in one pass, and draw a sample of them (reservoir sampling, algorithm R)."""
+    """Count the documents of a corpus in one pass, and draw a sample of them.
+
+    The sample is drawn by reservoir sampling (algorithm R, Vitter 1985): document number n replaces a random one of the
+    sample with probability `most / n`, so that every document is equally likely to be in the sample at the end.
+
+    Args:
+        documents: The documents, which are read once.
+        most: Size of the sample.
+        seed: Seed of the sample.
+    """
     sample: list[Document] = []
     stream = numpy_stream(seed, "probe")
     count = characters = 0
@@ -79,10 +88,14 @@ def survey(documents: Iterable[Document], *, most: int = PROBED, seed: int = 0) 
 
 
 def probe(expander: Expander, found: Survey) -> Forecast | None:
-    """Expand the sample, whose queries stay in the cache, and reckon from it what the whole corpus takes.
+    """Expand the sample, whose queries stay in the cache, and extrapolate to the whole corpus.
 
-    Documents are taken to cost as many seconds, chunks and bytes per character as those of the sample do. After an
-    interruption the share of the sample that is in the cache already tells how much is left to do.
+    All documents are assumed to need as many seconds, chunks and bytes per character as those of the sample. After an
+    interruption, the share of the sample that is in the cache already shows how much is left to do.
+
+    Args:
+        expander: The expander of the whole corpus.
+        found: The size of the corpus, and the sample.
 
     Returns:
         The forecast; None when the expander was asked to stop.

@@ -1,4 +1,4 @@
-"""How a passage is put to a query generator; recorded beside the model, so that it is read as it was trained."""
+"""The prompt of a query generator, which is recorded beside the model, so that it is used as it was trained."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import Damaged
 
 RECORD = "doc2query.json"
-"""Name of the record in a run folder and in a model folder."""
+"""Name of the record in the folder of a run and of a model."""
 
 
 @dataclass(frozen=True)
 class QueryPrompt:
-    """How a generator was trained, as far as using it goes.
+    """The prompt of a query generator, and what else has to be known of its training to use it.
 
     Attributes:
-        before: text before the passage.
-        after: text between the passage and the query; a decoder goes on from here.
-        separator: what ends a query before the end of the text: between the queries of a generator that learned several
-            for each passage; empty for none.
-        passage_tokens: most tokens of a passage that it was trained on; 0 when that is not known.
-        query_tokens: most tokens of a query.
-        language: of its passages ("pt", "en", …), empty when that is not known.
-        trained_on: name of the collection.
+        before: The text before the passage.
+        after: The text between the passage and the query, from which a decoder continues.
+        separator: The text that ends a query, for a generator that learned several queries for each passage; an empty
+            string for none.
+        passage_tokens: Most tokens of a passage in training; 0 when that is not known.
+        query_tokens: Most tokens of a query.
+        language: Language of the passages ("pt", "en", …); an empty string when it is not known.
+        trained_on: The name of the collection.
+
+    Examples:
+        >>> prompt = QueryPrompt()
+        >>> prompt.fill("The river is long. "), prompt.joined(["how long"])
+        ('The river is long.\\nQuery:', ' how long')
     """
 
     before: str = ""
@@ -38,11 +43,11 @@ class QueryPrompt:
     trained_on: str = ""
 
     def fill(self, passage: str) -> str:
-        """Return the prompt of a passage, white space at its ends left out."""
+        """Return the prompt for a passage, without the white space at the passage's ends."""
         return f"{self.before}{passage.strip()}{self.after}"
 
     def joined(self, queries: Sequence[str]) -> str:
-        """Return what follows the prompt of a passage with these queries; each but the first has its own beginning."""
+        """Return the training text after the prompt: the queries, each but the first after `separator` and `after`."""
         first = " " if self.after and not self.after[-1].isspace() else ""
         between = self.separator + self.after.removeprefix(self.separator) + first
         return first + between.join(queries)
@@ -52,28 +57,28 @@ class QueryPrompt:
         return asdict(self)
 
     def write(self, folder: Path) -> None:
-        """Record the prompt beside a model."""
+        """Record the prompt in the folder of a model or of a run."""
         write_json(folder / RECORD, self.to_json())
 
 
 BARE = QueryPrompt(after="", separator="")
-"""The passage alone, as encoder-decoders for this task read it (docTTTTTquery)."""
+"""The prompt that is the passage alone, as encoder-decoders for this task read it (docTTTTTquery)."""
 
 
 def is_recorded(location: str) -> bool:
-    """Whether a prompt was recorded with the model at `location`, so that it is a query generator already."""
+    """Return whether the model at a location has a recorded prompt, and so is a query generator already."""
     return _record(location) is not None
 
 
 def prompt_of(location: str, unknown: QueryPrompt) -> QueryPrompt:
-    """Return the prompt that was recorded with a model, or `unknown` when none was.
+    """Return the prompt that was recorded with a model.
 
     Args:
-        location: a run, a checkpoint of a run, or a model folder.
-        unknown: for models that come without a record.
+        location: The location of the model: a run, a checkpoint of a run, or a model folder.
+        unknown: The prompt to return for a model without a record.
 
     Raises:
-        Damaged: if the record is not what was written.
+        Damaged: If the record is not as lavra writes it.
     """
     record = _record(location)
     if record is None:

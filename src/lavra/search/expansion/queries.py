@@ -1,4 +1,4 @@
-"""Generated queries on disk, looked up by document, and beside them how they were made."""
+"""Files of generated queries, in which those of a document are looked up, and the record of how they were generated."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Expansion(NamedTuple):
     """The generated queries of a document.
 
     Attributes:
-        queries: as generated.
-        scores: relevance of each, or empty when they were not scored.
+        queries: The queries, as they were generated.
+        scores: The relevance score of each query; empty when they were not scored.
     """
 
     queries: tuple[str, ...]
@@ -37,17 +37,21 @@ class Expansion(NamedTuple):
 
 
 class ExpansionFile:
-    """Looks up the generated queries of a document; only hashes and offsets are kept in memory.
+    """A file of generated queries, in which those of a document are looked up; memory holds only hashes and offsets.
 
-    Rows of chunks, `document#3`, belong to the document; several rows of one document are put together in file order.
-    The queries may also be called `queries`.
+    Rows of chunks, `document#3`, belong to the document, and several rows of one document are joined in the order of
+    the file. The field of the queries is `predicted_queries` or `queries`.
 
     Args:
-        path: the file, also compressed (it is then unpacked beside the temporary files).
+        path: The file, which may be compressed; it is then unpacked into a temporary file.
+
+    Attributes:
+        queries: Number of generated queries in the file.
+        scored: Whether every query has a score.
 
     Raises:
-        InputError: if the file cannot be read, or for a line that is no expansion, naming it: no id, no list of
-            queries, or not one score per query.
+        InputError: If the file cannot be read, or a line has no id, no list of queries, or not one score for each
+            query; the message names the line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +63,6 @@ class ExpansionFile:
             else:
                 self._file = path.open("rb")
         self.queries, self.scored = 0, True
-        """Number of generated queries, and whether every one has a score."""
         self._scan()
 
     def __enter__(self) -> ExpansionFile:
@@ -69,7 +72,14 @@ class ExpansionFile:
         self._file.close()
 
     def of(self, identifier: str) -> Expansion:
-        """Return the generated queries of a document, none if the file has no row for it."""
+        """Return the generated queries of a document.
+
+        Args:
+            identifier: The id of the document.
+
+        Returns:
+            The queries and their scores; empty where the file has no row for the document.
+        """
         wanted = key_of(identifier)[0]
         first = int(self._hashes.searchsorted(wanted))
         last = int(self._hashes.searchsorted(wanted, side="right"))
@@ -85,7 +95,11 @@ class ExpansionFile:
         return Expansion(tuple(queries), tuple(scores) if len(scores) == len(queries) else ())
 
     def count_unused(self, bad_rows: BadRows) -> None:
-        """Count the rows that were never looked up: their documents are not in the corpus."""
+        """Count the rows that were never looked up, because their documents are not in the corpus.
+
+        Args:
+            bad_rows: The counts to add to.
+        """
         for row in np.flatnonzero(np.frombuffer(self._used, dtype=np.uint8) == 0).tolist():
             bad_rows.add(UNUSED, f"{self.path.name}:{row + 1}")
 
@@ -115,7 +129,12 @@ class ExpansionFile:
 
 
 def expanded(documents: Iterable[Document], expansions: ExpansionFile) -> Iterator[tuple[Document, tuple[float, ...]]]:
-    """Yield each document with its generated queries, and their scores."""
+    """Yield each document with its generated queries, and their scores.
+
+    Args:
+        documents: The documents.
+        expansions: The file of generated queries.
+    """
     for document in documents:
         queries, scores = expansions.of(document.id)
         yield (replace(document, queries=queries) if queries else document), scores
@@ -141,7 +160,7 @@ def _queries(fields: dict[str, Any]) -> list[str]:
 
 
 def _names(identifier: str) -> tuple[str, ...]:
-    """Return the id of a row, and that of its document when the row is a chunk's."""
+    """Return the id of a row, and the id of the document where the row belongs to a chunk."""
     document, mark, number = identifier.rpartition("#")
     return (identifier, document) if mark and document and number.isdigit() else (identifier,)
 
@@ -151,15 +170,21 @@ def _beside(expansions: Path) -> Path:
 
 
 def write_about(expansions: Path, about: dict[str, Any]) -> None:
-    """Write what is known of a file of queries beside it."""
+    """Write the record of how a file of queries was generated, as FILE.about.json beside it."""
     write_json(_beside(expansions), about)
 
 
 def read_about(expansions: Path) -> dict[str, Any] | None:
-    """Return what was written beside a file of queries; None when it came from elsewhere.
+    """Return the record of how a file of queries was generated.
+
+    Args:
+        expansions: The file of queries.
+
+    Returns:
+        The record; None for a file that another program wrote.
 
     Raises:
-        Damaged: if the file is not JSON.
+        Damaged: If the record is not JSON.
     """
     path = _beside(expansions)
     found = read_json(path) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Writers of queries: what turns passages into the queries that they answer."""
+"""Query generators, which turn passages into the queries that they answer."""
 
 from __future__ import annotations
 
@@ -21,52 +21,66 @@ if TYPE_CHECKING:
     from lavra.models.contract import CachedModel
 
 _SLACK = 8
-"""Tokens left free for the marks around a text; and a text and its prompt may have more tokens together than apart."""
+"""Tokens of the context that are left free, for special tokens around a text, and because a text and its prompt may
+have more tokens together than apart."""
 
 _USUAL_SOURCE = 512
-"""Tokens that an encoder reads when it names no limit (T5 was trained on 512)."""
+"""Most tokens for an encoder whose configuration names no limit (T5 was trained on 512)."""
 
 
 class QueryWriter(Protocol):
-    """Anything that writes queries for passages."""
+    """The protocol of query generators."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides what is written besides passage, count and seed."""
+        """A hash of everything that the queries depend on besides passage, count and seed."""
         ...
 
     @property
     def room(self) -> int:
-        """Most tokens of a passage that can be read."""
+        """Most tokens of a passage that the generator can read."""
         ...
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What counts tokens."""
+        """The tokenizer by which the tokens of a passage are counted."""
         ...
 
     def write(self, passages: Sequence[str], count: int, seed: int) -> list[list[str]]:
-        """Return `count` queries for each passage.
+        """Generate queries for passages.
 
-        One query is the likeliest (greedy); several are drawn at random.
+        Args:
+            passages: The passages, each of at most `room` tokens.
+            count: Number of queries for each passage; a single one is generated greedily, several are sampled.
+            seed: Seed of the sampling.
+
+        Returns:
+            `count` queries for each passage, some of which may be empty.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How queries are drawn when several are asked for.
+    """How several queries for a passage are sampled.
 
     Attributes:
-        top_k: among this many likeliest tokens (10 as in docTTTTTquery); 0 for all.
-        temperature: of the draw.
+        top_k: Number of most probable tokens among which each token is sampled (10 as in docTTTTTquery); 0 for all.
+        temperature: Sampling temperature.
     """
 
     top_k: int = 10
     temperature: float = 1.0
 
     def options(self, count: int, seed: int, most_tokens: int, separator: str) -> GenerateOptions:
-        """Return the options of generation: greedy for one query, sampling for more; one ends at the separator."""
+        """Return the options of generation: greedy for one query, sampling for more.
+
+        Args:
+            count: Number of queries for each passage.
+            seed: Seed of the sampling.
+            most_tokens: Most tokens of a query.
+            separator: Text at which a query ends; an empty string for none.
+        """
         return GenerateOptions(
             max_new_tokens=most_tokens,
             samples=count,
@@ -80,20 +94,21 @@ class Sampling:
 
 
 class ModelWriter:
-    """A model of ours: a decoder that goes on from a passage with a query, or an encoder-decoder that reads it.
+    """A query generator that is a language model: a decoder, which continues a passage with a query, or an
+    encoder-decoder, which reads the passage.
 
-    A passage is read once, however many queries are drawn. With our own decoding loop the texts do not depend on how
-    passages are grouped; what other engines draw may (see there), and the cache is what makes it the same again.
+    A passage is read once, however many queries are sampled. With lavra's own decoding loop the queries do not depend
+    on how passages are batched; with other engines they may, and only the cache makes them reproducible.
 
     Args:
-        model: with a cache.
-        tokenizer: its own.
-        prompt: as in training.
-        sampling: how queries are drawn.
-        engine: computes the texts; our own decoding loop by default.
+        model: The model, which must support a key-value cache.
+        tokenizer: The tokenizer of the model.
+        prompt: The prompt with which the model was trained.
+        sampling: How several queries are sampled.
+        engine: The engine that generates; lavra's own decoding loop if None.
 
     Raises:
-        InputError: if the model's context has no room for a passage.
+        InputError: If the context of the model has no room for a passage and a query.
     """
 
     def __init__(
@@ -116,7 +131,7 @@ class ModelWriter:
             room = model.context - around - self._query_tokens
         if room < 1:
             raise InputError(
-                f"this model reads {model.context} tokens, which is no room for a passage and a query",
+                f"this model reads {model.context} tokens, which are too few for a passage and a query",
                 "use a model with a longer context",
             )
         self.room = min(room, prompt.passage_tokens or room)
@@ -129,7 +144,7 @@ class ModelWriter:
         )
 
     def write(self, passages: Sequence[str], count: int, seed: int) -> list[list[str]]:
-        """Return `count` queries for each passage."""
+        """Return `count` queries for each passage; see `QueryWriter.write`."""
         options = self._sampling.options(count, seed, self._query_tokens, self._prompt.separator)
         prompts = [self._prompt.fill(passage) for passage in passages]
         queries: list[list[str]] = [[""] * count for _ in passages]
@@ -139,17 +154,26 @@ class ModelWriter:
 
 
 def reads_with_encoder(model: object) -> bool:
-    """Whether a model is an encoder-decoder, which reads the passage alone and begins a query anew."""
+    """Return whether a model is an encoder-decoder, which reads the passage with its encoder."""
     return writes_from_source(model)
 
 
 def clean_query(text: str) -> str:
-    """Return a generated query on one line."""
+    """Return a generated query on one line, with single spaces between words.
+
+    Examples:
+        >>> clean_query(" where\\n is  it ")
+        'where is it'
+    """
     return " ".join(text.split())
 
 
 def weights_fingerprint(model: object) -> str:
-    """Return a hash of a module's weights: names, types, shapes and values."""
+    """Return a hash of the weights of a model: names, types, shapes and values.
+
+    Args:
+        model: A torch module; anything else has no weights, and the hash of nothing.
+    """
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(model, torch.nn.Module):
         for name, tensor in sorted(model.state_dict().items()):
@@ -159,5 +183,5 @@ def weights_fingerprint(model: object) -> str:
 
 
 def fingerprint_of(*parts: object) -> str:
-    """Return a hash of plain values."""
+    """Return a hash of plain values in their order."""
     return hashlib.blake2b(one_line(parts).encode(), digest_size=16).hexdigest()

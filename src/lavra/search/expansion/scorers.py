@@ -1,4 +1,4 @@
-"""How relevant a generated query is to the chunk that it was generated for: what the filter goes by."""
+"""Scores of generated queries by their relevance to the chunk, by which the index keeps the best (Doc2Query--)."""
 
 from __future__ import annotations
 
@@ -21,25 +21,33 @@ if TYPE_CHECKING:
 
 
 class QueryScorer(Protocol):
-    """Anything that says how well a query fits a chunk; higher is better, and only the order matters."""
+    """The protocol of scorers: how well a query fits a chunk. Higher is better, and only the order matters."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides a score besides chunk and query."""
+        """A hash of everything that a score depends on besides chunk and query."""
         ...
 
     def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Return the score of each query of each chunk."""
+        """Score queries against their chunks.
+
+        Args:
+            chunks: The chunks.
+            queries: The queries of each chunk.
+
+        Returns:
+            The score of each query of each chunk.
+        """
         ...
 
 
 class LikelihoodScorer:
-    """Our own model's mean log-probability per token of the query after the chunk, in nats.
+    """Scores a query by its mean log-probability per token after the chunk, in nats, under the query generator.
 
     Args:
-        model: with a cache.
-        tokenizer: its own.
-        prompt: as in training.
+        model: The query generator, which must support a key-value cache.
+        tokenizer: The tokenizer of the model.
+        prompt: The prompt with which the model was trained.
     """
 
     def __init__(self, model: CachedModel, tokenizer: Tokenizer, prompt: QueryPrompt) -> None:
@@ -49,12 +57,17 @@ class LikelihoodScorer:
         )
 
     def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Return the mean log-probability of each query; an empty one gets the lowest float."""
+        """Return the mean log-probability of each query; an empty query gets the lowest float."""
         rest = iter(one.value("token") for one in self._scores(chunks, queries))
         return [[next(rest) if query else _LOWEST for query in some] for some in queries]
 
     def loss(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> float:
-        """Return the mean negative log-probability of all queries' tokens, in nats."""
+        """Return the mean negative log-probability in nats of the tokens of all queries.
+
+        Args:
+            chunks: The chunks.
+            queries: The queries of each chunk.
+        """
         scores = self._scores(chunks, queries)
         return -sum(one.log_probability for one in scores) / max(1, sum(one.tokens for one in scores))
 
@@ -67,11 +80,13 @@ class LikelihoodScorer:
 
 
 class CrossEncoderScorer:
-    """A cross-encoder of sentence-transformers, as in Doc2Query-- (ELECTRA, monoT5): one number for query and chunk.
+    """Scores a query by a cross-encoder of sentence-transformers, which reads query and chunk together.
+
+    This is the scorer of Doc2Query-- (Gospodinov et al., ECIR 2023), with models such as ELECTRA.
 
     Args:
-        folder: of the model; nothing is downloaded.
-        device: where.
+        folder: The folder of the model; nothing is downloaded.
+        device: Device that holds the model and computes.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
@@ -79,7 +94,7 @@ class CrossEncoderScorer:
         self.fingerprint = fingerprint_of("cross-encoder", weights_fingerprint(self._model.model))
 
     def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Return the model's score of each (query, chunk)."""
+        """Return the score that the cross-encoder gives to each query with its chunk."""
         pairs = [(query, chunk) for chunk, some in zip(chunks, queries, strict=True) for query in some]
         if not pairs:
             return [[] for _ in chunks]
@@ -88,11 +103,11 @@ class CrossEncoderScorer:
 
 
 class EmbeddingScorer:
-    """A bi-encoder of sentence-transformers: the cosine of query and chunk.
+    """Scores a query by the cosine of its embedding and that of the chunk, with a bi-encoder of sentence-transformers.
 
     Args:
-        folder: of the model; nothing is downloaded.
-        device: where.
+        folder: The folder of the model; nothing is downloaded.
+        device: Device that holds the model and computes.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
@@ -100,7 +115,7 @@ class EmbeddingScorer:
         self.fingerprint = fingerprint_of("bi-encoder", weights_fingerprint(self._model.inner))
 
     def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Return the cosine of each (query, chunk)."""
+        """Return the cosine of each query with its chunk, from -1 to 1."""
         flat = [query for some in queries for query in some]
         owners = np.repeat(np.arange(len(chunks)), [len(some) for some in queries])
         if not flat:
@@ -110,13 +125,18 @@ class EmbeddingScorer:
 
 
 _LOWEST = float(np.finfo(np.float32).min)
+"""The score of an empty query: the lowest float32, below every other score."""
 
 
 def open_scorer(folder: str, device: torch.device) -> QueryScorer:
-    """Open a folder of sentence-transformers as what it is: a cross-encoder or a bi-encoder.
+    """Open the scorer in a folder of sentence-transformers, which is a cross-encoder or a bi-encoder.
+
+    Args:
+        folder: The folder of the model.
+        device: Device that holds the model and computes.
 
     Raises:
-        InputError: if there is no such model in the folder.
+        InputError: If there is no such model in the folder.
     """
     path = Path(folder)
     kind = kind_of(path)

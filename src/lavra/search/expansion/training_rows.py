@@ -1,4 +1,4 @@
-"""What a query generator learns from: passages that it can read, each with the queries that people asked of it."""
+"""The training data of a query generator: passages, each with the queries that people asked of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lavra.search.corpora.formats import Collection, open_collection
 from lavra.search.expansion.prompts import QueryPrompt
 from lavra.text.chunking import cut_into_chunks
 
-# Pairs of a passage and a query that it answers: what a query generator is trained on.
+# Pairs of a passage and a query that it answers.
 
 NO_PAIR = "line without a passage and a query"
 
@@ -30,9 +30,9 @@ class Pair:
     """A query and a passage that answers it.
 
     Attributes:
-        document: id of the passage's document; all pairs of a document belong on one side of a split.
-        passage: title and text of the document.
-        query: the text of the query.
+        document: The id of the document; all pairs of a document belong to the same side of a split.
+        passage: Title and text of the document.
+        query: The text of the query.
     """
 
     document: str
@@ -43,10 +43,15 @@ class Pair:
 def training_pairs(collection: Collection, split: str, bad_rows: BadRows | None = None) -> Iterator[Pair]:
     """Yield a pair for every relevant judgement of a split, in the order of the corpus.
 
-    The corpus is streamed; the queries are kept in memory. Judgements of unknown queries or documents are counted.
+    The queries are held in memory, the documents are not. Judgements of unknown queries or documents are counted.
+
+    Args:
+        collection: The collection.
+        split: The split of the judgements.
+        bad_rows: Counts what could not be used; None for not counting it.
 
     Raises:
-        InputError: if the split has no pair at all.
+        InputError: If the split has no pair at all.
     """
     problems = bad_rows if bad_rows is not None else BadRows()
     queries = collection.queries()
@@ -76,9 +81,12 @@ def training_pairs(collection: Collection, split: str, bad_rows: BadRows | None 
 def read_triples(path: Path, bad_rows: BadRows) -> Iterator[Pair]:
     """Yield the pairs of an MS MARCO triples file: `query<tab>relevant passage<tab>other passage`, or the first two.
 
-    The passage's own text serves as the document id, since triples carry none.
+    The text of the passage serves as the document id, because triples have none. Lines with fewer than two columns, or
+    with an empty one, are left out and counted.
 
-    Lines with fewer than two columns, or an empty one of the two, are left out and counted.
+    Args:
+        path: The file, which may be compressed.
+        bad_rows: Counts what is left out.
     """
     for place, line in numbered_lines(path, bad_rows):
         columns = line.split("\t")
@@ -88,13 +96,13 @@ def read_triples(path: Path, bad_rows: BadRows) -> Iterator[Pair]:
         yield Pair(columns[1], columns[1], columns[0])
 
 
-# What a query generator learns from: passages that it can read, each with the queries that people asked of it.
+# Passages of a limited length, each with all of its queries.
 
 PASSAGE_WORDS = 160
-"""Longest passage to learn from; of a longer one, the chunk that shares most words with a query is its passage."""
+"""Most words of a training passage; of a longer one, each query is given the chunk that shares most words with it."""
 
 MOST_QUERIES = 8
-"""Queries of one passage that are learned together; the rest come in a second row."""
+"""Most queries of a passage in one training row; further ones come in another row."""
 
 _WORD = re.compile(r"\w{3,}")
 _TSV = (".tsv", ".tsv.gz", ".tsv.zst", ".tsv.xz")
@@ -106,9 +114,9 @@ class AskedPassage:
     """A passage with its queries.
 
     Attributes:
-        document: id of its document.
-        passage: of at most `PASSAGE_WORDS` words.
-        queries: that it answers.
+        document: The id of the document.
+        passage: The passage, of at most `PASSAGE_WORDS` words.
+        queries: The queries that the passage answers.
     """
 
     document: str
@@ -117,10 +125,15 @@ class AskedPassage:
 
 
 def read_pairs(location: str, split: str, bad_rows: BadRows) -> Iterator[Pair]:
-    """Yield the pairs of a collection's split, of an MS MARCO triples file, or of a JSONL file (`passage`, `query`).
+    """Yield the pairs of a collection, of an MS MARCO triples file, or of a JSONL file with `passage` and `query`.
+
+    Args:
+        location: The location of the pairs.
+        split: The split of the judgements, for a collection.
+        bad_rows: Counts what could not be used.
 
     Raises:
-        InputError: if there is nothing at `location`, or it holds no pairs.
+        InputError: If there is nothing at `location`, or it holds no pairs.
     """
     path = Path(location)
     if path.is_file() and path.name.endswith(_TSV):
@@ -142,7 +155,13 @@ def _read_jsonl_pairs(path: Path, bad_rows: BadRows) -> Iterator[Pair]:
 
 
 def asked_passages(pairs: Iterable[Pair]) -> Iterator[AskedPassage]:
-    """Put consecutive pairs of a document together, and each query of a long one with the chunk that fits it best."""
+    """Yield passages with all of their queries, from consecutive pairs of the same document.
+
+    A long document is split into chunks, and each query goes to the chunk that shares most words with it.
+
+    Args:
+        pairs: The pairs, those of a document one after the other.
+    """
     for document, group in groupby(pairs, key=lambda pair: pair.document):
         mine = list(group)
         chunks = _chunks(mine[0].passage)
@@ -169,22 +188,30 @@ def _best(chunks: list[str], query: str) -> int:
 
 
 def is_held_out(document: str, share: float) -> bool:
-    """Say by a hash of its id whether a document is kept for validation, all of its passages with it."""
+    """Return whether a document, with all of its passages, is kept for validation, by a hash of its id.
+
+    Args:
+        document: The id of the document.
+        share: The expected share of the documents for validation, from 0 to 1.
+    """
     digest = hashlib.blake2b(document.encode("utf8", "surrogatepass"), digest_size=8, person=b"held-out").digest()
     return int.from_bytes(digest, "little") < share * 2**64
 
 
 def example_row(asked: AskedPassage, prompt: QueryPrompt, *, whole: bool, seed: int) -> Iterator[dict[str, str]]:
-    """Yield rows to learn from: a passage, and its queries one after the other in random order.
+    """Yield training rows of a passage, with its queries one after the other in random order.
 
-    Several queries after one passage cost little more than one, and each is learned as an answer to the passage: a
-    generator asked for one stops at the separator.
+    Several queries after one passage cost little more than one. Each is learned as an answer to the passage, and a
+    generator that is asked for one query stops at the separator.
 
     Args:
-        asked: the passage.
-        prompt: how it is put.
-        whole: learn the passage too, as a text (for a model that knows no language yet); else the queries alone.
-        seed: of the order.
+        asked: The passage and its queries.
+        prompt: The prompt.
+        whole: Whether the passage is predicted too, for a model that is trained from scratch; else only the queries.
+        seed: Seed of the order of the queries.
+
+    Yields:
+        Rows with "prompt" and "completion".
     """
     queries = list(asked.queries)
     random.Random(derive_seed(seed, "queries", asked.passage)).shuffle(queries)
@@ -195,7 +222,15 @@ def example_row(asked: AskedPassage, prompt: QueryPrompt, *, whole: bool, seed: 
 
 
 def check_pairs(rows: int, location: str) -> None:
-    """Refuse pairs that are too few to train on."""
+    """Raise an error where there are too few pairs to train on.
+
+    Args:
+        rows: Number of passages with queries.
+        location: The location of the pairs, for the message.
+
+    Raises:
+        InputError: If there are fewer than ten.
+    """
     if rows < 10:
         raise InputError(
             f"{location} gives {counted(rows, 'passage')} with queries to train on; 10 are needed", "give more pairs"

@@ -1,1 +1,1 @@
-"""The retrieval experiment: whether expansion helps a collection, beside its baselines."""
+"""The retrieval experiment: whether document expansion helps on a collection, compared with baselines."""

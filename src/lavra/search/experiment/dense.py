@@ -1,4 +1,4 @@
-"""Dense and hybrid baselines: documents by the cosine of embeddings, and fused with BM25 by reciprocal ranks."""
+"""Dense and hybrid baselines: ranking by the cosine of embeddings, and its fusion with BM25 by reciprocal ranks."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from lavra.search.index.postings import best
 from lavra.search.index.snapshot import Generation
 
 RANK_CONSTANT = 60
-"""Of reciprocal rank fusion (Cormack, Clarke, Büttcher, SIGIR 2009)."""
+"""The constant k of reciprocal rank fusion, 1 / (k + rank) (Cormack, Clarke and Büttcher, SIGIR 2009)."""
 
 _AT_ONCE = 256
+"""Number of documents that are embedded at once."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Embeddings of the documents of an index, in its order.
+    """The embeddings of the documents of an index, in the order of their numbers.
 
     Attributes:
-        values: (documents, width) float32, each of length one.
-        model: what made them.
+        values: (documents, width) float32 vectors of length 1.
+        model: The bi-encoder that made them.
     """
 
     values: NDArray[np.float32]
@@ -38,12 +39,17 @@ class Vectors:
 
     @property
     def bytes(self) -> int:
-        """Size of the vectors."""
+        """Size of the vectors in bytes."""
         return self.values.nbytes
 
 
 def embed_documents(index: Index, model: Embedder) -> Vectors:
-    """Embed every document of an index, title and text, cut at what the model reads."""
+    """Embed title and text of every document of an index; what the model cannot read of a long document is left out.
+
+    Args:
+        index: The index.
+        model: The bi-encoder.
+    """
     texts = (document.contents for document in index.documents())
     parts = [model.documents(some) for some in _batches(track(texts, "embedding", len(index), "documents"))]
     return Vectors(np.concatenate(parts), model)
@@ -57,12 +63,31 @@ def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
 def dense_ranking(
     vectors: Vectors, query: NDArray[np.float32], ranks: NDArray[np.int32], depth: int = DEPTH
 ) -> NDArray[np.int64]:
-    """Return the numbers of the documents nearest to a query, ties as everywhere (`ranks`)."""
-    return best(vectors.values @ query + 2, ranks, depth)  # `best` takes no score of zero for an answer
+    """Return the documents with the highest cosine to a query, by exact search.
+
+    Args:
+        vectors: The embeddings of the documents.
+        query: (width,) embedding of the query, of length 1.
+        ranks: (documents,) rank of each document in the order that breaks ties.
+        depth: Most documents to return.
+
+    Returns:
+        The numbers of the documents, best first.
+    """
+    return best(vectors.values @ query + 2, ranks, depth)  # `best` leaves out scores of zero, and a cosine may be zero
 
 
 def fused(rankings: Sequence[NDArray[np.int64]], ranks: NDArray[np.int32], depth: int = DEPTH) -> NDArray[np.int64]:
-    """Return one ranking of several by the sum of 1 / (60 + rank), ranks from 1."""
+    """Fuse several rankings into one by reciprocal rank fusion: the sum of 1 / (60 + rank), with ranks from 1.
+
+    Args:
+        rankings: The numbers of the documents in each ranking, best first.
+        ranks: (documents,) rank of each document in the order that breaks ties.
+        depth: Most documents to return.
+
+    Returns:
+        The numbers of the documents, best first.
+    """
     scores = np.zeros(len(ranks), dtype=np.float32)
     for ranking in rankings:
         scores[ranking] += (1.0 / (RANK_CONSTANT + 1 + np.arange(len(ranking)))).astype(np.float32)
@@ -76,17 +101,17 @@ def evaluate_dense(
     queries: Sequence[JudgedQuery],
     measures: Sequence[str] = MEASURES,
 ) -> dict[str, tuple[RetrievalScores, Latency]]:
-    """Measure "dense" (exact search by cosine), and it fused with each of some ways to search by terms.
+    """Measure "dense" (exact search by cosine), and its fusion with each of several BM25 systems.
 
     Args:
-        index: of the documents.
-        lexical: name -> what is searched by BM25; the fused system is called "NAME, fused with dense".
-        vectors: of the documents of the index.
-        queries: judged.
-        measures: by name.
+        index: The index of the documents.
+        lexical: What BM25 searches, by the name of the system; the fused system is called "NAME, fused with dense".
+        vectors: The embeddings of the documents of the index.
+        queries: The judged queries.
+        measures: The names of the measures.
 
     Returns:
-        Scores and latency of each; the time of a query includes embedding it.
+        Scores and latency of each system by its name; the latency of a query includes embedding it.
     """
     names = {name: f"{name}, fused with dense" for name in lexical}
     values = {name: np.zeros((len(queries), len(measures))) for name in ("dense", *names.values())}

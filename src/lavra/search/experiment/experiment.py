@@ -1,4 +1,4 @@
-"""The retrieval experiment: does expansion help this collection? BM25 on documents against BM25 on expanded ones."""
+"""The retrieval experiment: BM25 on documents against BM25 on expanded documents, on the same judged queries."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from lavra.search.index.index import Index
 from lavra.search.index.manifest import IndexSettings
 
 PRIMARY = "MRR@10"
-"""The measure by which k1 and b are tuned and the table's p-values are given."""
+"""The measure by which k1 and b are tuned, and for which the table gives p-values."""
 
 SHARES = (0.1, 0.3, 0.5, 0.7)
-"""Shares of the generated queries that are tried when the queries have scores."""
+"""Shares of the generated queries, the best by score, that are measured where the queries have scores."""
 
 BASELINE = "documents"
+"""Name of the baseline: documents without generated queries."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class System:
     """One way to index the same documents and generated queries.
 
     Attributes:
-        name: for the table.
-        changes: what differs from the settings of the index.
+        name: The name in the table.
+        changes: The settings that differ from those of the index.
     """
 
     name: str
@@ -45,17 +46,17 @@ class System:
 
 @dataclass(frozen=True)
 class SystemResult:
-    """What was measured on one system.
+    """The measures of one system.
 
     Attributes:
-        system: which.
-        settings: with which it was measured; None for what does not search by terms alone.
-        scores: every measure of every query.
-        estimates: the means with their intervals over queries.
-        latency: of the ten best documents.
-        bytes: size of its postings.
-        shares: new and copied terms of the generated queries that it indexes.
-        tuning: how k1, b and the weight of queries were found, if they were.
+        system: The system.
+        settings: The settings with which it was measured; None for a system that does not search by terms alone.
+        scores: Every measure of every query.
+        estimates: The mean of each measure, with its bootstrap interval over queries.
+        latency: The time that the ten best documents of a query take.
+        bytes: Size of the postings in bytes.
+        shares: New and copied terms of the generated queries that the system indexes.
+        tuning: How k1, b and the weight of queries were tuned; None where they were not.
     """
 
     system: System
@@ -68,7 +69,7 @@ class SystemResult:
     tuning: Tuning | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object; measures by their usual names."""
+        """Return plain values, with the measures by their usual names."""
         return {
             "system": self.system.name,
             "settings": self.settings.to_json() if self.settings else None,
@@ -84,18 +85,19 @@ class SystemResult:
 
 @dataclass
 class ExperimentResult:
-    """The whole experiment.
+    """The results of an experiment.
 
     Attributes:
-        collection: its name.
-        split: of the judgements.
-        documents: number searched.
-        queries: texts of the judged queries, by id.
-        systems: the baseline first.
-        comparisons: each other system against the baseline, on each measure.
-        warnings: to be read with the numbers.
-        ceiling: means with the human questions in place of generated ones, when it was measured.
-        expansion: how the generated queries were made, as far as the file beside them says.
+        collection: The name of the collection.
+        split: The split of the judgements.
+        documents: Number of documents that were searched.
+        queries: The text of each judged query by its id.
+        systems: The results of each system, the baseline first.
+        comparisons: The comparison of each other system with the baseline, on each measure.
+        warnings: Warnings about the numbers.
+        ceiling: The scores of the oracle, with the questions of people in place of generated queries; None where it was
+            not measured.
+        expansion: The record of how the queries were generated; None where it is not known.
     """
 
     collection: str
@@ -109,11 +111,11 @@ class ExperimentResult:
     expansion: dict[str, Any] | None = None
 
     def comparison(self, system: str, measure: str = PRIMARY) -> Comparison | None:
-        """Return the comparison of a system on a measure; None for the baseline."""
+        """Return the comparison of a system with the baseline on a measure; None for the baseline itself."""
         return next((one for one in self.comparisons if (one.system, one.measure) == (system, measure)), None)
 
     def gain_share(self, system: str, measure: str = PRIMARY) -> float | None:
-        """Return the system's gain over the baseline as a share of the ceiling's gain; None when there is none."""
+        """Return the gain of a system over the baseline as a share of the oracle's gain; None where that has none."""
         found = self.comparison(system, measure)
         if self.ceiling is None or found is None:
             return None
@@ -121,7 +123,7 @@ class ExperimentResult:
         return found.difference.value / room if room > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object with everything but the per-query values."""
+        """Return plain values: everything except the values of single queries."""
         return {
             "collection": self.collection,
             "split": self.split,
@@ -137,9 +139,14 @@ class ExperimentResult:
 
 
 def systems_for(index: Index, shares: Sequence[float] = SHARES) -> list[System]:
-    """Return the systems that make sense for an index: the baseline alone when it has no generated queries.
+    """Return the systems to measure for an index.
 
-    Filtered ones are tried when every query has a score.
+    Args:
+        index: The index of documents with their generated queries.
+        shares: The shares of the generated queries to measure where every query has a score.
+
+    Returns:
+        The baseline, and the systems with generated queries where the index has some.
     """
     everything = {"fields": "doc+queries", "keep_queries": 1.0, "drop_repeats": False}
     systems = [System(BASELINE, {"fields": "doc"})]
@@ -174,24 +181,31 @@ def run_experiment(
     vectors: Vectors | None = None,
     seed: int = 0,
 ) -> ExperimentResult:
-    """Measure each system on the same judged queries and compare it with the baseline.
+    """Measure each system on the same judged queries, and compare it with the baseline.
+
+    Differences are tested by paired randomisation tests over queries (Smucker et al., CIKM 2007), with p-values
+    corrected by Holm's method for the number of systems.
 
     Args:
-        index: of documents with their generated queries; it is not changed.
-        queries: id -> text.
-        qrels: judgements to report on.
-        folder: for the systems' postings, about the index's size each; removing it afterwards is the caller's matter.
-        collection: name for the report.
-        split: likewise.
-        systems: what to compare, the baseline first; by default `systems_for(index)`.
-        validation: judgements on which k1, b and the weight of queries are tuned, for each system; without it all use
-            the index's.
-        measures: must include "MRR@10" and "Judged@10".
-        vectors: of the index's documents; adds searching by them, and fused with BM25.
-        seed: of the intervals and tests.
+        index: The index of documents with their generated queries, which is not changed.
+        queries: The text of each query by its id.
+        qrels: The relevance judgements to report on.
+        folder: The folder for the postings of the systems, each about as large as those of the index; the caller
+            removes it.
+        collection: The name of the collection, for the report.
+        split: The name of the split, for the report.
+        systems: The systems to compare, the baseline first; `systems_for(index)` if None.
+        validation: Judgements on which k1, b and the weight of queries are tuned, for each system; if None, all systems
+            use the values of the index.
+        measures: The names of the measures, which must include "MRR@10" and "Judged@10".
+        vectors: The embeddings of the documents, to measure dense search and its fusion with BM25 too; None for not.
+        seed: Seed of the intervals and tests.
+
+    Returns:
+        The results.
 
     Raises:
-        InputError: if queries, judgements and index do not belong together.
+        InputError: If queries, judgements and index do not belong together.
     """
     judged = judged_queries(index, queries, qrels)
     tuning_queries = judged_queries(index, queries, validation) if validation else None
@@ -253,7 +267,7 @@ def _measure_dense(
     measures: Sequence[str],
     seed: int,
 ) -> list[SystemResult]:
-    """Measure searching by vectors, alone and fused with the documents' and the expanded documents' BM25."""
+    """Measure dense search, alone and fused with BM25 on documents and on expanded documents."""
     say("measuring: dense")
     generations = {
         one.system.name: index.variant(folder / f"fused-{number}", **vars(one.settings))

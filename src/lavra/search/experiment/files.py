@@ -1,4 +1,4 @@
-"""What an experiment leaves behind: JSON, a table to read, the queries that gained and lost, and a plot."""
+"""The files of an experiment: JSON, a table of plain text, the queries that gained and lost, and plots."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from lavra.search.experiment.experiment import PRIMARY, ExperimentResult, System
 # The curve of effectiveness and index size against the share of the generated queries that is kept.
 
 _W, _HEIGHT, _X, _MARGIN, _TOP, _BOTTOM = 640, 380, 70, 30, 50, 70
+"""Width and height of that plot, and its left, right, upper and lower margins, in pixels."""
 
 
 def points(result: ExperimentResult) -> list[tuple[float, SystemResult]]:
-    """Return (share kept, system) by growing share, from the documents alone to all queries."""
+    """Return the points of the curve: share of the queries that is kept, and the results, by increasing share.
+
+    Args:
+        result: The results of the experiment.
+    """
     found = []
     for one in result.systems:
         changes = one.system.changes
@@ -29,7 +34,14 @@ def points(result: ExperimentResult) -> list[tuple[float, SystemResult]]:
 
 
 def share_plot(result: ExperimentResult) -> str:
-    """Return an SVG: MRR@10 with its interval against the share kept, index sizes below; empty without a filter."""
+    """Return a plot of MRR@10 with intervals against the share of the queries that is kept, with the index sizes.
+
+    Args:
+        result: The results of the experiment.
+
+    Returns:
+        The plot as SVG; an empty string where no filtered system was measured.
+    """
     curve = points(result)
     if len(curve) < 3:
         return ""
@@ -71,11 +83,18 @@ def share_plot(result: ExperimentResult) -> str:
     return "\n".join(parts) + "\n"
 
 
-# What an experiment leaves behind: JSON, a table to read, the queries that gained and lost, and a plot.
+# All files of an experiment, and the table.
 
 
 def write_experiment(result: ExperimentResult, folder: Path) -> None:
-    """Write `experiment.json`, `experiment.txt`, `differences.tsv`, `experiment.svg`; filtered, also `shares.svg`."""
+    """Write the results as `experiment.json`, `experiment.txt`, `differences.tsv` and `experiment.svg`.
+
+    Where filtered systems were measured, `shares.svg` is written too.
+
+    Args:
+        result: The results of the experiment.
+        folder: The folder to write into.
+    """
     write_json(folder / "experiment.json", result.to_json())
     write_atomically(folder / "experiment.txt", "\n".join(table(result)) + "\n")
     write_atomically(folder / "differences.tsv", "".join(difference_lines(result)))
@@ -89,8 +108,9 @@ def table(result: ExperimentResult, width: int | None = None) -> list[str]:
     """Return the lines of a table: measures with intervals, gain in MRR@10, size and latency of each system.
 
     Args:
-        result: of the experiment.
-        width: columns of the terminal; where the table is wider, each system has its lines below one another.
+        result: The results of the experiment.
+        width: Columns of the terminal; in a table that would be wider, the values of a system are below one another.
+            None for no limit.
     """
     measures = list(result.systems[0].estimates)
     latency = "latency p50/p95/p99 (ms)"
@@ -135,7 +155,7 @@ def _stacked(rows: list[list[str]]) -> list[str]:
 
 
 def _about_queries(result: ExperimentResult) -> list[str]:
-    """Say how the generated queries were made, if that is known."""
+    """Return a sentence that says how the queries were generated, where that is known."""
     about = result.expansion or {}
     request = about.get("request")
     if not isinstance(request, dict):
@@ -176,7 +196,14 @@ def _shown(estimate: Estimate) -> str:
 
 
 def difference_lines(result: ExperimentResult) -> list[str]:
-    """Return tab-separated lines, one for each system and query whose MRR@10 changed, the largest losses first."""
+    """Return the queries that gained or lost, one tab-separated line for each system and query, largest losses first.
+
+    Args:
+        result: The results of the experiment.
+
+    Returns:
+        A header and the lines: system, query id, text, MRR@10 of the baseline, of the system, and the difference.
+    """
     base = result.systems[0].scores
     lines = ["system\tquery\ttext\tbaseline\tvalue\tdifference\n"]
     for one in result.systems[1:]:
@@ -194,10 +221,15 @@ def difference_lines(result: ExperimentResult) -> list[str]:
 
 
 _WIDTH, _LINE, _LEFT, _RIGHT = 860, 30, 300, 110
+"""Width of the plot of systems, height of a system's line, and the left and right margins, in pixels."""
 
 
 def plot(result: ExperimentResult) -> str:
-    """Return an SVG: MRR@10 of each system with its interval; size of the index at the right."""
+    """Return a plot of MRR@10 of each system with its interval, with the index sizes, as SVG.
+
+    Args:
+        result: The results of the experiment.
+    """
     estimates = [one.estimates[PRIMARY] for one in result.systems]
     ends = [end for one in estimates for end in (one.value, one.low, one.high) if end is not None]
     if result.ceiling is not None:

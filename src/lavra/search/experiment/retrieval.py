@@ -1,4 +1,4 @@
-"""Running judged queries against an index: the measures, the order, and how long a query takes."""
+"""Running judged queries against an index: the measures of each query, and the latency."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from lavra.search.index.index import Index
 from lavra.search.index.snapshot import Generation
 
 DEPTH = 1000
-"""Results per query that the measures look at, as is usual in the field."""
+"""Number of results of a query that are measured, which is usual in the field."""
 
 _TIMED = 500
+"""Most queries whose latency is measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long the ten best documents of a query take, its analysis included.
+    """The time that the ten best documents of a query take, with the analysis of the query.
 
     Attributes:
-        p50: median, in milliseconds.
-        p95: 95th percentile.
-        p99: 99th percentile.
-        queries: number of queries that were timed.
+        p50: The median in milliseconds.
+        p95: The 95th percentile in milliseconds.
+        p99: The 99th percentile in milliseconds.
+        queries: Number of queries that were timed.
     """
 
     p50: float
@@ -40,7 +41,15 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Latency:
-        """Return the percentiles of the seconds that each query took."""
+        """Return the percentiles of the seconds that the queries took, in milliseconds.
+
+        Args:
+            seconds: The seconds of each query.
+
+        Examples:
+            >>> Latency.of([0.001, 0.001]).p50
+            1.0
+        """
         percentiles = np.percentile(np.array(seconds) * 1000, [50, 95, 99])
         return cls(*(float(value) for value in percentiles), queries=len(seconds))
 
@@ -51,15 +60,15 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class JudgedQuery:
-    """A query and its judgements by document number.
+    """A query with its judgements by document number.
 
     Attributes:
-        id: of the query.
-        text: as people wrote it.
-        terms: its term numbers in the index.
-        numbers: (judged,) sorted numbers of the judged documents that the index has.
-        found_grades: (judged,) their grades.
-        grades: grades of all judged documents, also of those that the index lacks.
+        id: The id of the query.
+        text: The text of the query.
+        terms: The numbers of its terms in the index.
+        numbers: (judged,) sorted numbers of the judged documents that are in the index.
+        found_grades: (judged,) grades of these documents.
+        grades: (all judged,) grades of all judged documents, also of those that are not in the index.
     """
 
     id: str
@@ -71,12 +80,20 @@ class JudgedQuery:
 
 
 def judged_queries(index: Index, queries: Mapping[str, str], qrels: Qrels) -> list[JudgedQuery]:
-    """Bring queries and judgements into the numbers of an index, sorted by query id.
+    """Convert queries and judgements to the term and document numbers of an index.
 
-    Judged queries without a text are left out; documents that the index lacks count as relevant but never found.
+    Judged queries without a text are left out. Judged documents that are not in the index count as never found.
+
+    Args:
+        index: The index.
+        queries: The text of each query by its id.
+        qrels: The grade by query id and document id.
+
+    Returns:
+        The judged queries, sorted by id.
 
     Raises:
-        InputError: if no judged query has a text, or no judged document is in the index.
+        InputError: If no judged query has a text, or no judged document is in the index.
     """
     generation = index.generation
     if generation is None:
@@ -100,7 +117,15 @@ def judged_queries(index: Index, queries: Mapping[str, str], qrels: Qrels) -> li
 
 
 def gains_of(query: JudgedQuery, results: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the grade of each result in rank order, `UNJUDGED` where it has none."""
+    """Return the grade of each result.
+
+    Args:
+        query: The judged query.
+        results: (results,) numbers of the documents, best first.
+
+    Returns:
+        (results,) grades, `UNJUDGED` for documents without one.
+    """
     gains = np.full(len(results), UNJUDGED, dtype=np.int64)
     if len(query.numbers):
         places = np.minimum(query.numbers.searchsorted(results), len(query.numbers) - 1)
@@ -112,7 +137,14 @@ def gains_of(query: JudgedQuery, results: NDArray[np.int64]) -> NDArray[np.int64
 def evaluate(
     generation: Generation, queries: Sequence[JudgedQuery], measures: Sequence[str] = MEASURES, *, depth: int = DEPTH
 ) -> RetrievalScores:
-    """Search every query and measure the rankings; unanswered queries count as zero."""
+    """Search for every query and measure the rankings; queries without any result count as zero.
+
+    Args:
+        generation: The snapshot of the index to search.
+        queries: The judged queries.
+        measures: The names of the measures.
+        depth: Number of results of a query that are measured.
+    """
     values = np.zeros((len(queries), len(measures)))
     unanswered = 0
     for row, query in enumerate(track(queries, "searching", len(queries), "queries")):
@@ -125,7 +157,15 @@ def evaluate(
 
 
 def measure_latency(index: Index, generation: Generation, queries: Sequence[JudgedQuery]) -> Latency:
-    """Time up to 500 queries one by one, after 50 to warm up; reading ids is part of it, reading texts is not."""
+    """Measure the latency of up to 500 queries, one after the other, after 50 queries to warm up.
+
+    The time includes the analysis of the query and reading the ids of ten documents, but not reading their texts.
+
+    Args:
+        index: The index, which analyzes the queries.
+        generation: The snapshot of the index to search.
+        queries: The judged queries, from which evenly spaced ones are taken.
+    """
     step = max(1, len(queries) // _TIMED)
     chosen = queries[::step][:_TIMED]
     seconds = []

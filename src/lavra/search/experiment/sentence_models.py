@@ -1,4 +1,4 @@
-"""Models of sentence-transformers from a local folder: nothing is downloaded, and no code of a model is run."""
+"""Models of sentence-transformers in a local folder: nothing is downloaded, and no code in the folder is run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ if TYPE_CHECKING:
     import torch
 
 _AT_ONCE = 64
+"""Number of texts in a batch."""
 
 
 def kind_of(folder: Path) -> Literal["cross-encoder", "bi-encoder"] | None:
-    """Return what a folder holds, None when it is no model.
+    """Return the kind of the model in a folder.
 
-    A bi-encoder has `modules.json` (but for cross-encoders that say so) or is a bare encoder; a cross-encoder ends in a
-    head that classifies.
+    A model with a classification head is a cross-encoder, and so is one whose configuration says so; every other
+    encoder is a bi-encoder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        "cross-encoder" or "bi-encoder"; None where the folder holds no model.
     """
     if not (folder / "config.json").is_file():
         return None
@@ -37,21 +44,21 @@ def kind_of(folder: Path) -> Literal["cross-encoder", "bi-encoder"] | None:
 
 
 class Embedder:
-    """A bi-encoder.
+    """A bi-encoder, which embeds queries and documents separately.
 
     Args:
-        model: of sentence-transformers.
+        model: The model of sentence-transformers.
     """
 
     def __init__(self, model: Any) -> None:
         self.inner = model
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return (texts, width) embeddings of length one, with the model's own prompt for queries if it has one."""
+        """Return (texts, width) float32 embeddings of length 1, with the model's prompt for queries if it has one."""
         return self._embed(self.inner.encode_query, texts)
 
     def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return (texts, width) embeddings of length one, with the model's own prompt for documents if it has one."""
+        """Return (texts, width) float32 embeddings of length 1, with the model's prompt for documents if it has one."""
         return self._embed(self.inner.encode_document, texts)
 
     def _embed(self, encode: Any, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -60,26 +67,36 @@ class Embedder:
 
     @property
     def longest(self) -> int | None:
-        """Tokens of a text that are read; what comes after is not seen."""
+        """Most tokens of a text that the model reads, the rest being left out; None where there is no limit."""
         length = getattr(self.inner, "max_seq_length", None)
         return int(length) if length else None
 
 
 def open_embedder(folder: str | Path, device: torch.device) -> Embedder:
-    """Open a bi-encoder.
+    """Open a bi-encoder of sentence-transformers.
+
+    Args:
+        folder: The folder of the model.
+        device: Device that holds the model and computes.
 
     Raises:
-        InputError: if the folder holds none, or it cannot be opened.
+        InputError: If the folder holds no bi-encoder, or it cannot be opened.
+        LavraError: If sentence-transformers is not installed.
     """
     _check(Path(folder), "bi-encoder")
     return Embedder(_opened("SentenceTransformer", Path(folder), device))
 
 
 def open_cross_encoder(folder: str | Path, device: torch.device) -> Any:
-    """Open a cross-encoder.
+    """Open a cross-encoder of sentence-transformers.
+
+    Args:
+        folder: The folder of the model.
+        device: Device that holds the model and computes.
 
     Raises:
-        InputError: if the folder holds none, or it cannot be opened.
+        InputError: If the folder holds no cross-encoder, or it cannot be opened.
+        LavraError: If sentence-transformers is not installed.
     """
     _check(Path(folder), "cross-encoder")
     return _opened("CrossEncoder", Path(folder), device)

@@ -1,4 +1,4 @@
-"""Choosing k1, b and the queries' weight on a validation split; and the most that expansion could bring."""
+"""Tuning k1, b and the weight of queries on a validation split, and the oracle, the most that expansion could gain."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ from lavra.search.index.manifest import IndexSettings
 from lavra.search.index.snapshot import Generation
 
 K1 = (0.4, 0.6, 0.9, 1.2, 1.6, 2.2)
-B = (0.2, 0.4, 0.6, 0.75, 0.9, 1.0)
-"""The grid: from what is usual for passages (0.9, 0.4) to what suits expanded passages (2.18, 0.86 on MS MARCO)."""
+"""Values of k1 in the grid."""
 
+B = (0.2, 0.4, 0.6, 0.75, 0.9, 1.0)
+"""Values of b in the grid. The grid reaches from the usual values for passages (k1 0.9, b 0.4) to those that suit
+expanded passages (k1 2.18, b 0.86 on MS MARCO)."""
 
 QUERY_WEIGHTS = (0.125, 0.25, 0.5, 1.0)
-"""Weights of generated queries that are tried; below 1 they lengthen their document less, often for the better."""
+"""Weights of generated queries in the grid. Below 1 the queries make their document less long, which often helps."""
 
 _WEIGHTED = ("doc+queries", "doc+new-terms")
+"""Fields in which the weight of queries matters, because they hold the text too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """The outcome of a search over k1, b and the weight of generated queries.
+    """The result of a grid search over k1, b and the weight of generated queries.
 
     Attributes:
-        k1: the best.
-        b: the best.
-        query_weight: the best.
-        measure: by which.
-        value: its mean with them.
-        tried: every (k1, b, query weight, value), in the order of the grid.
-        queries: number of validation queries used.
+        k1: The best k1.
+        b: The best b.
+        query_weight: The best weight of generated queries.
+        measure: The name of the measure that was maximised.
+        value: The mean of the measure with the best values.
+        tried: Every (k1, b, query weight, value), in the order of the grid.
+        queries: Number of validation queries.
     """
 
     k1: float
@@ -55,7 +58,7 @@ class Tuning:
 
     @property
     def changes(self) -> dict[str, float]:
-        """The settings of an index that were found."""
+        """The best values as settings of an index."""
         return {"k1": self.k1, "b": self.b, "query_weight": self.query_weight}
 
     def to_json(self) -> dict[str, Any]:
@@ -73,16 +76,19 @@ def tune(
     most_queries: int = 1000,
     seed: int = 0,
 ) -> Tuning:
-    """Try the grid of k1 and b, and weights where there are queries to weigh; of equally good settings take the first.
+    """Tune k1, b and, where there are generated queries, their weight by grid search.
 
     Args:
-        index: is not changed.
-        queries: of the validation split, never those that are reported on.
-        folder: for the postings of each weight; must not exist.
-        changes: settings that differ from the index's, e.g. its fields.
-        measure: what is to be high.
-        most_queries: a random sample of this many is used when there are more.
-        seed: for the sample.
+        index: The index, which is not changed.
+        queries: The queries of the validation split, none of which is reported on.
+        folder: The folder for the postings of each weight, which must not exist.
+        changes: Settings that differ from those of the index, such as its fields.
+        measure: The name of the measure to maximise.
+        most_queries: Most queries; a random sample is taken where there are more.
+        seed: Seed of the sample.
+
+    Returns:
+        The best values, the first ones of the grid among equally good ones.
     """
     if len(queries) > most_queries:
         drawn = numpy_stream(seed, "queries for tuning").permutation(len(queries))[:most_queries]
@@ -112,21 +118,25 @@ def evaluate_ceiling(
     folds: int = 5,
     seed: int = 0,
 ) -> RetrievalScores:
-    """Measure an index whose documents carry their human questions, each question asked where it is not indexed.
+    """Measure the oracle: documents expanded with the questions of people, by cross-validation.
 
-    The judged queries are dealt into folds; the queries of a fold are asked of an index in which every document is
-    expanded with the relevant queries of the other folds. A generator that writes as people ask, as many queries as
-    there are questions, would come near it: its gain can be given as a share of this one.
+    The judged queries are split into folds. The queries of a fold search an index in which every document is expanded
+    with the relevant queries of the other folds. A generator that writes like people, and as many queries as there are
+    questions, would come near this result, so that its gain can be given as a share of the oracle's.
 
     Args:
-        collection: the documents.
-        queries: id -> text.
-        qrels: whose queries are asked, and used to expand.
-        settings: of the index; its fields should hold the queries.
-        folder: for the indexes of the folds; must not exist.
-        validation: judgements on which k1, b and weight are tuned, in the first fold; else the settings' hold.
-        folds: number of parts, at least two.
-        seed: for the dealing.
+        collection: The collection of documents.
+        queries: The text of each query by its id.
+        qrels: The relevance judgements, whose queries are searched for and used for expansion.
+        settings: The settings of the index, whose fields should include the queries.
+        folder: The folder for the indexes of the folds, which must not exist.
+        validation: Judgements on which k1, b and the weight of queries are tuned in the first fold; None for the values
+            of the settings.
+        folds: Number of folds, at least 2.
+        seed: Seed of the split into folds.
+
+    Returns:
+        The scores of every judged query.
     """
     names = sorted(query for query in qrels if query in queries)
     fold_of = dict(zip(names, (numpy_stream(seed, "folds").permutation(len(names)) % folds).tolist(), strict=True))

@@ -1,1 +1,1 @@
-"""The index: BM25 over documents and the queries generated for them, in one folder."""
+"""The search index: BM25 over documents and their generated queries, in one folder."""

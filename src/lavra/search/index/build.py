@@ -1,4 +1,4 @@
-"""From a collection, and its generated queries if there are any, to an index."""
+"""Building an index from a collection and its generated queries."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from lavra.search.index.update import Changes
 from lavra.text.languages import language_warning
 
 _SAMPLE = 500
+"""Documents from which the language of the collection is guessed, for a warning."""
 
 
 def build_index(
@@ -31,21 +32,22 @@ def build_index(
     complete: bool = True,
     bad_rows: BadRows | None = None,
 ) -> tuple[Index, Changes, list[str]]:
-    """Make an index of a collection, or bring an existing one up to date; run it again after a kill, and it goes on.
+    """Make an index of a collection, or bring an existing one up to date; after a kill, another call continues.
 
     Args:
-        collection: the documents, streamed.
-        folder: of the index; made when there is none.
-        settings: for a new index; an existing one must have the same analyzer and chunks, the rest is changed to these.
-        expansions: file of generated queries, see `ExpansionFile`; without it documents keep those they bring along.
-        complete: documents of an existing index that the collection does not have are deleted.
-        bad_rows: counts what is wrong with the input; pass the collection's own to have all in one.
+        collection: The documents, which are not held in memory all at once.
+        folder: The folder of the index, which is made where there is none.
+        settings: The settings. An existing index must have the same analyzer and chunks; its other settings are changed
+            to these.
+        expansions: File of generated queries, see `ExpansionFile`; None for those that the documents bring along.
+        complete: Whether documents of an existing index that the collection does not have are deleted.
+        bad_rows: Counts what is wrong with the input; give the one of the collection to have all counts in one.
 
     Returns:
-        The index, what was changed, and warnings to show.
+        The index, the number of changed documents, and warnings.
 
     Raises:
-        InputError: if an existing index has another analyzer or other chunks, or the collection has no document.
+        InputError: If an existing index has another analyzer or other chunks, or the collection has no document.
     """
     problems = bad_rows if bad_rows is not None else BadRows()
     sample: list[str] = []
@@ -69,7 +71,7 @@ def build_index(
 
 
 def _some(collection: Collection) -> Iterator[Document]:
-    """Return the documents, of which there must be one: nothing is made for a collection without any."""
+    """Return the documents; a collection without any is refused before an index is made."""
     documents = collection.documents()
     first = next(documents, None)
     if first is None:

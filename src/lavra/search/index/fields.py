@@ -1,4 +1,4 @@
-"""What of the documents is scored: the generated queries worth keeping, and the counts of each unit."""
+"""What is scored: which generated queries are kept, and the term counts of each unit (document or chunk)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from lavra.text.term_counts import Whole, ranges
 
 @dataclass(slots=True)
 class TermShares:
-    """How much of the generated queries the documents said already.
+    """How much of the generated queries is new to their documents.
 
     Attributes:
-        copied: occurrences of terms in generated queries that the document's own text has too.
-        new: occurrences of terms that it does not have.
-        queries: number of generated queries that were counted.
+        copied: Number of term occurrences in generated queries whose term is in the text of the document too.
+        new: Number of term occurrences in generated queries whose term is not in the text.
+        queries: Number of generated queries that were counted.
+
+    Examples:
+        >>> TermShares(copied=3.0, new=1.0, queries=2).new_share
+        0.25
     """
 
     copied: float = 0.0
@@ -29,18 +33,18 @@ class TermShares:
 
     @property
     def new_share(self) -> float:
-        """Share of new terms, 0 to 1; 0 without queries."""
+        """Share of new term occurrences, from 0 to 1; 0 without queries."""
         return self.new / (self.copied + self.new) if self.copied + self.new else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class UnitCounts:
-    """Term counts of consecutive units (documents, or chunks of them).
+    """Term counts of consecutive units, which are documents or chunks of them.
 
     Attributes:
         units: (units,) number of different terms in each unit.
-        terms: (entries,) term numbers, unit after unit.
-        counts: (entries,) float32; generated queries may count with a weight.
+        terms: (entries,) int32 term numbers, unit after unit.
+        counts: (entries,) float32 count of each term; occurrences in generated queries may be weighted.
     """
 
     units: Whole
@@ -57,15 +61,15 @@ def unit_counts(
     kept: NDArray[np.bool_] | None = None,
     shares: TermShares | None = None,
 ) -> UnitCounts:
-    """Return the counts of the units of some rows of a segment.
+    """Return the term counts of the units of some rows of a segment.
 
     Args:
-        segment: where they lie.
-        rows: (rows,) living rows, in the order wanted.
-        fields: what is counted.
-        query_weight: an occurrence in a generated query counts as this many.
-        kept: (queries of the segment,) which generated queries count; without it all do.
-        shares: is added to.
+        segment: The segment.
+        rows: (rows,) numbers of the rows, in the order wanted.
+        fields: What is counted: the text, the generated queries, or both.
+        query_weight: Weight of an occurrence in a generated query; one in the text has weight 1.
+        kept: (queries of the segment,) whether each generated query counts; all count if None.
+        shares: The shares of new terms, to which those of these rows are added; None for not counting them.
     """
     units = ranges(segment.units[rows], segment.units[rows + 1])
     lengths, terms, counts = segment.body.entries(units)
@@ -86,7 +90,7 @@ def unit_counts(
 
 @dataclass(frozen=True, slots=True)
 class _Merged:
-    """For each (unit, term): occurrences in the body and in the queries. Entries of one unit lie together."""
+    """For each pair of unit and term the occurrences in the body and in the queries; entries of a unit are adjacent."""
 
     unit: Whole
     term: NDArray[np.int32]
@@ -134,19 +138,23 @@ def _add_shares(shares: TermShares, merged: _Merged, queries: int) -> None:
 
 
 def best_share(scores: NDArray[np.float32], share: float) -> NDArray[np.bool_]:
-    """Choose the best share of generated queries by their score (Gospodinov et al., "Doc2Query--", ECIR 2023).
+    """Choose the share of the generated queries with the highest scores (Gospodinov et al., "Doc2Query--", ECIR 2023).
 
-    A share, not a threshold: thresholds do not carry over from one scoring model or language to another.
+    It is a share and not a threshold, because thresholds differ between scoring models and between languages.
 
     Args:
-        scores: (queries,) over the whole collection; higher is better.
-        share: part to keep, above 0 and at most 1.
+        scores: (queries,) scores over the whole collection; higher is better.
+        share: The share to keep, above 0 and at most 1.
 
     Returns:
-        (queries,) true for exactly `round(share * queries)` of them; of equal scores the earlier ones are kept.
+        (queries,) True for exactly `round(share * queries)` of them; of equal scores the earlier ones are kept.
 
     Raises:
-        InputError: if a query has no score (NaN).
+        InputError: If a query has no score (NaN) and the share is below 1.
+
+    Examples:
+        >>> best_share(np.array([0.1, 0.9, 0.5, 0.2], dtype=np.float32), 0.5).tolist()
+        [False, True, True, False]
     """
     if share >= 1:
         return np.ones(len(scores), dtype=np.bool_)
@@ -172,10 +180,16 @@ def choose_queries(
     """Choose the generated queries to index.
 
     Args:
-        scores: (queries,) relevance scores; looked at only for a share below 1.
-        repeats: (queries,) whether each repeats another query of its document or copies its text.
-        share: part of the remaining queries to keep, the best.
-        drop_repeats: leave the repeats out first.
+        scores: (queries,) relevance scores, which matter only for a share below 1.
+        repeats: (queries,) whether each query repeats another query of its document or copies its text.
+        share: The share of the remaining queries to keep, the best ones.
+        drop_repeats: Whether repeats are left out before that.
+
+    Returns:
+        (queries,) whether each query is indexed.
+
+    Raises:
+        InputError: If a query has no score (NaN) and the share is below 1.
     """
     kept = ~repeats if drop_repeats else np.ones(len(scores), dtype=np.bool_)
     kept[kept] = best_share(scores[kept], share)

@@ -1,4 +1,4 @@
-"""The search index: BM25 over documents and the queries generated for them, kept in one folder.
+"""The search index: BM25 over documents and their generated queries, in one folder.
 
 The folder holds segments (documents and their term counts as they came in), the postings that are searched, and a
 manifest that names them. Changing what is scored (fields, k1, b, which queries are kept) never counts a text again.
@@ -27,13 +27,19 @@ from lavra.text.term_counts import Whole, ranges
 
 
 class Index:
-    """An index opened for searching. It stays as it was when it was opened, whatever updates do meanwhile.
+    """An index that is open for searching. It stays as it was when it was opened, whatever updates do meanwhile.
 
     Args:
-        folder: of the index.
+        folder: The folder of the index.
+
+    Attributes:
+        folder: The folder of the index.
+        settings: The settings of the index.
+        generation: The snapshot that is searched; None for an index without a committed document.
 
     Raises:
-        InputError: if the folder is no index, or its analyzer has changed.
+        InputError: If the folder is not an index, or its analyzer has changed since.
+        Damaged: If a file of the index is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,19 +62,25 @@ class Index:
         self.settings = IndexSettings.from_json(self._manifest.settings)
         self._segments = open_segments(self.folder, self._manifest)[: self._manifest.searchable]
         self.generation = Generation(self.folder / self._manifest.postings) if self._manifest.postings else None
-        self._vocabulary = read_vocabulary(self.folder, self._manifest)  # now: another index may take its place
+        # The vocabulary is read now and not when it is needed: another index may take the place of this one.
+        self._vocabulary = read_vocabulary(self.folder, self._manifest)
 
     @staticmethod
     def begin(folder: Path, settings: IndexSettings) -> None:
-        """Make a folder that is there already an empty index."""
+        """Make an empty index of an existing folder, by writing its manifest."""
         Manifest(settings.to_json(), settings.analyzer.fingerprint).write(folder)
 
     @classmethod
     def create(cls, folder: Path, settings: IndexSettings, *, force: bool = False) -> Index:
         """Make an empty index.
 
+        Args:
+            folder: The folder of the index.
+            settings: The settings of the index.
+            force: Whether an existing folder is replaced.
+
         Raises:
-            InputError: if the folder exists and `force` is false.
+            InputError: If the folder exists and may not be replaced.
         """
         with building_folder(folder, force=force, kind="search index", later=LATER) as building:
             cls.begin(building, settings)
@@ -76,7 +88,7 @@ class Index:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether there is an index in this folder."""
+        """Return whether there is an index in a folder."""
         return (folder / NAME).is_file()
 
     def __len__(self) -> int:
@@ -84,12 +96,12 @@ class Index:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last update ended; after one that was killed, run it again to finish it."""
+        """Whether the last update was finished; one that was killed is finished by running it again."""
         return self._manifest.searchable > 0 and self._manifest.searchable == len(self._manifest.segments)
 
     @property
     def postings_bytes(self) -> int:
-        """Size of what searching reads for its scores; the stored texts do not count."""
+        """Size in bytes of the postings, without the stored texts."""
         return self.generation.postings.bytes if self.generation else 0
 
     @property
@@ -111,11 +123,11 @@ class Index:
         the next update. Open the index again (`Index(folder)`) to search the new state.
 
         Args:
-            complete: delete the documents that the update does not name.
-            bad_rows: counts ids that come twice.
+            complete: Whether documents that the update does not name are deleted.
+            bad_rows: Counts ids that occur twice; None for not counting them.
 
         Raises:
-            InputError: if another process is updating the index.
+            InputError: If another process is updating the index.
         """
         with exclusive(self.folder / "lock", f"{self.folder} is being updated"):
             update = IndexUpdate(self.folder, complete=complete, bad_rows=bad_rows)
@@ -123,13 +135,16 @@ class Index:
             update.commit()
 
     def change_settings(self, **changes: Any) -> Index:
-        """Score otherwise (`fields`, `k1`, `b`, `query_weight`, `keep_queries`, `drop_repeats`) from the same counts.
+        """Change what is scored and how, from the same term counts.
+
+        Args:
+            changes: New values of `fields`, `k1`, `b`, `query_weight`, `keep_queries` or `drop_repeats`.
 
         Returns:
-            The index as it is now.
+            The index with the new settings.
 
         Raises:
-            InputError: for the analyzer or the chunks, which need the texts.
+            InputError: If the analyzer or the chunks are to be changed, for which the texts must be counted again.
         """
         wrong = set(changes) & {"analyzer", "chunk_words", "chunk_overlap"}
         if wrong:
@@ -141,12 +156,12 @@ class Index:
         return Index(self.folder)
 
     def variant(self, folder: Path, *, keep_counts: bool = False, **changes: Any) -> Generation:
-        """Write what searching with other settings needs into another folder, leaving the index as it is.
+        """Write the snapshot for other settings into another folder; the index is not changed.
 
         Args:
-            folder: is created.
-            keep_counts: so that k1 and b can be tuned on it.
-            changes: as for `change_settings`.
+            folder: The folder to make.
+            keep_counts: Whether the counts are kept, so that k1 and b can be tuned on the snapshot.
+            changes: New values of settings, as for `change_settings`.
         """
         settings = dataclasses.replace(self.settings, **changes)
         folder.mkdir(parents=True)
@@ -164,11 +179,17 @@ class Index:
         return [numbers[term] for term in terms if term in numbers]
 
     def search(self, query: str, most: int = 10) -> tuple[Whole, NDArray[np.float32]]:
-        """Return the numbers and scores of the best documents; score descending, then id descending.
+        """Return the best documents for a query.
 
         Args:
-            query: as people write it.
-            most: how many at most; may be more than there are documents.
+            query: The query as a person writes it.
+            most: Most documents to return; it may be more than there are documents.
+
+        Returns:
+            (found,) numbers of the documents, and (found,) float32 scores; by descending score, then descending id.
+
+        Raises:
+            InputError: If the index has no committed document.
         """
         if self.generation is None:
             raise InputError(f"{self.folder} holds no searchable documents yet", "run `lavra index` to its end")
@@ -180,13 +201,13 @@ class Index:
         return [self.generation.id_of(number) for number in numbers.tolist()]
 
     def document(self, number: int) -> tuple[Document, list[tuple[int, int]]]:
-        """Return a document by its number, and where its chunks lie in its contents."""
+        """Return a document by its number, and the (start, end) places of its chunks in its contents."""
         assert self.generation is not None
         segment, row = self.generation.rows[number].tolist()
         return self._segments[segment].document(row)
 
     def indexed_queries(self, number: int) -> list[str]:
-        """Return the generated queries of a document that are searched: all of them, or those that were kept."""
+        """Return the generated queries of a document that are indexed: all of them, or those that were kept."""
         assert self.generation is not None
         if self.settings.fields == "doc":
             return []

@@ -13,24 +13,30 @@ from lavra.text.analyzers import Analyzer
 # What an index holds and how it scores.
 
 Fields = Literal["doc", "doc+queries", "queries", "doc+new-terms"]
-"""What is indexed: a document's own text, with its generated queries, these alone, or with their new terms only."""
+"""Names of what is indexed: the text of a document, the text with its generated queries, the queries alone, or the text
+with the terms of the queries that it lacks."""
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """Settings of an index. Documents and queries are analyzed alike.
+    """The settings of an index. Documents and queries are analyzed in the same way.
 
     Attributes:
-        analyzer: from text to terms.
-        fields: "doc" is title and text; "doc+queries" adds the generated queries; "queries" is these alone;
-            "doc+new-terms" adds only the terms of the queries that the document does not have.
-        k1: how slowly repeats of a term stop counting; 0.9 and b=0.4 are the usual values for passages (Anserini).
-        b: how much long documents are held back, 0 to 1.
-        query_weight: a term in a generated query counts as this many in the document.
-        keep_queries: share of the generated queries that is indexed, the best by their score; 1 keeps all.
-        drop_repeats: leave out generated queries that repeat another of the document, or copy its text word by word.
-        chunk_words: documents are scored by their best piece of at most this many words (MaxP); 0 scores them whole.
-        chunk_overlap: words that consecutive pieces share at most.
+        analyzer: The analyzer, which turns text into terms.
+        fields: What is indexed: "doc" is title and text; "doc+queries" adds the generated queries; "queries" is the
+            queries alone; "doc+new-terms" adds only the terms of the queries that the document lacks.
+        k1: BM25 term-frequency saturation: the higher, the more each further occurrence of a term counts. 0.9 with a b
+            of 0.4 is usual for passages (Anserini).
+        b: BM25 length normalisation, from 0 (document length does not matter) to 1 (full normalisation).
+        query_weight: Weight of a term's occurrence in a generated query; one in the document itself has weight 1.
+        keep_queries: Share of the generated queries that is indexed, those with the highest scores; 1 keeps all.
+        drop_repeats: Whether generated queries that repeat another query of the document, or copy its text word by
+            word, are left out.
+        chunk_words: Most words of a chunk; documents are scored by their best chunk (MaxP), and 0 scores them whole.
+        chunk_overlap: Most words that consecutive chunks share.
+
+    Raises:
+        InputError: If a value is out of its range.
     """
 
     analyzer: Analyzer
@@ -45,7 +51,7 @@ class IndexSettings:
 
     def __post_init__(self) -> None:
         if self.fields not in get_args(Fields):
-            raise InputError(f"{self.fields!r} is no choice of fields", f"use one of {', '.join(get_args(Fields))}")
+            raise InputError(f"{self.fields!r} is not a choice of fields", f"use one of {', '.join(get_args(Fields))}")
         if self.k1 < 0 or not 0 <= self.b <= 1:
             raise InputError(f"BM25 with k1={self.k1} and b={self.b} is not defined", "use k1 >= 0 and b from 0 to 1")
         if self.query_weight <= 0 or not 0 < self.keep_queries <= 1:
@@ -56,37 +62,41 @@ class IndexSettings:
             raise InputError("the overlap of chunks must be less than their size", "choose a smaller overlap")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings for the manifest."""
+        """Return the settings as plain values, for the manifest."""
         plain = {name: value for name, value in vars(self).items() if name != "analyzer"}
         return {"analyzer": self.analyzer.to_json(), **plain}
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> IndexSettings:
-        """Make the settings that `to_json` described."""
+        """Return the settings from the plain values of `to_json`."""
         return cls(**{**settings, "analyzer": Analyzer.from_json(settings["analyzer"])})
 
 
 # The manifest of an index: the one small file that says which files belong to it. Replacing it is the commit.
 
 FORMAT = 2
+"""Version of the format of an index on disk."""
+
 NAME = "index.json"
+"""Name of the manifest in the folder of an index."""
 
 LATER = (NAME, "lock", "segment-*", "postings-*", "vocabulary-*", ".segment-*", ".postings-*", ".vocabulary-*")
-"""All that is ever written into the folder of an index, as patterns for its mark."""
+"""Patterns of all files that lavra writes into the folder of an index, by which a foreign file is recognised."""
 
 
 @dataclass
 class Manifest:
-    """What an index folder holds.
+    """The contents of an index folder.
 
     Attributes:
-        settings: as JSON, see `IndexSettings`.
-        analyzer: fingerprint of the analyzer that counted the terms.
-        segments: folders of the segments, oldest first; also those of an update that did not finish.
-        vocabulary: files whose lines together are the terms, in the order of their numbers.
-        postings: folder of the postings that are searched; empty before the first commit.
-        searchable: number of segments that the postings cover; the others belong to an update that did not finish.
-        next_number: for the names of new files.
+        settings: The settings as plain values, see `IndexSettings`.
+        analyzer: The fingerprint of the analyzer that counted the terms.
+        segments: The folders of the segments, oldest first, also those of an unfinished update.
+        vocabulary: The files whose lines together are the terms, in the order of their numbers.
+        postings: The folder of the postings that are searched; an empty string before the first commit.
+        searchable: Number of segments that the postings cover; further segments belong to an unfinished update.
+        next_number: Number for the name of the next new file.
+        format: Version of the format.
     """
 
     settings: dict[str, Any]
@@ -102,9 +112,12 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Read the manifest of an index.
 
+        Args:
+            folder: The folder of the index.
+
         Raises:
-            InputError: if `folder` is no index, was written by a newer lavra, or its analysis has changed since.
-            Damaged: if the manifest does not parse.
+            InputError: If the folder is not an index, has another format, or its analyzer has changed since.
+            Damaged: If the manifest cannot be parsed.
         """
         if not (folder / NAME).is_file():
             raise InputError(f"{folder} is no search index", "make one with `lavra index`")
@@ -126,17 +139,17 @@ class Manifest:
         return manifest
 
     def write(self, folder: Path) -> None:
-        """Replace the manifest in one step; this is the moment at which a change takes effect."""
+        """Replace the manifest atomically, which is the moment at which a change takes effect."""
         write_json(folder / NAME, asdict(self))
 
     def new_name(self, kind: str) -> str:
-        """Return a name that no file of the index has had."""
+        """Return a name that no file of the index has ever had, such as `segment-000007`."""
         name = f"{kind}-{self.next_number:06d}"
         self.next_number += 1
         return name
 
     def unused(self, folder: Path) -> list[Path]:
-        """Return what lies in the folder but belongs to no committed state: leftovers of a killed process."""
+        """Return the files of a killed process: those in the folder that belong to no committed state."""
         used = {NAME, "lock", self.postings, *self.segments, *self.vocabulary}
         kinds = ("segment-", "postings-", "vocabulary-", ".segment-", ".postings-", ".vocabulary-", f".{NAME}.")
         return [path for path in folder.iterdir() if path.name not in used and path.name.startswith(kinds)]

@@ -26,11 +26,12 @@ from lavra.search.index.fields import UnitCounts
 from lavra.text.term_counts import Whole, mapped, new_array, release
 
 _AT_ONCE = 2_000_000
+"""Number of entries that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Collected:
-    """Counts of all units on disk, in the order of the units, and what BM25 needs to know about them."""
+    """The term counts of all units on disk, in the order of the units, and the statistics that BM25 needs."""
 
     folder: Path
     sizes: Whole
@@ -72,13 +73,16 @@ def build_postings(
 ) -> None:
     """Write postings into an existing folder, in two passes over the counts; memory does not grow with the postings.
 
+    The first pass writes the counts of all units into temporary files and counts how often each term occurs, from which
+    the place of its postings follows. The second pass puts every posting into its place (a counting sort by term).
+
     Args:
-        folder: gets `scores.npy`, `units.npy`, `starts.npy`, `lengths.npy` and `postings.json`.
-        blocks: counts of all units, in order.
-        vocabulary: number of terms.
-        k1: see `IndexSettings`.
-        b: likewise.
-        keep_counts: also write `counts.npy`, so that the scores can be computed again for other k1 and b.
+        folder: The folder, which gets `scores.npy`, `units.npy`, `starts.npy`, `lengths.npy` and `postings.json`.
+        blocks: The term counts of all units, in order.
+        vocabulary: Number of terms.
+        k1: BM25 term-frequency saturation.
+        b: BM25 length normalisation, from 0 to 1.
+        keep_counts: Whether `counts.npy` is written too, so that scores can be computed again for other k1 and b.
     """
     collected = _collect(folder, blocks, vocabulary)
     _write(collected, k1, b, keep_counts)
@@ -127,14 +131,14 @@ def _write(collected: _Collected, k1: float, b: float, keep_counts: bool) -> Non
 
 
 class Bm25:
-    """Lucene's formula over arrays.
+    """The BM25 formula of Lucene (see the module) over arrays.
 
     Args:
-        k1: see the module.
-        b: see the module.
-        lengths: (units,) length of each unit.
-        average_length: over the units that have any term.
-        frequencies: (terms,) number of units that have each term.
+        k1: BM25 term-frequency saturation.
+        b: BM25 length normalisation, from 0 to 1.
+        lengths: (units,) length of each unit in terms.
+        average_length: Mean length of the units that have any term.
+        frequencies: (terms,) document frequency: number of units that have each term.
     """
 
     def __init__(
@@ -145,16 +149,25 @@ class Bm25:
         self.norm = k1 * (1 - b + b * lengths.astype(np.float64) / average_length)
 
     def scores(self, term: NDArray[Any], unit: NDArray[Any], count: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the score of each posting (term, unit, count)."""
+        """Return the float32 score of each posting.
+
+        Args:
+            term: (postings,) term numbers.
+            unit: (postings,) unit numbers.
+            count: (postings,) occurrences of the term in the unit.
+        """
         return (self.idf[term] * (count / (count + self.norm[unit]))).astype(np.float32)
 
 
 class Postings:
-    """Postings mapped from disk.
+    """Postings that are read from disk by memory map.
 
     Args:
-        folder: where `build_postings` wrote them.
-        rescored: scores to use instead of those on disk, see `with_parameters`.
+        folder: The folder in which `build_postings` wrote them.
+        rescored: (postings,) scores to use instead of those on disk; None for those on disk. See `with_parameters`.
+
+    Attributes:
+        starts: (terms + 1,) where the postings of each term begin.
     """
 
     def __init__(self, folder: Path, rescored: NDArray[np.float32] | None = None) -> None:
@@ -163,22 +176,33 @@ class Postings:
         self._scores = mapped(folder / "scores.npy") if rescored is None else rescored
         self._units = mapped(folder / "units.npy")
         self.starts: Whole = mapped(folder / "starts.npy")
-        """(terms + 1,) where the postings of each term begin."""
 
     def __len__(self) -> int:
         return self.numbers["units"]
 
     def scores(self, terms: list[int]) -> NDArray[np.float32]:
-        """Return the score of every unit, (units,), for a query given by its term numbers, repeats included."""
+        """Return the (units,) scores of all units for a query.
+
+        Args:
+            terms: The term numbers of the query, with repetitions.
+        """
         return self._engine.get_scores_from_ids(terms)
 
     @property
     def bytes(self) -> int:
-        """Size of the scores, units and starts on disk."""
+        """Size in bytes of the scores, units and starts on disk."""
         return self._scores.nbytes + self._units.nbytes + self.starts.nbytes
 
     def with_parameters(self, k1: float, b: float) -> Postings:
-        """Return the same postings scored with other parameters, in memory; they must have kept their counts."""
+        """Return the same postings with scores for other parameters, which are held in memory.
+
+        Args:
+            k1: BM25 term-frequency saturation.
+            b: BM25 length normalisation, from 0 to 1.
+
+        Raises:
+            FileNotFoundError: If the postings were built without `keep_counts`.
+        """
         frequencies = np.diff(self.starts)
         formula = Bm25(k1, b, mapped(self.folder / "lengths.npy"), self.numbers["average_length"], frequencies)
         term = np.repeat(np.arange(len(frequencies), dtype=np.int32), frequencies)
@@ -201,12 +225,19 @@ class Postings:
 
 
 def best(scores: NDArray[np.float32], ranks: NDArray[np.int32], most: int) -> NDArray[np.int64]:
-    """Return the `most` best documents in trec_eval's order; those that scored zero are no answers.
+    """Return the best documents in the order of trec_eval: by score, ties by the given order.
 
     Args:
-        scores: (documents,) score of each.
-        ranks: (documents,) place of each in the order that breaks ties.
-        most: any number of at least one, also more than there are documents.
+        scores: (documents,) score of each document; a score of zero means that it does not match.
+        ranks: (documents,) rank of each document in the order that breaks ties.
+        most: Most documents to return, at least 1; it may be more than there are documents.
+
+    Returns:
+        (found,) numbers of the documents, best first.
+
+    Examples:
+        >>> best(np.array([0.0, 2.0, 1.0], dtype=np.float32), np.arange(3, dtype=np.int32), 5).tolist()
+        [1, 2]
     """
     found = np.flatnonzero(scores)
     if most < len(found):

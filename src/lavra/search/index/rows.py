@@ -1,4 +1,4 @@
-"""Which rows of the segments count: of each document the last row, if that is no deletion; finding and merging them."""
+"""The rows of the segments: which of them are current (the last of each document), finding them, merging segments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from lavra.text.term_counts import TermCounts, Whole, ranges
 def last_rows(segments: Sequence[Segment]) -> list[NDArray[np.bool_]]:
     """Return for each segment which of its rows are the last of their document.
 
-    Rows are sorted by half of their hash, and those alone that have a neighbour there are told apart by the other half.
+    Rows are sorted by the first half of the hash of their id. Only rows with an equal neighbour are then compared by
+    the other half, so that little memory is needed.
+
+    Args:
+        segments: The segments, oldest first.
+
+    Returns:
+        For each segment (rows,) booleans.
     """
     sizes = [len(segment) for segment in segments]
     first = _column(segments, ID.start)
@@ -37,19 +44,23 @@ def _column(segments: Sequence[Segment], number: int) -> NDArray[np.uint64]:
 
 
 def living_rows(segments: Sequence[Segment]) -> list[Whole]:
-    """Return for each segment the numbers of the rows that are documents of the index."""
+    """Return for each segment the numbers of the rows that are documents of the index: last rows without a deletion.
+
+    Args:
+        segments: The segments, oldest first.
+    """
     masks = last_rows(segments)
     return [np.flatnonzero(mask & segment.alive) for mask, segment in zip(masks, segments, strict=True)]
 
 
 class RowFinder:
-    """Finds the living row of a document by the hash of its id; 17 bytes of memory for each document.
+    """Finds the current row of a document by the hash of its id; it takes 17 bytes of memory for each document.
 
     Args:
-        segments: of the index.
+        segments: The segments of the index, oldest first.
 
     Attributes:
-        seen: (documents,) which documents were asked for, in the finder's own order.
+        seen: (documents,) whether each document was looked up, in the finder's own order.
     """
 
     def __init__(self, segments: Sequence[Segment]) -> None:
@@ -68,7 +79,14 @@ class RowFinder:
         return len(self._first)
 
     def find(self, keys: NDArray[np.uint64]) -> int | None:
-        """Return the finder's number for the document with these keys' id, or None; it is then marked as seen."""
+        """Return the finder's number of the document with the id in these keys, and mark it as seen.
+
+        Args:
+            keys: (6,) keys of a document, see `keys_of`.
+
+        Returns:
+            The number; None where there is no such document.
+        """
         place = int(self._first.searchsorted(keys[0]))
         while place < len(self._first) and self._first[place] == keys[0]:
             if (self._keys(place)[ID] == keys[ID]).all():
@@ -78,31 +96,37 @@ class RowFinder:
         return None
 
     def same_body(self, number: int, keys: NDArray[np.uint64]) -> bool:
-        """Whether the document found has the title and text of these keys."""
+        """Return whether the document with a finder's number has the title and text of these keys."""
         return bool((self._keys(number)[BODY] == keys[BODY]).all())
 
     def same_queries(self, number: int, keys: NDArray[np.uint64]) -> bool:
-        """Whether the document found has the generated queries of these keys."""
+        """Return whether the document with a finder's number has the generated queries of these keys."""
         return bool((self._keys(number)[QUERIES] == keys[QUERIES]).all())
 
     def _keys(self, number: int) -> NDArray[np.uint64]:
         return self._segments[self._segment[number]].keys[self._row[number]]
 
     def body(self, number: int) -> TermCounts:
-        """Return the term counts of the units of the document found."""
+        """Return the term counts of the units of the document with a finder's number."""
         segment, row = self._segments[self._segment[number]], self._row[number]
         units = np.arange(segment.units[row], segment.units[row + 1])
         lengths, terms, counts = segment.body.entries(units)
         return TermCounts(np.concatenate([[0], np.cumsum(lengths)]), terms, counts)
 
     def ids_not_seen(self) -> list[str]:
-        """Return the ids of the documents that were never asked for."""
+        """Return the ids of the documents that were never looked up."""
         places = np.flatnonzero(~self.seen)
         return [self._segments[self._segment[place]].id_of(int(self._row[place])) for place in places]
 
 
 def merge_segments(segments: Sequence[Segment], rows: Sequence[Whole], folder: Path) -> None:
-    """Write chosen rows of several segments as one new segment, in their order, without counting anything again."""
+    """Write some rows of several segments as one new segment, in their order, without counting any text again.
+
+    Args:
+        segments: The segments.
+        rows: For each segment the numbers of the rows to write.
+        folder: The empty folder of the new segment.
+    """
     chosen = list(zip(segments, rows, strict=True))
     units = [ranges(one.units[some], one.units[some + 1]) for one, some in chosen]
     queries = [ranges(one.queries[some], one.queries[some + 1]) for (one, _), some in zip(chosen, units, strict=True)]

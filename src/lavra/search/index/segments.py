@@ -1,4 +1,4 @@
-"""A segment: a batch of documents as they came in, with their term counts. Written once, never changed."""
+"""A segment: a batch of documents with their term counts, which is written once and never changed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lavra.text.chunking import cut_into_chunks
 from lavra.text.term_counts import TermCounts, TermCountsBuilder, TextCounter, Whole, mapped, release
 
 ID, BODY, QUERIES = slice(0, 2), slice(2, 4), slice(4, 6)
-"""Columns of the keys of a row: 128-bit hashes of the id, of title and text, and of the generated queries."""
+"""Columns of the keys of a row: 128-bit hashes, two columns each, of the id, of title and text, and of the queries."""
 
 
 class SegmentWriter:
-    """Collects rows (documents, and deletions of documents) and writes them as a segment.
+    """Collects rows, which are documents and deletions of documents, and writes them as a segment.
 
     Args:
-        settings: of the index.
-        counter: from words to term numbers.
+        settings: The settings of the index.
+        counter: Converts words to term numbers.
     """
 
     def __init__(self, settings: IndexSettings, counter: TextCounter) -> None:
@@ -44,7 +44,7 @@ class SegmentWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to write: keeps memory flat, whatever the size of the corpus."""
+        """Whether the rows should be written now, so that memory does not grow with the corpus."""
         return (
             len(self) >= 100_000
             or self._body.entries + self._query_counts.entries >= 2_000_000
@@ -61,10 +61,10 @@ class SegmentWriter:
         """Add a document.
 
         Args:
-            document: with its generated queries.
-            keys: see `keys_of`.
-            body: term counts of its units when they are known already; without it they are counted.
-            scores: one for each generated query; none when they were not scored.
+            document: The document, with its generated queries.
+            keys: (6,) keys of the document, see `keys_of`.
+            body: The term counts of its units where they are known already; None to count them.
+            scores: The score of each generated query; empty when they were not scored.
         """
         contents = document.contents
         words = self._settings.analyzer.words
@@ -93,7 +93,7 @@ class SegmentWriter:
         self._add_line(row)
 
     def delete(self, identifier: str) -> None:
-        """Add the deletion of a document."""
+        """Add the deletion of the document with an id."""
         keys = np.zeros(6, dtype=np.uint64)
         keys[ID] = key_of(identifier)
         self._add_row(identifier, keys, alive=False)
@@ -125,10 +125,10 @@ class SegmentWriter:
     def _add_queries(
         self, document: Document, scores: tuple[float, ...], body_words: list[str], units: int
     ) -> list[int]:
-        """Count each query under the unit that shares most of its terms; keep its score, and whether it repeats.
+        """Count each query under the unit that shares most of its terms; record its score, and whether it repeats.
 
         Returns:
-            The order in which the queries were added: those of a unit lie together.
+            The order in which the queries were added, in which those of a unit are adjacent.
         """
         if not document.queries:
             self._queries.extend([self._query_counts.texts] * units)
@@ -165,23 +165,23 @@ class SegmentWriter:
 
 
 class Segment:
-    """A written segment, mapped from disk; it stays readable when an update removes its files.
+    """A segment that is read from disk by memory map; it stays readable when an update removes its files.
 
     Args:
-        folder: where it lies.
+        folder: The folder of the segment.
 
     Attributes:
-        keys: (rows, 6) see `keys_of`.
-        alive: (rows,) false for the deletion of a document.
+        keys: (rows, 6) uint64 keys, see `keys_of`.
+        alive: (rows,) False for the deletion of a document.
         units: (rows + 1,) first unit of each row; a unit is what is scored, a document or a chunk of it.
         queries: (units + 1,) first generated query of each unit.
-        ids: ids of all rows in UTF-8, one after the other.
+        ids: (bytes,) ids of all rows in UTF-8, one after the other.
         id_starts: (rows + 1,) where each id begins.
-        lines: the documents as JSON lines.
+        lines: (bytes,) documents as JSON lines.
         line_starts: (rows + 1,) where each line begins.
-        body: term counts of each unit's text.
-        query_counts: term counts of each generated query.
-        query_scores: (queries,) NaN where a query has no score.
+        body: The term counts of the text of each unit.
+        query_counts: The term counts of each generated query.
+        query_scores: (queries,) float32 scores, NaN where a query has none.
         query_repeats: (queries,) whether a query repeats another one of its document, or copies the text.
     """
 
@@ -204,7 +204,7 @@ class Segment:
         return len(self.alive)
 
     def release(self) -> None:
-        """Let the system have the memory that the mapped arrays take; they stay readable."""
+        """Release the memory of the mapped arrays to the operating system; they stay readable."""
         release(*(value for value in vars(self).values() if isinstance(value, np.ndarray)))
         self.body.release()
         self.query_counts.release()
@@ -218,11 +218,12 @@ class Segment:
         return self.id_bytes(row).decode("utf8", "surrogatepass")
 
     def line(self, row: int) -> bytes:
-        """Return the document of a row as it is stored, with its line end."""
+        """Return the stored JSON line of a row, with its line end."""
         return self.lines[self.line_starts[row] : self.line_starts[row + 1]].tobytes()
 
     def document(self, row: int) -> tuple[Document, list[tuple[int, int]]]:
-        """Return the document of a row, and where its chunks lie in its contents (one, the whole, if it has none)."""
+        """Return the document of a row, and the (start, end) places of its chunks in its contents; without chunks the
+        whole contents are one."""
         fields = json.loads(self.line(row))
         document = Document(
             fields["id"],
@@ -236,13 +237,25 @@ class Segment:
 
 
 def keys_of(document: Document, scores: tuple[float, ...] = ()) -> NDArray[np.uint64]:
-    """Return the six numbers that tell whether a document, its text or its generated queries have changed."""
+    """Return the keys of a document, by which it is seen whether its text or its generated queries have changed.
+
+    Args:
+        document: The document.
+        scores: The score of each generated query; empty when they were not scored.
+
+    Returns:
+        (6,) uint64: 128-bit hashes of the id, of title and text, and of queries and scores.
+    """
     queries = _digest(*document.queries, *map(repr, scores)) if document.queries else _NO_QUERIES
     return np.frombuffer(_digest(document.id) + _digest(document.title, document.text) + queries, dtype="<u8")
 
 
 def key_of(*texts: str) -> NDArray[np.uint64]:
-    """Return the 128-bit hash of some texts as two numbers; (a, b) and (ab,) differ."""
+    """Return the 128-bit hash of some texts as (2,) uint64.
+
+    Args:
+        texts: The texts; their lengths are part of the hash, so that ("a", "b") and ("ab",) differ.
+    """
     return np.frombuffer(_digest(*texts), dtype="<u8")
 
 
@@ -259,7 +272,7 @@ _NO_QUERIES = _digest()
 
 
 def _repeats(queries: list[list[str]], body: list[str], folded: Callable[[str], str]) -> list[bool]:
-    """Tell for each query whether an earlier one has the same words, or the text has them all in this order."""
+    """Return for each query whether an earlier one has the same words, or the text contains its words in this order."""
     text = folded(f" {' '.join(body)} ")
     seen: set[str] = set()
     found = []

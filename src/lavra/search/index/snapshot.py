@@ -1,4 +1,4 @@
-"""A generation: everything that searching reads, made at once from the living rows of the segments."""
+"""A snapshot of an index: everything that searching reads, made at once from the current rows of the segments."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ from lavra.text.term_counts import Whole, mapped, new_array, ranges
 # Sorting many ids by their bytes without an object for each.
 
 _BLOCK = 8
-"""Bytes that are compared at once, as one number."""
+"""Number of bytes that are compared at once, as one 64-bit number."""
 
 
 def ascending(texts: NDArray[np.uint8], starts: Whole) -> Whole:
-    """Return the numbers of texts in the order of their bytes, a beginning of another text before it.
+    """Sort texts by their bytes, a text that begins another one before it.
 
-    A radix sort from the last block of bytes to the first; a text takes part from its own last block on. It takes some
-    tens of bytes of memory for each text, and time in proportion to the length of all.
+    This is a radix sort from the last block of eight bytes to the first (least significant digit first); a text takes
+    part from its own last block on. It takes some tens of bytes of memory for each text, and time in proportion to the
+    total length.
 
     Args:
-        texts: the bytes of all texts, one after the other.
-        starts: (texts + 1,) where each begins.
+        texts: (bytes,) uint8 bytes of all texts, one after the other.
+        starts: (texts + 1,) where each text begins.
+
+    Returns:
+        (texts,) numbers of the texts in ascending order.
     """
     lengths = np.diff(starts)
     by_length = np.argsort(lengths, kind="stable")
@@ -46,7 +50,7 @@ def ascending(texts: NDArray[np.uint8], starts: Whole) -> Whole:
 
 
 def _block(texts: NDArray[np.uint8], starts: Whole, chosen: Whole, begin: int) -> NDArray[np.uint64]:
-    """Return eight bytes of each chosen text from `begin` on as a number, zeros where it has ended."""
+    """Return eight bytes of each chosen text from `begin` on as one number, with zeros after the end of a text."""
     places = starts[chosen] + begin
     ends = starts[chosen + 1]
     found = np.zeros(len(chosen), dtype=np.uint64)
@@ -58,45 +62,50 @@ def _block(texts: NDArray[np.uint8], starts: Whole, chosen: Whole, begin: int) -
     return found
 
 
-# A generation: everything that searching reads, made at once from the living rows of the segments.
+# A snapshot of an index.
 
 
 class Generation:
-    """What is searched: postings over units, and which document each unit belongs to. Mapped from disk.
+    """What is searched: postings over units, and the document of each unit, read from disk by memory map.
 
     Documents have numbers from 0 on, in the order in which they were written.
 
     Args:
-        folder: where `build_generation` wrote it.
-        postings: to search instead of those in the folder.
+        folder: The folder in which `build_generation` wrote the snapshot.
+        postings: Postings to search instead of those in the folder; None for those in the folder.
+
+    Attributes:
+        ranks: (documents,) rank of each document in the order that breaks ties.
+        rows: (documents, 2) segment and row of each document.
+        shares: How much of the indexed queries is new to their documents.
     """
 
     def __init__(self, folder: Path, postings: Postings | None = None) -> None:
         self.folder = folder
         self.postings = postings or Postings(folder)
         self.ranks: NDArray[np.int32] = mapped(folder / "ranks.npy")
-        """(documents,) place of each document in the order that breaks ties."""
         starts = folder / "document_units.npy"
         self._units = mapped(starts) if starts.exists() else None
         self.rows: NDArray[np.int32] = mapped(folder / "rows.npy")
-        """(documents, 2) segment and row of each document."""
         self._hashes: NDArray[np.uint64] = mapped(folder / "hashes.npy")
         self._ids: NDArray[np.uint8] = mapped(folder / "ids.npy")
         self._id_starts: Whole = mapped(folder / "id_starts.npy")
         self.shares = TermShares(**read_json(folder / "shares.json"))
-        """How much of the indexed queries' terms is new to their documents."""
 
     def __len__(self) -> int:
         return len(self.ranks)
 
     def search(self, terms: list[int], most: int) -> tuple[Whole, NDArray[np.float32]]:
-        """Return the numbers and the scores of the best documents, in trec_eval's order.
+        """Return the best documents for a query, in the order of trec_eval.
 
-        A document scores as its best unit (MaxP). Documents without any term of the query are no answers.
+        The score of a document is that of its best unit (MaxP). Documents without any term of the query do not match.
 
         Args:
-            terms: the query's term numbers, repeats included.
-            most: how many documents at most.
+            terms: The term numbers of the query, with repetitions.
+            most: Most documents to return.
+
+        Returns:
+            (found,) numbers of the documents, best first, and (found,) float32 scores.
         """
         if not terms or not len(self):
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
@@ -107,12 +116,12 @@ class Generation:
         return found, scores[found]
 
     def id_of(self, document: int) -> str:
-        """Return the id of a document."""
+        """Return the id of a document by its number."""
         starts = self._id_starts
         return self._ids[starts[document] : starts[document + 1]].tobytes().decode("utf8", "surrogatepass")
 
     def number_of(self, identifier: str) -> int | None:
-        """Return the number of the document with this id, or None."""
+        """Return the number of the document with an id; None where there is none."""
         wanted = key_of(identifier)[0]
         ordered, order = self._by_hash
         place = int(ordered.searchsorted(wanted))
@@ -123,7 +132,7 @@ class Generation:
         return None
 
     def kept_queries(self, segment: int) -> NDArray[np.bool_] | None:
-        """Return which generated queries of a segment are indexed, (queries,); None when all are."""
+        """Return (queries,) whether each generated query of a segment is indexed; None when all are."""
         path = self.folder / f"kept-{segment}.npy"
         return mapped(path) if path.exists() else None
 
@@ -142,15 +151,15 @@ def build_generation(
     *,
     keep_counts: bool = False,
 ) -> None:
-    """Write a generation into an empty folder.
+    """Write a snapshot into an empty folder.
 
     Args:
-        folder: where to.
-        segments: of the index.
-        rows: living rows of each segment.
-        settings: of the index.
-        vocabulary: number of terms.
-        keep_counts: so that `Postings.with_parameters` can be used.
+        folder: The folder.
+        segments: The segments of the index.
+        rows: The numbers of the current rows of each segment.
+        settings: The settings of the index.
+        vocabulary: Number of terms.
+        keep_counts: Whether counts are kept, which `Postings.with_parameters` needs.
     """
     shares = TermShares()
     kept = _keep_queries(segments, rows, settings)
@@ -191,7 +200,7 @@ def _blocks(
 def _keep_queries(
     segments: Sequence[Segment], rows: Sequence[Whole], settings: IndexSettings
 ) -> list[NDArray[np.bool_]] | None:
-    """Choose among the generated queries of all living documents together, as one share of the whole collection.
+    """Choose the generated queries to index, among those of all current documents together.
 
     Returns:
         For each segment (queries,) whether a query is indexed; None when all are.
@@ -219,7 +228,7 @@ def _keep_queries(
 
 
 def _write_ids(folder: Path, segments: Sequence[Segment], rows: Sequence[Whole]) -> None:
-    """Write the ids, their hashes, and the rank of each in the order that breaks ties: id from high to low."""
+    """Write the ids, their hashes, and the rank of each in the order that breaks ties, which is descending by id."""
     pairs = list(zip(segments, rows, strict=True))
     lengths = [one.id_starts[some + 1] - one.id_starts[some] for one, some in pairs]
     starts = np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *lengths]), dtype=np.int64)

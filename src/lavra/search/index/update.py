@@ -1,4 +1,7 @@
-"""Changing an index: documents added, replaced and deleted, then searchable all at once; safe to kill at any moment."""
+"""Updating an index: documents are added, replaced and deleted, and all changes become searchable at once.
+
+An update may be killed at any moment: the old state stays searchable, and another update continues.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,22 @@ from lavra.text.term_counts import TextCounter, Vocabulary, Whole
 DUPLICATE_ID = "document id that came before in the same collection (the last one counts)"
 
 _SMALL_SEGMENTS = 8
+"""Number of small segments from which on they are merged."""
+
 _SMALL = 500_000
+"""Number of entries and rows below which a segment is small."""
 
 
 @dataclass
 class Changes:
-    """What an update did, in documents."""
+    """What an update did.
+
+    Attributes:
+        added: Number of new documents.
+        replaced: Number of documents whose text or queries have changed.
+        deleted: Number of deleted documents.
+        unchanged: Number of documents that were given again without a change.
+    """
 
     added: int = 0
     replaced: int = 0
@@ -37,21 +50,20 @@ class Changes:
 
 
 class IndexUpdate:
-    """A running update; made by `Index.update`.
+    """A running update, which `Index.update` makes.
 
-    Documents are counted and written in batches (segments) as they come. A batch that is written stays: an update that
-    is killed and started again finds those documents unchanged and does not count them again. Searches see the
-    documents when the update ends, all at once.
+    Documents are counted and written in batches (segments). A batch that is written stays: an update that is killed and
+    started again finds its documents unchanged and does not count them again. The changes become searchable at the end
+    of the update, all at once. Small segments are merged, as in a log-structured merge tree.
 
     Args:
-        folder: of the index.
-        complete: documents that this update does not name are deleted at its end.
-        bad_rows: counts ids that come twice.
+        folder: The folder of the index.
+        complete: Whether documents that this update does not name are deleted at its end.
+        bad_rows: Counts ids that occur twice; None for not counting them.
 
     Attributes:
-        changes: what was done so far.
-        settings: with which the index is searched from the end of the update on; the analyzer and the chunks must
-            stay as they are.
+        changes: What was done so far.
+        settings: The settings of the index from the end of the update on; analyzer and chunks must not be changed.
     """
 
     def __init__(self, folder: Path, *, complete: bool = False, bad_rows: BadRows | None = None) -> None:
@@ -72,14 +84,14 @@ class IndexUpdate:
         self._writer = SegmentWriter(self._settings, self._counter)
 
     def put(self, document: Document, scores: Sequence[float] = ()) -> None:
-        """Add a document, or replace the one of the same id; an unchanged one costs next to nothing.
+        """Add a document, or replace the one with the same id; an unchanged document is not counted again.
 
         Args:
-            document: with its generated queries, if any.
-            scores: relevance of each generated query, or nothing.
+            document: The document, with its generated queries.
+            scores: The relevance score of each generated query; empty when they were not scored.
 
         Raises:
-            InputError: if there are scores, but not one for each query.
+            InputError: If there are scores, but not one for each query.
         """
         if scores and len(scores) != len(document.queries):
             raise InputError(
@@ -105,7 +117,14 @@ class IndexUpdate:
             self._write_segment()
 
     def delete(self, identifier: str) -> bool:
-        """Delete a document that was in the index before this update; return whether there was one."""
+        """Delete a document that was in the index before this update.
+
+        Args:
+            identifier: The id of the document.
+
+        Returns:
+            Whether there was such a document.
+        """
         keys = np.zeros(6, dtype=np.uint64)
         keys[ID] = key_of(identifier)
         found = self._finder.find(keys)
@@ -117,7 +136,7 @@ class IndexUpdate:
         return True
 
     def commit(self) -> None:
-        """Make the changes searchable, replacing what was searched before in one step."""
+        """Make the changes searchable, by writing a new snapshot and replacing the manifest atomically."""
         if self._complete:
             for identifier in self._finder.ids_not_seen():
                 self.delete(identifier)
@@ -162,7 +181,7 @@ class IndexUpdate:
                 self._bad_rows.add(DUPLICATE_ID, document.place or "?", repr(document.id))
 
     def _merge(self) -> None:
-        """Merge small segments at the end of the list, or all of them when most rows are out of date."""
+        """Merge the small segments at the end of the list, or all segments when most of their rows are outdated."""
         segments = self._segments
         living = living_rows(segments)
         rows = sum(map(len, segments))
@@ -190,12 +209,22 @@ class IndexUpdate:
 
 
 def open_segments(folder: Path, manifest: Manifest) -> list[Segment]:
-    """Open the segments that a manifest names."""
+    """Open the segments that a manifest names, oldest first.
+
+    Args:
+        folder: The folder of the index.
+        manifest: The manifest of the index.
+    """
     return [Segment(folder / name) for name in manifest.segments]
 
 
 def read_vocabulary(folder: Path, manifest: Manifest) -> Vocabulary:
-    """Read the terms of an index in the order of their numbers."""
+    """Read the terms of an index, in the order of their numbers.
+
+    Args:
+        folder: The folder of the index.
+        manifest: The manifest of the index.
+    """
     return Vocabulary(
         [term for name in manifest.vocabulary for term in (folder / name).read_text("utf8").split("\n")[:-1]]
     )
