@@ -43,7 +43,7 @@ def rows_of(name: str, context: int, device: str) -> int:
 class Numbers:
     """A tokenizer of which only its size is asked."""
 
-    end_of_document = 0
+    end_of_document = document_bos = 0
     fingerprint = "numbers"
 
     def __init__(self, vocabulary: int) -> None:
@@ -84,6 +84,7 @@ def write_store(folder: Path, ids: np.ndarray, ends: np.ndarray, vocabulary: int
     tokens = len(ids)
     sizes = len(ends), tokens, 4 * tokens, 4 * tokens, tokens
     source = Source("bench", *sizes, fingerprint="")
-    manifest = Manifest("bench", vocabulary, Numbers.end_of_document, "uint16", *sizes, sources=(source,))
+    special = Numbers.end_of_document, Numbers.document_bos
+    manifest = Manifest("bench", vocabulary, *special, "uint16", *sizes, sources=(source,))
     (folder / "manifest.json").write_text(json.dumps(manifest.to_json()))
     return folder

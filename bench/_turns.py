@@ -203,14 +203,15 @@ def serve(program: Callable[[dict[str, Any], Turns], None]) -> None:
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer to the parent
     settings = json.loads(sys.argv[1])
+    warm_up = settings.get("warm_up", WARM_UP)
     if settings.get("device") == "cuda":
         import torch
 
-        turns = Turns(channel, torch.cuda.synchronize)
+        turns = Turns(channel, torch.cuda.synchronize, warm_up)
         program(settings, turns)
         device = torch.cuda.max_memory_allocated()
     else:
-        program(settings, Turns(channel))
+        program(settings, Turns(channel, warm_up=warm_up))
         device = None
     print(json.dumps(memory.peaks() | {"device_bytes": device}), file=channel, flush=True)
     os._exit(0)  # threads of libraries that wait for nothing must not keep the next worker waiting

@@ -37,7 +37,9 @@ class NumberTokenizer:
     """Prompts spelt as numbers, so that all sides read the same ids."""
 
     fingerprint = "numbers"
-    end_of_document = END
+    end_of_document = document_bos = END
+    text_bos = (END,)
+    around_source = ([], [END])
 
     def __init__(self, vocabulary: int) -> None:
         self.vocabulary_size = vocabulary

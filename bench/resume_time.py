@@ -36,7 +36,8 @@ def synthetic_store(folder: Path, tokens: int, document: int = 1000) -> Path:
     np.arange(0, tokens + 1, document, dtype="<u8").tofile(folder / "offsets.bin")
     np.full(documents, 4 * document, dtype="<u4").tofile(folder / "document_bytes.bin")
     sizes = {"documents": documents, "tokens": tokens, "bytes": 4 * tokens, "characters": 4 * tokens, "words": tokens}
-    manifest = Manifest("synthetic", 512, 1, "uint16", **sizes, sources=(Source("synthetic", **sizes, fingerprint=""),))
+    source = Source("synthetic", **sizes, fingerprint="")
+    manifest = Manifest("synthetic", 512, 1, 1, "uint16", **sizes, sources=(source,))
     (folder / "manifest.json").write_text(json.dumps(manifest.to_json()))
     return folder
 

@@ -246,7 +246,7 @@ class EncoderDecoder(StandIn):
 class Predict:
     """Shared by the objectives of the stand-ins: the summed cross-entropy of the targets."""
 
-    def loss(self, model: Any, batch: Batch) -> Loss:
+    def loss(self, model: Any, batch: Batch, *, learning: bool = True) -> Loss:
         logits = model.head(model.features(batch))
         loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
         return Loss(loss, batch.weight)

@@ -54,7 +54,7 @@ def test_a_wrong_kernel_of_attention(way: str, subject: Subject, monkeypatch: py
 def test_a_kernel_that_was_given_up(subject: Subject):
     attention.distrust("masked")
     (result,) = check_kernels(subject)
-    assert "attention 'masked' was given up before" in result.measured
+    assert "attention 'masked' was disabled before" in result.measured
 
 
 def test_a_wrong_fused_optimizer(subject: Subject, monkeypatch: pytest.MonkeyPatch):

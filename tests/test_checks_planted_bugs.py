@@ -74,7 +74,7 @@ def test_clean_presets_pass_the_whole_battery(style, corpus, corpora):
     report = run_checks(decoder_subject(shrunk(style), corpora(corpus)), FULL)
     assert complaints(report) == []
     assert report.verdict != "fail"
-    assert len(report.results) == 20
+    assert len(report.results) == 23
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
@@ -116,7 +116,7 @@ class ShiftedTwice(Causal):
 
 @dataclass(frozen=True)
 class ShiftedInTheLoss(Causal):
-    def loss(self, model, batch):
+    def loss(self, model, batch, *, learning=True):
         logits = model.head(model.features(batch))[:, :-1]
         wanted = batch.targets[:, 1:]
         loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
@@ -205,7 +205,7 @@ def test_means_of_micro_batches_averaged_by_the_step(tales, monkeypatch):
 
 @dataclass(frozen=True)
 class MeanLoss(Causal):
-    def loss(self, model, batch):
+    def loss(self, model, batch, *, learning=True):
         loss = super().loss(model, batch)
         return Loss(loss.sum / loss.weight, 1.0)
 
@@ -438,7 +438,7 @@ def test_optimiser_that_does_not_hold_the_head(tales, monkeypatch):
 
 
 class WeighedWithPadding(subjects.Masked):
-    def loss(self, model: Any, batch: Batch) -> Loss:
+    def loss(self, model: Any, batch: Batch, *, learning: bool = True) -> Loss:
         return Loss(super().loss(model, batch).sum, float(batch.targets.numel()))
 
 

@@ -16,6 +16,7 @@ from lavra.checks.stores import check_files
 from lavra.checks.suite import FULL, QUICK, Report, run_checks
 from lavra.core.errors import CheckFailed
 from lavra.data.token_store.prepare import Prepared, open_prepared
+from recommended import recommended
 
 pytestmark = pytest.mark.usefixtures("without_compiler")
 
@@ -66,7 +67,7 @@ def test_without_time_only_the_first_check_runs(laws):
     report = run_checks(decoder_subject(shrunk("gpt2-124m"), laws), QUICK, seconds=0.0)
     assert [result.name for result in report.results] == ["first_loss"]
     assert len(report.skipped) == len(QUICK) - 1
-    assert "left out for want of time" in report.summary()
+    assert "skipped for lack of time" in report.summary()
 
 
 def test_a_check_that_cannot_be_run_is_a_failure(laws):
@@ -154,13 +155,16 @@ def test_command_checks_text_and_a_run(laws, tmp_path, capsys):
     written = json.loads((Path(run) / "checks.json").read_text(encoding="utf8"))
     assert written["verdict"] == "ok"
     capsys.readouterr()
-    assert cli.main(["check", run, "--quiet"]) == 0
-    shown = capsys.readouterr().out
+    assert cli.main(["check", run]) == 0
+    told = capsys.readouterr()
+    assert recommended(told.err) == [["check", run, "--json"], ["generate", run]]
+    shown = told.out
     assert "knows only how frequent each token is" in shown
     assert "example 1: inputs above targets" in shown
 
 
-def test_training_ends_before_the_first_step_when_a_check_fails(laws, tmp_path, capsys):
+def test_training_ends_before_the_first_step_when_a_check_fails(laws, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lavra.workflows.training.train.refuse_impossible", lambda config: None)
     wrong = [*SMALL, "--optimization.learning-rate", "0", "--steps", "2", "--samples", "0", "--quiet"]
     assert cli.main(["train", str(laws.folder), *wrong, "--out", str(tmp_path / "run")]) == 1
     message = capsys.readouterr().err

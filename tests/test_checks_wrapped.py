@@ -76,14 +76,14 @@ def test_rows_of_one_document_are_put_beside_each_other(name):
     given = subject(name, rows=rows_for(tiny.FAMILIES[name][0], several=1))
     (result,) = check_documents(given)
     assert result.verdict == "ok"
-    assert "two were put beside each other" in result.measured
+    assert "two documents were packed for this check" in result.measured
 
 
 def test_a_model_that_does_not_isolate_is_not_packed():
     given = subject("bert", rows=rows_for("encoder", several=1))
     given.model.isolates = False
     (result,) = check_documents(given)
-    assert (result.verdict, result.measured) == ("ok", "not packed: rows hold one document each")
+    assert (result.verdict, result.measured) == ("ok", "not packed: sequences contain one document each")
     packed = subject("bert")
     packed.model.isolates = False
     assert verdicts(packed, check_documents) == {"document_leak": "fail"}
@@ -99,7 +99,7 @@ def test_too_few_steps_to_tell_are_no_failure(monkeypatch):
 
 def test_labels_show_what_the_encoder_reads():
     (result,) = check_labels(subject("t5"))
-    assert any(line.startswith("  the encoder reads ") for line in result.details)
+    assert any(line.startswith("  inputs of the encoder: ") for line in result.details)
 
 
 # Planted bugs

@@ -16,6 +16,7 @@ from lavra.core.errors import InputError
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.native.store import save_decoder
 from lavra.workflows.generation.score import score
+from recommended import recommended
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,7 @@ def test_a_full_disk_leaves_whole_lines_that_the_next_call_goes_on_from(
         assert main(words) == 1
     told = capsys.readouterr().err
     assert "DISK FULL" in told
-    assert "Its 5 lines are whole" in told
+    assert "It has 5 whole lines" in told
     assert "all texts of 2 of 4 prompts" in told
     assert len(rows_of(out)) == 5
     assert answer(capsys, *words)["made"] == 4
@@ -189,7 +190,7 @@ def test_a_disk_that_is_full_at_the_end_says_that_all_lines_are_there(
     with monkeypatch.context() as patch:
         patch.setattr("lavra.workflows.generation.generate.write_atomically", full)
         assert main(words) == 1
-    assert "Its 2 lines are whole" in capsys.readouterr().err
+    assert "It has 2 whole lines" in capsys.readouterr().err
     assert answer(capsys, *words)["made"] == 0
 
 
@@ -239,7 +240,7 @@ def test_classify(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     out = tmp_path / "out.jsonl"
     for choice in ("random", "similar", "vote-k"):
         few = ("--few-shot", examples, "--shots", "2", "--choice", choice, "--templates", "classify-pt")
-        found = answer(capsys, "classify", model, *few, "--in", texts, "--out", str(out))
+        found = answer(capsys, "classify", model, *few, "--in", texts, "--out", str(out), "--force")
         assert 0 <= found["accuracy"] <= 1
         assert rows_of(out) == found["rows"]
     assert main(["classify", model, "--few-shot", examples, "--labels", "good", "fair", "--text", "x"]) == 2
@@ -254,3 +255,29 @@ def test_explain(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["steps"][0]["candidates"]) == 4
     assert main(["explain", model, "--prompt", "It", "--steps", "2"]) == 0
     assert "▶" in capsys.readouterr().out
+
+
+def test_the_commands_that_are_recommended_work(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts = write(tmp_path / "prompts.jsonl", {"prompt": "It"}, {"prompt": "a day"})
+    text = write(tmp_path / "text.jsonl", *({"text": "many words and a day"} for _ in range(3)))
+    labels = ["--zero-shot", "--labels", "good", "bad"]
+    for words, commands in (
+        (["evaluate", model, "--data", text, "--quiet"], []),
+        (["evaluate", model, "--data", text], ["evaluate", "generate"]),
+        (["score", model, "--prompt", "It is", "--options", " so", " not so"], ["score", "explain"]),
+        (["classify", model, *labels, "--text", "a day"], ["classify"]),
+        (["classify", model, *labels, "--in", text, "--out", "out.jsonl"], ["evaluate"]),
+        (["generate", model, "--in", prompts, "--out", "made.jsonl", "--max-new-tokens", "8"], ["evaluate", "train"]),
+    ):
+        capsys.readouterr()
+        assert main(words) == 0
+        shown = recommended(capsys.readouterr().err)
+        assert [one[0] for one in shown] == commands
+        for one in shown:
+            if one[0] != "train":
+                assert main([*one, *(["--max-new-tokens", "4"] if one[0] == "generate" else [])]) == 0
+    assert (tmp_path / "labelled.jsonl").exists()
+    assert one[1] == "made.jsonl"

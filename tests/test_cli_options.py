@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
+import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 import tyro
 
 from lavra.cli.options import parse, print_json
+from lavra.config.generation import GenerateOptions
+from lavra.config.planning import PlanRequest
 from lavra.config.quantities import Count, Duration, Size
+from lavra.config.search import Doc2QueryConfig, ExpandConfig
+from lavra.config.training import TrainConfig
 from lavra.core.configuration import to_toml
 from lavra.core.errors import InputError
 from lavra.core.progress import say
@@ -118,3 +127,37 @@ def test_json_and_quiet_are_flags_of_every_command(capsys: pytest.CaptureFixture
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"perplexity": {"value": None}, "text": "ção"}
     assert shown.err == ""
+
+
+def test_a_flag_that_turns_something_off_says_what_it_turns_off():
+    """A field that is on by default has the flag `--no-NAME`, beside which the help of the field stands."""
+    found = [
+        each
+        for cls in (TrainConfig, Doc2QueryConfig, ExpandConfig, PlanRequest, GenerateOptions)
+        for each in switched_off_by_a_flag(cls)
+    ]
+    assert {"check", "isolate", "whole-words"} <= {name for name, _ in found}
+    for name, text in found:
+        assert f"no-{name}" in text, f"{name} is on by default, and its help is {text!r}"
+
+
+def switched_off_by_a_flag(cls: type) -> Iterator[tuple[str, str]]:
+    """Yield the name and the help of each field of a dataclass, or of one in it, that is true by default."""
+    helps = field_helps(cls)
+    for one in dataclasses.fields(cls):
+        name = one.name.replace("_", "-")
+        if one.default is True:
+            yield name, helps[one.name]
+        elif dataclasses.is_dataclass(one.default_factory):
+            yield from switched_off_by_a_flag(cast(type, one.default_factory))
+
+
+def field_helps(cls: type) -> dict[str, str]:
+    """Return the string under each field of a dataclass, by the name of the field."""
+    body = cast(ast.ClassDef, ast.parse(inspect.getsource(cls)).body[0]).body
+    helps: dict[str, str] = {}
+    for one, after in itertools.pairwise(body):
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
+            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            helps[one.target.id] = str(text)
+    return helps

@@ -3,13 +3,17 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lavra.cli import plan
 from lavra.cli.main import main
+from lavra.config.planning import PlanRequest
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.program import command
 from lavra.reports.formatting import text_table
+from recommended import recommended
 
 
 @pytest.fixture
@@ -67,8 +71,8 @@ def test_one_run_in_full(root: Path, capsys: pytest.CaptureFixture[str]):
         "request data corpora/machado seed 1",
         "plan model.depth 6 parameters 7123456",
         "perplexity 123.4 (120 to 125.9)",
-        "source tokens seen epochs left",
-        "machado 3000 2500 0.83 500",
+        "source size complete epochs trained on in this epoch left in this epoch total",
+        "machado 3000 0.83 2500 500 –",
         "last metrics step 700",
         "finished",
     ):
@@ -149,3 +153,37 @@ def test_a_recommended_command_works_as_it_stands():
         f"{command('runs', 'a folder')} --json", shell=True, capture_output=True, text=True, check=False
     )
     assert "a folder is no folder" in done.stderr
+
+
+def test_report_and_compare_say_what_comes_next(root: Path, capsys: pytest.CaptureFixture[str]):
+    finished, interrupted = str(root / "finished"), str(root / "interrupted")
+    assert main(["report", finished]) == 0
+    assert [one[:2] for one in recommended(capsys.readouterr().err)] == [["generate", finished], ["export", finished]]
+    assert main(["report", interrupted]) == 0
+    assert recommended(capsys.readouterr().err) == [["resume", interrupted]]
+    assert main(["compare", finished, interrupted]) == 0
+    page, one = recommended(capsys.readouterr().err)
+    assert page == ["compare", finished, interrupted, "--html", "comparison.html"]
+    assert one == ["runs", "show", interrupted]
+
+
+@pytest.mark.parametrize(
+    ("request_of_plan", "train"),
+    [
+        ({"budget": 90.0}, ["--budget", "90s"]),
+        ({"steps": 7, "model": "lavra-1m", "context": 64}, ["--steps", "7", "--model", "lavra-1m", "--context", "64"]),
+        ({"epochs": 0.5, "base": "gpt2"}, ["--epochs", "0.5", "--from", "gpt2"]),
+        (
+            {"model": "2x64x500"},
+            ["--budget", "10m", "--model.depth", "2", "--model.width", "64", "--text.vocabulary", "500"],
+        ),
+    ],
+)
+def test_a_plan_recommends_the_training_that_it_planned(request_of_plan: dict[str, Any], train: list[str]):
+    (words,) = recommended(plan._next(PlanRequest(data=("my text",), **request_of_plan))[1])
+    assert words == ["train", "my text", *train]
+
+
+def test_a_plan_for_other_hardware_recommends_none_here():
+    assert recommended(plan._next(PlanRequest(data=("text",), hardware="h100"))[1])[0][0] == "plan"
+    assert recommended(plan._next(PlanRequest(model="lavra-1m", tokens=1000))[1])[0][0] == "plan"

@@ -270,4 +270,4 @@ def test_words_of_examples_are_read_or_told(tmp_path: Path) -> None:
     told = {place for kind in found.counts for place, _ in found.examples[kind]}
     assert told == {f"{path}:{line}" for line in (3, 4, 6, 7)}
     assert found.report()["columns"][0]["ignored"][0] == "id"
-    assert "not taken: id" in found.summary()
+    assert "ignored: id" in found.summary()

@@ -122,7 +122,7 @@ def test_a_long_chat_loses_its_last_turns_first():
     assert shown(tokenizer, less) == EXPECTED[: EXPECTED.index("⟧") + 1]
     assert less is not None
     assert less.learned_bytes == len("Que não, e é já.\n".encode())
-    assert "they lost their last turns" in encoder.cut.summary(1, 9, None)
+    assert "cut to fit 9 tokens: the last turns of the chat in 1 of 1 example\n" in encoder.cut.summary(1, 9, None)
     short, encoder = encode(CHATML, context=len(less.tokens) - 5)
     assert short is not None
     assert short.tokens.tolist() == [less.tokens[0], *less.tokens[5:].tolist()]
@@ -362,5 +362,5 @@ def test_chats_of_both_spellings_are_read_and_prepared(tmp_path: Path):
     assert len(prepared.validation) % 2 == 0
     with pytest.raises(InputError, match="is a chat, and the tokenizer has no chat template"):
         prepare_examples([str(file)], tmp_path / "none", chat_tokenizer())
-    with pytest.raises(InputError, match="reads one text and writes another"):
+    with pytest.raises(InputError, match="an encoder-decoder cannot be trained on chats"):
         prepare_examples([str(file)], tmp_path / "none", unigram(), kind="encoder-decoder")

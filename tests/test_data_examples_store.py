@@ -276,7 +276,7 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_answer_is_left_out():
     assert cut.tokens[1:].tolist() == whole.tokens[-40:].tolist()
     assert cut.tokens[cut.learned].tolist() == whole.tokens[whole.learned].tolist()
     assert encoder.cut.summary(9321, 40, None) == (
-        "1 of 9,321 examples were cut: their prompts lost their beginnings, to fit 40 tokens\nthe first are f.jsonl:1"
+        "cut to fit 40 tokens: the beginning of the prompt in 1 of 9,321 examples\ncut examples: f.jsonl:1"
     )
     answer = int(whole.learned.sum())
     just, _ = encoded(tokenizer, "decoder", row, context=answer)
@@ -292,7 +292,7 @@ def test_a_long_source_loses_its_end_but_not_its_frame():
     cut, encoder = encoded(tokenizer, "encoder-decoder", row, context=40, source_context=24)
     assert cut.source.tolist() == [*whole.source[:23].tolist(), whole.source[-1]]
     assert cut.tokens.tolist() == whole.tokens.tolist()
-    assert "1 of 5 examples were cut: their texts to read lost their ends" in encoder.cut.summary(5, 40, 24)
+    assert "cut to fit 24 tokens: the end of the source in 1 of 5 examples" in encoder.cut.summary(5, 40, 24)
     none, encoder = encoded(tokenizer, "encoder-decoder", pair("a", "uma palavra " * 40), context=40)
     assert none is None
     assert encoder.bad_rows.counts == {"answer longer than the context": 1}
@@ -356,6 +356,7 @@ def test_what_cannot_be_split_or_used_is_said(tmp_path: Path, capsys: pytest.Cap
     prepare_examples([str(long)], tmp_path / "out", byte_level(), context=24)
     told = capsys.readouterr().err
     assert "left out 1 row: answer longer than the context" in told
-    assert f"of {len(PAIRS) + 1} examples were cut: their prompts lost their beginnings, to fit 24 tokens" in told
+    assert "cut to fit 24 tokens: the beginning of the prompt in " in told
+    assert f" of {len(PAIRS) + 1} examples\n" in told
     with pytest.raises(InputError, match="holds no prepared examples"):
         open_prepared_examples(tmp_path)

@@ -45,7 +45,7 @@ def test_a_stray_quote_in_a_csv_spoils_one_row_and_is_said(closing: str) -> None
     assert found.examples[STRAY_QUOTE][0] == ("a:2", "")
     found = BadRows(policy="strict")
     stream = io.BufferedReader(io.BytesIO(b'id,text\n1,"um\n2,dois\n'))  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InputError, match="a:2: quote without its other half"):
+    with pytest.raises(InputError, match="a:2: quote that is never closed"):
         list(read_delimited(stream, "a", "csv", "text", found))
 
 

@@ -222,7 +222,7 @@ def test_what_is_missing_or_holds_nothing_is_an_error_with_a_remedy(tmp_path: Pa
     for location, message in [
         ("nowhere.txt", "nowhere.txt does not exist"),
         ("empty", "empty is empty"),
-        ("pictures", "holds no data: 1 files"),
+        ("pictures", "holds no data: 1 file, none of them"),
         ("pictures/a.png", "is in no format that lavra reads"),
         ("*.none", "no file matches"),
         ("blank.txt", "empty document"),
@@ -312,6 +312,7 @@ def test_a_hub_dataset_needs_the_library_and_says_so(monkeypatch: pytest.MonkeyP
 
 
 def test_a_hub_dataset_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lavra.data.readers.documents.why_no_hub", lambda: None)
     asked = []
 
     def load_dataset(name: str, split: str, streaming: bool) -> list[dict[str, str]]:

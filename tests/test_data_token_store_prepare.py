@@ -132,7 +132,7 @@ def test_failures_leave_nothing_behind(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "mine").touch()
     for locations, options, message in [
         ([str(corpus)], {"on_bad_row": "error"}, "bad JSON"),
-        ([str(tmp_path / "short.txt")], {}, "too little to train on a part"),
+        ([str(tmp_path / "short.txt")], {}, "cannot be split into training and validation data"),
         ([str(tmp_path / "nowhere")], {}, "does not exist"),
         ([str(corpus)], {"validation_share": 0.9}, "validation share"),
     ]:
@@ -167,7 +167,7 @@ def test_given_validation_data_is_all_that_is_held_out(tmp_path: Path, by_name: 
     assert list(prepared.validation.texts()) == [*LINES[80:100], LINES[0]]
     report = prepared.report
     assert report["split"]["validation_given"] is True
-    assert report["changed"]["text to train on that is also in the validation data"] == {
+    assert report["changed"]["training text that is also in the validation data"] == {
         "count": 1,
         "examples": [f"{train}:1"],
     }
@@ -192,7 +192,7 @@ def test_latin_1_files_are_trained_on_and_it_is_said(tmp_path: Path, capsys: pyt
         (folder / f"{number:02}.txt").write_bytes(text.encode("latin-1" if number % 2 else "utf-8"))
     report = prepare([str(folder)], tmp_path / "out", vocabulary_size=300).report
     assert (report["rows"], report["bytes_left_out"]) == (60, 0)
-    assert report["changed"]["read as Windows-1252 (Latin-1), since the bytes are no UTF-8"]["count"] == 30
+    assert report["changed"]["read as Windows-1252 (Latin-1), because the bytes are not UTF-8"]["count"] == 30
     assert "read as Windows-1252" in capsys.readouterr().err
     (folder / "russo.txt").write_bytes("Привет, мир! ".encode("cp1251") * 100)
     report = prepare([str(folder)], tmp_path / "again", vocabulary_size=300).report

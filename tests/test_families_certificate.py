@@ -198,7 +198,7 @@ def test_the_card_tells_the_figures_of_the_run() -> None:
     }
     card = model_card("mine", "llama", DecoderSpec(), 12_345, proof, result)
     assert "Trained with lavra on `books/`: 1,200 steps, 3,000,000 tokens in 1.5 minutes." in card
-    assert "On 7 held-out documents" in card
+    assert "On 7 validation documents" in card
     assert "| perplexity per token | 12.35 (11 to 13.5) |" in card
     assert "| bits per byte | 12.35 |" in card
     assert "12,345 parameters" in card

@@ -126,7 +126,7 @@ def test_the_first_turns_are_left_out_when_the_context_is_full_and_it_is_said(
     talk = conversation(context=96, system="Sê breve.")
     for number in range(6):
         "".join(talk.answer(f"Pergunta {number}?"))
-    assert "turns are not read" in capsys.readouterr().err
+    assert "turns are left out" in capsys.readouterr().err
     text = text_of(read[-1])
     assert text.startswith("<|im_start|>system\nSê breve.<|im_end|>\n<|im_start|>user\n")
     assert "Pergunta 5?" in text

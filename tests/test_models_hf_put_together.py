@@ -119,7 +119,7 @@ def test_padding_and_neighbours_are_tried_inside_of_the_limit() -> None:
     (padding,), (documents,) = check_padding(given), check_documents(given)
     assert (padding.verdict, documents.verdict) == ("ok", "ok")
     assert "leave no room" not in padding.measured
-    assert "two were put beside each other" in documents.measured
+    assert "two documents were packed for this check" in documents.measured
 
 
 def test_room_is_made_of_padding_first_and_then_of_the_longest_text() -> None:

@@ -199,7 +199,7 @@ def test_the_peak_of_matrix_products_is_positive(monkeypatch: pytest.MonkeyPatch
 def test_devices_are_found_or_named():
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device().type in ("cpu", "cuda", "mps")
-    with pytest.raises(InputError, match="'gpu' is no device"):
+    with pytest.raises(InputError, match="'gpu' is not a device"):
         choose_device("gpu")
     for name in ("cuda", "mps"):
         backend = torch.cuda if name == "cuda" else torch.backends.mps

@@ -17,7 +17,7 @@ def test_aliases_are_found_however_they_are_written(asked: str, name: str) -> No
 
 
 def test_an_unknown_name_is_told_the_nearest() -> None:
-    with pytest.raises(InputError, match="no known hardware") as error:
+    with pytest.raises(InputError, match="is not known hardware") as error:
         accelerator("a100-40")
     assert "did you mean a100-40g" in error.value.remedy
 
@@ -51,4 +51,4 @@ def test_repetition_is_worth_less_and_less() -> None:
 
 def test_only_many_epochs_are_warned_of() -> None:
     assert repetition_note(4.0) is None
-    assert "read 12.0 times" in (repetition_note(12.0) or "")
+    assert "12.0 epochs" in (repetition_note(12.0) or "")

@@ -65,7 +65,7 @@ def test_only_documents_in_common_count() -> None:
 
 def test_what_cannot_be_compared_says_why() -> None:
     assert why_not_comparable(losses(NATS), shifted(1.0, tokenizer="two")) is None
-    assert "different held-out text" in (why_not_comparable(losses(NATS), shifted(1.0, text="other")) or "")
+    assert "different validation texts" in (why_not_comparable(losses(NATS), shifted(1.0, text="other")) or "")
     assert "different documents" in (why_not_comparable(losses(NATS), losses(NATS, first=50)) or "")
     assert "not a number" in (why_not_comparable(losses(NATS), losses([math.nan] * 10)) or "")
 
@@ -120,7 +120,7 @@ def test_the_verdicts_are_corrected_for_the_runs_compared(three: list[RunFolder]
 def test_the_comparison_as_text(three: list[RunFolder]) -> None:
     words = " ".join(show_comparison(compare_runs(three)).split())
     for part in (
-        "asked differently (–: the default) base better chance",
+        "requests that differ (–: the default) base better chance",
         "optimization.learning_rate 0.003 0.01 0.003",
         "tokens per second 1.0k 1.0k 1.0k",
         "better on 10 and worse on 0 of them; better, more than chance (p = ",
@@ -149,8 +149,8 @@ def test_different_texts_tokenizers_and_parts_are_told(tmp_path: Path) -> None:
     few = make_run(tmp_path / "e", found=losses(NATS[:4]))
     verdict = compare_runs([base, text]).verdicts[0]
     assert (verdict.comparison, verdict.more_than_chance) == (None, None)
-    assert "different held-out text" in verdict.reason
-    assert "not comparable: they were measured on different held-out text" in show_comparison(
+    assert "different validation text" in verdict.reason
+    assert "not comparable: they were measured on different validation text" in show_comparison(
         compare_runs([base, text])
     )
     other = compare_runs([base, tokenizer])

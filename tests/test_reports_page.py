@@ -62,7 +62,7 @@ def test_the_page_tells_the_whole_run(run: RunFolder) -> None:
     outline, text = parsed(run_page(read_run(run)))
     for part in (
         "finished; 2.2",
-        "bits per byte on 6 of 9 held-out documents",
+        "bits per byte on 6 of 9 validation documents",
         "40 documents, 20,480 tokens, 58.6 KiB (60,000 bytes), 9,000 words",
         "decoder of 2 blocks, width 32, 2 heads, context 64, vocabulary 400",
         "50,000",
@@ -71,12 +71,12 @@ def test_the_page_tells_the_whole_run(run: RunFolder) -> None:
         "a processor, 2 cores, 8.0 GiB of memory",
         "python 3.11, torch 2.13",
         "loss (nats per token) 4.1000 [4.0000, 4.2000]",
-        "most memory held 512.0 MiB",
-        "time of training 1 min 06 s",
+        "peak memory 512.0 MiB",
+        "training time 1 min 06 s",
         "xz -9",
         "2.4000 [2.2000, 2.6000]",
         "first_loss ok 5.99 ln V",
-        "10,240 tokens were taken; the trainer learned from 9,728: the other 512 are those of 1 step skipped.",
+        "delivered 10,240 tokens, and the trainer counted 9,728: the other 512 belong to 1 skipped step.",
         "1 step skipped, with no update applied: 7",
         "out of memory at step 9",
         "resumed at step 10",
@@ -156,14 +156,14 @@ def test_a_run_that_goes_on_and_one_that_never_began(tmp_path: Path) -> None:
         lock.write_text(json.dumps({"pid": 1, "host": json.loads(lock.read_text())["host"]}))
         assert read_run(run).status == "running"
         _, text = parsed(run_page(read_run(run)))
-    assert "running; at step 20 of 20; 2.0500 bits per byte on a sample of the held-out text at step 20" in text
+    assert "running; at step 20 of 20; 2.0500 bits per byte on a sample of the validation text at step 20" in text
     assert "The last validation, at step 20" in text
     with run.training():  # the process that trains asks itself at its end
         assert read_run(run).status == "interrupted"
     empty = RunFolder.create(tmp_path / "empty", "")
     _, text = parsed(run_page(read_run(empty)))
     assert "interrupted" in text
-    assert "Nothing was measured on held-out text yet." in text
+    assert "There is no validation yet." in text
 
 
 def test_no_number_is_shown_without_what_it_was_measured_on(run: RunFolder) -> None:
@@ -172,18 +172,18 @@ def test_no_number_is_shown_without_what_it_was_measured_on(run: RunFolder) -> N
     run.write_plan(PLAN | {"objective": "masked"})
     run.write_result(result)
     _, text = parsed(run_page(read_run(run)))
-    assert "bits per byte on 8 held-out rows (too few for an interval)" in text
-    assert "learned from" not in text  # a masked objective learns fewer targets than it takes tokens
+    assert "bits per byte on 8 validation sequences (too few for an interval)" in text
+    assert "the trainer counted" not in text  # a masked objective learns fewer targets than it takes tokens
     run.write_result({name: value for name, value in result.items() if name != "evaluation"})
     _, text = parsed(run_page(read_run(run)))
-    assert "what it was measured on was not recorded" in text
+    assert "the validation data was not recorded" in text
 
 
-@pytest.mark.parametrize(("tokens", "told"), [(10_240, "10,240: the same."), (9_000, "9,000: NOT the same")])
+@pytest.mark.parametrize(("tokens", "told"), [(10_240, "10,240: they agree."), (9_000, "9,000: they do NOT agree")])
 def test_the_receipt_is_held_against_the_count_of_the_trainer(run: RunFolder, tokens: int, told: str) -> None:
     run.write_result(run.result | {"tokens": tokens})
     _, text = parsed(run_page(read_run(run)))
-    assert f"the trainer learned from {told}" in text
+    assert f"the trainer counted {told}" in text
 
 
 def test_thousands_of_steps_make_a_page_of_moderate_size(run: RunFolder) -> None:

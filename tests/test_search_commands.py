@@ -17,6 +17,7 @@ from lavra.core.disk.locks import exclusive
 from lavra.core.errors import InputError
 from lavra.search.experiment.files import table
 from lavra.workflows.search.search import evaluate_search, search_index
+from recommended import recommended
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_evaluate_with_separate_files(folder: Path, capsys: pytest.CaptureFixtur
     report = json.loads(capsys.readouterr().out)
     assert report["queries"] == 8
     assert report["warnings"] == [
-        "warning: 1 judged documents are not in the corpus and count as never found ('nowhere')"
+        "warning: 1 judged document is not in the corpus and counts as never found ('nowhere')"
     ]
 
 
@@ -146,7 +147,7 @@ def test_judged_queries_without_an_indexed_word_are_counted(folder: Path, capsys
     (folder / "j.tsv").write_text("q0\td0\t1\nq1\td1\t1\n")
     search_command.main(["evaluate", "beir", "--queries", "q.tsv", "--qrels", "j.tsv", "--language", "pt", "--json"])
     warnings = json.loads(capsys.readouterr().out)["warnings"]
-    assert [line for line in warnings if "1 judged queries have no word" in line and "q0" in line]
+    assert [line for line in warnings if "1 judged query has no word" in line and "q0" in line]
 
 
 def test_a_forced_index_that_fails_keeps_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +185,7 @@ def test_two_indexers_at_once_are_refused_by_name_and_a_search_meanwhile_is_not_
         search_index("xyzzy")
         assert "is being updated by process" in capsys.readouterr().err
     search_index("xyzzy")
-    assert "did not end" in capsys.readouterr().err
+    assert "was interrupted; run `lavra index` again" in capsys.readouterr().err
 
 
 def test_the_table_of_an_experiment_fits_the_terminal(folder: Path) -> None:
@@ -193,3 +194,25 @@ def test_the_table_of_an_experiment_fits_the_terminal(folder: Path) -> None:
     assert max(map(len, table(result, 80))) <= 80
     text = "\n".join(table(result, 80))
     assert all(name in text for name in result.systems[0].estimates)
+
+
+def test_the_commands_that_are_recommended_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert index_command.main(["beir", "--language", "pt", "--out", "my index", "--force"]) == 0
+    search, again = recommended(capsys.readouterr().err)
+    assert search == ["search", "…", "--index", "my index"]
+    assert again == ["index", "beir", "--language", "pt", "--out", "my index"]
+    assert search_command.main(["rio", *search[2:]]) == 0
+    capsys.readouterr()
+    assert index_command.main(again[1:]) == 0
+    assert "12 documents (0 added, 0 replaced, 0 deleted, 12 unchanged)" in capsys.readouterr().out
+    assert search_command.main(["evaluate", "beir", "--out", "found"]) == 0
+    shown = capsys.readouterr()
+    assert "result:    found (experiment.txt" in shown.err
+    (search,) = recommended(shown.err)
+    assert search_command.main(["rio", *search[2:]]) == 0
+
+
+def test_one_document_is_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "one.jsonl").write_text(json.dumps({"_id": "1", "text": "Um rio corre para o mar."}) + "\n")
+    assert index_command.main(["one.jsonl", "--language", "pt"]) == 0
+    assert capsys.readouterr().out.startswith("search-index: 1 document (1 added")

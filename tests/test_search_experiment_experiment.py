@@ -158,7 +158,7 @@ def test_unrelated_judgements_are_refused_and_missing_queries_are_told(collectio
     with pytest.raises(InputError, match="same collection"):
         run_experiment(index, {"other": "text"}, opened.qrels("test"), tmp_path / "work")
     told = run_experiment(index, opened.queries(), {**opened.qrels("test"), "lost": {"d01": 1}}, tmp_path / "again")
-    assert told.warnings == ["warning: 1 judged queries have no text and were left out"]
+    assert told.warnings == ["warning: 1 judged query has no text and was left out"]
 
 
 def test_tuning_finds_the_best_of_the_grid_and_equals_indexing_with_it(collection: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from lavra.search.expansion.prompts import BARE, QueryPrompt, prompt_of
 from lavra.search.expansion.query_generator import ModelWriter, Sampling, clean_query
 from lavra.search.expansion.scorers import LikelihoodScorer
 from lavra.search.expansion.training_rows import Pair, asked_passages, example_row, is_held_out, read_pairs
+from recommended import recommended
 
 RIVERS = ["Douro", "Tejo", "Mondego", "Sado", "Minho", "Guadiana", "Vouga", "Lima", "Ave", "Zêzere"]
 
@@ -108,7 +109,11 @@ def test_from_documents_to_the_measured_index(
     assert report["written"] == report["scored"] == report["chunks"]
     first = (tmp_path / "e.jsonl").read_text()
     assert expand_command.main([*words, "--out", "e.jsonl"]) == 0
-    assert " 0 written now" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert " 0 expanded now" in told.out
+    index, measure = recommended(told.err)
+    assert index == ["index", str(collection), "--expansions", "e.jsonl"]
+    assert measure == ["search", "evaluate", str(collection), "--expansions", "e.jsonl"]
     assert (tmp_path / "e.jsonl").read_text() == first
     with pytest.raises(InputError, match="made with another model or other options"):
         expand_command.main([*words, "--out", "e.jsonl", "--seed", "1"])

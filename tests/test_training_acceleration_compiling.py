@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import pytest
@@ -55,15 +54,3 @@ def test_a_step_is_compiled_with_its_loss_and_both_are_taken_back(monkeypatch: p
     compilation.undo()
     assert trainer.objective is objective
     assert all(block._compiled_call_impl is None for block in blocks)
-
-
-@pytest.mark.skipif(not can_compile(CPU), reason="there is no C++ compiler")
-def test_compiled_steps_learn_what_plain_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    losses = []
-    for compiled in (False, True):
-        trainer = tiny_trainer(precision="bf16")
-        if compiled:
-            compile_step(trainer)
-        losses.append([trainer.run_step().loss for _ in range(4)])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-2)

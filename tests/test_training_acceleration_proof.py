@@ -259,8 +259,8 @@ class Overflowing:
         batch.extra["bad"] = torch.tensor(round(progress * self.steps) >= self.bad)
         return batch
 
-    def loss(self, model: Any, batch: Any) -> Any:
-        loss = self.inner.loss(model, batch)
+    def loss(self, model: Any, batch: Any, *, learning: bool = True) -> Any:
+        loss = self.inner.loss(model, batch, learning=learning)
         wide = model.embedding.weight.dtype == torch.float32
         return replace(loss, sum=loss.sum * (float("inf") if batch.extra["bad"] and not wide else 1.0))
 

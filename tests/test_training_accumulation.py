@@ -104,8 +104,11 @@ def test_dropout_is_the_same_whenever_a_step_is_done_again():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rows_per_step": 4, "micro_rows": 3}, "3 rows does not divide the 4 rows"),
-        ({"rows_per_step": 5, "micro_rows": 1, "ranks": Ranks(0, 2)}, "5 rows cannot be shared by 2 processes"),
+        ({"rows_per_step": 4, "micro_rows": 3}, "3 sequences do not divide the 4 sequences"),
+        (
+            {"rows_per_step": 5, "micro_rows": 1, "ranks": Ranks(0, 2)},
+            "divided evenly among 2 processes",
+        ),
     ],
 )
 def test_steps_that_cannot_be_shared_are_refused(options: dict[str, Any], message: str):

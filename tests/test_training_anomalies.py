@@ -75,8 +75,8 @@ def test_a_skipped_step_never_happened(value: float, precision: Precision):
 class BadGradient(Poisoned):
     """The loss is sound, and its gradient is not."""
 
-    def loss(self, model, batch):
-        loss = self.inner.loss(model, batch)
+    def loss(self, model, batch, *, learning=True):
+        loss = self.inner.loss(model, batch, learning=learning)
         factor = float(batch.extra["factor"])
         loss.sum.register_hook(lambda gradient: gradient * factor)
         return loss
@@ -91,7 +91,7 @@ def test_a_gradient_that_is_not_finite_is_refused_though_the_loss_is(precision: 
     )
     reports = run(trainer)
     assert math.isfinite(reports[3].loss)
-    assert record.lines[0][1] == "the gradient's norm is nan"
+    assert record.lines[0][1] == "the gradient norm is nan"
     assert_same_bits(all_tensors(trainer), all_tensors(without_step(3, precision)))
     assert trainer.scale.value == (2.0**16 if precision == "fp16" else 1.0)
 
@@ -154,8 +154,8 @@ def test_rolling_back_is_leaving_the_step_out(tmp_path: Path):
     steps = [line["step"] for line in RunFolder(tmp_path / "run").metrics.read()]
     assert steps == list(range(1, STEPS + 1))
     log = (tmp_path / "run" / "events.log").read_text()
-    assert "went back to step 2; step 4 will be left out (the loss is nan)" in log
-    assert "went back to step 6; step 7 will be left out" in log
+    assert "rolled back to step 2; step 4 will be skipped (the loss is nan)" in log
+    assert "rolled back to step 6; step 7 will be skipped" in log
 
 
 def test_rolling_back_forever_is_not_possible(tmp_path: Path):
@@ -168,7 +168,7 @@ def test_rolling_back_forever_is_not_possible(tmp_path: Path):
 
 def test_rolling_back_before_there_is_a_checkpoint_says_so(tmp_path: Path):
     trainer = tiny_trainer(steps=STEPS, objective=Poisoned({1}, STEPS), updates=chain("rollback", ignore))
-    with pytest.raises(LavraError, match="no checkpoint to go back to yet"):
+    with pytest.raises(LavraError, match="no checkpoint to roll back to yet"):
         make_loop(trainer, tmp_path / "run", checkpoint_every=4).train()
 
 
@@ -279,5 +279,5 @@ def test_precision_is_chosen_by_what_the_processor_has():
     assert choose_precision("auto", torch.device("mps")) == "fp32"
     with pytest.raises(InputError, match="fp16 training on a CPU"):
         choose_precision("fp16", cpu)
-    with pytest.raises(InputError, match="'fp8' is no precision"):
+    with pytest.raises(InputError, match="'fp8' is not a precision"):
         choose_precision("fp8", cpu)

@@ -36,7 +36,7 @@ def test_a_failing_observer_is_reported_once_and_later_left_out():
     assert len(failing.seen) == 10
     assert reports == [
         "warning: Listener failed at 'step', training goes on: ConnectionError: no network",
-        "warning: Listener failed 10 times in a row and is left out from now on",
+        "warning: Listener failed 10 times in a row and is not called any more",
     ]
 
 

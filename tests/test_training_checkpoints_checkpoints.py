@@ -296,7 +296,7 @@ def test_nothing_is_removed_when_the_disk_gives_back_something_else(tmp_path: Pa
 
     monkeypatch.setattr(module, "write_tensors", write_badly)
     store.save(20, make_tensors(20), {})
-    with pytest.raises(Damaged, match="what the disk gives back is not what was written"):
+    with pytest.raises(Damaged, match="the disk returned other data than was written"):
         store.wait()
     assert_holds(store.latest(), 10)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
@@ -367,7 +367,7 @@ def test_a_full_disk_at_the_final_save_is_an_error(tmp_path: Path):
     save(store, 10)
     with injected("checkpoint.half_file:1:enospc"), pytest.raises(LavraError, match="DISK FULL") as caught:
         store.save(20, make_tensors(20), {}, background=False)
-    assert "make room" in caught.value.remedy
+    assert "free space" in caught.value.remedy
     assert_holds(store.latest(), 10)
 
 
@@ -380,7 +380,7 @@ def test_a_disk_that_holds_too_few_makes_room_among_the_older_ones(tmp_path: Pat
         save(store, 40)
     assert store.steps() == [10, 30, 40]
     assert_holds(store.latest(), 40)
-    assert "removed the checkpoints of steps [20]; that of step 30 is whole" in capsys.readouterr().err
+    assert "removed the checkpoints of steps [20]; that of step 30 is intact" in capsys.readouterr().err
 
 
 def test_room_is_never_made_by_removing_the_last_whole_one(tmp_path: Path):
@@ -428,7 +428,7 @@ def test_other_failures_in_the_background_are_raised_by_the_next_call(tmp_path: 
     store.save(10, make_tensors(), {})
     with pytest.raises(LavraError, match="the checkpoint of step 10 could not be written") as caught:
         store.save(20, make_tensors(), {})
-    assert "yours to write to" in caught.value.remedy
+    assert "you may write to it" in caught.value.remedy
     store.wait()  # and raised once
 
 
@@ -440,7 +440,7 @@ def test_without_memory_for_a_copy_training_waits_for_the_disk(tmp_path: Path, m
     store = CheckpointStore(tmp_path)
     store.save(10, make_tensors(10), {"step": 10, "position": 70})
     assert store.steps() == [10]
-    assert "no memory for a second copy" in capsys.readouterr().err
+    assert "not enough memory for a second copy" in capsys.readouterr().err
     assert_holds(store.latest(), 10)
     with injected("checkpoint.half_file:1:enospc"):
         store.save(20, make_tensors(20), {})

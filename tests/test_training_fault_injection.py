@@ -41,7 +41,7 @@ def test_faults_are_parsed_and_bad_ones_named():
     assert parse_faults("") == ()
     assert parse_faults("a, b:2 ,c:3:oom") == (Fault("a", 1, "kill"), Fault("b", 2, "kill"), Fault("c", 3, "oom"))
     for text in (":1:kill", "a:0:kill", "a:x", "a:1:explode", "a:1:kill:more"):
-        with pytest.raises(InputError, match="is no fault"):
+        with pytest.raises(InputError, match="does not describe a fault"):
             parse_faults(text)
 
 

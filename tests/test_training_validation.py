@@ -52,7 +52,7 @@ def test_running_out_of_memory_halves_the_rows_and_changes_nothing():
     largest: list[int] = []
 
     class Greedy(Causal):
-        def loss(self, model, batch):
+        def loss(self, model, batch, *, learning=True):
             largest.append(len(batch.inputs))
             if len(batch.inputs) > 1:
                 raise torch.OutOfMemoryError("CUDA out of memory")
@@ -62,7 +62,7 @@ def test_running_out_of_memory_halves_the_rows_and_changes_nothing():
     assert largest == [4, 2, *[1] * 8]
 
     class Broken(Causal):
-        def loss(self, model, batch):
+        def loss(self, model, batch, *, learning=True):
             raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
@@ -71,7 +71,7 @@ def test_running_out_of_memory_halves_the_rows_and_changes_nothing():
 
 def test_a_single_row_that_does_not_fit_is_an_error():
     class Hopeless(Causal):
-        def loss(self, model, batch):
+        def loss(self, model, batch, *, learning=True):
             raise MemoryError
 
     with pytest.raises(MemoryError):

@@ -48,7 +48,7 @@ CHAT = [{"role": "user", "content": "Quem?"}, {"role": "assistant", "content": "
 @pytest.fixture(scope="module")
 def chats(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("chats") / "chats.jsonl"
-    turns = [[{**CHAT[0], "content": f"Quem é o {number}?"}, CHAT[1]] for number in range(40)]
+    turns = [[{**CHAT[0], "content": f"Quem é o {number}?"}, CHAT[1]] for number in range(90)]
     path.write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
     return str(path)
 
@@ -132,7 +132,9 @@ def test_chats_from_nothing_have_a_template_and_a_pad_token_in_transformers(chat
     assert opened.apply_chat_template(CHAT, tokenize=False) == (
         "<|im_start|>user\nQuem?<|endoftext|>\n<|im_start|>assistant\nEle.<|endoftext|>\n"
     )
-    assert opened(["a", "b c d"], padding=True)["attention_mask"][0] == [1] + [0] * 4
+    shorter, longer = opened(["a", "b c d"], padding=True)["attention_mask"]
+    assert len(longer) > 2
+    assert shorter == [1, 1] + [0] * (len(longer) - 2)  # the token that texts begin with, and one
     config = json.loads((made.folder / "config.json").read_text())
     assert config["pad_token_id"] is None  # transformers would not train the embedding of such a token
     again = train(chats, tmp_path / "again", base=str(run))
@@ -145,7 +147,6 @@ def test_a_certificate_lists_what_was_lost(chat_model, tmp_path):
     (tmp_path / "config.json").write_text((chat_model / "config.json").read_text().replace("601", "600"))
     assert lost_companions(tmp_path, chat_model) == (
         "chat template",
-        "bos_token",
         "pad_token",
         "generation_config temperature",
         "config eos_token_id",

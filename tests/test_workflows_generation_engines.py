@@ -79,9 +79,9 @@ def test_what_ctranslate2_cannot_do_goes_to_torch_or_is_refused(how: dict[str, A
 
 
 def test_refusals() -> None:
-    with pytest.raises(InputError, match=r"'llama.cpp' is no engine"):
+    with pytest.raises(InputError, match=r"'llama.cpp' is not an engine"):
         chosen(["ab"], GREEDY, engine="llama.cpp")
-    with pytest.raises(InputError, match="'int4' is no precision"):
+    with pytest.raises(InputError, match="'int4' is not a precision"):
         chosen(["ab"], GREEDY, precision="int4")
     if compute_type("bf16") is None:
         with pytest.raises(InputError, match="it has no bf16 on this cpu"):

@@ -65,7 +65,7 @@ def test_the_t4_of_the_notes(context: int) -> None:
     assert found.memory.fits
     assert found.memory.plain is not None  # why it fits here: the loss holds a chunk of the logits, a plain loop all
     assert found.hardware.peak_flops == 8.1e12
-    assert "a plain loop, which holds all logits at once" in show_outlook(found)
+    assert "a plain training loop, which holds all logits at once" in show_outlook(found)
 
 
 def test_price_and_power(notes: Outlook) -> None:
@@ -115,7 +115,7 @@ def test_what_cannot_fit_says_what_would() -> None:
         ({"model": "opt-125m", "tokens": 5, "steps": 5}, "both say how long"),
         ({"model": "opt-125m", "tokens": 5, "efficiency": 40.0}, "--efficiency is 40"),
         ({"model": "opt-125n", "tokens": 5, "hardware": "t4"}, "no model preset"),
-        ({"model": "opt-125m", "tokens": 5, "hardware": "t44"}, "no known hardware"),
+        ({"model": "opt-125m", "tokens": 5, "hardware": "t44"}, "is not known hardware"),
         ({"model": "opt-125m", "tokens": 5, "hardware": "t4", "precision": "bf16"}, "does not compute"),
         ({"model": "lavra-1m", "tokens": 0, "hardware": "t4"}, "--tokens is 0"),
     ],

@@ -68,7 +68,7 @@ def test_a_plan_to_adapt_takes_the_models_shape_and_tokenizer_and_forecasts_noth
     assert outlook.text.tokenizer == "as given"
     assert outlook.forecast is None
     assert outlook.to_json()["forecast"] is None
-    assert "--pilot 5% does" in show_outlook(outlook)
+    assert "--pilot 5%" in show_outlook(outlook)
     assert outlook.preparation_seconds is not None
     assert outlook.seconds == outlook.cost.seconds + outlook.preparation_seconds
 

@@ -44,8 +44,8 @@ def test_the_best_model_is_delivered_when_the_last_is_clearly_worse_and_said(
     best = min(losses, key=lambda step: losses[step])
     assert is_clearly_worse(losses[80], losses[best])
     said = capsys.readouterr().err
-    assert "warning: validation has risen" in said
-    assert f"delivered is the model of step {best} " in said
+    assert "warning: the validation loss has risen" in said
+    assert f"the result is the model of step {best} " in said
     assert run.result["delivered_step"] == best
     assert run.result["step"] == 80
     kept = CheckpointStore(run.path / "checkpoints").best()
@@ -59,7 +59,7 @@ def test_early_stopping_ends_the_run_as_finished(prepared: Path, tmp_path: Path)
     run = lavra.train(prepared, steps=300, out=str(tmp_path / "run"), early_stopping=2, **SMALL)
     assert run.status == "finished"
     assert run.result["step"] == run.plan["steps"] < 300
-    assert any("ended early" in line for line in RunFolder.open(run.path).events)
+    assert any("stopped early" in line for line in RunFolder.open(run.path).events)
     assert lavra.resume(run.path).result["step"] == run.result["step"]
 
 

@@ -172,6 +172,6 @@ class Poisoned:
         batch.extra["factor"] = torch.tensor(factor)
         return batch
 
-    def loss(self, model: Any, batch: Batch) -> Loss:
-        loss = self.inner.loss(model, batch)
+    def loss(self, model: Any, batch: Batch, *, learning: bool = True) -> Loss:
+        loss = self.inner.loss(model, batch, learning=learning)
         return Loss(loss.sum * batch.extra["factor"], loss.weight)

@@ -1,11 +1,13 @@
 """Give it your text and the time you have: it trains the best language model that this machine can make.
 
-The verbs of the command line as functions; each is imported when it is first used:
+The verbs of the command line are functions here. Each is imported when it is first used, so that `import lavra` is
+quick. Where a verb takes data, it takes a file, a folder, or rows in memory.
 
->>> import lavra
->>> run = lavra.train("mytext/", budget="20m")     # doctest: +SKIP
->>> run.generate("Era uma vez")[0].text            # doctest: +SKIP
->>> run.evaluate().result.total.bits_per_byte      # doctest: +SKIP
+Examples:
+    >>> import lavra
+    >>> run = lavra.train("mytext/", budget="20m")     # doctest: +SKIP
+    >>> run.generate("Era uma vez")[0].text            # doctest: +SKIP
+    >>> run.evaluate().result.total.bits_per_byte      # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from lavra.workflows.run import Run
 
 for _library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
-    # They warn at being imported, which `transformers` does without being asked, about what nobody here uses.
+    # `transformers` imports these libraries by itself, and they then warn about features that lavra does not use.
     logging.getLogger(_library).setLevel(logging.ERROR)
 
 __all__ = [
@@ -54,15 +56,16 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {"Run": "lavra.workflows.run", "TrainConfig": "lavra.config.training"}
+"""The modules of the public names that are not in `lavra.api`."""
 
 
 def __dir__() -> list[str]:
-    """Show the verbs, which are imported only when they are used."""
+    """List the public names, also those that have not been imported yet."""
     return sorted([*globals(), *__all__])
 
 
 def __getattr__(name: str) -> Any:
-    """Import a verb when it is used: `import lavra` alone loads nothing heavy (PEP 562)."""
+    """Import a public name when it is used (PEP 562), so that `import lavra` alone loads no heavy library."""
     if name not in __all__:
         raise AttributeError(f"module 'lavra' has no attribute {name!r}")
     from importlib import import_module

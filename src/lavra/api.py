@@ -1,4 +1,4 @@
-"""The Python API: the verbs of the command line, with durations and counts as people write them."""
+"""The Python API: the verbs of the command line as functions, with durations and counts as people write them."""
 
 from __future__ import annotations
 
@@ -48,24 +48,41 @@ _PARSERS = {
     "tokens_per_step": parse_count,
     "validation_limit": parse_size,
 }
+"""The parsers of fields that may be given as text with a unit (`budget="20m"`), by the name of the field."""
 
 
 Data = Any
-"""What the verbs learn from: a location or several (`str`, `Path`), or rows in memory: a DataFrame, or mappings such as
-`{"text": "…"}`."""
+"""The data that the verbs take: one or several locations (`str` or `Path`), or rows in memory, which are a DataFrame or
+mappings such as `{"text": "…"}`."""
 
 
 def train(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Run:
     """Train a language model and return its run.
 
     Args:
-        data: a location or several: files, folders, globs, `installed-docs:`, a prepared folder; or rows in memory: a
-            DataFrame, or mappings with the columns of a file: `[{"text": text} for text in texts]`.
-        config: where the other values come from; the defaults if it is not given.
-        fields: values of `TrainConfig` by name; nested ones as dictionaries: `budget="20m", model={"depth": 4}`.
+        data: The text: one or several files, folders, globs, `installed-docs:` or a prepared folder; or rows in memory,
+            a DataFrame or mappings with the columns of a file: `[{"text": text} for text in texts]`.
+        config: The values of the fields that are not given by name; the defaults of `TrainConfig` if None.
+        fields: Fields of `TrainConfig` by name. Nested ones are dictionaries, and durations, sizes and counts may be
+            strings with a unit: `budget="20m", model={"depth": 4}`.
+
+    Returns:
+        The finished run, with its folder, figures and model.
 
     Raises:
-        InputError: if a field is unknown or wrong, or the text is.
+        InputError: If a field is unknown or has a wrong value, or the text cannot be used.
+        CheckFailed: If a check finds the set-up wrong before the first step.
+        Diverged: If the loss stays not finite, by the policy for anomalies.
+        Interrupted: After a signal to stop; a checkpoint is written, and `lavra.resume` continues.
+
+    Examples:
+        >>> import lavra
+        >>> run = lavra.train("mytext/", budget="20m")                    # doctest: +SKIP
+        >>> texts = ["Era uma vez um rei.", "Era uma vez uma raposa."] * 2000
+        >>> run = lavra.train(                                            # doctest: +SKIP
+        ...     [{"text": text} for text in texts], steps=20, model={"depth": 2, "width": 64}, out="runs/tales"
+        ... )
+        >>> run.result["bits_per_byte"]                                   # doctest: +SKIP
     """
     from lavra.workflows.training.train import train as run_training
 
@@ -74,10 +91,25 @@ def train(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Ru
 
 
 def check(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Report:
-    """Prove a training set-up right: `train`'s arguments, or a run folder, in; what was measured and expected out.
+    """Check a training set-up before time is spent on it: leaks, gradients, labels, saving, resuming, precision.
+
+    Args:
+        data: The data as for `train`, or the folder of one run, whose own request, data and weights are then checked.
+        config: The values of the fields that are not given by name; the defaults of `TrainConfig` if None.
+        fields: Fields of `TrainConfig` by name, as for `train`.
+
+    Returns:
+        The report: for each check its verdict, what was measured and what was expected. `report.failed` lists the
+        checks that failed, and `report["causal_leak"]` is one check by name.
 
     Raises:
-        InputError: if a field is unknown or wrong, or the text is.
+        InputError: If a field is unknown or has a wrong value, or the text cannot be used.
+
+    Examples:
+        >>> import lavra
+        >>> report = lavra.check("mytext/", model={"depth": 4})           # doctest: +SKIP
+        >>> report.failed                                                 # doctest: +SKIP
+        []
     """
     from lavra.workflows.check import check as run_battery
 
@@ -86,14 +118,25 @@ def check(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Re
 
 
 def plan(data: Data = (), **fields: Any) -> Outlook:
-    """Say what a training would take and bring: `lavra.plan("mytext/", budget="1h", hardware="colab-t4")`.
+    """Forecast what a training run takes in memory, time and money, and which loss it reaches.
 
     Args:
-        data: as for `train`; nothing where `model` and `tokens` are given.
-        fields: values of `PlanRequest` by name.
+        data: The data as for `train`; it may be left out where `model` and `tokens` are given.
+        fields: Fields of `lavra.config.planning.PlanRequest` by name, as for `train`.
+
+    Returns:
+        The forecast. Its `steps`, `tokens`, `memory`, `cost` and `forecast` are what `lavra plan` prints, and
+        `to_json()` returns plain values.
 
     Raises:
-        InputError: if a field is unknown or wrong, or the text is.
+        InputError: If a field is unknown or has a wrong value, or the text cannot be used.
+
+    Examples:
+        >>> import lavra
+        >>> found = lavra.plan(model="opt-125m", tokens="330M", hardware="a100-40gb", efficiency=0.4)
+        >>> found.model.name, found.hardware.precision
+        ('opt-125m', 'bf16')
+        >>> lavra.plan("mytext/", budget="1h").cost.seconds               # doctest: +SKIP
     """
     from lavra.config.planning import PlanRequest
     from lavra.workflows.planning.plan import plan as look_ahead
@@ -104,29 +147,96 @@ def plan(data: Data = (), **fields: Any) -> Outlook:
 
 
 def prepare(data: Data, out: str | Path, *, force: bool = False, **text: Any) -> dict[str, Any]:
-    """Tokenise a corpus once; returns the report. Further fields are those of `TextConfig`."""
+    """Read, split and tokenise a corpus once, to train on it many times.
+
+    Args:
+        data: The data as for `train`, except a prepared folder.
+        out: The folder to write: the tokens of the training and of the validation documents, and the tokenizer.
+        force: Whether an existing folder is replaced.
+        text: Fields of `lavra.config.training.TextConfig` by name, such as `vocabulary=8192`.
+
+    Returns:
+        The report of what was read, left out and changed, as plain values; it is also in `report.json` in the folder.
+
+    Raises:
+        InputError: If a field is unknown or has a wrong value, the text cannot be used, or the folder exists.
+
+    Examples:
+        >>> import lavra, tempfile
+        >>> rows = [{"text": f"A text with the number {number}."} for number in range(200)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = lavra.prepare(rows, f"{folder}/prepared", vocabulary=300)
+        >>> report["rows"]
+        200
+    """
     asked = from_table(TextConfig, _merged(to_json(TextConfig()), _plain(text)), "lavra.prepare")
     with _located(data) as locations:
         return prepare_text(locations, out, asked, force=force)
 
 
 def resume(folder: str | Path, *, micro_rows: int | None = None) -> Run:
-    """Go on with a run from its last whole checkpoint to its end: see `lavra.workflows.training.resume.resume`."""
+    """Continue an interrupted run from its last whole checkpoint to its end.
+
+    Args:
+        folder: The folder of the run.
+        micro_rows: Sequences of a micro-batch, where memory is less than before; None keeps the number of the run. The
+            tokens of an update and the order of the data stay the same.
+
+    Returns:
+        The finished run. With the same device, threads and micro-batch its weights have the same bits as those of a run
+        that was never interrupted.
+
+    Raises:
+        InputError: If the folder is not a run, another process trains it, or its text is gone.
+        Damaged: If there are checkpoints and none of them is whole.
+
+    Examples:
+        >>> import lavra
+        >>> run = lavra.resume("runs/tales")                              # doctest: +SKIP
+    """
     from lavra.workflows.training.resume import resume as go_on
 
     return Run(go_on(folder, micro_rows=micro_rows).path)
 
 
 def runs(root: str | Path = "runs") -> list[Run]:
-    """Return the runs in a folder, the oldest first."""
+    """Return the runs in a folder.
+
+    Args:
+        root: The folder that holds the runs, directly or up to two levels below.
+
+    Returns:
+        The runs, the oldest first.
+
+    Raises:
+        InputError: If there is no such folder.
+
+    Examples:
+        >>> import lavra, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     lavra.runs(folder)
+        []
+    """
     return [Run(run.path) for run in list_runs(root)]
 
 
 def compare(*runs: Run | Path | str) -> RunComparison:
-    """Set runs side by side; the first is the baseline of the paired tests of bits per byte.
+    """Compare runs: the settings that differ, the figures, and whether the difference is more than chance.
+
+    Args:
+        runs: Two or more runs, as `Run` or by their folders. The first is the baseline of the paired tests of bits per
+            byte over validation documents.
+
+    Returns:
+        The comparison: `figures`, `asked`, `decided` and `verdicts`; `to_json()` returns plain values.
 
     Raises:
-        InputError: if there are fewer than two, one is given twice, or a folder is no run.
+        InputError: If there are fewer than two runs, one is given twice, or a folder is not a run.
+
+    Examples:
+        >>> import lavra
+        >>> comparison = lavra.compare("runs/first", "runs/second")       # doctest: +SKIP
+        >>> comparison.verdicts                                           # doctest: +SKIP
     """
     from lavra.reports.run_comparison import compare_runs
 
@@ -135,10 +245,10 @@ def compare(*runs: Run | Path | str) -> RunComparison:
 
 @contextmanager
 def _located(data: Data) -> Iterator[list[str]]:
-    """Yield the locations of the data; rows in memory are written to a file, which is gone when the block ends.
+    """Yield the locations of the data; rows in memory are written to a file, which is removed when the block ends.
 
     Raises:
-        InputError: if the data are neither locations nor rows with columns.
+        InputError: If the data are neither locations nor rows with columns.
     """
     if isinstance(data, str | Path):
         yield [str(data)]

@@ -1,1 +1,1 @@
-"""The battery that proves a training set-up right on the user's own model and data."""
+"""Checks of a training set-up, run on the model and the data of the user before the first step."""

@@ -1,4 +1,4 @@
-"""The contract of a check: what it is given, and what it answers."""
+"""The protocol of a check: the training set-up that it receives, and the result that it returns."""
 
 from __future__ import annotations
 
@@ -20,19 +20,25 @@ if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
 
 Verdict = Literal["ok", "warn", "fail"]
+"""Verdict of a check: all is well; worth a look, training goes on; or training would be wrong."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
-        name: of the check.
-        verdict: `ok`; `warn`: worth a look, training goes on; `fail`: the training would be wrong.
-        measured: what was seen, with its numbers.
-        expected: what a right set-up shows.
-        remedy: what to do about it; empty when all is well.
-        details: further lines to look at, such as labels as text.
+        name: Name of the check.
+        verdict: `ok`; `warn`, which is worth a look and does not stop training; or `fail`, with which training would be
+            wrong.
+        measured: What was observed, with its numbers.
+        expected: What a correct set-up shows.
+        remedy: What to do about the problem; empty if there is none.
+        details: Further lines to look at, such as the labels as text.
+
+    Examples:
+        >>> CheckResult("evaluation", "ok", "2.5 and 2.5 nats per token", "the same loss twice").to_json()["verdict"]
+        'ok'
     """
 
     name: str
@@ -43,7 +49,7 @@ class CheckResult:
     details: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; details only where there are some."""
+        """Return the result as JSON values, with `details` only if there are any."""
         values: dict[str, Any] = {
             "name": self.name,
             "verdict": self.verdict,
@@ -56,11 +62,11 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Storage:
-    """How a model is written and read again.
+    """How a model is saved and loaded.
 
     Attributes:
-        save: writes the model into a folder.
-        load: reads it from there, on the same device.
+        save: Function that writes the model into a folder.
+        load: Function that reads a model from a folder and returns it on the device that trains.
     """
 
     save: Callable[[Path], None]
@@ -68,44 +74,48 @@ class Storage:
 
 
 class Store(Protocol):
-    """A token store or an example store, whose files can be compared with what was written."""
+    """Protocol of a token store or an example store, whose files can be verified."""
 
     @property
     def folder(self) -> Path:
-        """Where it is."""
+        """Folder of the store."""
         ...
 
     def verify(self) -> None:
-        """Read every file and compare its hash with the manifest's; raises `Damaged`, naming the file."""
+        """Read every file and compare its hash with the one in the manifest.
+
+        Raises:
+            Damaged: if a file differs from what was written; the message names it.
+        """
         ...
 
 
 @dataclass
 class Subject:
-    """A training set-up to be checked, before its first step.
+    """Everything that the checks need to know about a training set-up, before its first step.
 
-    Checks may change weights, gradients and the trainer's state only inside the blocks of `checks.state`, which put
-    everything back.
+    Checks may change weights, gradients and the state of the trainer only inside the context managers of
+    `lavra.checks.sandbox`, which restore everything.
 
     Attributes:
-        trainer: model, objective, optimisers and updates as they will train.
-        objective: as the trainer's, with rows short enough for a quick check.
-        source: of such rows.
-        rows: how many of them make the batch that checks work on.
-        causal: whether a prediction may see only what stands before it.
-        mixed_rows: rows that hold several documents each, where the objective packs documents; they also hold the ends
-            of documents.
-        must_learn: ids that have to be a target somewhere, such as the end-of-document token.
-        frozen: names of the parameters that are meant not to learn.
-        loaded: the weights come from a trained model.
-        tied: the head is meant to be the embedding.
-        storage: how the model is saved; None leaves that check out.
-        export: how it is written for others and read from there; None where no other format expresses it.
-        data: the text, where it is known.
-        stores: that hold what is trained on and validated with.
-        tokenizer: that decodes the ids; None shows them as numbers.
-        tokens_per_second: that the plan expects; None when it has no opinion.
-        encoded: the first batch, made once.
+        trainer: Trainer with model, objective, optimisers and updates as they will train.
+        objective: The same objective, for rows short enough for a quick check.
+        source: Source of such rows.
+        rows: Number of rows in the batch that checks work on.
+        causal: Whether a prediction may depend only on earlier tokens.
+        mixed_rows: Rows that contain several documents each and the ends of documents; empty if the objective does not
+            pack documents.
+        must_learn: Token ids that have to be a target somewhere, such as the end-of-document token.
+        frozen: Names of the parameters that are meant to be frozen.
+        loaded: Whether the weights come from a pretrained model.
+        tied: Whether head and embedding are meant to share one tensor.
+        storage: How the model is saved and loaded; None skips that check.
+        export: How the model is exported and imported; None if no other format can express it.
+        data: Prepared text; None if it is not known.
+        stores: Stores that contain the training and the validation data.
+        tokenizer: Tokenizer that decodes token ids; None shows them as numbers.
+        tokens_per_second: Speed that the plan expects; None if it has no estimate.
+        encoded: First batch of `rows` rows on the device of the trainer, which is made once.
     """
 
     trainer: Trainer
@@ -136,19 +146,19 @@ class Subject:
 
     @property
     def module(self) -> nn.Module:
-        """The same, as a module."""
+        """The model that the trainer trains, as a `torch.nn.Module`."""
         return self.trainer.model  # pyright: ignore[reportReturnType]
 
     def encode(self, rows: Sequence[Any]) -> Batch:
-        """Make a batch of rows, with the same randomness every time, on the CPU."""
+        """Return a batch of `rows` on the CPU, with the same random masks in every call."""
         return self.objective.encode(rows, row_streams(self.trainer.batches.seed, "check", first=0), 0.0)
 
     def decode(self, number: int) -> str:
-        """Return one token as visible text: its number where there is no tokenizer."""
+        """Return a token as visible text, with `·` for spaces and `⏎` for line breaks; its id without a tokenizer."""
         if self.tokenizer is None:
             return str(number)
         return self.tokenizer.decode([number], special=True).replace("\n", "⏎").replace(" ", "·") or f"<{number}>"
 
 
 Check = Callable[[Subject], Sequence[CheckResult]]
-"""A check looks at a subject and answers with one result or several."""
+"""Function that examines a training set-up and returns one result or several."""

@@ -1,4 +1,7 @@
-"""Cutting, padding and narrowing batches, by the rules of `Batch` alone, so that any objective's can be used."""
+"""Slicing, padding and masking of batches by the rules of `Batch` alone, so that batches of any objective can be used.
+
+In all functions, the `batch` that is given stays unchanged and a new one is returned.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 from lavra.models.contract import IGNORED, Batch
 
 ENCODER_INPUTS, ENCODER_SEGMENTS, ENCODER_POSITIONS = "encoder_inputs", "encoder_segments", "encoder_positions"
+"""Names of the additional tensors of a batch that an encoder receives: token ids, document ids and positions."""
 _ENCODER_SIDE = (ENCODER_INPUTS, ENCODER_SEGMENTS, ENCODER_POSITIONS)
 
 
@@ -20,21 +24,21 @@ def counted(batch: Batch) -> float:
 
 
 def with_targets(batch: Batch, kept: torch.Tensor) -> Batch:
-    """Return the batch with only the targets where (rows, length) `kept` is True."""
+    """Return the batch with only those targets for which the (batch, length) mask `kept` is True."""
     narrowed = replace(batch, targets=batch.targets.masked_fill(~kept, IGNORED))
     narrowed.weight = counted(narrowed)
     return narrowed
 
 
 def only(batch: Batch, row: int, position: int) -> Batch:
-    """Return the batch with one target."""
+    """Return the batch with only the target at one position of one row."""
     kept = torch.zeros_like(batch.targets, dtype=torch.bool)
     kept[row, position] = True
     return with_targets(batch, kept)
 
 
 def cut(batch: Batch, columns: slice) -> Batch:
-    """Return some columns of the batch; extra tensors of the same length are cut with it, but not an encoder's side."""
+    """Return some columns of the batch; additional tensors of the same length are cut too, but not encoder inputs."""
     length = batch.inputs.shape[1]
     part = replace(
         batch,
@@ -52,15 +56,20 @@ def cut(batch: Batch, columns: slice) -> Batch:
 
 
 def _beside(name: str, tensor: torch.Tensor, length: int) -> bool:
-    """Say whether an extra tensor has a value for each of the batch's positions."""
+    """Return whether an additional tensor has a value for each position of the batch."""
     return name not in _ENCODER_SIDE and tensor.dim() > 1 and tensor.shape[1] == length
 
 
 def padded(batch: Batch, columns: int, vocabulary: int) -> Batch:
-    """Return the batch with columns of padding on the right, filled with arbitrary tokens.
+    """Return the batch with padding on the right, on the side of an encoder too.
 
-    Padding is what `Batch` says: segment -1 and ignored targets; what token stands there must not matter. An encoder's
-    side is padded likewise.
+    As `Batch` defines it, padding has the document id -1 and ignored targets. It is filled with random tokens, because
+    the token that stands there must not matter.
+
+    Args:
+        batch: Batch to pad.
+        columns: Number of columns of padding.
+        vocabulary: Vocabulary size, from which the random tokens are drawn.
     """
     rows, length = batch.inputs.shape
     device = batch.inputs.device
@@ -89,17 +98,17 @@ def padded(batch: Batch, columns: int, vocabulary: int) -> Batch:
 
 
 def with_room(batch: Batch, columns: int, limit: int) -> Batch | None:
-    """Return the batch with an encoder's side so short that `columns` of padding fit below a model's `limit`.
+    """Return the batch with encoder inputs so short that padding can be added without exceeding the context of a model.
 
-    What is left out of a row is its padding first, then the last tokens of its longest text.
+    Padding of a row is removed first, then the last tokens of its longest text.
 
     Args:
-        batch: whose encoder's side is shortened, where it has one.
-        columns: of padding to come.
-        limit: tokens that the model can read in a row.
+        batch: Batch, whose encoder inputs are shortened if it has any.
+        columns: Number of columns of padding that will be added.
+        limit: Context of the model in tokens.
 
     Returns:
-        None where the texts of a row are too short for that.
+        The batch; None if the texts of a row are too short to be shortened by so much.
     """
     read = _read(batch)
     surplus = (next(iter(read.values())).shape[1] + columns - limit) if read else 0
@@ -113,7 +122,7 @@ def with_room(batch: Batch, columns: int, limit: int) -> Batch | None:
 
 
 def _without(segments: torch.Tensor, surplus: int) -> torch.Tensor | None:
-    """Return the places of a row that are left without `surplus` of them; None where no text has so many to spare."""
+    """Return the positions of a row that remain when `surplus` of them are removed; None if its texts are too short."""
     padding = (segments < 0).nonzero()[:, 0].flip(0)
     texts = segments[segments >= 0]
     places = (segments == texts.mode().values).nonzero()[:, 0].flip(0) if len(texts) else padding[:0]
@@ -126,7 +135,7 @@ def _without(segments: torch.Tensor, surplus: int) -> torch.Tensor | None:
 
 
 def ragged(batch: Batch) -> Batch:
-    """Return the batch with ever fewer targets in its later rows: means of rows then differ from the mean of all."""
+    """Return the batch with ever fewer targets in later rows, so that a mean over rows differs from that over all."""
     kept = batch.targets != IGNORED
     rows = kept.shape[0]
     order = kept.cumsum(1)
@@ -135,7 +144,7 @@ def ragged(batch: Batch) -> Batch:
 
 
 def spans(batch: Batch, row: int) -> list[slice]:
-    """Return where each document of a row stands, padding left out."""
+    """Return the span of each document of a row, in order and without padding."""
     length = batch.inputs.shape[1]
     if batch.segments is None:
         return [slice(0, length)]
@@ -145,7 +154,7 @@ def spans(batch: Batch, row: int) -> list[slice]:
 
 
 def alone(batch: Batch, row: int, span: slice) -> Batch:
-    """Return one document of a row as a batch of its own, with neither segments nor positions."""
+    """Return one document of a row as a batch of one row, without document ids and positions."""
     part = cut(batch.take(slice(row, row + 1)), span)
     extra = part.extra
     if ENCODER_INPUTS in extra:
@@ -157,7 +166,7 @@ def alone(batch: Batch, row: int, span: slice) -> Batch:
 
 
 def _read(batch: Batch) -> dict[str, torch.Tensor]:
-    """Return inputs, segments and positions of the encoder's side in this order; nothing where there is none."""
+    """Return token ids, document ids and positions of the encoder inputs, in this order; empty without an encoder."""
     inputs = batch.extra.get(ENCODER_INPUTS)
     if inputs is None:
         return {}
@@ -167,7 +176,7 @@ def _read(batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def read_by(batch: Batch, row: int, span: slice) -> list[int]:
-    """Return the ids that an encoder reads for one document of a row; none where there is no encoder."""
+    """Return the token ids that an encoder receives for one document of a row; an empty list without an encoder."""
     side = [tensor[row] for tensor in _read(batch).values()]
     if not side:
         return []
@@ -176,7 +185,7 @@ def read_by(batch: Batch, row: int, span: slice) -> list[int]:
 
 
 def beside_each_other(batches: Sequence[Batch]) -> Batch:
-    """Return one-document batches of one row each as one row that holds them all."""
+    """Return several batches, each of one row with one document, packed into one row."""
     inputs, segments, positions = _in_one_row([batch.inputs for batch in batches])
     targets = torch.cat([batch.targets for batch in batches], 1)
     extra = dict(batches[0].extra)
@@ -189,7 +198,7 @@ def beside_each_other(batches: Sequence[Batch]) -> Batch:
 
 
 def _in_one_row(parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return (1, …) ids beside each other, with their segments and positions."""
+    """Return (1, length) token ids of all parts in one row, with their document ids and positions."""
     segments = [torch.full_like(part, number, dtype=torch.int32) for number, part in enumerate(parts)]
     positions = [torch.arange(part.shape[1], device=part.device)[None] for part in parts]
     return torch.cat(list(parts), 1), torch.cat(segments, 1), torch.cat(positions, 1)

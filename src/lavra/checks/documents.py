@@ -1,4 +1,4 @@
-"""Checks: documents in one row do not see each other, and padding is nothing."""
+"""Checks of packing and padding: documents in one sequence do not attend to each other, and padding has no effect."""
 
 from __future__ import annotations
 
@@ -22,57 +22,68 @@ from lavra.models.contract import IGNORED, Batch, evaluating
 from lavra.training.acceleration.temporary_weights import full_precision, lively
 
 TOLERANCE = 1e-5
-_MOST_DOCUMENTS = 8
-_PADDING = 8
+"""Largest relative difference of two losses that should be equal: fp32 sums in another order differ by less."""
+
+_MOST_DOCUMENTS = 8  # documents of a sequence that are computed one by one, to bound the time
+_PADDING = 8  # columns of padding that are added
 
 
 def check_documents(subject: Subject) -> list[CheckResult]:
-    """Check that a packed row has the loss of its documents one by one, and that each counts from its beginning."""
-    name, expected = "document_leak", f"the same to {TOLERANCE:g}; positions begin at 0 in each document"
+    """Check that packed documents have the same loss as one by one, and that positions start at 0 in each document.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result, named `document_leak`.
+    """
+    name, expected = "document_leak", f"the same loss to {TOLERANCE:g}; positions start at 0 in each document"
     if getattr(subject.model, "isolates", True) is False:
         return [_never_packed(name, subject)]
     batch, own = _packed(subject)
     if batch is None:
-        return [CheckResult(name, "ok", "rows hold one document each", expected)]
+        return [CheckResult(name, "ok", "sequences contain one document each", expected)]
     if batch.segments is None:
         return [_unseparated(name, subject)]
     late = [span.start for span in spans(batch, 0) if batch.positions is not None and batch.positions[0, span.start]]
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model), torch.no_grad():
         together, apart = _losses(subject, batch)
     difference = abs(together - apart) / max(abs(apart), 1e-30)
-    told = "" if own else " (rows of the text hold one document each; two were put beside each other)"
-    measured = f"packed {together:.6f}, one by one {apart:.6f} nats, a difference of {difference:.1e}{told}"
+    told = "" if own else " (sequences contain one document each; two documents were packed for this check)"
+    measured = f"packed {together:.6f}, one by one {apart:.6f} nats, a relative difference of {difference:.1e}{told}"
     if late:
-        measured += f"; {len(late)} documents do not begin at position 0"
+        measured += f"; {len(late)} documents do not start at position 0"
     if difference <= TOLERANCE and not late:
         return [CheckResult(name, "ok", measured, expected)]
     remedy = (
-        "documents in one row see each other, or count on from the one before: the attention mask must follow "
-        "`segments` of the batch, and position embeddings its `positions`"
+        "documents in one sequence attend to each other, or continue the positions of the previous one: the attention "
+        "mask must follow `segments` of the batch, and position embeddings its `positions`"
     )
     return [CheckResult(name, "fail", measured, expected, remedy)]
 
 
 def _never_packed(name: str, subject: Subject) -> CheckResult:
-    """Check that rows hold one document each, for a model that sees all of a row."""
-    expected = "one document in each row, since this model cannot keep several apart"
+    """Check that sequences contain one document each, for a model that cannot mask attention between documents."""
+    expected = "one document in each sequence, since this model cannot separate several"
     batches = [subject.encoded, *([subject.encode(subject.mixed_rows)] if subject.mixed_rows else [])]
     several = sum(len(spans(batch, row)) > 1 for batch in batches for row in range(batch.inputs.shape[0]))
     if not several:
-        return CheckResult(name, "ok", "not packed: rows hold one document each", expected)
-    return CheckResult(name, "fail", f"{several} rows hold several documents", expected, "train without packing")
+        return CheckResult(name, "ok", "not packed: sequences contain one document each", expected)
+    told = f"{several} sequences contain several documents"
+    return CheckResult(name, "fail", told, expected, "train without packing")
 
 
 def _unseparated(name: str, subject: Subject) -> CheckResult:
-    expected = "each document seen by itself"
+    """Return the result for packed documents without document ids: only an explicit request allows that."""
+    expected = "attention inside each document only"
     if getattr(subject.objective, "isolate", True) is False:
-        return CheckResult(name, "ok", "documents share a row and see each other, as was asked", expected)
-    measured = "documents share a row, and the batch does not say where they end"
+        return CheckResult(name, "ok", "documents in one sequence attend to each other, as requested", expected)
+    measured = "documents share a sequence, and the batch does not contain their boundaries"
     return CheckResult(name, "fail", measured, expected, "the objective must set `segments` when it packs documents")
 
 
 def _packed(subject: Subject) -> tuple[Batch | None, bool]:
-    """Return a row of several documents, and whether the objective made it."""
+    """Return a sequence of several documents (None if none can be made), and whether the objective packed it."""
     if subject.mixed_rows:
         batch = subject.encode(subject.mixed_rows[:1]).to(subject.trainer.device)
         if batch.segments is None or len(spans(batch, 0)) > 1:
@@ -96,7 +107,7 @@ def _packed(subject: Subject) -> tuple[Batch | None, bool]:
 
 
 def _losses(subject: Subject, batch: Batch) -> tuple[float, float]:
-    """Return the summed loss of a row's last documents packed, and one by one."""
+    """Return the summed loss of the last documents of a sequence when packed, and when computed one by one."""
     chosen = spans(batch, 0)[-_MOST_DOCUMENTS:]
     kept = torch.zeros_like(batch.targets, dtype=torch.bool)
     apart = 0.0
@@ -104,13 +115,24 @@ def _losses(subject: Subject, batch: Batch) -> tuple[float, float]:
         kept[0, span] = True
         single = alone(batch, 0, span)
         if counted(single):
-            apart += float(subject.objective.loss(subject.model, single).sum)
-    together = float(subject.objective.loss(subject.model, with_targets(batch, kept & (batch.targets != IGNORED))).sum)
+            apart += float(subject.objective.loss(subject.model, single, learning=False).sum)
+    together = float(
+        subject.objective.loss(
+            subject.model, with_targets(batch, kept & (batch.targets != IGNORED)), learning=False
+        ).sum
+    )
     return together, apart
 
 
 def check_padding(subject: Subject) -> list[CheckResult]:
-    """Check that padding does not move the loss, and is never a target."""
+    """Check that padding does not change the loss, and is never a target.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result, named `padding`.
+    """
     name, expected = "padding", f"the same mean loss to {TOLERANCE:g}, and no target in padding"
     whole = subject.encoded
     columns = min(_PADDING, whole.inputs.shape[1] - 1)
@@ -118,21 +140,25 @@ def check_padding(subject: Subject) -> list[CheckResult]:
     shorter = cut(whole, slice(0, whole.inputs.shape[1] - max(0, columns)))
     batch = with_room(shorter, columns, subject.model.context)
     if columns < 1 or batch is None or not counted(batch):
-        return [CheckResult(name, "ok", f"rows of {whole.inputs.shape[1]} leave no room for padding", expected)]
+        told = f"sequences of {whole.inputs.shape[1]} tokens leave no room for padding"
+        return [CheckResult(name, "ok", told, expected)]
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model), torch.no_grad():
-        plain = subject.objective.loss(subject.model, batch)
-        wider = subject.objective.loss(subject.model, padded(batch, columns, subject.model.vocabulary))
+        plain = subject.objective.loss(subject.model, batch, learning=False)
+        wider = subject.objective.loss(subject.model, padded(batch, columns, subject.model.vocabulary), learning=False)
         before, after = float(plain.sum) / plain.weight, float(wider.sum) / wider.weight
         divisors = {plain.weight: counted(batch), wider.weight: counted(batch), whole.weight: counted(whole)}
     difference = abs(before - after) / max(abs(before), 1e-30)
-    measured = f"{before:.6f} without padding, {after:.6f} with, {difference:.1e} apart; {asked} targets in it"
+    measured = (
+        f"{before:.6f} nats without padding, {after:.6f} with padding, a relative difference of {difference:.1e}; "
+        f"{asked} targets in padding"
+    )
     wrong = next((weight for weight, targets in divisors.items() if weight != targets), None)
     if wrong is not None:
         measured += f"; the loss is divided by {wrong:g} for {divisors[wrong]:g} targets"
     if difference <= TOLERANCE and not asked and wrong is None:
         return [CheckResult(name, "ok", measured, expected)]
     remedy = (
-        "padding (segment -1) must be hidden by the attention mask, have ignored targets, and count neither in the "
-        "loss's sum nor in its weight"
+        "padding (segment -1) must be masked in attention, have ignored targets, and count neither in the sum of the "
+        "loss nor in its weight"
     )
     return [CheckResult(name, "fail", measured, expected, remedy)]

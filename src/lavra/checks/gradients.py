@@ -1,4 +1,4 @@
-"""Checks: micro-batches add up, and gradients reach what should learn and nothing else."""
+"""Checks of gradients: accumulation over micro-batches is exact, and exactly the trainable weights get gradients."""
 
 from __future__ import annotations
 
@@ -18,13 +18,21 @@ from lavra.training.step import Step
 from lavra.training.trainer import Trainer
 
 TOLERANCE = 1e-5
-_NAMED = 5
+"""Largest relative difference of losses and gradients that should be equal."""
+_NAMED = 5  # names that a message lists before it counts the rest
 
 
 def check_accumulation(subject: Subject) -> list[CheckResult]:
-    """Check that N micro-batches of one row give the loss and the gradient of one batch of N rows."""
+    """Check that N micro-batches of one row give the same loss and gradient as one batch of N rows.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result, named `accumulation`.
+    """
     name = "accumulation"
-    expected = f"loss and gradient the same to {TOLERANCE:g}, although rows have different numbers of targets"
+    expected = f"the same loss and gradient to {TOLERANCE:g}, although rows have different numbers of targets"
     batch = ragged(subject.encoded)
     rows = batch.inputs.shape[0]
     if rows < 2:
@@ -33,6 +41,7 @@ def check_accumulation(subject: Subject) -> list[CheckResult]:
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
         loss, gradients = _gradient(subject, [batch])
         loss_of_singles, others = _gradient(subject, singles)
+    # The distance of the gradients relative to their norm (both as one vector over all weights), in float64.
     weight = max(math.sqrt(sum(float(one.double().square().sum()) for one in gradients.values())), 1e-30)
     squares = (
         float((gradients[key].double() - others[key].double()).square().sum()) for key in gradients.keys() & others
@@ -44,12 +53,19 @@ def check_accumulation(subject: Subject) -> list[CheckResult]:
     )
     if apart <= TOLERANCE and gradients.keys() == others.keys():
         return [CheckResult(name, "ok", measured, expected)]
-    remedy = "add up sums and weights over micro-batches and divide once; means of means weigh short rows too much"
+    remedy = "add up sums and weights over micro-batches and divide once; a mean of means overweights short rows"
     return [CheckResult(name, "fail", measured, expected, remedy)]
 
 
 def check_gradients(subject: Subject) -> list[CheckResult]:
-    """Check that every parameter that should learn gets a gradient, frozen ones none, and that tied ones are one."""
+    """Check that every trainable parameter gets a finite gradient, and that tied weights are one tensor.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        A result named `gradient_flow` and one named `tied_weights`.
+    """
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
         _, gradients = _gradient(subject, [subject.encoded])
     dead, bad, stuck, thawed = [], [], [], []
@@ -65,23 +81,30 @@ def check_gradients(subject: Subject) -> list[CheckResult]:
         elif not torch.isfinite(gradient).all():
             bad.append(name)
     faults = [
-        ("without gradient", dead, "nothing that they compute reaches the loss: see that the model uses them"),
+        ("without gradient", dead, "the loss does not depend on them: check that the model uses them"),
         ("with a gradient that is not finite", bad, "look for overflow, logarithms of 0 and roots of 0"),
-        ("frozen without being meant to be", stuck, "set requires_grad on them before the trainer is made"),
-        ("meant to be frozen, but learning", thawed, "freeze them before the trainer is made"),
+        ("frozen by mistake", stuck, "set requires_grad on them before the trainer is made"),
+        ("trainable by mistake", thawed, "freeze them before the trainer is made"),
     ]
     found = [(words, names, remedy) for words, names, remedy in faults if names]
     count = sum(1 for _ in subject.model.named_parameters())
-    expected = "a finite gradient other than 0 for every parameter that is to learn, none for the frozen ones"
+    expected = "a finite gradient other than 0 for every trainable parameter, and none for frozen ones"
     measured = "; ".join(f"{len(names)} {words}: {listed(names)}" for words, names, _ in found)
-    measured = measured or f"{count} tensors: {count - len(subject.frozen)} have one, {len(subject.frozen)} are frozen"
+    trainable = count - len(subject.frozen)
+    measured = measured or f"{count} tensors: {trainable} have a gradient, {len(subject.frozen)} are frozen"
     verdict = "fail" if found else "ok"
     flow = CheckResult("gradient_flow", verdict, measured, expected, "; ".join(remedy for _, _, remedy in found))
     return [flow, check_tied(subject.module, subject.tied, "tied_weights")]
 
 
 def check_tied(module: nn.Module, tied: bool, name: str) -> CheckResult:
-    """Check whether head and embedding are one tensor (`tied`) or two."""
+    """Check whether head and embedding share one tensor, as they should, and return the result.
+
+    Args:
+        module: Model with an `output_projection` method.
+        tied: Whether they should share one tensor.
+        name: Name of the result.
+    """
     head = module.output_projection()[0]  # pyright: ignore[reportCallIssue]
     shared = any(
         layer.weight.data_ptr() == head.data_ptr() for layer in module.modules() if isinstance(layer, nn.Embedding)
@@ -91,11 +114,18 @@ def check_tied(module: nn.Module, tied: bool, name: str) -> CheckResult:
     if shared == tied:
         return CheckResult(name, "ok", measured, expected)
     remedy = "tie them after loading (output.weight = embedding.weight)" if tied else "give the head its own weight"
-    return CheckResult(name, "fail", measured, expected, f"{remedy}; else they drift apart, or together, in training")
+    return CheckResult(name, "fail", measured, expected, f"{remedy}; otherwise training contradicts the configuration")
 
 
 def check_optimizer(subject: Subject) -> list[CheckResult]:
-    """Check that the optimiser holds every weight that is to learn, once, at a rate above 0."""
+    """Check that the optimiser updates every trainable weight, each once, with a learning rate above 0.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result, named `optimizer`.
+    """
     trainer = subject.trainer
     names = {id(weight): name for name, weight in trainer.masters.weights.items()}
     held: dict[str, float] = {}
@@ -103,7 +133,7 @@ def check_optimizer(subject: Subject) -> list[CheckResult]:
     for optimizer, rates in zip(trainer.optimizers.optimizers, trainer.optimizers.rates, strict=True):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             for weight in group["params"]:
-                name = names.get(id(weight), "a tensor that is no weight of the model")
+                name = names.get(id(weight), "a tensor that is not a weight of the model")
                 twice += [name] if name in held else []
                 held[name] = float(rate)
     missing = sorted(set(names.values()) - set(held))
@@ -111,13 +141,17 @@ def check_optimizer(subject: Subject) -> list[CheckResult]:
     most = max(trainer.schedule.factor(step, trainer.steps) for step in _some(trainer))
     faults = [
         f"{len(wrong)} {words}: {listed(wrong)}"
-        for words, wrong in (("not in it", missing), ("at rate 0", still), ("held twice", twice))
+        for words, wrong in (
+            ("not in the optimiser", missing),
+            ("with learning rate 0", still),
+            ("in the optimiser twice", twice),
+        )
         if wrong
     ] + ([] if most > 0 else ["the schedule is 0 at every step"])
     rates = sorted(set(held.values()))
-    measured = "; ".join(faults) or f"{len(held)} tensors at peak rates of {rates[0]:g} to {rates[-1]:g}"
-    remedy = "make the optimiser after the model is complete, of all its parameters, with learning rates above 0"
-    expected = "every weight that is to learn is in the optimiser once, at a rate above 0"
+    measured = "; ".join(faults) or f"{len(held)} tensors with peak learning rates from {rates[0]:g} to {rates[-1]:g}"
+    remedy = "make the optimiser after the model is complete, with all its parameters and learning rates above 0"
+    expected = "every trainable weight is in the optimiser once, with a learning rate above 0"
     return [CheckResult("optimizer", "fail" if faults else "ok", measured, expected, remedy if faults else "")]
 
 
@@ -126,7 +160,7 @@ def _some(trainer: Trainer) -> list[int]:
 
 
 def _gradient(subject: Subject, micro_batches: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
-    """Return the loss of one step over the micro-batches and its gradients by name, by the step that training uses."""
+    """Return the loss of one training step over micro-batches, and its gradients by parameter name."""
     trainer = subject.trainer
     kept = trainer.batches, trainer.objective, trainer.scale, trainer.report
     try:
@@ -147,5 +181,5 @@ def _refuse(text: str) -> None:
 
 
 def listed(names: list[str]) -> str:
-    """Return the first few names, and how many more there are."""
+    """Return the first few names as text, and how many more there are."""
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

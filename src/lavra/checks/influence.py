@@ -1,4 +1,8 @@
-"""Check: what a prediction depends on, by gradients at the embeddings. The future must have no part in it."""
+"""Check of information flow: what a prediction depends on, from input gradients at the embeddings.
+
+The gradient of a single loss at the embedding of a token is 0 if, and practically only if, the prediction does not
+depend on that token (saliency by gradients, arXiv 1312.6034). For a causal model this reveals leaks from the future.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,19 @@ from lavra.checks.batches import ENCODER_INPUTS, counted, cut, only, spans
 from lavra.models.contract import IGNORED, Batch, evaluating
 from lavra.training.acceleration.temporary_weights import full_precision, lively
 
-_POSITIONS = 2
-_LONGEST = 96
+_POSITIONS = 2  # target positions at which gradients are computed
+_LONGEST = 96  # tokens of the document that is used, to bound the time
 
 
 def check_influence(subject: Subject) -> list[CheckResult]:
-    """Check that a causal model sees nothing that comes later, and that another one sees both sides."""
+    """Check that a causal model depends on earlier tokens only, and a bidirectional one on both sides.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        A result named `causal_leak` or `both_directions`, and one named `source` for an encoder-decoder model.
+    """
     name = "causal_leak" if subject.causal else "both_directions"
     batch = _longest_document(subject.encoded)
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
@@ -29,9 +40,9 @@ def check_influence(subject: Subject) -> list[CheckResult]:
             CheckResult(
                 name,
                 "warn",
-                "no embedding of the inputs, or no document of two tokens, was found to measure at",
+                "no embedding of the inputs, or no document of at least two tokens, was found",
                 "gradients of single losses at the embeddings of the inputs",
-                "give longer documents; a model needs an nn.Embedding that is called with the batch's inputs",
+                "give longer documents; a model needs an nn.Embedding that is called with the inputs of the batch",
             )
         ]
     before = sum(float(norms[:place].sum()) for place, norms in known)
@@ -51,12 +62,12 @@ def _causal(name: str, known: list[tuple[int, torch.Tensor]], before: float, aft
             "fail",
             f"{measured}; e.g. the loss at position {place} depends on input {place + 1 + int(later[0])}",
             expected,
-            "a mask lets the future through: the loss will look excellent and the model will not work; look at the "
-            "attention mask, at convolutions without causal padding and at norms over the length",
+            "predictions depend on later tokens: the loss will look excellent and the model will not work; check the "
+            "attention mask, convolutions without causal padding, and norms over the length",
         )
     if not before:
         return CheckResult(
-            name, "fail", measured, expected, "predictions see nothing but their own token: attention has no effect"
+            name, "fail", measured, expected, "predictions depend on their own token only: attention has no effect"
         )
     return CheckResult(name, "ok", measured, expected)
 
@@ -67,20 +78,20 @@ def _both(name: str, before: float, after: float) -> CheckResult:
     if before > 0 and after > 0:
         return CheckResult(name, "ok", measured, expected)
     side = "before" if not before > 0 else "after"
-    remedy = f"nothing that stands {side} a token is seen: remove the causal mask of this encoder"
+    remedy = f"predictions do not depend on tokens {side} their own: remove the causal mask of this encoder"
     return CheckResult(name, "fail", measured, expected, remedy)
 
 
 def _source(subject: Subject, batch: Batch, place: int) -> CheckResult:
-    """Check that what the decoder writes depends on what its encoder reads."""
+    """Check that the predictions of the decoder depend on the inputs of the encoder."""
     with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
         norms = _influence(subject, batch, place, batch.extra[ENCODER_INPUTS])
     total = 0.0 if norms is None else float(norms.sum())
     measured = f"the gradient of a single loss at the inputs of the encoder is {total:.3g}"
-    expected = "more than 0: the source text is read"
+    expected = "more than 0: predictions depend on the source text"
     if total > 0:
         return CheckResult("source", "ok", measured, expected)
-    remedy = "the decoder does not see its source: look at the mask of its cross-attention, and at the encoder's"
+    remedy = "the decoder ignores its source: check the mask of its cross-attention, and that of the encoder"
     return CheckResult("source", "fail", measured, expected, remedy)
 
 
@@ -92,16 +103,16 @@ def _longest_document(batch: Batch) -> Batch:
         return bool(counted(cut(batch.take(slice(row, row + 1)), span))), span.stop - span.start
 
     row, span = max(found, key=worth)
-    # A part that reaches to where targets are: those of an answer stand behind a prompt that may be long.
+    # The part must contain targets, and those of a completion come only after a prompt that may be long.
     targets = (batch.targets[row, span] != IGNORED).nonzero()[:, 0]
     last = int(targets[: _LONGEST // 2].max()) + 1 if len(targets) else 0
     stop = min(span.stop, span.start + max(_LONGEST, last + 1))
-    # With its segments and positions, so that the mask is made as in training.
+    # Document ids and positions are kept, so that the attention mask is built as in training.
     return cut(batch.take(slice(row, row + 1)), slice(max(span.start, stop - _LONGEST), stop))
 
 
 def _places(batch: Batch) -> list[int]:
-    """Return up to two target positions inside the row: with something before and after where possible."""
+    """Return up to two target positions of the row, with tokens before and after them where possible."""
     kept: list[int] = (batch.targets[0] != IGNORED).nonzero()[:, 0].tolist()
     inner = [place for place in kept if 0 < place < batch.inputs.shape[1] - 1] or kept
     step = max(1, len(inner) // _POSITIONS)
@@ -109,7 +120,17 @@ def _places(batch: Batch) -> list[int]:
 
 
 def _influence(subject: Subject, batch: Batch, place: int, inputs: torch.Tensor | None = None) -> torch.Tensor | None:
-    """Return (length,) gradient norms at the embeddings of `inputs` (the batch's by default) of one position's loss."""
+    """Return the (length,) norms of the gradient of the loss at one position, at the embeddings of the inputs.
+
+    Args:
+        subject: Training set-up to check.
+        batch: Batch of one row.
+        place: Position of the target whose loss is differentiated.
+        inputs: Token ids whose embeddings are meant; None for the inputs of the batch.
+
+    Returns:
+        The norms; None if no embedding was called with these token ids.
+    """
     inputs = batch.inputs if inputs is None else inputs
     with _captured(subject.module, inputs) as outputs:
         loss = subject.objective.loss(subject.model, only(batch, 0, place))
@@ -122,7 +143,7 @@ def _influence(subject: Subject, batch: Batch, place: int, inputs: torch.Tensor 
 
 @contextmanager
 def _captured(module: nn.Module, inputs: torch.Tensor) -> Iterator[list[torch.Tensor]]:
-    """Collect what embeddings return for `inputs` during the block, as tensors that take gradients."""
+    """Collect the outputs of embeddings of `inputs` during the block, as tensors that require gradients."""
     outputs: list[torch.Tensor] = []
 
     def note(_: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:

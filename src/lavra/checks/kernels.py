@@ -1,4 +1,4 @@
-"""Checks: what is compiled, fused or chosen by the device computes what the plain way computes."""
+"""Checks of kernels: compiled and fused implementations compute what the plain implementation computes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,31 @@ from lavra.training.acceleration.compiling import EAGER, USUAL, can_compile, com
 from lavra.training.acceleration.proof import in_words, take_first_right_way
 from lavra.training.optimizers.adamw import AdamW, wrong_update
 
-_FAR = "at most twice as far from fp32 as the plain way is"
+_FAR = "an error against fp32 at most twice that of the plain implementation"
 
 
 def check_kernels(subject: Subject) -> list[CheckResult]:
-    """Compare the kernels of attention and of the optimiser with the plain ways, forward and backward."""
+    """Compare the kernels of attention (forward and backward) and of the optimiser with plain implementations.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result; `warn` if a kernel is wrong on this machine, since the plain implementation replaces it.
+    """
     found = _attention(subject) | _optimizer(subject)
     faults = [f"{name}: {wrong}" for name, wrong in found.items() if wrong]
     given_up = {f"attention '{way}'" for way in distrusted_ways()} - {name for name, wrong in found.items() if wrong}
-    faults += [f"{name} was given up before" for name in sorted(given_up)]
-    measured = "; ".join(faults) or (", ".join(found) or "no kernel of ours is used")
+    faults += [f"{name} was disabled before" for name in sorted(given_up)]
+    measured = "; ".join(faults) or (", ".join(found) or "no kernel that lavra chooses is used")
     remedy = (
-        "the plain way is taken in their place, which is slower: another version of torch or of the driver may help"
+        "the plain implementation is used instead, which is slower: another version of torch or of the driver may help"
     )
     return [CheckResult("kernels", "warn" if faults else "ok", measured, _FAR, remedy if faults else "")]
 
 
 def _attention(subject: Subject) -> dict[str, str | None]:
-    """Return by the name of each way to attend what is wrong with it for heads and documents such as the run's."""
+    """Return what is wrong with each attention kernel (None for nothing), on random heads."""
     model, batch = subject.model, subject.encoded
     if not isinstance(model, Decoder):
         return {}
@@ -59,7 +66,7 @@ def _attention(subject: Subject) -> dict[str, str | None]:
 
 
 def _optimizer(subject: Subject) -> dict[str, str | None]:
-    """Return what is wrong with the fused update, on drawn gradients."""
+    """Return what is wrong with the fused AdamW update (None for nothing), on random gradients of one weight."""
     generator = torch.Generator("cpu").manual_seed(1)
     for optimizer in subject.trainer.optimizers.optimizers:
         if not isinstance(optimizer, AdamW):
@@ -78,13 +85,20 @@ def _optimizer(subject: Subject) -> dict[str, str | None]:
 
 
 def check_compiled(subject: Subject) -> list[CheckResult]:
-    """Compile a step on the check's rows, and compare its loss and gradients with the plain step's."""
+    """Compile a training step, and compare its loss and gradients with those of the plain step.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result; `warn` if the compiled step is wrong, since training then uses another one.
+    """
     trainer, name = subject.trainer, "compiled"
     blocks = getattr(subject.model, "blocks", None)
     if not isinstance(blocks, nn.ModuleList) or not len(blocks):
-        return [CheckResult(name, "ok", "nothing of this model is compiled", _FAR)]
+        return [CheckResult(name, "ok", "no part of this model is compiled", _FAR)]
     if not can_compile(trainer.device):
-        return [CheckResult(name, "ok", "there is no compiler here; nothing is compiled", _FAR)]
+        return [CheckResult(name, "ok", "there is no compiler on this machine, so nothing is compiled", _FAR)]
     if trainer.compilation is not None and trainer.compilation.flags != EAGER:
         trainer.compilation.undo()
     with restored(trainer):
@@ -97,7 +111,7 @@ def check_compiled(subject: Subject) -> list[CheckResult]:
             compilation.undo()
             trainer.compilation = None
     if not reasons:
-        return [CheckResult(name, "ok", "loss and gradients are those of the plain step", _FAR)]
+        return [CheckResult(name, "ok", "loss and gradients agree with those of the plain step", _FAR)]
     assert way != USUAL
-    remedy = "training finds this out by itself and goes on rightly; another version of the C++ compiler may be faster"
+    remedy = "training detects this by itself and stays correct; another version of the C++ compiler may be faster"
     return [CheckResult(name, "warn", f"{reasons[0]}; {in_words(way)}", _FAR, remedy)]

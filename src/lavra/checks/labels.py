@@ -1,4 +1,4 @@
-"""Check: what the model reads and what it is asked, as text to look at, and by rules."""
+"""Check of labels: inputs and targets as text to look at, and rules for their alignment."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from lavra.checks.batches import only, read_by, spans
 from lavra.core.seeds import fixed_normal
 from lavra.models.contract import IGNORED, Batch, logit_cap_of
 
-_EXAMPLES, _SHOWN, _LINE = 2, 28, 110
-_POSITIONS = 4
+_EXAMPLES, _SHOWN, _LINE = 2, 28, 110  # rows that are shown, tokens of each, characters of a line
+_POSITIONS = 4  # targets whose alignment is verified by gradients
 _IGNORED_MARK = "-"
 
 
 def check_labels(subject: Subject) -> list[CheckResult]:
-    """Show inputs and targets side by side, and check alignment, ignored positions and special tokens."""
+    """Show inputs and targets side by side, and check alignment, ignored positions and special tokens.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result, named `labels`, whose details show two rows as text.
+    """
     batches = [subject.encoded]
     if subject.mixed_rows:
         batches.append(subject.encode(subject.mixed_rows).to(subject.trainer.device))
@@ -31,7 +38,7 @@ def check_labels(subject: Subject) -> list[CheckResult]:
             "labels",
             "fail" if faults else "ok",
             measured or f"{ignored[0]:.1%} of the positions are ignored, every example has targets{ends}",
-            "every prediction is compared with its own target; documents' ends and special tokens are learned",
+            "every prediction is compared with its own target; ends of documents and special tokens are targets",
             "; ".join(remedy for _, remedy in faults),
             tuple(_as_text(subject, batches[0])),
         )
@@ -41,14 +48,14 @@ def check_labels(subject: Subject) -> list[CheckResult]:
 def _empty(subject: Subject, batches: list[Batch]) -> tuple[str, str] | None:
     empty = sum(int((batch.targets != IGNORED).sum(1).eq(0).sum()) for batch in batches)
     rows = sum(batch.targets.shape[0] for batch in batches)
-    # Of a short text by chance no word is hidden, now and then.
+    # Masked language modelling: now and then, by chance, no token of a short text is masked.
     if not empty or (not subject.causal and empty < rows / 2):
         return None
-    return f"{empty} of {rows} examples have no target", "drop such examples, or see what masks all of them"
+    return f"{empty} of {rows} examples have no target", "drop these examples, or find out what ignores their targets"
 
 
 def _shifted(subject: Subject, batches: list[Batch]) -> tuple[str, str] | None:
-    """Look whether the target of a position is the next input, where the objective is causal."""
+    """Return a problem if targets of a causal objective are not the next inputs, else None."""
     if not subject.causal:
         return None
     right = total = ahead = 0
@@ -66,12 +73,15 @@ def _shifted(subject: Subject, batches: list[Batch]) -> tuple[str, str] | None:
     if right == total:
         return None
     told = "; most are the token after the next" if ahead > total / 2 > right else ""
-    remedy = "shift once only: either the objective shifts, or the model's own loss, not both"
+    remedy = "shift the labels only once: either in the objective or in the loss of the model"
     return f"{total - right} of {total} targets are not the next token{told}", remedy
 
 
 def _misplaced(subject: Subject) -> tuple[str, str] | None:
-    """Look from which position's features each target is predicted, by the gradient at the features."""
+    """Return a problem if a target is predicted from the features of another position, else None.
+
+    The gradient of a single loss at random features tells which features it uses.
+    """
     batch = subject.encoded
     # Features unlike each other, and a head that is not zero, so that every influence has a gradient.
     shape = *batch.targets.shape, subject.model.output_projection()[0].shape[1]
@@ -87,13 +97,13 @@ def _misplaced(subject: Subject) -> tuple[str, str] | None:
             found = ", ".join(str(place[1]) for place in sources[:3]) or "none"
             return (
                 f"the target at position {position} is predicted from position {found}",
-                "the loss must compare features and targets of one position: labels are shifted where they are made",
+                "the loss must compare features and targets of the same position; labels are shifted by the objective",
             )
     return None
 
 
 class _Given:
-    """A model whose features are given."""
+    """Wraps a model so that it returns given features; a head of zeros is replaced by a random one."""
 
     def __init__(self, model: Any, features: torch.Tensor) -> None:
         self._model, self._features = model, features
@@ -128,8 +138,8 @@ def _never_learned(subject: Subject, batches: list[Batch]) -> list[tuple[str, st
         faults.append(
             (
                 f"{name} (id {token}) is never a target",
-                f"learn {name}, else the model never ends a text; a padding token with the same id must not be told by "
-                "its id, only by the place of the padding",
+                f"make {name} a target, otherwise the model never ends a text; padding with the same token id must be "
+                "recognised by its position and not by the id",
             )
         )
     return faults
@@ -140,16 +150,16 @@ def _as_text(subject: Subject, batch: Batch) -> list[str]:
     for row in range(min(_EXAMPLES, batch.inputs.shape[0])):
         start, end = _busy_part(batch, row)
         told = "" if start == 0 else f", from position {start}"
-        lines.append(f"example {row + 1}: inputs above targets, {_IGNORED_MARK} is ignored, | begins a text{told}")
+        lines.append(f"example {row + 1}: inputs above targets, {_IGNORED_MARK} is ignored, | starts a text{told}")
         read = read_by(batch, row, slice(start, end))
         if read:
-            lines.append(f"  the encoder reads {' '.join(map(subject.decode, read[:_SHOWN]))}")
+            lines.append(f"  inputs of the encoder: {' '.join(map(subject.decode, read[:_SHOWN]))}")
         lines += _two_lines(subject, batch, row, start, end)
     return lines
 
 
 def _busy_part(batch: Batch, row: int) -> tuple[int, int]:
-    """Return the part to show: it begins where the first target is, a little before if that is late."""
+    """Return the range of positions to show: from a few tokens before the first target on."""
     kept = (batch.targets[row] != IGNORED).nonzero()[:, 0]
     start = max(0, int(kept[0]) - 4) if len(kept) else 0
     return start, min(start + _SHOWN, batch.inputs.shape[1])

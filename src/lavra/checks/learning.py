@@ -1,4 +1,4 @@
-"""Check: the trainer can learn one batch by heart, and all of its weights move while it does."""
+"""Check of learning: the trainer can overfit one batch, and every weight changes while it does."""
 
 from __future__ import annotations
 
@@ -16,13 +16,23 @@ from lavra.checks.sandbox import InTurn, restored, train_on
 from lavra.models.contract import IGNORED, Batch
 
 _STEPS, _SECONDS, _HOPELESS_AFTER = 200, 12.0, 40
+"""Limits of the check in steps and in seconds, and the number of steps after which a loss that has not decreased at all
+ends it."""
 _SHARE, _LOSS = 0.05, 0.1
+"""The batch counts as learned when the loss is below this share of its start, or below this many nats per token."""
 _LEAST_STEPS = 4
-"""Weights that start at zero let a gradient through to those behind them only after some steps."""
+"""Smallest number of steps: weights that start at zero pass a gradient on to the layers below only after some steps."""
 
 
 def check_overfit(subject: Subject) -> list[CheckResult]:
-    """Check that one batch is learned by heart with the run's own optimiser, and that every weight moves."""
+    """Check that one batch can be overfitted with the optimiser of the run, and that every trainable weight changes.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        A result named `overfit` and one named `update`.
+    """
     trainer = subject.trainer
     floor = _floor(subject.encoded) if subject.causal else 0.0
     begun = time.monotonic()
@@ -50,7 +60,7 @@ def check_overfit(subject: Subject) -> list[CheckResult]:
 
 
 def _over(losses: list[float], floor: float, seconds: float) -> bool:
-    """Say whether there is nothing more to see: learned, not finite, hopeless, or out of time."""
+    """Return whether the check can end: the batch is learned, the loss is not finite or stuck, or time is up."""
     count = len(losses)
     if count < _LEAST_STEPS:
         return False
@@ -65,40 +75,46 @@ def _learned(losses: list[float], floor: float) -> bool:
 
 
 def _overfit(losses: list[float], floor: float, loaded: bool, partly: bool) -> CheckResult:
-    least = f" above {floor:.2f}, the least that this batch allows," if floor > 0.005 else ""
-    expected = f"one batch learned by heart: below {_LOSS} or {_SHARE:.0%} of its start{least} in {_STEPS} steps"
+    least = f" above {floor:.2f}, the smallest possible loss of this batch," if floor > 0.005 else ""
+    expected = f"one batch is overfitted: a loss below {_LOSS} or {_SHARE:.0%} of its start{least} in {_STEPS} steps"
     measured = f"from {losses[0]:.3f} to {losses[-1]:.3f} nats per token in {len(losses)} steps"
     if _learned(losses, floor):
         return CheckResult("overfit", "ok", measured, expected)
     if math.isfinite(losses[-1]) and len(losses) < _STEPS and losses[-1] < 0.98 * losses[0]:
-        measured += f", falling when the {_SECONDS:.0f} s for this check were over"
+        measured += f", still decreasing at the time limit of {_SECONDS:.0f} s for this check"
         return CheckResult("overfit", "ok" if losses[-1] < 0.8 * losses[0] else "warn", measured, expected)
     if partly and math.isfinite(losses[-1]) and losses[-1] < losses[0]:
-        return CheckResult("overfit", "ok", f"{measured}; few weights learn", "a falling loss, since most is frozen")
+        told = "a decreasing loss, since most weights are frozen"
+        return CheckResult("overfit", "ok", f"{measured}; few weights train", told)
     if loaded and math.isfinite(losses[-1]) and losses[-1] < 0.8 * losses[0]:
-        return CheckResult("overfit", "ok", f"{measured}, slowly, as rates for adapting a model let it", expected)
+        told = f"{measured}, slowly, as learning rates for fine-tuning are low"
+        return CheckResult("overfit", "ok", told, expected)
     if math.isfinite(losses[-1]) and len(losses) < _HOPELESS_AFTER and losses[-1] < losses[0]:
-        measured += f", too few to tell; the {_SECONDS:.0f} s for this check were over"
-        return CheckResult("overfit", "warn", measured, expected, "try it again while the machine is free")
+        measured += f", too few to tell at the time limit of {_SECONDS:.0f} s for this check"
+        return CheckResult("overfit", "warn", measured, expected, "try again when the machine is not busy")
     remedy = (
-        "the model cannot learn even this: look at the learning rate, at frozen weights, at the labels and at what the "
-        "optimiser holds"
+        "the model cannot learn even one batch: check the learning rate, frozen weights, the labels, and which weights "
+        "the optimiser updates"
     )
     return CheckResult("overfit", "fail", measured, expected, remedy)
 
 
 def _moved(still: list[str], count: int, steps: int, rest: int) -> CheckResult:
-    expected = "every weight that is to learn moves"
+    expected = "every trainable weight changes"
     if not still:
-        told = f"; the turn of {rest} others did not come often enough" if rest else ""
-        return CheckResult("update", "ok", f"all {count} tensors moved in {steps} steps{told}", expected)
-    measured = f"{len(still)} tensors did not move in {steps} steps: {listed(still)}"
-    remedy = "the optimiser does not hold them, or their learning rate or gradient is 0"
+        told = f"; {rest} others were updated too rarely to tell" if rest else ""
+        return CheckResult("update", "ok", f"all {count} tensors changed in {steps} steps{told}", expected)
+    measured = f"{len(still)} tensors did not change in {steps} steps: {listed(still)}"
+    remedy = "the optimiser does not update them, or their learning rate or gradient is 0"
     return CheckResult("update", "fail", measured, expected, remedy)
 
 
 def _floor(batch: Batch) -> float:
-    """Return the least mean loss of the batch: texts that begin alike cannot be told apart by what was read so far."""
+    """Return the smallest possible mean loss of the batch in nats: the empirical entropy of targets given their prefix.
+
+    Documents with the same beginning cannot be told apart before they differ, so not even a model that memorises the
+    batch can predict which of them continues.
+    """
     followers: dict[tuple[tuple[int, ...], ...], Counter[int]] = {}
     for row in range(batch.inputs.shape[0]):
         for span in spans(batch, row):

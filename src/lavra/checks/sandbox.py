@@ -1,4 +1,4 @@
-"""Blocks inside which a check may do as it likes: afterwards the trainer is what it was, to the bit."""
+"""Sandbox for checks: context managers in which a check may train, and that restore the trainer bit for bit."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lavra.training.updates.base import Inner
 
 
 class GivenBatches:
-    """Stands in for a `BatchSource`: the given batches, over and over.
+    """Replacement of a `BatchSource` that repeats given batches.
 
     Args:
-        steps: the micro-batches of each step; after the last, the first comes again.
-        seed: for dropout.
+        steps: Micro-batches of each step; after the last step, the first is repeated.
+        seed: Random seed, which dropout uses.
     """
 
     ranks = Ranks()
@@ -32,16 +32,16 @@ class GivenBatches:
         self.micro_rows = self.share = self.rows_per_step = steps[0][0].inputs.shape[0]
 
     def micro_batches(self, step: int) -> list[Batch]:
-        """Return the micro-batches of `step`."""
+        """Return the micro-batches of a step, counted from 0."""
         return list(self.given[step % len(self.given)])
 
     def close(self) -> None:
-        """Nothing to stop."""
+        """Do nothing, since there is no thread to stop."""
 
 
 @contextmanager
 def restored(trainer: Trainer) -> Iterator[None]:
-    """Let the trainer take steps during the block, then put weights, optimisers, updates and counters back."""
+    """Let the trainer take steps during the block, then restore its weights, optimisers, updates and counters."""
     tensors = {
         group: {name: tensor.detach().clone() for name, tensor in named.items()}
         for group, named in trainer.tensors().items()
@@ -60,47 +60,56 @@ def restored(trainer: Trainer) -> Iterator[None]:
 
 
 def train_on(trainer: Trainer, objective: Objective, steps: Sequence[Sequence[Batch]]) -> None:
-    """Give the trainer other batches and the objective that made them; to be used inside `restored`."""
+    """Replace the batches and the objective of a trainer; to be used inside `restored`.
+
+    Args:
+        trainer: Trainer to change.
+        objective: Objective that encoded the batches.
+        steps: Micro-batches of each step; after the last step, the first is repeated.
+    """
     trainer.batches = GivenBatches(steps, trainer.batches.seed)  # pyright: ignore[reportAttributeAccessIssue]
     trainer.objective = objective
 
 
-# Updates for the steps that checks take: none at all, or a part of the weights in turn where steps are slow.
+# Updates for the steps that checks take: they skip the optimiser step, or update a part of the weights in turn.
 
 _PARAMETERS_AT_ONCE = 8_000_000
-"""Of matrices that Muon orthogonalises, on a CPU: about a second's work."""
+"""Number of parameters of matrices that Muon updates in one step of a check on a CPU: about a second of work."""
 
 
 class Stay:
-    """Computes gradients and leaves the weights where they are."""
+    """Update that skips the optimiser step, so that gradients are computed and the weights stay the same."""
 
     name = "stay"
 
     def around(self, step: Step, inner: Inner) -> Outcome:
-        """Leave the step out."""
+        """Skip the step and return an outcome that says so."""
         return Outcome(applied=False, reason="only measured")
 
     def state_dict(self) -> dict[str, Any]:
-        """There is no state."""
+        """Return an empty mapping: there is no state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Do nothing, since there is no state."""
 
 
 def only_measuring() -> list[Update]:
-    """Return a chain under which a step computes its gradient, and nothing moves."""
+    """Return updates with which a step computes its gradient and leaves the weights unchanged."""
     return [Stay()]
 
 
 class InTurn(Stay):
-    """Lets the matrices of Muon learn in turn, where all at once would take many seconds; all others always learn.
+    """Update that lets the matrices of Muon train in turn, a part of them in each step.
+
+    On a CPU, the update of all matrices of a large model would take many seconds. All other weights always train.
 
     Args:
-        trainer: whose weights.
+        trainer: Trainer whose weights are updated.
 
     Attributes:
-        learned: how often each weight was given to the optimiser.
+        turns: Number of steps after which every matrix was updated once.
+        learned: Number of times that each weight was passed to the optimiser, by name.
     """
 
     name = "in_turn"
@@ -122,7 +131,7 @@ class InTurn(Stay):
         self.learned = dict.fromkeys(weights, 0)
 
     def around(self, step: Step, inner: Inner) -> Outcome:
-        """Forget the gradients of the weights whose turn it is not, and do the step."""
+        """Clear the gradients of the weights whose turn it is not, perform the step, and return its outcome."""
         for name, weight in self.weights.items():
             if self.place.get(name, step.number % self.turns) != step.number % self.turns:
                 weight.grad = None

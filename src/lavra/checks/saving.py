@@ -1,4 +1,4 @@
-"""Checks: what is written comes back, and a run that was stopped goes on as if it had not been."""
+"""Checks of saving: a saved model computes the same logits, and a resumed run computes the same weights."""
 
 from __future__ import annotations
 
@@ -16,34 +16,43 @@ from lavra.training.acceleration.temporary_weights import full_precision, lively
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.trainer import Trainer
 
-_STEPS, _STOP = 2, 1
+_STEPS, _STOP = 2, 1  # steps of the resumed training, and the step after which it is interrupted
 _TOLERANCE = 1e-5
-_COMPARED = 64
+"""Largest difference of logits that should be equal, relative to the largest logit."""
+_COMPARED = 64  # positions whose logits are compared
 
 
 def check_saving(subject: Subject) -> list[CheckResult]:
-    """Check that the model gives the same logits after saving and after export, and shares the same tensors."""
+    """Check that the model computes the same logits after saving and after export, and that tied tensors stay tied.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        A result named `save_and_load`, and one named `export` if the model can be exported.
+    """
     expected = f"the same logits to {_TOLERANCE:g} after saving and loading"
     if subject.storage is None:
         told = "it is not known how this model is saved"
-        return [CheckResult("save_and_load", "warn", told, expected, "compare its logits before and after yourself")]
+        remedy = "compare its logits before and after saving yourself"
+        return [CheckResult("save_and_load", "warn", told, expected, remedy)]
     difference, size, tied = _round_trip(subject, subject.storage)
-    measured = f"logits differ by {difference:.1e} of the largest ({size} written); {tied.measured}"
+    measured = f"logits differ by {difference:.1e} of the largest logit ({size} written); {tied.measured}"
     well = difference <= _TOLERANCE and tied.verdict == "ok"
-    remedy = "" if well else tied.remedy or "a weight is not written, or not read into its place"
+    remedy = "" if well else tied.remedy or "a weight is not saved, or is loaded into the wrong place"
     results = [CheckResult("save_and_load", "ok" if well else "fail", measured, f"{expected}; {tied.expected}", remedy)]
     if subject.export is not None:
         difference, size, _ = _round_trip(subject, subject.export)
-        measured = f"logits differ by {difference:.1e} of the largest ({size} written)"
+        measured = f"logits differ by {difference:.1e} of the largest logit ({size} written)"
         well = difference <= _TOLERANCE
-        remedy = "" if well else "the export changes the model: see its table of names, transpositions and padding rows"
+        remedy = "" if well else "the export changes the model: check its table of names, transpositions and padding"
         expected = f"the same logits to {_TOLERANCE:g} after export and import"
         results.append(CheckResult("export", "ok" if well else "fail", measured, expected, remedy))
     return results
 
 
 def _round_trip(subject: Subject, storage: Storage) -> tuple[float, str, CheckResult]:
-    """Return by how much the logits differ, what was written, and whether head and embedding are still one or two."""
+    """Save and load the model; return the relative difference of logits, the size written, and the check of tying."""
     batch = subject.encoded
     with (
         full_precision(subject.trainer),
@@ -63,14 +72,21 @@ def _round_trip(subject: Subject, storage: Storage) -> tuple[float, str, CheckRe
 
 
 def _some_logits(model: object, batch: Batch) -> torch.Tensor:
-    """Return (tokens, vocabulary) logits of the last places where something is asked; padding is left out."""
+    """Return (tokens, vocabulary) logits at the last positions that have a target, which excludes padding."""
     asked = (batch.targets != IGNORED).nonzero()[-_COMPARED:]
     features = model.features(batch)[asked[:, 0], asked[:, 1]]  # pyright: ignore[reportAttributeAccessIssue]
     return model.head(features).float()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_resume(subject: Subject) -> list[CheckResult]:
-    """Check that training, stopped and resumed from a checkpoint on disk, ends in the same bits."""
+    """Check that training that is interrupted and resumed from a checkpoint ends with the same weights, bit for bit.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result, named `resume`; on a GPU a difference is a warning, since kernels there may not be deterministic.
+    """
     trainer = subject.trainer
     batches = [[subject.encode(subject.source.rows(number * subject.rows, subject.rows))] for number in range(_STEPS)]
     with restored(trainer), scratch_folder() as folder:
@@ -92,8 +108,8 @@ def check_resume(subject: Subject) -> list[CheckResult]:
     if not other:
         return [CheckResult("resume", "ok", measured, expected)]
     exact = trainer.device.type == "cpu"
-    remedy = "something that learns is not in the checkpoint" if exact else "this device may not repeat its own bits"
-    measured += f"; others: {listed(other)}"
+    remedy = "a part of the training state is not saved" if exact else "this device may not be deterministic"
+    measured += f"; different: {listed(other)}"
     return [CheckResult("resume", "fail" if exact else "warn", measured, expected, remedy)]
 
 

@@ -1,4 +1,4 @@
-"""Check: batches are ready before they are needed, the speed is what the plan expects, and blocks compile whole."""
+"""Check of speed: batches are ready in time, the speed is that of the plan, and blocks compile without graph breaks."""
 
 from __future__ import annotations
 
@@ -12,37 +12,49 @@ from lavra.checks.base import CheckResult, Subject
 from lavra.checks.sandbox import only_measuring, restored, train_on
 from lavra.training.devices import synchronize
 
-_STEPS = 2
+_STEPS = 2  # batches that are timed
 _WAIT, _SLOW = 0.1, 0.3
+"""Share of the time that may be spent waiting for data, and share of the planned speed that must be reached; short rows
+are slower than those of the run, so the second is low."""
 
 
 def check_speed(subject: Subject) -> list[CheckResult]:
-    """Measure the share of time spent waiting for data, the speed against the plan, and the compiler's graphs."""
+    """Measure the time spent waiting for data, the speed relative to the plan, and the graphs of a compiled block.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result, named `speed`, whose verdict is `ok` or `warn`.
+    """
     data_seconds, step_seconds = _times(subject)
     wait = max(0.0, data_seconds - step_seconds) / max(data_seconds, step_seconds)
     speed = subject.encoded.weight / step_seconds
     measured = f"{wait:.0%} of the time waiting for data; {speed:,.0f} tokens/s"
     expected = f"less than {_WAIT:.0%} waiting"
-    remedies = [] if wait <= _WAIT else ["making batches takes longer than learning from them: prepare more beforehand"]
+    remedies = [] if wait <= _WAIT else ["making batches takes longer than training on them: prepare the data first"]
     if subject.tokens_per_second:
         share = speed / subject.tokens_per_second
-        measured += f" on short rows, {share:.0%} of the plan's {subject.tokens_per_second:,.0f}"
-        expected += f", at least {_SLOW:.0%} of the plan's speed"
+        measured += f" on short sequences, {share:.0%} of the {subject.tokens_per_second:,.0f} that are planned"
+        expected += f", at least {_SLOW:.0%} of the planned speed"
         if share < _SLOW:
-            remedies.append("see whether something else keeps the machine busy, and the number of threads")
+            remedies.append("check whether other programs keep the machine busy, and the number of threads")
     graphs = _graphs(subject)
     if graphs is not None:
         breaks, compilations = graphs
         measured += f"; a block compiles into {compilations} graph{'s' * (compilations != 1)} with {breaks} breaks"
         expected += ", one graph for each block without breaks"
         if breaks or compilations > 1:
-            remedies.append("values read on the host, or changing shapes, break the graph: see TORCH_LOGS=graph_breaks")
+            remedies.append("values read by the processor, or changing shapes, break graphs: TORCH_LOGS=graph_breaks")
     verdict = "warn" if remedies else "ok"
     return [CheckResult("speed", verdict, measured, expected, "; ".join(remedies))]
 
 
 def _times(subject: Subject) -> tuple[float, float]:
-    """Return the seconds to make a batch and to compute its gradient; the optimiser's, over many rows, are left out."""
+    """Return the seconds to make a batch and to compute its gradient, without the optimiser step.
+
+    In a real run, the optimiser step is spread over many more tokens than the few of this batch.
+    """
     begin = time.perf_counter()
     for number in range(_STEPS):
         subject.encode(subject.source.rows(number * subject.rows, subject.rows))
@@ -60,9 +72,9 @@ def _times(subject: Subject) -> tuple[float, float]:
 
 
 def _graphs(subject: Subject) -> tuple[int, int] | None:
-    """Return the graph breaks and the compilations of one block seen twice; None for a model without blocks.
+    """Return the numbers of graph breaks and of graphs of one block that runs twice; None for a model without blocks.
 
-    Only the tracing is done, which takes a second, not the compilation.
+    The block is only traced (by TorchDynamo), which takes about a second, and not compiled.
     """
     blocks = getattr(subject.model, "blocks", None)
     if not isinstance(blocks, nn.ModuleList) or not len(blocks):

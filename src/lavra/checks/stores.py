@@ -1,5 +1,4 @@
-"""Checks: tokenizer, stores and model speak of the same ids, no text is lost, and no held-out document is trained
-on."""
+"""Checks of the data: tokenizer, stores and model agree, no text is lost, and no validation document is trained on."""
 
 from __future__ import annotations
 
@@ -19,16 +18,25 @@ from lavra.evaluation.documents import documents_of_store
 from lavra.evaluation.likelihood import likelihood
 from lavra.text.near_duplicates import THRESHOLD, near_duplicates
 
-_DOCUMENTS, _CHARACTERS = 200, 2000
+_DOCUMENTS, _CHARACTERS = 200, 2000  # documents of the sample, and characters of each
 _MUCH_LOST, _MANY_UNKNOWN = 0.5, 0.01
-_SHOWN = 3
+"""Share of texts that are not decoded as they were from which a tokenizer fails, and share of unknown tokens from which
+there is a warning."""
+_SHOWN = 3  # examples that a result lists
 
 
 def check_tokenizer(subject: Subject) -> list[CheckResult]:
-    """Check ids and sizes, the round trip of a sample, and how much of it is unknown."""
-    expected = "decode(encode(x)) = x, nothing unknown, and the same ids in tokenizer, text and model"
+    """Check that tokenizer, stores and model agree, that decoding inverts encoding, and how many tokens are unknown.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result, named `tokenizer`.
+    """
+    expected = "decode(encode(x)) = x, no unknown tokens, and the same token ids in tokenizer, text and model"
     if subject.data is None:
-        return [CheckResult("tokenizer", "ok", "the subject comes without text; nothing to compare", expected)]
+        return [CheckResult("tokenizer", "ok", "there is no text to compare with", expected)]
     tokenizer = subject.data.tokenizer
     faults = _disagreements(subject, subject.data, tokenizer)
     sample = [text[:_CHARACTERS] for text in itertools.islice(subject.data.validation.texts(), _DOCUMENTS)]
@@ -36,23 +44,30 @@ def check_tokenizer(subject: Subject) -> list[CheckResult]:
     rate = len(lost) / max(1, len(sample))
     rows = subject.model.output_projection()[0].shape[0]
     measured = (
-        f"{len(sample) - len(lost)} of {len(sample)} texts come back, {unknown:.2%} unknown, "
-        f"{tokenizer.vocabulary_size} tokens for {rows} rows of the head"
+        f"{len(sample) - len(lost)} of {len(sample)} texts are decoded unchanged, {unknown:.2%} unknown tokens, "
+        f"a vocabulary of {tokenizer.vocabulary_size} tokens for {rows} rows of the head"
     )
     measured = "; ".join([measured, *(words for words, _ in faults)])
     remedies = [remedy for _, remedy in faults]
     if lost or unknown > _MANY_UNKNOWN:
-        remedies.append("see below what is lost; a byte-level tokenizer, which lavra trains by default, loses nothing")
+        remedies.append("see below what changes; a byte-level tokenizer, which lavra trains by default, loses nothing")
     hopeless = rate > _MUCH_LOST and unknown > 10 * _MANY_UNKNOWN
     verdict = "fail" if faults or hopeless else "warn" if remedies else "ok"
     return [CheckResult("tokenizer", verdict, measured, expected, "; ".join(remedies), tuple(lost[:_SHOWN]))]
 
 
 def check_files(subject: Subject) -> list[CheckResult]:
-    """Check every file of the stores against the hash that was taken when it was written."""
+    """Check every file of the stores against the hash that was computed when it was written.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result, named `files`.
+    """
     expected = "every file of the stores has the content that was written"
     if not subject.stores:
-        return [CheckResult("files", "ok", "the subject comes without stores; nothing to compare", expected)]
+        return [CheckResult("files", "ok", "there are no stores to verify", expected)]
     faults = []
     for store in subject.stores:
         try:
@@ -60,7 +75,7 @@ def check_files(subject: Subject) -> list[CheckResult]:
         except Damaged as damaged:
             faults.append(damaged)
     if not faults:
-        measured = f"the files of {len(subject.stores)} stores have their hashes"
+        measured = f"all files of {len(subject.stores)} stores match their hashes"
         return [CheckResult("files", "ok", measured, expected)]
     remedies = dict.fromkeys(fault.remedy for fault in faults)
     return [CheckResult("files", "fail", "; ".join(fault.message for fault in faults), expected, "; ".join(remedies))]
@@ -81,12 +96,12 @@ def _disagreements(subject: Subject, data: Prepared, tokenizer: Tokenizer) -> li
             faults.append((f"the end of a document is {ids}", other))
         largest = int(np.max(store.tokens)) if manifest.tokens else 0
         if largest >= subject.model.vocabulary:
-            faults.append((f"the {side} store holds id {largest}, unknown to the model", other))
+            faults.append((f"the {side} store contains token id {largest}, which the model does not have", other))
     return faults
 
 
 def _lost(tokenizer: Tokenizer, sample: list[str]) -> tuple[list[str], float]:
-    """Return what does not come back, as lines to show, and the share of unknown tokens."""
+    """Return the texts that decoding changes, as lines to show, and the share of unknown tokens."""
     encoded = tokenizer.encode_many(sample)
     lost = []
     for text, ids in zip(sample, encoded, strict=True):
@@ -95,40 +110,57 @@ def _lost(tokenizer: Tokenizer, sample: list[str]) -> tuple[list[str], float]:
             same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(text, back, strict=False))
             place = sum(1 for _ in same)
             here = slice(max(0, place - 15), place + 25)
-            lost.append(f"lost: {text[here]!r} comes back as {back[here]!r}")
+            lost.append(f"changed: {text[here]!r} is decoded as {back[here]!r}")
     total = sum(len(ids) for ids in encoded)
     unknown = 0 if tokenizer.unknown is None else sum(int((ids == tokenizer.unknown).sum()) for ids in encoded)
     return lost, unknown / max(1, total)
 
 
-_TRAIN_TOKENS, _HELD_OUT_TOKENS = 4_000_000, 1_000_000
-_MEASURED_TOKENS = 4096
+_TRAIN_TOKENS, _HELD_OUT_TOKENS = 4_000_000, 1_000_000  # tokens of either side that are searched for near duplicates
+_MEASURED_TOKENS = 4096  # tokens on which the loss with and without near duplicates is measured
 _FEW, _MANY = 0.01, 0.1
+"""Share of near duplicates in the validation text up to which the verdict is `ok`, and from which it is `fail`."""
 _SHORT = 20
-"""Tokens below which a copy says nothing: headings and one-line documents repeat by nature."""
+"""Tokens below which a copy is ignored: headings and one-line documents repeat by nature."""
 
 
 def check_copies(subject: Subject) -> list[CheckResult]:
-    """Look for held-out documents that stand word for word in the training text."""
-    name, expected = "held_out_copies", "no held-out document in the training text"
+    """Look for validation documents that occur word for word in the training text.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result, named `held_out_copies`.
+    """
+    name, expected = "held_out_copies", "no validation document in the training text"
     if subject.data is None:
-        return [CheckResult(name, "ok", "the subject comes without text; nothing to compare", expected)]
+        return [CheckResult(name, "ok", "there is no text to compare", expected)]
     train, held_out = subject.data.train, subject.data.validation
     copied = _copied(train, held_out)
     share = _share(held_out, copied)
-    measured = f"{len(copied)} of {len(held_out)} held-out documents, {share:.1%} of the tokens, are trained on"
+    measured = f"{len(copied)} of {len(held_out)} validation documents, {share:.1%} of the tokens, are trained on"
     if not copied:
         return [CheckResult(name, "ok", measured, expected)]
-    remedy = "remove the copies, and prepare the text again: lavra keeps equal documents on one side"
+    remedy = "remove the copies, and prepare the text again: lavra keeps equal documents on one side of the split"
     return [CheckResult(name, "fail", measured, expected, remedy, _shown(subject, copied))]
 
 
 def check_near_duplicates(subject: Subject) -> list[CheckResult]:
-    """Look for held-out documents that nearly stand in the training text, and measure the loss without them."""
+    """Look for validation documents that occur almost word for word in the training text.
+
+    For a pretrained model, the loss without these documents is measured too.
+
+    Args:
+        subject: Training set-up to check.
+
+    Returns:
+        One result, named `held_out_near_duplicates`.
+    """
     name = "held_out_near_duplicates"
-    expected = f"less than {_FEW:.0%} of the held-out text with a resemblance of {THRESHOLD:g} or more to training text"
+    expected = f"less than {_FEW:.0%} of the validation text with a resemblance of {THRESHOLD:g} to training text"
     if subject.data is None:
-        return [CheckResult(name, "ok", "the subject comes without text; nothing to compare", expected)]
+        return [CheckResult(name, "ok", "there is no text to compare", expected)]
     train, held_out = subject.data.train, subject.data.validation
     some, all_tokens = _sample(train, _TRAIN_TOKENS)
     measured_ones, _ = _sample(held_out, _HELD_OUT_TOKENS)
@@ -137,18 +169,19 @@ def check_near_duplicates(subject: Subject) -> list[CheckResult]:
     near = [number for number in near if len(held_out.document(number)) >= _SHORT]
     share = _share(held_out, near) / max(1e-9, _share(held_out, measured_ones))
     covered = "" if all_tokens else f" (compared with {len(some):,} of {len(train):,} training documents)"
-    measured = f"{len(near)} of {len(measured_ones)} held-out documents, {share:.1%} of the tokens{covered}"
+    measured = f"{len(near)} of {len(measured_ones)} validation documents, {share:.1%} of the tokens{covered}"
     if near and subject.loaded:
         measured += _losses(subject, held_out, measured_ones, near)
     if share <= _FEW:
         return [CheckResult(name, "ok", measured, expected)]
-    remedy = "held-out figures flatter the model by these; remove near duplicates before the split"
+    remedy = "near duplicates make validation results too good; remove them before the split"
     verdict = "fail" if share > _MANY else "warn"
     return [CheckResult(name, verdict, measured, expected, remedy, _shown(subject, near))]
 
 
 def _copied(train: TokenStore, held_out: TokenStore) -> list[int]:
-    """Return the held-out documents of some length whose ids are those of a training document."""
+    """Return the numbers of the validation documents, short ones excepted, that are equal to a training document."""
+    # Only training documents whose length occurs among the validation documents are read and compared.
     lengths = np.diff(held_out.offsets.astype(np.int64))
     long = np.flatnonzero(lengths >= _SHORT).tolist()
     wanted = {held_out.document(number).astype(np.int64).tobytes(): number for number in long}
@@ -163,7 +196,7 @@ def _share(store: TokenStore, numbers: Sequence[int]) -> float:
 
 
 def _sample(store: TokenStore, tokens: int) -> tuple[list[int], bool]:
-    """Return documents drawn at random up to a number of tokens, and whether these are all."""
+    """Return the numbers of randomly chosen documents, up to a number of tokens, and whether they are all documents."""
     if store.manifest.tokens <= tokens:
         return list(range(len(store))), True
     order = numpy_stream(0, "near duplicates").permutation(len(store))
@@ -178,7 +211,7 @@ def _texts(subject: Subject, store: TokenStore, numbers: Sequence[int]) -> list[
 
 
 def _losses(subject: Subject, held_out: TokenStore, measured: Sequence[int], near: Sequence[int]) -> str:
-    """Return the held-out loss with and without near duplicates, in words."""
+    """Return the validation loss with and without near duplicates, in words."""
     assert subject.data is not None
     every = documents_of_store(held_out, subject.data.tokenizer)
     rest = sorted(set(measured) - set(near))
@@ -189,7 +222,7 @@ def _losses(subject: Subject, held_out: TokenStore, measured: Sequence[int], nea
         with torch.no_grad():
             sample = every.select(list(numbers)).sample(_MEASURED_TOKENS)
             losses.append(likelihood(subject.model, sample).total.loss.value)
-    return f"; held-out loss {losses[0]:.4f} with them, {losses[1]:.4f} without"
+    return f"; validation loss {losses[0]:.4f} with them, {losses[1]:.4f} without"
 
 
 def _shown(subject: Subject, numbers: Sequence[int]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The battery: all checks in order, and the shorter form that fits into a given time."""
+"""The suite of checks: all checks in order, a quick selection of them, and the report of their results."""
 
 from __future__ import annotations
 
@@ -24,19 +24,27 @@ from lavra.checks.stores import check_copies, check_files, check_near_duplicates
 from lavra.core.errors import CheckFailed
 from lavra.core.progress import Progress
 
-# What a battery found, as values and as text.
+# The report, as values and as text.
 
 _WIDTH = 118
+"""Characters of a line of the report as text."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The results of a battery.
+    """Results of a suite of checks; `report[name]` is the result of the check of that name.
 
     Attributes:
-        results: in the order of the checks.
-        skipped: names of the checks that there was no time for, or that others made pointless.
-        seconds: what it took.
+        results: Results in the order of the checks.
+        skipped: Names of the checks that were skipped for lack of time.
+        seconds: Time that the checks took.
+
+    Examples:
+        >>> report = Report((CheckResult("evaluation", "ok", "2.5 twice", "the same loss twice"),), (), 1.25)
+        >>> report.verdict
+        'ok'
+        >>> report.summary()
+        'checks: 1 ok (1.2 s)'
     """
 
     results: tuple[CheckResult, ...]
@@ -45,20 +53,20 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of the verdicts."""
+        """Worst verdict of all results."""
         verdicts = {result.verdict for result in self.results}
         return "fail" if "fail" in verdicts else "warn" if "warn" in verdicts else "ok"
 
     @property
     def failed(self) -> list[CheckResult]:
-        """The results that forbid to train."""
+        """Results whose verdict is `fail`."""
         return [result for result in self.results if result.verdict == "fail"]
 
     def __getitem__(self, name: str) -> CheckResult:
         return next(result for result in self.results if result.name == name)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the report as the JSON values of `checks.json`."""
         return {
             "verdict": self.verdict,
             "checks": [result.to_json() for result in self.results],
@@ -67,10 +75,13 @@ class Report:
         }
 
     def raise_if_failed(self, place: str) -> None:
-        """Raise when a check failed.
+        """Do nothing if no check failed.
+
+        Args:
+            place: File that contains all results, which the message names.
 
         Raises:
-            CheckFailed: naming the failed checks and what to do; `place` says where all of it is written.
+            CheckFailed: if a check failed; the message names the failed checks and what to do.
         """
         if not self.failed:
             return
@@ -82,14 +93,14 @@ class Report:
         )
 
     def summary(self) -> str:
-        """Return one line for a log."""
+        """Return a summary in one line, for the log."""
         verdicts = [result.verdict for result in self.results]
         parts = [f"{verdicts.count(one)} {one}" for one in ("ok", "warn", "fail") if one in verdicts]
-        left = f", {len(self.skipped)} left out for want of time" if self.skipped else ""
+        left = f", {len(self.skipped)} skipped for lack of time" if self.skipped else ""
         return f"checks: {', '.join(parts)}{left} ({self.seconds:.1f} s)"
 
     def text(self) -> str:
-        """Return all results as text, what was measured and expected, and what to do where it is not well."""
+        """Return all results as text: what was measured, what was expected, and what to do about problems."""
         lines: list[str] = []
         for result in self.results:
             lines.append(f"{result.verdict.ljust(4)}  {result.name}")
@@ -98,7 +109,7 @@ class Report:
                 lines += _paragraph("what to do", result.remedy)
             lines += [f"        {line}" for line in result.details]
         if self.skipped:
-            lines.append(f"left out: {', '.join(self.skipped)}")
+            lines.append(f"skipped: {', '.join(self.skipped)}")
         return "\n".join([*lines, self.summary()])
 
 
@@ -108,7 +119,7 @@ def _paragraph(title: str, text: str) -> list[str]:
     )
 
 
-# The battery: all checks in order, and the shorter form that fits into a given time.
+# The suite itself.
 
 QUICK: tuple[tuple[Check, float], ...] = (
     (check_first_loss, 1.0),
@@ -124,7 +135,8 @@ QUICK: tuple[tuple[Check, float], ...] = (
     (check_kernels, 1.0),
     (check_tokenizer, 0.0),
 )
-"""Checks that take no step, the cheapest and most telling first, with their cost in times of the first of them."""
+"""Checks that take no training step, the cheapest and most informative first. The number is the cost of a check in
+multiples of the time of the first one, by which it is decided whether the check still fits into the given time."""
 
 FULL: tuple[tuple[Check, float], ...] = (
     *QUICK,
@@ -137,22 +149,45 @@ FULL: tuple[tuple[Check, float], ...] = (
     (check_compiled, 30.0),
     (check_overfit, 30.0),
 )
-"""All checks, those after `QUICK` take steps or longer."""
+"""All checks with their costs; those that are not in `QUICK` take training steps or more time."""
 
 
 _WITHOUT_MODEL = (check_tokenizer, check_files)
-"""Checks that need no model that can compute."""
+"""Checks that do not run the model; the only ones that are possible when the text contains unknown token ids."""
 
 
 def run_checks(
     subject: Subject, checks: Sequence[tuple[Check, float]] = FULL, *, seconds: float | None = None
 ) -> Report:
-    """Run checks, and leave the subject's trainer and the global random state as they were.
+    """Run checks on a training set-up and return a report of their results.
+
+    The trainer and the global random state are restored afterwards. A check that raises an error counts as failed.
 
     Args:
-        subject: what to check.
-        checks: with their costs.
-        seconds: to keep to; checks that do not fit any more are left out. The first always runs.
+        subject: Training set-up to check.
+        checks: Checks with their costs, such as `QUICK` or `FULL`.
+        seconds: Time limit; checks that would exceed it are skipped, except the first. None sets no limit.
+
+    Examples:
+        A training set-up needs a trainer, an objective and a source of rows; here the rows are lists of token ids.
+
+        >>> from lavra.models.contract import Batch
+        >>> from lavra.models.spec import DecoderSpec
+        >>> from lavra.objectives.causal import Causal
+        >>> from lavra.planning.machine.dry_run import Rehearsal
+        >>> class Rows:
+        ...     def rows(self, start, count):
+        ...         return [[(start + row + place) % 256 for place in range(33)] for row in range(count)]
+        >>> class NextToken(Causal):
+        ...     def encode(self, rows, streams, progress):
+        ...         ids = torch.tensor(rows)
+        ...         return Batch(ids[:, :-1], ids[:, 1:], weight=float(ids[:, 1:].numel()))
+        >>> shape = DecoderSpec(vocabulary=256, context=32, depth=1, width=32, heads=1)
+        >>> trainer = Rehearsal(shape, context=32).trainer(micro_rows=2)
+        >>> subject = Subject(trainer, NextToken(32), Rows(), rows=2)
+        >>> report = run_checks(subject, [(check_first_loss, 1.0), (check_evaluation, 1.0)])
+        >>> [(result.name, result.verdict) for result in report.results]
+        [('first_loss', 'ok'), ('evaluation', 'ok')]
     """
     begun = time.monotonic()
     results: list[CheckResult] = []
@@ -176,19 +211,22 @@ def run_checks(
 
 
 def _run(check: Check, subject: Subject) -> Sequence[CheckResult]:
-    """Run one check; one that cannot be run is a failure too, for training would meet the same."""
+    """Run one check and return its results; an error in it is a failure, since training would raise it too."""
     try:
         return check(subject)
     except Exception as error:
         told = f"it ended with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-        remedy = "training would meet the same: see the message"
+        remedy = "training would end with the same error: see the message"
         return [CheckResult(_name(check), "fail", told, "the check runs", remedy)]
     finally:
         subject.trainer.masters.clear()
 
 
 def _beyond(subject: Subject) -> CheckResult | None:
-    """Look for ids that the model has no row for: nothing can be computed with them, and on a GPU not even tried."""
+    """Return a failure if the batch contains token ids beyond the vocabulary of the model, else None.
+
+    The model cannot be run on them: on a GPU the attempt would even make the device unusable for the process.
+    """
     batch, vocabulary = subject.encoded, subject.model.vocabulary
     largest = max(int(batch.inputs.max()), int(batch.targets.max()))
     if largest < vocabulary:
@@ -196,8 +234,8 @@ def _beyond(subject: Subject) -> CheckResult | None:
     return CheckResult(
         "ids",
         "fail",
-        f"the text holds id {largest}; the model knows {vocabulary} ids",
-        "every id below the size of the model's vocabulary",
+        f"the text contains token id {largest}; the model has a vocabulary of {vocabulary}",
+        "every token id below the vocabulary size of the model",
         "prepare the text with the tokenizer that belongs to the model (--text.tokenizer)",
     )
 

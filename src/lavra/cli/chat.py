@@ -17,19 +17,21 @@ from lavra.core.progress import printable, say
 if TYPE_CHECKING:
     from lavra.generation.chat import Conversation
 
-_HELP = "/reset begins anew, /save FILE adds the conversation to a file of JSON Lines, /exit ends (and so does Ctrl-D)"
+_HELP = (
+    "/reset starts over, /save FILE appends the conversation to a file of JSON Lines, /exit ends (and so does Ctrl-D)"
+)
 
 
 @dataclass
 class _Chat:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run, one of its checkpoints, or a model folder; its tokenizer has a chat template."""
+    """The model: a run, one of its checkpoints, or a model folder, with a chat template."""
     system: str = ""
-    """What the model is told before the first turn."""
+    """The system message, which the model reads before the first turn."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    """Device that computes: auto, cpu, cuda or mps."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """auto: fp32 with --greedy, else the fastest."""
+    """Type of the weights; auto takes fp32 with --greedy, else the fastest of the device."""
     how: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
 
 
@@ -39,7 +41,7 @@ def main(arguments: list[str]) -> int:
         _Chat,
         arguments,
         prog="lavra chat",
-        description="Have a conversation with a chat model; answers are written as they are made.\n"
+        description="Have a conversation with a chat model; answers are printed while they are generated.\n"
         f"During it, {_HELP}.",
         examples=[
             "lavra chat runs/assistant",
@@ -57,7 +59,12 @@ def main(arguments: list[str]) -> int:
 
 
 def converse(conversation: Conversation, out: TextIO) -> None:
-    """Read turns from standard input until it ends or /exit comes, and write the answers as they are made."""
+    """Read turns from standard input until its end or `/exit`, and write the answers while they are generated.
+
+    Args:
+        conversation: The open conversation, to which turns are added.
+        out: The stream that the answers are written to.
+    """
     asks = sys.stdin.isatty()
     if asks:
         import readline  # noqa: F401 -- gives `input` its line editing and history
@@ -91,7 +98,7 @@ def _command(conversation: Conversation, line: str) -> None:
     word, _, rest = line.partition(" ")
     if word == "/reset":
         conversation.reset()
-        say("the conversation begins anew")
+        say("the conversation starts over")
     elif word == "/save":
         _save(conversation, rest.strip())
     else:
@@ -101,7 +108,7 @@ def _command(conversation: Conversation, line: str) -> None:
 def _save(conversation: Conversation, name: str) -> None:
     """Add the conversation to a file as a line that `lavra train` reads."""
     if not name:
-        raise InputError("/save wants the name of a file", "for instance /save chats.jsonl")
+        raise InputError("/save needs the name of a file", "for instance /save chats.jsonl")
     if not conversation.turns:
         raise InputError("nothing was said yet", "save it later")
     from lavra.core.disk.json_lines import JsonLines

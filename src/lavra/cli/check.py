@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_last
 from lavra.cli.train import lengthened
 from lavra.config.training import MachineConfig, ModelConfig, ObjectiveConfig, OptimizationConfig, TextConfig
 from lavra.config.transforms import EditConfig
+from lavra.core.disk.run_folder import RunFolder, is_run
+from lavra.core.program import command, without_display_flags
 
 
 @dataclass
 class _Check:
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN|DATA")]
-    """A run folder, or text as for training."""
+    """The folder of a run, or text as for training."""
     base: str | None = None
-    """The model to go on from (also --from MODEL), as for training."""
+    """The pretrained model to adapt (also --from MODEL), as for training."""
     seed: int = 0
-    """Of everything that is random."""
+    """Seed of everything that is random."""
     text: TextConfig = field(default_factory=TextConfig)
     edits: EditConfig = field(default_factory=EditConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -37,8 +40,8 @@ def main(arguments: list[str]) -> int:
         prog="lavra check",
         description="Prove a training set-up right before time is spent on it: first loss, leaks of the future and of\n"
         "other documents, padding, accumulation, gradients, labels as text, tokenizer, saving, resuming, precision,\n"
-        "speed, held-out copies, the hashes of prepared data. The model is that which `lavra train` would train.\n"
-        "Exit code 1 when a check failed.",
+        "speed, copies in the validation text, the hashes of prepared data. The model is the one that `lavra train`\n"
+        "would train. Exit code 1 when a check failed.",
         examples=[
             "lavra check mytext/",
             "lavra check mytext/ --model gpt2-124m --json",
@@ -66,4 +69,20 @@ def main(arguments: list[str]) -> int:
         print_json(report.to_json())
     else:
         print(report.text())
+        kept = command("check", *without_display_flags(arguments), "--json")
+        say_last(
+            ("result", f"printed above, and not kept; {kept} > checks.json keeps it"),
+            _next(options, arguments, bool(report.failed)),
+        )
     return 1 if report.failed else 0
+
+
+def _next(options: _Check, arguments: list[str], failed: bool) -> tuple[str, str]:
+    """Return the command that a person wants next: the same check after a failure, else training or generating."""
+    words = without_display_flags(arguments)
+    if failed:
+        return "once it is mended", command("check", *words)
+    if len(options.data) == 1 and is_run(Path(options.data[0])):
+        verb = "generate" if RunFolder(options.data[0]).status == "finished" else "resume"
+        return ("try it" if verb == "generate" else "go on with it"), command(verb, options.data[0])
+    return "train it", command("train", *words, "--budget", "20m")

@@ -8,51 +8,55 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.cli.options import new_file, parse, print_json
+from lavra.cli.options import new_file, parse, print_json, say_last
 from lavra.config.quantities import Choice
 from lavra.core.errors import InputError
+from lavra.core.program import command, without_display_flags
 from lavra.core.progress import printable
+from lavra.core.units import counted
 
 
 @dataclass
 class _Classify:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run, one of its checkpoints, or a model folder."""
+    """The model: a run, one of its checkpoints, or a model folder."""
     text: tuple[str, ...] = ()
     """Texts to label."""
     input: Annotated[str, tyro.conf.arg(name="in")] = ""
-    """Instead: a file of JSON Lines with "text"; with "label" too, the accuracy is given."""
+    """A file of JSON Lines with "text", instead of --text; where every line has a "label" too, the accuracy is given.
+    """
     labels: tuple[str, ...] = ()
-    """All that may be answered, a/b for labels with levels; those of the examples by default."""
+    """The labels to choose from, a/b for labels with levels; by default those of the examples."""
     zero_shot: bool = False
-    """Show the model no examples."""
+    """Show the model no examples, only the labels."""
     few_shot: str = ""
     """Show the model examples from this file of JSON Lines with "text" and "label"."""
     shots: int = 8
-    """How many examples."""
+    """Number of examples in a prompt."""
     choice: Literal["random", "similar", "vote-k"] = "random"
-    """Which: at random, the most like the text, or a set that stands for all."""
+    """Choose the examples at random, by their similarity to the text, or as a set that represents all (vote-k)."""
     templates: str = "classify"
-    """A TOML file of phrasings, or classify (English) or classify-pt."""
+    """A TOML file of prompt templates, or one of the built-in ones: classify (English), classify-pt (Portuguese)."""
     combine: Literal["average", "vote"] = "average"
-    """Average the phrasings' probabilities, or let them vote."""
+    """Average the probabilities that the templates give, or let the templates vote."""
     no_calibration: bool = False
-    """Keep the model's preference for some labels."""
+    """Leave out contextual calibration, which removes the model's preference for some labels."""
     long_text: Literal["cut", "refuse"] = "cut"
-    """Leave out the end of a text that does not fit the model's context, which is said, or refuse it."""
+    """Leave out the end of a text that does not fit the model's context, which is counted and said (cut), or stop there
+    (refuse)."""
     bos: Choice = None
-    """Read a beginning-of-text token before a prompt, or none (--bos, --no-bos); by default as the model's own
-    tokenizer does it."""
+    """Put a beginning-of-text token before each prompt (--bos) or none (--no-bos); by default as the model's own
+    tokenizer does."""
     out: str = ""
-    """Write the labelled lines of --in to this file."""
+    """File of JSON Lines to write the labelled lines to."""
     force: bool = False
     """Replace the file of --out."""
     seed: int = 0
-    """Of the random choice."""
+    """Seed of the random choice of examples."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    """Device that computes: auto, cpu, cuda or mps."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    """Of the weights."""
+    """Type of the weights; auto takes what the device multiplies fastest."""
 
 
 def main(arguments: list[str]) -> int:
@@ -85,10 +89,25 @@ def main(arguments: list[str]) -> int:
     else:
         made = classify(request.model, request.text, request.labels, **how)
         found = {"rows": [{"text": one.text, **one.to_json()} for one in made]}
-    return _give(found, request.out, as_json)
+    _give(found, request.out, as_json)
+    if not as_json:
+        _say_next(request, arguments)
+    return 0
 
 
-def _give(found: dict, out: str, as_json: bool) -> int:
+def _say_next(request: _Classify, arguments: list[str]) -> None:
+    """Say where the labels lie, and which command a person wants next."""
+    if request.out:
+        say_last(
+            ("result", request.out), ("how it reads them", command("evaluate", request.model, "--data", request.out))
+        )
+        return
+    kept = command("classify", *without_display_flags(arguments), "--out", "labelled.jsonl")
+    say_last(("result", "printed above, and not kept"), ("keep it", kept))
+
+
+def _give(found: dict, out: str, as_json: bool) -> None:
+    """Write or print the labels, and the accuracy where the right labels are known."""
     if out:
         from lavra.core.disk.files import write_atomically
         from lavra.core.disk.json_lines import one_line
@@ -96,9 +115,8 @@ def _give(found: dict, out: str, as_json: bool) -> int:
         write_atomically(Path(out), "".join(one_line(row) + "\n" for row in found["rows"]))
     if as_json:
         print_json(found)
-        return 0
+        return
     for row in [] if out else found["rows"]:
         print(f"{row['predicted']}\t{row['probabilities'][row['predicted']]:.3f}\t{printable(row['text'])}")
     if "accuracy" in found:
-        print(f"accuracy {found['accuracy']:.1%} of {len(found['rows'])}")
-    return 0
+        print(f"accuracy {found['accuracy']:.1%} on {counted(len(found['rows']), 'text')}")

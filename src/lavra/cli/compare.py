@@ -8,17 +8,17 @@ from typing import Annotated
 
 import tyro
 
-from lavra.cli.options import new_file, parse, print_json
+from lavra.cli.options import new_file, parse, print_json, say_last
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.progress import say
+from lavra.core.program import command
 
 
 @dataclass
 class _Compare:
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN RUN …")]
-    """The folders of the runs; the first is the baseline."""
+    """The folders of two or more runs; the first is the baseline."""
     html: Path | None = None
-    """Also write the comparison as a page, with the curves laid over each other, into this file."""
+    """Also write the comparison as an HTML page, with the curves in one plot, into this file."""
     force: bool = False
     """Replace the file of --html."""
 
@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> int:
         arguments,
         prog="lavra compare",
         description="Set runs side by side: the settings that differ, the outcome with intervals, and whether the "
-        "difference of bits per byte from the first run is more than chance, by a paired test over held-out documents.",
+        "difference of bits per byte from the first run is more than chance, by a paired test over validation "
+        "documents.",
         examples=["lavra compare runs/first runs/second", "lavra compare runs/* --html comparison.html"],
     )
     from lavra.reports.comparison import show_comparison, write_comparison
@@ -40,9 +41,10 @@ def main(arguments: list[str]) -> int:
     comparison = compare_runs([RunFolder.open(path) for path in options.runs])
     if out is not None:
         write_comparison(comparison, out)
-        say(f"page: {out}")
     if as_json:
         print_json(comparison.to_json() | ({} if out is None else {"page": str(out)}))
     else:
         print(show_comparison(comparison))
+        page = command("compare", *options.runs, "--html", "comparison.html") if out is None else str(out)
+        say_last(("page", page), ("one of them", command("runs", "show", options.runs[-1])))
     return 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from lavra.cli.options import parse, print_json
+from pathlib import Path
+
+from lavra.cli.options import parse, print_json, say_last
 from lavra.config.search import Doc2QueryConfig
 from lavra.core.errors import InputError
+from lavra.core.program import command
 
 
 def main(arguments: list[str]) -> int:
@@ -16,8 +19,9 @@ def main(arguments: list[str]) -> int:
         Doc2QueryConfig,
         ["--base" + word.removeprefix("--from") if word.partition("=")[0] == "--from" else word for word in words],
         prog="lavra doc2query train",
-        description="Train a model that writes the queries that a passage answers, and measure it on documents set "
-        "apart: loss, BLEU, ROUGE and examples. Then `lavra expand --model RUN` writes queries for your documents.",
+        description="Train a model that writes the queries that a passage answers (doc2query), and measure it on "
+        "validation documents: loss, BLEU, ROUGE and examples. Then `lavra expand --model RUN` writes queries for your "
+        "documents.",
         examples=[
             "lavra doc2query train installed-docs: --budget 4m --out runs/queries",
             "lavra doc2query train beir/squad --from t5-small --budget 1h",
@@ -31,4 +35,12 @@ def main(arguments: list[str]) -> int:
         print_json(generator.to_json())
     else:
         print("\n".join(report(generator)))
+        run = generator.run.path
+        corpus = "CORPUS" if Path(config.pairs).is_file() else config.pairs  # a file of pairs is no collection
+        queries = run.with_name(f"{run.name}-queries.jsonl")
+        say_last(
+            ("result", f"{run} (figures in doc2query-validation.json)"),
+            ("write queries", command("expand", corpus, "--model", run, "--out", queries)),
+            ("page", command("report", run)),
+        )
     return 0

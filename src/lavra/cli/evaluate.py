@@ -7,36 +7,39 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_last
 from lavra.config.quantities import Choice
+from lavra.core.program import command, without_display_flags
 
 
 @dataclass
 class _Evaluate:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run, one of its checkpoints, or a model folder."""
+    """The model: a run, one of its checkpoints, or a model folder."""
     data: tuple[str, ...] = ()
-    """Text to measure on, as for training; the run's held-out text by default."""
+    """Text to measure on, named as for training; the validation text of the run by default."""
     split: Literal["train", "validation"] = "validation"
-    """Which part of the run's own, or of a prepared, text."""
+    """Which part of the run's own text, or of a prepared folder, to measure on."""
     stride: int | None = None
-    """Tokens between windows; half the context by default."""
+    """Tokens from the start of one sequence to the start of the next; half the context by default. A smaller stride
+    gives each token more context, and takes longer."""
     context: int | None = None
-    """Tokens of a window; the model's by default."""
+    """Tokens of a sequence; the model's context by default."""
     text_column: str = "text"
-    """Column that holds the text."""
+    """Column of the files of --data that holds the text."""
     on_bad_row: Literal["skip", "error", "strict"] = "skip"
     """What to do with rows that cannot be used: skip and report them, or stop at the first; strict (also --strict)
     stops at whatever is left out, guessed or replaced."""
     encoding: str | None = None
-    """Encoding of the files; by default what their mark names, else UTF-8, else Windows-1252."""
+    """Encoding of the files, such as windows-1251; by default the one that a byte-order mark names, else UTF-8, else
+    Windows-1252."""
     bos: Choice = None
     """--no-bos: a document's first token is predicted from an end-of-document token, where the model's own tokenizer
     begins texts with another one."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    """Device that computes: auto, cpu, cuda or mps."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap from which the intervals come."""
 
 
 def main(arguments: list[str]) -> int:
@@ -68,4 +71,9 @@ def main(arguments: list[str]) -> int:
         print_json(found.to_json())
     else:
         print(found.table)
+        kept = command("evaluate", *without_display_flags(arguments), "--json")
+        say_last(
+            ("result", f"printed above, and not kept; {kept} > evaluation.json keeps it"),
+            ("try it", command("generate", options.model, "--prompt", "…")),
+        )
     return 0

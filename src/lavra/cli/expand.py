@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_last
 from lavra.config.search import ExpandConfig
+from lavra.core.program import command
 
 
 def main(arguments: list[str]) -> int:
@@ -27,4 +28,17 @@ def main(arguments: list[str]) -> int:
         print_json(report.to_json())
     else:
         print(summary(report))
+        say_last(
+            ("index them", command("index", config.collection, "--expansions", config.out)),
+            *_measuring(config),
+        )
     return 0
+
+
+def _measuring(config: ExpandConfig) -> list[tuple[str, str]]:
+    """Return the command that measures what the queries bring, where the collection has judgements."""
+    from lavra.search.corpora.formats import open_collection
+
+    if not open_collection(config.collection).splits:
+        return []
+    return [("measure them", command("search", "evaluate", config.collection, "--expansions", config.out))]

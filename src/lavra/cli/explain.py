@@ -16,34 +16,34 @@ from lavra.config.quantities import Choice
 @dataclass
 class _Explain:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run, one of its checkpoints, or a model folder."""
+    """The model: a run, one of its checkpoints, or a model folder."""
     prompt: str = ""
-    """The text before."""
+    """The text that the model continues."""
     steps: int = 5
-    """How many tokens to look at."""
+    """Number of tokens to generate and explain."""
     top: int = 10
-    """How many candidates of each to show."""
+    """Number of candidates to show for each token."""
     temperature: float = 0.8
-    """Scores are divided by it; 1 is the model's own distribution."""
+    """Logits are divided by the temperature; 1 is the model's own distribution."""
     top_k: int = 0
-    """Keep the k likeliest tokens; 0 is off."""
+    """Keep the k most probable tokens; 0 is off."""
     top_p: float = 0.95
-    """Keep the fewest likeliest tokens that hold this share; 1 is off."""
+    """Keep the fewest most probable tokens whose probabilities sum to this share (nucleus sampling); 1 is off."""
     min_p: float = 0.0
-    """Keep tokens at least this share as likely as the likeliest; 0 is off."""
+    """Keep tokens with at least this share of the highest probability; 0 is off."""
     typical_p: float = 1.0
-    """Keep the fewest tokens of this share whose surprise is nearest to the entropy; 1 is off."""
+    """Keep the fewest tokens of this total probability whose surprisal is nearest to the entropy; 1 is off."""
     greedy: bool = False
-    """Always take the likeliest."""
+    """Always take the most probable token."""
     seed: int = 0
-    """Of the draws: those of `lavra generate`."""
+    """Seed of the sampling; the same seed gives the tokens of `lavra generate`."""
     long_prompt: Literal["refuse", "window"] = "refuse"
-    """Refuse a prompt that does not fit the model's context, or read its end only."""
+    """Stop at a prompt that does not fit the model's context (refuse), or read its end only (window)."""
     bos: Choice = None
-    """Read a beginning-of-text token before the prompt, or none (--bos, --no-bos); by default as the model's own
-    tokenizer does it."""
+    """Put a beginning-of-text token before the prompt (--bos) or none (--no-bos); by default as the model's own
+    tokenizer does."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    """Device that computes: auto, cpu, cuda or mps."""
 
 
 def main(arguments: list[str]) -> int:

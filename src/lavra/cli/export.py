@@ -7,29 +7,29 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_last
 from lavra.core.errors import InputError
 from lavra.core.program import command
-from lavra.core.progress import say
 
 
 @dataclass
 class _Export:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run, one of its checkpoints, a model folder, a Hugging Face folder, a hub name or a llama2.c file."""
+    """The model: a run, one of its checkpoints, a model folder, a Hugging Face folder, a hub name or a llama2.c file.
+    """
     out: str
-    """The folder to make."""
+    """The folder to write the model into."""
     format: Literal["hf", "ct2"] = "hf"
     """hf: a folder that transformers opens (config.json, model.safetensors, tokenizer, model card); ct2: one that
     ctranslate2 opens."""
     quantization: Literal["int8", "int8_float32", "int8_bfloat16", "int8_float16", "bfloat16", "float16", "float32"] = (
         "int8"
     )
-    """Of the weights of ct2."""
+    """Type of the weights, for --format ct2."""
     data: tuple[str, ...] = ()
-    """Text to compare both models on; some sentences that come with lavra by default."""
+    """Text on which the logits of both models are compared; some sentences that come with lavra by default."""
     text_column: str = "text"
-    """Column that holds the text."""
+    """Column of the files of --data that holds the text."""
     force: bool = False
     """Replace an existing folder."""
 
@@ -56,7 +56,11 @@ def main(arguments: list[str]) -> int:
         converted = export_ctranslate2(
             options.model, options.out, quantization=options.quantization, force=options.force
         )
-        print_json(converted.to_json()) if as_json else print(converted)
+        if as_json:
+            print_json(converted.to_json())
+        else:
+            print(converted)
+            say_last(("open it", f"ctranslate2.Generator({str(converted.folder)!r}), or Translator"))
         return 0
     from lavra.workflows.export.export import export
 
@@ -66,7 +70,9 @@ def main(arguments: list[str]) -> int:
     else:
         print(f"{made.folder}: a {made.family} model\n{made.certificate}")
         if made.folded is not None:
-            print(f"  its adapter was folded: logits differ by at most {made.folded['largest_difference']:.2e}")
-        say(f"try it:     {command('generate', made.folder, '--prompt', '…')}")
-        say(f"measure it: {command('evaluate', made.folder, '--data', 'TEXT')}")
+            print(f"  its adapter was merged: logits differ by at most {made.folded['largest_difference']:.2e}")
+        say_last(
+            ("try it", command("generate", made.folder, "--prompt", "…")),
+            ("measure it", command("evaluate", made.folder, "--data", "TEXT")),
+        )
     return 0

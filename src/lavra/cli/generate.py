@@ -8,34 +8,37 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_last
 from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
+from lavra.core.program import command
 from lavra.core.progress import printable, say
+from lavra.core.units import counted
 
 
 @dataclass
 class _Generate:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run, one of its checkpoints, or a model folder."""
+    """The model: a run, one of its checkpoints, or a model folder."""
     text: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[PROMPT]", help_behavior_hint="")] = None
-    """The text to continue. Without any, in a terminal, a chat model opens a conversation."""
+    """The text to continue. In a terminal, a chat model opens a conversation when none is given."""
     prompt: tuple[str, ...] = ()
-    """Texts to continue, instead; an empty one begins a document, as it is without any prompt."""
+    """Several texts to continue, instead of PROMPT; an empty one starts a new document, and so does no prompt at all.
+    """
     input: Annotated[str, tyro.conf.arg(name="in")] = ""
-    """Instead: a file of JSON Lines, whose "prompt" is continued; wants --out."""
+    """A file of JSON Lines whose "prompt" is continued, instead of PROMPT; --out must be given too."""
     out: str = ""
-    """Write the texts of --in to this file; begun again, only what is missing is made."""
+    """File of JSON Lines for the texts of --in. After an interruption, the same command makes only what is missing."""
     force: bool = False
-    """Overwrite an --out that holds the texts of another request."""
+    """Replace a file of --out that holds the texts of another request."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    """Device that computes: auto, cpu, cuda or mps."""
     engine: Literal["auto", "torch", "ctranslate2"] = "auto"
-    """What computes. auto: ctranslate2 on a CPU for 64 texts or more (or a model that it had before), where it can do
-    what is asked; else torch."""
+    """Library that computes. auto takes ctranslate2 on a CPU for 64 texts or more (or a model that was converted
+    before), where it supports what is asked; else torch."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """auto: fp32 where the text is determined (greedy, beams, contrastive), else the fastest: bf16, int8 with
-    ctranslate2."""
+    """Type of the weights. auto takes fp32 where nothing is sampled (greedy, beam and contrastive search), else the
+    fastest: int8 with ctranslate2, with torch bf16 or int8, as the processor has it."""
     how: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
 
 
@@ -83,9 +86,16 @@ def _of_file(options: _Generate, as_json: bool) -> int:
 
     where = _where(options)
     counts = generate_file(options.model, options.input, options.out, options.how, force=options.force, **where)
+    code = _told(counts["unfinished"], counts["texts"], options.how)
     if as_json:
         print_json({"out": options.out, **counts})
-    return _told(counts["unfinished"], counts["texts"], options.how)
+    else:
+        print(f"{options.out}: {counted(counts['texts'], 'text')} ({counts['made']:,} generated now)")
+        say_last(
+            ("measure them", command("evaluate", options.model, "--data", options.out)),
+            ("train on them", command("train", options.out, "--budget", "20m")),
+        )
+    return code
 
 
 def _chat(options: _Generate) -> int:

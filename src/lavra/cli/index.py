@@ -7,45 +7,47 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_last
+from lavra.core.program import command, without_display_flags
 
 
 @dataclass
 class _Index:
     collection: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
-    """A BEIR folder, a file or folder of documents, installed-docs: or ir_datasets:NAME."""
+    """The documents: a BEIR folder, a file or folder of documents, installed-docs: or ir_datasets:NAME."""
     out: str = "search-index"
-    """The folder of the index; one that is there is brought up to date."""
+    """The folder of the index; an existing index is brought up to date."""
     expansions: str | None = None
     """File of generated queries, as `lavra expand` writes it."""
     language: Literal["auto", "pt", "en"] = "auto"
-    """Of the documents; chooses stop words and stems."""
+    """Language of the documents, which chooses stop words and the stemmer; auto guesses it from the documents."""
     fields: Literal["doc", "doc+queries", "queries", "doc+new-terms"] = "doc+queries"
-    """What is searched: the document, with its generated queries, these alone, or with their new terms only."""
+    """What is searched: the document (doc), the document and its generated queries (doc+queries), the queries alone
+    (queries), or the document and the terms of the queries that it lacks (doc+new-terms)."""
     k1: float = 0.9
-    """BM25: how slowly repeats of a term stop counting."""
+    """BM25 term-frequency saturation: the higher, the more each further occurrence of a term counts."""
     b: float = 0.4
-    """BM25: how much long documents are held back, 0 to 1."""
+    """BM25 length normalisation, from 0 (document length does not matter) to 1 (full normalisation)."""
     query_weight: float = 1.0
-    """A term in a generated query counts as this many in the document."""
+    """Weight of a term's occurrence in a generated query; one in the document itself has weight 1."""
     keep_queries: float = 1.0
-    """Share of the generated queries that is indexed, the best by score."""
+    """Share of the generated queries that is indexed, those with the highest scores; above 0, at most 1."""
     drop_repeats: bool = False
-    """Leave out generated queries that repeat another one or copy the text."""
+    """Leave out generated queries that repeat another query of the document or copy its text."""
     chunk_words: int = 0
-    """Score documents by their best piece of this many words; 0 scores them whole."""
+    """Score documents by their best chunk of at most this many words (MaxP); 0 scores whole documents."""
     chunk_overlap: int = 0
-    """Words that consecutive pieces share."""
+    """Most words that consecutive chunks share."""
     add: bool = False
-    """Keep documents of the index that CORPUS does not have."""
+    """Keep documents of the index that CORPUS does not have; without it they are deleted from the index."""
     on_bad_row: Literal["skip", "error"] = "skip"
-    """What to do with rows that cannot be used."""
+    """What to do with rows that cannot be used: skip and count them, or stop at the first (error)."""
     export: str | None = None
-    """Also write the expanded documents into this file."""
+    """Also write the documents with their generated queries into this file, for another search engine."""
     export_format: Literal["anserini", "elasticsearch", "parquet", "sqlite"] = "anserini"
-    """Of that file."""
+    """Format of the file of --export."""
     force: bool = False
-    """Make the index from nothing, and replace an exported file."""
+    """Build the index again from nothing, and replace the file of --export."""
 
 
 def main(arguments: list[str]) -> int:
@@ -63,7 +65,7 @@ def main(arguments: list[str]) -> int:
         ],
     )
     from lavra.core.progress import say
-    from lavra.core.units import show_size
+    from lavra.core.units import counted, show_size
     from lavra.workflows.search.search import export_index, make_index
 
     values = {
@@ -79,5 +81,15 @@ def main(arguments: list[str]) -> int:
     else:
         counts = ", ".join(f"{count:,} {name}" for name, count in made.changes.items())
         size = show_size(made.index.postings_bytes)
-        print(f"{made.index.folder}: {len(made.index):,} documents ({counts}), {size}")
+        print(f"{made.index.folder}: {counted(len(made.index), 'document')} ({counts}), {size}")
+        say_last(
+            *([("exported", options.export)] if options.export else []),
+            ("search it", command("search", "…", "--index", made.index.folder)),
+            ("bring it up to date", command("index", *_again(arguments))),
+        )
     return 0
+
+
+def _again(arguments: list[str]) -> list[str]:
+    """Return the words that bring the index up to date: those of this command, without building it from nothing."""
+    return [word for word in without_display_flags(arguments) if word != "--force"]

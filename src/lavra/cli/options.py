@@ -14,12 +14,14 @@ from lavra.core.disk.json_lines import one_line
 from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
+from lavra.core.program import last_lines
 from lavra.core.progress import say, set_quiet
 
 Options = TypeVar("Options")
 
 SWITCHES = ("bos",)
-"""Fields that take yes, no or nothing: `--bos` and `--no-bos` on the command line, true and false in a recipe."""
+"""Names of the fields that take yes, no or nothing: `--bos` and `--no-bos` on the command line, true and false in a
+recipe. Without the flag, lavra decides."""
 
 _unhinted = tyro.conf.arg(help_behavior_hint="")
 
@@ -29,11 +31,11 @@ class _Everywhere:
     """The flags that every command has."""
 
     recipe: Annotated[Path | None, _unhinted] = None
-    """Take the values from this TOML file; flags override them."""
+    """Read the values of the options from this TOML file; flags override them."""
     json: Annotated[bool, _unhinted] = False
-    """Print one JSON object on standard output."""
+    """Print the result as one JSON object on standard output."""
     quiet: Annotated[bool, _unhinted] = False
-    """Say nothing while working."""
+    """Print no progress, notes or next steps."""
 
 
 def parse(
@@ -42,18 +44,19 @@ def parse(
     """Read a command's options; `--help` and errors end the process (exit codes 0 and 2).
 
     Args:
-        cls: the dataclass of the options. Nested dataclasses become dotted flags (`--model.depth 8`), fields marked
-            `tyro.conf.Positional` have no flag, and the types of `core.quantities` take units.
-        arguments: the words after the command.
-        prog: the command as typed: "lavra train".
-        description: what it does, in a sentence or two.
-        examples: command lines that show it at work.
+        cls: The dataclass of the options. Nested dataclasses become dotted flags (`--model.depth 8`), fields marked
+            `tyro.conf.Positional` have no flag, and the types of `lavra.config.quantities` take units.
+        arguments: The words after the name of the command.
+        prog: The command as a person types it, such as "lavra train".
+        description: What the command does, in a sentence or two, for the help.
+        examples: Command lines that show the command at work, for the help.
 
     Returns:
         The options, and whether the result is wanted as JSON. `--quiet` has taken effect.
 
     Raises:
-        InputError: if the file of `--recipe` cannot be used.
+        InputError: If the file of `--recipe` cannot be read, or has an unknown key or a wrong value.
+        SystemExit: After `--help` (exit code 0) and after a wrong flag (exit code 2).
     """
     recipe = _recipe(arguments)
     request = dataclasses.make_dataclass(
@@ -78,17 +81,39 @@ def parse(
 
 
 def new_file(path: Path, force: bool, inputs: Iterable[str | Path] = ()) -> Path:
-    """Return the path of a file that a command is to write; it reads `inputs`.
+    """Return the path of a file that a command is to write, after a check that it may be written.
+
+    Args:
+        path: The file to write.
+        force: Whether a file of this name may be replaced.
+        inputs: What the command reads, which is never replaced.
+
+    Returns:
+        The path as it was given.
 
     Raises:
-        InputError: if something is there already and may not be replaced (see `core.replacing`).
+        InputError: If there is a file already that may not be replaced (see `lavra.core.disk.replacing`).
     """
     check_replaceable_file(path, force=force, inputs=inputs)
     return path
 
 
+def say_last(*steps: tuple[str, str]) -> None:
+    """Say where the result of a command lies, and the next commands, after all else.
+
+    Args:
+        steps: A title and a path, a sentence or a command line; see `lavra.core.program.last_lines`.
+    """
+    for line in last_lines(steps):
+        say(line)
+
+
 def say_next(run: Path) -> None:
-    """Say where the result of a run lies and what a person wants next, after all else."""
+    """Say where the result of a run lies and which commands a person wants next, after all else.
+
+    Args:
+        run: The folder of the run.
+    """
     from lavra.reports.run_files import read_run
     from lavra.reports.run_summary import next_lines
 
@@ -97,7 +122,11 @@ def say_next(run: Path) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print the result of a command as one JSON object on standard output."""
+    """Print the result of a command as one JSON object, in one line on standard output.
+
+    Args:
+        value: Plain values: mappings, sequences, strings, numbers, None. NaN and infinity are printed as null.
+    """
     print(one_line(value), flush=True)
 
 

@@ -1,9 +1,12 @@
-"""`lavra plan`: know before you spend."""
+"""`lavra plan`: what a training will take and reach, before anything is spent."""
 
 from __future__ import annotations
 
-from lavra.cli.options import parse, print_json
+import re
+
+from lavra.cli.options import parse, print_json, say_last
 from lavra.config.planning import PlanRequest
+from lavra.core.program import command
 
 _SHORT = {
     "--from": "--base",
@@ -14,7 +17,7 @@ _SHORT = {
     "--encoding": "--text.encoding",
     "--validation": "--text.validation",
 }
-"""Flags that are so common that they have a short form."""
+"""Flags with a short form, because they are common, and what each stands for."""
 
 
 def main(arguments: list[str]) -> int:
@@ -41,6 +44,7 @@ def main(arguments: list[str]) -> int:
             print_json(report)
         else:
             print(report["file"])
+            say_last(("all later plans use it, such as", command("plan", "TEXT", "--budget", "20m")))
         return 0
     from lavra.reports.forecast import show_outlook
     from lavra.workflows.planning.plan import plan
@@ -50,7 +54,38 @@ def main(arguments: list[str]) -> int:
         print_json(outlook.to_json())
     else:
         print(show_outlook(outlook))
+        say_last(("result", "printed above, and not kept; --json prints it for a file"), _next(request))
     return 0
+
+
+def _next(request: PlanRequest) -> tuple[str, str]:
+    """Return the command that a person wants next: the training that was planned, where it can be done here."""
+    from lavra.models.spec import PRESETS
+
+    if not request.data:
+        return "plan for your text", command("plan", "TEXT", "--budget", "20m")
+    if request.hardware != "this":
+        return "measure on this machine", command("plan", *request.data, *_length(request))
+    words = ["train", *request.data, *_length(request)]
+    if request.base is not None:
+        words += ["--from", request.base]
+    elif sizes := re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", request.model):
+        words += ["--model.depth", sizes[1], "--model.width", sizes[2]]
+        words += ["--text.vocabulary", sizes[3]] if sizes[3] else []
+    elif request.model in PRESETS:
+        words += ["--model", request.model]
+    if request.context is not None:
+        words += ["--context", str(request.context)]
+    return "train it", command(*words)
+
+
+def _length(request: PlanRequest) -> list[str]:
+    """Return the flag that says how long to train, and its value; ten minutes, the default, where none was given."""
+    names = ("tokens", "epochs", "steps")
+    given = [(name, getattr(request, name)) for name in names if getattr(request, name) is not None]
+    if given:
+        return [f"--{given[0][0]}", f"{given[0][1]:g}" if isinstance(given[0][1], float) else str(given[0][1])]
+    return ["--budget", "10m" if request.budget is None else f"{request.budget:g}s"]
 
 
 def _lengthened(word: str) -> str:

@@ -7,19 +7,18 @@ from typing import Annotated
 
 import tyro
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_last
 from lavra.cli.train import lengthened
 from lavra.config.training import TextConfig
 from lavra.core.program import command
-from lavra.core.progress import say
 
 
 @dataclass
 class _Prepare:
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA")]
-    """Files, folders, globs, -, hf:NAME[:SPLIT] or installed-docs:."""
+    """The text: files, folders, globs, - (standard input), hf:NAME[:SPLIT] or installed-docs:."""
     out: str
-    """The folder to make."""
+    """The folder to write the tokens and the tokenizer into."""
     force: bool = False
     """Replace an existing folder."""
     text: TextConfig = field(default_factory=TextConfig)
@@ -31,7 +30,8 @@ def main(arguments: list[str]) -> int:
         _Prepare,
         [lengthened(word) for word in arguments],
         prog="lavra prepare",
-        description="Read, divide and tokenise a corpus once; the folder is then given to `lavra train` as its text.",
+        description="Read a corpus, set validation documents apart and tokenise it, once; the folder is then given to\n"
+        "`lavra train` as its text.",
         examples=["lavra prepare mytext/ --out prepared/mine", "lavra train prepared/mine --budget 20m"],
     )
     from lavra.workflows.datasets.preparation import prepare_text
@@ -41,6 +41,8 @@ def main(arguments: list[str]) -> int:
         print_json(report)
     else:
         print(options.out)
-        say(f"train on it:  {command('train', options.out, '--budget', '20m')}")
-        say(f"look ahead:   {command('plan', options.out, '--budget', '20m')}")
+        say_last(
+            ("train on it", command("train", options.out, "--budget", "20m")),
+            ("look ahead", command("plan", options.out, "--budget", "20m")),
+        )
     return 0

@@ -10,14 +10,15 @@ import tyro
 
 from lavra.cli.options import new_file, parse, print_json
 from lavra.core.disk.run_folder import RunFolder
+from lavra.core.progress import say
 
 
 @dataclass
 class _Report:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The folder of the run; it may be training still, or have crashed."""
+    """The folder of the run, which may still be training or have crashed."""
     out: Path | None = None
-    """The file to write; report.html in the run's folder by default."""
+    """The HTML file to write; report.html in the run's folder by default."""
     force: bool = False
     """Replace the file of --out."""
 
@@ -29,11 +30,12 @@ def main(arguments: list[str]) -> int:
         arguments,
         prog="lavra report",
         description="Write the page of a run as one HTML file that needs no network: what was trained on what, the "
-        "outcome with intervals, curves, predicted against actual, checks, ledger, samples and events.\n"
-        "Training writes it at its end by itself; this makes it anew, at any time.",
+        "outcome with intervals, curves, predicted against actual, checks, data usage, samples and events.\n"
+        "Training writes it at its end; this command writes it again, at any time.",
         examples=["lavra report runs/book", "lavra report runs/book --out book.html --json"],
     )
     from lavra.reports.run_page import PAGE, write_page
+    from lavra.reports.run_summary import next_lines
 
     run = RunFolder.open(options.run)
     out = run.path / PAGE if options.out is None else new_file(options.out, options.force)
@@ -42,4 +44,7 @@ def main(arguments: list[str]) -> int:
         print_json({"run": str(run.path), "report": str(out), "status": record.status, "missing": record.missing})
     else:
         print(out)
+        lines = next_lines(record)
+        for line in lines[1:] if record.result else lines:  # the first line of a finished run names the page itself
+            say(line)
     return 0

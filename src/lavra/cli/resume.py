@@ -15,7 +15,8 @@ class _Resume:
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The folder of the run."""
     micro_rows: int | None = None
-    """Another micro-batch, in windows; tokens per step and the order of the data stay as they are."""
+    """Sequences of a micro-batch, where memory is less than before; the tokens of an update and the order of the data
+    stay the same."""
 
 
 def main(arguments: list[str]) -> int:
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> int:
         _Resume,
         arguments,
         prog="lavra resume",
-        description="Go on with an interrupted run, exactly where it stopped.",
+        description="Continue an interrupted run from its last checkpoint, exactly where it stopped.",
         examples=["lavra resume runs/book"],
     )
     from lavra.workflows.training.resume import resume

@@ -12,14 +12,13 @@ from lavra.cli.options import parse, print_json
 from lavra.core.disk.run_folder import RunFolder, check_removable, list_runs, remove_run
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.reports.run_summary import summary
 from lavra.reports.run_table import run_line, run_record, show_run, show_runs
 
 
 @dataclass
 class _List:
     root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[ROOT]")] = Path("runs")
-    """The folder that holds the runs, at its top or up to two levels down."""
+    """The folder that holds the runs, directly or up to two levels below."""
 
 
 @dataclass
@@ -27,15 +26,15 @@ class _Show:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The folder of the run."""
     all: bool = False
-    """Show every setting and figure, by their names in the files."""
+    """Show every setting and figure, under the names that the files give them."""
 
 
 @dataclass
 class _Remove:
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN…")]
-    """The folders of the runs."""
+    """The folders of the runs to remove."""
     force: bool = False
-    """Remove runs that trained, too."""
+    """Also remove runs that hold a trained model."""
 
 
 def main(arguments: list[str]) -> int:
@@ -69,13 +68,15 @@ def _show(arguments: list[str]) -> int:
         arguments,
         prog="lavra runs show",
         description="Show one run: what was trained on what, what came of it, and what to do next; --all shows every\n"
-        "setting and figure of its request, plan, result, ledger and last metrics.",
+        "setting and figure of its request, plan, result, data usage and last metrics.",
         examples=["lavra runs show runs/first", "lavra runs show runs/first --all"],
     )
     run = RunFolder.open(options.run)
     if as_json:
         print_json(run_record(run))
     else:
+        from lavra.reports.run_summary import summary  # imports numpy
+
         print(show_run(run) if options.all else summary(run))
     return 0
 
@@ -85,8 +86,8 @@ def _remove(arguments: list[str]) -> int:
         _Remove,
         arguments,
         prog="lavra runs rm",
-        description="Remove runs: at once those that never came to a first checkpoint, and with --force any. A folder "
-        "with files in it that lavra did not make is never removed.",
+        description="Remove runs: without --force only those that have no checkpoint yet. A folder with files in it "
+        "that lavra did not write is never removed.",
         examples=["lavra runs rm runs/mytext-002 runs/mytext-003", "lavra runs rm runs/first --force"],
     )
     runs = [RunFolder.open(path) for path in options.runs]

@@ -7,32 +7,34 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_last
 from lavra.config.quantities import Choice
 from lavra.core.errors import InputError
+from lavra.core.program import command, without_display_flags
 
 
 @dataclass
 class _Score:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run, one of its checkpoints, or a model folder."""
+    """The model: a run, one of its checkpoints, or a model folder."""
     prompt: str = ""
     """The text before the options."""
     options: tuple[str, ...] = ()
-    """What may come next; as a rule with a space at the beginning."""
+    """Texts that may follow the prompt; each usually starts with a space."""
     input: Annotated[str, tyro.conf.arg(name="in")] = ""
-    """Instead: a file of JSON Lines with "prompt" and "options"."""
+    """A file of JSON Lines with "prompt" and "options", instead of --prompt and --options."""
     by: Literal["sum", "token", "byte", "pmi"] = "sum"
-    """Compare by the log-probability, that per token or per byte, or its gain over the neutral prompt."""
+    """Compare options by their log-probability (sum), by its mean per token or per byte, or by how much the prompt
+    raises it over the neutral prompt (pmi, pointwise mutual information)."""
     neutral: str = ""
-    """The prompt that says nothing, for --by pmi."""
+    """The prompt that says nothing about the options, for --by pmi."""
     long_prompt: Literal["refuse", "window"] = "refuse"
-    """Refuse prompts that do not fit the model's context, or leave their beginnings out."""
+    """Stop at a prompt that does not fit the model's context (refuse), or leave its beginning out (window)."""
     bos: Choice = None
-    """Read a beginning-of-text token before a prompt, or none (--bos, --no-bos); by default as the model's own
-    tokenizer does it."""
+    """Put a beginning-of-text token before each prompt (--bos) or none (--no-bos); by default as the model's own
+    tokenizer does."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    """Device that computes: auto, cpu, cuda or mps."""
 
 
 def main(arguments: list[str]) -> int:
@@ -70,5 +72,11 @@ def main(arguments: list[str]) -> int:
         print(text_table(["option", "log-probability", "tokens", request.by, "share"], rows))
         again = max(score.from_prompt for score in one.scores)
         if again:
-            say(f"the options complete the prompt's last word: its last {again} tokens are scored along with each")
+            tokens = "token is" if again == 1 else f"{again} tokens are"
+            say(f"the options complete the prompt's last word: its last {tokens} scored along with each")
+    kept = command("score", *without_display_flags(arguments), "--json")
+    say_last(
+        ("result", f"printed above, and not kept; {kept} > scores.json keeps it"),
+        ("look inside", command("explain", request.model, "--prompt", scored[0].prompt if scored else "…")),
+    )
     return 0

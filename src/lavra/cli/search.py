@@ -9,51 +9,52 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, say_last
+from lavra.core.program import command
 
 
 @dataclass
 class _Search:
     query: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="QUERY")]
-    """What to look for."""
+    """The words to look for."""
     index: str = "search-index"
     """The folder of the index."""
     most: int = 10
-    """How many documents to show."""
+    """Most documents to show."""
 
 
 @dataclass
 class _Evaluate:
     collection: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
-    """A BEIR folder, installed-docs: or ir_datasets:NAME; or documents, with --queries and --qrels."""
+    """The collection: a BEIR folder, installed-docs: or ir_datasets:NAME; or documents, with --queries and --qrels."""
     expansions: str | None = None
     """File of generated queries, as `lavra expand` writes it."""
     split: str = ""
-    """Of the judgements; test by default."""
+    """Split of the relevance judgements to report on; test by default."""
     queries: str | None = None
-    """File of queries (JSONL, or id and text with a tab between)."""
+    """File of queries, instead of the collection's: JSON Lines, or lines of an id, a tab and the text."""
     qrels: str | None = None
-    """File of judgements (TREC's or BEIR's layout)."""
+    """File of relevance judgements, instead of the collection's, in the layout of TREC or of BEIR."""
     tune_on: str = ""
-    """Split on which k1, b and the weight of queries are tuned, for each system."""
+    """Split on which k1, b and the weight of generated queries are tuned, for each system."""
     ceiling: bool = False
-    """Measure also what the human questions themselves would bring."""
+    """Also measure the oracle: documents expanded with the questions that people asked of them."""
     dense: str = ""
-    """Folder of a bi-encoder of sentence-transformers: measure its embeddings too, alone and fused with BM25."""
+    """Folder of a bi-encoder of sentence-transformers: also measure its embeddings, alone and fused with BM25."""
     device: str = "auto"
-    """Where the bi-encoder computes."""
+    """Device of the bi-encoder: auto, cpu, cuda or mps."""
     language: Literal["auto", "pt", "en"] = "auto"
-    """Of the documents."""
+    """Language of the documents, which chooses stop words and the stemmer; auto guesses it from the documents."""
     k1: float = 0.9
-    """BM25, when it is not tuned."""
+    """BM25 term-frequency saturation, where it is not tuned."""
     b: float = 0.4
-    """BM25, when it is not tuned."""
+    """BM25 length normalisation from 0 to 1, where it is not tuned."""
     out: str = "search-experiment"
     """Folder for the index, the table, the differences by query and the plot."""
     seed: int = 0
-    """Of intervals and tests."""
+    """Seed of the bootstrap intervals and of the randomisation tests."""
     force: bool = False
-    """Replace an earlier experiment."""
+    """Replace the results of an earlier experiment."""
 
 
 def main(arguments: list[str]) -> int:
@@ -117,4 +118,8 @@ def _evaluate(arguments: list[str]) -> int:
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         print("\n".join(table(result, width)))
+        say_last(
+            ("result", f"{options.out} (experiment.txt, experiment.json, differences.tsv, experiment.svg)"),
+            ("search it", command("search", "…", "--index", f"{options.out}/index")),
+        )
     return 0

@@ -1,4 +1,4 @@
-"""`lavra train`: the main job."""
+"""`lavra train`: train a language model on text in the time given."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SHORT = {
     "--device": "--machine.device",
     "--compile": "--machine.compile",
 }
-"""Flags that are so common that they have a short form."""
+"""Flags with a short form, because they are common, and what each stands for."""
 
 _ELSEWHERE = {
     "--lr": "--optimization.learning-rate",
     "--learning-rate": "--optimization.learning-rate",
     "--weight-decay": "--optimization.weight-decay",
     "--warmup-steps": "--optimization.warmup-steps",
-    "--batch-size": "--optimization.tokens-per-step (of one update) or --machine.micro-rows (rows computed at once)",
+    "--batch-size": "--optimization.tokens-per-step (tokens of an update) or --machine.micro-rows (sequences at once)",
     "--wandb": "--track wandb",
     "--tensorboard": "--track tensorboard",
     "--tokenizer": "--text.tokenizer",
@@ -47,7 +47,7 @@ _ELSEWHERE = {
     "--bf16": "--precision bf16",
     "--lora": "--adapter lora",
 }
-"""What flags of other programs are called here."""
+"""Flags of other programs, and the flag of lavra to recommend for each."""
 
 
 def main(arguments: list[str]) -> int:
@@ -82,8 +82,14 @@ def main(arguments: list[str]) -> int:
 def lengthened(word: str) -> str:
     """Return a word of the command line with its short flag written out.
 
+    Args:
+        word: A flag, a flag with a value (`--from=gpt2`), or any other word.
+
+    Returns:
+        The word with the long flag, or as it was.
+
     Raises:
-        InputError: for a flag of other programs, with its name here.
+        InputError: For a flag of another program; the remedy names lavra's flag.
     """
     flag, equals, value = word.partition("=")
     if flag in _ELSEWHERE:

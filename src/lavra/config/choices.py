@@ -1,30 +1,40 @@
-"""Names of choices, importable without torch, so that the command line's help is quick."""
+"""The names that options with a fixed set of values accept.
+
+They stand here as `Literal` types, apart from the code that acts on them, because the command line's help needs them
+and must not import torch.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
+# The model.
+
 NewRows = Literal["mean", "focus"]
-"""How the rows of new tokens begin when a model gets another vocabulary."""
+"""How the embeddings of new tokens are initialised when a model gets another vocabulary: `mean` averages the embeddings
+of the token's old parts, `focus` averages those of tokens that are used alike (FOCUS, arXiv 2305.14481)."""
 
 Positions = Literal["rope", "learned", "alibi", "none"]
+"""The position encodings that a model of lavra's own can have."""
+
 Norm = Literal["layernorm", "rmsnorm"]
+"""The normalisation layers that a model of lavra's own can have."""
+
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "geglu", "swiglu"]
+"""The activation functions of the feed-forward layers; `relu2` is the squared ReLU."""
 
-
-# Names of choices, importable without torch, so that the command line's help is quick.
+# The objective.
 
 ObjectiveName = Literal["auto", "causal", "answers", "seq2seq", "masked"]
-"""What is learned; `auto` is decided by the model and the data."""
+"""The training objectives; `auto` takes the one that fits the model and the columns of the data."""
 
-
-# Names of choices, importable without torch, so that the command line's help is quick.
+# The optimisation.
 
 Shape = Literal["constant", "cosine", "linear", "wsd"]
-"""Shapes of the learning rate over a run."""
+"""The shapes of the learning-rate schedule after the warm-up; `wsd` is warm-up, stable, decay."""
 
 OptimizerName = Literal["muon", "adamw"]
-"""Optimisers."""
+"""The optimisers."""
 
 Policy = Literal["skip", "rollback", "stop"]
-"""What to do about a step with numbers that are not finite."""
+"""What a run does about a step whose loss or gradient is not finite."""

@@ -1,4 +1,7 @@
-"""How to generate: plain values, imported without torch so that the command line's help is quick."""
+"""The options of text generation.
+
+They are plain values in a module that does not import torch, so that the command line's help is quick.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from lavra.core.errors import InputError
 from lavra.core.progress import say
 
 FORMAL = ("regex", "json_schema", "grammar")
-"""Options that a file can hold."""
+"""The options whose value may be the name of a file that holds the value, because people keep these in files."""
 
+# Endings by which a value that names a missing file is told from a value given directly. No schema and no grammar ends
+# so itself. A regular expression may end in any way, so it has no entry.
 _ENDINGS = {"json_schema": ".json", "grammar": ".lark"}
-"""Endings of files that no schema and no grammar has itself; an expression may end in any way."""
 
 
 @dataclass(frozen=True)
@@ -23,39 +27,57 @@ class GenerateOptions:
     """How to continue a prompt. Filters act in the order of the fields; a neutral value turns one off exactly.
 
     Attributes:
-        max_new_tokens: most tokens to add to each prompt.
-        min_new_tokens: the text cannot end by itself before this many tokens (stop strings still end it).
-        samples: continuations of each prompt.
-        seed: same seed, same texts, however the prompts are grouped.
-        greedy: always take the likeliest token; temperature and the filters after it then do nothing.
-        repetition_penalty: divides the positive and multiplies the negative scores of tokens that the prompt or the
+        max_new_tokens: Largest number of tokens to add to each prompt.
+        min_new_tokens: The text cannot end by itself before this many tokens; stop strings still end it.
+        samples: Number of continuations of each prompt.
+        seed: Seed of the sampling. The same seed gives the same texts, however the prompts are grouped.
+        greedy: Always take the most likely token; temperature and the filters after it then do nothing.
+        repetition_penalty: Divides the positive and multiplies the negative scores of tokens that the prompt or the
             text holds already (CTRL, arXiv 1909.05858 section 4.1); 1 is off.
-        frequency_penalty: taken from a token's score for each time that the new text holds it; 0 is off.
-        no_repeat_ngram: no run of this many tokens comes twice; 0 is off.
-        temperature: scores are divided by it; 1 is the model's own distribution, near 0 is greedy.
-        top_k: keep the k likeliest tokens; 0 is off.
-        top_p: keep the fewest likeliest tokens that hold this share (nucleus, arXiv 1904.09751); 1 is off.
-        min_p: keep tokens at least this share as likely as the likeliest (arXiv 2407.01082); 0 is off.
-        typical_p: keep the fewest tokens of this share whose surprise is nearest to the entropy (arXiv 2202.00666);
+        frequency_penalty: Subtracted from a token's score for each time that the new text holds it; 0 is off.
+        no_repeat_ngram: No sequence of this many tokens comes twice; 0 is off.
+        temperature: Scores are divided by it; 1 is the model's own distribution, near 0 is greedy.
+        top_k: Keep the k most likely tokens; 0 is off.
+        top_p: Keep the fewest most likely tokens that together have this probability (nucleus sampling, arXiv
+            1904.09751); 1 is off.
+        min_p: Keep tokens at least this share as likely as the most likely one (arXiv 2407.01082); 0 is off.
+        typical_p: Keep the fewest tokens that together have this probability and whose surprise is nearest to the
+            entropy (locally typical sampling, arXiv 2202.00666); 1 is off.
+        stop: Strings that end the text; they are cut off, wherever the borders between tokens fall.
+        beams: Above 1, search for the most likely texts with this many at a time instead of sampling (beam search);
+            the best `samples` of them are returned. Temperature and the filters after it then do nothing.
+        beam_groups: Number of groups of beams that avoid each other's tokens (diverse beam search, arXiv 1610.02424);
             1 is off.
-        stop: strings that end the text; they are cut off, wherever the borders between tokens fall.
-        beams: above 1, search for the likeliest texts with this many at a time instead of drawing one; the best
-            `samples` of them are given. Temperature and the filters after it then do nothing.
-        beam_groups: beams in groups that avoid each other's tokens (diverse beam search, arXiv 1610.02424); 1 is off.
-        diversity_penalty: between groups: taken from a token's score for each beam that has just taken it.
-        length_penalty: a text's score is its log-probability divided by its number of tokens to this power; 0 is the
-            log-probability itself, more prefers longer texts.
-        contrastive: the alpha of contrastive search (arXiv 2202.06417) among the `top_k` likeliest tokens: how much
-            being unlike the text so far counts against being likely; 0 is greedy. Not given, it is off.
-        choices: the text must be one of these strings.
-        words: the text must hold these.
-        regex: the text must match this regular expression as a whole (no look-around).
-        json_schema: the text must be JSON of this schema; on the command line, or the name of a file that holds it, as
-            for --regex and --grammar.
-        grammar: the text must be of this context-free grammar, written as for the library Lark.
-        long_prompt: what to do with a prompt that is longer than the model's context: refuse it, or read its end only.
-        bos: read a beginning-of-text token before the prompt, or none. Not given, the model's own tokenizer decides; an
-            empty prompt gets one in any case.
+        diversity_penalty: Subtracted from a token's score for each beam of an earlier group that has just taken it.
+        length_penalty: A text's score is its log-probability divided by its number of tokens to this power; 0 is the
+            log-probability itself, and larger values prefer longer texts.
+        contrastive: The alpha of contrastive search (arXiv 2202.06417) among the `top_k` most likely tokens: how much
+            being unlike the text so far counts against being likely; 0 is greedy. Off by default.
+        choices: The text must be one of these strings.
+        words: The text must contain all of these words.
+        regex: The text must match this regular expression as a whole; look-around is not supported.
+        json_schema: The text must be JSON of this schema. On the command line it may also be the name of a file that
+            holds the schema, as for --regex and --grammar.
+        grammar: The text must follow this context-free grammar, written for the library Lark.
+        long_prompt: What to do with a prompt that is longer than the model's context: refuse it, or read its end only.
+        bos: Whether to read a beginning-of-text token before the prompt. By default the model's own tokenizer decides;
+            an empty prompt gets one in any case.
+
+    Raises:
+        InputError: if a value is out of its range, or two values contradict each other.
+
+    Examples:
+        >>> from lavra.config.generation import GenerateOptions
+        >>> options = GenerateOptions(max_new_tokens=50, top_k=40)
+        >>> options.temperature, options.top_k, options.constrained
+        (0.8, 40, False)
+        >>> GenerateOptions(choices=("yes", "no")).constrained
+        True
+        >>> GenerateOptions(top_p=2.0)
+        Traceback (most recent call last):
+            ...
+        lavra.core.errors.InputError: --top-p is 2.0
+          what to do: it must be above 0 and up to 1 (off)
     """
 
     max_new_tokens: int = 200
@@ -93,7 +115,7 @@ class GenerateOptions:
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0; 1 is off"),
             ("frequency_penalty", math.isfinite(self.frequency_penalty), "a finite number; 0 is off"),
             ("no_repeat_ngram", self.no_repeat_ngram >= 0, "0 (off) or more"),
-            ("temperature", 0 < self.temperature < math.inf, "above 0; for the likeliest token always, say --greedy"),
+            ("temperature", 0 < self.temperature < math.inf, "above 0; --greedy always takes the most likely token"),
             ("top_k", self.top_k >= 0, "0 (off) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and up to 1 (off)"),
             ("min_p", 0 <= self.min_p <= 1, "from 0 (off) to 1"),
@@ -114,11 +136,14 @@ class GenerateOptions:
 
     @property
     def constrained(self) -> bool:
-        """Whether the options say what the text may be."""
+        """Whether the options constrain the text: by choices, words, an expression, a schema or a grammar."""
         return bool(self.choices or self.words or any(getattr(self, name) for name in FORMAL))
 
     def with_files_read(self) -> GenerateOptions:
-        """Return the options with what the files hold that they name, where they name some.
+        """Return the options with the name of each file replaced by its content.
+
+        Returns:
+            Equal options where `regex`, `json_schema` and `grammar` name no file.
 
         Raises:
             InputError: if a file cannot be read.
@@ -168,5 +193,5 @@ def _content(name: str, value: str) -> str:
 def _is_file(value: str) -> bool:
     try:
         return bool(value) and Path(value).is_file()
-    except (OSError, ValueError):  # too long for a name, or with characters that none has
+    except (OSError, ValueError):  # the value is too long for a file name, or holds characters that none can have
         return False

@@ -1,4 +1,8 @@
-"""What a person can ask of a training run; the defaults, the command line, the TOML file and the help in one."""
+"""The options of a training run: one dataclass is the Python argument, the command line, the recipe file and the help.
+
+The text under each field is the help of its flag, so it is written for a user. A field that is None is decided by the
+plan, and the text says by what.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,13 @@ from lavra.config.transforms import EditConfig
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How text is read, divided and tokenised."""
+    """How text is read, split and tokenised.
+
+    Examples:
+        >>> from lavra.config.training import TextConfig
+        >>> TextConfig(column="body", vocabulary=8192).validation_share
+        0.05
+    """
 
     column: str = "text"
     """Column of JSONL, CSV, TSV and Parquet files that holds the text (also --text-column)."""
@@ -22,80 +32,95 @@ class TextConfig:
     """What to do with rows that cannot be used: skip and report them, or stop at the first; strict (also --strict)
     stops at whatever is left out, guessed, replaced or cut on the way in."""
     encoding: str | None = None
-    """Encoding of the files, e.g. windows-1251 (also --encoding). By default what the mark at their beginning names,
-    else UTF-8; bytes that are no UTF-8 in Western text are read as Windows-1252, and that is said."""
+    """Encoding of the files, e.g. windows-1251 (also --encoding). By default the byte order mark decides, else UTF-8;
+    Western text that is not UTF-8 is read as Windows-1252, with a message that says so."""
     validation: tuple[str, ...] = ()
-    """Files or folders to hold out for validation, instead of a share of the data (also --validation). Files in the
-    data named dev, validation or test beside a train file are held out or left out without it."""
+    """Files or folders of validation data, instead of a share of the data (also --validation). Files in the data named
+    dev or validation beside a train file are taken without it, and test files are left out."""
     normalize: bool = False
     """Bring the text to Unicode's NFC form; recorded with the run."""
     validation_share: float = 0.05
-    """Share of the documents held out, by a hash of their content."""
+    """Share of the text, from 0 to 0.5, that becomes validation data; a hash of each document's content decides."""
     validation_limit: Size = 10_000_000
-    """Most bytes held out."""
+    """Largest size of the validation data in bytes."""
     tokenizer: str | None = None
-    """A tokenizer.json, a Hugging Face folder, or a run whose tokenizer is taken; trained on the text by default."""
+    """A tokenizer.json, a Hugging Face folder, or a run whose tokenizer is used; by default one is trained on the
+    text."""
     vocabulary: int | None = None
     """Size of the vocabulary to train; chosen from corpus and model by default, the model's own kept with --from."""
     extend: int | None = None
-    """Tokens to add to the vocabulary of the model given by --from, for the user's text."""
+    """Number of tokens to add, for your text, to the vocabulary of the model given by --from."""
     new_rows: NewRows = "mean"
-    """How the rows of tokens that the model did not have begin: as the mean of their parts, or by their use (focus)."""
+    """How the embeddings of tokens that the model did not have are initialised: as the mean of their parts, or from
+    tokens that are used alike (focus)."""
     isolate: bool = True
-    """Documents in a window do not see each other."""
+    """Documents in one sequence do not attend to each other."""
     prompt: str | None = None
-    """Column of what is only read, in rows of examples; prompt, source, passage, … are found by themselves."""
+    """Column of the prompt, which is read but not learned; prompt, source, passage, … are recognised by their names."""
     completion: str | None = None
-    """Column of what is learned; completion, target, answer, query, … are found by themselves, and so are chats."""
+    """Column of the completion, which is learned; completion, target, answer, query, … are recognised by their names,
+    and so are chats."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of the model; what is not given is taken from the preset, or chosen by the plan."""
+    """The shape of the model; what is not given is taken from the preset, or chosen by the plan.
+
+    Examples:
+        >>> from lavra.config.training import ModelConfig
+        >>> ModelConfig(depth=8, width=512, context=1024).preset
+        'auto'
+    """
 
     preset: str = "auto"
     """A preset's name (gpt2-124m, opt-125m, lavra-9m, …), or auto: the plan chooses (also --model NAME)."""
     context: int | None = None
-    """Tokens of a window."""
+    """Tokens of a sequence."""
     depth: int | None = None
-    """Blocks."""
+    """Number of transformer blocks."""
     width: int | None = None
-    """Size of the residual stream."""
+    """Size of the hidden states (the residual stream)."""
     heads: int | None = None
-    """Attention heads."""
+    """Number of attention heads."""
     kv_heads: int | None = None
-    """Key and value heads: fewer than heads is grouped-query attention."""
+    """Number of key and value heads; fewer than heads is grouped-query attention."""
     positions: Positions | None = None
-    """Kind of positions."""
+    """Position encoding."""
     norm: Norm | None = None
-    """Kind of norm."""
+    """Normalisation layer."""
     activation: Activation | None = None
-    """Of the MLP."""
+    """Activation function of the feed-forward layers."""
     pairs: int | None = None
-    """Rows of a table of pairs of tokens, e.g. 65536: some hundredths fewer bits per byte after the same steps, for
+    """Rows of a hashed bigram embedding, e.g. 65536: some hundredths fewer bits per byte after the same steps, for
     more memory and a model that only lavra can read. None by default."""
     recall: bool | None = None
-    """Whether to look up what followed when a token last occurred in the document: some hundredths fewer bits per byte
-    after the same steps, and a model that only lavra can read. Not by default."""
+    """Whether to add an n-gram copy, which looks up what followed when a token last occurred in the document: some
+    hundredths fewer bits per byte after the same steps, and a model that only lavra can read. Not by default."""
     tied: bool | None = None
-    """Whether the head is the embedding."""
+    """Whether the output layer shares its weights with the token embedding."""
     dropout: float | None = None
-    """On embeddings, attention and branches; none by default, also with --from."""
+    """Dropout probability on embeddings, attention and residual branches; 0 by default, also with --from."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is learned."""
+    """What is learned.
+
+    Examples:
+        >>> from lavra.config.training import ObjectiveConfig
+        >>> ObjectiveConfig(name="masked", mask_rate=0.3).whole_words
+        True
+    """
 
     name: ObjectiveName = "auto"
     """causal: every token from those before; answers: only the completions of prompts; seq2seq: targets from sources;
     masked: hidden words from both sides. auto: what the model and the columns of the data allow."""
     source_context: int | None = None
-    """Longest source in tokens, for seq2seq."""
+    """Largest number of tokens of a source, for seq2seq."""
     mask_rate: float = 0.15
-    """Share of the tokens that the masked objective asks for."""
+    """Share of the tokens that the masked objective predicts."""
     final_mask_rate: float | None = None
-    """The same at the end of the run, reached in a straight line; unchanged by default."""
+    """Mask rate at the end of the run, approached linearly; the same as mask_rate by default."""
     whole_words: bool = True
     """The masked objective hides all tokens of a word together."""
     pure_mask: bool = False
@@ -104,78 +129,103 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """How it learns; what is not given depends on whether a model is trained from nothing or adapted."""
+    """How the weights are optimised; some defaults depend on whether a model is trained from scratch or fine-tuned.
+
+    Examples:
+        >>> from lavra.config.training import OptimizationConfig
+        >>> OptimizationConfig(name="adamw", learning_rate=3e-4, schedule="cosine").clip
+        1.0
+    """
 
     name: OptimizerName | None = None
-    """Muon for the blocks' matrices and AdamW for the rest (from nothing), or AdamW for all (adapting)."""
+    """Muon for the blocks' matrices and AdamW for the rest (default from scratch), or AdamW for all (default in
+    fine-tuning)."""
     learning_rate: float | None = None
-    """AdamW's peak learning rate: 6e-3 from nothing (3e-3 where the head is tied or embeddings are not normed), 1e-4
-    adapting, 5e-4 with an adapter."""
+    """AdamW's peak learning rate: 6e-3 from scratch (3e-3 where the output layer is tied or embeddings are not
+    normalised), 1e-4 in fine-tuning, 5e-4 with an adapter."""
     embedding_learning_rate: float | None = None
-    """The same for embeddings: 0.15 from nothing where they are normed, elsewhere the same rate."""
+    """Peak learning rate of the embeddings: 0.15 from scratch where they are normalised, elsewhere AdamW's."""
     matrix_learning_rate: float | None = None
-    """Muon's peak learning rate: 0.014, less in runs of few tokens that begin with pairs of them."""
+    """Muon's peak learning rate: 0.014, less in short runs that start from bigram counts."""
     weight_decay: float = 0.0
-    """Decay of the matrices that AdamW learns."""
+    """Weight decay of the matrices that AdamW trains."""
     matrix_weight_decay: float = 0.01
-    """Decay of the matrices that Muon learns."""
+    """Weight decay of the matrices that Muon trains."""
     schedule: Shape | None = None
-    """Shape of the learning rate over the run: wsd from nothing, linear adapting."""
+    """Shape of the learning-rate schedule: wsd from scratch, linear in fine-tuning."""
     warmup_steps: int | None = None
-    """Steps of linear growth at the beginning: 10 from nothing, a twentieth of the run adapting."""
+    """Steps of linear warm-up: 10 from scratch, a twentieth of the run in fine-tuning."""
     cooldown: float = 0.5
-    """Share of the run over which the wsd schedule falls."""
+    """Share of the run over which the wsd schedule decays."""
     floor: float = 0.05
-    """Factor of the learning rate at the end."""
+    """Learning rate at the end of the run, as a share of the peak."""
     tokens_per_step: Count | None = None
     """Tokens of one optimiser step; chosen by the plan by default."""
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; a larger gradient is scaled down to it."""
     label_smoothing: float = 0.0
-    """Share of each target's probability spread over the vocabulary."""
+    """Share of each target's probability that is spread over the vocabulary."""
     bigrams: bool | None = None
-    """Begin with what pairs of tokens in the text tell instead of with random weights; by default where it pays: in
-    runs from nothing of up to 1,000 tokens for each token of the vocabulary."""
+    """Start from the bigram counts of the text instead of from random weights (warm start); by default where it pays:
+    in runs from scratch of up to 1,000 tokens for each token of the vocabulary."""
     layer_decay: float = 1.0
-    """Factor on the learning rate from each block to the one below it, so that the first layers move least."""
+    """Factor on the learning rate from each block to the one below it, so that the first layers change least."""
 
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """Where and how it computes."""
+    """Which device computes, and how.
+
+    Examples:
+        >>> from lavra.config.training import MachineConfig
+        >>> MachineConfig(device="cpu", threads=4).precision
+        'auto'
+    """
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the working weights; the learned ones are always fp32."""
+    """Precision of the working weights; the master weights are always fp32."""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """Compile the model's blocks; auto does when the run is long enough to repay it."""
+    """Compile the model's blocks; auto compiles when the run is long enough to repay it."""
     threads: int | None = None
-    """Processor threads; one for each core by default."""
+    """Number of processor threads; one for each core by default."""
     micro_rows: int | None = None
-    """Windows of a micro-batch; chosen by default, and halved when memory runs out."""
+    """Sequences of a micro-batch; chosen by default, and halved when memory runs out."""
 
 
 @dataclass(frozen=True)
 class FaultConfig:
-    """What happens when numbers go wrong."""
+    """What happens when the loss or the gradient is not finite.
+
+    Examples:
+        >>> from lavra.config.training import FaultConfig
+        >>> FaultConfig(policy="rollback").most_in_a_row
+        10
+    """
 
     policy: Policy = "skip"
     """For a loss or gradient that is not finite: skip the step, roll back to the last checkpoint, or stop."""
     most_in_a_row: int = 10
-    """Bad steps in a row that end the run."""
+    """Number of such steps in a row that ends the run."""
     spikes: bool = False
-    """Also treat spikes of the loss or of the gradient's norm as faults."""
+    """Also treat spikes of the loss or of the gradient's norm so."""
 
 
 @dataclass(frozen=True)
 class AverageConfig:
-    """Averaged weights, used for validation and export."""
+    """Averaged weights, used for validation and export.
+
+    Examples:
+        >>> from lavra.config.training import AverageConfig
+        >>> AverageConfig(kind="ema").decay
+        0.999
+    """
 
     kind: Literal["none", "ema", "swa"] = "none"
-    """Exponential moving average, or the mean of regular snapshots of the last part (SWA)."""
+    """Exponential moving average (ema), or the mean of regular snapshots of the last part of the run (swa)."""
     decay: float = 0.999
-    """Of the moving average."""
+    """Decay of the moving average at each step."""
     start: float = 0.75
     """Share of the run after which SWA begins."""
     every: int = 10
@@ -184,14 +234,26 @@ class AverageConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run from text."""
+    """A training run from text.
+
+    Examples:
+        >>> from lavra.config.training import ModelConfig, TrainConfig
+        >>> from lavra.core.configuration import from_toml, to_toml
+        >>> config = TrainConfig(data=("corpus.jsonl",), budget=1200.0, model=ModelConfig(context=512))
+        >>> from_toml(TrainConfig, to_toml(config), "recipe.toml") == config
+        True
+        >>> from_toml(TrainConfig, 'data = ["corpus.jsonl"]' + chr(10) + 'budget = "20m"', "recipe.toml").budget
+        1200.0
+    """
 
     data: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
     base: str | None = None
-    """The model to go on from (also --from MODEL): a run, a Hugging Face folder or a hub name; by default, none."""
+    """The model to fine-tune (also --from MODEL): a run, a Hugging Face folder or a hub name. By default a model is
+    trained from scratch."""
     budget: Duration | None = None
-    """Time of training: probe, compilation, steps, validation and final evaluation. 10m when no length is given."""
+    """Length of the run as a time: timed steps, compilation, steps, validation and final evaluation. 10m when no length
+    is given."""
     tokens: Count | None = None
     """Length of the run in tokens, instead of a time."""
     epochs: float | None = None
@@ -203,19 +265,19 @@ class TrainConfig:
     force: bool = False
     """Replace an existing run folder."""
     seed: int = 0
-    """Of everything that is random."""
+    """Seed of everything that is random."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; a twentieth of the run, at least every 10 minutes, by default."""
     keep_checkpoints: int = 2
-    """Newest checkpoints to keep, besides the best."""
+    """Number of newest checkpoints to keep, besides the best."""
     early_stopping: int | None = None
-    """End the run after this many validations without a better one; it never ends early by default."""
+    """End the run after this many validations without a better one; by default it never ends early."""
     samples: int = 3
-    """Texts to write with the finished model."""
+    """Number of texts to generate with the finished model."""
     check: bool = True
     """Check the set-up before the first step (some seconds); a failed check ends the run."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    """Trackers to tell (needs the extra `track`)."""
+    """Experiment trackers to report to (needs the extra `track`)."""
     text: TextConfig = field(default_factory=TextConfig)
     edits: EditConfig = field(default_factory=EditConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

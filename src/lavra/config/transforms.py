@@ -1,4 +1,7 @@
-"""What a person can ask of the edits of a model; importable without torch, so that the command line's help is quick."""
+"""The options of what is done to a model before it is trained: adapters, freezing, quantisation, another vocabulary.
+
+The module does not import torch, so that the command line's help is quick.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,31 @@ from typing import Literal
 from lavra.core.errors import InputError
 
 AdapterKind = Literal["none", "lora", "rslora", "dora", "ia3", "prefix"]
-"""Small trainable additions to a frozen model."""
+"""The kinds of small trainable additions to a frozen model."""
 
 LOW_RANK: frozenset[str] = frozenset({"lora", "rslora", "dora"})
+"""The adapters that learn a low-rank update of a linear layer, to which rank, alpha, dropout and targets apply."""
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """A small trainable addition to a model whose own weights stay as they are."""
+    """A small trainable addition to a model whose own weights stay as they are.
+
+    Examples:
+        >>> from lavra.config.transforms import AdapterConfig
+        >>> AdapterConfig(kind="lora", rank=8).scale
+        16.0
+    """
 
     kind: AdapterKind = "none"
     """lora (arXiv 2106.09685), rslora (scaled for high ranks, 2312.03732), dora (direction and size apart, 2402.09353),
     ia3 (rescaled activations, 2205.05638), prefix (P-tuning v2, 2110.07602), or none: the model itself is trained."""
     rank: int = 16
-    """Of each low-rank update; for prefix, the number of learned positions."""
+    """Rank of each low-rank update; for prefix, the number of learned positions."""
     alpha: float | None = None
-    """Weight of the update: it is scaled by alpha / rank (rslora: by alpha / √rank). Twice the rank by default."""
+    """Weight of the update, which is scaled by alpha / rank (rslora: by alpha / √rank). Twice the rank by default."""
     dropout: float = 0.0
-    """On the inputs of the low-rank updates."""
+    """Dropout probability on the inputs of the low-rank updates."""
     targets: tuple[str, ...] = ()
     """Linear layers to adapt, as names or globs (q_proj, attention, blocks.1?.mlp.*); all of the blocks by default."""
     saved: tuple[str, ...] = ()
@@ -42,26 +52,38 @@ class AdapterConfig:
 
     @property
     def scale(self) -> float:
-        """The value of alpha, with its default."""
+        """The value of `alpha`, or its default of twice the rank."""
         return 2.0 * self.rank if self.alpha is None else self.alpha
 
 
 @dataclass(frozen=True)
 class EditConfig:
-    """Everything that is done to a model before it is trained, in the order of the fields."""
+    """Everything that is done to a model before it is trained, in the order of the fields.
+
+    Examples:
+        >>> from lavra.config.transforms import AdapterConfig, EditConfig
+        >>> edits = EditConfig(base_bits=4, adapter=AdapterConfig(kind="lora"))
+        >>> edits.adapter.rank, edits.freeze
+        (16, ())
+        >>> EditConfig(base_bits=4)
+        Traceback (most recent call last):
+            ...
+        lavra.core.errors.InputError: weights in 4 bits cannot be trained themselves
+          what to do: add an adapter: --adapter.kind lora
+    """
 
     vocabulary: int = 0
-    """Token ids of another vocabulary, for which embedding and head are resized; 0: the model's own."""
+    """Size of another vocabulary to which embedding and head are resized; 0 keeps the model's own."""
     base_bits: Literal[0, 8, 4] = 0
-    """Hold the frozen weights of the blocks in 8 or 4 bits under an adapter (QLoRA, arXiv 2305.14314); 0: as they are.
-    """
+    """Hold the frozen weights of the blocks in 8 or 4 bits under an adapter (QLoRA, arXiv 2305.14314); 0 keeps them as
+    they are."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """A small trainable addition; everything else is frozen."""
     freeze: tuple[str, ...] = ()
-    """Parameters that do not learn, as names of modules or parameters, or globs (embedding, blocks.[0-5])."""
+    """Parameters that are not trained, as names of modules or parameters, or globs (embedding, blocks.[0-5])."""
     gradient_checkpointing: bool = False
-    """Compute each block again in the backward pass instead of keeping its activations: less memory, a third more time.
-    """
+    """Compute each block again in the backward pass instead of keeping its activations, which takes less memory and a
+    third more time."""
 
     def __post_init__(self) -> None:
         if self.base_bits and self.adapter.kind == "none":

@@ -1,1 +1,1 @@
-"""The ground floor: errors, units, seeds, files, progress, configuration and the run folder. Imports no other room."""
+"""The foundation: errors, units, seeds, files, progress, configurations, the run folder. It imports no other room."""

@@ -3,6 +3,24 @@
 A configuration is a dataclass whose fields are booleans, numbers, strings, paths, literals, optional values, tuples,
 lists, dictionaries with string keys, and other such dataclasses. What is written reads back equal. TOML has no null:
 a field that is None is left out when None is its default, and written as the string "none" when it is not.
+
+Examples:
+    >>> from dataclasses import dataclass
+    >>> from lavra.core.configuration import from_toml, to_toml
+    >>> @dataclass(frozen=True)
+    ... class Schedule:
+    ...     shape: str = "cosine"
+    ...     warmup_steps: int | None = 10
+    >>> print(to_toml(Schedule(warmup_steps=None)), end="")
+    shape = "cosine"
+    warmup_steps = "none"
+    >>> from_toml(Schedule, 'warmup_steps = 5', "recipe.toml")
+    Schedule(shape='cosine', warmup_steps=5)
+    >>> from_toml(Schedule, 'warmup = 5', "recipe.toml")
+    Traceback (most recent call last):
+        ...
+    lavra.core.errors.InputError: recipe.toml: warmup is no known key
+      what to do: did you mean warmup_steps?
 """
 
 from __future__ import annotations
@@ -20,12 +38,15 @@ from lavra.core.typed_values import NOTHING, Config, TypedReader, default_of, fi
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """Return a configuration as plain JSON values (paths as strings, tuples as lists)."""
+    """Return a configuration as plain JSON values: paths become strings, tuples become lists."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def to_toml(config: Any) -> str:
     """Write a configuration as TOML: its own values first, then one table for each nested dataclass.
+
+    Returns:
+        The text of a TOML file, which ends with a line end. `from_toml` reads an equal configuration from it.
 
     Raises:
         TypeError: if a value has no place in TOML.
@@ -37,10 +58,13 @@ def from_toml(cls: type[Config], text: str, place: str, *, missing: Any = datacl
     """Build a configuration from TOML.
 
     Args:
-        cls: the dataclass to build; keys that are absent take its defaults.
-        text: the TOML.
-        place: the file, for messages.
-        missing: the value of an absent field that has no default; without it, such an absence is an error.
+        cls: The dataclass to build; keys that are absent take its defaults.
+        text: The content of a TOML file.
+        place: Name of the file, for messages.
+        missing: Value of an absent field that has no default; by default such an absence is an error.
+
+    Returns:
+        An instance of `cls`.
 
     Raises:
         InputError: if the text is no TOML, a key is unknown or missing, or a value has the wrong type.
@@ -55,7 +79,10 @@ def from_toml(cls: type[Config], text: str, place: str, *, missing: Any = datacl
 def from_table(
     cls: type[Config], table: Mapping[str, Any], place: str, *, missing: Any = dataclasses.MISSING
 ) -> Config:
-    """Build a configuration from a mapping of plain values, as `from_toml` does; also reads what `to_json` made."""
+    """Build a configuration from a mapping of plain values; it also reads what `to_json` returned.
+
+    The arguments other than `table`, the returned instance and the errors are those of `from_toml`.
+    """
     return TypedReader(place, missing).dataclass(cls, table, ())
 
 
@@ -119,5 +146,5 @@ def _inline(value: Any, place: tuple[str, ...]) -> str:
 
 
 def _string(text: str) -> str:
-    """Write a basic string; JSON's escapes are TOML's, but for the delete character."""
+    """Write a basic string of TOML; its escapes are those of JSON, except for the delete character."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -5,17 +5,28 @@ from __future__ import annotations
 import errno
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Numbers of the system errors that say that a file cannot grow: disk full, quota used up, limit on file sizes."""
+"""Error numbers of the system for a file that cannot grow: the disk is full, the quota is used up, or the file has
+reached the limit on file sizes."""
 
 
 class LavraError(Exception):
     """A failure that is explained to the user in one or two sentences, without a traceback.
 
     Args:
-        message: what went wrong, naming the file and the place.
-        remedy: what the user can do about it; shown on a line of its own.
+        message: What went wrong, with the file and the place.
+        remedy: What the user can do about it; shown on a line of its own. Empty by default.
 
-    ``exit_code`` is the status with which the command line ends.
+    Attributes:
+        exit_code: Status with which the command line ends; 1 unless a subclass says otherwise.
+
+    Examples:
+        >>> from lavra.core.errors import InputError
+        >>> error = InputError("corpus.jsonl:17 has no text", "name its column with --text-column")
+        >>> print(error)
+        corpus.jsonl:17 has no text
+          what to do: name its column with --text-column
+        >>> error.exit_code
+        2
     """
 
     exit_code = 1
@@ -40,11 +51,11 @@ class CheckFailed(LavraError):
 
 
 class Diverged(LavraError):
-    """Training produced numbers that cannot be continued from (exit code 1)."""
+    """The loss or the gradient became infinite or not a number, and training cannot go on (exit code 1)."""
 
 
 class Damaged(LavraError):
-    """A file that lavra wrote is not what was written: truncated, flipped bits, missing (exit code 2)."""
+    """A file that lavra wrote is missing, truncated or changed (exit code 2)."""
 
     exit_code = 2
 
@@ -53,7 +64,9 @@ class Interrupted(LavraError):
     """The user or the system asked to stop, and everything is saved.
 
     Args:
-        signal_number: the signal received; the exit code is 128 plus this number.
+        message: What was stopped.
+        remedy: How to go on with it.
+        signal_number: Number of the signal received; the exit code is 128 plus this number. 2 (SIGINT) by default.
     """
 
     def __init__(self, message: str, remedy: str = "", *, signal_number: int = 2) -> None:

@@ -1,4 +1,4 @@
-"""The memory and the processors of this process: keeping freed memory, running out of it, the cores it may use."""
+"""The memory and the processors of this process: running out of memory, keeping freed memory, the cores it may use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether `error`, or the error that it was raised from, says that memory ran out.
 
     Covers `torch.OutOfMemoryError` (a RuntimeError of accelerators), the RuntimeErrors of older CUDA calls, cuBLAS and
-    the CPU allocator, and Python's own MemoryError. A disk that is full is no such error.
+    the CPU allocator, and Python's own MemoryError. A full disk is no such error.
+
+    Examples:
+        >>> from lavra.core.machine import is_out_of_memory
+        >>> is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+        True
+        >>> is_out_of_memory(OSError("No space left on device"))
+        False
     """
     seen: BaseException | None = error
     while seen is not None:
@@ -37,10 +44,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(error: BaseException | None = None) -> None:
-    """Let go of what a failed attempt still holds, so that a smaller one can be tried.
+    """Release the memory that a failed attempt still holds, so that a smaller one can be tried.
 
-    The traceback of `error` keeps every local variable of the attempt alive, activations included: its frames are
-    cleared first. Then come reference cycles and the cached blocks of the accelerators.
+    The traceback of an error keeps every local variable of the attempt alive, activations included, so its frames are
+    cleared first. Then reference cycles are collected, and the cached blocks of the accelerators are released.
+
+    Args:
+        error: The error by which the attempt failed, with the errors that it was raised from; None clears no traceback.
     """
     import torch
 
@@ -57,7 +67,7 @@ def release_memory(error: BaseException | None = None) -> None:
 # Keeping memory that was freed: what one step lets go, the next one needs again.
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
-_MOST = 2**31 - 1
+_MOST = 2**31 - 1  # bytes; mallopt takes a C int, and this one means "never give memory back"
 
 _kept = False
 
@@ -71,7 +81,7 @@ def keep_freed_memory() -> bool:
     theirs, it serves all of them.
 
     Returns:
-        Whether the C library is glibc and took it. Elsewhere nothing is changed.
+        Whether the C library is glibc and accepted the settings. Elsewhere nothing is changed.
     """
     global _kept
     if not sys.platform.startswith("linux"):
@@ -84,14 +94,14 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Hand back what is kept, once, after a part of the work that needed other blocks than what follows."""
+    """Hand the kept memory back to the system once, after work that needed blocks of other sizes than what follows."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:
         trim(0)
 
 
 def keeps_freed_memory() -> bool:
-    """Whether this process keeps the memory that it frees."""
+    """Return whether this process keeps the memory that it frees, because `keep_freed_memory` succeeded."""
     return _kept
 
 
@@ -99,17 +109,17 @@ def keeps_freed_memory() -> bool:
 
 
 def usable_cores() -> int:
-    """Return how many cores the process may run on, which is fewer than the machine has where it is confined."""
+    """Return how many cores this process may use: fewer than the machine has where a container or taskset limits it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_name() -> str:
-    """Return the processor's name; `platform` knows it on some systems only."""
+    """Return the name of the processor as the system gives it, or the name of the system where it gives none."""
     return _from_cpuinfo("model name") or platform.processor() or sys.platform
 
 
 def processor_flags() -> str:
-    """Return the instruction sets that the processor has, as the system lists them; empty where it does not."""
+    """Return the instruction sets of the processor as Linux lists them ("fpu … avx2 …"); an empty string elsewhere."""
     return _from_cpuinfo("flags")
 
 

@@ -1,4 +1,4 @@
-"""Whether a server can be reached, asked once and briefly, before a library tries for half a minute."""
+"""Tells whether a server can be reached: one short attempt, before a library tries in vain for half a minute."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import urllib.parse
 import urllib.request
 
 PATIENCE_SECONDS = 3.0
-"""How long a server may take to answer; a name that cannot be looked up often hangs for much longer."""
+"""Seconds that a server may take to answer; the look-up of a name often hangs for much longer without a limit."""
 
 _HUB = "https://huggingface.co"
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
 def why_no_hub() -> str | None:
-    """Return why the Hugging Face hub cannot be reached, in some words; None where it can."""
+    """Return why the Hugging Face hub cannot be reached, as a short phrase, or None where it can be reached."""
     switched_off = [name for name in _OFFLINE if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")]
     if switched_off:
         return f"{switched_off[0]} is set"
@@ -24,11 +24,16 @@ def why_no_hub() -> str | None:
 
 
 def why_unreachable(address: str, patience: float = PATIENCE_SECONDS) -> str | None:
-    """Return why a server cannot be reached, or None where it can: one connection, to the proxy where there is one.
+    """Return why a server cannot be reached, or None where it can be reached.
+
+    One connection is tried, to the proxy where the environment names one; nothing is sent.
 
     Args:
-        address: of the server, with its scheme: `https://…`.
-        patience: seconds that looking up the name and connecting may take.
+        address: Address of the server with its scheme, such as `https://huggingface.co`.
+        patience: Seconds that looking up the name and connecting may take together; `PATIENCE_SECONDS` by default.
+
+    Returns:
+        A short phrase such as "Connection refused", or None.
     """
     wanted = urllib.parse.urlsplit(address)
     proxy = urllib.request.getproxies().get(wanted.scheme)

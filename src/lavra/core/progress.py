@@ -13,23 +13,31 @@ from lavra.core.units import show_count, show_duration
 
 # Text that others wrote, made safe to show on a terminal.
 
+# Unicode's marks that change the writing direction, with which text can be made to look like other text.
 _BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069"
-"""Marks that turn the direction of what follows: a name or a message can then read as something that it is not."""
 
 _CONTROLS = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{_BIDIRECTIONAL}]")
 _MARKS = re.compile(rf"[{_BIDIRECTIONAL}]")
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters (but tab and newline) and marks of direction shown as `�`.
+    """Return `text` with `�` in the place of control characters (but not of tab and newline) and direction marks.
 
-    A model can write the escape sequences of a terminal, which would then clear the screen or change its colours.
+    A model can generate the escape sequences of a terminal, which would then clear the screen or change its colours.
+
+    Examples:
+        >>> from lavra.core.progress import printable
+        >>> printable("safe, " + chr(27) + "[2J not safe")
+        'safe, �[2J not safe'
     """
     return _CONTROLS.sub("�", text)
 
 
 def shield_terminal() -> None:
-    """Show marks of direction as `�` in all that this process writes to a terminal from now on, whoever writes it."""
+    """Replace direction marks by `�` in everything that this process writes to a terminal from now on.
+
+    Standard output and standard error are wrapped where they are terminals, so that libraries are covered too.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream.isatty() and not isinstance(stream, _Shielded):
@@ -37,7 +45,7 @@ def shield_terminal() -> None:
 
 
 class _Shielded:
-    """A stream that is written to without marks of direction; all else is the stream's own."""
+    """A stream that replaces direction marks in what is written to it; everything else is left to the inner stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -58,12 +66,12 @@ class _Shielded:
 Item = TypeVar("Item")
 
 _quiet = False
-_line_is_live = False  # a progress line stands in the terminal, without an end of line
-_open = 0  # progress lines whose blocks are running, one inside the other
+_line_is_live = False  # whether a progress line stands in the terminal, without an end of line
+_open = 0  # number of `with Progress` blocks that are running, one inside the other
 
 
 def set_quiet(quiet: bool) -> None:
-    """Turn every message and progress line of this process off (`--quiet`) or on again."""
+    """Turn every message and progress line of this process off (`quiet` true, as by `--quiet`) or on again."""
     global _quiet
     _quiet = quiet
 
@@ -76,9 +84,18 @@ def say(text: str) -> None:
 
 
 def fitted(text: str, columns: int) -> str:
-    """Return what of a line fits a terminal of so many columns; the last column stays free, where some terminals wrap.
+    """Return a line shortened to fit a terminal; the last column stays free, because some terminals wrap there.
 
-    Whole parts, which two spaces divide, are left out from the end; a first part that is too long itself is cut.
+    Whole parts, which two spaces separate, are left out from the end; a first part that is too long itself is cut.
+
+    Args:
+        text: The line.
+        columns: Width of the terminal in characters.
+
+    Examples:
+        >>> from lavra.core.progress import fitted
+        >>> fitted("tokenising:  40%  2 min 03 s left", 20)
+        'tokenising:  40%'
     """
     parts = text.split("  ")
     while len(parts) > 1 and len("  ".join(parts)) >= columns:
@@ -88,7 +105,7 @@ def fitted(text: str, columns: int) -> str:
 
 
 def _clear() -> None:
-    """Take the live line away, so that what is written next does not grow onto it."""
+    """Erase the live line, so that what is written next does not continue it."""
     global _line_is_live
     if _line_is_live:
         sys.stderr.write("\r\x1b[2K")
@@ -106,13 +123,20 @@ def _columns() -> int:
 class Progress:
     """Progress towards a total, shown only for work that lasts longer than two seconds.
 
-    Of progress within progress (`with`) the outermost is shown alone.
+    Where `with` blocks of it are nested, only the outermost is shown.
 
     Args:
-        title: what is being done, e.g. "tokenising".
-        total: the amount of work, in `unit`; None when unknown.
-        unit: e.g. "documents".
-        every: seconds between lines when standard error is no terminal.
+        title: What is being done, such as "tokenising".
+        total: Amount of work in `unit`; None when it is unknown.
+        unit: Plural noun of what is counted, such as "documents".
+        every: Seconds between lines when standard error is no terminal; 15 by default.
+
+    Examples:
+        >>> from lavra.core.progress import Progress
+        >>> with Progress("tokenising", total=2000, unit="documents") as progress:
+        ...     progress.update(500)
+        ...     progress.line(elapsed=30.0)
+        'tokenising:  25%  500/2.0k documents  1 min 30 s left'
     """
 
     def __init__(self, title: str, total: float | None = None, unit: str = "", *, every: float = 15.0) -> None:
@@ -126,7 +150,7 @@ class Progress:
         self._inner = False
 
     def start_from(self, done: float) -> None:
-        """Count `done` as done before, so that the time left is reckoned from the work of now alone."""
+        """Set the amount done before, by a run that is resumed; the time left is estimated from new work alone."""
         self.done = self._before = done
 
     def __enter__(self) -> Progress:
@@ -153,7 +177,7 @@ class Progress:
             self._show(self.line(now - self._start, note))
 
     def line(self, elapsed: float, note: str = "") -> str:
-        """Return the progress line after `elapsed` seconds."""
+        """Return the progress line after `elapsed` seconds, with `note` at its end."""
         if self.total:
             share = min(1.0, self.done / self.total)
             now = self.done - self._before
@@ -177,7 +201,7 @@ class Progress:
             say(text)
 
     def close(self) -> None:
-        """Clear the live line."""
+        """Erase the progress line from the terminal."""
         if self._shown and self._live:
             _clear()
 

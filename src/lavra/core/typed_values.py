@@ -1,4 +1,4 @@
-"""Plain values, as TOML and JSON give them, made into the typed fields of a dataclass; errors name the place."""
+"""Converts plain values, as TOML and JSON give them, into the typed fields of a dataclass; errors name the place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lavra.core.errors import InputError
 Config = TypeVar("Config")
 
 NOTHING = "none"
-"""How None is written in TOML, where the field's default is something else."""
+"""The string that stands for None in TOML, which has no null, where the default of a field is another value."""
 
 
 @functools.cache
@@ -27,25 +27,43 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
-    """Return the default of a dataclass field, or `dataclasses.MISSING`."""
+    """Return the default value of a dataclass field, or `dataclasses.MISSING` where it has none."""
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
 def reads_nothing(hint: Any) -> bool:
-    """Say whether the string "none" means None for a field of this type: it is optional and takes no other text."""
+    """Return whether the string "none" means None for a field of this type: it is optional and accepts no other text.
+
+    Args:
+        hint: The type of the field, as its annotation says.
+    """
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
     bare = [get_args(option)[0] if get_origin(option) is Annotated else option for option in options]
     return types.NoneType in bare and not any(_fits(option, NOTHING) for option in bare)
 
 
 class TypedReader:
-    """Turns plain values into typed ones, and says where they do not fit."""
+    """Converts plain values into typed ones, and says in its errors which value does not fit.
+
+    Args:
+        place: Name of the file or the source of the values, for messages.
+        missing: Value of absent fields without a default; `dataclasses.MISSING` makes such an absence an error.
+    """
 
     def __init__(self, place: str, missing: Any) -> None:
         self.place, self.missing = place, missing
 
     def dataclass(self, cls: type[Config], table: Any, path: tuple[str, ...]) -> Config:
-        """Return `table` as an instance of the dataclass `cls`; `path` is where it lies in the whole."""
+        """Return `table` as an instance of the dataclass `cls`.
+
+        Args:
+            cls: The dataclass.
+            table: A mapping from the names of fields to plain values.
+            path: Names of the fields that lead from the outermost table to this one, for messages.
+
+        Raises:
+            InputError: if a key is unknown or missing, or a value has the wrong type.
+        """
         if not isinstance(table, Mapping):
             raise self._wrong(path, "a table", table)
         hints = field_types(cls)
@@ -61,7 +79,7 @@ class TypedReader:
         return cls(**values)
 
     def value(self, hint: Any, value: Any, path: tuple[str, ...]) -> Any:
-        """Return `value` as the type `hint` says."""
+        """Return `value` converted to the type `hint`; `path` and the errors are those of `dataclass`."""
         origin, arguments = get_origin(hint), get_args(hint)
         if origin is Annotated:
             return self._annotated(arguments, value, path)
@@ -160,7 +178,7 @@ def _is_path(hint: Any) -> bool:
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Say whether a plain value can become `hint` (only the outer kind is looked at)."""
+    """Return whether a plain value can become the type `hint`; of containers only the kind is checked."""
     origin = get_origin(hint)
     if origin is Annotated:
         bare, *notes = get_args(hint)

@@ -1,10 +1,19 @@
-"""Durations, sizes and counts as people write them (`20m`, `512MiB`, `330M`), in both directions; nats as
-perplexity."""
+"""Converts durations, sizes and counts from and to what people write (`20m`, `512MiB`, `330M`), and nats to perplexity.
+
+Examples:
+    >>> from lavra.core.units import parse_count, parse_duration, parse_size
+    >>> parse_duration("1h30m"), parse_size("512MiB"), parse_count("1.5B")
+    (5400.0, 536870912, 1500000000)
+    >>> from lavra.core.units import show_count, show_duration, show_size
+    >>> show_duration(200), show_size(3500), show_count(12345)
+    ('3 min 20 s', '3.4 KiB', '12.3k')
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 from lavra.core.errors import InputError
 
@@ -19,7 +28,7 @@ _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
 
 
 def parse_duration(text: str | float) -> float:
-    """Return the seconds meant by `text`: `90`, `45s`, `20m`, `1h30m`, `2d`.
+    """Return the seconds that `text` means: `90`, `45s`, `20m`, `1h30m`, `2d`; a number is taken as seconds.
 
     Raises:
         InputError: if the text is no duration.
@@ -36,7 +45,7 @@ def parse_duration(text: str | float) -> float:
 
 
 def parse_size(text: str | int) -> int:
-    """Return the bytes meant by `text`: `4096`, `10MB` (powers of 1000), `512MiB` (powers of 1024).
+    """Return the bytes that `text` means: `4096`, `10MB` (powers of 1000), `512MiB` (powers of 1024).
 
     Raises:
         InputError: if the text is no size.
@@ -45,7 +54,7 @@ def parse_size(text: str | int) -> int:
 
 
 def parse_count(text: str | int) -> int:
-    """Return the whole number meant by `text`: `5000`, `10k`, `330M`, `1.5B`.
+    """Return the whole number that `text` means: `5000`, `10k`, `330M`, `1.5B`.
 
     Raises:
         InputError: if the text is no count.
@@ -63,7 +72,7 @@ def _scaled(text: str | int, table: dict[str, int], kind: str, examples: str) ->
 
 
 def show_duration(seconds: float) -> str:
-    """Write seconds as a person would: `0.4 s`, `42 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
+    """Return seconds as a person would write them: `0.4 s`, `42 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -77,7 +86,7 @@ def show_duration(seconds: float) -> str:
 
 
 def show_size(size: float) -> str:
-    """Write bytes with binary units: `812 B`, `3.4 KiB`, `1.2 GiB`."""
+    """Return bytes with a binary unit: `812 B`, `3.4 KiB`, `1.2 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
@@ -86,13 +95,34 @@ def show_size(size: float) -> str:
 
 
 def show_count(count: float) -> str:
-    """Write a number with a short suffix: `950`, `12.3k`, `7.1M`, `1.50B`."""
+    """Return a number with a short suffix: `950`, `12.3k`, `7.1M`, `1.50B`."""
     for scale, suffix, digits in ((10**9, "B", 2), (10**6, "M", 1), (10**3, "k", 1)):
         if count >= scale:
             return f"{count / scale:.{digits}f}{suffix}"
     return f"{count:.0f}"
 
 
+def counted(count: Any, noun: str, plural: str = "") -> str:
+    """Write a count with its noun in the right number: `1 document`, `1,234 documents`, `? documents`.
+
+    Args:
+        count: The count. Anything that is not a number is written as `?`, with the plural.
+        noun: The noun in the singular.
+        plural: The noun in the plural, where it is not the singular with an s.
+
+    Returns:
+        The count with separators of thousands, and the noun.
+
+    Examples:
+        >>> counted(1, "document"), counted(1234, "query", "queries"), counted(None, "token")
+        ('1 document', '1,234 queries', '? tokens')
+    """
+    plural = plural or f"{noun}s"
+    if not isinstance(count, int | float):
+        return f"? {plural}"
+    return f"{count:,.0f} {noun if count == 1 else plural}"
+
+
 def perplexity_of(loss: float) -> float:
-    """Return exp(loss) for a mean loss in nats; infinite where it overflows, or the loss is not a number."""
+    """Return the perplexity, exp(loss), of a mean loss in nats; infinite where it overflows or the loss is NaN."""
     return math.exp(loss) if loss < 700 else math.inf

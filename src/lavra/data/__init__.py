@@ -1,1 +1,1 @@
-"""Text in: readers, the split, tokenizers, the token store on disk, packing and the order of training."""
+"""Data for training: readers, the validation split, tokenizers, the token store, packing and the order of training."""

@@ -1,4 +1,4 @@
-"""Windows of the token stream, with the documents that they hold told apart; nothing is padded, cropped or repeated."""
+"""Cuts windows from the token stream and tells their documents apart; nothing is padded, cropped or repeated."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from lavra.data.token_store.store import TokenStore
 class Window:
     """One window: target i is `tokens[i + 1]` and its input is `inputs[i]`.
 
-    An input is the token before the target, `tokens[i]`. Every document ends with an end-of-document token, so that of
-    the document before is the input of a document's first target, and serves as its beginning; where the tokenizer
+    An input is the token before the target, `tokens[i]`. Every document ends with an end-of-document token, which is
+    the input of the next document's first target and so serves as its beginning-of-document token; where the tokenizer
     begins texts with another token, that one is the input instead. Segments and positions are those of the target's
     document.
 
     Attributes:
-        tokens: (length + 1,) int64: the token before the window in the circular stream, then the window's own.
-        documents: (length,) int64: the number of each target's document in the store.
-        segments: (length,) int32: the number of the target's document within the window, from 0. Where the stream
+        tokens: (length + 1,) int64 token before the window in the circular stream, and the window's own tokens.
+        documents: (length,) int64 number of each target's document in the store.
+        segments: (length,) int32 number of each target's document within the window, from 0. Where the stream
             begins again in a store of one document, the segment changes though the document does not.
-        positions: (length,) int64: the place of each target within its segment, from 0.
-        inputs: (length,) int64: what a causal model reads.
+        positions: (length,) int64 index of each target within its segment, from 0.
+        inputs: (length,) int64 ids that a causal model reads.
     """
 
     tokens: np.ndarray
@@ -40,15 +40,18 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Many windows as the rows of arrays, as wide as the longest.
+    """Many windows as the rows of arrays, which are as wide as the longest window.
+
+    The arrays are those of `Window`. Beyond the length of a window, `tokens` and `inputs` hold the tokens that follow
+    in the stream, which are not to be used.
 
     Attributes:
-        tokens: (windows, width + 1) int64, as in `Window`; beyond a row's length the stream simply goes on.
-        documents: (windows, width) int64, -1 beyond a row's length.
-        segments: (windows, width) int32, -1 beyond a row's length.
-        positions: (windows, width) int64, 0 beyond a row's length.
-        inputs: (windows, width) int64, as in `Window`; beyond a row's length the stream simply goes on.
-        lengths: (windows,) int64 targets of each row.
+        tokens: (windows, width + 1) int64.
+        documents: (windows, width) int64, -1 beyond the length of a window.
+        segments: (windows, width) int32, -1 beyond the length of a window.
+        positions: (windows, width) int64, 0 beyond the length of a window.
+        inputs: (windows, width) int64.
+        lengths: (windows,) int64 number of targets of each window.
     """
 
     tokens: np.ndarray
@@ -73,13 +76,13 @@ class Windows:
 
 
 def cut(store: TokenStore, place: WindowPlace) -> Window:
-    """Return one window of the store."""
+    """Return the window at one place of a token store."""
     places = WindowPlaces(np.array([place.epoch]), np.array([place.start]), np.array([place.length]))
     return cut_many(store, places)[0]
 
 
 def cut_many(store: TokenStore, places: WindowPlaces) -> Windows:
-    """Return many windows of the store at once."""
+    """Return the windows at many places of a token store, which is faster than one by one."""
     width = int(places.lengths.max())
     offsets = np.arange(-1, width)
     tokens = np.asarray(store.tokens)[(places.starts[:, None] + offsets) % store.manifest.tokens].astype(np.int64)
@@ -102,16 +105,16 @@ def cut_many(store: TokenStore, places: WindowPlaces) -> Windows:
     )
 
 
-# The windows of a store by their number in the run's endless order.
+# The windows of a store by their number in the run.
 
 
 class WindowSource:
-    """Rows for training: window `k` of the run is a pure function of the seed and of `k`.
+    """The sequences of a training run: window `k` of the run is a pure function of the seed and of `k`.
 
     Args:
-        store: of tokens.
-        context: targets of a window.
-        seed: of the order.
+        store: The token store to train on.
+        context: Number of targets of a window.
+        seed: Seed of the order.
     """
 
     def __init__(self, store: TokenStore, context: int, seed: int) -> None:
@@ -119,6 +122,6 @@ class WindowSource:
         self.order = WindowOrder(store.manifest.tokens, context, seed)
 
     def rows(self, start: int, count: int) -> list[Window]:
-        """Return `count` windows from number `start` on."""
+        """Return the `count` windows from number `start` of the run on."""
         windows = cut_many(self.store, self.order.places(np.arange(start, start + count)))
         return [windows[row] for row in range(count)]

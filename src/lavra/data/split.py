@@ -1,16 +1,16 @@
-"""Which text is held out for validation: decided by a hash of each document, not by its place.
+"""Splits text into training and validation data by a hash of each document, not by its position.
 
-A document is held out when the hash of its text lies below a threshold, so that equal texts fall on one side, and a
-document stays on its side whatever is added to the corpus. Three rules bound this; each can move a document only when
-the corpus is small, or when it has grown to twice its size:
+A document is validation data when the hash of its text lies below a threshold, so that equal texts are on the same
+side, and a document stays on its side whatever is added to the corpus. Three rules bound this; each can move a document
+only when the corpus is small, or when it has grown to twice its size:
 
-- *Limit.* Where the held-out text would exceed the limit, the threshold is halved until it does not. A document then
+- *Limit.* Where the validation data would exceed the limit, the threshold is halved until it does not. A document then
   moves from validation to training only, never the other way.
 - *Enough.* Where less than a fifth of the wanted share falls below the threshold (a handful of documents), documents
-  are held out in the order of their hashes until it does not.
-- *Tails.* Of a held-out document that is too large a part of the corpus (four times the wanted share, or half the
-  limit), only the end is held out, cut at a paragraph; its beginning is trained on. So one large file has its
-  validation text too.
+  become validation data in the order of their hashes until the share is reached.
+- *Tails.* Of a validation document that is too large a part of the corpus (four times the wanted share, or half the
+  limit), only the end is validation data, cut at a paragraph; its beginning is trained on. So a corpus of one large
+  file has validation data too.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from lavra.core.errors import InputError
 from lavra.data.readers.text_files import cut_near
 
 HASHES = 1 << 64
-_LEVELS = 48
-_LOWEST = 4096
-_ENOUGH = 1 / 5
-_TOO_LARGE = 4
+"""Number of different hashes, which lie from 0 to `HASHES - 1`."""
+
+_LEVELS = 48  # halvings of the threshold that are counted
+_LOWEST = 4096  # documents with the smallest hashes that are remembered, for the rule "Enough"
+_ENOUGH = 1 / 5  # part of the wanted share of validation data with which the threshold stays as it is
+_TOO_LARGE = 4  # times the wanted share, from which only the end of a document is validation data
 
 
 def content_hash(text: bytes) -> int:
-    """Return the 64-bit hash by which a text is placed; white space at its ends does not count."""
+    """Return the 64-bit hash (xxh3) that decides on which side a text lies; white space at its ends does not count."""
     import xxhash
 
     return xxhash.xxh3_64_intdigest(text.strip())
@@ -38,14 +40,25 @@ def content_hash(text: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A decided split.
+    """A decision on which documents are validation data.
 
     Attributes:
-        threshold: documents whose hash is smaller are held out.
-        largest: bytes above which only the end of such a document is held out.
-        tail: bytes of such an end.
-        share: the share of the corpus that was wanted for validation.
-        limit: bytes that validation may have.
+        threshold: Documents whose hash is smaller are validation data.
+        largest: Bytes above which only the end of such a document is validation data.
+        tail: Bytes of such an end.
+        share: Share of the corpus that was wanted for validation.
+        limit: Largest number of bytes of validation data.
+
+    Examples:
+        >>> from lavra.data.split import SplitCounter
+        >>> texts = [f"document number {number}" for number in range(1000)]
+        >>> counter = SplitCounter(share=0.1, limit=10_000_000)
+        >>> for text in texts:
+        ...     _ = counter.add(text.encode())
+        >>> split = counter.decide()
+        >>> divided = [split.divide(text) for text in texts]
+        >>> 50 < sum(bool(validation) for training, validation in divided) < 150
+        True
     """
 
     threshold: int
@@ -55,7 +68,7 @@ class Split:
     limit: int
 
     def divide(self, text: str) -> tuple[str, str]:
-        """Return what of a document is trained on and what is held out; most often one of them is empty."""
+        """Return the training part and the validation part of a document; usually one of them is empty."""
         encoded = text.encode()
         if content_hash(encoded) >= self.threshold:
             return text, ""
@@ -72,11 +85,11 @@ class Split:
 
 
 class GivenValidation:
-    """Documents that are held out because a person said so.
+    """The validation documents that a person named, which are counted and recognised.
 
     Attributes:
-        documents: added so far.
-        bytes: of their text.
+        documents: Number of documents added so far.
+        bytes: Bytes of their text.
     """
 
     def __init__(self) -> None:
@@ -84,13 +97,13 @@ class GivenValidation:
         self._hashes: set[int] = set()
 
     def add(self, text: bytes) -> None:
-        """Count one document."""
+        """Add one document, given as UTF-8."""
         self.documents += 1
         self.bytes += len(text)
         self._hashes.add(content_hash(text))
 
     def __contains__(self, text: bytes) -> bool:
-        """Say whether an equal text was added."""
+        """Return whether an equal text was added."""
         return bool(self._hashes) and content_hash(text) in self._hashes
 
 
@@ -98,12 +111,12 @@ class SplitCounter:
     """Counts a corpus, in constant memory, for the decision on its split.
 
     Args:
-        share: the share of the bytes wanted for validation.
-        limit: bytes that validation may have.
+        share: Share of the bytes that is wanted for validation, above 0 and at most 0.5.
+        limit: Largest number of bytes of validation data.
 
     Attributes:
-        documents: added so far.
-        bytes: of their text.
+        documents: Number of documents added so far.
+        bytes: Bytes of their text.
 
     Raises:
         InputError: if the share is not between 0 and 0.5.
@@ -119,7 +132,11 @@ class SplitCounter:
         self._lowest: list[tuple[int, int]] = []
 
     def add(self, text: bytes) -> bool:
-        """Count one document, and return whether it would be held out in a corpus below the limit."""
+        """Count one document, given as UTF-8.
+
+        Returns:
+            Whether the document would be validation data in a corpus whose validation data is below the limit.
+        """
         place, size = content_hash(text), len(text)
         self.documents += 1
         self.bytes += size
@@ -129,12 +146,13 @@ class SplitCounter:
             heapq.heapreplace(self._lowest, (-place, size))
         if place >= self._first:
             return False
+        # A level holds the bytes between two halvings of the threshold, so that any number of halvings can be decided.
         level = min(_LEVELS - 1, (self._first // (place + 1)).bit_length() - 1)
         self._levels[max(0, level)] += min(size, self.limit // 2)
         return True
 
     def decide(self) -> Split:
-        """Return the split of the documents counted."""
+        """Return the split of the documents that were counted."""
         target = min(round(self.share * self.bytes), self.limit)
         largest = min(_TOO_LARGE * target, self.limit // 2)
         tail = min(target, self.limit // 2)
@@ -148,11 +166,11 @@ class SplitCounter:
         return Split(threshold, largest, tail, self.share, self.limit)
 
     def train_on_all(self) -> Split:
-        """Return the split that holds none of these documents out, where validation data is given."""
+        """Return the split that makes all documents training data, for a corpus with validation data of its own."""
         return Split(0, 0, 0, self.share, self.limit)
 
     def _below_the_limit(self) -> int:
-        """Return the largest threshold, halving from the share's, below which lie no more bytes than the limit."""
+        """Return the threshold of the share, halved until no more bytes than the limit lie below it."""
         held_out = sum(self._levels)
         threshold = self._first
         for size in self._levels:

@@ -1,4 +1,4 @@
-"""The receipt of a run: how many tokens of each source it has been trained on, and how many are left."""
+"""The data usage of a run: how many tokens of each source it has been trained on, and how many are left."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from lavra.data.order import WindowOrder
 from lavra.data.token_store.store import TokenStore
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 20  # windows whose places are computed at once
 
 
 @dataclass(frozen=True, slots=True)
 class SourceReceipt:
-    """What a run has taken of one source.
+    """The tokens of one source on which a run has been trained.
 
     Attributes:
-        name: of the source.
-        tokens: what the source holds.
-        seen: tokens taken in the epoch that is under way.
-        left: tokens of that epoch that are still to come: `tokens - seen`.
-        total: tokens taken since the run began: complete epochs times `tokens`, and `seen`.
+        name: Name of the source.
+        tokens: Number of tokens of the source.
+        seen: Number of tokens trained on in the current epoch.
+        left: Number of tokens left in the current epoch: `tokens - seen`.
+        total: Number of tokens trained on since the run began: complete epochs times `tokens`, plus `seen`.
     """
 
     name: str
@@ -34,11 +34,11 @@ class SourceReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The receipt of a run after some windows.
+    """The data usage of a run after some windows.
 
     Attributes:
-        epochs: complete epochs.
-        sources: in the order of the store.
+        epochs: Number of complete epochs.
+        sources: The usage of each source, in the order of the store.
     """
 
     epochs: int
@@ -46,34 +46,39 @@ class Ledger:
 
     @property
     def tokens(self) -> int:
-        """Tokens of one epoch."""
+        """Number of tokens of one epoch."""
         return sum(source.tokens for source in self.sources)
 
     @property
     def seen(self) -> int:
-        """Tokens taken in the epoch that is under way."""
+        """Number of tokens trained on in the current epoch."""
         return sum(source.seen for source in self.sources)
 
     @property
     def left(self) -> int:
-        """Tokens of that epoch that are still to come."""
+        """Number of tokens left in the current epoch."""
         return sum(source.left for source in self.sources)
 
     @property
     def total(self) -> int:
-        """Tokens taken since the run began."""
+        """Number of tokens trained on since the run began."""
         return sum(source.total for source in self.sources)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the ledger as plain values."""
+        """Return the data usage as plain values."""
         sums = {"tokens": self.tokens, "seen": self.seen, "left": self.left, "total": self.total}
         return {"epochs": self.epochs, **sums, "sources": [asdict(source) for source in self.sources]}
 
 
 def ledger(store: TokenStore, order: WindowOrder, windows_done: int) -> Ledger:
-    """Return the receipt after the first `windows_done` windows of the order.
+    """Return the data usage after the first `windows_done` windows of the order.
 
-    Takes time and memory in proportion to the windows of one epoch, whatever the number of epochs.
+    Time and memory grow with the number of windows of one epoch, whatever the number of epochs.
+
+    Args:
+        store: The token store that the run is trained on.
+        order: The order of the run's windows.
+        windows_done: Number of windows trained on.
     """
     epochs, within = divmod(windows_done, order.windows)
     seen = _seen_before(order, epochs, within, store.source_bounds)
@@ -85,14 +90,18 @@ def ledger(store: TokenStore, order: WindowOrder, windows_done: int) -> Ledger:
 
 
 def _seen_before(order: WindowOrder, epoch: int, within: int, bounds: np.ndarray) -> np.ndarray:
-    """Return how many targets before each position of `bounds` are in the first `within` windows of the epoch."""
+    """Return how many targets before each position of `bounds` are in the first `within` windows of the epoch.
+
+    The windows are laid end to end from the phase of the epoch on. Prefix sums over those that were visited then answer
+    each position in constant time; a stretch that runs past the end of the stream is counted in two parts.
+    """
     taken = np.zeros(order.windows, bool)
     for start in range(0, within, _BLOCK):
         taken[order.permuted(epoch, np.arange(start, min(start + _BLOCK, within)))] = True
     before = np.concatenate([[0], np.cumsum(taken, dtype=np.int64)])
 
     def taken_before(place: np.ndarray) -> np.ndarray:
-        """Targets taken among the first `place` when the windows are laid end to end."""
+        """Return the number of targets trained on among the first `place` when the windows are laid end to end."""
         index, rest = np.divmod(place, order.context)
         partly = taken[np.minimum(index, order.windows - 1)] * rest  # rest is 0 at the very end
         return before[index] * order.context + partly

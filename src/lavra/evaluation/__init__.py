@@ -1,1 +1,1 @@
-"""Evaluation: likelihood with intervals, yardsticks on the same bytes, and the tables that show them."""
+"""Evaluation: likelihood, retrieval and overlap measures with intervals, baselines, and paired significance tests."""

@@ -1,4 +1,4 @@
-"""Honest yardsticks on the same bytes: what a model must beat before its number means anything."""
+"""Baselines in bits per byte on the same text: what a model must beat before its number means anything."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from numpy.typing import NDArray
 from lavra.core.progress import track
 from lavra.evaluation.documents import Documents
 
-# How small xz makes a text.
-
 XZ_DICTIONARY = 64 * 2**20
-"""The window of `xz -9`."""
+"""Bytes of the dictionary of `xz -9` (64 MiB): how far back it finds repetitions."""
 
 
 def xz_size(pieces: Iterable[bytes], about: int) -> int:
-    """Return the bytes of `xz -9` of the pieces together.
+    """Return the size in bytes of a text that is compressed by `xz -9`.
 
-    The dictionary is no larger than the text needs, which changes the memory (up to 674 MiB) and not the result.
+    The dictionary is made no larger than the text needs. That saves memory (the full one takes up to 674 MiB) and does
+    not change the result.
 
     Args:
-        pieces: of the text.
-        about: bytes of all of them, within a factor of two.
+        pieces: Consecutive pieces of the text, of any length.
+        about: Approximate number of bytes of the whole text, within a factor of two.
+
+    Examples:
+        >>> xz_size([b"to be or not to be " * 1000], about=19_000) < 200
+        True
     """
     needed = 2 ** max(12, math.ceil(math.log2(max(2, 2 * about))))
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": min(XZ_DICTIONARY, needed)}]
@@ -35,17 +38,14 @@ def xz_size(pieces: Iterable[bytes], about: int) -> int:
     return sum(len(compressor.compress(piece)) for piece in pieces) + len(compressor.flush())
 
 
-# Honest yardsticks on the same bytes: what a model must beat before its number means anything.
-
-
 @dataclass(frozen=True, slots=True)
 class Yardstick:
-    """A reference in the unit that all models share.
+    """A baseline in bits per byte, the unit in which all models can be compared.
 
     Attributes:
-        name: short, for a table.
-        bits_per_byte: of the original text.
-        explanation: what it is, in one sentence.
+        name: Short name for a table, such as "unigram".
+        bits_per_byte: Bits that the baseline spends on each byte of the original text.
+        explanation: One sentence that says how the baseline predicts.
     """
 
     name: str
@@ -53,21 +53,21 @@ class Yardstick:
     explanation: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return a JSON object with the fields as named here."""
         return {"name": self.name, "bits_per_byte": self.bits_per_byte, "explanation": self.explanation}
 
 
 def yardsticks(
     documents: Documents, texts: Iterable[str], vocabulary_size: int, training_counts: NDArray[np.int64] | None = None
 ) -> list[Yardstick]:
-    """Return xz, a unigram model and the uniform model, measured on the documents.
+    """Return three baselines on the documents: the uniform model, a unigram model and `xz -9`.
 
     Args:
-        documents: what the model is measured on.
-        texts: the same documents as text (`documents.texts(tokenizer)`, or the originals).
-        vocabulary_size: tokens that can occur.
-        training_counts: (vocabulary,) how often each token occurs in the training data, from `count_tokens`. Without
-            it the unigram model is fitted to the evaluated text itself, which flatters it.
+        documents: Documents on which the model is evaluated.
+        texts: Texts of the same documents: the originals, or `documents.texts(tokenizer)`.
+        vocabulary_size: Number of tokens of the vocabulary.
+        training_counts: Count of each token in the training data, (vocabulary,), from `count_tokens`. With None the
+            unigram model is fitted to the evaluated text itself, which flatters it.
     """
     return [
         uniform(documents, vocabulary_size),
@@ -77,7 +77,14 @@ def yardsticks(
 
 
 def uniform(documents: Documents, vocabulary_size: int) -> Yardstick:
-    """Return what guessing costs: ln V nats for every token, as a model before its first step pays."""
+    """Return the baseline that gives every token the same probability: log2 V bits for each.
+
+    This is also about what a model scores before its first training step.
+
+    Args:
+        documents: Documents on which the model is evaluated.
+        vocabulary_size: Number of tokens of the vocabulary, V.
+    """
     bits = float(documents.lengths.sum()) * math.log2(vocabulary_size)
     return Yardstick(
         "uniform", bits / int(documents.bytes.sum()), f"every one of {vocabulary_size:,} tokens equally likely (ln V)"
@@ -85,10 +92,14 @@ def uniform(documents: Documents, vocabulary_size: int) -> Yardstick:
 
 
 def unigram(documents: Documents, vocabulary_size: int, training_counts: NDArray[np.int64] | None = None) -> Yardstick:
-    """Return the cost of tokens drawn independently by their frequency.
+    """Return the baseline that predicts each token by its frequency alone, without any context.
 
-    With `training_counts`, one is added to each (Laplace), so that unseen tokens have a price. Without, the
-    frequencies are those of the evaluated text itself: the best that any unigram model could do on it.
+    Args:
+        documents: Documents on which the model is evaluated.
+        vocabulary_size: Number of tokens of the vocabulary.
+        training_counts: Count of each token in the training data, (vocabulary,). One is added to each count (Laplace
+            smoothing), so that a token that never occurred has a probability above zero. With None, the frequencies are
+            those of the evaluated text, which is the best that any unigram model could do on it.
     """
     seen = np.zeros(vocabulary_size, dtype=np.int64)
     for start, end in _stretches(documents):
@@ -101,7 +112,17 @@ def unigram(documents: Documents, vocabulary_size: int, training_counts: NDArray
 
 
 def count_tokens(tokens: NDArray[Any], vocabulary_size: int) -> NDArray[np.int64]:
-    """Return (vocabulary,) how often each id occurs; a token store is read in pieces, which are widened to 8 bytes."""
+    """Return the count of each token id, (vocabulary,).
+
+    Args:
+        tokens: Token ids, (tokens,), in memory or mapped from a token store.
+        vocabulary_size: Number of tokens of the vocabulary.
+
+    Examples:
+        >>> count_tokens(np.array([0, 2, 2]), vocabulary_size=4).tolist()
+        [1, 0, 2, 0]
+    """
+    # NumPy counts a copy of 8 bytes per token, so a large store is counted in pieces.
     counts = np.zeros(vocabulary_size, dtype=np.int64)
     for start in range(0, len(tokens), 2**20):
         counts += np.bincount(tokens[start : start + 2**20], minlength=vocabulary_size)
@@ -109,13 +130,14 @@ def count_tokens(tokens: NDArray[Any], vocabulary_size: int) -> NDArray[np.int64
 
 
 def xz(texts: Iterable[str], total_bytes: int) -> Yardstick:
-    """Return the size of `xz -9` of the documents joined by newlines, over the bytes of the documents.
+    """Return the baseline that compresses the documents, joined by newlines, with `xz -9`.
 
-    The joining newlines are compressed but not counted, as the end-of-document tokens are scored but not counted.
+    The joining newlines are compressed, but the bits are divided by the bytes of the documents alone. That treats them
+    as the end-of-document tokens of a model are treated: predicted, and not counted as bytes.
 
     Args:
-        texts: the documents.
-        total_bytes: their UTF-8 bytes.
+        texts: Texts of the documents.
+        total_bytes: UTF-8 bytes of all texts together.
     """
     joined = (
         (("\n" if number else "") + text).encode("utf8", "surrogatepass")
@@ -126,7 +148,7 @@ def xz(texts: Iterable[str], total_bytes: int) -> Yardstick:
 
 
 def _stretches(documents: Documents) -> Iterable[tuple[int, int]]:
-    """Yield the documents as few runs of neighbouring tokens."""
+    """Yield (start, end) of the fewest contiguous runs of tokens that cover the documents."""
     if not len(documents):
         return
     breaks = np.flatnonzero(documents.starts[1:] != documents.ends[:-1]) + 1

@@ -1,4 +1,4 @@
-"""The loss of every document that was measured, kept so that two models can be compared on the same documents."""
+"""The loss of every evaluated document, kept so that two models can be compared on the same documents."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from lavra.evaluation.intervals import FEWEST_DOCUMENTS, Estimate, ratio_estimat
 from lavra.evaluation.significance import randomisation_test
 
 DOCUMENT_LOSSES = "document_losses.json"
-"""The file of a run folder that holds those of its final evaluation."""
+"""Name of the file in a run folder that holds the document losses of the final evaluation."""
 
 _FORMAT = 1
+"""Version of the file's format."""
 
 
 @dataclass(frozen=True)
 class DocumentLosses:
-    """The loss of each measured document of one text.
+    """The loss of each evaluated document of one text.
 
     Attributes:
-        text: fingerprint of the text of which these are documents; see `text_fingerprint`.
-        tokenizer: fingerprint of the tokenizer; losses per token compare only where it is the same.
-        numbers: (documents,) the number of each document in that text, growing.
-        bytes: (documents,) UTF-8 bytes of the original.
-        nll: (documents,) negative log-likelihood in nats, the end of the document included.
+        text: Fingerprint of the text that the documents belong to; see `text_fingerprint`.
+        tokenizer: Fingerprint of the tokenizer. Losses per token can be compared only where it is the same.
+        numbers: Number of each document in the text, (documents,), in increasing order.
+        bytes: UTF-8 bytes of each original document, (documents,).
+        nll: Negative log-likelihood of each document in nats, (documents,), its end-of-document token included.
     """
 
     text: str
@@ -46,17 +47,24 @@ class DocumentLosses:
         return len(self.numbers)
 
     def save(self, path: Path) -> None:
-        """Write the losses as JSON, atomically."""
+        """Write the losses to a JSON file, atomically.
+
+        Args:
+            path: File to write; one that exists is replaced.
+        """
         lists = {"documents": self.numbers.tolist(), "bytes": self.bytes.tolist(), "nats": self.nll.tolist()}
         values = {"format_version": _FORMAT, "text": self.text, "tokenizer": self.tokenizer, **lists}
         write_atomically(path, one_line(values) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> DocumentLosses:
-        """Read losses back.
+        """Return the losses that `save` wrote.
+
+        Args:
+            path: File to read.
 
         Raises:
-            Damaged: if the file is missing, does not parse, or was written by a later version.
+            Damaged: If the file is missing, does not parse, or was written by a later version.
         """
         values = read_json(path)
         try:
@@ -75,22 +83,31 @@ class DocumentLosses:
 
 
 def text_fingerprint(fingerprints: Iterable[str]) -> str:
-    """Return one fingerprint of a text from those of its sources, in order; no tokenizer plays a part in it."""
+    """Return one fingerprint of a text that is made of several sources.
+
+    Args:
+        fingerprints: Fingerprint of the text of each source, in order. The tokenizer plays no part in them, so that
+            models with different tokenizers can be compared on the same text.
+
+    Examples:
+        >>> text_fingerprint(["one", "two"]) == text_fingerprint(["two", "one"])
+        False
+    """
     return xxhash.xxh3_128_hexdigest("\n".join(fingerprints).encode())
 
 
 @dataclass(frozen=True)
 class LossComparison:
-    """One model against another on the documents that both were measured on.
+    """One model against another on the documents that both were evaluated on.
 
     Attributes:
-        documents: in common.
-        bytes: of these documents.
-        difference: bits per byte of the other model less those of the first, with its bootstrap interval over
-            documents; below zero the other is better.
-        better: documents that the other model predicts better.
-        worse: documents that it predicts worse.
-        p_randomisation: two-sided p-value of the paired randomisation test over documents.
+        documents: Number of documents that both models were evaluated on.
+        bytes: UTF-8 bytes of these documents.
+        difference: Bits per byte of the other model minus those of the first, with a bootstrap interval over
+            documents. Below zero, the other model is better.
+        better: Number of documents that the other model predicts better.
+        worse: Number of documents that the other model predicts worse.
+        p_randomisation: Two-sided p-value of the paired randomisation test over documents.
     """
 
     documents: int
@@ -102,7 +119,7 @@ class LossComparison:
 
     @property
     def enough(self) -> bool:
-        """Whether there are documents enough to tell anything from chance."""
+        """Whether there are enough documents to tell a difference from chance."""
         return self.documents >= FEWEST_DOCUMENTS
 
     def to_json(self) -> dict[str, Any]:
@@ -112,22 +129,46 @@ class LossComparison:
 
 
 def why_not_comparable(one: DocumentLosses, other: DocumentLosses) -> str | None:
-    """Return why two measurements cannot be compared document by document, or None where they can."""
+    """Return why two models cannot be compared document by document, as a clause, or None where they can be.
+
+    Args:
+        one: Document losses of the first model.
+        other: Document losses of the other model.
+
+    Examples:
+        >>> losses = DocumentLosses("text", "tokenizer", np.array([0]), np.array([9]), np.array([3.0]))
+        >>> why_not_comparable(losses, losses) is None
+        True
+    """
     if one.text != other.text:
-        return "they were measured on different held-out text"
+        return "they were measured on different validation texts"
     if not len(np.intersect1d(one.numbers, other.numbers)):
-        return "they were measured on different documents of the held-out text"
+        return "they were measured on different documents of the validation text"
     if not (np.isfinite(one.nll).all() and np.isfinite(other.nll).all()):
         return "a document's loss is not a number"
     return None
 
 
 def compare_losses(one: DocumentLosses, other: DocumentLosses, *, seed: int = 0) -> LossComparison:
-    """Compare two models on the documents that both were measured on (`why_not_comparable` gives None).
+    """Compare two models on the documents that both were evaluated on.
 
-    Documents are the unit: the tokens of one document are no independent witnesses. Bits per byte are a ratio of sums,
-    and both models share the bytes, so that exchanging the models on a document flips the sign of its difference in
-    nats: the randomisation test of the sums is the test of the difference of the ratios.
+    The unit of the bootstrap and of the test is the document, because the losses of tokens in one document are not
+    independent. Bits per byte are a ratio of sums whose denominator both models share. Exchanging the models on a
+    document therefore flips the sign of its difference in nats, and the randomisation test on the sum of differences
+    is the test on the difference of the ratios.
+
+    Args:
+        one: Document losses of the first model.
+        other: Document losses of the other model, for which `why_not_comparable` returns None.
+        seed: Seed of the bootstrap and of the randomisation test.
+
+    Examples:
+        >>> numbers, sizes, nll = np.arange(6), np.full(6, 10), np.linspace(20.0, 30.0, 6)
+        >>> first = DocumentLosses("text", "tokenizer", numbers, sizes, nll)
+        >>> second = DocumentLosses("text", "tokenizer", numbers, sizes, nll - 1.0)
+        >>> found = compare_losses(first, second)
+        >>> found.better, round(found.difference.value, 3)
+        (6, -0.144)
     """
     _, mine, theirs = np.intersect1d(one.numbers, other.numbers, return_indices=True)
     sizes, nats = one.bytes[mine], other.nll[theirs] - one.nll[mine]

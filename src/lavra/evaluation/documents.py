@@ -1,4 +1,4 @@
-"""Tokenised documents to be measured, with the sizes of their original text."""
+"""Tokenised documents to evaluate a model on, with the sizes of their original texts."""
 
 from __future__ import annotations
 
@@ -25,15 +25,22 @@ class Documents:
     """Tokenised documents. Document d is `tokens[starts[d]:ends[d]]` and ends with the end-of-document token.
 
     Attributes:
-        tokens: flat array of ids, in memory or mapped from a token store.
-        starts: (documents,) first token of each.
-        ends: (documents,) one past the last token of each.
-        bytes: (documents,) UTF-8 bytes of the original text; what bits per byte are counted on.
-        characters: (documents,) Unicode code points of the text.
-        words: (documents,) pieces between white space (`str.split`).
-        source: (documents,) index into `sources`.
-        sources: names of the corpora.
-        bos: the id that a model reads before a document's first token.
+        tokens: Token ids, (tokens,), in memory or mapped from a token store.
+        starts: Place of the first token of each document in `tokens`, (documents,).
+        ends: Place after the last token of each document in `tokens`, (documents,).
+        bytes: UTF-8 bytes of each original text, (documents,); bits per byte are counted on these.
+        characters: Unicode code points of each text, (documents,).
+        words: Words of each text, which are the pieces between white space (`str.split`), (documents,).
+        source: Index into `sources` of the corpus that each document comes from, (documents,).
+        sources: Names of the corpora.
+        bos: Id of the token that a model reads before the first token of a document.
+
+    Examples:
+        >>> one = np.array([1, 1])
+        >>> documents = Documents(np.array([5, 6, 0, 7, 0]), np.array([0, 3]), np.array([3, 5]),
+        ...                       one, one, one, one - 1, ("a corpus",), bos=0)
+        >>> documents.lengths.tolist(), documents.select([1]).starts.tolist()
+        ([3, 2], [3])
     """
 
     tokens: NDArray[Any]
@@ -55,15 +62,22 @@ class Documents:
         return self.ends - self.starts
 
     def select(self, numbers: NDArray[np.integer] | Sequence[int]) -> Documents:
-        """Return the documents of these numbers, in this order."""
+        """Return some of the documents.
+
+        Args:
+            numbers: Numbers of the documents to return, counted from 0, in the order in which to return them.
+        """
         chosen = np.asarray(numbers, dtype=np.int64)
         fields = ("starts", "ends", "bytes", "characters", "words", "source")
         return replace(self, **{name: getattr(self, name)[chosen] for name in fields})
 
     def sample(self, tokens: int, seed: int = 0) -> Documents:
-        """Return whole documents drawn at random until `tokens` are reached, or all if there are fewer.
+        """Return a random sample of whole documents, in their original order.
 
-        The draw is a function of the seed and of the number of documents, and keeps the order of the documents.
+        Args:
+            tokens: Number of tokens at which to stop drawing documents. All documents are returned where they have
+                no more tokens than this.
+            seed: Seed of the draw, which depends on nothing else but the number of documents.
         """
         if int(self.lengths.sum()) <= tokens:
             return self
@@ -72,16 +86,24 @@ class Documents:
         return self.select(np.sort(order[:enough]))
 
     def texts(self, tokenizer: Tokenizer) -> Iterator[str]:
-        """Yield the text of each document, decoded from its tokens."""
+        """Yield the text of each document, decoded from its tokens.
+
+        Args:
+            tokenizer: Tokenizer that made the tokens.
+        """
         for start, end in zip(self.starts, self.ends, strict=True):
             yield tokenizer.decode(self.tokens[start : end - 1].tolist())
 
 
 def documents_of_rows(rows: Iterable[Row | str], tokenizer: Tokenizer) -> Documents:
-    """Tokenise rows, or plain texts (whose source is then "text"), and keep the tokens in memory.
+    """Tokenise documents and keep their tokens in memory.
+
+    Args:
+        rows: Documents as rows with a text and a source, or as plain strings, whose source is then "text".
+        tokenizer: Tokenizer of the model to evaluate.
 
     Raises:
-        InputError: if there is no document.
+        InputError: If there is no document.
     """
     pieces: list[NDArray[Any]] = []
     sizes: list[tuple[int, int, int, int]] = []
@@ -114,11 +136,15 @@ def documents_of_rows(rows: Iterable[Row | str], tokenizer: Tokenizer) -> Docume
 def documents_of_store(store: TokenStore, tokenizer: Tokenizer) -> Documents:
     """Return the documents of a token store; the tokens stay on disk.
 
-    The store keeps the bytes of each original text. Characters and words of each document are counted on the store's
-    texts: the originals where they are kept, else decoded from the tokens.
+    The store records the bytes of each original text. Characters and words are counted on the texts of the store,
+    which are the originals where it keeps them and are decoded from the tokens otherwise.
+
+    Args:
+        store: Token store that holds the documents.
+        tokenizer: Tokenizer of the model to evaluate.
 
     Raises:
-        InputError: if the store was made with another tokenizer.
+        InputError: If the store was made with another tokenizer.
     """
     manifest = store.manifest
     if manifest.tokenizer_fingerprint != tokenizer.fingerprint:

@@ -1,4 +1,4 @@
-"""Intervals by bootstrap over documents: how far a number would move with other documents of the same kind."""
+"""Bootstrap intervals over documents: how far a number would move with other documents of the same kind."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from lavra.core.seeds import numpy_stream
 
 FEWEST_DOCUMENTS = 5
-"""With fewer documents no interval is given: the resamples are too few and too alike to say anything."""
+"""Smallest number of documents for which an interval is given. With fewer, the resamples are too few and too alike to
+say anything about other documents."""
 
 MOST_UNITS = 8192
-"""Above this many documents, they are dealt at random into this many groups and the groups are resampled."""
+"""Largest number of units that are resampled. More documents are divided at random into this many groups, and the
+groups are resampled, so that time and memory stay bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,13 @@ class Estimate:
     """A number and its interval.
 
     Attributes:
-        value: the number on all the documents.
-        low: lower end of the interval, None where the documents are too few to give one.
-        high: upper end of the interval, None likewise.
+        value: The number on all documents.
+        low: Lower end of the interval; None where the documents are too few for an interval.
+        high: Upper end of the interval; None where the documents are too few for an interval.
+
+    Examples:
+        >>> Estimate(0.5, 0.4, 0.6).to_json()
+        {'value': 0.5, 'low': 0.4, 'high': 0.6}
     """
 
     value: float
@@ -34,11 +40,21 @@ class Estimate:
     high: float | None = None
 
     def to_json(self) -> dict[str, float | None]:
-        """Return `{"value", "low", "high"}`; a number that is not finite becomes None, for JSON has no other word."""
+        """Return `{"value": …, "low": …, "high": …}`. A number that is not finite becomes None: JSON has no NaN."""
         return {name: _finite(getattr(self, name)) for name in ("value", "low", "high")}
 
     def through(self, function: Callable[[float], float]) -> Estimate:
-        """Return the estimate of an increasing function of the number: percentiles go through it unchanged."""
+        """Return the estimate of a function of the number.
+
+        The ends of a percentile interval may be transformed one by one only because the function is increasing.
+
+        Args:
+            function: Increasing function, such as the exponential that turns a loss into a perplexity.
+
+        Examples:
+            >>> Estimate(2.0, 1.0, 3.0).through(lambda value: 10 * value)
+            Estimate(value=20.0, low=10.0, high=30.0)
+        """
         low, high = (None if end is None else function(end) for end in (self.low, self.high))
         return Estimate(function(self.value), low, high)
 
@@ -48,19 +64,25 @@ def _finite(number: float | None) -> float | None:
 
 
 def resampled_sums(values: ArrayLike, *, draws: int = 2000, seed: int = 0) -> NDArray[np.float64]:
-    """Draw documents with replacement, as many as there are, and return the sums of each draw.
+    """Draw bootstrap resamples of the documents and return the sums of each resample.
 
-    Memory stays flat (about 32 MB) whatever the number of documents. More than `MOST_UNITS` documents are first dealt
-    at random into that many groups, whose sums are resampled; the width of an interval is then still known to within
-    `1 / sqrt(2 * MOST_UNITS)`, under 1 %.
+    Each resample draws as many documents as there are, with replacement (Efron 1979). Memory stays near 32 MB whatever
+    the number of documents. More than `MOST_UNITS` documents are first divided at random into that many groups, whose
+    sums are resampled; the width of an interval is then still known to within `1 / sqrt(2 * MOST_UNITS)`, under 1 %.
 
     Args:
-        values: (documents, columns); the columns are resampled together.
-        draws: number of resamples.
-        seed: the stream is a function of this number alone.
+        values: Values to sum, (documents, columns). All columns of a document are drawn together.
+        draws: Number of resamples.
+        seed: Seed of the draws, which depend on nothing else but the number of documents.
 
     Returns:
-        (draws, columns) float64 sums.
+        Sums of each resample, (draws, columns) float64.
+
+    Examples:
+        Every resample of six equal documents has the same sum:
+
+        >>> resampled_sums([[1.0, 2.0]] * 6, draws=2).tolist()
+        [[6.0, 12.0], [6.0, 12.0]]
     """
     units = np.asarray(values, dtype=np.float64)
     random = numpy_stream(seed, "bootstrap")
@@ -69,6 +91,8 @@ def resampled_sums(values: ArrayLike, *, draws: int = 2000, seed: int = 0) -> ND
         borders = np.linspace(0, len(units), MOST_UNITS, endpoint=False).astype(np.int64)
         units = np.add.reduceat(shuffled, borders, axis=0)
     count = len(units)
+    # A resample is a vector of counts, how often each unit was drawn, so that its sums are one matrix product. Several
+    # resamples are counted at once by giving each its own range of numbers.
     sums = np.empty((draws, units.shape[1]))
     at_once = max(1, 2**20 // max(1, count))
     for first in range(0, draws, at_once):
@@ -80,21 +104,25 @@ def resampled_sums(values: ArrayLike, *, draws: int = 2000, seed: int = 0) -> ND
 
 
 def interval(statistics: NDArray[np.float64], documents: int, level: float = 0.95) -> tuple[float | None, float | None]:
-    """Return the expanded percentile interval of bootstrap statistics.
+    """Return the expanded percentile interval of a bootstrap.
 
-    The plain percentile interval is too narrow for few documents (its spread lacks the factor `n / (n - 1)`, and it
-    takes the normal for Student's t). Hesterberg's expansion widens the percentiles to
-    `Phi(-sqrt(n / (n - 1)) * t(level, n - 1))` ("What Teachers Should Know About the Bootstrap", 2015, section 5.2);
-    with many documents it is the plain percentile interval.
+    The plain percentile interval is too narrow for few documents: its spread lacks the factor `n / (n - 1)`, and it
+    uses the normal distribution in place of Student's t. Hesterberg's expansion widens the percentiles to
+    `Phi(-sqrt(n / (n - 1)) * t(level, n - 1))` ("What Teachers Should Know About the Bootstrap", 2015, section 5.2).
+    With many documents it equals the plain percentile interval.
 
     Args:
-        statistics: (draws,) the statistic on each resample.
-        documents: number of documents that were resampled.
-        level: coverage, 0.95 by default.
+        statistics: Value of the statistic on each resample, (draws,).
+        documents: Number of documents that were resampled.
+        level: Probability with which the interval should cover the true value.
 
     Returns:
-        (low, high), or (None, None) with fewer than `FEWEST_DOCUMENTS` documents: variation within one document
-        says nothing about other documents, so none is made up.
+        (low, high), or (None, None) with fewer than `FEWEST_DOCUMENTS` documents, because the variation within a few
+        documents says nothing about other documents.
+
+    Examples:
+        >>> interval(np.linspace(0.0, 1.0, 1001), documents=1000)
+        (0.02480..., 0.97519...)
     """
     if documents < FEWEST_DOCUMENTS:
         return None, None
@@ -105,9 +133,10 @@ def interval(statistics: NDArray[np.float64], documents: int, level: float = 0.9
 
 
 def _student_quantile(probability: float, freedom: int) -> float:
-    """Return Student's t quantile by Fisher and Cornish's expansion (Abramowitz and Stegun, 26.7.5).
+    """Return a quantile of Student's t by the Cornish-Fisher expansion (Abramowitz and Stegun 1964, 26.7.5).
 
-    Within 0.3 % at 95 % for 4 degrees of freedom and more, which is all that is asked of it here.
+    It is within 0.3 % of the true quantile for 95 % intervals with 4 or more degrees of freedom, which is enough here
+    and spares the import of SciPy.
     """
     z = NormalDist().inv_cdf(probability)
     terms = (
@@ -121,15 +150,24 @@ def _student_quantile(probability: float, freedom: int) -> float:
 def ratio_estimates(
     numerator: ArrayLike, denominators: dict[str, ArrayLike], *, level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimate `sum(numerator) / sum(denominator)` for several denominators over the same resampled documents.
+    """Estimate `sum(numerator) / sum(denominator)` for several denominators on the same resamples of documents.
 
     Args:
-        numerator: (documents,) e.g. the negative log-likelihood of each document in nats.
-        denominators: by name, (documents,) each, e.g. its tokens, bytes and words. A sum of zero gives an estimate
-            that is not a number (NaN) and has no interval.
-        level: coverage of the interval.
-        draws: number of resamples.
-        seed: see `resampled_sums`.
+        numerator: One value for each document, (documents,), such as its negative log-likelihood in nats.
+        denominators: Named values for each document, (documents,) each, such as its tokens, bytes and words. Where
+            they sum to zero, the estimate is NaN and has no interval.
+        level: Probability with which each interval should cover the true value.
+        draws: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        An estimate for each denominator, under its name.
+
+    Examples:
+        >>> nll, tokens = [20.0, 31.0, 9.0, 12.0, 28.0], [10, 15, 5, 5, 15]
+        >>> loss = ratio_estimates(nll, {"tokens": tokens})["tokens"]
+        >>> loss.value, loss.low < loss.value < loss.high
+        (2.0, True)
     """
     above = np.asarray(numerator, dtype=np.float64)
     columns = np.column_stack([above, *(np.asarray(below, dtype=np.float64) for below in denominators.values())])

@@ -22,7 +22,9 @@ from lavra.objectives.cross_entropy import token_losses
 if TYPE_CHECKING:
     from lavra.models.contract import Model
 
-# Sliding windows over documents: every token is a target exactly once, with as much context as the stride allows.
+# Sliding-window evaluation, known as strided perplexity: every token is scored exactly once, with at least
+# `context - stride` tokens before it where its document has that many. The smaller the stride, the more context and the
+# more computation.
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,11 @@ class Windows:
     """Windows of documents; all arrays are (windows,) int64.
 
     Attributes:
-        document: number of the document.
-        start: first target of the window, counted in its document.
-        length: targets in the window, and as many inputs.
-        scored: how many of its last targets are scored; those before are context, scored by an earlier window.
+        document: Number of the document that each window belongs to.
+        start: Place of each window's first target in its document.
+        length: Number of targets, and of inputs, of each window.
+        scored: Number of targets at the end of each window that are scored. The targets before them are context: an
+            earlier window scored them.
     """
 
     document: NDArray[np.int64]
@@ -43,22 +46,26 @@ class Windows:
 
 
 def plan_windows(lengths: NDArray[np.int64], context: int, stride: int) -> Windows:
-    """Cover documents of these lengths with windows.
+    """Return windows that cover documents of the given lengths, so that every token is scored exactly once.
 
-    The first window of a document scores all its targets (at most `context`); window k begins at target `k * stride`
-    and scores only the targets that no window before it reached. So a token has at least `context - stride` tokens of
-    its own document before it in its window, where the document has that many.
+    The first window of a document scores all its targets. Window k begins at target `k * stride` and scores only the
+    targets that no window before it reached.
 
     Args:
-        lengths: (documents,) tokens of each document.
-        context: longest window.
-        stride: targets between the starts of two windows.
+        lengths: Number of tokens of each document, (documents,).
+        context: Length of the longest window in tokens.
+        stride: Tokens between the starts of consecutive windows.
 
     Returns:
-        The windows, longest first, so that a batch too large for the memory is met at once.
+        The windows, longest first, so that a batch that is too large for the memory comes first.
 
     Raises:
-        InputError: unless 1 <= stride <= context.
+        InputError: If the stride is below 1 or above the context.
+
+    Examples:
+        >>> windows = plan_windows(np.array([5]), context=4, stride=2)
+        >>> windows.start.tolist(), windows.length.tolist(), windows.scored.tolist()
+        ([0, 2], [4, 3], [4, 1])
     """
     if not 1 <= stride <= context:
         raise InputError(
@@ -78,13 +85,19 @@ def plan_windows(lengths: NDArray[np.int64], context: int, stride: int) -> Windo
 def make_batch(
     documents: Documents, windows: Windows, numbers: slice, length: int | None = None
 ) -> tuple[Batch, NDArray[np.int64]]:
-    """Cut some windows into one batch, padded on the right to `length`, or to the longest of them.
+    """Return some of the windows as one batch, padded on the right.
 
-    The input before a document's first token is the one that documents begin with in training too. Padding has segment
-    -1 and `IGNORED` targets; so have context tokens the latter. Without padding there are no segments.
+    The input before the first token of a document is the token that documents begin with in training. Padding belongs
+    to document -1, and both padding and context have `IGNORED` targets. Without padding, `segments` is None.
+
+    Args:
+        documents: Documents that the windows were planned for.
+        windows: Windows of the documents.
+        numbers: Slice of the windows that the batch takes.
+        length: Length in tokens to which the sequences are padded; None takes the longest window of the batch.
 
     Returns:
-        The batch on the CPU, and (rows,) the document of each row.
+        The batch on the CPU, and the document number of each sequence, (sequences,).
     """
     document, start = windows.document[numbers], windows.start[numbers]
     lengths, scored = windows.length[numbers, None], windows.scored[numbers, None]
@@ -105,13 +118,14 @@ def make_batch(
     return batch, document
 
 
-# The likelihood of documents under a model: every token scored once, and no logits kept.
+# The scoring itself. Only the positions with a target go through the head, and no logits are kept.
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 65536
-"""Tokens of a batch. More does not run faster and takes memory; on a GPU less leaves the device waiting."""
+"""Tokens of a batch on a CPU and on a GPU. Larger batches are no faster and take more memory; smaller ones leave a GPU
+waiting."""
 
 _TARGETS = 256
-"""The targets of a batch are filled up to a multiple of these."""
+"""The number of scored targets of a batch is padded to a multiple of this one, so that few different shapes occur."""
 
 
 def likelihood(
@@ -125,24 +139,28 @@ def likelihood(
 ) -> LikelihoodResult:
     """Measure the negative log-likelihood of documents under a model.
 
-    Documents never see each other. Before the first token of each the model reads the token that its tokenizer begins
-    texts with, or else an end-of-document token; its own end-of-document token is a target too, so the nll is that of
-    the texts and of where they end. The model computes in its own precision (or that of an `autocast` around the call);
-    its logits are turned to float32 before the softmax and the sums are float64. On a CPU the result is the same in
-    every run; the batch's size moves it by rounding only.
+    Documents are scored independently. Before the first token of a document the model reads the token with which its
+    tokenizer begins texts, or else an end-of-document token. The end-of-document token is a target too, so that the
+    likelihood is that of the texts and of where they end. The model computes in its own precision, or in that of an
+    `autocast` around the call; its logits become float32 before the softmax, and the sums are float64. On a CPU the
+    result is the same in every run, and the size of the batches changes it only by rounding.
 
     Args:
-        model: any model of the contract; it is put into evaluation mode and back.
-        documents: what to measure on.
-        context: tokens of a window; the model's own context by default.
-        stride: tokens between windows, half the context by default. 1 gives every token the longest possible context
-            and costs `context / 2` times the default.
-        batch_tokens: tokens of a batch, padding included; halved by itself when memory runs out.
-        seed: of the bootstrap over documents.
+        model: Model to evaluate. It is put into evaluation mode and back.
+        documents: Documents to measure on.
+        context: Length of the windows in tokens; None takes the context of the model.
+        stride: Tokens between the starts of consecutive windows; None takes half the context. A stride of 1 gives
+            every token the longest possible context and costs `context / 2` times as much as the default.
+        batch_tokens: Tokens of a batch, padding included; None chooses by the device. It is halved whenever memory
+            runs out.
+        seed: Seed of the bootstrap over documents.
+
+    Returns:
+        The measures with their intervals, overall and for each source, and the likelihood of each document.
 
     Raises:
-        InputError: for no documents, a stride out of range, or a context that is longer than the model's.
-        LavraError: when not even one window fits into memory.
+        InputError: If there are no documents, the stride is out of range, or the context is longer than the model's.
+        LavraError: If not even one window fits into memory.
     """
     if not len(documents):
         raise InputError("there is no document to evaluate on", "check the --data locations")
@@ -160,7 +178,7 @@ def likelihood(
 
 @dataclass(slots=True)
 class _Scored:
-    """Token likelihoods still on the device, and the rows and documents that they belong to."""
+    """Token losses that may still be computed on the device, and the sequences and documents that they belong to."""
 
     nll: torch.Tensor
     rows: NDArray[np.int64]
@@ -174,7 +192,11 @@ class _Scored:
 def _score(
     model: Model, documents: Documents, windows: Windows, device: torch.device, batch_tokens: int
 ) -> NDArray[np.float64]:
-    """Return (documents,) summed nll. A batch's numbers are fetched after the next is launched, so no device waits."""
+    """Return the summed negative log-likelihood of each document in nats, (documents,).
+
+    The losses of a batch are copied from the device only after the next batch was launched, so that a GPU never waits
+    for the processor.
+    """
     totals = np.zeros(len(documents))
     done, waiting = 0, None
     with Progress("evaluating", float(windows.scored.sum()), "tokens") as progress:
@@ -200,7 +222,10 @@ def _score(
 def _try(
     model: Model, documents: Documents, windows: Windows, numbers: slice, length: int, device: torch.device
 ) -> _Scored | None:
-    """Score one batch; None when memory ran out (returned, so that the failed batch's tensors are released)."""
+    """Score one batch, or return None where memory ran out.
+
+    It returns and does not raise, so that no traceback holds on to the tensors of the failed batch.
+    """
     try:
         batch, owners = make_batch(documents, windows, numbers, length)
         wanted = np.flatnonzero(batch.targets.numpy().ravel() != IGNORED)
@@ -219,14 +244,14 @@ def _try(
 
 
 def _smaller(rows: int, length: int) -> int:
-    """Return half the batch in tokens, after memory ran out on `rows` windows of `length`."""
+    """Return half the size of the batch in tokens, after memory ran out with `rows` windows of `length` tokens."""
     if rows == 1:
         raise LavraError(
             f"evaluation ran out of memory on a single window of {length} tokens",
             "choose a shorter context, or a machine or device with more memory",
         )
     release_memory()
-    say(f"evaluating: out of memory with {rows} windows at once; going on with {rows // 2}")
+    say(f"evaluation: out of memory with {rows} windows at once; going on with {rows // 2}")
     return rows // 2 * length
 
 

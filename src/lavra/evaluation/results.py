@@ -1,4 +1,4 @@
-"""What a likelihood evaluation found, as values, as JSON, for paired comparisons and as a table."""
+"""The results of a likelihood evaluation: values, JSON, the losses for paired comparisons, and the printed table."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lavra.evaluation.documents import Documents
 from lavra.evaluation.intervals import Estimate, ratio_estimates
 
 NATS_PER_BIT = math.log(2)
+"""A bit is ln 2 nats."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,19 @@ class Measures:
     """The likelihood of some documents in the field's usual units.
 
     Attributes:
-        documents: how many.
-        tokens: targets scored, an end-of-document token per document included.
+        documents: Number of documents.
+        tokens: Number of tokens scored, which includes one end-of-document token per document.
         bytes: UTF-8 bytes of the original texts.
-        characters: code points of the texts.
-        words: pieces between white space.
-        nll: summed negative log-likelihood in nats.
-        loss: nats per token.
-        perplexity: `exp(nll / tokens)`; depends on the tokenizer, so compare it only between models that share one.
+        characters: Unicode code points of the texts.
+        words: Words of the texts, which are the pieces between white space.
+        nll: Summed negative log-likelihood in nats.
+        loss: Nats per token, `nll / tokens`.
+        perplexity: `exp(nll / tokens)`. It depends on the tokenizer and may be compared only between models that share
+            one.
         perplexity_per_word: `exp(nll / words)`.
-        bits_per_byte: `nll / ln 2 / bytes`; comparable between all models on the same text.
-        bits_per_character: likewise per character.
-        bits_per_word: likewise per word.
+        bits_per_byte: `nll / ln 2 / bytes`. It may be compared between all models that are measured on the same text.
+        bits_per_character: `nll / ln 2 / characters`.
+        bits_per_word: `nll / ln 2 / words`.
     """
 
     documents: int
@@ -52,7 +54,13 @@ class Measures:
 
     @classmethod
     def of(cls, documents: Documents, nll: NDArray[np.float64], seed: int = 0) -> Measures:
-        """Measure from (documents,) nll in nats."""
+        """Compute the measures from the losses of documents.
+
+        Args:
+            documents: Documents that were scored, with their sizes.
+            nll: Negative log-likelihood of each document in nats, (documents,).
+            seed: Seed of the bootstrap over documents.
+        """
         sizes = {
             "tokens": documents.lengths,
             "bytes": documents.bytes,
@@ -74,7 +82,7 @@ class Measures:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; estimates as `{"value", "low", "high"}`."""
+        """Return a JSON object with the fields as named here; an estimate is `{"value": …, "low": …, "high": …}`."""
         return {
             name: value.to_json() if isinstance(value, Estimate) else value
             for name, value in ((name, getattr(self, name)) for name in self.__dataclass_fields__)
@@ -86,13 +94,13 @@ class LikelihoodResult:
     """The likelihood of documents under one model.
 
     Attributes:
-        total: over all documents.
-        sources: per corpus, by name, in the order of the data.
-        per_document: the documents that were measured, with their sizes and sources.
-        nll: (documents,) nats of each document, for paired comparisons between models.
-        context: longest window in tokens.
-        stride: tokens between windows.
-        seconds: time that the scoring took.
+        total: Measures over all documents.
+        sources: Measures of each corpus under its name, in the order of the data.
+        per_document: Documents that were scored, with their sizes and sources.
+        nll: Negative log-likelihood of each document in nats, (documents,), for paired comparisons between models.
+        context: Length of the longest window in tokens.
+        stride: Tokens between the starts of consecutive windows.
+        seconds: Time in seconds that the scoring took.
     """
 
     total: Measures
@@ -107,7 +115,16 @@ class LikelihoodResult:
     def of(
         cls, documents: Documents, nll: NDArray[np.float64], *, context: int, stride: int, seconds: float, seed: int = 0
     ) -> LikelihoodResult:
-        """Measure all documents, and the documents of each source by themselves."""
+        """Compute the measures over all documents and over the documents of each source.
+
+        Args:
+            documents: Documents that were scored.
+            nll: Negative log-likelihood of each document in nats, (documents,).
+            context: Length of the longest window in tokens.
+            stride: Tokens between the starts of consecutive windows.
+            seconds: Time in seconds that the scoring took.
+            seed: Seed of the bootstrap over documents.
+        """
         sources = {}
         for number, name in enumerate(documents.sources):
             mine = np.flatnonzero(documents.source == number)
@@ -116,7 +133,7 @@ class LikelihoodResult:
         return cls(Measures.of(documents, nll, seed), sources, documents, nll, context, stride, seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the totals by name, how they were measured, and the table of sources."""
+        """Return a JSON object: the overall measures, how they were computed, and the measures of each source."""
         return {
             **self.total.to_json(),
             "context": self.context,
@@ -134,14 +151,20 @@ _ROWS = (
     ("bits per character", "bits_per_character"),
     ("bits per word", "bits_per_word"),
 )
+"""Measures that the table shows: the title of each, and the field of `Measures` that holds it."""
 
 
 _MOST_SOURCES = 12
-"""Sources that the table shows, the largest first."""
+"""Number of sources that the table shows, the largest first."""
 
 
 def likelihood_table(result: LikelihoodResult, yardsticks: Sequence[Yardstick] = ()) -> str:
-    """Return the measures with their intervals, the yardsticks, and the sources where there are several."""
+    """Return the table that is printed: the measures with their intervals, the baselines and the sources.
+
+    Args:
+        result: Result of an evaluation. Its sources are shown where there are several.
+        yardsticks: Baselines on the same documents, shown in one list with the model, best first.
+    """
     lines = [_measured_on(result), ""]
     lines += [f"  {title:<24}{_estimate(getattr(result.total, name))}" for title, name in _ROWS]
     if yardsticks:
@@ -189,7 +212,10 @@ def _estimate(estimate: Estimate) -> str:
 
 
 def _number(value: float) -> str:
-    """Write about four digits: three decimals below ten, none from ten thousand on, powers of ten from ten million."""
+    """Return a number with about four digits.
+
+    It has three decimals below ten and none from ten thousand on. From ten million on it has a power of ten.
+    """
     if math.isnan(value):
         return "-"
     if value >= 1e7:

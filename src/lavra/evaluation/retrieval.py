@@ -18,13 +18,14 @@ from lavra.core.errors import InputError
 from lavra.evaluation.intervals import FEWEST_DOCUMENTS, Estimate, interval, resampled_sums
 
 Qrels = Mapping[str, Mapping[str, int]]
-"""Judgements: query id -> document id -> grade; a grade of 1 or more is relevant."""
+"""Relevance judgements: the grade of each document, under the query id and the document id. A grade of 1 or more means
+relevant."""
 
 MEASURES = ("nDCG@10", "MRR@10", "MAP", "Recall@100", "Recall@1000", "Judged@10")
-"""The measures of a retrieval experiment, by their usual names."""
+"""Measures of a retrieval experiment, by their usual names."""
 
 UNJUDGED = -(2**31)
-"""The gain of a result that nobody judged (judged grades may be negative too, for junk pages)."""
+"""Gain of a result that nobody judged. It is no possible grade: collections grade junk pages below zero too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,15 @@ class RetrievalScores:
     """Every measure of every judged query.
 
     Attributes:
-        queries: ids of the judged queries, sorted.
-        measures: names of the measures.
-        values: (queries, measures) float64.
-        unanswered: number of judged queries for which the run holds nothing; they count as zero.
+        queries: Ids of the judged queries, sorted.
+        measures: Names of the measures.
+        values: Value of each measure for each query, (queries, measures) float64.
+        unanswered: Number of judged queries for which the run holds no result; they count as zero.
+
+    Examples:
+        >>> scores = RetrievalScores(("q1", "q2"), ("MRR@10",), np.array([[1.0], [0.5]]))
+        >>> scores.means()
+        {'MRR@10': 0.75}
     """
 
     queries: tuple[str, ...]
@@ -44,7 +50,11 @@ class RetrievalScores:
     unanswered: int = 0
 
     def of(self, measure: str) -> NDArray[np.float64]:
-        """Return the values of one measure, (queries,)."""
+        """Return the values of one measure, (queries,).
+
+        Args:
+            measure: Name of one of the measures.
+        """
         return self.values[:, self.measures.index(measure)]
 
     def means(self) -> dict[str, float]:
@@ -52,17 +62,34 @@ class RetrievalScores:
         return {name: float(mean) for name, mean in zip(self.measures, self.values.mean(axis=0), strict=True)}
 
     def estimates(self, *, draws: int = 2000, seed: int = 0) -> dict[str, Estimate]:
-        """Return the mean of each measure with its 95 % bootstrap interval over queries."""
+        """Return the mean of each measure with its 95 % bootstrap interval over queries.
+
+        Args:
+            draws: Number of bootstrap resamples.
+            seed: Seed of the bootstrap.
+        """
         return mean_estimates(self.values, self.measures, draws=draws, seed=seed)
 
 
 def mean_estimates(
     values: NDArray[np.float64], names: Sequence[str], *, draws: int = 2000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimate the mean of each column of `values` (queries, columns), resampling the queries.
+    """Return the mean of each column with its 95 % bootstrap interval over queries.
 
-    Two calls with equally many queries and the same seed resample the same queries, so that differences of systems
+    Two calls with equally many queries and the same seed draw the same queries, so that differences between systems
     are paired.
+
+    Args:
+        values: One row for each query, (queries, columns).
+        names: Name of each column.
+        draws: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+
+    Examples:
+        >>> values = np.array([[1.0], [0.5], [0.0], [1.0], [0.25], [0.5]])
+        >>> found = mean_estimates(values, ["MRR@10"])["MRR@10"]
+        >>> round(found.value, 3), found.low < found.value < found.high
+        (0.542, True)
     """
     means = values.mean(axis=0)
     if len(values) < FEWEST_DOCUMENTS:
@@ -81,12 +108,23 @@ def measure_ranking(
     """Return the measures of one query.
 
     Args:
-        gains: (results,) grade of each result in rank order; `UNJUDGED` where the document has none.
-        grades: (judged,) every grade that the judgements hold for this query, in any order.
-        measures: names, see `parse_measure`.
+        gains: Grade of each result, best rank first, (results,); `UNJUDGED` where nobody judged the document.
+        grades: All grades that the judgements hold for this query, in any order, (judged documents,).
+        measures: Names of the measures, as `parse_measure` reads them.
 
     Returns:
-        (measures,) float64; all zero without results or, except for Judged, without a relevant document.
+        The value of each measure, (measures,) float64. All are zero without results, and all but Judged are zero
+        without a relevant document.
+
+    Raises:
+        InputError: If a name is not that of a measure.
+
+    Examples:
+        The first result is relevant, the second unjudged, and one of the two relevant documents was not found:
+
+        >>> values = measure_ranking(np.array([1, UNJUDGED]), np.array([1, 1]), ["nDCG@10", "MRR@10", "Recall@100"])
+        >>> values.round(4).tolist()
+        [0.6131, 1.0, 0.5]
     """
     relevant = gains >= 1
     total = int((grades >= 1).sum())
@@ -94,10 +132,20 @@ def measure_ranking(
 
 
 def parse_measure(name: str) -> tuple[str, int | None]:
-    """Return kind and cutoff: `nDCG@10` gives ("nDCG", 10), `MAP` gives ("MAP", None).
+    """Return the kind and the cutoff of a measure.
+
+    Args:
+        name: nDCG, MRR, MAP, Recall, P or Judged, with an optional cutoff such as `@10`. P and Judged need one.
+
+    Returns:
+        The kind, and the number of results that count (None where all do).
 
     Raises:
-        InputError: for a measure that is none of nDCG, MRR, MAP, Recall, P and Judged.
+        InputError: If the name is not that of a measure.
+
+    Examples:
+        >>> parse_measure("nDCG@10"), parse_measure("MAP")
+        (('nDCG', 10), ('MAP', None))
     """
     match = re.fullmatch(r"(nDCG|MRR|MAP|Recall|P|Judged)(?:@([1-9]\d*))?", name)
     if match is None or (match[1] in ("P", "Judged") and match[2] is None):
@@ -137,5 +185,8 @@ def _measure(
 
 
 def _discounted(gains: NDArray[np.int64], places: NDArray[np.int64]) -> float:
-    """Return the discounted cumulative gain of `gains` at these places, counted from 0 (linear gain, as trec_eval)."""
+    """Return the discounted cumulative gain of `gains` at ranks that are counted from 0.
+
+    The gain is linear, as in trec_eval (Järvelin and Kekäläinen 2002), and not 2^grade - 1.
+    """
     return float((gains / np.log2(places + 2)).sum())

@@ -1,4 +1,4 @@
-"""Is the difference between two systems more than chance? Paired tests over queries, corrected for their number."""
+"""Paired significance tests over queries, and Holm's correction for several comparisons."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Comparison:
     """One system against the baseline on one measure.
 
     Attributes:
-        system: its name.
-        measure: e.g. "MRR@10".
-        difference: mean of (system - baseline) over queries, with its bootstrap interval.
-        wins: queries on which the system is better.
-        losses: queries on which it is worse; on the others both are equal.
-        p_t: two-sided p-value of the paired t-test.
-        p_randomisation: two-sided p-value of the paired randomisation test.
-        p_holm: `p_randomisation` after Holm's correction for the systems compared on this measure.
+        system: Name of the system.
+        measure: Name of the measure, such as "MRR@10".
+        difference: Mean over queries of system minus baseline, with its bootstrap interval.
+        wins: Number of queries on which the system is better.
+        losses: Number of queries on which the system is worse. On all others both are equal.
+        p_t: Two-sided p-value of the paired t-test.
+        p_randomisation: Two-sided p-value of the paired randomisation test.
+        p_holm: `p_randomisation` after Holm's correction for the number of systems compared on this measure.
     """
 
     system: str
@@ -47,9 +47,17 @@ class Comparison:
 
 
 def paired_t_test(differences: ArrayLike) -> float:
-    """Return the two-sided p-value of the paired t-test that the mean difference is zero.
+    """Return the two-sided p-value of the paired t-test of the hypothesis that the mean difference is zero.
 
-    Equal systems (every difference zero) give 1; fewer than two queries give 1, for nothing can be said.
+    Args:
+        differences: System minus baseline for each query, (queries,).
+
+    Returns:
+        The p-value. It is 1 where all differences are zero or there are fewer than two queries.
+
+    Examples:
+        >>> round(paired_t_test([0.1, 0.2, 0.3, 0.2]), 4)
+        0.0163
     """
     values = np.asarray(differences, dtype=np.float64)
     if len(values) < 2 or not values.any():
@@ -66,19 +74,32 @@ def paired_t_test(differences: ArrayLike) -> float:
 def randomisation_test(differences: ArrayLike, *, samples: int = 10_000, seed: int = 0) -> float:
     """Return the two-sided p-value of Fisher's paired randomisation test on the mean difference.
 
-    Under the null hypothesis the two systems are exchangeable on each query, so each difference may have either sign.
-    The p-value is `(1 + extreme) / (1 + samples)`: the observed labelling is one of those possible, so it is never
-    zero (Smucker, Allan and Carterette, CIKM 2007; the correction is Phipson and Smyth's, 2010).
+    Under the null hypothesis the two systems are exchangeable on each query, so that each difference may have either
+    sign (Smucker, Allan and Carterette, CIKM 2007). The p-value is `(1 + extreme) / (1 + samples)`: the observed signs
+    are one of the possible assignments, so that it is never zero (Phipson and Smyth 2010).
 
     Args:
-        differences: (queries,) system - baseline.
-        samples: number of random sign assignments.
-        seed: the draw is a function of this number and of the number of queries that differ.
+        differences: System minus baseline for each query, (queries,).
+        samples: Number of random assignments of signs.
+        seed: Seed of the assignments, which depend on nothing else but the number of queries that differ.
+
+    Returns:
+        The p-value. It is 1 where all differences are zero.
+
+    Examples:
+        Two of the 2^10 assignments of signs are as extreme as ten gains of the same size, a probability of 0.002:
+
+        >>> randomisation_test([0.1] * 10) < 0.01
+        True
+        >>> randomisation_test([0.1, -0.1])
+        1.0
     """
     values = np.asarray(differences, dtype=np.float64)
     values = values[values != 0]  # a zero keeps its value under either sign
     if not len(values):
         return 1.0
+    # Every bit is a fair coin: a query's difference is added to the sum where its bit is 1 and subtracted where it
+    # is 0. That sum is twice the sum of the differences added, minus the sum of all.
     observed = abs(values.sum())
     margin = 1e-12 * np.abs(values).sum()  # sums that are equal on paper differ by rounding
     random = numpy_stream(seed, "randomisation test")
@@ -94,10 +115,20 @@ def randomisation_test(differences: ArrayLike, *, samples: int = 10_000, seed: i
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted by Holm's step-down method: the chance of any false finding stays below the level.
+    """Return p-values adjusted by Holm's step-down method (Holm 1979).
 
-    (Holm, 1979.) With m tests, the i-th smallest is multiplied by m - i (counted from 0) and never falls below the
-    one before it.
+    The probability of even one false finding stays below the significance level. With m tests, the i-th smallest
+    p-value is multiplied by m - i, where i is counted from 0, and never falls below the adjusted one before it.
+
+    Args:
+        p_values: One p-value for each test, in any order.
+
+    Returns:
+        The adjusted p-values, at most 1, in the order of `p_values`.
+
+    Examples:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
     """
     values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(values, kind="stable")
@@ -110,10 +141,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def compare_with_baseline(
     baseline: RetrievalScores, systems: Mapping[str, RetrievalScores], *, samples: int = 10_000, seed: int = 0
 ) -> list[Comparison]:
-    """Compare each system with the baseline on every measure; Holm's correction runs over the systems of a measure.
+    """Compare each system with the baseline on every measure.
+
+    Holm's correction is applied to all systems on one measure.
+
+    Args:
+        baseline: Scores of the baseline.
+        systems: Scores of each system under its name.
+        samples: Number of random assignments of the randomisation test.
+        seed: Seed of the randomisation test and of the bootstrap.
+
+    Returns:
+        A comparison for each measure and system, measure by measure.
 
     Raises:
-        InputError: if a system was measured on other queries or measures than the baseline.
+        InputError: If a system was measured on other queries or with other measures than the baseline.
+
+    Examples:
+        >>> queries = tuple(f"q{number}" for number in range(8))
+        >>> baseline = RetrievalScores(queries, ("MRR@10",), np.linspace(0.1, 0.8, 8)[:, None])
+        >>> better = RetrievalScores(queries, ("MRR@10",), np.linspace(0.2, 0.9, 8)[:, None])
+        >>> found = compare_with_baseline(baseline, {"expanded": better})[0]
+        >>> found.wins, round(found.difference.value, 2), found.p_holm < 0.05
+        (8, 0.1, True)
     """
     if not systems:
         return []
@@ -133,7 +183,7 @@ def compare_with_baseline(
 def _compare_on_measure(
     names: Sequence[str], measure: str, differences: NDArray[np.float64], samples: int, seed: int
 ) -> list[Comparison]:
-    """Compare on one measure; `differences` is (queries, systems)."""
+    """Return a comparison for each system on one measure; `differences` is (queries, systems)."""
     estimates = mean_estimates(differences, names, seed=seed)
     chances = [randomisation_test(column, samples=samples, seed=seed) for column in differences.T]
     return [

@@ -1,4 +1,4 @@
-"""Overlap of generated text with references: sacreBLEU, and ROUGE with a tokenizer that keeps accents."""
+"""Overlap of generated text with references: BLEU by sacreBLEU, and ROUGE with a tokenizer that keeps accents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from lavra.evaluation.intervals import FEWEST_DOCUMENTS, Estimate
 from lavra.evaluation.retrieval import mean_estimates
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
+"""ROUGE measures by the names that `rouge-score` gives them (Lin 2004)."""
+
 _WORD = re.compile(r"[^\W_]+")
+"""A word for ROUGE: a run of letters and digits of any script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,12 @@ class TextOverlap:
     """Overlap of predictions with their references.
 
     Attributes:
-        bleu: corpus BLEU, 0 to 100.
-        bleu_signature: sacreBLEU's description of how it was computed.
-        rouge1: mean F-score of single words, 0 to 1.
-        rouge2: mean F-score of word pairs.
-        rougeL: mean F-score of the longest common subsequence.
-        texts: number of predictions.
+        bleu: Corpus BLEU, from 0 to 100.
+        bleu_signature: Description by sacreBLEU of how BLEU was computed, to be published with the number.
+        rouge1: Mean F-score of single words, from 0 to 1.
+        rouge2: Mean F-score of pairs of neighbouring words, from 0 to 1.
+        rougeL: Mean F-score of the longest common subsequence, from 0 to 1.
+        texts: Number of predictions.
     """
 
     bleu: Estimate
@@ -49,25 +52,39 @@ class TextOverlap:
 
 
 class AccentKeepingTokenizer:
-    """Words of a text for ROUGE: NFC, lower case, runs of letters and digits of any script.
+    """Tokenizer for ROUGE that keeps accented letters and all scripts.
 
-    The tokenizer of `rouge-score` keeps only a to z and 0 to 9, so that "está" counts as "est".
+    Words are runs of letters and digits, in lower case and in Unicode's composed form (NFC). The tokenizer of
+    `rouge-score` keeps only a to z and 0 to 9, so that it splits "está" after "est".
+
+    Examples:
+        >>> AccentKeepingTokenizer().tokenize("Está aqui, não?")
+        ['está', 'aqui', 'não']
     """
 
     def tokenize(self, text: str) -> list[str]:
-        """Return the words of `text`."""
+        """Return the words of a text in order.
+
+        Args:
+            text: Text to split.
+        """
         return _WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
 def text_overlap(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> TextOverlap:
-    """Compare each prediction with its reference or references (ROUGE takes the best one, BLEU all of them).
+    """Measure how far generated texts overlap with their references.
+
+    Where a prediction has several references, ROUGE takes the one with the best score and BLEU uses all of them.
 
     Args:
-        predictions: generated texts; an empty one counts and scores zero.
-        references: as many, each a text or several.
+        predictions: Generated texts. An empty one counts and scores zero.
+        references: Reference text, or list of reference texts, for each prediction.
+
+    Returns:
+        BLEU and ROUGE with their 95 % bootstrap intervals over texts.
 
     Raises:
-        InputError: if the numbers differ, there is no text, or a prediction has no reference.
+        InputError: If the numbers differ, there is no text, or a prediction has no reference.
     """
     if len(predictions) != len(references) or not predictions:
         raise InputError(

@@ -1,1 +1,1 @@
-"""Generation: options, logits filters, and the decoding loop with its cache."""
+"""Generation: decoding strategies, logits filters, constraints, scoring of options, and the engines that run them."""

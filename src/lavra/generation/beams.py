@@ -25,10 +25,10 @@ class Hypothesis(Row):
     """One way to continue a prompt.
 
     Attributes:
-        score: sum of the log-probabilities of its new tokens, those of an end included, less diversity penalties; of a
-            finished one, divided by (number of those tokens) ** length_penalty.
-        reason: why it ended; None while it grows.
-        parent: number of the row that it was made from, among all rows of the step.
+        score: Sum of the log-probabilities of the new tokens in nats, that of the end token included, minus the
+            diversity penalties. For a finished hypothesis it is divided by (number of these tokens) ** length_penalty.
+        reason: Why the hypothesis ended; None while it grows.
+        parent: Number of the row that it was made from, among all rows of the last step.
     """
 
     score: float = 0.0
@@ -38,16 +38,17 @@ class Hypothesis(Row):
 
 @dataclass(slots=True)
 class _Group:
-    """Beams that compete with each other alone."""
+    """Beams that compete only with each other."""
 
     width: int
     running: list[Hypothesis]
     finished: list[Hypothesis] = field(default_factory=list)
 
     def settle(self, length_penalty: float, made: int) -> None:
-        """Keep the best finished hypotheses, and stop where the best running one could not be among them.
+        """Keep the best finished hypotheses, and stop the group where no running one could be among them.
 
-        That a running hypothesis is compared at its present length is the usual rule (and that of transformers).
+        A running hypothesis is compared at its present length, as transformers does by default. That is exact with a
+        length penalty of 0, where scores can only fall. Above 0 it is a heuristic: the mean of a longer text may rise.
         """
         self.finished = sorted(self.finished, key=lambda one: -one.score)[: self.width]
         full = len(self.finished) == self.width
@@ -60,19 +61,22 @@ def _start(prompt: Prompt) -> Hypothesis:
 
 
 class BeamSearch:
-    """Searches for the likeliest continuations of prompts.
+    """Beam search for the likeliest continuations of prompts.
 
-    Each step looks at the best `2 * width` ways to grow a group's beams: those that end and are among the best `width`
-    are finished; the best `width` of the others run on. A group is done when it holds `width` finished hypotheses
-    and none that runs is better than the worst of them. With several groups, each step serves them in turn, and a
-    token's score is lowered by `diversity_penalty` for each beam of the groups before that has just taken it.
+    Each step considers the best `2 * width` ways to extend the beams of a group. Those that end, and are among the best
+    `width`, are finished; the best `width` of the others go on. Twice the width leaves enough of them, because each of
+    the `width` beams can end with the end token only once. A group is done when it holds `width` finished hypotheses
+    and no running one has a better score than the worst of them. With several groups (diverse beam search), each step
+    extends the groups in turn, and the score of a token is lowered by `diversity_penalty` for each beam of the earlier
+    groups that has just taken it.
 
     Args:
-        model: with a cache.
-        tokenizer: the model's own.
-        prompts: as the model reads them.
-        options: `beams`, `beam_groups`, `diversity_penalty`, `length_penalty`, lengths and penalties.
-        constraint: which tokens may come; None for any.
+        model: Model with a key-value cache.
+        tokenizer: Tokenizer of the model.
+        prompts: Prompts as the model reads them.
+        options: Options of generation: `beams`, `beam_groups`, `diversity_penalty`, `length_penalty`, the lengths and
+            the penalties.
+        constraint: Constraint on the texts; None allows any text.
     """
 
     def __init__(
@@ -92,7 +96,7 @@ class BeamSearch:
 
     @torch.no_grad()
     def run(self) -> list[list[Hypothesis]]:
-        """Return the finished hypotheses of each prompt, the best first; at most `beams`, at least one."""
+        """Return the finished hypotheses of each prompt, at least one and at most `beams`, the best first."""
         if not self._options.max_new_tokens:
             return [groups[0].running for groups in self._searches]
         made = 0
@@ -106,7 +110,7 @@ class BeamSearch:
         return [one for groups in self._searches for group in groups for one in group.running]
 
     def _advance(self, made: int) -> None:
-        """Grow every running hypothesis by one token."""
+        """Extend every running hypothesis by one token."""
         rows = self._rows()
         scores, tokens = self._best(rows)
         first = 0
@@ -124,7 +128,11 @@ class BeamSearch:
             self._reader.select([one.parent for one in growing])
 
     def _best(self, rows: list[Hypothesis]) -> tuple[list[list[float]], list[list[int]]]:
-        """Return, per row, the log-probabilities and ids of as many tokens as may be needed, the best first."""
+        """Return the log-probabilities and the ids of the best tokens of each row, the best first.
+
+        Their number is as small as the search allows: twice the width of a group, and more where other groups may have
+        taken, and thereby lowered, some of them.
+        """
         logits = self._model.head(self._reader.next_features(rows, self._options.max_new_tokens - rows[0].made))
         allowed = self._scores.restrict(logits, rows)
         log = self._scores.discourage(allowed.log_softmax(-1), rows)
@@ -141,7 +149,7 @@ class BeamSearch:
         tokens: list[list[int]],
         taken: list[int],
     ) -> list[tuple[float, int, int]]:
-        """Return (score, row, token) of the ways to grow the rows `here`, the best first."""
+        """Return (score, row, token) of each way to extend the rows `here`, the best first."""
         penalty = self._options.diversity_penalty
         candidates = [
             (rows[row].score + score - (penalty * taken.count(token) if taken else 0.0), row, token)
@@ -152,7 +160,7 @@ class BeamSearch:
         return sorted(candidates, key=lambda one: -one[0])
 
     def _divide(self, group: _Group, rows: list[Hypothesis], candidates: list[tuple[float, int, int]]) -> None:
-        """Turn candidates into hypotheses that run on and hypotheses that are finished."""
+        """Divide the candidates into hypotheses that go on and hypotheses that are finished."""
         group.running = []
         for rank, (score, source, token) in enumerate(candidates):
             one = self._grown(rows[source], score, source, token)

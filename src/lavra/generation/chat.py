@@ -1,4 +1,4 @@
-"""A conversation with a chat model: its template writes the turns as text, and the model writes the next answer."""
+"""A conversation with a chat model: the chat template writes the turns as text, and the model writes the answer."""
 
 from __future__ import annotations
 
@@ -25,24 +25,28 @@ if TYPE_CHECKING:
     from lavra.generation.reader import CachedModel
 
 Message = dict[str, str]
-"""A turn: `role` ("system", "user" or "assistant") and `content`."""
+"""A turn of a conversation: its `role` ("system", "user" or "assistant") and its `content`."""
 
 _QUESTION, _ANSWER = "aQuestionThatIsAsked", "anAnswerThatIsGiven"
+"""Contents of a conversation that is rendered to find out what a chat template writes after an answer."""
 
 
 @dataclass
 class Conversation:
-    """What was said so far, and the model that answers.
+    """The turns of a conversation so far, and the model that answers.
 
     Attributes:
-        model: a decoder with a cache.
-        tokenizer: its own.
-        template: of its chats.
-        options: how to write; `max_new_tokens` for each answer.
-        system: what the model is told before the first turn; "" for nothing.
-        end_ids: further ids that end an answer, besides what the template puts after one.
-        turns: the turns after that of the system.
-        cut: whether the last answer ended because it had `max_new_tokens`.
+        model: Decoder with a key-value cache.
+        tokenizer: Tokenizer of the model.
+        template: Chat template of the model.
+        options: Options of generation; `max_new_tokens` limits each answer.
+        system: System message that the model reads before the first turn; "" gives it none.
+        end_ids: Ids of further tokens that end an answer, besides the one that the template puts after an answer.
+        turns: Turns of the user and the model, without the system message.
+        cut: Whether the last answer ended because it reached `max_new_tokens`.
+
+    Raises:
+        InputError: If the model is an encoder-decoder.
     """
 
     model: CachedModel
@@ -65,21 +69,25 @@ class Conversation:
 
     @property
     def messages(self) -> list[Message]:
-        """All turns, that of the system included."""
+        """All turns, the system message included."""
         return [*([{"role": "system", "content": self.system}] if self.system else []), *self.turns]
 
     def reset(self) -> None:
-        """Forget all turns; what the system says stays."""
+        """Forget all turns; the system message stays."""
         self.turns.clear()
 
     def answer(self, text: str) -> Iterator[str]:
-        """Yield the answer to a turn in pieces, each as soon as it is certain; both turns are kept then.
+        """Yield the answer to a message in pieces, each as soon as it is certain, and then record both turns.
 
-        An answer that is not taken to its end, because the caller closes the iterator, is kept as far as it came.
+        An answer that the caller does not read to its end, because the caller closes the iterator, is recorded as far
+        as it was written.
+
+        Args:
+            text: Message of the user.
 
         Raises:
-            InputError: if the text spells a special token, its turn does not fit the context, or the template refuses
-                it.
+            InputError: If the text spells a special token, the message does not fit into the context, or the template
+                refuses the conversation.
         """
         spelled = next((name for name in self._marks if name in text), None)
         if spelled is not None:
@@ -114,13 +122,16 @@ class Conversation:
         self.cut = row.reason == "length"
 
     def _fitting(self, turns: list[Message]) -> list[int]:
-        """Return the ids of the conversation; where it is too long, without the first turns that do not fit."""
+        """Return the ids of the conversation, without its first turns where it is too long for the context.
+
+        Turns are dropped in pairs, so that the conversation still begins with a message of the user, as templates want.
+        """
         room = self.model.context - self.options.max_new_tokens
         for first in range(0, len(turns), 2):
             ids = self._ids(turns[first:])
             if len(ids) < room:
                 if first:
-                    say(f"the conversation is longer than the model's context; its first {first} turns are not read")
+                    say(f"the conversation is longer than the model's context; its first {first} turns are left out")
                 return ids
         raise InputError(
             f"this turn leaves no room for an answer of {self.options.max_new_tokens} tokens in the model's context of "
@@ -145,9 +156,9 @@ class Conversation:
         return self._library.encode(text, add_special_tokens=False).ids
 
     def _how_answers_end(self) -> tuple[set[int], tuple[str, ...]]:
-        """Return the ids that end an answer, and, where the template has no mark for it, the text that does.
+        """Return the ids that end an answer and, where the template has no token for that, the text that ends one.
 
-        They are read off what the template writes between an answer and the question after it.
+        Both are found in what the template writes between an answer and the question after it.
         """
         question = {"role": "user", "content": _QUESTION}
         turns = [question, {"role": "assistant", "content": _ANSWER}, question]
@@ -159,7 +170,10 @@ class Conversation:
 
 
 def _spelling_marks(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """Return the library's tokenizer, for which the spelling of a special token is that token."""
+    """Return the tokenizer of the library itself, which reads the spelling of a special token as that token.
+
+    Chat templates write special tokens by their spelling.
+    """
     from tokenizers import Tokenizer as Library
 
     return Library.from_str(tokenizer.serialised)

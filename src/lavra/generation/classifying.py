@@ -1,4 +1,4 @@
-"""Labels by a language model: the label whose words it expects most after the prompt; never anything else."""
+"""Classification by prompting: a language model scores the words of every label after the prompt (verbalizers)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ if TYPE_CHECKING:
     from lavra.models.contract import CachedModel
 
 Combine = Literal["average", "vote"]
+"""How the phrasings of a task are combined: by the mean of their probabilities, or by one vote each."""
+
 LongText = Literal["cut", "refuse"]
+"""What is done with a text that does not fit the context: its end is cut off, or it is refused."""
 
 CONTENT_FREE = ("N/A", "", "[MASK]")
-"""Inputs that say nothing, of contextual calibration (arXiv 2102.09690)."""
+"""Inputs without content, with which contextual calibration measures a preference for labels (arXiv 2102.09690)."""
 
 SEPARATOR = "/"
-"""Between the levels of a label: `sport/football`."""
+"""Character between the levels of a hierarchical label, as in `sport/football`."""
 
 PATHS_KEPT = 3
-"""Branches of the hierarchy, the likeliest, that are followed from one level to the next."""
+"""Number of branches of the label hierarchy, the likeliest, that are followed from one level to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,11 @@ class Classification:
     """The label of one text.
 
     Attributes:
-        text: what was classified.
-        label: the likeliest of the labels.
-        probabilities: of every label; they sum to one.
-        left_out: characters at the end of the text that did not fit the model's context, in the longest phrasing.
+        text: Text that was classified.
+        label: Label with the highest probability.
+        probabilities: Probability of each label; they sum to 1.
+        left_out: Number of characters at the end of the text that did not fit the context of the model, with the
+            phrasing that leaves least room.
     """
 
     text: str
@@ -50,27 +54,32 @@ class Classification:
     left_out: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return what was found, as plain values."""
+        """Return a JSON object with the predicted label, the probabilities and the number of characters left out."""
         return {"predicted": self.label, "probabilities": self.probabilities, "left_out": self.left_out}
 
 
 class Classifier:
-    """Labels texts by the scores that a model gives to the labels.
+    """Classifies texts by the log-probability that a language model gives to each label after a prompt.
 
-    Labels with levels (`sport/football`) are chosen level by level: the first level among `sport` and its like, the
-    next among those below the `PATHS_KEPT` best, whose probability is multiplied by that of the level before.
+    Hierarchical labels such as `sport/football` are chosen level by level, as in a beam search: the labels of the first
+    level are scored, and those of the next level only below the `PATHS_KEPT` likeliest. The probability of a label is
+    the product of those of its levels.
 
     Args:
-        model: with a cache.
-        tokenizer: the model's own.
-        labels: all that may be answered, at least two.
-        templates: phrasings of the task; their probabilities are averaged, or each has one vote.
-        chooser: gives the examples that a prompt shows; None for none.
-        combine: "average" the phrasings' probabilities, or "vote" (the share of phrasings that prefer a label; draws
-            are decided by the average).
-        calibrate: undo the preference for labels that the model shows after inputs without content.
-        long_text: whether the end of a text that does not fit the context is cut off, or refused.
-        bos: whether a beginning-of-text token is read before a prompt; None as the tokenizer does it.
+        model: Model with a key-value cache.
+        tokenizer: Tokenizer of the model.
+        labels: Labels to choose from, at least two.
+        templates: Phrasings of the task, whose results are combined.
+        chooser: Chooser of the examples that a prompt shows (few-shot prompting); None shows none.
+        combine: "average" takes the mean of the phrasings' probabilities. "vote" takes the share of phrasings that
+            prefer a label, and decides ties by the average.
+        calibrate: Whether to correct for the preference for labels that the model shows after inputs without content
+            (contextual calibration, Zhao et al. 2021).
+        long_text: "cut" cuts off the end of a text that does not fit the context; "refuse" raises an error.
+        bos: Whether a beginning-of-text token is read before a prompt; None leaves that to the tokenizer.
+
+    Raises:
+        InputError: If the labels are fewer than two, one of them is empty, or one is also a level of another.
     """
 
     def __init__(
@@ -96,8 +105,12 @@ class Classifier:
     def classify(self, texts: Sequence[str]) -> list[Classification]:
         """Return the classification of each text.
 
+        Args:
+            texts: Texts to classify.
+
         Raises:
-            InputError: if a prompt does not fit the model's context even without its text, or a text may not be cut.
+            InputError: If a prompt does not fit the context of the model even without its text, or a text is too long
+                and must not be cut.
         """
         fitted = [[self._fitted(template, text) for text in texts] for template in self._templates]
         found = [
@@ -114,7 +127,7 @@ class Classifier:
         ]
 
     def _phrasing(self, template: Template, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return (texts, labels) probabilities of one phrasing, of whose prompts those of the texts are given."""
+        """Return the (texts, labels) probabilities of one phrasing, given its prompts for the texts."""
         free = CONTENT_FREE if self._calibrate else ()
         prompts = [*texts, *(self._prompt(template, text) for text in free)]
         reached: list[dict[str, float]] = [{"": 1.0} for _ in prompts]
@@ -125,7 +138,7 @@ class Classifier:
         return rows / rows.sum(1, keepdims=True)
 
     def _fitted(self, template: Template, text: str) -> tuple[str, int]:
-        """Return a text's prompt, of at most what the model reads, and how many characters of the text are left out."""
+        """Return the prompt of a text, cut to fit the context, and the number of characters that are left out."""
         prompt = self._prompt(template, text)
         if self._excess(prompt) <= 0:
             return prompt, 0
@@ -142,21 +155,25 @@ class Classifier:
                 "shorten it, or let its end be left out (--long-text cut)",
             )
         fits, too_long = 0, len(text)
-        while too_long - fits > 1:  # the longest beginning that fits lies between them
+        while too_long - fits > 1:  # binary search for the longest beginning of the text that fits
             middle = (fits + too_long) // 2
             shorter = self._excess(self._prompt(template, text[:middle])) <= 0
             fits, too_long = (middle, too_long) if shorter else (fits, middle)
         return self._prompt(template, text[:fits]), len(text) - fits
 
     def _excess(self, prompt: str) -> int:
-        """Return by how many tokens a prompt is too long for the model to score every label after it."""
+        """Return the number of tokens by which a prompt is too long for every label to be scored after it."""
         if writes_from_source(self._model):
             return len(source_ids(self._tokenizer, prompt)) - self._model.context
         return len(self._tokenizer.encode(prompt)) + self._longest_label - self._model.context
 
     @cached_property
     def _longest_label(self) -> int:
-        """Tokens that a label may take, with one that begins the text, and one more where a path is divided anew."""
+        """Largest number of tokens that a label may take.
+
+        It includes the token that begins a text, and one more for each separator, because a label that is split into
+        its levels may be tokenised differently.
+        """
         return max(len(self._tokenizer.encode(f" {label}")) + label.count(SEPARATOR) for label in self._labels) + 1
 
     def _prompt(self, template: Template, text: str) -> str:
@@ -164,7 +181,7 @@ class Classifier:
         return template.fill({"text": text, "labels": self._labels, "examples": examples})
 
     def _below(self, path: str) -> list[str]:
-        """Return the labels, or beginnings of labels, one level below a path."""
+        """Return the labels, or prefixes of labels, that lie one level below a path."""
         if path in self._labels:
             return []
         start = path + SEPARATOR if path else ""
@@ -172,7 +189,10 @@ class Classifier:
         return list(dict.fromkeys(start + rest.partition(SEPARATOR)[0] for rest in inside))
 
     def _descend(self, prompts: list[str], reached: list[dict[str, float]], free: int) -> list[dict[str, float]]:
-        """Go one level down from the best paths of each prompt; the last `free` prompts, for calibration, keep all."""
+        """Return the probabilities of the paths one level further down, from the likeliest paths of each prompt.
+
+        The last `free` prompts are those for calibration; they follow every path.
+        """
         texts = len(prompts) - free
         for paths in reached[:texts]:
             unfinished = sorted((path for path in paths if self._below(path)), key=lambda path: -paths[path])
@@ -200,7 +220,23 @@ class Classifier:
 
 
 def combined(probabilities: NDArray[np.float64], combine: Combine) -> NDArray[np.float64]:
-    """Return (texts, labels) probabilities from (phrasings, texts, labels)."""
+    """Return the probabilities of several phrasings of a task, combined.
+
+    Args:
+        probabilities: Probabilities of each phrasing, (phrasings, texts, labels).
+        combine: "average" takes the mean. "vote" takes the share of phrasings that prefer each label, and decides ties
+            by the mean.
+
+    Returns:
+        Probabilities, (texts, labels); each row sums to 1.
+
+    Examples:
+        >>> phrasings = np.array([[[0.9, 0.1]], [[0.4, 0.6]], [[0.4, 0.6]]])
+        >>> combined(phrasings, "average").round(3).tolist()
+        [[0.567, 0.433]]
+        >>> combined(phrasings, "vote").round(3).tolist()
+        [[0.333, 0.667]]
+    """
     average = probabilities.mean(0)
     if combine == "average":
         return average
@@ -210,10 +246,18 @@ def combined(probabilities: NDArray[np.float64], combine: Combine) -> NDArray[np
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:
-    """Return the labels without repetitions.
+    """Return the labels in their order, without white space around them and without duplicates.
+
+    Args:
+        labels: Labels to choose from.
 
     Raises:
-        InputError: for fewer than two, an empty one, or one that is at once a level of another.
+        InputError: If fewer than two labels are left, one of them or a level of one is empty, or one is also a level of
+            another.
+
+    Examples:
+        >>> check_labels(["yes", " no", "yes"])
+        ['yes', 'no']
     """
     distinct = list(dict.fromkeys(label.strip() for label in labels))
     if len(distinct) < 2 or not all(all(label.split(SEPARATOR)) for label in distinct):

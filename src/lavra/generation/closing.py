@@ -1,4 +1,4 @@
-"""The way out of a grammar: few tokens that complete a text, so that it can be closed before its room is used up."""
+"""Short completions of a text under a grammar, so that it can be closed before `max_new_tokens` is reached."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
 
 FEW = 16
-"""Tokens of which each is looked at for a way out after it; where more may come, they are told by what they spell."""
+"""Largest number of allowed tokens that are tried one by one. Where more are allowed, they are judged by their text."""
 
 _PREFERRED = ('"', "}", "]", "0", "1", "true", "null", "a", " ")
-"""What closes soonest, the best first: in JSON a string ends, else an object or a list ends, else a value is short."""
+"""Texts that close a JSON value soonest, the best first: the end of a string, of an object or a list, a short value."""
 
 _STRUCTURE = set('"{}[],:\\\ufffd')
-"""What may begin something in JSON that takes further tokens to end; the last stands for a half character."""
+"""Characters that may begin something in JSON that needs further tokens to end. The last one stands for a part of a
+character."""
 
 
 class Closing:
-    """Finds ways out of a grammar's states, and allows only tokens after which there still is one.
+    """Finds completions of a text under a grammar, and allows only tokens after which a completion still fits.
 
-    The ways are not the shortest of all, but short: what must come comes, and else what is likely to end something.
+    The search is greedy: it takes the tokens that the grammar forces, and otherwise a token that probably ends
+    something. The completions found are therefore short, but not always the shortest.
 
     Args:
-        tokenizer: the model's own.
+        tokenizer: Tokenizer of the model.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -39,7 +41,12 @@ class Closing:
         self._by_length = np.argsort(np.where(lengths > 0, lengths, lengths.max() + 1), kind="stable")
 
     def way(self, matcher: Any, room: int) -> list[int] | None:
-        """Return tokens that complete the text of a matcher; None where none are found that are at most `room`."""
+        """Return tokens that complete the text of a matcher, or None where no completion is found that fits.
+
+        Args:
+            matcher: Matcher of llguidance that has read the text so far; it is not changed.
+            room: Largest number of tokens that the completion may have.
+        """
         state, tokens = matcher.deep_copy(), []
         while not state.is_accepting():
             if state.is_error() or state.is_stopped():
@@ -52,16 +59,16 @@ class Closing:
         return tokens if len(tokens) <= room else None
 
     def allowed(self, matcher: Any, mask: NDArray[np.bool_], room: int) -> NDArray[np.bool_]:
-        """Return the mask without tokens after which the text could not be completed in the room that is left.
+        """Return the mask without the tokens after which the text could no longer be completed.
 
         Args:
-            matcher: the state of the text.
-            mask: (vocabulary,) bool: what the grammar allows.
-            room: tokens that may still be written, the next one included.
+            matcher: Matcher of llguidance that has read the text so far; it is not changed.
+            mask: Whether the grammar allows each token next, (vocabulary,) bool.
+            room: Number of tokens that may still be written, the next one included.
         """
         way = self.way(matcher, room)
         if not way:
-            return mask  # it is complete, or cannot be
+            return mask  # the text is complete, or no completion is known
         kept = mask.copy()
         kept[self._end] = False
         candidates = np.flatnonzero(kept)
@@ -78,7 +85,7 @@ class Closing:
         return kept
 
     def _shortest(self, mask: NDArray[np.bool_]) -> int:
-        """Return the token that is likeliest to end something, -1 where there is none."""
+        """Return the id of the allowed token that ends something soonest, or -1 where no token is allowed."""
         mask[self._end] = False
         preferred = next((token for token in self._preferred if mask[token]), None)
         if preferred is not None:
@@ -88,6 +95,11 @@ class Closing:
 
 
 def allowed_of(matcher: Any, vocabulary: int) -> NDArray[np.bool_]:
-    """Return (vocabulary,) bool: the tokens that a matcher of llguidance allows next."""
+    """Return whether a matcher allows each token next, (vocabulary,) bool.
+
+    Args:
+        matcher: Matcher of llguidance; it is not changed.
+        vocabulary: Number of tokens.
+    """
     bits = np.frombuffer(matcher.deep_copy().compute_bitmask(), dtype=np.uint8)
     return np.unpackbits(bits, bitorder="little")[:vocabulary].astype(np.bool_)

@@ -1,4 +1,4 @@
-"""What a text may be: one of some strings, a match of a regular expression, JSON of a schema, one with given words."""
+"""Constraints on generated text: a choice of strings, given words, a regular expression, a JSON schema, a grammar."""
 
 from __future__ import annotations
 
@@ -21,28 +21,46 @@ if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
 
 State = TypeVar("State")
+"""Type of the states of a constraint."""
 
 CLOSING = 32
-"""Of so many last tokens that may be written, only those are allowed after which a text can still be completed."""
+"""Number of last tokens during which only tokens are allowed after which the text can still be completed."""
 
 STATES_KEPT = 4096
-"""States that a constraint remembers; beams and samples go on from those of the step before."""
+"""Number of states that a constraint remembers. Beams and samples go on from the states of the step before."""
 
 
 class Constraint(Protocol):
-    """Says which tokens may come next. A pure function of the new tokens, so that any strategy can ask it."""
+    """Says which tokens may come next.
+
+    The answer depends on the new tokens alone, so that every decoding strategy can use the same constraint.
+    """
 
     def allowed(self, prefix: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Return (vocabulary,) bool for the token after `prefix`, the new ids so far; the end of document included."""
+        """Return whether each token may come next, (vocabulary,) bool; the end-of-document token is one of them.
+
+        Args:
+            prefix: Ids of the new tokens so far.
+        """
         ...
 
     def whole(self, prefix: tuple[int, ...]) -> bool:
-        """Say whether the text may end after `prefix`."""
+        """Return whether the text may end after the prefix.
+
+        Args:
+            prefix: Ids of the new tokens so far.
+        """
         ...
 
 
 class Stepwise(Generic[State]):
-    """A constraint made of states, one per prefix, each reached from the state of the prefix without its last token."""
+    """A constraint that is an automaton: every prefix has a state, reached from that of the prefix one token shorter.
+
+    A subclass says which state is the first, to which state a token leads, and what a state allows.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.vocabulary, self.end = tokenizer.vocabulary_size, tokenizer.end_of_document
@@ -53,23 +71,44 @@ class Stepwise(Generic[State]):
         raise NotImplementedError
 
     def after(self, state: State, token: int) -> State:
-        """Return the state that a token leads to; the state given stays as it is."""
+        """Return the state that a token leads to, without changing the given state.
+
+        Args:
+            state: State before the token.
+            token: Id of the token.
+        """
         raise NotImplementedError
 
     def mask(self, state: State) -> NDArray[np.bool_]:
-        """Return (vocabulary,) bool: the tokens that may come next; none where there is no way on."""
+        """Return whether each token may come next, (vocabulary,) bool; none may where the text cannot go on.
+
+        Args:
+            state: State of the text so far.
+        """
         raise NotImplementedError
 
     def allowed(self, prefix: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Return (vocabulary,) bool for the token after `prefix`."""
+        """Return whether each token may come after the prefix, (vocabulary,) bool.
+
+        Args:
+            prefix: Ids of the new tokens so far.
+        """
         return self.mask(self.state(prefix))
 
     def whole(self, prefix: tuple[int, ...]) -> bool:
-        """Say whether the text may end after `prefix`."""
+        """Return whether the text may end after the prefix.
+
+        Args:
+            prefix: Ids of the new tokens so far.
+        """
         return bool(self.mask(self.state(prefix))[self.end])
 
     def state(self, prefix: tuple[int, ...]) -> State:
-        """Return the state after `prefix`."""
+        """Return the state after the prefix, from the longest part of it whose state is remembered.
+
+        Args:
+            prefix: Ids of the new tokens so far.
+        """
         known = len(prefix)
         while known and prefix[:known] not in self._states:
             known -= 1
@@ -83,15 +122,24 @@ class Stepwise(Generic[State]):
 
 
 class OneOf(Stepwise[dict[int, Any]]):
-    """Exactly one of some strings, each written with the tokens that the tokenizer gives it.
+    """The text is exactly one of some strings, written with the tokens that the tokenizer gives it.
+
+    The choices form a trie of tokens, and a state is a node of it.
 
     Args:
-        tokenizer: the model's own.
-        choices: the strings; a space at the beginning of one is part of it.
-        longest: most new tokens; choices that have more are left out, which is said.
+        tokenizer: Tokenizer of the model.
+        choices: Strings to choose from. A space at the beginning of a string is part of it.
+        longest: Largest number of new tokens. Choices with more tokens are left out with a message.
 
     Raises:
-        InputError: if no choice fits.
+        InputError: If there are no choices, or every choice has too many tokens.
+
+    Examples:
+        >>> from lavra.data.tokenizers.tokenizer import Tokenizer
+        >>> tokenizer = Tokenizer.train(["sim ou não"], 300)
+        >>> constraint = OneOf(tokenizer, ["sim", "não"], longest=8)
+        >>> bool(constraint.allowed(())[tokenizer.encode("s")[0]]), constraint.whole(())
+        (True, False)
     """
 
     def __init__(self, tokenizer: Tokenizer, choices: Sequence[str], longest: int) -> None:
@@ -107,6 +155,7 @@ class OneOf(Stepwise[dict[int, Any]]):
         if long:
             shown = ", ".join(map(repr, long[:5])) + (", …" if len(long) > 5 else "")
             say(f"{len(long)} of {len(encoded)} choices have more than {longest} tokens, left out: {shown}; {enough}")
+        # A trie as nested dictionaries: a node maps each token that may come next to the node that it leads to.
         self._root: dict[int, Any] = {}
         for choice, ids in encoded.items():
             node = self._root
@@ -114,31 +163,43 @@ class OneOf(Stepwise[dict[int, Any]]):
                 node = node.setdefault(token, {})
 
     def start(self) -> dict[int, Any]:
-        """Return the root of the tree of the choices."""
+        """Return the root of the trie of choices."""
         return self._root
 
     def after(self, state: dict[int, Any], token: int) -> dict[int, Any]:
-        """Return the branch of a token."""
+        """Return the node that a token leads to, an empty one where no choice has the token.
+
+        Args:
+            state: Node of the text so far.
+            token: Id of the next token.
+        """
         return state.get(token, {})
 
     def mask(self, state: dict[int, Any]) -> NDArray[np.bool_]:
-        """Allow the branches."""
+        """Return whether a choice goes on with each token, (vocabulary,) bool.
+
+        Args:
+            state: Node of the text so far.
+        """
         mask = np.zeros(self.vocabulary, dtype=np.bool_)
         mask[list(state)] = True
         return mask
 
 
 class Words(Stepwise[tuple[tuple[int, ...], tuple[int, ...]]]):
-    """A text that has all of some words or phrases in it, wherever the model puts them.
+    """The text contains all of some words or phrases, wherever the model puts them.
 
-    The text cannot end before it has them; where the room left is just enough to write the missing ones, they are
-    written. A word counts wherever its letters stand, so also within a longer word. A state is the new tokens, and
-    those that must come next.
+    The text cannot end before it contains them. Once the tokens left are just enough for the missing words, these are
+    forced. A word counts wherever its letters occur, so also within a longer word. A state is the new tokens so far
+    and the tokens that are forced next.
 
     Args:
-        tokenizer: the model's own.
-        words: what the text must hold; a space is put before each where it has to be forced.
-        longest: most new tokens.
+        tokenizer: Tokenizer of the model.
+        words: Words or phrases that the text must contain. A space is put before each where it is forced.
+        longest: Largest number of new tokens.
+
+    Raises:
+        InputError: If the words alone have more than `longest` tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, words: Sequence[str], longest: int) -> None:
@@ -158,12 +219,23 @@ class Words(Stepwise[tuple[tuple[int, ...], tuple[int, ...]]]):
     def after(
         self, state: tuple[tuple[int, ...], tuple[int, ...]], token: int
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the state of the text with a token more."""
+        """Return the state of the text after one more token.
+
+        Args:
+            state: State of the text so far.
+            token: Id of the next token.
+        """
         made, forced = (*state[0], token), state[1][1:]
         return made, forced or self._forced(made)
 
     def mask(self, state: tuple[tuple[int, ...], tuple[int, ...]]) -> NDArray[np.bool_]:
-        """Allow what is forced, or else everything; the end only where nothing is missing."""
+        """Return whether each token may come next, (vocabulary,) bool.
+
+        That is the forced token, or any token where none is forced. The end is allowed only where no word is missing.
+
+        Args:
+            state: State of the text so far.
+        """
         made, forced = state
         mask = np.full(self.vocabulary, not forced)
         if forced:
@@ -177,22 +249,23 @@ class Words(Stepwise[tuple[tuple[int, ...], tuple[int, ...]]]):
         return [word for word in self._words if word not in text]
 
     def _forced(self, made: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the tokens of all missing words where there is no room for anything else, and else none."""
+        """Return the tokens of all missing words where there is room for nothing else, and otherwise no tokens."""
         missing = [token for word in self._missing(made) for token in self._words[word]]
         return tuple(missing) if len(missing) >= self._longest - len(made) else ()
 
 
 class Grammar(Stepwise[Any]):
-    """A text of a formal language, by the library llguidance: any way of writing it in tokens is allowed.
+    """The text belongs to a formal language, in any tokenisation; the library llguidance computes the masks.
 
     Args:
-        tokenizer: the model's own.
-        grammar: as the library compiles it.
-        name: of the request, for errors: "--regex '[0-9]+'".
-        longest: most new tokens; near them only what can still be completed is allowed, where a way is found.
+        tokenizer: Tokenizer of the model.
+        grammar: Grammar as `LLMatcher.grammar_from_regex` and its siblings return it.
+        name: Option that asked for the grammar, for error messages, such as "--regex '[0-9]+'".
+        longest: Largest number of new tokens. Near the limit only tokens are allowed after which the text can still be
+            completed, where a completion is found.
 
     Raises:
-        InputError: if the grammar is not understood, or no text satisfies it.
+        InputError: If the grammar is not understood, or no text that the tokenizer can write satisfies it.
     """
 
     def __init__(self, tokenizer: Tokenizer, grammar: str, name: str, longest: int) -> None:
@@ -214,28 +287,45 @@ class Grammar(Stepwise[Any]):
         return self._first
 
     def after(self, state: Any, token: int) -> Any:
-        """Return a copy of the matcher that has taken a token."""
+        """Return a copy of the matcher that has read one more token.
+
+        Args:
+            state: Matcher of the text so far; it is not changed.
+            token: Id of the next token.
+        """
         copy = state.deep_copy()
         copy.consume_token(token)
         return copy
 
     def whole(self, prefix: tuple[int, ...]) -> bool:
-        """Say whether the text so far is of the language."""
+        """Return whether the text so far belongs to the language.
+
+        Args:
+            prefix: Ids of the new tokens so far.
+        """
         return self.state(prefix).is_accepting()
 
     def allowed(self, prefix: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Return (vocabulary,) bool for the token after `prefix`."""
+        """Return whether each token may come after the prefix, (vocabulary,) bool.
+
+        Args:
+            prefix: Ids of the new tokens so far.
+        """
         state = self.state(prefix)
         mask, room = self.mask(state), self._longest - len(prefix)
         return mask if room > CLOSING else self._closing.allowed(state, mask, room)
 
     def mask(self, state: Any) -> NDArray[np.bool_]:
-        """Allow what the matcher allows; the end where the text may be whole."""
+        """Return whether the matcher allows each token next, (vocabulary,) bool.
+
+        Args:
+            state: Matcher of the text so far.
+        """
         return allowed_of(state, self.vocabulary)
 
 
 class _Spelling:
-    """A tokenizer as llguidance reads any: the bytes of each token, and a way to encode."""
+    """The interface through which llguidance reads a tokenizer: the bytes of each token, and a function to encode."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.eos_token_id = self.bos_token_id = tokenizer.end_of_document
@@ -252,7 +342,10 @@ class _Spelling:
 
 
 def _readable(tokenizer: Tokenizer) -> Any:
-    """Return the tokenizer for llguidance, which knows byte-level files itself, and others by how tokens are spelt."""
+    """Return the tokenizer for llguidance.
+
+    The library reads byte-level tokenizers from their files. For all others it is given the spelling of each token.
+    """
     from llguidance import LLTokenizer, TokenizerWrapper
 
     if tokenizer.byte_level:
@@ -261,10 +354,15 @@ def _readable(tokenizer: Tokenizer) -> Any:
 
 
 def regex(tokenizer: Tokenizer, pattern: str, longest: int) -> Grammar:
-    """Return the constraint to match the whole of a regular expression (of Rust's kind, without look-around).
+    """Return the constraint that the whole text matches a regular expression.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        pattern: Regular expression in the syntax of Rust's `regex`, without look-around.
+        longest: Largest number of new tokens.
 
     Raises:
-        InputError: if it is not understood, matches nothing, or cannot end within `longest` tokens.
+        InputError: If the expression is not understood, matches nothing, or cannot end within `longest` tokens.
     """
     from llguidance import LLMatcher
 
@@ -281,10 +379,17 @@ def regex(tokenizer: Tokenizer, pattern: str, longest: int) -> Grammar:
 
 
 def json_schema(tokenizer: Tokenizer, schema: str, longest: int) -> Grammar:
-    """Return the constraint to be JSON of a schema, without free white space (a weak model would write it for ever).
+    """Return the constraint that the text is JSON that satisfies a schema.
+
+    White space is fixed, because a weak model would write optional white space until its tokens are used up.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        schema: JSON schema as text.
+        longest: Largest number of new tokens.
 
     Raises:
-        InputError: if the schema is not JSON, not understood, or satisfied by nothing.
+        InputError: If the schema is not JSON, is not understood, or is satisfied by nothing.
     """
     from llguidance import LLMatcher
 
@@ -305,10 +410,15 @@ def json_schema(tokenizer: Tokenizer, schema: str, longest: int) -> Grammar:
 
 
 def lark(tokenizer: Tokenizer, grammar: str, longest: int) -> Grammar:
-    """Return the constraint to be a text of a context-free grammar, as the library Lark writes them.
+    """Return the constraint that the text belongs to the language of a context-free grammar.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        grammar: Grammar in the syntax of the library Lark.
+        longest: Largest number of new tokens.
 
     Raises:
-        InputError: if it is not understood, or no text is of its language.
+        InputError: If the grammar is not understood, or its language has no text.
     """
     from llguidance import LLMatcher
 
@@ -316,7 +426,15 @@ def lark(tokenizer: Tokenizer, grammar: str, longest: int) -> Grammar:
 
 
 def constraint_of(tokenizer: Tokenizer, options: GenerateOptions) -> Constraint | None:
-    """Return the constraint that the options ask for, or None."""
+    """Return the constraint that the options ask for, or None where they ask for none.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        options: Options of generation, of which at most one asks for a constraint.
+
+    Raises:
+        InputError: If the constraint is not understood or cannot be met within `max_new_tokens`.
+    """
     if options.choices:
         return OneOf(tokenizer, options.choices, options.max_new_tokens)
     if options.words:
@@ -329,9 +447,9 @@ def constraint_of(tokenizer: Tokenizer, options: GenerateOptions) -> Constraint 
 
 
 def _shortest_match(pattern: str) -> int:
-    """Return the number of characters of the shortest match, 0 where Python reads the expression otherwise.
+    """Return the number of characters of the shortest match, or 0 where Python reads the expression differently.
 
-    So it does with classes like `[[:alpha:]]`, of which it warns.
+    It does so with classes like `[[:alpha:]]`, about which it warns.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""The decoding loop, one token at a time for every row: greedy and sampling, and contrastive search."""
+"""The decoding loop, one token at a time for every row: greedy decoding, sampling, and contrastive search."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Decoding:
     """Rows that are decoded together, greedily or by sampling.
 
     Args:
-        model: with a cache.
-        tokenizer: the model's own.
-        rows: what to continue; finished rows leave `rows`, and others may be added with `admit`.
-        options: how.
-        constraint: which tokens may come; None for any.
+        model: Model with a key-value cache.
+        tokenizer: Tokenizer of the model.
+        rows: Continuations to decode. Finished ones leave the attribute `rows`, and others join with `admit`.
+        options: Options of generation.
+        constraint: Constraint on the texts; None allows any text.
     """
 
     def __init__(
@@ -45,12 +45,16 @@ class Decoding:
         self._scores = Scores(tokenizer, options, constraint)
 
     def admit(self, rows: Sequence[Continuation]) -> None:
-        """Decode further rows beside those that are growing."""
+        """Add rows, which are decoded together with those that are not finished.
+
+        Args:
+            rows: Continuations to decode; finished ones are ignored.
+        """
         self.rows += [row for row in rows if row.reason is None]
 
     @torch.no_grad()
     def advance(self) -> list[str]:
-        """Make one token for every row; return the new text of each, and let finished rows go."""
+        """Make one token for every row, remove the finished rows, and return the text that became certain in each."""
         tokens = self._choose().tolist()
         pieces = [
             row.take(token, self._end, self._options.max_new_tokens)
@@ -64,11 +68,11 @@ class Decoding:
 
     @property
     def _left(self) -> int:
-        """Most tokens that a row may still grow by."""
+        """Largest number of tokens by which a row may still grow."""
         return max(self._options.max_new_tokens - row.made for row in self.rows)
 
     def _choose(self) -> torch.Tensor:
-        """Return (rows,) ids, drawn from the filtered distribution or its likeliest."""
+        """Return the id of the next token of each row, (rows,): the likeliest one, or one drawn at random."""
         logits = self._model.head(self._reader.next_features(self.rows, self._left))
         if self._options.greedy:
             return self._scores.likeliest(logits, self.rows)
@@ -81,12 +85,15 @@ class Decoding:
 
 
 class ContrastiveDecoding(Decoding):
-    """Contrastive search (Su et al. 2022, arXiv 2202.06417, equation 5).
+    """Rows that are decoded together by contrastive search (Su et al. 2022, arXiv 2202.06417, equation 5).
 
-    Of the `top_k` likeliest tokens the one is taken with the largest
-    `(1 - alpha) * probability - alpha * (largest cosine similarity of its hidden state to those of all tokens before)`.
-    Hidden states are those after the last norm, of the tokens that the model still sees. Probabilities are those after
-    the penalties.
+    Of the `top_k` likeliest tokens, the one with the largest value of
+    `(1 - alpha) * probability - alpha * (largest cosine similarity of its hidden state to those of all tokens before)`
+    is taken. The hidden states are those after the last norm, of the tokens that the model still sees, and the
+    probabilities are those after the penalties. The arguments are those of `Decoding`.
+
+    Raises:
+        InputError: If the context of the model is shorter than two tokens.
     """
 
     def __init__(
@@ -106,7 +113,11 @@ class ContrastiveDecoding(Decoding):
             raise InputError("contrastive search needs a context of two tokens or more", "use another strategy")
 
     def admit(self, rows: Sequence[Continuation]) -> None:
-        """Decode further rows; all are read anew, because the cache holds candidates rather than rows."""
+        """Add rows. All rows are read again at the next step, because the cache does not hold the last tokens.
+
+        Args:
+            rows: Continuations to decode; finished ones are ignored.
+        """
         super().admit(rows)
         self._last = None
 
@@ -115,6 +126,8 @@ class ContrastiveDecoding(Decoding):
         scores = self._scores.apply(self._model.head(last), self.rows)
         count = min(self._options.top_k, scores.shape[-1])
         probabilities, candidates = scores.softmax(-1).topk(count, -1)
+        # Every candidate of every row is read as a row of its own, so that one step gives the hidden states of all of
+        # them; the cache then keeps only the rows of the candidates that are taken.
         rows = torch.arange(len(self.rows), device=scores.device)
         self._reader.select(rows.repeat_interleave(count))
         features = self._reader.append(candidates.flatten()[:, None])[:, -1].unflatten(0, (-1, count))
@@ -130,7 +143,7 @@ class ContrastiveDecoding(Decoding):
         return candidates[rows, best]
 
     def _begin(self) -> torch.Tensor:
-        """Read all windows; the last token of a row is not in the cache after that, but its features are known."""
+        """Read the windows of all rows, and return the features of their last tokens, (rows, width)."""
         features = self._reader.read(self.rows, self._left + 1)
         lengths = torch.tensor([len(row.window) for row in self.rows], device=features.device)
         self._real = torch.arange(features.shape[1], device=features.device) >= features.shape[1] - lengths[:, None]
@@ -140,7 +153,7 @@ class ContrastiveDecoding(Decoding):
         return features[:, -1]
 
     def _shorten(self) -> torch.Tensor:
-        """Where the windows fill the context to the brim, go on from their last halves: a candidate must fit."""
+        """Shorten windows that fill the context to their last half, because the cache needs room for a candidate."""
         for row in self.rows:
             if len(row.window) == self._model.context:
                 row.begin = len(row.ids) - max(1, self._model.context // 2)

@@ -1,4 +1,4 @@
-"""What a model would write next, step by step: candidates, entropy, and what each filter keeps of them."""
+"""What a model would write next, step by step: the candidates, the entropy, and which of them each filter keeps."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
 
 FILTERS = ("top_k", "top_p", "min_p", "typical_p")
+"""Options of generation that filter tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,12 @@ class Candidate:
     """One token that may come next.
 
     Attributes:
-        token: its id.
-        text: what it stands for.
-        probability: the model's own.
-        tempered: after the temperature.
-        final: after all filters: with what probability sampling takes it.
-        kept_by: of the filters that are on, those that keep it, each looked at alone (after the temperature).
+        token: Id of the token.
+        text: Text that the token stands for.
+        probability: Probability by the model, after the penalties.
+        tempered: Probability after the temperature.
+        final: Probability after all filters, with which sampling takes the token.
+        kept_by: Names of the active filters that keep the token, each applied alone after the temperature.
     """
 
     token: int
@@ -46,17 +47,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One place of the text.
+    """One step of generation.
 
     Attributes:
-        candidates: the likeliest tokens, the likeliest first.
-        entropy: of the model's own distribution, in bits.
-        tempered_entropy: after the temperature, in bits.
-        final_entropy: after all filters, in bits.
-        kept: how many tokens all filters together keep.
-        kept_by: how many tokens each filter that is on keeps alone.
-        chosen: the token that was taken.
-        text: of that token.
+        candidates: Likeliest tokens, the likeliest first.
+        entropy: Entropy in bits of the distribution by the model, after the penalties.
+        tempered_entropy: Entropy in bits after the temperature.
+        final_entropy: Entropy in bits after all filters.
+        kept: Number of tokens that all filters together keep.
+        kept_by: Number of tokens that each active filter keeps when it is applied alone.
+        chosen: Id of the token that was taken.
+        text: Text of that token; empty for the end-of-document token.
     """
 
     candidates: tuple[Candidate, ...]
@@ -74,17 +75,19 @@ def explain(
 ) -> list[Step]:
     """Return what a model would write after a prompt, for `options.max_new_tokens` steps or until it ends the text.
 
-    The tokens taken are those of `generate` with the same options (greedy or sampling).
+    The tokens taken are those that `generate` takes with the same options.
 
     Args:
-        model: with a cache.
-        tokenizer: the model's own.
-        prompt: the text before.
-        options: temperature, filters, penalties and seed.
-        top: how many candidates of each step are told.
+        model: Model with a key-value cache.
+        tokenizer: Tokenizer of the model.
+        prompt: Text to continue.
+        options: Options of generation: temperature, filters, penalties and seed. None takes the defaults with ten new
+            tokens.
+        top: Number of candidates to return for each step.
 
     Raises:
-        InputError: for a strategy other than greedy or sampling, or a prompt that does not fit the context.
+        InputError: If the options ask for another strategy than greedy decoding or sampling, or the prompt does not fit
+            the context.
     """
     options = options or GenerateOptions(max_new_tokens=10)
     if options.beams > 1 or options.contrastive is not None:
@@ -144,7 +147,7 @@ def _is_on(name: str, options: GenerateOptions) -> bool:
 
 
 def _alone(tempered: torch.Tensor, name: str, options: GenerateOptions) -> torch.Tensor:
-    """Return (vocabulary,) bool: what one filter keeps without the others."""
+    """Return whether one filter, applied alone, keeps each token, (vocabulary,) bool."""
     off = replace(options, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0)
     return reshape(tempered[None], replace(off, **{name: getattr(options, name)}))[0] > filters.RULED_OUT
 

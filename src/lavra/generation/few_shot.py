@@ -1,4 +1,4 @@
-"""Which examples a prompt shows: some at random, those most like the text, or a set that stands for all (vote-k)."""
+"""Few-shot examples for a prompt: chosen at random, by similarity to the text, or as a representative set (vote-k)."""
 
 from __future__ import annotations
 
@@ -14,29 +14,43 @@ from numpy.typing import NDArray
 from lavra.core.seeds import numpy_stream
 
 Choice = Literal["random", "similar", "vote-k"]
+"""Ways to choose examples; see `ExampleChooser`."""
 
 NEIGHBOURS, DISCOUNT = 150, 10.0
-"""Of vote-k, as in its paper: edges of a text, and how much less a text counts for each chosen neighbour."""
+"""Parameters of vote-k, as in its paper: the number of texts that each text votes for, and the factor by which its vote
+counts less for each of them that is chosen already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A text and its label."""
+    """A text and its label.
+
+    Attributes:
+        text: Text of the example.
+        label: Label that the prompt shows for it.
+    """
 
     text: str
     label: str
 
 
 class ExampleChooser:
-    """Chooses examples for texts.
+    """Chooses the examples that the prompt of a text shows.
 
     Args:
-        examples: to choose from.
-        count: how many a prompt shows; all of them where there are not so many.
-        choice: "random": the same ones for every text, as many of each label as may be; "similar": the nearest by
-            cosine of tf-idf of words, the nearest last, next to the text; "vote-k": the same ones for every text,
-            each standing for many others (fast vote-k, Su et al. 2022, arXiv 2209.01975, section 2.2).
-        seed: of the random choice.
+        examples: Examples to choose from.
+        count: Number of examples that a prompt shows; all of them where there are fewer.
+        choice: "random" takes the same examples for every text, as evenly from the labels as possible. "similar" takes
+            the examples most similar to the text, by the cosine of their tf-idf vectors of words, and puts the most
+            similar one last, next to the text. "vote-k" takes the same examples for every text, each of which stands
+            for many others (fast vote-k, Su et al. 2022, arXiv 2209.01975, section 2.2).
+        seed: Seed of the random choice.
+
+    Examples:
+        >>> examples = [Example("the cat sleeps", "animal"), Example("the car starts", "machine")]
+        >>> chooser = ExampleChooser(examples, count=1, choice="similar")
+        >>> chooser.for_text("my cat")[0].label
+        'animal'
     """
 
     def __init__(self, examples: Sequence[Example], count: int, choice: Choice = "random", seed: int = 0) -> None:
@@ -48,7 +62,11 @@ class ExampleChooser:
             self._fixed = vote_k(self._index.vectors @ self._index.vectors.T, self._count)
 
     def for_text(self, text: str) -> list[Example]:
-        """Return the examples that the prompt of a text shows, in their order."""
+        """Return the examples that the prompt of a text shows, in the order of the prompt.
+
+        Args:
+            text: Text to classify.
+        """
         if self._choice != "similar" or self._index is None:
             return [self._examples[number] for number in self._fixed]
         likeness = self._index.vectors @ self._index.vector(text)
@@ -57,11 +75,19 @@ class ExampleChooser:
 
 
 def vote_k(likeness: NDArray[np.float64], count: int) -> list[int]:
-    """Return `count` places, each time the one whose not yet represented neighbours are the most.
+    """Return the places of representative texts by fast vote-k (Su et al. 2022, arXiv 2209.01975, section 2.2).
+
+    Each text votes for the `NEIGHBOURS` texts most similar to it. The text with the most votes is chosen, one after
+    another, and the vote of a text counts less for each text that it voted for and that is chosen already. So every
+    new choice stands for texts that none of the earlier ones stands for.
 
     Args:
-        likeness: (texts, texts); each text votes for the `NEIGHBOURS` most like it.
-        count: how many to choose.
+        likeness: Similarity of each two texts, (texts, texts).
+        count: Number of texts to choose; all are chosen where there are fewer.
+
+    Examples:
+        >>> sorted(vote_k(np.eye(3), count=5))
+        [0, 1, 2]
     """
     texts = len(likeness)
     votes = np.zeros((texts, texts), dtype=np.bool_)  # votes[voter, candidate]
@@ -71,7 +97,7 @@ def vote_k(likeness: NDArray[np.float64], count: int) -> list[int]:
     chosen: list[int] = []
     for _ in range(min(count, texts)):
         weight = DISCOUNT ** -votes[:, chosen].sum(1)
-        weight[chosen] = 0.0  # those that are chosen need nobody to stand for them
+        weight[chosen] = 0.0  # a chosen text needs no other text to stand for it
         score = weight @ votes
         score[chosen] = -1.0
         chosen.append(int(score.argmax()))
@@ -79,7 +105,7 @@ def vote_k(likeness: NDArray[np.float64], count: int) -> list[int]:
 
 
 def _balanced(examples: list[Example], count: int, seed: int) -> list[int]:
-    """Return places in random order, taking from the labels in turn."""
+    """Return places of examples in random order, taken from the labels in turn."""
     order = numpy_stream(seed, "examples").permutation(len(examples)).tolist()
     turns: Counter[str] = Counter()
     turn = {}
@@ -90,7 +116,7 @@ def _balanced(examples: list[Example], count: int, seed: int) -> list[int]:
 
 
 class _WordVectors:
-    """Tf-idf vectors of length one over lower-case words."""
+    """Tf-idf vectors of lower-case words, scaled to length 1; the idf is smoothed as in scikit-learn."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         words = [_words(text) for text in texts]
@@ -101,7 +127,7 @@ class _WordVectors:
         self.vectors = np.stack([self._of(mine) for mine in words]) if texts else np.zeros((0, 0))
 
     def vector(self, text: str) -> NDArray[np.float64]:
-        """Return the vector of a text; words that no example has count for nothing."""
+        """Return the vector of a text, (words of the examples,); words that no example has are ignored."""
         return self._of(_words(text))
 
     def _of(self, words: list[str]) -> NDArray[np.float64]:

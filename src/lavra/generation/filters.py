@@ -1,6 +1,7 @@
-"""Filters of next-token logits. Each maps (rows, vocabulary) to the same shape; a neutral value is the identity.
+"""Filters of next-token logits, known as logits processors. Each maps (rows, vocabulary) logits to the same shape.
 
-A token is ruled out by the score -inf. Every filter leaves at least one token of those that it was given.
+A token is ruled out by the logit -inf. Every filter leaves at least one token, and at its neutral value it returns the
+logits unchanged.
 """
 
 from __future__ import annotations
@@ -9,18 +10,25 @@ import torch
 from torch.nn.functional import pad
 
 RULED_OUT = float("-inf")
+"""Logit of a token that cannot be chosen: its probability is zero."""
 
 SHORTLIST = 512
-"""Tokens that `keep_top_p` sorts at first; a well-trained model's nucleus seldom holds more."""
+"""Number of tokens that `keep_top_p` sorts at first. The nucleus of a well-trained model seldom holds more."""
 
 
 def penalize_repetition(logits: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:
-    """Divide positive and multiply negative scores of tokens that occurred (CTRL, arXiv 1909.05858, section 4.1).
+    """Return logits that discourage tokens that occurred already (CTRL, arXiv 1909.05858, section 4.1).
+
+    Positive logits of these tokens are divided by the penalty and negative ones are multiplied by it.
 
     Args:
-        logits: (rows, vocabulary).
-        seen: (rows, vocabulary) bool or counts, non-zero for tokens of the prompt and of the text.
-        penalty: 1 is off; above 1 discourages repetition.
+        logits: Next-token logits, (rows, vocabulary).
+        seen: Non-zero for each token that occurs in the prompt or the new text, (rows, vocabulary), bool or counts.
+        penalty: Factor above 0. Values above 1 discourage repetition; 1 is neutral.
+
+    Examples:
+        >>> penalize_repetition(torch.tensor([[2.0, -2.0, 2.0]]), torch.tensor([[1, 1, 0]]), penalty=2.0).tolist()
+        [[1.0, -4.0, 2.0]]
     """
     if penalty == 1.0:
         return logits
@@ -28,19 +36,36 @@ def penalize_repetition(logits: torch.Tensor, seen: torch.Tensor, penalty: float
 
 
 def penalize_frequency(logits: torch.Tensor, counts: torch.Tensor, penalty: float) -> torch.Tensor:
-    """Subtract `penalty` for each time that a token occurs in the new text; `counts` is (rows, vocabulary)."""
+    """Return logits from which the penalty is subtracted once for each time that a token occurs in the new text.
+
+    Args:
+        logits: Next-token logits, (rows, vocabulary).
+        counts: Occurrences of each token in the new text, (rows, vocabulary).
+        penalty: Amount to subtract for each occurrence. Values above 0 discourage repetition; 0 is neutral.
+
+    Examples:
+        >>> penalize_frequency(torch.zeros(1, 3), torch.tensor([[0, 1, 2]]), penalty=0.5).tolist()
+        [[0.0, -0.5, -1.0]]
+    """
     return logits if penalty == 0.0 else logits - penalty * counts.to(logits.dtype)
 
 
 def forbid_repeated_ngrams(logits: torch.Tensor, history: torch.Tensor, size: int) -> torch.Tensor:
-    """Rule out tokens that would complete a run of `size` tokens that the history holds already.
+    """Return logits that rule out every token that would repeat an n-gram of the history.
+
+    A row in which every token would be ruled out is left unchanged.
 
     Args:
-        logits: (rows, vocabulary).
-        history: (rows, length) ids aligned at the right; -1 on the left of shorter rows.
-        size: length of the runs; 0 is off, 1 lets no token come twice.
+        logits: Next-token logits, (rows, vocabulary).
+        history: Ids of the prompt and the new text, (rows, length), aligned at the right with -1 on the left of
+            shorter rows.
+        size: Length of the n-grams in tokens. With 1 no token occurs twice; 0 is neutral.
 
-    A row whose every token would be ruled out is left as it was.
+    Examples:
+        After 1 2 1, the token 2 would repeat the bigram 1 2:
+
+        >>> forbid_repeated_ngrams(torch.zeros(1, 4), torch.tensor([[1, 2, 1]]), size=2).tolist()
+        [[0.0, 0.0, -inf, 0.0]]
     """
     length = history.shape[1]
     if size == 0 or length < size:
@@ -56,12 +81,30 @@ def forbid_repeated_ngrams(logits: torch.Tensor, history: torch.Tensor, size: in
 
 
 def scale(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Divide by the temperature; 1 is off."""
+    """Return the logits divided by the temperature.
+
+    Args:
+        logits: Next-token logits, (rows, vocabulary).
+        temperature: Number above 0. Below 1 the distribution is sharper and above 1 flatter; 1 is neutral.
+
+    Examples:
+        >>> scale(torch.tensor([[1.0, 2.0]]), temperature=0.5).tolist()
+        [[2.0, 4.0]]
+    """
     return logits if temperature == 1.0 else logits / temperature
 
 
 def keep_top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
-    """Keep the k likeliest tokens, and those that tie with the k-th; 0 is off."""
+    """Return logits that keep the k likeliest tokens, and any that tie with the k-th (top-k sampling).
+
+    Args:
+        logits: Next-token logits, (rows, vocabulary).
+        k: Number of tokens to keep; 0 is neutral.
+
+    Examples:
+        >>> keep_top_k(torch.tensor([[1.0, 3.0, 2.0]]), k=2).tolist()
+        [[-inf, 3.0, 2.0]]
+    """
     if k == 0 or k >= logits.shape[-1]:
         return logits
     smallest = logits.topk(k, -1).values[..., -1:]
@@ -69,11 +112,20 @@ def keep_top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def keep_top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
-    """Keep the fewest likeliest tokens whose probabilities sum to p or more (nucleus, arXiv 1904.09751); 1 is off.
+    """Return logits that keep the nucleus: the fewest likeliest tokens with a total probability of at least p.
 
-    Of equally likely tokens the one with the smaller id comes first. Only a shortlist is sorted, and a longer one where
-    it holds less than p; that is much quicker than sorting a large vocabulary.
+    This is top-p or nucleus sampling (Holtzman et al. 2019, arXiv 1904.09751). Of equally likely tokens the one with
+    the smaller id comes first.
+
+    Args:
+        logits: Next-token logits, (rows, vocabulary).
+        p: Probability that the kept tokens must reach, above 0 and at most 1; 1 is neutral.
+
+    Examples:
+        >>> keep_top_p(torch.tensor([[0.5, 0.3, 0.2]]).log(), p=0.7).exp() > 0
+        tensor([[ True,  True, False]])
     """
+    # Sorting a large vocabulary is slow, so only a shortlist is sorted, and a longer one where it holds less than p.
     if p >= 1.0:
         return logits
     normaliser = logits.logsumexp(-1, keepdim=True)
@@ -90,7 +142,18 @@ def keep_top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
 
 
 def keep_min_p(logits: torch.Tensor, p: float) -> torch.Tensor:
-    """Keep tokens whose probability is at least p times that of the likeliest (arXiv 2407.01082); 0 is off."""
+    """Return logits that keep the tokens with at least p times the probability of the likeliest token.
+
+    This is min-p sampling (Nguyen et al. 2024, arXiv 2407.01082).
+
+    Args:
+        logits: Next-token logits, (rows, vocabulary).
+        p: Share of the largest probability, from 0 to 1; 0 is neutral.
+
+    Examples:
+        >>> keep_min_p(torch.tensor([[0.5, 0.25, 0.25]]).log(), p=0.6).exp() > 0
+        tensor([[ True, False, False]])
+    """
     if p == 0.0:
         return logits
     probabilities = logits.softmax(-1)
@@ -98,7 +161,22 @@ def keep_min_p(logits: torch.Tensor, p: float) -> torch.Tensor:
 
 
 def keep_typical(logits: torch.Tensor, p: float) -> torch.Tensor:
-    """Keep the fewest tokens of share p whose surprise is nearest to the entropy (arXiv 2202.00666); 1 is off."""
+    """Return logits that keep the tokens whose surprise is nearest to the entropy of the distribution.
+
+    This is locally typical sampling (Meister et al. 2022, arXiv 2202.00666). The surprise of a token is its negative
+    log-probability; the fewest tokens with a total probability of at least p are kept.
+
+    Args:
+        logits: Next-token logits, (rows, vocabulary).
+        p: Probability that the kept tokens must reach, above 0 and at most 1; 1 is neutral.
+
+    Examples:
+        The entropy is 0.90 nats. The second token, with a surprise of 1.20 nats, is nearer to it than the first, with
+        0.51 nats:
+
+        >>> keep_typical(torch.tensor([[0.6, 0.3, 0.1]]).log(), p=0.2).exp() > 0
+        tensor([[False,  True, False]])
+    """
     if p >= 1.0:
         return logits
     log = logits.log_softmax(-1)
@@ -110,12 +188,21 @@ def keep_typical(logits: torch.Tensor, p: float) -> torch.Tensor:
 
 
 def _before(probabilities: torch.Tensor) -> torch.Tensor:
-    """Return the sum of the probabilities to the left of each."""
+    """Return, for each place, the sum of the probabilities on its left."""
     return pad(probabilities.cumsum(-1)[..., :-1], (1, 0))
 
 
 def mask_padding(logits: torch.Tensor, vocabulary_size: int) -> torch.Tensor:
-    """Rule out the rows of a padded vocabulary, which stand for no token."""
+    """Return logits that rule out the ids of a padded vocabulary that stand for no token.
+
+    Args:
+        logits: Next-token logits, (rows, padded vocabulary).
+        vocabulary_size: Number of tokens. The ids from this one on are padding.
+
+    Examples:
+        >>> mask_padding(torch.zeros(1, 4), vocabulary_size=3).tolist()
+        [[0.0, 0.0, 0.0, -inf]]
+    """
     if vocabulary_size >= logits.shape[-1]:
         return logits
     return torch.cat((logits[..., :vocabulary_size], torch.full_like(logits[..., vocabulary_size:], RULED_OUT)), -1)

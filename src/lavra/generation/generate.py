@@ -1,4 +1,4 @@
-"""Continue prompts: batched, cached, and the same texts however the prompts are grouped."""
+"""Continue prompts in batches with a key-value cache; the texts do not depend on how the prompts are grouped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lavra.models.contract import CachedModel
 
 ROWS_AT_ONCE = 64
-"""Continuations that are decoded together."""
+"""Largest number of continuations that are decoded together; more gain little speed and take more memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,14 @@ class Generation:
     """One continuation of one prompt.
 
     Attributes:
-        prompt: the text that was continued.
-        sample: number of the continuation, from 0.
-        text: the new text, without the prompt and without the stop string.
-        tokens: the new ids, those of a stop string included, the end-of-document token not.
-        reason: why it ended: the model ended the document ("end"), a stop string came ("stop"), `max_new_tokens` were
-            made ("length"), or they were made before the text satisfied its constraint ("unfinished").
-        score: of beam search: its log-probability divided by (number of tokens) ** length_penalty; else None.
+        prompt: Text that was continued.
+        sample: Number of the continuation, counted from 0.
+        text: New text, without the prompt and without the stop string.
+        tokens: Ids of the new tokens, with those of a stop string and without the end-of-document token.
+        reason: Why the text ended. "end": the model ended the document. "stop": a stop string occurred. "length":
+            `max_new_tokens` were made. "unfinished": the text could not satisfy its constraint within them.
+        score: Log-probability in nats, divided by (number of tokens) ** length_penalty, where beam search made the
+            text; None otherwise.
     """
 
     prompt: str
@@ -58,30 +59,42 @@ def generate(
 ) -> list[Generation]:
     """Continue prompts.
 
-    A prompt is read as the model's own tokenizer gives it: with a beginning-of-text token before it where the tokenizer
-    puts one, unless the options say otherwise. The empty prompt begins a new document. Where prompt and text outgrow
-    the model's context, the model goes on from the last half of its context, read anew; so a token is always made from
-    at least half a context.
+    A prompt is read as the tokenizer of the model encodes it: after a beginning-of-text token where the tokenizer adds
+    one, unless the options say otherwise. The empty prompt begins a new document. Where prompt and text outgrow the
+    context of the model, the model reads the last half of its context again and goes on from there, so that a token
+    always has at least half a context before it.
 
     The options choose the strategy: sampling, `greedy`, `beams`, or `contrastive` search. The random numbers of a
-    continuation depend on the seed, the text of its prompt and its sample number, and on nothing else: grouping, order
-    and other prompts change no text (beyond what rounding in the model's products can change), and equal prompts get
-    equal texts.
+    continuation depend on the seed, the text of its prompt and its sample number, and on nothing else. Grouping, order
+    and other prompts therefore change no text, apart from what rounding in the matrix products may change, and equal
+    prompts get equal texts.
 
     Args:
-        model: a model with a cache (`context`, `new_cache`, `step`, `head`).
-        tokenizer: the model's own.
-        prompts: texts to continue.
-        options: how; `GenerateOptions()` by default.
-        constraint: which tokens may come, instead of what the options say of it.
+        model: Model with a key-value cache (`context`, `new_cache`, `step`, `head`).
+        tokenizer: Tokenizer of the model.
+        prompts: Texts to continue.
+        options: Options of generation; None takes the defaults of `GenerateOptions`.
+        constraint: Constraint on the texts, which replaces one that the options ask for.
 
     Returns:
         `options.samples` generations of the first prompt, then of the second, and so on. Beam search gives the best
         first, and fewer where it finds fewer.
 
     Raises:
-        InputError: if a prompt does not fit the context, or a constraint cannot be met.
-        LavraError: if memory does not suffice for a single continuation.
+        InputError: If a prompt does not fit the context, or a constraint cannot be met.
+        LavraError: If memory does not suffice for a single continuation.
+
+    Examples:
+        A model without training writes nonsense:
+
+        >>> from lavra.data.tokenizers.tokenizer import Tokenizer
+        >>> from lavra.models.native.decoder import build_decoder
+        >>> from lavra.models.spec import DecoderSpec
+        >>> tokenizer = Tokenizer.train(["o rato roeu a rolha"], 300)
+        >>> shape = DecoderSpec(vocabulary=tokenizer.vocabulary_size, context=16, depth=1, width=8, heads=1)
+        >>> (made,) = generate(build_decoder(shape), tokenizer, ["o rato"], GenerateOptions(max_new_tokens=5))
+        >>> len(made.tokens) <= 5, made.reason in ("length", "end")
+        (True, True)
     """
     made = dict(generate_each(model, tokenizer, prompts, options, constraint))
     return [made[place] for place in sorted(made)]
@@ -94,9 +107,23 @@ def generate_each(
     options: GenerateOptions | None = None,
     constraint: Constraint | None = None,
 ) -> Iterator[tuple[tuple[int, int], Generation]]:
-    """Yield (number of the prompt, number of the sample) and its generation, each as soon as it is finished.
+    """Yield the generations of `generate`, each as soon as it is finished.
 
-    As `generate`, which says more. Short prompts come first; as rows finish, those that wait take their places.
+    Short prompts come first. As rows finish, waiting ones take their places.
+
+    Args:
+        model: Model with a key-value cache.
+        tokenizer: Tokenizer of the model.
+        prompts: Texts to continue.
+        options: Options of generation; None takes the defaults of `GenerateOptions`.
+        constraint: Constraint on the texts, which replaces one that the options ask for.
+
+    Yields:
+        The number of the prompt and the number of the sample, both counted from 0, with the generation.
+
+    Raises:
+        InputError: If a prompt does not fit the context, or a constraint cannot be met.
+        LavraError: If memory does not suffice for a single continuation.
     """
     options = options or GenerateOptions()
     constraint = constraint or constraint_of(tokenizer, options)
@@ -124,11 +151,18 @@ def stream(
 ) -> Iterator[str]:
     """Yield the one continuation of a prompt in pieces, each as soon as it is certain.
 
-    The pieces joined are the text that `generate` returns. No piece holds half a character, nor text that may yet turn
-    out to be the beginning of a stop string.
+    The pieces joined are the text that `generate` returns. No piece holds a part of a character, nor text that may
+    still turn out to be the beginning of a stop string.
+
+    Args:
+        model: Model with a key-value cache.
+        tokenizer: Tokenizer of the model.
+        prompt: Text to continue.
+        options: Options of generation; None takes the defaults of `GenerateOptions`.
 
     Raises:
-        InputError: if several samples are asked for, or the prompt does not fit the context.
+        InputError: If several samples or beams are asked for, the prompt does not fit the context, or a constraint
+            cannot be met.
     """
     options = options or GenerateOptions()
     if options.samples != 1:
@@ -152,7 +186,17 @@ def stream(
 
 
 def unfinished(count: int, texts: int, options: GenerateOptions) -> str:
-    """Return the sentence about texts that do not satisfy their constraint."""
+    """Return the printed sentence about texts that do not satisfy their constraint.
+
+    Args:
+        count: Number of unfinished texts.
+        texts: Number of all texts.
+        options: Options of generation.
+
+    Examples:
+        >>> unfinished(2, 3, GenerateOptions(max_new_tokens=5))
+        '2 of 3 texts are unfinished: 5 tokens were no room for the rest; raise --max-new-tokens'
+    """
     made = "the text is" if texts == 1 else f"{count} of {texts} texts are"
     return f"{made} unfinished: {options.max_new_tokens} tokens were no room for the rest; raise --max-new-tokens"
 
@@ -180,7 +224,10 @@ def _decode(
     options: GenerateOptions,
     constraint: Constraint | None,
 ) -> Iterator[tuple[tuple[int, int], Continuation]]:
-    """Yield rows as they finish, and let waiting ones take their places, a quarter of the rows at a time."""
+    """Yield rows as they finish, while waiting rows take their places (continuous batching).
+
+    Rows are admitted a quarter of a batch at a time, because reading new prompts interrupts the rows that are growing.
+    """
     at_once = ROWS_AT_ONCE if options.contrastive is None else max(1, ROWS_AT_ONCE // options.top_k)
     growing: list[tuple[tuple[int, int], Continuation]] = []
     pads = getattr(model, "pads", True)
@@ -210,13 +257,19 @@ def _decode(
 def _of_one_length(
     new: list[tuple[tuple[int, int], Continuation]], waiting: Iterator[tuple[tuple[int, int], Continuation]]
 ) -> tuple[list[tuple[tuple[int, int], Continuation]], Iterator[tuple[tuple[int, int], Continuation]]]:
-    """Return the first of the rows that have one length, and the others put back before those that wait."""
+    """Return the first rows as far as they have equal lengths, and the others put back in front of the waiting ones.
+
+    A model that cannot handle padding reads only prompts of one length together.
+    """
     alike = list(takewhile(lambda one: len(one[1].ids) == len(new[0][1].ids), new))
     return alike, chain(new[len(alike) :], waiting)
 
 
 def _advanced(decoding: Decoding) -> bool:
-    """Make one token for every row; False when memory ran out (returned, so that what failed is released)."""
+    """Make one token for every row, and return whether memory sufficed.
+
+    It returns and does not raise, so that no traceback holds on to the tensors of the failed step.
+    """
     try:
         decoding.advance()
     except (RuntimeError, MemoryError) as error:
@@ -234,7 +287,7 @@ def _search(
     options: GenerateOptions,
     constraint: Constraint | None,
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
-    """Yield the number of each prompt and its hypotheses, the best first."""
+    """Yield the number of each prompt and its hypotheses by beam search, the best first."""
     at_once, done = max(1, ROWS_AT_ONCE // options.beams), 0
     while done < len(numbers):
         group = numbers[done : done + at_once]
@@ -273,7 +326,7 @@ def _finished(prompt: str, sample: int, row: Continuation, constraint: Constrain
 
 
 def _reason(reason: Reason | None, new: Sequence[int], constraint: Constraint | None) -> Reason:
-    """Return why a text ended; one that its constraint does not let end is unfinished."""
+    """Return why a text ended; a text that its constraint does not allow to end is unfinished."""
     if constraint is not None and reason != "stop" and not constraint.whole(tuple(new)):
         return "unfinished"
     return reason or "length"

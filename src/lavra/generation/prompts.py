@@ -1,4 +1,4 @@
-"""A prompt as the model reads it: the beginning of a document, or what an encoder reads before its decoder writes."""
+"""A prompt as the model reads it: the beginning of a document for a decoder, or the source text for an encoder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model reads before it writes.
+    """The tokens that a model reads before it writes.
 
     Attributes:
-        ids: for a decoder the prompt, after a beginning-of-text token where it is read with one; for an encoder-decoder
-            the tokens that its decoder begins with.
-        source: for an encoder-decoder the prompt, as its encoder reads it; empty for decoders.
-        forced: tokens at the end of `ids` that are the text's own already; a length counts them.
-        marks: tokens at the beginning of `ids` that stand for no text: as a rule one or none.
+        ids: For a decoder, the prompt after a beginning-of-text token, where it has one. For an encoder-decoder, the
+            decoder start tokens.
+        source: For an encoder-decoder, the prompt as its encoder reads it; empty for a decoder.
+        forced: Number of tokens at the end of `ids` that already belong to the new text, such as a forced language
+            token; the length of the text counts them.
+        marks: Number of tokens at the beginning of `ids` that stand for no text, usually one or none.
+
+    Examples:
+        >>> Prompt([256, 97, 98]).before
+        [97, 98]
     """
 
     ids: list[int]
@@ -33,27 +38,38 @@ class Prompt:
 
     @property
     def before(self) -> list[int]:
-        """The ids that the new text follows directly, as text: none where a decoder begins anew."""
+        """Ids of the text that the new text follows directly; none for an encoder-decoder, whose text begins anew."""
         return [] if self.source else self.ids[self.marks :]
 
     @property
     def as_row(self) -> dict[str, Any]:
-        """What a row that continues the prompt has to know besides its ids."""
+        """Fields of a `Row` that continues the prompt, besides its ids."""
         return {"source": self.source, "forced": self.forced, "marks": self.marks}
 
     @property
     def size(self) -> int:
-        """Tokens that are read."""
+        """Number of tokens that are read."""
         return len(self.ids) + len(self.source)
 
 
 def writes_from_source(model: object) -> bool:
-    """Say whether a model reads its prompts with an encoder."""
+    """Return whether a model reads its prompts with an encoder.
+
+    Args:
+        model: Model with a key-value cache.
+    """
     return bool(getattr(model, "beginning", ()))
 
 
 def decoder_prompt(tokenizer: Tokenizer, ids: Sequence[int], bos: bool | None = None) -> Prompt:
-    """Return the prompt of a decoder from the ids of its text; see `lavra.data.tokenizers.prompt_ids.bos_before`."""
+    """Return the prompt of a decoder.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        ids: Ids of the text of the prompt.
+        bos: Whether a beginning-of-text token is read before the prompt; None leaves that to the tokenizer, see
+            `lavra.data.tokenizers.prompt_ids.bos_before`.
+    """
     begun = with_bos(tokenizer, ids, bos)
     return Prompt(begun, marks=len(begun) - len(ids))
 
@@ -67,20 +83,21 @@ def encode_prompt(
 ) -> Prompt:
     """Return a prompt as the model reads it.
 
-    An encoder reads the text with the special tokens that the tokenizer puts around one (T5: an end after it; BART: a
-    beginning and an end), with an end-of-document token after it where the tokenizer puts none.
+    An encoder reads the text with the special tokens that its tokenizer puts around texts: T5 puts an end token after
+    a text, and BART puts a start token before it and an end token after it. Where the tokenizer puts none, an
+    end-of-document token follows the text.
 
     Args:
-        model: with a cache.
-        tokenizer: the model's own.
-        text: the prompt.
-        bos: whether a decoder reads a beginning-of-text token before it; None as the tokenizer does it, and before an
-            empty prompt in any case.
-        long_prompt: "refuse" what the model cannot read; "window" reads a decoder's prompt later, when its beginning
-            slides out, and the beginning of an encoder's.
+        model: Model with a key-value cache.
+        tokenizer: Tokenizer of the model.
+        text: Text of the prompt.
+        long_prompt: "refuse" raises an error for a prompt that does not fit the context. With "window" a decoder reads
+            the end of such a prompt, and an encoder its beginning.
+        bos: Whether a decoder reads a beginning-of-text token before the prompt; None leaves that to the tokenizer. An
+            empty prompt gets one in any case.
 
     Raises:
-        InputError: if the prompt does not fit, or is empty and there is nothing to write from.
+        InputError: If the prompt does not fit and is to be refused, or it is empty and the model is an encoder-decoder.
     """
     if writes_from_source(model):
         if not text.strip():
@@ -95,7 +112,12 @@ def encode_prompt(
 
 
 def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids that an encoder reads for a text, special tokens included."""
+    """Return the ids that an encoder reads for a text, special tokens included.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        text: Text to encode.
+    """
     before, after = tokenizer.around_source
     return [*before, *tokenizer.encode(text), *after]
 
@@ -103,10 +125,16 @@ def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 def source_prompt(
     model: CachedModel, tokenizer: Tokenizer, text: str, long_prompt: Literal["refuse", "window"]
 ) -> Prompt:
-    """Return the prompt of an encoder-decoder; as `encode_prompt`, but an empty text is one too.
+    """Return the prompt of an encoder-decoder; unlike `encode_prompt`, it accepts an empty text.
+
+    Args:
+        model: Encoder-decoder with a key-value cache.
+        tokenizer: Tokenizer of the model.
+        text: Text that the encoder reads.
+        long_prompt: "refuse" raises an error for a text that does not fit the context; "window" reads its beginning.
 
     Raises:
-        InputError: if it is longer than the encoder reads, and is to be refused then.
+        InputError: If the text does not fit and is to be refused.
     """
     ids = source_ids(tokenizer, text)
     most = model.context

@@ -1,4 +1,4 @@
-"""A model reading rows of different lengths into one cache: rows come, are repeated or reordered, and go."""
+"""A model that reads rows of different lengths into one key-value cache, where rows are added, copied and removed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lavra.models.contract import CachedModel, device_of
 
 
 class Reader:
-    """Feeds rows to a model: the whole windows of those that are new to it, and the last token of the others.
+    """Feeds rows to a model: the whole window of each row that the cache does not hold, and the last token of others.
 
     Args:
-        model: with a cache.
+        model: Model with a key-value cache.
     """
 
     def __init__(self, model: CachedModel) -> None:
@@ -25,12 +25,12 @@ class Reader:
         self._rows = 0  # rows that the cache holds
 
     def next_features(self, rows: Sequence[Row], left: int) -> torch.Tensor:
-        """Return (rows, width) features from which the next token of each row is predicted.
+        """Return the features from which the next token of each row is predicted, (rows, width).
 
         Args:
-            rows: first those that the cache holds, in its order and each with one token more than at the last call;
-                then rows that are new.
-            left: most tokens that any of them may still grow by.
+            rows: First the rows that the cache holds, in its order and each one token longer than at the last call,
+                and then new rows.
+            left: Largest number of tokens by which any of the rows may still grow.
         """
         slid = [row.slide(self._model.context) for row in rows]
         if any(slid) or (self._cache is not None and self._cache.length == self._cache.capacity):
@@ -49,23 +49,38 @@ class Reader:
         return torch.cat((features, new))
 
     def read(self, rows: Sequence[Row], left: int) -> torch.Tensor:
-        """Forget everything, read the whole windows, and return (rows, longest, width) features, padded on the left."""
+        """Read the whole windows into a new cache and return their features, (rows, longest, width).
+
+        Shorter windows are padded on the left.
+
+        Args:
+            rows: Rows to read.
+            left: Largest number of tokens by which any of the rows may still grow.
+        """
         self.forget()
         for row in rows:
             row.slide(self._model.context)
         return self._read(rows, left)
 
     def append(self, ids: torch.Tensor) -> torch.Tensor:
-        """Append (rows, new) ids to the rows that were read, and return their (rows, new, width) features."""
+        """Append tokens to the rows that were read, and return the features of the tokens, (rows, new, width).
+
+        Args:
+            ids: Ids of the new tokens, (rows, new).
+        """
         return self._model.step(ids, self._cache)
 
     @property
     def full(self) -> bool:
-        """Whether no token fits the cache any more."""
+        """Whether no further token fits into the cache."""
         return self._cache is None or self._cache.length == self._cache.capacity
 
     def select(self, rows: Sequence[int] | torch.Tensor) -> None:
-        """Let row i be what row `rows[i]` was."""
+        """Keep, copy or reorder rows of the cache.
+
+        Args:
+            rows: Old number of each new row, (new rows,).
+        """
         if not len(rows):
             self.forget()
             return
@@ -74,11 +89,14 @@ class Reader:
             self._cache.select(torch.as_tensor(rows, dtype=torch.long, device=self.device))
 
     def forget(self) -> None:
-        """Let the cache go; all rows are read anew at the next call."""
+        """Drop the cache, so that all rows are read again at the next call."""
         self._cache, self._rows = None, 0
 
     def _read(self, rows: Sequence[Row], left: int) -> torch.Tensor:
-        """Read whole windows into a new cache, equal ones (samples of one prompt, beams) only once."""
+        """Read whole windows into a new cache.
+
+        Equal windows, as of several samples or beams of one prompt, are read once and then copied in the cache.
+        """
         windows = [(row.source, tuple(row.window)) for row in rows]
         place = {window: number for number, window in enumerate(dict.fromkeys(windows))}
         ids = torch.tensor(aligned_right([window for _, window in place]), dtype=torch.long, device=self.device)

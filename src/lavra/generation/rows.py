@@ -1,4 +1,4 @@
-"""The rows that are decoded: what was given, what was made, and the text as it comes, whole characters only."""
+"""The rows that are decoded: their given and new tokens, and their text as it grows, in whole characters."""
 
 from __future__ import annotations
 
@@ -15,19 +15,31 @@ if TYPE_CHECKING:
     from lavra.generation.prompts import Prompt
 
 UNFINISHED = "\ufffd"
-"""What decoding gives for bytes that are no whole character."""
+"""The replacement character, which decoding gives for bytes that are not a whole character."""
 
 LEFT_CONTEXT = 8
-"""Tokens of the prompt that are decoded along: some tokenizers' text depends on the token before it."""
+"""Number of tokens of the prompt that are decoded together with the new ones, because in some tokenizers the text of a
+token depends on the tokens before it."""
 
 
 class TextAssembler:
-    """Assembles the text of one continuation from its tokens.
+    """Assembles the text of one continuation from its tokens (incremental detokenisation).
 
     Args:
-        tokenizer: to decode with.
-        prompt: ids that come before; their text is not given out.
-        stop: the first of these strings to be complete ends the text and is cut off, wherever tokens end.
+        tokenizer: Tokenizer of the model.
+        prompt: Ids of the tokens before the continuation; their text is not returned.
+        stop: Stop strings. The first one to be complete ends the text and is cut off, even in the middle of a token.
+
+    Attributes:
+        stopped: Whether a stop string ended the text.
+
+    Examples:
+        The second byte of "ã" completes the character:
+
+        >>> from lavra.data.tokenizers.tokenizer import Tokenizer
+        >>> assembler = TextAssembler(Tokenizer.train(["abc"], 257))
+        >>> [assembler.add(token) for token in Tokenizer.train(["abc"], 257).encode("aã")]
+        ['a', '', 'ã']
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = (), stop: Sequence[str] = ()) -> None:
@@ -40,7 +52,11 @@ class TextAssembler:
         self._held = ""  # text that may be the beginning of a stop string
 
     def add(self, token: int) -> str:
-        """Take the next token and return the text that is certain now: possibly none, possibly that of several."""
+        """Take the next token and return the text that became certain, which may be empty or that of several tokens.
+
+        Args:
+            token: Id of the next token.
+        """
         self._ids.append(token)
         text = self._tokenizer.decode(self._ids)
         if text.endswith(UNFINISHED):
@@ -52,7 +68,7 @@ class TextAssembler:
         return self._release(new)
 
     def finish(self) -> str:
-        """Return the text that was held back, without a half character at its end."""
+        """Return the text that was held back, without an incomplete character at its end."""
         rest = self._tokenizer.decode(self._ids).rstrip(UNFINISHED)[len(self._text) :]
         certain = self._release(rest)
         held, self._held = self._held, ""
@@ -72,29 +88,27 @@ class TextAssembler:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest proper beginning of `stop` that `text` ends with."""
+    """Return the length of the longest proper prefix of `stop` with which `text` ends."""
     return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
 
 
-# The rows that are decoded: what was given, what was made, and the text so far.
-
 Reason = Literal["end", "stop", "length", "unfinished"]
-"""Why a text ended: the model ended the document, a stop string came, or `max_new_tokens` were made; with a constraint
-that the text does not satisfy, because there was no room or no token for the rest of it, it is unfinished."""
+"""Why a text ended: the model ended the document, a stop string occurred, or `max_new_tokens` were made. A text is
+unfinished where it does not satisfy its constraint, because no token or too few tokens were left for the rest."""
 
 
 @dataclass(slots=True)
 class Row:
-    """Tokens that the model reads and adds to.
+    """A row of tokens that the model reads and extends.
 
     Attributes:
-        ids: the prompt, with what is read before it, and the new tokens; of an encoder-decoder what its decoder begins
-            with, and the new tokens.
-        prompt_length: how many of `ids` were given.
-        begin: first of `ids` that the model still sees; moves on when the context is full.
-        source: what the encoder of an encoder-decoder reads; empty for decoders.
-        forced: how many of the given `ids` are the text's own already: a length counts them.
-        marks: how many of the first `ids` stand for no text.
+        ids: For a decoder, the special tokens before the prompt, the prompt and the new tokens. For an encoder-decoder,
+            the decoder start tokens and the new tokens.
+        prompt_length: Number of tokens at the beginning of `ids` that were given.
+        begin: Place in `ids` of the first token that the model still sees. It moves on when the context is full.
+        source: Ids that the encoder of an encoder-decoder reads; empty for a decoder.
+        forced: Number of given tokens that already belong to the new text; the length of the text counts them.
+        marks: Number of tokens at the beginning of `ids` that stand for no text.
     """
 
     ids: list[int]
@@ -106,12 +120,12 @@ class Row:
 
     @property
     def text_ids(self) -> list[int]:
-        """All tokens of the text, those of the prompt included."""
+        """Ids of all tokens of the text, those of the prompt included."""
         return self.ids[self.marks :]
 
     @property
     def new(self) -> list[int]:
-        """The new tokens."""
+        """Ids of the new tokens."""
         return self.ids[self.prompt_length :]
 
     @property
@@ -121,11 +135,22 @@ class Row:
 
     @property
     def window(self) -> list[int]:
-        """What the model sees of the row."""
+        """Ids of the tokens that the model still sees."""
         return self.ids[self.begin :]
 
     def slide(self, context: int) -> bool:
-        """Where the row outgrew the context, go on from the last half of it; return whether it did."""
+        """Shorten the window to half the context where it outgrew the context, and return whether it did.
+
+        Dropping half at once means that the window is read again only once in half a context, and not for every token.
+
+        Args:
+            context: Largest number of tokens that the model reads.
+
+        Examples:
+            >>> row = Row([1, 2, 3, 4, 5], prompt_length=2)
+            >>> row.slide(context=4), row.window
+            (True, [4, 5])
+        """
         if len(self.ids) - self.begin <= context:
             return False
         self.begin = len(self.ids) - max(1, context // 2)
@@ -134,13 +159,13 @@ class Row:
 
 @dataclass(slots=True)
 class Continuation(Row):
-    """One row while it grows into one text.
+    """A row that grows into one text.
 
     Attributes:
-        draws: one uniform random number for each token that may be made.
-        assembler: turns its new tokens into text.
-        pieces: the new text so far.
-        reason: why it ended; None while it grows.
+        draws: A uniform random number from 0 to 1 for each token that may be made, (max_new_tokens,).
+        assembler: Assembler of the text of the new tokens.
+        pieces: The new text so far, in pieces.
+        reason: Why the text ended; None while it grows.
     """
 
     draws: NDArray[Any]
@@ -150,14 +175,27 @@ class Continuation(Row):
 
     @classmethod
     def start(cls, tokenizer: Tokenizer, prompt: Prompt, draws: NDArray[Any], options: GenerateOptions) -> Continuation:
-        """Begin a row that continues a prompt."""
+        """Return a new row that continues a prompt.
+
+        Args:
+            tokenizer: Tokenizer of the model.
+            prompt: Prompt as the model reads it.
+            draws: A uniform random number from 0 to 1 for each token that may be made, (max_new_tokens,).
+            options: Options of generation.
+        """
         assembler = TextAssembler(tokenizer, prompt.before, options.stop)
         row = cls(list(prompt.ids), len(prompt.ids), draws, assembler, **prompt.as_row)
         row.reason = None if options.max_new_tokens else "length"
         return row
 
     def take(self, token: int, end_of_document: int, longest: int) -> str:
-        """Append a token, note whether it ends the row, and return the text that is certain now."""
+        """Append a token, record whether it ends the row, and return the text that became certain.
+
+        Args:
+            token: Id of the token.
+            end_of_document: Id of the end-of-document token, which is not appended.
+            longest: Largest number of new tokens.
+        """
         if token == end_of_document:
             self.reason = "end"
             piece = self.assembler.finish()
@@ -174,6 +212,14 @@ class Continuation(Row):
 
 
 def aligned_right(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return rows of the length of the longest, with -1 on the left of shorter ones."""
+    """Return rows of equal length, padded with -1 on the left.
+
+    Args:
+        rows: Ids of each row, at least one row.
+
+    Examples:
+        >>> aligned_right([[1], [2, 3]])
+        [[-1, 1], [2, 3]]
+    """
     longest = max(map(len, rows))
     return [[-1] * (longest - len(row)) + list(row) for row in rows]

@@ -1,4 +1,4 @@
-"""Next-token scores as every strategy sees them: only real and allowed tokens, discouraged as the options say."""
+"""Next-token scores as every decoding strategy sees them: after the constraint and the penalties of the options."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Scores:
-    """Rules out and discourages tokens, row by row.
+    """Rules out and penalises tokens in every row.
 
     Args:
-        tokenizer: the model's own.
-        options: which penalties.
-        constraint: which tokens may come at all; None for any.
+        tokenizer: Tokenizer of the model.
+        options: Options of generation, which hold the penalties.
+        constraint: Constraint on the texts; None allows any text.
     """
 
     def __init__(self, tokenizer: Tokenizer, options: GenerateOptions, constraint: Constraint | None = None) -> None:
@@ -31,7 +31,14 @@ class Scores:
         self._vocabulary, self._end = tokenizer.vocabulary_size, tokenizer.end_of_document
 
     def likeliest(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-        """Return (rows,) ids of the likeliest token of each row."""
+        """Return the id of the likeliest token of each row, (rows,).
+
+        Where nothing but the end may be ruled out, the conversion of all logits to float64 is spared.
+
+        Args:
+            logits: Next-token logits of the model, (rows, padded vocabulary).
+            rows: Rows that the logits belong to.
+        """
         options = self._options
         if (
             self._constraint is not None
@@ -43,15 +50,24 @@ class Scores:
         return _argmax(self._delay_end(logits[:, : self._vocabulary], rows))
 
     def apply(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-        """Return (rows, vocabulary) float64 scores; what is ruled out has -inf.
+        """Return the scores of all tokens after the constraint and the penalties, (rows, vocabulary) float64.
 
-        A row without any token left may only end. A beginning-of-text token counts for no penalty: where it ends
-        documents too, the text may end.
+        A token that is ruled out has -inf. A row in which no token is allowed may only end. The beginning-of-text token
+        is not penalised, because in many vocabularies it also ends documents, and the text must be able to end.
+
+        Args:
+            logits: Next-token logits of the model, (rows, padded vocabulary).
+            rows: Rows that the logits belong to.
         """
         return self.discourage(self.restrict(logits, rows), rows)
 
     def restrict(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-        """Apply what is forbidden: padding of the vocabulary, and what the constraint does not allow."""
+        """Return logits that rule out padding of the vocabulary and the tokens that the constraint forbids.
+
+        Args:
+            logits: Next-token logits of the model, (rows, padded vocabulary).
+            rows: Rows that the logits belong to.
+        """
         logits = filters.mask_padding(logits.to(_exact(logits.device)), self._vocabulary)
         if self._constraint is None:
             return logits
@@ -63,7 +79,12 @@ class Scores:
         return restricted
 
     def discourage(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-        """Apply what depends on the tokens so far: an early end, repetition and frequency."""
+        """Return logits after the penalties that depend on the tokens so far: early end, repetition and frequency.
+
+        Args:
+            logits: Next-token logits or log-probabilities, (rows, vocabulary).
+            rows: Rows that the logits belong to.
+        """
         options = self._options
         logits = self._delay_end(logits, rows)
         if options.repetition_penalty != 1.0 or options.no_repeat_ngram:
@@ -78,7 +99,7 @@ class Scores:
         return logits
 
     def _delay_end(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-        """Rule out the end of rows that have not `min_new_tokens` yet, unless a constraint leaves nothing else."""
+        """Rule out the end of rows shorter than `min_new_tokens`, unless the constraint allows nothing else."""
         early = [row.made < self._options.min_new_tokens for row in rows]
         if not any(early):
             return logits
@@ -94,7 +115,16 @@ class Scores:
 
 
 def reshape(logits: torch.Tensor, options: GenerateOptions) -> torch.Tensor:
-    """Return (rows, vocabulary) scores after temperature, top-k, top-p, min-p and typical-p, in this order."""
+    """Return scores after temperature, top-k, top-p, min-p and typical-p, in this order.
+
+    Args:
+        logits: Next-token scores, (rows, vocabulary).
+        options: Options of generation.
+
+    Examples:
+        >>> reshape(torch.tensor([[1.0, 2.0]]), GenerateOptions(temperature=0.5, top_k=1, top_p=1.0)).tolist()
+        [[-inf, 4.0]]
+    """
     logits = filters.scale(logits, options.temperature)
     logits = filters.keep_top_k(logits, options.top_k)
     logits = filters.keep_top_p(logits, options.top_p)
@@ -103,10 +133,18 @@ def reshape(logits: torch.Tensor, options: GenerateOptions) -> torch.Tensor:
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Return (rows,) ids: the first whose cumulative probability exceeds `uniform` (rows,), which is in [0, 1).
+    """Return the id drawn for each row, (rows,): the first whose cumulative probability exceeds the random number.
 
-    Inverting the distribution function takes one random number per token, so that a row's draws do not depend on the
-    rows beside it. A token of probability zero is never drawn.
+    This is inverse transform sampling. It takes one random number per token, so that the draws of a row do not depend
+    on the other rows. A token of probability zero is never drawn.
+
+    Args:
+        logits: Next-token scores, (rows, vocabulary).
+        uniform: A random number from 0 up to 1 for each row, (rows,).
+
+    Examples:
+        >>> draw(torch.tensor([[0.2, 0.5, 0.3]]).log(), torch.tensor([0.6])).tolist()
+        [1]
     """
     cumulative = logits.softmax(-1).cumsum(-1)
     total = cumulative[:, -1]
@@ -115,7 +153,7 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 
 def _argmax(logits: torch.Tensor) -> torch.Tensor:
-    """Return (rows,) places of the largest; on a CPU by NumPy, which is some twenty times as fast."""
+    """Return the place of the largest logit of each row, (rows,); on a CPU by NumPy, which is twenty times as fast."""
     if logits.device.type != "cpu":
         return logits.argmax(-1)
     exact = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
@@ -127,6 +165,6 @@ def _exact(device: torch.device) -> torch.dtype:
 
 
 def _counts(ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """Return (rows, vocabulary) how often each id occurs in (rows, length) ids; -1 counts for nothing."""
+    """Return the count of each id in each row, (rows, vocabulary), from (rows, length) ids; -1 is not counted."""
     counts = torch.zeros(ids.shape[0], vocabulary + 1, dtype=torch.long, device=ids.device)
     return counts.scatter_add_(1, ids.where(ids >= 0, vocabulary), torch.ones_like(ids))[:, :-1]

@@ -1,4 +1,4 @@
-"""The log-probability of options after prompts: each prompt is read once, whatever the number of its options."""
+"""The log-probability of options after prompts. Each prompt is read once, whatever the number of its options."""
 
 from __future__ import annotations
 
@@ -24,24 +24,29 @@ if TYPE_CHECKING:
     from lavra.models.contract import CachedModel
 
 By = Literal["sum", "token", "byte", "pmi"]
-"""How options are compared: by log-probability, by that per token or byte, or by its gain over a neutral prompt."""
+"""How options are compared: by their log-probability ("sum"), by their log-probability per token or per byte, or by
+the difference from their log-probability after a neutral prompt ("pmi", pointwise mutual information)."""
 
 TOKENS_AT_ONCE = 4096
-"""Tokens of options that are scored together, padding included."""
+"""Largest number of tokens that are scored together, padding included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How likely one option is after one prompt.
+    """The likelihood of one option after one prompt.
 
     Attributes:
-        option: the text that was scored.
-        log_probability: natural logarithm, summed over the option's tokens.
-        tokens: number of them.
-        bytes: of the option in UTF-8.
-        greedy: whether each token is the likeliest one, so that greedy decoding writes the option.
-        from_prompt: tokens at the prompt's end that are scored along with the option, because this option, or another
-            one after the same prompt, completes the prompt's last word; 0 as a rule.
+        option: Text that was scored.
+        log_probability: Log-probability of the option in nats, summed over its tokens.
+        tokens: Number of tokens scored.
+        bytes: UTF-8 bytes of the option.
+        greedy: Whether each token is the likeliest one, so that greedy decoding would write the option.
+        from_prompt: Number of tokens at the end of the prompt that are scored together with the option, usually 0. They
+            are scored where this option, or another one of the same prompt, completes the last word of the prompt.
+
+    Examples:
+        >>> Score("sim", log_probability=-3.0, tokens=2, bytes=3, greedy=False).value("token")
+        -1.5
     """
 
     option: str
@@ -52,7 +57,15 @@ class Score:
     from_prompt: int = 0
 
     def value(self, by: By, neutral: Score | None = None) -> float:
-        """Return the number to compare options by; `neutral` is the score after the neutral prompt, for "pmi"."""
+        """Return the number by which options are compared; more is better.
+
+        Args:
+            by: How options are compared, see `By`.
+            neutral: Score of the option after a neutral prompt, which "pmi" needs.
+
+        Raises:
+            ValueError: If `by` is "pmi" and there is no neutral score.
+        """
         if by == "token":
             return self.log_probability / max(1, self.tokens)
         if by == "byte":
@@ -73,25 +86,27 @@ def score(
     long_prompt: Literal["refuse", "window"] = "refuse",
     bos: bool | None = None,
 ) -> list[list[Score]]:
-    """Score options after prompts.
+    """Return the log-probability of every option after its prompt.
 
-    A prompt is read as the model's own tokenizer gives it, an empty one as the beginning of a document. Options that
-    complete its last word are scored from the last token that all of them share with it, see `encode_options`.
+    A prompt is read as the tokenizer of the model encodes it, and an empty one as the beginning of a document. Options
+    that complete the last word of a prompt are scored from the last token that all of them share with the prompt, see
+    `encode_options`.
 
     Args:
-        model: a model with a cache.
-        tokenizer: the model's own.
-        prompts: the texts before the options.
-        options: for each prompt, the texts that may come next; as a rule each begins with a space.
-        long_prompt: what to do with a prompt that does not fit the context with its longest option: refuse it, or leave
-            its beginning out.
-        bos: whether a decoder reads a beginning-of-text token before a prompt; None as the tokenizer does it.
+        model: Model with a key-value cache.
+        tokenizer: Tokenizer of the model.
+        prompts: Texts before the options.
+        options: For each prompt, the texts that may come next; usually each begins with a space.
+        long_prompt: "refuse" raises an error for a prompt that does not fit the context together with its longest
+            option; "window" leaves out its beginning.
+        bos: Whether a decoder reads a beginning-of-text token before a prompt; None leaves that to the tokenizer.
 
     Returns:
-        For each prompt the scores of its options, in their order.
+        The scores of the options of each prompt, in their order.
 
     Raises:
-        InputError: for an empty option, or a prompt that does not fit the context.
+        InputError: If an option is empty, or a prompt does not fit the context and is to be refused.
+        LavraError: If memory does not suffice for the options of a single prompt.
     """
     requests = [
         _Request.of(model, tokenizer, prompt, mine, long_prompt, bos)
@@ -116,7 +131,7 @@ def score(
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A prompt as the model reads it, and the ids of its options."""
+    """A prompt as the model reads it, and the ids and texts of its options."""
 
     prompt: Prompt
     options: list[list[int]]
@@ -156,14 +171,15 @@ class _Request:
 
     @property
     def size(self) -> int:
-        """Tokens that scoring takes."""
+        """Number of tokens that are read to score the options."""
         return self.prompt.size + sum(map(len, self.options))
 
 
 def _group(model: CachedModel, requests: list[_Request], numbers: list[int], at_once: int) -> list[int]:
-    """Return the first of `numbers`, and as many more as may be scored together with it.
+    """Return the first of `numbers`, and as many of the next ones as may be scored together with it.
 
-    The longest prompt and the longest option, which may not belong together, share the cache, so they must fit it.
+    The longest prompt and the longest option share the cache even where they do not belong together, so both together
+    must fit into it.
     """
     pads = getattr(model, "pads", True)
     group: list[int] = []
@@ -201,7 +217,7 @@ def _try(model: CachedModel, requests: list[_Request]) -> list[list[Score]] | No
 
 
 def _scored(model: CachedModel, requests: list[_Request]) -> list[list[Score]]:
-    """Score the options of some prompts together."""
+    """Return the scores of the options of some prompts, which are read together."""
     owners = [number for number, request in enumerate(requests) for _ in request.options]
     if not owners:
         return [[] for _ in requests]
@@ -233,7 +249,10 @@ def _scored(model: CachedModel, requests: list[_Request]) -> list[list[Score]]:
 def _log_probabilities(
     model: CachedModel, features: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (tokens,) float64 log-probabilities, and whether each is the likeliest; logits are held in pieces."""
+    """Return the log-probability of each target in nats, (tokens,) float64, and whether it is the likeliest token.
+
+    Logits are made for a few hundred tokens at a time, so that those of all tokens never exist at once.
+    """
     log, best = [], []
     for piece, wanted in zip(features.split(512), targets.split(512), strict=True):
         logits = model.head(piece)
@@ -245,20 +264,36 @@ def _log_probabilities(
 
 
 def shares(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (…, options) probabilities in proportion to exp(value), which sum to one."""
+    """Return probabilities in proportion to exp(value), the softmax over the options.
+
+    Args:
+        values: Values of the options, such as log-probabilities in nats, (…, options).
+
+    Examples:
+        >>> shares(np.log(np.array([1.0, 3.0]))).round(3).tolist()
+        [0.25, 0.75]
+    """
+    # Subtracting the maximum changes no share and keeps the exponentials from overflowing.
     exponents = np.exp(values - values.max(-1, keepdims=True))
     return exponents / exponents.sum(-1, keepdims=True)
 
 
 def calibrated(probabilities: NDArray[np.float64], content_free: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Undo a model's preference for some labels (contextual calibration, Zhao et al. 2021, arXiv 2102.09690).
+    """Return probabilities that are corrected for the model's preference for some labels.
+
+    This is contextual calibration (Zhao et al. 2021, arXiv 2102.09690): each probability is divided by the mean
+    probability of its label after inputs without content, and the results are normalised to sum to 1.
 
     Args:
-        probabilities: (…, labels), each row summing to one.
-        content_free: (inputs, labels): the same after inputs without content, such as "N/A".
+        probabilities: Probabilities of the labels, (…, labels); each row sums to 1.
+        content_free: Probabilities of the labels after inputs without content, such as "N/A", (inputs, labels).
 
     Returns:
-        (…, labels): divided by the mean of `content_free`, and made to sum to one again.
+        Corrected probabilities, (…, labels); each row sums to 1.
+
+    Examples:
+        >>> calibrated(np.array([0.8, 0.2]), np.array([[0.8, 0.2]])).tolist()
+        [0.5, 0.5]
     """
     corrected = probabilities / np.maximum(content_free.mean(0), np.finfo(np.float64).tiny)
     return corrected / corrected.sum(-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Self-ask (Press et al. 2022, arXiv 2210.03350): the model asks, a retriever answers, until the model concludes."""
+"""Self-ask prompting (Press et al. 2022, arXiv 2210.03350): a model asks, a retriever answers, the model concludes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lavra.text.templates import Template
 
 FOLLOW_UP, INTERMEDIATE, FINAL = "Follow up:", "Intermediate answer:", "So the final answer is:"
-"""The words that the template's examples teach the model to use."""
+"""Phrases that the examples of the template teach the model to use for a question, its answer and the conclusion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +16,9 @@ class SelfAsked:
     """How a question was answered.
 
     Attributes:
-        answer: the final answer; empty if the model came to none.
-        follow_ups: the questions that it asked itself, and what the retriever said.
-        text: all that was written after the prompt.
+        answer: Final answer; empty where the model came to none.
+        follow_ups: Questions that the model asked, each with the answer of the retriever.
+        text: Everything that was written after the prompt.
     """
 
     answer: str
@@ -37,11 +37,20 @@ def self_ask(
     """Answer a question by asking for its parts.
 
     Args:
-        question: what is to be answered.
-        template: a prompt with `question` that ends before the model is to write.
-        write: continues a prompt until one of the given stop strings, which is left out.
-        retrieve: answers a follow-up question, for instance with the best passage of a search; nothing found is "".
-        most: follow-up questions at most; after them the model is made to conclude.
+        question: Question to answer.
+        template: Template with the variable `question`, which ends where the model begins to write.
+        write: Function from a prompt and stop strings to the continuation of the prompt, without the stop string.
+        retrieve: Function from a follow-up question to its answer, for instance the best passage of a search. It
+            returns "" where it finds nothing.
+        most: Largest number of follow-up questions. After them the model is made to conclude.
+
+    Examples:
+        A model that concludes at once:
+
+        >>> template = Template("direct", "Question: {{ question }} ")
+        >>> found = self_ask("Is 2 even?", template, lambda prompt, stop: "So the final answer is: yes", str.upper)
+        >>> found.answer, found.follow_ups
+        ('yes', ())
     """
     prompt, text = template.fill({"question": question}), ""
     follow_ups: list[tuple[str, str]] = []

@@ -1,1 +1,1 @@
-"""Models: their contract, the decoder of our own, transforms, families, and every model of `transformers`."""
+"""Models: their contract, our own decoder, transforms, families of architectures, and the models of `transformers`."""

@@ -1,4 +1,4 @@
-"""The proof that a model of ours and a Hugging Face folder are the same: both compute logits for the same text."""
+"""The proof that a model and an exported Hugging Face folder are the same: both compute logits for the same text."""
 
 from __future__ import annotations
 
@@ -24,35 +24,39 @@ if TYPE_CHECKING:
     from lavra.models.hf.model import Wrapped
 
 FILE = "certificate.json"
+"""Name of the certificate's file in an exported folder."""
+
 TOLERANCE = 1e-5
-"""Largest difference allowed between two logits, as a share of the largest logit where that is above 1: what float32
-leaves when two programs add the same numbers in another order."""
+"""Largest difference allowed between two logits, relative to the largest logit where that is above 1. Float32 differs
+by about as much when two programs add the same numbers in another order."""
 
 _PADDING = -1
+"""Id that marks padding until the mask is made."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the comparison found.
+    """The result of comparing a model with a Hugging Face folder.
 
     Attributes:
-        architecture: the class that `transformers` opened.
-        tokens: how many were compared; each has a logit per id of the vocabulary.
-        largest_difference: between two logits of the same token and id.
-        largest_logit: in absolute value.
-        same_next_token: share of tokens after which both think the same id the likeliest.
-        perplexity: ours, of the text's tokens after the first of each window; of an encoder, which is shown the text
-            unmasked, of each token at its own place; of an encoder-decoder, of what it writes.
-        transformers_perplexity: theirs, of the same tokens.
-        tied: the head should be the embedding.
-        transformers_tied: in their model it is.
-        tied_by_config: the folder's config.json says so.
-        missing: tensors that they wanted and the folder lacks.
-        unexpected: tensors of the folder that they did not use.
-        lost: what the folder says otherwise than the model's own did, beside the weights: chat template, special
-            tokens, settings of generation.
-        transformers: its version.
-        torch: its version.
+        architecture: Name of the class that `transformers` opened.
+        tokens: Number of tokens that were compared, each with a logit for every id of the vocabulary.
+        largest_difference: Largest absolute difference between two logits of the same token and id.
+        largest_logit: Largest absolute value of a logit.
+        same_next_token: Share of tokens after which both models give the same id the highest probability.
+        perplexity: Perplexity of the text by lavra. For a decoder it covers the tokens after the first of each window;
+            for an encoder, which sees the text unmasked, each token at its own place; for an encoder-decoder, the text
+            that it writes.
+        transformers_perplexity: Perplexity of the same tokens by `transformers`.
+        tied: Whether the head should share the weight of the embedding.
+        transformers_tied: Whether it does so in the model that `transformers` opened.
+        tied_by_config: Whether the folder's config.json says so.
+        missing: Names of tensors that `transformers` expected and the folder lacks.
+        unexpected: Names of tensors of the folder that `transformers` did not use.
+        transformers: Version of `transformers`.
+        torch: Version of torch.
+        lost: Settings beside the weights that the folder states differently from the source of the model: its chat
+            template, special tokens and settings of generation.
     """
 
     architecture: str
@@ -73,24 +77,29 @@ class Certificate:
 
     @property
     def tolerance(self) -> float:
-        """The largest difference that is allowed."""
+        """Largest difference between two logits that is allowed."""
         return TOLERANCE * max(1.0, self.largest_logit)
 
     @property
     def holds(self) -> bool:
-        """Whether both are the same model: logits within the tolerance, same ties, nothing missing or left over."""
+        """Whether both are the same model: logits within the tolerance, equal ties, nothing missing or lost."""
         complete = not self.missing and not self.unexpected and not self.lost
         return complete and self.tied == self.transformers_tied and self.largest_difference <= self.tolerance
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, for `certificate.json`."""
+        """Return a JSON object with the fields as named here, for `certificate.json`."""
         return {"holds": self.holds, "tolerance": self.tolerance, **asdict(self)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Certificate:
-        """Return the certificate that `to_json` wrote."""
+        """Return the certificate that `to_json` wrote.
+
+        Args:
+            values: JSON object of a certificate.
+        """
         found = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**{**found, "missing": tuple(found["missing"]), "unexpected": tuple(found["unexpected"])})
+        lists = {name: tuple(found[name]) for name in ("missing", "unexpected", "lost")}
+        return cls(**{**found, **lists})
 
     def __str__(self) -> str:
         verdict = "the same model" if self.holds else "NOT the same model"
@@ -121,14 +130,15 @@ def certify(
     """Compare a model with a Hugging Face folder that `transformers` opens in a fresh process.
 
     Args:
-        model: ours, or a wrapped one of any kind; computed in its own precision.
-        folder: theirs; computed in float32.
-        windows: token ids, each window at most the model's context and at least two tokens long.
-        sources: for an encoder-decoder, what it reads to write each window.
-        tied: whether the head in the folder should be its embedding; as in our model by default.
+        model: Decoder of our own, or a model of `transformers` of any kind. It computes in its own precision.
+        folder: Hugging Face folder. Its model computes in float32.
+        windows: Token ids of each window, at least two and at most as many as the context of the model.
+        sources: For an encoder-decoder, the source that its encoder reads for each window.
+        tied: Whether the head in the folder should share the weight of the embedding; None expects the same as in the
+            model.
 
     Raises:
-        LavraError: if the other process fails, with its last words.
+        LavraError: If the other process fails; the message has the last line of its output.
     """
     kind = "decoder" if isinstance(model, Decoder) else model.kind
     theirs, found = _ask(folder, kind, windows, sources)
@@ -174,7 +184,7 @@ def _ask(
 
 
 def _rows(windows: Sequence[Sequence[int]], prefix: str) -> dict[str, torch.Tensor]:
-    """Return (windows, length) ids, and which of them are real."""
+    """Return the ids of all windows, padded to (windows, length), and an equally large mask of those not padding."""
     ids = torch.full((len(windows), max(map(len, windows))), _PADDING)
     for row, window in zip(ids, windows, strict=True):
         row[: len(window)] = torch.tensor(list(window))
@@ -200,7 +210,7 @@ def _logits(
 
 
 def _targets(windows: Sequence[Sequence[int]], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what is asked at each position, and at which of them something is."""
+    """Return the target id at each position, and at which positions there is a target."""
     if kind != "decoder":
         own = torch.cat([torch.tensor(list(window)) for window in windows])
         return own, torch.ones_like(own, dtype=torch.bool)
@@ -217,8 +227,6 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-# A few sentences that are always there, for comparing two programs on the same text.
-
 SENTENCES = (
     "Era uma vez uma aldeia à beira do rio, onde ninguém sabia ler. Um dia chegou um homem com uma arca cheia de "
     "livros, e as crianças, que nunca tinham visto tantas letras juntas, não o deixaram ir embora. Ficou para o "
@@ -229,4 +237,4 @@ SENTENCES = (
     "O artigo 5.º garante a todos o direito de resposta. Em 1988 foram 245 artigos; hoje, com as emendas, são mais de "
     "250. def area(raio): return 3.14159 * raio ** 2  # quanto mede um círculo",
 )
-"""Portuguese, English, and a mixture with numbers and code."""
+"""Texts on which two programs are compared: Portuguese, English, and a mixture with numbers and code."""

@@ -1,4 +1,4 @@
-"""The model's contract: the batch that it sees, what every model answers alike, and using one without training it."""
+"""The contract of a model: the batch that it reads, the methods of every model, and evaluation without training."""
 
 from __future__ import annotations
 
@@ -12,22 +12,28 @@ import torch
 from lavra.models.native.attention_masks import document_bounds
 
 IGNORED = -100
-"""The target value of a position that is not learned from."""
+"""Target of a position that has no target; -100 is also what PyTorch's cross-entropy ignores."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """One micro-batch. All tensors are on one device; rows × length unless said otherwise.
+    """One micro-batch, whose tensors are all on one device.
 
     Attributes:
-        inputs: (rows, length) int64 token ids.
-        targets: (rows, length) int64 ids to predict at each position, `IGNORED` where nothing is learned.
-        segments: (rows, length) int32 number of the document within the row; positions see only their own
-            segment. None: every row is one document. Padding has segment -1.
-        positions: (rows, length) int64 position of each token in its segment. None: 0, 1, 2, ….
-        weight: number of targets in the batch (a Python number, so that nothing waits for the device).
-        documents: ids of the documents in the batch, for messages and the ledger.
-        extra: further tensors by name, for objectives that need them (encoder inputs, teacher logits, …).
+        inputs: Token ids that the model reads, (sequences, length) int64.
+        targets: Id to predict at each position, (sequences, length) int64; `IGNORED` where there is no target.
+        segments: Number of the document that each position belongs to within its sequence, (sequences, length) int32;
+            -1 on padding. Positions attend only to their own document. None means that each sequence is one document.
+        positions: Position of each token in its document, counted from 0, (sequences, length) int64. None means
+            0, 1, 2, … in every sequence.
+        weight: Number of targets in the batch. It is a Python number, so that nothing waits for the device.
+        documents: Numbers of the documents in the batch, for messages and for the record of the data used.
+        extra: Further tensors by name that an objective or a model needs, such as the inputs of an encoder.
+
+    Examples:
+        >>> batch = Batch(torch.tensor([[5, 6], [7, 8]]), torch.tensor([[6, IGNORED], [8, 0]]), weight=3.0)
+        >>> batch.take(slice(0, 1)).weight
+        1.0
     """
 
     inputs: torch.Tensor
@@ -41,9 +47,10 @@ class Batch:
 
     @property
     def bounds(self) -> torch.Tensor | None:
-        """Where each document begins in the rows laid end to end, see `document_bounds`; None without segments.
+        """Place where each document begins in the concatenated sequences, see `document_bounds`; None without segments.
 
-        Made once for the segments that they are the bounds of; best before the batch goes to a device.
+        The bounds are computed at the first access and kept. That is best done before the batch goes to a GPU, because
+        their number depends on the values and a GPU would have to be waited for.
         """
         if self.segments is None:
             return None
@@ -52,7 +59,11 @@ class Batch:
         return self._bounds[1]
 
     def take(self, rows: slice) -> Batch:
-        """Return some rows, with the number of their targets as weight."""
+        """Return a batch of some of the sequences, whose weight is the number of their targets.
+
+        Args:
+            rows: Slice of the sequences to take.
+        """
         part = replace(
             self,
             inputs=self.inputs[rows],
@@ -65,7 +76,11 @@ class Batch:
         return part
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on `device`, with its bounds if they were made; copies from pinned memory do not wait."""
+        """Return the batch on another device, with its bounds if they were computed.
+
+        Args:
+            device: Device to copy the tensors to. The processor does not wait for copies from pinned memory.
+        """
 
         def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
@@ -84,99 +99,141 @@ class Batch:
         return moved
 
 
-# The model's contract, answered alike by our decoder and by every wrapped model.
+# The methods that our decoder and every model of `transformers` have in common.
 
 
 def logit_cap_of(model: object) -> float | None:
-    """Return the bound within which a model bends its logits by cap · tanh(logits / cap); None where it does not."""
+    """Return the bound to which a model caps its logits by cap · tanh(logits / cap), or None where it does not.
+
+    Args:
+        model: Model that may have the attribute `logit_cap`.
+
+    Examples:
+        >>> logit_cap_of(object()) is None
+        True
+    """
     return getattr(model, "logit_cap", None)
 
 
 @runtime_checkable
 class Model(Protocol):
-    """A language model, split where objectives need it split: every one is a `torch.nn.Module` besides."""
+    """A language model, divided into features and head as objectives need it. It is also a `torch.nn.Module`."""
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return (rows, length, width): the last hidden states, after the final norm."""
+        """Return the last hidden states after the final norm, (sequences, length, width).
+
+        Args:
+            batch: Batch on the device of the model.
+        """
         ...
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return (…, vocabulary) logits for features of shape (…, width)."""
+        """Return the logits, (…, vocabulary).
+
+        Args:
+            features: Hidden states as `features` returns them, (…, width).
+        """
         ...
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the (padded vocabulary, width) weight and (padded vocabulary,) bias that the head applies.
+        """Return the weight (padded vocabulary, width) and the bias (padded vocabulary,) or None of the head.
 
-        Losses multiply by it chunk by chunk, so that the logits of a batch are never held.
+        Losses apply them a chunk of tokens at a time, so that the logits of a batch never exist at once.
         """
         ...
 
     @property
     def vocabulary(self) -> int:
-        """Token ids that can be predicted; rows of the projection beyond are padding."""
+        """Number of tokens that can be predicted. The rows of the projection after them are padding."""
         ...
 
     @property
     def context(self) -> int:
-        """Longest window in tokens."""
+        """Largest number of tokens of a sequence."""
         ...
 
     def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
-        """Yield the parameters, as every module does."""
+        """Yield the parameters, as every `torch.nn.Module` does."""
         ...
 
     def named_parameters(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """Yield the parameters with their names, as every module does."""
+        """Yield the parameters with their names, as every `torch.nn.Module` does."""
         ...
 
     def train(self, mode: bool = True) -> Any:
-        """Switch dropout on, as every module does."""
+        """Enter training mode, with dropout, as every `torch.nn.Module` does."""
         ...
 
     def eval(self) -> Any:
-        """Switch dropout off, as every module does."""
+        """Enter evaluation mode, without dropout, as every `torch.nn.Module` does."""
         ...
 
 
 class CachedModel(Protocol):
-    """What generation asks of a model.
+    """A language model with a key-value cache, as generation needs it.
 
-    `lavra.models.native.decoder.Decoder` answers it, and so does every wrapped model that writes. Those may say
-    besides: of encoder-decoders `beginning` and `forced` (what their decoder begins with), and `pads`, False where only
-    rows of one length can be read together.
+    `lavra.models.native.decoder.Decoder` and every model of `transformers` that writes text are such models. The latter
+    may have further attributes: `beginning` and `forced` hold the decoder start tokens of an encoder-decoder, and
+    `pads` is False where only rows of equal length can be read together.
     """
 
     @property
     def context(self) -> int:
-        """Longest window in tokens."""
+        """Largest number of tokens of a sequence."""
         ...
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return (…, vocabulary) logits for features of shape (…, width)."""
+        """Return the logits, (…, vocabulary).
+
+        Args:
+            features: Hidden states as `step` returns them, (…, width).
+        """
         ...
 
     def new_cache(self, rows: int, length: int) -> Any:
-        """Return an empty cache; for encoder-decoders with the ids that each row's encoder reads as a third argument.
+        """Return an empty key-value cache.
 
-        It has `length` (tokens stored), `capacity`, `select(rows)`, which keeps, repeats or reorders rows, and
-        `join(other, capacity)`, which returns a cache with the rows of both.
+        The cache has the attributes `length` (tokens stored) and `capacity`. Its method `select(rows)` keeps, copies or
+        reorders rows, and `join(other, capacity)` returns a cache with the rows of both. An encoder-decoder takes the
+        ids that its encoder reads for each row as a third argument.
+
+        Args:
+            rows: Number of sequences.
+            length: Largest number of tokens of a sequence.
         """
         ...
 
     def step(self, ids: torch.Tensor, cache: Any, real: torch.Tensor | None = None) -> torch.Tensor:
-        """Append (rows, new) ids to the cache, padding on the left not `real`; return (rows, new, width) features."""
+        """Append tokens to the cache and return their features, (rows, new, width).
+
+        Args:
+            ids: Ids of the new tokens, (rows, new).
+            cache: Cache of the tokens before, which is extended.
+            real: False on padding, which stands on the left, (rows, new) bool; None where there is no padding.
+        """
         ...
 
 
-# Using a model without training it.
+# Evaluation without training.
 
 
 @contextmanager
 def evaluating(model: object) -> Iterator[None]:
-    """Switch dropout and its like off for the block, and back to what it was.
+    """Put a model into evaluation mode, without dropout, during the block, and back into its mode before.
 
-    Gradients are not switched off: pair it with `torch.no_grad` (not `inference_mode`, whose tensors, once a model has
-    cached them, can never be trained with).
+    Gradients are not switched off. Use `torch.no_grad` for that and not `inference_mode`: tensors that a model caches
+    in inference mode can never be trained with.
+
+    Args:
+        model: Model; anything that is not a `torch.nn.Module` is left alone.
+
+    Examples:
+        >>> layer = torch.nn.Dropout()
+        >>> with evaluating(layer):
+        ...     print(layer.training)
+        False
+        >>> layer.training
+        True
     """
     if not isinstance(model, torch.nn.Module):
         yield
@@ -190,7 +247,11 @@ def evaluating(model: object) -> Iterator[None]:
 
 
 def device_of(model: object) -> torch.device:
-    """Return the device of a model's first parameter, the CPU if it has none."""
+    """Return the device of the first parameter of a model, or the CPU if the model has no parameters.
+
+    Args:
+        model: Model that computes.
+    """
     if isinstance(model, torch.nn.Module):
         for parameter in model.parameters():
             return parameter.device

@@ -1,4 +1,4 @@
-"""Which block a parameter belongs to, told from its name, and which modules and parameters a person means."""
+"""Names of parameters: the block that one belongs to, and the modules and parameters that a pattern matches."""
 
 from __future__ import annotations
 
@@ -12,20 +12,39 @@ from torch import nn
 from lavra.core.errors import InputError
 
 _BLOCK = re.compile(r"(?:^|\.)(?:blocks|block|layers|layer|h)\.(\d+)\.")
+"""The number of a block in a parameter's name, after the names that architectures give to their list of blocks."""
 
 
 def block_of(name: str) -> tuple[str, int] | None:
-    """Return the stack (what comes before the number, e.g. `encoder.block`) and the number of the block, from 0.
+    """Return the stack and the number of the block that a parameter belongs to, or None outside the blocks.
 
-    None for what lies outside the blocks: embeddings, final norms, heads. A T5 block has numbered layers within it; the
-    outermost number counts.
+    Embeddings, final norms and heads lie outside the blocks. A T5 block has numbered layers in it; the outermost number
+    counts.
+
+    Args:
+        name: Dotted name of the parameter.
+
+    Returns:
+        The name of the list of blocks, such as `encoder.block`, and the number of the block, counted from 0.
+
+    Examples:
+        >>> block_of("transformer.h.3.attn.c_attn.weight")
+        ('transformer.h', 3)
     """
     match = _BLOCK.search(name)
     return None if match is None else (name[: match.start(1) - 1], int(match.group(1)))
 
 
 def depths(names: Iterable[str]) -> dict[str, int]:
-    """Return the number of blocks of each stack that occurs in `names`."""
+    """Return the number of blocks of each stack, by the name of the stack.
+
+    Args:
+        names: Dotted names of parameters.
+
+    Examples:
+        >>> depths(["encoder.block.0.w", "encoder.block.1.w", "decoder.block.0.w"])
+        {'encoder.block': 2, 'decoder.block': 1}
+    """
     found: dict[str, int] = {}
     for stack, number in filter(None, map(block_of, names)):
         found[stack] = max(found.get(stack, 0), number + 1)
@@ -33,33 +52,50 @@ def depths(names: Iterable[str]) -> dict[str, int]:
 
 
 def is_embedding(name: str) -> bool:
-    """Say whether a parameter is a table of tokens, positions or distances, which is read by rows.
+    """Return whether a parameter is an embedding: a table for tokens, positions or distances.
 
-    Knows the names of our decoder and of `transformers`: `embedding`, `wte`, `wpe`, `shared`, `embed_tokens`, ….
+    The names of our decoder and of `transformers` are known: `embedding`, `wte`, `wpe`, `shared`, `embed_tokens`, ….
+
+    Args:
+        name: Dotted name of the parameter.
+
+    Examples:
+        >>> is_embedding("transformer.wte.weight"), is_embedding("blocks.0.mlp.up.weight")
+        (True, False)
     """
     return bool(re.search(r"embed|relative_attention_bias|(?:^|\.)(?:wte|wpe|shared)\.", name))
 
 
 def is_adapter(name: str) -> bool:
-    """Say whether a parameter was added by an adapter of `peft` or by a prefix."""
+    """Return whether a parameter was added by an adapter of `peft` or by a prefix.
+
+    Args:
+        name: Dotted name of the parameter.
+    """
     return bool(re.search(r"\.lora_|\.ia3_|(?:^|\.)prefix\.", name))
 
 
 _SHOWN = 12
+"""Number of names that an error message lists."""
 
 
 def matching(names: Iterable[str], patterns: Sequence[str], what: str) -> list[str]:
-    """Return the names that any pattern means, in their order.
+    """Return the names that any of the patterns matches, in their order.
 
-    A pattern is a glob for a whole name, for its end, or for a module that it lies in: `q_proj`, `blocks.0.*`, `mlp`.
+    A pattern is a glob for a whole name, for the end of a name, or for a module that contains it: `q_proj`,
+    `blocks.0.*`, `mlp`.
 
     Args:
-        names: dotted names.
-        patterns: of which each must mean at least one name.
-        what: the names are of, for the message.
+        names: Dotted names.
+        patterns: Patterns, each of which must match at least one name.
+        what: Plural of what the names stand for, such as "parameters", for the error message.
 
     Raises:
-        InputError: if a pattern means nothing; tells what there is.
+        InputError: If a pattern matches nothing; the message lists names that there are.
+
+    Examples:
+        >>> matching(["blocks.0.mlp.up", "blocks.0.attention.qkv"], ["mlp"], "parameters")
+        ['blocks.0.mlp.up']
     """
     names = list(names)
     found: set[str] = set()
@@ -82,7 +118,11 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 
 def linear_layers(root: nn.Module) -> dict[str, nn.Module]:
-    """Return the linear layers of `root` by name, GPT-2's transposed ones among them."""
+    """Return the linear layers of a module by name, with GPT-2's transposed ones (`Conv1D`).
+
+    Args:
+        root: Module to search.
+    """
     from transformers.pytorch_utils import Conv1D
 
     return {name: module for name, module in root.named_modules() if isinstance(module, nn.Linear | Conv1D)}

@@ -1,8 +1,9 @@
-"""A program of its own: opens a folder with `transformers` and nothing of lavra, and writes what it computes.
+"""A separate program that opens a folder with `transformers`, without anything of lavra, and writes its logits.
 
-Run as `python -P reference.py FOLDER TOKENS OUT`: TOKENS holds (windows, length) ids and a mask of the real ones, and
-notes the kind of model; for an encoder-decoder, the ids are what it writes and `source_ids` what it reads. OUT is made
-with the logits of the real tokens, and OUT.json with what was found about the weights.
+It is run as `python -P reference.py FOLDER TOKENS OUT`. TOKENS is a safetensors file with (windows, length) ids, a mask
+of those that are not padding, and the kind of the model; for an encoder-decoder the ids are the text that it writes,
+and `source_ids` are the text that it reads. OUT receives the logits of the tokens, and OUT.json what was found about
+the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from safetensors.torch import load_file, save_file
 
 
 def run(folder: str, tokens: Path, out: Path) -> None:
-    """Compute the logits in float32, window by window."""
+    """Compute the logits in float32, window by window, and write them.
+
+    Args:
+        folder: Hugging Face folder of the model.
+        tokens: Safetensors file with the tokens.
+        out: Safetensors file to write; a JSON file of the same name with `.json` added is written too.
+    """
     import transformers
 
     with safe_open(tokens, "pt") as file:
@@ -50,11 +57,17 @@ def run(folder: str, tokens: Path, out: Path) -> None:
 
 
 ATTENTION_KEYS = ("_attn_implementation", "attn_implementation")
-"""Where a configuration may name the program that computes its attention."""
+"""Keys of a configuration that may name the implementation of attention."""
 
 
 def attention_options(folder: str) -> dict[str, Any]:
-    """Return how to open a model whose configuration names an attention that only some GPUs have: with torch's own."""
+    """Return the options with which to open a model whose attention implementation may be missing here.
+
+    A configuration may name an implementation that only some GPUs have. It is then opened with that of torch.
+
+    Args:
+        folder: Hugging Face folder of the model.
+    """
     values = json.loads((Path(folder) / "config.json").read_text(encoding="utf8"))
     if not {values.get(key) for key in ATTENTION_KEYS} - {None, "eager", "sdpa"}:
         return {}

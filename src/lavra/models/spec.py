@@ -1,4 +1,4 @@
-"""One specification for every decoder, plain values imported without torch; and the field's shapes by name."""
+"""The specification of a decoder as plain values, which need no torch, and the shapes of well-known models by name."""
 
 from __future__ import annotations
 
@@ -10,53 +10,68 @@ from lavra.config.choices import Activation, Norm, Positions
 from lavra.core.errors import InputError
 
 GATED: frozenset[str] = frozenset({"geglu", "swiglu"})
+"""Activations with a gate, whose MLP has two matrices on its way in."""
+
 VOCABULARY_MULTIPLE = 64
+"""Rows of embedding and head are padded to a multiple of this number, because kernels are faster with round sizes."""
 
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """The shape of a decoder-only transformer. The defaults are lavra's own small model.
+    """The shape of a decoder-only transformer. The defaults are those of lavra's own small model.
 
     Attributes:
-        vocabulary: token ids that the model can predict; the matrices are padded to a multiple of 64 rows.
-        context: longest window in tokens.
-        depth: number of blocks.
-        width: size of the residual stream.
-        heads: query heads.
-        kv_heads: key and value heads: `heads` is ordinary attention, fewer is grouped-query, 1 is multi-query. 0
-            means `heads`.
-        head_width: size of one head; 0 means `width / heads`.
-        positions: rotary (RoFormer), learned, ALiBi (Press et al. 2021) or none.
-        rope_base: base of the rotary frequencies.
-        rope_fraction: share of each head that is rotated (GPT-NeoX uses 0.25).
-        rope_scaling: how many times slower the rotation is than in training on shorter windows; 1 is none.
-        rope_scaling_context: 0: every frequency is slowed (linear scaling). More: Llama 3's rule, which keeps the waves
-            shorter than a quarter of this many tokens, slows those longer than it, and blends those in between.
-        norm: layer norm or root-mean-square norm.
-        norm_placement: norms before attention and MLP, or after each sum (the original transformer; opt-350m).
-        final_norm: a last norm before the head.
-        norm_epsilon: added to the variance.
-        norm_weight: learn a gain (and, for layer norm, a bias) in each norm.
-        activation: of the MLP; `geglu` and `swiglu` are gated.
-        mlp_width: hidden size of the MLP; 0 means 4 x width, or 8/3 x width (rounded up to 64) when gated, which
-            costs the same.
-        parallel: attention and MLP read the same input and are added together (GPT-J, GPT-NeoX).
-        attention_bias: biases in the query, key and value projections.
-        output_bias: bias in the attention's output projection.
-        mlp_bias: biases in the MLP.
-        qk_norm: normalise queries and keys per head before the product.
-        qk_norm_weight: learn a gain in those norms (Qwen3).
-        embedding_norm: normalise the embeddings before the first block, by their root mean square.
-        embedding_norm_weight: that norm is of the model's kind `norm` and learns a gain (BLOOM).
-        embedding_width: size of the embedding's and the head's rows where it is not `width`; two matrices without bias
-            lead in and out (opt-350m). 0 means `width`.
-        pairs: rows of a table of pairs of tokens, whose row for a token and the one before it is added to the token's
-            embedding (`lavra.models.native.ngrams`); 0 is none.
-        recall: add to each token what followed when it last occurred in the document (`lavra.models.native.ngrams`).
-        tied: the head is the embedding.
-        dropout: on embeddings, attention weights and both branches.
-        initialization: `gpt2` (normal 0.02, outputs scaled by depth), or `zero_out` (outputs and head start at zero, so
-            the first loss is exactly ln V and depth does not change the early signal).
+        vocabulary: Number of tokens that the model can predict. The matrices are padded to a multiple of 64 rows.
+        context: Largest number of tokens of a sequence.
+        depth: Number of blocks.
+        width: Size of the residual stream.
+        heads: Number of query heads.
+        kv_heads: Number of key and value heads. As many as `heads` is ordinary attention, fewer is grouped-query and 1
+            is multi-query attention. 0 means as many as `heads`.
+        head_width: Size of one head; 0 means `width / heads`.
+        positions: Position encoding: rotary (RoFormer), learned, ALiBi (Press et al. 2021) or none.
+        rope_base: Base of the rotary frequencies.
+        rope_fraction: Share of each head that is rotated (0.25 in GPT-NeoX).
+        rope_scaling: Factor by which the rotation is slower than in training on shorter sequences; 1 changes nothing.
+        rope_scaling_context: With 0 every frequency is slowed (linear scaling). Otherwise the rule of Llama 3 is used:
+            wavelengths below a quarter of this many tokens are kept, those above it are slowed, and those in between
+            are blended.
+        norm: Layer norm or root-mean-square norm.
+        norm_epsilon: Number added to the variance in each norm.
+        norm_weight: Whether each norm learns a gain and, as a layer norm, a bias.
+        norm_placement: Whether the norms stand before attention and MLP, or after each sum (as in the original
+            transformer and in opt-350m).
+        final_norm: Whether a last norm stands before the head.
+        activation: Activation of the MLP; `geglu` and `swiglu` are gated.
+        mlp_width: Hidden size of the MLP. 0 means 4 x width, or 8/3 x width (rounded up to a multiple of 64) for a
+            gated MLP, which has about as many parameters.
+        parallel: Whether attention and MLP read the same input and are added together (GPT-J, GPT-NeoX).
+        attention_bias: Whether the query, key and value projections have biases.
+        output_bias: Whether the output projection of attention has a bias.
+        mlp_bias: Whether the matrices of the MLP have biases.
+        qk_norm: Whether queries and keys are normalised per head before their product.
+        qk_norm_weight: Whether these norms learn a gain (Qwen3).
+        embedding_norm: Whether embeddings are divided by their root mean square before the first block.
+        embedding_norm_weight: Whether that norm is of the kind `norm` and learns a gain (BLOOM).
+        embedding_width: Size of the rows of embedding and head where it is not `width`; two matrices without bias then
+            project in and out (opt-350m). 0 means `width`.
+        pairs: Rows of a hashed table of bigram embeddings. The row for a token and the token before it is added to the
+            embedding of the token (`lavra.models.native.ngrams`). 0 means no table.
+        recall: Whether each token also gets the head's rows of the tokens that followed its last occurrences in the
+            document (n-gram copy, `lavra.models.native.ngrams`).
+        tied: Whether the head shares the weight of the embedding.
+        dropout: Dropout probability on the embeddings, the attention weights and the outputs of both branches.
+        initialization: `gpt2` draws weights with a standard deviation of 0.02 and scales the outputs of the branches by
+            depth. With `zero_out` these outputs and the head are zero at first, so that the first loss is exactly ln V
+            and the depth does not change the first gradients.
+
+    Raises:
+        InputError: If a value is out of range or two values contradict each other.
+
+    Examples:
+        >>> shape = DecoderSpec(vocabulary=1000, depth=2, width=64, heads=2)
+        >>> shape.size_of_head, shape.hidden_width, shape.padded_vocabulary
+        (32, 256, 1024)
     """
 
     vocabulary: int = 8192
@@ -141,12 +156,12 @@ class DecoderSpec:
 
     @property
     def size_of_embedding(self) -> int:
-        """Width of a row of the embedding and of the head, which is that of the features."""
+        """Width of the rows of embedding and head, and therefore of the features."""
         return self.embedding_width or self.width
 
     @property
     def rotary_width(self) -> int:
-        """How many of a head's channels are rotated."""
+        """Number of channels of a head that are rotated."""
         return int(self.size_of_head * self.rope_fraction)
 
     @property
@@ -158,7 +173,7 @@ class DecoderSpec:
 
     @property
     def padded_vocabulary(self) -> int:
-        """Rows of the embedding and of the head: the vocabulary rounded up to a multiple of 64."""
+        """Number of rows of embedding and head, which is the vocabulary rounded up to a multiple of 64."""
         return -(-self.vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,10 +182,17 @@ class DecoderSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecoderSpec:
-        """Make a specification from plain values.
+        """Return a specification from plain values.
+
+        Args:
+            values: Values of some or all fields, by name.
 
         Raises:
-            InputError: for an unknown field or a value out of range.
+            InputError: If a field is unknown or a value is out of range.
+
+        Examples:
+            >>> DecoderSpec.from_dict({"depth": 2}).depth
+            2
         """
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
@@ -233,14 +255,22 @@ PRESETS: dict[str, DecoderSpec] = {
     "lavra-30m": DecoderSpec(depth=8, width=512, heads=8, vocabulary=8192, context=512),
     "lavra-124m": DecoderSpec(depth=12, width=768, heads=12, vocabulary=32768, context=1024),
 }
-"""Preset name → specification. `lavra-…` are this project's own modern shapes; the others match their namesakes."""
+"""Specification of each preset by name. Presets called `lavra-…` are shapes of our own; the others match the models
+whose names they bear."""
 
 
 def preset(name: str) -> DecoderSpec:
-    """Return the specification called `name`.
+    """Return the specification of a preset.
+
+    Args:
+        name: Name of the preset, such as "gpt2-124m".
 
     Raises:
-        InputError: if there is none, naming the nearest.
+        InputError: If there is no such preset; the message suggests the most similar name.
+
+    Examples:
+        >>> preset("gpt2-124m").width
+        768
     """
     if name in PRESETS:
         return PRESETS[name]

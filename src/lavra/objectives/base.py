@@ -1,4 +1,4 @@
-"""The objective's contract, the loss as a sum and a weight, and what the objectives share."""
+"""The contract of an objective, the loss as a sum and a weight, and the helpers that several objectives share."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Loss:
-    """A loss is always a sum and a weight, so that micro-batches and ranks add up to one big batch.
+    """A loss as a sum and a weight, so that micro-batches and processes add up to the loss of one big batch.
+
+    The mean loss of a step is the total of the sums divided by the total of the weights. A mean of means would give
+    the targets of a small micro-batch more weight than those of a large one.
 
     Attributes:
-        sum: () float32 tensor with gradient: the summed loss in nats.
-        weight: the number of targets that it sums over.
+        sum: Summed loss in nats, a () float32 tensor with a gradient.
+        weight: Number of targets that the sum covers.
     """
 
     sum: torch.Tensor
@@ -32,43 +35,70 @@ class Loss:
 
 
 class Objective(Protocol):
-    """Owns what the model sees and what it is asked."""
+    """What the model reads, what it is asked to predict, and how a prediction is scored."""
 
     def encode(self, rows: Sequence[Any], streams: Streams, progress: float) -> Batch:
-        """Make a batch of rows (windows of a token store, or examples).
+        """Make a micro-batch of rows, which are windows of a token store or packed examples.
 
         Args:
-            rows: what the order gave for this micro-batch.
-            streams: the stream of each row, by its place in `rows`; the only randomness allowed, so that a row is the
-                same in whatever micro-batch it comes.
-            progress: the share of the run that is done, from 0 to 1, for schedules.
+            rows: Rows that the data order gives to this micro-batch.
+            streams: Function from a place in `rows` to the random generator of that row. An objective may use no other
+                randomness, so that a row is encoded in the same way in whatever micro-batch it comes.
+            progress: Share of the run that is done, from 0 to 1, for values that follow a schedule.
+
+        Returns:
+            The batch, on the CPU.
         """
         ...
 
-    def loss(self, model: Model, batch: Batch) -> Loss:
-        """Return the summed loss of one batch; its gradient flows to the model's parameters."""
+    def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
+        """Return the summed loss of one batch, whose gradient flows to the model's parameters.
+
+        Args:
+            model: Model that computes the features of the batch.
+            batch: Batch that `encode` made, on the model's device.
+            learning: Whether the model learns from it. Where the loss is only measured, it is the plain likelihood,
+                without what helps learning, such as label smoothing.
+        """
         ...
 
 
-# The positions that are learned from: the head is computed there and nowhere else.
+# The head is computed only at the positions that have a target: it is the largest product of a small model, and most
+# positions of a masked or prompted text have no target.
 
 _WIDTH_STEP = 64
+"""Lengths of batches are rounded up to a multiple of this many tokens, so that few different shapes occur."""
 
 
 def padded_width(longest: int, limit: int | None, step: int = _WIDTH_STEP) -> int:
-    """Return the length of a batch whose longest row has `longest` positions.
+    """Return the length in tokens of a batch whose longest sequence has `longest` tokens.
 
-    It is rounded up to a multiple of `step`, so that kernels and compiled graphs meet few different shapes, each of
-    which has code and buffers of its own, and is at most `limit`.
+    The length is rounded up to a multiple of `step`. Kernels and compiled graphs then meet few different shapes, each
+    of which has code and buffers of its own.
+
+    Args:
+        longest: Tokens of the longest sequence of the batch.
+        limit: Length that rounding must not exceed, usually the context of the model; None sets no limit.
+        step: Number of which the length becomes a multiple.
+
+    Examples:
+        >>> padded_width(70, limit=None)
+        128
+        >>> padded_width(70, limit=100)
+        100
     """
     width = -(-max(1, longest) // step) * step
     return width if limit is None else max(longest, min(width, limit))
 
 
 def target_features(features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the (targets, width) features and the (targets,) ids of the positions that are learned from.
+    """Return the (targets, width) features and the (targets,) ids of the positions that have a target.
 
-    Their number is the batch's weight, which is known beforehand, so that nothing waits for the device.
+    The number of targets is the weight of the batch. It is known beforehand, so that nothing waits for the device.
+
+    Args:
+        features: Hidden states of the batch, (sequences, length, width).
+        batch: Batch whose targets decide which positions are taken.
     """
     flat = batch.targets.reshape(-1)
     places = torch.nonzero_static(flat != IGNORED, size=int(batch.weight), fill_value=0)[:, 0]
@@ -76,7 +106,13 @@ def target_features(features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor,
 
 
 def loss_at_targets(model: Model, batch: Batch, label_smoothing: float) -> Loss:
-    """Return the summed cross-entropy of the batch's targets, smoothed while learning and plain when only measured."""
+    """Return the summed cross-entropy of the batch's targets in nats.
+
+    Args:
+        model: Model that computes the features and owns the output projection.
+        batch: Batch on the model's device.
+        label_smoothing: Share of each target's probability that is spread over the vocabulary.
+    """
     features, targets = target_features(model.features(batch), batch)
     weight, bias = model.output_projection()
     total = summed_cross_entropy(
@@ -85,7 +121,7 @@ def loss_at_targets(model: Model, batch: Batch, label_smoothing: float) -> Loss:
         targets,
         bias=bias,
         vocabulary=model.vocabulary,
-        label_smoothing=label_smoothing if features.requires_grad else 0.0,
+        label_smoothing=label_smoothing,
         cap=logit_cap_of(model),
     )
     return Loss(total, batch.weight)
@@ -97,13 +133,16 @@ def loss_at_targets(model: Model, batch: Batch, label_smoothing: float) -> Loss:
 def batch_of_windows(
     rows: Sequence[Window], context: int, isolate: bool, ask: Callable[[int, Window], tuple[np.ndarray, np.ndarray]]
 ) -> Batch:
-    """Lay windows out as rows; a shorter one (the last of an epoch) is filled up with ignored positions.
+    """Return a batch with one sequence for each window.
 
     Args:
-        rows: the windows.
-        context: length of a row.
-        isolate: positions see only their own document and count from its beginning; otherwise a window is one text.
-        ask: from the number and the window of a row to its (length,) inputs and targets.
+        rows: Windows of a token store. A shorter one, the last of an epoch, is padded with positions that have no
+            target.
+        context: Length of every sequence in tokens.
+        isolate: Whether positions attend only to their own document and are counted from its beginning. Otherwise a
+            window is one text.
+        ask: Function from the place of a window in `rows` and the window to its (length,) inputs and (length,)
+            targets.
     """
     shape = (len(rows), context)
     inputs = np.zeros(shape, dtype=np.int64)

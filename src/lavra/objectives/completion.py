@@ -1,4 +1,4 @@
-"""Answers: a decoder reads a prompt and learns only what comes after it."""
+"""Completions: a decoder reads a prompt and learns only the text that follows it (supervised fine-tuning)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answers:
-    """Next-token prediction of the learned tokens of examples, several of which may share a row.
+    """Next-token prediction of the learned tokens of examples, several of which may share a sequence.
 
-    Every example is a segment of its own: it sees nothing of the others, and its positions count from 0.
+    An example attends to nothing outside itself, and its positions are counted from 0.
 
     Attributes:
-        context: longest row; a batch is as wide as its longest row needs.
-        label_smoothing: share of each target's probability that is spread over the vocabulary while learning; what is
-            only measured (features without gradient) is the plain likelihood.
+        context: Longest sequence in tokens. A batch is only as long as its longest sequence needs.
+        label_smoothing: Share of each target's probability that is spread over the vocabulary while the model learns.
+            Validation measures the plain likelihood.
+
+    Examples:
+        The prompt is tokens 3 and 4; only the completion, tokens 8 and 1, is learned:
+
+        >>> import numpy as np
+        >>> from lavra.data.examples.store import Example, PackedRow
+        >>> example = Example(0, np.array([3, 4, 8, 1]), np.array([False, False, True, True]))
+        >>> batch = Answers(context=4).encode([PackedRow((example,))], streams=None, progress=0.0)
+        >>> batch.inputs.tolist(), batch.targets.tolist()
+        ([[3, 4, 8, 0]], [[-100, 8, 1, -100]])
     """
 
     context: int
     label_smoothing: float = 0.0
 
     def encode(self, rows: Sequence[PackedRow], streams: Streams, progress: float) -> Batch:
-        """Lay the examples out; position i of one reads its token i and predicts token i + 1. Nothing is random."""
+        """Return a batch with one sequence for each packed row; nothing is random.
+
+        Position i of an example reads its token i and predicts its token i + 1.
+
+        Args:
+            rows: Packed rows, each with the examples that share a sequence.
+            streams: Not used.
+            progress: Not used.
+        """
         shape = (len(rows), padded_width(max(row.length for row in rows), self.context))
         inputs = np.zeros(shape, dtype=np.int64)
         targets = np.full(shape, IGNORED, dtype=np.int64)
@@ -58,6 +76,12 @@ class Answers:
             documents=tuple(example.number for row in rows for example in row.examples),
         )
 
-    def loss(self, model: Model, batch: Batch) -> Loss:
-        """Return the summed negative log-likelihood of the learned tokens."""
-        return loss_at_targets(model, batch, self.label_smoothing)
+    def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
+        """Return the summed negative log-likelihood of the learned tokens in nats.
+
+        Args:
+            model: Model that computes the features and owns the output projection.
+            batch: Batch on the model's device.
+            learning: Whether the model learns from it. Where the loss is only measured, it is not smoothed.
+        """
+        return loss_at_targets(model, batch, self.label_smoothing if learning else 0.0)

@@ -16,13 +16,27 @@ from torch.nn import functional as F
 from lavra.models.contract import IGNORED
 
 CPU_CHUNK_BYTES = 16 << 20
+"""Bytes of float32 logits that a chunk holds on a CPU (16 MiB): they should stay in the last cache."""
+
 GPU_CHUNK_BYTES = 512 << 20
+"""Bytes of float32 logits that a chunk holds on a GPU (512 MiB): large products keep it busy."""
+
 FEWEST_TOKENS = 256
-"""Tokens below which the products are slow, and the gradient of a large head is read and written too often."""
+"""Smallest chunk in tokens. With fewer, the matrix products are slow and the gradient of a large head is read and
+written too often."""
 
 
 def chunk_length(vocabulary: int, device: torch.device) -> int:
-    """Return how many tokens' float32 logits fit the chunk: 16 MiB (the cache of a CPU) or 512 MiB (a GPU)."""
+    """Return the number of tokens in a chunk: as many as have their float32 logits in 16 MiB (CPU) or 512 MiB (GPU).
+
+    Args:
+        vocabulary: Logits of each token.
+        device: Device that computes the logits.
+
+    Examples:
+        >>> chunk_length(8192, torch.device("cpu"))
+        512
+    """
     budget = CPU_CHUNK_BYTES if device.type == "cpu" else GPU_CHUNK_BYTES
     return max(FEWEST_TOKENS, budget // (4 * vocabulary))
 
@@ -30,7 +44,7 @@ def chunk_length(vocabulary: int, device: torch.device) -> int:
 def _chunk_logits(
     features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, vocabulary: int, cap: float | None
 ) -> torch.Tensor:
-    """Return the chunk's logits in the weight's type, bent where the model does so, minus infinity for padding rows."""
+    """Return the chunk's logits in the weight's type, capped where the model does so; minus infinity for padding."""
     logits = F.linear(features, weight, bias)
     if cap is not None:
         logits = logits.div_(cap).tanh_().mul_(cap)
@@ -40,7 +54,7 @@ def _chunk_logits(
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which losses are computed and summed."""
+    """Return the type in which losses are computed and summed: float32, or float64 where the weights are float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -53,15 +67,23 @@ def token_losses(
     vocabulary: int | None = None,
     cap: float | None = None,
 ) -> torch.Tensor:
-    """Return the (tokens,) float32 negative log-likelihood of each target in nats, 0 where ignored; no gradient.
+    """Return the (tokens,) float32 negative log-likelihood of each target in nats, without a gradient.
 
     Args:
-        features: (tokens, width).
-        weight: (padded vocabulary, width) of the head.
-        targets: (tokens,) ids or `IGNORED`.
-        bias: (padded vocabulary,) of the head.
-        vocabulary: rows of `weight` that are real; the others have probability zero. None: all.
-        cap: logits are bent to cap · tanh(logits / cap), as Gemma 2 does; None leaves them as they are.
+        features: Hidden states, (tokens, width).
+        weight: Weight of the head, (padded vocabulary, width).
+        targets: Target ids, (tokens,). A token whose target is `IGNORED` gets 0.
+        bias: Bias of the head, (padded vocabulary,), or None.
+        vocabulary: Number of rows of `weight` that stand for tokens. The rows after them are padding and have
+            probability zero. None means that no row is padding.
+        cap: Bound of the logits: they become cap · tanh(logits / cap), as in Gemma 2. None leaves them as they are.
+
+    Examples:
+        Equal logits for four tokens cost ln 4 = 1.386 nats:
+
+        >>> losses = token_losses(torch.zeros(2, 3), torch.zeros(4, 3), torch.tensor([1, IGNORED]))
+        >>> [round(loss, 3) for loss in losses.tolist()]
+        [1.386, 0.0]
     """
     vocabulary = vocabulary or weight.shape[0]
     size = chunk_length(weight.shape[0], features.device)
@@ -79,9 +101,10 @@ def token_losses(
 def _loss_and_gradient(
     logits: torch.Tensor, targets: torch.Tensor, smoothing: float, vocabulary: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the chunk's summed loss and the gradient at its logits, in their type.
+    """Return the chunk's summed loss and the gradient of that loss with respect to the logits, in their type.
 
-    With q = (1-s)·onehot + s/V, the loss is -Σ q·log p and its gradient p - q (Szegedy et al. 2016 §7).
+    Label smoothing s mixes the target with the uniform distribution: q = (1-s)·onehot + s/V. The loss is -Σ q·log p,
+    and its gradient with respect to the logits is p - q (Szegedy et al. 2016, section 7).
     """
     kept = targets != IGNORED
     index = targets.clamp(min=0)[:, None]
@@ -100,10 +123,11 @@ def _loss_and_gradient(
 
 
 def _without_target(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the chunk's summed loss, its gradient except at the targets, and (tokens, 1) the gradient there.
+    """Return the chunk's summed loss, its gradient except at the targets, and the (tokens, 1) gradient at the targets.
 
-    Written for the compiler, which makes one loop of it: a row is read from the cache for its largest logit, for the
-    sum and for the gradient, and nothing wide is ever stored. Eagerly it would take longer than `_loss_and_gradient`.
+    The function is written for the compiler, which makes one loop of it: the logits of a token stay in the cache while
+    they are read for their maximum, for the sum of exponentials and for the gradient, and no float32 copy is stored.
+    Without the compiler it takes longer than `_loss_and_gradient`.
     """
     wide = logits.to(_wide(logits.dtype))
     kept = (targets != IGNORED)[:, None]
@@ -121,12 +145,18 @@ def _compiled() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _compiled_loss_and_gradient(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what `_loss_and_gradient` does without smoothing, in a third of the time on a CPU."""
+    """Return the same as `_loss_and_gradient` without smoothing, in a third of the time on a CPU."""
     loss, gradient, at_target = _compiled()(logits, targets)
     return loss, gradient.scatter_(1, targets.clamp(min=0)[:, None], at_target)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Linear head and cross-entropy as one function, whose forward pass computes the gradients too.
+
+    A chunk's logits are needed for the loss and for its gradient. Both are taken while the logits are there, so that
+    the backward pass only has to scale what is kept: gradients of the size of the features and of the head.
+    """
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -143,7 +173,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wide = _wide(weight.dtype)
         total = torch.zeros((), dtype=wide, device=features.device)
         feature_gradient = torch.empty_like(features)
-        # A frozen head (adapters) is spared the largest product of all.
+        # Where the head is frozen, as with adapters, its gradient, the largest product of all, is not computed.
         weight_gradient = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         bias_gradient = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
         for start in range(0, features.shape[0], size):
@@ -156,7 +186,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             else:
                 loss, gradient = _loss_and_gradient(logits, ids, smoothing, vocabulary)
             total += loss
-            if slope is not None:  # of cap · tanh(x / cap), by its value
+            if slope is not None:  # chain rule: y = cap · tanh(x / cap) has the derivative 1 - (y / cap)²
                 gradient[:, :vocabulary] *= slope
             torch.mm(gradient, weight, out=feature_gradient[start : start + size])
             if weight_gradient is not None:
@@ -187,17 +217,36 @@ def summed_cross_entropy(
     compiled: bool = False,
     cap: float | None = None,
 ) -> torch.Tensor:
-    """Return the () summed cross-entropy in nats over the targets that are not ignored, with gradient.
+    """Return the () summed cross-entropy in nats over the targets that are not ignored, with a gradient.
+
+    The logits of the whole batch never exist at once: they are made, used and dropped a chunk of tokens at a time.
 
     Args:
-        features: (tokens, width).
-        weight: (padded vocabulary, width) of the head.
-        targets: (tokens,) ids or `IGNORED`.
-        bias: (padded vocabulary,) of the head.
-        vocabulary: rows of `weight` that are real; the others get probability zero. None: all.
-        label_smoothing: share of the target's probability that is spread over the vocabulary; 0 is none.
-        compiled: whether what is done with the logits may be compiled, once for each number of tokens in a chunk.
-        cap: logits are bent to cap · tanh(logits / cap), as Gemma 2 does; None leaves them as they are.
+        features: Hidden states, (tokens, width).
+        weight: Weight of the head, (padded vocabulary, width).
+        targets: Target ids, (tokens,). A token whose target is `IGNORED` adds nothing.
+        bias: Bias of the head, (padded vocabulary,), or None.
+        vocabulary: Number of rows of `weight` that stand for tokens. The rows after them are padding and have
+            probability zero. None means that no row is padding.
+        label_smoothing: Share of the target's probability that is spread over the vocabulary; 0 is the plain
+            cross-entropy.
+        compiled: Whether the computation on the logits may be compiled, once for each number of tokens in a chunk. It
+            has no effect together with label smoothing.
+        cap: Bound of the logits: they become cap · tanh(logits / cap), as in Gemma 2. None leaves them as they are.
+
+    Returns:
+        A () tensor, float32 (float64 where the weight is float64).
+
+    Examples:
+        Equal logits for four tokens cost ln 4 = 1.386 nats for each of the two targets that count:
+
+        >>> features, head = torch.zeros(3, 2), torch.zeros(4, 2, requires_grad=True)
+        >>> loss = summed_cross_entropy(features, head, torch.tensor([1, IGNORED, 3]))
+        >>> round(loss.item(), 3)
+        2.773
+        >>> loss.backward()
+        >>> head.grad.shape
+        torch.Size([4, 2])
     """
     vocabulary = vocabulary or weight.shape[0]
     learned = (part for part in (features, weight, bias) if part is not None)

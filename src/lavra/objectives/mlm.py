@@ -1,4 +1,4 @@
-"""Masked language modelling: guess words that are hidden, from both sides (Devlin et al. 2018, arXiv 1810.04805)."""
+"""Masked language modelling: predict hidden words from the text around them (Devlin et al. 2018, arXiv 1810.04805)."""
 
 from __future__ import annotations
 
@@ -20,30 +20,34 @@ if TYPE_CHECKING:
     from lavra.models.contract import Model
 
 _MASKS = ("[MASK]", "<mask>")
+"""Names of the mask token: the first is that of BERT, the second that of RoBERTa."""
 
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """Prediction of the hidden tokens of windows; documents see themselves only, in both directions.
+    """Prediction of the hidden tokens of windows, from the text before and after them.
 
-    A word is chosen with the rate of the moment. Of the tokens of chosen words, which are the targets, most are
-    replaced by the mask token, some by a random token, and the others stay. Special tokens are never chosen.
+    Each word is chosen with the masking rate. The tokens of the chosen words are the targets: most of them are replaced
+    by the mask token, some by a random token, and the others stay. Special tokens are never chosen.
 
     Attributes:
-        context: length of a row; a shorter window (the last of an epoch) is filled up with ignored positions.
-        mask_token: the id that hides a token.
-        words: the borders of words in the vocabulary, and its special tokens.
-        whole_words: hide all tokens of a word together (default); otherwise each token by itself.
-        rate: share of the words that are chosen at the beginning of the run.
-        final_rate: the same at its end, changing linearly between; None: as at the beginning.
-        mask_share: share of the chosen tokens that the mask token replaces; 1 is pure masking.
-        random_share: share of the chosen tokens that a random token replaces.
-        isolate: positions see only their own document and count from its beginning; otherwise a window is one text.
-        label_smoothing: share of each target's probability that is spread over the vocabulary while learning; what is
-            only measured (features without gradient) is the plain likelihood.
+        context: Length of every sequence in tokens. A shorter window, the last of an epoch, is padded with positions
+            that have no target.
+        mask_token: Id of the token that hides another one.
+        words: Word boundaries of the vocabulary, and its special tokens.
+        whole_words: Whether all tokens of a word are hidden together. Otherwise each token is chosen by itself.
+        rate: Share of the words that are chosen at the beginning of the run, above 0 and at most 1.
+        final_rate: Share of the words that are chosen at the end of the run; in between it changes linearly. None
+            keeps `rate` throughout.
+        mask_share: Share of the chosen tokens that the mask token replaces. With 1, all of them are masked.
+        random_share: Share of the chosen tokens that a random token replaces.
+        isolate: Whether positions attend only to their own document and are counted from its beginning. Otherwise a
+            window is one text.
+        label_smoothing: Share of each target's probability that is spread over the vocabulary while the model learns.
+            Validation measures the plain likelihood.
 
     Raises:
-        InputError: for rates and shares that are none.
+        InputError: If a rate is not above 0 and at most 1, or the two shares are negative or add up to more than 1.
     """
 
     context: int
@@ -68,22 +72,39 @@ class Masked:
             )
 
     def rate_at(self, progress: float) -> float:
-        """Return the share of words that are chosen when `progress` (0 to 1) of the run is done."""
+        """Return the share of words that are chosen at a moment of the run.
+
+        Args:
+            progress: Share of the run that is done, from 0 to 1.
+
+        Examples:
+            >>> objective = Masked(8, mask_token=3, words=None, rate=0.3, final_rate=0.1)
+            >>> round(objective.rate_at(0.5), 3)
+            0.2
+        """
         final = self.rate if self.final_rate is None else self.final_rate
         return self.rate + (final - self.rate) * progress
 
     def encode(self, rows: Sequence[Window], streams: Streams, progress: float) -> Batch:
-        """Lay windows out as rows and hide words of each by the row's own stream; targets stand where they are read."""
+        """Return a batch with one sequence for each window, in which some words are hidden.
+
+        The target of a hidden token stands at its own position, unlike in a causal model.
+
+        Args:
+            rows: Windows of a token store.
+            streams: Function from a place in `rows` to the random generator that hides the words of that window.
+            progress: Share of the run that is done, from 0 to 1; it decides the masking rate.
+        """
         rate = self.rate_at(progress)
         return batch_of_windows(
             rows, self.context, self.isolate, lambda row, window: self._hide(window, streams(row), rate)
         )
 
     def _hide(self, window: Window, stream: np.random.Generator, rate: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the (length,) inputs and targets of a window."""
+        """Return the (length,) inputs and the (length,) targets of a window, some of whose words are hidden."""
         tokens = window.tokens[1:]
         word = self.words.groups(tokens, window.segments) if self.whole_words else np.arange(len(tokens))
-        # What is drawn does not depend on the rate, so that equal rates give equal masks however they are scheduled.
+        # The numbers drawn do not depend on the rate, so that equal rates give equal masks however they are scheduled.
         chosen = (stream.random(len(tokens)) < rate)[word] & ~self.words.special[tokens]
         replaced = stream.random(len(tokens))
         others = self.words.texts[stream.integers(len(self.words.texts), size=len(tokens))]
@@ -91,16 +112,25 @@ class Masked:
         swapped = chosen & (replaced >= self.mask_share) & (replaced < self.mask_share + self.random_share)
         return np.where(swapped, others, inputs), np.where(chosen, tokens, IGNORED)
 
-    def loss(self, model: Model, batch: Batch) -> Loss:
-        """Return the summed negative log-likelihood of the hidden tokens."""
-        return loss_at_targets(model, batch, self.label_smoothing)
+    def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
+        """Return the summed negative log-likelihood of the hidden tokens in nats.
+
+        Args:
+            model: Model that computes the features and owns the output projection.
+            batch: Batch on the model's device.
+            learning: Whether the model learns from it. Where the loss is only measured, it is not smoothed.
+        """
+        return loss_at_targets(model, batch, self.label_smoothing if learning else 0.0)
 
 
 def mask_token_of(tokenizer: Tokenizer) -> int:
-    """Return the id of a tokenizer's mask token.
+    """Return the id of the tokenizer's mask token.
+
+    Args:
+        tokenizer: Tokenizer of an encoder.
 
     Raises:
-        InputError: if it has none, as the tokenizers of decoders.
+        InputError: If the tokenizer has no mask token; those of decoders have none.
     """
     for name in _MASKS:
         number = tokenizer.inner.token_to_id(name)

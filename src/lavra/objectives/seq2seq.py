@@ -1,4 +1,4 @@
-"""Sequence to sequence: an encoder reads one text, a decoder learns to write another."""
+"""Sequence to sequence: an encoder reads the source text, and a decoder learns to write the target text."""
 
 from __future__ import annotations
 
@@ -18,32 +18,44 @@ if TYPE_CHECKING:
     from lavra.models.contract import Model
 
 Shift = Callable[[Sequence[int]], list[int]]
-"""From targets to what the decoder reads, one place behind; a model's own rule."""
+"""Function from the target ids to the ids that the decoder reads, shifted right by one; each model has its own rule."""
 
 
 @dataclass(frozen=True)
 class StartToken:
-    """The usual rule of shifting right: a start token, then the targets without the last (T5: its padding token)."""
+    """The usual way to shift targets right: the decoder start token, then all targets but the last.
+
+    Attributes:
+        start: Id of the decoder start token. That of T5 is its padding token.
+
+    Examples:
+        >>> StartToken(0)([7, 8, 1])
+        [0, 7, 8]
+    """
 
     start: int
 
     def __call__(self, targets: Sequence[int]) -> list[int]:
-        """Return the decoder's inputs."""
+        """Return the ids that the decoder reads, as many as there are targets.
+
+        Args:
+            targets: Ids of the target text.
+        """
         return [self.start, *targets[:-1]]
 
 
 @dataclass(frozen=True)
 class Seq2Seq:
-    """Prediction of the target text from the source text, several examples to a row on both sides.
+    """Prediction of the target text from the source text, with several examples in a sequence on both sides.
 
-    The decoder's segment s sees itself and the encoder's segment s of the same row, and nothing else.
+    The target of an example attends to itself and to the source of the same example, and to nothing else.
 
     Attributes:
-        context: longest row of the decoder's side.
-        source_context: longest row of the encoder's side; None for no limit.
-        shift: the model's rule for what its decoder reads.
-        label_smoothing: share of each target's probability that is spread over the vocabulary while learning; what is
-            only measured (features without gradient) is the plain likelihood.
+        context: Longest sequence of the decoder in tokens.
+        source_context: Longest sequence of the encoder in tokens; None sets no limit.
+        shift: Function from the targets to the ids that the decoder reads.
+        label_smoothing: Share of each target's probability that is spread over the vocabulary while the model learns.
+            Validation measures the plain likelihood.
     """
 
     context: int
@@ -52,10 +64,15 @@ class Seq2Seq:
     label_smoothing: float = 0.0
 
     def encode(self, rows: Sequence[PackedRow], streams: Streams, progress: float) -> Batch:
-        """Lay both sides out; the encoder's is in `extra`. Nothing is random.
+        """Return a batch of both sides, the encoder's side in `extra`; nothing is random.
+
+        Args:
+            rows: Packed rows, each with the examples that share a sequence.
+            streams: Not used.
+            progress: Not used.
 
         Raises:
-            ValueError: if an example has no source.
+            ValueError: If an example has no source, because it was prepared for a decoder.
         """
         shape = (len(rows), padded_width(max(row.length for row in rows), self.context))
         inputs, segments, positions = _empty(shape)
@@ -85,11 +102,17 @@ class Seq2Seq:
             extra={name: torch.from_numpy(side) for name, side in zip(names, read, strict=True)},
         )
 
-    def loss(self, model: Model, batch: Batch) -> Loss:
-        """Return the summed negative log-likelihood of the target texts, end tokens included."""
-        return loss_at_targets(model, batch, self.label_smoothing)
+    def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
+        """Return the summed negative log-likelihood of the target texts in nats, end tokens included.
+
+        Args:
+            model: Encoder-decoder that computes the features and owns the output projection.
+            batch: Batch on the model's device.
+            learning: Whether the model learns from it. Where the loss is only measured, it is not smoothed.
+        """
+        return loss_at_targets(model, batch, self.label_smoothing if learning else 0.0)
 
 
 def _empty(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return inputs, segments and positions of rows that hold nothing yet."""
+    """Return inputs, document numbers and positions of padding alone, for sequences that are still to be filled."""
     return np.zeros(shape, np.int64), np.full(shape, -1, np.int32), np.zeros(shape, np.int64)

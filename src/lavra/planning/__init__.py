@@ -1,1 +1,1 @@
-"""Knowing beforehand: hardware, FLOPs, time, and the choice of model and schedule for a budget."""
+"""Planning: forecasts of time, memory, cost and loss, and the choice of model, batch size and length for a budget."""

@@ -1,4 +1,4 @@
-"""From a time to a shape: how large a model is worth training, and what reading text again is worth."""
+"""From a compute budget to the shape of a model, the batch size, and the value of repeating text for several epochs."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from lavra.models.spec import DecoderSpec
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
 
 _ASSUMED_EFFICIENCY = {"cpu": 0.45, "cuda": 0.35, "mps": 0.3}
-"""Share of the measured matrix peak that a training step reaches, before a probe says better."""
+"""Model FLOPs utilization (MFU): the share of the matrix peak that a training step is assumed to reach on each kind of
+device, until real steps are timed."""
 
 _MOST_FLOPS_OF_A_THREAD = 110e9
-"""FLOP/s of a training step that a thread of a CPU reaches at most, however fast its matrix units are (a TFLOP/s with
-AMX): what comes between the products takes the time."""
+"""Largest FLOP/s of a training step per CPU thread, however fast the matrix units are (a TFLOP/s with AMX): the
+operations between the matrix products take the time."""
 
 TOKENS_PER_PARAMETER = 1.5
-"""Tokens per matrix parameter (head included) of the best small model for a short budget; see the lab notebook."""
+"""Tokens per matrix parameter (including the head) of the best small model for a short budget; see the lab notebook."""
 
 MOST_EPOCHS = 4.0
-"""Repetitions that are still worth nearly as much as new text (arXiv 2305.16264)."""
+"""Number of epochs up to which repeated text is worth nearly as much as new text (arXiv 2305.16264)."""
 
 LEAST_TEXT_BYTES = 2000
-"""Less text than this teaches no language: neither planned nor trained from nothing."""
+"""Smallest number of bytes of text that a model is planned for or trained on from scratch: less text teaches no
+language."""
 
 PARAMETERS_PER_BYTE = 5.0
-"""Matrix parameters per byte of text at most, however much compute there is: a larger model learns a small text by
-heart. It binds where the text is read many times; the runs of the lab notebook stay below it."""
+"""Largest number of matrix parameters per byte of text, however large the compute budget is: a larger model memorises a
+small text. The limit matters where the text is repeated many times; the runs of the lab notebook stay below it."""
 
 _TRAINING_BYTES, _MEMORY_SHARE = 24, 0.7
-"""Bytes of training for each parameter (weights, gradient, two moments, a copy for the checkpoint), and the share of
-the memory that they may take; activations need the rest."""
+"""Bytes of memory per parameter in training (weight, gradient, two moments, a copy for the checkpoint), and the share
+of the memory that they may take; activations need the rest."""
 
 _RUNGS = (
     # depth, width, heads, vocabulary, context
@@ -53,12 +55,16 @@ _RUNGS = (
 
 
 def assumed_efficiency(device: str, peak: float, threads: int) -> float:
-    """Return the share of the matrix peak that a training step is expected to reach, before a probe.
+    """Return the share of the matrix peak that a training step is assumed to reach, before real steps are timed.
 
     Args:
-        device: `cpu`, `cuda` or `mps`.
-        peak: FLOP/s of matrix products.
-        threads: of the processor, for `cpu`.
+        device: Kind of device: `cpu`, `cuda` or `mps`.
+        peak: Peak speed of the device in matrix products, in FLOP/s.
+        threads: Number of processor threads; only used for `cpu`.
+
+    Examples:
+        >>> assumed_efficiency("cuda", 1e15, 8)
+        0.35
     """
     share = _ASSUMED_EFFICIENCY.get(device, 0.35)
     return min(share, threads * _MOST_FLOPS_OF_A_THREAD / peak) if device == "cpu" else share
@@ -66,11 +72,11 @@ def assumed_efficiency(device: str, peak: float, threads: int) -> float:
 
 @dataclass(frozen=True)
 class Draft:
-    """A shape for an amount of compute.
+    """Shape of a model for a compute budget.
 
     Attributes:
-        spec: the model.
-        tokens: that the compute pays for with this model.
+        spec: Specification of the model.
+        tokens: Number of tokens that the budget allows this model to train on.
     """
 
     spec: DecoderSpec
@@ -78,32 +84,44 @@ class Draft:
 
 
 def demand_text(corpus_bytes: float) -> None:
-    """Return if there is text enough to learn a language from.
+    """Check that there is enough text to train a language model from scratch.
+
+    Args:
+        corpus_bytes: Size of the training text in bytes.
 
     Raises:
-        InputError: if there is not.
+        InputError: if the text is smaller than `LEAST_TEXT_BYTES`.
     """
     if corpus_bytes < LEAST_TEXT_BYTES:
         raise InputError(
-            f"{corpus_bytes:.0f} bytes of text are too little to learn a language from",
-            "give at least some hundred kilobytes; a few megabytes are better",
+            f"{corpus_bytes:.0f} bytes of text are too few to train a language model from scratch",
+            "give at least a few hundred kilobytes; several megabytes are better",
         )
 
 
 def draft_shape(flops: float, corpus_bytes: float, memory: float = math.inf) -> Draft:
-    """Return the largest shape that still sees enough text, is not too large for the text, and fits into the memory.
+    """Return the largest shape that trains on enough tokens, suits the amount of text, and fits into memory.
 
-    Enough is `TOKENS_PER_PARAMETER`. When a shape would read the corpus more than `MOST_EPOCHS` times, a larger one is
-    taken even if it sees less text per parameter: more repetition teaches little. But no shape has more than
-    `PARAMETERS_PER_BYTE`: the smaller the text, the smaller the model. The smallest shape is there for any text.
+    Enough is `TOKENS_PER_PARAMETER` tokens per parameter. If a shape would repeat the text for more than `MOST_EPOCHS`
+    epochs, a larger one is chosen even if it trains on fewer tokens per parameter, because more repetition teaches
+    little. No shape has more than `PARAMETERS_PER_BYTE` parameters per byte of text, and the smallest shape is allowed
+    for any text.
 
     Args:
-        flops: that the budget buys, i.e. seconds x FLOP/s reached in training.
-        corpus_bytes: of the training text.
-        memory: bytes that training may take.
+        flops: Compute budget in floating-point operations: seconds x FLOP/s that training reaches.
+        corpus_bytes: Size of the training text in bytes.
+        memory: Memory that training may take, in bytes; infinite for no limit.
+
+    Examples:
+        >>> draft = draft_shape(flops=1e15, corpus_bytes=20e6)
+        >>> draft.spec.depth, draft.spec.width
+        (6, 320)
+        >>> draft.tokens > 1e6
+        True
     """
     most = min(PARAMETERS_PER_BYTE * corpus_bytes, _MEMORY_SHARE * memory / _TRAINING_BYTES)
     best: Draft | None = None
+    # From the smallest shape up; the loop ends at the first that is too large for the text, the memory or the budget.
     for depth, width, heads, vocabulary, context in _RUNGS:
         spec = DecoderSpec(
             vocabulary=vocabulary_for(vocabulary, corpus_bytes), context=context, depth=depth, width=width, heads=heads
@@ -121,27 +139,40 @@ def draft_shape(flops: float, corpus_bytes: float, memory: float = math.inf) -> 
 
 
 BYTES_PER_TOKEN = 3.5
-"""Bytes of text in a token, before the tokenizer is known."""
+"""Assumed number of bytes of text per token, before the tokenizer is known."""
 
 
 def vocabulary_for(wanted: int, corpus_bytes: float) -> int:
-    """Return a vocabulary of at most `wanted` whose rarest tokens the corpus still holds some dozens of times."""
+    """Return a vocabulary size with which even the rarest tokens still occur some dozens of times in the text.
+
+    Args:
+        wanted: Largest vocabulary size.
+        corpus_bytes: Size of the training text in bytes.
+
+    Examples:
+        >>> vocabulary_for(8192, 1e6), vocabulary_for(8192, 1e9)
+        (2048, 8192)
+    """
     limit = 2048 * (max(corpus_bytes, 1.0) / 1e6) ** 0.6
     return int(min(wanted, max(512, round(limit / 64) * 64)))
 
 
 def tokens_per_step_for(tokens: float, context: int, busy: float = 0.0, *, adapting: bool = False) -> int:
-    """Return the batch in tokens: a power of two that gives a run some hundreds of steps, from 2048 to 524288.
+    """Return the batch size in tokens: a power of two from 2,048 to 524,288, or one sequence if that is longer.
 
-    Small budgets want many steps more than smooth gradients; the batch that wastes nothing grows with training
-    (critical batch size, arXiv 1812.06162), about with the square root of its length. A device that is faster than its
-    steps can be given to it wants more tokens, as long as the run keeps enough steps.
+    Small budgets need many steps more than they need smooth gradients. The largest efficient batch (the critical batch
+    size, arXiv 1812.06162) grows during training, about with the square root of the number of tokens. A device that
+    computes faster than its kernels can be launched needs larger batches, as long as the run keeps enough steps.
 
     Args:
-        tokens: of the run.
-        context: tokens of a row.
-        busy: tokens of a step that keep the device busy, see `busy_tokens`.
-        adapting: whether the model knows something already; then fewer steps are enough.
+        tokens: Number of tokens of the whole run.
+        context: Length of a sequence in tokens.
+        busy: Tokens of a step that keep the device busy, see `busy_tokens`; 0 for no such requirement.
+        adapting: Whether a pretrained model is fine-tuned, for which fewer steps are enough.
+
+    Examples:
+        >>> tokens_per_step_for(1.2e6, context=256), tokens_per_step_for(1e9, context=256)
+        (2048, 65536)
     """
     wanted = 2048 * (max(tokens, 1.0) / 1.2e6) ** 0.5
     affordable = tokens / (ADAPTING_STEPS if adapting else MIN_STEPS)
@@ -150,54 +181,66 @@ def tokens_per_step_for(tokens: float, context: int, busy: float = 0.0, *, adapt
     return max(context, power)
 
 
-MIN_STEPS = 400  # steps that a run from nothing keeps before its steps are made larger for the device's sake
-ADAPTING_STEPS = 150  # the same for a model that knows something already
-_STEP_SECONDS = {"cuda": 0.06, "mps": 0.06}  # of giving a step's kernels to the device one by one
+MIN_STEPS = 400
+"""Smallest number of steps of a run from scratch to which larger batches, made to keep the device busy, may lead."""
+
+ADAPTING_STEPS = 150
+"""The same smallest number of steps for fine-tuning a pretrained model."""
+
+_STEP_SECONDS = {"cuda": 0.06, "mps": 0.06}
+"""Seconds that launching the kernels of one training step takes, one by one, on each kind of GPU."""
 
 ACTIVATION_BYTES = 100.0
-"""Bytes per token, block and unit of width that a training step holds at most without attention's scores: 50 to 95 in
-rehearsals of four shapes of our decoder (GPT-2's, SmolLM2's, lavra's, a wide one)."""
+"""Largest number of bytes per token, block and unit of width that the activations of a training step take, without
+attention scores: 50 to 95 in dry runs of four decoder shapes (those of GPT-2, SmolLM2 and lavra, and a wide one)."""
 
-_STATE_BYTES = 18.0  # per parameter: bf16 weights and gradients, fp32 masters, gradients and two momenta
-_MEMORY_SHARE = 0.8  # of a GPU's memory that is planned for
+_STATE_BYTES = 18.0  # per parameter: bf16 weights and gradients, fp32 master weights, gradients and two moments
+_MEMORY_SHARE = 0.8  # share of the memory of a GPU that plans may use
 
 
 def busy_tokens(device: str, flops_per_second: float, flops_per_token: float) -> float:
-    """Return how many tokens of a step a device computes while the step's kernels are given to it.
+    """Return the number of tokens that a device computes in the time it takes to launch the kernels of one step.
+
+    With fewer tokens per step, the device would wait for the processor.
 
     Args:
-        device: `cpu`, `cuda` or `mps`.
-        flops_per_second: that are expected of a training step.
-        flops_per_token: of the model.
+        device: Kind of device: `cpu`, `cuda` or `mps`.
+        flops_per_second: Expected speed of a training step in FLOP/s.
+        flops_per_token: Floating-point operations per token of a training step.
     """
     return _STEP_SECONDS.get(device, 0.0) * flops_per_second / flops_per_token
 
 
 def tokens_that_fit(memory: float, parameters: float, depth: int, width: int) -> int:
-    """Return how many tokens of a micro-batch fit a GPU beside the model and its optimiser, at least one.
+    """Return the number of tokens of a micro-batch that fit on a GPU beside the model and its optimiser; 1 or more.
 
     Args:
-        memory: of the GPU, in bytes.
-        parameters: of the model.
-        depth: blocks.
-        width: of the residual stream.
+        memory: Memory of the GPU in bytes.
+        parameters: Number of parameters of the model.
+        depth: Number of blocks.
+        width: Width of the residual stream.
     """
     left = _MEMORY_SHARE * memory - _STATE_BYTES * parameters
     return max(1, int(left / (ACTIVATION_BYTES * depth * width)))
 
 
 HALF_LIFE = 15.39
-"""R*_D of arXiv 2305.16264 (§4, table of fitted constants): repetitions after which 1 - 1/e of all that repeating can
-give is had."""
+"""R*_D of arXiv 2305.16264 (§4, table of fitted constants): number of repetitions after which a share of 1 - 1/e of all
+that repetition can teach is reached."""
 
 NEARLY_NEW = 4.0
-"""Up to this many epochs, repeated text is worth almost as much as new text (arXiv 2305.16264, §1)."""
+"""Number of epochs up to which repeated text is worth almost as much as new text (arXiv 2305.16264, §1)."""
 
 
 def worth(epochs: float) -> float:
-    """Return how many epochs of new text are worth `epochs` of the same: D'/U = 1 + R* (1 - exp(-R / R*)).
+    """Return the number of epochs of new text that `epochs` of the same text are worth.
 
-    R = epochs - 1 repetitions; equation 5 of arXiv 2305.16264. Up to one epoch all is new.
+    D'/U = 1 + R* (1 - exp(-R / R*)) with R = epochs - 1 repetitions (equation 5 of arXiv 2305.16264, Muennighoff et al.
+    2023). Up to one epoch, all text is new.
+
+    Examples:
+        >>> worth(1.0), round(worth(4.0), 2)
+        (1.0, 3.73)
     """
     repetitions = epochs - 1.0
     if repetitions <= 0.0:
@@ -206,17 +249,17 @@ def worth(epochs: float) -> float:
 
 
 def effective_tokens(tokens: float, unique: float) -> float:
-    """Return how many tokens of new text are worth `tokens` read from a text of `unique` tokens."""
+    """Return the number of tokens of new text that are worth `tokens` tokens from a text of `unique` tokens."""
     return tokens if tokens <= unique else unique * worth(tokens / unique)
 
 
 def repetition_note(epochs: float) -> str | None:
-    """Return a warning where so many epochs teach clearly less than new text would, in words; None otherwise."""
+    """Return a warning if so many epochs teach clearly less than new text would, or None."""
     if epochs <= NEARLY_NEW:
         return None
     share = worth(epochs) / epochs
     return (
-        f"the text would be read {epochs:.1f} times; past {NEARLY_NEW:.0f} epochs repetition teaches less and less: "
-        f"these are worth {worth(epochs):.1f} epochs of new text, {share:.0%} of what is paid for. "
+        f"the text would be repeated for {epochs:.1f} epochs; beyond {NEARLY_NEW:.0f} epochs, repetition teaches less "
+        f"and less: these are worth {worth(epochs):.1f} epochs of new text, {share:.0%} of the compute. "
         "A larger model, more text, or a shorter run uses the time better"
     )

@@ -1,4 +1,4 @@
-"""How much text there is, in the units that training counts in: exact from a prepared folder, else from a sample."""
+"""Statistics of a corpus in the units of training: exact for a prepared folder, estimated from a sample otherwise."""
 
 from __future__ import annotations
 
@@ -22,29 +22,38 @@ from lavra.evaluation.baselines import xz_size
 from lavra.planning.scaling_law.law import Interval
 
 _READ_LIMIT = 256_000_000
-"""Bytes of text that are read before the rest is reckoned from the size of the files."""
+"""Bytes of text that are read at most; the amount of the rest is extrapolated from the size of the files."""
 
 _READINGS = 2
+"""Number of times that preparing a text reads it: once to train the tokenizer, once to encode."""
+
 _SAMPLE_BYTES = 3_000_000
+"""Characters of the sample of documents that is tokenised."""
+
 _DRAWS = 400
+"""Number of bootstrap samples for the interval of the number of tokens."""
+
 _COMPRESSED_BYTES = 200_000
+"""Bytes of text that are compressed to measure how predictable the text is."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A text in numbers. Estimates carry the interval of nine in ten; what is exact has none of it.
+    """Statistics of a corpus.
 
     Attributes:
-        documents: how many there are.
-        text_bytes: of UTF-8.
-        tokens: with one for the end of each document.
-        bytes_per_token: of text.
-        fertility: tokens per word.
-        vocabulary: of the tokenizer.
-        tokenizer: where it came from, in words.
-        exact: whether all of it was counted.
-        compressed: bits per byte that xz -9 needs for 200 kB of it: how much there is to be learned.
-        preparation_seconds: that reading and tokenising it will take here, reckoned from the sample.
+        documents: Number of documents.
+        text_bytes: Size of the text in bytes of UTF-8.
+        tokens: Number of tokens, with one for the end of each document. An estimate has a 90 % interval; an exact
+            number has an interval of width 0.
+        bytes_per_token: Mean number of bytes of text per token.
+        fertility: Mean number of tokens per word.
+        vocabulary: Vocabulary size of the tokenizer.
+        tokenizer: Origin of the tokenizer, in words.
+        exact: Whether the whole text was counted.
+        compressed: Bits per byte of `xz -9` on 200 kB of the text, a measure of how predictable it is; None for less
+            than 20 kB.
+        preparation_seconds: Estimated seconds to read and tokenise the text on this machine; 0 if that is done.
     """
 
     documents: float
@@ -59,12 +68,12 @@ class Survey:
     preparation_seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the statistics as JSON values."""
         return asdict(self)
 
 
 def survey_prepared(prepared: Prepared) -> Survey:
-    """Return the numbers of a prepared folder's training text."""
+    """Return the exact statistics of the training text of a prepared folder."""
     manifest = prepared.train.manifest
     return Survey(
         documents=manifest.documents,
@@ -89,17 +98,17 @@ def survey(
     validation: Sequence[str] = (),
     seed: int = 0,
 ) -> Survey:
-    """Read a text, at most 256 MB of it, and tokenise a sample of its documents.
+    """Estimate the statistics of a corpus: read at most 256 MB of it, and tokenise a sample of its documents.
 
     Args:
-        locations: see `lavra.data.readers.documents`.
-        tokenizer: the one to be used; or a function from the bytes of the text to the size of the vocabulary that will
-            be trained, for which one is trained on half of the sample and measured on the other half.
-        text_column: column of the text.
-        normalize: bring the text to NFC.
-        encoding: see `lavra.data.readers.documents.read_rows`.
-        validation: locations of text that is held out, which is not counted; see
-        `lavra.data.readers.documents.read_rows`. seed: of the sample and of the interval's bootstrap.
+        locations: Files, folders or other sources of text, see `lavra.data.readers.documents`.
+        tokenizer: Tokenizer to use; or a function that is given the size of the text in bytes and returns a vocabulary
+            size, for which a tokenizer is trained on one half of the sample and measured on the other half.
+        text_column: Name of the column that contains the text.
+        normalize: Whether the text is normalised to Unicode NFC.
+        encoding: Character encoding of the files; None detects it, see `lavra.data.readers.documents.read_rows`.
+        validation: Locations of validation text, which is not counted.
+        seed: Seed of the sample and of the bootstrap.
 
     Raises:
         InputError: if there is no text, or a location is wrong.
@@ -142,7 +151,12 @@ def survey(
 
 
 def stretches(prepared: Prepared, count: int = 12) -> Iterator[str]:
-    """Yield stretches of a prepared training text, evenly spread over it, of together some 200 kB at least."""
+    """Yield excerpts of a prepared training text, evenly spaced, of about 240 kB in total if the text is that long.
+
+    Args:
+        prepared: Prepared folder.
+        count: Number of excerpts.
+    """
     tokens = prepared.train.tokens
     length = int(1.2 * _COMPRESSED_BYTES / count / prepared.train.manifest.bytes_per_token)
     for number in range(count):
@@ -152,9 +166,14 @@ def stretches(prepared: Prepared, count: int = 12) -> Iterator[str]:
 
 
 def compressed_bits_per_byte(texts: Iterable[str]) -> float | None:
-    """Return the bits per byte of xz -9 on the first 200 kB of the texts; None for less than 20 kB.
+    """Return the bits per byte of `xz -9` on the first 200 kB of some texts, or None for less than 20 kB.
 
-    Compressibility foretells how low a loss can go (arXiv 2405.16684).
+    At most 20 kB of each text are used. Compressibility predicts how low the loss of a model can get (arXiv
+    2405.16684).
+
+    Examples:
+        >>> compressed_bits_per_byte(["abcd" * 10_000]) < 0.5
+        True
     """
     pieces, size = [], 0
     for text in texts:
@@ -167,7 +186,7 @@ def compressed_bits_per_byte(texts: Iterable[str]) -> float | None:
 
 
 class _Reading:
-    """The texts of some locations; afterwards, or as far as the limit lets it, how many there are."""
+    """Iterates over the texts of some locations up to a limit, and counts or extrapolates documents and bytes."""
 
     def __init__(
         self,
@@ -195,7 +214,7 @@ class _Reading:
         )
         for row in rows:
             if row.held_out:
-                return  # what is held out is read last
+                return  # validation text is read last
             self.documents += 1
             self.text_bytes += len(row.text.encode())
             yield row.text
@@ -206,7 +225,7 @@ class _Reading:
             raise InputError(f"there is no text in {', '.join(self.locations)}", "give files or folders with text")
 
     def _reckon(self, counter: BytesRead) -> None:
-        """Extend the counts to files that were not read, by their size on disk."""
+        """Extrapolate the counts to the files that were not read, by their size on the disk."""
         files = [location for location in self.locations if is_repeatable(location)]
         kept = files_of(find_files(files), self.validation).files if files else []
         total = sum(file.size for file in kept if not file.held_out)
@@ -216,7 +235,11 @@ class _Reading:
 
 
 class _Sample:
-    """Keeps whole documents spread evenly over a stream: every second one is dropped whenever there are too many."""
+    """A uniform random sample of whole documents from a stream of unknown length.
+
+    Every document draws a number from 0 to 1 and is kept while it is below `share`, which is halved whenever the sample
+    grows too large (adaptive Bernoulli sampling).
+    """
 
     def __init__(self, seed: int) -> None:
         self.random = numpy_stream(seed, "survey")
@@ -236,13 +259,13 @@ class _Sample:
 
     @property
     def texts(self) -> list[str]:
-        """The documents kept, in reading order; very long ones only with their beginning."""
+        """The sampled documents in the order of reading; very long ones are truncated."""
         limit = max(50_000, _SAMPLE_BYTES // max(1, len(self.kept)))
         return [text[:limit] for _, text in self.kept]
 
 
 def _ratio(tokens: np.ndarray, sizes: np.ndarray, seed: int) -> Interval:
-    """Return tokens per byte with its interval, by a bootstrap over documents."""
+    """Return the number of tokens per byte with its 90 % interval, by a bootstrap over documents."""
     drawn = numpy_stream(seed, "survey interval").integers(len(tokens), size=(_DRAWS, len(tokens)))
     ratios = tokens[drawn].sum(1) / np.maximum(sizes[drawn].sum(1), 1.0)
     low, high = np.quantile(ratios, (0.05, 0.95))

@@ -1,4 +1,4 @@
-"""Whether a training fits into a memory, with which micro-batch, and what would where it does not."""
+"""Whether training fits into memory, with which micro-batch, and which changes would make it fit."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lavra.planning.machine.memory import estimate_memory, largest_that_fits, me
 
 
 def memory_outlook(rehearsal: Rehearsal, available: float, *, asked: int | None, most_rows: int) -> MemoryOutlook:
-    """Return the memory of a step for several micro-batches.
+    """Return the estimated memory of a training step for several sizes of the micro-batch.
 
     Args:
-        rehearsal: what is trained.
-        available: bytes.
-        asked: rows of a micro-batch that are wanted; None for the largest that fits.
-        most_rows: rows beyond which no larger micro-batch is of use, where none is asked for.
+        rehearsal: Dry run of the training step.
+        available: Available memory in bytes.
+        asked: Requested number of sequences of a micro-batch; None for the largest that fits.
+        most_rows: Largest micro-batch that is tried if none is requested.
 
     Raises:
-        InputError: if the model or an edit is wrong.
+        InputError: if the model or a transform of it is wrong.
     """
     estimates = memory_table(rehearsal, available, asked or most_rows)
     if asked is None:
@@ -45,7 +45,13 @@ def memory_outlook(rehearsal: Rehearsal, available: float, *, asked: int | None,
 
 
 def what_would_fit(rehearsal: Rehearsal, available: float, rows: int) -> tuple[str, ...]:
-    """Return up to three changes, any of which lets so many rows fit; in words, the mildest first."""
+    """Return up to three changes, each of which alone makes training fit, as flags in words; the mildest first.
+
+    Args:
+        rehearsal: Dry run of the training step that does not fit.
+        available: Available memory in bytes.
+        rows: Number of sequences of a micro-batch.
+    """
     found: list[str] = []
     if rows > 1:
         smaller = next(
@@ -76,18 +82,18 @@ def what_would_fit(rehearsal: Rehearsal, available: float, rows: int) -> tuple[s
 
 
 _BYTES_PER_PARAMETER = 12
-"""That training takes at least: fp32 weights, their gradients, and one moment of the optimiser."""
+"""Bytes for each parameter that training takes at least: fp32 weight, gradient, and one moment of the optimiser."""
 
 
 def _smaller_model(rehearsal: Rehearsal, available: float) -> tuple[str, ...]:
-    """Return the largest preset of which one window fits, in words; nothing if there is none."""
+    """Return the largest preset with which one sequence fits, in words; an empty tuple if there is none."""
     sizes = {name: matrix_parameters(spec) for name, spec in PRESETS.items()}
     for name in sorted(PRESETS, key=lambda name: -sizes[name]):
         if _BYTES_PER_PARAMETER * sizes[name] > available:
             continue
         context = min(rehearsal.context, PRESETS[name].context)
         if estimate_memory(replace(rehearsal, model=PRESETS[name], context=context), 1).fits(available):
-            return (f"--model {name}, the largest preset of which a window of {context} tokens fits",)
+            return (f"--model {name}, the largest preset with which a sequence of {context} tokens fits",)
     return ()
 
 

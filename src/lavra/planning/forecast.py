@@ -1,4 +1,4 @@
-"""The outlook of a training: what `lavra plan` knows before anything is spent."""
+"""The forecast of a run, which `lavra plan` makes: its time, cost, memory and loss."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from lavra.planning.machine.hardware import Hardware
 from lavra.planning.machine.memory import MemoryEstimate
 from lavra.planning.scaling_law.law import Interval
 
-# What training costs: time, energy, money, from how fast it goes.
+# Time, energy and money, from the speed of training.
 
 _JOULES_PER_KILOWATT_HOUR = 3.6e6
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a model trains.
+    """Expected training speed of a model.
 
     Attributes:
-        tokens_per_second: expected.
-        peak_tokens_per_second: if the hardware did nothing but this model's matrix products.
-        efficiency: one over the other.
-        source: where it is from, in words.
+        tokens_per_second: Expected speed in tokens per second.
+        peak_tokens_per_second: Speed if the hardware ran at its peak for all floating-point operations of the model.
+        efficiency: Ratio of the two (model FLOPs utilization, MFU).
+        source: Source of the figure, in words.
+
+    Examples:
+        >>> Speed.from_efficiency(1e12, 1e6, 0.5, "assumed").tokens_per_second
+        500000.0
     """
 
     tokens_per_second: float
@@ -35,29 +39,42 @@ class Speed:
 
     @classmethod
     def from_efficiency(cls, peak_flops: float, flops_per_token: float, efficiency: float, source: str) -> Speed:
-        """Return the speed at a share of the hardware's peak."""
+        """Return the speed at a share of the peak of the hardware.
+
+        Args:
+            peak_flops: Peak speed of the hardware in FLOP/s.
+            flops_per_token: Floating-point operations per token of a training step.
+            efficiency: Share of the peak, from 0 to 1.
+            source: Source of that share, in words.
+        """
         peak = peak_flops / flops_per_token
         return cls(peak * efficiency, peak, efficiency, source)
 
     @classmethod
     def from_probe(cls, tokens_per_second: float, peak_flops: float, flops_per_token: float) -> Speed:
-        """Return the speed that real steps had."""
+        """Return the speed that timed steps measured.
+
+        Args:
+            tokens_per_second: Measured speed.
+            peak_flops: Peak speed of the hardware in FLOP/s.
+            flops_per_token: Floating-point operations per token of a training step.
+        """
         peak = peak_flops / flops_per_token
         return cls(tokens_per_second, peak, tokens_per_second / peak, "measured by real steps of this model")
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the speed as JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run costs.
+    """Cost of a run.
 
     Attributes:
-        seconds: of training, bookkeeping included.
-        kilowatt_hours: that the accelerator draws; None when its watts are not known.
-        money: in the currency of the price; None without a price.
+        seconds: Time of training in seconds, including validations and checkpoints.
+        kilowatt_hours: Energy of the accelerator in kWh; None if its power is not known.
+        money: Price in the currency of the given price; None without one.
     """
 
     seconds: float
@@ -65,33 +82,43 @@ class Cost:
     money: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the cost as JSON values."""
         return asdict(self)
 
 
 def cost_of(seconds: float, *, watts: float | None, price_per_hour: float | None) -> Cost:
-    """Return what so many seconds cost at that power and price."""
+    """Return the cost of a run.
+
+    Args:
+        seconds: Time of training in seconds.
+        watts: Power of the accelerator in watts; None if it is not known.
+        price_per_hour: Price of an hour, in any currency; None without one.
+
+    Examples:
+        >>> cost_of(7200, watts=500, price_per_hour=2.5)
+        Cost(seconds=7200, kilowatt_hours=1.0, money=5.0)
+    """
     energy = None if watts is None else watts * seconds / _JOULES_PER_KILOWATT_HOUR
     money = None if price_per_hour is None else price_per_hour * seconds / 3600
     return Cost(seconds, energy, money)
 
 
-# The outlook of a training: what `lavra plan` knows before anything is spent.
+# The parts of the forecast, and the forecast as a whole.
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The model that is planned for.
+    """Shape of the model that is planned for.
 
     Attributes:
-        name: as asked for, or what the plan chose.
-        parameters: all of them, shared ones once.
-        matrix_parameters: those in matrix products, the head's included.
-        vocabulary: token ids.
-        context: tokens of a window.
-        depth: blocks; 0 where a configuration does not say.
-        width: of the residual stream; 0 likewise.
-        chosen: whether the plan chose it.
+        name: Name as requested, or a name of the shape that the plan chose.
+        parameters: Number of parameters; shared ones count once.
+        matrix_parameters: Number of parameters that take part in matrix products, including the head.
+        vocabulary: Vocabulary size.
+        context: Length of a sequence in tokens.
+        depth: Number of blocks; 0 if the configuration of the model does not state it.
+        width: Width of the residual stream; 0 if the configuration of the model does not state it.
+        chosen: Whether the plan chose the shape.
     """
 
     name: str
@@ -106,15 +133,16 @@ class Shape:
 
 @dataclass(frozen=True)
 class MemoryOutlook:
-    """The memory of a step for several micro-batches.
+    """Memory of a training step for several sizes of the micro-batch.
 
     Attributes:
-        available: bytes of the hardware that a process can have.
-        estimates: for micro-batches of 1, 2, 4, … rows, up to the first that does not fit, and the asked one.
-        micro_rows: the asked micro-batch, else the largest that fits; None if not even one row does.
-        fits: whether that one fits.
-        plain: the same step with all logits held at once, as plain loops do.
-        would_fit: what would fit, in words, where it does not.
+        available: Memory of the hardware that a process can have, in bytes.
+        estimates: Estimates for micro-batches of 1, 2, 4, … sequences up to the first that does not fit, and for the
+            requested size.
+        micro_rows: Requested size of the micro-batch, or the largest that fits; None if not even one sequence fits.
+        fits: Whether the micro-batch of that size fits.
+        plain: Estimate for the same step with all logits held at once, as plain training loops do.
+        would_fit: Changes that would make training fit, in words; empty if it fits.
     """
 
     available: float
@@ -125,7 +153,7 @@ class MemoryOutlook:
     would_fit: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the memory as JSON values; sizes are in bytes."""
         return {
             "available": self.available,
             "micro_rows": self.micro_rows,
@@ -138,17 +166,17 @@ class MemoryOutlook:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The loss to expect on held-out text of the same kind.
+    """Forecast of the validation loss of a run.
 
     Attributes:
-        bits_per_byte: with the interval of nine in ten.
-        bytes_per_token: by which it becomes nats per token; None without a text.
-        law_bits_per_byte: what the built-in law says of it before any correction by past runs or a pilot; None for a
-            model that is adapted, of which it knows nothing.
-        origin: what the law was fitted to.
-        before: bits per byte of a model that is adapted, before its first step.
-        curve: (tokens of a subset, bits per byte after learning from it), of the pilot of a model that is adapted.
-        start: bits per byte before the first step, of a run that begins from counts of pairs of tokens; else infinite.
+        bits_per_byte: Expected loss in bits per byte, with its 90 % interval.
+        bytes_per_token: Mean number of bytes per token, for the loss in nats per token; None without a text.
+        law_bits_per_byte: Forecast of the built-in scaling law alone, without corrections by past runs or a pilot; None
+            for fine-tuning, which that law does not cover.
+        origin: What the forecast is based on, in words.
+        before: Bits per byte of a pretrained model before its first step; None for training from scratch.
+        curve: For fine-tuning, (tokens of a subset, bits per byte after training on it) from pilot runs.
+        start: Bits per byte before the first step of a run with a warm start from bigram counts; infinite without one.
     """
 
     bits_per_byte: Interval
@@ -161,11 +189,11 @@ class Forecast:
 
     @property
     def loss(self) -> Interval | None:
-        """Nats per token."""
+        """Expected loss in nats per token, with its 90 % interval; None without a text."""
         return None if self.bytes_per_token is None else self.bits_per_byte.scaled(self.bytes_per_token * math.log(2))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the forecast of the loss as JSON values."""
         loss = self.loss
         return {
             "bits_per_byte": self.bits_per_byte.to_json(),
@@ -180,26 +208,27 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a training will cost and bring.
+    """Report of a plan: the expected time, cost, memory and loss of a run.
 
     Attributes:
-        hardware: what it runs on.
-        model: what is trained.
-        text: what it learns from; None when only a number of tokens was given.
-        tokens: that are trained on.
-        epochs: passes over the text; None without one.
-        worth: how many passes over new text those are worth; None without a text.
-        flops: of a token.
-        tokens_per_step: of one optimiser step.
-        steps: optimiser steps.
-        speed: expected, by the exact count of FLOPs or by a probe.
-        cost: of the whole training.
-        rule: the speed by the rule of 6·N, for comparison.
-        rule_cost: likewise.
-        memory: of a step.
-        forecast: of the loss; None for a model that is adapted, as long as no pilot has looked at it.
-        notes: warnings and explanations, a sentence or two each.
-        preparation_seconds: before the training: start-up, reading and tokenising the text; None for other hardware.
+        hardware: Hardware that trains.
+        model: Shape of the model.
+        text: Statistics of the training text; None if only a number of tokens was given.
+        tokens: Number of tokens to train on.
+        epochs: Number of passes over the text; None without a text.
+        worth: Number of epochs of new text that these epochs are worth; None without a text.
+        flops: Floating-point operations per token.
+        tokens_per_step: Tokens of one optimiser step (the batch size in tokens).
+        steps: Number of optimiser steps.
+        speed: Expected speed, from the exact count of floating-point operations or from timed steps.
+        cost: Cost of the run.
+        rule: Expected speed by the rule of thumb 6·N, for comparison.
+        rule_cost: Cost of the run by the rule of thumb 6·N, for comparison.
+        memory: Memory of a training step.
+        forecast: Forecast of the loss; None for fine-tuning without a pilot.
+        notes: Warnings and explanations, a sentence or two each.
+        preparation_seconds: Seconds before training: start-up, reading and tokenising the text; None for hardware other
+            than this machine.
     """
 
     hardware: Hardware
@@ -222,11 +251,11 @@ class Outlook:
 
     @property
     def seconds(self) -> float:
-        """From the start of the program to its end."""
+        """Expected seconds from the start of the program to its end."""
         return self.cost.seconds + (self.preparation_seconds or 0.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; sizes in bytes, times in seconds."""
+        """Return the report as JSON values; sizes are in bytes and times in seconds."""
         return {
             "hardware": self.hardware.to_json(),
             "model": vars(self.model),

@@ -1,4 +1,4 @@
-"""The plan: everything that is decided before the first step, so that from there on a run is deterministic."""
+"""The plan: everything that is decided before the first step, so that the run is deterministic from there on."""
 
 from __future__ import annotations
 
@@ -15,50 +15,62 @@ from lavra.training.precision import Precision
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do; written to `plan.json`.
+    """Everything that determines a run; written to `plan.json`.
 
     Attributes:
-        model: the shape; None for a wrapped model, whose shape is in its own configuration.
-        parameters: how many it has.
-        context: tokens of a window.
-        tokens_per_step: of one optimiser step, over all ranks: rows x context.
-        rows_per_step: windows of one optimiser step.
-        micro_rows: windows of one micro-batch at the start (memory faults may shrink it).
-        steps: optimiser steps.
-        tokens: that will be trained on (the last window of an epoch may be shorter).
-        epochs: how often each token of the corpus is seen.
-        device: `cpu`, `cuda`, `mps`.
-        precision: of the working weights.
-        compile: whether the blocks are compiled.
-        threads: processor threads.
-        optimizer: which, how fast.
-        schedule: of the learning rates.
-        seed: of everything that is random.
-        isolate: whether documents are kept apart.
-        label_smoothing: of the objective.
-        clip: limit of the gradient's norm.
-        validation_rows: windows of each validation during training.
-        validate_every: steps between validations.
-        checkpoint_every: steps between checkpoints.
-        evaluation_tokens: held-out tokens that the final evaluation measures.
-        flops_per_token: of a training step.
-        budget_seconds: the time given; None when the length was given in another way.
-        probe: what was measured on this machine.
-        base: where the model was read from that is adapted; None where training begins from nothing.
-        objective: causal, answers, seq2seq or masked.
-        source_context: longest source in tokens, for seq2seq.
-        mask_rate: share of the tokens that the masked objective asks for at the start.
-        final_mask_rate: the same at the end.
-        whole_words: whether the masked objective hides whole words.
-        pure_mask: whether every chosen token is hidden behind the mask.
-        edits: what is done to the model before it is trained.
-        bigram_contexts: tokens whose followers are counted before the first step, to begin with what they tell
+        model: Shape of the model; None for a model of `transformers`, which has a configuration of its own.
+        parameters: Number of parameters of the model.
+        context: Length of a training sequence in tokens.
+        tokens_per_step: Tokens of one optimiser step over all processes: `rows_per_step` x `context`.
+        rows_per_step: Sequences of one optimiser step over all processes (the global batch size).
+        micro_rows: Sequences of one micro-batch at the start; it is halved when memory runs out.
+        steps: Number of optimiser steps.
+        tokens: Number of tokens to train on; the last sequence of an epoch may be shorter.
+        epochs: Number of passes over the training text.
+        device: Kind of device: `cpu`, `cuda` or `mps`.
+        precision: Precision that the model computes in.
+        compile: Whether the blocks of the model are compiled.
+        threads: Number of processor threads.
+        optimizer: Optimiser and its hyperparameters.
+        schedule: Learning-rate schedule.
+        seed: Random seed of the run.
+        isolate: Whether attention is kept inside each document of a sequence.
+        label_smoothing: Label smoothing of the objective, from 0 for none to below 1.
+        clip: Largest norm of the gradient; it is clipped beyond.
+        validation_rows: Number of sequences of each validation during training.
+        validate_every: Steps between two validations.
+        checkpoint_every: Steps between two checkpoints.
+        evaluation_tokens: Number of validation tokens that the final evaluation measures.
+        flops_per_token: Floating-point operations per token of a training step.
+        budget_seconds: Time budget in seconds; None if the length was given in another way.
+        probe: What was measured on this machine before the plan was made, by name.
+        base: Where the model that is fine-tuned was read from; None for training from scratch.
+        objective: Training objective: causal, answers (completions), seq2seq or masked.
+        source_context: Longest source of the seq2seq objective in tokens.
+        mask_rate: Share of the tokens that the masked objective predicts at the start of the run.
+        final_mask_rate: Share of the tokens that the masked objective predicts at the end of the run.
+        whole_words: Whether the masked objective masks whole words.
+        pure_mask: Whether the masked objective replaces every chosen token by the mask token, and none by others.
+        edits: Transforms of the model before training, such as adapters.
+        bigram_contexts: Number of tokens whose followers are counted for a warm start
             (`lavra.models.native.bigram_init`); 0 for random weights.
-        trigram_contexts: pairs of tokens whose followers are counted too, for a model with a table of pairs
+        trigram_contexts: Number of bigrams whose followers are counted too, for a model with a bigram embedding
             (`lavra.models.native.trigram_init`).
-        start_bits_per_byte: on held-out rows, by the counts of single tokens' followers alone; None without them.
-        forecast: what the run is expected to take and bring: `seconds`, `tokens_per_second`, `peak_bytes`,
-            `bits_per_byte` with its interval, `loss`; as far as it is known beforehand.
+        start_bits_per_byte: Validation loss of the warm start from bigram counts alone, before the first step, in bits
+            per byte; None without one.
+        forecast: Expected results by name, as far as they are known in advance: `seconds`, `tokens_per_second`,
+            `peak_bytes`, `bits_per_byte` with its interval, and `loss` in nats per token.
+
+    Examples:
+        >>> plan = Plan(
+        ...     model=DecoderSpec(), parameters=123_456, context=256, tokens_per_step=4096, rows_per_step=16,
+        ...     micro_rows=8, steps=300, tokens=1_228_800, epochs=1.5, device="cpu", precision="fp32", compile=False,
+        ...     threads=2, optimizer=OptimizerOptions(), schedule=Schedule(), seed=3, isolate=True, label_smoothing=0.0,
+        ...     clip=1.0, validation_rows=64, validate_every=30, checkpoint_every=15, evaluation_tokens=10_000,
+        ...     flops_per_token=1e6,
+        ... )
+        >>> Plan.from_json(plan.to_json(), "plan.json") == plan
+        True
     """
 
     model: DecoderSpec | None
@@ -101,14 +113,18 @@ class Plan:
     forecast: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values."""
+        """Return the plan as the JSON values of `plan.json`."""
         return to_json(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any], place: str) -> Plan:
-        """Read a plan back.
+        """Return the plan that JSON values describe.
+
+        Args:
+            values: Values of `plan.json`.
+            place: Name of the file, for error messages.
 
         Raises:
-            InputError: if a value is missing or wrong; names `place`.
+            InputError: if a value is missing or wrong.
         """
         return from_table(cls, values, place)

@@ -1,1 +1,1 @@
-"""What is shown of a run: tables for the terminal, the page of a run, the comparison of runs."""
+"""Reports: tables for the terminal, the HTML page of a run, and the comparison of runs."""

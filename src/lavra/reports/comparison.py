@@ -1,4 +1,4 @@
-"""A comparison of runs for the terminal and as a page: the same tables, and the curves in one plot."""
+"""Comparison of runs as text for the terminal, and as a page with the curves of all runs in one plot."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lavra.core.units import show_duration
-from lavra.reports.formatting import TITLES, UNKNOWN, counted, plain, setting, shown, text_table
+from lavra.core.units import counted, show_duration
+from lavra.reports.formatting import TITLES, UNKNOWN, plain, setting, shown, text_table
 from lavra.reports.page import Section, Table, render_page, write_html
 from lavra.reports.plots import Axis, Bar, Series, bar_plot, line_plot
 from lavra.reports.run_comparison import LEVEL, RunComparison, Setting, Verdict
@@ -15,14 +15,18 @@ from lavra.reports.run_curves import SPEED, TIME, TOKENS, points, step_seconds, 
 
 
 def show_comparison(comparison: RunComparison) -> str:
-    """Return the comparison in sections: what differs, what came of it, whether it is more than chance."""
+    """Return a comparison as text, in sections: what differs, the results, and whether differences are significant.
+
+    Args:
+        comparison: Comparison of two runs or more.
+    """
     headers = ["", *comparison.names]
     sections = []
     for title, settings in setting_groups(comparison):
         sections.append(f"{title}\n" + _indented(text_table(headers, setting_rows(settings), left=len(headers))))
     if not sections:
         sections.append("the requests, plans and data are the same")
-    sections.append("outcome\n" + _indented(text_table(headers, figure_rows(comparison))))
+    sections.append("results\n" + _indented(text_table(headers, figure_rows(comparison))))
     verdicts = [f"  {sentence(verdict, comparison.names[0])}" for verdict in comparison.verdicts]
     sections.append("bits per byte\n" + "\n".join([*verdicts, *([f"  ({CAUTION})"] if tested(comparison) else [])]))
     sections += [f"note: {note}" for note in comparison.notes]
@@ -30,42 +34,47 @@ def show_comparison(comparison: RunComparison) -> str:
 
 
 CAUTION = (
-    "difference with its 95 % interval by bootstrap over documents; p by the paired randomisation test over documents, "
-    "Holm-corrected for the runs compared. It speaks of these trained models on such documents: another seed would "
-    "move a run, too"
+    "difference with its 95 % confidence interval by bootstrap over documents; p-value of the paired randomisation "
+    "test over documents, with Holm's correction for the number of runs. The test is about these trained models on "
+    "documents of this kind: training with another seed would change the results, too"
 )
-"""What the test says and what it does not."""
+"""Explanation of what the test states and what it does not."""
 
 
 def setting_groups(comparison: RunComparison) -> Iterator[tuple[str, Sequence[Setting]]]:
-    """Yield title and settings of each group in which the runs differ."""
+    """Yield the title and the settings of each group of settings in which the runs differ."""
     groups = (
-        ("asked differently (–: the default)", comparison.asked),
-        ("decided differently", comparison.decided),
-        ("data and machine that differ", comparison.surroundings),
+        ("requests that differ (–: the default)", comparison.asked),
+        ("plans that differ", comparison.decided),
+        ("data and machines that differ", comparison.surroundings),
     )
     yield from ((title, settings) for title, settings in groups if settings)
 
 
 def setting_rows(settings: Sequence[Setting]) -> list[list[str]]:
-    """Return a row for each setting: its name, and its value in each run; `–` is the default, or not known."""
+    """Return a table row for each setting: its name and its value in each run, with `–` for the default."""
     shows = {"budget": lambda value: UNKNOWN if value is None else show_duration(value)}
     return [[one.name, *map(shows.get(one.name, setting), one.values)] for one in settings]
 
 
 def figure_rows(comparison: RunComparison) -> list[list[str]]:
-    """Return a row for each figure: its title, and its value in each run, with the interval where there is one."""
+    """Return a table row for each figure: its title and its value in each run, with its interval if there is one."""
     rows = [["status", *(run.status for run in comparison.runs)]]
     return rows + [[TITLES[name], *(shown(name, one) for one in values)] for name, values in comparison.figures.items()]
 
 
 def tested(comparison: RunComparison) -> bool:
-    """Say whether any run could be tested against the baseline."""
+    """Return whether any run could be tested against the baseline."""
     return any(verdict.p_holm is not None for verdict in comparison.verdicts)
 
 
 def sentence(verdict: Verdict, baseline: str) -> str:
-    """Return one run against the baseline in words."""
+    """Return the comparison of one run with the baseline, in words.
+
+    Args:
+        verdict: Comparison of the run with the baseline.
+        baseline: Name of the baseline.
+    """
     found = verdict.comparison
     if found is None:
         return f"{verdict.run} against {baseline}: not comparable: {verdict.reason}"
@@ -93,7 +102,11 @@ _BITS = Axis("bits per byte", "{:.4g}".format)
 
 
 def write_comparison(comparison: RunComparison, out: Path) -> None:
-    """Write the page of a comparison.
+    """Write a comparison as an HTML page.
+
+    Args:
+        comparison: Comparison of two runs or more.
+        out: File to write.
 
     Raises:
         InputError: if the file cannot be written.
@@ -102,14 +115,14 @@ def write_comparison(comparison: RunComparison, out: Path) -> None:
 
 
 def comparison_page(comparison: RunComparison) -> str:
-    """Return the page as HTML, self-contained as that of a run."""
+    """Return a comparison as a self-contained HTML page."""
     baseline, headers = comparison.names[0], ["", *comparison.names]
     settings = [
         Section(title.capitalize(), tables=[Table(headers, setting_rows(rows), words=len(headers))])
         for title, rows in setting_groups(comparison)
     ]
     verdicts = [sentence(verdict, baseline) for verdict in comparison.verdicts]
-    outcome = Section("Outcome", tables=[Table(headers, figure_rows(comparison))], pictures=[_bars(comparison)])
+    outcome = Section("Results", tables=[Table(headers, figure_rows(comparison))], pictures=[_bars(comparison)])
     test = Section(
         "Is the difference more than chance?",
         tables=[Table(["bits per byte"], [[line] for line in verdicts])],
@@ -136,7 +149,7 @@ def _bars(comparison: RunComparison) -> str:
         if plain(figure) is not None:
             ends = (figure.get("low"), figure.get("high")) if isinstance(figure, dict) else (None, None)
             bars.append(Bar(name, float(plain(figure)), *ends, strong=number == 0))
-    return bar_plot("Bits per byte of the held-out text (less is better)", bars)
+    return bar_plot("Bits per byte on the validation text (lower is better)", bars)
 
 
 def _curves(comparison: RunComparison) -> Section:
@@ -156,7 +169,7 @@ def _curves(comparison: RunComparison) -> Section:
         line_plot("Speed", lines("training", "tokens_per_second", by_tokens), TOKENS, SPEED),
     ]
     note = (
-        "Validations are on a sample of the held-out text, each run's own; time is reckoned from the logged speeds and "
-        "leaves out validations and checkpoints."
+        "Validations use a sample of the validation text, which may differ between runs; time is computed from the "
+        "logged speeds, without validations and checkpoints."
     )
     return Section("Curves", pictures=[plot for plot in plots if plot], note=note)

@@ -1,10 +1,10 @@
-"""The outlook of a training as a person reads it."""
+"""The report of `lavra plan` as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lavra.core.units import show_count, show_size
+from lavra.core.units import counted, show_count, show_size
 from lavra.planning.forecast import Cost, MemoryOutlook, Outlook
 from lavra.planning.machine.memory import MemoryEstimate
 from lavra.planning.scaling_law.law import Interval
@@ -12,7 +12,11 @@ from lavra.reports.formatting import text_table
 
 
 def show_outlook(outlook: Outlook) -> str:
-    """Return the outlook in sections, a sentence beside every number that needs one."""
+    """Return the report of a plan as text, in sections: what is trained, time, memory and the forecast of the loss.
+
+    Args:
+        outlook: Report of the plan.
+    """
     sections = [
         "\n".join(_what(outlook)),
         "time\n" + "\n".join(f"  {line}" for line in _time(outlook)),
@@ -24,7 +28,15 @@ def show_outlook(outlook: Outlook) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """Write a duration that is only roughly known: `about 33 minutes`, `about 4.2 hours`."""
+    """Return an approximate duration as text.
+
+    Args:
+        seconds: Duration in seconds.
+
+    Examples:
+        >>> rough_duration(1983), rough_duration(15_000)
+        ('about 33 minutes', 'about 4.2 hours')
+    """
     if seconds < 100:
         return f"about {seconds:.0f} seconds"
     if seconds < 100 * 60:
@@ -35,7 +47,15 @@ def rough_duration(seconds: float) -> str:
 
 
 def rough_speed(tokens_per_second: float) -> str:
-    """Write a speed in words: `416 thousand tokens/s`."""
+    """Return an approximate speed as text.
+
+    Args:
+        tokens_per_second: Speed in tokens per second.
+
+    Examples:
+        >>> rough_speed(416_000)
+        '416 thousand tokens/s'
+    """
     for scale, word in ((1e6, " million"), (1e3, " thousand")):
         if tokens_per_second >= scale:
             return f"{tokens_per_second / scale:.3g}{word} tokens/s"
@@ -45,7 +65,7 @@ def rough_speed(tokens_per_second: float) -> str:
 def _what(outlook: Outlook) -> Iterator[str]:
     model, text, hardware = outlook.model, outlook.text, outlook.hardware
     chosen = "chosen by the plan: " if model.chosen else ""
-    shape = f"{model.depth} blocks, width {model.width}, " if model.depth else ""
+    shape = f"{counted(model.depth, 'block')}, width {model.width}, " if model.depth else ""
     yield (
         f"model     {chosen}{model.name}: {show_count(model.parameters)} parameters ({shape}context "
         f"{outlook.flops.context}, vocabulary {model.vocabulary})"
@@ -55,18 +75,19 @@ def _what(outlook: Outlook) -> Iterator[str]:
         origin = "counted" if text.exact else "from a sample"
         spread = "" if text.exact else f" [{show_count(text.tokens.low)}, {show_count(text.tokens.high)}]"
         yield (
-            f"text      {text.documents:,.0f} documents, {text.text_bytes / 1e6:.2f} MB, "
+            f"text      {counted(text.documents, 'document')}, {text.text_bytes / 1e6:.2f} MB, "
             f"{show_count(text.tokens.value)} tokens{spread}, {1 / share:.2f} bytes per token, "
             f"{text.fertility:.2f} tokens per word ({origin}, tokenizer {text.tokenizer})"
         )
     passes = ""
     if outlook.epochs is not None and outlook.worth is not None:
-        passes = f" = {outlook.epochs:.2f} epochs"
+        passes = f" ({outlook.epochs:.2f} epochs"
         if outlook.epochs > 1:
             passes += f", worth {outlook.worth:.2f} epochs of new text"
+        passes += ")"
     yield (
-        f"training  {show_count(outlook.tokens)} tokens{passes}, {outlook.steps} steps of "
-        f"{outlook.tokens_per_step} tokens"
+        f"training  {outlook.steps:,} steps · {show_count(outlook.tokens)} tokens{passes} · "
+        f"{outlook.tokens_per_step:,} tokens per step"
     )
     yield (
         f"hardware  {hardware.name}: {hardware.peak_flops / 1e12:.4g} TFLOP/s in {hardware.precision}, "
@@ -78,22 +99,22 @@ def _time(outlook: Outlook) -> Iterator[str]:
     speed, rule, flops = outlook.speed, outlook.rule, outlook.flops
     yield f"efficiency {speed.efficiency:.0%} of the peak ({speed.source})"
     yield (
-        f"by the rule of 6·N ({flops.rule / 1e6:.4g} MFLOP a token): {rough_speed(rule.peak_tokens_per_second)} peak, "
+        f"by the rule 6·N ({flops.rule / 1e6:.4g} MFLOP per token): {rough_speed(rule.peak_tokens_per_second)} peak, "
         f"{rough_speed(rule.tokens_per_second)} expected, {rough_duration(outlook.rule_cost.seconds)}"
         f"{_extras(outlook.rule_cost)}"
     )
     ratio = flops.exact / flops.rule
     how = "measured" if outlook.hardware.here and "measured" in speed.source else "expected"
     yield (
-        f"by exact count ({flops.exact / 1e6:.4g} MFLOP a token at context {flops.context}, {ratio:.2f} times the "
+        f"by exact count ({flops.exact / 1e6:.4g} MFLOP per token at context {flops.context}, {ratio:.2f} times the "
         f"rule): "
         f"{rough_speed(speed.peak_tokens_per_second)} peak, {rough_speed(speed.tokens_per_second)} {how}, "
         f"{rough_duration(outlook.cost.seconds)}{_extras(outlook.cost)}"
     )
     if outlook.preparation_seconds is not None:
         yield (
-            f"before that {rough_duration(outlook.preparation_seconds)} to start and to prepare the text: "
-            f"{rough_duration(outlook.seconds)} in all"
+            f"start-up and preparation of the text: {rough_duration(outlook.preparation_seconds)}; "
+            f"total {rough_duration(outlook.seconds)}"
         )
 
 
@@ -107,9 +128,9 @@ def _memory(memory: MemoryOutlook, hardware: str) -> str:
     columns = (
         "micro-batch",
         "weights",
-        "masters",
+        "master weights",
         "gradients",
-        "optimizer",
+        "optimiser",
         "logits",
         "activations",
         "process",
@@ -119,7 +140,7 @@ def _memory(memory: MemoryOutlook, hardware: str) -> str:
     table = text_table(columns, rows)
     lines = [f"  {line}" for line in table.splitlines()]
     if memory.micro_rows is None:
-        lines.append(f"  not even one window fits into {show_size(memory.available)}")
+        lines.append(f"  not even one sequence fits into {show_size(memory.available)}")
     else:
         size = next(found.process for found in memory.estimates if found.micro_rows == memory.micro_rows)
         word = "fits" if memory.fits else "does NOT fit"
@@ -132,8 +153,8 @@ def _memory(memory: MemoryOutlook, hardware: str) -> str:
         logits = f" ({show_size(plain.logits)})" if plain.logits else ""
         verdict = "would fit too" if plain.fits(memory.available) else "would run out of memory"
         lines.append(
-            f"  a plain loop, which holds all logits at once{logits}, takes "
-            f"{show_size(plain.process)} and {verdict}; the loss here is computed a chunk of tokens at a time"
+            f"  a plain training loop, which holds all logits at once{logits}, would take "
+            f"{show_size(plain.process)} and {verdict}; lavra computes the loss a chunk of tokens at a time"
         )
     return "\n".join(lines)
 
@@ -150,17 +171,17 @@ def _fits(found: MemoryEstimate, memory: MemoryOutlook) -> str:
 def _forecast(outlook: Outlook) -> Iterator[str]:
     forecast = outlook.forecast
     if forecast is None:
-        yield "what a model that is adapted will reach is not known before some of it is tried: --pilot 5% does"
+        yield "there is no forecast of the loss for fine-tuning without pilot runs, which --pilot 5% makes"
         return
     if forecast.before is not None:
         yield f"before the first step: {forecast.before:.3f} bits per byte"
     if forecast.curve:
         points = (f"{show_count(tokens)} tokens {bits:.3f}" for tokens, bits in forecast.curve)
-        yield f"after learning from a subset: {', '.join(points)} bits per byte"
-    yield f"bits per byte of held-out text: {_interval(forecast.bits_per_byte, '.3f')} (nine in ten runs lie between)"
+        yield f"after training on a subset: {', '.join(points)} bits per byte"
+    yield f"validation loss: {_interval(forecast.bits_per_byte, '.3f')} bits per byte (90 % interval)"
     if forecast.loss is not None:
-        yield f"loss: {_interval(forecast.loss, '.3f')} nats per token"
-    yield f"from {forecast.origin}"
+        yield f"validation loss: {_interval(forecast.loss, '.3f')} nats per token (90 % interval)"
+    yield f"based on {forecast.origin}"
 
 
 def _interval(found: Interval, style: str) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as words, the same on every page and in every table, and plain tables for the terminal and for pipes."""
+"""Formatting of figures, the same on every page and in every table, and text tables for the terminal and for pipes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from lavra.core.units import show_count, show_duration, show_size
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Return an aligned table, two spaces between columns.
+    """Return an aligned table as text, with two spaces between columns.
 
     Args:
-        headers: one title per column.
-        rows: the cells, as text.
-        left: how many of the first columns hold words, aligned left; the others hold numbers, aligned right.
+        headers: Title of each column.
+        rows: Cells of each row, as text.
+        left: Number of columns, from the first, that are aligned left; the others are aligned right.
+
+    Examples:
+        >>> print(text_table(["run", "loss"], [["a", "4.125"], ["b", "4.0"]]))
+        run   loss
+        ───  ─────
+        a    4.125
+        b      4.0
     """
     lines = [[printable(cell) for cell in line] for line in (headers, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
@@ -30,6 +37,7 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: i
 
 
 UNKNOWN = "–"
+"""What is shown for a value that is not known."""
 
 _SHOW: dict[str, Callable[[float], str]] = {
     "seconds": show_duration,
@@ -51,7 +59,7 @@ TITLES = {
     "seconds": "time",
     "budget_seconds": "budget",
     "tokens_per_second": "tokens per second",
-    "peak_bytes": "most memory held",
+    "peak_bytes": "peak memory",
     "bits_per_byte": "bits per byte",
     "bits_per_word": "bits per word",
     "loss": "loss (nats per token)",
@@ -59,18 +67,29 @@ TITLES = {
     "parameters": "parameters",
     "tokens": "tokens trained on",
     "step": "steps",
-    "skipped_steps": "steps skipped",
+    "skipped_steps": "skipped steps",
 }
-"""Figures by the names that files give them, as a person reads them."""
+"""Titles of figures by their names in the files of a run."""
 
 
 def plain(figure: Any) -> Any:
-    """Return the number of a figure that may be an estimate with an interval."""
+    """Return the value of a figure, which may be a number or an estimate with an interval."""
     return figure.get("value") if isinstance(figure, Mapping) else figure
 
 
 def shown(name: str, figure: Any) -> str:
-    """Write a figure in its unit, with its interval where it has one; `–` where it is not known."""
+    """Return a figure as text in its unit, with its interval if it has one, or `–` if it is not known.
+
+    Args:
+        name: Name of the figure, such as `bits_per_byte`.
+        figure: Number, or mapping with `value`, `low` and `high`.
+
+    Examples:
+        >>> shown("loss", {"value": 4.1, "low": 4.0, "high": 4.2})
+        '4.1000  [4.0000, 4.2000]'
+        >>> shown("loss", None)
+        '–'
+    """
     value = plain(figure)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return UNKNOWN
@@ -80,7 +99,12 @@ def shown(name: str, figure: Any) -> str:
 
 
 def setting(value: Any) -> str:
-    """Write the value of a setting."""
+    """Return the value of a setting as text.
+
+    Examples:
+        >>> setting(True), setting(0.0030000001), setting(["a", "b"]), setting(None)
+        ('yes', '0.003', 'a, b', '–')
+    """
     if value is None:
         return UNKNOWN
     if isinstance(value, bool):
@@ -90,11 +114,3 @@ def setting(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(setting, value)) or "none"
     return str(value)
-
-
-def counted(count: Any, noun: str, plural: str = "") -> str:
-    """Write `1 document`, `1,234 documents`, `? documents`; `plural` is given where it does not end in an s alone."""
-    plural = plural or f"{noun}s"
-    if not isinstance(count, int | float):
-        return f"? {plural}"
-    return f"{count:,.0f} {noun if count == 1 else plural}"

@@ -1,4 +1,4 @@
-"""Pages of HTML in one file: sections of facts, tables, pictures and texts, with nothing fetched from elsewhere."""
+"""Self-contained HTML pages: sections of facts, tables, plots and texts, in one file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lavra.core.progress import printable
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """Table of a page.
 
     Attributes:
-        headers: one title per column.
-        rows: the cells, as text.
-        words: how many of the first columns hold words, aligned left; the others hold numbers, aligned right.
+        headers: Title of each column.
+        rows: Cells of each row, as text.
+        words: Number of columns, from the first, that contain words and are aligned left; the others are aligned right.
     """
 
     headers: Sequence[str]
@@ -30,7 +30,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that is shown as it is, with a line above it."""
+    """Text that is shown unchanged, in a monospaced font.
+
+    Attributes:
+        title: Line above the text.
+        body: Text.
+    """
 
     title: str
     body: str
@@ -38,17 +43,21 @@ class Text:
 
 @dataclass(frozen=True)
 class Section:
-    """One section; what is empty is not shown.
+    """Section of a page; empty parts are not shown.
 
     Attributes:
-        title: of the section.
-        sentence: what one sees here.
-        facts: (name, value) lines.
-        tables: below them.
-        pictures: SVG made by `line_plot` or `bar_plot`, the only part that is not escaped.
-        note: what the numbers mean, in small print.
-        texts: shown as they are.
-        folded: texts that open at a click.
+        title: Heading.
+        sentence: Introduction, above everything else.
+        facts: Lines of (name, value).
+        tables: Tables below the facts.
+        pictures: SVG plots made by `line_plot` or `bar_plot`, the only part that is not escaped.
+        note: Explanation of the numbers, in small print.
+        texts: Texts that are shown unchanged.
+        folded: Texts that unfold at a click.
+
+    Examples:
+        >>> Section("Checks").empty
+        True
     """
 
     title: str
@@ -62,16 +71,20 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to show."""
+        """Whether the section has nothing to show."""
         parts = (self.sentence, self.facts, self.tables, any(self.pictures), self.texts, self.folded)
         return not any(parts)
 
 
 def write_html(path: Path, page: str) -> None:
-    """Write a page, whole or not at all.
+    """Write a page to a file, completely or not at all.
+
+    Args:
+        path: File to write.
+        page: HTML of the page.
 
     Raises:
-        InputError: if the place cannot be written to.
+        InputError: if the file cannot be written.
     """
     try:
         write_atomically(path, page)
@@ -80,13 +93,13 @@ def write_html(path: Path, page: str) -> None:
 
 
 def render_page(title: str, lead: str, said: Sequence[str], sections: Sequence[Section]) -> str:
-    """Return the page.
+    """Return the HTML of a page.
 
     Args:
-        title: of the page.
-        lead: the outcome in a sentence.
-        said: what is missing or went wrong, a line each, in a box at the top.
-        sections: in order; empty ones are left out.
+        title: Title of the page.
+        lead: Result in a sentence, below the title.
+        said: Lines about missing data and problems, which are shown in a box at the top.
+        sections: Sections in order; empty ones are omitted.
     """
     from jinja2 import Environment
 
@@ -102,5 +115,5 @@ def render_page(title: str, lead: str, said: Sequence[str], sections: Sequence[S
 
 
 def _clean(value: object) -> object:
-    """Show control characters, which have no place in HTML, as `�`; marked-up text passes as it is."""
+    """Return text with control characters, which HTML does not allow, replaced by `�`; safe markup stays unchanged."""
     return printable(value) if type(value) is str else value

@@ -1,4 +1,4 @@
-"""Plots as SVG: small, without libraries, readable in print and by programs that read the page aloud."""
+"""Plots as SVG: small, without a plotting library, readable in print and by screen readers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from html import escape
 from lavra.core.units import show_count
 
 WIDTH, HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 58
-COLOURS = ("#225588", "#cc5522", "#338844", "#884499", "#996600", "#117788", "#aa3355", "#555555")
-"""Told apart on paper as on a screen; the ninth series begins anew."""
+"""Size of a line plot in pixels, without additional rows of the legend."""
 
-_MOST_POINTS = 800
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 58  # margins around the data, in pixels
+COLOURS = ("#225588", "#cc5522", "#338844", "#884499", "#996600", "#117788", "#aa3355", "#555555")
+"""Colours of the series, which differ on a screen and in print; the ninth series uses the first one again."""
+
+_MOST_POINTS = 800  # points of a series that are drawn: there are fewer pixels than that
 _NAMES, _NAME_HEIGHT = 4, 16
-"""Names in a row of the legend, and the height of such a row."""
+"""Number of names in a row of the legend, and height of such a row in pixels."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line.
+    """One line of a plot.
 
     Attributes:
-        name: in the legend.
-        points: (x, y) by growing x; a y that is None or not finite leaves a gap.
-        dots: a dot at each point, for few points.
-        faint: drawn thin and pale, behind the others.
+        name: Name in the legend.
+        points: Points (x, y) in ascending order of x; a y that is None or not finite leaves a gap in the line.
+        dots: Whether every point is marked with a dot, for series of few points.
+        faint: Whether the line is thin and pale, and drawn behind the others.
     """
 
     name: str
@@ -38,12 +40,12 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis.
+    """One axis of a plot.
 
     Attributes:
-        label: what it counts, with its unit.
-        show: writes a value of it.
-        logarithmic: equal steps are equal factors; values that are not above 0 are left out.
+        label: Quantity with its unit.
+        show: Function that returns a value as text.
+        logarithmic: Whether the scale is logarithmic; values that are not above 0 are then omitted.
     """
 
     label: str
@@ -51,17 +53,17 @@ class Axis:
     logarithmic: bool = False
 
     def place(self, value: float) -> float:
-        """Return where a value lies, before scaling."""
+        """Return the position of a value on the axis, before it is scaled to pixels."""
         return math.log10(value) if self.logarithmic else value
 
     def has(self, value: float | None) -> bool:
-        """Say whether the axis has a place for a value."""
+        """Return whether a value can be placed on the axis."""
         return value is not None and math.isfinite(value) and (not self.logarithmic or value > 0)
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The rectangle of the data, and the way from values to places in the picture."""
+    """Rectangle of the data, and the mapping from values to pixels."""
 
     x: Axis
     y: Axis
@@ -78,14 +80,19 @@ class _Frame:
 
 
 def line_plot(title: str, series: Sequence[Series], x: Axis, y: Axis, *, marks: Sequence[float] = ()) -> str:
-    """Return an SVG of the series; empty when none of them has a point.
+    """Return a line plot as SVG; an empty string if no series has a point.
 
     Args:
-        title: above the plot.
-        series: the lines, at most `len(COLOURS)` of them in colours of their own.
-        x: the axis across.
-        y: the axis up.
-        marks: places on the x axis that get a small red tick, such as steps that were skipped.
+        title: Title above the plot.
+        series: Lines; the first `len(COLOURS)` of them have different colours.
+        x: Horizontal axis.
+        y: Vertical axis.
+        marks: Values of x that are marked with a small red tick, such as skipped steps.
+
+    Examples:
+        >>> svg = line_plot("Loss", [Series("loss", [(0, 4.0), (1, 3.0)])], Axis("step"), Axis("nats"))
+        >>> svg.startswith("<svg"), svg.count("<polyline")
+        (True, 1)
     """
     drawn = [one for one in series if any(x.has(across) and y.has(up) for across, up in one.points)]
     if not drawn:
@@ -117,7 +124,13 @@ def line_plot(title: str, series: Sequence[Series], x: Axis, y: Axis, *, marks: 
 
 
 def thinned(points: Sequence[tuple[float, float | None]], most: int = _MOST_POINTS) -> list[tuple[float, float | None]]:
-    """Return at most about `most` points: of each stretch the lowest and the highest, so that no spike is lost."""
+    """Return a selection of points that keeps every spike: the lowest and the highest of each of `most` / 2 intervals.
+
+    Args:
+        points: Points (x, y) in ascending order of x.
+        most: Approximate largest number of points to return; fewer points are returned unchanged.
+    """
+    # Min-max decimation: unlike averaging, it keeps the extremes.
     if len(points) <= most:
         return list(points)
     kept: list[tuple[float, float | None]] = []
@@ -134,7 +147,19 @@ def thinned(points: Sequence[tuple[float, float | None]], most: int = _MOST_POIN
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Return round numbers (1, 2 or 5 times a power of ten apart) within [low, high], at most about `most`."""
+    """Return round numbers from `low` to `high` for the labels of an axis.
+
+    They are 1, 2 or 5 times a power of ten apart ("nice numbers", Heckbert 1990, Graphics Gems).
+
+    Args:
+        low: Lower end of the axis.
+        high: Upper end of the axis, above `low`.
+        most: Approximate largest number of labels.
+
+    Examples:
+        >>> ticks(0, 10)
+        [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    """
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
@@ -143,7 +168,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def _ends(values: Sequence[float], margin: float) -> tuple[float, float]:
-    """Return the ends of an axis: those of the values and some room, never nothing."""
+    """Return the ends of an axis: the range of the values plus a margin, never of width 0."""
     low, high = min(values), max(values)
     if high - low <= 1e-12 * max(1.0, abs(high)):
         room = abs(high) * 0.1 or 1.0
@@ -182,7 +207,7 @@ def _words(x: float, y: float, text: str, anchor: str) -> str:
 
 
 def _line(one: Series, colour: str, frame: _Frame) -> Iterator[str]:
-    """Yield a line for each stretch without a gap; a stretch of one point is a dot."""
+    """Yield a polyline for each part of a series without a gap; a part of a single point is a dot."""
     style = 'stroke-width="1" stroke-opacity="0.55"' if one.faint else 'stroke-width="1.6"'
     stretch: list[str] = []
     for across, up in [*thinned(one.points), (math.nan, None)]:
@@ -207,7 +232,7 @@ def _marks(places: Sequence[float], frame: _Frame) -> Iterator[str]:
 
 
 def _legend(lines: Sequence[tuple[Series, str]]) -> Iterator[str]:
-    """Yield the names of the lines below the plot, some to a row."""
+    """Yield the legend below the plot: the names of the lines, several in each row."""
     if len(lines) < 2:
         return
     wide = (WIDTH - _LEFT) / min(_NAMES, len(lines))
@@ -219,19 +244,19 @@ def _legend(lines: Sequence[tuple[Series, str]]) -> Iterator[str]:
         yield f'<text x="{x + 18:.1f}" y="{y}">{escape(name)}<title>{escape(one.name)}</title></text>'
 
 
-_WIDTH, _ROW, _LABEL, _VALUE = 640, 24, 150, 170
+_WIDTH, _ROW, _LABEL, _VALUE = 640, 24, 150, 170  # bar plots: pixels of the plot, a row, the names and the values
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar.
+    """One bar of a bar plot.
 
     Attributes:
-        name: before it.
-        value: its length, 0 or more.
-        low: lower end of its interval; None for none.
-        high: upper end of its interval; None for none.
-        strong: the bar that the others are there for.
+        name: Name before the bar.
+        value: Length of the bar, 0 or more.
+        low: Lower end of the confidence interval; None without one.
+        high: Upper end of the confidence interval; None without one.
+        strong: Whether the bar is highlighted, because the others are shown for comparison with it.
     """
 
     name: str
@@ -242,7 +267,12 @@ class Bar:
 
 
 def bar_plot(title: str, bars: Sequence[Bar]) -> str:
-    """Return an SVG with a bar for each, the shortest first; all begin at 0. Empty without bars."""
+    """Return a bar plot as SVG, with the shortest bar first and all bars starting at 0; an empty string without bars.
+
+    Args:
+        title: Title above the plot.
+        bars: Bars in any order.
+    """
     if not bars:
         return ""
     longest = max([one.value for one in bars] + [one.high or 0.0 for one in bars]) or 1.0

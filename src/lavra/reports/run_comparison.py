@@ -1,4 +1,4 @@
-"""Runs side by side: what was asked and decided differently, what came of it, and if that is more than chance."""
+"""Comparison of runs: differences of requests and plans, the results, and whether they differ significantly."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from lavra.reports.run_evidence import flattened
 from lavra.reports.run_files import RunFiles, read_run
 
 LEVEL = 0.05
-"""Differences whose corrected p-value is below it are called more than chance."""
+"""Significance level: differences with a corrected p-value below it are called more than chance."""
 
 FIGURES = (
     *("bits_per_byte", "loss", "perplexity", "bits_per_word", "parameters", "tokens", "step"),
     *("tokens_per_second", "seconds", "peak_bytes", "skipped_steps"),
 )
-"""What came of a run, by the names of `result.json`."""
+"""Figures that are compared, by their names in `result.json`."""
 
-_OF_THE_FOLDER = ("out", "force")
-_MEASURED = ("probe.", "forecast.")
+_OF_THE_FOLDER = ("out", "force")  # settings of the output folder, which always differ
+_MEASURED = ("probe.", "forecast.")  # prefixes of values of the plan that were measured on the machine at that time
 _FOLLOWS = (
     *("checkpoint_every", "validate_every", "evaluation_tokens", "flops_per_token", "epochs", "tokens", "steps"),
     *("parameters", "context", "budget_seconds"),
 )
-"""Of the plan: what was measured on the day, and what follows from other settings or is among the figures."""
+"""Values of the plan that follow from other settings or are among the figures; their differences are not listed."""
 
 _SIZES = ("documents", "examples", "tokens", "bytes")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting in which the runs differ.
+    """Setting in which the runs differ.
 
     Attributes:
-        name: dotted, as in `config.toml` (asked), in `plan.json` (decided) or of the data and the machine.
-        values: of each run; None where it is not given, which means the default.
+        name: Dotted name, as in `config.toml` or `plan.json`, or of a property of the data or the machine.
+        values: Value in each run; None if it is not given, which means the default.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One run against the baseline, the first run.
+    """Comparison of one run with the baseline, which is the first run.
 
     Attributes:
-        run: its name.
-        comparison: over the documents that both were measured on; None where they cannot be compared.
-        p_holm: its p-value after Holm's correction for the runs compared; None likewise.
-        reason: why they cannot be compared, or too little is known to tell; empty otherwise.
+        run: Name of the run.
+        comparison: Comparison over the documents that both were measured on; None if they cannot be compared.
+        p_holm: P-value with Holm's correction for the number of runs (Holm 1979); None if it cannot be computed.
+        reason: Why the runs cannot be compared, or why a difference cannot be tested; empty otherwise.
     """
 
     run: str
@@ -65,11 +65,11 @@ class Verdict:
 
     @property
     def more_than_chance(self) -> bool | None:
-        """Whether the difference is more than chance; None where that cannot be told."""
+        """Whether the difference is statistically significant; None if it could not be tested."""
         return None if self.p_holm is None or self.reason else self.p_holm < LEVEL
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the verdict as JSON values."""
         values = {} if self.comparison is None else self.comparison.to_json()
         told = {"more_than_chance": self.more_than_chance, "reason": self.reason or None}
         return {"run": self.run, **values, "p_holm": self.p_holm, **told}
@@ -77,17 +77,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two runs or more side by side.
+    """Comparison of two runs or more.
 
     Attributes:
-        runs: their records, the baseline first.
-        names: what they are called: their folder's name where that tells them apart, else the path.
-        asked: settings of the requests that differ.
-        decided: settings of the plans that differ.
-        surroundings: what differs in data, tokenizer, machine and versions.
-        figures: name -> the figure of each run; None where it is not known.
-        verdicts: each run but the first against the first, on bits per byte.
-        notes: what to keep in mind.
+        runs: Records of the runs, the baseline first.
+        names: Names of the runs: the names of their folders if these differ, otherwise the paths.
+        asked: Settings of the requests that differ.
+        decided: Settings of the plans that differ.
+        surroundings: Properties of data, tokenizer, machine and versions that differ.
+        figures: Value of each figure in each run, by name; None if it is not known.
+        verdicts: Comparison of every run but the first with the first, in bits per byte.
+        notes: Caveats, a sentence each.
     """
 
     runs: tuple[RunFiles, ...]
@@ -100,7 +100,7 @@ class RunComparison:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the comparison as JSON values."""
         groups = {"asked": self.asked, "decided": self.decided, "surroundings": self.surroundings}
         return {
             "runs": [
@@ -119,10 +119,13 @@ class RunComparison:
 
 
 def compare_runs(folders: Sequence[RunFolder]) -> RunComparison:
-    """Read runs and set them side by side; the first is the baseline.
+    """Read runs and compare them.
+
+    Args:
+        folders: Run folders; the first is the baseline.
 
     Raises:
-        InputError: if there are fewer than two, or one is given twice.
+        InputError: if there are fewer than two runs, or a run is given twice.
     """
     if len(folders) < 2:
         raise InputError("a comparison needs two runs or more", "lavra compare runs/one runs/other")
@@ -146,7 +149,7 @@ def compare_runs(folders: Sequence[RunFolder]) -> RunComparison:
 
 
 def _differing(tables: Sequence[dict[str, Any]], without: Sequence[str] = ()) -> tuple[Setting, ...]:
-    """Return the settings in which nested tables differ, in the order of the first table that has them."""
+    """Return the settings in which nested mappings differ, in the order in which they first occur."""
     flat = [dict(flattened(table)) for table in tables]
     names = dict.fromkeys(name for table in flat for name in table)
     found = [Setting(name, tuple(table.get(name) for table in flat)) for name in names]
@@ -160,7 +163,7 @@ def _differing(tables: Sequence[dict[str, Any]], without: Sequence[str] = ()) ->
 
 
 def _surroundings(run: RunFiles) -> dict[str, Any]:
-    """Return what a run was made of and where, as far as it is known."""
+    """Return sizes and fingerprints of the data and the machine of a run, as far as they are known."""
     split = run.data.get("split") or {}
     machine = run.machines[-1] if run.machines else {}
     told = {
@@ -180,7 +183,10 @@ def _surroundings(run: RunFiles) -> dict[str, Any]:
 
 
 def _figures(runs: Sequence[RunFiles]) -> dict[str, tuple[Any, ...]]:
-    """Return what came of each run: final figures only, for the validations on the way are on fewer windows."""
+    """Return the figures of each run by name.
+
+    Losses are final ones only, since validations during a run use less text.
+    """
     found = {}
     for name in FIGURES:
         values = tuple(run.result.get(name) if run.result else _so_far(run, name) for run in runs)
@@ -190,7 +196,7 @@ def _figures(runs: Sequence[RunFiles]) -> dict[str, tuple[Any, ...]]:
 
 
 def _so_far(run: RunFiles, name: str) -> Any:
-    """Return what a run that is not finished has of a figure already."""
+    """Return a figure of an unfinished run, if it is known already."""
     if name == "parameters":
         return run.plan.get(name)
     return run.training[-1].get(name) if run.training and name in ("tokens", "step", "tokens_per_second") else None
@@ -213,15 +219,15 @@ def _verdicts(runs: Sequence[RunFiles], names: Sequence[str]) -> tuple[Verdict, 
 
 
 def _incomparable(baseline: RunFiles, run: RunFiles) -> str:
-    """Return why a run cannot be compared with the baseline by document; empty where it can."""
+    """Return why a run cannot be compared with the baseline by document; an empty string if it can."""
     if _another_text(baseline, run):
-        return "they were measured on different held-out text"
+        return "they were measured on different validation text"
     for one in (baseline, run):
         if one.losses is None:
             why = "its losses by document were not recorded" if one.result else f"it is {one.status}, not finished"
             objective = one.plan.get("objective", "causal")
             if one.result and objective != "causal":
-                why = f"its objective, {objective}, is measured on rows of examples, not on documents"
+                why = f"its objective, {objective}, is measured on sequences of examples and not on documents"
             return f"{one.name}: {why}"
     assert baseline.losses is not None
     assert run.losses is not None
@@ -229,7 +235,7 @@ def _incomparable(baseline: RunFiles, run: RunFiles) -> str:
 
 
 def _another_text(one: RunFiles, other: RunFiles) -> bool:
-    """Say whether two runs are known to hold out different texts: by their fingerprints, or by their bytes."""
+    """Return whether two runs are known to have different validation texts, by fingerprints or by sizes in bytes."""
     if one.losses is not None and other.losses is not None:
         return one.losses.text != other.losses.text
     sizes = [((run.data.get("split") or {}).get("validation") or {}).get("bytes") for run in (one, other)]
@@ -244,10 +250,10 @@ def _notes(runs: Sequence[RunFiles]) -> list[str]:
             "the tokenizers differ: loss and perplexity are per token and do not compare; bits per byte and per word do"
         )
     if any(_another_text(runs[0], run) for run in runs[1:]):
-        notes.append("the held-out texts differ: a figure of one run does not compare with another's")
+        notes.append("the validation texts differ, so the figures of different runs do not compare")
     elif len({tuple(losses.numbers.tolist()) for losses in known}) > 1:
         notes.append(
-            "the runs were measured on different parts of the held-out text; the differences are on what they share"
+            "the runs were measured on different parts of the validation text; differences refer to what they share"
         )
     unfinished = [run.name for run in runs if not run.result]
     if unfinished:

@@ -1,4 +1,4 @@
-"""The curves of a run: loss, learning rate, gradient norm and speed, by tokens and by time."""
+"""Curves of a run: loss, learning rate, gradient norm and speed, over tokens and over time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TOKENS = Axis("tokens trained on")
 TIME = Axis("time of training steps", show_duration)
 SPEED = Axis("tokens per second")
 LOSS = Axis("nats per token", "{:.4g}".format)
-_RATE = Axis("AdamW's rate", "{:.3g}".format)
-_NORM = Axis("norm, logarithmic", "{:.3g}".format, logarithmic=True)
+_RATE = Axis("learning rate of AdamW", "{:.3g}".format)
+_NORM = Axis("gradient norm, logarithmic", "{:.3g}".format, logarithmic=True)
 
 
 def curves_section(run: RunFiles) -> Section:
-    """Return the plots; a red tick at the bottom is a step that was skipped."""
+    """Return the section of the curves, in which a red tick at the bottom marks a skipped step."""
     training, validation = run.training, run.validation
     clock = step_seconds(training)
     skipped = [line for line in training if line.get("skipped")]
@@ -36,7 +36,7 @@ def curves_section(run: RunFiles) -> Section:
         line_plot("Gradient norm", [Series("norm", points(training, "gradient_norm"))], TOKENS, _NORM, marks=marks),
         line_plot("Speed", [Series("speed", points(training, "tokens_per_second"))], TOKENS, SPEED, marks=marks),
     ]
-    note = "Time is reckoned from the logged speeds; it leaves out validations and checkpoints."
+    note = "Time is computed from the logged speeds, without validations and checkpoints."
     return Section(
         "Curves",
         pictures=[plot for plot in plots if plot],
@@ -52,17 +52,33 @@ def _losses(training: Lines, validation: Lines, place: Any) -> list[Series]:
 
 
 def tokens_of(line: Mapping[str, Any]) -> float | None:
-    """Return the tokens that had been trained on."""
+    """Return the number of tokens trained on up to a record of the metrics; None if it is not recorded."""
     return line.get("tokens")
 
 
 def timed(clock: Mapping[int, float]) -> Any:
-    """Return a function from a line of the metrics to its time, by its step; None for a step that is not known."""
+    """Return a function that gives the time of a record of the metrics by its step, or None for an unknown step.
+
+    Args:
+        clock: Seconds of training by step, see `step_seconds`.
+    """
     return lambda line: 0.0 if line.get("step") == 0 else clock.get(line.get("step", -1))
 
 
 def points(lines: Lines, name: str, place: Any = tokens_of) -> Points:
-    """Return (place, value) of each line; those without a place are left out, those without a value leave a gap."""
+    """Return the points of a curve: (position, value) of each record of the metrics.
+
+    Records without a position are omitted; records without a value leave a gap in the curve.
+
+    Args:
+        lines: Records of the metrics.
+        name: Name of the metric.
+        place: Function that returns the horizontal position of a record; by default its number of tokens.
+
+    Examples:
+        >>> points([{"tokens": 100, "loss": 4.0}, {"tokens": 200}], "loss")
+        [(100.0, 4.0), (200.0, None)]
+    """
     found: Points = []
     for line in lines:
         across, value = place(line), line.get(name)
@@ -72,10 +88,13 @@ def points(lines: Lines, name: str, place: Any = tokens_of) -> Points:
 
 
 def step_seconds(training: Lines) -> dict[int, float]:
-    """Return the seconds of training steps up to each logged step: tokens over the speed that was logged with them.
+    """Return the seconds of training up to each logged step: the sum of tokens divided by the logged speed.
 
-    The logged speed is that of the last steps, up to 32 of them, and knows nothing of validations, checkpoints and
-    the time between a stop and a resume.
+    The logged speed is an average over up to 31 of the last steps. It does not include validations, checkpoints, and
+    the time between an interruption and the resume.
+
+    Args:
+        training: Records of the training metrics, in order.
     """
     return dict(zip((line.get("step", 0) for line in training), accumulate(_lasted(training)), strict=True))
 

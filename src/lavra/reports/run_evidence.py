@@ -1,4 +1,4 @@
-"""What proves a run, and what happened in it: checks, the ledger, events, samples, the request."""
+"""Sections of the page of a run about its evidence: checks, data usage, samples, events and the request."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import re
 from itertools import groupby
 from typing import Any
 
-from lavra.reports.formatting import counted, setting
+from lavra.core.units import counted
+from lavra.reports.formatting import setting
 from lavra.reports.page import Section, Table, Text
 from lavra.reports.run_files import RunFiles
 
-_MOST_SAMPLES, _MOST_EVENTS, _MOST_NOTABLE = 12, 400, 20
+_MOST_SAMPLES, _MOST_EVENTS, _MOST_NOTABLE = 12, 400, 20  # samples, lines of the log and notable events on the page
 _ORDINARY = re.compile(r"forecast: |\d\d  checks: |step \d+: document \d+: ")
 
 
 def notable(run: RunFiles) -> list[str]:
-    """Return the events worth a look: all but forecasts, the summary of the checks and excerpts of documents."""
+    """Return the events that are worth a look, a line each: skipped steps, warnings, and checks that did not pass.
+
+    Forecasts, the summary of the checks and excerpts of documents are ordinary lines of the log and not included.
+
+    Args:
+        run: Record of the run.
+    """
     skipped = [str(line.get("step")) for line in run.training if line.get("skipped")]
     found = [line for line in run.events if not _ORDINARY.search(line)]
     left = len(found) - _MOST_NOTABLE
-    found = found[-_MOST_NOTABLE:] if left <= 0 else [*found[-_MOST_NOTABLE:], f"… and {left:,} earlier ones, below"]
+    found = found[-_MOST_NOTABLE:] if left <= 0 else [*found[-_MOST_NOTABLE:], f"… and {left:,} earlier events, below"]
     if skipped:
         which = ", ".join(skipped[:20]) + (", …" if len(skipped) > 20 else "")
         found.insert(0, f"{counted(len(skipped), 'step')} skipped, with no update applied: {which}")
@@ -30,7 +37,7 @@ def notable(run: RunFiles) -> list[str]:
 
 
 def checks_section(run: RunFiles) -> Section:
-    """Return what the checks measured and expected, and what to do where it is not well."""
+    """Return the section of the checks: what they measured and expected, and what to do about problems."""
     found = run.checks.get("checks") or []
     rows = [
         [str(one.get(name) or "") for name in ("name", "verdict", "measured", "expected", "remedy")] for one in found
@@ -42,36 +49,45 @@ def checks_section(run: RunFiles) -> Section:
     return Section(
         "Checks",
         tables=[Table(["check", "verdict", "measured", "expected", "what to do"], rows, words=5)],
-        note=f"Left out for want of time: {', '.join(left)}; `lavra check` runs them all." if left else "",
+        note=f"Skipped for lack of time: {', '.join(left)}; `lavra check` runs all checks." if left else "",
         folded=details,
     )
 
 
 def ledger_section(run: RunFiles) -> Section:
-    """Return the receipt: what of each source was trained on, and whether it adds up to the trainer's own count."""
+    """Return the section of the data usage: how much of each source was trained on, and whether the sums agree."""
     entries: list[dict[str, Any]] = run.result.get("ledger") or []
     if not entries:
-        return Section("Ledger", "The receipt is written when the run finishes." if run.plan else "")
+        return Section("Data usage", "The data usage is recorded when the run finishes." if run.plan else "")
     columns = ("source", "tokens", "epochs", "seen", "left", "total")
-    titles = ("source", "tokens", "whole epochs", "seen of the next", "left of it", "taken in all")
+    unit = "examples" if _in_examples(run) else "tokens"
+    titles = (
+        *("source", f"{unit} in the source", "complete epochs"),
+        *(f"{unit} trained on in this epoch", f"{unit} left in this epoch", f"total {unit} trained on"),
+    )
     rows = [[_cell(entry.get(column)) for column in columns] for entry in entries]
-    return Section("Ledger", _sum(run, entries), tables=[Table(titles, rows)])
+    return Section("Data usage", _sum(run, entries), tables=[Table(titles, rows)])
+
+
+def _in_examples(run: RunFiles) -> bool:
+    """Return whether the data usage is counted in examples and not in tokens."""
+    return "examples" in ((run.data.get("split") or {}).get("train") or {})
 
 
 def _sum(run: RunFiles, entries: list[dict[str, Any]]) -> str:
-    """Compare the receipt with the tokens that the trainer counted; examples are counted one by one instead."""
-    if "examples" in ((run.data.get("split") or {}).get("train") or {}):
-        return "Every example is met once in each epoch; seen, left and taken are counted in examples."
+    """Return a sentence that compares the data usage with the number of tokens that the trainer counted."""
+    if _in_examples(run):
+        return "Every example is used once in each epoch; the columns count examples."
     total, learned = sum(int(entry.get("total") or 0) for entry in entries), run.result.get("tokens")
     if not isinstance(learned, int) or run.plan.get("objective", "causal") != "causal":
-        return f"By the order of the data {total:,} tokens were taken."
-    taken = f"By the order of the data {total:,} tokens were taken; the trainer learned from {learned:,}: "
+        return f"The data loader delivered {total:,} tokens."
+    taken = f"The data loader delivered {total:,} tokens, and the trainer counted {learned:,}: "
     if total == learned:
-        return taken + "the same."
+        return taken + "they agree."
     skipped = int(run.result.get("skipped_steps") or 0)
     if 0 < total - learned <= skipped * int(run.plan.get("tokens_per_step") or 0):
-        return taken + f"the other {total - learned:,} are those of {counted(skipped, 'step')} skipped."
-    return taken + f"NOT the same, and the {skipped:,} skipped steps that were logged do not explain it."
+        return taken + f"the other {total - learned:,} belong to {counted(skipped, 'skipped step')}."
+    return taken + f"they do NOT agree, and the {skipped:,} skipped steps that were logged do not explain it."
 
 
 def _cell(value: Any) -> str:
@@ -79,20 +95,20 @@ def _cell(value: Any) -> str:
 
 
 def samples_section(run: RunFiles) -> Section:
-    """Return what the model wrote, the latest step first, beside what a person wrote where that is known."""
+    """Return the section of the samples: generated texts, newest first, with the expected text where it is known."""
     texts = []
     newest = sorted(run.samples, key=lambda sample: -int(sample.get("step") or 0))
     for step, group in groupby(newest, key=lambda sample: sample.get("step")):
         for number, sample in enumerate(group, 1):
-            parts = [f"prompt:   {sample['prompt']}\nwritten:  "] if sample.get("prompt") else []
+            parts = [f"prompt:    {sample['prompt']}\ngenerated: "] if sample.get("prompt") else []
             parts.append(str(sample.get("text", "")).strip() or "(nothing)")
-            parts += [f"\nexpected: {sample['expected']}"] if sample.get("expected") else []
+            parts += [f"\nexpected:  {sample['expected']}"] if sample.get("expected") else []
             texts.append(Text(f"step {step}, sample {number}", "".join(parts)))
     return Section("Samples", texts=texts[:_MOST_SAMPLES])
 
 
 def events_section(run: RunFiles) -> Section:
-    """Return the log and the request, folded."""
+    """Return the section of the record: the log, the request and the plan, folded."""
     folded = []
     if run.events:
         left = len(run.events) - _MOST_EVENTS
@@ -108,7 +124,16 @@ def events_section(run: RunFiles) -> Section:
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Return (dotted name, value) of nested settings, in their order."""
+    """Return (dotted name, value) for every setting of nested settings, in their order.
+
+    Args:
+        values: Nested settings.
+        prefix: Text before every name.
+
+    Examples:
+        >>> flattened({"model": {"depth": 4}, "seed": 0})
+        [('model.depth', 4), ('seed', 0)]
+    """
     found: list[tuple[str, Any]] = []
     for name, value in values.items():
         if isinstance(value, dict):

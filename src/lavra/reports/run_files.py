@@ -1,4 +1,4 @@
-"""Everything that a run folder holds, read in spite of what is missing or damaged, which is said."""
+"""The record of a run, read from its folder; missing and damaged parts are reported and the rest is still read."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses
 Found = TypeVar("Found")
 
 _MOST_FAULTS = 5
-"""Faults of one file that are told one by one."""
+"""Number of problems of one file that are listed; more are only counted."""
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The record of one run.
+    """Record of a run.
 
     Attributes:
-        path: the folder.
+        path: Folder of the run.
         status: `running`, `finished` or `interrupted`.
-        config: the request.
-        plan: what was decided; empty where it is missing.
-        result: the final figures; empty where they are missing.
-        training: the lines of the training metrics, by step.
-        validation: the lines of the validations, by step.
-        samples: texts that the model wrote.
-        events: lines of `events.log`.
-        checks: what the checks found; empty where none ran.
-        data: the report of the data's preparation; empty where it is missing.
-        machines: what computed, a line for each stretch.
-        losses: of each held-out document; None where they were not recorded.
-        missing: what is not there or damaged, a sentence each.
+        config: Request, from `config.toml`.
+        plan: Plan, from `plan.json`; empty if it is missing.
+        result: Final results, from `result.json`; empty if they are missing.
+        training: Training metrics in the order of the steps.
+        validation: Validation metrics in the order of the steps.
+        samples: Texts that the model generated.
+        events: Lines of `events.log`.
+        checks: Results of the checks; empty if none ran.
+        data: Report of the preparation of the data; empty if it is missing.
+        machines: Machine of each part of the run: one entry for the start and for each resume.
+        losses: Loss of each validation document; None if they were not recorded.
+        missing: Files and records that are missing or damaged, a sentence each.
     """
 
     path: Path
@@ -61,53 +61,61 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """Name of the folder."""
         return self.path.resolve().name
 
     @property
     def step(self) -> int:
-        """The last step that is known of."""
+        """Last recorded step; 0 if there is none."""
         last = self.training[-1].get("step") if self.training else None
         return int(self.result.get("step") or last or 0)
 
 
 def read_run(run: RunFolder) -> RunFiles:
-    """Read a run folder; it may be training, crashed, or lack any file but its `config.toml`."""
+    """Read the folder of a run and return its record.
+
+    The run may be in progress or crashed, and any file but `config.toml` may be missing or damaged.
+
+    Args:
+        run: Run folder.
+    """
     reader = _Reader(run.path)
-    metrics = reader.lines("metrics.jsonl", METRICS, "no step was logged yet")
+    metrics = reader.lines("metrics.jsonl", METRICS, "no step has been logged yet")
     config = reader.toml(run)
     status = _status(run)
     checked = config.get("check", True)
-    plan = reader.json("plan.json", PLAN, "no plan was made" + (" yet" if status == "running" else ""))
+    plan = reader.json("plan.json", PLAN, "no plan has been made" + (" yet" if status == "running" else ""))
     return RunFiles(
         path=run.path,
         status=status,
         config=config,
         plan=plan,
-        result=reader.json("result.json", RESULT, "the run goes on" if status == "running" else "it is not finished"),
+        result=reader.json(
+            "result.json", RESULT, "the run is in progress" if status == "running" else "it is not finished"
+        ),
         training=[line for line in metrics if line.get("split", "train") == "train"],
         validation=[line for line in metrics if line.get("split") == "validation"],
         samples=reader.lines(
-            "samples.jsonl", SAMPLE, "" if status != "finished" or not config.get("samples", 1) else "no text"
+            "samples.jsonl", SAMPLE, "" if status != "finished" or not config.get("samples", 1) else "no samples exist"
         ),
         events=reader.guarded("events.log", lambda _: run.events, []),
         checks=reader.json("checks.json", CHECKS, "no checks ran before training" if checked else ""),
-        data=reader.json(_data_report(run.path, config), DATA, "what the text is made of is not known"),
-        machines=reader.lines("machines.jsonl", MACHINE, "the machine is known from the plan only"),
+        data=reader.json(_data_report(run.path, config), DATA, "the sizes of the data are not known"),
+        machines=reader.lines("machines.jsonl", MACHINE, "the machine is only known from the plan"),
         losses=reader.losses(),
         missing=tuple(reader.missing),
     )
 
 
 def _status(run: RunFolder) -> str:
-    """Return the run's status; a process that trains it and asks itself is at its end."""
+    """Return the status of a run; if this process itself trains it, the page is written at the end of the run."""
     if run.trainer == os.getpid():
         return "finished" if (run.path / "result.json").exists() else "interrupted"
     return run.status
 
 
 def _data_report(path: Path, config: dict[str, Any]) -> str:
-    """Return where the report of the data lies, relative to the run: in it, or where `lavra prepare` made it."""
+    """Return the path of the data report, relative to the run: in its folder, or where `lavra prepare` wrote it."""
     if not (path / "data").exists() and isinstance(config.get("data"), list) and len(config["data"]) == 1:
         prepared = Path(str(config["data"][0])).absolute() / "report.json"
         if prepared.exists():
@@ -116,14 +124,14 @@ def _data_report(path: Path, config: dict[str, Any]) -> str:
 
 
 class _Reader:
-    """Reads the files of a folder and writes down what it misses."""
+    """Reads the files of a folder, and collects in `missing` what is missing or damaged."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.missing: list[str] = []
 
     def guarded(self, name: str, read: Callable[[Path], Found], otherwise: Found, why_missing: str = "") -> Found:
-        """Return what `read` finds in a file, or `otherwise`; `why_missing` is empty where a file need not be there."""
+        """Return what `read` returns for a file, or `otherwise`; without `why_missing` the file is optional."""
         path = self.folder / name
         if not path.exists():
             if why_missing:
@@ -141,7 +149,7 @@ class _Reader:
     def lines(self, name: str, shape: Shape, why_missing: str) -> list[dict[str, Any]]:
         def read(path: Path) -> list[dict[str, Any]]:
             records, faults = JsonLines(path).salvage()
-            self._note(f"{name}: {fault}; the line is left out" for fault in faults)
+            self._note(f"{name}: {fault}; the line is ignored" for fault in faults)
             fitted = (self._fitted(f"{name}, record {number}", shape, one) for number, one in enumerate(records, 1))
             return [record for record in fitted if record is not None]
 
@@ -152,18 +160,18 @@ class _Reader:
         return self.guarded("config.toml", read, {})
 
     def _fitted(self, name: str, shape: Shape, values: Any) -> dict[str, Any] | None:
-        """Return what of the values has the shape that they should have, and write down what has not."""
+        """Return those values that have the expected types, and report the others."""
         misfits = Misfits()
         found = fitting(shape, values, misfits)
-        self._note(f"{name}: damaged: {one}; it is left out" for one in misfits.found)
+        self._note(f"{name}: damaged: {one}; it is ignored" for one in misfits.found)
         return found
 
     def _note(self, faults: Iterable[str]) -> None:
-        """Write down some faults of one file; of many, how many there are."""
+        """Report the problems of one file: the first few, and the number of the others."""
         found = list(faults)
         self.missing += found[:_MOST_FAULTS]
         if len(found) > _MOST_FAULTS:
-            self.missing.append(f"… and {len(found) - _MOST_FAULTS:,} more of the kind")
+            self.missing.append(f"… and {len(found) - _MOST_FAULTS:,} more problems of this kind")
 
     def losses(self) -> DocumentLosses | None:
         found: list[DocumentLosses] = []

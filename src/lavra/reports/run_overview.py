@@ -1,12 +1,12 @@
-"""What was trained on what, what came of it, and what had been predicted."""
+"""Sections of the page of a run that give the overview: data, model and machine; results; forecasts against results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lavra.core.units import show_count, show_duration, show_size
-from lavra.reports.formatting import TITLES, UNKNOWN, counted, plain, setting, shown
+from lavra.core.units import counted, show_count, show_duration, show_size
+from lavra.reports.formatting import TITLES, UNKNOWN, plain, setting, shown
 from lavra.reports.page import Section, Table
 from lavra.reports.plots import Bar, bar_plot
 from lavra.reports.run_files import RunFiles
@@ -17,7 +17,7 @@ _FEW_NAMES = 3
 
 
 def headline(run: RunFiles) -> str:
-    """Return the run in one sentence."""
+    """Return the state and the result of a run in one line."""
     parts = [run.status]
     steps = run.plan.get("steps")
     if run.status != "finished" and run.step:
@@ -26,7 +26,7 @@ def headline(run: RunFiles) -> str:
         parts.append(f"{shown('bits_per_byte', run.result['bits_per_byte'])} bits per byte {measured_on(run.result)}")
     elif run.validation:
         last = run.validation[-1]
-        where = f"on a sample of the held-out text at step {last.get('step')}"
+        where = f"on a sample of the validation text at step {last.get('step')}"
         parts.append(f"{shown('bits_per_byte', last.get('bits_per_byte'))} bits per byte {where}")
     if run.plan.get("parameters"):
         parts.append(f"{show_count(run.plan['parameters'])} parameters")
@@ -36,32 +36,41 @@ def headline(run: RunFiles) -> str:
 
 
 def measured_on(result: Mapping[str, Any]) -> str:
-    """Return what the figures of a result were measured on, and what their intervals are."""
+    """Return what the figures of a result were measured on, in words.
+
+    Args:
+        result: Values of `result.json`.
+    """
     measured = result.get("evaluation") or {}
     unit = "document" if "documents" in measured else "row"
     count, every = measured.get(f"{unit}s"), measured.get(f"held_out_{unit}s")
     if count is None:
-        return "(what it was measured on was not recorded)"
+        return "(the validation data was not recorded)"
     known = (plain(measured.get("loss")) is not None) and (measured.get("loss") or {}).get("low") is not None
-    of = f"{count:,} of {every:,} held-out {unit}s" if every and every != count else counted(count, f"held-out {unit}")
+    noun = "sequence" if unit == "row" else unit
+    of = (
+        f"{count:,} of {every:,} validation {noun}s"
+        if every and every != count
+        else counted(count, f"validation {noun}")
+    )
     return f"on {of}" + ("" if known else " (too few for an interval)")
 
 
 def what_section(run: RunFiles) -> Section:
-    """Return what was trained on what, where and with what."""
+    """Return the section about the data, the model, the length of the run, the optimiser and the machine."""
     facts = [*_data(run), *_model(run), *_length(run), *_machine(run)]
-    return Section("What was trained on what", facts=[(name, value) for name, value in facts if value])
+    return Section("Data, model and machine", facts=[(name, value) for name, value in facts if value])
 
 
 def _data(run: RunFiles) -> Iterator[tuple[str, str]]:
     yield "data", setting(run.config.get("data") or run.result.get("data"))
     split = run.data.get("split") or {}
-    for side, name in (("train", "trained on"), ("validation", "held out")):
+    for side, name in (("train", "training data"), ("validation", "validation data")):
         sizes = split.get(side) or {}
         unit = "example" if "examples" in sizes else "document"
         if sizes:
             parts = [counted(sizes.get(f"{unit}s"), unit), counted(sizes.get("tokens"), "token")]
-            parts += [f"{sizes['learned']:,} of them learned"] if "learned" in sizes else []
+            parts += [f"{sizes['learned']:,} of them targets"] if "learned" in sizes else []
             size = sizes.get("bytes", sizes.get("learned_bytes"))
             parts += [f"{show_size(size)} ({size:,} bytes)"] if size is not None else []
             parts += [counted(sizes["words"], "word")] if "words" in sizes else []
@@ -71,24 +80,24 @@ def _data(run: RunFiles) -> Iterator[tuple[str, str]]:
         yield (
             "tokenizer",
             f"{tokenizer.get('vocabulary_size', 0):,} tokens, {tokenizer.get('fertility', 0):.2f} per word, "
-            f"{tokenizer.get('bytes_per_token', 0):.2f} bytes each",
+            f"{tokenizer.get('bytes_per_token', 0):.2f} bytes per token",
         )
     bad = run.data.get("bad_rows") or {}
     if bad:
-        yield "rows left out", "; ".join(_kind(reason, found) for reason, found in bad.items())
-        yield "share of the bytes left out", f"{run.data.get('share_left_out', 0):.2%}"
+        yield "rows omitted", "; ".join(_kind(reason, found) for reason, found in bad.items())
+        yield "share of bytes omitted", f"{run.data.get('share_left_out', 0):.2%}"
     for name, key in (("changed in reading", "changed"), ("noted in reading", "noted")):
         if run.data.get(key):
             yield name, "; ".join(_kind(kind, found) for kind, found in run.data[key].items())
     for reason, files in (run.data.get("left_out") or {}).items():
-        yield "files left out", f"{reason}: {_few(files)}"
+        yield "files omitted", f"{reason}: {_few(files)}"
     for found in run.data.get("columns") or []:
-        ignored = f"; not taken: {', '.join(found['ignored'])}" if found["ignored"] else ""
+        ignored = f"; not used: {', '.join(found['ignored'])}" if found["ignored"] else ""
         yield "columns", f"{', '.join(found['taken'])}{ignored} ({_few(found['files'])})"
 
 
 def _kind(kind: str, found: Mapping[str, Any]) -> str:
-    """Return how often something happened in reading, and where first."""
+    """Return how often something happened while the data was read, and where it happened first."""
     return f"{found['count']:,} × {kind}: {_few(found['examples'])}"
 
 
@@ -99,7 +108,7 @@ def _few(names: Sequence[str]) -> str:
 def _model(run: RunFiles) -> Iterator[tuple[str, str]]:
     plan, spec = run.plan, run.plan.get("model") or {}
     if plan.get("base"):
-        yield "went on from", str(plan["base"])
+        yield "base model", str(plan["base"])
     if spec:
         heads = f"{spec.get('heads')} heads" + (f", {spec['kv_heads']} for keys" if spec.get("kv_heads") else "")
         yield (
@@ -123,7 +132,7 @@ def _length(run: RunFiles) -> Iterator[tuple[str, str]]:
         return
     yield (
         "budget",
-        shown("budget_seconds", plan.get("budget_seconds")).replace(UNKNOWN, "no time; a length was asked for"),
+        shown("budget_seconds", plan.get("budget_seconds")).replace(UNKNOWN, "no time budget; a length was requested"),
     )
     yield (
         "length",
@@ -133,7 +142,7 @@ def _length(run: RunFiles) -> Iterator[tuple[str, str]]:
     optimizer, schedule = plan.get("optimizer") or {}, plan.get("schedule") or {}
     yield (
         "optimiser",
-        f"{optimizer.get('name')}, peak rate {setting(optimizer.get('learning_rate'))}"
+        f"{optimizer.get('name')}, peak learning rate {setting(optimizer.get('learning_rate'))}"
         + (
             f", {setting(optimizer.get('matrix_learning_rate'))} for matrices"
             if optimizer.get("name") == "muon"
@@ -166,42 +175,42 @@ def _machine(run: RunFiles) -> Iterator[tuple[str, str]]:
 
 
 def outcome_section(run: RunFiles) -> Section:
-    """Return the figures with their intervals, what they were measured on, and the yardsticks on the same bytes."""
+    """Return the section of the results: figures with intervals, and baselines on the same validation text."""
     result = run.result
     if not result:
         return _outcome_so_far(run)
     measured = result.get("evaluation") or {}
     rows = [(TITLES[name], shown(name, result[name])) for name in MEASURES if name in result]
     rows += [(TITLES[name], shown(name, result.get(name))) for name in ("tokens", "tokens_per_second", "peak_bytes")]
-    spent = shown("seconds", result.get("seconds")).replace(UNKNOWN, "not known: the run was resumed")
-    rows += [("time of training", spent)]
+    spent = shown("seconds", result.get("seconds")).replace(UNKNOWN, "not known, since the run was resumed")
+    rows += [("training time", spent)]
     sizes = [
         counted(measured[name], noun)
         for name, noun in (("bytes", "byte"), ("words", "word"), ("tokens", "token"), ("targets", "target"))
         if name in measured
     ]
-    windows = f"; windows of {measured['context']}, every {measured['stride']}" if "stride" in measured else ""
+    windows = f"; context {measured['context']}, stride {measured['stride']}" if "stride" in measured else ""
     return Section(
-        "Outcome",
+        "Results",
         f"Measured {measured_on(result)}: {', '.join(sizes)}{windows}." if measured else "",
         facts=rows,
         pictures=[_yardsticks(result)],
         tables=_sources(measured.get("sources") or {}),
-        note="In brackets: 95 % intervals by bootstrap over documents (rows of examples). Bits per byte count the "
-        "bytes of the original text and compare between all models on the same text; loss and perplexity only "
-        "between models with one tokenizer.",
+        note="In brackets: 95 % confidence intervals by bootstrap over documents (or over examples). Bits per byte "
+        "refer to the bytes of the original text, so they compare between all models on the same text; loss and "
+        "perplexity compare only between models with the same tokenizer.",
     )
 
 
 def _outcome_so_far(run: RunFiles) -> Section:
     if not run.validation:
-        return Section("Outcome", "Nothing was measured on held-out text yet.")
+        return Section("Results", "There is no validation yet.")
     last = run.validation[-1]
     rows = [(TITLES[name], shown(name, last[name])) for name in MEASURES if name in last]
     return Section(
-        "Outcome so far",
-        f"The last validation, at step {last.get('step')}, on {run.plan.get('validation_rows', '?')} held-out windows; "
-        "a finished run is measured on more, with intervals.",
+        "Results so far",
+        f"The last validation, at step {last.get('step')}, on {run.plan.get('validation_rows', '?')} sequences; "
+        "a finished run is measured on more text, with confidence intervals.",
         facts=rows,
     )
 
@@ -213,7 +222,7 @@ def _yardsticks(result: Mapping[str, Any]) -> str:
         return ""
     bars = [Bar(str(stick["name"]), float(stick["bits_per_byte"])) for stick in sticks]
     mine = Bar("this model", float(plain(own)), own.get("low"), own.get("high"), strong=True)
-    return bar_plot("Bits per byte of the same held-out text (less is better)", [mine, *bars])
+    return bar_plot("Bits per byte on the same validation text (lower is better)", [mine, *bars])
 
 
 def _sources(sources: Mapping[str, Any]) -> Sequence[Table]:
@@ -237,7 +246,7 @@ def _sources(sources: Mapping[str, Any]) -> Sequence[Table]:
 
 
 def predicted_section(run: RunFiles) -> Section:
-    """Return what the plan had forecast beside what came."""
+    """Return the section that compares the forecasts of the plan with the results of the run."""
     compared, forecast = run.result.get("predicted") or {}, run.plan.get("forecast") or {}
     title = "Predicted against actual"
     if compared:

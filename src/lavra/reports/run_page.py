@@ -1,4 +1,4 @@
-"""The page of a run: `report.html`, one file that says what was done and what came of it."""
+"""The page of a run: `report.html`, a single file that documents the run and its results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from lavra.reports.run_files import RunFiles, read_run
 from lavra.reports.run_overview import headline, outcome_section, predicted_section, what_section
 
 PAGE = "report.html"
+"""Name of the file in the folder of a run."""
 
 
 def write_page(run: RunFolder, out: Path | None = None) -> RunFiles:
-    """Write the page of a run and return what it was made of.
+    """Write the page of a run, and return the record that it shows.
 
     Args:
-        run: in any state.
-        out: the file; `report.html` in the run's folder by default.
+        run: Run folder; the run may be in progress or interrupted.
+        out: File to write; by default `report.html` in the folder of the run.
 
     Raises:
         InputError: if the file cannot be written.
@@ -33,7 +34,7 @@ def write_page(run: RunFolder, out: Path | None = None) -> RunFiles:
 
 
 def run_page(run: RunFiles) -> str:
-    """Return the page as HTML: no script, nothing fetched, every text of others escaped."""
+    """Return the page of a run as HTML, without scripts and external resources, and with all texts escaped."""
     sections = [
         what_section(run),
         outcome_section(run),
@@ -48,14 +49,17 @@ def run_page(run: RunFiles) -> str:
     return render_page(run.name, headline(run), [*notable(run), *missing], sections)
 
 
-# The page of a run, written by itself at the end of a training, however that ends.
+# Training writes the page at its end, also when it ends by an error.
 
 
 @contextmanager
 def page_at_the_end(run: RunFolder) -> Iterator[None]:
-    """Write the run's `report.html` when the block ends, also when it ends in an error.
+    """Write the page of a run when the block ends, also when it ends by an error.
 
-    A page that cannot be written is a warning: it can be made again at any time, and never costs a run.
+    If the page cannot be written, there is only a warning, since it can be made again at any time.
+
+    Args:
+        run: Run folder.
     """
     try:
         yield
@@ -72,4 +76,4 @@ def _write(run: RunFolder) -> None:
         try:
             run.log(text)
         except OSError:
-            return  # a full disk, which has been told
+            return  # the disk is full, which was reported already

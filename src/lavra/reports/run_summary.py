@@ -1,4 +1,4 @@
-"""One run in the twenty lines that matter."""
+"""Summary of a run in about twenty lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ _MOST_NOTABLE = 3
 
 
 def summary(folder: RunFolder) -> str:
-    """Return what a person wants to know of a run first: what it is, what came of it, what happened, what next."""
+    """Return a summary of a run as text: data, model and machine; results; notable events; and what to do next.
+
+    Args:
+        folder: Run folder.
+    """
     run = read_run(folder)
     facts = [*what_section(run).facts, *outcome_section(run).facts]
     wide = max((len(name) for name, _ in facts), default=0)
@@ -21,20 +25,24 @@ def summary(folder: RunFolder) -> str:
     lines += [_cut(f"  {name:<{wide}}  {value}") for name, value in facts]
     happened = [*notable(run)[:_MOST_NOTABLE], *run.missing[:_MOST_NOTABLE]]
     lines += ["", *(_cut(f"  {one}") for one in happened)] if happened else []
-    return "\n".join([*lines, "", *next_lines(run), f"all of it: {command('runs', 'show', run.path, '--all')}"])
+    return "\n".join([*lines, "", *next_lines(run), f"in full: {command('runs', 'show', run.path, '--all')}"])
 
 
 def next_lines(run: RunFiles) -> list[str]:
-    """Return where the result lies, and the commands that a person wants next."""
+    """Return the place of the results and the commands that are most likely to be useful next, a line each.
+
+    Args:
+        run: Record of the run.
+    """
     if run.status == "running":
-        return [f"it is being trained; the page so far: {command('report', run.path)}"]
+        return [f"the run is in progress; report so far: {command('report', run.path)}"]
     if not run.result:
-        return [f"go on with it: {command('resume', run.path)}"]
+        return [f"continue: {command('resume', run.path)}"]
     page = run.path / "report.html"
     return [
-        f"page:    {page if page.exists() else command('report', run.path)}",
-        f"try it:  {command('generate', run.path, '--prompt', '…')}",
-        f"give it: {command('export', run.path, '--out', f'{run.path.name}-export')}",
+        f"report:   {page if page.exists() else command('report', run.path)}",
+        f"generate: {command('generate', run.path, '--prompt', '…')}",
+        f"export:   {command('export', run.path, '--out', f'{run.path.name}-export')}",
     ]
 
 

@@ -1,4 +1,4 @@
-"""The lab book: one line per run, and one run in full."""
+"""Tables of runs for the terminal: one line per run, and one run in full."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ _UNKNOWN = "–"
 
 
 def run_line(run: RunFolder) -> dict[str, Any]:
-    """Return what the lab book says of one run; what is not known yet is None.
+    """Return the figures of a run for the list of runs, by name; figures that are not known yet are None.
 
-    A finished run answers from `result.json`, any other from its last metrics. A damaged run says so in `status`.
+    The figures of a finished run come from `result.json`, those of any other from its last metrics. If the run is
+    damaged, `status` says how, and the figures are missing.
+
+    Args:
+        run: Run folder.
     """
     line: dict[str, Any] = {"run": str(run.path)}
     try:
@@ -41,7 +45,14 @@ def run_line(run: RunFolder) -> dict[str, Any]:
 
 
 def run_record(run: RunFolder) -> dict[str, Any]:
-    """Return all that is known of one run: its request, plan, result, last metrics and last events."""
+    """Return the record of a run as JSON values: its request, plan, result, last metrics and last events.
+
+    Args:
+        run: Run folder.
+
+    Raises:
+        Damaged: if a file of the run is damaged.
+    """
     metrics = run.metrics.read()
     return {
         "run": str(run.path),
@@ -55,7 +66,7 @@ def run_record(run: RunFolder) -> dict[str, Any]:
 
 
 def show_runs(runs: Iterable[RunFolder]) -> str:
-    """Return the lab book as a table."""
+    """Return a table with one line for each run, as text."""
     rows = [
         [
             line["run"],
@@ -76,7 +87,14 @@ def show_runs(runs: Iterable[RunFolder]) -> str:
 
 
 def show_run(run: RunFolder) -> str:
-    """Return one run in full, in sections: request, plan, result, ledger, last metrics, events."""
+    """Return a run in full as text, in sections: request, plan, result, last metrics, forecast, data usage and events.
+
+    Args:
+        run: Run folder.
+
+    Raises:
+        Damaged: if a file of the run is damaged.
+    """
     record = run_record(run)
     ledger = record["result"].get("ledger") or []
     predicted = record["result"].get("predicted") or {}
@@ -93,14 +111,14 @@ def show_run(run: RunFolder) -> str:
     if predicted:
         sections.append("predicted against actual\n" + predicted_table(predicted))
     if ledger:
-        sections.append("ledger\n" + _ledger(ledger))
+        sections.append("data usage\n" + _ledger(ledger))
     if record["events"]:
         sections.append("events\n" + "\n".join(f"  {line}" for line in record["events"]))
     return "\n\n".join(sections)
 
 
 def _figures(run: RunFolder) -> dict[str, Any]:
-    """Return the final figures, or the latest value of each figure while there is no result."""
+    """Return the final figures, or the latest value of each figure if there is no result yet."""
     if run.result:
         return run.result
     latest: dict[str, Any] = {}
@@ -118,7 +136,7 @@ def _config(run: RunFolder) -> dict[str, Any]:
 
 
 def _data(data: Any) -> str:
-    """Name the corpora shortly: the last part of each path."""
+    """Return short names of the data: the last part of each path, and the number of further ones."""
     if not data:
         return _UNKNOWN
     names = [Path(str(name)).name or str(name) for name in (data if isinstance(data, list) else [data])]
@@ -131,7 +149,7 @@ def _shown(value: Any, show: Callable[[float], str]) -> str:
 
 
 def _lines(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield `name  value` lines, nested mappings with dotted names and estimates with their interval."""
+    """Yield lines of names and values: nested mappings have dotted names, and estimates have intervals."""
     for name, value in values.items():
         if isinstance(value, Mapping) and set(value) == {"value", "low", "high"}:
             interval = [_number(value[end]) for end in ("value", "low", "high")]
@@ -151,7 +169,11 @@ def _number(value: Any) -> str:
 
 
 def predicted_table(figures: Mapping[str, Mapping[str, float]]) -> str:
-    """Return what the plan had forecast beside what came."""
+    """Return a table that compares the forecasts of the plan with the results of the run, as text.
+
+    Args:
+        figures: For each figure its `predicted` and `actual` value and the relative `difference`.
+    """
     columns = ("figure", "predicted", "actual", "difference")
     rows = [
         [name, _number(found["predicted"]), _number(found["actual"]), f"{found['difference']:+.1%}"]
@@ -161,7 +183,8 @@ def predicted_table(figures: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _ledger(entries: Iterable[Mapping[str, Any]]) -> str:
-    """Return the receipt: what of each source was trained on, and what is left of the epoch."""
-    columns = ("source", "tokens", "seen", "epochs", "left")
+    """Return a table of the data usage: how much of each source was trained on, and what is left of the epoch."""
+    columns = ("source", "tokens", "epochs", "seen", "left", "total")
+    titles = ("source", "size", "complete epochs", "trained on in this epoch", "left in this epoch", "total")
     rows = [[_number(entry.get(column)) for column in columns] for entry in entries]
-    return text_table(columns, rows)
+    return text_table(titles, rows)

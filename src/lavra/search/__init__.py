@@ -1,1 +1,1 @@
-"""Search: document collections, analyzers, the BM25 index, filtering of generated queries, the retrieval experiment."""
+"""Search: document collections, document expansion, the BM25 index, and the retrieval experiment."""

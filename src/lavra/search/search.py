@@ -62,7 +62,7 @@ def search(index: Index, query: str, most: int = 10) -> list[Hit]:
         InputError: if `most` is below one.
     """
     if most < 1:
-        raise InputError(f"{most} documents cannot be shown", "ask for one or more")
+        raise InputError(f"--most is {most}; it must be at least 1", "ask for one or more documents")
     numbers, scores = index.search(query, most)
     weights = _weights(index, query)
     return [

@@ -1,1 +1,2 @@
-"""What search and the cleaning of data share: analyzers, languages, chunks, term counts, templates, near duplicates."""
+"""Text processing that search and data cleaning share: analyzers, languages, chunks, term counts, prompt templates,
+near duplicates."""

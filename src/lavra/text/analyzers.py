@@ -1,4 +1,4 @@
-"""From text to index terms, for Portuguese and English."""
+"""Analyzers turn text into the terms of a search index, for Portuguese and English."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from lavra.text.portuguese import singular
 
 Language = Literal["pt", "en"]
 LANGUAGES: dict[str, str] = {"pt": "portuguese", "en": "english"}
-"""Languages that can be analyzed, with the name of their Snowball stemmer."""
+"""The languages that can be analyzed, each with the name of its Snowball stemmer."""
 
+# A word of a script with letters only: the fast pattern, which is enough for nearly all text.
 _WORD = re.compile(r"[^\W_]+")
 _MARKS = re.compile(r"[\u0300-\u036f]")
+# Matches a character for which `_WORD` is not enough: of a script with vowel signs or without spaces, or an emoji.
 _BEYOND = re.compile("[\u0300-\u1fff\u200c\u200d\u2600-\U0010ffff]")
-"""Letters of scripts for which `_WORD` is not enough: those with vowel signs, those without spaces, and emoji."""
+# The characters of scripts without spaces (Thai, Lao, Burmese, Khmer, kana, Chinese), for use in a character class.
 _SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
-"""Thai, Lao, Burmese, Khmer, kana and Chinese characters, as the inside of a character class."""
 _POSSESSIVE = re.compile(r"['’]s\b")
-_MOST_CACHED = 1_000_000
+_MOST_CACHED = 1_000_000  # words whose term is remembered, so that memory stays bounded
+# Analyzed for the fingerprint; it holds every case that the options of an analyzer treat differently.
 _PROBE = (
     "The children's running shoes weren't found; vitamin C, Plan B & 7 x_y. 東京都 हिन्दी ❤ "
     "As crianças não estavam à procura d'água: educação, educações, pôr-do-sol, ESTAÇÃO nº 9 e o plano B. "
@@ -37,21 +39,38 @@ _PROBE = (
 
 @dataclass(frozen=True)
 class Analyzer:
-    """How text becomes terms: NFC, lower case, words, stop words out, accents out, Portuguese plurals, Snowball stems.
+    """Turns text into terms.
 
-    A word is a run of letters, their vowel signs and digits of any script; an underscore or a hyphen ends it, so
-    `read_file` is found by "read file". Of scripts that put no spaces between words, each two neighbouring characters
-    are a word; an emoji is one. The English possessive 's is taken off. The same analyzer must be used for documents
-    and queries; its `fingerprint` is kept in the index.
+    The steps are: Unicode's NFC form, lower case, division into words, removal of stop words, removal of accents,
+    Portuguese plurals to singulars, Snowball stemming. A word is a sequence of letters, their vowel signs and digits of
+    any script; an underscore or a hyphen ends it, so `read_file` is found by "read file". In scripts that put no spaces
+    between words, each two neighbouring characters (a bigram) are a word; an emoji is a word too. The English
+    possessive 's is removed. The same analyzer must be used for documents and queries; its `fingerprint` is kept in
+    the index.
 
     Attributes:
         language: "pt" or "en"; chooses the stop words and the stemmer.
-        fold_accents: compare without accents, so that a query typed as "educacao" finds "educação". Folding happens
+        fold_accents: Compare without accents, so that a query typed as "educacao" finds "educação". Folding happens
             after stop words ("Pará" is a name, "para" a preposition) and before stemming. On by default: it ranked
             better on four of five Portuguese collections and on an English one, and people often leave accents out.
-        stop_words: leave out function words ("de", "the").
-        stem: reduce words to their Snowball stem, Portuguese ones to their singular first when accents are folded.
-        one_letter_words: keep words of a single letter ("vitamin C", "plano B"). A single digit is always kept.
+        stop_words: Leave out function words ("de", "the"). On by default.
+        stem: Reduce words to their Snowball stem, Portuguese ones to their singular first when accents are folded. On
+            by default.
+        one_letter_words: Keep words of a single letter ("vitamin C", "plano B"). A single digit is always kept. On by
+            default.
+
+    Raises:
+        InputError: if there is no analyzer for the language.
+
+    Examples:
+        >>> from lavra.text.analyzers import Analyzer
+        >>> Analyzer("pt").terms("As eleições e a educação")
+        ['eleica', 'educaca']
+        >>> Analyzer("en", stem=False).terms("The children's vitamin C")
+        ['children', 'vitamin', 'c']
+
+    See Also:
+        lavra.text.languages.guess_language: Guesses which language a text is in.
     """
 
     language: Language
@@ -65,7 +84,7 @@ class Analyzer:
             raise InputError(f"there is no analyzer for the language {self.language!r}", "use --language pt or en")
 
     def terms(self, text: str) -> list[str]:
-        """Return the terms of `text` in order, with repeats."""
+        """Return the terms of `text` as a list in the order of the text, with repetitions."""
         known = self._known
         found = []
         for word in self.words(text):
@@ -77,7 +96,7 @@ class Analyzer:
         return found
 
     def words(self, text: str) -> list[str]:
-        """Return the normalised words of `text` before stop words and stemming."""
+        """Return the words of `text`, normalised and in lower case, before stop words are removed and words stemmed."""
         text = unicodedata.normalize("NFC", text).lower()
         if self.language == "en" and ("'s" in text or "’s" in text):
             text = _POSSESSIVE.sub("", text)
@@ -86,14 +105,14 @@ class Analyzer:
         return [text[start:end] for start, end in _places(text)]
 
     def spans(self, text: str) -> Iterator[tuple[int, int, str]]:
-        """Yield (start, end, term) for each word of `text` that is a term; the text is read as it stands."""
+        """Yield (start, end, term) for each word of `text` that has a term; `text[start:end]` is the word."""
         for start, end in _places(text):
             terms = self.terms(text[start:end])
             if terms:
                 yield start, end, terms[0]
 
     def term(self, word: str) -> str:
-        """Return the term of a normalised word, or "" for one that is left out."""
+        """Return the term of a word that `words` returned, or an empty string for a word that is left out."""
         if word in self._stop_set or (len(word) == 1 and not self.one_letter_words and not word.isdigit()):
             return ""
         if self.fold_accents:
@@ -103,22 +122,22 @@ class Analyzer:
         return self._stemmer.stemWord(singular(word) if self.language == "pt" and self.fold_accents else word)
 
     def folded(self, text: str) -> str:
-        """Return a normalised text as it is compared: without accents, if these are folded."""
+        """Return a text without accents where the analyzer folds them, else the text itself."""
         return without_accents(text) if self.fold_accents else text
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what the analyzer does, so that another version of stemmer or stop words does not go unseen."""
+        """A hash of what the analyzer does, so that another version of the stemmer or the stop words is noticed."""
         shown = repr((sorted(asdict(self).items()), self.terms(_PROBE), sorted(self._stop_set)))
         return hashlib.blake2b(shown.encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Return its settings, for the index manifest."""
+        """Return the analyzer's settings as plain values, for the manifest of an index."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> Analyzer:
-        """Make the analyzer that `to_json` described."""
+        """Return the analyzer with the settings that `to_json` returned; unknown settings are ignored."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in settings.items() if name in names})
 
@@ -148,7 +167,7 @@ class Analyzer:
 
 
 def _places(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where each word begins and ends; of a script without spaces, each two neighbouring characters."""
+    """Yield the (start, end) of each word; in a script without spaces, of each two neighbouring characters."""
     for match in _any_word().finditer(text):
         start, end = match.span()
         if match.lastgroup == "spaceless" and end - start > 2:
@@ -182,7 +201,13 @@ def stop_words(language: str) -> frozenset[str]:
 
 
 def without_accents(text: str) -> str:
-    """Return `text` without combining marks: "educação" becomes "educacao"."""
+    """Return `text` without combining marks.
+
+    Examples:
+        >>> from lavra.text.analyzers import without_accents
+        >>> without_accents("educação")
+        'educacao'
+    """
     if text.isascii():
         return text
     return unicodedata.normalize("NFC", _MARKS.sub("", unicodedata.normalize("NFD", text)))

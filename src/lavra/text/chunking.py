@@ -1,4 +1,4 @@
-"""Long documents in pieces that a model can read: cut between sentences, overlapping, and nothing left out."""
+"""Cuts long documents into overlapping chunks of whole sentences that a model can read; nothing is left out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from lavra.core.errors import InputError
 
 CountTokens = Callable[[str], int]
-"""Number of tokens of a text, e.g. `lambda text: len(tokenizer.encode(text))`."""
+"""A function that returns the number of tokens of a text, e.g. `lambda text: len(tokenizer.encode(text))`."""
 
+# A sentence ends at its final mark with the quotes and brackets that close it, or at a blank line; the white space
+# after it belongs to it, so that sentences together are the whole text.
 _SENTENCE_END = re.compile(r"""[.!?…]+["'»”’)\]]*\s+|\n\s*\n\s*""")
+# Abbreviations and initials of Portuguese and English whose full stop does not end a sentence.
 _ABBREVIATION = re.compile(
     r"(?:\b(?:[A-Za-zÀ-ÿ]|srs?|sras?|drs?|dras?|profa?s?|ex|art|arts|inc|pág|págs|fig|núm|nº|cap|vol|ed|obs|tel|av"
     r"|mrs?|ms|jr|st|vs|etc|cf|al|no|pp|approx|dept|est|e\.g|i\.e|p\.ex))\.$",
@@ -21,11 +24,11 @@ _ABBREVIATION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a text: `text[start:end]`.
+    """A part of a text: `text[start:end]`.
 
     Attributes:
-        start: first character.
-        end: one past the last character.
+        start: Index of the first character.
+        end: Index after the last character.
     """
 
     start: int
@@ -33,7 +36,7 @@ class Chunk:
 
 
 def words_in(text: str) -> int:
-    """Count the tokens of a text when no tokenizer is given: pieces between white space."""
+    """Return the number of words of a text, separated by white space: its tokens where no tokenizer is given."""
     return len(text.split())
 
 
@@ -45,16 +48,23 @@ def cut_into_chunks(text: str, most: int, *, overlap: int = 0, count: CountToken
     Every character lies in at least one chunk. Consecutive chunks share whole sentences of at most `overlap` tokens.
 
     Args:
-        text: the document.
-        most: most tokens of a chunk.
-        overlap: most tokens that a chunk repeats from the one before it.
-        count: counts tokens; a chunk's count is taken as the sum over its sentences.
+        text: The document.
+        most: Largest number of tokens of a chunk.
+        overlap: Largest number of tokens that a chunk repeats from the one before it; 0 by default.
+        count: Function that counts the tokens of a text; a chunk's count is the sum over its sentences. By default
+            words separated by white space are counted.
 
     Returns:
         The chunks in order; one chunk for a text that fits, none for an empty one.
 
     Raises:
         InputError: if `most` is less than one or `overlap` is not less than `most`.
+
+    Examples:
+        >>> from lavra.text.chunking import cut_into_chunks
+        >>> text = "It rained all day. Nobody came. The shop stayed shut."
+        >>> [text[chunk.start : chunk.end] for chunk in cut_into_chunks(text, most=6, overlap=2)]
+        ['It rained all day. Nobody came. ', 'Nobody came. The shop stayed shut.']
     """
     if most < 1 or not 0 <= overlap < most:
         raise InputError(
@@ -62,6 +72,7 @@ def cut_into_chunks(text: str, most: int, *, overlap: int = 0, count: CountToken
             "choose an overlap below the chunk size",
         )
     pieces = [(piece, count(text[piece.start : piece.end])) for piece in _pieces(text, most, count)]
+    # Greedy: each chunk takes sentences while they fit, and the next one begins in its overlap.
     chunks: list[Chunk] = []
     first = 0
     while first < len(pieces):
@@ -77,7 +88,11 @@ def cut_into_chunks(text: str, most: int, *, overlap: int = 0, count: CountToken
 
 
 def _start_of_next(pieces: list[tuple[Chunk, int]], first: int, end: int, most: int, overlap: int) -> int:
-    """Go back from `end` over whole pieces while they fit into the overlap and leave room for the piece at `end`."""
+    """Return the index of the piece with which the next chunk begins.
+
+    It goes back from `end` over whole pieces while they fit into the overlap and leave room for the piece at `end`, so
+    that every chunk holds something new.
+    """
     room = min(overlap, most - pieces[end][1])
     start = end
     while start - 1 > first and pieces[start - 1][1] <= room:
@@ -91,6 +106,12 @@ def sentences(text: str) -> Iterator[Chunk]:
 
     A sentence ends at `.`, `!`, `?` or `…` with the quotes and brackets that close it and the white space after it,
     or at a blank line; not after an abbreviation ("Sr.", "e.g.", "art.") or an initial, nor before a small letter.
+
+    Examples:
+        >>> from lavra.text.chunking import sentences
+        >>> text = "O Sr. Silva saiu. Voltou tarde!"
+        >>> [text[sentence.start : sentence.end] for sentence in sentences(text)]
+        ['O Sr. Silva saiu. ', 'Voltou tarde!']
     """
     start = 0
     for match in _SENTENCE_END.finditer(text):

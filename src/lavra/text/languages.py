@@ -1,4 +1,4 @@
-"""Which language a text is written in, by its function words: enough to warn about the wrong analyzer."""
+"""Guesses the language of a text by its function words, which is enough to warn about the wrong analyzer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from itertools import islice
 from lavra.text.analyzers import LANGUAGES
 
 _WORD = re.compile(r"[^\W\d_]+")
-_FEWEST_HITS = 20
+_FEWEST_HITS = 20  # function words; fewer do not tell a language
 NAMES = {"pt": "Portuguese", "en": "English", "es": "Spanish", "fr": "French", "de": "German", "it": "Italian"}
-"""English names of the languages that are known."""
+"""The languages that can be guessed, with their English names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class LanguageGuess:
     """The language that most function words of a sample belong to.
 
     Attributes:
-        language: two-letter code, or None when there were too few function words to tell.
-        share: its part of the function words that belong to one known language only, 0 to 1.
-        words: number of words looked at.
+        language: Two-letter code, or None when there were too few function words to tell.
+        share: Share, from 0 to 1, of the language among the function words that belong to one known language only.
+        words: Number of words that were looked at.
     """
 
     language: str | None
@@ -34,15 +34,27 @@ class LanguageGuess:
 
     @property
     def name(self) -> str:
-        """Its English name."""
+        """The English name of the language, or "an unknown language"."""
         return NAMES.get(self.language or "", "an unknown language")
 
 
 def guess_language(texts: Iterable[str], *, words: int = 20_000) -> LanguageGuess:
-    """Guess the language of the first `words` words of some texts (pt, en, es, fr, de or it).
+    """Guess the language of some texts (pt, en, es, fr, de or it).
 
     Only words that are a function word of exactly one of these languages count, so that "de", which four of them
     share, says nothing.
+
+    Args:
+        texts: The texts, of which the first 100,000 characters each are read.
+        words: Number of words after which no further text is read; 20,000 by default.
+
+    Returns:
+        The language with most function words, or no language where fewer than 20 words, or 2 % of them, are such.
+
+    Examples:
+        >>> from lavra.text.languages import guess_language
+        >>> guess_language(["Não sei o que você quer dizer com isso, mas eu também não fui até lá."] * 5).name
+        'Portuguese'
     """
     owners = _owners()
     counts: Counter[str] = Counter()
@@ -63,11 +75,12 @@ def guess_language(texts: Iterable[str], *, words: int = 20_000) -> LanguageGues
 
 
 def language_warning(texts: Iterable[str], language: str, *, sample: int = 500) -> str:
-    """Return a sentence of warning when the texts are not in the analyzer's language, else an empty string.
+    """Return a warning when the texts do not seem to be in the language of the analyzer, else an empty string.
 
     Args:
-        texts: documents, of which the first `sample` are looked at.
-        language: the analyzer's.
+        texts: The documents, of which the first `sample` are looked at.
+        language: Language code of the analyzer.
+        sample: Number of documents that are looked at; 500 by default.
     """
     guess = guess_language(islice(texts, sample))
     if guess.language in (None, language) or guess.share < 0.6:
@@ -85,6 +98,7 @@ def language_warning(texts: Iterable[str], language: str, *, sample: int = 500) 
 
 @cache
 def _owners() -> dict[str, str]:
+    """Return the language of each function word that belongs to exactly one language."""
     from bm25s import stopwords
 
     lists = {

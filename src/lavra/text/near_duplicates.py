@@ -1,8 +1,9 @@
-"""Documents that are nearly the same: MinHash over word 5-grams proposes pairs, their true Jaccard index decides.
+"""Finds documents that are nearly the same: MinHash over word 5-grams proposes pairs, and their exact Jaccard index
+decides.
 
 Broder 1997, "On the resemblance and containment of documents"; banding after Leskovec et al., "Mining of Massive
 Datasets" §3.4. With 16 bands of 4 hashes, a pair of resemblance 0.8 is proposed with a probability of 0.9998 and one of
-0.3 with 0.12; what is proposed is compared exactly, so no pair is named that is not one.
+0.3 with 0.12; what is proposed is compared exactly, so that no wrong pair is returned.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from itertools import combinations
 
 import numpy as np
 
-GRAM = 5
-THRESHOLD = 0.8
-_BANDS, _BAND = 16, 4
-_MOST_IN_BUCKET = 200
+GRAM = 5  # words of a gram
+THRESHOLD = 0.8  # Jaccard index from which two texts are near duplicates by default
+_BANDS, _BAND = 16, 4  # bands of locality-sensitive hashing, and MinHash values in each
+_MOST_IN_BUCKET = 200  # texts that are compared with each other; of more, only with the first
 _WORD = re.compile(r"\w+")
-_CHUNK = 1 << 20
+_CHUNK = 1 << 20  # grams hashed at once, 8 MiB
 
 
 @dataclass(frozen=True, slots=True)
 class NearDuplicate:
-    """A pair of documents.
+    """A pair of documents that are nearly the same.
 
     Attributes:
-        first: number of the one that came first.
-        second: number of the other.
-        jaccard: the share of their different word 5-grams that both have.
+        first: Index of the first document.
+        second: Index of the second document.
+        jaccard: Number of distinct word 5-grams that both have over the number that either has, 0 to 1.
     """
 
     first: int
@@ -39,16 +40,22 @@ class NearDuplicate:
 
 
 class WordGrams:
-    """Turns texts into sets of word 5-grams, as numbers that mean the same for all texts of one object.
+    """Turns texts into sets of word 5-grams, as hashes that can be compared between all texts of one object.
 
     Case and punctuation do not count. A text of fewer than five words is one gram of all its words.
+
+    Examples:
+        >>> from lavra.text.near_duplicates import WordGrams, jaccard
+        >>> grams = WordGrams()
+        >>> jaccard(grams("one two three four five six"), grams("One two three four five, seven"))
+        0.3333333333333333
     """
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
     def __call__(self, text: str) -> np.ndarray:
-        """Return the sorted, different grams of a text: (grams,) uint64."""
+        """Return the distinct grams of a text as a sorted (grams,) uint64 array of hashes."""
         numbers = self._numbers
         words = [numbers.setdefault(word, len(numbers) + 1) for word in _WORD.findall(text.lower())]
         ids = np.array(words, np.uint64)
@@ -68,12 +75,21 @@ def near_duplicates(
     only with the first of them, so that a thousand copies make a star and not half a million pairs.
 
     Args:
-        texts: numbered from 0.
-        threshold: from 0.5; below, pairs are missed.
-        others: when given, only pairs of a text (`first`) and one of these (`second`, numbered from 0) are looked for.
+        texts: The texts; a pair names them by their indices.
+        threshold: Smallest Jaccard index of a pair, from 0.5 to 1 because MinHash misses pairs below; 0.8 by default.
+        others: Other texts. With them, only pairs of a text (`first`) and one of these (`second`) are looked for.
+
+    Returns:
+        The pairs in the order of their indices.
 
     Raises:
         ValueError: if the threshold is out of range.
+
+    Examples:
+        >>> from lavra.text.near_duplicates import near_duplicates
+        >>> text = "the quick brown fox jumps over the lazy dog and runs away into the dark forest"
+        >>> near_duplicates([text, "something else that nobody wrote twice", text + "!"])
+        [NearDuplicate(first=0, second=2, jaccard=1.0)]
     """
     if not 0.5 <= threshold <= 1.0:
         raise ValueError(f"the threshold is {threshold}; MinHash finds pairs from 0.5 to 1")
@@ -90,14 +106,21 @@ def near_duplicates(
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the size of the intersection of two sorted sets over that of their union; 0 for two empty ones."""
+    """Return the Jaccard index of two sets, given as sorted arrays: the size of their intersection over their union's.
+
+    It is 0 for two empty sets.
+    """
     common = len(np.intersect1d(first, second, assume_unique=True))
     union = len(first) + len(second) - common
     return common / union if union else 0.0
 
 
 def _bands(grams: Sequence[np.ndarray]) -> np.ndarray:
-    """Return (texts, bands) uint64 keys: texts with an equal key in a band are candidates. Empty texts have none."""
+    """Return (texts, bands) uint64 keys: texts with an equal key in a band are candidates; empty texts have key 0.
+
+    A MinHash value is the smallest hash of a text's grams under one hash function; two texts share it with a
+    probability equal to their Jaccard index. A key combines the values of one band (locality-sensitive hashing).
+    """
     keys = np.zeros((len(grams), _BANDS), np.uint64)
     seeds = np.random.default_rng(0).integers(1, 1 << 63, (_BANDS, _BAND), dtype=np.uint64)
     for numbers in _chunks(grams):
@@ -112,7 +135,7 @@ def _bands(grams: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _chunks(grams: Sequence[np.ndarray]) -> Iterator[list[int]]:
-    """Yield the numbers of texts that have grams, about a million grams at a time."""
+    """Yield the indices of the texts that have grams, about a million grams at a time."""
     chunk: list[int] = []
     size = 0
     for number, one in enumerate(grams):
@@ -127,7 +150,10 @@ def _chunks(grams: Sequence[np.ndarray]) -> Iterator[list[int]]:
 
 
 def _candidates(keys: np.ndarray, left: int | None) -> set[tuple[int, int]]:
-    """Return the pairs that share a key in some band; across the border `left` only, where it is given."""
+    """Return the pairs of texts that share a key in some band.
+
+    With `left`, only pairs of an index below it and one from it on.
+    """
     pairs: set[tuple[int, int]] = set()
     for band in range(keys.shape[1]):
         buckets: defaultdict[int, list[int]] = defaultdict(list)
@@ -141,6 +167,7 @@ def _candidates(keys: np.ndarray, left: int | None) -> set[tuple[int, int]]:
 
 
 def _pairs(bucket: list[int], left: int | None) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of one bucket; of a large bucket, the pairs of each text with the first one (a star)."""
     if left is None:
         some = combinations(bucket, 2) if len(bucket) <= _MOST_IN_BUCKET else ((bucket[0], one) for one in bucket[1:])
         yield from some
@@ -155,7 +182,7 @@ def _pairs(bucket: list[int], left: int | None) -> Iterator[tuple[int, int]]:
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64: every bit depends on every other."""
+    """Return hashes of uint64 values by the finaliser of SplitMix64: every bit depends on every other."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

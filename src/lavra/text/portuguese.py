@@ -1,13 +1,17 @@
-"""Portuguese plurals that Snowball's stemmer keeps apart from their singulars."""
+"""Reduces Portuguese plurals that Snowball's stemmer keeps apart from their singulars."""
 
 from __future__ import annotations
 
+# Words in -s, without accents, that are not changed: they are no plural, or the plural is also another word, as "pais"
+# (parents, or the country without its accent).
 _AS_THEY_ARE = frozenset(
     ("ademais", "cais", "demais", "depois", "deus", "dois", "jamais", "mais", "pais", "pois", "seis")
 )
-"""Words in -s, without accents, that are no such plural, or are a country as well as the parents."""
+
+# Plurals that only lose their -s, although a rule below fits their ending.
 _ONLY_AN_S = frozenset(("bois", "freis", "herois", "joqueis", "leis", "maes", "reis"))
 
+# Ending of the plural and of the singular; the first that fits is taken.
 _RULES = (
     ("oes", "ao"),  # eleições
     ("aes", "ao"),  # pães
@@ -19,6 +23,8 @@ _RULES = (
     ("eus", "eu"),  # museus
     ("ns", "m"),  # homens
 )
+# Plurals of words in stressed -il ("civis"), and endings of others; other words in -is after a consonant ("táxis") only
+# take an s.
 _IN_IL = frozenset(
     (
         "abris",
@@ -44,11 +50,10 @@ _IN_IL = frozenset(
         "viris",
     )
 )
+
 _IN_IL_ENDINGS = ("ctis", "ivis", "ntis", "ptis", "rvis", "horis", "veris", "venis")
-"""Plurals of words in stressed -il ("civis"); other words in -is after a consonant ("táxis") only take an s."""
 _CONSONANTS = frozenset("bcdfghjklmnpqrstvxz")
-_LEAST = 4
-"""Letters of the shortest word that is changed."""
+_LEAST = 4  # letters of the shortest word that is changed
 
 
 def singular(word: str) -> str:
@@ -57,8 +62,10 @@ def singular(word: str) -> str:
     It need not be a word: "fácil" and "fáceis" both become "facel", because their plural does not tell whether its
     singular ends in -el or in -il. A word that is no such plural is returned as it is.
 
-    >>> singular("declaracoes"), singular("papeis"), singular("homens"), singular("facil"), singular("pais")
-    ('declaracao', 'papel', 'homem', 'facel', 'pais')
+    Examples:
+        >>> from lavra.text.portuguese import singular
+        >>> singular("declaracoes"), singular("papeis"), singular("homens"), singular("facil"), singular("pais")
+        ('declaracao', 'papel', 'homem', 'facel', 'pais')
     """
     if len(word) < _LEAST or word in _AS_THEY_ARE:
         return word

@@ -1,4 +1,4 @@
-"""Prompts as data: Jinja templates in TOML files, several phrasings of one task under one name."""
+"""Prompt templates: Jinja templates in TOML files, with several phrasings of one task under one name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from lavra.core.errors import InputError
 
 BUILT_IN = Path(__file__).with_name("prompts")
+"""Folder of the TOML files that come with lavra."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,17 @@ class Template:
     """One phrasing of a task.
 
     Attributes:
-        name: what messages call it.
-        text: Jinja; what it may use is said by the task (for classification: `text`, `labels` and `examples`, whose
-            members have `text` and `label`). The model's answer comes after its end.
+        name: Name of the template in messages.
+        text: The Jinja template, which runs in a sandbox. The task decides which variables it may use; for
+            classification they are `text`, `labels` and `examples`, whose members have `text` and `label`. The model's
+            answer comes after the end of the text.
+
+    Examples:
+        >>> from lavra.text.templates import Template
+        >>> template = Template("short", "{{ text }}" + chr(10) + "Label ({{ labels|join(' or ') }}):")
+        >>> print(template.fill({"text": "It never arrived.", "labels": ["good", "bad"]}))
+        It never arrived.
+        Label (good or bad):
     """
 
     name: str
@@ -39,10 +48,13 @@ class Template:
             raise InputError(f"the template {self.name} is not right: {error}", "correct it") from error
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """Return the prompt.
+        """Return the prompt: the text of the template with the values of its variables.
+
+        Args:
+            values: The values of the variables by name.
 
         Raises:
-            InputError: if the template is wrong or uses a name that has no value.
+            InputError: if the template is wrong or uses a variable that has no value.
         """
         from jinja2 import TemplateError
 
@@ -58,10 +70,15 @@ def read_templates(location: str) -> list[Template]:
     """Return the templates of a TOML file: tables `[[template]]` with `name` and `text`.
 
     Args:
-        location: a file, or the name of a built-in set: "classify" or "classify-pt".
+        location: Path of a file, or the name of a built-in set: "classify" or "classify-pt".
 
     Raises:
         InputError: if there is no such file, or it holds no templates.
+
+    Examples:
+        >>> from lavra.text.templates import read_templates
+        >>> len(read_templates("classify-pt")) > 0
+        True
     """
     built_in = BUILT_IN / f"{location}.toml"
     path = built_in if built_in.exists() else Path(location)

@@ -1,1 +1,1 @@
-"""Training: the loop, the update chain, optimisers, schedules, precision, checkpoints, devices and ranks."""
+"""Training: loop, updates, optimisers, schedules, precision, checkpoints, devices and distributed training."""

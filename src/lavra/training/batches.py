@@ -1,4 +1,4 @@
-"""From the order to batches: what step k trains on is a pure function of the seed and of k."""
+"""Batches of a run: what step k trains on is a pure function of the seed and of k, so a resumed run repeats nothing."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ from lavra.objectives.base import Objective
 
 
 class Source(Protocol):
-    """Where the rows of a run come from."""
+    """Protocol of a source of rows, each of which is a sequence of tokens (a window of text) or an example."""
 
     def rows(self, start: int, count: int) -> Sequence[Any]:
-        """Return `count` rows from number `start` of the run's endless order; rows are windows or examples."""
+        """Return rows of the shuffled order, which goes on endlessly from one epoch to the next.
+
+        Args:
+            start: Number of the first row, counted from 0 at the start of the run.
+            count: Number of rows.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those that train together.
+    """Place of this process in distributed data-parallel training.
 
     Attributes:
-        rank: from 0.
-        world: how many there are.
+        rank: Number of this process, counted from 0.
+        world: Number of processes (the world size).
     """
 
     rank: int = 0
@@ -37,17 +42,20 @@ class Ranks:
 
 
 class BatchSource:
-    """Makes the micro-batches of any step, and prepares the next step's while this one computes.
+    """Makes the micro-batches of any step, and prefetches those of the next step in a thread.
 
     Args:
-        source: rows by number.
-        objective: turns rows into batches.
-        rows_per_step: rows of one optimiser step, over all ranks.
-        micro_rows: rows of one micro-batch; divides this rank's share.
-        steps: the length of the run, for objectives whose masking changes with progress.
-        seed: the run's.
-        ranks: this process's place; rank r takes the r-th equal part of each step.
-        pin: put batches into page-locked memory, from which a GPU copies without waiting.
+        source: Source of the rows.
+        objective: Training objective, which encodes rows as batches.
+        rows_per_step: Number of rows of one optimiser step over all processes (the global batch size).
+        micro_rows: Number of rows of one micro-batch. It must divide the rows of a step that fall to this process.
+        steps: Number of steps of the run, for objectives whose masking changes with progress.
+        seed: Random seed of the run.
+        ranks: Place of this process; rank r takes the r-th of the equal parts of each step.
+        pin: Whether batches are put into page-locked (pinned) memory, from which a GPU copies asynchronously.
+
+    Raises:
+        InputError: if the rows of a step cannot be divided evenly among the processes or into micro-batches.
     """
 
     def __init__(
@@ -64,7 +72,7 @@ class BatchSource:
     ) -> None:
         if rows_per_step % ranks.world:
             raise InputError(
-                f"a step of {rows_per_step} rows cannot be shared by {ranks.world} processes",
+                f"a step of {rows_per_step} sequences cannot be divided evenly among {ranks.world} processes",
                 "choose --optimization.tokens-per-step as a multiple of context x processes",
             )
         self.source, self.objective, self.seed, self.ranks, self.pin = source, objective, seed, ranks, pin
@@ -72,15 +80,19 @@ class BatchSource:
         self.share = rows_per_step // ranks.world
         if self.share % micro_rows:
             raise InputError(
-                f"a micro-batch of {micro_rows} rows does not divide the {self.share} rows of a step",
-                "choose --machine.micro-rows as a divisor",
+                f"micro-batches of {micro_rows} sequences do not divide the {self.share} sequences of a step evenly",
+                f"choose --machine.micro-rows as a divisor of {self.share}",
             )
         self.micro_rows = micro_rows
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: tuple[tuple[int, int], Future[list[Batch]]] | None = None
 
     def micro_batches(self, step: int) -> list[Batch]:
-        """Return this rank's micro-batches of `step` (from 0), and start on the next step's."""
+        """Return the micro-batches of this process for one step, and start to prepare those of the next step.
+
+        Args:
+            step: Number of the step, counted from 0.
+        """
         key = (step, self.micro_rows)
         ahead, self._ahead = self._ahead, None
         batches = ahead[1].result() if ahead and ahead[0] == key else self._make(step, self.micro_rows)
@@ -93,7 +105,8 @@ class BatchSource:
         rows = self.source.rows(first, self.share)
         batches = []
         for start in range(0, self.share, micro_rows):
-            # Named by row: a row is the same whatever the micro-batch, and steps and ranks never share a stream.
+            # One random stream per row number: a row is encoded the same in every micro-batch size, and no two steps or
+            # processes share a stream.
             streams = row_streams(self.seed, "encode", first=first + start)
             batch = self.objective.encode(rows[start : start + micro_rows], streams, min(1.0, step / self.steps))
             batches.append(_pinned(batch) if self.pin else batch)
@@ -109,7 +122,7 @@ def _pinned(batch: Batch) -> Batch:
         return None if tensor is None else tensor.pin_memory()
 
     batch.inputs, batch.targets = batch.inputs.pin_memory(), batch.targets.pin_memory()
-    bounds = batch.bounds  # made here, where nothing waits for it
+    bounds = batch.bounds  # computed here, in the prefetching thread, so that no step waits for it
     batch.segments, batch.positions = pin(batch.segments), pin(batch.positions)
     if bounds is not None and batch.segments is not None:
         batch._bounds = batch.segments, bounds.pin_memory()

@@ -1,4 +1,4 @@
-"""Observers of a run: they are told what happens and may ask to stop, save or evaluate; their failures stop nothing."""
+"""Observers of a run: they receive its events and may ask to stop, save or validate; their errors never end a run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,24 @@ from typing import Any, Protocol
 from lavra.core.errors import LavraError
 from lavra.core.progress import say
 
-_MOST_FAILURES = 10  # in a row; whoever fails that often is not called any more
+_MOST_FAILURES = 10
+"""Number of consecutive errors after which an observer is not called any more: it would only fill the log."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What an observer asks of the loop, to be done after this step: stop the run, save a checkpoint, validate."""
+    """What an observer asks the training loop to do after the current step.
+
+    Attributes:
+        stop: Save a checkpoint and end the run.
+        save: Save a checkpoint.
+        evaluate: Measure the loss on the validation text.
+        reason: Why, in words; it is written to the log.
+
+    Examples:
+        >>> Request(save=True) | Request(stop=True, reason="the loss rises")
+        Request(stop=True, save=True, evaluate=False, reason='the loss rises')
+    """
 
     stop: bool = False
     save: bool = False
@@ -23,7 +35,7 @@ class Request:
     reason: str = ""
 
     def __or__(self, other: Request) -> Request:
-        """Return a request for all that either asks for."""
+        """Return a request for everything that either of the two asks for."""
         return Request(
             self.stop or other.stop,
             self.save or other.save,
@@ -33,7 +45,9 @@ class Request:
 
 
 class Observer(Protocol):
-    """Whoever wants to know what happens in a run. `info` is read-only, and holds plain values.
+    """Protocol of an observer (a callback): an object whose method `on` is called at every event of a run.
+
+    `info` is read-only and holds plain values.
 
     | event | info |
     |---|---|
@@ -45,19 +59,26 @@ class Observer(Protocol):
     """
 
     def on(self, event: str, info: Mapping[str, Any]) -> Request | None:
-        """Take notice of an event, and ask for something or not."""
+        """Handle an event, and return a request to the training loop, or None.
+
+        Args:
+            event: One of the names in the table above.
+            info: What the table lists for that event.
+        """
         ...
 
 
 class Observers:
-    """Tells several observers of each event, and adds up what they ask for.
+    """Calls several observers at each event, and combines their requests.
 
-    An observer that raises is reported and the run goes on: the first failure of each kind is said, and after ten in a
-    row the observer is left out. Only `start` lets an explained error (`LavraError`: wrong request) through.
+    An error in an observer is reported and the run goes on: the first error of each kind is shown, and after ten
+    consecutive errors the observer is not called any more. Only at `start` is a `LavraError` raised, because it
+    explains a wrong request, such as a tracker that is not installed.
 
     Args:
-        observers: whom to tell, in this order.
-        report: takes one line about a failure, e.g. to write it to `events.log`; by default it is shown.
+        observers: The observers, in the order in which they are called.
+        report: Function that receives one line about an error, e.g. to write it to `events.log`. By default the line
+            is shown on standard error.
     """
 
     def __init__(self, observers: Iterable[Observer] = (), report: Callable[[str], None] = say) -> None:
@@ -67,7 +88,15 @@ class Observers:
         self._said: set[tuple[int, type[BaseException]]] = set()
 
     def on(self, event: str, info: Mapping[str, Any]) -> Request:
-        """Tell everyone, and return the requests of all, joined."""
+        """Call every observer and return their combined request.
+
+        Args:
+            event: Name of the event, see `Observer`.
+            info: Plain values that belong to the event.
+
+        Raises:
+            LavraError: if an observer refuses to start.
+        """
         view, joined = MappingProxyType(dict(info)), Request()
         for number, observer in enumerate(self._observers):
             if self._failures[number] >= _MOST_FAILURES:
@@ -91,4 +120,4 @@ class Observers:
             self._said.add((number, type(error)))
             self._report(f"warning: {name} failed at {event!r}, training goes on: {type(error).__name__}: {error}")
         if self._failures[number] == _MOST_FAILURES:
-            self._report(f"warning: {name} failed {_MOST_FAILURES} times in a row and is left out from now on")
+            self._report(f"warning: {name} failed {_MOST_FAILURES} times in a row and is not called any more")

@@ -1,4 +1,4 @@
-"""Which device trains, with how many threads."""
+"""The device that trains, the number of processor threads, and waiting for a device to finish its work."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from lavra.core.machine import usable_cores
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU.
+    """Return the device called `name`.
+
+    Args:
+        name: `auto` chooses CUDA where there is a GPU, else Apple's MPS, else the CPU. Any other value is a device as
+            torch names it: `cpu`, `cuda`, `cuda:1` or `mps`. Under `torchrun`, `auto` chooses the GPU whose number is
+            the environment variable LOCAL_RANK.
 
     Raises:
-        InputError: if the device is not there.
+        InputError: if torch knows no such device, or this machine does not have it.
+
+    Examples:
+        >>> choose_device("cpu")
+        device(type='cpu')
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -23,7 +32,7 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"{name!r} is no device", "use --machine.device auto, cpu, cuda, cuda:1 or mps") from error
+        raise InputError(f"{name!r} is not a device", "use --machine.device auto, cpu, cuda, cuda:1 or mps") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no CUDA device on this machine", "use --machine.device cpu, or auto")
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -32,7 +41,12 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def use_threads(threads: int | None) -> int:
-    """Let torch use `threads` threads (None: one for each core that this process may use) and return the number."""
+    """Set how many processor threads torch uses, and return that number.
+
+    Args:
+        threads: Number of threads. None takes the environment variable OMP_NUM_THREADS where it is set, and otherwise
+            one thread for each core that this process may use.
+    """
     allowed = usable_cores()
     chosen = threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or allowed
     torch.set_num_threads(chosen)
@@ -40,7 +54,11 @@ def use_threads(threads: int | None) -> int:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given, so that a clock read now is true."""
+    """Wait until the device has finished all queued work.
+
+    GPU kernels run asynchronously: without this, a clock that is read after a call measures only how long it took to
+    queue the kernels. On the CPU there is nothing to wait for.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -48,7 +66,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def describe(device: torch.device) -> str:
-    """Return the device in words: `NVIDIA H200`, `cpu (2 threads)`."""
+    """Return a name of the device for people to read, such as `NVIDIA H200` or `cpu (2 threads)`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type

@@ -1,4 +1,4 @@
-"""Several processes that train one model together (`torchrun`): who am I, and sums over all."""
+"""Distributed data-parallel training with `torchrun`: joining the process group, and reductions over all processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from lavra.training.batches import Ranks
 
 
 def join_ranks(device: torch.device) -> Ranks:
-    """Join the group that `torchrun` started this process in; alone without it."""
+    """Join the process group that `torchrun` started this process in, and return the place of this process in it.
+
+    Args:
+        device: Device that trains. The backend is NCCL for CUDA and Gloo otherwise.
+
+    Returns:
+        Rank and world size; rank 0 of 1 without `torchrun`.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks()
@@ -22,17 +29,17 @@ def join_ranks(device: torch.device) -> Ranks:
 
 
 def sum_over_ranks(value: float, ranks: Ranks) -> float:
-    """Return the sum of a Python number over all ranks."""
+    """Return the sum of `value` over all processes (an all-reduce); every process must call this."""
     return value if ranks.world == 1 else _reduced(value, torch.distributed.ReduceOp.SUM)
 
 
 def max_over_ranks(value: float, ranks: Ranks) -> float:
-    """Return the largest of a Python number over all ranks."""
+    """Return the maximum of `value` over all processes (an all-reduce); every process must call this."""
     return value if ranks.world == 1 else _reduced(value, torch.distributed.ReduceOp.MAX)
 
 
 def wait_for_ranks(ranks: Ranks) -> None:
-    """Wait until every rank has come here."""
+    """Wait until every process has called this function (a barrier)."""
     if ranks.world > 1:
         torch.distributed.barrier()
 

@@ -1,4 +1,7 @@
-"""The loop of a run: steps, validation, checkpoints, metrics, signals. What is learned is decided elsewhere."""
+"""The training loop: it takes steps, validates, saves checkpoints, logs metrics and reacts to signals.
+
+What is trained, and on what, is decided elsewhere: the loop only calls the `Trainer`.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,18 @@ from lavra.training.validation import Validation
 
 @dataclass(frozen=True)
 class Rhythm:
-    """When the loop looks up from its steps.
+    """Intervals of the training loop.
 
     Attributes:
-        steps: the length of the run.
-        validate_every: steps between validations; the last step is always validated.
-        checkpoint_every: steps between checkpoints; the last step is always saved.
-        checkpoint_seconds: a checkpoint is also due when the last one is older than this.
-        log_every: steps between lines of `metrics.jsonl`.
+        steps: Number of optimiser steps of the run.
+        validate_every: Steps between two validations; the last step is always validated.
+        checkpoint_every: Steps between two checkpoints; the last step is always saved.
+        checkpoint_seconds: A checkpoint is also saved when the last one is older than this many seconds.
+        log_every: Steps between two records of `metrics.jsonl`.
+
+    Examples:
+        >>> Rhythm(steps=100, validate_every=20, checkpoint_every=50).checkpoint_seconds
+        600.0
     """
 
     steps: int
@@ -43,13 +50,13 @@ class Rhythm:
 
 @dataclass(frozen=True)
 class Units:
-    """What turns the loop's numbers into comparable ones.
+    """Factors that convert the metrics of the loop into units that compare between models.
 
     Attributes:
-        bytes_per_token: of the training text.
-        words_per_token: of the training text.
-        flops_per_token: of a training step, forward and backward.
-        peak_flops: of this machine's matrix products per second; 0 when it was not measured.
+        bytes_per_token: Mean number of bytes per token of the training text.
+        words_per_token: Mean number of words per token of the training text.
+        flops_per_token: Floating-point operations per token of a training step, forward and backward pass.
+        peak_flops: Peak speed of this machine in matrix products, in FLOP/s; 0 if it was not measured.
     """
 
     bytes_per_token: float
@@ -59,17 +66,23 @@ class Units:
 
 
 class Loop:
-    """Runs a trainer to its last step, keeping the record in a run folder.
+    """Runs a trainer to its last step, and keeps the record in a run folder.
 
     Args:
-        trainer: positioned at the step to go on from.
-        run: the record; its lock is held by the caller. None on ranks other than the first, which keep no record.
-        checkpoints: where the state is saved; None on those ranks.
-        rhythm: when to validate, save and log.
-        units: for the metrics.
-        validation: held-out text; None for none.
-        observers: who is told.
-        length: is asked after each step how many the run has; None where that is fixed.
+        trainer: Trainer, positioned at the step to continue from.
+        run: Run folder that receives metrics and log; the caller holds its lock. None in processes other than the
+            first of a distributed run, which keep no record.
+        checkpoints: Store of the checkpoints; None in these processes.
+        rhythm: Intervals between validations, checkpoints and records of the metrics.
+        units: Factors that convert the metrics.
+        validation: Sample of the validation data; None for no validation.
+        observers: Observers that receive the events.
+        length: Function that is given the number of steps done and returns the number of steps of the run, which a time
+            budget may change. It is called after each step. None keeps the length fixed.
+
+    Attributes:
+        validation_loss: Last validation loss in nats per token; None before the first validation.
+        waited: Seconds that training was held up by writing checkpoints.
     """
 
     def __init__(
@@ -94,11 +107,12 @@ class Loop:
         self._recent: deque[tuple[float, float]] = deque([(time.monotonic(), trainer.targets)], maxlen=32)
 
     def train(self) -> None:
-        """Run to the last step.
+        """Train to the last step.
 
         Raises:
-            Interrupted: after a signal, when everything is saved.
-            Diverged: when the numbers are beyond repair.
+            Interrupted: after SIGINT or SIGTERM, or when an observer asks to stop; everything is saved by then.
+            Diverged: if training ends because of anomalies, see `GuardFaults`.
+            LavraError: if a rollback is needed and impossible, or a checkpoint could not be written.
         """
         trainer = self.trainer
         with StopRequest() as stop, Progress("training", self.rhythm.steps, "steps", every=10) as progress:
@@ -112,7 +126,7 @@ class Loop:
                 if self.length is not None:
                     self._set_length(self.length(report.step), progress)
                 asked = self._look_up(report, progress)
-                # Every rank stops after the same step, although the signal reaches them at different times.
+                # A signal reaches the processes at different times; the maximum makes all stop after the same step.
                 requested = int(max_over_ranks(stop.requested, trainer.batches.ranks))
                 if requested or asked.stop:
                     self._stop(requested, asked)
@@ -120,11 +134,11 @@ class Loop:
             self.checkpoints.wait()
 
     def record(self, reports: Sequence[StepReport], tokens_per_second: float) -> None:
-        """Log steps that were taken before the loop.
+        """Log steps that were taken before the loop, as timed steps whose result is kept.
 
         Args:
-            reports: of the first steps of the run.
-            tokens_per_second: of all of them.
+            reports: Reports of the first steps of the run, in order.
+            tokens_per_second: Mean speed of these steps.
         """
         tokens = 0.0
         for report in reports:
@@ -139,7 +153,7 @@ class Loop:
             progress.total = steps
 
     def _look_up(self, report: StepReport, progress: Progress) -> Request:
-        """Log, validate and save as the rhythm and the observers want it after one step."""
+        """Log, validate and save where it is due after a step, and return what the observers ask for."""
         rhythm, last = self.rhythm, report.step == self.rhythm.steps
         now = time.monotonic()
         self._recent.append((now, self.trainer.targets))
@@ -182,7 +196,7 @@ class Loop:
         self.validation_loss, self._validated_at = loss, trainer.step
         record = validation.record(trainer.step, trainer.targets, loss)
         self._record(record)
-        self._recent.clear()  # the time that validation took is no slowness of the steps
+        self._recent.clear()  # the time of the validation must not count as training time
         self._recent.append((time.monotonic(), trainer.targets))
         return self.observers.on("validation", record)
 
@@ -202,12 +216,12 @@ class Loop:
         self.observers.on("checkpoint", {"step": trainer.step, "path": str(self.checkpoints.folder)})
 
     def _stop(self, signal_number: int, asked: Request) -> None:
-        """Save and leave, unless the last step is done anyway."""
+        """Save a checkpoint and raise `Interrupted`, unless the last step is done anyway."""
         if self.trainer.step >= self.rhythm.steps:
             return
         if self.checkpoints is not None:
             self.checkpoints.wait()
-            if self.checkpoints.written != self.trainer.step:  # a full disk may have cost the one begun at this step
+            if self.checkpoints.written != self.trainer.step:  # a full disk may have prevented the one of this step
                 self._saved_at = -1
                 self._save(background=False)
         place = f"stopped after step {self.trainer.step} of {self.rhythm.steps}; everything is saved"
@@ -215,38 +229,38 @@ class Loop:
         if self.run is None:
             raise Interrupted(place, signal_number=signal_number or 2)
         self.run.log(place + (f" ({asked.reason})" if asked.reason else ""))
-        raise Interrupted(place, f"go on with: lavra resume {self.run.path}", signal_number=signal_number or 2)
+        raise Interrupted(place, f"continue with: lavra resume {self.run.path}", signal_number=signal_number or 2)
 
     def _roll_back(self, request: RollBack) -> None:
-        """Go back to the last checkpoint, with the bad step left out from now on."""
+        """Restore the last checkpoint, and skip the anomalous step from now on."""
         trainer = self.trainer
         if self.checkpoints is None or self.run is None or trainer.batches.ranks.world > 1:
             raise LavraError(
-                f"step {request.step + 1}: {request.reason}; several processes cannot roll back together",
+                f"step {request.step + 1}: {request.reason}; a distributed run cannot roll back",
                 "use --faults.policy skip, or resume the run, which starts at the last checkpoint",
             ) from request
         self.checkpoints.wait()
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
             raise LavraError(
-                f"step {request.step + 1}: {request.reason}, and there is no checkpoint to go back to yet",
+                f"step {request.step + 1}: {request.reason}, and there is no checkpoint to roll back to yet",
                 "use --faults.policy skip, or more frequent checkpoints (--checkpoint-every)",
             ) from request
         trainer.excluded.add(request.step)
         trainer.restore(checkpoint.load, checkpoint.state)
         self.run.rewind(trainer.step)
         self._saved_at = trainer.step
-        self._recent.clear()  # the count of tokens went back, too
+        self._recent.clear()  # the token count was restored, too, so differences across it are meaningless
         self._recent.append((time.monotonic(), trainer.targets))
-        text = f"went back to step {trainer.step}; step {request.step + 1} will be left out ({request.reason})"
+        text = f"rolled back to step {trainer.step}; step {request.step + 1} will be skipped ({request.reason})"
         self.run.log(text)
         say(text)
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens learned from per second, over the last steps."""
+        """Training speed in tokens per second, over up to 31 of the last steps without validations."""
         (first, before), (last, now) = self._recent[0], self._recent[-1]
-        if last > first and len(self._recent) > 1:  # else a validation has just begun the count anew: as before it
+        if last > first and len(self._recent) > 1:  # right after a validation, the speed before it is still the best
             self._speed = (now - before) / (last - first)
         return self._speed
 

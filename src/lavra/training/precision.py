@@ -1,8 +1,8 @@
-"""Numbers: the model computes in bf16 or fp16 where that is fast, while fp32 master weights learn.
+"""Mixed precision (Micikevicius et al. 2018, arXiv 1710.03740): bf16 or fp16 compute with fp32 master weights.
 
-The model's parameters are the working copies, in the compute type. The masters are their fp32 originals: gradients are
-summed into them, the optimiser steps them, and the result is copied back. In fp32 the masters are the parameters
-themselves, so nothing is kept twice.
+The parameters of the model are the working copies, in the compute type. The master weights are fp32 originals:
+gradients are accumulated into them, the optimiser updates them, and the result is copied back into the model. In fp32
+the master weights are the parameters themselves, so nothing is kept twice.
 """
 
 from __future__ import annotations
@@ -19,20 +19,30 @@ from lavra.models.transforms.quantizing import is_quantized
 
 Precision = Literal["fp32", "bf16", "fp16"]
 TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The torch dtype of each precision."""
 
 
 def choose_precision(requested: str, device: torch.device) -> Precision:
-    """Return the precision for `auto`: bf16 where the processor multiplies it natively, fp16 on older GPUs, else fp32.
+    """Return the precision that the model computes in.
+
+    Args:
+        requested: `fp32`, `bf16` or `fp16`; or `auto` for bf16 where the processor multiplies it natively (GPUs from
+            compute capability 8.0, CPUs with AVX512-BF16 or AMX), fp16 on older GPUs, and fp32 otherwise.
+        device: Device that trains.
 
     Raises:
-        InputError: if fp16 is asked for on a CPU, where it is slow and overflows.
+        InputError: if there is no such precision, or if fp16 is requested on a CPU, where it is slow and overflows.
+
+    Examples:
+        >>> choose_precision("fp32", torch.device("cpu"))
+        'fp32'
     """
     if requested == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
         return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
     if requested not in TYPES:
-        raise InputError(f"{requested!r} is no precision", f"choose one of auto, {', '.join(TYPES)}")
+        raise InputError(f"{requested!r} is not a precision", f"choose one of auto, {', '.join(TYPES)}")
     if requested == "fp16" and device.type == "cpu":
         raise InputError("fp16 training on a CPU is slow and overflows", "use --machine.precision bf16, fp32 or auto")
     return requested  # pyright: ignore[reportReturnType]
@@ -46,9 +56,24 @@ def _cpu_has_bf16() -> bool:
 
 
 class LossScale:
-    """The factor that keeps fp16 gradients in range (Micikevicius et al. 2018 §3.2); 1 and fixed for other types.
+    """Dynamic loss scaling, which keeps fp16 gradients from underflowing (Micikevicius et al. 2018, §3.2).
 
-    Halved when a gradient overflows, doubled after `patience` steps without.
+    The loss is multiplied by `value` before the backward pass. The value is halved when a gradient overflows, and
+    doubled after `patience` steps without an overflow.
+
+    Args:
+        active: True for fp16. Otherwise the value is 1 and never changes.
+        patience: Steps without an overflow after which the value is doubled.
+
+    Attributes:
+        value: Current loss scale; 65,536 at the start.
+        calm: Number of steps since the last overflow or doubling.
+
+    Examples:
+        >>> scale = LossScale(active=True)
+        >>> scale.update(overflowed=True)
+        >>> scale.value
+        32768.0
     """
 
     def __init__(self, active: bool, patience: int = 2000) -> None:
@@ -57,7 +82,11 @@ class LossScale:
         self.calm = 0
 
     def update(self, overflowed: bool) -> None:
-        """Note whether the step's gradients overflowed."""
+        """Adapt the loss scale after a step.
+
+        Args:
+            overflowed: Whether a gradient of the step was infinite or not a number.
+        """
         if not self.active:
             return
         self.calm = 0 if overflowed else self.calm + 1
@@ -67,27 +96,31 @@ class LossScale:
             self.value, self.calm = self.value * 2, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint."""
+        """Return the state as JSON values, for a checkpoint."""
         return {"value": self.value, "calm": self.calm}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint."""
+        """Restore what `state_dict` returned."""
         self.value, self.calm = state["value"], state["calm"]
 
 
 class Masters:
-    """The fp32 master weights of a model's trainable parameters, by name.
+    """The fp32 master weights of the trainable parameters of a model.
 
     Args:
-        model: its parameters are converted to the compute type; buffers stay as they are (rotary tables need fp32), and
-            so do frozen weights that are held in fewer bits.
-        precision: the compute type.
+        model: Model whose parameters are converted to the compute type in place. Buffers keep their type, because
+            rotary tables need fp32, and so do frozen weights that are quantized.
+        precision: Compute type of the model.
 
     Attributes:
-        working: the model's parameters that learn, by name.
-        weights: their masters.
-        separate: whether the masters are tensors of their own.
-        widened: whether the model computes with the masters all the same, since the compute type was given up.
+        working: Trainable parameters of the model by name, in the compute type.
+        weights: Master weights by the same names, in fp32.
+        separate: True if the master weights are tensors of their own, i.e. the compute type is not fp32.
+        widened: True if the model computes with the master weights although they are separate, because the compute
+            type was found to be wrong on this machine.
+
+    Raises:
+        InputError: if no parameter of the model is trainable.
     """
 
     def __init__(self, model: nn.Module, precision: Precision) -> None:
@@ -106,7 +139,7 @@ class Masters:
 
     @contextmanager
     def in_full_precision(self, model: nn.Module) -> Iterator[None]:
-        """Let the model compute with the masters themselves during the block; nothing is copied."""
+        """Let the model compute in fp32 with the master weights themselves during the block; nothing is copied."""
         if not self.separate or self.widened:
             yield
             return
@@ -120,7 +153,7 @@ class Masters:
                 parameter.data = before[name]
 
     def widen(self, model: nn.Module) -> None:
-        """Let the model compute in fp32, with the masters themselves, from now on."""
+        """Let the model compute in fp32 with the master weights themselves from now on."""
         self._point_to_masters(model)
         self.widened = True
 
@@ -133,7 +166,11 @@ class Masters:
                 parameter.data = parameter.data.float()
 
     def collect(self, scale: float = 1.0) -> None:
-        """Add the working copies' gradients (divided by `scale`) to the masters', in fp32, and clear them."""
+        """Accumulate the gradients of the working copies into those of the master weights, in fp32, and clear them.
+
+        Args:
+            scale: Loss scale by which the gradients are divided.
+        """
         if not self.separate:
             return
         for name, parameter in self.working.items():
@@ -147,27 +184,30 @@ class Masters:
             parameter.grad = None
 
     def clear(self) -> None:
-        """Forget all gradients."""
+        """Clear the gradients of the working copies and of the master weights."""
         for name, parameter in self.working.items():
             parameter.grad = None
             self.weights[name].grad = None
 
     def gradients(self) -> list[torch.Tensor]:
-        """Return the masters' gradients that exist."""
+        """Return the gradients of those master weights that have one."""
         return [weight.grad for weight in self.weights.values() if weight.grad is not None]
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Copy the masters into the working copies."""
+        """Copy the master weights into the model, rounded to the compute type."""
         if self.separate:
             torch._foreach_copy_(list(self.working.values()), list(self.weights.values()))
 
     @torch.no_grad()
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Set the masters (and working copies) to `tensors`, which must have the same names.
+        """Set the master weights, and with them the working copies, to given values.
+
+        Args:
+            tensors: Values by parameter name.
 
         Raises:
-            InputError: if a name or a shape differs.
+            InputError: if the names are not those of the master weights.
         """
         if set(tensors) != set(self.weights):
             odd = sorted(set(tensors) ^ set(self.weights))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: the first one finishes the step and saves, the second one stops at once."""
+"""Handling of Ctrl-C (SIGINT) and SIGTERM: the first finishes the step and saves, the second stops at once."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ from typing import Any
 from lavra.core.progress import say
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# One Ctrl-C can arrive twice: from the terminal, and passed on by a launcher that got it as well (uv run, torchrun).
 _SAME_PRESS_SECONDS = 0.2
+"""Seconds within which a second signal counts as the same one. A single Ctrl-C can arrive twice: from the terminal, and
+forwarded by a launcher that received it as well (`uv run`, `torchrun`)."""
 
 
 class StopRequest:
-    """While its block runs, SIGINT and SIGTERM ask for a stop after the step that is being computed.
+    """Context manager that turns SIGINT and SIGTERM into a request to stop after the current step.
 
-    `requested` is 0, or the number of the signal that asked. The handlers that were there before come back when the
-    block ends. A signal that the process was started to ignore (`nohup`, a background job) stays ignored, and outside
-    the main thread, where Python allows no handlers, the block does nothing.
+    The previous handlers are restored when the block ends. A signal that the process was started to ignore (`nohup`, a
+    background job) stays ignored. Outside the main thread, where Python allows no handlers, the block does nothing.
+
+    Attributes:
+        requested: Number of the signal that asked to stop; 0 before any did.
+
+    Examples:
+        >>> with StopRequest() as stop:
+        ...     stop.requested
+        0
     """
 
     def __init__(self) -> None:
@@ -54,7 +62,7 @@ class StopRequest:
             self._stop_at_once(number)
 
     def _stop_at_once(self, number: int) -> None:
-        """Give the signals back to the system, so that nothing can hold the process any longer, and stop."""
+        """Restore the default handlers, so that nothing can delay the end of the process, and end it."""
         self._previous.clear()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -64,7 +72,7 @@ class StopRequest:
 
 
 def _say_inside_handler(text: str) -> None:
-    """Print a line although the signal may have come in the middle of printing another one."""
+    """Print a line from a signal handler, which may have interrupted the printing of another line."""
     try:
         say(text)
     except RuntimeError:  # "reentrant call": the stream is in use further up this very stack

@@ -85,21 +85,28 @@ class Step:
         """Numbers of the documents that the step trains on (on this rank)."""
         return sorted({document for batch in self.micro_batches for document in batch.documents})
 
-    def backward(self) -> None:
+    def backward(self, *, record: bool = True) -> None:
         """Compute the mean loss of the whole step and its gradient, into the masters' `grad`.
 
         When memory runs out, the step is done again with half the micro-batch and the same rows. When fp16 gradients
         overflow, it is done again with half the loss scale. When it is not finite, it is done again in plainer ways
         (`lavra.training.acceleration.recovery`).
 
+        Args:
+            record: False where an update computes the gradient once more, at other weights: `loss` and the gradient's
+                norm, which the log shows, stay those of the first time.
+
         Raises:
             InputError: if one row alone is too much for the memory.
         """
+        recorded = None if record else (self.loss, self.gradient_norm())
         self._compute()
         if self.scale.active:
             self._rescale()
         if not self.finite:
             self._compute_plainly()
+        if recorded is not None:
+            self.loss, self._norm = recorded
 
     @property
     def finite(self) -> bool:

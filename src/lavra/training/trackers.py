@@ -1,7 +1,8 @@
-"""Experiment trackers as observers: TensorBoard, Weights & Biases and MLflow. A resumed run continues its curve.
+"""Experiment trackers: observers that write to TensorBoard, Weights & Biases or MLflow.
 
-Everything is kept in the run folder unless the user's own settings (WANDB_MODE and a login, MLFLOW_TRACKING_URI) name a
-server. Which run of a tracker belongs to the run folder is noted in its `tracker.json`.
+A resumed run continues its curves. Everything is kept in the run folder unless the settings of the user (WANDB_MODE and
+a login, MLFLOW_TRACKING_URI) name a server. The file `tracker.json` in the run folder records which run of the tracker
+belongs to it.
 """
 
 from __future__ import annotations
@@ -21,19 +22,24 @@ from lavra.training.callbacks import Observer
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 _PROJECT = "lavra"
+"""Name of the project (Weights & Biases) or experiment (MLflow) that runs belong to by default."""
+
 _FLUSH_SECONDS = 5.0
-_CURVES = {"step": "train", "validation": "validation"}  # event: the prefix of its curves
+"""Seconds between two calls to MLflow: one call for each step would take longer than a small step."""
+
+_CURVES = {"step": "train", "validation": "validation"}
+"""Prefix of the names of the curves for each event that carries metrics."""
 
 
 def make_tracker(name: TrackerName, run_folder: Path) -> Observer:
-    """Return the tracker of that name for a run.
+    """Return a tracker for a run.
 
     Args:
         name: "tensorboard", "wandb" or "mlflow".
-        run_folder: the run's folder; its name is the name of the run.
+        run_folder: Folder of the run. Its last part is the name of the run in the tracker.
 
     Raises:
-        InputError: if there is no such tracker, or its package is not installed.
+        InputError: if there is no tracker of that name, or its package is not installed.
     """
     trackers = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker, "mlflow": MlflowTracker}
     if name not in trackers:
@@ -45,9 +51,13 @@ def make_tracker(name: TrackerName, run_folder: Path) -> Observer:
 
 
 class TensorBoardTracker:
-    """Writes `RUN/tensorboard`; look at it with `tensorboard --logdir RUN`.
+    """Tracker that writes event files to `RUN/tensorboard`, which `tensorboard --logdir RUN` shows.
 
-    On resume, the steps after the checkpoint, which are done again, replace those that the stopped process had written.
+    When a run is resumed, the steps after the checkpoint, which are computed again, replace those that the interrupted
+    process had written.
+
+    Args:
+        run_folder: Folder of the run.
     """
 
     def __init__(self, run_folder: Path) -> None:
@@ -56,7 +66,7 @@ class TensorBoardTracker:
         self._make, self._folder, self._writer = SummaryWriter, run_folder / "tensorboard", None
 
     def on(self, event: str, info: Mapping[str, Any]) -> None:
-        """Take notice of an event."""
+        """Write what belongs to an event, see `lavra.training.callbacks.Observer`."""
         if event == "start":
             purge = info["step"] + 1 if info["step"] else None
             self._writer = self._make(str(self._folder), purge_step=purge)
@@ -75,10 +85,13 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """Sends to Weights & Biases, or keeps everything in `RUN/wandb` for `wandb sync` when offline.
+    """Tracker that sends metrics to Weights & Biases, or keeps them in `RUN/wandb` for a later `wandb sync`.
 
-    WANDB_MODE, WANDB_PROJECT and a login are honoured; without a connection the run is kept offline. Neither code, nor
-    what the terminal shows, nor crash reports are sent.
+    The environment variables WANDB_MODE and WANDB_PROJECT and a login are honoured; without a connection the run is
+    kept offline. Source code, terminal output and crash reports are never sent.
+
+    Args:
+        run_folder: Folder of the run.
     """
 
     def __init__(self, run_folder: Path) -> None:
@@ -88,13 +101,13 @@ class WandbTracker:
         self._init, self._settings, self._folder, self._run = init, Settings, run_folder, None
 
     def on(self, event: str, info: Mapping[str, Any]) -> None:
-        """Take notice of an event."""
+        """Write what belongs to an event, see `lavra.training.callbacks.Observer`."""
         if event == "start":
             self._start(info)
         elif self._run is None:
             return
         elif event in _CURVES:
-            # Steps that wandb has already had before a resume are dropped by it; they are the same numbers.
+            # wandb drops steps that it received before the run was resumed; they are the same numbers.
             self._run.log(dict(numbers(info, _CURVES[event])), step=info["step"])
         elif event == "end":
             self._run.finish(exit_code=0 if info["status"] == "done" else 1)
@@ -104,7 +117,7 @@ class WandbTracker:
         try:
             self._run = self._begin(identity, info["config"], None)
         except Exception as error:
-            say(f"warning: Weights & Biases could not be reached, the run is kept for `wandb sync`: {error}")
+            say(f"warning: Weights & Biases could not be reached; the run is kept offline for `wandb sync`: {error}")
             self._run = self._begin(identity, info["config"], "offline")
 
     def _begin(self, identity: str, config: Mapping[str, Any], mode: Literal["offline"] | None) -> Any:
@@ -124,16 +137,18 @@ class WandbTracker:
 
 
 class MlflowTracker:
-    """Writes to the server or folder that MLFLOW_TRACKING_URI names, or else to `RUN/mlruns`.
+    """Tracker that writes to the server or folder that MLFLOW_TRACKING_URI names, or else to `RUN/mlruns`.
 
-    Look at the folder with `MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri RUN/mlruns`. Metrics are sent
-    every five seconds and at each checkpoint, because one call for each step would cost more than a small step.
+    The command `MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri RUN/mlruns` shows the folder. Metrics are
+    sent every five seconds and at each checkpoint, because one call for each step would take longer than a small step.
+
+    Args:
+        run_folder: Folder of the run.
     """
 
     def __init__(self, run_folder: Path) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-        # MLflow no longer develops its plain folders and prefers databases, whose drivers are heavy; a run folder
-        # is there to be copied, and wants plain files.
+        # MLflow prefers databases to plain folders by now. A run folder must be easy to copy, so it needs plain files.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
@@ -144,7 +159,7 @@ class MlflowTracker:
         self._flushed = time.monotonic()
 
     def on(self, event: str, info: Mapping[str, Any]) -> None:
-        """Take notice of an event."""
+        """Write what belongs to an event, see `lavra.training.callbacks.Observer`."""
         if event == "start":
             self._start(info)
         elif self._client is None:
@@ -181,7 +196,7 @@ class MlflowTracker:
                 client.log_batch(self._run, params=parameters[start : start + 100])
         else:
             client.update_run(self._run, status="RUNNING")
-            # Steps that are done again give the same numbers; they are not sent twice.
+            # Steps that are computed again after a resume give the same numbers, so they are not sent twice.
             self._had = max((metric.step for metric in client.get_metric_history(self._run, "train/loss")), default=-1)
 
     def _flush(self) -> None:
@@ -192,7 +207,16 @@ class MlflowTracker:
 
 
 def numbers(info: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """Yield the numbers among the metrics by name: `loss` as `train/loss`, an estimate's bounds as `train/loss_low`."""
+    """Yield (name, value) for every number among the metrics of an event.
+
+    Args:
+        info: Metrics of the event; an estimate is a mapping with `value`, `low` and `high`.
+        prefix: Prefix of the names, such as `train`.
+
+    Examples:
+        >>> list(numbers({"step": 3, "loss": {"value": 2.0, "low": 1.9, "high": 2.1}}, "train"))
+        [('train/loss', 2.0), ('train/loss_low', 1.9), ('train/loss_high', 2.1)]
+    """
     for key, value in info.items():
         name = f"{prefix}/{key}"
         if isinstance(value, Mapping) and "value" in value:
@@ -204,7 +228,16 @@ def numbers(info: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]
 
 
 def settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the settings of a nested configuration by their dotted names, as text."""
+    """Yield (dotted name, value as text) for every setting of a nested configuration.
+
+    Args:
+        config: Nested configuration.
+        prefix: Text before every name.
+
+    Examples:
+        >>> list(settings({"model": {"depth": 4}, "seed": 0}))
+        [('model.depth', '4'), ('seed', '0')]
+    """
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from settings(value, f"{prefix}{key}.")
@@ -213,7 +246,13 @@ def settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def remembered(run_folder: Path, tracker: TrackerName, create: Callable[[], str]) -> str:
-    """Return the tracker's own name for this run: the one in `tracker.json`, or a new one, which is noted there."""
+    """Return the identifier of this run in a tracker: the one in `tracker.json`, or a new one that is recorded there.
+
+    Args:
+        run_folder: Folder of the run.
+        tracker: Name of the tracker.
+        create: Function that returns a new identifier.
+    """
     path = run_folder / "tracker.json"
     known = read_json(path) if path.exists() else {}
     if tracker not in known:
@@ -223,5 +262,5 @@ def remembered(run_folder: Path, tracker: TrackerName, create: Callable[[], str]
 
 
 def _plain_name(name: str) -> str:
-    """Return the name with what MLflow does not allow replaced: `nDCG@10` as `nDCG_10`."""
+    """Return the name with characters that MLflow does not allow replaced by `_`: `nDCG@10` becomes `nDCG_10`."""
     return "".join(letter if letter.isalnum() or letter in "_-. :/" else "_" for letter in name)

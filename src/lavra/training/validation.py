@@ -1,4 +1,4 @@
-"""The loss on held-out text, the same windows every time; at the end, for any objective, with an interval."""
+"""Validation loss: on the same sequences every time during training, and with a confidence interval at the end."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ from lavra.training.fault_injection import fault_point
 
 @dataclass(frozen=True)
 class Validation:
-    """A fixed sample of held-out rows.
+    """A fixed sample of the validation data, whose loss is measured from time to time during training.
 
     Attributes:
-        source: the held-out rows in their seeded order.
-        rows: how many of them are measured.
-        bytes_per_token: of the held-out text, which turns nats per token into bits per byte.
+        source: Rows of the validation data, in their seeded order.
+        rows: Number of rows that are measured, from the first.
+        bytes_per_token: Mean number of bytes per token of the validation text, by which nats per token are converted
+            to bits per byte.
+
+    Examples:
+        >>> validation = Validation(source=None, rows=0, bytes_per_token=4.0)
+        >>> round(validation.bits_per_byte(2.7726), 4)
+        1.0
     """
 
     source: Source
@@ -34,11 +40,17 @@ class Validation:
     bytes_per_token: float
 
     def bits_per_byte(self, loss: float) -> float:
-        """Return the bits per byte of original text that `loss` (nats per token) means."""
+        """Return a loss in nats per token as bits per byte of the original text."""
         return loss / math.log(2) / self.bytes_per_token
 
     def record(self, step: int, tokens: float, loss: float) -> dict[str, Any]:
-        """Return the line of `metrics.jsonl` for a measured loss."""
+        """Return the record of `metrics.jsonl` for a measured loss.
+
+        Args:
+            step: Number of optimiser steps done.
+            tokens: Number of tokens trained on so far.
+            loss: Validation loss in nats per token.
+        """
         return {
             "step": step,
             "split": "validation",
@@ -49,9 +61,13 @@ class Validation:
         }
 
     def loss(self, model: Model, objective: Objective, micro_rows: int, device: torch.device) -> float:
-        """Return the mean loss in nats per target over the rows; not a number where they have no target.
+        """Return the mean loss over the rows in nats per target; NaN if they contain no target.
 
-        When memory runs out, micro-batches are halved.
+        Args:
+            model: Model in evaluation mode.
+            objective: Training objective; its masks are the same in every call.
+            micro_rows: Number of rows of a micro-batch. It is halved whenever the memory does not suffice.
+            device: Device of the model.
         """
         fault_point("validation")
         total, weight, start = 0.0, 0.0, 0
@@ -73,15 +89,15 @@ class Validation:
     ) -> tuple[float, float]:
         rows = self.source.rows(start, count)
         batch = objective.encode(rows, row_streams(0, "validation", first=start), 1.0).to(device)
-        loss = objective.loss(_Detached(model), batch)  # pyright: ignore[reportArgumentType]
+        loss = objective.loss(_Detached(model), batch, learning=False)  # pyright: ignore[reportArgumentType]
         return float(loss.sum), loss.weight
 
 
 class _Detached:
-    """A model whose features carry no gradient.
+    """Wraps a model so that its features carry no gradient.
 
-    They are computed with gradients on and then cut off, because turning gradients off makes a compiled model compile
-    once more, which costs more than a whole validation.
+    They are computed with gradients enabled and then detached, because disabling gradients makes a compiled model
+    compile once more, which takes longer than a whole validation.
     """
 
     def __init__(self, model: Model) -> None:
@@ -98,15 +114,15 @@ class _Detached:
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """What was measured; intervals are of 95 %, by bootstrap over rows.
+    """Loss on the validation data, with 95 % confidence intervals by bootstrap over rows.
 
     Attributes:
-        objective: in a word.
-        loss: nats per target.
-        perplexity: its exponential.
-        bits_per_byte: of the text that the targets spell.
-        rows: that were measured.
-        targets: in them.
+        objective: Name of the objective, such as `masked`.
+        loss: Mean loss in nats per target.
+        perplexity: Exponential of the loss.
+        bits_per_byte: Loss in bits per byte of the text of the targets.
+        rows: Number of rows that were measured.
+        targets: Number of targets in these rows.
     """
 
     objective: str
@@ -117,14 +133,14 @@ class HeldOutLoss:
     targets: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the result as JSON values."""
         measures = {name: getattr(self, name).to_json() for name in ("loss", "perplexity", "bits_per_byte")}
         return {"objective": self.objective, **measures, "rows": self.rows, "targets": self.targets}
 
     def __str__(self) -> str:
         lines = [
-            f"measured on {self.rows:,} held-out rows with {self.targets:,} targets ({self.objective}); in brackets, "
-            "95 % intervals by bootstrap over rows",
+            f"measured on {self.rows:,} validation sequences with {self.targets:,} targets ({self.objective}); in "
+            "brackets, 95 % confidence intervals by bootstrap over sequences",
             "",
         ]
         for title, estimate in (
@@ -148,23 +164,25 @@ def held_out_loss(
     device: torch.device,
     seed: int = 0,
 ) -> HeldOutLoss:
-    """Measure the objective's loss on the first `rows` rows of a source, each by itself.
+    """Return the loss of the objective on the first rows of a source, with confidence intervals.
+
+    Each row is a batch of its own, because the bootstrap needs its loss.
 
     Args:
-        model: in evaluation mode.
-        objective: what is asked; its masks are the same in every call.
-        source: of held-out rows.
-        rows: how many are measured.
-        name: of the objective.
-        bytes_per_target: of the text that the targets spell.
-        device: of the model.
-        seed: of the bootstrap.
+        model: Model in evaluation mode.
+        objective: Training objective; its masks are the same in every call.
+        source: Source of the validation rows.
+        rows: Number of rows to measure.
+        name: Name of the objective, which the result repeats.
+        bytes_per_target: Mean number of bytes of text per target, for the bits per byte.
+        device: Device of the model.
+        seed: Seed of the bootstrap.
     """
     sums, weights = [], []
     with torch.no_grad(), Progress("evaluating", rows, "rows") as progress:
         for number in range(rows):
             batch = objective.encode(source.rows(number, 1), row_streams(0, "held out", first=number), 1.0).to(device)
-            loss = objective.loss(model, batch)
+            loss = objective.loss(model, batch, learning=False)
             sums.append(float(loss.sum))
             weights.append(loss.weight)
             progress.advance()

@@ -1,1 +1,1 @@
-"""Workflows: plain functions that put the rooms to one use each; the Python API is made of these."""
+"""Workflows: plain functions, one for each use of the other packages; the command line and the Python API call them."""

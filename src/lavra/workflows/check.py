@@ -1,4 +1,4 @@
-"""Proving a training set-up right: `lavra check`, and the shorter form at the start of a training."""
+"""Checking a training set-up: `lavra check`, and the shorter form at the start of a training run."""
 
 from __future__ import annotations
 
@@ -37,22 +37,33 @@ from lavra.workflows.training.autoconfig import draft_model, first_plan
 from lavra.workflows.training.build import Assembly, assemble
 
 CHECKS = "checks.json"
+"""Name of the file in the run's folder to which the checks before training are written."""
+
 _MOST_SECONDS, _BUDGET_SHARE = 9.0, 0.03
+"""Most seconds that the short form may take, and most share of a time budget."""
+
 _ROWS = 4
+"""Sequences of the batch that the checks compute."""
+
 _COMPUTE = {"cpu": 1.2e10, "cuda": 1e13, "mps": 5e11}
-"""Parameters times tokens of the batch that checks work on: below a second's work."""
+"""Parameters times tokens of that batch, by device: small enough for one pass to take less than a second."""
 
 _SHORTEST, _LONGEST = 32, 512
+"""Shortest and longest sequences of that batch, in tokens."""
 
 
 def check(config: TrainConfig) -> Report:
-    """Run the whole battery on a run, or on text and the model that would be trained on it.
+    """Run all checks on a run, or on text and the model that would be trained on it.
 
     Args:
-        config: as for training; its data may be one run folder, whose own request, text and weights are then taken.
+        config: The request, as for training. Its data may be the folder of one run, whose own request, text and weights
+            are then checked.
+
+    Returns:
+        The report, with a verdict, what was measured and what was expected for each check.
 
     Raises:
-        InputError: if the text, the run or the request is wrong.
+        InputError: If the text, the run or the request cannot be used.
     """
     if not config.data:
         raise InputError("nothing to check was given", "lavra check RUN, or lavra check DATA --model gpt2-124m")
@@ -62,12 +73,19 @@ def check(config: TrainConfig) -> Report:
 
 
 def check_before_training(assembly: Assembly, plan: Plan, data: Material, run: RunFolder) -> None:
-    """Run the short form on a trainer at its first step, which it leaves as it is, and write `checks.json`.
+    """Run the short form of the checks before the first step, and write `checks.json`.
 
-    It takes at most 9 seconds, and at most 3 % of a time budget; checks that do not fit are left out.
+    It takes at most 9 seconds, and at most 3 % of a time budget; checks that do not fit into that time are left out,
+    and the summary counts them.
+
+    Args:
+        assembly: The trainer at its first step, which is left unchanged.
+        plan: The plan of the run.
+        data: The training data.
+        run: The folder of the run, which gets `checks.json` and a line in `events.log`.
 
     Raises:
-        CheckFailed: if a check failed.
+        CheckFailed: If a check failed.
     """
     allowed = _MOST_SECONDS
     if plan.budget_seconds is not None:
@@ -85,14 +103,17 @@ def check_before_training(assembly: Assembly, plan: Plan, data: Material, run: R
 def make_subject(
     assembly: Assembly, plan: Plan, data: Material, *, loaded: bool = False, quick: bool = False
 ) -> Subject:
-    """Return an assembled training as the subject of checks, with rows short enough for the machine.
+    """Return what the checks look at: a training job, with sequences that are short enough for the machine.
 
     Args:
-        assembly: the trainer at its first step.
-        plan: what was decided.
-        data: what it learns from.
-        loaded: the weights come from a trained model.
-        quick: shorter rows, for the short form.
+        assembly: The trainer at its first step.
+        plan: The plan of the run.
+        data: The training data.
+        loaded: Whether the weights come from a trained model, so that the first loss is not that of a random one.
+        quick: Whether sequences are shorter, for the short form.
+
+    Returns:
+        The context of the checks.
     """
     trainer = assembly.trainer
     tokens = int(_COMPUTE.get(trainer.device.type, 1.2e10) / plan.parameters / (2 if quick else 1))
@@ -131,7 +152,8 @@ def _tied(model: Decoder | Wrapped) -> bool:
 
 
 def _meant_to_be_frozen(assembly: Assembly, plan: Plan) -> frozenset[str]:
-    """Return the parameters that an edit of the plan froze, or the model does not use; others were forgotten."""
+    """Return the parameters that are frozen on purpose: by a transform of the plan, or because the model does not use
+    them. Any other parameter without a gradient is a mistake that the checks report."""
     if not plan.edits.freeze and plan.edits.adapter.kind == "none":
         return assembly.model.unused if isinstance(assembly.model, Wrapped) else frozenset()
     fresh = build_model(plan, assembly.home)
@@ -139,7 +161,7 @@ def _meant_to_be_frozen(assembly: Assembly, plan: Plan) -> frozenset[str]:
 
 
 def _storage(assembly: Assembly, plan: Plan) -> Storage:
-    """Return the way through what a checkpoint holds: the learned weights, put into the model of the plan."""
+    """Return how the trained weights are saved as in a checkpoint, and loaded into the model of the plan again."""
     model, device = assembly.model, assembly.trainer.device
 
     def save(folder: Path) -> None:
@@ -162,7 +184,7 @@ def _storage(assembly: Assembly, plan: Plan) -> Storage:
 
 
 def _export(assembly: Assembly, plan: Plan, data: Material) -> Storage | None:
-    """Return the way through the Hugging Face format, where one of its families expresses the model."""
+    """Return how the model is saved and loaded as a Hugging Face folder; None where no architecture expresses it."""
     model, device = assembly.model, assembly.trainer.device
     if plan.edits.adapter.kind != "none":
         return None
@@ -181,7 +203,7 @@ def _export(assembly: Assembly, plan: Plan, data: Material) -> Storage | None:
 
 
 def _checked(subject: Subject, checks: Sequence[Any], seconds: float | None) -> Report:
-    # Rows are shorter than in training: compiled blocks would be compiled again for them.
+    # Sequences are shorter than in training: compiled blocks would be compiled again for each new length.
     compilation = subject.trainer.compilation
     with nullcontext() if compilation is None else compilation.eagerly():
         return run_checks(subject, checks, seconds=seconds)

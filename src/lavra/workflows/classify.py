@@ -7,6 +7,7 @@ from typing import Any
 
 from lavra.core.errors import InputError
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.data.readers.lines import read_records, text_or_number
 from lavra.generation.classifying import Classification, Classifier, Combine, LongText
 from lavra.generation.few_shot import Choice, Example, ExampleChooser
@@ -31,28 +32,41 @@ def classify(
     device: str = "auto",
     precision: str = "fp32",
 ) -> list[Classification]:
-    """Label texts.
+    """Label texts with a language model, zero-shot or from a few examples in the prompt.
+
+    Every label is scored by its probability after the prompt, so that only the given labels are ever answered. The
+    examples are chosen at random, by similarity, or by vote-k (Su et al., arXiv 2209.01975), and the preference of the
+    model for some labels is removed by contextual calibration (Zhao et al., arXiv 2102.09690).
 
     Args:
-        model: a run, a checkpoint or a model folder.
-        texts: what to label.
-        labels: all that may be answered; those of the examples where none are given. `a/b` are labels with levels.
-        few_shot: a JSON Lines file of examples with "text" and "label"; none for zero-shot.
-        shots: how many examples a prompt shows.
-        choice: which: at "random", those "similar" to the text, or a set that stands for all ("vote-k").
-        templates: a TOML file of phrasings, or the built-in "classify" (English) or "classify-pt".
-        combine: "average" the phrasings' probabilities, or let them "vote".
-        calibrate: undo the model's preference for some labels (contextual calibration).
-        long_text: what to do with a text that does not fit the model's context together with the prompt around it:
-            "cut" leaves its end out, which is counted and said; "refuse" stops.
-        bos: read a beginning-of-text token before a prompt, or none; None as the model's own tokenizer does it.
-        seed: of the random choice.
-        device: where to compute.
-        precision: of the weights: fp32, bf16, fp16 or auto.
+        model: The location of the model: a run, a checkpoint or a model folder.
+        texts: The texts to label.
+        labels: The labels to choose from; those of the examples if empty. `a/b` are labels with levels.
+        few_shot: A JSON Lines file of examples with "text" and "label"; an empty string for zero-shot.
+        shots: Number of examples in a prompt.
+        choice: How the examples are chosen: at "random", those most "similar" to the text, or a set that represents all
+            ("vote-k").
+        templates: A TOML file of prompt templates, or the built-in "classify" (English) or "classify-pt" (Portuguese).
+        combine: Whether to "average" the probabilities that the templates give, or to let the templates "vote".
+        calibrate: Whether to apply contextual calibration.
+        long_text: What to do with a text that does not fit the model's context together with its prompt: "cut" leaves
+            the end of the text out, which is counted and said; "refuse" raises an error.
+        bos: Whether a beginning-of-text token comes before each prompt; None as the model's own tokenizer does.
+        seed: Seed of the random choice of examples.
+        device: Device that computes: auto, cpu, cuda or mps.
+        precision: Type of the weights: fp32, bf16, fp16 or auto.
+
+    Returns:
+        The predicted label and the probability of every label for each text, in the order of the texts.
 
     Raises:
-        InputError: if an example's label is not among the labels, there are no labels, or a prompt does not fit even
-            without its text.
+        InputError: If the label of an example is not among the labels, there are no labels, or a prompt does not fit
+            even without its text.
+
+    Examples:
+        >>> import lavra
+        >>> found = lavra.classify("runs/book", ["I loved it"], ["good", "bad"])  # doctest: +SKIP
+        >>> found[0].predicted, found[0].probabilities                            # doctest: +SKIP
     """
     examples = _examples(few_shot, labels) if few_shot else []
     known = list(labels) or sorted({one.label for one in examples})
@@ -75,18 +89,27 @@ def classify(
     if cut:
         left_out = sum(one.left_out for one in found) / sum(map(len, texts))
         say(
-            f"{cut:,} of {len(found):,} texts did not fit the model's context of {opened.model.context} tokens; their "
-            f"ends were left out, {left_out:.1%} of all characters"
+            f"{cut:,} of {counted(len(found), 'text')} did not fit the model's context of {opened.model.context} "
+            f"tokens; their ends were left out, {left_out:.1%} of all characters"
         )
     return found
 
 
 def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any) -> dict[str, Any]:
-    """Label the "text" of every line of a JSON Lines file; `how` as for `classify`.
+    """Label the "text" of every line of a JSON Lines file.
+
+    Args:
+        model: The location of the model, as for `classify`.
+        path: The file.
+        labels: The labels to choose from, as for `classify`.
+        how: The other arguments of `classify`, by name.
 
     Returns:
-        `rows`, each the line with `predicted`, `probabilities` and `left_out`, and, where every line has a "label",
-        `accuracy`.
+        A dictionary with `rows`, each the line with `predicted`, `probabilities` and `left_out` (characters), and with
+        `accuracy` where every line has a "label".
+
+    Raises:
+        InputError: If a line has no "text", or as for `classify`.
     """
     records = read_records(path, {"text": text_or_number})
     found = classify(model, [one["text"] for one in records], labels, **how)

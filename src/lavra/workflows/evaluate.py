@@ -1,4 +1,4 @@
-"""Measuring a model on text: perplexity, bits per byte, per character and per word, beside honest yardsticks."""
+"""Measuring a model on text: perplexity, bits per byte, per character and per word, beside baselines."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from lavra.workflows.models.open import OpenModel, open_model
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
-        model: what was measured.
-        result: the likelihood, in total and by source.
-        yardsticks: references on the same bytes.
-        reading: what was read, left out and changed of text that was given; None for text prepared before.
+        model: The location of the model that was measured.
+        result: The likelihood of the text, in total and by source.
+        yardsticks: Baselines on the same bytes: xz, a unigram model, guessing.
+        reading: What was read, left out and changed of the text that was given; None for text that was prepared before.
     """
 
     model: str
@@ -42,7 +42,7 @@ class Evaluation:
 
     @property
     def table(self) -> str:
-        """The figures as a table for people."""
+        """The figures as a table of plain text."""
         return likelihood_table(self.result, self.yardsticks)
 
     def to_json(self) -> dict[str, Any]:
@@ -66,24 +66,37 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
 ) -> Evaluation:
-    """Measure a model on text.
+    """Measure a model on text: perplexity and bits per byte, with bootstrap intervals over documents.
+
+    Documents longer than the context are read in overlapping sequences (a sliding window): each token is predicted
+    once, with at least `context - stride` tokens before it except at the beginning of its document.
 
     Args:
-        model: a run, a checkpoint or a model folder.
-        data: text as for training, a token store, or a folder made by `lavra prepare`; by default, the run's own.
-        split: which part of the run's own (or of a prepared) text.
-        stride: tokens between windows; half the context by default. Smaller gives each token more context.
-        context: tokens of a window; the model's by default.
-        text_column: column that holds the text.
-        on_bad_row: what to do with rows that cannot be used; see `lavra.data.readers.documents.read_rows`.
-        encoding: of the files; see there.
-        bos: False reads an end-of-document token before a document's first token where the model's own tokenizer begins
-            texts with another one.
-        device: where to compute.
-        seed: of the bootstrap.
+        model: The location of the model: a run, a checkpoint or a model folder.
+        data: The text: locations as for training, a token store, or a folder that `lavra prepare` made; the run's own
+            text if empty.
+        split: Which part of the run's own text, or of a prepared folder, to measure on.
+        stride: Tokens from the start of one sequence to the start of the next; half the context if None. A smaller
+            stride gives each token more context, and takes longer.
+        context: Tokens of a sequence; the model's context if None.
+        text_column: Column of the files that holds the text.
+        on_bad_row: What to do with rows that cannot be used; see `lavra.data.readers.documents.read_rows`.
+        encoding: Encoding of the files; None recognises it, see `lavra.data.readers.documents.read_rows`.
+        bos: False puts an end-of-document token before the first token of a document where the model's own tokenizer
+            begins texts with another token; None keeps the tokenizer's.
+        device: Device that computes: auto, cpu, cuda or mps.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The figures, in total and by source, beside baselines on the same text.
 
     Raises:
-        InputError: if there is no such model or text.
+        InputError: If there is no such model, or the text cannot be used.
+
+    Examples:
+        >>> import lavra
+        >>> found = lavra.evaluate("runs/book", ["news.jsonl"])      # doctest: +SKIP
+        >>> found.result.total.bits_per_byte                         # doctest: +SKIP
     """
     opened = open_model(model, device)
     own = _own_text(opened)
@@ -108,7 +121,7 @@ def evaluate(
 
 
 def _store(opened: OpenModel, own: Prepared | None, data: Sequence[str], split: str) -> TokenStore | None:
-    """Return the token store that is meant, or None when the data is text."""
+    """Return the token store that the data names; None where it is text that still has to be tokenised."""
     if not data:
         if own is None:
             raise InputError(f"{opened.place} keeps no text of its own", "say what to measure on: --data FILES")

@@ -1,4 +1,4 @@
-"""The handle of a run in Python: what the commands do, as methods."""
+"""A run in Python: what the commands of the command line do, as methods."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ class Run:
     """One training run on disk.
 
     Args:
-        folder: of the run.
+        folder: The folder of the run.
 
     Attributes:
-        path: the folder.
+        path: The folder of the run.
+
+    Raises:
+        InputError: If the folder is not a run.
+
+    Examples:
+        >>> import lavra
+        >>> run = lavra.Run("runs/book")                     # doctest: +SKIP
+        >>> run.status, run.result["bits_per_byte"]          # doctest: +SKIP
+        >>> run.generate("Era uma vez", samples=2)[1].text   # doctest: +SKIP
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -37,34 +46,72 @@ class Run:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What was decided before the first step."""
+        """The plan: everything that was decided before the first step, as plain values."""
         return self._folder.plan
 
     @property
     def result(self) -> dict[str, Any]:
-        """The final figures; empty while the run is not finished."""
+        """The final figures, as plain values; empty while the run is not finished."""
         return self._folder.result
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`."""
+        """The lines of `metrics.jsonl` in their order: training steps and validations."""
         return self._folder.metrics.read()
 
     def generate(self, prompt: str | Sequence[str] = "", **options: Any) -> list[Generation]:
-        """Continue one or several prompts; options are those of `GenerateOptions`."""
+        """Continue one or several prompts with the model of the run.
+
+        Args:
+            prompt: A prompt or several; an empty one starts a new document.
+            options: Fields of `lavra.config.generation.GenerateOptions` by name, such as `temperature=0.7`.
+
+        Returns:
+            The generated texts: `samples` of them for each prompt, in the order of the prompts.
+
+        Raises:
+            InputError: If the run has no model yet, an option is wrong, or a prompt does not fit the model's context.
+
+        Examples:
+            >>> run.generate("Era uma vez", max_new_tokens=20)[0].text   # doctest: +SKIP
+        """
         from lavra.config.generation import GenerateOptions
         from lavra.workflows.generation.generate import generate
 
         return generate(str(self.path), [prompt] if isinstance(prompt, str) else prompt, GenerateOptions(**options))
 
     def evaluate(self, data: str | Sequence[str] = (), **options: Any) -> Evaluation:
-        """Measure the likelihood of text (the run's held-out text by default) under the model."""
+        """Measure the model of the run on text: perplexity and bits per byte, with intervals.
+
+        Args:
+            data: A location of text or several; the validation text of the run if empty.
+            options: The other arguments of `lavra.evaluate`, by name.
+
+        Returns:
+            The figures, in total and by source, beside baselines on the same text.
+
+        Raises:
+            InputError: If the run has no model yet, or the text cannot be used.
+
+        Examples:
+            >>> run.evaluate("news.jsonl").result.total.bits_per_byte   # doctest: +SKIP
+        """
         from lavra.workflows.evaluate import evaluate
 
         return evaluate(str(self.path), [data] if isinstance(data, str) else data, **options)
 
     def report(self, out: Path | str | None = None) -> Path:
-        """Write the page of the run, `report.html` in its folder by default, and return its path."""
+        """Write the page of the run: one HTML file with outcome, curves, checks, samples and events.
+
+        Args:
+            out: The file to write; `report.html` in the run's folder if None.
+
+        Returns:
+            The path of the file.
+
+        Examples:
+            >>> run.report()   # doctest: +SKIP
+        """
         from lavra.reports.run_page import PAGE, write_page
 
         path = self.path / PAGE if out is None else Path(out)
@@ -72,7 +119,17 @@ class Run:
         return path
 
     def resume(self) -> Run:
-        """Go on with the run, if it was interrupted."""
+        """Continue the run from its last checkpoint to its end, if it was interrupted.
+
+        Returns:
+            The finished run.
+
+        Raises:
+            InputError: If another process trains the run, or its text is gone.
+
+        Examples:
+            >>> run.resume().status   # doctest: +SKIP
+        """
         from lavra.workflows.training.resume import resume
 
         return Run(resume(self.path).path)

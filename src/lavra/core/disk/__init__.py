@@ -1,1 +1,1 @@
-"""What lies on disk: files whole or absent, locks, lines of JSON, and the run folder."""
+"""What lies on disk: files and folders that are written atomically, locks, JSON lines, and the run folder."""

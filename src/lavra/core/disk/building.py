@@ -1,7 +1,8 @@
-"""Folders that are whole or absent: made beside their place, and put there in one stroke.
+"""Folders that appear whole or not at all: they are built beside their place, and renamed into it at the end.
 
 What a killed process left of its work lies beside the target under a hidden name; the next command that makes the same
-target removes it. One process at a time makes a target: a lock beside it says so, and dies with its process.
+target removes it. Only one process at a time makes a target: it holds a lock beside it, which the system frees when the
+process ends.
 """
 
 from __future__ import annotations
@@ -36,14 +37,18 @@ def building_folder(
     """Yield a temporary folder that becomes `path` when the block succeeds, and vanishes when it fails.
 
     Args:
-        path: the folder to make.
-        force: replace a folder that lavra made (see `core.replacing`); without it, one that is there is an error.
-        ours: the place lies in a folder of ours and is ours: whatever is there is replaced.
-        inputs: what the command reads; a folder that holds one of these is never replaced.
-        kind: what is made, for its mark.
-        later: patterns of what lavra may write there later (see `write_mark`).
-        remedy: what to do where something is there and `force` is false.
-        request: a fingerprint of what decides all that is made (see `was_made_by`).
+        path: The folder to make.
+        force: Replace a folder that lavra made (see `core.disk.replacing`); without it, an existing folder is an error.
+        ours: The place lies in a folder that lavra made and belongs to lavra, so that whatever is there is replaced.
+        inputs: Files and folders that the command reads; a folder that holds one of these is never replaced.
+        kind: What is made, such as "run", for the mark in the folder.
+        later: Patterns of the files that lavra may write into the folder later (see `write_mark`).
+        remedy: What the error tells the user to do where something is there and `force` is false; a sentence about
+            `--force` by default.
+        request: Fingerprint of everything that decides the folder's content (see `was_made_by`).
+
+    Yields:
+        The path of the temporary folder, to be filled.
 
     Raises:
         InputError: if `path` may not be replaced, or another process is making it.
@@ -69,7 +74,7 @@ def building_folder(
 
 
 def put_in_place(made: Path, path: Path) -> None:
-    """Give the finished folder `made` its place; what is there already is exchanged in one stroke, then removed.
+    """Move the finished folder `made` to `path`; a folder that is there is exchanged atomically, then removed.
 
     Where the system cannot exchange two names, the old folder waits beside under a hidden name for a moment, and
     `remove_remains` brings it back if the process is killed just then.
@@ -88,7 +93,10 @@ def put_in_place(made: Path, path: Path) -> None:
 
 
 def remove_remains(path: Path) -> None:
-    """Remove what killed processes left of making `path`; call it while no other process can be making it."""
+    """Remove what killed processes left when they were making `path`.
+
+    Call it only while no other process can be making `path`, that is, while its lock is held.
+    """
     for remains in path.parent.iterdir():
         if remains.name.startswith(_prefix(path)) and remains.is_dir() and not remains.is_symlink():
             if remains.name.endswith("-old") and not path.exists():
@@ -102,7 +110,11 @@ def _prefix(path: Path) -> str:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange the names of two folders, so that each name always has a whole folder; False where that is unknown."""
+    """Exchange the names of two folders atomically, so that each name always has a whole folder.
+
+    Returns:
+        False where the system has no such call, or it failed; then nothing was changed.
+    """
     import ctypes
 
     names = (os.fsencode(one), os.fsencode(other))

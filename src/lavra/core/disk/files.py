@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside, synced, and renamed into place."""
+"""Files that appear whole or not at all: they are written beside their place, synced to disk, and renamed into it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lavra.core.errors import Damaged
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable (a rename survives a power cut only after this)."""
+    """Make the names in `folder` durable; a rename survives a power cut only after this."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -27,7 +27,12 @@ def sync_file(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` so that a reader sees the old file or the new one, never a part, even after a power cut."""
+    """Write a file so that a reader sees the old content or the new one, never a part, even after a power cut.
+
+    Args:
+        path: The file to write; missing parent folders are made.
+        content: Bytes, or text that is written as UTF-8.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -50,10 +55,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Return the value in a JSON file.
 
     Raises:
-        Damaged: if the file is missing or does not parse.
+        Damaged: if the file is missing, cannot be read or is no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf8"))

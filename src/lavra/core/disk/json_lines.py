@@ -13,15 +13,21 @@ from lavra.core.errors import Damaged
 
 
 def one_line(value: Any) -> str:
-    """Return JSON on one line; numbers that JSON has no name for (infinite, not a number) become null."""
+    """Return a value as JSON on one line; numbers that JSON cannot write (infinite, not a number) become null.
+
+    Examples:
+        >>> from lavra.core.disk.json_lines import one_line
+        >>> one_line({"step": 3, "loss": float("nan")})
+        '{"step": 3, "loss": null}'
+    """
     return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
 
 
 class JsonLines:
-    """One such file. It need not exist yet.
+    """A file with one JSON object per line, to which objects are appended.
 
     Args:
-        path: the file.
+        path: The file, which need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +35,10 @@ class JsonLines:
         self._whole = False
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one object, as `one_line` writes it; it is out of the process's hands when this returns."""
+        """Add one object, as `one_line` writes it.
+
+        When this returns, the system has the line, so that it survives the death of the process.
+        """
         if not self._whole:
             self.drop_half_line()
         line = one_line(record) + "\n"
@@ -37,7 +46,7 @@ class JsonLines:
             handle.write(line)
 
     def read(self) -> list[dict[str, Any]]:
-        """Return every whole line; a last line that a crash left unfinished is dropped.
+        """Return the object of every complete line; a last line that a crash left unfinished is dropped.
 
         Raises:
             Damaged: if a line other than an unfinished last one does not parse.
@@ -48,10 +57,10 @@ class JsonLines:
         return records
 
     def salvage(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """Return the lines that are whole, and what is wrong with the others, a sentence each.
+        """Return the objects of the lines that parse, and one sentence for each of the others that says what is wrong.
 
         Raises:
-            Damaged: if there is no file that can be read.
+            Damaged: if the file cannot be read.
         """
         records, faults = [], []
         for number, line in enumerate(self._whole_lines(), start=1):
@@ -72,7 +81,14 @@ class JsonLines:
         return record
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
-        """Keep the lines that are wanted, drop the others and any unfinished one, and return how many were dropped."""
+        """Keep the lines that are wanted, and drop the others and an unfinished last one.
+
+        Args:
+            wanted: Returns whether the object of a line is kept.
+
+        Returns:
+            The number of complete lines that were dropped.
+        """
         records = self.read()
         kept = [record for record in records if wanted(record)]
         if self.path.exists():
@@ -88,7 +104,11 @@ class JsonLines:
         return content[: content.rfind(b"\n") + 1].splitlines()
 
     def drop_half_line(self) -> int:
-        """Cut an unfinished last line, so that the next one does not grow onto it; return how many whole ones stay."""
+        """Remove an unfinished last line, so that the next one does not continue it.
+
+        Returns:
+            The number of complete lines that stay.
+        """
         content = b""
         if self.path.exists():
             with self.path.open("rb+") as handle:

@@ -1,4 +1,4 @@
-"""One writer per folder: a lock that dies with its process."""
+"""Lock files that let one process at a time write to a folder, and that the system frees when the process ends."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from lavra.core.errors import InputError
 
+# What `flock` raises on file systems without locks, such as some network file systems.
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
@@ -26,11 +27,11 @@ def exclusive(path: Path, purpose: str, *, remove: bool = False, wait: float = 0
     taken over. Where the file system has no locks, the process number in the file alone decides.
 
     Args:
-        path: the lock file; its folder exists.
-        purpose: what is locked, for the message: "runs/demo is being trained".
-        remove: take the lock file away at the end, where it lies among the user's own files.
-        wait: seconds to wait for another process that holds it. Somebody who only asks who holds it does so for less
-            than the default.
+        path: The lock file; its folder must exist.
+        purpose: What is going on, for the message: "runs/demo is being trained".
+        remove: Remove the lock file at the end, where it lies among the user's own files.
+        wait: Seconds to wait for another process that holds the lock. The default is longer than `holder` holds it to
+            look who has it.
 
     Raises:
         InputError: if another living process holds it; the message names that process.
@@ -117,7 +118,7 @@ def _living(record: dict[str, Any]) -> int | None:
 
 
 def lives(number: int) -> bool:
-    """Say whether a process of this machine lives."""
+    """Return whether a process with this number runs on this machine."""
     try:
         os.kill(number, 0)
     except (ProcessLookupError, OverflowError):

@@ -1,4 +1,4 @@
-"""What a command may replace: only what lavra made, by a mark that it wrote, and never what the command reads.
+"""Decides what a command may replace: only what lavra made, as a mark in it says, and never what the command reads.
 
 Every folder that lavra makes holds a mark, `.lavra.json`, with the names of what lavra writes into it. A folder without
 the mark, or with anything in it that the mark does not name, belongs to somebody else, and `--force` does not touch it.
@@ -15,31 +15,30 @@ from pathlib import Path
 from lavra.core.errors import InputError
 
 MARK = ".lavra.json"
-"""The file that says that lavra made a folder."""
+"""Name of the file that says that lavra made the folder in which it lies."""
 
+# Names of the files that file managers leave in every folder that they show; they may be removed with it.
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-"""What file managers leave in every folder that they show; nobody misses it."""
 
+# Matches a file that was being written when its process was killed: `.plan.json.x8f3a` for `plan.json`.
 _HALF_WRITTEN = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[^/.]+")
-"""A file that was being written when its process was killed: `.plan.json.x8f3a` for `plan.json`."""
 
+# Matches a folder that was being made when its process was killed, and the lock of such a folder.
 _REMAINS = re.compile(r"\..+\.(?:building-.+|lock)")
-"""A folder that was being made when its process was killed, and the lock of one."""
 
 _CHOOSE = "choose another --out"
-_NAMED = 3
-"""Strange files that a message names."""
+_NAMED = 3  # files of somebody else that a message names at most
 
 
 def write_mark(folder: Path, kind: str, later: Sequence[str] = (), request: str = "") -> None:
     """Write the mark into a folder that lavra made: it names what is there now.
 
     Args:
-        folder: it exists.
-        kind: what it is, for people: "run", "prepared text".
-        later: patterns of the relative paths of what lavra may write there later (`checkpoints/step-*` means everything
-            below such a folder too).
-        request: a fingerprint of all that decided what is there, see `was_made_by`.
+        folder: The folder, which must exist.
+        kind: What the folder is, for people: "run", "prepared text".
+        later: Patterns of the relative paths of the files that lavra may write there later. `checkpoints/step-*` covers
+            everything below such a folder too.
+        request: Fingerprint of everything that decided the folder's content, see `was_made_by`.
     """
     there = sorted(_relative(path, folder) for path in folder.rglob("*") if not path.is_dir())
     values = {"made_by": "lavra", "kind": kind, "files": there, "later": list(later), "request": request}
@@ -47,9 +46,9 @@ def write_mark(folder: Path, kind: str, later: Sequence[str] = (), request: str 
 
 
 def was_made_by(folder: Path, request: str) -> bool:
-    """Say whether a folder is whole and was made by the request of this fingerprint, so that there is nothing to do.
+    """Return whether a folder is complete and was made by the request with this fingerprint.
 
-    A command that was killed just after its last stroke and is given again finds its own work so.
+    So a command that is repeated, because it was killed just after it finished, finds that nothing is left to do.
     """
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf8"))
@@ -62,17 +61,19 @@ def was_made_by(folder: Path, request: str) -> bool:
 def check_replaceable(
     path: Path, *, force: bool, inputs: Iterable[str | Path] = (), remedy: str = "", ours: bool = False
 ) -> None:
-    """Return when a command may make the folder `path`: nothing is there, or an empty folder, or one of ours by force.
+    """Raise an error unless a command may make the folder `path`.
+
+    It may if nothing is there, or an empty folder, or, with `force`, a folder that lavra made.
 
     Args:
-        path: the folder to make.
-        force: whether the user allows to replace what is there.
-        inputs: what the command reads: files, folders, globs, models; a folder that holds one is never replaced.
-        remedy: what to do where `force` would help; a sentence about `--force` by default.
-        ours: the place lies in a folder of ours and is ours, whatever is in it.
+        path: The folder to make.
+        force: Whether the user allows to replace what is there.
+        inputs: Files, folders, globs and models that the command reads; a folder that holds one is never replaced.
+        remedy: What the error tells the user to do where `force` would help; a sentence about `--force` by default.
+        ours: The place lies in a folder that lavra made and belongs to lavra, whatever is in it.
 
     Raises:
-        InputError: if something else is there, or something of ours and `force` is false.
+        InputError: if something else is there, or a folder that lavra made and `force` is false.
     """
     if path.is_symlink():
         raise InputError(f"{path} is a link, and a link is never replaced", "name the folder itself, or another --out")
@@ -91,7 +92,14 @@ def check_replaceable(
 
 
 def check_replaceable_file(path: Path, *, force: bool, inputs: Iterable[str | Path] = ()) -> None:
-    """Return when a command may write the file `path`: nothing is there, or a plain file that `force` lets it replace.
+    """Raise an error unless a command may write the file `path`.
+
+    It may if nothing is there, or, with `force`, a plain file that the command does not read.
+
+    Args:
+        path: The file to write.
+        force: Whether the user allows to replace what is there.
+        inputs: Files, folders, globs and models that the command reads; none of them is ever replaced.
 
     Raises:
         InputError: if a folder, a link or something that the command reads is there, or a file and `force` is false.
@@ -110,9 +118,12 @@ def check_replaceable_file(path: Path, *, force: bool, inputs: Iterable[str | Pa
 
 
 def strange_files(folder: Path) -> list[str] | None:
-    """Return the relative paths in a folder of ours that its mark does not name; None if it has no readable mark.
+    """Return the relative paths of the files in a folder that its mark does not name.
 
-    A folder in it that has a mark of its own answers for itself.
+    The files of a subfolder that has a mark of its own are compared with that mark.
+
+    Returns:
+        The paths, or None if the folder has no readable mark of lavra.
     """
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf8"))
@@ -131,7 +142,10 @@ def strange_files(folder: Path) -> list[str] | None:
 
 
 def _unanswered(folder: Path, top: Path) -> list[str]:
-    """Return the relative paths below a folder for which its own mark has to answer, and what is strange elsewhere."""
+    """Return the relative paths of the files below a folder that have to be named by the mark of the folder `top`.
+
+    Of subfolders with marks of their own, only the files that these marks do not name are among them.
+    """
     found = []
     for path in sorted(folder.iterdir()):
         if path.name in _LITTER or path.name == MARK or _REMAINS.fullmatch(path.name):

@@ -31,18 +31,18 @@ LATER = (
     *("events.log", "report.html", "document_losses.json", "doc2query*.json", ".lock", "tracker.json"),
     *("checkpoints/step-*", "checkpoints/.*", "tensorboard/*", "wandb/*", "mlruns/*"),
 )
-"""All that lavra writes into a run folder after it was made, as patterns; the folders `data`, `base`, `adapter` and
-`model` have marks of their own."""
+"""Patterns of everything that lavra writes into a run folder after it was made. The folders `data`, `base`, `adapter`
+and `model` are not among them, because they have marks of their own."""
 
 
 class RunFolder:
-    """One run on disk; made by `create` or `open`.
+    """The folder of one training run; `create` makes a new one, and `open` opens an existing one.
 
     Attributes:
-        path: the folder.
-        metrics: `metrics.jsonl`, one object per logged step.
-        samples: `samples.jsonl`, the texts that the model wrote during the run.
-        checkpoints: the folder of the checkpoints.
+        path: Path of the folder.
+        metrics: The file `metrics.jsonl`, with one object per logged step.
+        samples: The file `samples.jsonl`, with the texts that the model generated during the run.
+        checkpoints: Path of the folder of the checkpoints.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -58,10 +58,13 @@ class RunFolder:
         """Make a new run folder, whole or not at all.
 
         Args:
-            path: where; an empty folder may be there already.
-            config: the text of `config.toml` (see `core.configuration.to_toml`).
-            force: replace a run folder that is there; nothing else is ever replaced (see `core.replacing`).
-            inputs: what the run reads; a folder that holds one of these is never replaced.
+            path: Path of the new folder; an empty folder may be there already.
+            config: The text of `config.toml` (see `core.configuration.to_toml`).
+            force: Replace a run folder that is there; nothing else is ever replaced (see `core.disk.replacing`).
+            inputs: Files and folders that the run reads; a folder that holds one of these is never replaced.
+
+        Returns:
+            The new run folder, opened.
 
         Raises:
             InputError: if the path is taken, or its run is being trained.
@@ -96,10 +99,10 @@ class RunFolder:
 
     @property
     def config(self) -> str:
-        """The text of `config.toml`: the request, complete.
+        """The text of `config.toml`: every option of the run, with defaults filled in.
 
         Raises:
-            Damaged: if it is not what was written.
+            Damaged: if the file is missing, cannot be read, or is not what was written.
         """
         path = self.path / "config.toml"
         try:
@@ -114,20 +117,20 @@ class RunFolder:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What was decided before the first step; empty when the run never came that far."""
+        """The decisions made before the first step, as in `plan.json`; empty when the run never came that far."""
         return self._optional("plan.json", PLAN)
 
     def write_plan(self, plan: dict[str, Any]) -> None:
-        """Record what was decided before the first step."""
+        """Write the decisions made before the first step to `plan.json`."""
         write_json(self.path / "plan.json", plan)
 
     @property
     def result(self) -> dict[str, Any]:
-        """The final figures; empty while the run is not finished."""
+        """The final figures, as in `result.json`; empty while the run is not finished."""
         return self._optional("result.json", RESULT)
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Record the final figures, which makes the run finished."""
+        """Write the final figures to `result.json`, which makes the run finished."""
         write_json(self.path / "result.json", result)
 
     def _optional(self, name: str, shape: Shape) -> dict[str, Any]:
@@ -135,7 +138,7 @@ class RunFolder:
         return demand(shape, read_json(path), str(path)) if path.exists() else {}
 
     def log(self, text: str) -> None:
-        """Add one line with the time to `events.log`."""
+        """Add one line, with the date and the time before it, to `events.log`."""
         with (self.path / "events.log").open("a", encoding="utf8") as handle:
             handle.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {' '.join(text.splitlines())}\n")
 
@@ -149,9 +152,9 @@ class RunFolder:
             raise Damaged(f"{path} cannot be read: {error.strerror}") from error
 
     def rewind(self, step: int) -> None:
-        """Forget what came after `step`, so that the curve of a resumed run equals that of an uninterrupted one.
+        """Remove the record of what came after `step`, so that the curve of a resumed run equals that of one run.
 
-        Lines of the metrics and samples with a later `step` go, and so does the result.
+        Lines of the metrics and samples with a later `step` are removed, and so is the result.
         """
         for lines in (self.metrics, self.samples):
             lines.keep(lambda record: record.get("step", 0) <= step)
@@ -173,19 +176,19 @@ class RunFolder:
 
     @property
     def trainer(self) -> int | None:
-        """The number of the process that trains this run now, or None."""
+        """The number of the process that trains this run now, or None where none does."""
         return holder(self._lock)
 
     @property
     def status(self) -> Status:
-        """Running while a living process holds the lock, finished with a result, interrupted otherwise."""
+        """The state of the run: "running" while a process trains it, "finished" with a result, else "interrupted"."""
         if self.trainer is not None:
             return "running"
         return "finished" if (self.path / "result.json").exists() else "interrupted"
 
 
 def check_new_run(path: Path, *, force: bool = False, inputs: Iterable[str | Path] = ()) -> None:
-    """Return when a run may be made at `path`; see `RunFolder.create`.
+    """Raise an error unless a run may be made at `path`; the arguments are those of `RunFolder.create`.
 
     Raises:
         InputError: if the path is taken, or its run is being trained.
@@ -197,12 +200,12 @@ def check_new_run(path: Path, *, force: bool = False, inputs: Iterable[str | Pat
 
 
 def _seal(config: str) -> str:
-    """Return the last line of `config.toml`, by which a file that was cut or changed is known."""
+    """Return the last line of `config.toml`: a hash, by which a file that was cut short or changed is recognised."""
     return f"# whole: {hashlib.blake2b(config.encode(), digest_size=8).hexdigest()}"
 
 
 def is_run(path: Path) -> bool:
-    """Say whether `path` is a run folder."""
+    """Return whether `path` is a run folder, that is, holds a `config.toml` that lavra wrote."""
     try:
         with (path / "config.toml").open("rb") as handle:
             return handle.readline(len(_MARK) + 1) == _MARK.encode()
@@ -211,7 +214,7 @@ def is_run(path: Path) -> bool:
 
 
 def check_removable(path: Path) -> None:
-    """Return if a run may be removed.
+    """Raise an error unless a run may be removed.
 
     Raises:
         InputError: if it is being trained, or holds what lavra did not make.
@@ -221,7 +224,7 @@ def check_removable(path: Path) -> None:
 
 
 def remove_run(path: Path) -> None:
-    """Delete a run folder: first it leaves its place under another name, then its files go.
+    """Delete a run folder. It is first renamed, so that a killed deletion does not leave a part of a run in its place.
 
     Raises:
         InputError: if it is being trained, or holds what lavra did not make.
@@ -247,15 +250,15 @@ def list_runs(root: Path | str) -> list[RunFolder]:
 
 
 def _is_hidden(path: Path, root: Path) -> bool:
-    """Say whether a part of the path below `root` is hidden: what is being made or removed is no run."""
+    """Return whether a part of the path below `root` is hidden, as that of a folder that is being made or removed."""
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def refuse_while_training(path: Path) -> None:
-    """Return if no living process trains the run.
+    """Raise an error if a process trains the run.
 
     Raises:
-        InputError: naming the process.
+        InputError: if a process does; the message has its number.
     """
     process = RunFolder(path).trainer
     if process is not None:

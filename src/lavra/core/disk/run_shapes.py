@@ -1,4 +1,9 @@
-"""What the files of a run folder hold, as far as others read it."""
+"""The shapes of the JSON files in a run folder, as far as reports and later commands read them.
+
+Each constant describes one file or one line of a file: `CONFIG` what is read of `config.toml`, `PLAN` `plan.json`,
+`RESULT` `result.json`, `METRICS` a line of `metrics.jsonl`, `SAMPLE` a line of `samples.jsonl`, `CHECKS`
+`checks.json`, `DATA` the report on the prepared data, and `MACHINE` a line of `machines.jsonl`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders for work that nobody keeps: gone at its end, and at the next beginning where their process was killed."""
+"""Temporary folders that are removed at the end of a block, or by the next process where theirs was killed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _LOCK = ".lock"
 def scratch_folder() -> Iterator[Path]:
     """Yield a new folder among the system's temporary files; it is removed when the block ends.
 
-    What killed processes of this user left there is removed first. A process that lives keeps its own, also one of
-    another container that shares the folder, by the lock in it.
+    The folders of killed processes of this user are removed first. Those of running processes are kept, even of
+    processes in another container that shares the temporary files, because these hold the lock in their folder.
     """
     _sweep(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
@@ -32,6 +32,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _sweep(root: Path) -> None:
+    """Remove the scratch folders below `root` whose process has ended."""
     for folder in root.glob(f"{_PREFIX}*-*"):
         number = folder.name.removeprefix(_PREFIX).partition("-")[0]
         try:

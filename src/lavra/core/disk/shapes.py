@@ -1,7 +1,16 @@
-"""Shapes of JSON: what a file that lavra wrote may hold, checked when it is read, with the place of what does not fit.
+"""A small schema language for JSON: what a file that lavra wrote may hold, checked when it is read.
 
-A damaged file is not trusted piecemeal: whatever has another shape is left out and named, so that those who read the
-values need to expect nothing but that some are missing.
+Whatever has another shape in a damaged file is left out and reported with its place, so that code that reads the values
+only has to expect that some are missing.
+
+Examples:
+    >>> from lavra.core.disk.shapes import NUMBER, TEXT, ListOf, Misfits, Table, fitting
+    >>> shape = Table({"name": TEXT, "losses": ListOf(NUMBER)})
+    >>> misfits = Misfits()
+    >>> fitting(shape, {"name": "demo", "losses": [1.5, "high", 1.2]}, misfits)
+    {'name': 'demo', 'losses': [1.5, 1.2]}
+    >>> misfits.found
+    ["losses[1] is 'high', not a number"]
 """
 
 from __future__ import annotations
@@ -13,22 +22,27 @@ from typing import Any
 
 from lavra.core.errors import Damaged
 
+# Larger numbers are refused: lavra measures none, and calculations with them would overflow a float.
 _LARGEST = 1e300
-"""Numbers beyond it are nothing that lavra measured, and no float when they are multiplied."""
 
 
 class _Unfit(Exception):
-    """A value of another shape."""
+    """Raised for a value of which nothing fits the shape; it has been noted in the `Misfits`."""
 
 
 @dataclass
 class Misfits:
-    """Collects what does not fit, by its place in the file: "predicted.seconds.actual is 'x', not a number"."""
+    """Collects what does not fit a shape.
+
+    Attributes:
+        found: One sentence for each value, with its place in the file: "predicted.seconds.actual is 'x', not a
+            number".
+    """
 
     found: list[str] = field(default_factory=list)
 
     def add(self, place: str, value: Any, wanted: str) -> None:
-        """Note one value."""
+        """Note that the value at `place` is not what was `wanted`, such as "a number"."""
         kinds = {dict: "an object", list: "a list", type(None): "null"}
         shown = kinds[type(value)] if type(value) in kinds else _shortly(value)
         self.found.append(f"{place or 'the whole'} is {shown}, not {wanted}")
@@ -41,27 +55,38 @@ def _shortly(value: Any) -> str:
 
 
 class Shape(ABC):
-    """What a value may be."""
+    """A description of what a value may be."""
 
     @abstractmethod
     def fit(self, value: Any, place: str, misfits: Misfits) -> Any:
-        """Return the value without what does not fit.
+        """Return the value without the parts that do not fit.
+
+        Args:
+            value: The value, as JSON gives it.
+            place: Place of the value in the file, such as "evaluation.loss", for messages.
+            misfits: Is filled with the parts that do not fit.
 
         Raises:
-            _Unfit: if nothing of it fits; it is noted in `misfits` then.
+            _Unfit: if nothing of the value fits; it has then been noted in `misfits`.
         """
 
 
 @dataclass(frozen=True)
 class Plain(Shape):
-    """A number (finite), a text, true or false; `empty` allows null."""
+    """A single value: a finite number, a text, true or false.
+
+    Args:
+        name: What a value is called in messages, such as "a number".
+        types: The Python types of a value; true and false are numbers only where `bool` is among them.
+        empty: Whether null is allowed too; true by default.
+    """
 
     name: str
     types: tuple[type, ...]
     empty: bool = True
 
     def fit(self, value: Any, place: str, misfits: Misfits) -> Any:
-        """Return the value."""
+        """Return the value, which is left out as a whole where it does not fit; see `Shape.fit`."""
         if value is None and self.empty:
             return None
         right = isinstance(value, self.types) and (not isinstance(value, bool) or bool in self.types)
@@ -82,12 +107,16 @@ SETTING = Plain("a plain value", (bool, int, float, str))
 
 @dataclass(frozen=True)
 class ListOf(Shape):
-    """A list; items that do not fit are left out."""
+    """A list; items that do not fit are left out.
+
+    Args:
+        item: The shape of an item.
+    """
 
     item: Shape
 
     def fit(self, value: Any, place: str, misfits: Misfits) -> Any:
-        """Return the list of what fits."""
+        """Return the list of the items that fit, which is empty for null; see `Shape.fit`."""
         if value is None:
             return []
         if not isinstance(value, list):
@@ -104,12 +133,12 @@ class ListOf(Shape):
 
 @dataclass(frozen=True)
 class Table(Shape):
-    """An object.
+    """An object of JSON.
 
     Args:
-        fields: shapes by name.
-        needed: names without which the object means nothing.
-        rest: of the values with other names; plain settings, nested at will, by default.
+        fields: Shapes of the values by name.
+        needed: Names without which the object is left out as a whole; none by default.
+        rest: Shape of the values with other names; by default they may be plain values, lists and objects.
     """
 
     fields: Mapping[str, Shape] = field(default_factory=dict)
@@ -117,7 +146,7 @@ class Table(Shape):
     rest: Shape | None = None
 
     def fit(self, value: Any, place: str, misfits: Misfits) -> Any:
-        """Return the object of what fits."""
+        """Return the object of the members that fit; see `Shape.fit`."""
         if not isinstance(value, dict):
             misfits.add(place, value, "an object")
             raise _Unfit
@@ -137,10 +166,10 @@ class Table(Shape):
 
 @dataclass(frozen=True)
 class Anything(Shape):
-    """Plain values, lists and objects of them, as settings are."""
+    """Any JSON value: plain values, and lists and objects of them."""
 
     def fit(self, value: Any, place: str, misfits: Misfits) -> Any:
-        """Return what of the value can be shown."""
+        """Return the value without numbers that are not finite; see `Shape.fit`."""
         if isinstance(value, dict):
             return Table().fit(value, place, misfits)
         if isinstance(value, list):
@@ -153,12 +182,16 @@ ANYTHING = Anything()
 
 @dataclass(frozen=True)
 class Either(Shape):
-    """The first of some shapes that the value fits without a misfit, or else what is left by the last."""
+    """One of several shapes: the first that the value fits as a whole, or else the last one.
+
+    Args:
+        shapes: The shapes, in the order in which they are tried.
+    """
 
     shapes: tuple[Shape, ...]
 
     def fit(self, value: Any, place: str, misfits: Misfits) -> Any:
-        """Return the value in the first shape that fits."""
+        """Return the value by the first shape that fits; see `Shape.fit`."""
         for shape in self.shapes[:-1]:
             tried = Misfits()
             try:
@@ -171,7 +204,17 @@ class Either(Shape):
 
 
 def fitting(shape: Shape, value: Any, misfits: Misfits, place: str = "") -> Any | None:
-    """Return what of a value fits a shape, and note the rest; None where nothing does."""
+    """Return the parts of a value that fit a shape, and note the others.
+
+    Args:
+        shape: The shape.
+        value: The value, as JSON gives it.
+        misfits: Is filled with the parts that do not fit.
+        place: Place of the value in the file, for messages.
+
+    Returns:
+        The value without the parts that do not fit, or None where nothing fits.
+    """
     try:
         return shape.fit(value, place, misfits)
     except _Unfit:
@@ -179,10 +222,10 @@ def fitting(shape: Shape, value: Any, misfits: Misfits, place: str = "") -> Any 
 
 
 def demand(shape: Shape, value: Any, file: str) -> Any:
-    """Return a value that fits a shape as a whole.
+    """Return a value that must fit a shape as a whole.
 
     Raises:
-        Damaged: naming the file and the first place that does not fit.
+        Damaged: if a part does not fit; the message names the file and the first such place.
     """
     misfits = Misfits()
     found = fitting(shape, value, misfits)

@@ -1,1 +1,1 @@
-"""Examples: rows with a part to learn and a part that is only read."""
+"""Examples: rows with a prompt, which is only read, and a completion, which is learned; and chats."""

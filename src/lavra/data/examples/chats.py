@@ -1,4 +1,4 @@
-"""Chats as text: a tokenizer's own template, and which part of the text the assistant wrote."""
+"""Renders chats as text by a tokenizer's own template, and finds the parts of the text that the assistant wrote."""
 
 from __future__ import annotations
 
@@ -15,36 +15,47 @@ from lavra.data.examples.turns import ASSISTANT
 
 TEMPLATE_FILE = "chat_template.jinja"
 
-Span = tuple[int, int]
-Turn = Mapping[str, Any]
+Span = tuple[int, int]  # (start, end) of a part of a text, in characters
+Turn = Mapping[str, Any]  # a turn, with "role" and "content"
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+# Names of the reasoning before an answer. They mean the same, so a template that mentions one of them counts as writing
+# the reasoning, whatever its name is in the data.
 _REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Names of what was thought before an answer; a template that reads one of them is given it whatever its name is."""
 
-_WITH_TOOLS = "tool_use"
+_WITH_TOOLS = "tool_use"  # name of the template for chats that offer tools
+# Text of private characters that takes the place of an answer, to see which part of a rendered chat the answer is.
 _PLACEHOLDER = "\ue000\ue001\ue000"
-"""Text of private characters that stands in for an answer, to see which part of a rendered chat it makes up."""
 
 
 class RefusedChat(Exception):
-    """The template does not take this chat, and says why."""
+    """Raised where a template does not accept a chat; the message is the template's reason."""
 
 
 class FailingTemplate(Exception):
-    """The template fails on this chat; the message names its line."""
+    """Raised where a template fails on a chat; the message names the line of the template."""
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A Jinja template that turns a chat into text; it is run in a sandbox.
+    """A Jinja template that turns a chat into text; it runs in a sandbox.
 
     Attributes:
-        text: of the template.
-        special_tokens: by name (`eos_token`), as templates use them.
-        origin: where it was found, for messages.
-        text_with_tools: of the template for chats that offer tools, where there is one of its own.
+        text: The template.
+        special_tokens: Special tokens by the names that templates use for them, such as `eos_token`.
+        origin: File that the template is from, for messages.
+        text_with_tools: The template for chats that offer tools; by default it is the same.
+
+    Examples:
+        >>> from lavra.data.examples.chats import ChatTemplate
+        >>> template = ChatTemplate("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }};{% endfor %}")
+        >>> chat = [{"role": "user", "content": "Olá!"}, {"role": "assistant", "content": "Olá."}]
+        >>> text, spans = template.render(chat)
+        >>> text
+        'user: Olá!;assistant: Olá.;'
+        >>> [text[start:end] for start, end in spans]
+        ['assistant: Olá.;']
     """
 
     text: str
@@ -54,10 +65,10 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, folder: str | Path) -> ChatTemplate | None:
-        """Return the template in a tokenizer's or a model's folder, or None when it has none.
+        """Return the template in a tokenizer's or a model's folder, or None where it has none.
 
-        It is a file of its own or part of `tokenizer_config.json`; of several named ones the default is taken, and the
-        one named `tool_use` for chats that offer tools.
+        The template is a file of its own or part of `tokenizer_config.json`. Of several named templates, "default" is
+        used, and "tool_use" for chats that offer tools.
         """
         folder = Path(folder)
         config: dict[str, Any] = {}
@@ -82,7 +93,12 @@ class ChatTemplate:
         return cls(template, spelled, str(origin), named.get(_WITH_TOOLS))
 
     def unwritten(self, names: Sequence[str], *, tools: bool = False) -> list[str]:
-        """Return which of the names of a chat's parts the template never mentions, and so leaves out."""
+        """Return the parts of a chat that the template leaves out, because it never mentions their names.
+
+        Args:
+            names: Names of the members of turns, and of other variables.
+            tools: Whether the chat offers tools; false by default.
+        """
         text = self._text(tools)
 
         def mentioned(name: str) -> bool:
@@ -92,20 +108,24 @@ class ChatTemplate:
         return [name for name in names if not mentioned(name)]
 
     def render(self, messages: Sequence[Turn], given: Mapping[str, Any] | None = None) -> tuple[str, list[Span | None]]:
-        """Return the text of a chat, and where each of the assistant's turns lies in it, as (start, end) of characters.
+        """Return the text of a chat, and the parts of it that are the assistant's turns.
 
-        The template's own `{% generation %}` spans are taken where it has them. Otherwise a turn lies between the text
-        of what comes before it, with the prompt for an answer, and the text that includes it. A template that writes
-        the past in another way once the chat goes on (without what was thought, say) is asked what changes when the
-        turn has another content. A turn that the template does not write has no span.
+        The template's own `{% generation %}` spans are used where it has them. Otherwise a turn is what lies between
+        the text of the chat before it, with the prompt for an answer, and the text of the chat that includes it. A
+        template can write earlier turns in another way once the chat goes on (without the reasoning, for example);
+        then a turn is what changes in the text when the turn has another content.
 
         Args:
-            messages: the turns, with all that they carry.
-            given: what the template may use besides: `tools`, `documents`, and switches of its own.
+            messages: The turns, with all of their members.
+            given: Further variables of the template: `tools`, `documents`, and variables of its own.
+
+        Returns:
+            The text, and for each of the assistant's turns its (start, end) in characters, or None where the template
+            does not write the turn.
 
         Raises:
-            RefusedChat: if the template does not take the chat.
-            FailingTemplate: if it fails on it.
+            RefusedChat: if the template does not accept the chat.
+            FailingTemplate: if the template fails on the chat.
             InputError: if the template is wrong, or the sandbox stops it.
         """
         given = dict(given or {})
@@ -121,13 +141,17 @@ class ChatTemplate:
     def _by_beginnings(
         self, messages: Sequence[Turn], given: dict[str, Any], answers: Sequence[int], whole: str
     ) -> list[Span | None] | None:
-        """Return the spans where the text of each beginning of a chat begins the whole; None where it does not."""
+        """Return the spans by the texts of the beginnings of a chat.
+
+        Returns:
+            The spans, or None where the text of a beginning is not the beginning of the whole text.
+        """
         spans: list[Span | None] = []
         for number in answers:
             try:
                 before, _ = self._rendered(messages[:number], given, asks=True)
                 including, _ = self._rendered(messages[: number + 1], given)
-            except (RefusedChat, FailingTemplate):  # the beginning alone is no chat for it
+            except (RefusedChat, FailingTemplate):  # the template does not accept the beginning alone
                 return None
             if not including.startswith(before) or not whole.startswith(including):
                 return None
@@ -137,7 +161,7 @@ class ChatTemplate:
     def _by_changes(
         self, messages: Sequence[Turn], given: dict[str, Any], answers: Sequence[int], whole: str
     ) -> list[Span | None]:
-        """Return the spans as what changes in the whole text when a turn says something else."""
+        """Return the spans as the parts of the whole text that change when a turn has another content."""
         spans: list[Span | None] = []
         reached = 0
         for number in answers:
@@ -155,7 +179,7 @@ class ChatTemplate:
     def _with_borders(
         self, messages: Sequence[Turn], given: dict[str, Any], number: int, whole: str, span: Span, other: Turn
     ) -> Span:
-        """Widen a span to what follows the prompt for an answer, and to the end of the turn."""
+        """Return a span widened to what follows the prompt for an answer, and to the end of the turn."""
         start, end = span
         try:
             silent, _ = self._rendered(messages[:number], given)
@@ -174,11 +198,15 @@ class ChatTemplate:
         return self.text_with_tools if tools and self.text_with_tools is not None else self.text
 
     def text_of(self, messages: Sequence[Mapping[str, str]], *, asks: bool = False) -> str:
-        """Return the text of a chat, with the prompt for an answer after it where it `asks` for one.
+        """Return the text of a chat.
+
+        Args:
+            messages: The turns.
+            asks: Whether the prompt for an answer of the assistant comes after them; false by default.
 
         Raises:
-            RefusedChat: if the template does not take the chat.
-            FailingTemplate: if it fails on it.
+            RefusedChat: if the template does not accept the chat.
+            FailingTemplate: if the template fails on the chat.
             InputError: if the template is wrong, or the sandbox stops it.
         """
         return self._rendered(messages, {}, asks=asks)[0]
@@ -206,8 +234,8 @@ class ChatTemplate:
         except (jinja2.sandbox.SecurityError, OverflowError, RecursionError, MemoryError) as error:
             raise InputError(
                 f"{self.origin}{_line(error)}, was stopped: {_short(error)}",
-                "templates run in a sandbox, without Python's inner parts and without endless loops; correct the "
-                "template, or take another one",
+                "templates run in a sandbox, without Python's internals and without endless loops; correct the "
+                "template, or choose another one",
             ) from error
         except Exception as error:
             if type(error) is jinja2.TemplateError:  # what `raise_exception` in the template raises
@@ -217,19 +245,19 @@ class ChatTemplate:
 
 
 def _difference(one: str, other: str) -> Span:
-    """Return (start, end) of the part of `one` that is not the same at both ends of `other`."""
+    """Return the (start, end) of the part of `one` between the beginning and the end that it shares with `other`."""
     start = _equal(one, other)
     return start, len(one) - _equal(one[start:][::-1], other[start:][::-1])
 
 
 def _equal(one: str, other: str) -> int:
-    """Return how many characters two texts begin with alike."""
+    """Return the number of characters with which two texts begin alike."""
     shorter = min(len(one), len(other))
     return next((place for place in range(shorter) if one[place] != other[place]), shorter)
 
 
 def _line(error: BaseException) -> str:
-    """Return where in the template an error arose, as text."""
+    """Return the line of the template in which an error arose as a phrase; empty where it is unknown."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
     return f", line {lines[-1]}" if lines else ""
 

@@ -1,4 +1,4 @@
-"""A chat template for models that have none: one that was trained from nothing, or on plain text only."""
+"""A chat template for models that have none, because they were trained from scratch or on plain text only."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from lavra.data.tokenizers.extension import with_special_tokens
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
 TURN = "<|im_start|>"
-"""The token before a turn, in tokenizers that are trained for chats."""
+"""The token that begins a turn, in tokenizers that are trained for chats."""
 
+# The tokens that begin a turn in published tokenizers, and the text that does so where there is none of them.
 _KNOWN = (TURN, "<start_of_turn>", "<|turn>")
 _PLAIN = "### "
 
@@ -19,10 +20,19 @@ _TEXT = (
 
 
 def default_chat_template(tokenizer: Tokenizer) -> ChatTemplate:
-    """Return a template for a tokenizer: each turn ends with the token that ends a text.
+    """Return a chat template for a tokenizer, in which each turn ends with the end-of-document token.
 
-    A turn begins with the token that the tokenizer has for it, else with `### `; since no text becomes the token that
-    ends the turn before, no turn can pretend to be another one's.
+    A turn begins with the token that the tokenizer has for it, else with `### `. No text becomes the end-of-document
+    token, so that the text of a turn cannot contain another turn.
+
+    Examples:
+        >>> from lavra.data.examples.default_chat import default_chat_template
+        >>> from lavra.data.tokenizers.tokenizer import Tokenizer
+        >>> template = default_chat_template(Tokenizer.train(["a"], vocabulary_size=257))
+        >>> print(template.text_of([{"role": "user", "content": "Olá!"}], asks=True), end="")
+        ### user
+        Olá!<|endoftext|>
+        ### assistant
     """
     known = tokenizer.inner.get_vocab(with_added_tokens=True)
     turn = next((name for name in _KNOWN if name in known), _PLAIN)
@@ -31,5 +41,5 @@ def default_chat_template(tokenizer: Tokenizer) -> ChatTemplate:
 
 
 def with_turn_token(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a tokenizer with a special token that begins a turn, as a new last id."""
+    """Return a tokenizer with the special token that begins a turn, which gets a new last id."""
     return with_special_tokens(tokenizer, [TURN], tokenizer.end_of_document_token)

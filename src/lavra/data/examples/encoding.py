@@ -1,4 +1,4 @@
-"""Rows with a part to learn as ids: boundaries where generation has them, ends learned, nothing cut in silence."""
+"""Encodes rows with a part to learn as ids, with the boundaries that generation has; whatever is cut is counted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lavra.core.errors import InputError
+from lavra.core.units import counted
 from lavra.data.examples.chats import ChatTemplate, FailingTemplate, RefusedChat, Span
 from lavra.data.examples.rows import ExampleRow
 from lavra.data.examples.store import Kind
@@ -33,16 +34,24 @@ if TYPE_CHECKING:
     import tokenizers
 
 
+# Matches tokens that begin or end turns in tokenizers that do not mark them as special.
 _MARK = re.compile(r"<\|.*\|>")
-"""How tokens are spelled that mark turns, in tokenizers that do not call them special."""
 
+# Names of the parts without which a chat has another meaning, so that it is left out where the template cannot write
+# them.
 _NEEDED = ("tools", "tool_calls", "function_call")
-"""Parts of a chat without which what is learned would be something else."""
 
 
 @dataclass(slots=True)
 class EncodedExample:
-    """An example as ids: see `lavra.data.examples.store.Example`; with the UTF-8 bytes of the text that is learned."""
+    """An example as ids, before it has a number; see `lavra.data.examples.store.Example` for the arrays.
+
+    Attributes:
+        tokens: (n,) int64 ids.
+        learned: (n,) bool; whether each token is learned.
+        source: (m,) int64 ids that an encoder reads; None for a decoder.
+        learned_bytes: Bytes of the text that is learned, as UTF-8.
+    """
 
     tokens: np.ndarray
     learned: np.ndarray
@@ -52,13 +61,13 @@ class EncodedExample:
 
 @dataclass(slots=True)
 class CutExamples:
-    """How many examples were cut to fit, and where the first few lie.
+    """The number of examples that were cut to fit the context, and the places of the first few.
 
     Attributes:
-        prompts: prompts that lost their beginning.
-        sources: encoder texts that lost their end.
-        chats: chats that lost their last turns.
-        places: the first few.
+        prompts: Number of prompts that lost their beginning.
+        sources: Number of sources, the texts that an encoder reads, that lost their end.
+        chats: Number of chats that lost their last turns.
+        places: Places of the first few, as "file:line".
     """
 
     prompts: int = 0
@@ -67,21 +76,35 @@ class CutExamples:
     places: list[str] = field(default_factory=list)
 
     def add(self, place: str, *, prompts: int = 0, sources: int = 0, chats: int = 0) -> None:
-        """Count one example."""
+        """Count one example at `place` that was cut in one or more of the ways."""
         self.prompts, self.sources, self.chats = self.prompts + prompts, self.sources + sources, self.chats + chats
         if len(self.places) < EXAMPLES:
             self.places.append(place)
 
     def summary(self, examples: int, context: int | None, source_context: int | None) -> str:
-        """Return the cuts as lines for a person; an empty string when nothing was cut."""
+        """Return the cuts as lines for a person; an empty string when nothing was cut.
+
+        Args:
+            examples: Number of all examples.
+            context: Number of tokens that fit on the decoder's side.
+            source_context: Number of tokens that fit on the encoder's side.
+
+        Examples:
+            >>> from lavra.data.examples.encoding import CutExamples
+            >>> cut = CutExamples()
+            >>> cut.add("questions.jsonl:7", prompts=1)
+            >>> print(cut.summary(1200, context=512, source_context=None))
+            cut to fit 512 tokens: the beginning of the prompt in 1 of 1,200 examples
+            cut examples: questions.jsonl:7
+        """
         kinds = (
-            (self.prompts, f"their prompts lost their beginnings, to fit {context} tokens"),
-            (self.sources, f"their texts to read lost their ends, to fit {source_context} tokens"),
-            (self.chats, f"they lost their last turns, to fit {context} tokens"),
+            (self.prompts, f"cut to fit {context} tokens: the beginning of the prompt"),
+            (self.sources, f"cut to fit {source_context} tokens: the end of the source"),
+            (self.chats, f"cut to fit {context} tokens: the last turns of the chat"),
         )
         places = ", ".join(self.places) + (", ..." if sum(count for count, _ in kinds) > EXAMPLES else "")
-        lines = [f"{count:,} of {examples:,} examples were cut: {what}" for count, what in kinds if count]
-        return "\n".join([*lines, f"the first are {places}"]) if lines else ""
+        lines = [f"{what} in {count:,} of {counted(examples, 'example')}" for count, what in kinds if count]
+        return "\n".join([*lines, f"cut examples: {places}"]) if lines else ""
 
 
 class ExampleEncoder:
@@ -89,22 +112,35 @@ class ExampleEncoder:
 
     A decoder's example is the prompt as generation reads it, with a beginning-of-text token where the tokenizer puts
     one, the completion and an end-of-document token; the last two are learned. The boundary is the one of
-    `encode_pair`. An encoder-decoder reads the prompt and
-    writes the completion, each within what the tokenizer's own post-processor puts around a text (T5: an end token;
-    BART: a beginning and an end). A chat is the template's text, of which the assistant's turns are learned.
+    `encode_pair`. An encoder-decoder reads the prompt and writes the completion, each with the tokens that the
+    tokenizer's own post-processor puts around a text (T5: an end token; BART: a beginning and an end). A chat is the
+    text that its template makes, of which the assistant's turns are learned.
 
     Args:
-        tokenizer: of the model.
-        kind: of model.
-        context: most positions on the decoder's side; None for no limit.
-        source_context: most positions on the encoder's side; None for no limit.
-        chat_template: for chats.
-        bad_rows: is filled with the examples that cannot be used.
+        tokenizer: Tokenizer of the model.
+        kind: Kind of the model.
+        bad_rows: Is filled with the examples that cannot be used.
+        context: Largest number of positions on the decoder's side; no limit by default.
+        source_context: Largest number of positions on the encoder's side; no limit by default.
+        chat_template: Template for chats; without it, a chat is an error.
 
     Attributes:
-        cut: what was cut to fit.
-        unknown: learned tokens that stand for what the vocabulary cannot write.
-        unwritten: parts of chats that the template leaves out, with the number of chats that have them.
+        cut: Number of examples that were cut to fit.
+        unknown: Number of learned tokens that stand for what the vocabulary cannot write.
+        unwritten: Parts of chats that the template leaves out, with the number of chats that have them.
+
+    Examples:
+        >>> from lavra.data.examples.encoding import ExampleEncoder
+        >>> from lavra.data.examples.rows import ExampleRow
+        >>> from lavra.data.readers.rows import BadRows
+        >>> from lavra.data.tokenizers.tokenizer import Tokenizer
+        >>> tokenizer = Tokenizer.train(["a rosa e o rosto da rosa", "a rosa rosa"], vocabulary_size=260)
+        >>> encoder = ExampleEncoder(tokenizer, "decoder", BadRows())
+        >>> [example] = encoder.encode([ExampleRow("poems", "poems.jsonl:1", "a", " rosa")])
+        >>> tokenizer.decode(example.tokens, special=True)
+        '<|endoftext|>a rosa<|endoftext|>'
+        >>> tokenizer.decode(example.tokens[example.learned], special=True)
+        ' rosa<|endoftext|>'
     """
 
     def __init__(
@@ -125,10 +161,10 @@ class ExampleEncoder:
         self.unwritten: Counter[str] = Counter()
 
     def encode(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
-        """Return each row as ids; None for those that cannot be used, which are counted in `bad_rows`.
+        """Return each row as ids, or None for a row that cannot be used, which is counted in `bad_rows`.
 
         Raises:
-            InputError: for chats without a template, or for a model that is no decoder.
+            InputError: for a chat without a template, or for a model that is no decoder.
         """
         pairs = [row for row in rows if not row.messages]
         pair = self._encode_for_decoder if self.kind == "decoder" else self._encode_for_both
@@ -152,7 +188,10 @@ class ExampleEncoder:
         return found
 
     def _fitted(self, row: ExampleRow, example: EncodedExample, marks: int, *, has_text: bool) -> EncodedExample | None:
-        """Cut the beginning of a prompt that is too long, keeping the `marks` before it."""
+        """Return an example whose prompt is cut at its beginning where it is too long.
+
+        The first `marks` tokens, which stand before the prompt, are kept. None where the answer alone is too long.
+        """
         if not has_text:
             return self._left_out(NO_PART_TO_LEARN, row, "the completion has no tokens")
         excess = 0 if self.context is None else len(example.tokens) - 1 - self.context
@@ -191,8 +230,8 @@ class ExampleEncoder:
     def _encode_chat(self, row: ExampleRow) -> EncodedExample | None:
         if self.kind != "decoder":
             raise InputError(
-                f"{row.place} is a chat, and this model reads one text and writes another",
-                "give columns of what is read and what is written, such as source and target",
+                f"{row.place} is a chat, and an encoder-decoder cannot be trained on chats",
+                "give a column of the text to read and one of the text to write, such as source and target",
             )
         if self.chat_template is None:
             raise InputError(
@@ -221,13 +260,13 @@ class ExampleEncoder:
         return self._fitted_chat(row, ids, runs, text, offsets)
 
     def _learned_spans(self, row: ExampleRow, spans: list[Span | None]) -> list[Span | None]:
-        """Return the spans of the turns that are learned; None for one that the template leaves out."""
+        """Return the spans of the turns that are learned, with None for a turn that the template leaves out."""
         answers = [number for number, turn in enumerate(row.messages) if turn["role"] == ASSISTANT]
         both = zip(answers, spans, strict=True)
         return [span for number, span in both if number not in row.unlearned]
 
     def _runs(self, ids: np.ndarray, offsets: np.ndarray, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Return the tokens of each span as (start, end), with the mark after it that ends the turn."""
+        """Return the tokens of each span as (start, end), with the token after it that ends the turn."""
         runs = []
         for start, end in spans:
             within = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start))
@@ -242,7 +281,8 @@ class ExampleEncoder:
     def _fitted_chat(
         self, row: ExampleRow, ids: np.ndarray, runs: list[tuple[int, int]], text: str, offsets: np.ndarray
     ) -> EncodedExample | None:
-        """Leave out what follows the last answer that fits, and of a prompt that is too long the beginning."""
+        """Return a chat cut to fit: without what follows the last answer that fits, and without the beginning of a
+        prompt that is still too long."""
         if not runs:
             return self._left_out(NO_PART_TO_LEARN, row, "the assistant's turns are empty")
         end = self.tokenizer.end_of_document
@@ -267,9 +307,9 @@ class ExampleEncoder:
 
     @cached_property
     def _marks(self) -> dict[str, int]:
-        """The tokens that text must not become, by their spelling: those that mark turns and ends.
+        """The ids, by their spelling, of the tokens that text must not become, because they begin or end turns.
 
-        Tokens that were added as ordinary ones (`<think>`, `<tool_call>`) are text, and are learned like it.
+        Tokens that were added as ordinary ones (`<think>`, `<tool_call>`) are text, and are learned as text.
         """
         tokenizer = self.tokenizer
         added = {
@@ -281,19 +321,23 @@ class ExampleEncoder:
         return {name: number for name, number in added.items() if name.strip() and number not in text}
 
     def _encode_with_marks(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids, and (tokens, 2) offsets in characters; the template's marks become special tokens."""
+        """Return the (tokens,) ids of a rendered chat, in which the template's special tokens become such.
+
+        Returns:
+            The ids, and the (tokens, 2) start and end of each token in characters.
+        """
         encoding = self._library.encode(text, add_special_tokens=False)
         return np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
 
     @cached_property
     def _library(self) -> tokenizers.Tokenizer:
-        """The library's tokenizer, for which a mark's spelling is the mark."""
+        """The library's tokenizer, which turns the spelling of a special token into that token."""
         from tokenizers import Tokenizer as Library
 
         return Library.from_str(self.tokenizer.serialised)
 
     def _cut(self, row: ExampleRow, *, prompts: int = 0, sources: int = 0, chats: int = 0) -> None:
-        """Count an example that is cut; an error where nothing may be cut."""
+        """Count an example that is cut; under the policy "strict" it is an error."""
         self.bad_rows.cut(row.place)
         self.cut.add(row.place, prompts=prompts, sources=sources, chats=chats)
 
@@ -302,7 +346,7 @@ class ExampleEncoder:
 
 
 def _text_bytes(text: str, offsets: np.ndarray) -> int:
-    """Return the UTF-8 bytes of the characters that tokens cover; tokens of one character count it once."""
+    """Return the UTF-8 bytes of the characters that tokens cover; a character of several tokens is counted once."""
     size = reached = 0
     for start, end in offsets.tolist():
         size += len(text[max(start, reached) : end].encode())

@@ -1,4 +1,4 @@
-"""Packing: which examples share a row, so that rows fill up and every example lies in exactly one."""
+"""Packs examples into rows, so that rows are nearly full and every example lies in exactly one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from lavra.core.seeds import numpy_stream
 
 LOOK_AHEAD = 4096
-"""Examples, in shuffled order, among which the companions of a row are looked for."""
+"""Number of examples, in shuffled order, among which those that share a row are chosen."""
 
+# Number of candidates that are tried, from the largest that fits one side, until one fits the other side too.
 _TRIES = 32
-"""Candidates tried, from the largest that fits one side, until one fits the other side too."""
 
 
 def pack_examples(
@@ -25,13 +25,22 @@ def pack_examples(
     largest that still fits is added again and again (best fit decreasing, Johnson 1973).
 
     Args:
-        sides: for each side of the model (decoder, and encoder if there is one) the (examples,) lengths and the limit
-            of a row; no length may exceed it.
-        seed: of the shuffling.
-        alone: one example per row.
+        sides: For each side of the model (decoder, and encoder if there is one) the (examples,) lengths of the examples
+            and the limit of a row in tokens; no length may exceed it.
+        seed: Seed of the shuffling.
+        alone: Put each example into a row of its own; false by default.
 
     Returns:
-        (examples,) int64 numbers of the examples, row after row, and (rows + 1,) int64 places where the rows begin.
+        The (examples,) int64 numbers of the examples, row after row, and the (rows + 1,) int64 indices at which the
+        rows begin in them.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lavra.data.examples.packing import pack_examples
+        >>> lengths = np.array([5, 3, 7, 2, 3])
+        >>> members, starts = pack_examples([(lengths, 10)], seed=0)
+        >>> [int(lengths[members[start:end]].sum()) for start, end in zip(starts, starts[1:])]
+        [10, 10]
     """
     count = len(sides[0][0])
     shuffled = numpy_stream(seed, "packing").permutation(count)
@@ -53,7 +62,10 @@ def _pack(
     members: list[int],
     starts: list[int],
 ) -> None:
-    """Append the rows of some examples to `members` and `starts`."""
+    """Pack some examples by best fit decreasing, and append their rows to `members` and `starts`.
+
+    The lengths are kept sorted, so that a binary search finds the largest example that still fits.
+    """
     ascending = numbers[np.argsort(first[0][numbers], kind="stable")]
     left = ascending.tolist()
     sizes = first[0][ascending].tolist()

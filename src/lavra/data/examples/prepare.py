@@ -1,4 +1,4 @@
-"""From rows with a part to learn to example stores: read, split by prompt, encode."""
+"""Prepares rows with a part to learn for training: reads them, splits them by their prompts and encodes them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lavra.core.disk.building import building_folder
 from lavra.core.disk.files import read_json, write_atomically, write_json
 from lavra.core.errors import Damaged, InputError
 from lavra.core.progress import Progress, say
+from lavra.core.units import counted
 from lavra.data.examples.chats import TEMPLATE_FILE, ChatTemplate
 from lavra.data.examples.encoding import ExampleEncoder
 from lavra.data.examples.rows import (
@@ -31,21 +32,20 @@ from lavra.data.tokenizers.streaming import one_ahead
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
 _SPOOL = "examples.zst"
+# Share of unknown tokens among the learned ones from which a warning is printed.
 _UNWRITABLE = 0.001
-"""Share of unknown tokens in what is learned that is worth a word."""
 
-_AT_ONCE = 1 << 20
-"""Characters encoded at once."""
+_AT_ONCE = 1 << 20  # characters encoded at once
 
 
 @dataclass(frozen=True)
 class PreparedExamples:
-    """Examples ready for training: the folder that `prepare_examples` makes.
+    """Examples that are ready for training: the folder that `prepare_examples` makes.
 
     Attributes:
-        folder: where it is.
-        train: the examples to train on.
-        validation: the held-out ones; no prompt lies on both sides.
+        folder: Path of the folder.
+        train: Store of the training examples.
+        validation: Store of the validation examples; no prompt is in both stores.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class PreparedExamples:
         """The tokenizer of both stores.
 
         Raises:
-            Damaged: if the copy in the folder is another one.
+            Damaged: if the copy in the folder is another tokenizer.
         """
         tokenizer = Tokenizer.load(self.folder / TOKENIZER)
         if tokenizer.fingerprint != self.train.manifest.tokenizer_fingerprint:
@@ -69,18 +69,18 @@ class PreparedExamples:
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """What was read, left out, cut, split and tokenised."""
+        """The report on what was read, left out, cut, split and tokenised, as `report.json` holds it."""
         return read_json(self.folder / REPORT)
 
 
 def holds_examples(folder: str | Path) -> bool:
-    """Whether a folder was made by `prepare_examples`, and not by `prepare`."""
+    """Return whether a folder was made by `prepare_examples`, and not by `prepare`."""
     report = Path(folder) / REPORT
     return report.is_file() and "kind" in read_json(report)
 
 
 def open_prepared_examples(folder: str | Path) -> PreparedExamples:
-    """Open a folder that `prepare_examples` made.
+    """Return the prepared examples in a folder that `prepare_examples` made.
 
     Raises:
         InputError: if it is no such folder.
@@ -110,30 +110,36 @@ def prepare_examples(
     validation: Sequence[str] = (),
     force: bool = False,
 ) -> PreparedExamples:
-    """Read rows with a part to learn, hold some out, and write example stores of both parts.
+    """Read rows with a part to learn, split them into training and validation data, and write example stores of both.
 
     Args:
-        locations: see `lavra.data.readers.documents`; formats with columns only.
-        out: the folder to make, with `train/`, `validation/`, `tokenizer/` and `report.json`; made whole or not at all.
-        tokenizer: of the model that learns.
-        kind: of that model.
-        context: most positions on the decoder's side: a longer prompt loses its beginning, a longer answer is left out;
-            None for no limit.
-        source_context: most positions on the encoder's side: a longer text loses its end; None for no limit.
-        columns: of prompt and completion; without them, chats and usual names are recognised.
-        chat_template: of the tokenizer, for chats; written beside it where there are any.
-        validation_share: the share of the prompts' bytes to hold out; a prompt's hash decides, see `lavra.data.split`.
-        validation_limit: bytes of prompts to hold out at most.
-        on_bad_row: leave bad rows out ("skip"), stop at them ("error"), or also at whatever is left out, guessed or cut
-            ("strict").
-        normalize: bring text to Unicode normal form C.
-        encoding: of the files that do not begin with a mark of it; UTF-8, else Windows-1252, by default.
-        validation: locations of the examples to hold out, instead of a share. Without it, files whose names say that
-            they are validation data are held out; test files beside training files are never trained on.
-        force: replace an existing folder.
+        locations: Files, folders and other locations, see `lavra.data.readers.documents`; formats with columns only.
+        out: The folder to make, with `train/`, `validation/`, `tokenizer/` and `report.json`. It appears whole or not
+            at all.
+        tokenizer: Tokenizer of the model that learns.
+        kind: Kind of that model, "decoder" (the default) or "encoder-decoder".
+        context: Largest number of positions on the decoder's side. A longer prompt loses its beginning, and a longer
+            answer is left out. No limit by default.
+        source_context: Largest number of positions on the encoder's side; a longer text loses its end. No limit by
+            default.
+        columns: Columns of prompt and completion; by default chats and usual names are recognised.
+        chat_template: Chat template of the tokenizer; it is written beside it where there are chats.
+        validation_share: Share of the prompts' bytes that becomes validation data; a hash of the prompt decides, see
+            `lavra.data.split`. 0.05 by default.
+        validation_limit: Largest number of bytes of the validation data's prompts; 10 MB by default.
+        on_bad_row: Leave bad rows out ("skip", the default), stop at them ("error"), or also at whatever is left out,
+            guessed or cut ("strict").
+        normalize: Bring text to Unicode's normal form C.
+        encoding: Encoding of the files without a byte order mark; UTF-8, else Windows-1252, by default.
+        validation: Locations of the validation data, instead of a share. Without it, files whose names say that they
+            are validation data are used as such; test files beside training files are never trained on.
+        force: Replace an existing folder.
+
+    Returns:
+        The prepared examples, opened.
 
     Raises:
-        InputError: if the folder exists, if there are no examples or too few prompts to hold some out, or for a bad row
+        InputError: if the folder exists, if there are no examples or too few prompts to split them, or for a bad row
             under "error".
     """
     bad_rows = BadRows(policy=on_bad_row)
@@ -162,7 +168,7 @@ def prepare_examples(
         tokenizer.save(building / TOKENIZER)
         if chats and chat_template is not None:
             write_atomically(building / TOKENIZER / TEMPLATE_FILE, chat_template.text)
-            say(f"chats: written by {chat_template.origin}")
+            say(f"chats are written as text by {chat_template.origin}")
         notes = encoder.cut.summary(examples, context, source_context)
         for text in (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned), _unwritten(encoder)):
             if text:
@@ -180,7 +186,7 @@ def prepare_examples(
 
 
 def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleManifest], chats: int) -> dict[str, Any]:
-    """Return what was left out, cut and split, as plain values for the report."""
+    """Return the report on what was left out, cut and split, as plain values."""
     return {
         "kind": encoder.kind,
         "context": encoder.context,
@@ -195,19 +201,19 @@ def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleMan
 
 
 def _unwritable(unknown: int, learned: int) -> str:
-    """Return what to say where the tokenizer cannot write what is to be learned."""
+    """Return the warning that the tokenizer cannot write what is to be learned; empty where it can."""
     if unknown < _UNWRITABLE * learned:
         return ""
     return (
         f"{unknown / learned:.2%} of the tokens to learn stand for what the tokenizer cannot write, and the model will "
-        "learn to write them so: take a tokenizer made for this language"
+        "learn to write its unknown token there: choose a tokenizer made for this language"
     )
 
 
 def _unwritten(encoder: ExampleEncoder) -> str:
-    """Return what to say of parts of chats that the template leaves out."""
-    parts = ", ".join(f"{name} (in {count:,} chats)" for name, count in encoder.unwritten.most_common())
-    return f"the chat template does not write, and so nothing is learned of: {parts}" if parts else ""
+    """Return the warning about parts of chats that the template leaves out; empty where it leaves out none."""
+    parts = ", ".join(f"{name} (in {counted(count, 'chat')})" for name, count in encoder.unwritten.most_common())
+    return f"the chat template leaves out these parts, which are therefore not learned: {parts}" if parts else ""
 
 
 def _sizes(manifest: ExampleManifest) -> dict[str, int]:
@@ -242,7 +248,19 @@ def _reading(
 def _write(
     folder: Path, spool: Path, encoder: ExampleEncoder, split: Split, examples: int, given: GivenValidation
 ) -> dict[str, ExampleManifest]:
-    """Encode the rows while the next ones are read, and write both stores; return their manifests by side."""
+    """Encode the rows while the next ones are read, and write both stores.
+
+    Args:
+        folder: The folder in which the stores are made.
+        spool: File that caches the rows.
+        encoder: Turns the rows into ids.
+        split: Decides by a row's prompt whether it is validation data.
+        examples: Number of rows, for the progress line.
+        given: The prompts of the validation data that the user named.
+
+    Returns:
+        The manifests of the stores by side, "train" and "validation".
+    """
     done = 0
     with (
         ExampleWriter(folder / TRAIN, encoder.tokenizer, encoder.kind) as train,
@@ -264,8 +282,8 @@ def _write(
             progress.update(done)
         if not train.examples or not validation.examples:
             raise InputError(
-                f"{train.examples + validation.examples} usable examples with too few different prompts: some must be "
-                "trained on and others held out",
+                f"{counted(train.examples + validation.examples, 'usable example')} with too few different prompts to "
+                "split into training and validation data",
                 encoder.bad_rows.remedy() or "give more examples",
             )
     return {TRAIN: train.manifest, VALIDATION: validation.manifest}

@@ -1,4 +1,4 @@
-"""Rows with a part to learn, recognised by their columns: a prompt and its completion, or a chat."""
+"""Reads rows with a part to learn, recognised by their columns: a prompt and its completion, or a chat."""
 
 from __future__ import annotations
 
@@ -24,18 +24,23 @@ from lavra.data.readers.rows import EMPTY, MISSING_COLUMN, NO_PART_TO_LEARN, NOT
 from lavra.data.readers.tables import missing_column
 
 CHAT_COLUMNS = ("messages", "conversations")
-"""Columns that hold a chat: a list of {role, content}, or of {from, value}."""
+"""Names of columns that hold a chat: a list of {role, content}, or of {from, value}."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairColumns:
-    """Where a row holds what is read and what is learned.
+    """The columns in which rows hold a prompt and its completion.
 
     Attributes:
-        prompt: column of what is read.
-        completion: column of what is learned.
-        separator: what a decoder reads between the two where neither has white space there.
-        beside: columns that are read after the prompt, a blank line between them, where they hold text.
+        prompt: Column of the prompt, which is only read.
+        completion: Column of the completion, which is learned.
+        separator: Text that a decoder reads between the two where neither has white space there; a line end by default.
+        beside: Columns that are added to the prompt after a blank line, where they hold text; none by default.
+
+    Examples:
+        >>> from lavra.data.examples.rows import PairColumns
+        >>> PairColumns("instruction", "output", beside=("input",)).names
+        ('instruction', 'input', 'output')
     """
 
     prompt: str
@@ -45,7 +50,7 @@ class PairColumns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All columns, in the order of reading."""
+        """The names of all columns, in the order in which they are read."""
         return (self.prompt, *self.beside, self.completion)
 
 
@@ -68,15 +73,16 @@ PAIR_COLUMNS = (
     PairColumns("document", "summary"),
     PairColumns("article", "highlights"),
 )
-"""Columns that are recognised, in this order; a prompt and its completion are joined as they are."""
+"""The columns that are recognised, in the order in which they are tried. "prompt" and "completion" are joined as they
+are; between the others comes a line end."""
 
+# Names of columns beside a chat: the tools that it offers, the system message, and variables of the template.
 _TOOLS, _SYSTEM, _OPTIONS = ("tools", "functions"), "system", "chat_template_kwargs"
-"""Columns beside a chat: the tools that it offers, what the system says, and switches of the template."""
 
 _BESIDE_CHATS = (_SYSTEM, *_TOOLS, "documents", _OPTIONS)
 
 EXAMPLE_COLUMNS = frozenset((*CHAT_COLUMNS, *_BESIDE_CHATS, *(name for pair in PAIR_COLUMNS for name in pair.names)))
-"""All columns that examples are recognised by or made of."""
+"""The names of all columns by which examples are recognised or of which they are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +90,21 @@ class ExampleRow:
     """One row with a part to learn.
 
     Attributes:
-        group: the name of the corpus or file that it is accounted under.
-        place: where it was read, for messages: `file.jsonl:17`.
-        prompt: what is read; for a chat what comes before the assistant's first turn, as one text.
-        completion: what is learned; empty for a chat.
-        separator: what a decoder reads between the two.
-        messages: of a chat, as {role, content, …}; empty for a pair.
-        unlearned: numbers of the assistant's turns that are only read.
-        given: what the template of a chat may use besides: `tools`, `documents`, switches of its own.
-        held_out: whether it is from validation data.
+        group: Name of the corpus or file under which the row is counted.
+        place: File and line where it was read, for messages: `file.jsonl:17`.
+        prompt: Text that is only read; for a chat what comes before the assistant's first learned turn, as one text.
+        completion: Text that is learned; empty for a chat.
+        separator: Text that a decoder reads between the two where neither has white space there.
+        messages: Turns of a chat, as {role, content, …}; empty for a pair.
+        unlearned: Indices of the assistant's turns that are only read.
+        given: Further variables for the template of a chat: `tools`, `documents`, variables of its own.
+        held_out: Whether it is validation data.
+
+    Examples:
+        >>> from lavra.data.examples.rows import ExampleRow
+        >>> row = ExampleRow("questions", "questions.jsonl:1", "Who wrote it?", "Nobody.", separator=chr(10))
+        >>> row.joined
+        ('Who wrote it?', '\\nNobody.')
     """
 
     group: str
@@ -107,7 +119,10 @@ class ExampleRow:
 
     @property
     def key(self) -> str:
-        """The text whose hash decides on which side of the split the row lies: equal prompts lie on one side."""
+        """The text whose hash decides whether the row is training or validation data.
+
+        It is the prompt, so that rows with equal prompts are on the same side.
+        """
         return self.prompt if self.prompt.strip() else self.completion
 
     @property
@@ -118,7 +133,13 @@ class ExampleRow:
 
 
 def looks_like_example(fields: Mapping[str, Any]) -> bool:
-    """Say whether the columns of a row are those of a chat or of a pair that is recognised by its names."""
+    """Return whether the columns of a row are recognised as those of a chat or of a prompt and its completion.
+
+    Examples:
+        >>> from lavra.data.examples.rows import looks_like_example
+        >>> looks_like_example({"question": "Who?", "answer": "Me."}), looks_like_example({"text": "Me."})
+        (True, False)
+    """
     return any(name in fields for name in CHAT_COLUMNS) or _columns(fields, None) is not None
 
 
@@ -135,16 +156,16 @@ def read_examples(
     """Yield the rows of `locations` that have a part to learn; others are counted in `bad_rows`.
 
     Args:
-        locations: see `lavra.data.readers.documents`; formats with columns only.
-        bad_rows: is filled with what was left out, and says what to do about it.
-        columns: of prompt and completion; without them, chats and the names of `PAIR_COLUMNS` are looked for.
-        normalize: bring text to Unicode normal form C.
-        encoding: see `lavra.data.readers.documents.read_rows`.
-        validation: see `lavra.data.readers.documents.read_rows`.
-        counter: is advanced by the bytes read from disk.
+        locations: Files, folders and other locations, see `lavra.data.readers.documents`; formats with columns only.
+        bad_rows: Is filled with what was left out; its policy decides whether that is an error.
+        columns: Columns of prompt and completion; by default chats and the columns of `PAIR_COLUMNS` are recognised.
+        normalize: Bring text to Unicode's normal form C.
+        encoding: Encoding of the files, see `lavra.data.readers.documents.read_rows`.
+        validation: Locations of the validation data, see `lavra.data.readers.documents.read_rows`.
+        counter: Is advanced by the bytes read from disk.
 
     Raises:
-        InputError: for data that cannot be read, or a bad row when these are not to be left out.
+        InputError: for data that cannot be read, or a bad row where the policy of `bad_rows` does not leave it out.
     """
     rows = read_rows(
         locations,
@@ -167,7 +188,7 @@ def read_examples(
 
 
 def spool_examples(rows: Iterable[ExampleRow], path: Path) -> Iterator[ExampleRow]:
-    """Yield the rows while writing each to `path`, a `.zst` file for `spooled_examples`."""
+    """Yield the rows while writing each to a `.zst` file, from which `spooled_examples` reads them."""
     import zstandard
 
     with zstandard.open(path, "wb", cctx=zstandard.ZstdCompressor(level=1)) as file:
@@ -177,7 +198,7 @@ def spool_examples(rows: Iterable[ExampleRow], path: Path) -> Iterator[ExampleRo
 
 
 def spooled_examples(path: Path) -> Iterator[ExampleRow]:
-    """Yield the rows that `spool_examples` wrote."""
+    """Yield the rows that `spool_examples` wrote to `path`."""
     with open_binary(path) as lines:
         for line in lines:
             values = json.loads(line)
@@ -229,7 +250,7 @@ def _fields_size(row: Row) -> int:
 
 
 def _first_answer(answers: object) -> object:
-    """Return the first of the answers to a question in the layout of SQuAD; the others say the same."""
+    """Return the first of the answers to a question in the layout of SQuAD, where the others say the same."""
     if isinstance(answers, Mapping):
         answers = answers.get("text")
     if isinstance(answers, list):
@@ -245,7 +266,10 @@ def _columns(fields: Mapping[str, Any], columns: PairColumns | None) -> PairColu
 
 
 def _chat(row: Row, names: tuple[str, ...], bad_rows: BadRows) -> ExampleRow | None:
-    """Return a chat; of one in two columns, the turns of the first are only read."""
+    """Return the chat in the columns `names`, or None where it cannot be used, which is counted.
+
+    Of a chat in two columns, the turns in the first are only read.
+    """
     taken = (*names, *(name for name in _BESIDE_CHATS if row.fields.get(name)))
     bad_rows.note_columns(row.file, taken, row.fields)
     try:
@@ -266,7 +290,7 @@ def _chat(row: Row, names: tuple[str, ...], bad_rows: BadRows) -> ExampleRow | N
 
 
 def _turns(fields: Mapping[str, Any], names: tuple[str, ...]) -> Turns:
-    """Return the turns of some columns one after the other, what the system says in a column of its own before them."""
+    """Return the turns of some columns one after the other, after the system message where it has its own column."""
     messages: list[dict[str, Any]] = []
     unlearned: list[int] = []
     for name in names:
@@ -284,13 +308,13 @@ def _turns(fields: Mapping[str, Any], names: tuple[str, ...]) -> Turns:
         raise UnusableTurn(f"{_SYSTEM!r} holds a {type(system).__name__}, not text")
     if messages[0]["role"] == _SYSTEM:
         if messages[0]["content"] != system:
-            raise UnusableTurn(f"the column {_SYSTEM!r} and the first turn say different things in the system's name")
+            raise UnusableTurn(f"the column {_SYSTEM!r} and the first turn hold different system messages")
         return Turns(tuple(messages), tuple(unlearned))
     return Turns(({"role": _SYSTEM, "content": system}, *messages), tuple(number + 1 for number in unlearned))
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the template may use beside the turns."""
+    """Return the variables that the template may use beside the turns."""
     given: dict[str, Any] = {}
     for name in _TOOLS:
         if fields.get(name):

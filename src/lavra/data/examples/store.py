@@ -1,8 +1,12 @@
-"""Examples: rows with a part to learn and a part that is only read, on disk and by their number in a run.
+"""The example store: examples with a part to learn and a part that is only read, on disk and by their number in a run.
 
-A folder with `tokens.bin` (uint16 or uint32 ids of all examples, flat), `learned.bin` (one bit per token, packed),
-`offsets.bin` (uint64, one more than there are examples), `source_tokens.bin` and `source_offsets.bin` (what an encoder
-reads; empty for decoders) and `manifest.json`. All numbers are little-endian.
+The store is a folder with these files, whose numbers are little-endian:
+
+- `tokens.bin`: the uint16 or uint32 ids of all examples, flat,
+- `learned.bin`: one bit for each token, whether it is learned,
+- `offsets.bin`: the uint64 index of each example's first token, and the number of tokens,
+- `source_tokens.bin` and `source_offsets.bin`: the same for what an encoder reads; empty for decoders,
+- `manifest.json`: the description of the store, with a hash of each file.
 """
 
 from __future__ import annotations
@@ -20,8 +24,11 @@ from lavra.data.order import WindowOrder
 from lavra.data.token_store.files import map_array, verify_files
 
 Kind = Literal["decoder", "encoder-decoder"]
+"""The kinds of models that examples are made for."""
 
 FORMAT_VERSION = 1
+"""Version of the folder's layout; stores of other versions are refused."""
+
 MANIFEST = "manifest.json"
 TOKENS = "tokens.bin"
 LEARNED = "learned.bin"
@@ -34,15 +41,21 @@ _REMEDY = "prepare the examples again, or copy the folder again from where it is
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example.
+    """One example as ids.
 
     Attributes:
-        number: in its store.
-        tokens: (n,) int64. For a decoder the whole text: beginning mark, prompt, completion, end token; position i
-            reads `tokens[i]` and predicts `tokens[i + 1]`. For an encoder-decoder what the decoder writes, its end
-            token included.
-        learned: (n,) bool: which of the tokens are learned. The first token of a decoder's example never is.
-        source: (m,) int64 what the encoder reads, its end token included; None for a decoder.
+        number: Number of the example in its store.
+        tokens: (n,) int64 ids. For a decoder they are the whole text: beginning-of-text token, prompt, completion, end
+            token; position i reads `tokens[i]` and predicts `tokens[i + 1]`. For an encoder-decoder they are what the
+            decoder writes, its end token included.
+        learned: (n,) bool; whether each token is learned. The first token of a decoder's example never is.
+        source: (m,) int64 ids that the encoder reads, its end token included; None for a decoder.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lavra.data.examples.store import Example
+        >>> Example(0, np.array([5, 6, 7, 0]), np.array([False, False, True, True])).length
+        3
     """
 
     number: int
@@ -52,7 +65,7 @@ class Example:
 
     @property
     def length(self) -> int:
-        """Positions that the example takes in a decoder's row."""
+        """Number of positions that the example takes in a decoder's row."""
         return len(self.tokens) - (self.source is None)
 
 
@@ -61,11 +74,11 @@ class ExampleGroup:
     """Consecutive examples of one file or corpus.
 
     Attributes:
-        name: as the reader gave it.
-        examples: how many.
-        tokens: of these.
-        learned: tokens that are learned.
-        fingerprint: a hash of the texts, in order.
+        name: Name that the reader gave.
+        examples: Number of examples.
+        tokens: Number of their tokens on the decoder's side.
+        learned: Number of their tokens that are learned.
+        fingerprint: Hash of the texts, in order.
     """
 
     name: str
@@ -80,19 +93,19 @@ class ExampleManifest:
     """The description of an example store, kept in its `manifest.json`.
 
     Attributes:
-        kind: of model that the examples are made for.
-        tokenizer_fingerprint: of the tokenizer that made the ids.
-        vocabulary_size: of that tokenizer.
-        end_of_document: the id after what is learned.
-        dtype: of an id on disk: "uint16" or "uint32".
-        examples: how many.
-        tokens: of the decoder's side.
-        learned: tokens that are learned, end tokens included.
-        source_tokens: of the encoder's side.
-        learned_bytes: UTF-8 bytes of the original text that is learned.
-        groups: in the order of the examples.
-        hashes: xxh3-128 of each file.
-        format_version: of the folder's layout.
+        kind: Kind of the model that the examples are made for.
+        tokenizer_fingerprint: Fingerprint of the tokenizer that made the ids.
+        vocabulary_size: Size of that tokenizer's vocabulary.
+        end_of_document: Id after what is learned.
+        dtype: Type of an id on disk: "uint16" or "uint32".
+        examples: Number of examples.
+        tokens: Number of tokens on the decoder's side.
+        learned: Number of tokens that are learned, end tokens included.
+        source_tokens: Number of tokens on the encoder's side.
+        learned_bytes: Bytes of the original text that is learned, as UTF-8.
+        groups: The groups in the order of the examples.
+        hashes: The xxh3-128 hash of each file.
+        format_version: Version of the folder's layout.
     """
 
     kind: Kind
@@ -120,10 +133,10 @@ class ExampleManifest:
 
     @classmethod
     def read(cls, path: Path) -> ExampleManifest:
-        """Read a manifest.
+        """Return the manifest in a file.
 
         Raises:
-            Damaged: if the file is missing, no manifest of examples, or written by a later version.
+            Damaged: if the file is missing, no manifest of examples, or of another format version.
         """
         values = read_json(path)
         remedy = "prepare the examples again"
@@ -141,9 +154,15 @@ class ExampleManifest:
 class ExampleStore:
     """An example store opened for reading by memory map; nothing is loaded before it is used.
 
+    `len(store)` is the number of examples, and `store[number]` is an `Example`.
+
+    Args:
+        folder: Path of the store; `open` also reads its manifest.
+        manifest: Description of the store.
+
     Attributes:
-        folder: where it is.
-        manifest: what it holds.
+        folder: Path of the store.
+        manifest: Description of the store.
     """
 
     def __init__(self, folder: Path, manifest: ExampleManifest) -> None:
@@ -156,10 +175,10 @@ class ExampleStore:
 
     @classmethod
     def open(cls, folder: str | Path) -> ExampleStore:
-        """Open the example store in `folder`, after checking that every file has its size.
+        """Return the example store in `folder`, after checking that every file has its size.
 
         Raises:
-            Damaged: naming the file that is missing or cut short; contents are checked by `verify`.
+            Damaged: if a file is missing or cut short; the message names it. The contents are checked by `verify`.
         """
         folder = Path(folder)
         return cls(folder, ExampleManifest.read(folder / MANIFEST))
@@ -172,7 +191,7 @@ class ExampleStore:
         """Return one example.
 
         Raises:
-            IndexError: outside the store.
+            IndexError: if the store has no example of this number.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"there is no example {number} among {len(self)}")
@@ -186,55 +205,59 @@ class ExampleStore:
         return Example(number, self._tokens[start:end].astype(np.int64), learned, source)
 
     def lengths(self) -> np.ndarray:
-        """Return (examples,) int64: the positions that each example takes in a decoder's row."""
+        """Return the (examples,) int64 number of positions that each example takes in a decoder's row."""
         return np.diff(self._offsets.astype(np.int64)) - (self.manifest.kind == "decoder")
 
     def source_lengths(self) -> np.ndarray:
-        """Return (examples,) int64: the tokens that the encoder reads of each example, 0 for decoders."""
+        """Return the (examples,) int64 number of tokens that the encoder reads of each example, 0 for decoders."""
         return np.diff(self._source_offsets.astype(np.int64))
 
     def verify(self) -> None:
         """Read every file and compare its hash with the manifest's.
 
         Raises:
-            Damaged: naming the first file that is not what was written.
+            Damaged: if a file is not what was written; the message names the first such file.
         """
         verify_files(self.folder, self.manifest.hashes, _REMEDY)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """The examples that share one row of a batch; there is always at least one."""
+    """The examples that share one sequence of a batch.
+
+    Attributes:
+        examples: The examples; there is always at least one.
+    """
 
     examples: tuple[Example, ...]
 
     @property
     def length(self) -> int:
-        """Positions of the decoder's side."""
+        """Number of positions on the decoder's side."""
         return sum(example.length for example in self.examples)
 
     @property
     def source_length(self) -> int:
-        """Positions of the encoder's side."""
+        """Number of positions on the encoder's side."""
         return sum(0 if example.source is None else len(example.source) for example in self.examples)
 
 
 class ExampleSource:
-    """Rows for training: row `k` of the run is a pure function of the seed and of `k`; endless, epoch after epoch.
+    """The endless rows of a training run: row `k` of the run is a pure function of the seed and of `k`.
 
-    The examples are packed into rows once; every epoch visits the rows in another order. So each example is met exactly
-    once per epoch.
+    The examples are packed into rows once, and every epoch visits the rows in another order. So each example is trained
+    on exactly once per epoch.
 
     Args:
-        store: of examples.
-        context: positions of a row on the decoder's side.
-        source_context: positions on the encoder's side; None for decoders.
-        seed: of the packing and of the order.
-        pack: several examples per row where they fit; otherwise one.
+        store: The example store to train on.
+        context: Number of positions of a row on the decoder's side.
+        source_context: Number of positions of a row on the encoder's side; None for decoders.
+        seed: Seed of the packing and of the order; 0 by default.
+        pack: Put several examples into a row where they fit (the default), else one.
 
     Attributes:
-        rows_per_epoch: rows that hold every example once.
-        filled: share of the rows' positions that hold tokens, on the fuller side.
+        rows_per_epoch: Number of rows that hold every example once.
+        filled: Share of the rows' positions that hold tokens, on the fuller side.
 
     Raises:
         InputError: if an example is longer than a row.
@@ -257,7 +280,7 @@ class ExampleSource:
         self._order = WindowOrder(self.rows_per_epoch, 1, seed)
 
     def rows(self, start: int, count: int) -> list[PackedRow]:
-        """Return `count` rows from number `start` on."""
+        """Return the `count` rows from number `start` of the run on."""
         epochs, within = np.divmod(np.arange(start, start + count), self.rows_per_epoch)
         found = []
         for epoch, place in zip(epochs.tolist(), within.tolist(), strict=True):

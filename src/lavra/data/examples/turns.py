@@ -1,4 +1,4 @@
-"""The turns of a chat as people write them down: roles, parts, tool calls, what was thought, and what counts."""
+"""Reads the turns of a chat in the layouts that data sets use: roles, parts, tool calls, reasoning and weights."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 ASSISTANT = "assistant"
 
 _ROLES = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "model": ASSISTANT, "bot": ASSISTANT}
+# Names of members that a turn of the assistant may have instead of a content.
 _INSTEAD = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
-"""What a turn may carry in the place of a content."""
 
+# Names of the member that says whether a turn of the assistant is learned: OpenAI's, and axolotl's.
 _WEIGHTS = ("weight", "train")
-"""Whether a turn of the assistant is learned: OpenAI's name, and axolotl's."""
 
 
 class UnusableTurn(Exception):
-    """A turn that cannot be used; the message names what it carries."""
+    """Raised for a turn that cannot be used; the message names the turn and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Turns:
     """The turns of a chat.
 
     Attributes:
-        messages: with all that they carry; a content is always text.
-        unlearned: numbers of the assistant's turns that are only read.
+        messages: The turns, each with "role", "content" and its other members; a content is always text.
+        unlearned: Indices of the assistant's turns that are only read.
     """
 
     messages: tuple[dict[str, Any], ...]
@@ -35,20 +35,26 @@ class Turns:
 
     @property
     def first_learned(self) -> int | None:
-        """The number of the first turn that is learned; None where there is none."""
+        """The index of the first turn that is learned; None where none is."""
         answers = (number for number, turn in enumerate(self.messages) if turn["role"] == ASSISTANT)
         return next((number for number in answers if number not in self.unlearned), None)
 
 
 def read_turns(turns: Sequence[object], first: int = 1) -> Turns:
-    """Return the turns of a chat: {role, content} or {from, value}, and whatever else a template may use.
+    """Return the turns of a chat in one layout, whatever the layout of the data.
 
     Args:
-        turns: as they stand in the data.
-        first: number of the first one, for messages.
+        turns: The turns as the data has them: {role, content} or {from, value}, and whatever else a template may use.
+        first: Number of the first turn in messages; 1 by default.
 
     Raises:
-        UnusableTurn: names the turn and what cannot be used of it.
+        UnusableTurn: if a turn cannot be used; the message names the turn and the reason.
+
+    Examples:
+        >>> from lavra.data.examples.turns import read_turns
+        >>> turns = read_turns([{"from": "human", "value": "Olá!"}, {"from": "gpt", "value": "Olá.", "weight": 0}])
+        >>> turns.messages[0], turns.unlearned
+        ({'role': 'user', 'content': 'Olá!'}, (1,))
     """
     messages, unlearned = [], []
     for number, turn in enumerate(turns):
@@ -60,15 +66,19 @@ def read_turns(turns: Sequence[object], first: int = 1) -> Turns:
 
 
 def is_list_of_turns(value: object) -> bool:
-    """Say whether a value is a list of turns, rather than text."""
+    """Return whether a value is a list of turns, and not a text."""
     return isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
 
 
 def read_tools(value: object, name: str) -> list[Any]:
-    """Return the tools that a chat offers, given as a list or as JSON.
+    """Return the tools that a chat offers.
+
+    Args:
+        value: A list, or the JSON of one.
+        name: Name of the column, for messages.
 
     Raises:
-        UnusableTurn: if it is neither.
+        UnusableTurn: if the value is neither.
     """
     found = _parsed(value) if isinstance(value, str) else value
     if not isinstance(found, list):
@@ -121,7 +131,7 @@ def _learned(weight: object, name: str, place: str) -> bool:
 
 
 def _call(call: Any) -> Any:
-    """Return a tool call with its arguments as an object: templates write them as JSON themselves."""
+    """Return a tool call with its arguments as an object, because templates write them as JSON themselves."""
     function = call.get("function") if isinstance(call, dict) else None
     holder = function if isinstance(function, dict) else call
     if not isinstance(holder, dict) or not isinstance(holder.get("arguments"), str):
@@ -139,7 +149,7 @@ def _parsed(text: str) -> object:
 
 
 def without_nothing(value: Any) -> Any:
-    """Return a value without the members that are null, which columnar files put where other rows have something."""
+    """Return a value without the members that are null, which columnar files have where other rows have a value."""
     if isinstance(value, Mapping):
         return {name: without_nothing(member) for name, member in value.items() if member is not None}
     if isinstance(value, list | tuple):
@@ -148,7 +158,7 @@ def without_nothing(value: Any) -> Any:
 
 
 def texts_in(value: Any) -> list[str]:
-    """Return every text inside a value, names of members included."""
+    """Return every string inside a value, the names of members included."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):

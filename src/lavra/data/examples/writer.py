@@ -1,4 +1,4 @@
-"""Writing an example store: example by example, whole or not at all."""
+"""Writes an example store example by example."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 
 
 class ExampleWriter(FolderWriter):
-    """Writes an example store in a `with` block: it is there when the block ends well, and nothing is otherwise.
+    """Writes an example store in a `with` block; the folder appears whole when the block ends without an error.
 
     Args:
-        folder: the folder to make.
-        tokenizer: what makes the ids.
-        kind: of model that the examples are made for.
-        force: replace an existing folder.
+        folder: The folder to make.
+        tokenizer: Tokenizer that makes the ids.
+        kind: Kind of the model that the examples are for.
+        force: Replace an existing folder; false by default.
 
     Attributes:
-        examples: added so far.
-        tokens: of these, on the decoder's side.
-        learned: tokens that are learned.
-        manifest: of the finished store, once the block has ended.
+        examples: Number of examples added so far.
+        tokens: Number of their tokens on the decoder's side.
+        learned: Number of their tokens that are learned.
+        manifest: Manifest of the finished store, once the block has ended.
 
     Raises:
         InputError: if the folder exists, or no example was added.
@@ -76,15 +76,15 @@ class ExampleWriter(FolderWriter):
         """Add one example.
 
         Args:
-            group: the name that it is accounted under; consecutive examples of one name are one group.
-            texts: the original texts, for the group's fingerprint.
+            group: Name under which the example is counted; consecutive examples of one name are one group.
+            texts: The original texts, for the group's fingerprint.
             tokens: (n,) ids, as in `Example`.
-            learned: (n,) bool.
-            source: (m,) ids that the encoder reads; None for decoders.
-            learned_bytes: UTF-8 bytes of the text that is learned.
+            learned: (n,) bool; whether each token is learned.
+            source: (m,) ids that the encoder reads; None for a decoder.
+            learned_bytes: Bytes of the text that is learned, as UTF-8.
 
         Raises:
-            ValueError: if nothing is learned, or the sides are not those of the kind of model.
+            ValueError: if nothing is learned, or `source` is missing or given against the kind of model.
         """
         targets = learned if self.kind == "encoder-decoder" else learned[1:]
         if len(learned) != len(tokens) or not targets.any():
@@ -105,7 +105,7 @@ class ExampleWriter(FolderWriter):
         self._account(group, texts, len(tokens), int(targets.sum()))
 
     def _write_bits(self, learned: np.ndarray) -> None:
-        """Write whole bytes of the bits so far; what is left of a byte waits."""
+        """Write the bits so far in whole bytes, and keep the rest for the next call."""
         bits = np.concatenate([*self._bits, learned])
         whole = len(bits) // 8 * 8
         self._files[LEARNED].write(np.packbits(bits[:whole], bitorder="little").tobytes())

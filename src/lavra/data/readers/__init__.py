@@ -1,1 +1,1 @@
-"""Readers: everything a person can name as data becomes rows and documents."""
+"""Readers turn everything that a person can name as data into documents and rows."""

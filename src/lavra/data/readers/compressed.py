@@ -1,4 +1,4 @@
-"""Files opened for reading as bytes, whatever they are compressed with."""
+"""Opens files for reading as bytes, whatever they are compressed with."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import BinaryIO, cast
 from lavra.core.errors import InputError
 
 COMPRESSIONS = (".gz", ".zst", ".xz")
-"""The endings that are taken off a name before its format is looked up."""
+"""The endings of compressed files, which are removed from a name before its format is looked up."""
 
-_BUFFER = 1 << 20
+_BUFFER = 1 << 20  # bytes read at once
 
 
 class BytesRead:
-    """Counts the bytes taken from disk (compressed bytes, where files are compressed), for progress.
+    """Counts the bytes read from disk (compressed bytes, where files are compressed), for progress.
 
     Attributes:
-        done: bytes read so far, over all files opened with this counter.
+        done: Number of bytes read so far, over all files opened with this counter.
     """
 
     def __init__(self) -> None:
@@ -49,8 +49,11 @@ def open_binary(path: Path, counter: BytesRead | None = None) -> Iterator[Binary
     """Open `path` for reading its bytes, decompressed according to its ending (`.gz`, `.zst`, `.xz`, or none).
 
     Args:
-        path: the file.
-        counter: is advanced by the bytes read from disk.
+        path: The file.
+        counter: Is advanced by the bytes read from disk.
+
+    Yields:
+        A buffered stream of the decompressed bytes.
 
     Raises:
         InputError: inside the block, when the file cannot be read or its compressed data is damaged or cut short.
@@ -71,7 +74,15 @@ def open_binary(path: Path, counter: BytesRead | None = None) -> Iterator[Binary
 
 @contextmanager
 def open_member(path: Path, member: str, counter: BytesRead | None = None) -> Iterator[BinaryIO]:
-    """Open a file in the ZIP archive at `path`, decompressed as `open_binary` does.
+    """Open a file in a ZIP archive for reading its bytes, decompressed as `open_binary` does.
+
+    Args:
+        path: The archive.
+        member: Path of the file in the archive.
+        counter: Is advanced by the bytes read from disk.
+
+    Yields:
+        A buffered stream of the decompressed bytes.
 
     Raises:
         InputError: inside the block, when the archive cannot be read or is damaged.

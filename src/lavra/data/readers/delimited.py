@@ -1,4 +1,8 @@
-"""CSV and TSV with a header line: the separator is found, and a stray quote spoils one line, not those that follow."""
+"""Reads CSV and TSV files with a header line; a stray quote spoils only its line, not those that follow.
+
+Python's `csv` module alone would read everything after a quote that is never closed as one field, so the file is first
+divided into records here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from lavra.core.units import counted
 from lavra.data.readers.rows import (
     BAD_CSV,
     FEWER_FIELDS,
@@ -21,16 +26,13 @@ from lavra.data.readers.rows import (
 from lavra.data.readers.tables import LONGEST_LINE, Fields, missing_column
 
 SEPARATORS = ",;\t|"
-"""What may stand between fields of a CSV file, the likeliest first."""
+"""The separators of fields that a CSV file may have, the most common first."""
 
-_HEAD = 1 << 16
-"""Bytes at the beginning of a file by which its dialect is judged."""
+_HEAD = 1 << 16  # bytes at the beginning of a file by which its dialect is judged
+_LONGEST_FIELD = 16 << 20  # characters within which a quote must be closed
 
-_LONGEST_FIELD = 16 << 20
-"""Characters in which a quote must be closed."""
-
+# Matches the first line by which some files tell Excel their separator.
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?")
-"""The first line by which Excel is told the separator."""
 
 
 def read_delimited(
@@ -41,8 +43,13 @@ def read_delimited(
     The separator of a CSV file is the one that gives the header the wanted column, else the most columns. Quoted fields
     may hold line ends. A quote that is never closed, or not where a field ends, is a character of the text, and its
     line is a row of its own. In a TSV file quotes are characters of the text, unless its beginning is plainly quoted.
-    A row of more fields than the header is left out and counted. A header without `text_column` is reported once, and
-    the file is left out; with None, every column is as good.
+
+    Args:
+        stream: Buffered stream of UTF-8.
+        name: Name of the file, for messages.
+        kind: "csv" or "tsv".
+        text_column: Column that the header must have, else the file is left out; None accepts any header.
+        bad_rows: Counts the rows with more fields than the header, which are left out, and what is guessed.
     """
     csv.field_size_limit(LONGEST_LINE)  # the module's own limit is 131072
     head = stream.peek(_HEAD)[:_HEAD].decode("utf8", "surrogateescape")  # pyright: ignore[reportAttributeAccessIssue]
@@ -71,10 +78,10 @@ def read_delimited(
         while len(row) > len(header) and not row[-1].strip():
             row.pop()  # separators at the end of a line, as spreadsheets write them
         if len(row) > len(header):
-            bad_rows.add(BAD_CSV, place, f"{len(row)} fields, and the header has {len(header)}", size=size)
+            bad_rows.add(BAD_CSV, place, f"{counted(len(row), 'field')}, and the header has {len(header)}", size=size)
             continue
         if len(row) < len(header):
-            bad_rows.change(FEWER_FIELDS, place, f"{len(row)} fields, and the header has {len(header)}")
+            bad_rows.change(FEWER_FIELDS, place, f"{counted(len(row), 'field')}, and the header has {len(header)}")
         yield dict(zip(header, row, strict=False)), place
 
 
@@ -87,7 +94,7 @@ def _header(row: list[str], place: str, bad_rows: BadRows) -> list[str]:
 
 
 def _separator(head: str, text_column: str | None) -> str:
-    """Return the separator by which the header is divided best."""
+    """Return the separator that gives the header the wanted column, else the one that gives it most columns."""
     first = _first_line(head)
     divided = {separator: _parsed(first, separator) or first.split(separator) for separator in SEPARATORS}
     for separator, names in divided.items():
@@ -101,7 +108,10 @@ def _first_line(head: str) -> str:
 
 
 def _plainly_quoted(head: str, separator: str) -> bool:
-    """Say whether quotes hide a separator, a line end or quotes, or stand around every value of a column."""
+    """Return whether the quotes of a file are quotes of fields.
+
+    They are where a quoted field holds a separator, a line end or quotes, or where every value of a column is quoted.
+    """
     quoted = re.compile(rf'(?:^|(?<={separator}))"([^"]*(?:""[^"]*)*)"(?={separator}|\r?$)', re.MULTILINE)
     for found in quoted.finditer(head, 0, _HEAD // 4):
         inside = found[1]
@@ -115,7 +125,7 @@ def _plainly_quoted(head: str, separator: str) -> bool:
 
 
 def _parsed(record: str, separator: str) -> list[str] | None:
-    """Return the fields of a whole record; None where its quotes are not as they should be."""
+    """Return the fields of a complete record, or None where its quotes do not match."""
     try:
         rows = list(csv.reader([record], delimiter=separator, strict=True))
     except csv.Error:
@@ -132,11 +142,11 @@ class _Records:
         self._number = 0
 
     def skip(self) -> None:
-        """Pass over a line."""
+        """Skip a line."""
         self._line()
 
     def read(self, separator: str, *, quoted: bool) -> Iterator[tuple[list[str], str, int]]:
-        """Yield (fields, "file:line", bytes) for every record; empty lines are nothing."""
+        """Yield (fields, "file:line", bytes) for every record; empty lines are skipped."""
         while line := self._line():
             place = f"{self._name}:{self._number}"
             bare = line.rstrip("\r\n")
@@ -152,7 +162,11 @@ class _Records:
             yield fields, place, len(record)
 
     def _quoted(self, line: str, bare: str, separator: str) -> tuple[str, list[str] | None]:
-        """Return a record and its fields; None for the fields where a quote is never closed, or not where one ends."""
+        """Return a record and its fields; the fields are None where a quote is never closed or stands inside a field.
+
+        Lines are added to the record until the number of its quotes is even. If they do not parse then, the first line
+        is a record of its own, and the others are read again.
+        """
         if (fields := _parsed(bare, separator)) is not None:
             return line, fields
         taken = [line]
@@ -168,7 +182,7 @@ class _Records:
         return "".join(taken), fields
 
     def _line(self) -> str:
-        """Return the next line; lines that are too long are left out."""
+        """Return the next line; lines that are too long for memory are left out and counted."""
         while True:
             if self._waiting:
                 self._number += 1
@@ -184,6 +198,9 @@ class _Records:
 
 
 def _looks_like_rows(lines: list[str], separator: str) -> bool:
-    """Say whether lines between two quotes are rows rather than one field: each begins with a number, as the first."""
+    """Return whether lines between two stray quotes are rows rather than one field.
+
+    They are where all have the same number of fields and begin with a number, as rows with an id do.
+    """
     divided = [line.rstrip("\r\n").split(separator) for line in lines]
     return all(len(row) == len(divided[0]) > 1 and row[0].strip().isdigit() for row in divided)

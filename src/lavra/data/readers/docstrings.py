@@ -1,4 +1,4 @@
-"""Docstrings of Python files, read with `ast`: nothing is imported and nothing is run.
+"""Reads the docstrings of Python files with `ast`: nothing is imported and nothing is run.
 
 Uses the standard library only, because `installed_docs` runs this file as a program, once per core: paths come in on
 standard input, one per line; one JSON array `[path, object name, docstring]` per line goes out.
@@ -21,7 +21,8 @@ _BODIES = ("body", "orelse", "finalbody", "handlers")
 def docstrings(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (dotted name within the module, docstring) for a Python file, in the order of the file.
 
-    The module itself has the name "". A file that does not parse, or is not UTF-8, gives nothing.
+    The module itself has the name "". A file that does not parse, or is not UTF-8, gives nothing. The syntax tree is
+    walked with a stack of its own instead of by recursion, because generated files can nest too deep for it.
     """
     try:
         source = path.read_bytes()

@@ -1,8 +1,15 @@
-"""Rows in: everything a person can name as data becomes one stream of documents.
+"""Reads everything that a person can name as data as one stream of documents.
 
 A location is a file, a folder (all levels, sorted), a glob, `-` (standard input), `hf:NAME[:SPLIT]` (a dataset of the
 `datasets` library) or `installed-docs:` (the documentation of the Python packages installed on this machine).
 Everything streams: memory does not grow with the data.
+
+Examples:
+    >>> from lavra.data.readers.documents import fault_of, read_rows
+    >>> for row in read_rows(["poems/", "news.jsonl.gz"], text_column="body"):  # doctest: +SKIP
+    ...     print(row.place, row.text)
+    >>> fault_of("O mar."), fault_of("   ")
+    (None, 'empty document')
 """
 
 from __future__ import annotations
@@ -41,6 +48,7 @@ from lavra.data.readers.split_names import set_apart
 from lavra.data.readers.tables import missing_column, read_jsonl, read_parquet
 from lavra.data.readers.text_files import read_html_file, read_text_file
 
+# The locations that are no files.
 STANDARD_INPUT = "-"
 INSTALLED_DOCS = "installed-docs:"
 HUB = "hf:"
@@ -61,18 +69,23 @@ def read_rows(
     """Yield the documents of `locations`, in order; the same locations give the same rows in the same order.
 
     Args:
-        locations: what to read, see this module.
-        text_column: the column that holds the text, in formats with columns; None yields every row of such formats
-            with an empty text and all columns in its `fields`, and takes no files of plain text.
-        on_bad_row: "skip" counts a row that cannot be used and goes on; "error" stops at the first; "strict" also where
-            a file is left out, or anything is guessed, replaced or cut.
-        normalize: bring the text to Unicode normal form C (é as one character, however it was written).
-        encoding: of the files that do not begin with a mark of it; UTF-8, else Windows-1252, by default.
-        validation: locations whose rows are held out, read after the others. With (), files that are validation data by
-            their names are held out, and test files left out; with None, names say nothing.
-        wanted: columns to read besides the text, where a format can leave others unread; None for all.
-        bad_rows: is filled with what was left out; without it, what was left out is said on standard error at the end.
-        counter: is advanced by the bytes read from disk, for progress.
+        locations: Files, folders, globs and the other locations that this module describes.
+        text_column: The column that holds the text, in formats with columns; "text" by default. None yields every row
+            of such formats with an empty text and all columns in its `fields`, and refuses files of plain text.
+        on_bad_row: "skip" (the default) counts a row that cannot be used and goes on; "error" stops at the first;
+            "strict" also stops where a file is left out, or anything is guessed, replaced or cut.
+        normalize: Bring the text to Unicode's normal form C (é as one character, however it was written).
+        encoding: Encoding of the files without a byte order mark; by default UTF-8, or Windows-1252 where the bytes are
+            not UTF-8.
+        validation: Locations of validation data, read after the others; their rows have `held_out` set. With an empty
+            sequence, files whose names say that they are validation data are read so, and test files are left out. With
+            None, the default, names say nothing.
+        wanted: Columns to read besides the text, where a format can leave others unread; None reads all.
+        bad_rows: Is filled with what was left out. Without it, a summary is printed on standard error at the end.
+        counter: Is advanced by the bytes read from disk, for progress.
+
+    Yields:
+        The documents; none has an empty text, unless `text_column` is None.
 
     Raises:
         InputError: for a missing path, an empty folder, a damaged file, a bad row under "error", or when the
@@ -102,12 +115,12 @@ def read_rows(
 
 
 def is_repeatable(location: str) -> bool:
-    """Whether a location is cheap to read again (files and folders; not pipes, the network, docstrings)."""
+    """Return whether a location is cheap to read again, as files and folders are; pipes and hub datasets are not."""
     return location not in (STANDARD_INPUT, INSTALLED_DOCS) and not location.startswith(HUB)
 
 
 def fault_of(text: str) -> str | None:
-    """Return the kind of bad row that a text makes, or None when it is as it should be."""
+    """Return the kind of bad row that a text makes, such as "empty document", or None for a text that can be used."""
     if not text or text.isspace():
         return EMPTY
     if "\x00" in text:
@@ -121,7 +134,15 @@ def fault_of(text: str) -> str | None:
 
 
 def files_of(found: FoundFiles, validation: Sequence[str] | None) -> FoundFiles:
-    """Return the files in the order of reading: those to train on, then those held out; see `read_rows`."""
+    """Return the files in the order of reading: training data first, then validation data.
+
+    Args:
+        found: The files of the training data; files that their names set apart are left out in it.
+        validation: Locations of the validation data, see `read_rows`.
+
+    Raises:
+        InputError: if both are the same files.
+    """
     if validation is not None:
         set_apart(found, validation=bool(validation))
     held_out = find_files(validation) if validation else FoundFiles()
@@ -135,7 +156,10 @@ def files_of(found: FoundFiles, validation: Sequence[str] | None) -> FoundFiles:
 
 
 def _grouped(locations: Sequence[str]) -> Iterator[list[str]]:
-    """Yield runs of locations that are files, folders or globs together (so that repeats are found), others alone."""
+    """Yield consecutive locations that are files, folders or globs together, so that files named twice are noticed.
+
+    Every other location is yielded alone.
+    """
     group: list[str] = []
     for location in locations:
         if is_repeatable(location):
@@ -150,7 +174,7 @@ def _grouped(locations: Sequence[str]) -> Iterator[list[str]]:
 
 
 class _Reading:
-    """One way of reading, with what it is told to and what it tells."""
+    """Reads locations with the options of one call of `read_rows`, and counts in `bad_rows` what it left out."""
 
     def __init__(
         self,
@@ -164,7 +188,7 @@ class _Reading:
         self.bad_rows, self.counter = bad_rows, counter
 
     def rows(self, locations: Sequence[str], validation: Sequence[str] | None) -> Iterator[Row]:
-        """Yield the rows of all locations."""
+        """Yield the rows of all locations, and then those of the validation data."""
         if not locations:
             raise InputError("no data is named", "name files, folders, globs, - or installed-docs:")
         named = tuple(validation or ())
@@ -253,7 +277,7 @@ class _Reading:
                 yield Row(text, source, place, others, file=name)
 
     def _standard_input(self) -> Iterator[Row]:
-        """Standard input is JSONL or JSON when it begins with an object, and plain text otherwise."""
+        """Yield the rows of standard input: JSON or JSONL when it begins with an object, else plain text."""
         stream = as_utf8(sys.stdin.buffer, "standard input", self.bad_rows, self.encoding)
         begins = stream.peek(1).lstrip().startswith(b"{")  # pyright: ignore[reportAttributeAccessIssue]
         kind = "json" if begins else "text"
@@ -283,7 +307,7 @@ class _Reading:
 
 @contextmanager
 def _on_disk(file: DataFile, counter: BytesRead) -> Iterator[Path]:
-    """Yield where a file lies on disk; one in an archive is unpacked to a temporary file."""
+    """Yield the path of a file on disk; a file in an archive is unpacked to a temporary file first."""
     if file.member is None:
         yield file.path
         return

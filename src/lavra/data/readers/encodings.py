@@ -1,8 +1,9 @@
-"""Bytes in whatever encoding they are become UTF-8, before any reader sees them; nothing of this is silent.
+"""Converts bytes in whatever encoding to UTF-8 before any reader sees them, and reports every guess.
 
-A mark at the beginning (BOM) names UTF-8, UTF-16 or UTF-32. Without one, text is UTF-8; bytes that are none, in what
-else looks like text of a Western European language, are read as Windows-1252, the superset of Latin-1 that such files
-are written in. So a file that mixes both is read right too. What is neither stays as it is, and the readers count it.
+A byte order mark (BOM) names UTF-8, UTF-16 or UTF-32. Without one, text is read as UTF-8; bytes that are not UTF-8, in
+what otherwise looks like text of a Western European language, are read as Windows-1252, the superset of Latin-1 that
+such files are written in. So a file that mixes both is read right too. Bytes that are neither are left as they are, and
+the readers count their rows as broken.
 """
 
 from __future__ import annotations
@@ -23,25 +24,31 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
-_BLOCK = 1 << 20
-"""Bytes decoded at once."""
+_BLOCK = 1 << 20  # bytes decoded at once
 
+# Largest share of bytes that are not UTF-8, among these and ASCII letters, with which text is taken for Windows-1252.
+# Portuguese has a share of 0.04; Russian in a one-byte encoding has nearly 1.
 _MOST_FOREIGN = 0.4
-"""Share of bytes that are no UTF-8 among these and ASCII letters; Portuguese has 0.04, Russian in one byte nearly 1."""
 
 _LETTERS = re.compile(rb"[A-Za-z]+")
 
 _BROKEN = "lavra-broken"
 _WESTERN = "lavra-western"
+# A lone surrogate in the place of bytes that cannot be decoded. It is invalid in UTF-8, so that the readers count the
+# row that holds it as broken.
 _SURROGATE = "\udc80"
-"""Stands for what cannot be decoded; in UTF-8 it is invalid, so that the readers count what holds it as broken."""
 
 
 def known_encoding(name: str) -> str:
     """Return the name by which Python knows an encoding.
 
     Raises:
-        InputError: if it knows none of this name, or it is no encoding of text.
+        InputError: if Python knows no encoding of this name, or it is no encoding of text.
+
+    Examples:
+        >>> from lavra.data.readers.encodings import known_encoding
+        >>> known_encoding("Windows-1252"), known_encoding("UTF8")
+        ('cp1252', 'utf-8')
     """
     try:
         found = codecs.lookup(name)
@@ -54,16 +61,26 @@ def known_encoding(name: str) -> str:
 
 
 def as_utf8(stream: BinaryIO, name: str, bad_rows: BadRows, encoding: str | None = None) -> BinaryIO:
-    """Return `stream` as UTF-8 without a mark at its beginning.
+    """Return `stream` as UTF-8 without a byte order mark.
 
     Args:
-        stream: of bytes, buffered.
-        name: of the file, for messages.
-        bad_rows: is told of the encodings found.
-        encoding: of the bytes, where a person names it; a mark at the beginning is believed before it.
+        stream: Buffered stream of bytes.
+        name: Name of the file, for messages.
+        bad_rows: Counts the encodings that were found or guessed.
+        encoding: Encoding of the bytes, where a person names one; a byte order mark comes before it.
 
     Raises:
         InputError: if there is no such encoding.
+
+    Examples:
+        >>> import io
+        >>> from lavra.data.readers.encodings import as_utf8
+        >>> from lavra.data.readers.rows import BadRows
+        >>> bad_rows = BadRows()
+        >>> as_utf8(io.BytesIO("educação".encode("latin-1")), "old.txt", bad_rows).read().decode()
+        'educação'
+        >>> print(bad_rows.summary())
+        read as Windows-1252 (Latin-1), because the bytes are not UTF-8 (byte 0xe7): old.txt:1
     """
     wanted = None if encoding is None else known_encoding(encoding)
     head = _read_up_to(stream, len(codecs.BOM_UTF32_LE))
@@ -81,7 +98,7 @@ def as_utf8(stream: BinaryIO, name: str, bad_rows: BadRows, encoding: str | None
 
 
 class _Utf8(io.RawIOBase):
-    """Blocks of UTF-8 as a stream."""
+    """A stream of UTF-8 that is made block by block from the stream of another encoding."""
 
     def __init__(self, stream: BinaryIO, head: bytes) -> None:
         self._stream, self._head = stream, head
@@ -119,7 +136,7 @@ class _Decoded(_Utf8):
 
 
 class _Western(_Utf8):
-    """A stream of UTF-8, of which single bytes may be Windows-1252."""
+    """A stream of UTF-8 in which single bytes may be Windows-1252."""
 
     def __init__(self, stream: BinaryIO, head: bytes, name: str, bad_rows: BadRows) -> None:
         super().__init__(stream, head)
@@ -156,7 +173,7 @@ class _Western(_Utf8):
 
 
 def _strays(data: bytes) -> int:
-    """Count the bytes that are no UTF-8."""
+    """Return the number of bytes that are not UTF-8."""
     return len(re.findall("[\udc80-\udcff]", data.decode("utf8", "surrogateescape")))
 
 

@@ -1,4 +1,4 @@
-"""The corpus that is on every machine: the documentation of the installed Python packages and of Python itself."""
+"""Reads the corpus that is on every machine: the docstrings of the installed Python packages and Python's reference."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from lavra.core.progress import Progress
 from lavra.data.readers import docstrings
 from lavra.data.readers.rows import Row
 
-_TESTS = {"test", "tests", "testing", "_tests", "__pycache__"}
+_TESTS = {"test", "tests", "testing", "_tests", "__pycache__"}  # folders that are left out
 
+# Number of files from which several processes, one for each core, share the work; fewer do not repay their start.
 _FEW = 200
-"""Fewer files than this are read in this process; more are shared among the cores."""
 
 
 def read_installed_docs(folder: Path | None = None, packages: Sequence[str] = ()) -> Iterator[Row]:
@@ -31,8 +31,8 @@ def read_installed_docs(folder: Path | None = None, packages: Sequence[str] = ()
     Python files are parsed, never imported; tests are left out. The order depends on the installed files only.
 
     Args:
-        folder: where the packages are; by default the site-packages of this Python.
-        packages: names of top-level packages to read, and nothing else; by default all.
+        folder: Folder of the packages; by default the site-packages of this Python.
+        packages: Names of the top-level packages to read; by default all, and Python's own language reference.
 
     Yields:
         Rows whose source is the package, and whose place is "file:object".
@@ -113,7 +113,10 @@ def _wait(process: subprocess.Popen[str]) -> None:
 
 
 def _start_readers(paths: Sequence[Path], stack: ExitStack) -> list[tuple[subprocess.Popen[str], Path]]:
-    """Start one reader per core on consecutive shares of the paths; they end with `stack`, whatever happens."""
+    """Start one reader per core on consecutive shares of the paths, of about equal size in bytes.
+
+    The readers are killed when `stack` is closed, whatever happens.
+    """
     folder = Path(stack.enter_context(scratch_folder()))
     cores = usable_cores()
     sizes = [path.stat().st_size for path in paths]

@@ -1,4 +1,4 @@
-"""Files of JSON: an array of objects, an object that holds one, SQuAD's nested one, or an object a line."""
+"""Reads JSON files: an array of objects, an object that holds one, SQuAD's nested layout, or one object per line."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ def read_json(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[
     An array is read object by object, so that it may be larger than memory. An object is read whole, unless each line
     is an object; the objects of a list in it are the rows (those of the longest, where there are several), else it is a
     row itself. A file in the layout of SQuAD gives a row for each question.
+
+    Args:
+        stream: Buffered stream of UTF-8.
+        name: Name of the file, for messages.
+        bad_rows: Counts what cannot be used.
+
+    Examples:
+        >>> import io
+        >>> from lavra.data.readers.json_files import read_json
+        >>> from lavra.data.readers.rows import BadRows
+        >>> stream = io.BufferedReader(io.BytesIO(b'{"data": [{"text": "a"}, {"text": "b"}]}'))
+        >>> [fields for fields, _ in read_json(stream, "a.json", BadRows())]
+        [{'text': 'a'}, {'text': 'b'}]
     """
     head = stream.peek(1).lstrip()  # pyright: ignore[reportAttributeAccessIssue]
     if head.startswith(b"["):
@@ -48,7 +61,7 @@ def read_json(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[
 
 
 class _Again:
-    """A stream with a line put back before it."""
+    """A stream before which a line that was read already is put back."""
 
     def __init__(self, first: bytes, stream: BinaryIO) -> None:
         self._first, self._stream = first, stream
@@ -88,7 +101,7 @@ def _rows_of(value: object, name: str, bad_rows: BadRows) -> Iterator[Fields]:
 
 
 def _questions(article: dict[str, Any]) -> Iterator[Fields]:
-    """Yield a row for each question on an article of SQuAD."""
+    """Yield a row for each question about an article in the layout of SQuAD."""
     for paragraph in article["paragraphs"]:
         for question in paragraph.get("qas", ()):
             yield {"title": article.get("title"), "context": paragraph.get("context"), **question}
@@ -120,7 +133,7 @@ def _array(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[Fie
 
 
 class _Text:
-    """The text of a stream, read as far as it is needed."""
+    """The text of a stream, read block by block as far as it is needed, so that an array may be larger than memory."""
 
     def __init__(self, stream: BinaryIO, name: str, bad_rows: BadRows) -> None:
         self._stream, self._name, self._bad_rows = stream, name, bad_rows
@@ -129,7 +142,7 @@ class _Text:
         self.line = 1
 
     def _more(self, size: int = _BLOCK) -> bool:
-        """Read on; what was passed over is forgotten."""
+        """Read a block and drop the text that was passed over; return whether the stream had more."""
         block = self._stream.read(size)
         self._text, self._at = self._text[self._at :] + self._decoder.decode(block, final=not block), 0
         return bool(block)
@@ -157,12 +170,15 @@ class _Text:
                 return
 
     def at_end(self) -> bool:
-        """Say whether nothing but what was passed over is left."""
+        """Return whether everything was passed over."""
         self.startswith("")
         return self._at == len(self._text)
 
     def value(self) -> tuple[object, int]:
-        """Return the next value and its length; more and more is read until it is whole."""
+        """Return the next value and its length in characters.
+
+        More is read until the value parses; the block doubles each time, so that the work stays linear in its length.
+        """
         size = _BLOCK
         while True:
             try:
@@ -179,6 +195,6 @@ class _Text:
             return value, size
 
     def rest(self) -> int:
-        """Return the bytes that were not passed over."""
+        """Return the number of bytes that were not passed over."""
         size = len(self._text[self._at :].encode("utf8", "surrogatepass"))
         return size + sum(map(len, iter(lambda: self._stream.read(_BLOCK), b"")))

@@ -1,4 +1,4 @@
-"""Lines of a text file with their places, for messages that name file and line; compressed files are opened too."""
+"""Reads files line by line with the place of each line, for messages that name file and line; also compressed files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.errors import InputError
+from lavra.core.units import counted
 from lavra.data.readers.compressed import open_binary
 from lavra.data.readers.rows import BAD_JSON, BROKEN_UTF8, EXAMPLES, BadRows
 
@@ -17,8 +18,8 @@ def numbered_lines(path: Path, bad_rows: BadRows | None = None) -> Iterator[tupl
     """Yield (place, line) for every line that is not blank, without its line end.
 
     Args:
-        path: the file, also compressed.
-        bad_rows: counts lines that are not UTF-8, which are left out.
+        path: The file, which may be compressed.
+        bad_rows: Counts lines that are not UTF-8, which are left out; without it, such a line is an error.
 
     Raises:
         InputError: if the file cannot be read, or is UTF-16 as a whole; without `bad_rows`, for bytes that are not
@@ -46,8 +47,8 @@ def json_objects(path: Path, bad_rows: BadRows | None = None) -> Iterator[tuple[
     """Yield (place, object) for every line of a JSONL file.
 
     Args:
-        path: the file, also compressed.
-        bad_rows: counts lines that are no JSON object, which are left out.
+        path: The file, which may be compressed.
+        bad_rows: Counts lines that are no JSON object, which are left out; without it, such a line is an error.
 
     Raises:
         InputError: without `bad_rows`, for a line that is no JSON object, naming it.
@@ -69,10 +70,21 @@ def json_objects(path: Path, bad_rows: BadRows | None = None) -> Iterator[tuple[
 
 
 def text_field(row: Mapping[str, Any], names: tuple[str, ...], place: str, what: str) -> str:
-    """Return the first of the named fields of a row as text; numbers are written out, as ids often are numbers.
+    """Return the first of the named fields of a row as text; whole numbers are written out, because ids often are such.
+
+    Args:
+        row: The row.
+        names: Names of the fields, in the order in which they are tried.
+        place: File and line of the row, for messages.
+        what: What the field is, for messages: "a text".
 
     Raises:
-        InputError: if the row has none of them, naming the place.
+        InputError: if the row has none of the fields; the message names the place.
+
+    Examples:
+        >>> from lavra.data.readers.lines import text_field
+        >>> text_field({"doc_id": 17, "text": "O mar."}, ("_id", "doc_id"), "corpus.jsonl:3", "id")
+        '17'
     """
     found = optional_field(row, names)
     if found:
@@ -81,7 +93,7 @@ def text_field(row: Mapping[str, Any], names: tuple[str, ...], place: str, what:
 
 
 def optional_field(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    """Return the first of the named fields of a row as text, or "" when it has none of them."""
+    """Return the first of the named fields of a row as text, or an empty string when it has none of them."""
     for name in names:
         value = row.get(name)
         if isinstance(value, str) and value:
@@ -92,7 +104,7 @@ def optional_field(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
 
 
 def warning_lines(bad_rows: BadRows) -> list[str]:
-    """Return a sentence for each kind of problem, e.g. `warning: 2 × empty document (corpus.jsonl:3, …)`.
+    """Return a line for each kind of problem, e.g. `warning: 2 × empty document (corpus.jsonl:3, …)`.
 
     Files that were found and not read are named too, with the reason.
     """
@@ -102,25 +114,33 @@ def warning_lines(bad_rows: BadRows) -> list[str]:
         lines.append(f"warning: {count:,} × {kind} ({', '.join(places)}{', …' if count > len(places) else ''})")
     for reason, paths in bad_rows.left_out.items():
         shown = ", ".join(paths[:EXAMPLES]) + (", …" if len(paths) > EXAMPLES else "")
-        lines.append(f"left out: {len(paths):,} files, {reason} ({shown})")
+        lines.append(f"left out: {counted(len(paths), 'file')}, {reason} ({shown})")
     return lines
 
 
-# Requests from a file: JSON Lines with the columns that a command needs, each of the kind that it needs.
+# Requests from a file of JSON lines, with the columns that a command needs.
 
 Reading = Callable[[Any], Any]
-"""Turns the value of a column into what is needed; a ValueError says, in words, what the value must be."""
+"""A function that checks and converts the value of a column; its ValueError says what the value must be."""
 
 
 def text(value: Any) -> str:
-    """Read a string."""
+    """Return a value that must be a string.
+
+    Raises:
+        ValueError: if it is not.
+    """
     if not isinstance(value, str):
         raise ValueError("must be a string")
     return value
 
 
 def text_or_number(value: Any) -> str:
-    """Read a string, or a number or a truth value as JSON writes it: labels often are such."""
+    """Return a string, or a number or a truth value as JSON writes it, because labels often are such.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str | int | float):
@@ -129,21 +149,26 @@ def text_or_number(value: Any) -> str:
 
 
 def texts(value: Any) -> list[str]:
-    """Read a list of one or more strings that are not empty."""
+    """Return a list of one or more strings that are not empty.
+
+    Raises:
+        ValueError: if the value is no such list.
+    """
     if not isinstance(value, list) or not value or not all(isinstance(one, str) and one for one in value):
         raise ValueError("must be a list of strings, at least one and none of them empty")
     return value
 
 
 def read_records(path: str | Path, columns: Mapping[str, Reading]) -> list[dict[str, Any]]:
-    """Return the objects of a JSON Lines file; empty lines are passed over.
+    """Return the objects of a JSON Lines file; empty lines are skipped.
 
     Args:
-        path: the file.
-        columns: what every object must have, and how each is read; other columns stay as they are.
+        path: The file.
+        columns: Names of the columns that every object must have, with the function that reads each; other columns
+            stay as they are.
 
     Raises:
-        InputError: if the file cannot be read or has no objects; naming the line, if one is not an object with these
+        InputError: if the file cannot be read or has no objects; or, with the line, if one is not an object with these
             columns, or a value is of another kind.
     """
     named = " and ".join(f'"{name}"' for name in columns)

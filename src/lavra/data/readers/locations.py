@@ -1,4 +1,4 @@
-"""From what a person names (files, folders, globs) to the list of data files, in an order that never changes."""
+"""Finds the data files that a person names by files, folders and globs, in an order that never changes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lavra.core.errors import InputError
+from lavra.core.units import counted
 from lavra.data.readers.formats import FORMAT_NAMES, FORMATS, STRUCTURED, TEXT, conversion, split_name, unknown_format
 from lavra.data.readers.rows import ABOUT_DATA, HIDDEN, HIDDEN_DATA, LOOP, REPEATED
 
 _ADDRESS = re.compile(r"(https?|ftp|s3|gs)://", re.IGNORECASE)
 
+# Names, without endings and in lower case, of text files that describe the data beside them.
 _ABOUT_DATA = {"readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors"}
 
 
@@ -25,12 +27,12 @@ class DataFile:
     """One file to read.
 
     Attributes:
-        path: where it is.
+        path: Path of the file, or of the archive that it lies in.
         format: "text", "html", "jsonl", "json", "csv", "tsv" or "parquet".
-        source: the name that its rows are accounted under.
-        member: of the archive at `path`, where it lies in one.
-        size: bytes on disk.
-        held_out: whether it is validation data.
+        source: Name under which its rows are counted.
+        member: Path within the archive at `path`; None for a file that lies in none.
+        size: Bytes on disk.
+        held_out: Whether it is validation data.
     """
 
     path: Path
@@ -42,7 +44,7 @@ class DataFile:
 
     @property
     def name(self) -> str:
-        """How it is named in messages."""
+        """The name of the file in messages: its path, with its path in the archive."""
         return str(self.path) if self.member is None else f"{self.path}/{self.member}"
 
 
@@ -51,19 +53,19 @@ class FoundFiles:
     """The data files of some locations.
 
     Attributes:
-        files: in reading order.
-        left_out: paths found but not read, by reason.
+        files: The files in reading order.
+        left_out: Paths that were found and are not read, by reason.
     """
 
     files: list[DataFile] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
     def leave_out(self, path: Path, reason: str) -> None:
-        """Remember that `path` is not read."""
+        """Record that `path` is not read, with the reason."""
         self.left_out.setdefault(reason, []).append(str(path))
 
     def add(self, path: Path, kind: str, source: str) -> None:
-        """Remember that `path` is to be read."""
+        """Record that the file at `path`, of the format `kind`, is read and counted under the name `source`."""
         self.files.append(DataFile(path, kind, source, size=_size(path)))
 
 
@@ -102,7 +104,7 @@ def find_files(locations: Sequence[str]) -> FoundFiles:
 
 
 def _count_siblings(paths: Sequence[Path]) -> Counter[Path]:
-    """Count the text files among `paths` by folder: several of one folder are one source (`lavra train a/*.txt`)."""
+    """Return the number of text files by folder; several of one folder are one source (`lavra train a/*.txt`)."""
     return Counter(path.parent for path in paths if split_name(path)[1] in TEXT.values())
 
 
@@ -193,7 +195,7 @@ def _add_folder(found: FoundFiles, folder: Path, name: str) -> None:
         else:
             found.add(path, kind, stem if len(structured) == 1 else (name / inside / stem).as_posix())
     if len(found.files) == before:
-        held = "is empty" if not paths else f"holds no data: {len(paths)} files, none of them {FORMAT_NAMES}"
+        held = f"holds no data: {counted(len(paths), 'file')}, none of them {FORMAT_NAMES}" if paths else "is empty"
         raise InputError(f"{folder} {held}", f"name a file or a folder with {FORMAT_NAMES} files")
 
 

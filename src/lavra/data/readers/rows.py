@@ -1,5 +1,5 @@
-"""Rows of text and where they were found; those that cannot be used are counted by kind, the first few with file and
-line."""
+"""Rows of text and the places where they were read; rows that cannot be used are counted by kind, the first few with
+file and line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lavra.core.errors import InputError
-from lavra.core.units import show_size
+from lavra.core.units import counted, show_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +17,12 @@ class Row:
     """One document.
 
     Attributes:
-        text: its text, never empty.
-        source: the name of the corpus or file that it is accounted under (the ledger's lines).
-        place: where it was read, for messages: `file.jsonl:17`.
-        fields: the other columns of the row (id, label, prompt …), when the format has columns.
-        file: the file that it was read from, for formats with columns.
-        held_out: whether it is from validation data.
+        text: Text of the document; empty only where all columns are read as `fields`.
+        source: Name of the corpus or file under which the report on data usage counts it.
+        place: File and line where it was read, for messages: `file.jsonl:17`.
+        fields: The other columns of the row (id, label, prompt …), in formats with columns.
+        file: Name of the file that it was read from, in formats with columns.
+        held_out: Whether it belongs to the validation data.
     """
 
     text: str
@@ -33,29 +33,25 @@ class Row:
     held_out: bool = False
 
 
-# What does not come in as it lies there: counted by kind, the first few places of each kind remembered.
-#
-# Three things can happen to what is read, and each is counted here, said in the summary and kept in the run's record:
+# Nothing is dropped in silence. Three things can happen to what is read; each is counted here by kind with its first
+# few places, printed in the summary, and kept in the record of the run:
 #
 # - A row is *left out* because it cannot be used (`add`), or a whole file is (`leave_out`).
-# - Something is *changed*: taken by a guess, replaced, or cut (`change`).
-# - Something is *noted*: a decision that loses nothing that was meant to be read, such as the encoding that a mark
-# names,
-#   the columns that are not taken, or a test file that is kept from training (`note`, `note_columns`).
+# - Something is *changed*: guessed, replaced, or cut (`change`).
+# - Something is *noted*: a decision that loses nothing that was meant to be read, such as the encoding that a byte
+#   order mark names, the columns that are ignored, or a test file that is kept from training (`note`, `note_columns`).
 #
 # The policy "error" stops at the first row that cannot be used; "strict" also at the first file that is left out and
-# the
-# first thing that is changed.
+# the first thing that is changed.
 
 OnBadRow = Literal["skip", "error", "strict"]
 """What to do with a row that cannot be used: leave it out and count it, or stop with an `InputError`; "strict" also
 stops where a file is left out, or where anything is guessed, replaced or cut."""
 
-EXAMPLES = 5
-"""How many places are remembered for each kind."""
+EXAMPLES = 5  # places that are remembered for each kind
+MOST_COLUMNS = 40  # names of ignored columns that are remembered for a file; JSONL may have any number of them
 
-MOST_COLUMNS = 40
-"""Names of ignored columns that are remembered for a file; JSONL may have any number of them."""
+# Rows that are left out.
 
 BROKEN_UTF8 = "broken UTF-8"
 EMPTY = "empty document"
@@ -73,20 +69,26 @@ UNUSABLE_TURN = "chat with a part that cannot be used"
 UNWRITTEN_PART = "chat with a part that the template does not write"
 SPELLED_TOKEN = "chat that spells a special token"
 
-WINDOWS_1252 = "read as Windows-1252 (Latin-1), since the bytes are no UTF-8"
-STRAY_QUOTE = "quote without its other half, taken as a character of the text"
-FEWER_FIELDS = "row with fewer fields than the header"
-REPEATED_NAME = "name given twice, of which the last value is taken"
-OVERLAP = "text to train on that is also in the validation data"
-CUT_EXAMPLE = "example cut to fit the context"
-SEVERAL_LISTS = "object with several lists of rows, of which the longest is taken"
-UNKNOWN_TOKEN = "text that the tokenizer cannot write, and replaces by its token for the unknown"
-SPELLED_END = "spelling of the token that ends a document, which this tokenizer cannot write as text, left out"
+# Things that are changed.
 
-BY_MARK = "read in the encoding that the mark at their beginning names"
+WINDOWS_1252 = "read as Windows-1252 (Latin-1), because the bytes are not UTF-8"
+STRAY_QUOTE = "quote that is never closed, read as a character of the text"
+FEWER_FIELDS = "row with fewer fields than the header"
+REPEATED_NAME = "column name given twice, of which the last value is used"
+OVERLAP = "training text that is also in the validation data"
+CUT_EXAMPLE = "example cut to fit the context"
+SEVERAL_LISTS = "object with several lists of rows, of which the longest is read"
+UNKNOWN_TOKEN = "text that the tokenizer cannot write, replaced by its unknown token"
+SPELLED_END = "spelling of the end-of-document token, which this tokenizer cannot write as text, left out"
+
+# Decisions that are noted.
+
+BY_MARK = "read in the encoding that the byte order mark names"
 SEPARATOR = "separator other than a comma"
-BESIDE_ROWS = "values beside the rows in a file of JSON, not taken"
-VALIDATION_FILE = "held out as validation data, by their names"
+BESIDE_ROWS = "values beside the rows in a JSON file, ignored"
+VALIDATION_FILE = "used as validation data, because of their names"
+
+# Reasons for which a file is left out.
 
 ABOUT_DATA = "text about the data, not data"
 REPEATED = "named twice, read once"
@@ -96,9 +98,10 @@ TEST_FILE = "test data by their names, never trained on"
 OTHER_VALIDATION = "validation data by their names, and --validation names other data"
 LOOP = "a link to a folder that it lies in"
 QUERIES = "queries and judgements of a retrieval collection, not documents"
+# The reasons for which a file is left out on purpose, which is no error under "strict".
 _NO_LOSS = {ABOUT_DATA, REPEATED, HIDDEN, TEST_FILE, OTHER_VALIDATION, LOOP, QUERIES}
-"""Files that are left out on purpose: no error under "strict"."""
 
+# What a user can do about each kind of row that is left out or changed.
 _REMEDIES = {
     BROKEN_UTF8: "name the encoding, for example --encoding windows-1251, or convert the file to UTF-8 with iconv",
     EMPTY: "remove the empty documents",
@@ -109,12 +112,12 @@ _REMEDIES = {
     BAD_JSON: 'write one JSON object per line, for example {"text": "..."}',
     BAD_CSV: "put quotes around fields that hold the separator, and check the quotes of this line",
     TOO_LONG: "split the document into several rows",
-    NO_PART_TO_LEARN: "name the columns of what is read and what is learned; a chat needs a turn of the assistant",
+    NO_PART_TO_LEARN: "name the columns of prompt and completion; a chat needs a turn of the assistant",
     ANSWER_TOO_LONG: "shorten the answers, or train with a longer context",
     REFUSED_CHAT: "bring the turns into the order that the template wants, often user and assistant in turn",
     FAILING_TEMPLATE: "it is the template that fails: correct the line that is named, or give what it asks for",
     UNUSABLE_TURN: "give each turn a role and a text; images and sound are not read, and a weight is 0 or 1",
-    UNWRITTEN_PART: "take a model whose chat template knows tools, or put them into the text of the turns",
+    UNWRITTEN_PART: "choose a model whose chat template knows tools, or put them into the text of the turns",
     SPELLED_TOKEN: "remove these tokens from the text: they would end a turn or begin one in somebody's name",
     WINDOWS_1252: "name the encoding, --encoding windows-1252, or convert the file to UTF-8",
     STRAY_QUOTE: "double the quotes within a field, and put quotes around the field",
@@ -122,8 +125,8 @@ _REMEDIES = {
     REPEATED_NAME: "give each column a name of its own",
     SEVERAL_LISTS: "write the list that is meant to a file of its own",
     OVERLAP: "remove the documents from one of the two",
-    UNKNOWN_TOKEN: "take a tokenizer made for this language, or one that works on bytes",
-    SPELLED_END: "remove the token from the text, or take a tokenizer that works on bytes",
+    UNKNOWN_TOKEN: "choose a tokenizer made for this language, or one that works on bytes",
+    SPELLED_END: "remove the token from the text, or choose a tokenizer that works on bytes",
     CUT_EXAMPLE: "shorten the examples, or train with a longer context",
 }
 
@@ -133,18 +136,25 @@ class BadRows:
     """What was left out, changed and noted while reading, and why.
 
     Attributes:
-        policy: "skip" counts a bad row and goes on; "error" stops at the first; "strict" at whatever is left out or
-            changed.
-        counts: rows left out, by kind.
-        changes: how often something was changed, by kind.
-        notes: how often something was noted, by kind.
-        examples: the first places of each kind, as ("file:line", detail).
-        rows: good rows read.
-        bytes: bytes of text of the good rows, as UTF-8.
-        bytes_left_out: bytes of the rows that were left out.
-        left_out: files that were found but are no data, by reason.
-        columns: columns that were taken and those that were not, with the files where it was so.
-        remedies: what to do about a kind, where the command at hand says it otherwise.
+        policy: "skip" (the default) counts a bad row and goes on; "error" stops at the first; "strict" at whatever is
+            left out or changed.
+        counts: Number of rows left out, by kind.
+        changes: Number of things changed, by kind.
+        notes: Number of things noted, by kind.
+        examples: The first places of each kind, as ("file:line", detail).
+        rows: Number of good rows read.
+        bytes: Bytes of text of the good rows, as UTF-8.
+        bytes_left_out: Bytes of the rows that were left out.
+        left_out: Files that were found and not read, by reason.
+        columns: For each file, the columns that were used and those that were ignored.
+        remedies: What to do about a kind, where a command has another answer than the usual one.
+
+    Examples:
+        >>> from lavra.data.readers.rows import EMPTY, BadRows
+        >>> bad_rows = BadRows()
+        >>> bad_rows.add(EMPTY, "corpus.jsonl:7")
+        >>> print(bad_rows.summary())
+        left out 1 row: empty document: corpus.jsonl:7
     """
 
     policy: OnBadRow = "skip"
@@ -160,7 +170,13 @@ class BadRows:
     remedies: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, place: str, detail: str = "", *, size: int = 0) -> None:
-        """Count one row of `kind` found at `place`, of `size` bytes, as left out.
+        """Count one row as left out.
+
+        Args:
+            kind: Why it cannot be used: one of the kinds of this module.
+            place: File and line of the row.
+            detail: What exactly is wrong, for messages.
+            size: Bytes of the row.
 
         Raises:
             InputError: if the policy is "error" or "strict"; the message names the place and the remedy.
@@ -172,7 +188,7 @@ class BadRows:
         self._remember(kind, place, detail)
 
     def change(self, kind: str, place: str, detail: str = "") -> None:
-        """Count one thing at `place` that is guessed, replaced or cut.
+        """Count one thing at `place` that is guessed, replaced or cut; the arguments are those of `add`.
 
         Raises:
             InputError: if the policy is "strict".
@@ -183,7 +199,7 @@ class BadRows:
         self._remember(kind, place, detail)
 
     def cut(self, place: str) -> None:
-        """Refuse to cut the example at `place` under "strict"; who cuts counts it otherwise.
+        """Refuse to cut the example at `place` under "strict"; under other policies the caller counts the cut.
 
         Raises:
             InputError: if the policy is "strict".
@@ -192,12 +208,18 @@ class BadRows:
             raise self._refusal(CUT_EXAMPLE, place, "", "accept it by leaving --strict out")
 
     def note(self, kind: str, place: str, detail: str = "") -> None:
-        """Count one decision at `place` that loses nothing."""
+        """Count one decision at `place` that loses nothing; the arguments are those of `add`."""
         self.notes[kind] += 1
         self._remember(kind, place, detail)
 
     def note_columns(self, file: str, taken: Sequence[str], there: Iterable[str]) -> None:
-        """Remember which of the columns that are `there` in a row of `file` were taken; the others were ignored."""
+        """Remember which columns of a row were used; the others were ignored.
+
+        Args:
+            file: Name of the file that the row is from.
+            taken: Names of the columns that were used.
+            there: Names of all columns of the row.
+        """
         found = self.columns.get(file)
         if found is None:
             found = self.columns[file] = (tuple(taken), {})
@@ -260,9 +282,9 @@ class BadRows:
         }
 
     def summary(self) -> str:
-        """Return the report as lines for a person; an empty string when there is nothing to say."""
+        """Return the report as lines for a person; an empty string when there is nothing to report."""
         lines = [
-            f"left out {_counted(count, 'row')}: {self._told(kind, count)}" for kind, count in self.counts.most_common()
+            f"left out {counted(count, 'row')}: {self._told(kind, count)}" for kind, count in self.counts.most_common()
         ]
         if self.bytes_left_out:
             share = f"{self.share_left_out:.2%} of the bytes read"
@@ -270,16 +292,16 @@ class BadRows:
         for counts in (self.changes, self.notes):
             lines += [self.told(kind) for kind, _ in counts.most_common()]
         for reason, paths in self.left_out.items():
-            lines.append(f"left out {_counted(len(paths), 'file')}: {reason}: {_first(paths)}")
+            lines.append(f"left out {counted(len(paths), 'file')}: {reason}: {_first(paths)}")
         for found in self.report()["columns"]:
-            ignored = f"; not taken: {', '.join(found['ignored'])}" if found["ignored"] else ""
-            lines.append(f"columns taken from {_first(found['files'])}: {', '.join(found['taken'])}{ignored}")
+            ignored = f"; ignored: {', '.join(found['ignored'])}" if found["ignored"] else ""
+            lines.append(f"columns used from {_first(found['files'])}: {', '.join(found['taken'])}{ignored}")
         return "\n".join(lines)
 
     def told(self, kind: str) -> str:
-        """Return the line about one kind of change or note."""
+        """Return the summary's line about one kind of change or note."""
         count = self.changes.get(kind) or self.notes.get(kind, 0)
-        return self._told(kind, count) + (f" ({count:,} in all)" if count > EXAMPLES else "")
+        return self._told(kind, count) + (f" ({count:,} in total)" if count > EXAMPLES else "")
 
     def _told(self, kind: str, count: int) -> str:
         places = ", ".join(place for place, _ in self.examples[kind]) + (", ..." if count > EXAMPLES else "")
@@ -287,13 +309,13 @@ class BadRows:
         return f"{kind}{f' ({detail})' if detail else ''}: {places}"
 
     def remedy(self) -> str:
-        """Return what to do about the most frequent kind."""
+        """Return what a user can do about the most frequent kind of row left out; empty where none was."""
         if not self.counts:
             return ""
         return self._remedy(self.counts.most_common(1)[0][0])
 
     def forget(self) -> None:
-        """Begin counting again: what was read will be read once more."""
+        """Reset what was counted, because the same data is about to be read again."""
         self.counts.clear()
         self.changes.clear()
         self.notes.clear()
@@ -307,10 +329,6 @@ class BadRows:
         return InputError(
             f"{place}: {kind}" + (f" ({detail})" if detail else ""), f"{self._remedy(kind)}; or {otherwise}"
         )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("s" if count != 1 else "")
 
 
 def _first(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which files are for training, for validation and for testing, by their names; and what of a folder is no document."""
+"""Tells by their names which files are for training, for validation and for testing, and which hold no documents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ _NAMES: dict[str, Side] = {
 
 @dataclass(frozen=True)
 class _Named:
-    """What the name of a file says: a side, and what its name shares with the files of the other sides."""
+    """What the name of a file says.
+
+    Attributes:
+        side: Training, validation or test data; None where the name does not say.
+        shared: The part of the name that the files of the other sides have too.
+    """
 
     side: Side | None
     shared: tuple[str, ...]
@@ -38,8 +43,8 @@ def set_apart(found: FoundFiles, *, validation: bool) -> None:
     only the corpus is read.
 
     Args:
-        found: is changed.
-        validation: whether a person named validation data, so that names do not choose any.
+        found: The files of some locations, which is changed in place.
+        validation: Whether the user named validation data, so that no file is chosen as such by its name.
 
     Raises:
         InputError: if nothing is left to train on.
@@ -71,7 +76,7 @@ def _has_rows(file: DataFile) -> bool:
 
 
 def _named(file: DataFile) -> _Named:
-    """Look at the folders below the one that was named, then at the words of the file's own name."""
+    """Return what the folders below the one that the user named say, else the words of the file's own name."""
     inside = Path(file.path.name if file.member is None else file.member)
     parts = file.source.split("/")[1:]
     stem = split_name(inside)[0]
@@ -88,7 +93,7 @@ def _named(file: DataFile) -> _Named:
 
 
 def _by_named_folders(files: Sequence[DataFile], named: Sequence[_Named]) -> list[_Named]:
-    """Let the folders that were named themselves, `data/train data/test`, say what the names of files do not say."""
+    """Return what the names say, else what the folders that the user named say (`lavra train a/train a/test`)."""
     above = [
         _Named(_NAMES.get(file.path.parent.name.lower()), (str(file.path.parent.parent), "folder"))
         if "/" not in file.source and file.member is None
@@ -102,7 +107,7 @@ def _by_named_folders(files: Sequence[DataFile], named: Sequence[_Named]) -> lis
 
 
 def _without_queries(found: FoundFiles) -> list[DataFile]:
-    """Leave out what a collection for retrieval holds beside its corpus."""
+    """Return the files without the queries and judgements that a retrieval collection (BEIR) has beside its corpus."""
     stems = {(file.path.parent, split_name(file.path)[0]) for file in found.files if _has_rows(file)}
     folders = {folder for folder, stem in stems if stem == "corpus" and (folder, "queries") in stems}
     kept = []

@@ -1,4 +1,4 @@
-"""Files with rows and columns: JSONL and Parquet, read row by row."""
+"""Reads files with rows and columns, JSONL and Parquet, row by row."""
 
 from __future__ import annotations
 
@@ -14,16 +14,29 @@ from lavra.data.readers.compressed import COMPRESSIONS, BytesRead, open_binary
 from lavra.data.readers.rows import BAD_JSON, BROKEN_UTF8, MISSING_COLUMN, TOO_LONG, BadRows
 
 LONGEST_LINE = 256 << 20
-"""Bytes of a line (JSONL) or a field (CSV) above which the row is left out: a row must fit in memory."""
+"""Bytes of a line (JSONL) or a field (CSV) from which the row is left out, because a row must fit into memory."""
 
-PARQUET_ROWS = 256
-"""Rows decoded at once."""
+PARQUET_ROWS = 256  # rows decoded at once
 
 Fields = Mapping[str, Any]
+"""The values of a row by the names of its columns."""
 
 
 def read_jsonl(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[Fields, str]]:
-    """Yield (fields, "file:line") for every line that holds a JSON object; blank lines are nothing."""
+    """Yield (fields, "file:line") for every line that holds a JSON object; blank lines are skipped.
+
+    Args:
+        stream: Buffered stream of UTF-8.
+        name: Name of the file, for messages.
+        bad_rows: Counts the lines that cannot be used, which are left out.
+
+    Examples:
+        >>> import io
+        >>> from lavra.data.readers.rows import BadRows
+        >>> from lavra.data.readers.tables import read_jsonl
+        >>> list(read_jsonl(io.BytesIO(b'{"text": "a"}'), "a.jsonl", BadRows()))
+        [({'text': 'a'}, 'a.jsonl:1')]
+    """
     number = 0
     while line := stream.readline(LONGEST_LINE):
         number += 1
@@ -53,7 +66,7 @@ def _parse_json(line: bytes, place: str, bad_rows: BadRows) -> Fields | None:
 
 
 def _skip_line(stream: BinaryIO) -> int:
-    """Pass over the rest of a line, and return its bytes."""
+    """Skip the rest of a line, and return its size in bytes."""
     size = 0
     while rest := stream.readline(1 << 20):
         size += len(rest)
@@ -77,12 +90,12 @@ def read_parquet(
     reported once and left out.
 
     Args:
-        path: the file.
-        text_column: the column of the text, which is always read.
-        bad_rows: is told of what cannot be used.
-        counter: is advanced by the bytes of the file.
-        wanted: names of other columns to read; None for all.
-        name: of the file for messages; its path by default.
+        path: The file.
+        text_column: The column of the text, which is always read; None requires none.
+        bad_rows: Counts what cannot be used.
+        counter: Is advanced by the bytes of the file.
+        wanted: Names of other columns to read; None reads all.
+        name: Name of the file for messages; its path by default.
 
     Raises:
         InputError: if the file is no Parquet file or is damaged.
@@ -132,5 +145,5 @@ def _plain_values(batch: Any) -> list[Fields]:
 
 
 def missing_column(wanted: str, found: object) -> str:
-    """Return the detail of a missing column: what was wanted and what is there."""
+    """Return the detail of a message about a missing column: its name, and the columns that are there."""
     return f"no {wanted!r} among {', '.join(map(str, found)) if isinstance(found, list) else found}"

@@ -1,4 +1,4 @@
-"""Plain text and pages of HTML: one file is one document, except that a very large text is handed on in pieces."""
+"""Reads plain text and pages of HTML: a file is one document, except that a very large text becomes several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from lavra.data.readers.html_files import html_text
 from lavra.data.readers.rows import BROKEN_UTF8, TOO_LONG, BadRows
 
 LARGEST_DOCUMENT = 16 << 20
-"""Bytes above which a text file is cut into several documents, at a paragraph, else a line, else a space."""
+"""Bytes above which a text file is cut into several documents, at the end of a paragraph, else of a line or a word, so
+that a document fits into memory."""
 
 
 def read_text_file(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[str, str]]:
@@ -31,7 +32,7 @@ def read_text_file(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[t
 
 
 def read_html_file(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[str, str]]:
-    """Yield (text, place) for a page of HTML: what a reader would see of it.
+    """Yield (text, place) for a page of HTML, whose text is what a reader would see of it.
 
     A page with broken UTF-8 or of more than `LARGEST_DOCUMENT` bytes is counted in `bad_rows`.
     """
@@ -89,7 +90,16 @@ _BORDERS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"\s"))
 
 
 def cut_near(text: str, place: int, reach: int) -> int:
-    """Return the cut within `reach` of `place` that is nearest after a blank line, a line, a space; else `place`."""
+    """Return where to cut a text near a place: after a blank line, else a line, else a space.
+
+    Args:
+        text: The text.
+        place: Wanted index of the cut.
+        reach: Characters that the cut may be away from it on either side.
+
+    Returns:
+        The nearest cut of the best kind that is within reach, or `place` where there is none.
+    """
     low, high = max(1, place - reach), min(len(text), place + reach)
     for border in _BORDERS:
         cuts = [match.end() for match in border.finditer(text, low, high)]

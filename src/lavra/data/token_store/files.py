@@ -1,4 +1,4 @@
-"""The files of a store on disk: read by memory map, checked by size and hash, written whole or not at all."""
+"""The files of a store on disk, which are read by memory map, checked by size and hash, and written atomically."""
 
 from __future__ import annotations
 
@@ -16,10 +16,19 @@ from lavra.core.errors import Damaged
 
 
 def map_array(path: Path, dtype: str, count: int, remedy: str) -> np.ndarray:
-    """Return (count,) little-endian numbers of a file, mapped for reading.
+    """Return the numbers in a file, mapped for reading.
+
+    Args:
+        path: The file.
+        dtype: Type of a number, such as "uint16"; on disk it is little-endian.
+        count: Number of numbers that the file must hold.
+        remedy: What the error tells the user to do.
+
+    Returns:
+        A (count,) array.
 
     Raises:
-        Damaged: with the remedy, if the file is missing or has another size.
+        Damaged: if the file is missing or has another size.
     """
     kind = np.dtype(dtype).newbyteorder("<")
     if not path.is_file():
@@ -31,7 +40,7 @@ def map_array(path: Path, dtype: str, count: int, remedy: str) -> np.ndarray:
 
 
 def hash_file(path: Path) -> str:
-    """Return the xxh3-128 of a file's content, in hexadecimal."""
+    """Return the xxh3-128 hash of a file's content, in hexadecimal."""
     import xxhash
 
     digest = xxhash.xxh3_128()
@@ -42,10 +51,15 @@ def hash_file(path: Path) -> str:
 
 
 def verify_files(folder: Path, hashes: Mapping[str, str], remedy: str) -> None:
-    """Read the files of a folder and compare their hashes with those that were written down.
+    """Read the files of a folder and compare their hashes with those that were recorded.
+
+    Args:
+        folder: The folder.
+        hashes: The recorded hashes by the names of the files.
+        remedy: What the error tells the user to do.
 
     Raises:
-        Damaged: with the remedy, naming the first file that is missing or not what was written.
+        Damaged: if a file is missing or not what was written; the message names the first such file.
     """
     for name, expected in hashes.items():
         path = folder / name
@@ -56,11 +70,11 @@ def verify_files(folder: Path, hashes: Mapping[str, str], remedy: str) -> None:
 
 
 class FolderWriter(ABC):
-    """Writes the files of a folder in a `with` block: it is there when the block ends well, and nothing is otherwise.
+    """Writes the files of a folder in a `with` block; the folder appears whole when the block ends without an error.
 
     Args:
-        folder: to make.
-        force: replace it if it exists.
+        folder: The folder to make.
+        force: Replace the folder if it exists.
 
     Raises:
         InputError: if the folder exists.
@@ -73,11 +87,11 @@ class FolderWriter(ABC):
 
     @abstractmethod
     def _open_files(self) -> dict[str, IO[Any]]:
-        """Open the files in `self._building`, each entered into `self._stack`."""
+        """Return the opened files in `self._building` by name, each entered into `self._stack`."""
 
     @abstractmethod
     def _finish(self) -> None:
-        """Write what belongs to the end, and the description of it all."""
+        """Write what belongs at the end of the files, and the manifest."""
 
     def __enter__(self) -> Self:
         try:

@@ -1,4 +1,4 @@
-"""What a token store says about itself."""
+"""The manifest of a token store: what it holds, from which sources, and made by which tokenizer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lavra.core.disk.files import read_json
 from lavra.core.errors import Damaged
 
 FORMAT_VERSION = 2
+"""Version of the folder's layout; stores of other versions are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +18,13 @@ class Source:
     """One source of a token store: consecutive documents of one corpus or file.
 
     Attributes:
-        name: as the reader gave it; a source met again later has a number added.
-        documents: how many.
-        tokens: with an end-of-document token for each document.
-        bytes: of the original UTF-8 text.
+        name: Name that the reader gave; a source that comes again later has a number added.
+        documents: Number of documents.
+        tokens: Number of tokens, with an end-of-document token for each document.
+        bytes: Bytes of the original text as UTF-8.
         characters: Unicode code points of the text.
-        words: what white space separates.
-        fingerprint: a hash of the texts, in order.
+        words: Number of words, separated by white space.
+        fingerprint: Hash of the texts, in order.
     """
 
     name: str
@@ -40,18 +41,22 @@ class Manifest:
     """The description of a token store, kept in its `manifest.json`.
 
     Attributes:
-        tokenizer_fingerprint: of the tokenizer that made the ids.
-        vocabulary_size: of that tokenizer.
-        end_of_document: the id after every document.
-        document_bos: the id that a causal model reads before a document's first token; it is not among the tokens,
-            except where it is the end-of-document token, which ends the document before.
-        begin_of_document: the id that is stored before every document, for encoders; None for none.
-        dtype: of an id on disk: "uint16" or "uint32".
-        documents, tokens, bytes, characters, words: sums over the sources.
-        sources: in the order of the documents.
-        hashes: xxh3-128 of each file.
-        texts: whether the original texts are kept too.
-        format_version: of the folder's layout.
+        tokenizer_fingerprint: Fingerprint of the tokenizer that made the ids.
+        vocabulary_size: Size of that tokenizer's vocabulary.
+        end_of_document: Id after every document.
+        document_bos: Id that a causal model reads before a document's first token. It is not among the tokens, except
+            where it is the end-of-document token, which ends the document before.
+        dtype: Type of an id on disk: "uint16" or "uint32".
+        documents: Number of documents.
+        tokens: Number of tokens.
+        bytes: Bytes of the original text as UTF-8.
+        characters: Unicode code points of the text.
+        words: Number of words, separated by white space.
+        sources: The sources in the order of the documents.
+        hashes: The xxh3-128 hash of each file.
+        texts: Whether the original texts are kept too.
+        begin_of_document: Id that is stored before every document, for encoders; None where none is.
+        format_version: Version of the folder's layout.
     """
 
     tokenizer_fingerprint: str
@@ -72,7 +77,7 @@ class Manifest:
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of original text per token, end-of-document tokens included."""
+        """Bytes of original text per token, with end-of-document tokens counted."""
         return self.bytes / self.tokens
 
     def to_json(self) -> dict[str, Any]:
@@ -81,10 +86,10 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Read a manifest.
+        """Return the manifest in a file.
 
         Raises:
-            Damaged: if the file is missing, no manifest, or written by a later version.
+            Damaged: if the file is missing, no manifest, or of another format version.
         """
         values = read_json(path)
         remedy = "prepare the data again"

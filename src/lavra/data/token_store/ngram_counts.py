@@ -1,4 +1,4 @@
-"""How often one token follows another, or two others, in a corpus."""
+"""Counts the bigrams and trigrams of a corpus: how often a token follows another one, or two others."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 
 MOST_TOKENS = 16_000_000
-"""Tokens of a corpus that are counted, in stretches spread evenly over it: some seconds of work."""
+"""Largest number of tokens of a corpus that are counted, which takes some seconds; of a larger corpus, stretches spread
+evenly over it are counted."""
 
-_STRETCHES = 16
+_STRETCHES = 16  # stretches of a corpus that is too large to be counted as a whole
 
 
 @dataclass(frozen=True)
 class Bigrams:
-    """Counts of followers, by context, the most frequent context first.
+    """The bigram counts of a corpus, grouped by the first token, the most frequent first token first.
 
     Attributes:
-        vocabulary: ids are below it.
-        contexts: (contexts,) int64 ids that have followers.
+        vocabulary: Size of the vocabulary; ids are below it.
+        contexts: (contexts,) int64 ids of the first tokens.
         starts: (contexts + 1,) int64; the followers of context c are `followers[starts[c]:starts[c + 1]]`.
-        followers: (pairs,) int64 ids.
-        times: (pairs,) float32 counts.
+        followers: (pairs,) int64 ids of the second tokens.
+        times: (pairs,) float32 counts of the bigrams.
     """
 
     vocabulary: int
@@ -32,15 +33,22 @@ class Bigrams:
 
 
 def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) -> Bigrams:
-    """Count which tokens follow which, across the ends of documents too, as a model's targets do.
+    """Return the bigram counts of a corpus; bigrams across the ends of documents count too, as a model predicts them.
 
     Args:
-        tokens: (tokens,) ids of a corpus, flat.
-        vocabulary: ids are below it.
-        most: tokens to count at most.
+        tokens: (tokens,) ids of the corpus, flat.
+        vocabulary: Size of the vocabulary.
+        most: Largest number of tokens to count; `MOST_TOKENS` by default.
 
     Raises:
         ValueError: for fewer than two tokens.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lavra.data.token_store.ngram_counts import count_bigrams
+        >>> counts = count_bigrams(np.array([0, 1, 2, 1, 2, 1]), vocabulary=3)
+        >>> counts.contexts.tolist(), counts.starts.tolist(), counts.followers.tolist(), counts.times.tolist()
+        ([1, 2, 0], [0, 1, 2, 3], [2, 1, 1], [2.0, 2.0, 1.0])
     """
     if len(tokens) < 2:
         raise ValueError("fewer than two tokens have no followers")
@@ -59,23 +67,30 @@ def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) 
 
 
 def as_read(ids: np.ndarray, end_of_document: int, document_bos: int) -> np.ndarray:
-    """Return ids that come before others as a model reads them: a document's own beginning for the end of the last."""
+    """Return ids as a model reads them: with the beginning-of-document token in the place of the end before it.
+
+    Args:
+        ids: (n,) ids of tokens that come before others.
+        end_of_document: Id of the token that ends a document.
+        document_bos: Id that the model reads before the first token of a document.
+    """
     return np.where(ids == end_of_document, document_bos, ids)
 
 
 def count_in_a_row(tokens: np.ndarray, vocabulary: int, length: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Count each `length` tokens in a row.
+    """Count the n-grams of one length in a corpus.
 
     Args:
         tokens: (tokens,) ids of a corpus, flat.
-        vocabulary: ids are below it.
-        length: of what is counted.
-        most: tokens to count at most.
+        vocabulary: Size of the vocabulary.
+        length: Number of tokens of an n-gram.
+        most: Largest number of tokens to count.
 
     Returns:
-        (kinds,) int64 numbers in order, whose digits to the base of the vocabulary are the ids, and (kinds,) counts.
+        The (kinds,) int64 keys of the distinct n-grams in ascending order, and their (kinds,) counts. The digits of a
+        key to the base of the vocabulary's size are the ids of the n-gram.
     """
-    # In 4 bytes if that is enough: millions of them are sorted.
+    # In 4 bytes where that is enough, because millions of keys are sorted.
     dtype = np.dtype(np.uint32 if vocabulary**length <= 2**32 else np.int64)
 
     def keys(stretch: np.ndarray) -> np.ndarray:
@@ -99,15 +114,15 @@ def _stretches(tokens: np.ndarray, most: int) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Trigrams:
-    """Counts of followers of the most frequent pairs of tokens, the most frequent pair first.
+    """The counts of what follows the most frequent bigrams of a corpus, the most frequent bigram first.
 
     Attributes:
-        vocabulary: ids are below it.
-        pairs: (contexts, 2) int64 ids: a token and the one after it.
-        starts: (contexts + 1,) int64; the followers of pair c are `followers[starts[c]:starts[c + 1]]`.
-        followers: (triples,) int64 ids.
-        times: (triples,) float64 counts.
-        covered: share of the corpus that follows one of these pairs.
+        vocabulary: Size of the vocabulary; ids are below it.
+        pairs: (contexts, 2) int64 ids of the bigrams.
+        starts: (contexts + 1,) int64; the followers of bigram c are `followers[starts[c]:starts[c + 1]]`.
+        followers: (triples,) int64 ids of the third tokens.
+        times: (triples,) float64 counts of the trigrams.
+        covered: Share of the tokens of the corpus that follow one of these bigrams.
     """
 
     vocabulary: int
@@ -121,14 +136,15 @@ class Trigrams:
 def count_trigrams(
     tokens: np.ndarray, vocabulary: int, contexts: int, end_of_document: int, most: int = MOST_TOKENS
 ) -> Trigrams:
-    """Count what follows the most frequent pairs of tokens.
+    """Return the counts of the trigrams that begin with one of the most frequent bigrams.
 
     Args:
         tokens: (tokens,) ids of a corpus, flat.
-        vocabulary: ids are below it.
-        contexts: pairs to keep; those that occur once tell nothing and are never kept.
-        end_of_document: a pair that ends with it is none: the next document does not see what came before.
-        most: tokens to count at most.
+        vocabulary: Size of the vocabulary.
+        contexts: Largest number of bigrams; those that occur once tell nothing and are left out.
+        end_of_document: Id of the token that ends a document. Bigrams that end with it are left out, because the next
+            document does not see what came before.
+        most: Largest number of tokens to count; `MOST_TOKENS` by default.
 
     Raises:
         ValueError: for fewer than three tokens.

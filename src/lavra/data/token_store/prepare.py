@@ -1,7 +1,8 @@
-"""From text to token stores: read, split, train a tokenizer, encode; once, for any number of trainings.
+"""Prepares text for training: reads it, splits it, trains a tokenizer and encodes it, once for any number of runs.
 
-Two passes over the data: the first counts it for the split and samples it for the tokenizer, the second encodes it.
-What can be read only once (standard input, a hub dataset) or slowly (docstrings) is kept in a temporary file meanwhile.
+There are two passes over the data: the first counts it for the split and samples it for the tokenizer, the second
+encodes it. Data that can be read only once (standard input, a hub dataset) or slowly (docstrings) is kept in a
+temporary file between them, the row cache.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lavra.core.disk.building import building_folder
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import InputError
 from lavra.core.progress import Progress, say
+from lavra.core.units import counted
 from lavra.data.readers.compressed import BytesRead, open_binary
 from lavra.data.readers.documents import files_of, is_repeatable, read_rows
 from lavra.data.readers.locations import find_files
@@ -31,11 +33,11 @@ from lavra.data.tokenizers.report import TextSample, TokenizerReport
 from lavra.data.tokenizers.streaming import one_ahead
 from lavra.data.tokenizers.tokenizer import Tokenizer, choose_vocabulary_size
 
-# Rows kept on disk between two passes over data that can be read only once, or is slow to read.
+# The row cache between the two passes.
 
 
 def spooled(rows: Iterable[Row], path: Path) -> Iterator[Row]:
-    """Yield the rows while writing text, source and place of each to `path`, a `.zst` file for `read_spool`."""
+    """Yield the rows while writing each without its other columns to a `.zst` file, from which `read_spool` reads."""
     import zstandard
 
     with zstandard.open(path, "wb", cctx=zstandard.ZstdCompressor(level=1)) as file:
@@ -45,35 +47,30 @@ def spooled(rows: Iterable[Row], path: Path) -> Iterator[Row]:
 
 
 def read_spool(path: Path) -> Iterator[Row]:
-    """Yield the rows that `spooled` wrote, without their other columns."""
+    """Yield the rows that `spooled` wrote to `path`, without their other columns."""
     with open_binary(path) as lines:
         for line in lines:
             text, source, place, held_out = json.loads(line)
             yield Row(text, source, place, held_out=held_out)
 
 
-# From text to token stores: read, split, train a tokenizer, encode; once, for any number of trainings.
-#
-# Two passes over the data: the first counts it for the split and samples it for the tokenizer, the second encodes it.
-# What can be read only once (standard input, a hub dataset) or slowly (docstrings) is kept in a temporary file
-# meanwhile.
-
+# The parts of the folder that is made.
 TRAIN, VALIDATION, TOKENIZER, REPORT = "train", "validation", "tokenizer", "report.json"
 
 VALIDATION_LIMIT = 10_000_000
+"""Largest number of bytes of validation data by default, which keeps an evaluation quick on a large corpus."""
 
-_BATCH = 4 << 20
-"""Characters encoded at once."""
+_BATCH = 4 << 20  # characters encoded at once
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Text ready for training: the folder that `prepare` makes.
+    """Text that is ready for training: the folder that `prepare` makes.
 
     Attributes:
-        folder: where it is.
-        train: the token store to train on.
-        validation: the token store of held-out text; its `texts()` are the originals.
+        folder: Path of the folder.
+        train: Token store of the training data.
+        validation: Token store of the validation data; its `texts()` are the originals.
     """
 
     folder: Path
@@ -87,12 +84,12 @@ class Prepared:
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """What was read, left out, split and tokenised."""
+        """The report on what was read, left out, split and tokenised, as `report.json` holds it."""
         return read_json(self.folder / REPORT)
 
 
 def open_prepared(folder: str | Path) -> Prepared:
-    """Open a folder that `prepare` made.
+    """Return the prepared text in a folder that `prepare` made.
 
     Raises:
         InputError: if it is no such folder.
@@ -121,31 +118,39 @@ def prepare(
     seed: int = 0,
     force: bool = False,
 ) -> Prepared:
-    """Read text, hold some out, and write token stores of both parts.
+    """Read text, split it into training and validation data, and write token stores of both.
 
     Args:
-        locations: see `lavra.data.readers.documents`.
-        out: the folder to make, with `train/`, `validation/`, `tokenizer/` and `report.json`; made whole or not at all.
-        tokenizer: to use; without it, a byte-level BPE is trained on a sample of the text.
-        vocabulary_size: of that BPE: a number, a function of the bytes of the text, or None for
+        locations: Files, folders, globs and other locations, see `lavra.data.readers.documents`.
+        out: The folder to make, with `train/`, `validation/`, `tokenizer/` and `report.json`. It appears whole or not
+            at all.
+        tokenizer: Tokenizer to encode with; by default a byte-level BPE is trained on a sample of the text.
+        vocabulary_size: Vocabulary size of that BPE: a number, or a function of the bytes of the text; by default
             `choose_vocabulary_size`.
-        validation_share: the share of the bytes to hold out, see `lavra.data.split`.
-        validation_limit: bytes to hold out at most.
-        text_column: the column that holds the text, in formats with columns.
-        on_bad_row: leave bad rows out ("skip"), stop at them ("error"), or also at whatever is left out, guessed or
-            replaced ("strict").
-        normalize: bring text to Unicode normal form C.
-        encoding: of the files that do not begin with a mark of it; UTF-8, else Windows-1252, by default.
-        validation: locations of the text to hold out, instead of a share. Without it, files whose names say that they
-            are validation data are held out; test files beside training files are never trained on.
-        beginnings: put the token before every document that the tokenizer's own post-processor has for a text's
-            beginning ([CLS] for BERT), where it has one; encoders want it.
-        seed: chooses the sample for the tokenizer; the split does not depend on it.
-        force: replace an existing folder.
+        validation_share: Share of the bytes that becomes validation data, see `lavra.data.split`; 0.05 by default.
+        validation_limit: Largest number of bytes of validation data; 10 MB by default.
+        text_column: Column that holds the text, in formats with columns; "text" by default.
+        on_bad_row: Leave bad rows out ("skip", the default), stop at them ("error"), or also at whatever is left out,
+            guessed or replaced ("strict").
+        normalize: Bring text to Unicode's normal form C.
+        encoding: Encoding of the files without a byte order mark; UTF-8, else Windows-1252, by default.
+        validation: Locations of the validation data, instead of a share. Without it, files whose names say that they
+            are validation data are used as such; test files beside training files are never trained on.
+        beginnings: Put before every document the token that the tokenizer's own post-processor puts before a text
+            ([CLS] for BERT), where there is one, because encoders need it.
+        seed: Seed of the sample for the tokenizer; the split does not depend on it.
+        force: Replace an existing folder.
+
+    Returns:
+        The prepared text, opened.
 
     Raises:
-        InputError: if the folder exists, if there is no text or too little to hold some out, or for a bad row under
-            "error".
+        InputError: if the folder exists, if there is no text or too little to split it, or for a bad row under "error".
+
+    Examples:
+        >>> prepared = prepare(["poems/"], "prepared", vocabulary_size=4096)  # doctest: +SKIP
+        >>> len(prepared.train), prepared.tokenizer.vocabulary_size  # doctest: +SKIP
+        (1203, 4096)
     """
     with building_folder(Path(out), force=force, inputs=locations, kind="prepared text") as building:
         text = _Text(locations, building / "rows.zst", text_column, on_bad_row, normalize, encoding, validation)
@@ -200,7 +205,14 @@ def _trained(
 
 
 def _tell_of_tokens(bad_rows: BadRows, fit: TokenizerReport, spelled: int, place: str) -> None:
-    """Count what the tokenizer replaced and left out."""
+    """Count and print what the tokenizer replaced and left out.
+
+    Args:
+        bad_rows: Counts it.
+        fit: Report on the tokenizer.
+        spelled: Number of spellings of the end-of-document token that were left out.
+        place: Name of the prepared folder, for messages.
+    """
     unknown = round(fit.unknown_rate * fit.tokens)
     for kind, count in ((UNKNOWN_TOKEN, unknown), (SPELLED_END, spelled)):
         if count:
@@ -209,7 +221,7 @@ def _tell_of_tokens(bad_rows: BadRows, fit: TokenizerReport, spelled: int, place
 
 
 def _put_before(tokenizer: Tokenizer) -> int | None:
-    """Return the one id that an encoder reads before a text, if there is one."""
+    """Return the one id that an encoder reads before a text, or None where it reads none or several."""
     before, _ = tokenizer.around_source
     return before[0] if len(before) == 1 else None
 
@@ -221,7 +233,7 @@ def _sizes(manifest: Manifest) -> dict[str, Any]:
 
 @dataclass
 class _Text:
-    """The rows of some locations, to be read twice."""
+    """The rows of some locations, which are read twice."""
 
     locations: Sequence[str]
     spool: Path
@@ -233,7 +245,7 @@ class _Text:
     bad_rows: BadRows = field(default_factory=BadRows)
 
     def first_pass(self) -> Iterator[Row]:
-        """Yield the rows, counting the bad ones in `bad_rows`, and keeping them where reading again is not cheap."""
+        """Yield the rows, count the bad ones in `bad_rows`, and cache the rows where reading again is not cheap."""
         counter = BytesRead()
         rows = self._read(self.bad_rows, counter)
         if not all(is_repeatable(location) for location in self.locations):
@@ -250,7 +262,7 @@ class _Text:
         return read_spool(self.spool) if self.spool.exists() else self._read(BadRows(), BytesRead())
 
     def forget(self) -> None:
-        """Remove what was kept between the passes."""
+        """Remove the row cache."""
         self.spool.unlink(missing_ok=True)
 
     def _read(self, bad_rows: BadRows, counter: BytesRead) -> Iterator[Row]:
@@ -268,7 +280,7 @@ class _Text:
 
 
 class _Writing:
-    """The second pass: rows are divided, encoded while the next ones are read, and written."""
+    """The second pass: rows are split, encoded while the next ones are read, and written to two stores."""
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, split: Split, begin: int | None) -> None:
         self.folder, self.tokenizer, self.split, self.begin = folder, tokenizer, split, begin
@@ -277,7 +289,17 @@ class _Writing:
     def write(
         self, rows: Iterable[Row], expected: SplitCounter, given: GivenValidation, bad_rows: BadRows
     ) -> dict[str, Manifest]:
-        """Write both stores, and return their manifests by side; `bad_rows` is told what lies in both."""
+        """Write both stores.
+
+        Args:
+            rows: The rows, read the second time.
+            expected: Counts of the training rows in the first pass; other counts now mean that the data has changed.
+            given: The validation documents that the user named.
+            bad_rows: Counts the training rows that are also among these.
+
+        Returns:
+            The manifests of the stores by side, "train" and "validation".
+        """
         seen, seen_given = SplitCounter(expected.share, expected.limit), GivenValidation()
         total = expected.bytes + given.bytes
         with (
@@ -298,7 +320,7 @@ class _Writing:
                 raise InputError("the data changed while it was being read", "try again when nothing writes to it")
             if not train.documents or not validation.documents:
                 raise InputError(
-                    f"{total} bytes of text are too little to train on a part and hold out the rest",
+                    f"{counted(total, 'byte')} of text cannot be split into training and validation data",
                     "give more text",
                 )
         return {side: writer.manifest for side, writer in writers.items()}
@@ -320,14 +342,14 @@ class _Writing:
         return self.tokenizer.encode_many([text for _, _, text in batch])
 
     def tokenizer_report(self, manifests: Iterable[Manifest]) -> TokenizerReport:
-        """Return the report over everything written."""
+        """Return the report on the tokenizer over everything that was written to the stores of these manifests."""
         manifests = list(manifests)
         words, size = sum(manifest.words for manifest in manifests), sum(manifest.bytes for manifest in manifests)
         return TokenizerReport.from_counts(self.tokenizer, self.counts, words=words, text_bytes=size)
 
 
 def _told(rows: Iterable[Row], given: GivenValidation, bad_rows: BadRows) -> Iterator[Row]:
-    """Yield the rows, counting those to train on that are also in the validation data."""
+    """Yield the rows, and count and print the training rows that are also among the validation documents."""
     before = bad_rows.changes.get(OVERLAP, 0)
     for row in rows:
         if not row.held_out and row.text.encode() in given:

@@ -1,9 +1,14 @@
 """The token store: a corpus as one flat array of token ids on disk, read by memory map.
 
-A folder with `tokens.bin` (uint16 or uint32; an end-of-document token after each document, and a beginning token before
-each where the manifest names one), `offsets.bin` (uint64, one more than there are documents), `document_bytes.bin`
-(uint32, the bytes of each original text), `tokenizer/`, `manifest.json`, and for held-out text `texts.jsonl.zst`. All
-numbers are little-endian.
+The store is a folder with these files, whose numbers are little-endian:
+
+- `tokens.bin`: uint16 or uint32 ids, with an end-of-document token after each document, and a beginning-of-document
+  token before each where the manifest names one,
+- `offsets.bin`: the uint64 index of each document's first token, and the number of tokens,
+- `document_bytes.bin`: the uint32 number of bytes of each original text,
+- `tokenizer/`: a copy of the tokenizer,
+- `texts.jsonl.zst`: the original texts, for validation data only,
+- `manifest.json`: the description of the store, with a hash of each file.
 """
 
 from __future__ import annotations
@@ -31,14 +36,22 @@ _REMEDY = "the store is made anew by `lavra prepare`, or copy it again from wher
 
 
 class TokenStore:
-    """A token store opened for reading; nothing is loaded before it is used.
+    """A token store opened for reading by memory map; nothing is loaded before it is used.
+
+    Args:
+        folder: Path of the store; `open` also reads its manifest.
+        manifest: Description of the store.
 
     Attributes:
-        folder: where it is.
-        manifest: what it holds.
+        folder: Path of the store.
+        manifest: Description of the store.
         tokens: (tokens,) uint16 or uint32 ids of all documents, flat.
         offsets: (documents + 1,) uint64; document d is `tokens[offsets[d]:offsets[d + 1]]`, its end token included.
-        document_bytes: (documents,) uint32 bytes of each document's original UTF-8 text.
+        document_bytes: (documents,) uint32 number of bytes of each document's original UTF-8 text.
+
+    Examples:
+        >>> store = TokenStore.open("prepared/train")  # doctest: +SKIP
+        >>> store.tokenizer.decode(store.document(0))  # doctest: +SKIP
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -50,10 +63,10 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: str | Path) -> TokenStore:
-        """Open the token store in `folder`, after checking that every file has its size.
+        """Return the token store in `folder`, after checking that every file has its size.
 
         Raises:
-            Damaged: naming the file that is missing or cut short; contents are checked by `verify`.
+            Damaged: if a file is missing or cut short; the message names it. The contents are checked by `verify`.
         """
         folder = Path(folder)
         return cls(folder, Manifest.read(folder / MANIFEST))
@@ -67,12 +80,19 @@ class TokenStore:
         return self.tokens[int(self.offsets[number]) : int(self.offsets[number + 1])]
 
     def documents_at(self, positions: np.ndarray) -> np.ndarray:
-        """Return the int64 number of the document that each position of the token stream belongs to."""
+        """Return the number of the document to which each position of the token stream belongs.
+
+        Args:
+            positions: (n,) positions in the token stream.
+
+        Returns:
+            (n,) int64 numbers of documents.
+        """
         return np.searchsorted(self.offsets, np.asarray(positions, np.uint64), side="right").astype(np.int64) - 1
 
     @cached_property
     def source_bounds(self) -> np.ndarray:
-        """(sources + 1,) int64 position of the first token of each source, and the end of the last."""
+        """The (sources + 1,) int64 position of the first token of each source, and the number of tokens."""
         return np.concatenate([[0], np.cumsum([source.tokens for source in self.manifest.sources])]).astype(np.int64)
 
     @cached_property
@@ -80,7 +100,7 @@ class TokenStore:
         """The tokenizer that made the ids.
 
         Raises:
-            Damaged: if the copy in the store is another one.
+            Damaged: if the copy in the store is another tokenizer.
         """
         tokenizer = Tokenizer.load(self.folder / TOKENIZER)
         if tokenizer.fingerprint != self.manifest.tokenizer_fingerprint:
@@ -103,6 +123,6 @@ class TokenStore:
         """Read every file and compare its hash with the manifest's.
 
         Raises:
-            Damaged: naming the first file that is not what was written.
+            Damaged: if a file is not what was written; the message names the first such file.
         """
         verify_files(self.folder, self.manifest.hashes, _REMEDY)

@@ -1,4 +1,4 @@
-"""Writing a token store: document by document, whole or not at all."""
+"""Writes a token store document by document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _OpenSource:
-    """The source that documents are being added to."""
+    """The source to which documents are being added."""
 
     name: str
     digest: xxhash.xxh3_128
@@ -35,23 +35,29 @@ class _OpenSource:
 
 
 class StoreWriter(FolderWriter):
-    """Writes a token store in a `with` block: it is there when the block ends well, and nothing is there otherwise.
+    """Writes a token store in a `with` block; the folder appears whole when the block ends without an error.
 
     Args:
-        folder: the folder to make.
-        tokenizer: what makes the ids; a copy goes into the store.
-        keep_texts: keep the original texts too, for measurements that need them.
-        force: replace an existing folder.
-        begin: the id to put before every document, as encoders want it; None for none.
+        folder: The folder to make.
+        tokenizer: Tokenizer that makes the ids; a copy goes into the store.
+        keep_texts: Keep the original texts too, for measurements that need them; false by default.
+        force: Replace an existing folder; false by default.
+        begin: Id to put before every document, for encoders; by default none is put there.
 
     Attributes:
-        documents: added so far.
-        tokens: of these, with an end-of-document token for each, and the beginning where there is one.
-        text_bytes: of their original text.
-        manifest: of the finished store, once the block has ended.
+        documents: Number of documents added so far.
+        tokens: Number of their tokens, with the end-of-document token and `begin`, where there is one, for each.
+        text_bytes: Bytes of their original text.
+        manifest: Manifest of the finished store, once the block has ended.
 
     Raises:
         InputError: if the folder exists, or no document was added.
+
+    Examples:
+        >>> with StoreWriter(Path("store"), tokenizer) as writer:  # doctest: +SKIP
+        ...     for text in texts:
+        ...         writer.add("poems", text, tokenizer.encode_many([text])[0])
+        >>> store = writer.opened()  # doctest: +SKIP
     """
 
     def __init__(
@@ -92,9 +98,9 @@ class StoreWriter(FolderWriter):
         """Add one document.
 
         Args:
-            source: the name that it is accounted under; consecutive documents of one name are one source.
-            text: the original text.
-            ids: its ids, without an end-of-document token.
+            source: Name under which the document is counted; consecutive documents of one name are one source.
+            text: The original text.
+            ids: (tokens,) ids of the text, without an end-of-document token.
 
         Raises:
             ValueError: if the end-of-document token is among the ids, because documents could not be told apart.
@@ -161,5 +167,5 @@ class StoreWriter(FolderWriter):
         write_json(self._building / MANIFEST, self.manifest.to_json())
 
     def opened(self) -> TokenStore:
-        """Return the finished store, opened for reading."""
+        """Return the finished store, opened for reading, once the block has ended."""
         return TokenStore.open(self.folder)

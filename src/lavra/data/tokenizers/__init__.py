@@ -1,1 +1,1 @@
-"""Tokenizers: trained, extended or found, and what they make of a corpus."""
+"""Tokenizers: training, extending and reading them, and measuring how they fit a corpus."""

@@ -1,4 +1,4 @@
-"""More tokens for a tokenizer that was made for other text: byte pairs are merged further on the user's own."""
+"""Extends a tokenizer that was made for other text: its byte-pair training is continued on the user's own text."""
 
 from __future__ import annotations
 
@@ -14,23 +14,34 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 
 Pair = tuple[str, str]
 
+# Smallest number of times that a merge occurs in the texts; rarer ones are not worth a row of the embedding.
 _RAREST = 2
-"""Merges that occur less often in the texts are not worth a row of the embedding."""
 
 
 def extend_tokenizer(old: Tokenizer, texts: Iterable[str], extra_tokens: int) -> Tokenizer:
-    """Return a tokenizer with up to `extra_tokens` more, for what it now writes with several in `texts`.
+    """Return a tokenizer with up to `extra_tokens` more tokens, for what it now writes with several in `texts`.
 
-    Byte-pair training goes on where it ended: the pair of tokens that is most frequent inside words becomes a token,
+    Byte-pair training continues where it ended: the pair of tokens that is most frequent inside words becomes a token,
     again and again. The old ids keep their meaning, and text without a new token keeps its ids.
 
     Args:
-        old: a byte-pair tokenizer that divides text into words.
-        texts: a sample of the text to come; some megabytes are enough.
-        extra_tokens: tokens wanted; a small sample may give fewer.
+        old: A byte-pair tokenizer that divides text into words.
+        texts: A sample of the user's text; some megabytes are enough.
+        extra_tokens: Number of tokens to add; a small sample may give fewer.
+
+    Returns:
+        A new tokenizer, whose new tokens have the last ids.
 
     Raises:
-        InputError: if the tokenizer is of another kind.
+        InputError: if the tokenizer is of another kind, or cannot be extended without changing its ids.
+
+    Examples:
+        >>> from lavra.data.tokenizers.extension import extend_tokenizer
+        >>> from lavra.data.tokenizers.tokenizer import Tokenizer
+        >>> old = Tokenizer.train(["a rosa e o rosto da rosa", "a rosa rosa"], vocabulary_size=260)
+        >>> new = extend_tokenizer(old, ["lavra palavra lavrar lavrador"] * 3, 4)
+        >>> new.vocabulary_size, len(new.encode("palavra")) < len(old.encode("palavra"))
+        (264, True)
     """
     description = json.loads(old.serialised)
     model = description["model"]
@@ -51,12 +62,12 @@ def extend_tokenizer(old: Tokenizer, texts: Iterable[str], extra_tokens: int) ->
 
 
 def with_special_tokens(tokenizer: Tokenizer, names: Sequence[str], end_of_document: str) -> Tokenizer:
-    """Return a tokenizer with more special tokens, as new last ids where it has none of these names.
+    """Return a tokenizer with more special tokens, which get new last ids unless the vocabulary has them.
 
     Args:
-        tokenizer: whose ids all stay.
-        names: of the tokens.
-        end_of_document: which token ends a document in the new one.
+        tokenizer: The tokenizer to extend; all of its ids stay.
+        names: The special tokens, as they are spelled.
+        end_of_document: The token that ends a document in the new tokenizer.
     """
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Library
@@ -67,7 +78,7 @@ def with_special_tokens(tokenizer: Tokenizer, names: Sequence[str], end_of_docum
 
 
 def _words(old: Tokenizer, texts: Iterable[str]) -> list[tuple[list[str], int]]:
-    """Return the words of the texts as their tokens, with how often each occurs."""
+    """Return each distinct word of the texts as its tokens, with the number of times that it occurs."""
     inner = old.inner
     counts: Counter[str] = Counter()
     for text in texts:
@@ -77,7 +88,11 @@ def _words(old: Tokenizer, texts: Iterable[str]) -> list[tuple[list[str], int]]:
 
 
 def _more_merges(words: list[tuple[list[str], int]], known: set[str], wanted: int) -> list[Pair]:
-    """Return the merges of byte-pair training, most frequent first (Sennrich et al. 2016, arXiv 1508.07909)."""
+    """Return the merges of byte-pair training, most frequent first (Sennrich et al. 2016, arXiv 1508.07909).
+
+    The pairs wait in a heap with the counts that they had when they were pushed. A pair whose count changes is pushed
+    again, and entries with outdated counts are skipped, so that no merge has to look at all pairs.
+    """
     counts: Counter[Pair] = Counter()
     places: defaultdict[Pair, set[int]] = defaultdict(set)
     for number, (tokens, count) in enumerate(words):
@@ -130,7 +145,7 @@ def _merge(
 
 
 def _keep_added_tokens(description: dict[str, Any]) -> None:
-    """Put added tokens into the vocabulary under their ids, which would else move up behind it."""
+    """Put added tokens into the vocabulary under their ids, because they would otherwise get ids after the new ones."""
     for token in description.get("added_tokens", []):
         description["model"]["vocab"].setdefault(token["content"], token["id"])
 

@@ -1,4 +1,4 @@
-"""Tokenizers that exist already, in the formats in which they are found."""
+"""Reads existing tokenizers in the formats in which models are published."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 END_OF_DOCUMENT = "<|endoftext|>"
 """The special token that tokenizers trained here put after every document; it always has id 0."""
 
+# Tokens that may end a document where no configuration names one, in the order in which they are tried; OPT has the
+# first two, and uses the first.
 _ENDINGS = ("</s>", END_OF_DOCUMENT, "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
-"""Tokens that may end a document, where no configuration tells it; OPT has the first two, and means the first."""
 
+# The names of a tokenizer in one file, and of a BPE's vocabulary and merges in two.
 _WHOLE = "tokenizer.json"
 _PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _KINDS = "tokenizer.json, vocab.txt, vocab.json beside merges.txt, or a SentencePiece .model"
@@ -25,14 +27,17 @@ _KINDS = "tokenizer.json, vocab.txt, vocab.json beside merges.txt, or a Sentence
 def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, str]:
     """Read a tokenizer from a file, a Hugging Face folder, or anything that `Tokenizer.save` wrote.
 
-    Reads `tokenizer.json`; of an older model's folder, what `AutoTokenizer` builds of it; else a GPT-2 style pair
-    (`vocab.json` and `merges.txt`, or OpenAI's `encoder.json` and `vocab.bpe`, also with a name before:
-    `gpt2-vocab.json`), and SentencePiece models (`.model`, for which the packages `sentencepiece` and `protobuf` must
-    be installed). The token that ends a document is taken from the folder's configuration, else by its usual names;
-    where there is none, `<|endoftext|>` is added as a new last id.
+    The formats are `tokenizer.json`; the folders of older models, which `AutoTokenizer` reads; a BPE's vocabulary and
+    merges in two files (`vocab.json` and `merges.txt`, or OpenAI's `encoder.json` and `vocab.bpe`, also with a name
+    before: `gpt2-vocab.json`); and SentencePiece models (`.model`, for which the packages `sentencepiece` and
+    `protobuf` must be installed). The token that ends a document is taken from the folder's configuration, else
+    recognised by its usual names; where there is none, `<|endoftext|>` is added as a new last id.
 
-    Whether a text begins with a token of its own (Llama's `<s>`) is told by the post-processor of `tokenizer.json`, as
-    `transformers` has it; the other formats have none, and `add_bos_token` of the folder's configuration tells it.
+    Whether a text begins with a special token (Llama's `<s>`) is decided by the post-processor of `tokenizer.json`, as
+    in `transformers`; the other formats have none, and `add_bos_token` of the folder's configuration decides.
+
+    Args:
+        path: The file or the folder.
 
     Returns:
         The library's tokenizer, and the name of the token that ends a document.
@@ -60,11 +65,15 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, str]:
 
 
 def built_by_transformers(folder: Path) -> Any | None:
-    """Return the tokenizer that `AutoTokenizer` builds of a folder without a `tokenizer.json`, of what its files say.
+    """Return the tokenizer that `AutoTokenizer` builds from a folder without a `tokenizer.json`.
 
-    Older models come as `vocab.txt`, as `vocab.json` beside `merges.txt` or as a SentencePiece model; which tokens they
-    put around a text, whether they lower it and which are special is known from the model's type alone. None where
-    there is a `tokenizer.json`, nothing tells the type, or the library builds none; its code is never the model's own.
+    Older models come as `vocab.txt`, as `vocab.json` beside `merges.txt` or as a SentencePiece model. Which tokens they
+    put around a text, whether they lower-case it and which tokens are special is known from the model's type alone.
+    Code in the folder is never run.
+
+    Returns:
+        The tokenizer of `transformers`, or None where there is a `tokenizer.json`, the folder does not tell the type,
+        or the library builds none.
     """
     if not folder.is_dir() or (folder / _WHOLE).is_file() or not _tells_type(folder):
         return None
@@ -83,7 +92,7 @@ def built_by_transformers(folder: Path) -> Any | None:
 
 
 def _tells_type(folder: Path) -> bool:
-    """Say whether a folder holds a vocabulary, and tells of which type of model or tokenizer it is."""
+    """Return whether a folder holds a vocabulary and names the type of its model or tokenizer."""
     if not any(any(folder.glob(pattern)) for pattern in ("vocab.txt", "vocab.json", "*.model")):
         return False
     for name, key in (("tokenizer_config.json", "tokenizer_class"), ("config.json", "model_type")):
@@ -127,7 +136,7 @@ def _read(file: Path) -> tokenizers.Tokenizer:
 
 
 def _read_pair(file: Path) -> tokenizers.Tokenizer:
-    """Read GPT-2's byte-level BPE from its vocabulary and its merges, given either."""
+    """Return GPT-2's byte-level BPE from its vocabulary and its merges, given the path of either file."""
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Library
 
@@ -151,7 +160,7 @@ def _read_pair(file: Path) -> tokenizers.Tokenizer:
 
 
 def _read_wordpiece(file: Path) -> tokenizers.Tokenizer:
-    """Read BERT's list of word pieces, lowered as `BertTokenizer` does where nothing says otherwise."""
+    """Return the tokenizer of BERT's list of word pieces; it lower-cases text, as `BertTokenizer` does by default."""
     from transformers import BertTokenizer
 
     return BertTokenizer.from_pretrained(str(file.parent), local_files_only=True).backend_tokenizer
@@ -166,7 +175,7 @@ def _read_sentencepiece(file: Path) -> tokenizers.Tokenizer:
         raise InputError(f"{file} needs {error.name} to be read", "pip install sentencepiece protobuf") from error
 
     class Original:
-        """What the converter asks of the tokenizer that it converts."""
+        """Has the attributes that the converter reads of the tokenizer that it converts."""
 
         vocab_file = str(file)
         add_prefix_space = True
@@ -189,7 +198,7 @@ def _end_of_document(inner: tokenizers.Tokenizer, folder: Path) -> str:
 
 
 def _added_bos(folder: Path) -> str | None:
-    """Return the token that the folder's configuration puts before every text, if it does."""
+    """Return the token that the folder's configuration puts before every text, or None where it puts none."""
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
@@ -203,7 +212,12 @@ def _token_name(value: Any) -> str | None:
 
 
 def put_before_texts(inner: tokenizers.Tokenizer, token: str) -> None:
-    """Make the library's tokenizer begin every text with a token of its vocabulary, and add nothing else."""
+    """Make a tokenizer of the library begin every text with a token of its vocabulary, and add nothing else.
+
+    Args:
+        inner: The library's tokenizer, which is changed in place.
+        token: The token, which must be in the vocabulary.
+    """
     from tokenizers import processors
 
     marks = [(token, inner.token_to_id(token))]

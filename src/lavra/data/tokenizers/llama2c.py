@@ -1,4 +1,4 @@
-"""Tokenizers of llama2.c: SentencePiece's byte pairs with their scores, written as one flat file."""
+"""Reads the tokenizers of llama2.c: SentencePiece's byte pairs with their scores, written as one flat file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import tokenizers
 
+# The special tokens, which have the first ids; a token for each byte follows them.
 UNKNOWN, BEGINNING, ENDING = "<unk>", "<s>", "</s>"
 _SPECIAL = (UNKNOWN, BEGINNING, ENDING)
 _FIRST_BYTE, _BYTES = 3, 256
 
 
 def find_llama2c_tokenizer(model: Path, vocabulary: int) -> Path:
-    """Return the tokenizer beside a llama2.c checkpoint: `tok<vocabulary>.bin` or `tokenizer.bin`.
+    """Return the path of the tokenizer beside a llama2.c checkpoint: `tok<vocabulary>.bin` or `tokenizer.bin`.
+
+    Args:
+        model: Path of the checkpoint.
+        vocabulary: Size of the model's vocabulary.
 
     Raises:
         InputError: if there is none.
@@ -32,15 +37,18 @@ def find_llama2c_tokenizer(model: Path, vocabulary: int) -> Path:
 
 
 def load_llama2c_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
-    """Read a `tokenizer.bin`. Its models were trained with `<s>` between documents, so that ends a document here.
+    """Return the tokenizer in a `tokenizer.bin`.
+
+    The models of llama2.c were trained with `<s>` between documents, so `<s>` is the end-of-document token here.
 
     Args:
-        path: an int32, then per token a float32 score, an int32 length and so many bytes, all little-endian.
-        vocabulary: how many tokens the model has.
+        path: The file. It holds an int32, and for each token a float32 score, an int32 length and as many bytes, all
+            little-endian.
+        vocabulary: Size of the model's vocabulary.
 
     Raises:
         InputError: if the file holds another number of tokens.
-        Damaged: if it is cut short.
+        Damaged: if the file is cut short.
     """
     pieces = _read_pieces(path)
     if len(pieces) != vocabulary or vocabulary < _FIRST_BYTE + _BYTES:
@@ -54,7 +62,7 @@ def load_llama2c_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
 def _read_pieces(path: Path) -> list[tuple[str, float]]:
     data = path.read_bytes()
     pieces: list[tuple[str, float]] = []
-    place = 4  # the longest token's length, of no use here
+    place = 4  # skips the length of the longest token, which is not needed here
     try:
         while place < len(data):
             score, length = struct.unpack_from("<fi", data, place)
@@ -91,7 +99,7 @@ def _build(pieces: list[tuple[str, float]]) -> tokenizers.Tokenizer:
 
 
 def _merges(vocabulary: dict[str, int], scores: dict[str, float]) -> list[tuple[str, str]]:
-    """Return the pairs in the order in which SentencePiece merges them: by the score of what they make."""
+    """Return the pairs in the order in which SentencePiece merges them: by the score of the token that they form."""
     merges = [
         (-score, number, piece[:cut], piece[cut:])
         for number, (piece, score) in enumerate(scores.items())

@@ -1,4 +1,7 @@
-"""A prompt and what comes after it, as ids whose pieces spell the text: for training, and for scoring options."""
+"""Encodes a prompt and what comes after it, with the boundary between them that generation has.
+
+Training on completions and scoring of options both use it, so that a model is trained and measured on the same ids.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,33 @@ if TYPE_CHECKING:
 
 
 def encode_pair(tokenizer: Tokenizer, prompt: str, option: str) -> tuple[list[int], list[int]]:
-    """Return the ids of a prompt and of what is learned after it.
+    """Return the ids of a prompt and of the option or completion after it.
 
-    White space at the end of the prompt goes to what comes after; both are then encoded as one text, and what comes
-    after as many tokens as the prompt alone has is the second part (as in lm-evaluation-harness). Where that text does
-    not begin with the prompt's own tokens, because the second part completes the prompt's last word, the second part is
-    encoded by itself: a model that generates reads the prompt's own tokens and goes on from there.
+    White space at the end of the prompt goes to the option; both are then encoded as one text, and the tokens after
+    those that the prompt alone has are the option's (as in lm-evaluation-harness). Where that text does not begin with
+    the prompt's own tokens, because the option completes the prompt's last word, the option is encoded by itself: a
+    model that generates reads the prompt's own tokens and continues from there.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        prompt: The text before.
+        option: The text after.
+
+    Returns:
+        The ids of the prompt, without white space at its end, and the ids of the option. Neither has special tokens.
+
+    Examples:
+        >>> from lavra.data.tokenizers.prompt_ids import encode_pair
+        >>> from lavra.data.tokenizers.tokenizer import Tokenizer
+        >>> tokenizer = Tokenizer.train(["a rosa e o rosto da rosa", "a rosa rosa"], vocabulary_size=260)
+        >>> [tokenizer.decode(ids) for ids in encode_pair(tokenizer, "a ", "rosa")]
+        ['a', ' rosa']
     """
     return encode_pairs(tokenizer, [(prompt, option)])[0]
 
 
 def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-    """Return what `encode_pair` returns for each (prompt, option), using every core."""
+    """Return what `encode_pair` returns for each (prompt, option) of `pairs`, using every core."""
     kept = [prompt.rstrip() for prompt, _ in pairs]
     distinct = list(dict.fromkeys(kept))  # one passage often comes with many questions
     befores = dict(zip(distinct, tokenizer.encode_many(distinct), strict=True))
@@ -44,12 +62,12 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list
 
 @dataclass(frozen=True, slots=True)
 class EncodedOptions:
-    """A prompt and the options after it.
+    """The ids of a prompt and of the options after it.
 
     Attributes:
-        before: ids of the prompt, up to the place from which all options are scored.
-        options: ids of each option, from that place on; empty where an option has no tokens.
-        from_prompt: how many tokens of the prompt, read by itself, come after that place.
+        before: Ids of the prompt up to the token from which all options are scored.
+        options: Ids of each option from that token on; empty where an option has no tokens.
+        from_prompt: Number of tokens of the prompt, encoded by itself, that come after that token.
     """
 
     before: list[int]
@@ -60,10 +78,15 @@ class EncodedOptions:
 def encode_options(tokenizer: Tokenizer, prompt: str, options: Sequence[str]) -> EncodedOptions:
     """Return the ids by which options after one prompt are compared.
 
-    Each option is encoded with the prompt as one text. As a rule that text begins with the prompt's own tokens, and the
+    Each option is encoded with the prompt as one text. Usually that text begins with the prompt's own tokens, and the
     option is the rest. An option that completes the prompt's last word ("A pa" and "lavra") merges with it; then all
-    options are scored from the last token that every such text shares with the prompt, so that they differ by as much
-    as their whole texts do.
+    options are scored from the last token that every such text shares with the prompt, so that their scores differ by
+    as much as those of the whole texts.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        prompt: The text before the options.
+        options: The texts that are compared.
     """
     start = prompt.rstrip()
     before, *wholes = tokenizer.encode_many([start, *(prompt + option for option in options)])
@@ -73,7 +96,7 @@ def encode_options(tokenizer: Tokenizer, prompt: str, options: Sequence[str]) ->
 
 
 def continuing(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of a text that continues another: without the space that some tokenizers put before every text."""
+    """Return the ids of a text that continues another, without the space that some tokenizers put before every text."""
     for anchor in ("\n", "=", "x"):  # some tokenizers know no line ends
         before, whole = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
         if before and whole[: len(before)] == before:
@@ -88,22 +111,23 @@ def _shared(first: np.ndarray, second: np.ndarray) -> int:
     return int(differs[0]) if len(differs) else length
 
 
-# The beginning-of-text token: when a model reads one before a text, and when it does not.
+# The beginning-of-text token (BOS): when a model reads one before a text, and when it does not.
 
 
 def bos_before(tokenizer: Tokenizer, *, empty: bool, bos: bool | None = None) -> list[int]:
-    """Return the ids that a model reads before a prompt: as a rule one or none.
+    """Return the ids that a model reads before a prompt, usually one or none.
 
     The model's own tokenizer decides: Llama's begins every text with `<s>`, GPT-2's puts nothing before one. Only an
-    empty prompt needs a token in any case, because a model predicts from something: the one that documents begin with.
+    empty prompt gets a token in any case, the one with which documents begin, because a model needs something to
+    predict from.
 
     Args:
-        tokenizer: of the model.
-        empty: whether the prompt has no tokens.
-        bos: True or False to put one there, or none, whatever the tokenizer does.
+        tokenizer: Tokenizer of the model.
+        empty: Whether the prompt has no tokens.
+        bos: Whether to put beginning-of-text ids there, whatever the tokenizer does; None leaves it to the tokenizer.
 
     Raises:
-        InputError: if the prompt is empty and is to begin with nothing.
+        InputError: if the prompt is empty and `bos` is false.
     """
     if bos is None:
         bos = empty or bool(tokenizer.text_bos)
@@ -113,5 +137,5 @@ def bos_before(tokenizer: Tokenizer, *, empty: bool, bos: bool | None = None) ->
 
 
 def with_bos(tokenizer: Tokenizer, ids: Sequence[int], bos: bool | None = None) -> list[int]:
-    """Return the ids of a prompt with what a model reads before them; see `bos_before`."""
+    """Return the ids of a prompt after those that a model reads before it; see `bos_before`."""
     return [*bos_before(tokenizer, empty=not len(ids), bos=bos), *ids]

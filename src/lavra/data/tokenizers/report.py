@@ -1,5 +1,4 @@
-"""What a tokenizer is trained on, a bounded sample spread over the corpus, and what it makes of the corpus, in
-figures."""
+"""Draws the bounded sample of a corpus on which a tokenizer is trained, and measures how a tokenizer fits a corpus."""
 
 from __future__ import annotations
 
@@ -19,13 +18,22 @@ class TokenizerReport:
     """How a tokenizer fits a corpus; the end-of-document tokens are not counted.
 
     Attributes:
-        vocabulary_size: ids of the tokenizer.
-        tokens: tokens of the corpus.
-        fertility: tokens per word (words are what white space separates); 1 would be a word per token.
-        bytes_per_token: bytes of UTF-8 text per token.
-        single_byte_share: the share of tokens that stand for one byte; high for a foreign language.
-        unknown_rate: the share of tokens that stand for text the vocabulary cannot write; 0 for byte-level tokenizers.
-        used_share: the share of the vocabulary that occurs in the corpus.
+        vocabulary_size: Number of ids of the tokenizer.
+        tokens: Number of tokens of the corpus.
+        fertility: Tokens per word, where words are what white space separates; 1 is one token for each word.
+        bytes_per_token: Bytes of UTF-8 text per token.
+        single_byte_share: Share of the tokens that stand for one byte; high for a language that the tokenizer was not
+            made for.
+        unknown_rate: Share of the tokens that stand for text that the vocabulary cannot write; 0 for byte-level
+            tokenizers.
+        used_share: Share of the vocabulary that occurs in the corpus.
+
+    Examples:
+        >>> from lavra.data.tokenizers.report import TokenizerReport
+        >>> from lavra.data.tokenizers.tokenizer import Tokenizer
+        >>> tokenizer = Tokenizer.train(["a rosa e o rosto da rosa", "a rosa rosa"], vocabulary_size=257)
+        >>> TokenizerReport.measure(tokenizer, ["duas rosas"]).summary()
+        'tokenizer: 257 tokens, 5.00 per word, 1.00 bytes each, 100% of them single bytes'
     """
 
     vocabulary_size: int
@@ -46,7 +54,14 @@ class TokenizerReport:
 
     @classmethod
     def from_counts(cls, tokenizer: Tokenizer, counts: np.ndarray, *, words: int, text_bytes: int) -> TokenizerReport:
-        """Make the report from (vocabulary,) counts of each id in a corpus of `words` and `text_bytes`."""
+        """Return the report on a corpus that has been encoded and counted.
+
+        Args:
+            tokenizer: The tokenizer that encoded the corpus.
+            counts: (vocabulary,) number of times that each id occurs.
+            words: Number of words of the corpus.
+            text_bytes: Bytes of the corpus as UTF-8.
+        """
         counts = counts.astype(np.int64, copy=True)
         counts[tokenizer.end_of_document] = 0
         tokens = max(1, int(counts.sum()))
@@ -63,7 +78,7 @@ class TokenizerReport:
 
     @classmethod
     def measure(cls, tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerReport:
-        """Make the report by encoding `texts`."""
+        """Return the report on some texts, which are encoded for it."""
         counts = np.zeros(tokenizer.vocabulary_size, np.int64)
         words = text_bytes = 0
         for text in texts:
@@ -78,17 +93,27 @@ class TokenizerReport:
 
 
 SAMPLE_BYTES = 20_000_000
-"""More text than this hardly changes a byte-pair vocabulary of 32 thousand."""
+"""Bytes of the sample; more text hardly changes a byte-pair vocabulary of 32 thousand tokens."""
 
 
 class TextSample:
-    """Keeps pieces of the texts added to it, chosen by a seeded hash; at most `limit` bytes of them.
+    """A sample of the pieces of texts, of a bounded size.
 
-    Whether a piece is kept depends on its content only; when the sample grows beyond the limit, half of it is dropped.
+    A piece is kept when a seeded hash of its content lies below a threshold (hash-threshold sampling), so that equal
+    pieces are kept or left out together, whatever the order of the texts. When the sample grows beyond its limit, the
+    threshold is halved, which drops about half of the sample.
 
     Args:
-        limit: bytes to keep.
-        seed: another seed chooses other pieces.
+        limit: Largest number of bytes to keep; `SAMPLE_BYTES` by default.
+        seed: Seed of the hash; another seed chooses other pieces.
+
+    Examples:
+        >>> from lavra.data.tokenizers.report import TextSample
+        >>> sample = TextSample(limit=10)
+        >>> for text in ("first", "second", "third", "fourth"):
+        ...     sample.add(text)
+        >>> sum(len(piece) for piece in sample) <= 10
+        True
     """
 
     def __init__(self, limit: int = SAMPLE_BYTES, seed: int = 0) -> None:
@@ -98,7 +123,7 @@ class TextSample:
         self._bytes = 0
 
     def add(self, text: str) -> None:
-        """Offer a text to the sample."""
+        """Add a text to the sample, which keeps or drops each of its pieces."""
         import xxhash
 
         for piece in cut_pieces(text, Cut.BEFORE_SPACE):

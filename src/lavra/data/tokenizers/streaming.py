@@ -1,4 +1,4 @@
-"""Long texts in pieces, cut where no token lies across the cut; the next piece is worked on while the last is used."""
+"""Cuts long texts into pieces where no token lies across the cut, and works on the next item while one is used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from enum import Enum
 from typing import TypeVar
 
 PIECE = 32768
-"""Characters of a piece: large enough to cost nothing, small enough to keep every core busy."""
+"""Characters of a piece: large enough that the cuts cost nothing, small enough to keep every core busy."""
 
 
 class Cut(Enum):
-    """What becomes of the space at which a text is cut."""
+    """What happens to the space at which a text is cut."""
 
     BEFORE_SPACE = "the piece after the cut begins with the space"
     AT_SPACE = "the space is dropped, for tokenizers that put one before every piece themselves"
@@ -26,8 +26,18 @@ _LINE = re.compile(r"(?<=[^\W\d_])\r?\n(?=[^\W\d_])|(?<=[.,;:!?])\r?\n(?=[^\W\d_
 def cut_pieces(text: str, cut: Cut, size: int = PIECE) -> Iterator[str]:
     """Yield `text` in pieces of at most `size` characters (one more at a space that is dropped).
 
-    The cut is at the last single space, which is a border for every tokenizer in use; else after a line end before a
-    letter; else, in text without either for `size` characters, anywhere.
+    A cut is at the last single space, which is a border of tokens for every tokenizer in use; else after a line end
+    before a letter; else, in text that has neither in its second half, anywhere.
+
+    Args:
+        text: The text.
+        cut: What happens to the space at a cut.
+        size: Characters of a piece; `PIECE` by default.
+
+    Examples:
+        >>> from lavra.data.tokenizers.streaming import Cut, cut_pieces
+        >>> list(cut_pieces("one two three", Cut.BEFORE_SPACE, size=10))
+        ['one two', ' three']
     """
     start = 0
     while len(text) - start > size:
@@ -44,7 +54,7 @@ def cut_pieces(text: str, cut: Cut, size: int = PIECE) -> Iterator[str]:
 
 
 def cuts(text: str, cut: Cut) -> Iterator[tuple[str, str]]:
-    """Yield the two parts of `text` for every space at which `cut_pieces` may cut it."""
+    """Yield the parts of `text` before and after the cut for every space at which `cut_pieces` may cut it."""
     for space in _SPACE.finditer(text):
         yield text[: space.start()], text[space.end() if cut is Cut.AT_SPACE else space.start() :]
 
@@ -63,9 +73,19 @@ Result = TypeVar("Result")
 
 
 def one_ahead(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[tuple[Item, Result]]:
-    """Yield every item with `work(item)`, in order, while a thread already works on the next item.
+    """Yield every item with `work(item)`, in order, while a thread already works on the next item (prefetching).
 
-    A gain where `work` releases the interpreter, as the tokenizers library does. A single item starts no thread.
+    This saves time where `work` releases the interpreter lock, as the `tokenizers` library does. A single item starts
+    no thread.
+
+    Args:
+        items: The items; one more than is used is taken from it.
+        work: Function of an item.
+
+    Examples:
+        >>> from lavra.data.tokenizers.streaming import one_ahead
+        >>> list(one_ahead(["a", "bb", "ccc"], len))
+        [('a', 1), ('bb', 2), ('ccc', 3)]
     """
     remaining = iter(items)
     first = list(_take(remaining, 2))

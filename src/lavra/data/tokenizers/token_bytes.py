@@ -1,4 +1,5 @@
-"""What the tokens of any tokenizer stand for, as bytes, so that vocabularies can be compared; and bytes back to ids."""
+"""Tells the bytes that the tokens of any tokenizer stand for, so that vocabularies can be compared, and the ids of
+bytes."""
 
 from __future__ import annotations
 
@@ -10,12 +11,18 @@ from typing import Literal
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
 Style = Literal["bytes", "sentencepiece", "wordpiece"]
+"""The ways in which vocabularies spell their tokens."""
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def style_of(tokenizer: Tokenizer) -> Style:
-    """Return how the vocabulary is spelled: GPT-2's letters for bytes, ▁ for spaces, or ## inside words."""
+    """Return how a vocabulary spells its tokens.
+
+    Returns:
+        "bytes" for GPT-2's letter for each byte, "sentencepiece" for ▁ instead of spaces, "wordpiece" for ## before
+        tokens that continue a word.
+    """
     description = json.loads(tokenizer.serialised)
     if description["model"].get("type") == "WordPiece":
         return "wordpiece"
@@ -24,7 +31,15 @@ def style_of(tokenizer: Tokenizer) -> Style:
 
 
 def token_bytes(tokenizer: Tokenizer) -> list[bytes | None]:
-    """Return the bytes that each id stands for, with the space before a word; None for special and unused ids."""
+    """Return the bytes that each id stands for, with the space before a word; None for special and unused ids.
+
+    Examples:
+        >>> from lavra.data.tokenizers.token_bytes import token_bytes
+        >>> from lavra.data.tokenizers.tokenizer import Tokenizer
+        >>> tokenizer = Tokenizer.train(["a rosa e o rosto da rosa", "a rosa rosa"], vocabulary_size=260)
+        >>> b"".join(token_bytes(tokenizer)[number] for number in tokenizer.encode("a rosa"))
+        b'a rosa'
+    """
     style = style_of(tokenizer)
     special = {number for number, token in tokenizer.inner.get_added_tokens_decoder().items() if token.special}
     found: list[bytes | None] = [None] * tokenizer.vocabulary_size
@@ -35,10 +50,10 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes | None]:
 
 
 class BytePieces:
-    """Pieces of text, not necessarily whole words, to the ids by which a tokenizer writes them.
+    """Turns pieces of text, which need not be whole words, into the ids by which a tokenizer writes them.
 
     Args:
-        tokenizer: any.
+        tokenizer: A tokenizer of any kind.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -47,7 +62,7 @@ class BytePieces:
         self._model = tokenizer.inner.model
 
     def ids(self, piece: bytes) -> list[int]:
-        """Return the ids that stand for `piece`; none where the vocabulary cannot write it."""
+        """Return the ids that stand for the bytes of a piece; an empty list where the vocabulary cannot write it."""
         if self.style == "bytes":
             spelled = "".join(_alphabet()[byte] for byte in piece)
         else:
@@ -85,7 +100,7 @@ def _bytes_of(token: str, style: Style) -> bytes:
 
 @cache
 def _alphabet() -> list[str]:
-    """Return GPT-2's letter for each byte: itself where it can be seen, else one from 256 upwards."""
+    """Return GPT-2's letter for each byte: the byte's own character where it is printable, else one from 256 on."""
     seen = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     letters, spare = [], 256
     for byte in range(256):

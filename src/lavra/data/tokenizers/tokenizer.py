@@ -1,4 +1,4 @@
-"""Text to token ids and back: a byte-level BPE trained on the corpus, or any tokenizer that exists already."""
+"""Turns text into token ids and back: a byte-level BPE trained on the corpus, or any tokenizer that exists already."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     import tokenizers
 
 SMALLEST_VOCABULARY = 257
-"""All bytes and the end-of-document token."""
+"""The smallest vocabulary that can be trained: a token for each byte, and the end-of-document token."""
 
+# Characters given to the library at once, because its encodings take some 100 bytes per token while they live.
 _BATCH = 2 << 20
-"""Characters given to the library at once: its encodings take some 100 bytes per token while they live."""
 
+# Characters of a text given to the trainer, which holds 256 texts at a time at some 300 bytes per character.
 _TRAINING_PIECE = 2048
-"""Characters given to the trainer at once: it holds 256 texts, at some 300 bytes per character."""
 
+# Characters without a word boundary from which a text is cut for the trainer, because each merge walks through all of
+# the run.
 _LONGEST_RUN = 1000
-"""Characters without a border after which a text is cut for the trainer: each merge would walk through all of them."""
 
-_RUN_PIECE = 200
-"""Characters of the pieces into which such a run is cut."""
+_RUN_PIECE = 200  # characters of the pieces into which such a run is cut
 
 _LONG_RUN = re.compile(rf"\S{{{_LONGEST_RUN},}}|\s{{{_LONGEST_RUN},}}")
 
@@ -46,8 +46,10 @@ PATTERN = (
     r"|\s*[\r\n]+"  # line ends, with the indentation of empty lines
     r"|\s+(?!\S)|\s+"  # other white space; the last space before a word goes with the word
 )
-"""How text is divided before byte pairs are merged; a merge never crosses these borders. After GPT-2 and GPT-4."""
+"""The pattern of a word, into which text is divided before byte pairs are merged; a merge never crosses the borders of
+a word. It follows those of GPT-2 and GPT-4."""
 
+# Texts on which a tokenizer is tried to find out where it lets a text be cut without changing the ids.
 _PROBES = (
     "A palavra não é só de quem a escreve, disse-lhe a avó. O resto do texto vem depois",
     "it's a second probe (of 3), which asks where 12 + 7 = 19 may be cut : 'here' or ... there",
@@ -60,8 +62,25 @@ class Tokenizer:
     Text never becomes a special token: a document that spells out "<|endoftext|>" is encoded as those characters.
 
     Args:
-        inner: the library's tokenizer.
-        end_of_document: the name of the token that ends a document, which must be in the vocabulary.
+        inner: A tokenizer of the `tokenizers` library.
+        end_of_document: The token that ends a document, which must be in the vocabulary; `<|endoftext|>` by default.
+
+    Attributes:
+        inner: The library's tokenizer, without padding and truncation.
+        end_of_document_token: The token that ends a document.
+        end_of_document: The id of that token.
+
+    Raises:
+        InputError: if the vocabulary has no such token.
+
+    Examples:
+        >>> from lavra.data.tokenizers.tokenizer import Tokenizer
+        >>> tokenizer = Tokenizer.train(["a rosa e o rosto da rosa", "a rosa rosa"], vocabulary_size=260)
+        >>> ids = tokenizer.encode("a rosa")
+        >>> tokenizer.decode(ids)
+        'a rosa'
+        >>> tokenizer.vocabulary_size, tokenizer.end_of_document, tokenizer.byte_level
+        (260, 0, True)
     """
 
     def __init__(self, inner: tokenizers.Tokenizer, end_of_document: str = END_OF_DOCUMENT) -> None:
@@ -75,15 +94,18 @@ class Tokenizer:
         self.end_of_document_token = end_of_document
         self.end_of_document: int = number
         self.spellings_left_out = 0
-        """How often `encode_many` left the literal spelling of the end-of-document token out."""
+        """Number of times that `encode_many` left out the literal spelling of the end-of-document token."""
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         """Train a byte-level BPE on `texts`; every text can be encoded and decoded without loss.
 
         Args:
-            texts: a sample of the corpus; some ten megabytes are enough.
-            vocabulary_size: tokens wanted, at least `SMALLEST_VOCABULARY`; a small sample may give fewer.
+            texts: A sample of the corpus; some ten megabytes are enough.
+            vocabulary_size: Number of tokens, at least `SMALLEST_VOCABULARY`; a small sample may give fewer.
+
+        Returns:
+            The tokenizer, whose end-of-document token has id 0 and is also its beginning-of-text token.
 
         Raises:
             InputError: if the vocabulary is too small.
@@ -116,7 +138,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Load a tokenizer: see `lavra.data.tokenizers.files.read_tokenizer`."""
+        """Return the tokenizer in a file or a folder; see `lavra.data.tokenizers.files.read_tokenizer` for the formats.
+
+        Raises:
+            InputError: if there is no tokenizer, or it cannot be read.
+        """
         return cls(*read_tokenizer(Path(path)))
 
     def save(self, folder: Path) -> None:
@@ -135,7 +161,7 @@ class Tokenizer:
 
     @cached_property
     def serialised(self) -> str:
-        """The tokenizer as the JSON text of `tokenizer.json`."""
+        """The tokenizer as the JSON text that `tokenizer.json` holds."""
         return self.inner.to_str(pretty=False)
 
     @cached_property
@@ -146,7 +172,7 @@ class Tokenizer:
 
     @cached_property
     def vocabulary_size(self) -> int:
-        """One more than the largest id."""
+        """The size of the vocabulary: one more than the largest id."""
         return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
@@ -161,7 +187,7 @@ class Tokenizer:
 
     @cached_property
     def cut(self) -> Cut | None:
-        """Where a text may be cut so that its pieces give the ids of the whole; None when no place is known."""
+        """The way in which a text can be cut so that its pieces have the ids of the whole; None when none is known."""
         for cut in (Cut.BEFORE_SPACE, Cut.AT_SPACE):
             if all(self._keeps_ids(probe, cut) for probe in _PROBES):
                 return cut
@@ -186,11 +212,17 @@ class Tokenizer:
         return self.encode_many([text])[0].tolist()
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the ids of each text as int32 arrays, using every core.
+        """Return the ids of each text, using every core.
 
         Long texts are encoded in pieces cut at white space, where the ids are those of the whole; a run of more than
         `PIECE` characters without white space is cut anyway, so that no text takes more than linear time. The
         end-of-document token never occurs: in models that know no other way, its literal spelling is left out.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            For each text a (tokens,) int32 array, without an end-of-document token.
         """
         arrays: list[np.ndarray] = []
         parts: list[np.ndarray] = []
@@ -212,7 +244,12 @@ class Tokenizer:
         return self.inner.encode_batch_fast([piece for piece, _ in batch], add_special_tokens=False)
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, special: bool = False) -> str:
-        """Return the text of `ids`; special tokens such as the end of a document are shown only with `special`."""
+        """Return the text of some ids.
+
+        Args:
+            ids: (tokens,) ids.
+            special: Whether special tokens, such as the end-of-document token, are written out; false by default.
+        """
         return self.inner.decode([int(number) for number in ids], skip_special_tokens=not special)
 
     def token_lengths(self) -> np.ndarray:
@@ -243,29 +280,30 @@ class Tokenizer:
 
     @cached_property
     def beginning(self) -> int | None:
-        """The id that the post-processor puts before a text; None where there is not exactly one."""
+        """The one id that the post-processor puts before a text; None where it puts none or several."""
         before, _ = self.around
         return before[0] if len(before) == 1 else None
 
     @property
     def text_bos(self) -> list[int]:
-        """The ids that the post-processor puts before a text: as a rule one (Llama's `<s>`) or none (GPT-2)."""
+        """The ids that the post-processor puts before a text: usually one (Llama's `<s>`) or none (GPT-2)."""
         return self.around[0]
 
     @property
     def document_bos(self) -> int:
         """The id that a model reads before the first token of a document.
 
-        It is the last of those that the post-processor puts before a text. Where there is none it is the
-        end-of-document token: that of the document before, as models are trained that read one after the other.
+        It is the last of those that the post-processor puts before a text. Where it puts none, it is the
+        end-of-document token of the document before, as in models that are trained on documents one after the other.
         """
         return self.text_bos[-1] if self.text_bos else self.end_of_document
 
     @property
     def around_source(self) -> tuple[list[int], list[int]]:
-        """The ids that an encoder reads before and after a text: those of the post-processor, and an end in any case.
+        """The ids that an encoder reads before and after a text: those of the post-processor.
 
-        An end-of-document token that begins texts is meant for decoders, and is not read here.
+        Where it puts none after a text, the end-of-document token comes there. An end-of-document token before a text
+        is meant for decoders, and is left out.
         """
         before, after = self.around
         return [] if before == [self.end_of_document] else before, after or [self.end_of_document]
@@ -281,9 +319,10 @@ class Tokenizer:
 
 
 def _settled(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Write and read a Unigram model until nothing changes: its scores lose their last digit the first time.
+    """Return a Unigram tokenizer written and read until nothing changes; others are returned as they are.
 
-    Without this a saved copy would be another tokenizer, by its fingerprint.
+    The scores of a Unigram model lose their last digit when they are written the first time, so that without this the
+    fingerprint of a saved copy would be another.
     """
     from tokenizers import Tokenizer as Library
     from tokenizers import models
@@ -302,8 +341,18 @@ def choose_vocabulary_size(corpus_bytes: int, model_parameters: int | None = Non
     """Return a vocabulary size, a power of two from 2048 to 32768.
 
     About 2048 for one megabyte of text, growing with the 0.6th power of the size, so that even the rarest tokens are
-    met some dozens of times. With the number of model parameters known, the embedding is kept below 30 % of them
-    (taking the width of a decoder that is 64 times as wide as deep: parameters = 12 depth width²).
+    met some dozens of times.
+
+    Args:
+        corpus_bytes: Size of the training text in bytes.
+        model_parameters: Number of parameters of the model; the embedding is kept below 30 % of them. Its width is that
+            of a decoder that is 64 times as wide as deep, for which parameters = 12 · depth · width². None, the
+            default, sets no such limit.
+
+    Examples:
+        >>> from lavra.data.tokenizers.tokenizer import choose_vocabulary_size
+        >>> choose_vocabulary_size(1_000_000), choose_vocabulary_size(100_000_000)
+        (2048, 32768)
     """
     wanted = 2048 * (max(corpus_bytes, 1) / 1e6) ** 0.6
     if model_parameters:
@@ -330,9 +379,9 @@ def _batches(texts: Sequence[str], cut: Cut | None) -> Iterator[list[tuple[str, 
 
 
 def _training_pieces(text: str) -> Iterator[str]:
-    """Yield a text for the trainer in pieces without long runs of letters or of spaces: these are cut, not dropped.
+    """Yield a text for the trainer in pieces in which long runs of letters or of spaces are cut; nothing is dropped.
 
-    Languages that write no spaces, as Chinese, have such runs in all of their text.
+    In languages without spaces between words, such as Chinese, all text consists of such runs.
     """
     for piece in cut_pieces(text, Cut.BEFORE_SPACE, _TRAINING_PIECE):
         start = 0

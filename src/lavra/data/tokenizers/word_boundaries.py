@@ -1,4 +1,4 @@
-"""Where words begin among tokens, whatever the tokenizer marks: ## within words, or Ġ and ▁ before them."""
+"""Finds the words among tokens, whether the tokenizer marks their inside (##) or their beginning (Ġ and ▁)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,30 @@ import numpy as np
 
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
-_SIGN, _LETTER, _SPACE = 0, 1, 2
+_SIGN, _LETTER, _SPACE = 0, 1, 2  # classes of characters
 
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """What is known of every token of a vocabulary about the borders of words.
+    """What each token of a vocabulary tells about the borders of words.
 
     Attributes:
-        begins: (vocabulary,) bool: the token begins a word wherever it stands.
-        continues: (vocabulary,) bool: the token goes on with the word before it wherever it stands.
-        first: (vocabulary,) bool: its first character is a letter or a digit.
-        last: (vocabulary,) bool: the same of its last character.
-        special: (vocabulary,) bool: it is no text: an added token, the unknown token, or an id without a token.
+        begins: (vocabulary,) bool; whether the token always begins a word.
+        continues: (vocabulary,) bool; whether the token always continues the word before it.
+        first: (vocabulary,) bool; whether the first character of the token is a letter or a digit.
+        last: (vocabulary,) bool; whether the last character of the token is a letter or a digit.
+        special: (vocabulary,) bool; whether the id is no text: an added token, the unknown token, or an unused id.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lavra.data.tokenizers.tokenizer import Tokenizer
+        >>> from lavra.data.tokenizers.word_boundaries import Words
+        >>> tokenizer = Tokenizer.train(["a rosa e o rosto da rosa", "a rosa rosa"], vocabulary_size=260)
+        >>> ids = np.array(tokenizer.encode("da rosa, rosa"))
+        >>> [tokenizer.decode([number]) for number in ids]
+        ['d', 'a', ' ros', 'a', ',', ' ros', 'a']
+        >>> Words.of(tokenizer).groups(ids, np.zeros(len(ids), int)).tolist()
+        [0, 0, 1, 1, 2, 3, 3]
     """
 
     begins: np.ndarray
@@ -56,15 +67,18 @@ class Words:
 
     @cached_property
     def texts(self) -> np.ndarray:
-        """The int64 ids that are text."""
+        """The (n,) int64 ids that are text, that is, not special."""
         return np.flatnonzero(~self.special)
 
     def groups(self, ids: np.ndarray, segments: np.ndarray) -> np.ndarray:
-        """Return the (tokens,) int64 number of the word that each token belongs to; a sign is a word of its own.
+        """Return the number of the word that each token belongs to; a punctuation mark is a word of its own.
 
         Args:
-            ids: (tokens,) int64.
-            segments: (tokens,) numbers of their documents; no word goes over the border of one.
+            ids: (tokens,) int64 ids.
+            segments: (tokens,) number of each token's document; no word crosses the border of a document.
+
+        Returns:
+            (tokens,) int64 numbers from 0, in order.
         """
         before, after = ids[:-1], ids[1:]
         joined = (self.last[before] & self.first[after] & ~self.begins[after]) | self.continues[after]

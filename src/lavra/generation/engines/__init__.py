@@ -1,1 +1,1 @@
-"""Engines: what computes the texts. PyTorch does everything; CTranslate2 does the usual things on a CPU, faster."""
+"""Engines that compute the texts: PyTorch offers every option, and CTranslate2 is faster on a CPU for common ones."""

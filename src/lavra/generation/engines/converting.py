@@ -1,4 +1,4 @@
-"""Models for CTranslate2: converted once, proved to be the same model, and kept in the user's cache."""
+"""Conversion of models for CTranslate2: done once, checked against the model, and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -32,16 +32,18 @@ _TOLERANCE = 2e-3
 """Largest difference of a log-probability, in nats, between a model and its conversion in float32."""
 
 _PROBE_TOKENS = 24
+"""Number of tokens whose log-probabilities are compared, and of the tokens that are read before them."""
 
 
 @dataclass(frozen=True)
 class Convertible:
-    """A model that CTranslate2 may be given.
+    """A model that may be converted for CTranslate2.
 
     Attributes:
-        model: ours, or a wrapped one; in float32.
-        tokenizer: its own.
-        family: `model_type` that its folder should have, where it is ours and came from the field.
+        model: Decoder of our own, or a model of `transformers`, in float32.
+        tokenizer: Tokenizer of the model.
+        family: Hugging Face `model_type` under which to export a decoder of our own; None chooses one that fits its
+            shape.
     """
 
     model: Any
@@ -50,12 +52,16 @@ class Convertible:
 
     @property
     def is_sequence_to_sequence(self) -> bool:
-        """Whether an encoder reads the prompts."""
+        """Whether an encoder reads the prompts and a decoder writes the texts."""
         return bool(getattr(self.model, "beginning", ()))
 
 
 def why_not_convertible(source: Convertible) -> str | None:
-    """Return why CTranslate2 cannot hold a model, in words, or None if it may."""
+    """Return why CTranslate2 cannot run a model, as a clause, or None if nothing is known to prevent it.
+
+    Args:
+        source: Model to convert.
+    """
     try:
         with quietly():
             from ctranslate2.converters.transformers import _MODEL_LOADERS
@@ -86,7 +92,11 @@ def conversions() -> Path:
 
 
 def fingerprint(source: Convertible) -> str:
-    """Return a hash of all that a conversion depends on: weights, shape, vocabulary, and the converter's version."""
+    """Return a hash of all that a conversion depends on: weights, shape, vocabulary, and version of the converter.
+
+    Args:
+        source: Model to convert.
+    """
     import ctranslate2
 
     shape = repr(source.model.spec) if isinstance(source.model, Decoder) else source.model.inner.config.to_json_string()
@@ -100,16 +110,24 @@ def fingerprint(source: Convertible) -> str:
 
 
 def is_converted(source: Convertible) -> bool:
-    """Say whether a model's conversion is in the cache."""
+    """Return whether the cache holds a conversion of the model.
+
+    Args:
+        source: Model to convert.
+    """
     return conversions().exists() and any(conversions().glob(f"{fingerprint(source)}-*"))
 
 
 def conversion_of(source: Convertible, quantization: str = "float32") -> Path:
-    """Return the folder of a model's conversion; made, and proved in float32, if it is not in the cache yet.
+    """Return the folder of a model's conversion, which is made and checked where the cache does not hold it.
+
+    Args:
+        source: Model to convert.
+        quantization: Type of the weights on disk, such as "float32" or "int8".
 
     Raises:
-        InputError: if CTranslate2 cannot hold the model.
-        LavraError: if the conversion is not the same model; nothing is kept then.
+        InputError: If CTranslate2 cannot run the model.
+        LavraError: If the conversion does not compute the same as the model; nothing is kept then.
     """
     folder = conversions() / f"{fingerprint(source)}-{quantization}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -122,16 +140,17 @@ def conversion_of(source: Convertible, quantization: str = "float32") -> Path:
 
 
 def convert(source: Convertible, folder: Path, quantization: str | None = None) -> None:
-    """Write a model for CTranslate2 into an existing folder, and compare log-probabilities.
+    """Write a model for CTranslate2 into a folder, and compare log-probabilities in float32.
 
     Args:
-        source: what to convert.
-        folder: where to.
-        quantization: type of the weights on disk; None for float32. What is computed with is chosen at loading.
+        source: Model to convert.
+        folder: Existing folder to write into.
+        quantization: Type of the weights on disk; None means float32. The type of the computation is chosen when the
+            conversion is loaded.
 
     Raises:
-        InputError: if CTranslate2 cannot hold the model.
-        LavraError: if the conversion is not the same model.
+        InputError: If CTranslate2 cannot run the model.
+        LavraError: If the conversion does not compute the same as the model.
     """
     reason = why_not_convertible(source)
     if reason is not None:
@@ -157,7 +176,12 @@ def _write(specification: Any, folder: Path, quantization: str | None) -> None:
 
 
 def token_names(tokenizer: Tokenizer, size: int) -> list[str]:
-    """Return a distinct name for each of `size` ids: the tokenizer's, and names of our own where it has none."""
+    """Return a distinct name for each id: the token of the tokenizer, or `<unused …>` where it has none.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        size: Number of ids, with those of padding.
+    """
     inner = getattr(tokenizer, "inner", None)
     found = [inner.id_to_token(number) if inner is not None else None for number in range(size)]
     return [f"<unused {number}>" if name is None else name for number, name in enumerate(found)]
@@ -178,7 +202,7 @@ def _transformers_model(source: Convertible) -> Any:
 
 
 class _Names:
-    """What the converters ask of a tokenizer."""
+    """Stand-in for a tokenizer of `transformers`, with the attributes that the converters read."""
 
     def __init__(self, names: Sequence[str], end: int, start: int) -> None:
         self._names = names
@@ -190,7 +214,7 @@ class _Names:
 
 
 def _specification(inner: Any, names: list[str], source: Convertible) -> Any:
-    """Return the model in CTranslate2's terms, by its own converter for the family."""
+    """Return the model as a specification of CTranslate2, made by its own converter for the family."""
     from ctranslate2.converters.transformers import _MODEL_LOADERS
 
     beginning: Sequence[int] = getattr(source.model, "beginning", ())
@@ -232,7 +256,7 @@ def _older(config: Any) -> Any:
 
 
 def _prove(source: Convertible, folder: Path, names: list[str]) -> None:
-    """Compare log-probabilities of some tokens, drawn at random, in float32."""
+    """Raise an error unless the model and its conversion give random tokens the same log-probabilities in float32."""
     words = min(source.tokenizer.vocabulary_size, len(names))
     count = min(_PROBE_TOKENS, source.model.context // 2 - 1)
     drawn = numpy_stream(0, "tokens of a conversion").integers(words, size=2 * count).tolist()
@@ -248,14 +272,14 @@ def _prove(source: Convertible, folder: Path, names: list[str]) -> None:
 def log_probabilities(
     source: Convertible, folder: Path, before: list[int], after: list[int], compute_type: str = "float32"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the (after,) log-probabilities of tokens by a model, and by its conversion.
+    """Return the log-probabilities of tokens by a model and by its conversion, (after,) nats each.
 
     Args:
-        source: the model.
-        folder: of the conversion.
-        before: at least one id: the source of an encoder-decoder, else what comes before.
-        after: ids whose log-probabilities are wanted.
-        compute_type: of the conversion.
+        source: Model that was converted.
+        folder: Folder of the conversion.
+        before: At least one id that is read first: the source of an encoder-decoder, or the context of a decoder.
+        after: Ids of the tokens to score.
+        compute_type: Type in which CTranslate2 computes.
     """
     import ctranslate2
 
@@ -270,7 +294,7 @@ def log_probabilities(
         scored = translator.score_batch(
             [[names[one] for one in before]], [[names[one] for one in written]], max_input_length=0
         )
-        found = scored[0].log_probs[: len(written)]  # and not that of the end, which it adds
+        found = scored[0].log_probs[: len(written)]  # without that of the end token, which the library adds
     else:
         written = [*before, *after]
         begun = torch.tensor([written[:-1]])

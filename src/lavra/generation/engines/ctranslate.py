@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
 
 ROWS_AT_ONCE, ROWS_WITH_FAULTS = 160, 48
-"""Continuations that one worker decodes together; fewer where the memory that they take is faulted in at every step."""
+"""Number of continuations that one worker decodes together. It is smaller where the allocator returns freed memory to
+the system, so that the pages of every step have to be faulted in again."""
 
 _SMALLEST_SHARED = 64 << 20
-"""Bytes of a model below which a second thread for one batch costs more than it brings (one text, 6 layers of 256: 163
-against 29 ms for 64 tokens; GPT-2 124M, 125 MB: 880 against 1,050)."""
+"""Size of a model in bytes (64 MiB) from which a batch gets more than one thread. Below it, a second thread costs more
+than it brings: 163 against 29 ms for 64 tokens of one text with 6 layers of width 256, but 880 against 1,050 ms with
+GPT-2 124M."""
 
 _LARGEST_COPIED = 1 << 30
-"""Bytes of a model above which it is not held once for each worker."""
+"""Size of a model in bytes (1 GiB) above which only one worker is used, because each holds a copy of the weights."""
 
 _TYPES = {
     "fp32": ("float32",),
@@ -37,7 +39,7 @@ _TYPES = {
     "fp16": ("float16",),
     "int8": ("int8", "int8_float32", "int8_bfloat16", "int8_float16"),
 }
-"""Our precisions → the engine's types, the first that the device has is taken."""
+"""Types of CTranslate2 for each precision of ours; the first one that the device supports is taken."""
 
 _LEFT_OUT = {
     "min_p": 0.0,
@@ -51,14 +53,20 @@ _LEFT_OUT = {
     "json_schema": "",
     "grammar": "",
 }
-"""Options that the engine has not, and their neutral values."""
+"""Options that the engine does not offer, with their neutral values."""
 
 _OF_TEXT = {"repetition_penalty": 1.0, "no_repeat_ngram": 0}
-"""Options that it applies to what a decoder wrote, and so not to a prompt that a decoder reads."""
+"""Options, with their neutral values, that the engine applies to the new tokens alone. Ours count the prompt too, so
+that they cannot be used where a decoder reads it."""
 
 
 def compute_type(precision: str, device: str = "cpu") -> str | None:
-    """Return the engine's type for one of our precisions, None where the device has it not."""
+    """Return the CTranslate2 type for a precision, or None where the device does not support it.
+
+    Args:
+        precision: fp32, bf16, fp16 or int8.
+        device: "cpu" or "cuda".
+    """
     import ctranslate2
 
     known = ctranslate2.get_supported_compute_types(device)
@@ -66,9 +74,18 @@ def compute_type(precision: str, device: str = "cpu") -> str | None:
 
 
 def why_not(options: GenerateOptions, prompts: Sequence[Prompt], context: int) -> str | None:
-    """Return what of a request the engine cannot do, in words; None if it can do it all.
+    """Return why the engine cannot serve a request, as a clause, or None where it can.
 
-    A text that outgrows the context of a decoder is among them: the engine cannot let its beginning slide out.
+    One reason is a text that outgrows the context of a decoder, because the engine cannot drop its beginning.
+
+    Args:
+        options: Options of generation.
+        prompts: Prompts as the model reads them.
+        context: Largest number of tokens that the model reads.
+
+    Examples:
+        >>> why_not(GenerateOptions(min_p=0.1), [], context=128)
+        'it has no --min-p'
     """
     asked = [name for name, neutral in _LEFT_OUT.items() if getattr(options, name) != neutral]
     if any(not prompt.source for prompt in prompts):
@@ -82,23 +99,24 @@ def why_not(options: GenerateOptions, prompts: Sequence[Prompt], context: int) -
 
 
 class CTranslate2Engine:
-    """Continues prompts with a converted model.
+    """Engine that continues prompts with a model converted for CTranslate2.
 
-    Sampling draws from the same distribution as `torch` does, but with random numbers of its own: the same seed gives
-    the same texts for the same prompts in the same order, and other texts where prompts are added or left out.
+    Sampling draws from the same distribution as the engine `torch`, but with random numbers of its own. The same seed
+    gives the same texts for the same prompts in the same order, and other texts where prompts are added or left out.
 
-    On a CPU several workers, each with a thread of its own, decode batches side by side, because a product for some
-    dozens of rows gains little from a second thread (T5-small's shape, two cores: 2,025 against 1,120 tokens per
-    second). Which worker gets which batch is fixed, so that draws repeat themselves.
+    On a CPU several workers decode batches in parallel, each with a thread of its own, because a matrix product for
+    some dozens of rows gains little from a second thread (2,025 against 1,120 tokens per second with the shape of
+    T5-small on two cores). Which worker gets which batch is fixed, so that the draws are reproducible.
 
     Args:
-        source: the model; converted if it was not before.
-        precision: fp32, bf16, fp16 or int8.
-        device: "cpu" or "cuda".
-        threads: to compute with; 0 takes one for each core.
+        source: Model to use; it is converted where the cache does not hold its conversion.
+        precision: Precision of the computation: fp32, bf16, fp16 or int8.
+        device: Device that computes: "cpu" or "cuda".
+        threads: Number of threads on a CPU; 0 takes one for each core.
 
     Raises:
-        InputError: if the model cannot be converted, or the device has no such precision.
+        InputError: If the model cannot be converted, or the device does not support the precision.
+        LavraError: If the conversion does not compute the same as the model.
     """
 
     def __init__(self, source: Convertible, precision: str, device: str = "cpu", threads: int = 0) -> None:
@@ -129,14 +147,18 @@ class CTranslate2Engine:
 
     @property
     def continues(self) -> bool:
-        """Whether a text goes on from its prompt."""
+        """Whether a text continues its prompt, which is so unless the model is an encoder-decoder."""
         return not self.beginning
 
     def encode(self, prompts: Sequence[str], options: GenerateOptions) -> list[Prompt]:
         """Return the prompts as the model reads them.
 
+        Args:
+            prompts: Texts to continue.
+            options: Options of generation.
+
         Raises:
-            InputError: if one does not fit, or an option is not among the engine's.
+            InputError: If a prompt does not fit the context, or the engine does not offer an option.
         """
         encoded = [encode_prompt(self, self._tokenizer, text, options.long_prompt, options.bos) for text in prompts]  # pyright: ignore[reportArgumentType]
         reason = why_not(options, encoded, self.context)
@@ -145,7 +167,18 @@ class CTranslate2Engine:
         return encoded
 
     def generate_each(self, prompts: Sequence[str], options: GenerateOptions) -> Made:
-        """Yield each generation as soon as its batch is finished; short prompts come first."""
+        """Yield each generation as soon as its batch is finished; short prompts come first.
+
+        Args:
+            prompts: Texts to continue.
+            options: Options of generation.
+
+        Yields:
+            The number of the prompt and the number of the sample, both counted from 0, with the generation.
+
+        Raises:
+            InputError: If a prompt does not fit the context, or the engine does not offer an option.
+        """
         encoded = self.encode(prompts, options)
         order = sorted(range(len(prompts)), key=lambda number: encoded[number].size)
         groups = self._groups(order, max(options.samples, options.beams), options.beams > 1)
@@ -158,9 +191,10 @@ class CTranslate2Engine:
                         progress.advance()
 
     def _groups(self, order: list[int], rows: int, beams: bool) -> list[list[int]]:
-        """Divide prompts, each of which takes `rows`, into batches of nearly one size, as many for each worker.
+        """Divide prompts, each of which takes `rows` rows, into batches of nearly equal size, equally many per worker.
 
-        Not so for beams: when the library's search ends depends on the other prompts of a batch.
+        Batches for beam search have a fixed size instead: there the end of the library's search depends on the other
+        prompts of a batch, so that the texts would depend on the number of workers.
         """
         at_once = max(1, (ROWS_AT_ONCE if keeps_freed_memory() else ROWS_WITH_FAULTS) // rows)
         if beams:
@@ -173,7 +207,7 @@ class CTranslate2Engine:
     def _decoded(
         self, groups: list[list[int]], encoded: list[Prompt], options: GenerateOptions
     ) -> Iterator[tuple[list[int], list[list[tuple[list[int], float | None]]]]]:
-        """Yield each batch with what was made of it, in order; a worker begins its next one without waiting."""
+        """Yield each batch with its texts, in order, while the workers already compute the next batches."""
         models = self._opened(options, min(self._most_workers, len(groups)))
         pools = [ThreadPoolExecutor(1) for _ in models]
         try:
@@ -192,8 +226,13 @@ class CTranslate2Engine:
     def stream(self, prompt: str, options: GenerateOptions) -> Iterator[str]:
         """Yield the one continuation of a prompt in pieces, each as soon as it is certain.
 
+        Args:
+            prompt: Text to continue.
+            options: Options of generation, with one sample and without beams.
+
         Raises:
-            InputError: if several samples or beams are asked for.
+            InputError: If several samples or beams are asked for, the prompt does not fit the context, or the engine
+                does not offer an option.
         """
         if options.samples != 1 or options.beams > 1:
             raise InputError("several samples or beams cannot be streamed", "ask for one, or do not stream")
@@ -218,7 +257,7 @@ class CTranslate2Engine:
             )
         for number, step in enumerate(steps):
             if self.beginning and number < len(names) - 1:
-                continue  # the forced token, which is told again
+                continue  # a forced token, which the library returns too
             if step.token_id == self._tokenizer.end_of_document:
                 break
             piece = assembler.add(step.token_id)
@@ -231,7 +270,10 @@ class CTranslate2Engine:
             yield rest
 
     def _opened(self, options: GenerateOptions, workers: int) -> list[Any]:
-        """Open the model for each worker, anew where texts are drawn: random numbers begin with a worker's thread."""
+        """Return the model of each worker, loaded again where texts are sampled.
+
+        The library seeds the random numbers of a thread when the thread first draws, so a new seed needs new threads.
+        """
         import ctranslate2
 
         if len(self._models) != workers or not options.greedy:
@@ -248,7 +290,7 @@ class CTranslate2Engine:
         return self._models
 
     def _draw_once(self, model: Any) -> None:
-        """Let a worker draw a token, so that its thread takes up the seed that is set now."""
+        """Let a worker draw a token, so that its thread takes the seed that is set now."""
         drawing = {"sampling_topk": 2, "beam_size": 1}
         begin = [self._names[self._tokenizer.end_of_document]]
         if self.beginning:
@@ -271,7 +313,7 @@ class CTranslate2Engine:
     def _batch(
         self, model: Any, prompts: list[Prompt], options: GenerateOptions
     ) -> list[list[tuple[list[int], float | None]]]:
-        """Return the new ids of each prompt's samples, and their scores where beams were searched."""
+        """Return the new ids of the samples of each prompt, and their scores where beam search made them."""
         if not options.max_new_tokens:
             return [[([], None)] * options.samples for _ in prompts]
         searched = options.beams > 1
@@ -325,7 +367,7 @@ class CTranslate2Engine:
         score: float | None,
         options: GenerateOptions,
     ) -> Generation:
-        """Cut a text where a stop string ends it, and say why it ended."""
+        """Return a generation, cut where a stop string ends it, with the reason why it ended."""
         assembler = TextAssembler(self._tokenizer, prompt.before, options.stop)
         pieces: list[str] = []
         kept: list[int] = []

@@ -1,1 +1,1 @@
-"""The field's model families: one table each, from their configuration and names to our specification and names."""
+"""Families of architectures: a table each, which maps configuration and tensor names to our specification and names."""

@@ -1,7 +1,7 @@
-"""What belongs to a model beside its weights, carried from the model that training began from into what is written.
+"""The files of a model beside its weights, which are carried from the base model into the model that is written.
 
-These are the tokenizer's own files with the chat template, the settings of generation, and what `config.json` says that
-does not concern the computation (ids of special tokens, labels, notes). What training did not change stays as it was.
+These are the files of the tokenizer with the chat template, the settings of generation, and the parts of `config.json`
+that do not concern the computation (ids of special tokens, labels, notes). What training did not change is kept.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.importing import CONFIG
 from lavra.models.reference import ATTENTION_KEYS
 
-# The tokenizer's files in a folder that `transformers` opens.
+# The files of a tokenizer in a folder that `transformers` opens.
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+"""Name of the configuration of a tokenizer."""
+
 TEMPLATES = ("*.jinja", "additional_chat_templates/*.jinja")
+"""Names of chat templates."""
+
 _SPECIAL_TOKENS = "special_tokens_map.json"
+"""Name of the file in which older tokenizers keep their special tokens."""
+
 _FILES = (
     "tokenizer.json",
     TOKENIZER_CONFIG,
@@ -42,17 +48,32 @@ _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Say whether the folder of a model holds a tokenizer too."""
+    """Return whether the folder of a model also holds a tokenizer.
+
+    Args:
+        folder: Folder of a model.
+    """
     return any(True for pattern in _VOCABULARIES for _ in folder.glob(pattern))
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a model's tokenizer as it is, chat template included; a pointer to code of its own is left out."""
+    """Copy the tokenizer of a model with its chat template; a reference to code of its own is left out.
+
+    Args:
+        source: Folder to copy from.
+        target: Folder to copy into.
+    """
     copy_files(source, target, _FILES)
 
 
 def copy_files(source: Path, target: Path, patterns: Sequence[str]) -> None:
-    """Copy the files of a tokenizer that have one of these names."""
+    """Copy files of a tokenizer; a reference to code in its configuration is left out.
+
+    Args:
+        source: Folder to copy from.
+        target: Folder to copy into.
+        patterns: Globs of the names of the files.
+    """
     for pattern in patterns:
         for path in sorted(source.glob(pattern)):
             place = target / path.relative_to(source)
@@ -65,7 +86,11 @@ def copy_files(source: Path, target: Path, patterns: Sequence[str]) -> None:
 
 
 def named_tokens(folder: Path) -> dict[str, str]:
-    """Return the special tokens that a tokenizer's configuration names, by their roles (`eos_token`)."""
+    """Return the special tokens that the configuration of a tokenizer names, by their roles, such as `eos_token`.
+
+    Args:
+        folder: Folder of a tokenizer.
+    """
     config: dict[str, Any] = {}
     for name in (_SPECIAL_TOKENS, TOKENIZER_CONFIG):
         if (folder / name).is_file():
@@ -76,20 +101,25 @@ def named_tokens(folder: Path) -> dict[str, str]:
 
 
 def special_ids(config: dict[str, Any]) -> dict[str, int | list[int] | None]:
-    """Return the ids of the special tokens that a model's configuration names."""
+    """Return the ids of the special tokens that the configuration of a model names.
+
+    Args:
+        config: Content of `config.json`.
+
+    Examples:
+        >>> special_ids({"eos_token_id": 2, "vocab_size": 10})
+        {'eos_token_id': 2}
+    """
     return {name: config[name] for name in _SPECIAL if config.get(name) is not None}
 
 
-# What belongs to a model beside its weights, carried from the model that training began from into what is written.
-#
-# These are the tokenizer's own files with the chat template, the settings of generation, and what `config.json` says
-# that
-# does not concern the computation (ids of special tokens, labels, notes). What training did not change stays as it
-# was.
+# The configuration and the settings of generation.
 
 GENERATION_CONFIG = "generation_config.json"
+"""Name of the file with the settings of generation."""
+
 ORIGIN = "origin.json"
-"""The `config.json` of the model that ours was read from, beside our own specification."""
+"""Name of the file that keeps the `config.json` of the base model beside our own specification."""
 
 _COMPUTED = frozenset(
     {
@@ -110,11 +140,15 @@ _COMPUTED = frozenset(
         *ATTENTION_KEYS,
     }
 )
-"""Keys of a configuration that are written anew: they say what is computed, or where the file came from."""
+"""Keys of a configuration that are not carried over, because they describe the computation or the file's origin."""
 
 
 def read_origin(folder: Path | None) -> dict[str, Any]:
-    """Return the configuration that a model in a folder had in `transformers`; empty where it never was there."""
+    """Return the configuration that a model had in `transformers`; empty where it was never a model of `transformers`.
+
+    Args:
+        folder: Folder of a model, or None.
+    """
     for name in (ORIGIN, CONFIG):
         if folder is not None and (folder / name).is_file():
             found = read_json(folder / name)
@@ -123,12 +157,20 @@ def read_origin(folder: Path | None) -> dict[str, Any]:
 
 
 def carried_config(folder: Path | None) -> dict[str, Any]:
-    """Return what a model's configuration says beside what is computed, to be written again with the model."""
+    """Return the part of a model's configuration that does not concern the computation, to be written with the model.
+
+    Args:
+        folder: Folder of a model, or None.
+    """
     return {key: value for key, value in read_origin(folder).items() if key not in _COMPUTED}
 
 
 def generation_settings(folder: Path | None) -> dict[str, Any]:
-    """Return the settings of generation in a model's folder (temperature, tokens that end a text, …)."""
+    """Return the settings of generation of a model: temperature, tokens that end a text, and so on.
+
+    Args:
+        folder: Folder of a model, or None.
+    """
     if folder is None or not (folder / GENERATION_CONFIG).is_file():
         return {}
     found = read_json(folder / GENERATION_CONFIG)
@@ -136,13 +178,14 @@ def generation_settings(folder: Path | None) -> dict[str, Any]:
 
 
 def write_companions(target: Path, tokenizer: Tokenizer, source: Path | None, *, ours: bool) -> None:
-    """Write a tokenizer and what else belongs to a model into its new folder, by the caller's rules of atomicity.
+    """Write a tokenizer and the other files beside the weights into a folder; the caller takes care of atomicity.
 
     Args:
-        target: the folder, with or without the weights.
-        tokenizer: that the model has now.
-        source: folder of the model that it was made from; None for a model made from nothing.
-        ours: the weights are in our format, so that the configuration in `transformers` is kept as `origin.json`.
+        target: Folder to write into, with or without the weights.
+        tokenizer: Tokenizer that the model has now.
+        source: Folder of the base model; None for a model that was trained from scratch.
+        ours: Whether the weights are in our format, so that the configuration of `transformers` is kept as
+            `origin.json`.
     """
     moved = write_tokenizer(target, tokenizer, source)
     settings = moved_ids(generation_settings(source), moved)
@@ -154,10 +197,15 @@ def write_companions(target: Path, tokenizer: Tokenizer, source: Path | None, *,
 
 
 def write_tokenizer(target: Path, tokenizer: Tokenizer, source: Path | None) -> tuple[Tokenizer, Tokenizer] | None:
-    """Write a tokenizer: the source's own files where it is the source's, else its own with the source's roles.
+    """Write a tokenizer: the files of the base model where it is the same, or else its own with the roles of the base.
+
+    Args:
+        target: Folder to write into.
+        tokenizer: Tokenizer that the model has now.
+        source: Folder of the base model, or None.
 
     Returns:
-        Both tokenizers, where the ids have changed their meaning; None where they are the source's.
+        The old and the new tokenizer where ids have changed their meaning; None where they have not.
     """
     old = Tokenizer.load(source) if source is not None and has_tokenizer(source) else None
     if source is None or old is None:
@@ -175,7 +223,7 @@ def write_tokenizer(target: Path, tokenizer: Tokenizer, source: Path | None) -> 
 
 
 def _carry_roles(target: Path, tokenizer: Tokenizer, source: Path) -> None:
-    """Give a new tokenizer the roles of the old one's special tokens, and its chat template, as far as it has them."""
+    """Give a new tokenizer the special tokens and the chat template of the old one, as far as it has the tokens."""
     known = tokenizer.inner.get_vocab(with_added_tokens=True)
     settings = read_json(target / TOKENIZER_CONFIG)
     roles = {role: token for role, token in named_tokens(source).items() if token in known and role != "eos_token"}
@@ -193,7 +241,11 @@ def _carry_roles(target: Path, tokenizer: Tokenizer, source: Path) -> None:
 
 
 def template_tokens(folder: Path | None) -> list[str]:
-    """Return the special tokens of a folder's tokenizer that its chat templates spell out, in order of their ids."""
+    """Return the special tokens of a tokenizer that occur in its chat templates, in the order of their ids.
+
+    Args:
+        folder: Folder of a tokenizer, or None.
+    """
     if folder is None or not has_tokenizer(folder):
         return []
     settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
@@ -204,7 +256,12 @@ def template_tokens(folder: Path | None) -> list[str]:
 
 
 def moved_ids(settings: dict[str, Any], moved: tuple[Tokenizer, Tokenizer] | None) -> dict[str, Any]:
-    """Return settings with the ids of special tokens as another tokenizer has them."""
+    """Return settings with the ids of special tokens translated to another tokenizer.
+
+    Args:
+        settings: Settings of generation or a configuration.
+        moved: Old and new tokenizer; None where the ids have not changed.
+    """
     from lavra.models.transforms.vocabulary import new_id_of
 
     if moved is None:
@@ -222,9 +279,9 @@ def moved_ids(settings: dict[str, Any], moved: tuple[Tokenizer, Tokenizer] | Non
 
 
 def lost_companions(folder: Path, source: Path | None) -> tuple[str, ...]:
-    """Return what an exported folder says otherwise than the model's own folder: its certificate lists them.
+    """Return the settings that an exported folder states differently from the base model, for the certificate.
 
-    Compared are the chat template, the special tokens, the settings of generation and the ids in `config.json`.
+    The chat template, the special tokens, the settings of generation and the ids in `config.json` are compared.
     """
     if source is None:
         return ()

@@ -1,4 +1,4 @@
-"""Our decoder into a folder that `transformers` opens, in whichever family expresses it exactly."""
+"""Export of our decoder as a folder that `transformers` opens, in a family that expresses it exactly."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from lavra.models.native.store import weights_to_save
 from lavra.models.spec import DecoderSpec
 
 SpecialIds = dict[str, int | list[int] | None]
-"""`bos_token_id`, `eos_token_id` and `pad_token_id`."""
+"""Ids of the special tokens under `bos_token_id`, `eos_token_id` and `pad_token_id`."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The model that was written.
 
     Attributes:
-        family: its `model_type`.
-        spec: of the model in the folder: the same function, perhaps with gains of one, biases of zero, or a head of its
-            own beside an embedding whose norm was worked into it.
+        family: `model_type` of its family.
+        spec: Specification of the written model. It computes the same function, but may have gains of one, biases of
+            zero, or a head of its own beside an embedding into which the norm was merged.
     """
 
     family: str
@@ -48,20 +48,20 @@ def export_decoder(
 ) -> Exported:
     """Write `config.json`, `generation_config.json` and `model.safetensors`.
 
-    The vocabulary is written without padding rows, a tied head is flagged and written once, and gains and biases that
-    the family has and the model has not are written as ones and zeros.
+    The vocabulary is written without padding rows, and a tied head is written once. Gains and biases that the family
+    has and the model lacks are written as ones and zeros.
 
     Args:
-        folder: made if it is not there; written by the caller's rules of atomicity.
-        model: what to write, in its own precision.
-        ids: the special tokens.
-        preferred: `model_type` to take if it can express the model.
-        carried: what the configuration of the model that ours was read from says beside what is computed; taken over
-            where the family is the same.
-        generation: settings of generation to write; by default the special tokens, with a pad token for batches.
+        folder: Folder to write into, which is made where it does not exist. The caller takes care of atomicity.
+        model: Decoder to write, in its own precision.
+        ids: Ids of the special tokens.
+        preferred: `model_type` of the family to use if it can express the model.
+        carried: Part of the base model's configuration that does not concern the computation. It is written where the
+            family is the same.
+        generation: Settings of generation to write; None writes the special tokens, with a padding token for batches.
 
     Raises:
-        InputError: if no family expresses the model exactly; names the options.
+        InputError: If no family expresses the model exactly; the message names the options.
     """
     from safetensors.torch import save_file
 
@@ -82,9 +82,9 @@ def export_decoder(
 
 
 def _padding(special: SpecialIds) -> SpecialIds:
-    """Return what rows of different lengths are filled up with: the end, which no row goes on after.
+    """Return the padding token for batches of generation, which is the end token, because no row goes on after it.
 
-    Not in `config.json`: `transformers` would not train the embedding of a token that is named there.
+    It is not written into `config.json`: `transformers` would not train the embedding of a padding token named there.
     """
     end = special["eos_token_id"]
     return {"pad_token_id": end} if isinstance(end, int) else {}
@@ -95,5 +95,5 @@ def _named(special: SpecialIds) -> SpecialIds:
 
 
 def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give each tensor a memory of its own, as the format asks."""
+    """Return copies of the tensors that share no memory, as the safetensors format demands."""
     return {name: tensor.clone() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""A family's table, and what follows from it: specifications, tensors by name, and whether it can express a model."""
+"""The table of a family, from which specifications, tensor names and the test whether it can express a model follow."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from lavra.models.spec import DecoderSpec
 _HEAD = "output"
 _BLOCKS = "blocks."
 _FREE = frozenset({"dropout", "initialization"})
-"""Fields that say how a model is trained, not what it computes."""
+"""Fields of a specification that concern training and not the computation of the trained model."""
 
 _WIDENED = frozenset({"norm_weight", "qk_norm_weight", "attention_bias", "output_bias", "mlp_bias"})
-"""Fields that can be on where a model has them off: a gain of one and a bias of zero change nothing."""
+"""Fields that may be on in the written model where the model has them off: a gain of one and a bias of zero change
+nothing."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """One line of the table that concerns tensors: our name and the family's, without `.weight` and `.bias`.
+    """A line of the table for tensors: our name and that of the family, without `.weight` and `.bias`.
 
     Attributes:
-        ours: as in our decoder; `{}` stands for the number of the block.
-        theirs: one or several, without the family's prefix.
-        layout: how the family lays the tensor out.
+        ours: Name in our decoder; `{}` stands for the number of the block.
+        theirs: One or several names in the family, without its prefix.
+        layout: Layout of the tensor in the family.
     """
 
     ours: str
@@ -46,14 +47,14 @@ class Family:
     """One architecture of `transformers`.
 
     Attributes:
-        name: its `model_type`.
-        title: its name in messages.
-        architecture: its class for causal language modelling.
-        rules: its configuration; a later rule may correct what an earlier one read.
-        names: its tensors.
-        prefix: before the names of all tensors but the head's, where the file is of the whole model.
-        ignored: patterns of tensors that are constants or caches and are not read.
-        head: name of the head, which has no prefix.
+        name: `model_type` of the family.
+        title: Name for messages.
+        architecture: Name of its class for causal language modelling.
+        rules: Rules for its configuration. A later rule may correct what an earlier one read.
+        names: Names of its tensors.
+        prefix: Prefix of the names of all tensors but the head, where the file holds the whole model.
+        ignored: Patterns of the names of tensors that are constants or caches and are not read.
+        head: Name of the head, which has no prefix.
     """
 
     name: str
@@ -66,10 +67,13 @@ class Family:
     head: str = "lm_head"
 
     def read_spec(self, config: Config) -> DecoderSpec:
-        """Return the specification of a model with this configuration.
+        """Return the specification of the model that a configuration describes.
+
+        Args:
+            config: Content of `config.json`.
 
         Raises:
-            InputError: if our decoder cannot compute it; names the option.
+            InputError: If our decoder cannot compute it; the message names the option.
         """
         fields: dict[str, Any] = {"initialization": "gpt2"}
         for rule in self.rules:
@@ -77,19 +81,31 @@ class Family:
         return DecoderSpec.from_dict(fields)
 
     def write_config(self, spec: DecoderSpec) -> Config:
-        """Return the configuration that comes nearest to the specification; see `missing` for whether it is exact."""
+        """Return the configuration that is nearest to a specification; `missing` tells whether it is exact.
+
+        Args:
+            spec: Specification of a decoder.
+        """
         config: Config = {"architectures": [self.architecture], "model_type": self.name}
         for rule in self.rules:
             rule.write(spec, config)
         return config
 
     def is_usual(self, spec: DecoderSpec) -> bool:
-        """Say whether the model has what the family's own models have, where there is a choice."""
+        """Return whether a model has the default values of the family wherever there is a choice.
+
+        Args:
+            spec: Specification of a decoder.
+        """
         choices = (rule for rule in self.rules if isinstance(rule, Choice))
         return all(getattr(spec, rule.name) == rule.names[rule.default] for rule in choices)
 
     def expected_names(self, spec: DecoderSpec) -> Iterator[tuple[str, tuple[str, ...], Layout]]:
-        """Yield our name, the family's names (without prefix) and the layout of every tensor of the specification."""
+        """Yield our name, the names in the family (without prefix) and the layout of every tensor of a model.
+
+        Args:
+            spec: Specification of a decoder.
+        """
         lines = {line.ours: line for line in self.names}
         for name in shapes(spec):
             stem, _, kind = name.rpartition(".")
@@ -99,28 +115,44 @@ class Family:
             yield name, theirs, line.layout
 
     def full_name(self, name: str) -> str:
-        """Return a tensor's name in a file of the whole model."""
+        """Return the name of a tensor in a file of the whole model.
+
+        Args:
+            name: Name in the family, without prefix.
+        """
         return name if name.startswith(f"{self.head}.") else self.prefix + name
 
     def is_ignored(self, name: str) -> bool:
-        """Say whether a tensor of the file (without prefix) is not part of the model."""
+        """Return whether a tensor of the file is not part of the model.
+
+        Args:
+            name: Name in the family, without prefix.
+        """
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
 
 
 @lru_cache(maxsize=64)
 def shapes(spec: DecoderSpec) -> dict[str, torch.Size]:
-    """Return the shape of every parameter of a decoder, shared ones once, without making it."""
+    """Return the shape of every parameter of a decoder by name, shared ones once, without allocating them.
+
+    Args:
+        spec: Specification of a decoder.
+    """
     with torch.device("meta"):
         model = Decoder(spec)
     return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def missing(family: Family, spec: DecoderSpec) -> tuple[DecoderSpec | None, list[str]]:
-    """Say how a family expresses a specification.
+    """Return how a family expresses a specification.
+
+    Args:
+        family: Family of architectures.
+        spec: Specification of a decoder.
 
     Returns:
-        The specification that the family's model will have (a superset: its extra gains are one, its extra biases zero)
-        and no differences; or None and the fields that it cannot express, each with its value.
+        The specification of the family's model, whose additional gains are one and additional biases zero, and no
+        differences; or None and the fields that the family cannot express, each with its value.
     """
     best: list[str] | None = None
     for candidate in _equivalents(spec):
@@ -138,7 +170,13 @@ def missing(family: Family, spec: DecoderSpec) -> tuple[DecoderSpec | None, list
 
 
 def widened(weights: Mapping[str, torch.Tensor], spec: DecoderSpec, target: DecoderSpec) -> dict[str, torch.Tensor]:
-    """Return weights for `target` that compute what `weights` compute in `spec` (see `missing`)."""
+    """Return weights for the specification `target` that compute the same as `weights` do in `spec`.
+
+    Args:
+        weights: Weights of a decoder by name.
+        spec: Specification of the decoder.
+        target: Specification that `missing` returned for it.
+    """
     result: dict[str, torch.Tensor] = {}
     kind = weights["embedding.weight"].dtype
     for name, shape in shapes(target).items():
@@ -157,13 +195,14 @@ def widened(weights: Mapping[str, torch.Tensor], spec: DecoderSpec, target: Deco
 
 
 def _equivalents(spec: DecoderSpec) -> Iterator[DecoderSpec]:
-    """Yield the specification, and others of models that compute the same."""
+    """Yield the specification, and others whose models can compute the same."""
     yield spec
     if spec.positions == "none":
-        yield replace(spec, positions="learned")  # all zero
+        yield replace(spec, positions="learned")  # position embeddings that are zero change nothing
     foldable = spec.embedding_norm and not spec.embedding_norm_weight and spec.size_of_embedding == spec.width
     if foldable and spec.positions != "learned":
-        # A norm of single rows of a table is another table; the head keeps the rows as they were.
+        # The norm can be merged into the embedding, because it works on single rows; a head of its own keeps the old
+        # rows.
         yield replace(spec, embedding_norm=False, tied=False)
 
 
@@ -177,7 +216,7 @@ def _differences(spec: DecoderSpec, read: DecoderSpec) -> list[str]:
 
 
 def _canonical(spec: DecoderSpec) -> dict[str, Any]:
-    """Return the fields that matter to what is computed, zeros resolved, and those without effect left out."""
+    """Return the fields that affect the computation, with zeros replaced by the values that they stand for."""
     values = {name: value for name, value in asdict(spec).items() if name not in _FREE}
     values.update({name: getattr(spec, resolved) for name, resolved in RESOLVED.items()})
     neutral = DecoderSpec()
@@ -191,17 +230,17 @@ def _canonical(spec: DecoderSpec) -> dict[str, Any]:
 def join(
     family: Family, spec: DecoderSpec, get: Callable[[str], torch.Tensor], dtype: torch.dtype, place: str
 ) -> dict[str, torch.Tensor]:
-    """Return our tensors, each made of the family's.
+    """Return the tensors of our decoder by name, made of those of the family.
 
     Args:
-        family: whose table to use.
-        spec: of the model.
-        get: the family's tensor of a name (without prefix).
-        dtype: type of the result.
-        place: the file's name, for messages.
+        family: Family of the model that is read.
+        spec: Specification of the model.
+        get: Function from a name in the family, without prefix, to the tensor.
+        dtype: Type of the returned tensors.
+        place: Name of the file, for error messages.
 
     Raises:
-        Damaged: if a tensor has another shape than the specification asks for.
+        Damaged: If a tensor has another shape than the specification demands.
     """
     result: dict[str, torch.Tensor] = {}
     for name, theirs, layout in family.expected_names(spec):
@@ -222,7 +261,13 @@ def join(
 
 
 def part(family: Family, spec: DecoderSpec, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the family's tensors by full name, made of ours."""
+    """Return the tensors of the family by full name, made of those of our decoder.
+
+    Args:
+        family: Family of the model that is written.
+        spec: Specification of the model.
+        weights: Tensors of our decoder by name.
+    """
     result: dict[str, torch.Tensor] = {}
     for name, theirs, layout in family.expected_names(spec):
         for theirs_name, tensor in zip(theirs, layout.part(weights[name], spec), strict=True):

@@ -23,11 +23,11 @@ Getter = Callable[[str], "torch.Tensor"]
 
 
 class TensorSource:
-    """The tensors of a folder by name; files are mapped, so that only what is read takes memory.
+    """The tensors of a folder by name. Files are memory-mapped, so that only the tensors read take memory.
 
     Attributes:
-        names: of all tensors.
-        place: the file, or the index of the files, for messages.
+        names: Names of all tensors.
+        place: File of the tensors, or the index of several files, for error messages.
     """
 
     def __init__(self, place: Path, getters: dict[str, Getter]) -> None:
@@ -38,18 +38,24 @@ class TensorSource:
     def get(self, name: str) -> torch.Tensor:
         """Return a tensor.
 
+        Args:
+            name: Name of the tensor.
+
         Raises:
-            KeyError: if there is none of that name.
+            KeyError: If there is no tensor of that name.
         """
         return self._getters[name](name)
 
 
 def open_tensors(folder: Path) -> TensorSource:
-    """Open the weights of a Hugging Face folder; safetensors are taken where there are both kinds.
+    """Return the tensors of a Hugging Face folder, from safetensors files where there are both kinds.
+
+    Args:
+        folder: Hugging Face folder.
 
     Raises:
-        InputError: if there are none, a shard is missing, or a `.bin` file holds code.
-        Damaged: if a file is truncated or its index names tensors that it lacks.
+        InputError: If there are no weights, a shard is missing, or a `.bin` file holds code.
+        Damaged: If a file is truncated, or the index names tensors that a file lacks.
     """
     for name, opened in ((SAFETENSORS, _open_safetensors), (BIN, _open_bin)):
         if (folder / name).is_file():
@@ -126,16 +132,23 @@ WELL_KNOWN = {
     "qwen3-0.6b": "Qwen/Qwen3-0.6B-Base",
     "tinyllama-1.1b": "TinyLlama/TinyLlama_v1.1",
 }
-"""Short names → the hub's."""
+"""Name on the Hugging Face hub of each model that has a well-known short name."""
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL_FILES = ("*.json", "merges.txt", "vocab.txt", "*.model", "*.jinja")
 
 
 def hub_name(location: str) -> str | None:
-    """Return the hub's name for a location, or None if it is none: `hf:owner/name`, `owner/name`, or a well-known name.
+    """Return the name on the hub that a location stands for, or None if it stands for none.
 
-    `owner/name` where `owner` is a folder here is a path that was mistyped, and never looked for on the hub.
+    Where `owner` is a folder here, `owner/name` is a mistyped path and is not looked for on the hub.
+
+    Args:
+        location: `hf:owner/name`, `owner/name`, or a well-known name.
+
+    Examples:
+        >>> hub_name("hf:owner/name")
+        'owner/name'
     """
     explicit = location.startswith("hf:")
     name = location.removeprefix("hf:")
@@ -147,14 +160,14 @@ def hub_name(location: str) -> str | None:
 
 
 def hub_folder(name: str, *, weights: bool = True) -> Path:
-    """Download a model's configuration, tokenizer and weights, or find them in the cache; return their folder.
+    """Return the folder of a model of the hub, which is downloaded where the cache does not hold it.
 
     Args:
-        name: `owner/name`.
-        weights: whether the weights are wanted too, and not the small files alone.
+        name: Name on the hub, `owner/name`.
+        weights: Whether to download the weights and not only the configuration and the tokenizer.
 
     Raises:
-        InputError: if the hub has no such model, keeps it behind a licence, or cannot be reached.
+        InputError: If the hub has no such model, its licence must be accepted first, or the hub cannot be reached.
     """
     reason = why_no_hub()
     if reason is not None:
@@ -176,10 +189,10 @@ def hub_folder(name: str, *, weights: bool = True) -> Path:
 
 
 def _kept_folder(name: str, reason: str, weights: bool) -> Path:
-    """Return the folder where an earlier download left a model.
+    """Return the folder of a model that was downloaded earlier.
 
     Raises:
-        InputError: if there is none.
+        InputError: If there is none.
     """
     from huggingface_hub import snapshot_download
 

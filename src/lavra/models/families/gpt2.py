@@ -14,7 +14,7 @@ ACTIVATIONS = {
     "relu": "relu",
     "relu2": "relu2",
 }
-"""The library's names of activations without a gate → ours."""
+"""Our name of each activation without a gate, by its name in `transformers`."""
 
 GPT2 = Family(
     name="gpt2",

@@ -1,4 +1,4 @@
-"""A Hugging Face folder into our decoder. Its files are read as they are; no code of the model's is ever run."""
+"""Import of a Hugging Face folder as our decoder, without ever running code from it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Imported:
     """A model that was read from a Hugging Face folder.
 
     Attributes:
-        model: our decoder, with the same logits.
-        family: its `model_type`.
-        folder: where it was read from.
-        notes: what a user should know about the reading, a sentence each.
+        model: Decoder of our own that computes the same logits.
+        family: `model_type` of the family.
+        folder: Folder that it was read from.
+        notes: Sentences about the import that a user should know.
     """
 
     model: Decoder
@@ -38,22 +38,26 @@ class Imported:
 
 
 def is_hugging_face_folder(path: Path) -> bool:
-    """Say whether `path` is a folder with the configuration of a `transformers` model."""
+    """Return whether a path is a folder with the configuration of a model of `transformers`.
+
+    Args:
+        path: Any path.
+    """
     return (path / CONFIG).is_file()
 
 
 def import_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Imported:
-    """Read a decoder-only model of one of the known families.
+    """Return a decoder-only model of one of the known families.
 
-    Dropout is not taken over: it belongs to a training, which sets its own.
+    Dropout is not imported, because it belongs to a training run, which sets its own.
 
     Args:
-        folder: with `config.json` and the weights.
-        dtype: type of the weights in memory.
+        folder: Folder with `config.json` and the weights.
+        dtype: Type of the weights in memory.
 
     Raises:
-        InputError: if the family or one of its options is unknown, or tensors are missing or left over.
-        Damaged: if a file is truncated or does not fit its configuration.
+        InputError: If the family or one of its options is unknown, or tensors are missing or left over.
+        Damaged: If a file is truncated or does not fit its configuration.
     """
     config = read_config(folder)
     family = family_of(config, str(folder))
@@ -75,11 +79,14 @@ def import_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Imported
 
 
 def read_config(folder: Path) -> Config:
-    """Return a folder's `config.json`.
+    """Return the content of the `config.json` of a folder.
+
+    Args:
+        folder: Hugging Face folder.
 
     Raises:
-        InputError: if there is none, or its weights are quantised.
-        Damaged: if it does not parse.
+        InputError: If there is none, or the weights are quantised.
+        Damaged: If the file does not parse.
     """
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} holds no model ({CONFIG} is missing)", "give a folder made by save_pretrained")
@@ -92,7 +99,7 @@ def read_config(folder: Path) -> Config:
 
 
 class _FamilyTensors:
-    """The file's tensors by their names without the prefix, which files of a bare model leave out."""
+    """The tensors of a file by their names without the prefix of the family, which some files leave out."""
 
     def __init__(self, family: Family, source: TensorSource) -> None:
         self.family, self.source = family, source
@@ -106,7 +113,7 @@ class _FamilyTensors:
         return self.source.get(self.names[name])
 
     def require_all(self, spec: DecoderSpec) -> None:
-        """Refuse a file that lacks tensors or has others."""
+        """Raise an error where the file lacks tensors or has unknown ones."""
         expected = {part for _, theirs, _ in self.family.expected_names(spec) for part in theirs}
         place, title = self.source.place, self.family.title
         absent = sorted(expected - set(self.names))
@@ -125,9 +132,9 @@ class _FamilyTensors:
 
 
 def _settle_tie(family: Family, spec: DecoderSpec, tensors: _FamilyTensors) -> tuple[DecoderSpec, tuple[str, ...]]:
-    """Return the specification as the file has it: a head that differs from the embedding is not tied.
+    """Return the specification as the file has it, in which a head that differs from the embedding is not tied.
 
-    The same decision as that of `transformers` 5.
+    `transformers` 5 decides in the same way.
     """
     head = f"{family.head}.weight"
     embedding = next(line.theirs[0] for line in family.names if line.ours == "embedding") + ".weight"

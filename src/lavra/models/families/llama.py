@@ -1,4 +1,4 @@
-"""Llama 1 to 3 and its kin: Mistral, Qwen2 and Qwen3, which differ in biases, head norms and windows."""
+"""Llama 1 to 3, and the similar families Mistral, Qwen2 and Qwen3, which differ in biases, head norms and windows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lavra.models.spec import DecoderSpec
 
 @dataclass(frozen=True)
 class _WholeHeads:
-    """The library's Llama takes only widths that are a multiple of its heads, even where a head's width is given."""
+    """A check that the width is a multiple of the heads, which Llama in `transformers` demands in any case."""
 
     def read(self, config: Config, fields: dict[str, Any]) -> None:
         if fields["width"] % fields["heads"]:

@@ -20,11 +20,16 @@ from lavra.models.native.store import decoder_from
 from lavra.models.spec import DecoderSpec
 
 MAGIC = 0x616B3432
-"""First number of a file of version 1 or later: "ak42"."""
+"""First number of a file of version 1 or later, the characters "ak42"."""
 
 _SIZES = "<7i"
+"""The sizes in the header: seven little-endian integers of 32 bits."""
+
 _SIZES_END, _VERSION_1_START = 28, 256
+"""Bytes of the header of version 0, and of the padded header of version 1."""
+
 _LARGEST = 1 << 24
+"""Largest size that a header of version 0, which has no magic number, may plausibly state."""
 
 _FAMILY = replace(
     LLAMA,
@@ -44,7 +49,11 @@ class _Header:
 
 
 def is_llama2c(path: Path) -> bool:
-    """Say whether `path` is a file that begins like a llama2.c checkpoint."""
+    """Return whether a path is a file that begins like a checkpoint of llama2.c.
+
+    Args:
+        path: Any path.
+    """
     if path.suffix != ".bin" or not path.is_file():
         return False
     with path.open("rb") as handle:
@@ -56,11 +65,14 @@ def is_llama2c(path: Path) -> bool:
 
 
 def read_llama2c(path: Path) -> Decoder:
-    """Read a checkpoint of version 0 (which has no magic number) or 1; both are float32.
+    """Return the decoder of a checkpoint of version 0 or 1, which are float32; version 0 has no magic number.
+
+    Args:
+        path: File of the checkpoint.
 
     Raises:
-        InputError: if it is of a quantised version, or no such checkpoint.
-        Damaged: if the file is shorter than its header says.
+        InputError: If the file is no checkpoint of llama2.c, or one of a quantised version.
+        Damaged: If the file is shorter than its header says.
     """
     header = _read_header(path)
     places: dict[str, tuple[int, tuple[int, ...]]] = {}
@@ -125,7 +137,7 @@ def _read_header(path: Path) -> _Header:
 
 
 def _tensors(header: _Header) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the tensors in the file's order, by Llama's names, with their shapes."""
+    """Yield the names of the tensors, which are those of Llama, and their shapes in the order of the file."""
     spec = header.spec
     width, queries, keys = spec.width, spec.heads * spec.size_of_head, spec.key_value_heads * spec.size_of_head
     embedding = [("embed_tokens.weight", (spec.vocabulary, width))]

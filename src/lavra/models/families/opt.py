@@ -14,7 +14,7 @@ from lavra.models.spec import DecoderSpec
 
 @dataclass(frozen=True)
 class _NormPlacement:
-    """Norms before the branches with a final one, or after the sums without."""
+    """Norms before the branches and a final norm, or norms after the sums and no final norm."""
 
     def read(self, config: Config, fields: dict[str, Any]) -> None:
         before = config.get("do_layer_norm_before", True)

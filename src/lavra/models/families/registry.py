@@ -1,4 +1,4 @@
-"""All families: found by the configuration of a model to be read, chosen by the specification of one to be written."""
+"""The table of all families, and the choice of one to read a configuration or to write a specification."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ from lavra.models.spec import DecoderSpec
 FAMILIES: dict[str, Family] = {
     family.name: family for family in (LLAMA, GPT2, OPT, GPT_NEOX, QWEN2, QWEN3, MISTRAL, BLOOM, NANOCHAT)
 }
-"""`model_type` → family; of several that can express a model equally well, the first is written."""
+"""Family of each `model_type`. Of several that can express a model equally well, the first one is written."""
 
 
 def family_of(config: Config, place: str) -> Family:
-    """Return the family of a model with this configuration.
+    """Return the family of the model that a configuration describes.
+
+    Args:
+        config: Content of `config.json`.
+        place: Folder of the model, for the error message.
 
     Raises:
-        InputError: if our decoder has no table for it.
+        InputError: If there is no table for the family.
+
+    Examples:
+        >>> family_of({"model_type": "gpt2"}, "model").architecture
+        'GPT2LMHeadModel'
     """
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in FAMILIES:
@@ -36,14 +44,14 @@ def family_of(config: Config, place: str) -> Family:
 
 
 def family_for(spec: DecoderSpec, preferred: str | None = None) -> tuple[Family, DecoderSpec]:
-    """Return the family that expresses the specification exactly, with the fewest parameters, and its specification.
+    """Return the family that expresses a specification exactly with the fewest parameters, and its specification.
 
     Args:
-        spec: of the model to be written.
-        preferred: `model_type` that is tried first.
+        spec: Specification of the model to write.
+        preferred: `model_type` of a family that is taken if it can express the model; None prefers none.
 
     Raises:
-        InputError: if none does; names the options that the nearest families lack.
+        InputError: If no family does; the message names the options that the nearest families lack.
     """
     exact: list[tuple[tuple[bool, int, bool], Family, DecoderSpec]] = []
     lacking: list[tuple[int, str]] = []

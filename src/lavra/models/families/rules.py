@@ -1,4 +1,4 @@
-"""The lines of a family's table that concern `config.json`: each says one thing both ways."""
+"""Rules for the `config.json` of a family: each translates one setting in both directions."""
 
 from __future__ import annotations
 
@@ -17,34 +17,43 @@ RESOLVED = {
     "mlp_width": "hidden_width",
     "embedding_width": "size_of_embedding",
 }
-"""Fields whose 0 means "as usual" → the property with the value that is meant."""
+"""Property that holds the effective value of each field whose 0 stands for a default."""
 
 
 class Rule(Protocol):
-    """One line of the table."""
+    """A rule that translates one setting between `config.json` and our specification."""
 
     def read(self, config: Config, fields: dict[str, Any]) -> None:
-        """Put what `config` says into the fields of a specification.
+        """Set fields of a specification from a configuration.
+
+        Args:
+            config: Content of `config.json`.
+            fields: Fields of the specification, changed in place.
 
         Raises:
-            InputError: if the decoder does not compute what it says.
+            InputError: If our decoder does not compute what the configuration says.
         """
         ...
 
     def write(self, spec: DecoderSpec, config: Config) -> None:
-        """Put what the specification says into `config`, as far as the family has a word for it."""
+        """Set keys of a configuration from a specification, as far as the family has the setting.
+
+        Args:
+            spec: Specification of a decoder.
+            config: Content of `config.json`, changed in place.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Same:
-    """A value that is the same on both sides.
+    """A value that is the same in both.
 
     Attributes:
-        name: our field.
-        key: the family's.
-        default: what the family means when the key is absent or null; None when it must be there.
-        aliases: further keys under which it is found.
+        name: Field of our specification.
+        key: Key of the family.
+        default: Value where the key is absent or null; None means that the key is required.
+        aliases: Further keys under which the value may stand.
     """
 
     name: str
@@ -66,7 +75,11 @@ class Same:
 
 @dataclass(frozen=True)
 class Fixed:
-    """What every model of the family has, and its configuration need not say."""
+    """Values that every model of the family has, without keys in its configuration.
+
+    Attributes:
+        fields: Fields of our specification with their values.
+    """
 
     fields: Mapping[str, Any]
 
@@ -80,12 +93,12 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Only:
-    """An option of the family for which our decoder knows one value.
+    """An option of the family for which our decoder supports only one value.
 
     Attributes:
-        key: the family's.
-        value: the value, which is also what an absent key means unless `default` says otherwise.
-        default: what an absent key means.
+        key: Key of the family.
+        value: Supported value.
+        default: Value where the key is absent; by default the supported one.
     """
 
     key: str
@@ -93,7 +106,7 @@ class Only:
     default: Any = field(default=...)
 
     def read(self, config: Config, fields: dict[str, Any]) -> None:
-        """Refuse any other value."""
+        """Raise an error for any other value."""
         value = config.get(self.key, self.value if self.default is ... else self.default)
         if value != self.value:
             raise unsupported(self.key, value)
@@ -108,10 +121,10 @@ class Choice:
     """A value that has another name in the family.
 
     Attributes:
-        name: our field.
-        key: the family's.
-        names: theirs → ours; of several that mean the same, the first is written.
-        default: theirs, where the key is absent.
+        name: Field of our specification.
+        key: Key of the family.
+        names: Our value for each value of the family. Of several that mean the same, the first one is written.
+        default: Value of the family where the key is absent.
     """
 
     name: str
@@ -120,47 +133,59 @@ class Choice:
     default: Any
 
     def read(self, config: Config, fields: dict[str, Any]) -> None:
-        """Translate; refuse an unknown name."""
+        """Translate the value, and raise an error for an unknown one."""
         value = config.get(self.key, self.default)
         if value not in self.names:
             raise unsupported(self.key, value)
         fields[self.name] = self.names[value]
 
     def write(self, spec: DecoderSpec, config: Config) -> None:
-        """Translate back; a value without a name becomes the default, which reading back shows."""
+        """Translate the value back. One without a name becomes the default, which `missing` notices."""
         ours = getattr(spec, self.name)
         config[self.key] = next((theirs for theirs, name in self.names.items() if name == ours), self.default)
 
 
 @dataclass(frozen=True)
 class Switch:
-    """One switch of the family for several of ours, on if any of ours is (an absent bias is a bias of zero)."""
+    """One switch of the family for several fields of ours; it is on if any of them is.
+
+    Writing it as on loses nothing, because a missing bias is a bias of zero.
+
+    Attributes:
+        names: Fields of our specification.
+        key: Key of the family.
+        default: Value where the key is absent.
+    """
 
     names: tuple[str, ...]
     key: str
     default: bool
 
     def read(self, config: Config, fields: dict[str, Any]) -> None:
-        """Set all of ours."""
+        """Set all fields."""
         fields.update(dict.fromkeys(self.names, bool(config.get(self.key, self.default))))
 
     def write(self, spec: DecoderSpec, config: Config) -> None:
-        """Write whether any of ours is on."""
+        """Write whether any of the fields is on."""
         config[self.key] = any(getattr(spec, name) for name in self.names)
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """The family's dropout rates. They are read as 0: dropout belongs to a training, which sets its own."""
+    """Dropout probabilities of the family, read as 0 because a training run sets its own.
+
+    Attributes:
+        keys: Keys of the family.
+    """
 
     keys: tuple[str, ...]
 
     def read(self, config: Config, fields: dict[str, Any]) -> None:
-        """Set none."""
+        """Set a dropout of 0."""
         fields["dropout"] = 0.0
 
     def write(self, spec: DecoderSpec, config: Config) -> None:
-        """Write ours under each key."""
+        """Write our dropout under each key."""
         config.update(dict.fromkeys(self.keys, spec.dropout))
 
 
@@ -169,9 +194,9 @@ class Rotary:
     """Rotary positions, as `rope_parameters` (transformers 5) or as `rope_theta` and `rope_scaling` (before).
 
     Attributes:
-        base_key: the older key of the base.
-        share_key: the older key of the rotated share of a head; None where the family always rotates all of it.
-        share: the share, when no key says it.
+        base_key: Older key of the base.
+        share_key: Older key of the rotated share of a head; None where the family always rotates the whole head.
+        share: Rotated share where no key says it.
     """
 
     base_key: str = "rope_theta"
@@ -179,7 +204,7 @@ class Rotary:
     share: float = 1.0
 
     def read(self, config: Config, fields: dict[str, Any]) -> None:
-        """Take base, share and scaling; refuse scalings other than `linear` and `llama3`."""
+        """Set base, share and scaling, and raise an error for scalings other than `linear` and `llama3`."""
         found: Config = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
         base = found.get("rope_theta") or config.get(self.base_key) or 10000.0
         share = found.get("partial_rotary_factor")
@@ -205,11 +230,11 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Window:
-    """A sliding window of attention. Up to its length it changes nothing, so that becomes our longest context.
+    """A sliding window of attention. It changes nothing up to its length, which therefore becomes our context.
 
     Attributes:
-        default: of `sliding_window`, when the key is absent.
-        switch: the key that turns it on, where the family has one (off by default).
+        default: Value of `sliding_window` where the key is absent.
+        switch: Key that turns the window on, which is off by default; None where the family has no such key.
     """
 
     default: int | None
@@ -222,14 +247,19 @@ class Window:
             fields["context"] = min(fields["context"], window)
 
     def write(self, spec: DecoderSpec, config: Config) -> None:
-        """Turn it off."""
+        """Turn the window off."""
         config["sliding_window"] = None
         if self.switch is not None:
             config[self.switch] = False
 
 
 def unsupported(key: str, value: Any) -> InputError:
-    """Return the error for an option that our decoder does not compute."""
+    """Return the error for an option that our decoder does not compute.
+
+    Args:
+        key: Key in `config.json`.
+        value: Value of the option.
+    """
     return InputError(
         f"the model's config.json says {key} = {value!r}, which lavra's decoder does not compute",
         "choose another model, or convert this one to a form without that option",

@@ -1,1 +1,1 @@
-"""Models of `transformers` behind the model contract: decoders, encoders and encoder-decoders for the same loop."""
+"""Models of `transformers` with the contract of every model: decoders, encoders and encoder-decoders."""

@@ -1,4 +1,4 @@
-"""How a model of `transformers` reads token by token: its keys and values, and for encoder-decoders the sources too."""
+"""Key-value caches of models of `transformers`, which for encoder-decoders also hold the encoded sources."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from lavra.core.errors import InputError
 from lavra.models.hf.packing import Packing, position_tables
 
 _KEYS_AND_VALUES = ("full_attention", "sliding_attention", "chunked_attention")
-"""Kinds of layers whose memory is one key and one value for each token."""
+"""Kinds of layers that keep one key and one value for each token, as `transformers` names them."""
 
 
 class WrappedCache:
-    """What a wrapped model remembers of the tokens that it has read.
+    """Keys and values of the tokens that a model of `transformers` has read.
 
     Attributes:
-        inner: keys and values, a cache of `transformers`; for encoder-decoders those of the sources beside them.
-        capacity: tokens that fit.
-        real: (rows, length) bool, False on padding, which is on the left.
-        encoded: (rows, source length, width) what the encoder made of the sources; None for decoders.
-        source_real: (rows, source length) bool, False on padding, which is on the right.
+        inner: Cache of `transformers` with the keys and values; for an encoder-decoder also those of the sources.
+        capacity: Largest number of tokens that fit.
+        real: False on padding, which is on the left, (rows, length) bool.
+        encoded: Output of the encoder for the sources, (rows, source length, width); None for a decoder.
+        source_real: False on padding of the sources, which is on the right, (rows, source length) bool; None for a
+            decoder.
     """
 
     def __init__(
@@ -40,20 +41,31 @@ class WrappedCache:
 
     @property
     def length(self) -> int:
-        """Tokens stored so far (padding included), the same for all rows."""
+        """Number of tokens stored so far, padding included; it is the same for all rows."""
         return self.real.shape[1]
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keep, repeat or reorder rows: row i becomes what row `rows[i]` was (beams, finished rows, samples)."""
+        """Keep, copy or reorder rows, as beams, samples and finished rows need it.
+
+        Args:
+            rows: Old number of each new row, (new rows,) int64.
+        """
         self.inner.batch_select_indices(rows)
         self.real = self.real[rows]
         if self.encoded is not None and self.source_real is not None:
             self.encoded, self.source_real = self.encoded[rows], self.source_real[rows]
 
     def join(self, other: WrappedCache, capacity: int) -> WrappedCache:
-        """Return a cache for up to `capacity` tokens with the rows of this one, then those of the other.
+        """Return a cache with the rows of this one, followed by those of the other.
 
-        Rows are moved to end together, and padding that no row needs is left out.
+        Rows are moved so that all end at the same place, and padding that no row needs is left out.
+
+        Args:
+            other: Cache of the same model.
+            capacity: Largest number of tokens of the new cache.
+
+        Raises:
+            ValueError: If the longest row does not fit.
         """
         from transformers import EncoderDecoderCache
 
@@ -74,19 +86,19 @@ class WrappedCache:
         return WrappedCache(inner, capacity, real, encoded, source_real)
 
     def _longest(self) -> int:
-        """Return the number of tokens of the longest row, without padding."""
+        """Return the number of tokens of the longest row, padding excluded."""
         return int(self.real.sum(1).max())
 
 
 def _ending_at(stored: torch.Tensor, length: int, dimension: int) -> torch.Tensor:
-    """Return the last `length` places of a dimension, zeros before them where there are fewer."""
+    """Return the last `length` places of a dimension, with zeros before them where there are fewer."""
     kept = stored.narrow(dimension, max(0, stored.shape[dimension] - length), min(length, stored.shape[dimension]))
     after = [0, 0] * (stored.dim() - dimension - 1)
     return pad(kept, [*after, length - kept.shape[dimension], 0])
 
 
 def _begun_at(stored: torch.Tensor, length: int, dimension: int) -> torch.Tensor:
-    """Return the places of a dimension with zeros after them, up to `length`."""
+    """Return all places of a dimension, with zeros after them up to `length`."""
     after = [0, 0] * (stored.dim() - dimension - 1)
     return pad(stored, [*after, 0, length - stored.shape[dimension]])
 
@@ -104,12 +116,12 @@ def _joined(first: Any, second: Any, length: int, *, left: bool) -> Any:
 
 
 class Cached(torch.nn.Module):
-    """Reading token by token, for a module that holds a model of `transformers` (see `lavra.generation.reader`).
+    """The methods of `CachedModel` for a module that holds a model of `transformers` (see `lavra.generation.reader`).
 
     Attributes:
-        inner: the model.
+        inner: Model of `transformers`.
         kind: "decoder", "encoder" or "encoder-decoder".
-        position_offset: what is added to positions before the model is given them.
+        position_offset: Number that is added to positions before the model receives them; None where it receives none.
     """
 
     inner: Any
@@ -119,7 +131,7 @@ class Cached(torch.nn.Module):
 
     @cached_property
     def beginning(self) -> tuple[int, ...]:
-        """Ids that the decoder of an encoder-decoder begins with, a forced first token included; none for decoders."""
+        """Decoder start tokens of an encoder-decoder, a forced first token included; empty for a decoder."""
         if self.kind != "encoder-decoder":
             return ()
         start = self._setting("decoder_start_token_id")
@@ -135,14 +147,14 @@ class Cached(torch.nn.Module):
 
     @property
     def forced(self) -> int:
-        """How many tokens at the end of `beginning` are the model's text already (0 or 1): a length counts them."""
+        """Number of tokens at the end of `beginning` (0 or 1) that already belong to the new text and its length."""
         return int(bool(self.beginning) and self._setting("forced_bos_token_id") is not None)
 
     @cached_property
     def pads(self) -> bool:
-        """Whether rows of different lengths can be read together: padding on the left then changes nothing.
+        """Whether rows of different lengths can be read together, because padding on the left changes nothing.
 
-        Measured on three tokens. A model whose positions cannot be told reads only rows of equal length together.
+        It is measured on three tokens. A model that takes no positions reads only rows of equal length together.
         """
         self._refuse_what_cannot_be_read()
         ids = torch.tensor([[1, 2, 3]], device=self._device) % self._words
@@ -153,15 +165,15 @@ class Cached(torch.nn.Module):
         return bool(torch.allclose(plain, padded[:, 2:], rtol=1e-3, atol=1e-3 * float(plain.abs().max())))
 
     def new_cache(self, rows: int, length: int, sources: Sequence[Sequence[int]] = ()) -> WrappedCache:
-        """Return an empty cache for `rows` sequences of at most `length` tokens.
+        """Return an empty key-value cache.
 
         Args:
-            rows: how many.
-            length: tokens of each (of the decoder's side).
-            sources: for encoder-decoders the ids that the encoder reads, for each row; they are encoded here, once.
+            rows: Number of sequences.
+            length: Largest number of tokens of a sequence, on the decoder's side.
+            sources: For an encoder-decoder, the ids that its encoder reads for each row. They are encoded here, once.
 
         Raises:
-            InputError: if the model does not write text, or keeps something else than keys and values.
+            InputError: If the model does not write text, or it keeps something else than keys and values.
         """
         self._refuse_what_cannot_be_read()
         return self._new(rows, length, sources)
@@ -179,12 +191,12 @@ class Cached(torch.nn.Module):
             )
 
     def step(self, ids: torch.Tensor, cache: WrappedCache, real: torch.Tensor | None = None) -> torch.Tensor:
-        """Append (rows, new) tokens to the cache and return their (rows, new, width) features.
+        """Append tokens to the cache and return their features, (rows, new, width).
 
         Args:
-            ids: the tokens; those of rows of different lengths are padded on the left.
-            cache: what was read before; filled further.
-            real: (rows, new) bool, False on padding. None: nothing is padding.
+            ids: Ids of the new tokens, (rows, new). Prompts of different lengths are padded on the left.
+            cache: Cache of the tokens before, which is extended.
+            real: False on padding, (rows, new) bool; None where there is no padding.
         """
         new = torch.ones_like(ids, dtype=torch.bool) if real is None else real
         cache.real = torch.cat((cache.real, new), 1)
@@ -204,11 +216,11 @@ class Cached(torch.nn.Module):
 
     @cached_property
     def _looks_positions_up(self) -> bool:
-        """Whether the model has tables of positions that cannot be told otherwise; looked for once."""
+        """Whether the model has tables of positions that it can be given positions for in no other way."""
         return bool(position_tables(self.inner))
 
     def _captured(self, arguments: dict[str, Any], packing: Packing) -> torch.Tensor:
-        """Run the model up to its head, and return what the head would get."""
+        """Run the model up to its head, and return the input of the head."""
         raise NotImplementedError
 
     @property
@@ -225,7 +237,7 @@ class Cached(torch.nn.Module):
         return getattr(text, "layer_types", None) or ()
 
     def _setting(self, name: str) -> Any:
-        """Return a setting of generation: from the model's generation settings, else from its configuration."""
+        """Return a setting of generation from the model's generation configuration, or else from its configuration."""
         settings = getattr(self.inner, "generation_config", None)
         value = getattr(settings, name, None)
         return getattr(self.inner.config, name, None) if value is None else value
@@ -240,7 +252,7 @@ class Cached(torch.nn.Module):
         return WrappedCache(EncoderDecoderCache(DynamicCache(), DynamicCache()), length, nothing, encoded, real)
 
     def _encode(self, sources: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the encoder makes of the sources, each distinct one encoded once, and which places are real."""
+        """Return the output of the encoder and the mask of its padding; equal sources are encoded once."""
         place = {source: number for number, source in enumerate(dict.fromkeys(map(tuple, sources)))}
         longest = max(map(len, place))
         ids = torch.tensor([[*source, *[0] * (longest - len(source))] for source in place], device=self._device)

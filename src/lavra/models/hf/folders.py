@@ -1,4 +1,4 @@
-"""Wrapped models from and to Hugging Face folders; the model's own code is never run."""
+"""Reading and writing models of `transformers` as Hugging Face folders, without ever running code from them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 def open_wrapped(folder: Path, kind: Kind | None = None, dtype: torch.dtype = torch.float32) -> Wrapped:
-    """Open the model in a Hugging Face folder, in evaluation mode.
+    """Return the model in a Hugging Face folder, in evaluation mode.
 
-    Safetensors are taken where there are any; a `.bin` file is read as tensors only.
+    Safetensors are read where there are any. A `.bin` file is read only as tensors, so that no code in it is run.
 
     Args:
-        folder: made by `save_pretrained`, or downloaded.
-        kind: which language model to make of it; None chooses by its configuration.
-        dtype: of the weights in memory.
+        folder: Folder that `save_pretrained` made, or that was downloaded.
+        kind: Kind of language model to open; None chooses by the configuration.
+        dtype: Type of the weights in memory.
 
     Raises:
-        InputError: if it holds no language model, lacks weights of one, or is quantised.
-        Damaged: if its files are truncated or do not fit its configuration.
+        InputError: If the folder holds no language model, lacks some of its weights, or is quantised.
+        Damaged: If the files are truncated or do not fit the configuration.
     """
     config = read_config(folder)
     chosen = choose_kind(config, folder) if kind is None else kind
@@ -47,10 +47,11 @@ _MICROSOFT = {
     r"^lm_predictions\.lm_head\.(dense|LayerNorm)": r"cls.predictions.transform.\1",
     r"^lm_predictions\.lm_head\.bias": "cls.predictions.bias",
 }
-"""DeBERTa's head as Microsoft's files name it: the same function as that of `transformers`, which would drop it."""
+"""Names of DeBERTa's head in Microsoft's files, and those in `transformers`, which would otherwise drop the head."""
 
 _DEBERTA = {"legacy": True, "key_mapping": _MICROSOFT}
 _SPECIAL: dict[str, dict[str, Any]] = {"deberta": _DEBERTA, "deberta-v2": _DEBERTA}
+"""Further options with which encoders of a family are opened, by `model_type`."""
 
 
 def _load(folder: Path, kind: Kind, dtype: torch.dtype, special: dict[str, Any]) -> PreTrainedModel:
@@ -97,18 +98,18 @@ def save_wrapped(
     weights: Mapping[str, torch.Tensor] | None = None,
     force: bool = False,
 ) -> None:
-    """Write a Hugging Face folder that `transformers` opens to the same logits, whole or not at all.
+    """Write a Hugging Face folder that `transformers` opens to the same logits; it is written whole or not at all.
 
     Args:
-        folder: to be made.
-        model: what to write, in its own precision.
-        tokenizer_files_from: a folder whose tokenizer is copied along.
-        weights: instead of the model's own, by the names of its `named_parameters`, such as the fp32 masters of a model
-            that computes in bf16; those left out stay the model's.
-        force: replace a folder that is there.
+        folder: Folder to make.
+        model: Model to write, in its own precision.
+        tokenizer_files_from: Folder whose tokenizer is copied too; None copies none.
+        weights: Weights to write in place of those of the model, by the names of its `named_parameters`, such as the
+            fp32 master weights of a model that computes in bf16. Others are written as the model has them.
+        force: Whether to replace a folder that exists.
 
     Raises:
-        InputError: if `folder` exists and `force` is false, or a weight is unknown or has another shape.
+        InputError: If the folder exists and `force` is false, or a weight is unknown or has another shape.
     """
     with building_folder(folder, force=force, kind="model") as building:
         write_wrapped(building, model, tokenizer_files_from, weights=weights)
@@ -121,7 +122,17 @@ def write_wrapped(
     *,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write what `save_wrapped` writes into a folder that is there, by the caller's rules of atomicity."""
+    """Write the files of `save_wrapped` into an existing folder; the caller takes care of atomicity.
+
+    Args:
+        folder: Folder to write into.
+        model: Model to write, in its own precision.
+        tokenizer_files_from: Folder whose tokenizer is copied too; None copies none.
+        weights: Weights to write in place of those of the model, by the names of its `named_parameters`.
+
+    Raises:
+        InputError: If a weight is unknown or has another shape.
+    """
     weights = weights or {}
     with quietly():
         model.inner.save_pretrained(folder, state_dict=_state(model, weights))
@@ -133,7 +144,7 @@ def write_wrapped(
 
 
 def _state(model: Wrapped, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the model's tensors by its own names, with `weights` in the place of all names of each parameter."""
+    """Return the tensors of the model by its own names, with those of `weights` under every name of a parameter."""
     parameters = dict(model.named_parameters())
     odd = sorted(name for name in weights if name not in parameters or weights[name].shape != parameters[name].shape)
     if odd:
@@ -147,10 +158,10 @@ def _state(model: Wrapped, weights: Mapping[str, torch.Tensor]) -> dict[str, tor
 
 
 def _corrections(model: Wrapped, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Return what `transformers` notes wrongly in the configuration that it writes."""
+    """Return corrections of the configuration that `transformers` writes."""
     changes: dict[str, Any] = {}
     types = {weights.get(name, parameter).dtype for name, parameter in model.named_parameters()}
-    if len(types) == 1:  # it notes the type of the model, not of what is written
+    if len(types) == 1:  # the library records the type of the model and not that of the written weights
         changes["dtype"] = str(types.pop()).removeprefix("torch.")
     if not model.tied and model.inner.config.model_type in ("t5", "mt5", "umt5"):
         # T5 1.1 and mT5: version 5 finds two matrices in the file whatever is noted; version 4 would tie the head.

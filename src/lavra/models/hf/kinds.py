@@ -1,4 +1,4 @@
-"""Models of `transformers`: their three kinds, the parts that predict tokens, and keeping the library quiet."""
+"""The three kinds of language models of `transformers`, their parts, and a way to silence the library."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
+"""Kinds of language models."""
 
 _ENDINGS: dict[str, Kind] = {
     "ForCausalLM": "decoder",
@@ -23,10 +24,19 @@ _ENDINGS: dict[str, Kind] = {
     "ForPreTraining": "encoder",
     "ForConditionalGeneration": "encoder-decoder",
 }
+"""Kind of a model by the end of its class's name."""
 
 
 def automatic_class(kind: Kind) -> Any:
-    """Return the class of `transformers` that opens models of a kind."""
+    """Return the class of `transformers` that opens models of a kind.
+
+    Args:
+        kind: Kind of model.
+
+    Examples:
+        >>> automatic_class("encoder").__name__
+        'AutoModelForMaskedLM'
+    """
     import transformers
 
     return {
@@ -37,7 +47,15 @@ def automatic_class(kind: Kind) -> Any:
 
 
 def kinds_of_family(model_type: str) -> list[Kind]:
-    """Return the kinds that `transformers` has for a family (`bert` is an encoder, and a decoder where it is asked)."""
+    """Return the kinds of models that `transformers` has for a family.
+
+    Args:
+        model_type: Name of the family, as in `config.json`.
+
+    Examples:
+        >>> kinds_of_family("gpt2")
+        ['decoder']
+    """
     from transformers.models.auto import modeling_auto as auto
 
     names: dict[Kind, Any] = {
@@ -49,14 +67,18 @@ def kinds_of_family(model_type: str) -> list[Kind]:
 
 
 def choose_kind(config: dict[str, Any], folder: Path) -> Kind:
-    """Return the kind of model in a folder: by the class that wrote it, else by its family.
+    """Return the kind of the model in a folder, by the class that wrote it or else by its family.
 
     Args:
-        config: its `config.json`.
-        folder: for messages.
+        config: Content of its `config.json`.
+        folder: Folder of the model, for the error message.
 
     Raises:
-        InputError: if `transformers` has no language model for its family.
+        InputError: If `transformers` has no language model for the family.
+
+    Examples:
+        >>> choose_kind({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, Path("model"))
+        'encoder'
     """
     family = str(config.get("model_type", ""))
     known = kinds_of_family(family)
@@ -76,19 +98,27 @@ def choose_kind(config: dict[str, Any], folder: Path) -> Kind:
 # Which parts of a `transformers` model play which role in predicting tokens.
 
 _POOLER = "pooler"
-"""The name that encoders of `transformers` give to the layer that sums up a text for a classifier."""
+"""Name that encoders of `transformers` give to the layer that summarises a text for a classifier."""
 
 
 def target_embedding(inner: PreTrainedModel) -> Any:
-    """Return the embedding of the tokens that a model predicts: the decoder's, where it has an encoder besides."""
+    """Return the embedding of the tokens that a model predicts, which is that of the decoder in an encoder-decoder.
+
+    Args:
+        inner: Model of `transformers`.
+    """
     side: Any = inner.get_decoder() if getattr(inner.config, "is_encoder_decoder", False) else inner
     return side.get_input_embeddings()
 
 
 def meant_tied(inner: PreTrainedModel) -> bool:
-    """Say whether the head is meant to be the embedding: it is, or the configuration says so and they do not differ.
+    """Return whether the head is meant to share the weight of the embedding.
 
-    The configuration of an encoder-decoder that was put together of two models is that of its decoder.
+    It is where both are one tensor, or where the configuration says so and their values are equal. For an
+    encoder-decoder that was made of two models, the configuration of the decoder counts too.
+
+    Args:
+        inner: Model of `transformers`.
     """
     head: Any = inner.get_output_embeddings()
     embedding = target_embedding(inner)
@@ -99,9 +129,12 @@ def meant_tied(inner: PreTrainedModel) -> bool:
 
 
 def freeze_unused(inner: PreTrainedModel) -> frozenset[str]:
-    """Freeze the poolers of a model, from which nothing goes on to its head, and return their parameters' names.
+    """Freeze the poolers of a model, which its head does not use, and return the names of their parameters.
 
-    They stay where they are, since `transformers` looks for them in the files of a model that has them.
+    They are not removed, because `transformers` expects them in the files of a model that has them.
+
+    Args:
+        inner: Model of `transformers`.
     """
     poolers = [(name, module) for name, module in inner.named_modules() if name.rpartition(".")[2] == _POOLER]
     for _, module in poolers:
@@ -114,9 +147,9 @@ def freeze_unused(inner: PreTrainedModel) -> frozenset[str]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Let `transformers` show neither bars nor warnings during the block; errors are still raised.
+    """Silence the progress bars and warnings of `transformers` during the block; errors are still raised.
 
-    Nor does `torchao`, which `transformers` imports where it is installed, and which tells of others' kernels.
+    `torchao` is silenced too: `transformers` imports it where it is installed, and it warns about missing kernels.
     """
     import logging as standard
 

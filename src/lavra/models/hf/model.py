@@ -1,4 +1,4 @@
-"""A `transformers` model behind the model contract."""
+"""A model of `transformers` with the contract of every model."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ if TYPE_CHECKING:
 
 
 class Wrapped(Cached):
-    """A decoder, encoder or encoder-decoder of `transformers` that answers the model contract.
+    """A decoder, encoder or encoder-decoder of `transformers` with the contract of every model.
 
-    It is the model itself: parameters have its names after `inner.`, tied ones stay tied, and nothing is copied. In a
-    batch for an encoder-decoder the inputs are the decoder's; the encoder's are `encoder_inputs`, `encoder_segments`
-    and `encoder_positions` in `extra`, and a decoder's segment reads the encoder's segment of the same number.
+    Nothing is copied: parameters have the names of the model with `inner.` before them, and tied ones stay tied. In a
+    batch for an encoder-decoder the inputs are those of the decoder. Those of the encoder are `encoder_inputs`,
+    `encoder_segments` and `encoder_positions` in `extra`, and a document of the decoder reads the document of the same
+    number on the encoder's side.
 
     Args:
-        inner: with a language-model head.
-        kind: what it is.
+        inner: Model of `transformers` with a language-model head.
+        kind: Kind of the model.
 
     Attributes:
-        inner: the model.
-        kind: what it is.
-        isolates: whether a packed batch equals its documents one by one, measured on a few tokens. Where it does not,
-            each row of a batch holds one document.
-        position_offset: what the model adds to positions before it is given them (RoBERTa's begin at 2); None for a
-            model that is not given any.
-        scale: what its logits are multiplied by after the head.
-        logit_cap: what its logits are bent to after that, see `lavra.models.contract.logit_cap_of`.
-        tied: whether the head is meant to be the embedding of the inputs: its configuration says so, and they do not
-            differ. (Of T5 1.1 `transformers` says so too, although its files hold two matrices.)
-        unused: names of the parameters that predicting tokens has no use for (poolers); they are frozen.
+        inner: Model of `transformers`.
+        kind: Kind of the model.
+        isolates: Whether a packed batch gives the same features as its documents one by one, measured on a few tokens.
+            Where it does not, each sequence of a batch must hold one document.
+        position_offset: Number that is added to positions before the model receives them (2 for RoBERTa); None for a
+            model that receives none.
+        scale: Factor that the model applies to its logits after the head.
+        logit_cap: Bound to which the model caps its logits, see `lavra.models.contract.logit_cap_of`.
+        tied: Whether the head is meant to share the weight of the embedding: the configuration says so and the values
+            are equal. (T5 1.1 says so too, although its files hold two matrices.)
+        unused: Names of the parameters that predicting tokens does not use (poolers); they are frozen.
 
     Raises:
-        InputError: if it has no head, or one that a matrix and a bias cannot express.
+        InputError: If the model has no language-model head, or its logits are not a matrix and a bias times features.
     """
 
     def __init__(self, inner: PreTrainedModel, kind: Kind) -> None:
@@ -67,14 +68,21 @@ class Wrapped(Cached):
         measure(self)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Return the features, as `features` does."""
+        """Return the same as `features`.
+
+        Args:
+            batch: Batch on the device of the model.
+        """
         return self.features(batch)
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return (rows, length, width): what the head is given, so with all that the model computes before it.
+        """Return the input of the head, (sequences, length, width).
+
+        Args:
+            batch: Batch on the device of the model.
 
         Raises:
-            InputError: if a row holds several documents and the model cannot keep them apart.
+            InputError: If a sequence holds several documents and the model cannot keep them apart.
         """
         arguments: dict[str, Any] = {}
         read = None
@@ -82,7 +90,7 @@ class Wrapped(Cached):
             read = batch.extra.get("encoder_segments")
             if read is None and batch.segments is not None:
                 read = torch.zeros_like(batch.extra["encoder_inputs"])
-            # BERT's kin make no mask for cross-attention, which a packing could narrow, unless they are given one.
+            # BERT-like models make a mask for cross-attention, which a packing can narrow, only if they are given one.
             mask = torch.ones_like(read) if read is not None and self.isolates else self._padding_mask(read)
             arguments = {"encoder_outputs": self.encode(batch), "attention_mask": mask}
             names = "decoder_input_ids", "decoder_attention_mask"
@@ -97,7 +105,11 @@ class Wrapped(Cached):
         return self._captured(arguments, Packing(segments, self._places(batch.positions, arguments, batch), read))
 
     def encode(self, batch: Batch) -> Any:
-        """Return the output of an encoder-decoder's encoder for the encoder's side of the batch."""
+        """Return the output of the encoder of an encoder-decoder.
+
+        Args:
+            batch: Batch with the inputs of the encoder in `extra`.
+        """
         ids, segments = batch.extra["encoder_inputs"], batch.extra.get("encoder_segments")
         packing = Packing(segments if self.isolates else None, batch.extra.get("encoder_positions"))
         encoder = self.inner.get_encoder()
@@ -105,7 +117,7 @@ class Wrapped(Cached):
             return encoder(input_ids=ids, attention_mask=self._padding_mask(segments), return_dict=True)
 
     def _captured(self, arguments: dict[str, Any], packing: Packing) -> torch.Tensor:
-        """Run the model up to its head, which gets an empty slice, so that no logits are computed."""
+        """Return the input of the head; the head itself receives an empty slice, so that no logits are computed."""
         found: list[torch.Tensor] = []
 
         def capture(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
@@ -121,7 +133,7 @@ class Wrapped(Cached):
         return found[0] * self.scale if self.scale != 1.0 else found[0]
 
     def _places(self, positions: torch.Tensor | None, arguments: dict[str, Any], batch: Batch) -> torch.Tensor | None:
-        """Give positions by the argument that the model has for them, else return them for the tables to look up."""
+        """Pass positions as the model's argument for them, or return them for hooks on its tables of positions."""
         if self.position_offset is None:
             return positions if position_tables(self.inner) else None
         if positions is None and self.position_offset:
@@ -131,7 +143,7 @@ class Wrapped(Cached):
         return None
 
     def _padding_mask(self, segments: torch.Tensor | None) -> torch.Tensor | None:
-        """Return the plain 2D mask for a model that cannot isolate documents; others are told by a packing."""
+        """Return the plain mask of padding for a model that cannot isolate documents; for others a packing is used."""
         if segments is None or self.isolates:
             return None
         if int(segments.max()) > 0:
@@ -146,13 +158,17 @@ class Wrapped(Cached):
         return self.inner.get_output_embeddings()  # pyright: ignore[reportReturnType]
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return (…, vocabulary) logits, the model's own."""
+        """Return the logits of the model, (…, vocabulary).
+
+        Args:
+            features: Hidden states as `features` returns them, (…, width).
+        """
         weight, bias = self.output_projection()
         logits = F.linear(features, weight, bias)
         return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the head's (vocabulary, width) weight and its bias, together with a bias added after it (BART)."""
+        """Return the weight of the head, (vocabulary, width), and its bias, with one that is added after it (BART)."""
         bias, added = self._head.bias, getattr(self.inner, "final_logits_bias", None)
         if bias is not None and self.scale != 1.0:
             bias = bias * self.scale
@@ -162,10 +178,13 @@ class Wrapped(Cached):
         return self._head.weight, added if bias is None else bias + added
 
     def decoder_inputs(self, targets: Sequence[int]) -> list[int]:
-        """Return what an encoder-decoder's decoder reads to predict `targets`, by its own rule of shifting right.
+        """Return the ids that the decoder of an encoder-decoder reads, shifted right by the model's own rule.
+
+        Args:
+            targets: Ids of the target text.
 
         Raises:
-            InputError: if the model is none, or its configuration lacks the token that begins a target.
+            InputError: If the model is not an encoder-decoder, or its configuration lacks the decoder start token.
         """
         if self.kind != "encoder-decoder":
             raise InputError(f"{type(self.inner).__name__} is no encoder-decoder", "use another objective for it")
@@ -180,30 +199,36 @@ class Wrapped(Cached):
 
     @property
     def vocabulary(self) -> int:
-        """Token ids that can be predicted: the rows of the head."""
+        """Number of tokens that can be predicted, which is the number of rows of the head."""
         return self._head.weight.shape[0]
 
     @property
     def context(self) -> int:
-        """Longest window in tokens; for an encoder-decoder, of either side."""
+        """Largest number of tokens of a sequence, for an encoder-decoder on either side."""
         told = context_of(self.inner.config, self.position_offset or 0)
         return min([told, *(places(table) for table in position_tables(self.inner))])
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device that holds the weights and computes."""
         return device_of(self)
 
 
 _BY_FAMILY = {"bloom": 2048}
+"""Length in tokens of the training of families with relative positions, whose configuration names no length."""
+
 _WITHOUT_LIMIT = 512
-"""For models with relative positions alone, whose configuration names no length: those of their training, T5's last."""
+"""Length in tokens for all other families whose configuration names none; it is that of T5."""
 
 
 def context_of(config: Any, offset: int) -> int:
-    """Return the longest window that a configuration allows, less the positions that are never used.
+    """Return the largest number of tokens that a configuration allows.
 
-    The configuration of an encoder-decoder that was put together of two models allows what both of them do.
+    An encoder-decoder that was made of two models allows as many as both of them do.
+
+    Args:
+        config: Configuration of `transformers`.
+        offset: Number of positions at the beginning that are never used.
     """
     parts = [part for part in (getattr(config, side, None) for side in ("encoder", "decoder")) if part is not None]
     if parts:
@@ -219,13 +244,13 @@ def context_of(config: Any, offset: int) -> int:
 
 
 def set_dropout(model: Wrapped, probability: float) -> None:
-    """Set every dropout of a model, in its modules and in the configuration that is saved with it.
+    """Set every dropout probability of a model, in its modules and in the configuration that is saved with it.
 
-    Layers are never dropped whole (BART's layer drop), because what is drawn then is the shape of the step.
+    Whole layers are never dropped (the layer drop of BART), because then the shape of a step would be random.
 
     Args:
-        model: changed in place.
-        probability: from 0 (none) to below 1.
+        model: Model to change in place.
+        probability: Dropout probability, from 0 (no dropout) to below 1.
     """
     for module in model.inner.modules():
         if isinstance(module, nn.Dropout):

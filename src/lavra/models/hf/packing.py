@@ -1,9 +1,9 @@
-"""How packed rows reach the inside of a `transformers` model: the masks that it makes, and the positions it looks up.
+"""Packed documents inside a model of `transformers`: the attention masks that it makes, and its positions.
 
-Every attention mask that `transformers` 5 makes comes from one registry (`AttentionMaskInterface`), whatever the model:
-causal, sliding-window, bidirectional or cross-attention. While a `Packing` is in force, each such mask is narrowed to
-pairs of one segment; nothing else about it changes. Models that make their masks and positions by themselves are
-reached by hooks, which exist only for the length of one call.
+Every attention mask of `transformers` 5 comes from one registry (`AttentionMaskInterface`), whatever the model: causal,
+sliding-window, bidirectional or cross-attention. While a `Packing` is active, each such mask is narrowed to pairs of
+tokens of one document, and nothing else about it changes. Models that make masks or positions by themselves are reached
+by hooks, which exist only during one call.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Packing:
-    """What holds for one run of an encoder or a decoder.
+    """The documents in the rows of one call of an encoder or a decoder.
 
     Attributes:
-        segments: (rows, length) of its own tokens, -1 on padding. None: every row is one text.
-        positions: (rows, length) of its own tokens, for modules that cannot be told in another way.
-        read: (rows, source length) segments of the encoder's tokens that a decoder's cross-attention reads.
+        segments: Number of the document of each token, (rows, length), -1 on padding. None means that every row is one
+            document.
+        positions: Position of each token, (rows, length), for modules that can be given positions in no other way.
+        read: Number of the document of each token of the encoder, (rows, source length), for the cross-attention of a
+            decoder.
     """
 
     segments: torch.Tensor | None = None
@@ -39,7 +41,7 @@ _current: ContextVar[Packing | None] = ContextVar("packing", default=None)
 
 
 def _narrowed(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a maker of masks that lets tokens see their own segment only, while a packing is in force."""
+    """Return a maker of masks in which tokens attend only to their own document while a packing is active."""
     from transformers.masking_utils import and_masks, bidirectional_mask_function
 
     def make_mask(*arguments: Any, mask_function: Callable[..., Any], **options: Any) -> Any:
@@ -53,7 +55,8 @@ def _narrowed(make: Callable[..., Any]) -> Callable[..., Any]:
 
         def same(row: Any, head: Any, query: Any, key: Any) -> Any:
             visible = queries[row, query] == keys[row, key]
-            # Padding has nothing to read on the other side; it reads everything, so that no row of a mask is empty.
+            # Padding has no document on the encoder's side. It attends to everything there, because a softmax over an
+            # empty row of a mask would be NaN.
             return visible | (queries[row, query] < 0) if crossed else visible
 
         return make(*arguments, mask_function=and_masks(mask_function, same), **options)
@@ -63,7 +66,7 @@ def _narrowed(make: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def _narrow_masks() -> None:
-    """Put our makers of masks in place, once; not before they are needed, since transformers takes long to import."""
+    """Register our makers of masks, once, and not before they are needed, because the import takes long."""
     from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
     AttentionMaskInterface.register("sdpa", _narrowed(sdpa_mask))
@@ -72,7 +75,12 @@ def _narrow_masks() -> None:
 
 @contextmanager
 def packed(inner: nn.Module, packing: Packing) -> Iterator[None]:
-    """Let `packing` hold for what `inner` computes inside the block."""
+    """Apply a packing to everything that a model computes during the block.
+
+    Args:
+        inner: Model of `transformers`, or its encoder.
+        packing: Documents in the rows.
+    """
     _narrow_masks()
     token = _current.set(packing)
     try:
@@ -90,9 +98,12 @@ def packed(inner: nn.Module, packing: Packing) -> Iterator[None]:
 
 
 def position_tables(inner: nn.Module) -> list[nn.Embedding]:
-    """Return the tables of absolute positions that a model's `forward` cannot be told positions for.
+    """Return the tables of absolute positions for which the `forward` of a model takes no positions.
 
-    BART and Marian have such; and BERT and its kin, where they are the halves of an encoder-decoder.
+    BART and Marian have such tables, and BERT-like models where they are the halves of an encoder-decoder.
+
+    Args:
+        inner: Model of `transformers`.
     """
     return [
         module
@@ -102,17 +113,29 @@ def position_tables(inner: nn.Module) -> list[nn.Embedding]:
 
 
 def places(table: nn.Embedding) -> int:
-    """Return how many positions a table of absolute positions has for text."""
+    """Return the number of positions that a table of absolute positions has for text.
+
+    Args:
+        table: Table of positions.
+
+    Examples:
+        >>> places(nn.Embedding(514, 4, padding_idx=1))
+        512
+    """
     return table.num_embeddings - _first_place(table)
 
 
 def _first_place(table: nn.Embedding) -> int:
-    """Return the row of the first position: RoBERTa's tables begin after the row of their padding."""
+    """Return the row of the first position; in the tables of RoBERTa that is the row after the one of padding."""
     return int(getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1))  # pyright: ignore[reportArgumentType]
 
 
 def self_masking_encoders(inner: nn.Module) -> list[nn.Module]:
-    """Return the encoders that make their mask by themselves from what they are given (DeBERTa)."""
+    """Return the encoders that make their mask by themselves from the one they are given, as DeBERTa does.
+
+    Args:
+        inner: Model of `transformers`.
+    """
     return [module for module in inner.modules() if hasattr(module, "get_attention_mask") and hasattr(module, "layer")]
 
 

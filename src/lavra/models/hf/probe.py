@@ -1,4 +1,4 @@
-"""What is found out about a model by running it on a few tokens, when it is wrapped."""
+"""Measurements of a model of `transformers` on a few tokens: its positions, its logits, and isolated documents."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from lavra.models.hf.kinds import quietly
 
 _LENGTHS = (5, 7)
 _LARGE_LOGITS = 60.0
-"""Size of the logits at which a model is asked whether it bends them; models that do so bound them at 15 to 30."""
+"""Size of the logits at which a model is tested for a cap; models that have one cap their logits at 15 to 30."""
 
 _PADDING = 2
 _TOLERANCE, _COARSE = 1e-4, 5e-2
-"""Of the largest feature, in float32, and in coarser types (where what is left of a leak is far larger)."""
+"""Largest difference allowed, relative to the largest value, in float32 and in coarser types. A leak between documents
+causes a far larger one."""
 
 
 class Probed(Protocol):
-    """What is asked of a wrapped model to be probed (see `lavra.models.hf.model.Wrapped`), and set on it."""
+    """The attributes of `lavra.models.hf.model.Wrapped` that are read or set here."""
 
     inner: Any
     position_offset: int | None
@@ -32,7 +33,7 @@ class Probed(Protocol):
 
     @property
     def logit_cap(self) -> float | None:
-        """Bound that the head's logits are bent to; None for none."""
+        """Bound to which the model caps its logits; None where it does not."""
         ...
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -55,19 +56,22 @@ class Probed(Protocol):
         ...
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return (rows, length, width): what the head is given."""
+        """Return the input of the head, (sequences, length, width)."""
         ...
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return (…, vocabulary) logits."""
+        """Return the logits, (…, vocabulary)."""
         ...
 
 
 def measure(model: Probed) -> None:
-    """Set a model's position offset, the scale of its logits, and whether it isolates documents.
+    """Set the position offset of a model, the scale of its logits, and whether it isolates documents.
+
+    Args:
+        model: Model to measure and change in place.
 
     Raises:
-        InputError: if its logits are not a matrix and a bias times its features.
+        InputError: If its logits are not a matrix and a bias times its features.
     """
     with quietly(), evaluating(model), torch.no_grad():
         model.position_offset = _position_offset(model)
@@ -112,7 +116,7 @@ def _position_offset(model: Probed) -> int | None:
 
 
 def _scale(model: Probed) -> float:
-    """Return by what a model multiplies its logits after its head."""
+    """Return the factor that a model applies to its logits after the head."""
     ids, source = _documents(model)
     batch = _alone(model, ids, source)
     ours = model.head(model.features(batch)).double()
@@ -131,7 +135,7 @@ def _scale(model: Probed) -> float:
 
 
 def _straight(model: Probed, batch: Batch, arguments: dict[str, torch.Tensor], scale: float) -> bool:
-    """Say whether large logits too are what the head computes: small ones hardly show that a model bends them."""
+    """Return whether the head also explains large logits; small ones hardly show that a model caps them."""
     features = model.features(batch)
     largest = float(F.linear(features, *model.output_projection()).abs().max())
     factor = _LARGE_LOGITS / max(largest, 1e-3)
@@ -148,7 +152,7 @@ def _straight(model: Probed, batch: Batch, arguments: dict[str, torch.Tensor], s
 
 
 def _isolates(model: Probed) -> bool:
-    """Say whether two documents in one row, padding after them, have the features of each by itself."""
+    """Return whether two documents in one row, followed by padding, have the same features as each alone."""
     documents = _documents(model)
     sources = documents[::-1]
     apart = [model.features(_alone(model, *pair)) for pair in zip(documents, sources, strict=True)]
@@ -166,7 +170,7 @@ def _isolates(model: Probed) -> bool:
 
 
 def _beside_each_other(documents: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return inputs, segments and positions of one row that holds all documents, and padding at its end."""
+    """Return inputs, document numbers and positions of one row that holds all documents and then padding."""
     padding = torch.zeros_like(documents[0][:, :_PADDING])
     inputs = torch.cat([*documents, padding], 1)
     segments = [torch.full_like(ids, number, dtype=torch.int32) for number, ids in enumerate(documents)]

@@ -1,6 +1,6 @@
-"""Models that are no folder of whole weights, made into one: an adapter of `peft` over its base, and a GGUF file.
+"""Models that are not a Hugging Face folder, converted to one: an adapter of `peft` with its base, and a GGUF file.
 
-The folder lies among the temporary files until the program ends; what is then read from it is an ordinary model.
+The folder is temporary and removed when the program ends. An ordinary model can be read from it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,20 @@ from lavra.models.hf.kinds import automatic_class, choose_kind, quietly
 from lavra.models.reference import attention_options
 
 ADAPTER_CONFIG = "adapter_config.json"
+"""Name of the configuration file of an adapter of `peft`."""
+
 _MAGIC = b"GGUF"
+"""First bytes of every GGUF file."""
 
 
 def adapter_base(folder: Path) -> str | None:
-    """Return what a folder of an adapter names as its base; None where the folder is a model, or nothing.
+    """Return the name of the base model of an adapter, or None where the folder holds no adapter.
+
+    Args:
+        folder: Folder that may hold an adapter.
 
     Raises:
-        InputError: if the adapter does not say it.
+        InputError: If the adapter does not name its base model.
     """
     if not (folder / ADAPTER_CONFIG).is_file() or (folder / CONFIG).is_file():
         return None
@@ -43,14 +49,14 @@ def adapter_base(folder: Path) -> str | None:
 
 @cache
 def folder_of_adapter(adapter: Path, base: Path) -> Path:
-    """Return a folder with the base model into whose weights an adapter of `peft` was worked.
+    """Return a folder with the base model into whose weights an adapter of `peft` is merged.
 
     Args:
-        adapter: its folder.
-        base: a Hugging Face folder.
+        adapter: Folder of the adapter.
+        base: Hugging Face folder of the base model.
 
     Raises:
-        InputError: if `peft` is not installed, cannot open it, or the adapter has no place in the weights.
+        InputError: If `peft` is not installed or cannot open the adapter, or the adapter cannot be merged.
     """
     try:
         import peft
@@ -86,10 +92,13 @@ def folder_of_adapter(adapter: Path, base: Path) -> Path:
 
 
 def gguf_file(path: Path) -> Path | None:
-    """Return the GGUF file that a path is or holds, by what the file begins with; None where there is none.
+    """Return the GGUF file that a path is or contains, recognised by its first bytes, or None where there is none.
+
+    Args:
+        path: File or folder.
 
     Raises:
-        InputError: if a folder holds several.
+        InputError: If a folder holds several GGUF files.
     """
     if path.is_file():
         return path if _is_gguf(path) else None
@@ -108,10 +117,13 @@ def _is_gguf(path: Path) -> bool:
 
 @cache
 def folder_of_gguf(file: Path) -> Path:
-    """Return a folder with the model and the tokenizer of a GGUF file, its weights de-quantised.
+    """Return a folder with the model and the tokenizer of a GGUF file, whose weights are dequantised.
+
+    Args:
+        file: GGUF file.
 
     Raises:
-        InputError: if the package `gguf` is not installed, or `transformers` does not read this model.
+        InputError: If the package `gguf` is not installed, or `transformers` cannot read the model.
     """
     try:
         import gguf  # noqa: F401  # pyright: ignore[reportMissingImports]
@@ -144,7 +156,7 @@ def folder_of_gguf(file: Path) -> Path:
 
 
 def _plain_weights() -> dict[str, Any]:
-    """Return how a GGUF file is opened with plain weights, where `transformers` would keep them packed."""
+    """Return the options with which `transformers` dequantises a GGUF file, where it would keep the weights packed."""
     import transformers
 
     config: Any = getattr(transformers, "GgufConfig", None)

@@ -1,7 +1,7 @@
-"""An encoder-decoder made of a pretrained encoder: it reads as before, and its decoder begins with the same weights.
+"""Warm start of an encoder-decoder from a pretrained encoder, whose weights also initialise the decoder (BERT2BERT).
 
-Rothe, Narayan, Severyn 2020, "Leveraging Pre-trained Checkpoints for Sequence Generation Tasks" (arXiv 1907.12461),
-their BERT2BERT: only cross-attention and the layer before the vocabulary have weights that nothing was learned into.
+See Rothe, Narayan and Severyn 2020, "Leveraging Pre-trained Checkpoints for Sequence Generation Tasks"
+(arXiv 1907.12461). There only the cross-attention and the layer before the head begin with random weights.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 def make_encoder_decoder(
     encoder: Path, out: Path, *, decoder_layers: int = 3, seed: int = 0, force: bool = False
 ) -> None:
-    """Write a Hugging Face folder with an encoder-decoder made of a pretrained encoder.
+    """Write a Hugging Face folder with an encoder-decoder that is made of a pretrained encoder.
 
     The decoder takes evenly spaced layers of the encoder, the last one among them. Its cross-attention begins as a copy
-    of the self-attention of the same layer, so that it looks from the first for what is like the token that it writes.
+    of the self-attention of the same layer, so that from the first it attends to source tokens that are like its own.
 
     Args:
-        encoder: a folder with a BERT-like encoder and its tokenizer.
-        out: the folder to make.
-        decoder_layers: of the decoder; few suffice for short texts, and every written token costs them.
-        seed: of the weights that are drawn.
-        force: replace a folder that is there.
+        encoder: Folder with a BERT-like encoder and its tokenizer.
+        out: Folder to make.
+        decoder_layers: Number of layers of the decoder. Few suffice for short texts, and every token written costs
+            them.
+        seed: Seed of the weights that begin at random.
+        force: Whether to replace a folder that exists.
 
     Raises:
-        InputError: if `transformers` has no decoder for this encoder, or its tokenizer has no marks for begin and end.
+        InputError: If `transformers` has no decoder for this encoder, or its tokenizer has no tokens for the beginning
+            and the end of a text.
     """
     from transformers import EncoderDecoderModel
 
@@ -83,7 +85,7 @@ def _thin_out(model: Any, layers: nn.ModuleList, wanted: int) -> None:
 
 
 def _marks(folder: Path) -> tuple[int, int, int]:
-    """Return the ids of the tokens that begin and end a text, and that fill up."""
+    """Return the ids of the tokens that begin and end a text, and of the padding token."""
     vocabulary = {}
     if (folder / "tokenizer.json").is_file():
         content = read_json(folder / "tokenizer.json")
@@ -98,7 +100,7 @@ def _marks(folder: Path) -> tuple[int, int, int]:
 
 
 def _name_marks(folder: Path) -> None:
-    """Say in the tokenizer's configuration what ends a text, which encoders do not."""
+    """Write the tokens that begin and end a text into the tokenizer's configuration, where encoders have none."""
     path = folder / _TOKENIZER_CONFIG
     config = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
     begin = config.get("bos_token") or config.get("cls_token", "[CLS]")

@@ -1,7 +1,7 @@
-"""Whether a fast way to compute may be trusted: it is compared with the plain way, and both with an exact one.
+"""Comparison of a fast computation with a plain one, by their distances from an exact one.
 
-How far the plain way is from the exact one (the same in fp32) tells what the precision costs on these very numbers. A
-fast way may be at most twice as far: the allowed difference is measured, not guessed.
+The distance of the plain computation from the exact one, which is the same in fp32, shows what the precision costs on
+the numbers at hand. A fast computation may be at most twice as far, so that the tolerance is measured and not guessed.
 """
 
 from __future__ import annotations
@@ -13,35 +13,55 @@ import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 FACTOR = 2.0
-"""Times as far from the exact result as the plain way is that a fast way may be."""
+"""Largest distance of a fast computation from the exact result, as a multiple of the distance of the plain one."""
 
 FLOORS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10, torch.float32: 2.0**-14, torch.float64: 2.0**-30}
-"""Relative distance that is never held against a fast way, by type: the order of a sum alone may bring as much."""
+"""Relative distance that is always allowed, by type, because the order of a sum alone may cause as much."""
 
 Tensors = Mapping[str, torch.Tensor]
+"""Results of a computation by name."""
 
 
 def can_be_compared(tensor: torch.Tensor) -> bool:
-    """Say whether a tensor has values and nobody watches what is computed, as where shapes are rehearsed or counted."""
+    """Return whether a tensor has values that can be compared.
+
+    A fake or meta tensor has none, and under a dispatch mode every operation is observed, for instance to count FLOPs.
+
+    Args:
+        tensor: Tensor to compute with.
+
+    Examples:
+        >>> can_be_compared(torch.zeros(1)), can_be_compared(torch.zeros(1, device="meta"))
+        (True, False)
+    """
     plain = isinstance(tensor, torch.nn.Parameter) or type(tensor) is torch.Tensor
     return plain and tensor.device.type != "meta" and _get_current_dispatch_mode() is None
 
 
 class Reference:
-    """What a fast way is compared with.
+    """The results with which a fast computation is compared.
 
     Args:
-        exact: the results of the exact way, by name; kept until the last comparison.
-        plain: those of the plain way, in the type of the fast one; only their distances are kept.
-        dtype: type in which the plain and the fast way compute.
-        slack: what the smallest allowed difference is multiplied by, where the plain way is all that is known.
+        exact: Results of the exact computation by name. They are kept.
+        plain: Results of the plain computation in the type of the fast one. Only their distances are kept.
+        dtype: Type in which the plain and the fast computation are done.
+        slack: Factor on the distance that is always allowed. It is larger where the plain computation has to serve as
+            the exact one.
+
+    Examples:
+        >>> exact = {"sum": torch.tensor([1.0])}
+        >>> reference = Reference(exact, exact, torch.float32)
+        >>> reference.disagreement({"sum": torch.tensor([1.0])}) is None
+        True
+        >>> reference.disagreement({"sum": torch.tensor([2.0])}) is None
+        False
     """
 
     def __init__(self, exact: Tensors, plain: Tensors, dtype: torch.dtype, *, slack: float = 1.0) -> None:
         self.exact = exact
         numbers = sum(tensor.numel() for tensor in exact.values())
-        # A tensor whose exact value is nothing but noise (the gradient of a bias of keys is zero) is compared by the
-        # size that numbers have elsewhere.
+        # A tensor whose exact value is only noise is compared by the usual size of all numbers. One example is the
+        # gradient of the bias of keys, which is zero because a softmax does not change with a constant.
         everywhere = math.sqrt(sum(_squared(tensor) for tensor in exact.values()) / max(1, numbers))
         floor = slack * FLOORS.get(dtype, FLOORS[torch.float32])
         self.allowed = {
@@ -51,10 +71,10 @@ class Reference:
         }
 
     def disagreement(self, fast: Tensors) -> str | None:
-        """Return in words where a fast way is farther from the exact results than it may be; None where it is not.
+        """Return where a fast computation is too far from the exact results, as a clause, or None where it is not.
 
         Args:
-            fast: its results, with the names of the exact ones.
+            fast: Results of the fast computation, with the names of the exact ones.
         """
         for name, exact in self.exact.items():
             if name not in fast:
@@ -65,7 +85,7 @@ class Reference:
         for name, exact in self.exact.items():
             distance, allowed = _distance(fast[name], exact), self.allowed[name]
             if not math.isfinite(allowed):
-                continue  # the plain way is no measure here; what is not finite is looked into step by step
+                continue  # the plain result is not finite, so it gives no tolerance; training checks that by itself
             if not math.isfinite(distance):
                 return f"{name} is not finite"
             if distance > excess * allowed:
@@ -76,7 +96,7 @@ class Reference:
 
 
 def _squared(tensor: torch.Tensor) -> float:
-    """Return the sum of squares; float64 sums, so that large tensors lose nothing."""
+    """Return the sum of squares, added in float64 so that large tensors lose nothing."""
     return float(torch.linalg.vector_norm(tensor.detach(), dtype=_wide(tensor))) ** 2
 
 
@@ -87,5 +107,5 @@ def _distance(tensor: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def _wide(tensor: torch.Tensor) -> torch.dtype:
-    """Return float64 where the device has it (Apple's has not), else float32."""
+    """Return float64, or float32 on Apple's GPU, which has no float64."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64

@@ -17,40 +17,56 @@ from lavra.models.native.agreement import Reference, can_be_compared
 from lavra.models.native.attention_masks import Mask, additive_mask, allowed_pairs, document_bounds
 
 PLAIN_LIMIT = 1024
-"""Up to this many keys, products and a softmax in a compiled CPU graph are faster than the library's kernel."""
+"""Number of keys up to which matrix products and a softmax in a compiled CPU graph are faster than PyTorch's kernel."""
 
 _FEWEST_QUERIES, _MOST_STRIPES = 128, 4
-"""Queries of a stripe at least, and stripes of a row at most: more would leave out more, and run slower."""
+"""Smallest number of queries of a stripe, and largest number of stripes. More stripes would skip more of the scores
+that the causal mask hides, but their smaller products run slower."""
 
 
 Way = Literal["plain", "causal", "masked", "documents"]
-"""How attention is computed: products and a softmax; the library's kernel under a causal mask, or under a dense one;
-a kernel for documents of different lengths."""
+"""Ways to compute attention: with matrix products and a softmax; with PyTorch's kernel under a causal mask or under a
+dense one; with a kernel for documents of different lengths (variable-length flash attention)."""
 
 _PROOF_ROWS, _PROOF_LENGTH, _PROOF_SCORES = 2, 2048, 1 << 24
-"""Rows, positions and scores of all heads that a proof looks at, at most."""
+"""Largest number of rows, of positions and of attention scores on which a way is compared with the plain one."""
 
 _distrusted: frozenset[str] = frozenset()
+"""Ways that were found wrong in this process."""
+
 _proved: set[tuple[Any, ...]] = set()
+"""Kinds of input on which a way was compared with the plain one in this process."""
 
 
 def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float = 0.0
 ) -> torch.Tensor:
-    """Return softmax(QKᵀ/√size + bias) V under the mask.
+    """Return scaled dot-product attention, softmax(QKᵀ/√size + bias) V, under a mask (Vaswani et al. 2017).
+
+    The fastest way that is available and was found to be right is taken.
 
     Args:
-        queries: (rows, heads, length, size).
-        keys: (rows, kv heads, keys, size); fewer heads than the queries' are shared in groups.
-        values: like keys.
-        mask: who sees whom; under a plain causal mask the queries are those of the last keys.
-        dropout: share of attention weights dropped.
+        queries: Queries, (rows, heads, length, size).
+        keys: Keys, (rows, kv heads, keys, size). Fewer heads than those of the queries are shared by groups of them
+            (grouped-query attention).
+        values: Values, (rows, kv heads, keys, size).
+        mask: Mask of the keys that each query attends to. Under a plain causal mask the queries are those of the last
+            keys.
+        dropout: Probability with which an attention weight is dropped.
 
     Returns:
-        (rows, heads, length, size).
+        The mixed values, (rows, heads, length, size).
+
+    Examples:
+        The first query sees only the first key, and the second sees both:
+
+        >>> same = torch.ones(1, 1, 2, 4)
+        >>> values = torch.tensor([[[[0.0] * 4, [1.0] * 4]]])
+        >>> attend(same, same, values, Mask())[0, 0, :, 0].tolist()
+        [0.0, 0.5]
     """
     way = choose_way(queries, keys, mask, dropout)
-    # One token a row on a CPU is left to the proof of generation's steps: here even asking would take time.
+    # For one token per row on a CPU, `decode_step` compares the whole block instead: here even the question costs time.
     if not torch.compiler.is_compiling() and (queries.shape[2] > 1 or queries.device.type != "cpu"):
         prove_way(way, queries, keys, values, mask)
         way = choose_way(queries, keys, mask, dropout)
@@ -58,7 +74,14 @@ def attend(
 
 
 def choose_way(queries: torch.Tensor, keys: torch.Tensor, mask: Mask, dropout: float = 0.0) -> Way:
-    """Return the fastest way to attend that fits and is trusted."""
+    """Return the fastest way to compute attention that fits the mask and was not found wrong.
+
+    Args:
+        queries: Queries, see `attend`.
+        keys: Keys, see `attend`.
+        mask: Mask, see `attend`.
+        dropout: Probability with which an attention weight is dropped.
+    """
     if not dropout and queries.device.type == "cpu" and _plain_is_faster(queries, keys):
         return "plain"
     if mask.bounds is not None and not dropout and queries.shape[2] == keys.shape[2] and trusts("documents"):
@@ -72,7 +95,7 @@ def choose_way(queries: torch.Tensor, keys: torch.Tensor, mask: Mask, dropout: f
 def _by_documents(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float
 ) -> torch.Tensor:
-    """Attend document by document, whose scores alone are computed (flash attention for different lengths)."""
+    """Attend document by document with variable-length flash attention, which skips scores between documents."""
     from torch.nn.attention.varlen import varlen_attn
 
     rows, heads, length, size = queries.shape
@@ -87,7 +110,7 @@ def _by_documents(
 def _by_library(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float
 ) -> torch.Tensor:
-    """Attend by the library's kernel for a causal mask."""
+    """Attend with PyTorch's kernel for a causal mask."""
     return F.scaled_dot_product_attention(
         queries,
         keys,
@@ -101,9 +124,9 @@ def _by_library(
 def _by_library_masked(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float
 ) -> torch.Tensor:
-    """Attend by the library's kernel with a dense mask."""
+    """Attend with PyTorch's kernel under a dense mask."""
     grouped = queries.shape[1] != keys.shape[1]
-    if grouped and queries.device.type == "cuda":  # of the kernels that take a mask, none shares keys among heads
+    if grouped and queries.device.type == "cuda":  # no CUDA kernel takes a mask and shares keys among heads
         keys, values = _repeated(keys, queries.shape[1]), _repeated(values, queries.shape[1])
         grouped = False
     return F.scaled_dot_product_attention(
@@ -122,9 +145,10 @@ def _repeated(heads: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _plain_is_faster(queries: torch.Tensor, keys: torch.Tensor) -> bool:
-    """Whether products and a softmax beat the library's CPU kernel: compiled, or for the one query of generation.
+    """Return whether matrix products and a softmax are faster than PyTorch's CPU kernel.
 
-    For one query in bf16 they took from a third to three quarters of the kernel's time.
+    They are in a compiled graph with few keys, and for the one query of generation in bf16, where they took from a
+    third to three quarters of the kernel's time.
     """
     if torch.compiler.is_compiling():
         return keys.shape[2] <= PLAIN_LIMIT
@@ -134,7 +158,15 @@ def _plain_is_faster(queries: torch.Tensor, keys: torch.Tensor) -> bool:
 def attend_plainly(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float = 0.0
 ) -> torch.Tensor:
-    """Return what `attend` does by products and a softmax; `dropout` has no effect here."""
+    """Return the same as `attend`, computed with matrix products and a softmax.
+
+    Args:
+        queries: Queries, (rows, heads, length, size).
+        keys: Keys, (rows, kv heads, keys, size).
+        values: Values, (rows, kv heads, keys, size).
+        mask: Mask, see `attend`.
+        dropout: Has no effect here.
+    """
     if queries.shape[1] != keys.shape[1]:
         keys, values = _repeated(keys, queries.shape[1]), _repeated(values, queries.shape[1])
     unmasked = mask.allowed is None and mask.segments is None and queries.shape[2] == 1
@@ -151,7 +183,10 @@ def attend_plainly(
 
 
 def _stripes(queries: int, keys: int) -> list[tuple[slice, slice]]:
-    """Return which queries are computed together with which keys; what no query of a stripe can see is left out."""
+    """Return stripes of queries, each with the keys that any query of the stripe can see.
+
+    Under a causal mask about half of the scores are hidden; stripes skip most of those.
+    """
     if queries != keys:
         return [(slice(None), slice(None))]
     size = max(_FEWEST_QUERIES, -(-queries // _MOST_STRIPES))
@@ -167,24 +202,32 @@ WAYS: dict[str, Callable[..., torch.Tensor]] = {
 
 
 def trusts(way: Way) -> bool:
-    """Say whether a way may be taken."""
+    """Return whether a way may be used, because it was not found wrong.
+
+    Args:
+        way: Way to compute attention.
+    """
     return way not in _distrusted
 
 
 def distrusted_ways() -> tuple[str, ...]:
-    """Return the ways that were given up in this process."""
+    """Return the names of the ways that are no longer used in this process, sorted."""
     return tuple(sorted(_distrusted))
 
 
 def distrust(*ways: str) -> None:
-    """Give ways up for the rest of the process."""
+    """Stop using ways for the rest of the process.
+
+    Args:
+        *ways: Names of the ways.
+    """
     global _distrusted
     _distrusted |= frozenset(ways)
 
 
 @contextmanager
 def attending_plainly() -> Iterator[None]:
-    """Attend by products and a softmax during the block, wherever there is no dropout."""
+    """Compute attention with matrix products and a softmax during the block, wherever there is no dropout."""
     global _distrusted
     before, _distrusted = _distrusted, frozenset(WAYS) - {"plain"}
     try:
@@ -194,12 +237,12 @@ def attending_plainly() -> Iterator[None]:
 
 
 def takes_documents(device: torch.device, dtype: torch.dtype, size: int) -> bool:
-    """Say whether documents of different lengths can be attended to without a dense mask.
+    """Return whether attention over documents of different lengths needs no dense mask.
 
     Args:
-        device: that computes.
-        dtype: of queries, keys and values.
-        size: of a head.
+        device: Device that computes.
+        dtype: Type of queries, keys and values.
+        size: Size of a head.
     """
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or size > 256 or size % 8:
         return False
@@ -214,7 +257,18 @@ def _has_kernel_for_documents(device: torch.device) -> bool:
 
 
 def prove_way(way: Way, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask) -> None:
-    """Compare a way with the plain one on what it is about to compute, once a kind, and give it up if it is wrong."""
+    """Compare a way with the plain one on the given input, and stop using it if it is wrong.
+
+    The comparison is made once for each kind of input: device, type, numbers of heads, size of a head, and whether
+    there is a backward pass.
+
+    Args:
+        way: Way to compute attention.
+        queries: Queries, see `attend`.
+        keys: Keys, see `attend`.
+        values: Values, see `attend`.
+        mask: Mask, see `attend`.
+    """
     backward = torch.is_grad_enabled() and queries.shape[2] == keys.shape[2]
     kind = (way, queries.device.type, queries.dtype, queries.shape[1:2], keys.shape[1:2], queries.shape[3], backward)
     if way == "plain" or kind in _proved or not can_be_compared(queries):
@@ -235,15 +289,18 @@ def wrong_way(
     *,
     backward: bool = True,
 ) -> str | None:
-    """Return in words what is wrong with a way on these queries, keys and values; None if nothing is.
+    """Return what is wrong with a way on the given input, as a clause, or None if nothing is.
+
+    The exact result is that of the plain way in fp32. How far the plain way is from it in the type of the input decides
+    how far the other way may be.
 
     Args:
-        way: to be proved, against the plain one in fp32; how far the plain one is in their own type sets the measure.
-        queries: see `attend`.
-        keys: see `attend`.
-        values: see `attend`.
-        mask: see `attend`.
-        backward: whether the gradients are compared too.
+        way: Way to compute attention.
+        queries: Queries, see `attend`.
+        keys: Keys, see `attend`.
+        values: Values, see `attend`.
+        mask: Mask, see `attend`.
+        backward: Whether the gradients are compared too.
     """
     given, mask = _part(queries, keys, values, mask)
     with torch.inference_mode(False), torch.enable_grad():
@@ -271,7 +328,7 @@ def wrong_way(
 def _part(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask
 ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], Mask]:
-    """Return the first rows and positions, enough for a proof; none of them sees what is left out."""
+    """Return the first rows and positions, enough for a comparison; none of them attends to what is left out."""
     if queries.shape[2] != keys.shape[2]:
         return (queries, keys, values), mask
     length = min(queries.shape[2], _PROOF_LENGTH, math.isqrt(_PROOF_SCORES // queries.shape[1]))

@@ -1,4 +1,4 @@
-"""Who sees whom in attention, and the biases that stand for distance."""
+"""Attention masks, the bounds of packed documents, and the biases of ALiBi."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from dataclasses import dataclass
 
 import torch
 
-_FEWEST_BOUNDS = 64  # entries of `document_bounds` at least
-_TOKENS_PER_BOUND = 256  # tokens of a batch that there is an entry for, as long as documents are that long
-_MORE_BOUNDS = 4  # times as many entries where documents are shorter
+_FEWEST_BOUNDS = 64
+"""Smallest number of entries of `document_bounds`."""
+
+_TOKENS_PER_BOUND = 256
+"""Tokens of a batch for each entry of `document_bounds`, which suffices while documents are that long on average."""
+
+_MORE_BOUNDS = 4
+"""Factor by which the number of entries grows where documents are shorter."""
 
 
 @dataclass(slots=True)
 class Mask:
-    """Who sees whom. Of as many queries as keys, none sees a key that comes later.
+    """A mask of the keys that each query attends to. Where there are as many queries as keys, it is always causal.
 
     Attributes:
-        allowed: (rows | 1, 1, queries, keys) bool, True where a query sees a key. None: causal, and within the own
-            document where `segments` are given.
-        bias: (heads, queries, keys) or (rows, heads, queries, keys) float added to the scores (ALiBi); None for none.
-        segments: (rows, length) numbers of documents, where no dense `allowed` was made of them.
-        bounds: (n,) int32: where each document begins in the rows laid end to end, see `document_bounds`; given with
-            `segments` only.
+        allowed: Whether a query attends to a key, (rows or 1, 1, queries, keys) bool. None means causal, and within the
+            same document where `segments` are given.
+        bias: Bias that is added to the scores (ALiBi), (heads, queries, keys) or (rows, heads, queries, keys); None
+            adds nothing.
+        segments: Number of the document of each position, (rows, length), where no dense `allowed` was made of it.
+        bounds: Place where each document begins in the concatenated rows, (n,) int32, see `document_bounds`. It is
+            given only together with `segments`.
     """
 
     allowed: torch.Tensor | None = None
@@ -34,13 +40,18 @@ class Mask:
 def causal_mask(
     segments: torch.Tensor | None, length: int, bias: torch.Tensor | None, bounds: torch.Tensor | None = None
 ) -> Mask:
-    """Return the mask of training: causal, and within the own document.
+    """Return the mask of training, which is causal and within each document.
 
     Args:
-        segments: (rows, length) number of the document at each position; None where every row is one document.
-        length: of a row.
-        bias: see `Mask`.
-        bounds: of the documents, where attention is to be computed by them instead of by a dense mask.
+        segments: Number of the document of each position, (rows, length); None where every row is one document.
+        length: Length of a row in tokens.
+        bias: Bias that is added to the scores, see `Mask`.
+        bounds: Bounds of the documents, where attention is to be computed document by document; None makes a dense
+            mask.
+
+    Examples:
+        >>> causal_mask(torch.tensor([[0, 0, 1]]), 3, None).allowed[0, 0].int().tolist()
+        [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     """
     if segments is None:
         return Mask(bias=bias)
@@ -50,20 +61,26 @@ def causal_mask(
 
 
 def _within_documents(segments: torch.Tensor) -> torch.Tensor:
-    """Return (rows, 1, length, length) bool: causal and within the own segment."""
+    """Return the mask that is causal and within each document, (rows, 1, length, length) bool."""
     index = torch.arange(segments.shape[1], device=segments.device)
     same = segments[:, :, None] == segments[:, None, :]
     return (same & (index[:, None] >= index[None, :]))[:, None]
 
 
 def document_bounds(segments: torch.Tensor) -> torch.Tensor:
-    """Return (n,) int32: where each document begins in the rows laid end to end, then the total, repeated.
+    """Return the place where each document begins in the concatenated rows, followed by the total, (n,) int32.
 
-    This is what kernels for sequences of different lengths take. n is one of few numbers for rows of one shape, so that
-    a compiled graph meets few shapes: documents of no length are free.
+    These are the cumulative sequence lengths that variable-length attention kernels take. The total is repeated at the
+    end: documents without tokens cost nothing, and n takes few different values for rows of one shape, so that a
+    compiled graph meets few shapes.
 
     Args:
-        segments: (rows, length) number of the document at each position. Equal neighbours in a row are one document.
+        segments: Number of the document of each position, (rows, length). Equal neighbours in a row belong to one
+            document.
+
+    Examples:
+        >>> document_bounds(torch.tensor([[0, 0, 1]]))[:4].tolist()
+        [0, 2, 3, 3]
     """
     begins = torch.ones_like(segments, dtype=torch.bool)
     begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
@@ -77,9 +94,17 @@ def document_bounds(segments: torch.Tensor) -> torch.Tensor:
 
 
 def alibi_slopes(heads: int) -> torch.Tensor:
-    """Return the (heads,) slopes of ALiBi: a geometric sequence, interleaved when heads is no power of two.
+    """Return the slopes of ALiBi (Press et al. 2021, arXiv 2108.12409, section 3), (heads,).
 
-    Press et al. 2021 (arXiv 2108.12409) §3 and their released code for other head counts.
+    They form a geometric sequence. Where the number of heads is not a power of two, the slopes of the next smaller
+    power are followed by every second one of the next larger power, as in the code of the paper.
+
+    Args:
+        heads: Number of heads.
+
+    Examples:
+        >>> alibi_slopes(4).tolist()
+        [0.25, 0.0625, 0.015625, 0.00390625]
     """
 
     def geometric(count: int) -> list[float]:
@@ -94,13 +119,25 @@ def alibi_slopes(heads: int) -> torch.Tensor:
 
 
 def alibi_bias(slopes: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Return the (rows | 1, heads, queries, keys) bias -slope * (query position - key position)."""
+    """Return the bias of ALiBi, -slope * (query position - key position), (rows or 1, heads, queries, keys).
+
+    Args:
+        slopes: Slope of each head, (heads,).
+        queries: Position of each query, (rows or 1, queries).
+        keys: Position of each key, (rows or 1, keys).
+    """
     distance = (queries[:, None, :, None] - keys[:, None, None, :]).to(slopes.dtype)
     return -slopes[None, :, None, None] * distance
 
 
 def allowed_pairs(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Return the (rows | 1, 1, queries, keys) bool that the mask means; under a causal one the queries are the last."""
+    """Return the mask as a dense one, (rows or 1, 1, queries, keys) bool.
+
+    Args:
+        mask: Mask, dense or not. Under a plain causal mask the queries are those of the last keys.
+        queries: Queries, (rows, heads, queries, size).
+        keys: Keys, (rows, kv heads, keys, size).
+    """
     if mask.allowed is not None:
         return mask.allowed
     if mask.segments is not None:
@@ -110,7 +147,13 @@ def allowed_pairs(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torc
 
 
 def additive_mask(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Return the mask as the library's kernel wants it: Boolean, or the bias with -inf where nothing is seen."""
+    """Return the mask in the form that PyTorch's kernel takes: Boolean, or the bias with -inf where it hides a key.
+
+    Args:
+        mask: Mask, dense or not.
+        queries: Queries, (rows, heads, queries, size).
+        keys: Keys, (rows, kv heads, keys, size).
+    """
     allowed = allowed_pairs(mask, queries, keys)
     if mask.bias is None:
         return allowed

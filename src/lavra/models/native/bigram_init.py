@@ -1,9 +1,9 @@
-"""A first embedding and head from counts: before its first step a decoder knows which token follows which.
+"""Warm start of embedding and head from bigram counts.
 
-While the outputs of the blocks are zero, a decoder whose embeddings are normed computes softmax(W rms(e)) of the last
-token's embedding e alone: a model of pairs of tokens, whose best e and W for the whole corpus can be found from a table
-of counts. A pass over the table costs what a step of training costs and sees every pair, where thousands of steps would
-be needed to meet each of them once.
+While the outputs of the blocks are zero, a decoder with normalised embeddings computes softmax(W rms(e)) from the
+embedding e of the last token alone. That is a bigram model, and the best e and W for the whole corpus can be fitted to
+a table of bigram counts. A pass over the table costs about as much as a training step and covers every bigram, while
+training would need thousands of steps to meet each of them once.
 """
 
 from __future__ import annotations
@@ -18,24 +18,43 @@ from lavra.data.token_store.ngram_counts import Bigrams
 from lavra.models.spec import DecoderSpec
 
 PASSES = 16
-"""Over the table: the loss has fallen by nine tenths of what it can fall (see the lab notebook)."""
+"""Number of passes over the table. After them the loss has fallen by nine tenths of what it can fall, see the lab
+notebook."""
 
 DISCOUNT = 0.75
-"""Taken off every count and given to all tokens by the number of contexts that they follow (Kneser and Ney 1995): what
-was counted is read again in training, and a model that knew it by heart would learn to trust the last token alone."""
+"""Count that is subtracted from every bigram and spread over all tokens by the number of contexts that they follow
+(Kneser-Ney smoothing, 1995). Training reads the counted text again, and a model that knew it by heart would learn to
+trust the last token alone."""
 
 _EMBEDDING_RATE, _HEAD_RATE, _BETAS = 0.3, 0.02, (0.8, 0.95)
+"""Learning rates of the embedding and of the head, and the decay rates of Adam."""
+
 _WARM_UP, _COOL_DOWN = 3, 0.7
+"""Passes during which the learning rate rises, and share of the passes during which it falls to zero."""
+
 _COMMON = 0.1
+"""Share of the mean square of an embedding that is common to all tokens at first."""
+
 _NOISE = 0.25
-"""Of its drawn embedding that a rare token keeps beside the common one, so that no two are alike."""
+"""Share of its drawn embedding that a rare token keeps beside the common one, so that no two embeddings are equal."""
+
 _CHUNK_BYTES = 16 << 20
+"""Bytes of float32 logits that exist at a time (16 MiB)."""
+
 ELEMENTWISE = 128
-"""What softmax and gradient of a logit cost, in multiplications and additions."""
+"""Cost of the softmax and the gradient of one logit, in multiplications and additions."""
 
 
 def can_start_from_bigrams(spec: DecoderSpec) -> bool:
-    """Say whether a fresh decoder of this shape is a model of pairs of tokens, as described above."""
+    """Return whether a fresh decoder of a shape is a bigram model, so that it can be fitted to bigram counts.
+
+    Args:
+        spec: Shape of the decoder.
+
+    Examples:
+        >>> can_start_from_bigrams(DecoderSpec()), can_start_from_bigrams(DecoderSpec(tied=True))
+        (True, False)
+    """
     return (
         spec.initialization == "zero_out"
         and spec.embedding_norm
@@ -48,7 +67,11 @@ def can_start_from_bigrams(spec: DecoderSpec) -> bool:
 
 
 def flops_of_context(spec: DecoderSpec) -> float:
-    """Return what one row of the table costs in all passes, in FLOPs."""
+    """Return the FLOPs that one row of the table costs in all passes.
+
+    Args:
+        spec: Shape of the decoder.
+    """
     return 6.0 * PASSES * (spec.width + ELEMENTWISE) * spec.vocabulary
 
 
@@ -56,23 +79,25 @@ def flops_of_context(spec: DecoderSpec) -> float:
 def start_from_bigrams(
     embedding: torch.Tensor, head: torch.Tensor, bigrams: Bigrams, contexts: int, dtype: torch.dtype = torch.float32
 ) -> float:
-    """Fit a fresh model's embedding and head to counts, in place.
+    """Fit the embedding and the head of a fresh model to bigram counts, in place.
 
     Args:
-        embedding: (padded vocabulary, width) float32, freshly drawn; rows end with a root mean square of 1.
-        head: (padded vocabulary, width) float32, zero.
-        bigrams: of the training text.
-        contexts: the most frequent ones, which get embeddings of their own; all others begin near a common one.
-        dtype: of the products.
+        embedding: Freshly drawn embedding, (padded vocabulary, width) float32. The rows of frequent tokens end with a
+            root mean square of 1.
+        head: Head, (padded vocabulary, width) float32, which is zero.
+        bigrams: Bigram counts of the training text.
+        contexts: Number of first tokens, the most frequent ones, that get embeddings of their own. All others begin
+            near a common one.
+        dtype: Type of the matrix products.
 
     Returns:
-        The mean nats of a token given the one before, smoothed as above.
+        The mean loss of a token given the token before it, in nats, on the smoothed counts.
     """
     table = _Table.of(bigrams, contexts, embedding.device)
     width, vocabulary = embedding.shape[1], bigrams.vocabulary
     rows = torch.cat([embedding[table.contexts], embedding.new_zeros(1, width)])
     rows[-1] = rows[:-1].mean(0) if len(rows) > 1 else 1.0
-    # What is common to all rows tells how often each token occurs: the rest has to learn differences only.
+    # The common part of all rows predicts how often each token occurs, so that the rest has to learn differences only.
     rows = rows * (1.0 - _COMMON) ** 0.5 + _COMMON**0.5
     weight = (table.unigram.log() / (width * _COMMON**0.5))[:, None].expand(-1, width).contiguous() + head[:vocabulary]
     learners = TableAdam(rows, _EMBEDDING_RATE), TableAdam(weight, _HEAD_RATE)
@@ -93,13 +118,13 @@ def start_from_bigrams(
 def loss_by_bigrams(
     embedding: torch.Tensor, head: torch.Tensor, bigrams: Bigrams, dtype: torch.dtype = torch.float32
 ) -> float:
-    """Return the mean nats that a model as described above, before its first step, pays for the pairs of a text.
+    """Return the mean loss of a model before its first training step on the bigrams of a text, in nats per token.
 
     Args:
-        embedding: (padded vocabulary, width) float32.
-        head: (padded vocabulary, width) float32.
-        bigrams: of the text.
-        dtype: of the products.
+        embedding: Embedding, (padded vocabulary, width) float32.
+        head: Head, (padded vocabulary, width) float32.
+        bigrams: Bigram counts of the text.
+        dtype: Type of the matrix products.
     """
     contexts = torch.from_numpy(bigrams.contexts).to(embedding.device)
     products, nats = head[: bigrams.vocabulary].to(dtype), 0.0
@@ -116,30 +141,52 @@ def loss_by_bigrams(
 
 
 def rows_at_a_time(vocabulary: int) -> int:
-    """Return how many contexts' logits are held at a time."""
+    """Return the number of contexts whose logits exist at a time.
+
+    Args:
+        vocabulary: Number of logits of each context.
+    """
     return max(1, _CHUNK_BYTES // (4 * vocabulary))
 
 
 def normalizer_of(logits: torch.Tensor, likelihood: torch.Tensor) -> torch.Tensor:
-    """Return the (rows,) float32 logarithm of each row's sum of exponentials, by its likeliest token alone.
+    """Return the log-sum-exp of each row, (rows,) float32.
+
+    It is the logit of the likeliest token minus the logarithm of its probability, which needs no further pass over the
+    logits.
 
     Args:
-        logits: (rows, vocabulary).
-        likelihood: their softmax.
+        logits: Logits, (rows, vocabulary).
+        likelihood: Softmax of the logits, (rows, vocabulary).
+
+    Examples:
+        >>> logits = torch.tensor([[0.0, 1.0]])
+        >>> bool(torch.isclose(normalizer_of(logits, logits.softmax(1)), logits.logsumexp(1)))
+        True
     """
     most, place = likelihood.max(1, keepdim=True)
     return (logits.gather(1, place).float() - most.float().log()).squeeze(1)
 
 
 class TableAdam:
-    """Adam (Kingma and Ba, arXiv 1412.6980) for one tensor, which it changes in place."""
+    """Adam (Kingma and Ba 2014, arXiv 1412.6980) for one tensor, which it changes in place.
+
+    Args:
+        weight: Tensor to learn.
+        rate: Learning rate.
+    """
 
     def __init__(self, weight: torch.Tensor, rate: float) -> None:
         self.weight, self.rate, self.steps = weight, rate, 0
         self.mean, self.square = torch.zeros_like(weight), torch.zeros_like(weight)
 
     def step(self, gradient: torch.Tensor, factor: float) -> None:
-        """Go a step at `factor` times the rate."""
+        """Take a step.
+
+        Args:
+            gradient: Gradient of the loss for the tensor.
+            factor: Factor on the learning rate in this step.
+        """
         self.steps += 1
         keep, keep_square = _BETAS
         self.mean.lerp_(gradient, 1.0 - keep)
@@ -150,14 +197,17 @@ class TableAdam:
 
 @dataclass(frozen=True)
 class _Table:
-    """Counts on a device, as shares of all: the frequent contexts in order, and all others together as the last row.
+    """Counts on a device, as shares of all bigrams: frequent contexts in order, and all others as the last row.
 
     Attributes:
-        contexts: (contexts,) ids of the frequent ones.
-        share: (contexts + 1,) of the tokens that follow each.
-        places, followers, likely: (pairs,) row, id and discounted share of each pair, by row.
-        starts: (contexts + 2,) first pair of each row.
-        left: (contexts + 1,) share that was taken off, and is spread as `unigram` (vocabulary,) says.
+        contexts: Ids of the frequent contexts, (contexts,).
+        share: Share of the bigrams that begin with each context, (contexts + 1,).
+        places: Row of each bigram, (bigrams,), in increasing order.
+        followers: Id of the second token of each bigram, (bigrams,).
+        likely: Discounted share of each bigram, (bigrams,).
+        starts: Place of the first bigram of each row, (contexts + 2,).
+        left: Share that was subtracted from each row, (contexts + 1,).
+        unigram: Probability of each token where nothing is known, (vocabulary,), over which `left` is spread.
     """
 
     contexts: torch.Tensor
@@ -181,7 +231,8 @@ class _Table:
         likely = np.maximum(times - DISCOUNT, 0.0)
         share = np.bincount(places, times, contexts + 1)
         left = share - np.bincount(places, likely, contexts + 1)
-        # What a token is worth where nothing is known is how many contexts it follows, not how often.
+        # Kneser-Ney: where nothing is known, a token is as likely as the number of contexts that it follows, and not as
+        # the number of times that it occurs.
         spread = np.bincount(bigrams.followers, minlength=bigrams.vocabulary) + 0.05
 
         def tensor(array: np.ndarray, total: float = 1.0) -> torch.Tensor:
@@ -203,7 +254,10 @@ class _Table:
 def _gradients(
     rows: torch.Tensor, weight: torch.Tensor, table: _Table, dtype: torch.dtype
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Return the mean loss over the table and its gradients for embeddings (before their norm) and head."""
+    """Return the mean loss over the table, its gradient for the embeddings before their norm, and that for the head.
+
+    The gradient of a logit is p - q: the model's probability minus the smoothed share of the bigram.
+    """
     scale = rows.square().mean(1, keepdim=True).clamp_min(1e-12).rsqrt()
     features = rows * scale
     products, wide = weight.to(dtype), torch.zeros_like(weight)
@@ -221,7 +275,8 @@ def _gradients(
         normalizer = normalizer_of(logits, likelihood)
         loss -= (logits[places, followers].float() - normalizer[places]) @ likely
         loss -= left @ (features[first:last] @ unigram - normalizer)
-        # All in the type of the products: what is wide is read and written as seldom and as small as can be.
+        # The (contexts, vocabulary) matrix stays in the type of the products and is changed in place, because reading
+        # and writing it takes most of the time.
         error = likelihood.mul_(table.share[first:last, None].to(dtype))
         error.addr_(left.to(dtype), table.unigram.to(dtype), alpha=-1)
         error[places, followers] -= likely.to(dtype)

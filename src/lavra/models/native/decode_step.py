@@ -1,7 +1,7 @@
-"""One token through the blocks, with as little as possible between the products: what generation does all the time.
+"""The blocks of a decoder as plain functions for one new token per row, which is the step that generation repeats.
 
-For one new token a row a small model spends more time on calling modules than on computing. Here each block is one
-function of tensors that are looked up once; it computes what the block's `forward` computes.
+For one token per row a small model spends more time on calling modules than on computing. Here each block is one
+function whose weights are looked up once. It computes the same as the `forward` of the block.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from lavra.models.native.attention_masks import Mask
 from lavra.models.native.layers import Attention, Block, FeedForward, LayerCache, rotate
 
 Step = Callable[[torch.Tensor, "torch.Tensor | None", Mask, LayerCache, int], torch.Tensor]
-"""(rows, 1, width) residual stream, rotary table, mask, cache filled up to a length → the next residual stream."""
+"""Function of the residual stream (rows, 1, width), the rotary table, the mask, the cache of the block and the number
+of tokens stored in it, which returns the residual stream after the block."""
 
 _FULLEST = 4
-"""Times what is stored that a cache may hold for products with the whole of it to be worth while."""
+"""Largest ratio of a cache's capacity to the tokens stored at which products with the whole cache are still faster."""
 
 _SLACK = 8.0
-"""Times the smallest allowed difference where there is no copy in fp32 to measure by."""
+"""Factor on the difference that is always allowed where there is no copy in fp32 with which to measure it."""
 
 _Map = Callable[[torch.Tensor], torch.Tensor]
+"""Function of one tensor, such as a linear layer or a norm."""
 
 
 class StepProof:
-    """Remembers whether the steps of a model's blocks may be trusted; they are proved at their first token."""
+    """Remembers whether the fast steps of a model are right; they are compared with the blocks at the first token."""
 
     def __init__(self) -> None:
         self._proved: dict[tuple[object, ...], bool] = {}
@@ -48,10 +50,19 @@ class StepProof:
         layer: LayerCache,
         start: int,
     ) -> bool:
-        """Say whether a block's step computes what the block does, compared once for each kind of numbers.
+        """Return whether the step of a block computes the same as the block, compared once for each type and mask.
 
-        Both are asked about the same token; what they write into the cache is the same. How far the block itself is
-        from a copy of it in fp32 sets the measure.
+        Both compute the same token and write the same into the cache. The distance of the block from a copy of it in
+        fp32 decides how far the step may be.
+
+        Args:
+            step: Fast step of the block.
+            block: Block itself.
+            x: Residual stream of the token, (rows, 1, width).
+            table: Cosines and sines at its position; None without rotary positions.
+            mask: Mask of the keys that it attends to.
+            layer: Cache of the block.
+            start: Number of tokens that the cache holds.
         """
         if step is block or not can_be_compared(x):
             return True
@@ -81,7 +92,13 @@ def _wrong_step(
 
 
 def steps_of(blocks: nn.ModuleList) -> list[Step]:
-    """Return each block's step, or the block itself where it is none of ours; until a module is replaced by another."""
+    """Return the fast step of each block, or the block itself where it is of another class.
+
+    The steps hold the weights, so they are valid only until a module of the blocks is replaced.
+
+    Args:
+        blocks: Blocks of a decoder.
+    """
     return [_block_step(block) if type(block) is Block else block for block in blocks]  # pyright: ignore[reportArgumentType]
 
 
@@ -124,7 +141,7 @@ def _attention_step(attention: Attention) -> Step:
 
     def step(x: torch.Tensor, table: torch.Tensor | None, mask: Mask, layer: LayerCache, start: int) -> torch.Tensor:
         rows = x.shape[0]
-        # With one token a row, heads and tokens need not change places.
+        # With one token per row, (rows, heads, 1, size) is only a view: heads and tokens need not be transposed.
         projected = project(x).view(rows, heads + 2 * kv_heads, 1, size)
         queries, keys, values = torch.split_with_sizes(projected, shares, 1)
         if not plain:
@@ -142,19 +159,19 @@ def _attention_step(attention: Attention) -> Step:
 
 
 def _products_are_faster(layer: LayerCache, seen: int) -> bool:
-    """Whether two products with all that a cache can hold take less time than the library's kernel does.
+    """Return whether two matrix products with the whole cache take less time than PyTorch's attention kernel.
 
-    In bf16 they do; in fp32 they take the same.
+    On a CPU they do in bf16; in fp32 they take the same time.
     """
     keys = layer.keys
     return keys.device.type == "cpu" and keys.dtype == torch.bfloat16 and keys.shape[2] <= _FULLEST * seen
 
 
 def _attend_stored(queries: torch.Tensor, layer: LayerCache, seen: int, allowed: torch.Tensor | None) -> torch.Tensor:
-    """Return (rows * kv heads, group, size): what one query of each head takes from the values stored.
+    """Return the attention output of one query per head, (rows * kv heads, group, size).
 
-    The products take the cache whole, with what is not written yet masked: of a part of it they would copy every key
-    and value at every step. Heads that share keys are the rows of one product.
+    The products take the whole cache, and what is not written yet is masked. With a part of the cache they would copy
+    every key and value at every step. Query heads that share keys are the rows of one product.
     """
     rows, kv_heads, capacity, size = layer.keys.shape
     wanted, stored = queries.reshape(rows * kv_heads, -1, size), layer.keys.view(-1, capacity, size)

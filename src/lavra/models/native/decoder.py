@@ -1,4 +1,4 @@
-"""The decoder: one class for every decoder-only shape of the specification."""
+"""The decoder: one class for every decoder-only transformer that a `DecoderSpec` describes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,18 @@ from lavra.models.spec import DecoderSpec
 
 
 class KeyValueCache:
-    """What a decoder remembers of the tokens that it has read, for generation.
+    """Keys and values of the tokens that a decoder has read, for generation.
+
+    Args:
+        layers: Keys and values of each block.
+        rows: Number of sequences.
+        capacity: Largest number of tokens of a sequence.
+        device: Device that holds the cache.
 
     Attributes:
-        length: tokens stored so far (padding included), the same for all rows.
-        capacity: tokens that fit.
-        steps: the blocks' functions for one token a row; None before anything was read.
+        length: Number of tokens stored so far, padding included; it is the same for all rows.
+        capacity: Largest number of tokens that fit.
+        steps: Function of each block for one token per row; None before anything was read.
     """
 
     def __init__(self, layers: list[LayerCache], rows: int, capacity: int, device: torch.device) -> None:
@@ -42,15 +48,23 @@ class KeyValueCache:
 
     @property
     def ids(self) -> torch.Tensor:
-        """The (rows, stored) ids of the tokens stored."""
+        """Ids of the tokens stored, (rows, stored)."""
         return self._ids[:, : self.length]
 
     def append(self, ids: torch.Tensor, real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Note (rows, new) tokens as stored, those not `real` (rows, new) as padding.
+        """Record tokens as stored.
+
+        Args:
+            ids: Ids of the new tokens, (rows, new).
+            real: False on padding, (rows, new) bool; None where there is no padding.
 
         Returns:
-            The (rows, stored) positions of all tokens, and the (rows, 1, new, stored) visibility, None where that is
-            simply causal. A padding token has position 0 and sees itself, so that its (unused) output stays finite.
+            The positions of all tokens, (rows, stored), and the mask of the keys that each new token attends to,
+            (rows, 1, new, stored) bool, or None where that is simply causal. A padding token has position 0 and attends
+            to itself, so that its output, which nobody uses, stays finite.
+
+        Raises:
+            ValueError: If the tokens do not fit.
         """
         new = ids.shape[1]
         before, after = self.length, self.length + new
@@ -74,7 +88,11 @@ class KeyValueCache:
         return self._positions[:, :after], allowed[:, None]
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keep, repeat or reorder rows: row i becomes what row `rows[i]` was (beams, finished rows, samples)."""
+        """Keep, copy or reorder rows, as beams, samples and finished rows need it.
+
+        Args:
+            rows: Old number of each new row, (new rows,) int64.
+        """
         self._positions = self._positions[rows]
         self._real = None if self._real is None else self._real[rows]
         self._ids = self._ids[rows]
@@ -82,9 +100,17 @@ class KeyValueCache:
             layer.select(rows, self.length)
 
     def join(self, other: KeyValueCache, capacity: int) -> KeyValueCache:
-        """Return a cache for up to `capacity` tokens with the rows of this one, then those of the other.
+        """Return a cache with the rows of this one, followed by those of the other.
 
-        Rows are moved to end together, and padding that no row needs is left out; positions stay what they were.
+        Rows are moved so that all end at the same place, and padding that no row needs is left out. Positions do not
+        change.
+
+        Args:
+            other: Cache of the same model.
+            capacity: Largest number of tokens of the new cache.
+
+        Raises:
+            ValueError: If the longest row does not fit.
         """
         length = max(self._longest(), other._longest())
         if capacity < length:
@@ -107,19 +133,19 @@ class KeyValueCache:
         return joined
 
     def _longest(self) -> int:
-        """Return the number of tokens of the longest row, without padding."""
+        """Return the number of tokens of the longest row, padding excluded."""
         return self.length if self._real is None else int(self._real[:, : self.length].sum(1).max())
 
 
 class Decoder(nn.Module):
-    """A decoder-only transformer.
+    """A decoder-only transformer. `build_decoder` makes one with fresh weights.
 
     Args:
-        spec: its shape.
+        spec: Shape of the decoder.
 
     Attributes:
-        checkpointing: keep only the blocks' inputs for the backward pass, and compute the rest again: a third more time
-            for less memory. Off at first.
+        checkpointing: Whether only the inputs of the blocks are kept for the backward pass, which then computes the
+            rest again (gradient checkpointing). It takes a third more time and less memory; False at first.
     """
 
     table: torch.Tensor | None
@@ -150,7 +176,11 @@ class Decoder(nn.Module):
         )
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw fresh weights by the specification's scheme, in a fixed order, from `generator` on their device."""
+        """Draw fresh weights by the initialization of the specification, in a fixed order.
+
+        Args:
+            generator: Random generator on the device of the weights.
+        """
         spec = self.spec
         for name, parameter in self.named_parameters():
             if name.endswith("bias") or name.startswith("pair_embedding"):
@@ -160,13 +190,14 @@ class Decoder(nn.Module):
             elif parameter.dim() < 2:
                 nn.init.ones_(parameter)
             elif spec.initialization == "gpt2":
-                # GPT-2 §2.3: branches' outputs are scaled by 1/sqrt(number of residual branches).
+                # Radford et al. 2019 (GPT-2), section 2.3: outputs of the branches are scaled by 1/sqrt(branches).
                 branch = name.endswith(("attention.output.weight", "mlp.down.weight"))
                 nn.init.normal_(parameter, std=0.02 / (2 * spec.depth) ** 0.5 if branch else 0.02, generator=generator)
             elif name.endswith(("output.weight", "down.weight")) and not (spec.tied and name.startswith("output")):
                 nn.init.zeros_(parameter)
             elif "embedding" in name:
-                # A tied embedding is the head, which begins small; positions begin as large as the tokens they meet.
+                # A tied embedding is also the head, which begins small. Position embeddings begin with the size of the
+                # token embeddings to which they are added.
                 small = spec.tied or not spec.embedding_norm
                 nn.init.normal_(parameter, std=0.02 if small else 1.0, generator=generator)
             else:
@@ -179,7 +210,14 @@ class Decoder(nn.Module):
         positions: torch.Tensor | None = None,
         bounds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the (rows, length, width) features of (rows, length) token ids; see `Batch` for the arguments."""
+        """Return the features of token ids, (sequences, length, width).
+
+        Args:
+            inputs: Token ids, (sequences, length).
+            segments: Number of the document of each position, see `Batch`; None where each sequence is one document.
+            positions: Position of each token in its document, see `Batch`; None means 0, 1, 2, ….
+            bounds: Bounds of the documents, where attention is computed document by document; None uses a dense mask.
+        """
         length = inputs.shape[1]
         if positions is None:
             positions = torch.arange(length, device=inputs.device)[None]
@@ -192,62 +230,78 @@ class Decoder(nn.Module):
         return self._finish(x)
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return (rows, length, width): the last hidden states after the final norm."""
+        """Return the last hidden states after the final norm, (sequences, length, width).
+
+        Args:
+            batch: Batch on the device of the model.
+        """
         bounds = (
             batch.bounds if batch.segments is not None and self._attends_by_documents(batch.inputs.device) else None
         )
         return self(batch.inputs, batch.segments, batch.positions, bounds)
 
     def _attends_by_documents(self, device: torch.device) -> bool:
-        """Say whether packed documents need no dense mask here."""
+        """Return whether attention over packed documents needs no dense mask on this device."""
         spec = self.spec
         if spec.positions == "alibi" or (spec.dropout and self.training):
             return False
         return takes_documents(device, self.embedding.weight.dtype, spec.size_of_head)
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the head's (padded vocabulary, width) weight and its bias (None), for losses that hold no logits."""
+        """Return the weight of the head, (padded vocabulary, width), and its bias, which is None."""
         return self.output.weight, None
 
     @property
     def vocabulary(self) -> int:
-        """Token ids that can be predicted; the rows beyond are padding."""
+        """Number of tokens that can be predicted. The rows of the head after them are padding."""
         return self.spec.vocabulary
 
     @property
     def context(self) -> int:
-        """Longest window in tokens."""
+        """Largest number of tokens of a sequence."""
         return self.spec.context
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return (…, vocabulary) logits, without the padding rows."""
+        """Return the logits without those of padding, (…, vocabulary).
+
+        Args:
+            features: Hidden states, (…, width).
+        """
         if isinstance(self.output, nn.Linear):
             return F.linear(features, self.output.weight[: self.spec.vocabulary])
-        return self.output(features)[..., : self.spec.vocabulary]  # of low precision
+        return self.output(features)[..., : self.spec.vocabulary]  # a layer of low precision has no float weight
 
     def head_rows(self) -> torch.Tensor:
-        """Return the head's (padded vocabulary, width) weight, also where a layer that shows none took its place."""
+        """Return the weight of the head, (padded vocabulary, width), even where a layer without one replaced it."""
         return self.output.weight if self._head_rows is None else self._head_rows
 
     def keep_head_rows(self) -> None:
-        """Keep the head's weight where it is read row by row, before another kind of layer takes the head's place."""
+        """Keep the weight of the head, where n-gram copy reads its rows, before another layer replaces the head."""
         if self.recall is not None:
             self._head_rows = self.output.weight.detach()
 
     def new_cache(self, rows: int, length: int) -> KeyValueCache:
-        """Return an empty cache for `rows` sequences of at most `length` tokens."""
+        """Return an empty key-value cache.
+
+        Args:
+            rows: Number of sequences.
+            length: Largest number of tokens of a sequence.
+        """
         weight = self.embedding.weight
         shape = (rows, self.spec.key_value_heads, length, self.spec.size_of_head)
         layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
         return KeyValueCache(layers, rows, length, weight.device)
 
     def step(self, ids: torch.Tensor, cache: KeyValueCache, real: torch.Tensor | None = None) -> torch.Tensor:
-        """Append (rows, new) tokens to the cache and return their (rows, new, width) features.
+        """Append tokens to the cache and return their features, (rows, new, width).
 
         Args:
-            ids: the tokens; prompts of different lengths are padded on the left.
-            cache: what was read before; filled further.
-            real: (rows, new) bool, False on padding. None: nothing is padding.
+            ids: Ids of the new tokens, (rows, new). Prompts of different lengths are padded on the left.
+            cache: Cache of the tokens before, which is extended.
+            real: False on padding, (rows, new) bool; None where there is no padding.
+
+        Raises:
+            ValueError: If the tokens do not fit into the cache.
         """
         start = cache.length
         all_positions, allowed = cache.append(ids, real)
@@ -264,7 +318,7 @@ class Decoder(nn.Module):
         return self._finish(x)
 
     def _embed(self, inputs: torch.Tensor, positions: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
-        """Return what the blocks read of (rows, new) `inputs`, the last ones of all that was `read`, (rows, stored)."""
+        """Return the input of the first block for (rows, new) `inputs`, the last of the (rows, stored) ids `read`."""
         x = self.embedding(inputs)
         if self.pair_embedding is not None:
             before = read.shape[1] - inputs.shape[1] - 1
@@ -293,15 +347,33 @@ class Decoder(nn.Module):
 
 
 def build_decoder(spec: DecoderSpec, seed: int = 0) -> Decoder:
-    """Return a decoder with fresh float32 weights drawn from the run's seed."""
+    """Return a decoder with fresh float32 weights on the CPU.
+
+    Args:
+        spec: Shape of the decoder.
+        seed: Seed of the weights.
+
+    Examples:
+        >>> model = build_decoder(DecoderSpec(vocabulary=100, context=16, depth=1, width=8, heads=1))
+        >>> model(torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3, 8])
+    """
     from lavra.core.seeds import torch_stream
 
-    with torch.device("cpu"):  # where the weights are drawn, whatever device is the default
+    with torch.device("cpu"):  # a seed gives the same weights only if they are always drawn on the same device
         decoder = Decoder(spec)
     decoder.initialize(torch_stream(seed, "weights", device="cpu"))
     return decoder
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of parameters, shared ones counted once."""
+    """Return the number of parameters; shared ones are counted once.
+
+    Args:
+        model: Model to count.
+
+    Examples:
+        >>> count_parameters(nn.Linear(2, 3))
+        9
+    """
     return sum(parameter.numel() for parameter in model.parameters())

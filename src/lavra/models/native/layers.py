@@ -1,4 +1,4 @@
-"""The pieces of a block: norms, rotary tables, the MLP, the key-value cache and attention."""
+"""The parts of a transformer block: norms, rotary position embeddings, attention, the key-value cache and the MLP."""
 
 from __future__ import annotations
 
@@ -14,16 +14,28 @@ from lavra.models.spec import GATED, DecoderSpec
 
 
 def make_norm(spec: DecoderSpec, width: int, weight: bool) -> nn.Module:
-    """Return the norm of the specification over the last dimension of size `width`."""
+    """Return a norm of the kind that the specification names, over the last dimension.
+
+    Args:
+        spec: Specification of the decoder.
+        width: Size of the last dimension.
+        weight: Whether the norm learns a gain and, as a layer norm, a bias.
+    """
     if spec.norm == "layernorm":
         return nn.LayerNorm(width, eps=spec.norm_epsilon, elementwise_affine=weight)
     return nn.RMSNorm(width, eps=spec.norm_epsilon, elementwise_affine=weight)
 
 
 def rotary_table(spec: DecoderSpec) -> torch.Tensor:
-    """Return the (context, rotary width) float32 angles' cosines and sines, halves side by side (RoFormer §3.2.2).
+    """Return the table of rotary position embeddings (RoFormer, Su et al. 2021, section 3.2.2).
 
-    The half-split layout of Llama and GPT-NeoX: channel i is rotated with channel i + rotary_width / 2.
+    The layout is that of Llama and GPT-NeoX, in which channel i is rotated with channel i + rotary_width / 2.
+
+    Args:
+        spec: Specification of the decoder.
+
+    Returns:
+        The cosines of the angles at each position, followed by their sines, (context, rotary width) float32.
     """
     width = spec.rotary_width
     frequencies = 1.0 / spec.rope_base ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
@@ -34,11 +46,11 @@ def rotary_table(spec: DecoderSpec) -> torch.Tensor:
 
 
 def _slower(frequencies: torch.Tensor, factor: float, context: int) -> torch.Tensor:
-    """Return frequencies for windows `factor` times as long as those of the first training, of `context` tokens.
+    """Return rotary frequencies for sequences `factor` times as long as those of the original training.
 
-    Without `context`, all are divided (Chen et al. 2023, arXiv 2306.15595). With it, waves that come round at least
-    four times in it stay, those that do not come round once are divided, and between the two the frequencies are
-    blended (Llama 3.1, arXiv 2407.21783, and its released code).
+    With a `context` of 0, all frequencies are divided by the factor (position interpolation, Chen et al. 2023,
+    arXiv 2306.15595). Otherwise a wave that turns at least four times within the original context is kept, one that
+    does not turn once is slowed, and those in between are blended (Llama 3.1, arXiv 2407.21783, and its code).
     """
     if not context:
         return frequencies / factor
@@ -48,7 +60,13 @@ def _slower(frequencies: torch.Tensor, factor: float, context: int) -> torch.Ten
 
 
 def rotate(heads: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Rotate the first channels of `heads` (rows, heads, length, size) by `table` (rows, 1, length, width)."""
+    """Return queries or keys with their first channels rotated by their positions.
+
+    Args:
+        heads: Queries or keys, (rows, heads, length, size).
+        table: Cosines and sines at the positions, (rows or 1, 1, length, rotary width). Channels after the rotary width
+            are not rotated.
+    """
     cosine, sine = table.chunk(2, -1)
     width = table.shape[-1]
     rotated, rest = heads[..., :width], heads[..., width:]
@@ -57,24 +75,48 @@ def rotate(heads: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 
 class LayerCache:
-    """Keys and values of one layer: (rows, heads, capacity, size) each, filled from the left."""
+    """Keys and values of one block, filled from the left.
+
+    Args:
+        keys: Space for the keys, (rows, kv heads, capacity, size).
+        values: Space for the values, (rows, kv heads, capacity, size).
+    """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         self.keys, self.values = keys, values
 
     def append(self, start: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store new keys and values at `start` and return all that are stored up to their end."""
+        """Store new keys and values, and return all keys and all values up to their end.
+
+        Args:
+            start: Number of tokens stored before.
+            keys: New keys, (rows, kv heads, new, size).
+            values: New values, (rows, kv heads, new, size).
+        """
         end = start + keys.shape[2]
         self.keys[:, :, start:end] = keys
         self.values[:, :, start:end] = values
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def select(self, rows: torch.Tensor, length: int) -> None:
-        """Row i becomes what row `rows[i]` was; only the first `length` tokens are stored and copied."""
+        """Keep, copy or reorder rows.
+
+        Args:
+            rows: Old number of each new row, (new rows,) int64.
+            length: Number of tokens stored; only these are copied.
+        """
         self.keys, self.values = _selected(self.keys, rows, length), _selected(self.values, rows, length)
 
     def join(self, length: int, other: LayerCache, other_length: int, joined_length: int, capacity: int) -> LayerCache:
-        """Return the rows of both, their last `joined_length` tokens moved to end together."""
+        """Return the rows of both caches, moved so that all end at the same place.
+
+        Args:
+            length: Number of tokens stored in this cache.
+            other: Keys and values of the same block for other rows.
+            other_length: Number of tokens stored in the other cache.
+            joined_length: Number of tokens at the end of each row that are kept.
+            capacity: Largest number of tokens of the new cache.
+        """
         first, second = (self.keys, self.values), (other.keys, other.values)
         keys, values = (
             _joined(mine, length, theirs, other_length, joined_length, capacity)
@@ -103,7 +145,13 @@ def _joined(
 
 
 class Attention(nn.Module):
-    """Multi-head attention with grouped keys and values; query, key and value come from one product."""
+    """Multi-head attention, with grouped keys and values where they have fewer heads (Ainslie et al. 2023).
+
+    Queries, keys and values come from one matrix product.
+
+    Args:
+        spec: Specification of the decoder.
+    """
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
@@ -121,7 +169,15 @@ class Attention(nn.Module):
     def forward(
         self, x: torch.Tensor, table: torch.Tensor | None, mask: Mask, cache: LayerCache | None = None, start: int = 0
     ) -> torch.Tensor:
-        """Attend within (rows, length, width) `x`, or from `x` to `cache` filled up to `start`."""
+        """Return the attention output, (rows, length, width).
+
+        Args:
+            x: Input, (rows, length, width).
+            table: Cosines and sines at the positions, see `rotate`; None without rotary positions.
+            mask: Mask of the keys that each query attends to.
+            cache: Keys and values of earlier tokens, which are attended to and extended; None without a cache.
+            start: Number of tokens that the cache holds.
+        """
         rows, length, _ = x.shape
         queries, keys, values = (
             self.qkv(x)
@@ -142,7 +198,13 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The MLP of a block; gated activations take both halves from one product (Shazeer 2020, arXiv 2002.05202)."""
+    """The MLP of a block, gated where the activation is (Shazeer 2020, arXiv 2002.05202).
+
+    Gate and value come from one matrix product.
+
+    Args:
+        spec: Specification of the decoder.
+    """
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
@@ -152,7 +214,11 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(hidden, spec.width, bias=spec.mlp_bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (…, width) to (…, width)."""
+        """Return the output of the MLP, (…, width).
+
+        Args:
+            x: Input, (…, width).
+        """
         hidden = self.up(x)
         if self.activation in GATED:
             gate, value = hidden.chunk(2, -1)
@@ -165,7 +231,11 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block: norms before its branches, in sequence or in parallel, or after each sum."""
+    """One transformer block: attention and MLP, in sequence or in parallel, with norms before them or after each sum.
+
+    Args:
+        spec: Specification of the decoder.
+    """
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
@@ -179,7 +249,15 @@ class Block(nn.Module):
     def forward(
         self, x: torch.Tensor, table: torch.Tensor | None, mask: Mask, cache: LayerCache | None = None, start: int = 0
     ) -> torch.Tensor:
-        """Map the residual stream (rows, length, width) to the next one."""
+        """Return the residual stream after the block, (rows, length, width).
+
+        Args:
+            x: Residual stream before the block, (rows, length, width).
+            table: Cosines and sines at the positions, see `rotate`; None without rotary positions.
+            mask: Mask of the keys that each query attends to.
+            cache: Keys and values of earlier tokens, which are attended to and extended; None without a cache.
+            start: Number of tokens that the cache holds.
+        """
         if self.norm_after:
             x = self.attention_norm(x + self._drop(self.attention(x, table, mask, cache, start)))
             return self.mlp_norm(x + self._drop(self.mlp(x)))

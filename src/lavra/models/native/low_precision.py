@@ -1,5 +1,4 @@
-"""Weights for using a model: in eight bits, a quarter of the bytes per token, or laid out as matrix kernels read
-them."""
+"""Weights for using a model and not training it: rounded to eight bits, or in the memory layout of the CPU kernels."""
 
 from __future__ import annotations
 
@@ -13,20 +12,20 @@ from lavra.core.errors import InputError
 from lavra.models.native.decoder import Decoder
 
 FEW_ROWS = 4
-"""Up to this many rows the kernel that reads the small weights is quicker than making large ones of them."""
+"""Number of rows up to which the kernel that reads int8 weights is faster than converting them to bfloat16."""
 
 _WHOLE = 64
-"""The kernel reads beyond the end of rows of weights that are no multiple of its width."""
+"""Rows of int8 weights must be a multiple of this long for the kernel, which reads beyond the end of others."""
 
 
 class Int8Linear(nn.Module):
-    """A linear layer whose weights are int8, with a scale for each output channel; products are in bfloat16.
+    """A linear layer with int8 weights and a scale for each output channel; its products are in bfloat16.
 
-    Only the weights are rounded (symmetrically, to 127 steps on either side of zero), so that what a row gives does
-    not depend on the rows beside it.
+    Only the weights are rounded, symmetrically to 127 steps on either side of zero (absmax quantisation). The result
+    for a row therefore does not depend on the other rows.
 
     Args:
-        layer: what to round.
+        layer: Linear layer to round.
     """
 
     codes: torch.Tensor
@@ -42,7 +41,11 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().to(torch.bfloat16))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (…, inputs) to (…, outputs), in bfloat16."""
+        """Return the output of the layer, (…, outputs) bfloat16.
+
+        Args:
+            x: Input, (…, inputs).
+        """
         flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
         if len(flat) <= FEW_ROWS and flat.device.type == "cpu" and not flat.shape[1] % _WHOLE:
             product = torch._weight_int8pack_mm(flat, self.codes, self.scales)
@@ -53,7 +56,17 @@ class Int8Linear(nn.Module):
 
 
 def replace_linear_layers(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
-    """Put what `make` makes of each linear layer in its place, and return how many there were."""
+    """Replace every linear layer of a model, and return the number of replaced layers.
+
+    Args:
+        model: Model to change in place.
+        make: Function from a linear layer to the module that replaces it.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> replace_linear_layers(model, lambda layer: nn.Identity())
+        1
+    """
     if isinstance(model, Decoder):
         model.keep_head_rows()
     layers = [
@@ -68,13 +81,16 @@ def replace_linear_layers(model: nn.Module, make: Callable[[nn.Linear], nn.Modul
 
 
 def round_weights(model: nn.Module) -> None:
-    """Turn the linear layers of a model into `Int8Linear`, and what else it has into bfloat16.
+    """Replace the linear layers of a model by `Int8Linear`, and convert its other parameters to bfloat16.
 
-    The model can then be used, and not be trained. An embedding keeps its bfloat16 weights, also where the head is tied
-    to it: the head becomes a layer of its own.
+    The model can then be used but not trained. The embedding keeps bfloat16 weights; a head that is tied to it becomes
+    a layer of its own.
+
+    Args:
+        model: Model to change in place.
 
     Raises:
-        InputError: if the model has no linear layers.
+        InputError: If the model has no linear layers.
     """
     if not replace_linear_layers(model, Int8Linear):
         raise InputError(f"{type(model).__name__} has no linear layers to round", "use --precision bf16")
@@ -83,30 +99,40 @@ def round_weights(model: nn.Module) -> None:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer of bfloat16 weights in oneDNN's own layout; it gives the same bits.
+    """A linear layer with bfloat16 weights in the memory layout of oneDNN; it computes the same bits.
 
-    The library otherwise brings the weights into its layout at every call. For the one token a row of generation that
-    takes as long as the product: packed, one row takes half of the time and sixteen take three quarters.
+    Otherwise the library brings the weights into its layout at every call, which for the one token per row of
+    generation takes as long as the product. With packed weights, one row takes half of the time and sixteen rows take
+    three quarters.
 
     Args:
-        layer: what to lay out, on a CPU.
+        layer: Linear layer on a CPU.
     """
 
     bias: torch.Tensor | None
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        # No buffer: an opaque tensor can be neither saved nor moved.
+        # It is not a buffer, because such an opaque tensor can be neither saved nor moved to another device.
         self.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (…, inputs) to (…, outputs)."""
+        """Return the output of the layer, (…, outputs).
+
+        Args:
+            x: Input, (…, inputs).
+        """
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Say whether this build of torch lays out weights of such a type on such a device."""
+    """Return whether this build of torch can pack weights.
+
+    Args:
+        device: Device that holds the weights.
+        dtype: Type of the weights.
+    """
     return (
         device.type == "cpu"
         and dtype == torch.bfloat16
@@ -117,9 +143,12 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def pack_weights(model: nn.Module) -> None:
-    """Turn the linear layers of a model, which is in bfloat16 on a CPU, into `PackedLinear`.
+    """Replace the linear layers of a model by `PackedLinear`.
 
-    The model can then be used, and not be trained or saved. An embedding keeps its weights, also where the head is tied
-    to it: the head becomes a layer of its own.
+    The model can then be used but neither trained nor saved. The embedding keeps its weights; a head that is tied to it
+    becomes a layer of its own.
+
+    Args:
+        model: Model in bfloat16 on a CPU, to change in place.
     """
     replace_linear_layers(model, PackedLinear)

@@ -14,24 +14,31 @@ from lavra.models.native.decoder import Decoder
 from lavra.models.spec import DecoderSpec
 
 SPECIFICATION, WEIGHTS = "model.json", "model.safetensors"
+"""Names of the files of a decoder."""
+
 FORMAT = 1
+"""Version of the format of `model.json`."""
 
 
 def weights_to_save(model: Decoder) -> dict[str, torch.Tensor]:
-    """Return the weights by name, a tied head left out (it is the embedding)."""
+    """Return the weights of a decoder by name, without a tied head, which is the embedding.
+
+    Args:
+        model: Decoder to save.
+    """
     weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
     if model.spec.tied:
-        weights.pop("output.weight", None)  # named_parameters leaves duplicates out already; be sure of it
+        weights.pop("output.weight", None)  # named_parameters leaves out duplicates; this also holds without that
     return weights
 
 
 def save_decoder(folder: Path, model: Decoder, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Write a decoder into `folder`.
+    """Write a decoder into a folder.
 
     Args:
-        folder: made if it is not there; written by the caller's rules of atomicity.
-        model: its specification is written.
-        weights: instead of the model's own (e.g. fp32 masters of a bf16 model).
+        folder: Folder to write into, which is made where it does not exist. The caller takes care of atomicity.
+        model: Decoder whose specification is written.
+        weights: Weights to write in place of those of the decoder, such as the fp32 master weights of a bf16 model.
     """
     from safetensors.torch import save_file
 
@@ -42,11 +49,14 @@ def save_decoder(folder: Path, model: Decoder, weights: dict[str, torch.Tensor] 
 
 
 def read_spec(folder: Path) -> DecoderSpec:
-    """Return the specification of the decoder in `folder`.
+    """Return the specification of the decoder in a folder.
+
+    Args:
+        folder: Folder of a decoder.
 
     Raises:
-        InputError: if there is none.
-        Damaged: if its file does not parse, or is of a newer format.
+        InputError: If the folder holds no decoder.
+        Damaged: If the file does not parse, or has another format version.
     """
     path = folder / SPECIFICATION
     if not path.exists():
@@ -63,11 +73,15 @@ def read_spec(folder: Path) -> DecoderSpec:
 
 
 def load_decoder(folder: Path, device: torch.device | str = "cpu") -> Decoder:
-    """Return the decoder in `folder`, in the type that its weights were saved in.
+    """Return the decoder in a folder, in the type in which its weights were saved.
+
+    Args:
+        folder: Folder of a decoder.
+        device: Device that shall hold the decoder.
 
     Raises:
-        InputError: if there is none.
-        Damaged: if the weights are truncated or do not fit the specification.
+        InputError: If the folder holds no decoder.
+        Damaged: If the weights are truncated or do not fit the specification.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -82,10 +96,15 @@ def load_decoder(folder: Path, device: torch.device | str = "cpu") -> Decoder:
 
 
 def decoder_from(spec: DecoderSpec, weights: dict[str, torch.Tensor], place: str) -> Decoder:
-    """Return a decoder that holds `weights`, which must be exactly those of its specification.
+    """Return a decoder with the given weights, which must be exactly those of its specification.
+
+    Args:
+        spec: Shape of the decoder.
+        weights: Weights by name.
+        place: File or folder that the weights come from, for the error message.
 
     Raises:
-        Damaged: if a weight is missing, unknown, or of another shape; names `place`.
+        Damaged: If a weight is missing, unknown, or of another shape.
     """
     model = Decoder(spec)
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}

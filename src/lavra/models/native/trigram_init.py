@@ -1,8 +1,8 @@
-"""A first table of pairs from counts: what `lavra.models.native.bigram_init` does for single tokens, for two in a row.
+"""Warm start of the bigram embeddings from trigram counts, after `lavra.models.native.bigram_init`.
 
-While the outputs of the blocks are zero, a decoder with a table of pairs computes softmax(W rms(e + t)) of the last
-token's embedding e and the row t of the last two tokens. The embedding and the head know already which token follows
-which; here each row learns by how much it is otherwise after both tokens.
+While the outputs of the blocks are zero, a decoder with bigram embeddings computes softmax(W rms(e + t)) from the
+embedding e of the last token and the row t of the last two tokens. The embedding and the head are fitted to bigrams
+already. Here each row learns how the next token differs once both tokens are known.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ from lavra.models.native.ngrams import pair_rows
 from lavra.models.spec import DecoderSpec
 
 PASSES = 8
-"""Over the counts: twice as many bring hardly more (see the lab notebook)."""
+"""Number of passes over the counts. Twice as many gain hardly anything, see the lab notebook."""
 
 _RATE = 0.2
+"""Learning rate of the table."""
 
 
 def flops_of_pair(spec: DecoderSpec) -> float:
-    """Return what one pair costs in all passes, in FLOPs."""
+    """Return the FLOPs that one bigram costs in all passes.
+
+    Args:
+        spec: Shape of the decoder.
+    """
     return 4.0 * PASSES * (spec.width + ELEMENTWISE) * spec.vocabulary
 
 
@@ -37,18 +42,18 @@ def start_from_trigrams(
     trigrams: Trigrams,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[float, float]:
-    """Fit a fresh model's table of pairs to counts, in place.
+    """Fit the bigram embeddings of a fresh model to trigram counts, in place.
 
     Args:
-        table: (rows, width) float32, zero; see `lavra.models.native.ngrams`.
-        embedding: (padded vocabulary, width) float32, as `start_from_bigrams` left it.
-        head: (padded vocabulary, width) float32, likewise.
-        trigrams: of the training text.
-        dtype: of the products.
+        table: Table of bigram embeddings, (rows, width) float32, which is zero; see `lavra.models.native.ngrams`.
+        embedding: Embedding, (padded vocabulary, width) float32, as `start_from_bigrams` left it.
+        head: Head, (padded vocabulary, width) float32, as `start_from_bigrams` left it.
+        trigrams: Trigram counts of the training text.
+        dtype: Type of the matrix products.
 
     Returns:
-        The mean nats of a token after these pairs, with what was counted discounted in favour of what the last token
-        alone tells: before the first pass, and before the last.
+        The mean loss in nats of a token after the counted bigrams, before the first pass and before the last one. The
+        counts are discounted, and the rest goes to the prediction from the last token alone.
     """
     products = head[: trigrams.vocabulary].to(dtype)
     counts = _Counts.of(trigrams, len(table), embedding, products)
@@ -63,15 +68,16 @@ def start_from_trigrams(
 
 @dataclass(frozen=True)
 class _Counts:
-    """Counts on a device.
+    """Trigram counts on a device, by bigram.
 
     Attributes:
-        tokens: (pairs,) ids of the second tokens.
-        rows: (pairs,) of the table.
-        share: (pairs,) of all that was counted.
-        wanted: (pairs, width) float32 mean of the head's rows over what follows a pair. It is all that a loss and its
-            gradient need of the counts, whatever the table holds: with q for what follows, and logits W f, the loss is
-            log Σ exp W f - f · Σ q W, and its gradient for f is Σ (p - q) W.
+        tokens: Id of the second token of each bigram, (bigrams,).
+        rows: Row of each bigram in the table, (bigrams,).
+        share: Share of the trigrams that begin with each bigram, (bigrams,).
+        wanted: Mean of the head's rows over the tokens that follow each bigram, (bigrams, width) float32. The loss and
+            its gradient need nothing else of the counts, whatever the table holds: with the probabilities q of the
+            tokens that follow and the logits W f, the loss is log Σ exp(W f) - f · Σ q W, and its gradient for the
+            features f is Σ (p - q) W.
     """
 
     tokens: torch.Tensor
@@ -81,7 +87,14 @@ class _Counts:
 
     @classmethod
     def of(cls, trigrams: Trigrams, rows: int, embedding: torch.Tensor, products: torch.Tensor) -> _Counts:
-        """Discount the counts; what is taken off goes to what follows the second token alone, by embedding and head."""
+        """Return the counts, discounted in favour of the model's prediction from the second token alone (backing off).
+
+        Args:
+            trigrams: Trigram counts.
+            rows: Number of rows of the table.
+            embedding: Embedding, (padded vocabulary, width).
+            products: Head in the type of the products, (vocabulary, width).
+        """
         device, pairs = embedding.device, len(trigrams.pairs)
         places = np.repeat(np.arange(pairs), np.diff(trigrams.starts))
         total = np.bincount(places, trigrams.times, pairs)
@@ -104,7 +117,7 @@ class _Counts:
 
 
 def _expected(rows: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
-    """Return the (…, width) float32 mean of the head's rows over what is foretold by rows of the embedding."""
+    """Return the mean of the head's rows over the tokens that each embedding predicts, (rows, width) float32."""
     features = F.rms_norm(rows, rows.shape[1:]).to(products.dtype)
     parts = features.split(rows_at_a_time(len(products)))
     return torch.cat([((part @ products.T).softmax(1) @ products).float() for part in parts])
@@ -113,7 +126,7 @@ def _expected(rows: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
 def _gradient(
     table: torch.Tensor, embedding: torch.Tensor, products: torch.Tensor, counts: _Counts
 ) -> tuple[float, torch.Tensor]:
-    """Return the mean loss over the counts, and its (rows, width) gradient for the table."""
+    """Return the mean loss over the counts in nats, and its gradient for the table, (rows, width)."""
     gradient, loss = torch.zeros_like(table), torch.zeros((), device=table.device)
     length = rows_at_a_time(len(products))
     for first in range(0, len(counts.tokens), length):

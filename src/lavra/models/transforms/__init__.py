@@ -1,1 +1,1 @@
-"""What changes a model between opening it and training it: adapters, freezing, quantised bases, checkpointing."""
+"""Changes of a model between opening and training it: adapters, freezing, quantised bases, gradient checkpointing."""

@@ -1,4 +1,4 @@
-"""Adapters by `peft`, put into our decoder and into the field's models alike, and folded into their weights again."""
+"""Adapters by `peft` for our decoder and for models of `transformers`, and their merging into the weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     import peft
 
 ADAPTER = "default"
-"""The name that `peft` gives to the adapter of a model that has one."""
+"""Name that `peft` gives to the only adapter of a model."""
 
+# The layers that IA³ scales (Liu et al. 2022, arXiv 2205.05638, section 3.3): the outputs of the key and value
+# projections, and the input of the second matrix of the MLP. The patterns know the names of many architectures.
 _SCALED = re.compile(r"(?:^|[._])(?:k|v|key|value|k_proj|v_proj|qkv|Wqkv|c_attn|query_key_value)$")
 _SCALED_INPUT = re.compile(
     r"(?:^|\.)(?:mlp\.down|mlp\.c_proj|mlp\.Wo|fc2|wo|down_proj|dense_4h_to_h|fc_out)$"
@@ -35,14 +37,15 @@ _NEW_HEADS = re.compile(r"^(?:classifier|score|classification_head|qa_outputs)\b
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA, rsLoRA, DoRA or IA³: the model's own weights are frozen, and each targeted layer gets a few of its own.
+    """Puts LoRA, rsLoRA, DoRA or IA³ into a model: its weights are frozen, and each target layer gets a few new ones.
 
-    At first the model computes exactly what it did without: low-rank updates begin at zero, factors at one.
+    At first the model computes exactly the same as before, because low-rank updates begin at zero and factors at one.
 
     Attributes:
-        config: which adapter.
-        seed: of the low-rank matrices that begin at random.
-        vocabulary: the embeddings are those of another vocabulary, so that they are trained whole, with the head.
+        config: Kind and settings of the adapter.
+        seed: Seed of the low-rank matrices that begin at random.
+        vocabulary: Whether the model has another vocabulary than its base, so that embedding and head are trained
+            whole.
     """
 
     config: AdapterConfig
@@ -50,10 +53,13 @@ class Adapter:
     vocabulary: bool = False
 
     def apply(self, model: nn.Module) -> None:
-        """Put the adapter in, and leave only it and the modules that are trained whole trainable.
+        """Add the adapter, and freeze everything but it and the modules that are trained whole.
+
+        Args:
+            model: Model to change in place.
 
         Raises:
-            InputError: if a target or a module to train whole is not there.
+            InputError: If a target or a module to train whole does not exist.
         """
         root = root_of(model)
         saved = self.saved(root)
@@ -63,10 +69,13 @@ class Adapter:
                 parameter.requires_grad_(True)
 
     def fold(self, model: nn.Module) -> None:
-        """Work what was learned into the layers' own weights, in the precision that the layers have.
+        """Merge the adapter into the weights of its layers, in the precision that the layers have.
 
-        Weights that were held in 8 or 4 bits are first brought back to full precision, so that nothing is rounded
-        twice: the folded model is the one that was trained.
+        Weights that are held in 8 or 4 bits are first brought back to full precision. Nothing is then rounded twice,
+        and the merged model is the one that was trained.
+
+        Args:
+            model: Model that `apply` changed.
         """
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -82,8 +91,11 @@ class Adapter:
     def targets(self, root: nn.Module) -> list[str]:
         """Return the names of the layers to adapt.
 
+        Args:
+            root: Module whose names users know, see `root_of`.
+
         Raises:
-            InputError: if a name that was given means no linear layer of the blocks, or there is none by default.
+            InputError: If a given name matches no linear layer, or no layer is found by default.
         """
         layers = linear_layers(root)
         inside = [name for name in layers if block_of(f"{name}.weight")]
@@ -99,11 +111,20 @@ class Adapter:
         return inside
 
     def saved(self, root: nn.Module) -> list[str]:
-        """Return the names of the modules that are trained whole."""
+        """Return the names of the modules that are trained whole.
+
+        Args:
+            root: Module whose names users know, see `root_of`.
+        """
         return saved_modules(root, self.config.saved, vocabulary=self.vocabulary)
 
     def peft_config(self, root: nn.Module, targets: list[str]) -> peft.PeftConfig:
-        """Return the configuration by which `peft` makes this adapter in `root`."""
+        """Return the configuration with which `peft` makes this adapter.
+
+        Args:
+            root: Module whose names users know, see `root_of`.
+            targets: Names of the layers to adapt.
+        """
         import peft
         from transformers.pytorch_utils import Conv1D
 
@@ -148,9 +169,12 @@ def saved_modules(root: nn.Module, patterns: Sequence[str], *, vocabulary: bool)
     """Return the names of the modules that are trained whole beside an adapter, and of those that share their weights.
 
     Args:
-        root: the model.
-        patterns: names or globs that were asked for.
-        vocabulary: the embedding and the head belong to another vocabulary than the base, and are among them.
+        root: Module whose names users know, see `root_of`.
+        patterns: Names or globs of the modules that were asked for.
+        vocabulary: Whether embedding and head are among them, because they belong to another vocabulary than the base.
+
+    Raises:
+        InputError: If a pattern matches no module.
     """
     own = {name: list(module.parameters(recurse=False)) for name, module in root.named_modules()}
     names = [name for name, parameters in own.items() if name and parameters]
@@ -163,7 +187,11 @@ def saved_modules(root: nn.Module, patterns: Sequence[str], *, vocabulary: bool)
 
 
 def vocabulary_modules(root: nn.Module) -> list[str]:
-    """Return the names of the embedding of tokens and of the head, tied or not."""
+    """Return the names of the token embedding and of the head, tied or not.
+
+    Args:
+        root: Module whose names users know, see `root_of`.
+    """
     embedding = getattr(root, "get_input_embeddings", lambda: getattr(root, "embedding", None))()
     head = getattr(root, "get_output_embeddings", lambda: getattr(root, "output", None))()
     return [
@@ -172,7 +200,11 @@ def vocabulary_modules(root: nn.Module) -> list[str]:
 
 
 def adapted_layers(root: nn.Module) -> dict[str, Any]:
-    """Return the layers that have an adapter, by the names that they had without."""
+    """Return the layers that have an adapter, by the names that they had before.
+
+    Args:
+        root: Module whose names users know, see `root_of`.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return {name: module for name, module in root.named_modules() if isinstance(module, BaseTunerLayer)}
@@ -184,7 +216,7 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _forget(root: nn.Module) -> None:
-    """Remove the notes that `peft` leaves on a model."""
+    """Remove the attributes that `peft` sets on a model."""
     for note in ("peft_config", "_hf_peft_config_loaded"):
         if note in vars(root):
             delattr(root, note)
@@ -192,7 +224,7 @@ def _forget(root: nn.Module) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back the library's warnings about layouts that it then sets right itself."""
+    """Suppress the library's warnings about layouts that it then corrects by itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""The edits of a run: made in one order, made again from their configuration, and folded for an export."""
+"""Changes of a run's model: made in a fixed order, made again from their configuration, and merged for an export."""
 
 from __future__ import annotations
 
@@ -20,11 +20,21 @@ from lavra.models.transforms.quantizing import Quantize
 from lavra.models.transforms.resizing import ResizeVocabulary
 
 TOLERANCE = 1e-5
-"""Largest difference allowed between two logits before and after folding, as a share of the largest above 1."""
+"""Largest difference allowed between a logit before and after merging, relative to the largest logit where that is
+above 1."""
 
 
 def edits_of(config: EditConfig, seed: int = 0) -> list[ModelEdit]:
-    """Return the edits that a configuration asks for, in the order in which they are made."""
+    """Return the changes that a configuration asks for, in the order in which they are made.
+
+    Args:
+        config: Configuration of the changes.
+        seed: Seed of an adapter's initial weights.
+
+    Examples:
+        >>> edits_of(EditConfig())
+        []
+    """
     edits: list[ModelEdit] = []
     if config.vocabulary:
         edits.append(ResizeVocabulary(config.vocabulary))
@@ -42,13 +52,18 @@ def edits_of(config: EditConfig, seed: int = 0) -> list[ModelEdit]:
 
 
 def apply_edits(model: nn.Module, config: EditConfig, seed: int = 0) -> list[ModelEdit]:
-    """Make the edits of a configuration in place, and return them.
+    """Make the changes of a configuration in place, and return them.
 
-    The same model, configuration and seed give the same parameters under the same names, so that the base model, the
-    configuration and the learned weights are the whole record of an edited model.
+    The same model, configuration and seed give the same parameters under the same names. The base model, the
+    configuration and the learned weights are therefore the whole record of a changed model.
+
+    Args:
+        model: Model to change.
+        config: Configuration of the changes.
+        seed: Seed of an adapter's initial weights.
 
     Raises:
-        InputError: if one matches nothing in the model, or the model cannot take it.
+        InputError: If a change matches nothing in the model, or the model cannot be changed in this way.
     """
     edits = edits_of(config, seed)
     for edit in edits:
@@ -57,16 +72,25 @@ def apply_edits(model: nn.Module, config: EditConfig, seed: int = 0) -> list[Mod
 
 
 def learned_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return what a checkpoint must hold of an edited model: the parameters that learn, by name."""
+    """Return the trainable parameters of a model by name, which are what a checkpoint must hold.
+
+    Args:
+        model: Changed model.
+    """
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @torch.no_grad()
 def load_learned_weights(model: nn.Module, learned: dict[str, torch.Tensor], place: str) -> None:
-    """Set the parameters that learn.
+    """Set the trainable parameters of a model.
+
+    Args:
+        model: Changed model.
+        learned: Weights by name.
+        place: File that the weights come from, for the error message.
 
     Raises:
-        Damaged: if names or shapes are others than the model's; names `place`.
+        Damaged: If names or shapes differ from those of the model.
     """
     own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     odd = sorted(set(own) ^ set(learned))
@@ -82,13 +106,13 @@ def load_learned_weights(model: nn.Module, learned: dict[str, torch.Tensor], pla
 
 @dataclass(frozen=True)
 class MergeCheck:
-    """What folding changed.
+    """The comparison of a model before and after merging.
 
     Attributes:
-        largest_difference: between two logits before and after.
-        largest_logit: in absolute value.
-        tied_before: the head was the embedding.
-        tied: it is.
+        largest_difference: Largest absolute difference between a logit before and after.
+        largest_logit: Largest absolute value of a logit.
+        tied_before: Whether the head shared the weight of the embedding before.
+        tied: Whether it shares the weight after.
     """
 
     largest_difference: float
@@ -98,24 +122,25 @@ class MergeCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether the folded model is the trained one."""
+        """Whether the merged model computes the same as the trained one."""
         return self.tied == self.tied_before and self.largest_difference <= TOLERANCE * max(1.0, self.largest_logit)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, for the certificate."""
+        """Return a JSON object with the fields as named here, for the certificate."""
         return {"holds": self.holds, **asdict(self)}
 
 
 def fold_edits(model: nn.Module, edits: Sequence[ModelEdit], logits: Callable[[nn.Module], torch.Tensor]) -> MergeCheck:
-    """Take edits back in place, last first, with what was learned worked into the model's own weights.
+    """Undo changes in place, the last one first, and merge what was learned into the weights of the model itself.
 
     Args:
-        model: in float32, since learned weights lose digits in shorter types.
-        edits: as `apply_edits` returned them.
-        logits: computes logits of some text, by which the model before and after is compared.
+        model: Model in float32, because learned weights would lose digits in shorter types.
+        edits: Changes as `apply_edits` returned them.
+        logits: Function that computes logits of some text with the model. It is called before and after merging, and
+            the results are compared.
 
     Raises:
-        InputError: if an edit has no place in a model of the first kind (a prefix).
+        InputError: If a change cannot be merged, as a prefix cannot.
     """
     training = model.training
     model.eval()
@@ -129,7 +154,11 @@ def fold_edits(model: nn.Module, edits: Sequence[ModelEdit], logits: Callable[[n
 
 
 def is_tied(model: nn.Module) -> bool:
-    """Say whether the model's head is its embedding."""
+    """Return whether the head of a model shares the weight of the embedding.
+
+    Args:
+        model: Model of the contract.
+    """
     from lavra.models.transforms.adapters import vocabulary_modules
     from lavra.models.transforms.base import root_of
 

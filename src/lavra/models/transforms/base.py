@@ -1,4 +1,4 @@
-"""The plug point: a change of a model that is recorded as plain values and can be made again."""
+"""The interface of a change of a model, which is recorded as plain values so that it can be made again."""
 
 from __future__ import annotations
 
@@ -8,29 +8,46 @@ from torch import nn
 
 
 class ModelEdit(Protocol):
-    """A change of a model. Edits are dataclasses of plain values; the same edit of the same model gives the same names.
+    """A change of a model, such as an adapter or a frozen part.
 
-    Their order matters: each sees what those before it have made of the model.
+    Implementations are dataclasses of plain values. The same change of the same model gives parameters of the same
+    names. The order of several changes matters, because each sees the model that the earlier ones left.
     """
 
     def apply(self, model: nn.Module) -> None:
-        """Change `model` in place.
+        """Change a model in place.
+
+        Args:
+            model: Model to change.
 
         Raises:
-            InputError: if it matches nothing in the model (naming what there is), or the model cannot take it.
+            InputError: If nothing in the model matches, in which case the message lists what there is, or the model
+                cannot be changed in this way.
         """
         ...
 
     def fold(self, model: nn.Module) -> None:
-        """Take the change back for an export, with what was learned worked into the model's own weights.
+        """Undo the change in place for an export, and merge what was learned into the weights of the model itself.
+
+        Args:
+            model: Model that `apply` changed.
 
         Raises:
-            InputError: if that cannot be done exactly.
+            InputError: If that cannot be done exactly.
         """
         ...
 
 
 def root_of(model: nn.Module) -> nn.Module:
-    """Return the module whose names people know: the `transformers` model inside a wrapped one, or the model itself."""
+    """Return the module whose parameter names users know: the `transformers` model itself, or our own decoder.
+
+    Args:
+        model: Model of the contract.
+
+    Examples:
+        >>> layer = nn.Linear(1, 1)
+        >>> root_of(layer) is layer
+        True
+    """
     inner = getattr(model, "inner", None)
     return inner if isinstance(inner, nn.Module) else model

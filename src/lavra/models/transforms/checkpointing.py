@@ -1,4 +1,4 @@
-"""Activations computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174), block by block."""
+"""Gradient checkpointing: the backward pass computes activations again (Chen et al. 2016, arXiv 1604.06174)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,31 @@ from lavra.models.transforms.base import root_of
 
 @dataclass(frozen=True)
 class CheckpointBlocks:
-    """Keep only the inputs of each block for the backward pass. Losses, gradients and dropout stay what they are."""
+    """Gradient checkpointing of the blocks: only the input of each block is kept for the backward pass.
+
+    It saves memory for about a third more time. Losses, gradients and dropout do not change.
+    """
 
     def apply(self, model: nn.Module) -> None:
-        """Switch it on.
+        """Switch gradient checkpointing on.
+
+        Args:
+            model: Model to change in place.
 
         Raises:
-            InputError: if the model does not have it.
+            InputError: If the model does not support it.
         """
         self._switch(model, True)
 
     def fold(self, model: nn.Module) -> None:
-        """Switch it off."""
+        """Switch gradient checkpointing off.
+
+        Args:
+            model: Model to change in place.
+
+        Raises:
+            InputError: If the model does not support it.
+        """
         self._switch(model, False)
 
     def _switch(self, model: nn.Module, on: bool) -> None:

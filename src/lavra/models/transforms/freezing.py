@@ -1,4 +1,4 @@
-"""Parameters that do not learn."""
+"""Freezing: parameters that training does not change."""
 
 from __future__ import annotations
 
@@ -13,19 +13,28 @@ from lavra.models.transforms.base import root_of
 
 @dataclass(frozen=True)
 class Freeze:
-    """Parameters that keep their values.
+    """Freezes parameters, which then keep their values.
 
     Attributes:
-        patterns: names of modules or parameters, or globs; each must match something.
+        patterns: Names of modules or parameters, or globs, each of which must match something.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+        >>> Freeze(("0",)).apply(model)
+        >>> [parameter.requires_grad for parameter in model.parameters()]
+        [False, False, True, True]
     """
 
     patterns: tuple[str, ...]
 
     def apply(self, model: nn.Module) -> None:
-        """Freeze what the patterns mean; a tied head and its embedding are one parameter: either name will do.
+        """Freeze the parameters that the patterns match; a tied head and its embedding go by either name.
+
+        Args:
+            model: Model to change in place.
 
         Raises:
-            InputError: if a pattern means nothing, or nothing is left to learn.
+            InputError: If a pattern matches nothing, or nothing is left to learn.
         """
         root = root_of(model)
         parameters = dict(root.named_parameters(remove_duplicate=False))
@@ -35,5 +44,9 @@ class Freeze:
             raise InputError(f"--freeze {' '.join(self.patterns)} leaves nothing to learn", "freeze less")
 
     def fold(self, model: nn.Module) -> None:
-        """Let every parameter learn again."""
+        """Make every parameter trainable again.
+
+        Args:
+            model: Model to change in place.
+        """
         model.requires_grad_(True)

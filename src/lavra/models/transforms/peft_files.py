@@ -1,4 +1,4 @@
-"""An adapter as the folder that `peft.PeftModel.from_pretrained` opens over the base model."""
+"""Export of an adapter as a folder that `peft.PeftModel.from_pretrained` opens together with the base model."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from lavra.models.transforms.base import root_of
 from lavra.models.transforms.prefix import Prefix, PrefixMemory
 
 _PREFIX = "base_model.model."
+"""Prefix that `peft` puts before the names of tensors."""
+
 _TASKS = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM"}
+"""Name that `peft` gives to the task of each kind of model."""
 
 
 def save_adapter(folder: Path, model: nn.Module, adapter: Adapter | Prefix, base: str) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`.
 
     Args:
-        folder: made if it is not there; written by the caller's rules of atomicity.
-        model: a wrapped `transformers` model with the adapter in it.
-        adapter: as it was applied.
-        base: the Hugging Face folder or hub name that the model was read from.
+        folder: Folder to write into, which is made where it does not exist. The caller takes care of atomicity.
+        model: Model of `transformers` with the adapter in it.
+        adapter: Adapter as it was applied.
+        base: Hugging Face folder or hub name of the base model.
 
     Raises:
-        InputError: if the model is not one of `transformers`, has another vocabulary than its base, or has a prefix
-            that `peft` would place otherwise.
+        InputError: If the model is not one of `transformers`, it has another vocabulary than its base, or it has a
+            prefix that `peft` would place elsewhere.
     """
     from safetensors.torch import save_file
     from transformers import PreTrainedModel
@@ -65,7 +68,7 @@ def _layers(root: nn.Module, adapter: Adapter) -> tuple[Any, dict[str, torch.Ten
 
 
 def _prefix(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Return keys and values of all layers side by side, one row for each position."""
+    """Return the configuration of prefix tuning, and the keys and values of all blocks as one row per position."""
     from peft import PrefixTuningConfig
 
     memories = [module for module in model.modules() if isinstance(module, PrefixMemory)]

@@ -1,7 +1,7 @@
-"""Learned keys and values before every layer's own (P-tuning v2, arXiv 2110.07602; prefix tuning, 2101.00190).
+"""Prefix tuning: learned keys and values before those of every block (arXiv 2101.00190; P-tuning v2, 2110.07602).
 
-They are put in where attention is computed, so that packed documents, padding, generation with a cache, checkpointed
-blocks and quantised bases all work as they do without: every token sees the prefix besides what it sees already.
+They are added where attention is computed, and every token attends to the prefix besides what it attends to anyway.
+Packed documents, padding, generation with a cache, gradient checkpointing and quantised bases therefore work unchanged.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from lavra.models.transforms.adapters import saved_modules
 from lavra.models.transforms.base import root_of
 
 _SPREAD = 0.02
-"""Of the prefix at first: its values hardly change what a layer says, its keys are as likely as any token's."""
+"""Standard deviation of the initial prefix. So small, its values hardly change the output of attention, and its keys
+get about as much attention as those of any token."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """`config.rank` learned positions before the keys and values of every self-attention; the model is frozen.
+    """Puts `config.rank` learned positions before the keys and values of every self-attention of a frozen model.
 
-    Positions of tokens in decoders of `transformers` begin after the prefix, as `peft` and the authors have it.
+    Positions of tokens in decoders of `transformers` begin after the prefix, as in `peft` and in the authors' code.
 
     Attributes:
-        config: how many positions, and what is trained whole beside them.
-        seed: of their values at first.
-        vocabulary: the embeddings are those of another vocabulary, so that they are trained whole, with the head.
+        config: Number of positions, and the modules that are trained whole beside them.
+        seed: Seed of the initial prefix.
+        vocabulary: Whether the model has another vocabulary than its base, so that embedding and head are trained
+            whole.
     """
 
     config: AdapterConfig
@@ -44,10 +46,13 @@ class Prefix:
     vocabulary: bool = False
 
     def apply(self, model: nn.Module) -> None:
-        """Put the prefix in, and leave only it and the modules that are trained whole trainable.
+        """Add the prefix, and freeze everything but it and the modules that are trained whole.
+
+        Args:
+            model: Model to change in place.
 
         Raises:
-            InputError: if a module to train whole is not there, or the model's attention cannot be reached.
+            InputError: If a module to train whole does not exist, or the attention of the model cannot be reached.
         """
         root = root_of(model)
         saved = saved_modules(root, self.config.saved, vocabulary=self.vocabulary)
@@ -61,10 +66,13 @@ class Prefix:
             model.position_offset += self.config.rank  # pyright: ignore[reportAttributeAccessIssue, reportOperatorIssue]
 
     def fold(self, model: nn.Module) -> None:
-        """Refuse: nothing in the model's own weights computes what a prefix does.
+        """Raise an error, because no weights of the model itself compute the same as a prefix.
+
+        Args:
+            model: Model that `apply` changed.
 
         Raises:
-            InputError: always.
+            InputError: Always.
         """
         raise InputError(
             "a prefix cannot be worked into the model's weights",
@@ -73,17 +81,17 @@ class Prefix:
 
 
 class PrefixMemory(nn.Module):
-    """The learned keys and values of one layer.
+    """The learned keys and values of one block.
 
     Args:
-        heads: of keys and values.
-        length: positions.
-        size: of a head.
-        generator: from which they are drawn.
+        heads: Number of heads of keys and values.
+        length: Number of positions.
+        size: Size of a head.
+        generator: Random generator that draws the initial keys and values.
 
     Attributes:
-        keys: (heads, length, size).
-        values: (heads, length, size).
+        keys: Learned keys, (heads, length, size).
+        values: Learned values, (heads, length, size).
     """
 
     def __init__(self, heads: int, length: int, size: int, generator: torch.Generator) -> None:
@@ -93,7 +101,12 @@ class PrefixMemory(nn.Module):
         self.values = nn.Parameter(torch.randn(shape, generator=generator, device=device) * _SPREAD)
 
     def before(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the (rows, heads, length + keys, size) keys and values with the prefix before them."""
+        """Return keys and values with the prefix before them, (rows, heads, length + keys, size) each.
+
+        Args:
+            keys: Keys of the tokens, (rows, heads, keys, size).
+            values: Values of the tokens, (rows, heads, keys, size).
+        """
         rows = (keys.shape[0], -1, -1, -1)
         return (
             torch.cat((self.keys.to(keys.dtype).expand(rows), keys), 2),
@@ -103,7 +116,14 @@ class PrefixMemory(nn.Module):
     def forward(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask
     ) -> tuple[torch.Tensor, torch.Tensor, Mask]:
-        """Return keys, values and mask of our decoder's attention with the prefix before them."""
+        """Return keys, values and mask of our decoder's attention with the prefix before them.
+
+        Args:
+            queries: Queries, (rows, query heads, queries, size).
+            keys: Keys of the tokens, (rows, heads, keys, size).
+            values: Values of the tokens, (rows, heads, keys, size).
+            mask: Mask of the keys that each query attends to.
+        """
         length = self.keys.shape[1]
         allowed = F.pad(allowed_pairs(mask, queries, keys), (length, 0), value=True)
         bias = None if mask.bias is None else F.pad(mask.bias, (length, 0))
@@ -111,10 +131,12 @@ class PrefixMemory(nn.Module):
 
 
 def _self_attentions(model: Any) -> list[tuple[Any, int, int]]:
-    """Return the modules that compute self-attention, with the heads of their keys and the size of a head.
+    """Return the modules that compute self-attention, with their number of key heads and the size of a head.
+
+    The modules of a model of `transformers` are found by running it once on a few tokens.
 
     Raises:
-        InputError: if a model computes attention in a way of its own, where no prefix can be put in.
+        InputError: If a model computes attention in a way of its own, to which no prefix can be added.
     """
     from lavra.models.native.decoder import Decoder
 
@@ -123,7 +145,7 @@ def _self_attentions(model: Any) -> list[tuple[Any, int, int]]:
     found: dict[int, tuple[Any, int, int]] = {}
 
     def note(module: Any, queries: torch.Tensor, keys: torch.Tensor) -> None:
-        if keys.shape[2] == queries.shape[2]:  # the two sides have other lengths below, so it is not cross-attention
+        if keys.shape[2] == queries.shape[2]:  # `_probe` gives both sides different lengths, so this is self-attention
             found[id(module)] = module, keys.shape[1], keys.shape[3]
 
     _install()
@@ -153,7 +175,7 @@ _observers: list[Callable[[Any, torch.Tensor, torch.Tensor], None]] = []
 
 
 def _install() -> None:
-    """Let the attention that all models of `transformers` share look for a prefix in the module that calls it."""
+    """Make the attention function that models of `transformers` share use the prefix of the module that calls it."""
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

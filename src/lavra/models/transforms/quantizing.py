@@ -1,8 +1,8 @@
-"""Frozen weights in 8 or 4 bits under an adapter (QLoRA, arXiv 2305.14314), and back.
+"""Quantisation of frozen weights to 8 or 4 bits under an adapter (QLoRA, Dettmers et al. 2023, arXiv 2305.14314).
 
-4 bits are the NormalFloat blocks of `bitsandbytes`, with their scales quantised too; 8 bits are `torchao`'s, one scale
-per output. Both round weights only, never activations, so that the full-precision copy of a layer computes what the
-layer computes, on a CPU as on a GPU.
+Weights in 4 bits are in the NormalFloat format of `bitsandbytes`, in blocks whose scales are quantised too. Weights in
+8 bits are in the format of `torchao`, with one scale per output. Only weights are rounded and never activations, so
+that a full-precision copy of a layer computes the same as the layer, on a CPU and on a GPU.
 """
 
 from __future__ import annotations
@@ -20,23 +20,27 @@ from lavra.models.parameter_names import block_of, linear_layers
 from lavra.models.transforms.base import root_of
 
 _TRANSPOSED = "_lavra_transposed"
+"""Attribute that marks a quantised layer; its value says whether the original was one of GPT-2's transposed layers."""
 
 
 @dataclass(frozen=True)
 class Quantize:
-    """Hold the weights of the blocks' linear layers in fewer bits; embeddings, norms and head stay as they are.
+    """Quantises the weights of the linear layers of the blocks; embeddings, norms and the head do not change.
 
     Attributes:
-        bits: 8 or 4.
+        bits: Bits of each weight, 8 or 4.
     """
 
     bits: Literal[8, 4]
 
     def apply(self, model: nn.Module) -> None:
-        """Replace the layers.
+        """Replace the layers by quantised ones.
+
+        Args:
+            model: Model to change in place.
 
         Raises:
-            InputError: if the library is missing, or the blocks have no linear layer.
+            InputError: If the library is not installed, or the blocks have no linear layer.
         """
         root = root_of(model)
         layers = {
@@ -54,27 +58,47 @@ class Quantize:
             setattr(root.get_submodule(parent), child, quantized)
 
     def fold(self, model: nn.Module) -> None:
-        """Bring the layers back to full precision; what was rounded away stays away."""
+        """Replace the layers by full-precision ones, which keep the rounded values.
+
+        Args:
+            model: Model that `apply` changed.
+        """
         dequantize_layers(root_of(model))
 
 
 def _exempt(root: nn.Module) -> set[str]:
-    """Return the last names of layers that a model of `transformers` needs in float32 (T5's `wo`)."""
+    """Return the last parts of the names of layers that a model of `transformers` needs in float32, as T5's `wo`."""
     return set(getattr(root, "_keep_in_fp32_modules", None) or ())
 
 
 def is_quantized(tensor: torch.Tensor) -> bool:
-    """Say whether a parameter holds packed bits rather than numbers that could be cast to another type."""
+    """Return whether a parameter holds packed bits, which cannot be cast to another type.
+
+    Args:
+        tensor: Parameter of a model.
+
+    Examples:
+        >>> is_quantized(torch.zeros(1)), is_quantized(torch.zeros(1, dtype=torch.uint8))
+        (False, True)
+    """
     return not tensor.is_floating_point() or hasattr(tensor, "__tensor_flatten__")
 
 
 def has_quantized_layers(root: nn.Module) -> bool:
-    """Say whether a layer of `root` is held in fewer bits."""
+    """Return whether a model has quantised layers.
+
+    Args:
+        root: Module to search.
+    """
     return any(hasattr(module, _TRANSPOSED) for module in root.modules())
 
 
 def dequantize_layers(root: nn.Module) -> None:
-    """Replace every layer of `root` that is held in fewer bits by a frozen full-precision one of the first kind."""
+    """Replace every quantised layer by a frozen full-precision one of its original class.
+
+    Args:
+        root: Module to change in place.
+    """
     layers = [(name, module) for name, module in root.named_modules() if hasattr(module, _TRANSPOSED)]
     for name, layer in layers:
         parent, _, child = name.rpartition(".")
@@ -83,7 +107,11 @@ def dequantize_layers(root: nn.Module) -> None:
 
 @contextmanager
 def marks(root: nn.Module) -> Iterator[None]:
-    """Let `peft` see, while it looks for layers, that some are held in 4 bits."""
+    """Mark a model as loaded in 4 bits during the block, where it is, so that `peft` adapts its layers accordingly.
+
+    Args:
+        root: Module with the layers.
+    """
     four = any(type(module).__name__ == "Linear4bit" and hasattr(module, _TRANSPOSED) for module in root.modules())
     if not four:
         yield
@@ -118,11 +146,11 @@ def _in_four_bits(linear: nn.Linear) -> nn.Module:
     except ImportError as error:
         raise InputError("weights in 4 bits need the library bitsandbytes", "pip install bitsandbytes") from error
     quantized = library.Linear4bit(linear.in_features, linear.out_features, bias=False, quant_type="nf4")
-    # Off: on some CPUs, evaluation would repack the weights for products in bf16, which are not those of training.
+    # On some CPUs evaluation would otherwise repack the weights for products in bf16, which differ from training's.
     quantized.support_avx512bf16_for_cpu = False
     weight = linear.weight.detach().clone()
     quantized.weight = library.Params4bit(weight, requires_grad=False, quant_type="nf4", module=quantized)  # pyright: ignore[reportCallIssue]
-    quantized = quantized.to(linear.weight.device)  # this is what quantises
+    quantized = quantized.to(linear.weight.device)  # the library quantises when the layer is moved
     if linear.bias is not None:
         quantized.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
     return quantized

@@ -1,4 +1,4 @@
-"""Embedding and head for another number of tokens."""
+"""Resizing of embedding and head for another number of tokens."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from lavra.models.transforms.base import root_of
 
 @dataclass(frozen=True)
 class ResizeVocabulary:
-    """Rows for the ids of another vocabulary, padded to a multiple of 64; ties stay. The rows must then be filled.
+    """Resizes embedding and head to another vocabulary, padded to a multiple of 64 rows; a tied head stays tied.
 
-    Rows that exist before and after are kept, new ones are zero: `lavra.models.transforms.vocabulary.swap_vocabulary`
-    fills all of them, and what was saved after training replaces them.
+    Rows that exist before and after are kept, and new rows are zero. They must be filled afterwards:
+    `lavra.models.transforms.vocabulary.swap_vocabulary` does so for training, and saved weights replace them later.
 
     Attributes:
-        vocabulary: token ids.
+        vocabulary: Number of tokens of the new vocabulary.
     """
 
     vocabulary: int
 
     def apply(self, model: nn.Module) -> None:
-        """Resize.
+        """Resize embedding and head.
+
+        Args:
+            model: Model to change in place.
 
         Raises:
-            InputError: if the vocabulary is empty, or the model has no embedding that is known.
+            InputError: If the vocabulary is empty, or the embedding of the model cannot be resized.
         """
         if self.vocabulary < 1:
             raise InputError(f"a vocabulary of {self.vocabulary} tokens is no vocabulary")
@@ -43,11 +46,23 @@ class ResizeVocabulary:
             _resize_transformers(root, self.vocabulary)
 
     def fold(self, model: nn.Module) -> None:
-        """Change nothing: the model has another vocabulary for good."""
+        """Change nothing, because the model keeps its new vocabulary.
+
+        Args:
+            model: Model that `apply` changed.
+        """
 
 
 def padded(vocabulary: int) -> int:
-    """Return the rows for a vocabulary."""
+    """Return the number of rows for a vocabulary, which is rounded up to a multiple of 64.
+
+    Args:
+        vocabulary: Number of tokens.
+
+    Examples:
+        >>> padded(100)
+        128
+    """
     return -(-vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
@@ -78,5 +93,6 @@ def _resize_transformers(root: Any, vocabulary: int) -> None:
         raise InputError(f"the vocabulary of {type(root).__name__} cannot be changed: {error}") from error
     head = root.get_output_embeddings()
     if apart is not None and head.weight is root.get_input_embeddings().weight:
-        # The library ties what its configuration says; T5 1.1 and FLAN-T5 have a head of their own all the same.
+        # The library ties head and embedding where its configuration says so, but T5 1.1 and FLAN-T5 say so and have a
+        # head of their own all the same.
         head.weight = _resized(apart, rows)

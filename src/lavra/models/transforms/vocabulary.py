@@ -1,4 +1,4 @@
-"""A model with another vocabulary: rows for new tokens are means or mixtures of the rows that it has."""
+"""Vocabulary replacement: rows for new tokens are means or mixtures of the rows of the old vocabulary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lavra.models.transforms.resizing import ResizeVocabulary
 
 Method = Literal["mean", "focus"]
 Recipe = tuple[Sequence[int], Sequence[float]]
-"""Old ids, and the weights with which their rows are added up to a new one."""
+"""Ids of old tokens, and the weights with which their rows are added up to the row of a new token."""
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
@@ -30,21 +30,21 @@ def swap_vocabulary(
 ) -> AnyModel:
     """Give a model the vocabulary of another tokenizer, in place, and return it.
 
-    Tokens that stand for the same bytes in both keep their rows. Any other gets the mean of the rows of the tokens by
-    which the old tokenizer writes it; with `focus`, a mixture of kept rows (`lavra.models.transforms.vocabulary`) where
-    the token occurs in `texts`. Special tokens go by their names, and those that end a document or stand for the
-    unknown by their roles. Head and embedding are made alike, and are one if they were; their rows are padded to a
-    multiple of 64. A table of pairs begins anew, unless all old ids stay what they are.
+    Tokens that stand for the same bytes in both vocabularies keep their rows. Any other token gets the mean of the rows
+    of the tokens into which the old tokenizer divides it. With `focus`, a token that occurs in `texts` gets a mixture
+    of kept rows instead. Special tokens are matched by their names, and the tokens that begin or end a document or
+    stand for unknown text by their roles. Embedding and head are treated in the same way, a tied head stays tied, and
+    their rows are padded to a multiple of 64. Bigram embeddings are reset to zero unless all old tokens keep their ids.
 
     Args:
-        model: our decoder, or a wrapped model.
-        old: the tokenizer that it was trained with.
-        new: the tokenizer that it shall have.
-        method: how rows of new tokens begin.
-        texts: of the user, for `focus`.
+        model: Decoder of our own, or a model of `transformers`.
+        old: Tokenizer that the model was trained with.
+        new: Tokenizer that the model shall have.
+        method: How rows of new tokens are initialised: "mean" or "focus".
+        texts: Texts of the user in which "focus" looks for similar tokens.
 
     Raises:
-        InputError: if the old tokenizer has ids beyond the model's rows, or `focus` has no text.
+        InputError: If the old tokenizer has more tokens than the model has rows, or "focus" has no text.
     """
     root = root_of(model)
     tables = _tables(root)
@@ -65,16 +65,21 @@ def swap_vocabulary(
     with torch.no_grad():
         for name, table in before.items():
             mean = (torch.tensor(everything[1], device=table.device) @ table[: old.vocabulary_size].float()).to(table)
-            after[name][:] = mean  # also the padding, so that it begins no likelier than another token
+            after[name][:] = mean  # also for padding, so that it begins no likelier than any token
             after[name][torch.tensor(known)] = _mixed(table, [recipes[number] for number in known])
         if isinstance(root, Decoder) and root.pair_embedding is not None and not _keeps_ids(recipes, old):
-            root.pair_embedding.weight.zero_()  # rows go by ids
+            root.pair_embedding.weight.zero_()  # its rows are found by hashing ids, which have other meanings now
     _set_special_ids(root, old, new)
     return model
 
 
 def recipes_by_mean(old: Tokenizer, new: Tokenizer) -> dict[int, Recipe]:
-    """Return for each new id the old ids whose rows it begins as the mean of: one for a token that both have."""
+    """Return, for each new id, the old ids whose rows are averaged; there is only one for a token that both have.
+
+    Args:
+        old: Tokenizer that the model was trained with.
+        new: Tokenizer that the model shall have.
+    """
     bytes_of_old, bytes_of_new = token_bytes(old), token_bytes(new)
     same = {stands_for: number for number, stands_for in reversed(list(enumerate(bytes_of_old))) if stands_for}
     named = old.inner.get_vocab(with_added_tokens=True)
@@ -95,13 +100,18 @@ def recipes_by_mean(old: Tokenizer, new: Tokenizer) -> dict[int, Recipe]:
 
 
 def shared_tokens(old: Tokenizer, new: Tokenizer) -> dict[int, int]:
-    """Return the old id of each new id that stands for the same bytes."""
+    """Return the old id of each new token that stands for the same bytes as an old one, by new id.
+
+    Args:
+        old: Tokenizer that the model was trained with.
+        new: Tokenizer that the model shall have.
+    """
     same = {stands_for: number for number, stands_for in reversed(list(enumerate(token_bytes(old)))) if stands_for}
     return {number: same[each] for number, each in enumerate(token_bytes(new)) if each in same}
 
 
 def _keeps_ids(recipes: dict[int, Recipe], old: Tokenizer) -> bool:
-    """Say whether every old id still stands for what it stood for."""
+    """Return whether every old id still stands for the same token."""
     return all(list(recipes.get(number, ((), ()))[0]) == [number] for number in range(old.vocabulary_size))
 
 
@@ -117,7 +127,7 @@ def _mixed(table: torch.Tensor, recipes: list[Recipe]) -> torch.Tensor:
 
 
 def _tables(root: Any) -> dict[str, torch.Tensor]:
-    """Return what has a row for each token: embedding, head, and biases of the head. Tied ones only once."""
+    """Return the tensors with a row for each token: embedding, head, and biases of the head; tied ones only once."""
     if hasattr(root, "get_input_embeddings"):
         embedding, head = root.get_input_embeddings(), root.get_output_embeddings()
     else:
@@ -146,7 +156,13 @@ def _set_special_ids(root: Any, old: Tokenizer, new: Tokenizer) -> None:
 
 
 def new_id_of(number: int, old: Tokenizer, new: Tokenizer) -> int:
-    """Return the new id of a special token: the one of the same name, else the one that ends a document."""
+    """Return the new id of a special token: the token of the same name, or else the end-of-document token.
+
+    Args:
+        number: Old id of the special token.
+        old: Tokenizer that the model was trained with.
+        new: Tokenizer that the model shall have.
+    """
     name = old.inner.id_to_token(number)
     found = None if number == old.end_of_document or name is None else new.inner.token_to_id(name)
     return new.end_of_document if found is None else found
@@ -160,18 +176,30 @@ def new_id_of(number: int, old: Tokenizer, new: Tokenizer) -> int:
 # program.
 
 _WIDTH = 128
+"""Size of the auxiliary vectors."""
+
 _REACH = 5
+"""Largest distance in tokens at which two tokens count as occurring together."""
+
 _NEAREST = 16
+"""Number of nearest anchors that a mixture may have."""
+
 _CHUNK = 2048
+"""Number of new tokens whose similarities exist at a time."""
 
 
 def recipes_by_similarity(
     old: Tokenizer, new: Tokenizer, texts: Sequence[str]
 ) -> dict[int, tuple[list[int], list[float]]]:
-    """Return old ids and weights for each new id that is not in the old vocabulary and occurs in `texts`.
+    """Return old ids and weights for each new token that the old vocabulary lacks and that occurs in the texts.
+
+    Args:
+        old: Tokenizer that the model was trained with.
+        new: Tokenizer that the model shall have.
+        texts: Texts in which similar tokens are looked for.
 
     Raises:
-        InputError: if there is no text, or the vocabularies share nothing that occurs in it.
+        InputError: If there is no text, or the vocabularies share no token that occurs in it.
     """
     if not texts:
         raise InputError("similar tokens are found in a text, and none was given", "give texts, or take the mean")
@@ -197,9 +225,14 @@ def recipes_by_similarity(
 
 
 def auxiliary_vectors(documents: Sequence[np.ndarray], vocabulary: int) -> np.ndarray:
-    """Return (vocabulary, width) unit vectors: tokens that stand among the same tokens are near. Zero: never seen.
+    """Return a unit vector for each token, near for tokens that occur among the same tokens, (vocabulary, width).
 
-    The singular vectors of the positive pointwise mutual information of tokens up to five apart.
+    These are singular vectors of the positive pointwise mutual information of tokens up to five apart (Levy and
+    Goldberg 2014). A token that never occurs has a zero vector.
+
+    Args:
+        documents: Token ids of each document, (tokens,) each.
+        vocabulary: Number of tokens.
     """
     from scipy.sparse.linalg import svds
 
@@ -219,7 +252,7 @@ def auxiliary_vectors(documents: Sequence[np.ndarray], vocabulary: int) -> np.nd
 
 
 def _co_occurrences(documents: Sequence[np.ndarray], vocabulary: int) -> Any:
-    """Return the symmetric sparse (vocabulary, vocabulary) counts of tokens near each other, the nearer the more."""
+    """Return how often tokens occur near each other, weighted by 1 / distance: sparse, (vocabulary, vocabulary)."""
     from scipy.sparse import coo_matrix, csr_matrix
 
     counts: Any = csr_matrix((vocabulary, vocabulary))
@@ -234,7 +267,17 @@ def _co_occurrences(documents: Sequence[np.ndarray], vocabulary: int) -> Any:
 
 
 def sparsemax(values: np.ndarray) -> np.ndarray:
-    """Return the probabilities nearest to `values`, most of them zero (Martins and Astudillo 2016, algorithm 1)."""
+    """Return the sparsemax, the probabilities nearest to some values (Martins and Astudillo 2016, algorithm 1).
+
+    Unlike those of a softmax, most of the probabilities are zero.
+
+    Args:
+        values: Values, (n,).
+
+    Examples:
+        >>> sparsemax(np.array([1.0, 0.5, -1.0])).tolist()
+        [0.75, 0.25, 0.0]
+    """
     ordered = np.sort(values)[::-1]
     sums = np.cumsum(ordered)
     ranks = np.arange(1, len(values) + 1)

@@ -1,1 +1,1 @@
-"""What this machine can do: FLOPs, memory, and steps timed or rehearsed."""
+"""Hardware: its peak performance, and the FLOPs, memory and speed of a training step on it."""

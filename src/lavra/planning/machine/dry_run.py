@@ -1,7 +1,7 @@
-"""A training step in rehearsal: the real trainer on tensors without values, so that shapes and memory are real.
+"""Dry run of a training step: the real trainer on fake tensors, so that shapes and memory are those of a real run.
 
-Nothing is computed and nothing allocated, whatever the model's size: the tensors are fake (`FakeTensorMode`), and a
-batch has the shapes of a batch of the run.
+Nothing is computed and nothing is allocated, whatever the size of the model: the tensors have shapes but no values
+(torch's `FakeTensorMode`), and a batch has the shapes of a batch of the run.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ if TYPE_CHECKING:
 
 
 _IDS = 256
-"""Token ids of the batches: those that every vocabulary has."""
+"""Number of different token ids in the batches; every vocabulary is at least this large."""
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a step is rehearsed with.
+    """Configuration of a dry run of a training step.
 
     Attributes:
-        model: the shape of our decoder, or the Hugging Face folder (its `config.json` is enough) of a model.
-        context: tokens of a row.
-        precision: of the working weights.
-        optimizer: which optimiser.
-        edits: adapters, frozen parts, gradient checkpointing.
-        isolate: whether batches carry documents to be kept apart, which our decoder needs a mask for.
-        whole_logits: hold the logits of a micro-batch at once, as a plain loop does, instead of a chunk of them.
-        gpu: chunks of the loss are those of a GPU.
-        micro_batches: of a step: 2 where gradients are accumulated.
-        attention: kernel of a `transformers` model: `sdpa`, or `eager`, which holds all scores.
+        model: Shape of lavra's own decoder; or a Hugging Face model folder, of which `config.json` is enough.
+        context: Length of a sequence in tokens.
+        precision: Precision that the model computes in.
+        optimizer: Optimiser and its hyperparameters.
+        edits: Transforms of the model: adapters, frozen parts, gradient checkpointing.
+        isolate: Whether batches carry document ids, for which lavra's decoder needs an attention mask.
+        whole_logits: Whether all logits of a micro-batch are held at once, as a plain training loop does, instead of a
+            chunk at a time.
+        gpu: Whether the loss is computed in the chunks that a GPU uses.
+        micro_batches: Number of micro-batches of a step: 2 with gradient accumulation, 1 without.
+        attention: Attention implementation of a `transformers` model: `sdpa`, or `eager`, which holds all scores.
     """
 
     model: DecoderSpec | Path
@@ -65,12 +66,12 @@ class Rehearsal:
         make: Callable[[], nn.Module] | None = None,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - a plain value
     ) -> Trainer:
-        """Build the trainer of the rehearsal; among `fake_tensors` it takes no memory.
+        """Return the trainer of the dry run; inside `fake_tensors` it takes no memory.
 
         Args:
-            micro_rows: rows of a micro-batch.
-            make: builds the model, where another than the rehearsal's own is wanted (for measuring with values).
-            device: where; fake tensors are on the CPU.
+            micro_rows: Number of sequences of a micro-batch.
+            make: Function that returns the model, to measure one with real values; None builds it from `model`.
+            device: Device that holds the model and computes. Fake tensors are on the CPU.
         """
         from lavra.models.transforms.apply import apply_edits
         from lavra.objectives.causal import Causal
@@ -96,10 +97,14 @@ class Rehearsal:
 
 
 def bare_model(model: DecoderSpec | Path, attention: str = "sdpa") -> nn.Module:
-    """Return a model of that shape with weights that were never drawn; its tensors are made on the current device.
+    """Return a model of a given shape, without loading weights; its tensors are made on torch's current device.
+
+    Args:
+        model: Shape of lavra's own decoder, or a Hugging Face model folder with a `config.json`.
+        attention: Attention implementation of a `transformers` model: `sdpa` or `eager`.
 
     Raises:
-        InputError: if a folder holds no configuration of a language model.
+        InputError: if the folder does not contain the configuration of a language model.
     """
     if isinstance(model, DecoderSpec):
         return Decoder(model)
@@ -107,11 +112,11 @@ def bare_model(model: DecoderSpec | Path, attention: str = "sdpa") -> nn.Module:
 
 
 class HubShape(nn.Module):
-    """A `transformers` model made from its configuration alone, behind the model contract; for shapes, not for use.
+    """A `transformers` model built from its configuration alone, behind the model protocol; for shapes, not for use.
 
     Args:
-        folder: with `config.json`.
-        attention: `sdpa` or `eager`.
+        folder: Model folder with a `config.json`.
+        attention: Attention implementation: `sdpa` or `eager`.
     """
 
     def __init__(self, folder: Path, attention: str = "sdpa") -> None:
@@ -127,7 +132,10 @@ class HubShape(nn.Module):
         self.longest = getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 1024
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return (rows, length, width): what the head is given; an encoder-decoder reads the batch on both sides."""
+        """Return the (batch, length, width) features that the head receives.
+
+        An encoder-decoder model receives the inputs of the batch in its encoder and in its decoder.
+        """
         arguments: dict[str, Any] = {"input_ids": batch.inputs}
         if self.kind == "encoder-decoder":
             arguments["decoder_input_ids"] = batch.inputs
@@ -137,7 +145,7 @@ class HubShape(nn.Module):
 
         def capture(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
             found.append(given[0])
-            return (given[0][:, :0],)  # no logits
+            return (given[0][:, :0],)  # an empty sequence, so that no logits are computed
 
         handle = self.inner.get_output_embeddings().register_forward_pre_hook(capture)
         try:
@@ -147,7 +155,7 @@ class HubShape(nn.Module):
         return found[0]
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return (…, vocabulary) logits."""
+        """Return (…, vocabulary) logits of (…, width) features."""
         weight, bias = self.output_projection()
         return nn.functional.linear(features, weight, bias)
 
@@ -158,17 +166,17 @@ class HubShape(nn.Module):
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the head."""
+        """Vocabulary size: the number of rows of the head."""
         return self.inner.get_output_embeddings().weight.shape[0]
 
     @property
     def context(self) -> int:
-        """Longest window in tokens."""
+        """Longest sequence in tokens."""
         return int(self.longest)
 
 
 class _WholeLogits:
-    """The causal loss of a plain loop: all logits of the micro-batch at once, and their cross-entropy in float32."""
+    """The causal objective of a plain training loop: all logits of the micro-batch at once, cross-entropy in fp32."""
 
     def loss(self, model: Any, batch: Batch) -> Any:
         from lavra.objectives.base import Loss
@@ -179,14 +187,14 @@ class _WholeLogits:
 
 
 class _Batches:
-    """Batches of the right shapes, of some random tokens."""
+    """Batches of random tokens with the shapes of the run."""
 
     def __init__(self, rehearsal: Rehearsal, micro_rows: int) -> None:
         self.rehearsal, self.micro_rows = rehearsal, micro_rows
         self.share, self.seed, self.steps, self.ranks = micro_rows * rehearsal.micro_batches, 0, 10, Ranks()
 
     def micro_batches(self, step: int) -> list[Batch]:
-        """Return the micro-batches of a step; the first, which only makes the optimiser's state, has one."""
+        """Return the micro-batches of a step; step 0, which only creates the state of the optimiser, has one."""
         shape = self.micro_rows, self.rehearsal.context
         isolate = self.rehearsal.isolate and isinstance(self.rehearsal.model, DecoderSpec)
         return [
@@ -203,9 +211,10 @@ class _Batches:
 
 @contextmanager
 def fake_tensors() -> Iterator[None]:
-    """Make every tensor of the block one without values; modules can still be asked for another type.
+    """Make every tensor that is created in the block a fake tensor, without values and memory.
 
-    `Module.to` swaps fake parameters for new ones, which the fake mode's own references to them forbid.
+    `Module.to` is replaced during the block: the original exchanges fake parameters for new ones, which fails because
+    the fake mode holds references to them. The replacement changes the dtype in place.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -227,7 +236,11 @@ def fake_tensors() -> Iterator[None]:
 
 @contextmanager
 def chunks_of_a_gpu(wanted: bool) -> Iterator[None]:
-    """Let the loss take a GPU's chunks of logits on the CPU, where the tensors of a rehearsal are."""
+    """Let the loss use the chunk size of a GPU during the block, although fake tensors are on the CPU.
+
+    Args:
+        wanted: Whether to change the chunk size at all.
+    """
     from lavra.objectives import cross_entropy
 
     before = cross_entropy.CPU_CHUNK_BYTES

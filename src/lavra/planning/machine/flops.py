@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step: from a decoder's specification, or counted operation by operation."""
+"""Floating-point operations of a training step, from the specification of a decoder or counted by operation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from lavra.planning.machine.memory import LiveMemory
 
 
 def matrix_parameters(spec: DecoderSpec) -> int:
-    """Return the parameters that take part in matrix products: the blocks' matrices, the head, and what leads to it."""
+    """Return the number of parameters that take part in matrix products: the matrices of the blocks and the head.
+
+    Args:
+        spec: Specification of a decoder.
+
+    Examples:
+        >>> matrix_parameters(DecoderSpec(vocabulary=512, context=64, depth=1, width=64, heads=1))
+        81920
+    """
     head, kv = spec.size_of_head, spec.key_value_heads
     attention = spec.width * head * (spec.heads + 2 * kv) + spec.heads * head * spec.width
     mlp = spec.width * spec.hidden_width * (3 if spec.activation in GATED else 2)
@@ -27,14 +35,18 @@ def matrix_parameters(spec: DecoderSpec) -> int:
 
 
 def training_flops_per_token(spec: DecoderSpec, length: int | None = None) -> float:
-    """Return FLOPs per token of a forward and backward pass: 6 per matrix parameter, and attention's products.
+    """Return the FLOPs per token of a forward and a backward pass: 6 per matrix parameter, plus those of attention.
 
-    Attention counts all length x length scores, as PaLM's appendix B does (arXiv 2204.02311), although a causal kernel
+    Attention counts all length x length scores, as appendix B of PaLM does (arXiv 2204.02311), although a causal kernel
     may skip half of them.
 
     Args:
-        spec: the decoder.
-        length: of the window; the specification's context by default.
+        spec: Specification of a decoder.
+        length: Length of the sequence in tokens; by default the context of the specification.
+
+    Examples:
+        >>> training_flops_per_token(DecoderSpec(vocabulary=512, context=64, depth=1, width=64, heads=1))
+        540672.0
     """
     length = spec.context if length is None else length
     attention = 12.0 * spec.depth * spec.heads * spec.size_of_head * length
@@ -43,12 +55,12 @@ def training_flops_per_token(spec: DecoderSpec, length: int | None = None) -> fl
 
 @dataclass(frozen=True)
 class FlopCount:
-    """FLOPs per token of a forward and a backward pass.
+    """Floating-point operations per token of a forward and a backward pass.
 
     Attributes:
-        parameters: of the model, shared ones counted once.
-        exact: FLOPs per token, counted; attention's scores in full.
-        context: tokens of the window that was counted.
+        parameters: Number of parameters of the model; shared ones count once.
+        exact: FLOPs per token, counted by operation; attention counts all scores.
+        context: Length in tokens of the sequence that was counted.
     """
 
     parameters: int
@@ -57,23 +69,23 @@ class FlopCount:
 
     @property
     def rule(self) -> float:
-        """6·N (Kaplan et al. 2020, arXiv 2001.08361), N in three digits: a rule for the back of an envelope."""
+        """FLOPs per token by the rule of thumb 6·N (Kaplan et al. 2020, arXiv 2001.08361), N to three digits."""
         return 6.0 * float(f"{self.parameters:.3g}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the count as JSON values, with the figure by the rule of thumb."""
         return asdict(self) | {"rule": self.rule}
 
 
 def count_flops(model: DecoderSpec | Path, context: int) -> FlopCount:
-    """Count a training step of one window.
+    """Count the floating-point operations of a training step on one sequence; nothing is computed or allocated.
 
     Args:
-        model: the shape of our decoder, or a Hugging Face folder with a `config.json`.
-        context: tokens of the window.
+        model: Shape of lavra's own decoder, or a Hugging Face model folder with a `config.json`.
+        context: Length of the sequence in tokens.
 
     Raises:
-        InputError: if the folder holds no configuration of a language model.
+        InputError: if the folder does not contain the configuration of a language model.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -82,7 +94,7 @@ def count_flops(model: DecoderSpec | Path, context: int) -> FlopCount:
     with ExitStack() as stack:
         if isinstance(model, DecoderSpec):
             stack.enter_context(torch.device("meta"))
-        else:  # models of transformers ask tensors for numbers, which meta tensors refuse
+        else:  # models of transformers read values of tensors, which meta tensors refuse and fake ones answer
             stack.enter_context(fake_tensors())
             stack.enter_context(LiveMemory(fake=True))
         network: Any = bare_model(model, "eager")

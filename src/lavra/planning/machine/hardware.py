@@ -1,4 +1,4 @@
-"""What hardware can do at most: the ceiling that every efficiency figure is quoted against, measured or by name."""
+"""Peak performance of hardware, measured on this machine or taken from data sheets: the basis of every efficiency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lavra.planning.machine.memory import memory_of
 from lavra.training.devices import describe, synchronize
 from lavra.training.precision import TYPES, Precision, choose_precision
 
-# Accelerators by name: what they compute at most, hold, and draw; so that a run can be planned for one not at hand.
+# Accelerators by name, with their peak performance, memory and power, to plan runs for hardware that is not at hand.
 
 GIB = 1 << 30
 
@@ -24,16 +24,17 @@ class Accelerator:
     """One kind of accelerator, as its maker specifies it.
 
     Attributes:
-        name: as given to `--hardware`.
-        peak: FLOP/s of dense matrix products by precision (`fp32`, `fp16`, `bf16`), sparsity not counted. `fp32` is
-            true 32-bit arithmetic, not TF32; 16-bit products are summed in 32 bits, as training does, which halves
-            GeForce boards' advertised figure. A precision that is missing is one that training does not run in there.
-        memory: bytes that programs are given: less than on the box, since error correction and the driver take some.
-        bandwidth: of the memory, in bytes per second.
-        watts: most that the board draws.
-        source: where the figures are from.
-        aliases: other names.
-        shared_memory: whether the processor's own programs live in the same memory.
+        name: Name, as given to `--hardware`.
+        peak: Peak speed of dense matrix products in FLOP/s by precision (`fp32`, `fp16`, `bf16`), without sparsity.
+            `fp32` is true 32-bit arithmetic, not TF32. 16-bit products are accumulated in 32 bits, as training does,
+            which halves the advertised figure of GeForce boards. Training does not run in a precision that is missing.
+        memory: Memory in bytes that programs can use, which is less than advertised: error correction and the driver
+            take some.
+        bandwidth: Memory bandwidth in bytes per second.
+        watts: Largest power of the board in watts.
+        source: Source of the figures.
+        aliases: Other names.
+        shared_memory: Whether the memory is shared with the processor (unified memory).
     """
 
     name: str
@@ -46,10 +47,13 @@ class Accelerator:
     shared_memory: bool = False
 
     def precision(self, asked: str = "auto") -> str:
-        """Return the precision to train in: the asked one, or bf16, else fp16, else fp32, whichever it has.
+        """Return the precision to train in.
+
+        Args:
+            asked: `fp32`, `fp16` or `bf16`; `auto` chooses bf16, else fp16, else fp32, whichever is supported.
 
         Raises:
-            InputError: if it does not compute in the asked precision.
+            InputError: if the accelerator does not support the requested precision.
         """
         if asked == "auto":
             return next(kind for kind in ("bf16", "fp16", "fp32") if kind in self.peak)
@@ -70,7 +74,7 @@ def _make(
     *aliases: str,
     shared: bool = False,
 ) -> Accelerator:
-    """Return an accelerator from teraFLOP/s in fp32, fp16 and bf16 (None: not there)."""
+    """Return an accelerator from TFLOP/s in fp32, fp16 and bf16 (None: not supported), GiB and GB/s."""
     peak = {
         kind: tera * 1e12 for kind, tera in zip(("fp32", "fp16", "bf16"), teraflops, strict=True) if tera is not None
     }
@@ -129,18 +133,26 @@ _TABLE = (
 )  # fmt: skip
 
 ACCELERATORS: dict[str, Accelerator] = {accelerator.name: accelerator for accelerator in _TABLE}
-"""Every accelerator by its first name."""
+"""Every accelerator by its name."""
 
 _BY_ALIAS = {alias: accelerator for accelerator in _TABLE for alias in (accelerator.name, *accelerator.aliases)}
 
 
 def accelerator(name: str) -> Accelerator:
-    """Return the accelerator called `name` (or an alias of it, in any case, with spaces or underscores for hyphens).
+    """Return the accelerator of a given name.
 
-    Names as drivers write them (`NVIDIA A100-SXM4-40GB`, `NVIDIA GeForce RTX 4090`) are known too.
+    Args:
+        name: Name or alias, in upper or lower case, with hyphens, spaces or underscores. Names as drivers write them,
+            such as `NVIDIA A100-SXM4-40GB` or `NVIDIA GeForce RTX 4090`, are known too.
 
     Raises:
-        InputError: if there is none, naming the nearest.
+        InputError: if there is no accelerator of that name; the message suggests the most similar name.
+
+    Examples:
+        >>> accelerator("NVIDIA GeForce RTX 4090").name
+        'rtx-4090'
+        >>> accelerator("h100").memory // GIB
+        79
     """
     written = name.strip().lower().replace(" ", "-").replace("_", "-")
     written = written.removeprefix("nvidia-").removeprefix("geforce-")
@@ -148,16 +160,23 @@ def accelerator(name: str) -> Accelerator:
         return _BY_ALIAS[written]
     near = difflib.get_close_matches(written, _BY_ALIAS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise InputError(f"{name!r} is no known hardware", f"{hint}known: this, {', '.join(ACCELERATORS)}")
+    raise InputError(f"{name!r} is not known hardware", f"{hint}known: this, {', '.join(ACCELERATORS)}")
 
 
-# What hardware can do at most: the ceiling that every efficiency figure is quoted against, measured or by name.
+# Peak performance, measured on this machine or taken from the table.
 
 _SIDES = {"cpu": 2048, "cuda": 8192, "mps": 4096}
+"""Rows and columns of the square matrices on which each kind of device is measured: large enough to reach its peak."""
 
 
 def measure_matrix_peak(device: torch.device, precision: Precision, seconds: float = 1.0) -> float:
-    """Return the FLOP/s of square matrix products on random data: the median of those that fit in `seconds`."""
+    """Return the measured peak speed of a device in FLOP/s: the median over square matrix products of random data.
+
+    Args:
+        device: Device to measure.
+        precision: Precision of the matrices.
+        seconds: Approximate time for the measurement; at least three products are timed.
+    """
     side = _SIDES.get(device.type, 2048)
     generator = torch.Generator(device="cpu").manual_seed(0)
     left = torch.randn(side, side, generator=generator, device="cpu").to(device, TYPES[precision])
@@ -174,7 +193,12 @@ def measure_matrix_peak(device: torch.device, precision: Precision, seconds: flo
 
 
 def measure_copy(device: torch.device, seconds: float = 0.3) -> float:
-    """Return the bytes per second that a copy reads and writes: the median of those that fit in `seconds`."""
+    """Return the measured memory bandwidth of a device in bytes per second: the median over copies, reads plus writes.
+
+    Args:
+        device: Device to measure.
+        seconds: Approximate time for the measurement; at least three copies are timed.
+    """
     size = 1 << (26 if device.type == "cpu" else 28)
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -189,18 +213,18 @@ def measure_copy(device: torch.device, seconds: float = 0.3) -> float:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run is planned for.
+    """Hardware that a run is planned for.
 
     Attributes:
-        name: as asked for.
-        device: kind of device: `cpu`, `cuda` or `mps`.
-        precision: to train in.
-        peak_flops: of dense matrix products in that precision.
-        memory: bytes that a process can have.
-        bandwidth: of the memory in bytes per second.
-        watts: that it draws at most; None where nobody knows.
-        source: where the figures are from.
-        here: whether it is this machine, so that real steps can be timed.
+        name: Name of the accelerator or of this machine.
+        device: Kind of device: `cpu`, `cuda` or `mps`.
+        precision: Precision to train in.
+        peak_flops: Peak speed of dense matrix products in that precision, in FLOP/s.
+        memory: Memory in bytes that a process can have.
+        bandwidth: Memory bandwidth in bytes per second.
+        watts: Largest power in watts; None if it is not known.
+        source: Source of the figures.
+        here: Whether it is this machine, so that real steps can be timed.
     """
 
     name: str
@@ -214,15 +238,23 @@ class Hardware:
     here: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the hardware as JSON values."""
         return asdict(self)
 
 
 def named_hardware(name: str, precision: str = "auto") -> Hardware:
     """Return an accelerator of the table as hardware to plan for.
 
+    Args:
+        name: Name or alias of the accelerator, see `accelerator`.
+        precision: `fp32`, `fp16`, `bf16` or `auto`.
+
     Raises:
-        InputError: if there is none of that name, or it does not compute in that precision.
+        InputError: if there is no accelerator of that name, or it does not support the precision.
+
+    Examples:
+        >>> named_hardware("t4").precision
+        'fp16'
     """
     found = accelerator(name)
     chosen: Any = found.precision(precision)
@@ -239,10 +271,14 @@ def named_hardware(name: str, precision: str = "auto") -> Hardware:
 
 
 def this_hardware(device: torch.device, precision: str = "auto") -> Hardware:
-    """Return this machine, measured by matrix products and a copy.
+    """Measure a device of this machine with matrix products and copies, and return it as hardware to plan for.
+
+    Args:
+        device: Device to measure.
+        precision: `fp32`, `fp16`, `bf16` or `auto`.
 
     Raises:
-        InputError: if it cannot compute in that precision.
+        InputError: if the device does not support the precision.
     """
     chosen = choose_precision(precision, device)
     return Hardware(

@@ -1,4 +1,4 @@
-"""The memory that training will take, known before anything is allocated: a step is rehearsed with fake tensors."""
+"""The memory that training will take, from a dry run of a step with fake tensors, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch.utils._pytree import tree_leaves
 
 from lavra.planning.machine.dry_run import Rehearsal, chunks_of_a_gpu, fake_tensors
 
-# How much memory tensors hold at each moment: a ledger of storages, for real tensors and for fake ones alike.
+# How much memory tensors hold at each moment: a record of all storages, for real tensors and for fake ones alike.
 
 CUDA_BLOCK = 512
-"""Bytes to which CUDA's caching allocator rounds each tensor."""
+"""Bytes to a multiple of which the caching allocator of CUDA rounds up the size of each tensor."""
 
 
 @dataclass
 class Storage:
-    """One storage in the ledger.
+    """One recorded storage: the memory of a tensor and all its views.
 
     Attributes:
-        size: bytes.
-        born: number of the operation that made it.
-        died: number of the operation before which it was let go; None while it lives.
-        shape: of the tensor that it was first seen as.
+        size: Size in bytes.
+        born: Number of the operation that created it.
+        died: Number of the operation before which it was freed; None while it is alive.
+        shape: Shape of the tensor with which it was first seen.
     """
 
     size: int
@@ -39,19 +39,20 @@ class Storage:
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts the bytes of every storage from its first operation until nothing holds it any more.
+    """Dispatch mode that counts the bytes of every storage from the operation that creates it until it is freed.
 
-    Storages are counted once, however many views they have; what only lives inside a kernel is not seen. Under a
-    `FakeTensorMode` around it nothing is computed or allocated, and numbers asked of tensors are all 1.
+    A storage counts once, however many views it has. Memory that exists only inside a kernel is not seen. Inside a
+    `FakeTensorMode` nothing is computed or allocated.
 
     Args:
-        fake: answer questions for a number (`float(loss)`) with 1, as tensors without values must.
-        block: sizes are rounded up to a multiple of this many bytes.
+        fake: Whether reading a number from a tensor, as in `float(loss)`, returns 1; tensors without values need that.
+        block: Number of bytes to a multiple of which sizes are rounded up.
 
     Attributes:
-        live: bytes now.
-        peak: most bytes so far.
-        peak_at: the operation at which that was.
+        live: Bytes that are alive now.
+        peak: Largest number of bytes that were alive at once so far.
+        peak_at: Number of the operation at which that was.
+        storages: All storages in the order of their creation.
     """
 
     def __init__(self, *, fake: bool = False, block: int = 1) -> None:
@@ -62,7 +63,7 @@ class LiveMemory(TorchDispatchMode):
         self._numbers: dict[int, int] = {}  # of the storages alive, by their address as C++ objects
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation and enter what it made."""
+        """Run one operation and record the storages that it created."""
         if self.fake and func is torch.ops.aten._local_scalar_dense.default:
             return 1.0 if args[0].dtype.is_floating_point else 1
         self.operation += 1
@@ -71,7 +72,7 @@ class LiveMemory(TorchDispatchMode):
         return result
 
     def enter(self, values: Iterable[Any]) -> None:
-        """Enter the storages of tensors that are not known yet."""
+        """Record the storages of those tensors among `values` that are not known yet."""
         for value in values:
             if isinstance(value, torch.Tensor) and value.device.type != "meta":
                 self._enter(value.untyped_storage(), tuple(value.shape))
@@ -97,12 +98,12 @@ class LiveMemory(TorchDispatchMode):
         self.live -= self.storages[number].size
 
     def of(self, tensors: Iterable[torch.Tensor]) -> set[int]:
-        """Return the numbers in `storages` of the storages of `tensors`."""
+        """Return the indices in `storages` of the storages of `tensors`."""
         addresses = (tensor.untyped_storage()._cdata for tensor in tensors)
         return {self._numbers[address] for address in addresses if address in self._numbers}
 
     def at_peak(self) -> list[int]:
-        """Return the numbers of the storages that were alive at the peak."""
+        """Return the indices in `storages` of those that were alive at the peak."""
         peak = self.peak_at
         return [
             number
@@ -111,30 +112,31 @@ class LiveMemory(TorchDispatchMode):
         ]
 
 
-# The memory that training will take, known before anything is allocated: a step is rehearsed with fake tensors.
+# The estimate of a training step.
 
 _STEPS = 2
-"""The optimiser's state is made in the first step, so the second is the one that stays."""
+"""Number of steps of the dry run: the first creates the state of the optimiser, the second has the lasting peak."""
 
 SPARE = {"cpu": (1.3, 192 << 20), "cuda": (1.06, 768 << 20)}
-"""What a process takes for `b` bytes of tensors: factor x b + constant. CPU: gaps in the heap and buffers of libraries,
-from the growth of fresh processes (see the lab notebook); CUDA: context, workspaces of cuBLAS, and gaps."""
+"""Overhead (factor, constant in bytes) of a process: for `b` bytes of tensors it takes factor x b + constant. On a CPU:
+fragmentation of the heap and buffers of libraries, from the growth of fresh processes (see the lab notebook). On CUDA:
+the context, workspaces of cuBLAS, and fragmentation."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What one training step holds at its peak, in bytes.
+    """Memory of one training step at its peak, in bytes.
 
     Attributes:
-        micro_rows: rows of a micro-batch.
-        weights: the working weights that the model computes with, frozen ones included, and its buffers.
-        masters: fp32 originals where the working weights are shorter.
-        gradients: of the learned weights, in the working and the master precision.
-        optimizer: its state.
-        logits: of a chunk, with their gradient and the head's.
-        activations: everything else: what the backward pass needs, and temporary results.
-        peak: the sum.
-        process: what the process will take for it.
+        micro_rows: Number of sequences of a micro-batch.
+        weights: Weights that the model computes with, including frozen ones and buffers.
+        masters: Master weights in fp32; 0 if the model computes in fp32.
+        gradients: Gradients of the trainable weights, in the precision of the model and of the master weights.
+        optimizer: State of the optimiser.
+        logits: Logits of a chunk, with their gradient and that of the head.
+        activations: Everything else: what the backward pass needs, and temporary results.
+        peak: Sum of the parts above.
+        process: Memory of the whole process, with its overhead.
     """
 
     micro_rows: int
@@ -148,23 +150,23 @@ class MemoryEstimate:
     process: int
 
     def fits(self, memory: float) -> bool:
-        """Say whether a process with this much memory to itself can do the step."""
+        """Return whether the step fits into `memory` bytes that one process can have."""
         return self.process <= memory
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the estimate as JSON values."""
         return asdict(self)
 
 
 def estimate_memory(rehearsal: Rehearsal, micro_rows: int) -> MemoryEstimate:
-    """Return what a training step takes, by a rehearsal without values.
+    """Return the memory that a training step takes, from a dry run with fake tensors.
 
     Args:
-        rehearsal: model, precision, optimiser, edits.
-        micro_rows: rows of a micro-batch.
+        rehearsal: Configuration of the training step.
+        micro_rows: Number of sequences of a micro-batch.
 
     Raises:
-        InputError: if the model or an edit is wrong.
+        InputError: if the model or a transform of it is wrong.
     """
     block = CUDA_BLOCK if rehearsal.gpu else 1
     with fake_tensors(), LiveMemory(fake=True, block=block) as ledger:
@@ -174,7 +176,14 @@ def estimate_memory(rehearsal: Rehearsal, micro_rows: int) -> MemoryEstimate:
 def memory_of_step(
     rehearsal: Rehearsal, micro_rows: int, ledger: LiveMemory, make: Callable[[], nn.Module] | None = None
 ) -> MemoryEstimate:
-    """Return what a step takes by the ledger in which it is run: in rehearsal, or with values if `make` builds them."""
+    """Run training steps inside a `LiveMemory`, and return the memory that they take.
+
+    Args:
+        rehearsal: Configuration of the training step.
+        micro_rows: Number of sequences of a micro-batch.
+        ledger: Dispatch mode that is active and records the storages.
+        make: Function that returns a model with real values, to check the estimate; None builds the one of the dry run.
+    """
     trainer = rehearsal.trainer(micro_rows, make)
     with chunks_of_a_gpu(rehearsal.gpu):
         for _ in range(_STEPS):
@@ -194,7 +203,7 @@ def _shapes(tensors: Any) -> set[tuple[int, ...]]:
 
 
 def _vocabularies(model: Any) -> set[int]:
-    """Return the sizes by which logits are known: that of the head, padding included, and that without."""
+    """Return the last dimensions that mark a tensor as logits: the vocabulary with and without padding rows."""
     return {model.output_projection()[0].shape[0], model.vocabulary}
 
 
@@ -206,7 +215,7 @@ def _summed(
     learned: set[tuple[int, ...]],
     vocabularies: set[int],
 ) -> MemoryEstimate:
-    """Divide what was alive at the peak; storages are known by whom they belong to, else by their shape."""
+    """Divide the memory at the peak into its parts: by owner where one is known, otherwise by shape."""
     sums: dict[str, int] = dict.fromkeys(("weights", "masters", "gradients", "optimizer", "logits", "activations"), 0)
     for number in ledger.at_peak():
         storage = ledger.storages[number]
@@ -223,7 +232,13 @@ def _summed(
 
 
 def memory_table(rehearsal: Rehearsal, memory: float, most_rows: int = 64) -> list[MemoryEstimate]:
-    """Return the estimates for micro-batches of 1, 2, 4, … rows, up to the first that does not fit into `memory`."""
+    """Return estimates for micro-batches of 1, 2, 4, … sequences, up to the first that does not fit.
+
+    Args:
+        rehearsal: Configuration of the training step.
+        memory: Available memory in bytes.
+        most_rows: Largest number of sequences of a micro-batch that is tried.
+    """
     found = [estimate_memory(rehearsal, 1)]
     while found[-1].fits(memory) and 2 * found[-1].micro_rows <= most_rows:
         found.append(estimate_memory(rehearsal, 2 * found[-1].micro_rows))
@@ -231,19 +246,23 @@ def memory_table(rehearsal: Rehearsal, memory: float, most_rows: int = 64) -> li
 
 
 def largest_that_fits(estimates: list[MemoryEstimate], memory: float) -> MemoryEstimate | None:
-    """Return the estimate with most rows that fits, None if one row does not."""
+    """Return the last of the estimates that fits into `memory` bytes, or None if none does."""
     fitting = [estimate for estimate in estimates if estimate.fits(memory)]
     return fitting[-1] if fitting else None
 
 
 def memory_of(device: torch.device) -> int:
-    """Return the bytes that a process can have on this machine's device: all of a GPU, or what is free of the RAM.
+    """Return the memory in bytes that this process can have on a device.
 
-    A limit on the process's address space (`ulimit -v`) counts too.
+    For a GPU this is its whole memory; otherwise it is the free main memory, or less if the address space of the
+    process is limited (`ulimit -v`).
+
+    Args:
+        device: Device that trains.
     """
     import psutil
 
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(device).total_memory
     free = psutil.virtual_memory().available
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)

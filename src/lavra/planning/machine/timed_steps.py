@@ -1,4 +1,4 @@
-"""A few real steps, timed: what this machine does with this model."""
+"""A few real training steps, timed: the speed of this machine with this model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lavra.training.trainer import StepReport, Trainer
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe measured.
+    """Speed that timed steps measured.
 
     Attributes:
-        first_step_seconds: of the first step, compilation included.
-        step_seconds: of a step after that: the mean, in which a step counts for at most twice the median. A run meets
-            the slow steps too, so a median alone would promise too much.
-        steps: that were timed.
-        tokens_per_second: learned from.
+        first_step_seconds: Seconds of the first step, including compilation.
+        step_seconds: Mean seconds of a later step, where each step counts as at most twice the median (a winsorized
+            mean). A run has slow steps too, so the median alone would be too optimistic.
+        steps: Number of steps that were timed, without the first.
+        tokens_per_second: Tokens trained on per second.
     """
 
     first_step_seconds: float
@@ -37,12 +37,12 @@ class Probe:
 
 @dataclass(frozen=True)
 class Trial:
-    """Real first steps of a run, which may stay taken.
+    """Timed first steps of a run, whose result may be kept or undone.
 
     Attributes:
-        probe: what they told.
-        reports: of every step.
-        take_back: puts the trainer back to where it was before them.
+        probe: Speed that they measured.
+        reports: Report of every step, including the first.
+        take_back: Function that restores the state of the trainer from before these steps.
     """
 
     probe: Probe
@@ -51,12 +51,15 @@ class Trial:
 
 
 def try_steps(trainer: Trainer, seconds: float, least: int = 3) -> Trial:
-    """Run real training steps for about `seconds` after a first one.
+    """Take a first training step, time further ones, and return what they measured.
+
+    The trainer keeps the result of the steps unless `take_back` of the returned value is called. An error in the first
+    step, such as exhausted memory, restores the trainer before it is raised.
 
     Args:
-        trainer: at its first step.
-        seconds: to spend after the first step.
-        least: steps that are timed in any case.
+        trainer: Trainer at its first step.
+        seconds: Approximate time for the timed steps, without the first.
+        least: Smallest number of timed steps, however long they take.
     """
     before = {
         group: {name: tensor.clone() for name, tensor in tensors.items()}
@@ -77,10 +80,10 @@ def try_steps(trainer: Trainer, seconds: float, least: int = 3) -> Trial:
     try:
         first = step()
     except Exception:
-        take_back()  # it was counted already
+        take_back()  # the trainer may have counted the step already
         raise
     times: list[float] = []
-    # All ranks stop after the same step: those that went on would wait for the others forever.
+    # All processes must stop after the same step: one that went on would wait forever for the gradients of the others.
     while len(times) < least or max_over_ranks(sum(times), ranks) < seconds:
         times.append(step())
     most = 2.0 * statistics.median(times)
@@ -90,7 +93,13 @@ def try_steps(trainer: Trainer, seconds: float, least: int = 3) -> Trial:
 
 
 def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
-    """Run real training steps as `try_steps` does, and put the trainer back to where it was."""
+    """Time training steps as `try_steps` does, restore the trainer, and return the measured speed.
+
+    Args:
+        trainer: Trainer at its first step.
+        seconds: Approximate time for the timed steps, without the first.
+        least: Smallest number of timed steps, however long they take.
+    """
     trial = try_steps(trainer, seconds, least)
     trial.take_back()
     return trial.probe
@@ -99,17 +108,17 @@ def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
 def probe_rehearsal(
     rehearsal: Rehearsal, micro_rows: int, device: torch.device, seconds: float, expected: float
 ) -> Probe:
-    """Time real steps of a model with drawn weights on random tokens, as a run of that length would do them.
+    """Time real training steps of a model with random weights on random tokens, and return the measured speed.
 
     Args:
-        rehearsal: model, precision, optimiser, edits.
-        micro_rows: rows of a micro-batch.
-        device: where.
-        seconds: to spend on timed steps.
-        expected: seconds of the run, by which it is decided whether its blocks are compiled.
+        rehearsal: Configuration of the training step.
+        micro_rows: Number of sequences of a micro-batch.
+        device: Device that holds the model and computes.
+        seconds: Approximate time for the timed steps, without the first.
+        expected: Expected seconds of the run, which decide whether its blocks are compiled.
     """
     trainer = rehearsal.trainer(micro_rows, device=device)
     if should_compile("auto", device, expected):
-        say("compiling, as the run will")
+        say("compiling the model, as the run will do")
         compile_step(trainer)
     return probe_steps(trainer, seconds)

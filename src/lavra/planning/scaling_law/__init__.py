@@ -1,1 +1,1 @@
-"""The scaling law: what loss a model reaches on how much text, from past runs and from the run's own curve."""
+"""Scaling laws and learning curves: forecasts of the loss from past runs and from the curve of a run in progress."""

@@ -1,7 +1,8 @@
-"""The law that forecasts before there is any run of one's own: fitted to the short runs below, all made by lavra.
+"""The built-in scaling law, for forecasts before there are runs of one's own: fitted to the short runs below.
 
-How hard a text is, beside those that the runs learned from, is told best by how well pairs of tokens foretell it (to
-2 %, on eleven texts), which a run knows that begins from them; else, to 7 %, by a general compressor.
+How difficult a text is compared with the texts of these runs is best estimated from the loss of a bigram model on it
+(with an error of 2 % on eleven texts), which a run with a warm start measures; otherwise from its size under a general
+compressor (with an error of 7 %).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 from lavra.planning.scaling_law.law import Law, Observation, fit_law
 
 _RUNS = (
-    # parameters in matrix products, bytes read, bits per byte of held-out text, the same before the first step, weight:
-    # the longest runs of shapes that a plan chooses count for more, since they are nearest to those that are forecast
+    # text, parameters in matrix products, bytes trained on, validation bits per byte, the same before the first step,
+    # weight; the longest runs of shapes that a plan chooses weigh more, since they are nearest to the runs to forecast
     ("machado", 1.31e6, 34.40e6, 1.5753, inf, 3),
     ("machado", 1.31e6, 11.04e6, 1.6992, 2.061, 3),
     ("machado", 1.67e6, 10.37e6, 1.7179, 2.022, 1),
@@ -53,31 +54,41 @@ _RUNS = (
 )
 
 _LEVELS = {"machado": 1.0, "novels": 1.031, "wikipedia": 1.031}
-"""Bits per byte on each text over those on the first: the works of Machado de Assis, nineteenth-century Portuguese
-novels, passages of Wikipedia in English. All others count for what they would have been on the first."""
+"""Difficulty of each text: its bits per byte relative to the first. The texts are the works of Machado de Assis,
+Portuguese novels of the nineteenth century, and passages of the English Wikipedia. Losses are divided by this factor
+before the fit."""
 
 REFERENCE = 2.86
-"""Bits per byte of xz -9 on 200 kB of the first text."""
+"""Bits per byte of `xz -9` on 200 kB of the first text."""
 
 _COMPRESSIBILITY, _BY_COMPRESSION, _BY_PAIRS = 0.54, 0.07, 0.025
-"""Power with which the loss follows the compressor's; standard deviations of the logarithm that is left by compressor
-and by pairs: from one run each on eleven texts, of which pairs mislead one by 5.5 %."""
+"""Exponent with which the loss follows the bits per byte of the compressor, and the standard deviations of the log loss
+that remain with the compressor and with bigrams. From one run on each of eleven texts; on one of them bigrams are off
+by 5.5 %."""
 
 GAIN_OF_PAIRS = 0.97
-"""Bits per byte of a run with a table of pairs of tokens (`model.pairs`) by those of one without, from the first step
-on: .967 to .973 in runs of 50,000 to 720,000 tokens."""
+"""Ratio of the bits per byte of a run with a bigram embedding (`model.pairs`) to those without, from the first step on:
+0.967 to 0.973 in runs of 50,000 to 720,000 tokens."""
 
 GAIN_OF_RECALL = 0.97
-"""The same for a run that recalls what followed tokens in their document (`model.recall`): .96 on articles of an
-encyclopaedia, whose names come again, .98 on novels."""
+"""Ratio of the bits per byte of a run with n-gram copying (`model.recall`) to those without: 0.96 on articles of an
+encyclopaedia, which repeat names, and 0.98 on novels."""
 
 _OF_GAP = 0.25
-"""Share of a contradiction between pairs and compressor that is doubt."""
+"""Share of the disagreement between bigrams and compressor (as a log ratio) that is added to the standard deviation."""
 
 
 @cache
 def builtin_law() -> Law:
-    """Return the law of the runs above; its noise is that of another run on texts like theirs."""
+    """Return the scaling law of the runs above, for texts as difficult as the first of them.
+
+    Its noise is that of a further run on texts of the same kinds. The law is fitted once for each process.
+
+    Examples:
+        >>> law = builtin_law()
+        >>> law.loss(1e6, 1e7) > law.loss(1e7, 1e8)
+        True
+    """
     seen = [
         Observation(parameters, text_bytes, bits / level, True, f"{text} {number}", weight, start / level)
         for number, (text, parameters, text_bytes, bits, start, weight) in enumerate(_RUNS)
@@ -88,12 +99,13 @@ def builtin_law() -> Law:
 
 
 def law_for(compressed: float | None, factor: float = 1.0, level: float | None = None) -> Law:
-    """Return the built-in law for one's own text.
+    """Return the built-in law, adapted to a text.
 
     Args:
-        compressed: bits per byte of xz -9 on 200 kB of it; None when there is no text to look at.
-        factor: what past runs on one's own texts were off by (`lavra plan --calibrate`).
-        level: how much harder it is than the first of the texts above, as pairs of tokens tell (`level_by_start`).
+        compressed: Bits per byte of `xz -9` on 200 kB of the text; None if there is no text yet.
+        factor: Ratio of the losses of past runs to their forecasts, which `lavra plan --calibrate` measures.
+        level: Difficulty of the text relative to the first text above, from bigrams (`level_by_start`); None if the run
+            has no warm start.
     """
     law = builtin_law()
     share, spread = _level(compressed, level)
@@ -101,10 +113,11 @@ def law_for(compressed: float | None, factor: float = 1.0, level: float | None =
 
 
 def _level(compressed: float | None, by_pairs: float | None) -> tuple[float, float]:
-    """Return how much harder a text is than the first, and the standard deviation of the logarithm.
+    """Return the difficulty of a text relative to the first, and the standard deviation of its logarithm.
 
-    Both voices count by how exact they are; where they contradict each other, a text has something that one of them
-    does not see, such as long repetitions, and there is more doubt.
+    The two estimates are combined with weights of their reciprocal variances (inverse-variance weighting). If they
+    disagree, the text has a property that one of them does not see, such as long repetitions, so the standard deviation
+    grows with the disagreement.
     """
     by_compression = None if compressed is None else _level_by_compression(compressed)
     if by_pairs is None:
@@ -117,16 +130,16 @@ def _level(compressed: float | None, by_pairs: float | None) -> tuple[float, flo
 
 
 def start_for(vocabulary: int, width: int, contexts: int, compressed: float | None = None) -> float:
-    """Return the held-out bits per byte that pairs of tokens bring before the first step
-    (`lavra.models.native.bigram_init`).
+    """Return the bits per byte that a warm start from bigram counts is expected to have before the first step.
 
-    Within 2 % of what was measured for vocabularies of 1,024 to 8,192 tokens and widths of 64 to 320.
+    The formula is within 2 % of what was measured for vocabularies of 1,024 to 8,192 tokens and widths of 64 to 320;
+    `lavra.models.native.bigram_init` makes the warm start.
 
     Args:
-        vocabulary: token ids.
-        width: of the model: the rank that the table of pairs is brought to.
-        contexts: tokens whose followers are counted.
-        compressed: bits per byte of xz -9 on 200 kB of the text; None for the first of the texts above.
+        vocabulary: Vocabulary size.
+        width: Width of the model, which is the rank of the approximated bigram table.
+        contexts: Number of tokens whose followers are counted.
+        compressed: Bits per byte of `xz -9` on 200 kB of the text; None for the first of the texts above.
     """
     share = 1.0 if compressed is None else _level_by_compression(compressed)
     by_shape = 0.671 - 0.108 * log(vocabulary / 4096) + 0.123 * 64 / width
@@ -138,5 +151,12 @@ def _level_by_compression(compressed: float) -> float:
 
 
 def level_by_start(start: float, vocabulary: int, width: int, contexts: int) -> float:
-    """Return how much harder a text is than the first of those above, from the bits per byte of its pairs of tokens."""
+    """Return the difficulty of a text relative to the first text above, from the loss of its warm start.
+
+    Args:
+        start: Measured bits per byte before the first step.
+        vocabulary: Vocabulary size.
+        width: Width of the model.
+        contexts: Number of tokens whose followers were counted.
+    """
     return start / start_for(vocabulary, width, contexts)

@@ -1,4 +1,4 @@
-"""Learning curves: of one run while it runs, and of fine-tuning over the amount of data."""
+"""Learning curves: extrapolation of the loss of a run in progress, and of fine-tuning to more data."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ from lavra.planning.scaling_law.law import HUBER, Interval, Law
 from lavra.training.optimizers.schedules import Schedule
 
 EARLIEST = 0.2
-"""Share of the run before which its curve says less than the law alone."""
+"""Share of the run before which its own curve predicts worse than the scaling law alone."""
 
 _SHORT, _LONG = 0.03, -0.04
-"""Bounds of the drift, as a logarithm: short runs end above where their middle points to, long ones below."""
+"""Bounds of the drift as a log ratio: short runs end above what the middle of their curve predicts, long ones below."""
 
 _DRIFT = 0.024, 0.0175, 60.0
-"""Drift from the beginning of the cooldown to the end of wsd runs: first - second x ln(steps / third), fitted to the
-curves of some sixty runs of 140 to 6,000 steps (see the lab notebook). What comes before adds nothing to it."""
+"""Drift (a, b, c), the change of the log loss relative to the law from the start of the learning-rate decay to the end
+of a wsd run: a - b x ln(steps / c). Fitted to the curves of some sixty runs of 140 to 6,000 steps (see the lab
+notebook). Before the decay there is no drift."""
 
 _SPREAD = 0.02, 0.02
-"""Standard deviation of the error at the beginning of the cooldown, and what is added to it per share of the run before
-it; it shrinks in proportion to what is left of the cooldown."""
+"""Standard deviation of the error of the log loss at the start of the decay, and what is added to it for each share of
+the constant phase that is still to come. It shrinks in proportion to the rest of the decay."""
 
 _LEAST_SPREAD = 0.002
+"""Lower limit of that standard deviation, since validations themselves scatter."""
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One validation of the run.
+    """One validation of a run.
 
     Attributes:
-        step: steps done.
-        text_bytes: effective bytes learned from.
-        bits_per_byte: on the held-out windows of the run.
+        step: Number of steps done.
+        text_bytes: Effective bytes of text trained on so far.
+        bits_per_byte: Validation loss in bits per byte.
     """
 
     step: int
@@ -55,19 +57,22 @@ def forecast_from_curve(
     schedule: Schedule,
     start: float = math.inf,
 ) -> Interval | None:
-    """Return the bits per byte that the last validation will show, with the interval of nine in ten.
+    """Return the forecast of the last validation of a run in progress, in bits per byte, with its 90 % interval.
+
+    The last measured loss is multiplied by the ratio of the law at the end of the run to the law now, and by the drift
+    that past runs show during the learning-rate decay.
 
     Args:
-        points: the validations so far, in order.
-        law: any law of the right form; a constant factor of its own does not matter.
-        parameters: of the model, in matrix products.
-        steps: of the whole run.
-        text_bytes: effective bytes that the whole run learns from.
-        schedule: of the learning rate.
-        start: bits per byte before the first step, of a run that began from counts of pairs of tokens.
+        points: The validations so far, in order.
+        law: Scaling law; only ratios of its values are used, so a constant factor does not matter.
+        parameters: Number of parameters of the model that take part in matrix products.
+        steps: Number of steps of the whole run.
+        text_bytes: Effective bytes of text that the whole run trains on.
+        schedule: Learning-rate schedule.
+        start: Bits per byte before the first step of a run with a warm start; infinite without one.
 
     Returns:
-        None before `EARLIEST`, where only the law knows.
+        The interval; None before the share `EARLIEST` of the run, where the law alone predicts better.
     """
     if not points or points[-1].step < EARLIEST * steps:
         return None
@@ -84,27 +89,26 @@ def forecast_from_curve(
 
 
 def _left(done: float, schedule: Schedule) -> float:
-    """Return how much of the fall of the learning rate is to come: 1 at its beginning, more before, 0 at the end."""
+    """Return the share of the learning-rate decay that is to come: 1 at its start, up to 2 before it, 0 at the end."""
     begin = 1.0 - schedule.cooldown if schedule.shape == "wsd" else 0.0
     if done <= begin:
         return 1.0 + (begin - done) / max(begin, 1e-9)
     return (1.0 - done) / max(1e-9, 1.0 - begin)
 
 
-# The learning curve of fine-tuning over the amount of data: the rectified scaling law (Lin et al. 2024, 2402.02314).
+# Fine-tuning over the amount of data: the rectified scaling law (Lin et al. 2024, arXiv 2402.02314).
 #
-# L(D) = B / (D_l + D^β) + E: data that the model has "seen already" in its first training, D_l, flattens the
-# beginning,
-# which a plain power law cannot.
+# L(D) = B / (D_l + D^β) + E. The term D_l, the "pre-learned data size" of the pretrained model, flattens the start of
+# the curve, which a plain power law cannot.
 
 
 @dataclass(frozen=True)
 class RectifiedLaw:
-    """A fitted learning curve.
+    """A fitted learning curve of fine-tuning: the rectified scaling law.
 
     Attributes:
-        samples: (draws, 4) logarithms of B, D_l, β and E: the best first, then those of the bootstrap.
-        noise: standard deviation of the logarithm of one loss around the curve.
+        samples: (1 + draws, 4) logarithms of B, D_l, β and E: the best fit first, then the bootstrap samples.
+        noise: Standard deviation of the log of a single loss around the curve.
     """
 
     samples: tuple[tuple[float, ...], ...]
@@ -112,16 +116,21 @@ class RectifiedLaw:
 
     @property
     def constants(self) -> dict[str, float]:
-        """B, D_l, beta and E of the best fit."""
+        """The constants `B`, `D_l`, `beta` and `E` of the best fit, by name."""
         values = np.exp(self.samples[0])
         return dict(zip(("B", "D_l", "beta", "E"), map(float, values), strict=True))
 
     def loss(self, examples: float) -> float:
-        """Return the loss to expect after learning from that many examples (or tokens, as in the fit)."""
+        """Return the expected loss after training on that many examples (or tokens, as in the fit)."""
         return float(np.exp(_curve(np.array(self.samples[:1]), np.log([examples])))[0, 0])
 
     def forecast(self, examples: float, seed: int = 0) -> Interval:
-        """Return the loss to expect, with the interval of nine in ten."""
+        """Return the expected loss, with its 90 % interval.
+
+        Args:
+            examples: Number of examples (or tokens, as in the fit).
+            seed: Seed of the noise that is added to the bootstrap samples.
+        """
         logs = _curve(np.array(self.samples), np.log([examples]))[:, 0]
         logs[1:] += numpy_stream(seed, "forecast").standard_normal(len(logs) - 1) * self.noise
         low, high = np.quantile(logs[1:], (0.05, 0.95))
@@ -129,21 +138,26 @@ class RectifiedLaw:
         return Interval(float(np.exp(best)), float(np.exp(min(low, best))), float(np.exp(max(high, best))))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the curve as JSON values, with the constants of the best fit."""
         return asdict(self) | {"constants": self.constants}
 
 
 def fit_rectified(sizes: Sequence[float], losses: Sequence[float], *, draws: int = 100, seed: int = 0) -> RectifiedLaw:
-    """Fit the curve to losses on held-out data after fine-tuning on subsets of several sizes.
+    """Fit the rectified scaling law to validation losses after fine-tuning on subsets of several sizes, and return it.
 
     Args:
-        sizes: of the subsets, in examples or tokens; at least four different ones.
-        losses: reached with each.
-        draws: of the bootstrap.
-        seed: of its luck.
+        sizes: Sizes of the subsets in examples or tokens; at least four different ones.
+        losses: Validation loss that was reached with each subset.
+        draws: Number of bootstrap samples.
+        seed: Seed of the starting points and of the bootstrap.
 
     Raises:
-        ValueError: with fewer than four sizes, or for a number that is not positive.
+        ValueError: if there are fewer than four different sizes, or a number is not positive.
+
+    Examples:
+        >>> curve = fit_rectified([100, 1000, 10000, 100000], [3.0, 2.6, 2.2, 2.0], draws=10)
+        >>> curve.loss(1e6) < 2.0
+        True
     """
     if len(set(sizes)) < 4:
         raise ValueError("a learning curve needs at least four sizes of subsets")
@@ -164,7 +178,7 @@ def fit_rectified(sizes: Sequence[float], losses: Sequence[float], *, draws: int
 
 
 def _prior(amounts: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a wide belief about the four logarithms: β about 0.4, D_l about half-way, E below the lowest loss."""
+    """Return means and deviations of a wide prior: β near 0.4, D_l within the data, E below the smallest loss."""
     power = 0.4
     middle = power * float(np.mean(amounts))
     drop = max(1e-3, float(np.exp(logs.max()) - np.exp(logs.min())))
@@ -183,7 +197,11 @@ def _curve(fits: np.ndarray, amounts: np.ndarray) -> np.ndarray:
 def _minimise(
     fits: np.ndarray, amounts: np.ndarray, logs: np.ndarray, centre: np.ndarray, width: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise Huber's loss of many fits at once, by Levenberg and Marquardt with numerical derivatives."""
+    """Return the minima and costs of many fits at once: Levenberg-Marquardt on reweighted squares (IRLS).
+
+    The cost is the Huber loss of the log losses plus the prior; derivatives are finite differences. See `_minimise` in
+    `lavra.planning.scaling_law.law` for the method.
+    """
     precision, damping = 1.0 / width**2, np.full(len(fits), 1e-2)
 
     def cost(values: np.ndarray) -> np.ndarray:

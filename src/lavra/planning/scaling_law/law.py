@@ -1,12 +1,12 @@
-"""The scaling law: what loss a model of N parameters reaches on D bytes of text, and how sure that is.
+"""The scaling law: the loss that a model of N parameters reaches on D bytes of text, with its uncertainty.
 
-L(N, D) = E + A·N^-α + B·D^-β (Hoffmann et al. 2022, arXiv 2203.15556, approach 3), in bits per byte of original text,
-so that tokenizers do not matter. D is effective: repeated text counts for less (`planning.repetition`). Runs looked at
-before their learning rate fell (the constant stretch of a wsd schedule) lie above the law by a factor of their own,
-fitted along, which lets one run give several points (arXiv 2405.18392).
+L(N, D) = E + A·N^-α + B·D^-β (Hoffmann et al. 2022, arXiv 2203.15556, approach 3), in bits per byte of the original
+text, so that the tokenizer does not matter. D is the effective amount of text: repeated text counts for less
+(`lavra.planning.budget.worth`). Losses before the learning-rate decay, in the constant phase of a wsd schedule, lie
+above the law by a factor that is fitted along with the law, so that one run gives several points (arXiv 2405.18392).
 
-A run that begins from counts of pairs of tokens is better than the law at first, and follows it when the law has come
-down to where the run began: its loss is a smooth minimum of both, (L^-q + S^-q)^(-1/q), S the loss at its beginning.
+A run with a warm start from bigram counts is better than the law at first, and follows it once the law has come down to
+the loss S of that start. Its loss is modelled as a smooth minimum of the two, (L^-q + S^-q)^(-1/q).
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ import numpy as np
 from lavra.core.seeds import numpy_stream
 
 HUBER = 1e-2
-"""Residuals of the logarithm beyond this count linearly: one diverged run does not bend the law. Hoffmann et al. take
-1e-3; short runs scatter by about a hundredth."""
+"""Threshold of the Huber loss on residuals of the log loss: larger residuals count linearly, so that one diverged run
+does not distort the law. Hoffmann et al. take 1e-3; the short runs here scatter by about a hundredth."""
 
 FORM = 0.02
-"""Standard deviation of the logarithm, for each factor of ten in N x D beyond the runs, by which the form of the law
-may be wrong: its three terms describe the runs that it was fitted to, and what they do beyond is believed."""
+"""Model error in extrapolation: standard deviation of the log loss for each factor of ten by which N x D exceeds that
+of the largest run. The three terms describe the runs that the law was fitted to; beyond them its form is an
+assumption."""
 
 
 SHARPNESS = 30.0
-"""q of the smooth minimum: where L = S the loss is 2 % below both. Fits to some sixty runs gave 18 to 41."""
+"""Exponent q of the smooth minimum: where L = S, the loss is 2 % below both. Fits to some sixty runs gave 18 to 41."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One measured loss.
+    """One measured loss, to which the law is fitted.
 
     Attributes:
-        parameters: N: those in matrix products, the head's included.
-        text_bytes: D: effective bytes of text learned from.
-        bits_per_byte: of held-out text.
-        cooled: whether the learning rate had fallen; otherwise the loss is above what the law says.
-        run: points of one run share their luck, so they are resampled together.
-        weight: how much the point counts.
-        start: bits per byte before the first step, of a run that began from counts of pairs of tokens; else infinite.
+        parameters: N, the number of parameters that take part in matrix products, including the head.
+        text_bytes: D, the effective bytes of text trained on.
+        bits_per_byte: Validation loss in bits per byte.
+        cooled: Whether the learning rate had decayed; if not, the loss lies above the law.
+        run: Name of the run. Points of one run have correlated errors, so they are resampled together. Empty for a
+            point that is a run of its own.
+        weight: Weight of the point in the fit.
+        start: Bits per byte before the first step of a run with a warm start from bigram counts; infinite without one.
     """
 
     parameters: float
@@ -58,12 +60,14 @@ class Observation:
 
 @dataclass(frozen=True)
 class Prior:
-    """What is believed before any run: normal, of the logarithms of E, of A·(10^6)^-α and of B·(10^7)^-β, of both
-    powers, and of the logarithm of the factor for runs whose learning rate has not fallen.
+    """Prior distribution of the six parameters of the fit: independent normal distributions.
+
+    The parameters are, in this order: log E; log of A·(10^6)^-α; α; log of B·(10^7)^-β; β; and the log of the factor
+    for losses before the learning-rate decay.
 
     Attributes:
-        means: the six means.
-        deviations: the six standard deviations.
+        means: The six means.
+        deviations: The six standard deviations.
     """
 
     means: tuple[float, ...]
@@ -71,22 +75,28 @@ class Prior:
 
 
 WIDE = Prior((-0.6, -0.7, 0.34, -0.7, 0.37, 0.05), (0.2, 1.2, 0.12, 1.2, 0.12, 0.05))
-"""Powers and floor around those of Hoffmann et al. 2022 and Besiroglu et al. 2024 (0.35 and 0.37; 1.7 to 1.8 nats a
-token, some 0.55 bits per byte), and parts of some tenths at a million parameters and ten megabytes. Short runs alone do
-not tell the floor from the rest: fitted without knowledge of it, they promise that nothing ever gets below 1.1."""
+"""Default prior. Exponents and irreducible loss are centred on those of Hoffmann et al. 2022 and Besiroglu et al. 2024
+(0.35 and 0.37; 1.7 to 1.8 nats per token, about 0.55 bits per byte); the two reducible terms are some tenths of a bit
+at a million parameters and ten megabytes. Short runs alone do not identify the irreducible loss: fitted without a
+prior, they claim that no model ever gets below 1.1 bits per byte."""
 
 _SIZE, _TEXT = 1e6, 1e7
-"""Where the parts are measured that the fit works with: they are far less entangled there than at N = D = 1."""
+"""Reference point (parameters, bytes) at which the fit measures the two reducible terms: there they are far less
+correlated with the exponents than at N = D = 1."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the interval that holds it nine times of ten.
+    """An estimate with its 90 % interval.
 
     Attributes:
-        value: the best guess.
-        low: 5 % lie below.
-        high: 5 % lie above.
+        value: Best estimate.
+        low: Lower end: the 5 % quantile.
+        high: Upper end: the 95 % quantile.
+
+    Examples:
+        >>> Interval(2.0, 1.5, 2.5).scaled(2.0)
+        Interval(value=4.0, low=3.0, high=5.0)
     """
 
     value: float
@@ -94,24 +104,24 @@ class Interval:
     high: float
 
     def scaled(self, factor: float) -> Interval:
-        """Return the interval in another unit."""
+        """Return the interval with all three values multiplied by `factor`, i.e. in another unit."""
         return Interval(self.value * factor, self.low * factor, self.high * factor)
 
     def to_json(self) -> dict[str, float]:
-        """Return plain values."""
+        """Return the interval as JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Law:
-    """A fitted law.
+    """A fitted scaling law.
 
     Attributes:
-        samples: (draws, 6) parameters: the best fit first, then what other luck would have given.
-        noise: standard deviation of one run's logarithm around the law.
-        runs: that it was fitted to.
-        origin: what it was fitted to, in words.
-        reach: largest N x D among the runs; beyond it the law is less and less sure of its own form.
+        samples: (1 + draws, 6) parameters as in `Prior`: the best fit first, then the bootstrap samples.
+        noise: Standard deviation of the log loss of a single run around the law.
+        runs: Number of runs that the law was fitted to.
+        origin: What the law was fitted to, in words.
+        reach: Largest N x D among the runs; 0 if it is not known. Forecasts beyond it have wider intervals.
     """
 
     samples: tuple[tuple[float, ...], ...]
@@ -122,7 +132,7 @@ class Law:
 
     @property
     def constants(self) -> dict[str, float]:
-        """E, A, alpha, B and beta of the best fit, as the formula has them."""
+        """The constants of the best fit by name: `E`, `A`, `alpha`, `B`, `beta`, and the factor `before_cooldown`."""
         floor, size, size_power, text, text_power, warm = self.samples[0]
         return {
             "E": float(np.exp(floor)),
@@ -134,14 +144,29 @@ class Law:
         }
 
     def loss(self, parameters: float, text_bytes: float, start: float = math.inf) -> float:
-        """Return the best guess in bits per byte, of a run that begins with a loss of `start`."""
+        """Return the expected loss of a run in bits per byte.
+
+        Args:
+            parameters: Number of parameters that take part in matrix products, including the head.
+            text_bytes: Effective bytes of text trained on.
+            start: Bits per byte before the first step of a run with a warm start; infinite without one.
+        """
         features = _features([Observation(parameters, text_bytes, 1.0, start=start)])
         return float(np.exp(_predict(np.array(self.samples[:1]), features))[0, 0])
 
     def forecast(self, parameters: float, text_bytes: float, start: float = math.inf, seed: int = 0) -> Interval:
-        """Return the bits per byte to expect of one run, with the interval of nine in ten."""
+        """Return the expected loss of a run in bits per byte, with the 90 % interval for a single run.
+
+        Args:
+            parameters: Number of parameters that take part in matrix products, including the head.
+            text_bytes: Effective bytes of text trained on.
+            start: Bits per byte before the first step of a run with a warm start; infinite without one.
+            seed: Seed of the noise that is added to the bootstrap samples.
+        """
         features = _features([Observation(parameters, text_bytes, 1.0, start=start)])
         logs = _predict(np.array(self.samples), features)[:, 0]
+        # Three sources of error: the bootstrap samples, the scatter of a single run, and the form of the law, which is
+        # the less certain the further N x D lies beyond the runs that it was fitted to.
         decades = max(0.0, float(np.log10(parameters * text_bytes / self.reach))) if self.reach else 0.0
         deviation = float(np.hypot(self.noise, FORM * decades))
         luck = numpy_stream(seed, "forecast").standard_normal(len(logs)) * deviation
@@ -149,13 +174,13 @@ class Law:
         return Interval(float(np.exp(logs[0])), float(np.exp(min(low, logs[0]))), float(np.exp(max(high, logs[0]))))
 
     def shifted(self, factor: float) -> Law:
-        """Return the law with every loss but that of the start multiplied by `factor`: what other runs were off by."""
+        """Return the law with all three terms multiplied by `factor`, such as the mean error of past forecasts."""
         shift = np.log(factor) * np.array([1, 1, 0, 1, 0, 0])
         samples = tuple(tuple(map(float, np.array(sample) + shift)) for sample in self.samples)
         return replace(self, samples=samples)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the law as JSON values, with the constants of the best fit."""
         return asdict(self) | {"constants": self.constants}
 
 
@@ -168,21 +193,30 @@ def fit_law(
     origin: str = "",
     least_noise: float = 0.004,
 ) -> Law:
-    """Fit the law: the best of several starts by Huber's loss of logarithms, and a bootstrap for the uncertainty.
+    """Fit the scaling law and return it.
 
-    Each draw of the bootstrap moves the runs' losses by luck as large as what the fit left over, and the prior's means
-    by its own deviations, and fits again; so what the runs do not determine stays as uncertain as it was.
+    The fit minimises the Huber loss of the log losses plus the prior (a maximum a posteriori estimate) from 32 starting
+    points. The uncertainty comes from a parametric bootstrap: each draw adds noise as large as the residuals of the fit
+    to the losses, draws new means of the prior from the prior itself, and fits again. What the runs do not determine
+    therefore stays as uncertain as the prior (randomized maximum likelihood).
 
     Args:
-        observations: of at least three runs, or of points along one.
-        prior: what is believed before.
-        draws: of the bootstrap.
-        seed: of its luck.
-        origin: what the runs are, in words.
-        least_noise: of a run's logarithm, below which no handful of runs can prove it to be.
+        observations: Losses of at least three runs, or several points along one.
+        prior: Prior distribution of the parameters.
+        draws: Number of bootstrap samples.
+        seed: Seed of the starting points and of the bootstrap.
+        origin: What the runs are, in words.
+        least_noise: Lower limit of the standard deviation of the log loss of a single run: a handful of runs that
+            happen to agree do not prove that runs do not scatter.
 
     Raises:
-        ValueError: without observations, or for a loss or size that is not positive.
+        ValueError: if there is no observation, or a loss or size is not positive.
+
+    Examples:
+        >>> seen = [Observation(n, d, 0.6 + 90 * n**-0.4 + 90 * d**-0.35) for n in (1e6, 4e6) for d in (1e7, 4e7)]
+        >>> law = fit_law(seen, draws=10)
+        >>> round(law.loss(2e6, 2e7), 1)
+        1.1
     """
     if not observations:
         raise ValueError("a law cannot be fitted to nothing")
@@ -198,7 +232,7 @@ def fit_law(
     best = fits[np.argmin(costs)]
     runs = [seen.run or str(number) for number, seen in enumerate(observations)]
     noise = max(least_noise, _scatter(logs - _predict(best[None], features)[0], weights, runs))
-    # Luck is of a run as a whole; points along a run scatter little around their own curve.
+    # The noise is mostly common to all points of a run; they scatter little (0.3 of it) around their own curve.
     names = {name: index for index, name in enumerate(dict.fromkeys(runs))}
     index = np.array([names[run] for run in runs])
     luck = noise * generator.standard_normal((draws, len(names)))[:, index]
@@ -212,7 +246,7 @@ def fit_law(
 
 
 def _features(observations: Sequence[Observation]) -> np.ndarray:
-    """Return (points, 4): logarithms of N and D from their reference, whether before cooldown, log of the start."""
+    """Return (points, 4) features: log N and log D relative to the reference, 1 before the decay, log of the start."""
     return np.array(
         [
             (
@@ -227,7 +261,7 @@ def _features(observations: Sequence[Observation]) -> np.ndarray:
 
 
 def _parts(fits: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the (fits, points) logarithms of the floor, the part of the size and the part of the text."""
+    """Return the logarithms of the three terms E, A·N^-α and B·D^-β, (fits, points) each."""
     floor = np.broadcast_to(fits[:, :1], (len(fits), len(features)))
     return (
         floor,
@@ -237,21 +271,21 @@ def _parts(fits: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _predict(fits: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Return the (fits, points) logarithms of the loss."""
+    """Return the (fits, points) log losses. Sums of terms are taken with log-sum-exp, which cannot overflow."""
     law = np.logaddexp.reduce(np.stack(_parts(fits, features)), axis=0)
     return _smooth_minimum(law, features) + fits[:, 5:6] * features[None, :, 2]
 
 
 def _smooth_minimum(law: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Return the logarithms of what a run reaches that begins with a loss, from those of the law."""
+    """Return the log losses of runs with a warm start: the smooth minimum (a soft minimum) of law and start."""
     return -np.logaddexp(-SHARPNESS * law, -SHARPNESS * features[None, :, 3]) / SHARPNESS
 
 
 def _jacobian(fits: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Return the (fits, points, 6) derivatives of `_predict`."""
+    """Return the (fits, points, 6) derivatives of `_predict` by the parameters."""
     floor, size, text = _parts(fits, features)
     law = np.logaddexp.reduce(np.stack((floor, size, text)), axis=0)
-    follows = np.exp(SHARPNESS * (_smooth_minimum(law, features) - law))  # 1 where only the law counts
+    follows = np.exp(SHARPNESS * (_smooth_minimum(law, features) - law))  # chain rule: 1 where the start is irrelevant
     shares = [np.exp(part - law) * follows for part in (floor, size, text)]
     warm = np.broadcast_to(features[None, :, 2], law.shape)
     columns = (
@@ -274,21 +308,24 @@ def _minimise(
     precision: np.ndarray,
     steps: int = 80,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise the Huber loss of many fits at once, by Levenberg and Marquardt on reweighted squares.
+    """Minimise the Huber loss plus the prior for many fits at once.
 
     Args:
-        fits: (fits, 6) where to start.
-        features: (points, 4).
-        logs: (fits, points) logarithms of the losses.
-        weights: (points,).
+        fits: (fits, 6) starting points.
+        features: (points, 4) features of the observations.
+        logs: (fits, points) log losses.
+        weights: (points,) weights of the observations.
         centres: (fits, 6) means of the prior.
-        precision: (6,) of the prior.
-        steps: at most.
+        precision: (6,) reciprocal variances of the prior.
+        steps: Largest number of iterations.
 
     Returns:
-        The fits and their costs.
+        The (fits, 6) minima and their (fits,) costs.
     """
-    spread = HUBER**2  # residuals are measured in units of HUBER, the prior in its deviations
+    # Levenberg-Marquardt with iteratively reweighted least squares (IRLS): weights of min(1, HUBER / |residual|) turn
+    # the Huber loss into least squares, and each fit has its own damping, which is reduced after an accepted step and
+    # raised after a rejected one.
+    spread = HUBER**2  # residuals are measured in units of HUBER, the prior in its standard deviations
     damping = np.full(len(fits), 1e-2)
     costs = _costs(fits, features, logs, weights, centres, precision)
     for _ in range(steps):
@@ -299,7 +336,7 @@ def _minimise(
         slope = np.einsum("fpi,fp->fi", jacobian, trust * residuals) + precision * (centres - fits)
         scale = damping[:, None, None] * np.einsum("fii->fi", normal)[:, :, None] * np.eye(fits.shape[1])
         moved = fits + np.linalg.solve(normal + scale, slope[:, :, None])[:, :, 0]
-        moved[:, [2, 4]] = np.clip(moved[:, [2, 4]], 0.02, 2.0)
+        moved[:, [2, 4]] = np.clip(moved[:, [2, 4]], 0.02, 2.0)  # the exponents must stay positive
         tried = _costs(moved, features, logs, weights, centres, precision)
         better = tried < costs
         gained = np.max(np.where(better, costs - tried, 0.0) / np.maximum(costs, 1e-9))
@@ -324,7 +361,7 @@ def _costs(
 
 
 def _scatter(residuals: np.ndarray, weights: np.ndarray, runs: Sequence[str]) -> float:
-    """Return the standard deviation of runs around the law, robustly, larger for the parameters that were fitted."""
+    """Return the standard deviation of runs around the law: 1.4826 MAD, corrected for the fitted parameters."""
     means = [
         float(
             np.average(residuals[[other == run for other in runs]], weights=weights[[other == run for other in runs]])

@@ -1,4 +1,4 @@
-"""What past runs taught: the speed of this machine, the errors of forecasts, points for the scaling law."""
+"""What is learned from past runs: the speed of this machine, the errors of forecasts, points for the scaling law."""
 
 from __future__ import annotations
 
@@ -20,25 +20,30 @@ from lavra.planning.budget import assumed_efficiency, worth
 from lavra.planning.machine.flops import matrix_parameters
 from lavra.planning.scaling_law.law import Observation
 
-# What past runs taught about plans: how fast this machine really trains, and how far off forecasts were.
+# Calibration of plans: how fast this machine really trains, and how far off forecasts were.
 #
-# Kept in one file of the user's, `planning.json` in `$XDG_CONFIG_HOME/lavra` (or `~/.config/lavra`); without it, plans
-# use the defaults that are in the code.
+# It is kept in one file of the user, `planning.json` in `$XDG_CONFIG_HOME/lavra` (or `~/.config/lavra`). Without that
+# file, plans use the defaults in the code.
 
 _LONG_ENOUGH = 60.0
-"""Seconds of steps from which on a run says what the rest of a run takes; in shorter ones, start and end prevail."""
+"""Seconds of training steps that a run needs for its overhead to be measured: in shorter runs, start-up and the final
+evaluation dominate."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Constants refitted from runs.
+    """Constants of plans that are refitted from past runs.
 
     Attributes:
-        efficiency: share of the matrix peak that training reached, by kind of device (`cpu`, `cuda`, `mps`).
-        overhead: seconds of a run over those of its steps alone.
-        law_factor: bits per byte that runs reached over those that the built-in law had expected.
-        runs: how many it was fitted to.
-        folder: where they were.
+        efficiency: Share of the matrix peak that training reached, by kind of device (`cpu`, `cuda`, `mps`).
+        overhead: Ratio of the time of a run to the time of its steps alone.
+        law_factor: Ratio of the bits per byte that runs reached to the forecasts of the built-in law.
+        runs: Number of runs that the constants come from.
+        folder: Folder of these runs.
+
+    Examples:
+        >>> Calibration(efficiency={"cuda": 0.4}, folder="runs").efficiency_on("cuda", 1e15, 1)
+        (0.4, 'reached by past runs in runs')
     """
 
     efficiency: dict[str, float] = field(default_factory=dict)
@@ -48,34 +53,34 @@ class Calibration:
     folder: str = ""
 
     def efficiency_on(self, device: str, peak: float, threads: int) -> tuple[float, str]:
-        """Return the efficiency to expect on a kind of device, and where that is from, in words.
+        """Return the efficiency to expect on a kind of device, and the source of that figure, in words.
 
         Args:
-            device: `cpu`, `cuda` or `mps`.
-            peak: FLOP/s of its matrix products.
-            threads: of the processor, for `cpu`.
+            device: Kind of device: `cpu`, `cuda` or `mps`.
+            peak: Peak speed of the device in matrix products, in FLOP/s.
+            threads: Number of processor threads; only used for `cpu`.
         """
         if device in self.efficiency:
             return self.efficiency[device], f"reached by past runs in {self.folder}"
         assumed = assumed_efficiency(device, peak, threads)
-        return assumed, "assumed: no run on such a device has been looked at"
+        return assumed, "assumed, since there is no past run on such a device"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the calibration as JSON values."""
         return asdict(self)
 
 
 def calibration_file() -> Path:
-    """Return where the calibration of this user is kept."""
+    """Return the path of the file that stores the calibration of this user."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return home / "lavra" / "planning.json"
 
 
 def load_calibration() -> Calibration:
-    """Return the user's calibration; the defaults where there is none.
+    """Return the calibration of this user, or the defaults if there is none.
 
     Raises:
-        Damaged: if the file does not parse.
+        Damaged: if the file is not JSON.
         InputError: if a value in it is wrong.
     """
     path = calibration_file()
@@ -83,7 +88,7 @@ def load_calibration() -> Calibration:
 
 
 def save_calibration(calibration: Calibration) -> Path:
-    """Write the user's calibration and return its file."""
+    """Write the calibration of this user, and return the path of its file."""
     path = calibration_file()
     write_json(path, calibration.to_json())
     return path
@@ -91,13 +96,13 @@ def save_calibration(calibration: Calibration) -> Path:
 
 @dataclass(frozen=True)
 class PastRun:
-    """What a finished run says about plans; None where it does not.
+    """What a finished run measured that plans estimate; None for what it did not measure.
 
     Attributes:
-        device: kind of device.
-        efficiency: reached share of the measured matrix peak.
-        overhead: seconds over those of its steps.
-        law_ratio: bits per byte over those that the plan had forecast before any calibration.
+        device: Kind of device: `cpu`, `cuda` or `mps`.
+        efficiency: Share of the measured matrix peak that training reached.
+        overhead: Ratio of the time of the run to the time of its steps alone.
+        law_ratio: Ratio of its bits per byte to those that the built-in law had forecast.
     """
 
     device: str
@@ -107,7 +112,13 @@ class PastRun:
 
 
 def past_run(run: RunFolder) -> PastRun | None:
-    """Return what one run says; None if it is not finished, or was resumed so that its time is unknown."""
+    """Return what a run measured, or None if it is not finished.
+
+    The overhead is None if the run was resumed, because its time is not known then.
+
+    Args:
+        run: Run folder.
+    """
     plan, result = run.plan, run.result
     if not plan or not result:
         return None
@@ -122,7 +133,12 @@ def past_run(run: RunFolder) -> PastRun | None:
 
 
 def calibrate(runs: Sequence[RunFolder], folder: str) -> Calibration:
-    """Return the constants that past runs support: medians, so that one odd run does not count."""
+    """Return the calibration from past runs: medians, which a single unusual run does not move.
+
+    Args:
+        runs: Run folders; those that are not finished are ignored.
+        folder: Folder of the runs, which the calibration records.
+    """
     past = [found for found in map(past_run, runs) if found is not None]
     devices = {run.device for run in past}
     efficiency = {
@@ -145,21 +161,21 @@ def _value(figure: Any) -> float | None:
     return figure.get("value") if isinstance(figure, dict) else figure
 
 
-# What a finished run says to the scaling law: its final loss, and its validations before the learning rate fell.
+# Observations for the scaling law: the final loss of a run, and its validations before the learning-rate decay.
 
 _EARLY = 0.25
-"""Share of a run before which the learning rate has not been constant for long enough to say anything."""
+"""Share of a run before which its validations are not used: the learning rate has not been constant for long enough."""
 
 _WEIGHT_ALONG = 0.3
-"""What a point along a run counts: it says less of where runs end than their ends do."""
+"""Weight of a validation during a run; the final loss weighs 1, because it says more about where runs end."""
 
 
 def observations_of(run: RunFolder, final: float | None = None) -> list[Observation]:
-    """Return what a finished training of a decoder from nothing says; nothing for any other run.
+    """Return the observations from a finished run that trained a decoder from scratch; an empty list for any other run.
 
     Args:
-        run: the finished run.
-        final: bits per byte at its end, where they were measured once more; by default its own.
+        run: Run folder.
+        final: Bits per byte at the end of the run, if they were measured again; by default those of the run itself.
     """
     plan, result = run.plan, run.result
     if not plan or not result or not plan.get("model") or plan.get("base"):
@@ -192,7 +208,7 @@ def _points(
     for line in lines[:-1]:
         share = line["step"] / plan["steps"]
         if _EARLY <= share <= 1.0 - schedule["cooldown"]:
-            # Validations during the run are of some windows; the ratio to the last one carries over.
+            # Validations during the run use a sample; its ratio to the last of them is applied to the final loss.
             bits = line["bits_per_byte"] * final / last["bits_per_byte"]
             yield Observation(parameters, read(line["tokens"]), bits, False, name, _WEIGHT_ALONG, start)
 
@@ -201,10 +217,16 @@ def _points(
 
 
 def calibrate_from(folder: str) -> dict[str, Any]:
-    """Refit the constants of plans from the finished runs in a folder, keep them for this user, and return them.
+    """Refit the constants of plans from the finished runs in a folder, and store them for this user.
+
+    Args:
+        folder: Folder of run folders.
+
+    Returns:
+        The constants as JSON values, with the `file` in which they are stored.
 
     Raises:
-        InputError: if there is no finished run.
+        InputError: if there is no finished run in the folder.
     """
     found = calibrate(list_runs(folder), folder)
     if not found.runs:
@@ -212,7 +234,7 @@ def calibrate_from(folder: str) -> dict[str, Any]:
     path = save_calibration(found)
     for device, efficiency in found.efficiency.items():
         say(f"{device}: training reached {efficiency:.0%} of the measured matrix peak")
-    say(f"runs take {found.overhead:.2f} times the time of their steps")
-    say(f"losses are {found.law_factor:.3f} times what the built-in law says")
-    say(f"kept in {path}; plans use it from now on, and without the file the defaults again")
+    say(f"runs take {found.overhead:.2f} times as long as their steps alone")
+    say(f"losses are {found.law_factor:.3f} times the forecasts of the built-in law")
+    say(f"saved to {path}; plans use these values from now on, until the file is deleted")
     return {"file": str(path), **found.to_json()}

@@ -1,1 +1,1 @@
-"""Collections of documents, their judged queries, and where they are found."""
+"""Collections of documents with queries and relevance judgements, and the formats that they are read from."""

@@ -1,4 +1,4 @@
-"""What is searched and what is judged: documents, and judgements in the columns of TREC or BEIR."""
+"""Documents, and relevance judgements in the layout of TREC or of BEIR."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ class Document:
     """One document of a collection.
 
     Attributes:
-        id: its name in runs and judgements; unique in the collection.
-        text: its body.
-        title: its title, empty when it has none; title and body are indexed together.
-        queries: queries generated for it (document expansion).
-        place: where it was read, for messages: `corpus.jsonl:17`.
+        id: The name of the document in judgements; unique in the collection.
+        text: The body of the document.
+        title: The title, an empty string where there is none; title and body are indexed together.
+        queries: Queries that were generated for the document (document expansion).
+        place: Where the document was read, for messages, such as `corpus.jsonl:17`.
+
+    Examples:
+        >>> Document("1", "It runs into the sea.", title="The river").contents
+        'The river It runs into the sea.'
     """
 
     id: str
@@ -38,20 +42,29 @@ class Document:
 
 JUDGED_TWICE = "judgement given twice with different grades (the last one counts)"
 UNKNOWN_QUERY = "judgement of a query that the collection does not have"
+UNKNOWN_DOCUMENT = "judgement of a document that is not in the corpus"
+
 _HEADER_NAMES = frozenset(
     ("query-id", "qid", "query", "topic", "score", "grade", "rel", "relevance", "label", "rating")
 )
-UNKNOWN_DOCUMENT = "judgement of a document that is not in the corpus"
+"""Usual names of the first or last column of a file of judgements, by which a header line is recognised."""
 
 
 def judgement_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
-    """Yield (place, query, document, grade) of a judgements file, in either layout.
+    """Yield the judgements of a file in either layout.
 
-    BEIR: `query-id<tab>corpus-id<tab>score` with that header. TREC: `query 0 document grade`, white space between. The
-    first line is a header when it has these names, or one of them and no digit in any column. A grade of `1.0` is 1.
+    The layout of BEIR is `query-id<tab>corpus-id<tab>score` with that header; the layout of TREC is
+    `query 0 document grade`, separated by white space. The first line is a header when one of these names is its first
+    or last column and no column has a digit. A grade of `1.0` is 1.
+
+    Args:
+        path: The file, which may be compressed.
+
+    Yields:
+        The place of the line for messages, the query id, the document id and the grade.
 
     Raises:
-        InputError: for a line that is neither, naming it.
+        InputError: If a line has neither layout; the message names the line.
     """
     for number, (place, line) in enumerate(numbered_lines(path)):
         columns = line.split("\t") if line.count("\t") == 2 else line.split()
@@ -67,7 +80,7 @@ def judgement_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
 
 
 def _is_header(columns: list[str]) -> bool:
-    """Whether a line names columns: nothing but words, one of which is a name that people give to such a column."""
+    """Return whether a line names columns: words without digits, with a usual name in the first or last column."""
     names = [column.strip().lower().replace("_", "-") for column in columns]
     if any(not name or any(letter.isdigit() for letter in name) for name in names):
         return False
@@ -85,12 +98,19 @@ def _grade(text: str, place: str) -> int:
 
 
 def read_qrels(path: Path, bad_rows: BadRows | None = None) -> dict[str, dict[str, int]]:
-    """Read judgements, TREC's or BEIR's, as query -> document -> grade.
+    """Read relevance judgements (qrels) in the layout of TREC or of BEIR.
 
     A pair that is judged twice counts with its last grade, and is counted as a problem when the grades differ.
 
+    Args:
+        path: The file, which may be compressed.
+        bad_rows: Counts the pairs with two different grades; None for not counting them.
+
+    Returns:
+        The grade of each judged document, by query id and document id.
+
     Raises:
-        InputError: see `judgement_lines`; also if the file holds no judgement.
+        InputError: If a line has neither layout, or the file holds no judgement.
     """
     qrels: dict[str, dict[str, int]] = {}
     for place, query, document, grade in judgement_lines(path):
@@ -104,6 +124,15 @@ def read_qrels(path: Path, bad_rows: BadRows | None = None) -> dict[str, dict[st
 
 
 def restrict(qrels: Qrels, queries: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Return the judgements of these queries only."""
+    """Return the judgements of some queries.
+
+    Args:
+        qrels: The judgements, by query id and document id.
+        queries: The ids of the queries to keep.
+
+    Examples:
+        >>> restrict({"q1": {"d1": 1}, "q2": {"d2": 1}}, ["q2"])
+        {'q2': {'d2': 1}}
+    """
     wanted = set(queries)
     return {query: dict(judged) for query, judged in qrels.items() if query in wanted}

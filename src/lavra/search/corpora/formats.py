@@ -1,4 +1,4 @@
-"""Collections as they lie on disk: BEIR folders, Anserini JSONL, tab-separated passages, plain folders of documents."""
+"""Formats of collections on disk: BEIR folders, Anserini JSONL, tab-separated passages, folders of documents."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ _REMEDIES = {
 
 
 class Collection(Protocol):
-    """Documents to search, and for evaluation queries and judgements.
+    """Documents to search, and queries with relevance judgements for evaluation.
 
     Attributes:
-        name: how it is called in reports.
-        splits: names of its sets of judgements, e.g. ("dev", "train"); empty when there are none.
+        name: The name of the collection in reports.
+        splits: The names of the sets of judgements, such as ("dev", "train"); empty when there are none.
     """
 
     name: str
     splits: tuple[str, ...]
 
     def documents(self) -> Iterator[Document]:
-        """Yield every document, streaming; may be called again."""
+        """Yield every document, without holding them all in memory; each call starts again with the first one."""
         ...
 
     def queries(self) -> dict[str, str]:
-        """Return every query: id -> text."""
+        """Return the text of every query by its id."""
         ...
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
-        """Return the judgements of a split: query -> document -> grade."""
+        """Return the judgements of a split: the grade by query id and document id."""
         ...
 
 
 class BeirCollection:
-    """A BEIR folder: `corpus.jsonl`, `queries.jsonl`, `qrels/*.tsv`, each also compressed.
+    """A BEIR folder: `corpus.jsonl`, `queries.jsonl` and `qrels/*.tsv`, each of which may be compressed.
 
     Args:
-        folder: the folder.
-        bad_rows: counts empty documents, which are left out, and double judgements.
+        folder: The folder.
+        bad_rows: Counts empty documents, which are left out, and pairs with two different grades.
 
     Raises:
-        InputError: if the folder has no corpus.
+        InputError: If the folder has no corpus.
     """
 
     def __init__(self, folder: Path, bad_rows: BadRows | None = None) -> None:
@@ -74,7 +74,8 @@ class BeirCollection:
         self.splits = tuple(self._qrels)
 
     def documents(self) -> Iterator[Document]:
-        """Yield every document that has text; fields `_id`, `title`, `text` (and `queries` or `predicted_queries`)."""
+        """Yield every document that has text, from the fields `_id`, `title`, `text` and `queries` or
+        `predicted_queries`."""
         return read_jsonl_corpus(self._corpus, self._bad_rows)
 
     def beside(self) -> list[str]:
@@ -83,23 +84,27 @@ class BeirCollection:
         return [str(path) for path in others if split_name(path)[1] is not None]
 
     def queries(self) -> dict[str, str]:
-        """Return every query of `queries.jsonl`.
+        """Return the text of every query of `queries.jsonl` by its id.
 
         Raises:
-            InputError: for a missing file, a query without id or text, or two texts under one id.
+            InputError: If the file is missing, a query has no id or text, or two texts have one id.
         """
         return read_queries(_existing(self.folder / "queries.jsonl"))
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
-        """Return the judgements of a split.
+        """Return the judgements of a split: the grade by query id and document id.
 
         Raises:
-            InputError: if there is no such split; the message names those that there are.
+            InputError: If there is no such split; the message names the splits that there are.
         """
         return read_qrels(self.qrels_path(split), self._bad_rows)
 
     def qrels_path(self, split: str) -> Path:
-        """Return the file of a split, for messages that name its lines."""
+        """Return the file with the judgements of a split.
+
+        Raises:
+            InputError: If there is no such split.
+        """
         if split not in self._qrels:
             raise InputError(
                 f"{self.folder} has no judgements for the split {split!r}",
@@ -112,8 +117,8 @@ class FileCollection:
     """Documents without queries: one JSONL or tab-separated file, or anything that the data readers read.
 
     Args:
-        locations: files, folders or globs.
-        bad_rows: counts what could not be read.
+        locations: Files, folders or globs.
+        bad_rows: Counts the rows that could not be read.
     """
 
     splits: tuple[str, ...] = ()
@@ -124,7 +129,7 @@ class FileCollection:
         self._bad_rows = bad_rows if bad_rows is not None else BadRows()
 
     def documents(self) -> Iterator[Document]:
-        """Yield every document; the id is its field `id`, `_id` or `docno`, else the place where it was read."""
+        """Yield every document; its id is the field `id`, `_id` or `docno`, else the place where it was read."""
         from lavra.data.readers.documents import read_rows
 
         for location in self.locations:
@@ -147,7 +152,7 @@ class FileCollection:
                     )
 
     def _without_queries(self, location: str) -> list[str]:
-        """Return what to read of a location: of every folder in it that holds a BEIR corpus, the corpus alone."""
+        """Return the files to read of a location: of a BEIR folder in it the corpus alone, without its queries."""
         if not Path(location).is_dir():
             return [location]
         files = find_files([location])
@@ -165,19 +170,26 @@ class FileCollection:
         return kept
 
     def queries(self) -> dict[str, str]:
-        """Return no query."""
+        """Return an empty dictionary, because plain documents come without queries."""
         return {}
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
-        """Refuse: plain documents come without judgements."""
+        """Raise an InputError, because plain documents come without judgements."""
         raise InputError(f"{self.name} has no judgements", "evaluate on a BEIR folder, or give queries and qrels files")
 
 
 def open_collection(location: str, bad_rows: BadRows | None = None) -> Collection:
-    """Open what a person names: a BEIR folder, a file or folder of documents, `installed-docs:`, `ir_datasets:NAME`.
+    """Open a collection by its location.
+
+    Args:
+        location: A BEIR folder, a file or folder of documents, `installed-docs:` or `ir_datasets:NAME`.
+        bad_rows: Counts what could not be read; None for not counting it.
+
+    Returns:
+        The collection.
 
     Raises:
-        InputError: if there is nothing at `location`.
+        InputError: If there is nothing at `location`.
     """
     if bad_rows is not None:
         bad_rows.remedies |= _REMEDIES
@@ -198,13 +210,18 @@ def open_collection(location: str, bad_rows: BadRows | None = None) -> Collectio
 
 
 def read_jsonl_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
-    """Yield the documents of a JSONL file: BEIR's fields (`_id`, `title`, `text`) or Anserini's (`id`, `contents`).
+    """Yield the documents of a JSONL file with the fields of BEIR (`_id`, `title`, `text`) or of Anserini (`id`,
+    `contents`).
 
-    Generated queries are taken from `predicted_queries` or `queries`, a list or lines of text. Documents without text
-    are left out and counted, and so are lines that are not JSON or have no id.
+    Generated queries are read from `predicted_queries` or `queries`, which is a list or lines of text. Documents
+    without text are left out and counted, and so are lines that are not JSON or have no id.
+
+    Args:
+        path: The file, which may be compressed.
+        bad_rows: Counts what is left out, or raises an error for it.
 
     Raises:
-        InputError: for such a line, naming it, if bad rows are errors.
+        InputError: If a line cannot be used and bad rows are errors; the message names the line.
     """
     for place, row in json_objects(path, bad_rows):
         identifier = optional_field(row, _ID_FIELDS)
@@ -219,7 +236,15 @@ def read_jsonl_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
 
 
 def listed_queries(row: Mapping[str, Any]) -> list[str]:
-    """Return the generated queries that a row carries in `predicted_queries`, `queries` or `querygen`."""
+    """Return the generated queries in the field `predicted_queries`, `queries` or `querygen` of a row.
+
+    Args:
+        row: The row of a JSONL file.
+
+    Examples:
+        >>> listed_queries({"queries": "where is it\\nwho made it"})
+        ['where is it', 'who made it']
+    """
     for name in ("predicted_queries", "queries", "querygen"):
         value = row.get(name)
         if isinstance(value, str):
@@ -230,13 +255,17 @@ def listed_queries(row: Mapping[str, Any]) -> list[str]:
 
 
 def read_tsv_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
-    """Yield the documents of a tab-separated file, as MS MARCO's `collection.tsv`: id, text.
+    """Yield the documents of a tab-separated file with id and text, such as `collection.tsv` of MS MARCO.
 
     A first line that names its columns (`id`, `title`, `text`) is a header. Lines without a tab or without an id are
     left out and counted.
 
+    Args:
+        path: The file, which may be compressed.
+        bad_rows: Counts what is left out, or raises an error for it.
+
     Raises:
-        InputError: for such a line, naming it, if bad rows are errors.
+        InputError: If a line cannot be used and bad rows are errors; the message names the line.
     """
     names: list[str] = []
     for number, (place, line) in enumerate(numbered_lines(path, bad_rows)):
@@ -263,10 +292,16 @@ def _is_header(line: str) -> bool:
 
 
 def read_queries(path: Path) -> dict[str, str]:
-    """Read queries: JSONL with `_id` and `text`, or `id<tab>text`.
+    """Read queries from JSONL with `_id` and `text`, or from lines `id<tab>text`.
+
+    Args:
+        path: The file, which may be compressed.
+
+    Returns:
+        The text of each query by its id.
 
     Raises:
-        InputError: for a query without id or text, or an id that has two different texts, naming the line.
+        InputError: If a query has no id or text, or an id has two different texts; the message names the line.
     """
     queries: dict[str, str] = {}
     for place, identifier, text in _query_lines(path):

@@ -1,4 +1,4 @@
-"""Collections of installed packages: docstrings with their summary lines as queries, and those of `ir_datasets`."""
+"""Collections from installed packages: docstrings with their summaries as queries, and those of `ir_datasets`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from lavra.data.readers.rows import BadRows, Row
 from lavra.search.corpora.documents import Document
 
 FEWEST_BODY_WORDS = 20
+"""Fewest words of a docstring without its summary, for it to be a passage."""
+
 SUMMARY_WORDS = (3, 25)
-"""Fewest and most words of a summary that can pass for a query."""
+"""Fewest and most words of a summary, for it to serve as a query."""
 
 _TENTHS = {"train": range(8), "dev": range(8, 9), "test": range(9, 10)}
+"""The tenths of the passages, by a hash of their text, that belong to each split."""
 
 
 class _Entry(NamedTuple):
@@ -30,15 +33,15 @@ class _Entry(NamedTuple):
 
 
 class DocstringCollection:
-    """Docstrings of the installed packages: the summary is the query, the rest is the passage that answers it.
+    """Docstrings of the installed packages: the summary is the query, and the rest is the passage that answers it.
 
-    A docstring takes part when its summary (its first paragraph) has 3 to 25 words and its body at least 20; a body
-    that occurs twice takes part once. Queries of equal text are one query with several relevant passages. Passages are
-    dealt to "train", "dev" and "test" by a hash of their text, 8:1:1; all of them are searched.
+    A docstring is used when its summary (its first paragraph) has 3 to 25 words and the rest has at least 20; a passage
+    that occurs twice is used once. Queries of equal text are one query with several relevant passages. A hash of their
+    text assigns the passages to "train", "dev" and "test", 8:1:1; all of them are searched.
 
     Args:
         location: `installed-docs:`, or with the names of packages, `installed-docs:numpy,torch`.
-        bad_rows: counts what could not be read.
+        bad_rows: Counts what could not be read.
     """
 
     splits: tuple[str, ...] = tuple(_TENTHS)
@@ -51,19 +54,19 @@ class DocstringCollection:
         self._bad_rows = bad_rows if bad_rows is not None else BadRows()
 
     def documents(self) -> Iterator[Document]:
-        """Yield the passages."""
+        """Yield the passages as documents."""
         for entry in self._entries:
             yield Document(entry.id, entry.body, place=entry.id)
 
     def queries(self) -> dict[str, str]:
-        """Return the summaries as queries: id -> text."""
+        """Return the summaries as queries: the text by the id."""
         return {_query_id(entry.summary): entry.summary for entry in self._entries}
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
-        """Return which passage answers which query, for the passages of a split.
+        """Return the judgements of a split: grade 1 for the passages of each query.
 
         Raises:
-            InputError: for a split other than train, dev and test.
+            InputError: If the split is not train, dev or test.
         """
         if split not in _TENTHS:
             raise InputError(f"there is no split {split!r} of the installed documentation", "use train, dev or test")
@@ -98,7 +101,13 @@ class DocstringCollection:
 
 
 def summary_and_body(docstring: str) -> tuple[str, str]:
-    """Split a docstring into its first paragraph, on one line and without its full stop, and the rest.
+    """Split a docstring into its summary and the rest.
+
+    Args:
+        docstring: The docstring.
+
+    Returns:
+        The first paragraph on one line and without its full stop, and the text after it.
 
     >>> summary_and_body("Return the area.\\n\\nThe sides are lengths.")
     ('Return the area', 'The sides are lengths.')
@@ -116,13 +125,13 @@ def _query_id(summary: str) -> str:
 
 
 class IrDatasetsCollection:
-    """One collection of `ir_datasets`; its judgements are one split, named after the last part of the name.
+    """One collection of `ir_datasets`; its judgements are one split with the last part of the name.
 
     Args:
-        name: its name there, e.g. `beir/scifact/test`.
+        name: The name of the collection in `ir_datasets`, such as `beir/scifact/test`.
 
     Raises:
-        InputError: if the package is not installed or has no such collection.
+        InputError: If the package is not installed or has no such collection.
     """
 
     def __init__(self, name: str) -> None:
@@ -138,18 +147,22 @@ class IrDatasetsCollection:
         self.splits = (name.rpartition("/")[2],) if self._dataset.has_qrels() else ()
 
     def documents(self) -> Iterator[Document]:
-        """Yield every document; the title is its field `title`, the text its `text` or else all its text."""
+        """Yield every document, with its fields `title` and `text`; all of its text where it has no field `text`."""
         for row in self._dataset.docs_iter():
             title = getattr(row, "title", "") or ""
             text = getattr(row, "text", None)
             yield Document(row.doc_id, row.default_text() if text is None else text, title if text is not None else "")
 
     def queries(self) -> dict[str, str]:
-        """Return every query: id -> text."""
+        """Return the text of every query by its id."""
         return {row.query_id: row.default_text() for row in self._dataset.queries_iter()}
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
-        """Return the judgements; `split` must be the one in `splits`."""
+        """Return the judgements: the grade by query id and document id.
+
+        Raises:
+            InputError: If the split is not the one in `splits`.
+        """
         if split not in self.splits:
             raise InputError(
                 f"{self.name} has no split {split!r}", f"its judgements are {', '.join(self.splits) or 'none'}"

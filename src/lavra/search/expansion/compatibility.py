@@ -76,7 +76,7 @@ def check_vocabulary(tokenizer: Tokenizer, texts: Iterable[str]) -> str:
             "use a generator whose tokenizer has these letters: one trained on this language (PTT5 for Portuguese), "
             "a multilingual one (mT5), or one that `lavra doc2query train` makes from your own pairs",
         )
-    return f"warning: {problem}; queries will lack them"
+    return f"warning: {problem}; the generated queries will lack these words"
 
 
 def generator_language_warning(texts: Iterable[str], language: str) -> str:

@@ -111,7 +111,7 @@ class Expander:
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         if count < 1:
-            raise InputError(f"{count} queries cannot be written", "ask for one or more")
+            raise InputError(f"--queries is {count}; it must be at least 1", "ask for one or more queries")
         if chunk_tokens > writer.room:
             raise InputError(
                 f"chunks of {chunk_tokens} tokens are more than the model can read, which is {writer.room}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from lavra.core.disk.json_lines import one_line
 from lavra.core.seeds import numpy_stream
-from lavra.core.units import show_count, show_duration, show_size
+from lavra.core.units import counted, show_count, show_duration, show_size
 from lavra.search.corpora.documents import Document
 from lavra.search.expansion.expand import Expander
 
@@ -55,9 +55,11 @@ class Forecast:
 
     def line(self) -> str:
         """Return the forecast as a sentence."""
+        chunks = "1 chunk" if self.chunks == 1 else f"{show_count(self.chunks)} chunks"
+        queries = "1 query" if self.queries == 1 else f"{show_count(self.queries)} queries"
         return (
-            f"forecast: {self.documents:,} documents, {show_count(self.chunks)} chunks, {show_count(self.queries)} "
-            f"queries, {show_size(self.bytes)}; {show_duration(self.seconds)} to go"
+            f"forecast: {counted(self.documents, 'document')}, {chunks}, {queries}, {show_size(self.bytes)}; about "
+            f"{show_duration(self.seconds)} left"
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lavra.core.errors import InputError
 from lavra.core.seeds import derive_seed
+from lavra.core.units import counted
 from lavra.data.readers.lines import json_objects, numbered_lines, optional_field
 from lavra.data.readers.rows import BadRows
 from lavra.search.corpora.documents import UNKNOWN_DOCUMENT, UNKNOWN_QUERY
@@ -196,4 +197,6 @@ def example_row(asked: AskedPassage, prompt: QueryPrompt, *, whole: bool, seed: 
 def check_pairs(rows: int, location: str) -> None:
     """Refuse pairs that are too few to train on."""
     if rows < 10:
-        raise InputError(f"{location} gives {rows} passages with queries to train on", "give more pairs")
+        raise InputError(
+            f"{location} gives {counted(rows, 'passage')} with queries to train on; 10 are needed", "give more pairs"
+        )

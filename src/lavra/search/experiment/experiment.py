@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.evaluation.intervals import Estimate
 from lavra.evaluation.retrieval import MEASURES, Qrels, RetrievalScores
 from lavra.evaluation.significance import Comparison, compare_with_baseline
@@ -276,17 +277,20 @@ def _measure_dense(
 def _warnings(result: ExperimentResult, without_text: int, without_terms: list[str]) -> list[str]:
     warnings = []
     if without_text:
-        warnings.append(f"warning: {without_text:,} judged queries have no text and were left out")
+        verbs = "has no text and was" if without_text == 1 else "have no text and were"
+        warnings.append(f"warning: {counted(without_text, 'judged query', 'judged queries')} {verbs} left out")
     if without_terms:
         shown = ", ".join(without_terms[:5]) + (", …" if len(without_terms) > 5 else "")
+        count = counted(len(without_terms), "judged query", "judged queries")
+        have, counts = ("has", "counts") if len(without_terms) == 1 else ("have", "count")
         warnings.append(
-            f"warning: {len(without_terms):,} judged queries have no word that is indexed (function words alone, or "
-            f"words of no document) and count as 0: {shown}"
+            f"warning: {count} {have} no word that is indexed (function words alone, or words of no document) and "
+            f"{counts} as 0: {shown}"
         )
     fallen = [one for one in result.comparisons if one.measure == "Judged@10" and one.p_randomisation < 0.05]
     return warnings + [
-        f"warning: Judged@10 of {one.system!r} is {-one.difference.value:.3f} below the baseline's: it brings up "
-        "documents that nobody judged, and they count as wrong; its measures may be too low"
+        f"warning: Judged@10 of {one.system!r} is {-one.difference.value:.3f} below that of the baseline: this system "
+        "finds documents that nobody judged, which count as wrong, so its measures may be too low"
         for one in fallen
         if one.difference.value < -0.005
     ]

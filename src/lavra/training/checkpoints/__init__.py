@@ -1,1 +1,1 @@
-"""Checkpoints: whole or absent, checked when written and when read."""
+"""Checkpoints: complete or absent, and verified when they are written and when they are read."""

@@ -1,7 +1,8 @@
-"""The checkpoints of a run: written while training goes on, whole or absent, checked when written and when read.
+"""The checkpoints of a run: written in the background, complete or absent, verified when written and when read.
 
-A checkpoint is written into a hidden folder, synced, read back from the disk and compared, and only then renamed to its
-name; older ones are removed after that. Whenever the process or the machine stops, the newest visible one is whole.
+A checkpoint is written into a hidden folder, synced to the disk, read back and compared, and only then renamed to its
+final name; older ones are removed after that. Whenever the process or the machine stops, the newest visible checkpoint
+is therefore complete (write-ahead into a temporary folder and atomic rename).
 """
 
 from __future__ import annotations
@@ -40,20 +41,35 @@ __all__ = ["Checkpoint", "CheckpointStore"]
 
 
 Groups = Mapping[str, Mapping[str, "torch.Tensor"]]
+"""Tensors by name, by name of the group, such as `masters` and `optimizer`; each group is one file."""
 
 
 class CheckpointStore:
-    """The checkpoints in one folder, of which one process at a time is the writer.
+    """The checkpoints in one folder, to which only one process at a time writes.
 
     Args:
-        folder: e.g. `runs/mine/checkpoints`; made when the first checkpoint is.
-        keep: how many of the newest are kept, 1 or more. The one with the best score is kept besides. When the disk
-            is full, only the newest and the best are kept.
-        on_warning: takes a line about a checkpoint that could not be written, or that is damaged; it may be called from
-            the writing thread. The line is shown on standard error in any case.
+        folder: Folder of the checkpoints, e.g. `runs/mine/checkpoints`; it is made with the first checkpoint.
+        keep: Number of the newest checkpoints that are kept, 1 or more. The one with the best score is kept in
+            addition. When the disk is full, only the newest and the best are kept.
+        on_warning: Function that receives a line about a checkpoint that could not be written or is damaged. It may be
+            called from the writing thread. The line is shown on standard error in any case.
 
-    `damaged` lists what the last `latest()` or `best()` skipped: the folder, and why. `written` is the step of the last
-    checkpoint that this object has written and checked, or None; after `wait()`, it tells whether a save succeeded.
+    Attributes:
+        damaged: Folders that the last call of `latest` or `best` skipped, each with the reason.
+        written: Step of the last checkpoint that this object has written and verified; None before the first. After
+            `wait`, it tells whether a save succeeded.
+
+    Raises:
+        ValueError: if `keep` is below 1.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = CheckpointStore(Path(folder))
+        ...     store.save(120, {"masters": {"w": torch.ones(2)}}, {"seed": 7}, background=False)
+        ...     checkpoint = store.latest()
+        ...     print(checkpoint.step, checkpoint.state, checkpoint.load("masters"))
+        120 {'seed': 7} {'w': tensor([1., 1.])}
     """
 
     def __init__(self, folder: Path, keep: int = 2, on_warning: Callable[[str], None] | None = None) -> None:
@@ -78,25 +94,26 @@ class CheckpointStore:
         background: bool = True,
         score: float | None = None,
     ) -> None:
-        """Save a checkpoint, replacing one of the same step.
+        """Save a checkpoint, and replace one of the same step.
 
-        In the background, this returns when the tensors are copied to the memory of the CPU, which from then on holds a
-        second copy of them; a full disk costs a warning and this checkpoint, and every other failure is raised by the
-        next call. In the foreground, nothing is copied, and every failure is raised at once. Either way, the checkpoint
-        before is waited for first.
+        In the background, this returns once the tensors are copied to CPU memory, where a second copy of them stays. A
+        full disk then costs a warning and this checkpoint, and every other error is raised by the next call. In the
+        foreground, nothing is copied and every error is raised at once. Either way, a checkpoint that is still being
+        written is waited for first.
 
-        Checkpoints of later steps are removed: they belong to a continuation that was given up by going back.
+        Checkpoints of later steps are removed: they belong to a continuation that was abandoned by a rollback.
 
         Args:
-            step: the optimiser steps that are done.
-            tensors: name of the group, name of the tensor, tensor. A group is written to `<group>.safetensors`.
-            state: everything else, in plain JSON values.
-            background: go on while the files are written.
-            score: the validation loss at this step; lower is better.
+            step: Number of optimiser steps done.
+            tensors: Tensors by name, by name of the group. A group is written to `<group>.safetensors`.
+            state: Everything else, in plain JSON values.
+            background: Whether to return before the files are written.
+            score: Validation loss at this step; lower is better. None if it was not measured.
 
         Raises:
-            LavraError: if this checkpoint (in the foreground) or the one before could not be written.
-            TypeError: if the state is not plain JSON, or a tensor has no place in a safetensors file.
+            LavraError: if this checkpoint (in the foreground) or the previous one could not be written.
+            TypeError: if the state is not plain JSON, or the safetensors format cannot express a tensor.
+            ValueError: if the name of a group does not consist of small letters, digits, hyphens and underscores.
         """
         self.wait()
         if not all(re.fullmatch(r"[a-z][a-z0-9_-]*", group) for group in tensors):
@@ -114,15 +131,15 @@ class CheckpointStore:
             self.wait()
             return
         arguments = (step, snapshot, text, score)
-        # Not a daemon: a program that ends by an error still completes the checkpoint that it has begun.
+        # Not a daemon thread: a program that ends by an error still completes the checkpoint that it has started.
         self._thread = threading.Thread(target=self._write_behind, args=arguments, name="lavra-checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until nothing is being written.
+        """Wait until no checkpoint is being written.
 
         Raises:
-            LavraError: if the last checkpoint could not be written, unless the disk was full (that was a warning).
+            LavraError: if the last checkpoint could not be written, unless the disk was full, which is only a warning.
         """
         if self._thread is not None:
             self._thread.join()
@@ -132,29 +149,29 @@ class CheckpointStore:
             raise failure
 
     def steps(self) -> list[int]:
-        """Return the steps that have a checkpoint, whole or not, in ascending order."""
+        """Return the steps that have a checkpoint, complete or damaged, in ascending order."""
         return self._folders.steps()
 
     def latest(self) -> Checkpoint | None:
-        """Return the newest checkpoint that is whole, with every byte of it checked, or None if there is none at all.
+        """Return the newest intact checkpoint, after verifying every byte of it, or None if there is none at all.
 
-        Those that are damaged or unfinished are named, listed in `damaged`, and skipped.
+        Damaged and incomplete ones are reported, listed in `damaged`, and skipped.
 
         Raises:
-            Damaged: if there are checkpoints, and none is whole.
+            Damaged: if there are checkpoints, and none is intact.
         """
         self.wait()
         self.damaged = []
-        for folder in self._folders.unfinished():  # no damage: the one before is whole
+        for folder in self._folders.unfinished():  # no damage: the checkpoint before it is intact
             self.damaged.append((folder, "its writing was not finished"))
-            say(f"checkpoint {folder.name} was not finished and is left aside")
+            say(f"checkpoint {folder.name} was not finished and is skipped")
         return self._first_whole(self.steps()[::-1])
 
     def best(self) -> Checkpoint | None:
-        """Return the checkpoint with the lowest score, checked as by `latest`; None if none has a score.
+        """Return the intact checkpoint with the lowest score, verified as by `latest`, or None if none has a score.
 
         Raises:
-            Damaged: if there are some with a score, and none is whole.
+            Damaged: if there are checkpoints with a score, and none of them is intact.
         """
         self.wait()
         self.damaged = []
@@ -181,8 +198,8 @@ class CheckpointStore:
         if steps:
             reasons = "; ".join(reason for _, reason in self.damaged)
             raise Damaged(
-                f"none of the checkpoints in {self.folder} is whole: {reasons}",
-                "bring the folder back from a backup, or start the training again",
+                f"none of the checkpoints in {self.folder} is intact: {reasons}",
+                "restore the folder from a backup, or start the training again",
             )
         return None
 
@@ -199,26 +216,24 @@ class CheckpointStore:
             if not is_out_of_memory(error):
                 raise
             self._buffer = SnapshotBuffer()
-            self._warn(
-                "no memory for a second copy of the training state: training waits while a checkpoint is written"
-            )
+            self._warn("not enough memory for a second copy of the training state: training waits for each checkpoint")
             return None
 
     def _write_behind(self, step: int, tensors: Groups, text: str, score: float | None) -> None:
-        """Write a checkpoint without raising: a full disk is a warning, anything else waits for the next call."""
+        """Write a checkpoint without raising: a full disk is a warning, any other error is raised by the next call."""
         try:
             self._write(step, tensors, text, score)
         except OSError as error:
             failure = self._explained(step, error)
             if error.errno in NO_SPACE:
-                self._warn(f"{failure.message}; training goes on, the checkpoint before is kept")
+                self._warn(f"{failure.message}; training continues, and the previous checkpoint is kept")
             else:
                 failure.__cause__, self._failure = error, failure
         except BaseException as error:
             self._failure = error
 
     def _write(self, step: int, tensors: Groups, text: str, score: float | None) -> None:
-        """Write, check and publish a checkpoint, if need be after making room; remove what it makes superfluous."""
+        """Write, verify and rename a checkpoint, after making room where needed; then remove superfluous ones."""
         try:
             self._write_once(step, tensors, text, score)
         except OSError as error:
@@ -246,7 +261,7 @@ class CheckpointStore:
         if error.errno not in NO_SPACE:
             return LavraError(
                 f"the checkpoint of step {step} could not be written to {self.folder}: {error}",
-                "see that the folder exists, is yours to write to, and that its disk is in order; then resume the run",
+                "check that the folder exists, that you may write to it and that its disk works; then resume the run",
             )
         try:
             free = f"{show_size(shutil.disk_usage(self.folder).free)} free"
@@ -254,8 +269,8 @@ class CheckpointStore:
             free = "free space unknown"
         return LavraError(
             f"DISK FULL: could not write the checkpoint of step {step} to {self.folder} ({error.strerror}; {free})",
-            "make room on that disk, or lift the limit on file sizes (ulimit -f), and resume the run: "
-            "it goes on from the checkpoint before",
+            "free space on that disk, or raise the limit on file sizes (ulimit -f), and resume the run: "
+            "it continues from the previous checkpoint",
         )
 
     def _warn(self, text: str) -> None:
@@ -263,12 +278,12 @@ class CheckpointStore:
         if self._on_warning is not None:
             try:
                 self._on_warning(text)
-            except OSError as error:  # the log lies, most likely, on the same full disk
-                say(f"warning: that could not be written to the log: {error}")
+            except OSError as error:  # most likely the log is on the same full disk
+                say(f"warning: the line above could not be written to the log: {error}")
 
 
 def _fill(folder: Path, step: int, tensors: Groups, text: str, score: float | None) -> Manifest:
-    """Write the files of a checkpoint, and return its manifest once the disk is seen to hold them."""
+    """Write the files of a checkpoint, read them back from the disk, and return the manifest."""
     files: dict[str, FileRecord] = {}
     for group in sorted(tensors):
         files[f"{group}{TENSORS}"] = write_tensors(folder / f"{group}{TENSORS}", tensors[group])
@@ -282,8 +297,8 @@ def _fill(folder: Path, step: int, tensors: Groups, text: str, score: float | No
         Checkpoint.open(folder, from_disk=True)
     except Damaged as error:
         raise Damaged(
-            f"what the disk gives back is not what was written: {error.message}",
-            "the disk or the memory of this machine is failing; resume the run elsewhere",
+            f"the disk returned other data than was written: {error.message}",
+            "the disk or the memory of this machine is failing; resume the run on another machine",
         ) from error
     return manifest
 

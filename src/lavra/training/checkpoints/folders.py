@@ -1,4 +1,4 @@
-"""The folders of a run's checkpoints: their names, every renaming and removal, and which of them are kept."""
+"""The folders of the checkpoints of a run: their names, renaming and removal, and which checkpoints are kept."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from lavra.core.errors import Damaged
 from lavra.training.checkpoints.format import Checkpoint, Manifest, folder_name, step_of
 from lavra.training.fault_injection import fault_point
 
-# What a hidden folder is: being written, replaced by a new one of the same step, or being removed.
 _WRITING, _REPLACED, _REMOVING = ".writing", ".replaced", ".removing"
+"""Suffixes that tell why a folder is hidden: it is being written, it was replaced by a new one of the same step, or it
+is being removed."""
 
 
 class CheckpointFolders:
-    """The visible folders `step-00000120` and the hidden ones beside them.
+    """The visible folders of checkpoints, such as `step-00000120`, and the hidden ones beside them.
 
     Args:
-        root: the folder that holds them; made when the first is written.
+        root: Folder that contains them; it is made when the first checkpoint is written.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def steps(self) -> list[int]:
-        """Return the steps that have a folder, in ascending order; whether it is whole is not looked at."""
+        """Return the steps that have a folder, in ascending order, without verifying the folders."""
         if not self.root.is_dir():
             return []
         names = (path.name for path in self.root.iterdir() if path.is_dir())
@@ -35,16 +36,16 @@ class CheckpointFolders:
         return sorted({step for step in found if step is not None})
 
     def of(self, step: int) -> Path:
-        """Return the folder of a step, which is hidden if the process was killed while it replaced it."""
+        """Return the folder of a step; it is a hidden one if the process was killed while replacing it."""
         visible, replaced = self.root / folder_name(step), self._hidden(step, _REPLACED)
         return replaced if replaced.exists() and not visible.exists() else visible
 
     def unfinished(self) -> list[Path]:
-        """Return the hidden folders whose writing was cut short, or is under way in another process."""
+        """Return the hidden folders whose writing was interrupted, or is in progress in another process."""
         return sorted(self.root.glob(f".step-*{_WRITING}"))
 
     def begin(self, step: int) -> Path:
-        """Make and return the hidden folder in which the checkpoint of `step` is to be written."""
+        """Make and return the hidden folder into which the checkpoint of `step` is to be written."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.sweep()
         writing = self._hidden(step, _WRITING)
@@ -52,11 +53,15 @@ class CheckpointFolders:
         return writing
 
     def discard(self, step: int) -> None:
-        """Remove what was begun and can't be completed."""
+        """Remove the hidden folder of a checkpoint that could not be completed."""
         shutil.rmtree(self._hidden(step, _WRITING), ignore_errors=True)
 
     def publish(self, step: int) -> None:
-        """Give the folder that was begun its name, durably; one that has the name already goes only after that."""
+        """Rename the folder that `begin` made to its final name, durably.
+
+        A folder that has this name already is moved aside first, and removed only by the next `sweep`, so that there is
+        a complete checkpoint of this step at every moment.
+        """
         visible = self.root / folder_name(step)
         fault_point("checkpoint.before_rename")
         if visible.exists():
@@ -67,14 +72,14 @@ class CheckpointFolders:
         fault_point("checkpoint.after_rename")
 
     def remove(self, step: int) -> None:
-        """Remove the folder of a step; if this is cut short, no half of it is left under its name."""
+        """Remove the folder of a step; it is renamed first, so that an interruption leaves no incomplete checkpoint."""
         removing = self._hidden(step, _REMOVING)
         os.rename(self.of(step), removing)
         fault_point("checkpoint.half_removed")
         shutil.rmtree(removing)
 
     def sweep(self) -> None:
-        """Remove what earlier work left hidden; a checkpoint that was not replaced after all gets its name back."""
+        """Remove hidden folders of earlier work; a checkpoint whose replacement was interrupted gets its name back."""
         for hidden in self.root.glob(".step-*"):
             visible = self.root / hidden.name[1:].partition(".")[0]
             if _is_replaced(hidden.name) and not visible.exists():
@@ -92,12 +97,12 @@ def _is_replaced(name: str) -> bool:
 
 
 class Retention:
-    """Remembers which checkpoints are whole, and removes those that are superfluous.
+    """Retention policy: records which checkpoints are intact, and removes superfluous ones.
 
     Args:
-        folders: the folders of the checkpoints.
-        keep: how many of the newest are kept.
-        warn: takes a line about what is lost.
+        folders: Folders of the checkpoints.
+        keep: Number of the newest intact checkpoints that are kept, besides the one with the best score.
+        warn: Function that receives a line about checkpoints that are damaged, or removed to free space.
     """
 
     def __init__(self, folders: CheckpointFolders, keep: int, warn: Callable[[str], None]) -> None:
@@ -105,19 +110,19 @@ class Retention:
         self._whole: dict[int, Manifest] = {}
 
     def remember(self, step: int, manifest: Manifest) -> None:
-        """Note that every byte of the checkpoint of `step` was checked."""
+        """Record that the checkpoint of `step` was verified and is intact."""
         self._whole[step] = manifest
 
     def forget(self, step: int) -> None:
-        """Note that the checkpoint of `step` is damaged."""
+        """Record that the checkpoint of `step` is damaged."""
         self._whole.pop(step, None)
 
     def trim(self, newest: int) -> None:
-        """Remove what the checkpoint of `newest`, just checked, makes superfluous."""
+        """Remove the checkpoints that are superfluous now that the one of step `newest` is verified."""
         self._remove_all_but(self._keep, newest)
 
     def make_room(self) -> bool:
-        """Remove all but the newest whole checkpoint, checked anew, and the best; return whether there were others."""
+        """Remove all but the newest intact checkpoint, verified anew, and the best; return whether any was removed."""
         for newest in self._folders.steps()[::-1]:
             try:
                 self.remember(newest, Checkpoint.open(self._folders.of(newest), from_disk=True).manifest)
@@ -125,12 +130,12 @@ class Retention:
                 continue
             removed = self._remove_all_but(1, newest)
             if removed:
-                self._warn(f"disk full: removed the checkpoints of steps {removed}; that of step {newest} is whole")
+                self._warn(f"disk full: removed the checkpoints of steps {removed}; that of step {newest} is intact")
             return bool(removed)
         return False
 
     def _remove_all_but(self, keep: int, newest: int) -> list[int]:
-        """Remove all but the last `keep` whole checkpoints up to `newest`, and the best; return the removed steps."""
+        """Remove all but the last `keep` intact checkpoints up to `newest`, and the best; return the removed steps."""
         self._check_older(newest)
         steps = self._folders.steps()
         whole = [step for step in steps if step in self._whole and step <= newest]
@@ -145,10 +150,10 @@ class Retention:
         return superfluous
 
     def _check_older(self, newest: int) -> None:
-        """Look at the checkpoints that an earlier process left, so that none that is damaged counts as one to keep."""
+        """Verify checkpoints that an earlier process wrote, so that no damaged one counts as one that is kept."""
         for step in self._folders.steps():
             if step < newest and step not in self._whole:
                 try:
                     self.remember(step, Checkpoint.open(self._folders.of(step)).manifest)
                 except Damaged as error:
-                    self._warn(f"a damaged checkpoint is removed, now that a newer one is safe: {error.message}")
+                    self._warn(f"a damaged checkpoint is removed, since a newer one is intact: {error.message}")

@@ -1,13 +1,13 @@
-"""A checkpoint on the disk: which files it has, how it is checked, and how it is read.
+"""Format of a checkpoint on the disk: its files, and how they are verified and read.
 
     step-00000120/
         masters.safetensors     one file for each group of tensors
         optimizer.safetensors
-        state.json              everything that is no tensor
-        manifest.json           the size and checksum of each file above, and a checksum of itself; written last
+        state.json              everything that is not a tensor
+        manifest.json           size and checksum of each file above, and a checksum of itself; written last
 
-Whatever a disk or a copy can do to these files is found: the manifest must be, byte for byte, what we would write from
-what it says, so that no byte of it is without effect, and every other file must have the size and checksum it says.
+Any change of any byte is detected. Every file must have the size and checksum that the manifest records, and the
+manifest itself must be, byte for byte, what lavra would write from its own content.
 """
 
 from __future__ import annotations
@@ -27,15 +27,20 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
+"""Version of the format; a file with another one is not read."""
+
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", ".safetensors"
+"""Names of the manifest and of the file of plain values, and the suffix of the files of tensors."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint consists of.
+    """List of the files of a checkpoint.
 
-    `score` is the validation loss (nats per token; lower is better) at `step`, if one was measured; `files` maps each
-    file's name to its record.
+    Attributes:
+        step: Number of optimiser steps done.
+        score: Validation loss at this step in nats per token (lower is better); None if it was not measured.
+        files: Size and checksum of each file by its name.
     """
 
     step: int
@@ -43,14 +48,20 @@ class Manifest:
     files: dict[str, FileRecord]
 
     def text(self) -> str:
-        """Return the manifest as it is written."""
+        """Return the text of `manifest.json`."""
         files = {name: {"size": record.size, "xxh3": record.xxh3} for name, record in sorted(self.files.items())}
         return _with_checksum({"format": FORMAT, "step": self.step, "score": self.score, "files": files})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was found whole."""
+    """A checkpoint that was verified to be intact.
+
+    Attributes:
+        folder: Folder of the checkpoint.
+        manifest: List of its files.
+        state: Everything that is not a tensor, as plain JSON values.
+    """
 
     folder: Path
     manifest: Manifest
@@ -58,15 +69,15 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path, *, from_disk: bool = False) -> Checkpoint:
-        """Check every byte of the checkpoint in `folder`, and return it.
+        """Verify every byte of a checkpoint, and return it.
 
         Args:
-            folder: e.g. `runs/mine/checkpoints/step-00000120`.
-            from_disk: check what the disk holds, not what the system remembers of it.
+            folder: Folder of the checkpoint, e.g. `runs/mine/checkpoints/step-00000120`.
+            from_disk: Whether to drop the page cache first, so that the content of the disk itself is verified.
 
         Raises:
-            Damaged: naming the file and what is wrong with it.
-            InputError: if a newer version of lavra wrote it.
+            Damaged: if a file is missing or differs from what was written; the message names the file.
+            InputError: if the checkpoint has another version of the format.
         """
         manifest = read_manifest(folder)
         for name, expected in manifest.files.items():
@@ -75,24 +86,27 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """The optimiser steps that were done."""
+        """Number of optimiser steps done."""
         return self.manifest.step
 
     @property
     def score(self) -> float | None:
-        """The validation loss (nats per token) at this step, if one was measured."""
+        """Validation loss at this step in nats per token; None if it was not measured."""
         return self.manifest.score
 
     @property
     def groups(self) -> list[str]:
-        """The names of the groups of tensors."""
+        """Names of the groups of tensors, sorted."""
         return sorted(name.removesuffix(TENSORS) for name in self.manifest.files if name.endswith(TENSORS))
 
     def load(self, group: str) -> dict[str, torch.Tensor]:
-        """Return the tensors of one group, on the CPU, checked once more.
+        """Verify and read one group of tensors, and return them by name, on the CPU.
+
+        Args:
+            group: Name of the group, such as `masters`.
 
         Raises:
-            Damaged: if the file is no longer what it was when the checkpoint was opened.
+            Damaged: if the file changed since the checkpoint was opened.
             KeyError: if there is no such group.
         """
         from safetensors.torch import load_file
@@ -103,22 +117,32 @@ class Checkpoint:
 
 
 def folder_name(step: int) -> str:
-    """Return the name of the folder of the checkpoint of `step`."""
+    """Return the name of the folder of the checkpoint of a step.
+
+    Examples:
+        >>> folder_name(120)
+        'step-00000120'
+    """
     return f"step-{step:08d}"
 
 
 def step_of(name: str) -> int | None:
-    """Return the step that a folder's name says, or None if it is no name of a checkpoint."""
+    """Return the step in the name of a folder, or None if it is not the name of a checkpoint.
+
+    Examples:
+        >>> step_of("step-00000120")
+        120
+    """
     match = re.fullmatch(r"step-(\d{8,})", name)
     return int(match[1]) if match else None
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a checkpoint, and check it against itself and against the folder's name.
+    """Read the manifest of a checkpoint, verify it, compare it with the name of the folder, and return it.
 
     Raises:
-        Damaged: if it is missing or not what was written.
-        InputError: if a newer version of lavra wrote it.
+        Damaged: if the manifest is missing, differs from what was written, or belongs to another step.
+        InputError: if the checkpoint has another version of the format.
     """
     path = folder / MANIFEST
     content = _checked_content(path)
@@ -133,24 +157,29 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _checked_content(path: Path) -> dict[str, Any]:
-    """Return what a manifest says, if its text is exactly the one that was written."""
+    """Return the content of a manifest, after verifying that its text is exactly the one that was written."""
     text = _read(path).decode("utf8", errors="replace")
     try:
         content = json.loads(text)
         claimed = content.pop("xxh3")
         as_written = _with_checksum(content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Damaged(f"{path} is damaged: it does not read as a manifest ({error})") from error
+        raise Damaged(f"{path} is damaged: it is not a manifest ({error})") from error
     if text != as_written:
         raise Damaged(f"{path} is damaged: its content is not what was written (checksum {claimed})")
     return content
 
 
 def check_file(path: Path, expected: FileRecord, *, from_disk: bool = False) -> None:
-    """Compare a file with its record.
+    """Verify the size and the checksum of a file.
+
+    Args:
+        path: File.
+        expected: Size and checksum that the file must have.
+        from_disk: Whether to drop the page cache first, so that the content of the disk itself is verified.
 
     Raises:
-        Damaged: naming the file and what is wrong with it.
+        Damaged: if the file is missing, cannot be read, or differs from what was written.
     """
     try:
         size = path.stat().st_size
@@ -166,10 +195,15 @@ def check_file(path: Path, expected: FileRecord, *, from_disk: bool = False) -> 
 
 
 def state_text(state: Mapping[str, Any]) -> str:
-    """Return the state as JSON that reads back equal.
+    """Return the state as JSON text, which is read back as equal values.
 
     Raises:
-        TypeError: naming the place of a value that would come back different: a tuple, a key that is no text.
+        TypeError: if a value would be read back as a different one, such as a tuple or a key that is not a string. The
+            message names its place.
+
+    Examples:
+        >>> state_text({"step": 3})
+        '{"step": 3}\\n'
     """
     _check_plain(state, "state")
     return json.dumps(state) + "\n"
@@ -179,17 +213,17 @@ def _check_plain(value: Any, place: str) -> None:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise TypeError(f"{place} has the key {key!r}: JSON has only text for keys")
+                raise TypeError(f"{place} has the key {key!r}: keys in JSON are strings")
             _check_plain(inner, f"{place}.{key}")
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             _check_plain(inner, f"{place}[{number}]")
     elif type(value) not in (str, int, float, bool, type(None)):
-        raise TypeError(f"{place} is a {type(value).__name__}, which would not come back from JSON as it was")
+        raise TypeError(f"{place} is a {type(value).__name__}, which JSON would not give back unchanged")
 
 
 def finite_or_none(score: float | None) -> float | None:
-    """Return the score, or None for one that can't be compared (a diverged validation)."""
+    """Return the score, or None for one that cannot be compared, such as the NaN of a diverged run."""
     return score if score is not None and math.isfinite(score) else None
 
 
@@ -203,7 +237,7 @@ def _read(path: Path) -> bytes:
 
 
 def _with_checksum(content: dict[str, Any]) -> str:
-    """Return the content as JSON, with the checksum of itself as its last entry."""
+    """Return the content as JSON text, whose last entry is the checksum of all others."""
     import xxhash
 
     checksum = xxhash.xxh3_128_hexdigest(json.dumps(content).encode())

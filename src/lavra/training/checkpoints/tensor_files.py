@@ -1,9 +1,9 @@
-"""Tensors in a safetensors file, written in one pass that also takes the checksum.
+"""Files in the safetensors format, written in one pass that also computes the checksum.
 
-The format (https://github.com/huggingface/safetensors): eight bytes that hold the length of a JSON header, the header,
-and then the bytes of each tensor. We write it ourselves because the library's `save_file` first copies each tensor into
-a Python object while it holds the interpreter, which would stall the training that a background write is meant to
-spare, refuses tensors that share a storage, and takes no checksum. Reading is left to the library.
+The format (https://github.com/huggingface/safetensors) consists of the length of a JSON header in eight bytes, the
+header, and then the bytes of each tensor. Lavra writes it without the library, because `save_file` copies each tensor
+into a Python object while it holds the interpreter lock, which would stall the training during a background write; it
+also refuses tensors that share storage, and computes no checksum. The library reads the files.
 """
 
 from __future__ import annotations
@@ -20,19 +20,25 @@ from lavra.training.fault_injection import fault_point
 if TYPE_CHECKING:
     import torch
 
-_CHUNK = 8 * 2**20  # bytes written, or read, at a time
+_CHUNK = 8 * 2**20
+"""Bytes that are written or read at a time."""
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file must be: its bytes, and the xxh3 (128 bits, hexadecimal) of its content."""
+    """Size and checksum that a file must have.
+
+    Attributes:
+        size: Size in bytes.
+        xxh3: XXH3 checksum of the content: 128 bits, hexadecimal.
+    """
 
     size: int
     xxh3: str
 
 
 def dtype_names() -> dict[torch.dtype, str]:
-    """Return the name that the format has for each dtype that can be saved."""
+    """Return the name in the safetensors format of each dtype that can be saved."""
     import torch
 
     return {
@@ -56,29 +62,31 @@ def dtype_names() -> dict[torch.dtype, str]:
 
 
 def in_file_order(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
-    """Return the tensors as they follow each other in a file: the widest elements first, so that each begins aligned.
+    """Return (name, tensor) in the order of the file: the widest elements first, so that every tensor starts aligned.
 
     Raises:
-        TypeError: for a tensor that the format has no name for, e.g. a sparse one.
+        TypeError: if the format cannot express a tensor, such as a sparse one.
     """
     import torch
 
     names = dtype_names()
     for name, tensor in tensors.items():
         if tensor.dtype not in names or tensor.layout != torch.strided or tensor.device.type == "meta":
-            raise TypeError(f"tensor {name!r} ({tensor.dtype}, {tensor.layout}, {tensor.device}) can't be saved")
+            raise TypeError(f"tensor {name!r} ({tensor.dtype}, {tensor.layout}, {tensor.device}) cannot be saved")
     return sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:
-    """Write the tensors as they are now, synced to the disk, and return the record of the file.
+    """Write tensors to a new file, sync it to the disk, and return its size and checksum.
 
-    Tensors may live on any device, have any strides and share storages; each is written whole. One tensor at a time is
-    copied where that is needed, so that the extra memory is that of the largest.
+    Args:
+        path: File, which must not exist.
+        tensors: Tensors by name. They may be on any device, have any strides and share storage; each is written
+            completely. Tensors that need it are copied one at a time, so the additional memory is that of the largest.
 
     Raises:
-        TypeError: for a tensor that the format has no name for.
-        OSError: as the disk gives it.
+        TypeError: if the format cannot express a tensor.
+        OSError: if the file exists or cannot be written.
     """
     import xxhash
 
@@ -99,15 +107,15 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord
 
 
 def checksum_file(path: Path, *, from_disk: bool = False) -> FileRecord:
-    """Return the record of a file as it is.
+    """Return the size and the checksum of a file.
 
     Args:
-        path: the file.
-        from_disk: ask the system to forget its copy in memory first, so that what is read is what the disk holds (where
-            the system knows how: Linux; the file must be synced).
+        path: File.
+        from_disk: Whether to ask the system to drop its cached copy first, so that the content of the disk itself is
+            read. This works on Linux for files that are synced, and is ignored elsewhere.
 
     Raises:
-        OSError: if it can't be read.
+        OSError: if the file cannot be read.
     """
     import xxhash
 
@@ -122,7 +130,7 @@ def checksum_file(path: Path, *, from_disk: bool = False) -> FileRecord:
 
 
 def _pieces(ordered: list[tuple[str, torch.Tensor]]) -> Iterator[memoryview]:
-    """Yield the bytes of the file: the header, and the tensors in pieces of at most `_CHUNK` bytes."""
+    """Yield the bytes of the file: the header, then the tensors in chunks of at most `_CHUNK` bytes."""
     yield memoryview(_header(ordered))
     for _, tensor in ordered:
         content = as_bytes(tensor)
@@ -143,7 +151,7 @@ def _header(ordered: list[tuple[str, torch.Tensor]]) -> bytes:
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return the bytes of a tensor in row-major order; no copy when it lies on the CPU and is contiguous."""
+    """Return the bytes of a tensor in row-major order, without a copy if it is on the CPU and contiguous."""
     import torch
 
     flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -152,24 +160,29 @@ def as_bytes(tensor: torch.Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")
 
 
-# A copy of the training state in the memory of the CPU, so that training can go on while the copy is written.
+# A copy of the training state in CPU memory, so that training can continue while the copy is written.
 
 
 class SnapshotBuffer:
-    """Memory that is kept from one snapshot to the next: allocating it anew costs more than filling it.
+    """Reusable memory for snapshots of the training state: allocating it each time would cost more than filling it.
 
-    Each group of tensors has one block of bytes, page-locked (much faster) when a tensor comes from a CUDA device.
+    Each group of tensors has one block of bytes. It is page-locked (pinned), which makes copies much faster, when one
+    of the tensors is on a CUDA device.
     """
 
     def __init__(self) -> None:
         self._blocks: dict[str, torch.Tensor] = {}
 
     def copy(self, groups: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, dict[str, torch.Tensor]]:
-        """Return copies of the tensors, which hold until the next call.
+        """Return copies of the tensors, which stay valid until the next call.
+
+        Args:
+            groups: Tensors by name, by name of the group.
 
         Raises:
-            TypeError: for a tensor that can't be saved.
-            MemoryError, RuntimeError: if there is no memory for a copy.
+            TypeError: if a tensor cannot be saved.
+            MemoryError: if there is not enough memory for a copy.
+            RuntimeError: if torch reports that there is not enough memory.
         """
         import torch
 
@@ -190,8 +203,8 @@ class SnapshotBuffer:
             if tensor.is_cuda:
                 copies[name].copy_(tensor.detach(), non_blocking=True)
             elif tensor.numel():
-                # Not torch's copy: it shares out each tensor among all threads and waits for the last, which on a
-                # machine that does other work as well takes twenty times as long as one thread does for all.
+                # A plain memory copy instead of `Tensor.copy_`, which divides each tensor among all threads and waits
+                # for the slowest: on a machine with other work that takes twenty times as long as one thread does.
                 place.numpy().data[:] = as_bytes(tensor)
         return copies
 

@@ -1,1 +1,1 @@
-"""Optimisers and the schedules of their learning rates."""
+"""Optimisers (AdamW, Muon) and learning-rate schedules."""

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter, arXiv 1711.05101) on torch's fused kernels, which prove themselves at first."""
+"""AdamW (Loshchilov and Hutter, arXiv 1711.05101) on torch's fused kernel, which is verified at the first step."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ import torch
 from lavra.core.progress import say
 from lavra.models.native.agreement import Reference, can_be_compared
 
-# What optimisers have in common: groups of weights with settings, and a state for each weight.
+# What the optimisers have in common: groups of weights with settings, and a state for each weight.
 
 
 class WeightGroups(ABC):
-    """The interface of `torch.optim.Optimizer`, without the compiler that its first use imports, which takes a second.
+    """Base class of the optimisers, with the attributes of `torch.optim.Optimizer`.
+
+    It does not derive from torch's class because the first use of that class imports the compiler, which takes about a
+    second.
 
     Args:
-        groups: mappings with `params` and what differs from the defaults, or weights that share the defaults.
-        defaults: settings of all groups, such as `lr`.
+        groups: Weights that share the defaults; or parameter groups, i.e. mappings with the weights as `params` and
+            those settings that differ from the defaults.
+        defaults: Settings of all groups, such as `lr`.
 
     Attributes:
-        param_groups: the groups, each with its weights as `params` and all its settings.
-        state: tensors by name, by weight.
+        param_groups: List of groups, each a mapping with the weights as `params` and every setting by name.
+        state: For each weight, its state tensors by name; a weight without an update yet has none.
     """
 
     def __init__(self, groups: Iterable[Any], **defaults: Any) -> None:
@@ -41,20 +45,35 @@ class WeightGroups(ABC):
         """Update every weight that has a gradient."""
 
 
-# AdamW (Loshchilov and Hutter, arXiv 1711.05101) on torch's fused kernels, which prove themselves at first.
+# AdamW itself.
 
 _PROOF_NUMBERS = 1 << 14
-"""Numbers of each weight that the proof looks at, at most."""
+"""Number of elements of each weight, at most, on which the fused kernel is verified: enough to meet a wrong one, and
+little against a step."""
 
 
 class AdamW(WeightGroups):
-    """`torch.optim.AdamW(fused=True)`, bit for bit.
+    """AdamW with the fused kernel of `torch.optim.AdamW(fused=True)`, and bit for bit the same results.
+
+    At the first step the kernel is compared with a plain implementation. If it is wrong on this machine, a line says
+    so and the plain implementation is used.
 
     Args:
-        groups: see `WeightGroups`; settings: lr, betas, eps, weight_decay.
+        groups: Weights or parameter groups, see `WeightGroups`; a group may set lr, betas, eps and weight_decay.
+        lr: Learning rate.
+        betas: Decay rates of the moving averages of the gradient and of the squared gradient.
+        eps: Constant added to the denominator, against division by zero.
+        weight_decay: Decoupled weight decay: each step multiplies the weights by 1 - lr * weight_decay.
 
     Attributes:
-        fused: whether the fused kernel is taken; False once it was found to be wrong.
+        fused: True while the fused kernel is used; False once it was found to be wrong.
+
+    Examples:
+        >>> weight = torch.ones(2)
+        >>> weight.grad = torch.ones(2)
+        >>> AdamW([weight], lr=0.1, weight_decay=0.0).step()
+        >>> weight
+        tensor([0.9000, 0.9000])
     """
 
     def __init__(
@@ -71,7 +90,7 @@ class AdamW(WeightGroups):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update every weight that has a gradient, a kernel for each group."""
+        """Update every weight that has a gradient, with one kernel call for each group."""
         proving, self._proved = not self._proved, True
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
@@ -85,11 +104,11 @@ class AdamW(WeightGroups):
                 )
 
     def _prove(self, weights: list[torch.Tensor], states: list[dict[str, torch.Tensor]], group: dict[str, Any]) -> None:
-        """Compare the fused update with the plain one on a part of each weight, and give it up if it is wrong."""
+        """Compare the fused update with the plain one on a part of each weight, and disable it if it is wrong."""
         wrong = wrong_update(weights, states, group) if can_be_compared(weights[0]) else None
         if wrong is not None:
             self.fused = False
-            say(f"optimiser: the fused kernel of AdamW is wrong on this machine ({wrong}); the plain update is taken")
+            say(f"optimiser: the fused AdamW kernel is wrong on this machine ({wrong}); the plain update is used")
 
     def _state_of(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         state = self.state[weight]
@@ -106,7 +125,14 @@ def fused_update(
     states: list[dict[str, torch.Tensor]],
     group: dict[str, Any],
 ) -> None:
-    """Update weights and states in place by one kernel; the states' steps count this one already."""
+    """Update weights and states in place with one fused kernel.
+
+    Args:
+        weights: Weights to update, all of one dtype.
+        gradients: Their gradients, in the same order.
+        states: Their states, with `step` (which counts the current step already), `exp_avg` and `exp_avg_sq`.
+        group: Settings `lr`, `betas`, `eps` and `weight_decay`.
+    """
     torch._fused_adamw_(
         weights,
         gradients,
@@ -130,7 +156,8 @@ def plain_update(
     states: list[dict[str, torch.Tensor]],
     group: dict[str, Any],
 ) -> None:
-    """Do what `fused_update` does, an operation after the other (algorithm 2 of the paper)."""
+    """Do what `fused_update` does, one operation after the other; the arguments are the same."""
+    # Algorithm 2 of arXiv 1711.05101: decoupled weight decay, then Adam's step with bias-corrected moments.
     first, second = group["betas"]
     for weight, gradient, state in zip(weights, gradients, states, strict=True):
         weight.mul_(1.0 - group["lr"] * group["weight_decay"])
@@ -143,9 +170,15 @@ def plain_update(
 def wrong_update(
     weights: list[torch.Tensor], states: list[dict[str, torch.Tensor]], group: dict[str, Any]
 ) -> str | None:
-    """Return in words what is wrong with the fused update of these weights by their gradients; None if nothing is.
+    """Return what is wrong with the fused update of these weights, in words, or None if it is right.
 
-    It is compared with the plain update, and both with the same in float64, on the first numbers of each weight.
+    The fused update and the plain one are both compared with the plain update in float64 (float32 on MPS), on the first
+    elements of each weight. The fused one is wrong if it is much further from it than the plain one.
+
+    Args:
+        weights: Weights with gradients; they are not changed.
+        states: Their states, see `fused_update`; they are not changed.
+        group: Settings `lr`, `betas`, `eps` and `weight_decay`.
     """
 
     def updated(update: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -1,10 +1,11 @@
-"""Muon: updates of matrices whose singular values are all made alike (Jordan et al. 2024), in three iterations.
+"""Muon (Jordan et al. 2024): momentum updates of matrices, orthogonalized by a Newton-Schulz iteration of three steps.
 
-The optimiser is `torch.optim.Muon` in everything but how the nearest semi-orthogonal matrix is found. Instead of five
-iterations with one polynomial, three are made, each with the odd quintic that is best for the singular values that the
-one before leaves (Polar Express, arXiv 2505.16932). Before them rows are scaled to near-orthogonality by the Gram
-matrix that the first iteration needs anyway (almost-orthogonal Lipschitz scaling, arXiv 2208.03160). In a small model
-on a CPU five iterations are a fifth of a step.
+The optimiser is `torch.optim.Muon` in everything but how the update is orthogonalized, i.e. replaced by the nearest
+semi-orthogonal matrix, its polar factor. Instead of five iterations with one polynomial there are three, each with the
+odd quintic that is optimal for the singular values that the one before leaves (Polar Express, arXiv 2505.16932).
+Before them, the rows are scaled towards orthogonality by the Gram matrix that the first iteration needs anyway
+(almost-orthogonal Lipschitz scaling, arXiv 2208.03160). The reason is speed: in a small model on a CPU, five iterations
+take a fifth of a training step.
 """
 
 from __future__ import annotations
@@ -22,28 +23,35 @@ POLYNOMIALS = (
     (3.40679, -2.55405, 0.51748),
     (2.38302, -1.74188, 0.42673),
 )
-"""(a, b, c) of a x + b x^3 + c x^5, one an iteration: those that minimise the largest |1 - p(x)| over singular values
-from .015 to 1, then over what the one before made of that interval. In the end they lie between .84 and 1.16; smaller
-ones are multiplied by up to 64."""
+"""Coefficients (a, b, c) of the polynomial p(x) = a x + b x^3 + c x^5 of each iteration. The first minimises the
+largest |1 - p(x)| over singular values from 0.015 to 1, each later one over the interval to which the one before maps
+it. In the end these singular values lie between 0.84 and 1.16; smaller ones are multiplied by up to 64."""
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
-    """Return a matrix of the same singular vectors, nearly, whose larger singular values are near 1.
+    """Return an approximate polar factor of a matrix: nearly the same singular vectors, and singular values near 1.
 
     Args:
-        matrix: (rows, columns), any type.
+        matrix: (rows, columns) tensor of any floating-point type.
 
     Returns:
-        bfloat16, of the same shape; zero rows (of the shorter side) stay zero.
+        (rows, columns) tensor in bfloat16. Singular values below 0.015 of the scaled matrix stay smaller than 1, and
+        zero rows (columns of a tall matrix) stay zero.
+
+    Examples:
+        >>> orthogonalized(torch.diag(torch.tensor([3.0, 0.5]))).shape
+        torch.Size([2, 2])
     """
     x = matrix.bfloat16()
     tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    x = x.T if tall else x  # the Gram matrix of the shorter side is the smaller one
     gram = x @ x.T
-    # Sums of a row bound its singular values (Gershgorin); scaled by them, none is above 1.
+    # Gershgorin's circle theorem: the absolute row sums of the Gram matrix bound its eigenvalues, the squared singular
+    # values. Scaled by their inverse square roots, no singular value exceeds 1, as the polynomials require.
     scale = gram.float().abs().sum(1).clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
     x = x * scale[:, None].to(x.dtype)
     gram = (gram * (scale[:, None] * scale)).to(x.dtype)
+    # Newton-Schulz iteration: with G = X X^T, p(X) = a X + (b G + c G^2) X applies p to every singular value of X.
     for number, (a, b, c) in enumerate(POLYNOMIALS):
         gram = x @ x.T if number else gram
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -51,13 +59,20 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(WeightGroups):
-    """Momentum whose update is orthogonalised, with decoupled weight decay.
+    """Muon optimiser: Nesterov momentum whose update is orthogonalized, with decoupled weight decay.
 
     Args:
-        groups: matrices, or groups of them; see `WeightGroups`.
-        lr: rate; multiplied by sqrt(rows / columns) for tall matrices.
-        momentum: Nesterov's.
-        weight_decay: decoupled.
+        groups: Matrices or parameter groups of matrices, see `WeightGroups`.
+        lr: Learning rate; it is multiplied by sqrt(rows / columns) for matrices with more rows than columns.
+        momentum: Decay rate of the moving average of the gradient (Nesterov momentum).
+        weight_decay: Decoupled weight decay: each step multiplies the weights by 1 - lr * weight_decay.
+
+    Examples:
+        >>> weight = torch.zeros(2, 2)
+        >>> weight.grad = torch.eye(2)
+        >>> Muon([weight], lr=0.1).step()
+        >>> bool((weight.diagonal() < 0).all())
+        True
     """
 
     def __init__(

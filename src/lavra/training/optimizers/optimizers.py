@@ -1,4 +1,4 @@
-"""Optimisers: Muon for the matrices inside the blocks, AdamW for the rest."""
+"""The optimisers of a run: Muon for the matrices inside the blocks, AdamW for all other weights."""
 
 from __future__ import annotations
 
@@ -17,23 +17,29 @@ from lavra.training.optimizers.muon import Muon
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """Which optimiser, how fast.
+    """Choice of the optimiser and its hyperparameters.
 
     Attributes:
-        name: `muon` orthogonalises the updates of the blocks' matrices (`lavra.training.optimizers.muon`) and
-            leaves embeddings, head, norms and biases to AdamW; `adamw` does all of it.
-        learning_rate: peak rate of AdamW.
-        embedding_learning_rate: peak rate of AdamW for embeddings; None: `learning_rate`. A row of an embedding of unit
-            variance that a norm follows must turn by a good part of its length to say something else, and learns in
-            few steps only, those in which its token occurs: it needs a far larger rate than a head that begins at zero.
-        matrix_learning_rate: peak rate of Muon.
-        weight_decay: decoupled decay of matrices; norms, biases and embeddings are never decayed.
-        matrix_weight_decay: the same for Muon's matrices.
-        betas: AdamW's averaging.
-        momentum: Muon's.
-        layer_decay: the rates of block i of n, from 0, are multiplied by its (n - i)th power, and those of embeddings
-            by its (n + 1)th, so that what an adapted model knows in general changes least (ELECTRA, arXiv 2003.10555).
-            1 is the same rate everywhere.
+        name: `muon` updates the matrices inside the blocks with Muon (`lavra.training.optimizers.muon`) and
+            embeddings, head, norms and biases with AdamW; `adamw` updates all weights with AdamW.
+        learning_rate: Peak learning rate of AdamW.
+        embedding_learning_rate: Peak learning rate of AdamW for embeddings; None uses `learning_rate`. Embeddings need
+            a far larger rate than a head that starts at zero: their rows have unit variance and are followed by a norm,
+            so a row must turn by a large angle to change its meaning, and it is updated only in the steps in which its
+            token occurs.
+        matrix_learning_rate: Peak learning rate of Muon.
+        weight_decay: Decoupled weight decay of the matrices that AdamW updates. Norms, biases and embeddings are never
+            decayed.
+        matrix_weight_decay: Decoupled weight decay of the matrices that Muon updates.
+        betas: Decay rates of AdamW's moving averages of the gradient and of the squared gradient.
+        momentum: Decay rate of Muon's moving average of the gradient.
+        layer_decay: Layer-wise learning-rate decay for fine-tuning (ELECTRA, arXiv 2003.10555), above 0 and at most 1.
+            The rates of block i of n, counted from 0, are multiplied by its power n - i, and those of embeddings by its
+            power n + 1, so that the general knowledge in the lower layers changes least. 1 gives every layer the same
+            rate.
+
+    Raises:
+        InputError: if `layer_decay` is out of range.
     """
 
     name: OptimizerName = "muon"
@@ -52,9 +58,17 @@ class OptimizerOptions:
 
 
 def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
-    """Return what each parameter's learning rate is multiplied by; see `OptimizerOptions.layer_decay`.
+    """Return the factor on the learning rate of each parameter, by name; see `OptimizerOptions.layer_decay`.
 
-    The stacks of an encoder-decoder are counted each by itself; heads and last norms keep the whole rate.
+    Encoder and decoder of an encoder-decoder model are counted separately. Heads and final norms have the factor 1.
+
+    Args:
+        names: Names of all parameters of the model, from which the number of blocks is read.
+        decay: Factor from one block to the one below it.
+
+    Examples:
+        >>> layer_factors(["blocks.0.mlp.up.weight", "blocks.1.mlp.up.weight", "output.weight"], 0.5)
+        {'blocks.0.mlp.up.weight': 0.25, 'blocks.1.mlp.up.weight': 0.5, 'output.weight': 1.0}
     """
     names = list(names)
     depth = depths(names)
@@ -69,7 +83,7 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
 
 
 def _role(name: str, weight: torch.Tensor, optimizer: OptimizerName) -> str:
-    """Return `orthogonal` for what Muon takes; for AdamW `decayed` matrices, `embedding`, and `plain` for the rest."""
+    """Return how a weight is updated: `orthogonal` by Muon; `decayed`, `embedding` or `plain` (no decay) by AdamW."""
     if weight.dim() == 2 and is_embedding(name):
         return "embedding"
     if weight.dim() != 2:
@@ -80,14 +94,23 @@ def _role(name: str, weight: torch.Tensor, optimizer: OptimizerName) -> str:
 
 
 class Optimizers:
-    """The optimisers of a run over its named master weights, as one.
+    """All optimisers of a run, behind one interface.
 
     Args:
-        weights: fp32 tensors by parameter name.
-        options: which optimiser.
+        weights: Master weights in fp32, by parameter name.
+        options: Choice of the optimiser and its hyperparameters.
 
     Attributes:
-        learning_rate: AdamW's at present, where neither a layer's factor nor a rate of its own changes it.
+        optimizers: Muon and AdamW, as far as each has weights to update.
+        peak: Peak learning rate of AdamW.
+        learning_rate: Learning rate of AdamW in the last step, before the factors of layers and embeddings.
+        rates: Peak learning rate of every parameter group of every optimiser.
+
+    Examples:
+        >>> optimizers = Optimizers({"output.weight": torch.zeros(4, 2)}, OptimizerOptions(name="adamw"))
+        >>> optimizers.step(factor=0.5)
+        >>> optimizers.learning_rate
+        0.0015
     """
 
     def __init__(self, weights: Mapping[str, torch.Tensor], options: OptimizerOptions) -> None:
@@ -121,7 +144,11 @@ class Optimizers:
         self.rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def step(self, factor: float) -> None:
-        """Update the weights from their gradients, at `factor` times the peak rates."""
+        """Update the weights from their gradients.
+
+        Args:
+            factor: Factor on every peak learning rate, as the schedule gives it.
+        """
         self.learning_rate = self.peak * factor
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -129,7 +156,7 @@ class Optimizers:
             optimizer.step()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return all state tensors, named `parameter|state`."""
+        """Return the state tensors of all optimisers, named `parameter|state`, for a checkpoint."""
         return {
             f"{self.names[id(weight)]}|{key}": value
             for optimizer in self.optimizers
@@ -138,10 +165,10 @@ class Optimizers:
         }
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Restore what `tensors` returned, also an empty state.
+        """Restore what `tensors` returned; an empty mapping restores the state before the first step.
 
         Raises:
-            Damaged: if a tensor belongs to no weight.
+            Damaged: if a tensor belongs to a weight that the model does not have.
         """
         by_name: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as pure functions of the share of the run that is done."""
+"""Learning-rate schedules, as pure functions of the step and the length of the run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from lavra.config.choices import Shape
 
 @dataclass(frozen=True)
 class Schedule:
-    """The factor on every learning rate.
+    """Learning-rate schedule: the factor on the peak learning rate at every step.
 
     Attributes:
-        shape: `constant`; `cosine` and `linear` fall from the warm-up's end to `floor`; `wsd` stays at 1 and falls
-            linearly over the last `cooldown` share (warm-up, stable, decay: arXiv 2405.18392).
-        warmup_steps: steps of linear growth at the beginning.
-        cooldown: share of the steps that the fall of `wsd` takes.
-        floor: the factor at the end.
+        shape: What follows the warm-up. `constant` stays at 1; `cosine` and `linear` decay to `floor` until the last
+            step; `wsd` (warm-up, stable, decay: arXiv 2405.18392) stays at 1 and decays linearly to `floor` over the
+            last `cooldown` share of the steps.
+        warmup_steps: Number of steps of the linear warm-up at the start; 0 for none.
+        cooldown: Share of the steps, from 0 to 1, over which `wsd` decays. Other shapes ignore it.
+        floor: Factor at the end of the run, as a share of the peak learning rate.
+
+    Examples:
+        >>> schedule = Schedule(shape="wsd", warmup_steps=2, cooldown=0.5, floor=0.1)
+        >>> [round(schedule.factor(step, 10), 2) for step in (0, 1, 5, 9)]
+        [0.5, 1.0, 1.0, 0.28]
     """
 
     shape: Shape = "wsd"
@@ -26,12 +32,21 @@ class Schedule:
     floor: float = 0.05
 
     def factor(self, step: int, steps: int) -> float:
-        """Return the factor at `step` (counted from 0) of `steps`."""
+        """Return the factor on the peak learning rate.
+
+        Args:
+            step: Step that is about to be taken, counted from 0.
+            steps: Number of steps of the whole run.
+        """
         grown = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return grown * self._fall(step, steps)
 
     def fall_begins(self, steps: int) -> float:
-        """Return the step from which on the factor falls; before it, it does not depend on `steps`."""
+        """Return the step at which the decay starts, as a float; before it, the factor does not depend on `steps`.
+
+        Args:
+            steps: Number of steps of the whole run. A constant schedule never decays and returns this number.
+        """
         if self.shape == "constant":
             return float(steps)
         if self.shape == "wsd":

@@ -1,4 +1,7 @@
-"""Techniques around the optimiser step, one file each. The order of a run's list is their nesting, outermost first."""
+"""Techniques that wrap the optimiser step, one file each.
+
+A run holds a list of them; each one wraps all that follow it in the list, so the first is the outermost.
+"""
 
 from lavra.training.updates.anomalies import GuardFaults, RollBack
 from lavra.training.updates.averages import ExponentialAverage, SnapshotAverage

@@ -1,4 +1,4 @@
-"""Numeric faults: a step whose loss or gradient is not finite, or which is a spike, never reaches the weights."""
+"""Anomalies: a step whose loss or gradient is not finite, or is a spike, is never applied to the weights."""
 
 from __future__ import annotations
 
@@ -13,23 +13,30 @@ from lavra.core.errors import Diverged
 from lavra.training.step import Step
 from lavra.training.updates.base import Inner, Outcome
 
-# Loss spikes: a step whose loss or gradient norm lies far above what the steps before it had.
+# Loss spikes: steps whose loss or gradient norm lies far above that of the steps before.
 #
-# The measure is the robust z-score (Iglewicz and Hoaglin, 1993): the distance from the median of a trailing window, in
-# units of 1.4826 times the median absolute deviation, which for normal noise is the standard deviation. Median and
-# deviation hardly move when a few spikes lie in the window, so a spike does not hide the next one.
+# The measure is the robust z-score (Iglewicz and Hoaglin 1993, "How to detect and handle outliers"): the distance from
+# the median of a trailing window, divided by 1.4826 times the median absolute deviation (MAD), which for normal noise
+# is the standard deviation. A few spikes in the window hardly move median and MAD, so one spike does not hide the next.
 
-_NORMAL = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
-# Less noise than this (nats; for the gradient norm a share of it) is not believed, lest a flat curve alarm at a wiggle.
+_NORMAL = 1.4826
+"""Ratio of the standard deviation of a normal distribution to its median absolute deviation."""
+
 _SMALLEST_NOISE = 0.002
+"""Smallest standard deviation that is assumed: nats for the loss, a relative change for the gradient norm. Without this
+limit, a nearly flat loss curve would make every small change look like a spike."""
 
 
 @dataclass(frozen=True)
 class Spike:
-    """What was out of the ordinary in one step.
+    """A step whose loss or gradient norm is an outlier.
 
-    `signal` is "loss" (nats) or "gradient_norm"; `value` is the step's, `usual` the median of the window before it, and
-    `z` the robust z-score (infinite for a value that is not finite; on the logarithm for the gradient norm).
+    Attributes:
+        signal: "loss" or "gradient_norm", whichever lies further from the usual.
+        value: Loss in nats, or gradient norm, of this step.
+        usual: Median of the same quantity over the trailing window.
+        z: Robust z-score of `value`; infinite for a value that is not finite. The gradient norm is scored by its
+            logarithm.
     """
 
     signal: str
@@ -43,14 +50,27 @@ class Spike:
 
 
 class SpikeDetector:
-    """Compares each step with the trailing window of steps before it; a pure function of the values shown to it.
+    """Detects outliers among the losses and gradient norms of a run, each against a trailing window of earlier steps.
 
-    The gradient norm is compared by its logarithm, because it varies by factors. Only values above the usual alarm.
+    The answers depend only on the values observed so far, so a resumed run gives the same ones. The gradient norm is
+    compared by its logarithm, because it varies by factors. Only values above the median count as spikes.
 
     Args:
-        window: steps that are looked back on; few, because the fall of the loss within the window counts as noise.
-        threshold: the z-score from which a step is a spike. Normal noise does not pass 8, heavy-tailed noise hardly.
-        warmup: steps to see before any can be a spike.
+        window: Number of earlier steps that are compared with. It is short because the normal decrease of the loss
+            within the window counts as noise.
+        threshold: Robust z-score from which a step is a spike. Normal noise practically never reaches 8, and
+            heavy-tailed noise rarely does.
+        warmup: Number of steps to observe before any step can be a spike; between 2 and `window`.
+
+    Raises:
+        ValueError: if `warmup` or `threshold` is out of range.
+
+    Examples:
+        >>> detector = SpikeDetector(window=8, warmup=4)
+        >>> [detector.observe(loss, 1.0) for loss in (4.00, 3.99, 4.01, 4.00)]
+        [None, None, None, None]
+        >>> print(detector.observe(9.0, 1.0).signal)
+        loss
     """
 
     def __init__(self, window: int = 64, threshold: float = 8.0, warmup: int = 32) -> None:
@@ -61,11 +81,11 @@ class SpikeDetector:
         self._log_norms: deque[float] = deque(maxlen=window)
 
     def observe(self, loss: float, gradient_norm: float) -> Spike | None:
-        """Return the spike of this step, if it is one, and remember its values.
+        """Add the values of one step to the window, and return the spike if the step is one, else None.
 
         Args:
-            loss: the step's mean loss, in nats.
-            gradient_norm: the norm of its gradient before clipping, 0 or more.
+            loss: Mean loss of the step in nats per target.
+            gradient_norm: L2 norm of the gradient before clipping, 0 or more.
         """
         log_norm = math.log(max(gradient_norm, 1e-30)) if gradient_norm < math.inf else math.inf
         z_loss, usual_loss = self._judge(self._losses, loss)
@@ -77,7 +97,7 @@ class SpikeDetector:
         return Spike("gradient_norm", gradient_norm, math.exp(usual_log_norm), z_norm)
 
     def _judge(self, history: deque[float], value: float) -> tuple[float, float]:
-        """Return the z-score of `value` and the median before it; then remember the value, if it is finite."""
+        """Return the z-score of `value` and the median of `history`; then add the value to `history` if finite."""
         usual = _median(history) if history else value
         if not math.isfinite(value):
             return math.inf, usual
@@ -89,11 +109,11 @@ class SpikeDetector:
         return z, usual
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the window as plain numbers, for a checkpoint's JSON."""
+        """Return the window as plain numbers, which a checkpoint stores as JSON."""
         return {"losses": list(self._losses), "log_norms": list(self._log_norms)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the window of `state_dict`; of a longer one, with its most recent values."""
+        """Restore the window of `state_dict`; of a window longer than this detector's, only the most recent values."""
         for history, name in ((self._losses, "losses"), (self._log_norms, "log_norms")):
             history.clear()
             history.extend(state[name])
@@ -105,11 +125,16 @@ def _median(values: deque[float] | list[float]) -> float:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-# Numeric faults: a step whose loss or gradient is not finite, or which is a spike, never reaches the weights.
+# The update that refuses such steps.
 
 
 class RollBack(Exception):
-    """Asks the loop to go back to the last checkpoint and to leave out the step numbered `step` (from 0)."""
+    """Asks the training loop to return to the last checkpoint and to skip one step from then on.
+
+    Attributes:
+        step: Number of the step to skip, counted from 0.
+        reason: What was wrong with the step, in words.
+    """
 
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(reason)
@@ -117,17 +142,18 @@ class RollBack(Exception):
 
 
 class GuardFaults:
-    """Refuses a bad step before it is applied.
+    """Update that refuses a step with an anomaly before the optimiser applies it.
 
     Args:
-        policy: `skip` leaves the step out; `rollback` also goes back to the last checkpoint; `stop` ends the run.
-        most_in_a_row: bad steps of consecutive numbers that are put up with; one more ends the run in any case.
-        spikes: also refuse steps whose loss or gradient norm is far from the recent ones; None does not look.
-        record: is given (step, reason) of each bad step, to write down its documents.
+        policy: What happens to such a step: `skip` does not apply it, `rollback` also returns to the last checkpoint,
+            and `stop` ends the run.
+        record: Function that is called with the step and the reason, to log which documents the step contained.
+        most_in_a_row: Number of consecutive anomalous steps that are tolerated; one more ends the run under any policy.
+        spikes: Detector of outliers in loss and gradient norm. None refuses only steps that are not finite.
 
     Attributes:
-        bad: numbers of the steps refused so far. Going back to a checkpoint does not forget them, so that a run which
-            only rolls back comes to an end.
+        bad: Numbers of the steps that were refused so far. Returning to a checkpoint does not clear them, so that a run
+            which keeps rolling back comes to an end.
     """
 
     name = "faults"
@@ -144,11 +170,11 @@ class GuardFaults:
         self.bad: set[int] = set()
 
     def around(self, step: Step, inner: Inner) -> Outcome:
-        """Apply the step if it is sound.
+        """Apply the step if its loss and gradient are sound, and return the outcome.
 
         Raises:
-            RollBack: for a bad step under the policy `rollback`.
-            Diverged: for a bad step under `stop`, or after too many in a row.
+            RollBack: if the step is anomalous and the policy is `rollback`.
+            Diverged: if the step is anomalous and the policy is `stop`, or if too many in a row were.
         """
         reason = self._fault(step)
         if reason is None:
@@ -159,7 +185,7 @@ class GuardFaults:
         if self.policy == "stop" or in_a_row > self.most_in_a_row:
             raise Diverged(
                 f"step {step.number + 1}: {reason}" + (f"; bad step {in_a_row} in a row" if in_a_row > 1 else ""),
-                "events.log names the documents; look at them, then train again with a lower "
+                "events.log names the documents of that step; look at them, then train again with a lower "
                 "--optimization.learning-rate, or with --machine.precision fp32",
             )
         if self.policy == "rollback":
@@ -177,16 +203,16 @@ class GuardFaults:
         if not math.isfinite(step.loss):
             return f"the loss is {step.loss}"
         if not math.isfinite(norm):
-            return f"the gradient's norm is {norm}"
+            return f"the gradient norm is {norm}"
         spike = self.spikes.observe(step.loss, norm) if self.spikes else None
         return None if spike is None else str(spike)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the bad steps and the detector's window."""
+        """Return the numbers of the refused steps and the window of the spike detector, as JSON values."""
         return {"bad": sorted(self.bad), "spikes": self.spikes.state_dict() if self.spikes else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state; bad steps found since it was saved stay known."""
+        """Restore the state; steps that were refused after it was saved stay refused."""
         self.bad |= set(state["bad"])
         if self.spikes and state["spikes"]:
             self.spikes.load_state_dict(state["spikes"])

@@ -1,4 +1,4 @@
-"""Averaged weights: they are validated and exported, while the raw ones go on learning."""
+"""Averages of the weights over training, which are validated and exported while the raw weights go on training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from lavra.training.updates.base import Inner, Outcome
 
 
 class _Averaged:
-    """Keeps fp32 averages of the masters, and puts them into the model for evaluation."""
+    """Keeps fp32 averages of the master weights, and loads them into the model for evaluation.
+
+    Args:
+        masters: Master weights of the model that is trained.
+
+    Attributes:
+        averages: Averaged tensors by parameter name; empty before the first step is averaged.
+    """
 
     def __init__(self, masters: Masters) -> None:
         self.masters = masters
@@ -22,7 +29,10 @@ class _Averaged:
 
     @contextmanager
     def eval_weights(self) -> Iterator[None]:
-        """Put the averages, once there are any, into the model during the block; the raw weights come back exactly."""
+        """Let the model compute with the averages during the block, then restore the raw weights exactly.
+
+        Before any step was averaged, the model keeps its raw weights.
+        """
         if not self.averages:
             yield
             return
@@ -35,12 +45,12 @@ class _Averaged:
             self.masters.load(raw)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the averages."""
+        """Return the averages by parameter name, for a checkpoint."""
         return self.averages
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Restore the averages."""
-        # In the order of the weights: a file has an order of its own, and the lists below are walked together.
+        """Restore the averages that `tensors` returned; an empty mapping means that nothing was averaged yet."""
+        # In the order of the weights, since a file has its own order and `_move` pairs the two lists by position.
         weights = self.masters.weights.items() if tensors else ()
         self.averages = {name: tensors[name].to(weight.device, copy=True) for name, weight in weights}
 
@@ -50,16 +60,26 @@ class _Averaged:
 
     @torch.no_grad()
     def _move(self, share: float) -> None:
-        """Move the averages by `share` of the way to the weights."""
+        """Move every average towards its weight: average += share * (weight - average)."""
         torch._foreach_lerp_(list(self.averages.values()), list(self.masters.weights.values()), share)
 
 
 class ExponentialAverage(_Averaged):
-    """An exponential moving average (Polyak and Juditsky 1992); with decay 0 it is the weights themselves.
+    """Exponential moving average (EMA) of the weights (averaging of iterates: Polyak and Juditsky 1992).
+
+    After each applied step, average = decay * average + (1 - decay) * weight.
 
     Args:
-        masters: whose weights.
-        decay: share of the average that a step keeps.
+        masters: Master weights that are averaged.
+        decay: Share of the average that a step keeps, from 0 to below 1. With 0 the average equals the weights.
+
+    Examples:
+        >>> masters = Masters(torch.nn.Linear(2, 1), "fp32")
+        >>> update = ExponentialAverage(masters, decay=0.99)
+        >>> update.around(None, Outcome).applied
+        True
+        >>> sorted(update.tensors())
+        ['bias', 'weight']
     """
 
     name = "ema"
@@ -69,7 +89,7 @@ class ExponentialAverage(_Averaged):
         self.decay = decay
 
     def around(self, step: Step, inner: Inner) -> Outcome:
-        """Do the step, then move the average towards the new weights."""
+        """Apply the step, then move the average towards the new weights; a skipped step changes nothing."""
         outcome = inner()
         if not outcome.applied:
             return outcome
@@ -86,20 +106,20 @@ class ExponentialAverage(_Averaged):
         torch._foreach_copy_(list(self.averages.values()), list(self.masters.weights.values()))
 
     def state_dict(self) -> dict[str, Any]:
-        """All state is in the tensors."""
+        """Return an empty mapping: all state is in the tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Do nothing, since all state is in the tensors."""
 
 
 class SnapshotAverage(_Averaged):
-    """The mean of regular snapshots of the last part of a run (stochastic weight averaging, arXiv 1803.05407).
+    """Stochastic weight averaging (SWA, arXiv 1803.05407): the mean of regular snapshots from the end of a run.
 
     Args:
-        masters: whose weights.
-        begin: step (from 0) of the first snapshot.
-        every: steps between snapshots.
+        masters: Master weights that are averaged.
+        begin: Step of the first snapshot, counted from 0.
+        every: Steps between two snapshots; values below 1 count as 1.
     """
 
     name = "swa"
@@ -110,20 +130,20 @@ class SnapshotAverage(_Averaged):
         self.count = 0
 
     def around(self, step: Step, inner: Inner) -> Outcome:
-        """Do the step, then take a snapshot if one is due."""
+        """Apply the step, then add the new weights to the mean if a snapshot is due."""
         outcome = inner()
         if outcome.applied and step.number >= self.begin and (step.number - self.begin) % self.every == 0:
             self.count += 1
             if self.count == 1:
                 self._start()
             else:
-                self._move(1.0 / self.count)
+                self._move(1.0 / self.count)  # running mean: m_n = m_(n-1) + (w_n - m_(n-1)) / n
         return outcome
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of snapshots taken."""
+        """Return the number of snapshots in the mean."""
         return {"count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the number of snapshots."""
+        """Restore the number of snapshots in the mean."""
         self.count = state["count"]

@@ -1,4 +1,4 @@
-"""Clipping of the gradient by its global norm."""
+"""Gradient clipping by the global norm."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from lavra.training.updates.base import Inner, Outcome
 
 
 class Clip:
-    """Scale the gradient down when its norm exceeds `limit` (Pascanu et al. 2013, algorithm 1).
+    """Update that clips the gradient by its global norm (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1).
+
+    When the L2 norm of the gradients of all weights together exceeds `limit`, all of them are multiplied by
+    limit / norm, as `torch.nn.utils.clip_grad_norm_` does. The direction stays the same.
 
     Args:
-        limit: largest norm; infinity clips nothing.
+        limit: Largest norm that is left unchanged; infinity clips nothing.
+
+    Examples:
+        >>> Clip().limit
+        1.0
+        >>> Clip(limit=float("inf")).state_dict()
+        {}
     """
 
     name = "clip"
@@ -23,7 +32,7 @@ class Clip:
         self.limit = limit
 
     def around(self, step: Step, inner: Inner) -> Outcome:
-        """Clip, then go on."""
+        """Clip the gradient, perform the rest of the step, and return its outcome with `clipped` (0 or 1) as metric."""
         norm = step.gradient_norm()
         clipped = norm > self.limit
         if clipped:
@@ -33,8 +42,8 @@ class Clip:
         return outcome
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing to keep."""
+        """Return an empty mapping: clipping has no state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Do nothing, since clipping has no state."""

@@ -1,4 +1,4 @@
-"""Figures that tell early when training goes wrong, cheap enough to leave on."""
+"""Metrics that show early when training goes wrong, and are cheap enough to be always on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from lavra.training.updates.base import Inner, Outcome
 
 
 class Monitor:
-    """Measures at times the weights' norm, the update-to-weight ratio per group and the embedding's gradient.
+    """Update that measures norms of weights and gradients, and update-to-weight ratios, from time to time.
 
-    The gradient norm and whether the step was clipped are in every step's metrics already.
+    It adds to the metrics of a step: `parameter_norm`, the L2 norm of all weights; `update_ratio_<group>`, the norm of
+    the change of a group of weights divided by the norm of these weights; `embedding_gradient_norm`; and
+    `clipped_share`, the share of the steps so far whose gradient was clipped. Gradient norm and clipping of each single
+    step are in its metrics anyway.
 
     Args:
-        every: steps between measurements. The ratio needs a copy of the weights, which is what costs.
+        every: Steps between two measurements. A measurement copies all weights, which is what it costs.
     """
 
     name = "monitor"
@@ -28,7 +31,7 @@ class Monitor:
         self.steps = 0
 
     def around(self, step: Step, inner: Inner) -> Outcome:
-        """Measure before and after the step."""
+        """Perform the step, measure before and after it if a measurement is due, and return the outcome."""
         due = step.number % self.every == 0
         weights = step.masters.weights
         before = {name: weight.detach().clone() for name, weight in weights.items()} if due else {}
@@ -50,16 +53,16 @@ class Monitor:
         return outcome
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts of the clipped share."""
+        """Return the numbers of steps and of clipped steps so far."""
         return {"clipped": self.clipped, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the counts."""
+        """Restore what `state_dict` returned."""
         self.clipped, self.steps = state["clipped"], state["steps"]
 
 
 def _groups(weights: dict[str, torch.Tensor]) -> dict[str, list[str]]:
-    """Divide the weights into embeddings, attention, MLP, head and the rest."""
+    """Return the names of the weights by group: embedding, attention, mlp, head and rest."""
     groups: dict[str, list[str]] = {}
     for name in weights:
         if "embed" in name:
@@ -82,5 +85,5 @@ def _embedding_gradient(step: Step) -> float | None:
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:
-    """Return the L2 norm of all tensors as one vector."""
+    """Return the L2 norm of all tensors, taken together as one vector."""
     return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors)))))

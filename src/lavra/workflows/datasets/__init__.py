@@ -1,1 +1,1 @@
-"""What a request names as data, made ready for training."""
+"""The data of a request, prepared for training."""

@@ -1,4 +1,4 @@
-"""What a run learns from, whatever its kind: rows, units, and what of it was seen."""
+"""The data sets of a run: text in sequences of a fixed length, or examples of which a part is predicted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from lavra.config.training import TrainConfig
 from lavra.core.errors import InputError
+from lavra.core.units import counted
 from lavra.data.examples.prepare import PreparedExamples, holds_examples, open_prepared_examples
 from lavra.data.examples.rows import EXAMPLE_COLUMNS, looks_like_example
 from lavra.data.examples.store import ExampleSource, ExampleStore
@@ -24,24 +25,30 @@ from lavra.data.token_store.prepare import Prepared, open_prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.data.usage import ledger
 from lavra.planning.plan import Plan
-from lavra.reports.formatting import counted
 from lavra.training.batches import Source
 from lavra.workflows.datasets.text import is_prepared
 
-_EXCERPT_TOKENS, _BEGINNING = 64, 512
+_EXCERPT_TOKENS = 64
+"""Tokens of a document that are shown in messages."""
+
+_BEGINNING = 512
+"""Tokens of the training text on which models are compared."""
+
 _ROWS_SEEN, _MIXED = 64, 3
+"""Training rows that are searched for packed ones for the checks, and how many of these are taken."""
+
 _BYTES_PER_WORD = 6.0
-"""Of prose, its space included; examples are not counted in words."""
+"""Bytes of a word of prose with its space, because examples are not counted in words."""
 
 
 @dataclass(frozen=True)
 class RowsToCheck:
-    """Training rows that are quick to compute, for checks.
+    """Training rows that are quick to compute, for the checks.
 
     Attributes:
-        source: of the rows.
-        context: their length in tokens.
-        mixed: rows that hold several documents or examples, and their ends.
+        source: The source of the rows.
+        context: The length of a row in tokens.
+        mixed: Rows that hold several documents or examples, with the borders between them.
     """
 
     source: Source
@@ -51,12 +58,12 @@ class RowsToCheck:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out rows, always the same ones in the same order, whatever the run's seed.
+    """The validation rows, always the same ones in the same order, whatever the seed of the run.
 
     Attributes:
-        source: of the rows.
-        rows: how many there are.
-        bytes_per_target: of the text that the targets spell.
+        source: The source of the rows.
+        rows: The number of rows.
+        bytes_per_target: Bytes of text for each predicted token, which converts a loss into bits per byte.
     """
 
     source: Source
@@ -65,16 +72,16 @@ class HeldOut:
 
 
 class Material(ABC):
-    """Text in windows, or examples of which a part is learned.
+    """A data set: text in sequences, or examples of which a part is predicted.
 
     Attributes:
-        folder: where what was prepared lies.
-        tokenizer: of all of it.
-        bytes: of the text to train on.
-        bytes_per_target: of the text that the targets of training spell.
-        words_per_target: the same in words.
-        examples: whether it is examples of which a part is learned.
-        context: tokens of a row that it was prepared for; None where any will do.
+        folder: The folder of the prepared data.
+        tokenizer: The tokenizer that all of the data was encoded with.
+        bytes: Bytes of the training text.
+        bytes_per_target: Bytes of training text for each predicted token.
+        words_per_target: Words of training text for each predicted token.
+        examples: Whether the data are examples of which a part is predicted, rather than text.
+        context: Tokens of a row that the data was prepared for; None where rows may have any length.
     """
 
     examples = False
@@ -87,7 +94,7 @@ class Material(ABC):
 
     @abstractmethod
     def epoch_tokens(self, plan: Plan) -> int:
-        """Return the tokens of one pass, the unit of which the plan's steps have `tokens_per_step`."""
+        """Return the tokens of one pass over the training data, in the unit of the plan's `tokens_per_step`."""
 
     @abstractmethod
     def source(self, plan: Plan) -> Source:
@@ -95,49 +102,54 @@ class Material(ABC):
 
     @abstractmethod
     def held_out(self, plan: Plan) -> HeldOut:
-        """Return the held-out rows."""
+        """Return the validation rows."""
 
     @abstractmethod
     def rows_to_check(self, plan: Plan, longest: int) -> RowsToCheck:
-        """Return rows of at most `longest` tokens where rows can be had in any length."""
+        """Return training rows for the checks, of at most `longest` tokens where rows may have any length."""
 
     def bigrams(self, *, held_out: bool = False) -> Bigrams | None:
-        """Return which token follows which how often, in the text to train on or that held out.
+        """Return the bigram counts of the text.
 
-        None where not all of the text is learned, or there is none.
+        Args:
+            held_out: Whether to count the validation text instead of the training text.
+
+        Returns:
+            The counts; None where only a part of the text is predicted, or there is too little of it.
         """
         return None
 
     def trigrams(self, pairs: int) -> Trigrams | None:
-        """Return what follows the most frequent pairs of tokens how often, in the text to train on; see `bigrams`."""
+        """Return the counts of what follows the `pairs` most frequent bigrams of the training text; see `bigrams`."""
         return None
 
     @abstractmethod
     def beginning(self) -> np.ndarray:
-        """Return the ids of some of the user's text, to compare models on."""
+        """Return the (length,) int64 ids of some of the training text, to compare models on."""
 
     @abstractmethod
     def summary(self) -> str:
-        """Return what there is, in a line."""
+        """Return a line that says how much data there is for training and for validation."""
 
     @abstractmethod
     def excerpt(self, number: int) -> str:
-        """Return the beginning of a training document's or example's text, for messages."""
+        """Return the beginning of the text of a training document or example, for messages."""
 
     @abstractmethod
     def samples(self, count: int) -> list[tuple[str, str]]:
-        """Return prompts for samples, each with what a person wrote after it (empty where nothing is known)."""
+        """Return `count` prompts for sample texts, each with the text that a person wrote after it, or an empty string
+        where there is none."""
 
     @abstractmethod
     def receipt(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
-        """Return what was seen after `steps` steps, by source."""
+        """Return the data usage after `steps` steps: for each source what was trained on, and how often."""
 
 
 class TextMaterial(Material):
-    """Windows of a token store.
+    """Text, read in sequences from a token store.
 
     Args:
-        prepared: the stores.
+        prepared: The token stores for training and validation, and the tokenizer.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -148,21 +160,22 @@ class TextMaterial(Material):
         self.words_per_target = manifest.words / manifest.tokens
 
     def epoch_tokens(self, plan: Plan) -> int:
-        """Return the tokens of the store."""
+        """Return the tokens of the training text."""
         return self.prepared.train.manifest.tokens
 
     def source(self, plan: Plan) -> Source:
-        """Return windows in the order of the run's seed."""
+        """Return the training sequences in the order that the seed of the run gives."""
         return WindowSource(self.prepared.train, plan.context, plan.seed)
 
     def held_out(self, plan: Plan) -> HeldOut:
-        """Return the windows of the held-out store."""
+        """Return the sequences of the validation text."""
         store = self.prepared.validation
         windows = -(-store.manifest.tokens // plan.context)
         return HeldOut(WindowSource(store, plan.context, 0), windows, store.manifest.bytes_per_token)
 
     def rows_to_check(self, plan: Plan, longest: int) -> RowsToCheck:
-        """Return shorter windows, and some around ends of documents: a short, a middle and a late one."""
+        """Return shorter sequences, and three that contain a border between documents: of the first, a middle and a
+        late document."""
         store = self.prepared.train
         offsets = store.offsets.astype(int)
         length = min(longest, store.manifest.tokens)
@@ -172,7 +185,7 @@ class TextMaterial(Material):
         return RowsToCheck(WindowSource(store, longest, plan.seed), longest, mixed)
 
     def bigrams(self, *, held_out: bool = False) -> Bigrams | None:
-        """Count the pairs of the text."""
+        """Count the bigrams of the text."""
         store = self.prepared.validation if held_out else self.prepared.train
         if len(store.tokens) < 2:
             return None
@@ -181,7 +194,7 @@ class TextMaterial(Material):
         return replace(found, contexts=as_read(found.contexts, end, bos))
 
     def trigrams(self, pairs: int) -> Trigrams | None:
-        """Count what follows the most frequent pairs of the text."""
+        """Count what follows the most frequent bigrams of the training text."""
         tokens, tokenizer = self.prepared.train.tokens, self.tokenizer
         if len(tokens) < 3:
             return None
@@ -193,26 +206,26 @@ class TextMaterial(Material):
         return np.asarray(self.prepared.train.tokens[:_BEGINNING]).astype(np.int64)
 
     def summary(self) -> str:
-        """Return how much text there is."""
+        """Return a line that says how much text there is for training and for validation."""
         train, held_out = self.prepared.train.manifest, self.prepared.validation.manifest
         return (
             f"text: {counted(train.documents, 'document')}, {train.bytes / 1e6:.1f} MB, "
-            f"{counted(train.tokens, 'token')} to train on; "
-            f"{counted(held_out.documents, 'document')}, {held_out.bytes / 1e6:.2f} MB held out"
+            f"{counted(train.tokens, 'token')} for training; "
+            f"{counted(held_out.documents, 'document')}, {held_out.bytes / 1e6:.2f} MB for validation"
         )
 
     def excerpt(self, number: int) -> str:
-        """Return the beginning of a document."""
+        """Return the beginning of a training document."""
         store = self.prepared.train
         start, end = (int(offset) for offset in store.offsets[number : number + 2])
         return self.tokenizer.decode(store.tokens[start : min(end, start + _EXCERPT_TOKENS)].tolist())
 
     def samples(self, count: int) -> list[tuple[str, str]]:
-        """Return empty prompts: a sample is a new document."""
+        """Return empty prompts, because a sample text is a new document."""
         return [("", "")] * count
 
     def receipt(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
-        """Return the ledger's lines."""
+        """Return the data usage after `steps` steps, in tokens, by source."""
         store = self.prepared.train
         order = WindowOrder(store.manifest.tokens, plan.context, plan.seed)
         done = ledger(store, order, steps * plan.rows_per_step).to_json()
@@ -230,10 +243,10 @@ class TextMaterial(Material):
 
 
 class ExampleMaterial(Material):
-    """Examples of which a part is learned, packed into rows.
+    """Examples of which a part is predicted, packed into rows.
 
     Args:
-        prepared: the stores.
+        prepared: The example stores for training and validation, and the tokenizer.
     """
 
     examples = True
@@ -248,51 +261,52 @@ class ExampleMaterial(Material):
         self._packed: dict[tuple[Any, ...], ExampleSource] = {}
 
     def _source(self, store: ExampleStore, plan: Plan, seed: int, pack: bool) -> ExampleSource:
-        """Pack the examples once for each shape of rows."""
+        """Return the packed rows, which are made once for each shape and kept."""
         key = (store.folder, plan.context, plan.source_context, seed, pack)
         if key not in self._packed:
             self._packed[key] = ExampleSource(store, plan.context, plan.source_context or None, seed, pack)
         return self._packed[key]
 
     def source(self, plan: Plan) -> ExampleSource:
-        """Return packed rows in the order of the run's seed; one example a row where the model needs that."""
+        """Return packed rows in the order that the seed gives; one example in each row where the model cannot keep
+        several apart."""
         return self._source(self.prepared.train, plan, plan.seed, plan.isolate)
 
     def epoch_tokens(self, plan: Plan) -> int:
-        """Return the positions of the rows that hold every example once."""
+        """Return the positions, padding included, of the rows that hold every example once."""
         return self.source(plan).rows_per_epoch * plan.context
 
     def held_out(self, plan: Plan) -> HeldOut:
-        """Return the held-out examples, packed alike."""
+        """Return the validation examples, packed in the same way."""
         store = self.prepared.validation
         source = self._source(store, plan, 0, plan.isolate)
         return HeldOut(source, source.rows_per_epoch, store.manifest.bytes_per_token)
 
     def rows_to_check(self, plan: Plan, longest: int) -> RowsToCheck:
-        """Return whole rows, since examples cannot be cut, the fullest of the first ones as mixed rows."""
+        """Return whole rows, because examples cannot be cut; those with the most examples are the mixed ones."""
         source = self.source(plan)
         first = source.rows(0, min(_ROWS_SEEN, source.rows_per_epoch))
         mixed = sorted(first, key=lambda row: -len(row.examples))[:_MIXED]
         return RowsToCheck(source, plan.context, [row for row in mixed if len(row.examples) > 1])
 
     def beginning(self) -> np.ndarray:
-        """Return the ids of the first example."""
+        """Return the ids of the first training example."""
         return self.prepared.train[0].tokens
 
     def summary(self) -> str:
-        """Return how many examples there are."""
+        """Return a line that says how many examples there are for training and for validation."""
         train, held_out = self.prepared.train.manifest, self.prepared.validation.manifest
         return (
-            f"examples: {train.examples:,} with {counted(train.learned, 'token')} to learn "
-            f"({train.tokens + train.source_tokens:,} to read); {held_out.examples:,} held out"
+            f"{counted(train.examples, 'example')} for training, {counted(train.learned, 'token')} to predict of "
+            f"{train.tokens + train.source_tokens:,} to read; {counted(held_out.examples, 'example')} for validation"
         )
 
     def excerpt(self, number: int) -> str:
-        """Return the beginning of an example."""
+        """Return the beginning of a training example."""
         return self.tokenizer.decode(self.prepared.train[number].tokens[:_EXCERPT_TOKENS])
 
     def samples(self, count: int) -> list[tuple[str, str]]:
-        """Return the prompts of the first held-out examples, and their completions."""
+        """Return the prompts of the first validation examples, with their completions."""
         store = self.prepared.validation
         found = []
         for number in range(min(count, len(store))):
@@ -306,7 +320,7 @@ class ExampleMaterial(Material):
         return found
 
     def receipt(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
-        """Return the ledger's lines, in examples: every one is met once per epoch."""
+        """Return the data usage after `steps` steps, in examples, by source; every example occurs once in an epoch."""
         source = self.source(plan)
         epochs, rows = divmod(steps * plan.rows_per_step, source.rows_per_epoch)
         seen = {example.number for row in source.rows(epochs * source.rows_per_epoch, rows) for example in row.examples}
@@ -330,9 +344,15 @@ class ExampleMaterial(Material):
 def open_material(folder: Path) -> Material:
     """Open a folder of prepared text or examples.
 
+    Args:
+        folder: A folder that `lavra prepare` or a training run wrote.
+
+    Returns:
+        The data set.
+
     Raises:
-        InputError: if it is no such folder.
-        Damaged: if a file is missing or cut short.
+        InputError: If it is not such a folder.
+        Damaged: If a file is missing or cut short.
     """
     if holds_examples(folder):
         return ExampleMaterial(open_prepared_examples(folder))
@@ -340,9 +360,13 @@ def open_material(folder: Path) -> Material:
 
 
 def has_examples(config: TrainConfig) -> bool:
-    """Say whether the data of a request are examples of which a part is learned, rather than text.
+    """Return whether the data of a request are examples of which a part is predicted, rather than text.
 
-    They are when the request says so, or when the first row has the columns of a chat or of a pair, and no text column.
+    They are when the request says so, or when the first row has the columns of a chat or of a prompt and completion,
+    and no text column.
+
+    Args:
+        config: The request.
     """
     if config.objective.name in ("answers", "seq2seq") or config.text.prompt or config.text.completion:
         return True

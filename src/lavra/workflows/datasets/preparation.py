@@ -1,4 +1,4 @@
-"""What a request names, made ready for training in the run's folder: the machine, the base model, the data."""
+"""What a training run needs before its plan, in the folder of the run: the machine, the base model, the data."""
 
 from __future__ import annotations
 
@@ -42,23 +42,27 @@ from lavra.workflows.models.vocabulary import with_another_vocabulary
 from lavra.workflows.training.autoconfig import Machine, draft_model
 
 _FITTING, _LONGEST, _MULTIPLE = 0.99, 1024, 64
-"""Share of the examples that fit a row uncut, unless that makes rows longer than the most; rows are multiples."""
+"""Share of the examples that must fit a row without being cut, the longest row in tokens that this may give, and the
+number of which the length of a row is a multiple."""
 
 _MEASURED = 200
-"""Pieces of text by which a tokenizer's bytes per token are measured."""
+"""Pieces of text on which the bytes per token of a new tokenizer are measured."""
 
 
 def training_material(config: TrainConfig, home: Path, machine: Machine, base: Base | None) -> Material:
-    """Open what was prepared, or prepare it into the folder of the run.
+    """Open the prepared data of a request, or prepare its data in the folder of the run.
 
     Args:
-        config: the request.
-        home: the run's folder.
-        machine: what will be trained on, by which a vocabulary is chosen.
-        base: the model to adapt, whose tokenizer is used; None for training from nothing.
+        config: The request.
+        home: The folder of the run.
+        machine: The machine that will train, whose speed decides the size of a new vocabulary.
+        base: The pretrained model to adapt, whose tokenizer is used; None for training from scratch.
+
+    Returns:
+        The data set.
 
     Raises:
-        InputError: if the data cannot be used, or were prepared with another tokenizer than the model's.
+        InputError: If the data cannot be used, or was prepared with another tokenizer than that of the base model.
     """
     folder = data_folder(config, home)
     if is_prepared(config.data):
@@ -114,12 +118,12 @@ def _prepared_examples(config: TrainConfig, home: Path, folder: Path, machine: M
         validation=config.text.validation,
     )
     if base is not None and prepared.report["chats"] and ChatTemplate.load(home / BASE) is None:
-        copy_files(folder / TOKENIZER, home / BASE, TEMPLATES)  # kept with the model that now learns to use it
+        copy_files(folder / TOKENIZER, home / BASE, TEMPLATES)  # the model now learns this template, so it keeps it
     return ExampleMaterial(prepared)
 
 
 def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | None) -> tuple[Tokenizer, int]:
-    """Return a tokenizer for the examples, and the length of rows of the model that will be trained on them."""
+    """Return a tokenizer for the examples, and the row length in tokens of the model that will be trained on them."""
     sample, sizes, chats = TextSample(), array("L"), False
     text = config.text
     for row in read_examples(
@@ -151,7 +155,7 @@ def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | 
 
 
 def _chat_template(config: TrainConfig, home: Path, base: Base | None, tokenizer: Tokenizer) -> ChatTemplate:
-    """Return the template of the model to adapt, as it is kept in the run, or of the tokenizer; else one of ours."""
+    """Return the chat template of the base model, or of the tokenizer that is named; else lavra's default template."""
     asked = config.text.tokenizer
     folder = home / BASE if base is not None else tokenizer_place(asked) if asked else None
     found = ChatTemplate.load(folder) if folder is not None and folder.is_dir() else None
@@ -159,7 +163,7 @@ def _chat_template(config: TrainConfig, home: Path, base: Base | None, tokenizer
 
 
 def _vocabulary_chooser(config: TrainConfig, machine: Machine) -> Callable[[int], int]:
-    """Return what chooses the size of the vocabulary once the size of the text is known."""
+    """Return a function that chooses the size of the vocabulary from the bytes of the text."""
 
     def choose(corpus_bytes: int) -> int:
         if config.text.vocabulary:
@@ -170,14 +174,31 @@ def _vocabulary_chooser(config: TrainConfig, machine: Machine) -> Callable[[int]
 
 
 def measured_machine(config: TrainConfig, device: torch.device) -> Machine:
-    """Return this machine with its measured peak."""
+    """Return this machine with its measured peak, and set the number of processor threads.
+
+    Args:
+        config: The request, which may fix precision and threads.
+        device: The device that will compute.
+    """
     threads = use_threads(config.machine.threads)
     precision = choose_precision(config.machine.precision, device)
     return Machine(device, precision, measure_matrix_peak(device, precision), threads)
 
 
 def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base | None:
-    """Open the model that training goes on from, if a request names one, and keep it in the run's folder."""
+    """Open the pretrained model that a request names, and save it in the folder of the run.
+
+    Args:
+        config: The request.
+        device: The device that will compute.
+        home: The folder of the run.
+
+    Returns:
+        The base model, with the vocabulary that the request asks for; None where the request names no model.
+
+    Raises:
+        InputError: If there is no such model, or it cannot be trained as asked.
+    """
     if config.base is None:
         return None
     base = with_another_vocabulary(config, read_base(config, device, examples=has_examples(config)))
@@ -189,16 +210,19 @@ def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base |
 
 
 def prepare_text(data: Sequence[str], out: str | Path, text: TextConfig, *, force: bool = False) -> dict[str, Any]:
-    """Read, divide and tokenise `data` into the folder `out`, and return the report of what was found.
+    """Read, split and tokenise text into a folder.
 
     Args:
-        data: files, folders, globs, `-`, `hf:NAME[:SPLIT]` or `installed-docs:`.
-        out: the folder, with the token stores `train` and `validation` and the tokenizer.
-        text: how text is read, divided and tokenised.
-        force: replace an existing folder.
+        data: The text: files, folders, globs, `-`, `hf:NAME[:SPLIT]` or `installed-docs:`.
+        out: The folder to write, with the token stores `train` and `validation` and the tokenizer.
+        text: How the text is read, split and tokenised.
+        force: Whether an existing folder is replaced.
+
+    Returns:
+        The report of what was read, left out and changed, as plain values; it is also in `report.json` in the folder.
 
     Raises:
-        InputError: if the text or the folder is wrong.
+        InputError: If the text cannot be used, holds examples instead of documents, or the folder may not be written.
     """
     if has_examples(TrainConfig(data=tuple(data), text=text)):
         raise InputError(

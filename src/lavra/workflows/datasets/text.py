@@ -1,4 +1,4 @@
-"""The text of a run: the request that names it, its tokenizer, where its token stores lie, and how they are made."""
+"""The text of a run: the request that names it, the tokenizer, and the folder of the token stores."""
 
 from __future__ import annotations
 
@@ -19,21 +19,29 @@ from lavra.workflows.models.saved_base import companions_folder
 
 
 def request_of(run: RunFolder) -> TrainConfig:
-    """Return the request that a run was started with."""
+    """Return the request that a run was started with, from its `config.toml`.
+
+    Raises:
+        InputError: If the file has an unknown key or a wrong value.
+    """
     return from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
 
 
 def data_folder(config: TrainConfig, run: Path) -> Path:
-    """Return where the token stores of a run lie: in the run, or where `lavra prepare` made them.
+    """Return the folder of a run's token stores: in the run, or where `lavra prepare` wrote them.
+
+    Args:
+        config: The request of the run.
+        run: The folder of the run.
 
     Raises:
-        InputError: if they are gone, or there is another text in their place.
+        InputError: If the folder is gone, or holds another text now.
     """
     return recorded_folder(run) or (Path(config.data[0]) if is_prepared(config.data) else run / "data")
 
 
 def is_prepared(locations: tuple[str, ...]) -> bool:
-    """Say whether the data of a request is a folder that `lavra prepare` made."""
+    """Return whether the data of a request is one folder that `lavra prepare` wrote."""
     return len(locations) == 1 and (Path(locations[0]) / "train" / "manifest.json").exists()
 
 
@@ -41,11 +49,14 @@ def tokenizer_place(location: str) -> Path:
     """Return the file or folder with the tokenizer that a request names.
 
     Args:
-        location: a tokenizer's file or folder, a run or one of its checkpoints, a folder that `lavra prepare` made, or
-            a hub's name.
+        location: The file or folder of a tokenizer, a run or one of its checkpoints, a folder that `lavra prepare`
+            wrote, or a hub name.
+
+    Returns:
+        The file or folder; it is not checked that there is one.
 
     Raises:
-        InputError: if it is a hub's name, and the hub has no such model or cannot be reached.
+        InputError: If the location is a hub name, and the hub has no such model or cannot be reached.
     """
     path = Path(location).expanduser()
     if path.parent.name == "checkpoints" and is_run(path.parent.parent):
@@ -62,10 +73,13 @@ def tokenizer_place(location: str) -> Path:
 
 
 def open_tokenizer(location: str) -> Tokenizer:
-    """Open the tokenizer that a request names; see `tokenizer_place` for what it may be.
+    """Open the tokenizer that a request names.
+
+    Args:
+        location: The location of the tokenizer; see `tokenizer_place`.
 
     Raises:
-        InputError: if there is none.
+        InputError: If there is no tokenizer.
     """
     return Tokenizer.load(tokenizer_place(location))
 
@@ -80,8 +94,24 @@ def prepare_as_asked(
     beginnings: bool = False,
     force: bool = False,
 ) -> Prepared:
-    """Prepare text as a request says; see `lavra.data.token_store.prepare.prepare` for the vocabulary and for what is
-    raised."""
+    """Prepare text as a request says.
+
+    Args:
+        locations: The text: files, folders, globs and the like.
+        out: The folder to write.
+        text: How the text is read, split and tokenised.
+        vocabulary_size: Tokens of a new vocabulary, a function that chooses it from the bytes of the text, or None for
+            the default; see `lavra.data.token_store.prepare.prepare`.
+        tokenizer: The tokenizer to use; None for the one that the request names, or a new one.
+        beginnings: Whether documents begin with the tokenizer's own first token, as encoders need it.
+        force: Whether an existing folder is replaced.
+
+    Returns:
+        The prepared token stores.
+
+    Raises:
+        InputError: If the text cannot be used or the folder may not be written.
+    """
     if tokenizer is None and text.tokenizer:
         tokenizer = open_tokenizer(text.tokenizer)
     return prepare(
@@ -105,10 +135,16 @@ def prepare_as_asked(
 
 
 def pair_columns(asked: TextConfig) -> PairColumns | None:
-    """Return the columns of prompt and completion, or None where they are to be recognised.
+    """Return the columns of prompt and completion that a request names.
+
+    Args:
+        asked: The part of the request about text.
+
+    Returns:
+        The names of the columns; None where the request names none, and they are to be recognised.
 
     Raises:
-        InputError: if only one of the two is named.
+        InputError: If only one of the two is named.
     """
     if asked.prompt and asked.completion:
         return PairColumns(asked.prompt, asked.completion)

@@ -1,4 +1,4 @@
-"""Which text a run learns from: where it lies, from wherever one looks, and by what it is known again."""
+"""The record of a run's text: where it lies, also after the run has been moved, and how it is recognised."""
 
 from __future__ import annotations
 
@@ -13,25 +13,34 @@ from lavra.core.errors import Damaged, InputError
 from lavra.data.token_store.prepare import TRAIN, VALIDATION
 
 FILE = "text.json"
+"""Name of the record in the folder of a run."""
+
 _MANIFEST = "manifest.json"
+"""Name of the manifest in the folder of a token store."""
 
 
 def write_text_record(run: Path, folder: Path) -> None:
-    """Write down, in the folder of a run, where its prepared text lies and by what it is known again.
+    """Record in the folder of a run where its prepared text lies, and the fingerprints by which it is recognised.
 
     Args:
-        run: the run's folder.
-        folder: of the prepared text or examples, in the run or elsewhere.
+        run: The folder of the run, which gets `text.json`.
+        folder: The folder of the prepared text or examples, in the run or elsewhere.
     """
     place = {"folder": str(folder.resolve()), "from_the_run": os.path.relpath(folder.resolve(), run.resolve())}
     write_json(run / FILE, {**place, **text_fingerprints(folder)})
 
 
 def text_fingerprints(folder: Path) -> dict[str, str]:
-    """Return what tells the text of a prepared folder from any other: a hash of each store's tokens, and of its words.
+    """Return the fingerprints of the text in a prepared folder.
+
+    Args:
+        folder: The folder of prepared text or examples.
+
+    Returns:
+        A hash of the tokens of `train` and of `validation`, and the fingerprint of the `tokenizer`.
 
     Raises:
-        Damaged: if a manifest is missing or damaged.
+        Damaged: If a manifest is missing or damaged.
     """
     found: dict[str, str] = {}
     for side in (TRAIN, VALIDATION):
@@ -46,14 +55,20 @@ def text_fingerprints(folder: Path) -> dict[str, str]:
 
 
 def recorded_folder(run: Path) -> Path | None:
-    """Return where the text of a run lies now; None for a run without a record, which was stopped before it had text.
+    """Return the folder in which the text of a run lies now.
 
-    It is looked for in the run, at its place relative to the run, and at its place on this machine, so that a run may
+    It is looked for in the run, at its old place relative to the run, and at its old absolute place, so that a run may
     be moved alone or together with its text.
 
+    Args:
+        run: The folder of the run.
+
+    Returns:
+        The folder; None for a run without a record, which was stopped before its text was prepared.
+
     Raises:
-        InputError: if it is in none of these places, or what is there now is another text.
-        Damaged: if the record is.
+        InputError: If the text is in none of these places, or another text is there now.
+        Damaged: If the record is damaged.
     """
     if not (run / FILE).exists():
         return None
@@ -69,7 +84,7 @@ def recorded_folder(run: Path) -> Path | None:
     place, difference = next(iter(differing.items()))
     raise InputError(
         f"{place} is not the text that {run} learned from: {difference}",
-        "bring the folder of then back, or train anew; a run never goes on with another text",
+        "restore that folder, or train a new run; a run is never resumed with another text",
     )
 
 
@@ -81,7 +96,7 @@ def _places(record: Any, run: Path) -> list[Path]:
 
 
 def _difference(record: dict[str, Any], found: dict[str, str]) -> str:
-    """Return in words what is different; empty where nothing is."""
-    names = {"tokenizer": "its tokenizer", TRAIN: "its text to train on", VALIDATION: "its held-out text"}
+    """Return in words what is different; an empty string where nothing is."""
+    names = {"tokenizer": "its tokenizer", TRAIN: "its training text", VALIDATION: "its validation text"}
     other = [words for name, words in names.items() if record.get(name) != found.get(name)]
     return f"{' and '.join(other)} differ{'s' if len(other) == 1 else ''}" if other else ""

@@ -1,1 +1,1 @@
-"""Models for the rest of the field, with the proof that they are the same."""
+"""Exporting models in the formats of other libraries, each with the proof that it is the same model."""

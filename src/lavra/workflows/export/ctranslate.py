@@ -1,4 +1,4 @@
-"""A model for CTranslate2: a folder that plain `ctranslate2` opens, proved before its weights were rounded."""
+"""Exporting a model for CTranslate2; the conversion is compared with the model before the weights are quantised."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lavra.core.disk.building import building_folder
 from lavra.core.disk.files import write_json
 from lavra.core.disk.replacing import check_replaceable
+from lavra.core.units import counted
 from lavra.generation.engines.converting import Convertible, convert, log_probabilities
 from lavra.models.certificate import SENTENCES
 from lavra.models.families.companions import write_tokenizer
@@ -17,19 +18,20 @@ from lavra.workflows.models.open import open_model
 Quantization = Literal["int8", "int8_float32", "int8_bfloat16", "int8_float16", "bfloat16", "float16", "float32"]
 
 FILE = "quantization.json"
+"""Name of the file in the exported folder that says how far the quantised model is from the original."""
 
 
 @dataclass(frozen=True)
 class CTranslate2Export:
-    """What an export made.
+    """A model that was exported for CTranslate2.
 
     Attributes:
-        folder: the new folder.
-        quantization: type of its weights.
-        megabytes: of the weights.
-        difference: mean absolute difference of a token's log-probability, in nats, between the folder as its weights
-            now are and the model, on some sentences.
-        tokens: that the difference was measured on.
+        folder: The new folder.
+        quantization: The type of the weights.
+        megabytes: The size of the weights in MB.
+        difference: Mean absolute difference in nats between the log-probabilities of tokens under the quantised model
+            and under the original, on some sentences.
+        tokens: Number of tokens on which the difference was measured.
     """
 
     folder: Path
@@ -51,8 +53,9 @@ class CTranslate2Export:
 
     def __str__(self) -> str:
         return (
-            f"{self.folder}: for ctranslate2, {self.quantization}, {self.megabytes:.1f} MB; equal to the model in "
-            f"float32, and now {self.difference:.2g} nats from it on average ({self.tokens} tokens)"
+            f"{self.folder}: a model for ctranslate2, {self.quantization}, {self.megabytes:.1f} MB; in float32 equal "
+            f"to the original, and quantised {self.difference:.2g} nats from it on average "
+            f"(over {counted(self.tokens, 'token')})"
         )
 
 
@@ -62,14 +65,18 @@ def export_ctranslate2(
     """Write a model as a folder that `ctranslate2.Generator` or `ctranslate2.Translator` opens, with its tokenizer.
 
     Args:
-        model: a run, a checkpoint, a model folder, a Hugging Face folder, a hub name or a llama2.c file.
-        out: the folder to make.
-        quantization: type of the weights.
-        force: replace an existing folder.
+        model: The location of the model: a run, a checkpoint, a model folder, a Hugging Face folder, a hub name or a
+            llama2.c file.
+        out: The folder to write.
+        quantization: The type of the weights.
+        force: Whether an existing folder is replaced.
+
+    Returns:
+        What was exported, and how far the quantised model is from the original.
 
     Raises:
-        InputError: if there is no such model, or ctranslate2 does not compute its family.
-        LavraError: if the conversion is another model; nothing is left at `out` then.
+        InputError: If there is no such model, or CTranslate2 does not support its architecture.
+        LavraError: If the conversion is not the same model; nothing is left at `out` then.
     """
     check_replaceable(Path(out), force=force, inputs=[model])
     opened = open_model(model, "cpu")

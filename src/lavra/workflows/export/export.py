@@ -1,4 +1,4 @@
-"""A model for the rest of the field: a folder that `transformers` opens, with the proof that it is the same model."""
+"""Exporting a model as a folder that `transformers` opens, with the proof that it is the same model."""
 
 from __future__ import annotations
 
@@ -41,21 +41,23 @@ from lavra.workflows.export.model_card import model_card, wrapped_card
 from lavra.workflows.models.open import OpenModel, hugging_face_folder, open_model, read_hugging_face
 
 COMPARED_TOKENS = 512
-"""Tokens whose logits are compared, fewer where the vocabulary is so large that they would take much memory."""
+"""Most tokens whose logits are compared."""
 
 _COMPARED_LOGITS = 32_000_000
+"""Most logits that are compared, tokens times vocabulary, so that the comparison takes little memory."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What an export made.
+    """A model that was exported for `transformers`.
 
     Attributes:
-        folder: the new folder.
-        family: the `model_type` of the model in it.
-        certificate: of the new folder against our model.
-        of_source: of the folder that the model was read from against our model; None where it was ours before.
-        folded: for a run with an adapter, how far the folded model is from the trained one.
+        folder: The new folder.
+        family: The `model_type` of the exported model.
+        certificate: The comparison of the exported model, opened by `transformers`, with lavra's.
+        of_source: The comparison of the folder that the model was read from with lavra's model; None for a model that
+            lavra trained from scratch.
+        folded: How far the merged model is from the trained one, for a run with an adapter; else None.
     """
 
     folder: Path
@@ -76,18 +78,22 @@ class Export:
 def export(
     model: str, out: str | Path, data: Sequence[str] = (), *, text_column: str = "text", force: bool = False
 ) -> Export:
-    """Write a model as a Hugging Face folder, and compare both in a fresh process of `transformers`.
+    """Write a model as a Hugging Face folder, open it with `transformers` in a fresh process, and compare the logits.
 
     Args:
-        model: a run, a checkpoint, a model folder, a Hugging Face folder, a hub name or a llama2.c file.
-        out: the folder to make.
-        data: text to compare on; by default some sentences that come with lavra.
-        text_column: column of the data that holds the text.
-        force: replace an existing folder.
+        model: The location of the model: a run, a checkpoint, a model folder, a Hugging Face folder, a hub name or a
+            llama2.c file.
+        out: The folder to write.
+        data: Locations of text on which the logits are compared; some sentences that come with lavra if empty.
+        text_column: Column of the data that holds the text.
+        force: Whether an existing folder is replaced.
+
+    Returns:
+        What was exported, with the comparison.
 
     Raises:
-        InputError: if there is no such model, or no family of `transformers` expresses it exactly.
-        CheckFailed: if the folder's logits are not the model's; nothing is left at `out` then.
+        InputError: If there is no such model, or no architecture of `transformers` expresses it exactly.
+        CheckFailed: If the logits of the exported model differ; nothing is left at `out` then.
     """
     out = Path(out)
     check_replaceable(out, force=force or (out / FILE).exists(), inputs=[model, *data])
@@ -115,7 +121,7 @@ def export(
 
 
 def _request(source: _Source, windows: list[list[int]]) -> str:
-    """Return a fingerprint of all that decides what an export is."""
+    """Return a fingerprint of everything that the exported folder depends on."""
     digest = hashlib.blake2b(digest_size=16)
     tokenizer = None if source.tokenizer is None else source.tokenizer.fingerprint
     about = [version("lavra"), source.family, str(source.folder), tokenizer, windows]
@@ -174,7 +180,7 @@ def _demand(certificate: Certificate, what: str) -> None:
 
 @dataclass(frozen=True)
 class _Source:
-    """What is exported; a Hugging Face folder may lack a tokenizer, and then keeps lacking it."""
+    """The model to export. A Hugging Face folder without a tokenizer is exported without one."""
 
     model: Decoder | Wrapped
     tokenizer: Tokenizer | None
@@ -208,7 +214,7 @@ def _ids(source: _Source) -> SpecialIds:
 
 
 def _write_tokenizer(source: _Source, folder: Path) -> None:
-    """Write the tokenizer and the settings of generation; a tokenizer of our own is told what the model can read."""
+    """Write the tokenizer; one that lavra trained also gets the context length of the model in its settings."""
     if source.tokenizer is None:
         return
     write_companions(folder, source.tokenizer, source.files, ours=False)
@@ -219,7 +225,7 @@ def _write_tokenizer(source: _Source, folder: Path) -> None:
 
 
 def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[list[int]]:
-    """Return windows of tokens to compare on: documents, each after the token that begins one."""
+    """Return the token sequences on which logits are compared: documents, each after a beginning-of-text token."""
     model = source.model
     left = max(min(COMPARED_TOKENS, _COMPARED_LOGITS // model.vocabulary), 16)
     longest = min(model.context, left)

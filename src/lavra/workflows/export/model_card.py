@@ -1,10 +1,11 @@
-"""The README.md of an exported model: what it is, how it was trained, what it was measured on, how to open it."""
+"""The model card (README.md) of an exported model: shape, training, measures, use, certificate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from lavra.core.units import counted
 from lavra.models.certificate import Certificate
 from lavra.models.hf.model import Wrapped
 from lavra.models.spec import DecoderSpec
@@ -22,12 +23,13 @@ tags:
 """
 
 _DECODER = (
-    "A decoder of {parameters:,} parameters ({depth} blocks, width {width}, {vocabulary:,} tokens, windows of "
-    "{context}),\nin the form of `{family}`.\n"
+    "A decoder of {parameters:,} parameters ({blocks}, width {width}, a vocabulary of {vocabulary:,} tokens, a context "
+    "of {context} tokens),\nin the form of `{family}`.\n"
 )
 
 _WRAPPED = (
-    "An instance of `{architecture}` with {parameters:,} parameters ({vocabulary:,} tokens, windows of {context}).\n"
+    "An instance of `{architecture}` with {parameters:,} parameters (a vocabulary of {vocabulary:,} tokens, a context "
+    "of {context} tokens).\n"
 )
 
 _USE = """
@@ -72,7 +74,7 @@ _KINDS = {
     "encoder": ("fill-mask", _USE_MASKED),
     "encoder-decoder": ("text2text-generation", _USE_SEQ2SEQ),
 }
-"""The hub's name for what a model does, and how it is used."""
+"""For each kind of model the name of its task on the Hugging Face hub, and the section about its use."""
 
 _MEASURES = (
     ("loss", "nats per token"),
@@ -91,18 +93,19 @@ def model_card(
     result: Mapping[str, Any],
     prompt: str = "Era uma vez",
 ) -> str:
-    """Return the card in Markdown.
+    """Return the model card of a decoder of lavra's own, in Markdown.
 
     Args:
-        name: of the model.
-        family: `model_type`.
-        spec: its shape.
-        parameters: how many it has, shared ones once.
-        certificate: of the export.
-        result: the final figures of the run that trained it; empty where there is none.
-        prompt: of the example.
+        name: The name of the model.
+        family: The `model_type` of the exported model.
+        spec: The shape of the decoder.
+        parameters: The number of parameters, shared ones counted once.
+        certificate: The certificate of the export.
+        result: The final figures of the run that trained the model; empty where there is none.
+        prompt: The prompt of the example of use.
     """
-    shape = {"depth": spec.depth, "width": spec.width, "vocabulary": spec.vocabulary, "context": spec.context}
+    blocks = counted(spec.depth, "block")
+    shape = {"blocks": blocks, "width": spec.width, "vocabulary": spec.vocabulary, "context": spec.context}
     description = _DECODER.format(parameters=parameters, family=family, **shape)
     return _card(name, family, "decoder", description, certificate, result, prompt)
 
@@ -116,7 +119,17 @@ def wrapped_card(
     result: Mapping[str, Any],
     prompt: str = "Era uma vez",
 ) -> str:
-    """Return the card of a model that `transformers` has itself; arguments as of `model_card`."""
+    """Return the model card of a model with an architecture of `transformers`, in Markdown.
+
+    Args:
+        name: The name of the model.
+        family: The `model_type` of the exported model.
+        model: The model.
+        parameters: The number of parameters, shared ones counted once.
+        certificate: The certificate of the export.
+        result: The final figures of the run that trained the model; empty where there is none.
+        prompt: The prompt of the example of use.
+    """
     description = _WRAPPED.format(
         architecture=certificate.architecture,
         parameters=parameters,
@@ -147,24 +160,19 @@ def _card(
 def _training(result: Mapping[str, Any]) -> str:
     lines = ["\n## Training\n\n"]
     data = ", ".join(f"`{location}`" for location in result.get("data", ()))
-    lines.append(f"Trained with lavra on {data or 'its own text'}: {_count(result, 'step')} steps, ")
-    lines.append(f"{_count(result, 'tokens')} tokens")
+    lines.append(f"Trained with lavra on {data or 'its own text'}: {counted(result.get('step'), 'step')}, ")
+    lines.append(counted(result.get("tokens"), "token"))
     seconds = result.get("seconds")
     lines.append(f" in {seconds / 60:.1f} minutes.\n" if seconds else ".\n")
     rows = [(title, _estimate(result.get(key))) for key, title in _MEASURES]
     rows = [(title, text) for title, text in rows if text]
     if rows:
         documents = result.get("evaluated_documents")
-        where = f"{documents:,} held-out documents" if documents else "held-out documents"
+        where = counted(documents, "validation document") if documents else "validation documents"
         lines.append(f"\nOn {where} (with 95 % intervals over documents, where there are enough):\n\n")
         lines.append("| measure | value |\n|---|---|\n")
         lines += [f"| {title} | {text} |\n" for title, text in rows]
     return "".join(lines)
-
-
-def _count(result: Mapping[str, Any], key: str) -> str:
-    value = result.get(key)
-    return f"{value:,}" if isinstance(value, int) else "?"
 
 
 def _estimate(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""Using a model: writing, scoring, explaining, asking itself."""
+"""Using a model: generating, scoring, explaining, chatting, self-asking."""

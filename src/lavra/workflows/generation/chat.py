@@ -1,4 +1,4 @@
-"""Opening a chat model for a conversation, by where it is."""
+"""Opening a chat model for a conversation, by its location."""
 
 from __future__ import annotations
 
@@ -27,26 +27,31 @@ def open_chat(
     """Open a model for a conversation.
 
     Args:
-        model: a run, a checkpoint or a model folder whose tokenizer has a chat template, or one that is open.
-        options: how to write; `max_new_tokens` for each answer.
-        system: what the model is told before the first turn.
-        device: where to compute.
-        precision: auto, fp32, bf16, fp16 or int8; see `lavra.workflows.generation.engines.open_engine`.
+        model: The location of a model with a chat template (a run, a checkpoint or a model folder), or an open model.
+        options: How to generate, with `max_new_tokens` for each answer; the defaults of `GenerateOptions` if None.
+        system: The system message, which the model reads before the first turn; an empty string for none.
+        device: Device that computes: auto, cpu, cuda or mps.
+        precision: Type of the weights: auto, fp32, bf16, fp16 or int8; see
+            `lavra.workflows.generation.engines.open_engine`.
+
+    Returns:
+        The conversation, before its first turn.
 
     Raises:
-        InputError: if there is no such model, it has no chat template, or it is no decoder.
+        InputError: If there is no such model, it has no chat template, it is not a decoder, or an option is not for
+            conversations.
     """
     options = options or GenerateOptions()
     if options.beams > 1 or options.samples > 1 or options.contrastive is not None or options.constrained:
         raise InputError(
-            "a conversation is drawn or greedy, one answer at a time",
+            "a conversation samples or is greedy, one answer at a time",
             "leave out --beams, --samples, --contrastive and the constraints",
         )
     opened = open_model(model, device) if isinstance(model, str) else model
     template = chat_template_of(opened)
     if template is None:
         raise InputError(
-            f"{opened.place} has no chat template, so it is no model for conversations",
+            f"{opened.place} has no chat template, so it is not a model for conversations",
             f'train it on chats, or continue a text: lavra generate {opened.place} "Era uma vez"',
         )
     ends = _end_ids(opened)
@@ -56,7 +61,14 @@ def open_chat(
 
 
 def chat_template_of(opened: OpenModel) -> ChatTemplate | None:
-    """Return the chat template that comes with a model, or for a run the one that it was trained with."""
+    """Return the chat template of a model; for a run, the one that it was trained with.
+
+    Args:
+        opened: The open model.
+
+    Returns:
+        The template; None where the model has none.
+    """
     for folder in _folders(opened):
         template = ChatTemplate.load(folder)
         if template is not None:
@@ -65,7 +77,7 @@ def chat_template_of(opened: OpenModel) -> ChatTemplate | None:
 
 
 def _folders(opened: OpenModel) -> Iterator[Path]:
-    """Yield the folders where a model's template may lie: its own, and what its run began from."""
+    """Yield the folders in which the chat template of a model may lie: its own, and that of the run's base model."""
     if opened.folder is not None:
         yield opened.folder
     if opened.run is None:
@@ -78,7 +90,7 @@ def _folders(opened: OpenModel) -> Iterator[Path]:
 
 
 def _end_ids(opened: OpenModel) -> tuple[int, ...]:
-    """Return the ids that end a text by the model's generation configuration: chat models often have several."""
+    """Return the end-of-text ids of the model's generation configuration; chat models often have several."""
     files = (folder / "generation_config.json" for folder in _folders(opened))
     file = next((file for file in files if file.is_file()), None)
     found = None if file is None else read_json(file).get("eos_token_id")

@@ -1,4 +1,4 @@
-"""Which engine and which precision compute texts: asked for, or chosen by a rule that is said."""
+"""The choice of engine and precision for generation: as asked for, or by a rule, and the choice is said."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError, LavraError
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.generation.engines.converting import Convertible, is_converted, why_not_convertible
 from lavra.generation.engines.ctranslate import CTranslate2Engine, compute_type, why_not
 from lavra.generation.engines.engine import Engine, TorchEngine
@@ -20,7 +21,7 @@ from lavra.training.precision import TYPES, choose_precision
 from lavra.workflows.models.open import OpenModel, open_model
 
 MANY_TEXTS = 64
-"""From this many texts on, `auto` converts a model for CTranslate2, which takes some seconds once."""
+"""Number of texts from which on `auto` converts a model for CTranslate2, because the conversion takes some seconds."""
 
 
 def open_engine(
@@ -32,32 +33,35 @@ def open_engine(
     device: str = "auto",
     precision: str = "auto",
 ) -> Engine:
-    """Open a model with the engine that is to continue prompts.
+    """Open a model with the engine that will continue prompts.
 
-    `auto` takes ctranslate2 on a CPU where it is installed, holds the model, can do what the options ask for and has
-    the precision, for `MANY_TEXTS` texts or more, or where the model was converted before; torch otherwise, and for
-    beam search, which ends by another rule there.
+    The engine "auto" is ctranslate2 on a CPU where it is installed and supports the model, the options and the
+    precision, for `MANY_TEXTS` texts or more, or where the model was converted before. It is torch otherwise, and for
+    beam search, which CTranslate2 ends by another rule.
 
-    The precision `auto` is fp32 for texts that are determined (greedy, beam and contrastive search), so that they are
-    those of every other program; for texts that are drawn it is int8 with ctranslate2, and with torch int8 weights for
-    fewer than few texts, which wait for weights to be read, else what the processor multiplies fastest (bf16
-    where it has it; fp32 for an encoder-decoder on a CPU).
+    The precision "auto" is fp32 for greedy, beam and contrastive search, so that the texts are the same as those of
+    other programs. For sampling it is int8 with ctranslate2. With torch it is int8 for very few texts, whose time is
+    spent on reading weights from memory, else the type that the processor multiplies fastest (bf16 where it has it;
+    fp32 for an encoder-decoder on a CPU).
 
     Args:
-        model: where a model is, or one that is open, in fp32.
-        prompts: what will be continued.
-        options: how.
-        engine: auto, torch or ctranslate2.
-        device: where to compute.
-        precision: auto, fp32, bf16, fp16 or int8.
+        model: The location of a model, or a model that is open in fp32.
+        prompts: The prompts that will be continued.
+        options: How to generate.
+        engine: Library that computes: "auto", "torch" or "ctranslate2".
+        device: Device that computes: auto, cpu, cuda or mps.
+        precision: Type of the weights: auto, fp32, bf16, fp16 or int8.
+
+    Returns:
+        The engine with the model.
 
     Raises:
-        InputError: if there is no such model, engine or precision, or the engine asked for cannot do it.
+        InputError: If there is no such model, engine or precision, or the engine asked for cannot do what is asked.
     """
     if engine not in ("auto", "torch", "ctranslate2"):
-        raise InputError(f"{engine!r} is no engine", "choose one of auto, torch, ctranslate2")
+        raise InputError(f"{engine!r} is not an engine", "choose one of auto, torch, ctranslate2")
     if precision not in ("auto", "int8", *TYPES):
-        raise InputError(f"{precision!r} is no precision", f"choose one of auto, {', '.join(TYPES)}, int8")
+        raise InputError(f"{precision!r} is not a precision", f"choose one of auto, {', '.join(TYPES)}, int8")
     opened = open_model(model, device, "fp32") if isinstance(model, str) else model
     texts = len(prompts) * options.samples
     if engine == "torch":
@@ -94,7 +98,7 @@ def _determined(options: GenerateOptions) -> bool:
 def _against(
     source: Convertible, prompts: Sequence[str], options: GenerateOptions, device: str, precision: str
 ) -> str | None:
-    """Return what speaks against ctranslate2 at all."""
+    """Return the reason why ctranslate2 cannot do what is asked; None if it can."""
     reason = why_not_convertible(source)
     if reason is not None:
         return reason
@@ -107,7 +111,7 @@ def _against(
 
 
 def _not_by_itself(source: Convertible, texts: int, options: GenerateOptions, device: str) -> str | None:
-    """Return why `auto` does not take ctranslate2 where it could."""
+    """Return the reason why `auto` does not take ctranslate2 where it could; None if it takes it."""
     if not _installed():
         return "it is not installed"
     if device != "cpu":
@@ -115,7 +119,7 @@ def _not_by_itself(source: Convertible, texts: int, options: GenerateOptions, de
     if options.beams > 1:
         return "beam search ends by another rule there"
     if texts < MANY_TEXTS and not is_converted(source):
-        return f"{texts} texts are too few to convert the model for"
+        return f"for {counted(texts, 'text')} the model is not worth converting"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Showing what a model would write next: the candidates, and a picture with the line that each filter draws."""
+"""Showing what a model would generate next: the candidates for each token, and a picture of them for the terminal."""
 
 from __future__ import annotations
 
@@ -13,21 +13,48 @@ from lavra.workflows.models.open import open_model
 def explain(
     model: str, prompt: str, options: GenerateOptions | None = None, *, top: int = 10, device: str = "auto"
 ) -> list[Step]:
-    """Return the steps that the model at `model` (a run, a checkpoint or a model folder) takes after a prompt.
+    """Generate a few tokens after a prompt, and return what the model and the filters made of each.
+
+    Args:
+        model: The location of the model: a run, a checkpoint or a model folder.
+        prompt: The text to continue.
+        options: Temperature, filters, seed and the number of tokens (`max_new_tokens`); the defaults of
+            `GenerateOptions` if None.
+        top: Number of most probable candidates to return for each token.
+        device: Device that computes: auto, cpu, cuda or mps.
+
+    Returns:
+        One step for each generated token: its candidates with their probabilities before and after the filters, the
+        entropies in bits, and how many tokens each filter kept.
 
     Raises:
-        InputError: if there is no such model, or the prompt does not fit its context.
+        InputError: If there is no such model, or the prompt does not fit its context.
+
+    Examples:
+        >>> import lavra
+        >>> steps = lavra.explain("runs/book", "Era uma", top=3)     # doctest: +SKIP
+        >>> [one.text for one in steps[0].candidates]                # doctest: +SKIP
     """
     opened = open_model(model, device)
     return explain_prompt(opened.model, opened.tokenizer, prompt, options, top=top)
 
 
 WIDTH = 30
+"""Characters of a bar for a probability of 1."""
+
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+"""The last character of a bar, by the eighths of a character that it fills."""
 
 
 def explain_picture(steps: Sequence[Step]) -> str:
-    """Return the picture for a terminal or a pipe: for each step its candidates, ▶ before the one that was taken."""
+    """Return the steps as plain text: for each token its candidates with bars, and ▶ before the one that was taken.
+
+    Args:
+        steps: What `explain` returned.
+
+    Returns:
+        One paragraph for each step.
+    """
     return "\n\n".join(_step(number, step) for number, step in enumerate(steps, 1))
 
 
@@ -50,7 +77,7 @@ def _step(number: int, step: Step) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return a token's text as one can see it: its spaces, and the end of the document."""
+    """Return the text of a token with its spaces made visible; `(end)` for the end of the document."""
     if not text:
         return "(end)"
     return repr(text)[1:-1].replace(" ", "␣")[:16]

@@ -1,4 +1,4 @@
-"""Writing text with a model."""
+"""Generating text with a model: for prompts in memory, as a stream, and for the prompts of a file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lavra.core.disk.json_lines import JsonLines, one_line
 from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.errors import NO_SPACE, InputError, LavraError
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.data.readers.lines import read_records, text
 from lavra.generation.engines.engine import generate_with
 from lavra.generation.generate import Generation
@@ -29,13 +30,28 @@ def generate(
     device: str = "auto",
     precision: str = "auto",
 ) -> list[Generation]:
-    """Continue prompts with the model at `model` (a run, a checkpoint or a model folder).
+    """Continue prompts with a model.
 
-    Engine and precision are chosen by the rule of `lavra.workflows.generation.engines.open_engine` where they are
-    "auto".
+    Args:
+        model: The location of the model: a run, a checkpoint or a model folder.
+        prompts: The prompts; an empty one starts a new document.
+        options: How to generate; the defaults of `GenerateOptions` if None.
+        engine: Library that computes: "auto", "torch" or "ctranslate2"; for the rule of "auto" see
+            `lavra.workflows.generation.engines.open_engine`.
+        device: Device that computes: auto, cpu, cuda or mps.
+        precision: Type of the weights: auto, fp32, bf16, fp16 or int8.
+
+    Returns:
+        The generated texts: `samples` of them for each prompt, in the order of the prompts.
 
     Raises:
-        InputError: if there is no such model, or a prompt does not fit its context.
+        InputError: If there is no such model, or a prompt does not fit its context.
+
+    Examples:
+        >>> import lavra
+        >>> from lavra.config.generation import GenerateOptions
+        >>> options = GenerateOptions(max_new_tokens=20, seed=1)
+        >>> lavra.generate("runs/book", ["Era uma vez"], options)[0].text   # doctest: +SKIP
     """
     options = (options or GenerateOptions()).with_files_read()
     chosen = open_engine(model, prompts, options, engine=engine, device=device, precision=precision)
@@ -51,17 +67,28 @@ def stream(
     device: str = "auto",
     precision: str = "auto",
 ) -> Iterator[str]:
-    """Yield the continuation of one prompt piece by piece, as it is made.
+    """Yield the continuation of one prompt piece by piece, while it is generated.
+
+    Args:
+        model: The location of the model: a run, a checkpoint or a model folder.
+        prompt: The text to continue.
+        options: How to generate; the defaults of `GenerateOptions` if None.
+        engine: Library that computes, as for `generate`.
+        device: Device that computes, as for `generate`.
+        precision: Type of the weights, as for `generate`.
+
+    Yields:
+        Pieces of text, which together are the continuation.
 
     Raises:
-        InputError: if there is no such model, or the prompt does not fit its context.
+        InputError: If there is no such model, or the prompt does not fit its context.
     """
     options = (options or GenerateOptions()).with_files_read()
     chosen = open_engine(model, [prompt], options, engine=engine, device=device, precision=precision)
     yield from chosen.stream(prompt, options)
 
 
-# Continuing the prompts of a file, into a file that an interrupted run goes on with.
+# Continuing the prompts of a file, into a file that the same command completes after an interruption.
 
 
 def generate_file(
@@ -75,29 +102,30 @@ def generate_file(
     precision: str = "auto",
     force: bool = False,
 ) -> dict[str, int]:
-    """Continue every prompt of a JSON Lines file.
+    """Continue every prompt of a JSON Lines file, and write the texts into another one.
 
-    Each text is written as it is finished; a second call with the same request makes only what is missing. In the end
-    the lines are in the order of the prompts. A line holds `row` (number of the prompt, from 0), `sample`, `prompt`,
-    `text`, `tokens`, `reason`, `score` and `request`, a hash of the model's name and the options.
+    Each text is written when it is finished, and a second call with the same request makes only what is missing. At the
+    end the lines are in the order of the prompts. A line has `row` (number of the prompt, from 0), `sample`, `prompt`,
+    `text`, `tokens`, `reason`, `score` and `request`, which is a hash of the model's name and the options.
 
     Args:
-        model: a run, a checkpoint or a model folder.
-        source: a file with an object per line; its "prompt" is continued.
-        out: where the texts go.
-        options: how.
-        device: where to compute.
-        engine: auto, torch or ctranslate2; see `lavra.workflows.generation.engines.open_engine`.
-        precision: auto, fp32, bf16, fp16 or int8.
-        force: begin anew where `out` holds the texts of another request.
+        model: The location of the model: a run, a checkpoint or a model folder.
+        source: A file with one JSON object in each line, whose "prompt" is continued.
+        out: The file of JSON Lines that gets the texts.
+        options: How to generate; the defaults of `GenerateOptions` if None.
+        engine: Library that computes: "auto", "torch" or "ctranslate2"; see
+            `lavra.workflows.generation.engines.open_engine`.
+        device: Device that computes: auto, cpu, cuda or mps.
+        precision: Type of the weights: auto, fp32, bf16, fp16 or int8.
+        force: Whether to replace a file that holds the texts of another request.
 
     Returns:
-        `texts` (in the file now), `made` (by this call), and how many of them are `unfinished`, which a constraint may
-        leave.
+        A dictionary with the number of `texts` in the file, of those `made` by this call, and of the `unfinished` ones,
+        which ended before they satisfied their constraint.
 
     Raises:
-        InputError: if the source is wrong, or `out` holds the texts of another request.
-        LavraError: if the disk is full; it says what `out` holds then.
+        InputError: If the source cannot be used, or `out` holds the texts of another request.
+        LavraError: If the disk is full; the message says what `out` holds.
     """
     options = (options or GenerateOptions()).with_files_read()
     check_replaceable_file(Path(out), force=True, inputs=[source])  # texts of the same request are gone on with
@@ -112,7 +140,7 @@ def generate_file(
     try:
         if waiting:
             if complete:
-                say(f"{out} has the texts of {len(complete)} of {len(prompts)} prompts already")
+                say(f"{out} has the texts of {len(complete):,} of {counted(len(prompts), 'prompt')} already")
             texts = [prompts[row] for row in waiting]
             chosen = open_engine(model, texts, options, engine=engine, device=device, precision=precision)
             for (number, _), one in chosen.generate_each(texts, options):
@@ -129,12 +157,12 @@ def generate_file(
 
 
 def _full(lines: JsonLines, prompts: int, samples: int, error: OSError) -> LavraError:
-    """Return what to say when the disk is full: the lines that are whole, after an unfinished one was cut off."""
+    """Return the error for a full disk, which counts the whole lines, after an incomplete last one was removed."""
     whole = lines.drop_half_line()
     complete = sum(count >= samples for count in _counts(lines.read()).values())
     return LavraError(
-        f"DISK FULL: could not write to {lines.path} ({error.strerror}). Its {whole:,} lines are whole, in the order "
-        f"in which they were made: they hold all texts of {complete:,} of {prompts:,} prompts",
+        f"DISK FULL: could not write to {lines.path} ({error.strerror}). It has {counted(whole, 'whole line')}, in the "
+        f"order in which the texts were made: all texts of {complete:,} of {counted(prompts, 'prompt')}",
         "make room on that disk, and give the same command again: it makes only what is missing, and puts the lines in "
         "the order of the prompts",
     )

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoredPrompt:
-    """A prompt and its options.
+    """A prompt and its scored options.
 
     Attributes:
-        prompt: the text before the options.
-        scores: of the options, in their order.
-        values: what they are compared by.
-        probabilities: in proportion to exp(value), summing to one over the options.
+        prompt: The text before the options.
+        scores: The score of each option, in the order of the options.
+        values: What the options are compared by, one number for each.
+        probabilities: The softmax of the values: shares that sum to 1 over the options.
     """
 
     prompt: str
@@ -37,7 +37,7 @@ class ScoredPrompt:
 
     @property
     def best(self) -> str:
-        """The option with the largest value."""
+        """The text of the option with the largest value."""
         return self.scores[int(np.argmax(self.values))].option
 
     def to_json(self) -> dict[str, Any]:
@@ -69,21 +69,31 @@ def score(
     bos: bool | None = None,
     device: str = "auto",
 ) -> list[ScoredPrompt]:
-    """Score what may come after prompts.
+    """Score texts that may follow prompts by their log-probability under a model.
 
     Args:
-        model: a run, a checkpoint or a model folder.
-        prompts: texts.
-        options: for each prompt, what may come next; as a rule each begins with a space.
-        by: what to compare options by: their log-probability, that per token or per byte, or how much the prompt
-            raises it over `neutral` (pointwise mutual information).
-        neutral: the prompt that says nothing, for `by="pmi"`.
-        long_prompt: refuse prompts that do not fit the context, or leave their beginnings out.
-        bos: read a beginning-of-text token before a prompt, or none; None as the model's own tokenizer does it.
-        device: where to compute.
+        model: The location of the model: a run, a checkpoint or a model folder.
+        prompts: The prompts.
+        options: For each prompt, the texts that may follow; each usually starts with a space.
+        by: What to compare options by: their log-probability ("sum"), its mean per "token" or per "byte", or how much
+            the prompt raises it over `neutral` ("pmi": pointwise mutual information, Holtzman et al., arXiv
+            2104.08315).
+        neutral: The prompt that says nothing about the options, for `by="pmi"`.
+        long_prompt: Whether a prompt that does not fit the context is an error ("refuse"), or its beginning is left out
+            ("window").
+        bos: Whether a beginning-of-text token comes before each prompt; None as the model's own tokenizer does.
+        device: Device that computes: auto, cpu, cuda or mps.
+
+    Returns:
+        For each prompt its scored options, in the order of the prompts.
 
     Raises:
-        InputError: if there is no such model, a prompt has no options, or one does not fit.
+        InputError: If there is no such model, a prompt has no options, or a prompt does not fit.
+
+    Examples:
+        >>> import lavra
+        >>> (found,) = lavra.score("runs/book", ["2 + 2 ="], [[" 4", " 5"]])   # doctest: +SKIP
+        >>> found.best, found.probabilities                                    # doctest: +SKIP
     """
     if any(isinstance(mine, str) for mine in options):
         raise InputError("the options of a prompt are one string", "give a list of strings for each prompt")
@@ -105,7 +115,21 @@ def score_with(
     long_prompt: Literal["refuse", "window"] = "refuse",
     bos: bool | None = None,
 ) -> list[ScoredPrompt]:
-    """Score with an open model; as `score`."""
+    """Score texts that may follow prompts with a model that is open already.
+
+    Args:
+        model: The model, in evaluation mode.
+        tokenizer: The tokenizer of the model.
+        prompts: The prompts, as for `score`.
+        options: The texts that may follow each prompt, as for `score`.
+        by: What to compare options by, as for `score`.
+        neutral: The prompt that says nothing about the options, as for `score`.
+        long_prompt: What to do with prompts that do not fit the context, as for `score`.
+        bos: Whether a beginning-of-text token comes before each prompt, as for `score`.
+
+    Returns:
+        For each prompt its scored options, in the order of the prompts.
+    """
     found = score_options(model, tokenizer, prompts, options, long_prompt=long_prompt, bos=bos)
     without: dict[str, Score] = {}
     if by == "pmi":
@@ -120,6 +144,18 @@ def score_with(
 
 
 def score_file(model: str, path: str, **how: Any) -> list[ScoredPrompt]:
-    """Score the lines of a file: objects with "prompt" and "options"; `how` as for `score`."""
+    """Score the options of every line of a JSON Lines file with "prompt" and "options".
+
+    Args:
+        model: The location of the model, as for `score`.
+        path: The file.
+        how: The other arguments of `score`, by name.
+
+    Returns:
+        For each line its scored options, in the order of the lines.
+
+    Raises:
+        InputError: If a line lacks "prompt" or "options", or as for `score`.
+    """
     records = read_records(path, {"prompt": text, "options": texts})
     return score(model, [one["prompt"] for one in records], [one["options"] for one in records], **how)

@@ -1,4 +1,4 @@
-"""Answering questions that need several facts, with a model that asks and a function that finds."""
+"""Answering questions that need several facts: self-ask prompting, with a function that answers the follow-ups."""
 
 from __future__ import annotations
 
@@ -25,19 +25,25 @@ def self_ask(
     most: int = 5,
     device: str = "auto",
 ) -> SelfAsked:
-    """Answer a question with the model at `model`; see `lavra.generation.self_asking.self_ask`.
+    """Answer a question by self-ask prompting (Press et al., arXiv 2210.03350).
+
+    The model writes follow-up questions, `retrieve` answers them, and the model then writes the final answer; see
+    `lavra.generation.self_asking.self_ask`.
 
     Args:
-        model: a run, a checkpoint or a model folder.
-        question: what is to be answered.
-        retrieve: answers a follow-up question.
-        templates: a TOML file whose first template is used, or the built-in "self-ask".
-        options: how to write; greedy, up to 60 tokens at a time, by default.
-        most: follow-up questions at most.
-        device: where to compute.
+        model: The location of the model: a run, a checkpoint or a model folder.
+        question: The question to answer.
+        retrieve: A function that returns the answer to a follow-up question.
+        templates: A TOML file whose first template is used, or the built-in "self-ask".
+        options: How to generate; greedy, with up to 60 tokens at a time, if None.
+        most: Most follow-up questions.
+        device: Device that computes: auto, cpu, cuda or mps.
+
+    Returns:
+        The answer, with the follow-up questions and their answers.
 
     Raises:
-        InputError: if there is no such model or template, or the prompt does not fit the context.
+        InputError: If there is no such model or template, or the prompt does not fit the context.
     """
     template = read_templates(templates)[0]
     how = options or GenerateOptions(greedy=True, max_new_tokens=60)

@@ -1,1 +1,1 @@
-"""Models by where they are, and the model that a training goes on from."""
+"""Opening models by their location, and the base model of a training run."""

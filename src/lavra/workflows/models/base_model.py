@@ -1,4 +1,4 @@
-"""The model that a training goes on from: opened, fitted to the request, and kept in the run's own folder."""
+"""The base model of a training run: the pretrained model that a request names, fitted to the request."""
 
 from __future__ import annotations
 
@@ -24,22 +24,27 @@ from lavra.workflows.models.open import OpenModel, open_model
 from lavra.workflows.models.saved_base import BASE
 
 WINDOW = {"cpu": 512, "mps": 512, "cuda": 1024}
-"""Tokens of a row by default, where the model could read more."""
+"""Default context length in tokens, by device, where the model could read more."""
 
 _SOURCE_WINDOW, _TARGET_WINDOW = 512, 256
+"""Default lengths in tokens of the source and of the target of an encoder-decoder."""
+
 _SHAPE = ("depth", "width", "heads", "kv_heads", "positions", "norm", "activation", "tied")
+"""Fields of the request that describe a new model, and that a pretrained model does not allow."""
+
 _CERTIFIED_TOKENS, _CERTIFIED_LOGITS = 512, 32_000_000
+"""Most tokens whose logits are compared with those of `transformers`, and most logits, so that memory stays small."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """A model to adapt.
+    """A pretrained model to adapt.
 
     Attributes:
-        opened: the model, its tokenizer and where they were found.
-        objective: that it will learn.
-        window: tokens of a row.
-        source_window: tokens of a row on the encoder's side; 0 where there is none.
+        opened: The model, its tokenizer and its location.
+        objective: The objective that it will be trained with.
+        window: Tokens of a sequence.
+        source_window: Tokens of a source sequence, for an encoder-decoder; 0 for other models.
     """
 
     opened: OpenModel
@@ -49,7 +54,7 @@ class Base:
 
     @property
     def place(self) -> str:
-        """Where the model was found."""
+        """The location of the model."""
         return self.opened.place
 
     @property
@@ -59,38 +64,42 @@ class Base:
 
     @property
     def spec(self) -> DecoderSpec | None:
-        """The shape; None for a wrapped model."""
+        """The shape of the model; None for a model of `transformers`."""
         model = self.opened.model
         return model.spec if isinstance(model, Decoder) else None
 
     @property
     def parameters(self) -> int:
-        """How many the model has, shared ones counted once."""
+        """The number of parameters of the model, shared ones counted once."""
         return count_parameters(self.opened.model)
 
     @property
     def isolates(self) -> bool:
-        """Whether the model can keep documents of one row apart."""
+        """Whether the model can keep the documents of one sequence apart."""
         return isinstance(self.opened.model, Decoder) or self.opened.model.isolates
 
     @property
     def flops_per_token(self) -> float:
-        """Of a training step, for one token of a row."""
+        """FLOPs of a training step for each token."""
         if self.spec is not None:
             return training_flops_per_token(self.spec, self.window)
+        # Two FLOPs for a weight in the forward pass, four in the backward pass (Kaplan et al., arXiv 2001.08361).
         return 6.0 * sum(layer.weight.numel() for layer in self.opened.model.modules() if isinstance(layer, nn.Linear))
 
 
 def read_base(config: TrainConfig, device: torch.device, *, examples: bool) -> Base:
-    """Open the model that a request names.
+    """Open the pretrained model that a request names.
 
     Args:
-        config: the request.
-        device: what it will be trained on, which decides how long rows are by default.
-        examples: whether the data are examples of which a part is learned, rather than text.
+        config: The request, whose `base` is the location of the model.
+        device: The device that will train it, which decides the default length of sequences.
+        examples: Whether the data are examples of which a part is predicted, rather than text.
+
+    Returns:
+        The model, with the objective and the lengths of sequences.
 
     Raises:
-        InputError: if there is no such model, or it cannot be trained as asked.
+        InputError: If there is no such model, or it cannot be trained as asked.
     """
     assert config.base is not None
     _refuse_shapes(config.model)
@@ -108,12 +117,16 @@ def read_base(config: TrainConfig, device: torch.device, *, examples: bool) -> B
 
 
 def objective_from_nothing(asked: ObjectiveName, *, examples: bool) -> ObjectiveName:
-    """Return what a decoder that is trained from nothing learns.
+    """Return the objective of a decoder that is trained from scratch.
+
+    Args:
+        asked: The objective that the request names, or "auto".
+        examples: Whether the data are examples of which a part is predicted, rather than text.
 
     Raises:
-        InputError: if the objective needs a model of another kind.
+        InputError: If the objective needs a model of another kind.
     """
-    return _objective(asked, "decoder", examples, "a model trained from nothing")
+    return _objective(asked, "decoder", examples, "a model trained from scratch")
 
 
 def _objective(asked: ObjectiveName, kind: str, examples: bool, place: str) -> ObjectiveName:
@@ -123,7 +136,7 @@ def _objective(asked: ObjectiveName, kind: str, examples: bool, place: str) -> O
         "encoder-decoder": ("seq2seq",),
     }
     found = possible[kind]
-    what = "examples with a part to learn" if examples else "plain text"
+    what = "examples with a part to predict" if examples else "plain text"
     if not found:
         raise InputError(
             f"{place} is an {kind}, which cannot learn from {what}",
@@ -143,13 +156,13 @@ def _refuse_shapes(asked: ModelConfig) -> None:
         given.insert(0, "preset")
     if given:
         raise InputError(
-            f"--model.{given[0].replace('_', '-')} and --from both say what the model is like",
-            "a model that exists keeps its shape; leave one of them out",
+            f"--model.{given[0].replace('_', '-')} and --from both say which shape the model has",
+            "a pretrained model keeps its shape; leave one of them out",
         )
 
 
 def _windows(config: TrainConfig, model: Decoder | Wrapped, kind: str, device: torch.device) -> tuple[int, int]:
-    """Return the tokens of a row, and of its source."""
+    """Return the tokens of a sequence, and those of a source sequence (0 where there is none)."""
     longest = model.context
     usual = _TARGET_WINDOW if kind == "encoder-decoder" else WINDOW.get(device.type, 512)
     window = config.model.context or min(longest, usual)
@@ -164,7 +177,8 @@ def _windows(config: TrainConfig, model: Decoder | Wrapped, kind: str, device: t
 
 
 def _fitted(model: Decoder, window: int, dropout: float | None) -> Decoder:
-    """Return the decoder with another dropout, or with longer windows than it had, where its positions allow them."""
+    """Return the decoder with the dropout that was asked for, and with longer sequences where its position encoding
+    allows them."""
     spec = replace(model.spec, dropout=dropout or 0.0, context=max(model.spec.context, window))
     if spec == model.spec:
         return model
@@ -174,15 +188,15 @@ def _fitted(model: Decoder, window: int, dropout: float | None) -> Decoder:
 
 
 def certify_base(run: Path, base: Base, tokens: np.ndarray) -> None:
-    """Prove that the model was read right: its logits on the user's text, against `transformers` in a fresh process.
+    """Prove that a pretrained model was read correctly, by its logits against `transformers` in a fresh process.
 
     Args:
-        run: its folder gets the certificate.
-        base: a model that was read into our decoder from a Hugging Face folder; others need no proof.
-        tokens: (length,) ids of the user's text.
+        run: The folder of the run, which gets the certificate.
+        base: The base model. Only one that was read from a Hugging Face folder into lavra's own decoder is compared.
+        tokens: (length,) ids of the training text, on which the logits are compared.
 
     Raises:
-        CheckFailed: if it is another model than `transformers` opens.
+        CheckFailed: If the logits differ.
     """
     opened = base.opened
     if opened.folder is None or not isinstance(opened.model, Decoder):

@@ -1,4 +1,4 @@
-"""The finished model on its own: what edits learned is worked into its weights, and the result is compared."""
+"""Merging a trained adapter into the weights of its model, with a comparison of the logits before and after."""
 
 from __future__ import annotations
 
@@ -25,27 +25,28 @@ from lavra.planning.plan import Plan
 from lavra.workflows.models.saved_base import BASE, build_edited, model_with, write_model
 
 ADAPTER = "adapter"
-"""Folder of a run that `peft` opens over the model that the run began from."""
+"""Name of the folder in a run that `peft` opens on top of the base model of the run."""
 
 
 def write_folded(
     run: Path, out: Path, plan: Plan, weights: Mapping[str, torch.Tensor], tokenizer: Tokenizer, batch: Batch
 ) -> MergeCheck | None:
-    """Write the trained model with its edits folded, and the adapter by itself where `peft` can open it.
+    """Write the trained model with its adapter merged, and the adapter by itself where `peft` can open it.
 
     Args:
-        run: its folder.
-        out: the model's folder.
-        plan: of the run.
-        weights: that were learned, in fp32.
-        tokenizer: the model's own.
-        batch: rows on which the model is compared before and after.
+        run: The folder of the run.
+        out: The folder of the model to write.
+        plan: The plan of the run.
+        weights: The trained weights by name, in fp32.
+        tokenizer: The tokenizer of the model.
+        batch: Sequences on which the logits are compared before and after.
 
     Returns:
-        What folding changed; None for an edit that cannot be folded (a prefix), which is kept as an adapter alone.
+        How far the merged model is from the trained one; None for an adapter that cannot be merged (a prefix), which is
+        kept by itself.
 
     Raises:
-        CheckFailed: if the folded model is not the trained one.
+        CheckFailed: If the logits of the merged model differ from those of the trained one.
     """
     model, edits = build_edited(plan, run)
     load_learned_weights(model, {name: weight.cpu() for name, weight in weights.items()}, str(run))
@@ -59,23 +60,29 @@ def write_folded(
     try:
         check = fold_edits(model, edits, logits)
     except InputError as error:
-        say(f"the model was not folded: {error.message}; the run's last checkpoint is the model")
+        say(f"the adapter was not merged: {error.message}; the last checkpoint of the run is the model")
         return None
     if not check.holds:
         raise CheckFailed(
-            f"the folded model differs from the trained one: logits by {check.largest_difference:.2e}",
-            f"the adapter is whole in {run / ADAPTER}, and the run's last checkpoint holds it too; report this",
+            f"the merged model differs from the trained one: logits by {check.largest_difference:.2e}",
+            f"the adapter is whole in {run / ADAPTER}, and in the last checkpoint of the run; report this",
         )
     write_model(out, model, tokenizer, run / BASE)
-    say(f"folded: logits differ by at most {check.largest_difference:.1e} from those of the trained model")
+    say(f"adapter merged: logits differ by at most {check.largest_difference:.1e} from those of the trained model")
     return check
 
 
 def model_for_use(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: str) -> Decoder | Wrapped:
-    """Return the model of a plan with learned weights, its edits folded where that can be done.
+    """Return the model of a plan with trained weights, its adapter merged where that can be done.
+
+    Args:
+        plan: The plan of the run.
+        run: The folder of the run.
+        weights: The trained weights by name.
+        place: Where the weights come from, for messages.
 
     Raises:
-        Damaged: if the weights are not those of the model; names `place`.
+        Damaged: If the weights are not those of the model; the message names `place`.
     """
     if plan.edits == EditConfig():
         return model_with(plan, run, weights, place)

@@ -1,4 +1,4 @@
-"""What a model from nothing knows before its first step."""
+"""The warm start of a model trained from scratch: embedding and head from the n-gram counts of the text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lavra.config.training import TrainConfig
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.core.units import show_duration
+from lavra.core.units import counted, show_duration
 from lavra.models.native.bigram_init import (
     can_start_from_bigrams,
     flops_of_context,
@@ -30,28 +30,43 @@ if TYPE_CHECKING:
 
     from lavra.data.token_store.ngram_counts import Trigrams
 
-_SHARE, PAIRS_UNTIL = 1.0, 1000
-"""What may go into the first embedding and head for each FLOP of a run's steps (the shortest runs learn little else),
-and tokens of a run for each token of the vocabulary beyond which it has forgotten how it began."""
+_SHARE = 1.0
+"""FLOPs that the warm start of embedding and head may take, for each FLOP of the run's steps. The shortest runs learn
+little beyond what the warm start gives them."""
+
+PAIRS_UNTIL = 1000
+"""Tokens of a run for each token of the vocabulary, beyond which a warm start is not used: a longer run ends at the
+same loss without it."""
 
 _PAIRS_SHARE = 0.25
-"""The same for a table of pairs: with more of them, the steps that they cost would have brought more."""
+"""FLOPs that the warm start of the bigram embedding may take, for each FLOP of the run's steps. With more, the steps
+that it costs would have lowered the loss further."""
 
 
 def contexts_to_count(config: TrainConfig, plan: Plan, data: Material, tokens: float) -> int:
-    """Return how many tokens' followers are worth counting before a run of `tokens`: all, if time allows.
+    """Return for how many tokens the warm start counts what follows them.
+
+    Args:
+        config: The request, which may ask for a warm start or refuse it.
+        plan: The plan of the run so far.
+        data: The training data.
+        tokens: Length of the run in tokens.
+
+    Returns:
+        The number of contexts, most frequent tokens first: all tokens of the vocabulary if the run is long enough to
+        pay for it, and 0 for no warm start.
 
     Raises:
-        InputError: if it is asked for where it cannot be done.
+        InputError: If the request asks for a warm start and the model cannot have one.
     """
     asked, spec = config.optimization.bigrams, plan.model
     plain = plan.base is None and plan.objective == "causal" and not data.examples
     if spec is None or not plain or not can_start_from_bigrams(spec):
         if asked:
             raise InputError(
-                "this model cannot begin with pairs of tokens",
-                "leave out --optimization.bigrams: it is for decoders of plain text, from nothing, whose embedding is "
-                "normed and not the head",
+                "this model cannot have a warm start from bigram counts",
+                "leave out --optimization.bigrams: it is for decoders of plain text, trained from scratch, whose "
+                "embedding has a norm and is not tied to the head",
             )
         return 0
     if asked is None:
@@ -60,16 +75,32 @@ def contexts_to_count(config: TrainConfig, plan: Plan, data: Material, tokens: f
 
 
 def contexts_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: float) -> int:
-    """Return how many tokens' followers are counted before a run of `tokens` if nothing else is asked for."""
+    """Return for how many tokens the warm start counts what follows them, where the request leaves that open.
+
+    Args:
+        spec: The shape of the decoder.
+        tokens: Length of the run in tokens.
+        flops_per_token: FLOPs of a training step for each token.
+
+    Returns:
+        The number of contexts, most frequent tokens first; 0 for no warm start.
+    """
     if tokens > PAIRS_UNTIL * spec.vocabulary or not can_start_from_bigrams(spec):
         return 0
     return min(spec.vocabulary, int(_SHARE * tokens * flops_per_token / flops_of_context(spec)))
 
 
 def pairs_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: float) -> int:
-    """Return how many pairs' followers are counted too before a run of `tokens` that begins with single tokens'.
+    """Return for how many bigrams the warm start counts what follows them, to initialise the bigram embedding.
 
-    None where rates are whole all the same: such a run forgets what the table began with.
+    Args:
+        spec: The shape of the decoder, with the rows of its bigram embedding.
+        tokens: Length of the run in tokens.
+        flops_per_token: FLOPs of a training step for each token.
+
+    Returns:
+        The number of bigrams, most frequent first. It is 0 for runs that are so long that the learning rates are not
+        lowered for the warm start: they would forget what the table was initialised with.
     """
     if rates_after_bigrams(tokens, spec.vocabulary, paired=True) == 1.0:
         return 0
@@ -77,12 +108,19 @@ def pairs_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: floa
 
 
 def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
-    """Give a trainer that is at its first step the embedding and the head that the plan wants it to begin with.
+    """Initialise embedding and head of a trainer at its first step from n-gram counts, where the plan says so.
 
-    Checks come before: they expect fresh weights. A run that goes on from a checkpoint has no need of it.
+    The weights are fitted so that embedding and head alone, without the blocks, predict the bigram statistics of the
+    text; see `lavra.models.native.bigram_init`. The checks of the set-up run before this, because they expect random
+    weights. A run that is resumed from a checkpoint does not need it.
+
+    Args:
+        assembly: The trainer at its first step; its master weights are changed.
+        plan: The plan of the run.
+        data: The training data, whose n-grams are counted.
 
     Returns:
-        The plan, with how good the model is now.
+        The plan, with the bits per byte of the validation text after the warm start where it was measured.
     """
     if not plan.bigram_contexts:
         return plan
@@ -91,18 +129,18 @@ def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
     assert bigrams is not None
     masters = assembly.trainer.masters
     embedding, head = (masters.weights[name].detach() for name in ("embedding.weight", "output.weight"))
-    # fp16 has no room for the smallest gradients
+    # fp16 underflows: its exponent is too small for the smallest gradients of this fit, and bf16 has that of fp32.
     precision = choose_precision("auto", embedding.device)
     dtype = TYPES["fp32" if precision == "fp16" else precision]
     loss = start_from_bigrams(embedding, head, bigrams, plan.bigram_contexts, dtype)
     held_out = data.bigrams(held_out=True)
-    bits = None
+    bits, told = None, f"training loss {loss:.3f}"
     if held_out is not None:
         loss_there = loss_by_bigrams(embedding, head, held_out, dtype)
         bits = loss_there / math.log(2) / data.held_out(plan).bytes_per_target
-    told = "" if bits is None else f", {bits:.3f} bits per byte of the held-out text"
+        told = f"validation loss {loss_there:.3f}, {bits:.3f} bits per byte"
     say(
-        f"beginning: {len(bigrams.followers):,} pairs of tokens counted, loss {loss:.3f} by them{told} "
+        f"warm start from {counted(len(bigrams.followers), 'bigram count')}: {told} "
         f"({show_duration(time.monotonic() - begun)})"
     )
     if plan.trigram_contexts:
@@ -114,12 +152,14 @@ def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
 def _begin_with_pairs(
     masters: Masters, embedding: torch.Tensor, head: torch.Tensor, trigrams: Trigrams | None, dtype: torch.dtype
 ) -> None:
+    """Initialise the bigram embedding from trigram counts, as what is missing from the prediction by one token."""
     if trigrams is None or not len(trigrams.pairs):
         return
     begun = time.monotonic()
     table = masters.weights["pair_embedding.weight"].detach()
     first, last = start_from_trigrams(table, embedding, head, trigrams, dtype)
     say(
-        f"beginning: followers of {len(trigrams.pairs):,} pairs counted, {trigrams.covered:.0%} of the text; loss "
-        f"there {first:.3f} by the last token, {last:.3f} by both ({show_duration(time.monotonic() - begun)})"
+        f"warm start of the bigram embedding from what follows {counted(len(trigrams.pairs), 'bigram')} "
+        f"({trigrams.covered:.0%} of the text): training loss there {last:.3f}, and {first:.3f} without it "
+        f"({show_duration(time.monotonic() - begun)})"
     )

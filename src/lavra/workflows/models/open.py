@@ -1,4 +1,4 @@
-"""Opening a model by where it is: a run, one of its checkpoints, a model folder, or one of the field's models."""
+"""Opening a model by its location: a run, a checkpoint, a model folder, or a model of another library."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from lavra.workflows.models.saved_base import companions_folder
 
 @dataclass(frozen=True)
 class OpenModel:
-    """A model ready to be used.
+    """A model that is ready to be used.
 
     Attributes:
-        model: in evaluation mode, on the device, with weights of the precision asked for.
-        tokenizer: its own.
-        place: what was opened, in words.
-        run: the run that it comes from, if it does.
-        family: its `model_type` in `transformers`, where it comes from the field.
-        folder: the Hugging Face folder that it was read from, if it was.
-        files: the folder with what belongs to it beside the weights: the tokenizer's own files, the chat template and
-            the settings of generation.
+        model: The model, in evaluation mode, on the device, with weights of the type that was asked for.
+        tokenizer: The tokenizer of the model.
+        place: What was opened, in words.
+        run: The run of the model; None for a model that does not come from a run.
+        family: The `model_type` of the model in `transformers`; None for a model that lavra trained from scratch.
+        folder: The Hugging Face folder that the model was read from; None for other models.
+        files: The folder with the files of the tokenizer, the chat template and the generation settings; None where
+            there is none.
     """
 
     model: Decoder | Wrapped
@@ -58,24 +58,27 @@ class OpenModel:
 
 
 def open_model(location: str, device: str = "auto", precision: str = "fp32") -> OpenModel:
-    """Open a model.
+    """Open a model by its location.
 
     Args:
-        location: a run folder (its finished model, or its last checkpoint), a checkpoint of a run, a model folder, a
-            Hugging Face folder, a folder of a `peft` adapter, a GGUF file, a hub name, or a llama2.c checkpoint with
-            its tokenizer beside it.
-        device: where it goes.
-        precision: of its weights, and so of what it computes: fp32, bf16 (half the memory, and quicker where weights
-            are read from memory for few rows), fp16, or auto for what the processor multiplies fastest.
+        location: The folder of a run (its finished model, or its last checkpoint), a checkpoint of a run, a model
+            folder, a Hugging Face folder, the folder of a `peft` adapter, a GGUF file, a hub name, or a llama2.c
+            checkpoint with its tokenizer beside it.
+        device: Device that holds the model and computes: auto, cpu, cuda, cuda:1 or mps.
+        precision: Type of the weights: fp32, bf16 (half the memory, and faster where little is computed for each weight
+            that is read), fp16, or auto for the type that the device multiplies fastest.
+
+    Returns:
+        The model in evaluation mode, with its tokenizer.
 
     Raises:
-        InputError: if there is no model at `location`, or no such precision.
-        Damaged: if its files are.
+        InputError: If there is no model at `location`, or no such precision.
+        Damaged: If a file of the model is damaged.
     """
     where = choose_device(device)
     weights = TYPES[choose_precision(precision, where)]
     opened = _open(location, where)
-    for parameter in opened.model.parameters():  # and no buffer: angles of positions need all their digits
+    for parameter in opened.model.parameters():  # buffers stay fp32: the angles of rotary positions need all digits
         parameter.data = parameter.data.to(weights)
     return opened
 
@@ -108,12 +111,18 @@ def _from_folder(folder: Path, device: torch.device, run: RunFolder | None) -> O
 
 
 def hugging_face_folder(location: str) -> Path | None:
-    """Return the Hugging Face folder that is meant; None if it is something else.
+    """Return the Hugging Face folder that a location names.
 
-    A hub's name is downloaded, an adapter of `peft` is worked into its base, and a GGUF file is de-quantised.
+    A hub name is downloaded, an adapter of `peft` is merged into its base, and a GGUF file is dequantised.
+
+    Args:
+        location: A folder, a file or a hub name.
+
+    Returns:
+        The folder; None if the location is something else.
 
     Raises:
-        InputError: if the hub has no such model, or cannot be reached.
+        InputError: If the hub has no such model or cannot be reached, or the base of an adapter is missing.
     """
     path = Path(location)
     if is_hugging_face_folder(path):
@@ -129,7 +138,7 @@ def hugging_face_folder(location: str) -> Path | None:
 
 
 def _adapted_folder(adapter: Path) -> Path | None:
-    """Return the folder of the model that an adapter makes of its base; None where the folder holds no adapter."""
+    """Return the folder of an adapter merged into its base; None where the folder holds no adapter."""
     base = adapter_base(adapter)
     if base is None:
         return None
@@ -142,10 +151,13 @@ def _adapted_folder(adapter: Path) -> Path | None:
 
 
 def refuse_absent(location: str) -> None:
-    """Refuse a model that is not there, without opening one that is: a name of the hub is looked up.
+    """Raise an error for a model that does not exist, without opening one that does; a hub name is looked up.
+
+    Args:
+        location: The location of a model.
 
     Raises:
-        InputError: if there is nothing at `location`, or the hub cannot be reached.
+        InputError: If there is nothing at `location`, or the hub cannot be reached.
     """
     if not Path(location).exists() and hugging_face_folder(location) is None:
         raise _absent(location)
@@ -157,7 +169,7 @@ def _absent(location: str) -> InputError:
 
 
 def _from_hugging_face(folder: Path, device: torch.device, run: RunFolder | None = None) -> OpenModel:
-    """Read a decoder of a known family into ours; every other language model is used as `transformers` has it."""
+    """Open a Hugging Face folder: as lavra's own decoder where that computes the same, else by `transformers`."""
     tokenizer = Tokenizer.load(folder)
     config = read_config(folder)
     model = _fitting(read_hugging_face(folder), tokenizer, folder).to(device).eval()
@@ -165,11 +177,15 @@ def _from_hugging_face(folder: Path, device: torch.device, run: RunFolder | None
 
 
 def read_hugging_face(folder: Path) -> Decoder | Wrapped:
-    """Return the model in a Hugging Face folder: ours where our decoder computes the same, else as `transformers` does.
+    """Return the model in a Hugging Face folder: lavra's own decoder where that computes the same, else the model of
+    `transformers`.
+
+    Args:
+        folder: The folder, with `config.json` and weights.
 
     Raises:
-        InputError: if there is no language model in it.
-        Damaged: if its files are.
+        InputError: If there is no language model in the folder.
+        Damaged: If a file is damaged.
     """
     config = read_config(folder)
     kind = choose_kind(config, folder)
@@ -178,7 +194,7 @@ def read_hugging_face(folder: Path) -> Decoder | Wrapped:
     try:
         imported = import_decoder(folder)
     except InputError as error:
-        model = open_wrapped(folder, kind)  # what is wrong with the files themselves is told here
+        model = open_wrapped(folder, kind)  # raises the better error where the files themselves are wrong
         say(f"{folder}: {error.message}; it is computed by transformers instead, more slowly")
         return model
     for note in imported.notes:

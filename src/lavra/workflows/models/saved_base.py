@@ -1,4 +1,4 @@
-"""The model that a run began from, in the run's own folder: the run needs nothing from elsewhere ever again."""
+"""The base model, saved in the folder of its run, so that the run depends on no other folder."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ from lavra.models.transforms.base import ModelEdit
 from lavra.planning.plan import Plan
 
 BASE = "base"
+"""Name of the folder of the base model in a run."""
 
 LATER = ("certificate.json", "doc2query.json")
-"""What is written into a model's folder once the model is there."""
+"""Files that are added to the folder of a model after it was written."""
 
 
 def keep_base(run: Path, model: Decoder | Wrapped, tokenizer: Tokenizer, folder: Path | None) -> None:
-    """Write the model to adapt, with its tokenizer, into the run.
+    """Save the base model, with its tokenizer, in the folder of a run.
 
     Args:
-        run: its folder.
-        model: as training will begin with it.
-        tokenizer: the model's own.
-        folder: that it was read from, whose tokenizer files and settings are carried over; None where it has none.
+        run: The folder of the run.
+        model: The model, as training will start with it.
+        tokenizer: The tokenizer of the model.
+        folder: The folder that the model was read from, whose tokenizer files and settings are copied; None where it
+            has none.
     """
     write_model(run / BASE, model, tokenizer, folder)
 
@@ -45,14 +47,15 @@ def write_model(
     folder: Path | None,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a model and its tokenizer as a folder that `open_model` opens, whole or not at all.
+    """Write a model and its tokenizer as a folder that `open_model` opens, completely or not at all.
 
     Args:
-        out: the folder; replaced if it is there.
-        model: ours, or a wrapped one.
-        tokenizer: the model's own.
-        folder: whose tokenizer files, chat template and settings of generation are carried over.
-        weights: instead of the model's own, such as the fp32 masters of a model that computes in bf16.
+        out: The folder to write; an existing one is replaced.
+        model: The model: lavra's own decoder or a model of `transformers`.
+        tokenizer: The tokenizer of the model.
+        folder: The folder whose tokenizer files, chat template and generation settings are copied; None for none.
+        weights: Weights by name to write instead of those of the model, such as the fp32 master weights of a model that
+            computes in bf16.
     """
     with building_folder(out, ours=True, kind="model", later=LATER) as building:
         if isinstance(model, Decoder):
@@ -63,30 +66,41 @@ def write_model(
 
 
 def companions_folder(run: Path, data: Path) -> Path:
-    """Return the folder of a run that holds what belongs to its model beside the weights.
+    """Return the folder that holds the tokenizer files and settings of a run's model.
 
     Args:
-        run: its folder.
-        data: where its prepared text or examples lie.
+        run: The folder of the run.
+        data: The folder of the prepared text or examples.
+
+    Returns:
+        The folder of the base model; that of the data's tokenizer for a model trained from scratch.
     """
     return run / BASE if (run / BASE).is_dir() else data / TOKENIZER
 
 
 def build_model(plan: Plan, run: Path | None) -> Decoder | Wrapped:
-    """Return the model of a plan before its first step, its edits made.
+    """Return the model of a plan as it is before the first step, with its transforms applied.
 
     Args:
-        plan: of the run.
-        run: its folder, where the model to adapt is kept; not needed for training from nothing.
+        plan: The plan of the run.
+        run: The folder of the run, in which the base model is saved; None for training from scratch.
 
     Raises:
-        InputError: if the kept model is gone.
+        InputError: If the saved base model is gone.
     """
     return build_edited(plan, run)[0]
 
 
 def build_edited(plan: Plan, run: Path | None) -> tuple[Decoder | Wrapped, list[ModelEdit]]:
-    """Return what `build_model` returns, and the edits that were made to it."""
+    """Return the model of `build_model`, and the transforms that were applied to it.
+
+    Args:
+        plan: The plan of the run, as for `build_model`.
+        run: The folder of the run, as for `build_model`.
+
+    Raises:
+        InputError: If the saved base model is gone.
+    """
     model = _unedited(plan, run)
     return model, apply_edits(model, plan.edits, plan.seed)
 
@@ -98,15 +112,21 @@ def _unedited(plan: Plan, run: Path | None) -> Decoder | Wrapped:
     assert run is not None
     folder = run / BASE
     if not folder.is_dir():
-        raise InputError(f"the model that the run began from is gone: {folder}", "bring the folder back")
+        raise InputError(f"the base model of the run is gone: {folder}", "restore the folder")
     return load_decoder(folder) if (folder / SPECIFICATION).exists() else open_wrapped(folder)
 
 
 def model_with(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: str) -> Decoder | Wrapped:
-    """Return the model of a plan with learned weights, as a checkpoint holds them.
+    """Return the model of a plan with trained weights, as a checkpoint holds them.
+
+    Args:
+        plan: The plan of the run.
+        run: The folder of the run.
+        weights: The trained weights by name.
+        place: Where the weights come from, for messages.
 
     Raises:
-        Damaged: if the weights are not those of the model; names `place`.
+        Damaged: If the weights are not those of the model; the message names `place`.
     """
     if plan.base is None and plan.edits == EditConfig():
         assert plan.model is not None

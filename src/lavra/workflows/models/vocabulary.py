@@ -1,4 +1,4 @@
-"""Another vocabulary for a model that is adapted: trained, extended or given, with what the change costs and brings."""
+"""Another vocabulary for a base model: trained, extended or given, and measured before and after the change."""
 
 from __future__ import annotations
 
@@ -26,17 +26,26 @@ from lavra.workflows.datasets.text import open_tokenizer, pair_columns
 from lavra.workflows.models.base_model import Base
 
 _SAMPLE_BYTES = 20_000_000
+"""Most bytes of text from which a vocabulary is trained or extended."""
+
 _MEASURED_BYTES, _MEASURED_CONTEXT = 16_000, 256
-"""Of text by which the model is compared before and after the change."""
+"""Bytes of text on which the model is measured before and after the change, and the context length in tokens."""
 
 
 def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
-    """Return the model to adapt with the vocabulary that the request asks for, its own where it asks for none.
+    """Return the base model with the vocabulary that the request asks for.
 
-    The request may give a tokenizer, the size of one to be trained on the user's text, or a number of tokens to add.
+    The request may name a tokenizer, the size of a vocabulary to train on the text, or a number of tokens to add.
+
+    Args:
+        config: The request.
+        base: The base model.
+
+    Returns:
+        The base model with the new vocabulary; unchanged where the request asks for none.
 
     Raises:
-        InputError: if two of these are asked for, or the text cannot be read twice.
+        InputError: If two of these are asked for, or the text cannot be read twice.
     """
     asked = config.text
     given = [name for name in ("tokenizer", "vocabulary", "extend") if getattr(asked, name)]
@@ -69,7 +78,7 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
 
 
 def _with_marks_of_chats(new: Tokenizer, base: Base) -> Tokenizer:
-    """Give a new tokenizer the special tokens that the model's chat template spells, so that it goes on with chats."""
+    """Add the special tokens of the model's chat template to a new tokenizer, so that the template stays usable."""
     marks = template_tokens(base.opened.files)
     if not marks:
         return new
@@ -110,7 +119,7 @@ def _texts(config: TrainConfig, *, examples: bool) -> Iterator[str]:
 
 
 def _bits_per_byte(model: Decoder | Model, tokenizer: Tokenizer, texts: list[str], base: Base) -> float | None:
-    """Measure a decoder on a little of the text; None for models that are no plain language models."""
+    """Return the bits per byte of a decoder on a little of the text; None for models with another objective."""
     if base.objective not in ("causal", "answers"):
         return None
     chosen, size = [], 0

@@ -1,1 +1,1 @@
-"""Knowing before spending: what a training will take and bring."""
+"""Plans: what a training run will take and reach, before anything is spent."""

@@ -1,4 +1,4 @@
-"""The loss that a plan expects of a model from nothing, and what a plan says in words beside its figures."""
+"""The loss that a plan forecasts for a model trained from scratch, and the notes beside its figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from lavra.config.planning import PlanRequest
-from lavra.core.units import show_duration, show_size
+from lavra.core.units import counted, show_duration, show_size
 from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import effective_tokens, repetition_note, vocabulary_for
 from lavra.planning.corpus_stats import Survey
@@ -19,7 +19,17 @@ from lavra.workflows.models.ngram_init import PAIRS_UNTIL, contexts_worth_counti
 
 
 def expected_start(model: DecoderSpec | Path, tokens: float, flops: FlopCount, text: Survey | None) -> float:
-    """Return the bits per byte that the model will have before its first step, infinite where it knows nothing."""
+    """Return the bits per byte that a model is expected to have before its first step, after a warm start.
+
+    Args:
+        model: The shape of the decoder, or the Hugging Face folder of another model, which has no warm start.
+        tokens: Length of the run in tokens.
+        flops: FLOPs of a training step for each token.
+        text: The statistics of the text; None where the text is not known.
+
+    Returns:
+        The bits per byte; infinity without a warm start.
+    """
     contexts = contexts_worth_counting(model, tokens, flops.exact) if isinstance(model, DecoderSpec) else 0
     if not contexts or isinstance(model, Path):
         return math.inf
@@ -34,22 +44,25 @@ def forecast_of(
     law: Law | None = None,
     start: float = math.inf,
 ) -> Forecast:
-    """Return the loss to expect of a model with so many parameters in matrix products.
+    """Forecast the validation loss of a model trained from scratch, by a scaling law.
 
     Args:
-        parameters: of the model.
-        tokens: that it is trained on.
-        text: what it learns from; None for any text.
-        calibration: of past runs.
-        law: fitted to a pilot; the built-in law by default.
-        start: bits per byte before the first step, of a run that begins from counts of pairs of tokens.
+        parameters: Parameters of the model in matrix products.
+        tokens: Length of the run in tokens.
+        text: The statistics of the text; None where the text is not known.
+        calibration: The constants that were fitted to past runs.
+        law: A law fitted to a pilot; the built-in law if None.
+        start: Bits per byte before the first step; infinity without a warm start.
+
+    Returns:
+        The forecast, with a 90 % interval.
     """
     per_token = text.bytes_per_token if text else 4.0
     read = effective_tokens(tokens, text.tokens.value) if text else tokens
     plain = law_for(text.compressed if text else None)
     chosen = law or law_for(text.compressed if text else None, calibration.law_factor)
     found: Interval = chosen.forecast(parameters, read * per_token, start)
-    if text is not None:  # a model that has learned nothing gives every token the same share
+    if text is not None:  # an untrained model gives every token the same probability: no forecast is worse than that
         most = math.log2(text.vocabulary) / per_token
         found = Interval(min(found.value, most), min(found.low, most), min(found.high, most))
     return Forecast(
@@ -62,14 +75,23 @@ def forecast_of(
 
 
 COMFORTABLE_BUDGET = 30.0
-"""Seconds of a budget from which on start-up, the probe and the last evaluation are a small part of it."""
+"""Seconds of a budget from which on start-up, timed steps and the final evaluation are a small part of it."""
 
 _PAIRS, _BYTES_OF_A_WEIGHT = 65536, 18
-"""Rows of a table that suits short runs; a master, its gradient, two averages and a working copy in 16 bits."""
+"""Rows of a bigram embedding that suits short runs, and bytes of memory for each of its weights: the fp32 master
+weight, its gradient, two averages of the optimiser (4 bytes each), and a copy in 16 bits."""
 
 
 def notes_on(request: PlanRequest, outlook: Outlook) -> list[str]:
-    """Return the warnings and explanations that belong to an outlook, a sentence or two each."""
+    """Return the warnings and hints that belong to a forecast.
+
+    Args:
+        request: The request of the plan.
+        outlook: The forecast.
+
+    Returns:
+        Notes of one or two sentences each.
+    """
     notes: list[str] = []
     text, model = outlook.text, outlook.model
     if outlook.epochs is not None and (note := repetition_note(outlook.epochs)):
@@ -78,24 +100,27 @@ def notes_on(request: PlanRequest, outlook: Outlook) -> list[str]:
         wanted = vocabulary_for(model.vocabulary, text.text_bytes)
         if wanted < model.vocabulary:
             notes.append(
-                f"{text.text_bytes / 1e6:.2f} MB of text are little for a vocabulary of {model.vocabulary}: its rarest "
-                f"tokens occur only a few times. {wanted} fits this text (--text.vocabulary {wanted})"
+                f"{text.text_bytes / 1e6:.2f} MB of text is little for a vocabulary of {model.vocabulary} tokens: the "
+                f"rarest of them occur only a few times. {wanted} tokens suit this text (--text.vocabulary {wanted})"
             )
     if request.budget is not None and request.budget < COMFORTABLE_BUDGET:
         notes.append(
-            f"of a budget of {show_duration(request.budget)}, start-up, probe and evaluation take a large part; "
-            f"from {COMFORTABLE_BUDGET:.0f}s on, most of it is training"
+            f"start-up, timed steps and evaluation take a large part of a budget of {show_duration(request.budget)}; "
+            f"from {COMFORTABLE_BUDGET:.0f} s on, most of it is training"
         )
     if not outlook.memory.fits:
         remedies = "; ".join(outlook.memory.would_fit) or "only a smaller model: see --model"
         notes.append(f"this does not fit into the memory of {outlook.hardware.name}. What would fit: {remedies}")
     if outlook.steps < 50 and outlook.memory.fits:
-        notes.append(f"{outlook.steps} steps are few: a smaller model, or smaller steps, would learn more in this time")
+        notes.append(
+            f"the run has only {counted(outlook.steps, 'step')}: a smaller model, or fewer tokens in each update, "
+            "would learn more in this time"
+        )
     if request.base is None and model.chosen and outlook.tokens <= PAIRS_UNTIL * model.vocabulary:
         memory = show_size(_PAIRS * model.width * _BYTES_OF_A_WEIGHT)
         notes.append(
-            f"lavra train --model.recall, which looks up what followed tokens earlier in their document, would take "
-            f"about {1 - GAIN_OF_RECALL:.0%} off the bits per byte, and --model.pairs {_PAIRS}, a table of pairs of "
-            f"tokens, {1 - GAIN_OF_PAIRS:.0%} more, for {memory} of memory; no other program reads such models"
+            f"lavra train --model.recall, which copies from n-grams earlier in the document, would take about "
+            f"{1 - GAIN_OF_RECALL:.0%} off the bits per byte, and --model.pairs {_PAIRS}, a bigram embedding, "
+            f"{1 - GAIN_OF_PAIRS:.0%} more, for {memory} of memory; no other program reads such models"
         )
     return notes

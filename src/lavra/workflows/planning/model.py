@@ -1,4 +1,4 @@
-"""The model of a plan, by whatever it was asked for: a preset, a shape, a folder, a run."""
+"""The model of a plan, which the request names by a preset, a shape, a folder or a run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from lavra.planning.machine.flops import matrix_parameters
 from lavra.workflows.models.open import hugging_face_folder, open_model
 
 _HEAD = 64
+"""Width of an attention head, where a shape DEPTHxWIDTH does not say how many heads there are."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """The model that an adaptation begins from.
+    """The base model of a plan.
 
     Attributes:
-        model: its shape, or its Hugging Face folder.
-        tokenizer: its own.
+        model: The shape of the model, or its Hugging Face folder.
+        tokenizer: The tokenizer of the model.
     """
 
     model: DecoderSpec | Path
@@ -40,10 +41,13 @@ class Start:
 
 @cache
 def starting_model(location: str) -> Start:
-    """Return the shape and the tokenizer of the model to adapt; of a Hugging Face folder, without reading its weights.
+    """Return the shape and the tokenizer of a pretrained model; the weights of a Hugging Face folder are not read.
+
+    Args:
+        location: The location of the model: a run, a Hugging Face folder or a hub name.
 
     Raises:
-        InputError: if there is no such model, or it is no decoder, whose learning from text alone can be planned.
+        InputError: If there is no such model, or it is not a decoder; only causal language modelling can be planned.
     """
     folder = hugging_face_folder(location)
     if folder is None:
@@ -54,26 +58,43 @@ def starting_model(location: str) -> Start:
     kind = choose_kind(read_config(folder), folder)
     if kind != "decoder":
         raise InputError(
-            f"{location} is an {kind}, and what is planned is learning to go on with text",
+            f"{location} is an {kind}, and only the training of decoders on text can be planned",
             "plan for its shape instead: lavra plan --model FOLDER --tokens 10M",
         )
     return Start(folder, Tokenizer.load(folder))
 
 
 def model_of(request: PlanRequest) -> DecoderSpec | Path | None:
-    """Return the model that a request names, to train or to adapt; None where the plan is to choose.
+    """Return the model that a request names, to train or to adapt.
+
+    Args:
+        request: The request of the plan.
+
+    Returns:
+        The shape of the model, or its Hugging Face folder; None where the plan is to choose.
 
     Raises:
-        InputError: if it names none that there is.
+        InputError: If there is no such model.
     """
     return asked_model(request.model) if request.base is None else starting_model(request.base).model
 
 
 def asked_model(name: str) -> DecoderSpec | Path | None:
-    """Return the model that a request names: a shape, a Hugging Face folder, or None where the plan is to choose.
+    """Return the model that a name stands for.
+
+    Args:
+        name: A preset, a shape DEPTHxWIDTH or DEPTHxWIDTHxVOCABULARY, a folder, or "auto".
+
+    Returns:
+        The shape of the model, or its Hugging Face folder; None for "auto", where the plan is to choose.
 
     Raises:
-        InputError: if it names nothing.
+        InputError: If the name stands for no model.
+
+    Examples:
+        >>> spec = asked_model("8x512")
+        >>> spec.depth, spec.width, spec.heads
+        (8, 512, 8)
     """
     if name == "auto":
         return None
@@ -90,17 +111,30 @@ def asked_model(name: str) -> DecoderSpec | Path | None:
         spec = DecoderSpec(depth=depth, width=width, heads=heads)
         return replace(spec, vocabulary=int(sizes[3])) if sizes[3] else spec
     if name not in PRESETS and path.exists():
-        raise InputError(f"{name} holds no model", "give a folder with a config.json, a run, or a preset")
+        raise InputError(f"{name} does not hold a model", "give a folder with a config.json, a run, or a preset")
     return preset(name)
 
 
 def with_context(model: DecoderSpec | Path, context: int | None) -> DecoderSpec | Path:
-    """Return the model with windows of that length; a folder's model keeps its own and is given shorter ones."""
+    """Return the model with another context length.
+
+    Args:
+        model: The shape of a decoder, or a Hugging Face folder.
+        context: Tokens of a sequence; None keeps the model's own.
+
+    Returns:
+        The shape with that context length. A folder is returned as it is: its model is given shorter sequences.
+    """
     return replace(model, context=context) if context and isinstance(model, DecoderSpec) else model
 
 
 def described(model: DecoderSpec | Path, asked: str) -> Shape:
-    """Return the figures of a model that a person knows it by."""
+    """Return the figures by which a person recognises a model: name, parameters, vocabulary, context, depth, width.
+
+    Args:
+        model: The shape of a decoder, or a Hugging Face folder.
+        asked: The name of the model in the request; "auto" if the plan chose it.
+    """
     if isinstance(model, DecoderSpec):
         with torch.device("meta"):
             parameters = count_parameters(Decoder(model))

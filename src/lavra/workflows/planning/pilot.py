@@ -1,4 +1,4 @@
-"""The pilot: a share of the budget spent on small runs on the user's own text, to which the forecast is fitted."""
+"""The pilot: a share of the budget is spent on small runs on the text, to which the scaling law is fitted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.core.units import show_duration
+from lavra.core.units import counted, show_duration
 from lavra.data.token_store.prepare import open_prepared
 from lavra.evaluation.documents import documents_of_store
 from lavra.evaluation.likelihood import likelihood
@@ -28,25 +28,28 @@ from lavra.workflows.planning.forecast import forecast_of
 from lavra.workflows.training.train import train
 
 _LEAST_SECONDS = 20.0
-"""Of one run: start-up, probe and evaluation take some seconds of it."""
+"""Shortest run of a pilot in seconds, because start-up, timed steps and evaluation take some seconds of each."""
 
 _MOST_RUNS = 9
+"""Most runs of a pilot."""
 
 _DEVIATIONS = (0.03, 0.05, 0.01, 0.05, 0.01, 0.03)
-"""How far the law of this text may be from the built-in one that was brought to its level: its floor, its parts, its
-powers, the cooldown."""
+"""Standard deviations of the prior, relative to the built-in law at the level of this text: of the irreducible loss, of
+the coefficient and the exponent of the model size, of those of the data size, and of the gain of the decay."""
 
 _LEVELS, _HALVINGS = (0.2, 5.0), 24
+"""Range of the factor that brings the built-in law to the level of the text, and the steps of bisection."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One small run of the ladder.
+    """One small run of a pilot.
 
     Attributes:
-        depth, width: of its model.
-        seconds: its budget.
-        seed: its luck.
+        depth: Number of blocks of the model.
+        width: Width of the model.
+        seconds: Time budget of the run.
+        seed: Seed of the run.
     """
 
     depth: int
@@ -56,10 +59,20 @@ class Rung:
 
 
 def parse_share(text: str) -> float:
-    """Return the share meant by `5%` or `0.05`.
+    """Return the share that is written as `5%` or `0.05`.
+
+    Args:
+        text: The share as a person writes it.
+
+    Returns:
+        A number between 0 and 1.
 
     Raises:
-        InputError: if it is none between 0 and 1.
+        InputError: If the text is not a share between 0 and 1.
+
+    Examples:
+        >>> parse_share("5%"), parse_share("0.2")
+        (0.05, 0.2)
     """
     written = text.strip()
     try:
@@ -67,22 +80,32 @@ def parse_share(text: str) -> float:
     except ValueError:
         share = 0.0
     if not 0.0 < share < 1.0:
-        raise InputError(f"{text!r} is no share of a budget", "write it like 5% or 0.05")
+        raise InputError(f"{text!r} is not a share of a budget", "write it like 5% or 0.05")
     return share
 
 
 def ladder(depth: int, width: int, seconds: float, seed: int = 0) -> list[Rung]:
-    """Return small runs that together take `seconds`: several sizes below the planned one, each long and short.
+    """Return the small runs of a pilot: several sizes below the planned one, each with a long and a short run.
 
-    What is left over repeats the smallest with other seeds, which tells the luck of a run from the law.
+    The remaining time repeats the smallest run with other seeds, which separates the noise between runs from the law.
+
+    Args:
+        depth: Number of blocks of the planned model.
+        width: Width of the planned model.
+        seconds: Time of all runs together.
+        seed: Seed of the runs; repetitions have the following ones.
+
+    Returns:
+        At most nine runs.
 
     Raises:
-        InputError: if the time is too short for three runs.
+        InputError: If the time is too short for three runs.
     """
     count = min(_MOST_RUNS, int(seconds / _LEAST_SECONDS))
     if count < 3:
         raise InputError(
-            f"{show_duration(seconds)} are too short for a pilot: three runs of {_LEAST_SECONDS:.0f} s are the least",
+            f"{show_duration(seconds)} is too short for a pilot, which needs at least three runs of "
+            f"{_LEAST_SECONDS:.0f} s",
             "give a larger share (--pilot 20%), or plan for a longer budget",
         )
     shapes = list(dict.fromkeys(_shape(depth, width, share) for share in (0.25, 0.5, 0.75)))
@@ -99,10 +122,14 @@ def _shape(depth: int, width: int, share: float) -> tuple[int, int]:
 
 
 def piloted(request: PlanRequest, outlook: Outlook) -> Outlook:
-    """Return the outlook with a forecast fitted to small runs on the text.
+    """Return the forecast of a plan with the loss by a law that is fitted to small runs on the text.
+
+    Args:
+        request: The request of the plan, with the share of the budget for the pilot.
+        outlook: The forecast without a pilot.
 
     Raises:
-        InputError: without text, for other hardware than this, or for too short a time.
+        InputError: If there is no text, the hardware is not this machine, or the time is too short.
     """
     assert request.pilot is not None
     if not request.data or not outlook.hardware.here or outlook.text is None or not outlook.model.depth:
@@ -110,7 +137,7 @@ def piloted(request: PlanRequest, outlook: Outlook) -> Outlook:
     rungs = ladder(
         outlook.model.depth, outlook.model.width, outlook.cost.seconds * parse_share(request.pilot), request.seed
     )
-    say(f"pilot: {len(rungs)} runs, {show_duration(sum(rung.seconds for rung in rungs))} in all")
+    say(f"pilot: {counted(len(rungs), 'run')}, {show_duration(sum(rung.seconds for rung in rungs))} in total")
     with scratch_folder() as folder:
         observations = run_ladder(request, outlook, rungs, Path(folder))
     law = pilot_law(observations, outlook.text.compressed)
@@ -133,14 +160,17 @@ def run_ladder(
     folder: Path,
     trained: Callable[[TrainConfig], RunFolder] = train,
 ) -> list[Observation]:
-    """Prepare the text once, do each run by the ordinary recipe, and return what they say to the law.
+    """Prepare the text once, train each small run, and return the observations to which the law is fitted.
 
     Args:
-        request: of the plan: how the text is read.
-        outlook: of the planned run: the vocabulary and context.
-        rungs: the runs.
-        folder: for the text and the runs; what is there already is not done again.
-        trained: does one run.
+        request: The request of the plan, which says how the text is read.
+        outlook: The forecast, which gives vocabulary and context length.
+        rungs: The runs.
+        folder: The folder for the text and the runs; a text that is there already is not prepared again.
+        trained: The function that trains one run.
+
+    Returns:
+        The losses on the way and at the end of each run.
     """
     data = request.data
     if not is_prepared(data):
@@ -173,9 +203,16 @@ def run_ladder(
 
 
 def measured_alike(runs: Sequence[RunFolder]) -> list[float]:
-    """Return the bits per byte of runs on the same held-out documents: as many as any of them had time for.
+    """Return the bits per byte of runs on the same validation documents, as many as any of them had time for.
 
-    By itself each measures on what its own time allows, and documents differ more than models do.
+    Each run by itself measures on as many documents as its time allows. Documents differ more from each other than
+    models do, so figures on different documents could not be compared.
+
+    Args:
+        runs: The finished runs.
+
+    Returns:
+        One number for each run.
     """
     most = max(run.plan["evaluation_tokens"] for run in runs)
     found = []
@@ -188,9 +225,17 @@ def measured_alike(runs: Sequence[RunFolder]) -> list[float]:
 
 
 def pilot_law(observations: list[Observation], compressed: float | None) -> Law:
-    """Fit the law to a pilot: how hard the text is first, then what else is particular to it, within narrow bounds.
+    """Fit the scaling law to the runs of a pilot.
 
-    The built-in law knows how losses fall with size and text from longer runs than those of a pilot.
+    The level of the built-in law is fitted first, that is, how hard the text is, and then the other constants within a
+    narrow prior. The prior is narrow because the built-in law was fitted to longer runs than those of a pilot.
+
+    Args:
+        observations: The losses of the runs.
+        compressed: Bits per byte of the text compressed by xz, from which the built-in law starts; None if not known.
+
+    Returns:
+        The law.
     """
     law = law_for(compressed)
     law = law.shifted(_level(observations, law))
@@ -201,7 +246,7 @@ def pilot_law(observations: list[Observation], compressed: float | None) -> Law:
 
 
 def _level(observations: list[Observation], law: Law) -> float:
-    """Return the factor by which the law has to be shifted to lie in the middle of the ends of runs."""
+    """Return the factor on the law at which half of the runs end above it and half below it, by bisection."""
     ends = [seen for seen in observations if seen.cooled]
 
     def above(factor: float) -> float:

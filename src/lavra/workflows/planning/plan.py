@@ -1,4 +1,4 @@
-"""Knowing before spending: what a training will take and bring, from its request alone."""
+"""`lavra plan`: what a training run will take and reach, from its request alone."""
 
 from __future__ import annotations
 
@@ -42,22 +42,31 @@ from lavra.workflows.planning.model import described, model_of, starting_model, 
 from lavra.workflows.training.autoconfig import DEFAULT_BUDGET, tokens_at_once
 
 BYTES_PER_TOKEN = 3.5
-"""Of text, before a tokenizer is known."""
+"""Bytes of text for each token, as long as there is no tokenizer."""
 
 _SHORTEST_BUDGET = 10.0
-"""Seconds that start-up, the probe and the last evaluation take by themselves."""
+"""Seconds that start-up, timed steps and the final evaluation take by themselves; a shorter budget is refused."""
 
 _START_UP_SECONDS = 5.0
-"""Of imports, and of measuring the matrix peak."""
+"""Seconds that imports and the measurement of the matrix peak take."""
 
 _PROBE_SECONDS = 8.0
+"""Most seconds of the timed steps from which the speed is read."""
 
 
 def plan(request: PlanRequest) -> Outlook:
-    """Return what the training would take and bring; nothing is trained, except for a probe and a pilot if asked for.
+    """Forecast what a training run takes in memory, time and money, and which loss it reaches.
+
+    Nothing is trained, except for some timed steps on this machine and a pilot if the request asks for one.
+
+    Args:
+        request: The request of the plan.
+
+    Returns:
+        The forecast.
 
     Raises:
-        InputError: if the request or the text is wrong, or the budget is spent before the first step.
+        InputError: If the request or the text is wrong, or the budget is spent before the first step.
     """
     _check(request)
     calibration = load_calibration()
@@ -121,14 +130,18 @@ def _efficiency(request: PlanRequest, hardware: Hardware, calibration: Calibrati
 
 @dataclass(frozen=True)
 class _Draft:
-    """Chooses the model once the size of the text is known."""
+    """Chooses the model when the size of the text is known."""
 
     request: PlanRequest
     hardware: Hardware
     efficiency: float
 
     def flops(self, text_bytes: float | None) -> float:
-        """Return the compute that the request pays for; a number of tokens is worth that of its best model."""
+        """Return the FLOPs of the run; for a length in tokens, those of the compute-optimal model for it.
+
+        The compute-optimal model for D tokens has about D / `TOKENS_PER_PARAMETER` matrix parameters, and a step takes
+        6 FLOPs for each parameter and token (Hoffmann et al., arXiv 2203.15556).
+        """
         request = self.request
         if request.tokens is None and request.epochs is None and request.steps is None:
             return (request.budget or DEFAULT_BUDGET) * 0.85 * self.hardware.peak_flops * self.efficiency
@@ -140,7 +153,7 @@ class _Draft:
         return 6.0 * tokens**2 / TOKENS_PER_PARAMETER
 
     def model(self, text_bytes: float | None) -> DecoderSpec | Path:
-        """Return the asked model, or the best for compute and text, with windows of the asked length."""
+        """Return the model that is asked for, or the best one for compute and text, with the context asked for."""
         asked = model_of(self.request)
         if asked is None:
             asked = draft_shape(self.flops(text_bytes), text_bytes or 1e12, self.hardware.memory).spec
@@ -152,7 +165,10 @@ class _Draft:
 def _fitting(
     draft: _Draft, model: DecoderSpec, text: Survey | None, hardware: Hardware, request: PlanRequest
 ) -> DecoderSpec:
-    """Return a chosen model that one row of fits into the memory; an asked one is left as it is."""
+    """Return a chosen model that is small enough for a micro-batch of one sequence to fit into memory.
+
+    A model that the request names is left as it is.
+    """
     if request.model != "auto" or request.base is not None:
         return model
     flops = draft.flops(text.text_bytes if text else None)
@@ -220,7 +236,7 @@ def _speed(
     efficiency: float,
     source: str,
 ) -> Speed:
-    """Return the speed to expect: of real steps on this machine, else the share of the peak."""
+    """Return the expected speed: that of timed steps on this machine, else a share of the peak of the hardware."""
     if not hardware.here or request.efficiency is not None:
         return Speed.from_efficiency(hardware.peak_flops, flops.exact, efficiency, source)
     rehearsal = _rehearsal(request, hardware, model, context)

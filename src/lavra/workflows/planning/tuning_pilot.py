@@ -1,4 +1,4 @@
-"""The pilot of an adaptation: fine-tuning on subsets of the user's text, to which its learning curve is fitted."""
+"""The pilot of fine-tuning: short runs on subsets of the text, to which a learning curve is fitted."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from lavra.workflows.planning.pilot import parse_share
 from lavra.workflows.training.train import train
 
 _LEAST_SUBSETS, _MOST_SUBSETS, _LEAST_STEPS = 4, 6, 2
-"""A curve of four constants needs as many subsets, each half of the one before it; a subset needs some steps."""
+"""Fewest and most subsets, each half of the one before it, and fewest steps on the smallest. A curve of four constants
+needs at least four subsets."""
 
 _RUN_SECONDS = 6.0
-"""Of one run beside its steps: opening the model, the last evaluation, writing it."""
+"""Seconds of a run beside its steps: opening the model, the final evaluation, writing the model."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What fine-tuning on one subset gave.
+    """The result of fine-tuning on one subset.
 
     Attributes:
-        tokens: of the subset, each learned from once.
-        bits_per_byte: of held-out text, the same for all subsets.
-        before: the same before the first step, on some of the held-out text; None if it was not measured.
+        tokens: Tokens of the subset, each trained on once.
+        bits_per_byte: Bits per byte of the validation text, which is the same for all subsets.
+        before: Bits per byte of a part of the validation text before the first step; None if it was not measured.
     """
 
     tokens: float
@@ -44,15 +45,18 @@ class Tuned:
 
 
 def subset_sizes(tokens: float, epoch: float, step: int) -> list[int]:
-    """Return the sizes of subsets, largest first, that together cost at most `tokens`; none is more than the text.
+    """Return the sizes of the subsets, largest first; together they have at most `tokens` tokens.
 
     Args:
-        tokens: that the pilot may spend.
-        epoch: tokens of the text.
-        step: tokens of an optimiser step.
+        tokens: Tokens that the pilot may train on.
+        epoch: Tokens of the text, which no subset exceeds.
+        step: Tokens of one update; every subset is a multiple.
+
+    Returns:
+        Four to six sizes in tokens, each about half of the one before it.
 
     Raises:
-        InputError: if that is too little for a curve.
+        InputError: If there are too few tokens for four subsets.
     """
     for count in range(_MOST_SUBSETS, _LEAST_SUBSETS - 1, -1):
         largest = min(tokens / (2.0 - 2.0 ** (1 - count)), epoch)
@@ -68,15 +72,18 @@ def subset_sizes(tokens: float, epoch: float, step: int) -> list[int]:
 
 
 def tuned(request: PlanRequest, outlook: Outlook, trained: Callable[[TrainConfig], RunFolder] = train) -> Outlook:
-    """Return the outlook with the loss to expect of fine-tuning, by the rectified scaling law fitted to subsets.
+    """Return the forecast of a plan with the loss of fine-tuning, by the rectified scaling law (arXiv 2402.02314).
 
     Args:
-        request: of the plan; its `base` is the model.
-        outlook: of the planned run, without forecast.
-        trained: does one run.
+        request: The request of the plan, whose `base` is the pretrained model.
+        outlook: The forecast without a loss.
+        trained: The function that trains one run.
+
+    Returns:
+        The forecast, with the loss by the law that was fitted to runs on subsets of the text.
 
     Raises:
-        InputError: without text, for other hardware than this, or where the share is too small.
+        InputError: If there is no text, the hardware is not this machine, or the share of the budget is too small.
     """
     assert request.pilot is not None
     assert request.base is not None
@@ -89,7 +96,7 @@ def tuned(request: PlanRequest, outlook: Outlook, trained: Callable[[TrainConfig
     seconds = sum(sizes) / outlook.speed.tokens_per_second + _RUN_SECONDS * len(sizes)
     say(
         f"pilot: fine-tuning on {len(sizes)} subsets of {show_count(sizes[-1])} to {show_count(sizes[0])} tokens, "
-        f"about {show_duration(seconds)} in all"
+        f"about {show_duration(seconds)} in total"
     )
     with scratch_folder() as folder:
         found = _tune(request, outlook, sizes, step, Path(folder), trained)
@@ -99,12 +106,15 @@ def tuned(request: PlanRequest, outlook: Outlook, trained: Callable[[TrainConfig
 
 
 def curve_forecast(found: Sequence[Tuned], tokens: float, bytes_per_token: float) -> Forecast:
-    """Return the loss to expect after learning from so many tokens, by the curve through the subsets.
+    """Forecast the loss of fine-tuning by the learning curve through the subsets.
 
     Args:
-        found: of at least four subsets.
-        tokens: of new text; repeated text counts for what it is worth.
-        bytes_per_token: of text.
+        found: The results on at least four subsets.
+        tokens: Effective tokens of the planned run, in which repeated text counts for less than new text.
+        bytes_per_token: Bytes of text for each token.
+
+    Returns:
+        The forecast.
     """
     curve = sorted((run.tokens, run.bits_per_byte) for run in found)
     law = fit_rectified([size for size, _ in curve], [bits for _, bits in curve])
@@ -121,7 +131,7 @@ def _tune(
     folder: Path,
     trained: Callable[[TrainConfig], RunFolder],
 ) -> list[Tuned]:
-    """Prepare the text once and fine-tune on each subset: the first tokens of one pass, in its random order."""
+    """Prepare the text once and fine-tune on each subset, which is the first part of one epoch in its random order."""
     assert request.base is not None
     data = request.data
     if not is_prepared(data):

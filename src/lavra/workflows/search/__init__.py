@@ -1,1 +1,1 @@
-"""Documents into better search: query generators, expansion, index, experiment."""
+"""Search: training query generators, expanding documents, indexing, searching, and the retrieval experiment."""

@@ -1,4 +1,4 @@
-"""Training a query generator, and measuring it on documents that it has not seen."""
+"""Training a query generator (doc2query), and measuring it on validation documents."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lavra.core.disk.replacing import check_replaceable, check_replaceable_file
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import printable, say
+from lavra.core.units import counted
 from lavra.data.readers.lines import warning_lines
 from lavra.data.readers.rows import BadRows
 from lavra.data.tokenizers.tokenizer import choose_vocabulary_size
@@ -40,20 +41,28 @@ from lavra.workflows.models.open import OpenModel, hugging_face_folder, open_mod
 from lavra.workflows.training.train import train
 
 DEFAULT_BUDGET = 600.0
+"""Time budget in seconds where no length is given."""
 
 VALIDATION = "doc2query-validation.json"
-"""Name of the file with the figures, in the run folder."""
+"""Name of the file with the validation figures, in the folder of the run."""
 
 _HELD_OUT = 0.03
+"""Share of the documents that are kept for validation."""
+
 _TRAINING_SHARE = 0.93
-"""Part of the budget for training itself; writing and comparing queries takes the rest."""
+"""Share of the time budget for training; generating and comparing queries takes the rest."""
 
 _WARM_START_RATE = 3e-4
-"""Learning rate of an encoder with a new decoder: its cross-attention has all to learn."""
+"""Peak learning rate of an encoder with a new decoder: higher than usual, because its cross-attention is untrained."""
 
 _FEWEST_TOKENS = 64
+"""Least length in tokens of the chunks that the generator is given later."""
+
 _SHOWN = 5
+"""Number of validation passages whose queries are shown."""
+
 _CONTEXT = 512
+"""Default context length in tokens of a decoder that is trained from scratch."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +70,12 @@ class Generator:
     """A trained query generator.
 
     Attributes:
-        run: its training run, which `lavra expand --model` takes.
-        prompt: how it is asked.
-        loss: mean nats per token of people's queries for held-out documents.
-        overlap: of its likeliest query with people's.
-        examples: held-out passages, people's queries, and its own.
-        documents: held-out documents.
+        run: The training run, which `lavra expand --model` takes.
+        prompt: The prompt with which the generator was trained.
+        loss: Validation loss: mean nats per token of people's queries for validation documents.
+        overlap: Overlap of the greedy query with the queries of people (BLEU, ROUGE).
+        examples: Validation passages with the queries of people and of the generator.
+        documents: Number of validation documents.
     """
 
     run: RunFolder
@@ -90,14 +99,21 @@ class Generator:
 
 
 def train_generator(config: Doc2QueryConfig) -> Generator:
-    """Train a query generator on pairs of a passage and a query, and measure it on documents set apart.
+    """Train a query generator on pairs of a passage and a query, and measure it on validation documents.
 
-    From nothing, a decoder learns language from the passages and, after each, the queries that it answers. From a model
-    that knows the language, only the queries are learned. How a passage is put is recorded with the model.
+    This is doc2query (Nogueira et al., arXiv 1904.08375). A decoder that is trained from scratch predicts the passages
+    too, from which it learns the language, and after each its queries. A pretrained model predicts only the queries.
+    The prompt is recorded with the model, so that the generator is used as it was trained.
+
+    Args:
+        config: The request.
+
+    Returns:
+        The generator with its validation figures, which are also in `doc2query-validation.json` in the run's folder.
 
     Raises:
-        InputError: if the request or the pairs are wrong.
-        Interrupted: when it was asked to stop; `lavra resume RUN` goes on.
+        InputError: If the request is wrong or the pairs cannot be used.
+        Interrupted: After a signal to stop; `lavra resume RUN` continues.
     """
     out = Path(config.out) if config.out else _new_folder(config)
     check_replaceable(out, force=config.force, inputs=[config.pairs, *([config.base] if config.base else [])])
@@ -129,18 +145,22 @@ def _new_folder(config: Doc2QueryConfig) -> Path:
 
 
 def _with_decoder(config: Doc2QueryConfig, out: Path) -> Doc2QueryConfig:
-    """Give a pretrained encoder a decoder that begins with its weights, in a folder beside the run."""
+    """Add a decoder to a pretrained encoder, initialised with the encoder's weights (Rothe et al., arXiv 1907.12461).
+
+    The new model is written into a folder beside the run. Other base models are left as they are.
+    """
     folder = hugging_face_folder(config.base) if config.base else None
     if folder is None or choose_kind(read_config(folder), folder) != "encoder":
         return config
     made = out.with_name(f"{out.name}-base")
-    say(f"{config.base} is an encoder; it gets a decoder that begins with its weights: {made}")
+    say(f"{config.base} is an encoder; a decoder initialised with the same weights is added: {made}")
     make_encoder_decoder(folder, made, seed=config.seed, force=True)
     return replace(config, base=str(made), learning_rate=config.learning_rate or _WARM_START_RATE)
 
 
 def _prompt(config: Doc2QueryConfig) -> QueryPrompt:
-    """Return how passages are put: as a generator learned it; alone to an encoder, with a mark after to a decoder."""
+    """Return the prompt: the recorded one of a generator; the bare passage for an encoder; else one with a mark that
+    tells a decoder where the passage ends."""
     if config.base is None:
         return QueryPrompt()
     if is_recorded(config.base):
@@ -157,7 +177,7 @@ def _prompt(config: Doc2QueryConfig) -> QueryPrompt:
 def _write_rows(
     config: Doc2QueryConfig, prompt: QueryPrompt, data: Path, problems: BadRows
 ) -> tuple[list[AskedPassage], str]:
-    """Write the rows to train on; return the passages set apart, and the language of all."""
+    """Write the training rows; return the passages for validation, and the language of all."""
     data.parent.mkdir(parents=True, exist_ok=True)
     held_out: list[AskedPassage] = []
     sample: list[str] = []
@@ -175,11 +195,11 @@ def _write_rows(
                 handle.write(one_line(row) + "\n")
     check_pairs(passages, config.pairs)
     if not held_out:
-        raise InputError(f"{config.pairs} has too few documents to set some apart", "give more pairs")
+        raise InputError(f"{config.pairs} has too few documents to keep some for validation", "give more pairs")
     guess = guess_language(sample)
     say(
-        f"pairs: {passages:,} passages with {queries:,} queries to train on, {len(held_out):,} passages set apart; "
-        f"language: {guess.name}"
+        f"{counted(passages, 'passage')} with {counted(queries, 'query', 'queries')} for training, "
+        f"{counted(len(held_out), 'passage')} for validation; language: {guess.name}"
     )
     return held_out[: config.validation_documents], guess.language or ""
 
@@ -208,15 +228,25 @@ def _request(config: Doc2QueryConfig, data: Path, out: Path) -> TrainConfig:
 
 
 def _longest(opened: OpenModel, held_out: list[AskedPassage]) -> int:
-    """Return how many tokens passages have that it has learned from, at most; chunks to expand are cut to that."""
+    """Return the most tokens that a passage has; documents are later split into chunks of at most this length."""
     return max(_FEWEST_TOKENS, *(len(opened.tokenizer.encode(one.passage)) for one in held_out))
 
 
 def measure_generator(
     run: RunFolder, opened: OpenModel, prompt: QueryPrompt, held_out: list[AskedPassage]
 ) -> Generator:
-    """Write the likeliest query for each held-out passage, and compare it with those of people."""
-    say(f"validation: queries for {len(held_out)} passages set apart")
+    """Generate the greedy query for each validation passage, and compare it with the queries of people.
+
+    Args:
+        run: The training run.
+        opened: The trained model.
+        prompt: The prompt with which it was trained.
+        held_out: The validation passages with the queries of people.
+
+    Returns:
+        The generator with its validation figures.
+    """
+    say(f"validation: generating queries for {counted(len(held_out), 'passage')}")
     writer = ModelWriter(opened.model, opened.tokenizer, prompt)  # pyright: ignore[reportArgumentType]
     readable = [one for one in held_out if len(opened.tokenizer.encode(one.passage)) <= writer.room] or held_out[:1]
     passages = [one.passage for one in readable]
@@ -233,17 +263,21 @@ def measure_generator(
 
 
 def report(generator: Generator) -> list[str]:
-    """Return the figures and the examples as lines to read."""
+    """Return the validation figures and the examples as lines of plain text.
+
+    Args:
+        generator: What `train_generator` returned.
+    """
     overlap = generator.overlap
     named = {"BLEU": overlap.bleu, "ROUGE-1": overlap.rouge1, "ROUGE-2": overlap.rouge2, "ROUGE-L": overlap.rougeL}
     lines = []
     for one in generator.examples:
         lines += ["", f"  passage: {printable(' '.join(one['passage'].split()))[:200]}…"]
-        lines += [f"  people:    {printable(one['people'][0])}", f"  likeliest: {printable(one['likeliest'])}"]
-        lines += [f"  drawn:     {printable(query)}" for query in one["drawn"]]
+        lines += [f"  people:  {printable(one['people'][0])}", f"  greedy:  {printable(one['likeliest'])}"]
+        lines += [f"  sampled: {printable(query)}" for query in one["drawn"]]
     return [
-        f"{generator.run.path}: on {generator.documents} documents set apart",
-        f"  loss {generator.loss:.3f} nats per token of people's queries",
+        f"{generator.run.path}: measured on {counted(generator.documents, 'validation document')}",
+        f"  validation loss {generator.loss:.3f} nats per token of people's queries",
         *(f"  {name} {_shown(value)}" for name, value in named.items()),
         *lines,
     ]

@@ -1,4 +1,4 @@
-"""Writing queries for the documents of a collection, into a file that the index and the experiment read."""
+"""Expanding the documents of a collection: generated queries in a file that the index and the experiment read."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from lavra.core.disk.json_lines import one_line
 from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.errors import InputError, Interrupted
 from lavra.core.progress import Progress, say
-from lavra.core.units import show_duration
+from lavra.core.units import counted, show_duration
 from lavra.data.readers.lines import warning_lines
 from lavra.data.readers.rows import BadRows
-from lavra.reports.formatting import counted
 from lavra.search.corpora.formats import open_collection
 from lavra.search.expansion.cache import ExpansionCache
 from lavra.search.expansion.compatibility import LastOfEachId, check_vocabulary, generator_language_warning
@@ -32,6 +31,7 @@ from lavra.training.signals import StopRequest
 from lavra.workflows.search.query_generators import OpenWriter, open_query_scorer, open_writer
 
 _SAMPLE = 500
+"""Documents on which language and vocabulary of the generator are checked before it starts."""
 
 
 @dataclass
@@ -39,17 +39,17 @@ class ExpansionReport:
     """What `expand` did.
 
     Attributes:
-        out: the file of queries.
-        documents: of the corpus.
-        chunks: that they make.
-        queries: in the file.
-        written: chunks whose queries were written now; those of the others were in the cache.
-        scored: chunks whose queries were scored now.
-        seconds: of writing and scoring.
-        tokens: of the corpus, as the generator counts them.
-        share_read: share of the corpus's text that the generator read.
-        forecast: what was expected.
-        warnings: to be read with the file.
+        out: The file of queries.
+        documents: Number of documents of the corpus.
+        chunks: Number of chunks into which the documents were split.
+        queries: Number of queries in the file.
+        written: Number of chunks whose queries were generated now; those of the others were in the cache.
+        scored: Number of chunks whose queries were scored now.
+        seconds: Seconds of generating and scoring.
+        tokens: Tokens of the corpus, by the generator's tokenizer.
+        share_read: Share of the text of the corpus that the generator read, from 0 to 1.
+        forecast: The forecast made before the work; None where it was not needed.
+        warnings: Warnings about the corpus and the generator.
     """
 
     out: str
@@ -70,14 +70,22 @@ class ExpansionReport:
 
 
 def expand(config: ExpandConfig) -> ExpansionReport:
-    """Write queries for every document of a collection.
+    """Generate queries for every document of a collection (document expansion, doc2query).
 
-    Safe to interrupt or kill at any time: what was written is in the cache, and the same request goes on. After
-    documents have changed, queries are written for those alone. Long documents are read in chunks, and every chunk is.
+    It may be interrupted or killed at any time: generated queries are in the cache, and the same request continues.
+    After documents have changed, queries are generated for those alone. Long documents are split into chunks, and all
+    of the chunks are read.
+
+    Args:
+        config: The request.
+
+    Returns:
+        What was done.
 
     Raises:
-        InputError: if collection or model cannot be used, they do not fit together, or `out` was made otherwise.
-        Interrupted: when it was asked to stop; everything written is in the cache.
+        InputError: If the collection or the model cannot be used, the generator does not fit the corpus, or `out` was
+            generated with another model or other options.
+        Interrupted: After a signal to stop; everything that was generated is in the cache.
     """
     out = Path(config.out)
     check_replaceable_file(out, force=True, inputs=[config.collection])
@@ -106,13 +114,13 @@ def expand(config: ExpandConfig) -> ExpansionReport:
             stop=lambda: bool(stop.requested),
         )
         total = _forecast(collection, expander, report)
-        problems.forget()  # the passes before have counted them already
+        problems.forget()  # the passes for language and forecast have counted the problems already
         with _beside(out) as handle, Progress("expanding", total, "documents") as progress:
             _write(collection, expander, handle, progress, report)
             if stop.requested:
                 raise Interrupted(
-                    f"stopped with {len(kept):,} entries in {cache}: what was written is there",
-                    "give the same command to go on",
+                    f"stopped; all that was generated is in {cache}, {counted(len(kept), 'entry', 'entries')}",
+                    "give the same command to continue",
                     signal_number=stop.requested,
                 )
             found = warning_lines(problems)
@@ -125,7 +133,7 @@ def expand(config: ExpandConfig) -> ExpansionReport:
 
 
 def _guards(opened: OpenWriter, sample: list[str]) -> list[str]:
-    """Say, and return, what makes the generator unfit for the corpus; refuse one that cannot write its words."""
+    """Print and return warnings about a generator that does not fit the corpus; refuse one without its letters."""
     found = [
         check_vocabulary(opened.writer.tokenizer, sample),
         generator_language_warning(sample, opened.prompt.language),
@@ -137,7 +145,7 @@ def _guards(opened: OpenWriter, sample: list[str]) -> list[str]:
 
 
 def _request(config: ExpandConfig, opened: OpenWriter, scorer: QueryScorer | None) -> dict[str, Any]:
-    """Return all that decides what the file holds for a given corpus."""
+    """Return everything that the contents of the file depend on, besides the corpus."""
     return {
         "model": config.model,
         "writer": opened.writer.fingerprint,
@@ -152,7 +160,7 @@ def _request(config: ExpandConfig, opened: OpenWriter, scorer: QueryScorer | Non
 
 
 def _check_out(out: Path, request: dict[str, Any], force: bool) -> None:
-    """Refuse to replace a file that another request made; that of the same request is brought up to date."""
+    """Refuse to replace the file of another request; that of the same request is brought up to date."""
     if not out.exists() or force:
         return
     about = read_about(out)
@@ -164,10 +172,10 @@ def _check_out(out: Path, request: dict[str, Any], force: bool) -> None:
 
 
 def _forecast(collection: LastOfEachId, expander: Expander, report: ExpansionReport) -> int:
-    """Say what the work will take, from a probe that is part of it; return the number of documents.
+    """Print how long the expansion will take, from a sample of the documents; return the number of documents.
 
-    The sample is the same when the command is given again, so that the same chunks are written together; then its
-    queries are in the cache, and say nothing of the time.
+    The queries of the sample are part of the result. The sample is the same when the command is given again, so that
+    the same chunks are generated together. Its queries are then in the cache, and there is no forecast of the time.
     """
     found = survey(collection.documents())
     before = expander.work.written
@@ -187,7 +195,7 @@ def _write(
     already = work.written
 
     def show(done: float) -> None:
-        if work.written == already:  # found in the cache: that is no measure of the speed
+        if work.written == already:  # all from the cache so far, which does not measure the speed
             progress.start_from(done)
         else:
             progress.update(done)
@@ -207,7 +215,7 @@ def _write(
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Remove what a killed process was in the middle of writing; who holds the cache is the only one that writes."""
+    """Remove the incomplete file of a killed process; only the process that holds the cache writes such files."""
     for path in out.parent.iterdir():
         if path.name.startswith(f".{out.name}."):
             path.unlink(missing_ok=True)
@@ -231,10 +239,14 @@ def _beside(path: Path) -> Iterator[TextIO]:
 
 
 def summary(report: ExpansionReport) -> str:
-    """Return what was done in a line."""
+    """Return what was done, in one line.
+
+    Args:
+        report: What `expand` returned.
+    """
     return (
         f"{report.out}: {counted(report.queries, 'query', 'queries')} for {counted(report.documents, 'document')} "
         f"({counted(report.chunks, 'chunk')}, "
-        f"{report.written:,} written now in {show_duration(report.seconds)}); "
+        f"{report.written:,} expanded now in {show_duration(report.seconds)}); "
         f"{report.share_read:.0%} of the text was read"
     )

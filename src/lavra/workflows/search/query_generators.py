@@ -1,4 +1,4 @@
-"""Opening what writes queries, and what scores them, by where it is."""
+"""Opening query generators, and the models that score queries, by their location."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from lavra.workflows.models.open import OpenModel, open_model
 
 @dataclass(frozen=True)
 class OpenWriter:
-    """A writer of queries ready to be used.
+    """A query generator that is ready to be used.
 
     Attributes:
-        writer: it.
-        prompt: how it is asked.
-        engine: what computes.
-        model: itself, for scoring.
+        writer: The query generator.
+        prompt: The prompt with which it was trained.
+        engine: The library that computes: "torch" or "ctranslate2".
+        model: The model in torch, for scoring.
     """
 
     writer: QueryWriter
@@ -37,10 +37,13 @@ class OpenWriter:
 
 
 def open_writer(config: ExpandConfig) -> OpenWriter:
-    """Open the generator of a request.
+    """Open the query generator of a request.
+
+    Args:
+        config: The request.
 
     Raises:
-        InputError: if there is no such model, or the engine cannot run it.
+        InputError: If there is no such model, or the engine does not support it.
     """
     device = choose_device(config.device)
     opened = open_model(config.model, config.device, "fp32")
@@ -57,7 +60,7 @@ def open_writer(config: ExpandConfig) -> OpenWriter:
 def _ctranslate2(
     config: ExpandConfig, opened: OpenModel, device: torch.device, reads: bool
 ) -> CTranslate2Engine | None:
-    """Return the CTranslate2 engine where it is asked for, or `auto` finds it faster: an encoder-decoder on a CPU."""
+    """Return the CTranslate2 engine where it is asked for, or where `auto` takes it: an encoder-decoder on a CPU."""
     asked = config.engine == "ctranslate2"
     if not asked and not (config.engine == "auto" and reads and device.type == "cpu"):
         return None
@@ -75,10 +78,17 @@ def _ctranslate2(
 
 
 def open_query_scorer(config: ExpandConfig, opened: OpenWriter) -> QueryScorer | None:
-    """Open what scores queries: nothing, the generator itself, or a model of sentence-transformers.
+    """Open the scorer of a request: the generator itself, or a model of sentence-transformers.
+
+    Args:
+        config: The request.
+        opened: The open generator.
+
+    Returns:
+        The scorer; None where the request asks for no scores.
 
     Raises:
-        InputError: if there is no such model, or the generator cannot score.
+        InputError: If there is no such model.
     """
     if not config.score_with:
         return None

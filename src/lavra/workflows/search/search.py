@@ -1,4 +1,4 @@
-"""Documents into better search: making an index, searching it, and measuring whether expansion helps."""
+"""Making a search index, searching it, exporting it, and measuring whether document expansion helps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lavra.core.disk.locks import exclusive, holder
 from lavra.core.disk.replacing import check_replaceable
 from lavra.core.errors import InputError
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.data.readers.rows import BadRows
 from lavra.evaluation.retrieval import Qrels
 from lavra.search.corpora.documents import read_qrels
@@ -32,7 +33,7 @@ from lavra.text.analyzers import LANGUAGES, Analyzer, Language
 from lavra.text.languages import guess_language
 
 INDEX = "search-index"
-"""Folder of the index when none is named."""
+"""Default folder of an index."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class IndexReport:
     """What `make_index` did.
 
     Attributes:
-        index: as it is now.
-        changes: documents added, replaced, deleted and unchanged.
-        warnings: about the input.
+        index: The index as it is now.
+        changes: Number of documents "added", "replaced", "deleted" and "unchanged".
+        warnings: Warnings about the input.
     """
 
     index: Index
@@ -80,27 +81,32 @@ def make_index(
     on_bad_row: Literal["skip", "error"] = "skip",
     force: bool = False,
 ) -> IndexReport:
-    """Make an index of a collection, or bring an existing one up to date.
+    """Make a BM25 index of a collection, or bring an existing one up to date.
 
     Args:
-        location: a BEIR folder, files or a folder of documents, `installed-docs:` or `ir_datasets:NAME`.
-        out: the folder of the index. One that is there already is brought up to date: only what changed is counted.
-        language: "pt", "en", or "auto" to look at the documents.
-        expansions: file of generated queries.
-        fields: see `IndexSettings`, as for the following ones.
-        k1: likewise.
-        b: likewise.
-        query_weight: likewise.
-        keep_queries: likewise.
-        drop_repeats: likewise.
-        chunk_words: likewise.
-        chunk_overlap: likewise.
-        add: keep documents of the index that the collection does not have; without it they are deleted.
-        on_bad_row: "skip" counts what is wrong with the input, "error" stops at it.
-        force: make the index from nothing, replacing what is there.
+        location: The documents: a BEIR folder, files or a folder of documents, `installed-docs:` or `ir_datasets:NAME`.
+        out: The folder of the index. An existing index is brought up to date, and only changed documents are counted.
+        language: Language of the documents, "pt" or "en"; "auto" guesses it from the documents.
+        expansions: File of generated queries, as `expand` writes it; None for the queries that documents bring along.
+        fields: What is searched: "doc" (title and text), "doc+queries", "queries" (generated queries alone) or
+            "doc+new-terms" (the text, and the terms of the queries that it lacks).
+        k1: BM25 term-frequency saturation, at least 0.
+        b: BM25 length normalisation, from 0 to 1.
+        query_weight: Weight of a term's occurrence in a generated query; one in the document itself has weight 1.
+        keep_queries: Share of the generated queries that is indexed, those with the highest scores; above 0, at most 1.
+        drop_repeats: Whether queries that repeat another query of the document or copy its text are left out.
+        chunk_words: Most words of a chunk; documents are scored by their best chunk (MaxP), and 0 scores them whole.
+        chunk_overlap: Most words that consecutive chunks share; less than `chunk_words`.
+        add: Whether documents of the index that the collection does not have are kept; else they are deleted.
+        on_bad_row: What to do with rows that cannot be used: "skip" counts them, "error" raises an error.
+        force: Whether the index is built again from nothing, in place of what is there.
+
+    Returns:
+        The index, the changes and the warnings.
 
     Raises:
-        InputError: if the collection cannot be read, or an existing index was made with another analyzer or chunks.
+        InputError: If the collection cannot be read, the folder holds something else, or an existing index was made
+            with another analyzer or other chunks.
     """
     folder = Path(out)
     problems = BadRows(policy=on_bad_row)
@@ -129,16 +135,25 @@ def make_index(
 
 
 def search_index(query: str, index: str | Path = INDEX, *, most: int = 10) -> list[Hit]:
-    """Search an index as a person does: passages with marks, and the generated query that made the match.
+    """Search an index, and return passages with the words of the query marked.
+
+    Args:
+        query: The query as a person writes it.
+        index: The folder of the index.
+        most: Most documents to return, at least 1.
+
+    Returns:
+        The best documents, best first, with a passage of each and, where it made the match, a generated query. Why
+        there is none is printed.
 
     Raises:
-        InputError: if there is no index in the folder.
+        InputError: If there is no index in the folder, or `most` is below 1.
     """
     opened = Index(Path(index))
     if not opened.is_complete:
         owner = holder(opened.folder / "lock")
         if owner is None:
-            say(f"warning: the last update of {index} did not end; run `lavra index` again to finish it")
+            say(f"warning: the last update of {index} was interrupted; run `lavra index` again to finish it")
         else:
             say(f"{index} is being updated by process {owner}; what it held before is searched")
     hits = search(opened, query, most)
@@ -148,7 +163,20 @@ def search_index(query: str, index: str | Path = INDEX, *, most: int = 10) -> li
 
 
 def export_index(index: str | Path, out: str | Path, kind: ExportFormat, *, force: bool = False) -> int:
-    """Write the documents of an index with their generated queries for another search engine; return their number."""
+    """Write the documents of an index, with their generated queries, for another search engine.
+
+    Args:
+        index: The folder of the index.
+        out: The file to write.
+        kind: The format: "anserini", "elasticsearch", "parquet" or "sqlite"; see `lavra.search.export`.
+        force: Whether an existing file is replaced.
+
+    Returns:
+        The number of documents.
+
+    Raises:
+        InputError: If there is no index in the folder, or the file may not be written.
+    """
     return export_documents(Index(Path(index)).documents(), Path(out), kind, force=force)
 
 
@@ -170,29 +198,33 @@ def evaluate_search(
     seed: int = 0,
     force: bool = False,
 ) -> ExperimentResult:
-    """Measure BM25 on documents and on expanded documents, with intervals and tests; write it all into a folder.
+    """Measure BM25 on documents and on expanded documents, with intervals and tests, and write the results.
 
     Args:
-        location: a collection with queries and judgements, see `make_index`.
-        out: gets the index, `experiment.json`, `experiment.txt`, `differences.tsv` and `experiment.svg`.
-        split: of the judgements; "test" by default, or the only one there is.
-        language: see `make_index`.
-        expansions: file of generated queries.
-        queries: file of queries, instead of the collection's.
-        qrels: file of judgements, instead of the collection's.
-        tune_on: split on which k1, b and the weight of queries are tuned, for each system; what is reported on is left
-            out of it.
-        ceiling: measure also what the human questions themselves would bring.
-        dense: folder of a bi-encoder of sentence-transformers: measure also searching by its embeddings, alone and
-            fused with BM25 by reciprocal ranks.
-        k1: of BM25, when it is not tuned.
-        b: likewise.
-        device: where the bi-encoder computes.
-        seed: of intervals, tests and samples.
-        force: replace the results of an earlier experiment.
+        location: A collection with queries and relevance judgements; see `make_index`.
+        out: The folder that gets the index, `experiment.json`, `experiment.txt`, `differences.tsv` and
+            `experiment.svg`.
+        split: Split of the judgements to report on; if empty "test", or the last one of a collection without it.
+        language: Language of the documents, "pt" or "en"; "auto" guesses it from the documents.
+        expansions: File of generated queries, as `expand` writes it; None for the queries that documents bring along.
+        queries: File of queries; None for those of the collection.
+        qrels: File of relevance judgements; None for those of the collection.
+        tune_on: Split on which k1, b and the weight of queries are tuned, for each system; queries that are reported on
+            are left out of it. An empty string for no tuning.
+        ceiling: Whether to measure the oracle too: documents expanded with the questions of people.
+        dense: Folder of a bi-encoder of sentence-transformers, whose embeddings are then measured too, alone and fused
+            with BM25 by reciprocal rank fusion; an empty string for none.
+        k1: BM25 term-frequency saturation, where it is not tuned.
+        b: BM25 length normalisation from 0 to 1, where it is not tuned.
+        device: Device of the bi-encoder: auto, cpu, cuda or mps.
+        seed: Seed of intervals, tests and samples.
+        force: Whether the results of an earlier experiment are replaced.
+
+    Returns:
+        The results of every system.
 
     Raises:
-        InputError: if collection, queries and judgements do not belong together, or `out` holds results already.
+        InputError: If collection, queries and judgements do not belong together, or `out` holds results already.
     """
     folder = Path(out)
     if (folder / "experiment.json").exists() and not force:
@@ -214,7 +246,7 @@ def evaluate_search(
 
 @dataclass(frozen=True)
 class _Asked:
-    """Queries by id, the split and the judgements to report on, and those to tune on."""
+    """The queries by id, the split and the judgements to report on, and the judgements to tune on."""
 
     queries: dict[str, str]
     split: str
@@ -339,4 +371,5 @@ def _unknown(index: Index, qrels: Qrels) -> list[str]:
     if not missing:
         return []
     shown = ", ".join(map(repr, missing[:5])) + (", …" if len(missing) > 5 else "")
-    return [f"warning: {len(missing):,} judged documents are not in the corpus and count as never found ({shown})"]
+    verbs = "is not in the corpus and counts" if len(missing) == 1 else "are not in the corpus and count"
+    return [f"warning: {counted(len(missing), 'judged document')} {verbs} as never found ({shown})"]

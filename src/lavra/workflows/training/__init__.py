@@ -1,1 +1,1 @@
-"""The training job: from a request to a trained, measured model in a run folder."""
+"""Training: from a request to a trained and measured model in the folder of a run."""

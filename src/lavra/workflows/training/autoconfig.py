@@ -1,4 +1,4 @@
-"""Making the plan: from the request, the text and the machine to everything that is fixed before the first step."""
+"""The plan of a run: everything that is fixed before the first step, from the request, the text and the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.errors import InputError
 from lavra.core.progress import say
-from lavra.core.units import show_count, show_duration
+from lavra.core.units import counted, show_count, show_duration
 from lavra.models.hf.model import Wrapped
 from lavra.models.native.decoder import Decoder, count_parameters
 from lavra.models.spec import DecoderSpec, preset
@@ -35,30 +35,35 @@ from lavra.workflows.models.ngram_init import contexts_to_count, pairs_worth_cou
 from lavra.workflows.training.optimization import optimizer_options, options_after_bigrams, schedule_of
 
 DEFAULT_BUDGET = 600.0
+"""Time budget in seconds of a run whose length is not given."""
+
 _TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 262144, "mps": 16384}
-"""Tokens of a micro-batch at most: more takes more memory, and does not run faster on such a device."""
+"""Most tokens of a micro-batch, by device: more would take more memory and not be faster."""
+
 _LARGE, _TOKENS_OF_LARGE = 3e7, 2048
-"""FLOPs of a token from which on fewer tokens keep a processor busy, and how many."""
+"""FLOPs for each token from which on a processor is busy with a smaller micro-batch, and its tokens."""
 
 EVALUATION_SHARE = 0.06
-"""Share of a budget that the final evaluation may take."""
+"""Share of a time budget that the final evaluation may take."""
 
 _COMPILED_GAIN, _COMPILING = 1.6, 30.0
-"""How many times faster than expected of a CPU compiled blocks are, and the seconds that compiling them takes."""
+"""Speed of compiled blocks on a CPU relative to the expected speed, and the seconds that compiling takes."""
 _VALIDATIONS, _VALIDATION_SHARE = 8, 0.02
+"""Number of validations of a run, and the share of the training time that they may take together."""
+
 _FORWARD_SHARE = 0.35
-"""Time of a forward pass over that of a whole step."""
+"""Time of a forward pass as a share of the time of a whole step."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What is computed on, and how fast it multiplies.
+    """The machine that trains, and how fast it multiplies matrices.
 
     Attributes:
-        device: where.
-        precision: of the working weights.
-        peak: measured FLOP/s of matrix products.
-        threads: processor threads.
+        device: Device that holds the model and computes.
+        precision: Type of the weights in the forward and backward pass.
+        peak: Measured FLOP/s of matrix products.
+        threads: Number of processor threads.
     """
 
     device: torch.device
@@ -68,15 +73,21 @@ class Machine:
 
     @property
     def expected_flops(self) -> float:
-        """FLOP/s to expect of a training step, before a probe."""
+        """The expected FLOP/s of a training step, before any step was timed."""
         return self.peak * assumed_efficiency(self.device.type, self.peak, self.threads)
 
 
 def given_seconds(config: TrainConfig) -> float | None:
-    """Return the time budget of a request; None when its length is given in another way.
+    """Return the time budget of a request.
+
+    Args:
+        config: The request.
+
+    Returns:
+        Seconds; ten minutes where no length is given, and None where it is given in tokens, epochs or steps.
 
     Raises:
-        InputError: if several lengths are given.
+        InputError: If several lengths are given, or one is not above 0.
     """
     given = [name for name in ("budget", "tokens", "epochs", "steps") if getattr(config, name) is not None]
     if len(given) > 1:
@@ -91,7 +102,16 @@ def given_seconds(config: TrainConfig) -> float | None:
 
 
 def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> DecoderSpec:
-    """Return the shape to train: a preset or the plan's choice, with the request's fields in place."""
+    """Return the shape of the model to train from scratch.
+
+    Args:
+        config: The request, which may name a preset and single values of the shape.
+        machine: The machine that will train.
+        corpus_bytes: Bytes of the training text.
+
+    Returns:
+        The preset, or the compute-optimal shape for budget and text, with the values of the request.
+    """
     if config.model.preset != "auto":
         return _overridden(preset(config.model.preset), config.model)
     seconds = given_seconds(config)
@@ -106,9 +126,11 @@ def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> D
 
 
 def _flops_of_length(config: TrainConfig, corpus_bytes: float) -> float:
-    """Return the compute that a run of a given number of tokens is worth, by the rule that the planner uses for time.
+    """Return the FLOPs of a run whose length is given in tokens, for the compute-optimal model of that length.
 
-    The best model for D tokens has about D / 1.5 matrix parameters, so the compute is 6 D² / 1.5.
+    The compute-optimal model for D tokens has about D / 1.5 matrix parameters, so the compute is 6 D² / 1.5. Large
+    language models have some 20 tokens for each parameter (Hoffmann et al., arXiv 2203.15556); small models in short
+    runs do best with far fewer.
     """
     tokens = _asked_tokens(config, corpus_bytes / BYTES_PER_TOKEN)
     return 6.0 * tokens**2 / TOKENS_PER_PARAMETER
@@ -136,14 +158,20 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
 
 
 def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Material, ranks: Ranks) -> Plan:
-    """Return the plan as far as it can be made without a probe; `steps` is a guess when a time is given.
+    """Return the plan as far as it can be made before steps are timed.
 
     Args:
-        config: the request.
-        machine: what is computed on.
-        model: the shape to train from nothing, or the model to adapt.
-        data: what it learns from.
-        ranks: this process's place.
+        config: The request.
+        machine: The machine that trains.
+        model: The shape to train from scratch, or the base model.
+        data: The training data.
+        ranks: The place of this process among all.
+
+    Returns:
+        The plan; the number of steps is a guess where a time budget is given.
+
+    Raises:
+        InputError: If the lengths of the request contradict each other, or the objective does not fit the model.
     """
     learning = learning_plan(config, machine, model, data)
     per_token = learning.flops_per_token / machine.expected_flops
@@ -176,7 +204,17 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
 
 
 def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Material) -> Plan:
-    """Return the plan of what learns what and how, with rows and steps still to be fixed."""
+    """Return the plan of model, objective and optimiser; batch size and number of steps are still to be fixed.
+
+    Args:
+        config: The request.
+        machine: The machine that trains.
+        model: The shape to train from scratch, or the base model.
+        data: The training data.
+
+    Raises:
+        InputError: If the objective does not fit the model and the data.
+    """
     asked = config.objective
     base = model if isinstance(model, Base) else None
     spec = replace(model, vocabulary=data.tokenizer.vocabulary_size) if isinstance(model, DecoderSpec) else model.spec
@@ -227,7 +265,15 @@ def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Ba
 
 
 def with_length(plan: Plan, steps: int, config: TrainConfig, data: Material, seconds_per_token: float) -> Plan:
-    """Return the plan for a number of steps, with the rhythm of validation and checkpoints that fits it."""
+    """Return the plan for a number of steps, with intervals of validation and checkpoints that fit this length.
+
+    Args:
+        plan: The plan so far.
+        steps: The number of updates.
+        config: The request, which may fix the interval of checkpoints.
+        data: The training and validation data.
+        seconds_per_token: Seconds of training for each token, from which the cost of evaluation follows.
+    """
     tokens = steps * plan.tokens_per_step
     short = plan.budget_seconds is not None and plan.budget_seconds < _SHORT
     save_every = config.checkpoint_every or max(1, -(-steps // (_VALIDATIONS if short else _CHECKPOINTS)))
@@ -257,13 +303,28 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: Material, sec
 
 
 def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token: float) -> int:
-    """Return how many steps fit into `seconds` beside validations and the final evaluation."""
+    """Return how many steps fit into a time, beside validations and the final evaluation.
+
+    Args:
+        seconds: The time that is left.
+        step_seconds: Seconds of one step.
+        plan: The plan of the run.
+        seconds_per_token: Seconds of training for each token.
+
+    Returns:
+        At least 1.
+    """
     left = seconds - seconds_after(plan, seconds_per_token)
     return max(1, int(left / (step_seconds * (1.0 + _VALIDATION_SHARE + _OVERHEAD))))
 
 
 def seconds_after(plan: Plan, seconds_per_token: float) -> float:
-    """Return the seconds that a run takes after its last step: the final evaluation, the model, the samples."""
+    """Return the seconds that a run takes after its last step, for the final evaluation, the model and the samples.
+
+    Args:
+        plan: The plan of the run.
+        seconds_per_token: Seconds of training for each token.
+    """
     held_out = 2 * _FORWARD_SHARE * seconds_per_token * plan.evaluation_tokens
     if plan.budget_seconds is not None:
         held_out = min(held_out, EVALUATION_SHARE * plan.budget_seconds)
@@ -271,34 +332,43 @@ def seconds_after(plan: Plan, seconds_per_token: float) -> float:
 
 
 _CHECKPOINTS, _SHORT = 20, 300.0
-"""Of a run; of one by a shorter time in seconds, as many as validations. Where a checkpoint is written beside every few
-steps, these take a quarter longer."""
+"""Number of checkpoints of a run, and the time budget in seconds below which there are only as many as validations:
+writing checkpoints every few steps makes these steps a quarter slower."""
 
 _FINISH_SECONDS = 1.5
-"""Of writing the model and the samples."""
+"""Seconds that writing the model and generating the samples take."""
 
 _OVERHEAD = 0.03
-"""Share of checkpoints and bookkeeping, and of a machine that is a little slower when it is warm."""
+"""Share of the training time for checkpoints and logging, and for a machine that is slower once it is warm."""
 
 
 def say_plan(plan: Plan, machine: Machine, data: Material, begun: float) -> None:
-    """Tell the person what will happen, before the first step."""
+    """Say which model will be trained, for how long and how fast, before the first step.
+
+    Args:
+        plan: The plan of the run.
+        machine: The device that computes.
+        data: The training data.
+        begun: When the command started (`time.monotonic`).
+    """
     shape = f"context {plan.context}"
     if plan.model is not None:
-        shape = f"{plan.model.depth} blocks, width {plan.model.width}, {shape}, vocabulary {plan.model.vocabulary}"
+        shape = f"{counted(plan.model.depth, 'block')}, width {plan.model.width}, {shape}, vocabulary "
+        shape += f"{plan.model.vocabulary}"
     say(
         f"model: {show_count(plan.parameters)} parameters ({shape}), {plan.precision} on {plan.device}"
         + (", compiled" if plan.compile else "")
         + (f", {plan.objective}, from {plan.base}" if plan.base else "")
     )
-    speed = plan.probe.get("tokens_per_second")
-    share = f" at {show_count(speed)} tokens/s" if speed else ""
-    left = f", about {show_duration(plan.steps * plan.probe['step_seconds'])}" if "step_seconds" in plan.probe else ""
-    say(
-        f"training: {plan.steps} steps of {plan.tokens_per_step} tokens = {show_count(plan.tokens)} tokens, "
-        f"{plan.epochs:.2f} epochs of {show_count(data.epoch_tokens(plan))}{share}{left} "
-        f"(prepared in {show_duration(time.monotonic() - begun)})"
-    )
+    length = f"{show_count(plan.tokens)} tokens ({plan.epochs:.2f} epochs)"
+    parts = [counted(plan.steps, "step"), length]
+    if speed := plan.probe.get("tokens_per_second"):
+        parts.append(f"{show_count(speed)} tokens/s")
+    if "step_seconds" in plan.probe:
+        parts.append(f"about {show_duration(plan.steps * plan.probe['step_seconds'])}")
+    ready = show_duration(time.monotonic() - begun)
+    say(f"ready after {ready}; an epoch has {show_count(data.epoch_tokens(plan))} tokens")
+    say(" · ".join(parts))
 
 
 def _asked_tokens(config: TrainConfig, corpus: float) -> float:
@@ -327,7 +397,12 @@ def _rows_per_step(
 
 
 def tokens_at_once(device: str, flops_per_token: float) -> int:
-    """Return how many tokens of a micro-batch keep a device busy with a model of so many FLOPs a token."""
+    """Return how many tokens of a micro-batch keep a device busy.
+
+    Args:
+        device: The type of the device: cpu, cuda or mps.
+        flops_per_token: FLOPs of a training step for each token.
+    """
     if device == "cpu" and flops_per_token >= _LARGE:
         return _TOKENS_OF_LARGE
     return _TOKENS_AT_ONCE.get(device, 8192)

@@ -1,7 +1,7 @@
-"""Overfitting: said while it happens, stopped where that was asked for, and never delivered in silence.
+"""Overfitting: a warning while it happens, early stopping where it is asked for, and the best model as the result.
 
-A model that goes on learning its text by heart gets worse on the text that was held out. The checkpoint of the best
-validation is kept in any case; it is what a run delivers when its last step is clearly worse.
+A model that memorises its training text gets worse on the validation text. The checkpoint with the lowest validation
+loss is always kept; it is the result of a run whose last step is clearly worse.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ from typing import Any
 
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.planning.plan import Plan
 from lavra.training.callbacks import Request
 from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
 
 CLEARLY_WORSE = 0.01
-"""Share by which a validation loss lies above the best one when it is clearly worse. Validations are on the same rows,
-so that what is left between neighbouring steps is some thousandths."""
+"""Relative difference from which on a validation loss is clearly worse than the best one. All validations are on the
+same rows, so that the noise between neighbouring steps is only some thousandths."""
 
 _WARNED_AFTER = 2
-"""Validations in a row that are clearly worse before a warning."""
+"""Number of clearly worse validations in a row after which a warning is given."""
 
 
 class OverfittingWatch:
-    """An observer that warns when validation has risen, and ends the run where the request says so.
+    """A callback that warns when the validation loss has risen, and stops the run early where the request says so.
 
     Args:
-        run: the record, in which the validations before a resume are.
-        plan: of the run.
-        patience: validations without a better one after which the run ends; None for never.
+        run: The folder of the run, whose metrics hold the validations before a resume.
+        plan: The plan of the run.
+        patience: Number of validations without a lower loss after which the run ends; None for never.
     """
 
     def __init__(self, run: RunFolder, plan: Plan, patience: int | None = None) -> None:
@@ -42,21 +43,31 @@ class OverfittingWatch:
                 self._take(line, quiet=True)
 
     def on(self, event: str, info: Mapping[str, Any]) -> Request | None:
-        """Take notice of a validation."""
+        """Record the loss of a validation; other events are ignored."""
         if event == "validation":
             self._take(info, quiet=False)
         return None
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has been without a better validation for as long as was asked."""
+        """Whether there were `patience` validations without a lower loss."""
         return self.patience is not None and self.waited >= self.patience
 
     def steps_after(self, step: int, steps: int) -> int:
-        """Return the length of the run, `steps` so far, after `step` steps: it ends here when it is over."""
+        """Return the length of the run after `step` steps.
+
+        Args:
+            step: Number of steps done.
+            steps: Length of the run so far.
+
+        Returns:
+            `step` where the run stops early, which is then written into the plan, else `steps`.
+        """
         if not self.is_over or step >= steps or self.best is None:
             return steps
-        text = f"ended early: no better validation in {self.waited} after that of step {self.best[1]}"
+        text = (
+            f"stopped early: {counted(self.waited, 'validation')} without a lower loss than that of step {self.best[1]}"
+        )
         say(f"{text}; step {step} of {steps} is the last")
         self.run.log(f"{text}; step {step} of {steps} is the last")
         self.run.write_plan({**self.run.plan, "steps": step, "tokens": step * self.plan.tokens_per_step})
@@ -79,29 +90,44 @@ class OverfittingWatch:
     def _warn(self, loss: float, step: int) -> None:
         assert self.best is not None
         text = (
-            f"warning: validation has risen from {self.best[0]:.4f} at step {self.best[1]} to {loss:.4f}: the model "
-            "learns its text by heart"
+            f"warning: the validation loss has risen from {self.best[0]:.4f} at step {self.best[1]} to {loss:.4f}: the "
+            "model is overfitting"
         )
         self.run.log(f"step {step}: {text}")
         say(f"{text}. The best checkpoint is kept; more text, a smaller model or fewer epochs help")
 
 
 def is_clearly_worse(loss: float, best: float) -> bool:
-    """Say whether a validation loss is clearly above another."""
+    """Return whether a validation loss is clearly above the best one (by more than `CLEARLY_WORSE`)."""
     return loss > best + CLEARLY_WORSE * abs(best)
 
 
 def with_early_stopping(
     watch: OverfittingWatch | None, length: Callable[[int], int] | None, plan: Plan
 ) -> Callable[[int], int] | None:
-    """Return what sets the length of a run after each step: `length`, and the watch where it may end the run."""
+    """Return the function that gives the length of a run after each step, with early stopping where it is asked for.
+
+    Args:
+        watch: The callback; None without a record.
+        length: The function without early stopping; None for a fixed length.
+        plan: The plan of the run.
+    """
     if watch is None or watch.patience is None:
         return length
     return lambda step: watch.steps_after(step, plan.steps if length is None else length(step))
 
 
 def checkpoint_to_deliver(store: CheckpointStore, run: RunFolder, step: int) -> Checkpoint | None:
-    """Return the checkpoint that is clearly better than the last step; None where the last step is to be delivered."""
+    """Return the checkpoint that is the result of a run in place of its last step.
+
+    Args:
+        store: The checkpoints of the run.
+        run: The folder of the run, whose metrics hold the validation losses.
+        step: The last step.
+
+    Returns:
+        The checkpoint with the lowest validation loss if the last step is clearly worse, else None.
+    """
     losses = {
         line["step"]: line["loss"]
         for line in run.metrics.read()
@@ -111,9 +137,9 @@ def checkpoint_to_deliver(store: CheckpointStore, run: RunFolder, step: int) -> 
     if best is None or best.score is None or best.step == step or not is_clearly_worse(losses[step], best.score):
         return None
     text = (
-        f"delivered is the model of step {best.step} (validation {best.score:.4f}), not that of the last, {step} "
-        f"({losses[step]:.4f}), which is clearly worse"
+        f"the result is the model of step {best.step} (validation loss {best.score:.4f}), because that of the last "
+        f"step, {step}, is clearly worse ({losses[step]:.4f})"
     )
     run.log(text)
-    say(f"{text}; the last is in checkpoints/")
+    say(f"{text}; the last one is in checkpoints/")
     return best

@@ -1,4 +1,4 @@
-"""From a plan to the objects that carry it out."""
+"""Building the model, the batches, the optimiser and the trainer of a plan."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder
+from lavra.core.units import counted
 from lavra.data.tokenizers.word_boundaries import Words
 from lavra.models.hf.model import Wrapped
 from lavra.models.native.decoder import Decoder
@@ -33,7 +34,13 @@ from lavra.workflows.models.saved_base import build_model
 
 
 def objective_of(plan: Plan, model: Decoder | Wrapped, data: Material) -> Objective:
-    """Return what a plan's model learns from its data."""
+    """Return the training objective of a plan.
+
+    Args:
+        plan: The plan of the run.
+        model: The model, whose decoder inputs a seq2seq objective needs.
+        data: The data set, whose tokenizer a masked objective needs.
+    """
     if plan.objective == "answers":
         return Answers(plan.context, plan.label_smoothing)
     if plan.objective == "seq2seq":
@@ -55,21 +62,21 @@ def objective_of(plan: Plan, model: Decoder | Wrapped, data: Material) -> Object
     return Causal(plan.context, plan.isolate, plan.label_smoothing)
 
 
-# From a plan to the objects that carry it out.
+# The trainer of a plan.
 
 _EXCERPT = 200
-"""Characters of a document that are written down when a step of it goes wrong."""
+"""Characters of each document that are logged when a step has a loss or gradient that is not finite."""
 
 
 @dataclass
 class Assembly:
-    """A trainer and what belongs to it.
+    """A training job: a trainer with its model and validation.
 
     Attributes:
-        trainer: at its first step.
-        model: what it trains.
-        validation: the held-out windows.
-        home: the run's folder, where the model to adapt is kept; None for training from nothing.
+        trainer: The trainer, at its first step.
+        model: The model that it trains.
+        validation: The validation during training; None where there is none.
+        home: The folder of the run, in which the base model is saved; None for training from scratch.
     """
 
     trainer: Trainer
@@ -78,12 +85,18 @@ class Assembly:
     home: Path | None = None
 
     def undo_compilation(self) -> None:
-        """Take the compilation back; does nothing where nothing is compiled."""
+        """Return to the blocks as they were before compilation; does nothing where nothing is compiled."""
         if self.trainer.compilation is not None:
             self.trainer.compilation.undo()
 
     def set_length(self, config: TrainConfig, plan: Plan, data: Material) -> None:
-        """Follow a plan whose length was fixed after the trainer was built, as if it had been built by it."""
+        """Set the length of a plan that was fixed after the trainer was built.
+
+        Args:
+            config: The request.
+            plan: The plan with its final number of steps.
+            data: The data set.
+        """
         trainer = self.trainer
         trainer.set_length(plan.steps)
         trainer.schedule = plan.schedule
@@ -102,16 +115,19 @@ def assemble(
     ranks: Ranks,
     home: Path | None = None,
 ) -> Assembly:
-    """Build model, batches, update chain and trainer as the plan says.
+    """Build the model, the batches, the chain of updates and the trainer of a plan.
 
     Args:
-        config: the request: what to do about faults, which averages.
-        plan: what was decided.
-        data: what it learns from.
-        run: where faults are written down; None on ranks that keep no record.
-        device: where.
-        ranks: this process's place.
-        home: the run's folder, where the model to adapt is kept; not needed for training from nothing.
+        config: The request, which says what to do about anomalies and which weights to average.
+        plan: The plan of the run.
+        data: The data set.
+        run: The folder of the run, in which anomalies are logged; None on processes that keep no record.
+        device: Device that holds the model and computes.
+        ranks: The place of this process among all.
+        home: The folder of the run, in which the base model is saved; None for training from scratch.
+
+    Returns:
+        The training job, at its first step.
     """
     model = build_model(plan, home)
     objective = objective_of(plan, model, data)
@@ -145,7 +161,14 @@ def assemble(
 def update_chain(
     config: TrainConfig, plan: Plan, trainer: Trainer, record: Callable[[Step, str], None]
 ) -> list[Update]:
-    """Return the updates of a run, outermost first: monitor, guard against faults, average, clip."""
+    """Return the updates of a run, outermost first: monitor, guard against anomalies, weight averaging, clipping.
+
+    Args:
+        config: The request.
+        plan: The plan of the run.
+        trainer: The trainer, whose master weights are averaged.
+        record: The function that logs a step with an anomaly, and why.
+    """
     faults, average = config.faults, config.average
     chain: list[Update] = [
         Monitor(),
@@ -187,12 +210,12 @@ def _reporter(run: RunFolder | None) -> Callable[[str], None]:
 
 
 def _fault_recorder(run: RunFolder | None, data: Material) -> Callable[[Step, str], None]:
-    """Return what writes the documents of a bad step to `events.log`, with the beginning of each text."""
+    """Return the function that logs the documents of an anomalous step in `events.log`, with their first characters."""
 
     def record(step: Step, reason: str) -> None:
         report = _reporter(run)
         documents = step.documents
-        report(f"step {step.number + 1}: {reason}; {len(documents)} documents in the batch, see events.log")
+        report(f"step {step.number + 1}: {reason}; {counted(len(documents), 'document')} in the batch, see events.log")
         if run is None:
             return
         for document in documents:

@@ -1,4 +1,4 @@
-"""The end of a run: the model on its own, its figures on held-out text, samples, and the record of all that."""
+"""The end of a run: the model is written and measured on validation text, samples are generated, all is recorded."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import LavraError
 from lavra.core.progress import printable, say
 from lavra.core.seeds import row_streams
+from lavra.core.units import counted
 from lavra.evaluation.baselines import count_tokens, yardsticks
 from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses, text_fingerprint
 from lavra.evaluation.documents import Documents, documents_of_store
@@ -35,7 +36,10 @@ from lavra.workflows.training.build import Assembly
 from lavra.workflows.training.forecast import against, measured_memory
 
 MODEL_FOLDER = "model"
+"""Name of the folder of the finished model in a run."""
+
 _SAMPLE_TOKENS, _SHOWN_PROMPT = 120, 300
+"""Most tokens of a sample text, and most characters of its prompt that are printed."""
 
 
 def finish(
@@ -48,16 +52,20 @@ def finish(
     waited: float,
     training_began: float | None = None,
 ) -> dict[str, Any]:
-    """Export and measure the trained model, and write the result.
+    """Write and measure the trained model, and write the result of the run.
 
     Args:
-        config: the request.
-        plan: what was decided.
-        assembly: the trainer after its last step.
-        data: the token stores.
-        run: the record.
-        waited: seconds that training waited for checkpoints.
-        training_began: when training began (`time.monotonic`); None after a resume, when the time is no single stretch.
+        config: The request.
+        plan: The plan of the run.
+        assembly: The training job after its last step.
+        data: The data set.
+        run: The folder of the run.
+        waited: Seconds that training waited for checkpoints.
+        training_began: When training started (`time.monotonic`); None after a resume, because the time is then not a
+            single stretch.
+
+    Returns:
+        The final figures, which are also in `result.json`.
     """
     trainer = assembly.trainer
     computed = trainer.computed()
@@ -66,7 +74,7 @@ def finish(
     delivered = checkpoint_to_deliver(store, run, step)
     if delivered is not None:
         trainer.restore(delivered.load, delivered.state)
-    assembly.undo_compilation()  # evaluation and generation come in many shapes, each of which would be compiled
+    assembly.undo_compilation()  # evaluation and generation use many shapes, and each would be compiled anew
     with trainer.evaluating():
         folded = export_model(run.path, plan, assembly, data)
         figures, table = _measure(plan, assembly, data, run.path)
@@ -101,10 +109,16 @@ def finish(
 
 
 def export_model(run: Path, plan: Plan, assembly: Assembly, data: Material) -> dict[str, Any] | None:
-    """Write the model with its learned fp32 weights (the averaged ones, where there are) and its tokenizer.
+    """Write the model with its fp32 master weights and its tokenizer; averaged weights take their place if there are.
+
+    Args:
+        run: The folder of the run.
+        plan: The plan of the run.
+        assembly: The training job after its last step.
+        data: The data set.
 
     Returns:
-        For a model with edits, what folding them changed.
+        How far the merged model is from the trained one, for a model with transforms; else None.
     """
     weights = {name: weight.detach() for name, weight in assembly.trainer.masters.weights.items()}
     if plan.edits != EditConfig():
@@ -118,7 +132,7 @@ def export_model(run: Path, plan: Plan, assembly: Assembly, data: Material) -> d
 
 
 def _measure(plan: Plan, assembly: Assembly, data: Material, run: Path) -> tuple[dict[str, Any], str]:
-    """Return the figures on held-out rows as JSON, and as a table."""
+    """Return the figures on the validation data as plain values, and as a table."""
     if plan.objective == "causal" and isinstance(data, TextMaterial):
         return _measure_text(plan, assembly.model, data, run)
     held_out = data.held_out(plan)
@@ -156,14 +170,14 @@ def _measure_text(plan: Plan, model: Model, data: TextMaterial, run: Path) -> tu
     table = likelihood_table(result, sticks)
     if len(documents) < len(every):
         table += (
-            f"\n(on {len(documents):,} of {len(every):,} held-out documents, to keep to the time; "
-            "`lavra evaluate` measures all)"
+            f"\n(on {len(documents):,} of {counted(len(every), 'validation document')}, to keep to the time; "
+            "`lavra evaluate` measures all of them)"
         )
     return figures, table
 
 
 def _losses(data: TextMaterial, every: Documents, result: LikelihoodResult) -> DocumentLosses:
-    """Return the loss of each measured document, for comparisons with other runs on the same held-out text."""
+    """Return the loss of each measured document, for comparisons with other runs on the same validation text."""
     manifest = data.prepared.validation.manifest
     return DocumentLosses(
         text_fingerprint(source.fingerprint for source in manifest.sources),
@@ -175,7 +189,7 @@ def _losses(data: TextMaterial, every: Documents, result: LikelihoodResult) -> D
 
 
 def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> list[dict[str, Any]]:
-    """Let the model write: new documents, or answers to held-out prompts, which are shown beside people's."""
+    """Generate sample texts: new documents, or answers to validation prompts, shown beside the expected ones."""
     if not config.samples or plan.objective == "masked":
         return []
     asked = data.samples(config.samples)
@@ -192,13 +206,13 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> lis
             made = generate(model, data.tokenizer, prompts, options)
     except Exception as error:  # the run is trained and measured: no sample text is worth losing that
         reason = error.message if isinstance(error, LavraError) else f"{type(error).__name__}: {error}"
-        say(f"no sample text was written: {printable(reason)}")
+        say(f"no sample text was generated: {printable(reason)}")
         return []
     expected = dict(asked)
     for number, one in enumerate(made, start=1):
         if data.examples:
             say(f"--- sample {number}: {printable(one.prompt.strip())[-_SHOWN_PROMPT:]}")
-            say(f"written:  {printable(one.text.strip())}\nexpected: {printable(expected[one.prompt].strip())}")
+            say(f"generated: {printable(one.text.strip())}\nexpected:  {printable(expected[one.prompt].strip())}")
         else:
             say(f"--- sample {number}\n{printable(one.text.strip())}")
     texts = [{"prompt": one.prompt, "text": one.text} for one in made]
@@ -206,14 +220,17 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> lis
 
 
 def speed_after(lines: list[dict[str, Any]], probed: int) -> float | None:
-    """Return the tokens per second of the logged steps after the probe's, which cannot grade themselves.
+    """Return the tokens per second of the logged steps after the timed ones, from which the forecast was made.
 
-    That is all their tokens over all their seconds (tokens over the speed that was logged with them); the steps of the
-    probe count only where there are no others.
+    The speed is the sum of the tokens over the sum of the seconds, where the seconds of a line are its tokens over its
+    logged speed. The timed steps count only where there are no others.
 
     Args:
-        lines: of `metrics.jsonl`.
-        probed: steps that the probe took.
+        lines: The lines of `metrics.jsonl`.
+        probed: Number of steps that were timed before the run.
+
+    Returns:
+        Tokens per second; None where no speed was logged.
     """
     before, done = 0.0, []
     for line in lines:

@@ -1,6 +1,6 @@
-"""What can be told of a request before anything is made: its inputs are there, its extras installed.
+"""A first look at a request, before anything is written: whether its inputs exist and its packages are installed.
 
-The folder of a run is made last, so that a slip (a wrong path, a missing column, a missing package) leaves no run.
+The folder of a run is made after that, so that a slip (a wrong path, a missing column or package) leaves no run behind.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ from lavra.workflows.datasets.text import is_prepared
 from lavra.workflows.training.autoconfig import given_seconds
 
 _TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+"""The package that each experiment tracker needs."""
 
 
 def look_first(config: TrainConfig) -> None:
-    """Look at what a request names, without reading more of it than a row.
+    """Check the inputs of a request, without reading more than one row of them.
+
+    Args:
+        config: The request.
 
     Raises:
-        InputError: if a file, a column or a package is missing, or the lengths contradict each other.
+        InputError: If a file, a column or a package is missing, or several lengths are given.
     """
     given_seconds(config)
     for name in config.track:
@@ -49,7 +53,11 @@ def look_first(config: TrainConfig) -> None:
 
 
 def located(config: TrainConfig) -> TrainConfig:
-    """Return the request with absolute paths, so that it means the same wherever the run is gone on with."""
+    """Return the request with absolute paths, so that the run can be resumed from any working directory.
+
+    Args:
+        config: The request.
+    """
     text = replace(config.text, tokenizer=_absolute(config.text.tokenizer))
     return replace(config, data=tuple(map(_place, config.data)), base=_absolute(config.base), text=text)
 
@@ -59,13 +67,17 @@ def _place(location: str) -> str:
 
 
 def _absolute(location: str | None) -> str | None:
-    """Return the absolute path of a file or folder that is there; a hub's name stays what it is."""
+    """Return the absolute path of an existing file or folder; a hub name is returned as it is."""
     return os.path.abspath(location) if location and Path(location).exists() else location
 
 
 @contextmanager
 def no_ghost(run: RunFolder) -> Iterator[None]:
-    """Remove the run when the block finds that the request cannot be carried out, before anything was decided."""
+    """Remove the run when the block raises an error about the request before a plan was written.
+
+    Args:
+        run: The folder of the run.
+    """
     try:
         yield
     except (InputError, ImportError):

@@ -1,4 +1,4 @@
-"""Carrying out a plan: the loop with its checkpoints and observers, from the first step or from a checkpoint."""
+"""The training loop of a plan with its checkpoints and callbacks, from the first step or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ from lavra.workflows.training.forecast import live_forecasts
 from lavra.workflows.training.time_budget import Pace
 
 _MOST_LOGGED = 5000
-"""Lines of training metrics that a run writes at most."""
+"""Most lines of training metrics that a run writes."""
 
 
 def checkpoint_store(config: TrainConfig, run: RunFolder) -> CheckpointStore:
-    """Return the checkpoints of a run."""
+    """Return the checkpoints of a run.
+
+    Args:
+        config: The request, which says how many checkpoints are kept.
+        run: The folder of the run.
+    """
     return CheckpointStore(run.checkpoints, config.keep_checkpoints, on_warning=run.log)
 
 
@@ -40,25 +45,25 @@ def train_to_the_end(
     first: Trial | None = None,
     pace: Pace | None = None,
 ) -> float:
-    """Train from the first step, or from `checkpoint`, to the last.
+    """Train from the first step, or from a checkpoint, to the last step.
 
     Args:
-        config: the request.
-        plan: what was decided.
-        assembly: the trainer at its first step.
-        data: what it learns from.
-        run: the record; None on ranks other than the first.
-        ranks: this process's place.
-        checkpoint: where to go on from.
-        first: steps that were taken already, to be recorded.
-        pace: may set the length once more.
+        config: The request.
+        plan: The plan of the run.
+        assembly: The training job at its first step.
+        data: The data set.
+        run: The folder of the run; None on processes other than the first.
+        ranks: The place of this process among all.
+        checkpoint: The checkpoint to continue from; None for the first step.
+        first: The timed steps that were taken already and are part of the run; None for none.
+        pace: The time budget, which may set the length once more; None for a fixed length.
 
     Returns:
         Seconds that training waited for checkpoints.
 
     Raises:
-        Interrupted: after a signal, when everything is saved.
-        Diverged: when the numbers are beyond repair.
+        Interrupted: After a signal to stop, when a checkpoint is written.
+        Diverged: If the loss stays not finite, by the policy for anomalies.
     """
     trainer = assembly.trainer
     if checkpoint is not None:
@@ -91,7 +96,7 @@ def train_to_the_end(
 
 
 def _patience(config: TrainConfig, ranks: Ranks) -> int | None:
-    """Return after how many validations without a better one the run ends; every process must know of it, or none."""
+    """Return the patience of early stopping, which is refused for several processes: they could stop at other steps."""
     if config.early_stopping is not None and ranks.world > 1:
         raise InputError("--early-stopping is for one process", "leave it out; the best checkpoint is kept anyway")
     return config.early_stopping
@@ -100,7 +105,7 @@ def _patience(config: TrainConfig, ranks: Ranks) -> int | None:
 def _observers(
     config: TrainConfig, plan: Plan, data: Material, run: RunFolder | None, watch: OverfittingWatch | None
 ) -> Observers:
-    """Return who is told: trackers, forecasts, the watch for overfitting; nobody on ranks without a record."""
+    """Return the callbacks: trackers, forecasts, the overfitting watch; none on processes without a record."""
     if run is None:
         return Observers(report=say)
     trackers = [make_tracker(name, run.path) for name in config.track]

@@ -1,4 +1,4 @@
-"""What a run is expected to take and bring, written into its plan; and how that compares in the end."""
+"""The forecast of a run, which is written into its plan, renewed at each validation, and compared at the end."""
 
 from __future__ import annotations
 
@@ -27,18 +27,23 @@ from lavra.training.callbacks import Request
 from lavra.workflows.datasets.dataset import Material, TextMaterial
 
 _LIBRARIES = psutil.Process().memory_info().rss
-"""Bytes of the process before any model: what the libraries themselves take."""
+"""Bytes of the process before any model is made, which the libraries themselves take."""
 
 _WORTH_REHEARSING = 20.0
-"""Seconds of a run from which on a rehearsal of its memory, about a second, is nothing to it."""
+"""Length of a run in seconds from which on its memory is estimated by a dry run, which takes about a second."""
 
 _COMPARED = ("seconds", "tokens_per_second", "peak_bytes", "bits_per_byte", "loss")
+"""Names of the figures that are forecast and compared at the end."""
 
 
 def with_expectation(plan: Plan, data: Material) -> Plan:
-    """Return the plan with what the run is expected to take and bring in `forecast`.
+    """Return the plan with its forecast: time, speed, memory, loss.
 
-    The loss is forecast for models that begin from nothing; one that is adapted begins where its past left it.
+    The loss is forecast only for models trained from scratch; that of an adapted model depends on its pretraining.
+
+    Args:
+        plan: The plan of the run, with the speed of the timed steps.
+        data: The data set.
     """
     calibration = load_calibration()
     expected: dict[str, float] = {}
@@ -51,7 +56,7 @@ def with_expectation(plan: Plan, data: Material) -> Plan:
     peak = plan.probe.get("peak_flops")
     rough = seconds or (plan.tokens * plan.flops_per_token / (0.3 * peak) if peak else 0.0)
     if plan.model is not None and rough >= _WORTH_REHEARSING:
-        # The steps that were timed needed the compiler too, which no rehearsal knows of.
+        # The timed steps ran the compiler as well, whose memory a dry run does not see.
         so_far = measured_memory(plan.device) if step else None
         expected["peak_bytes"] = max(_expected_memory(plan), so_far or 0.0)
     law = run_law(plan, data)
@@ -66,13 +71,22 @@ def with_expectation(plan: Plan, data: Material) -> Plan:
             "loss": found.value * data.bytes_per_target * math.log(2),
         }
         say(
-            f"forecast: {found.value:.2f} bits per byte at the end [{found.low:.2f}, {found.high:.2f}], by {law.origin}"
+            f"forecast: {found.value:.2f} bits per byte of validation text at the end "
+            f"[{found.low:.2f}, {found.high:.2f}], by {law.origin}"
         )
     return replace(plan, forecast=expected)
 
 
 def run_law(plan: Plan, data: Material) -> Law | None:
-    """Return the built-in law for the text of a run; None where a run is no training of a decoder from nothing."""
+    """Return the built-in scaling law for the text of a run.
+
+    Args:
+        plan: The plan of the run.
+        data: The data set.
+
+    Returns:
+        The law; None for a run that does not train a decoder from scratch on text.
+    """
     if plan.model is None or plan.base is not None or plan.objective != "causal" or not isinstance(data, TextMaterial):
         return None
     level = None
@@ -83,24 +97,34 @@ def run_law(plan: Plan, data: Material) -> Law | None:
 
 
 def start_of(plan: Plan) -> float:
-    """Return the bits per byte that a run begins with; infinite for random weights, which know nothing."""
+    """Return the bits per byte before the first step; infinity without a warm start.
+
+    Args:
+        plan: The plan of the run.
+    """
     return _gain(plan) * plan.start_bits_per_byte if plan.start_bits_per_byte else math.inf
 
 
 def _gain(plan: Plan) -> float:
-    """Return the bits per byte of such a model by those of one that knows no pairs and recalls nothing."""
+    """Return the bits per byte relative to those of a model without bigram embedding and n-gram copy."""
     if plan.model is None:
         return 1.0
     return (GAIN_OF_PAIRS if plan.model.pairs else 1.0) * (GAIN_OF_RECALL if plan.model.recall else 1.0)
 
 
 def read_bytes(plan: Plan, data: Material, epochs: float) -> float:
-    """Return the effective bytes learned from in so many epochs."""
+    """Return the effective bytes of text in a number of epochs, in which repeated text counts for less than new text.
+
+    Args:
+        plan: The plan of the run.
+        data: The data set.
+        epochs: Number of passes over the text, which need not be whole.
+    """
     return worth(epochs) * data.epoch_tokens(plan) * data.bytes_per_target
 
 
 def _expected_memory(plan: Plan) -> float:
-    """Return the bytes of the whole process; on a GPU, of the tensors there."""
+    """Return the expected peak memory in bytes: of the whole process, or on a GPU of the tensors there."""
     assert plan.model is not None
     rehearsal = Rehearsal(
         plan.model,
@@ -117,7 +141,14 @@ def _expected_memory(plan: Plan) -> float:
 
 
 def measured_memory(device: str) -> float | None:
-    """Return the most bytes that the run held: the process's on a CPU, the tensors' on a CUDA device."""
+    """Return the peak memory of this process in bytes.
+
+    Args:
+        device: The type of the device that trains: cpu, cuda or mps.
+
+    Returns:
+        The peak of the whole process on a CPU, and of the tensors on a CUDA device; None where it cannot be measured.
+    """
     if device == "cuda":
         return float(torch.cuda.max_memory_allocated())
     if device != "cpu" or sys.platform == "win32":
@@ -129,11 +160,14 @@ def measured_memory(device: str) -> float | None:
 
 
 def against(expected: Mapping[str, float], result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return what was predicted beside what came, for each figure that both know.
+    """Return the predicted and the actual value of each figure that is in the forecast and in the result.
 
     Args:
-        expected: the plan's `forecast`.
-        result: the run's figures.
+        expected: The forecast of the plan.
+        result: The final figures of the run.
+
+    Returns:
+        For each figure `predicted`, `actual` and the relative `difference`; for bits per byte also the interval.
     """
     actual: dict[str, Any] = {name: _plain(result.get(name)) for name in _COMPARED}
     compared: dict[str, dict[str, float]] = {}
@@ -154,20 +188,20 @@ def _plain(figure: Any) -> Any:
     return figure.get("value") if isinstance(figure, Mapping) else figure
 
 
-# The forecast of a run, renewed at each validation from the run's own curve.
+# The forecast of a run, renewed at each validation from the validation losses so far.
 
 _NEWS = 0.01
-"""A forecast is said again when it has moved by more than this share."""
+"""Relative change of the forecast from which on it is printed again."""
 
 
 class LiveForecast:
-    """An observer that writes the forecast of the final validation into `events.log`, and says it when it moves.
+    """A callback that logs a new forecast of the final loss after each validation, and prints it when it has changed.
 
     Args:
-        run: the record, in which earlier validations are found after a resume too.
-        plan: of the run.
-        data: what it learns from.
-        law: of the run.
+        run: The folder of the run, which gets the forecasts in `events.log`.
+        plan: The plan of the run.
+        data: The data set.
+        law: The scaling law of the run.
     """
 
     def __init__(self, run: RunFolder, plan: Plan, data: Material, law: Law) -> None:
@@ -175,7 +209,7 @@ class LiveForecast:
         self._said: float | None = None
 
     def on(self, event: str, info: Mapping[str, Any]) -> Request | None:
-        """Forecast anew after a validation."""
+        """Forecast the final loss after a validation; other events are ignored."""
         if event != "validation":
             return None
         steps = self.run.plan["steps"]  # a timed run may fix it anew
@@ -193,7 +227,10 @@ class LiveForecast:
         )
         if found is None:
             return None
-        line = f"forecast: {found.value:.3f} bits per byte at the end [{found.low:.3f}, {found.high:.3f}], by the curve"
+        line = (
+            f"forecast: {found.value:.3f} bits per byte of validation text at the end "
+            f"[{found.low:.3f}, {found.high:.3f}], by the validation curve so far"
+        )
         self.run.log(f"step {info['step']}: {line}")
         if self._said is None or abs(found.value / self._said - 1.0) > _NEWS:
             say(line)
@@ -206,6 +243,15 @@ class LiveForecast:
 
 
 def live_forecasts(run: RunFolder | None, plan: Plan, data: Material) -> list[LiveForecast]:
-    """Return the observer of a run, or none where there is no law for it or nobody to write for."""
+    """Return the forecasting callback of a run.
+
+    Args:
+        run: The folder of the run; None on processes without a record.
+        plan: The plan of the run.
+        data: The data set.
+
+    Returns:
+        One callback, or none where there is no law for the run or no record.
+    """
     law = None if run is None else run_law(plan, data)
     return [] if run is None or law is None else [LiveForecast(run, plan, data, law)]

@@ -1,4 +1,4 @@
-"""Numbers that no run can be made with, refused before anything is read, made or trained."""
+"""The ranges of the numeric options, checked before anything is read or written."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lavra.core.errors import InputError
 
 @dataclass(frozen=True)
 class _Range:
-    """The values that an option can have.
+    """The range of an option's values.
 
     Attributes:
-        least: smallest value.
-        below: what it must be smaller than; None where there is no such bound.
-        above: whether it must be larger than `least`, and not only as large.
+        least: The lower bound.
+        below: The upper bound, which is outside of the range; None for no upper bound.
+        above: Whether the lower bound is outside of the range.
     """
 
     least: float
@@ -24,7 +24,7 @@ class _Range:
     above: bool = False
 
     def holds(self, value: float) -> bool:
-        """Say whether a value lies inside."""
+        """Return whether a value lies in the range."""
         large_enough = value > self.least if self.above else value >= self.least
         return large_enough and (self.below is None or value < self.below)
 
@@ -71,14 +71,17 @@ _RANGES = {
     "faults.most_in_a_row": _AT_LEAST_ONE,
     "average.every": _AT_LEAST_ONE,
 }
-"""By the option's place in the request; an option that is not given has no value to refuse."""
+"""The range of each option, by its place in the request; an option that is not given is not checked."""
 
 
 def refuse_impossible(config: TrainConfig) -> None:
-    """Refuse a request with a number that no run can be made with.
+    """Raise an error for an option whose value is out of its range.
+
+    Args:
+        config: The request.
 
     Raises:
-        InputError: names the option and the values that it can have.
+        InputError: If a value is out of its range; the message names the option and the range.
     """
     for place, wanted in _RANGES.items():
         value = reduce(getattr, place.split("."), config)

@@ -1,4 +1,4 @@
-"""Where and with what a run was computed: a line for each stretch, since a resumed run may have moved."""
+"""The record of the machines of a run: one line for each stretch, because a resumed run may have moved."""
 
 from __future__ import annotations
 
@@ -16,11 +16,20 @@ from lavra.core.machine import processor_name, usable_cores
 from lavra.training.devices import describe
 
 MACHINES = "machines.jsonl"
+"""Name of the record in the folder of a run."""
+
 _PACKAGES = ("lavra", "torch", "transformers", "tokenizers", "numpy", "safetensors")
+"""Packages whose versions are recorded."""
 
 
 def record_machine(run: Path, device: torch.device, step: int) -> None:
-    """Add a line to the run's `machines.jsonl`: what computes from `step` on."""
+    """Append a line to the `machines.jsonl` of a run, with the machine and the versions that compute from a step on.
+
+    Args:
+        run: The folder of the run.
+        device: The device that computes.
+        step: The step from which on it computes.
+    """
     JsonLines(run / MACHINES).append({"step": step, "time": f"{datetime.now():%Y-%m-%d %H:%M:%S}", **_machine(device)})
 
 

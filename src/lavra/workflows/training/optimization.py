@@ -1,4 +1,4 @@
-"""How fast to learn: the request's values, and defaults that depend on where the training begins."""
+"""Optimiser, learning rates and schedule of a run: the values of the request, and defaults for the kind of training."""
 
 from __future__ import annotations
 
@@ -10,33 +10,45 @@ from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.optimizers.schedules import Schedule
 
 _FROM_NOTHING, _ADAPTING, _ADAPTER = 6e-3, 1e-4, 5e-4
+"""AdamW's peak learning rates: from scratch with a norm on the embeddings, for a base model, and for an adapter."""
+
 _SMALL, _NORMED_EMBEDDING = 3e-3, 0.15
-"""From nothing, AdamW learns a head that begins at zero and, where they are normed, embeddings of unit variance: the
-rates were found together (see the lab notebook). GPT-2's kind of model, where both begin at .02, keeps one rate."""
+"""AdamW's peak learning rate from scratch for models like GPT-2, in which embedding and head start with a standard
+deviation of 0.02, and that of embeddings with a norm, which start with unit variance while the head starts at zero. The
+rates were tuned together (see the lab notebook)."""
+
 _HEAD_THAT_KNOWS, _EMBEDDING_THAT_KNOWS = 3e-3, 0.05
+"""AdamW's peak learning rates of head and embedding after a warm start from bigram counts."""
+
 _LEAST_RATES, _FALL_BELOW = 0.02, 2.5
-"""Least factor on these rates, and the power with which they fall, in runs of fewer tokens than a text has kinds of
-pairs (about the vocabulary's size to the power of 1.5): such a run forgets by whole rates what the model began with,
-and does not get to learn it again."""
+"""Least factor on these two rates, and the exponent with which they are lowered, in runs of fewer tokens than the text
+has different bigrams (about the size of the vocabulary to the power of 1.5). At full rates such a run would overwrite
+the warm start, and be too short to learn it again."""
+
 _PAIRS_KNOW = 1.4
-"""Times the length up to which a run that begins with a table of pairs, too, has more to forget than it learns."""
+"""Factor on that length for a run whose bigram embedding has a warm start too, because it has more to overwrite."""
+
 _MATRICES, _WHOLE_MATRICES_FROM = 0.014, 0.3
-"""Muon's rate, and tokens of a run by kinds of pairs from which on it is whole."""
+"""Muon's peak learning rate, and the tokens of a run, relative to the different bigrams, from which on it is used in
+full after a warm start."""
+
 _MOMENTUM = 0.9
-"""Of Muon, in runs of hundreds of steps; .95, its usual value, suits longer ones."""
+"""Muon's momentum. It suits runs of hundreds of steps; 0.95, the usual value, suits longer ones."""
+
 _WARMUP_STEPS, _WARMUP_SHARE = 10, 0.05
+"""Steps of warm-up from scratch, and share of the run for a base model."""
 
 
 def optimizer_options(
     asked: OptimizationConfig, adapting: bool, adapter: bool = False, spec: DecoderSpec | None = None
 ) -> OptimizerOptions:
-    """Return the optimiser: Muon at full rates from nothing, AdamW at gentle rates for a model that knows something.
+    """Return the optimiser and its learning rates: Muon from scratch, AdamW at low rates for a base model.
 
     Args:
-        asked: what was given; None means the default.
-        adapting: whether training begins from a trained model.
-        adapter: whether only a small addition to it learns.
-        spec: of a decoder to train from nothing.
+        asked: The values of the request; those that are None get defaults.
+        adapting: Whether training starts from a pretrained model.
+        adapter: Whether only an adapter is trained.
+        spec: The shape of a decoder to train from scratch; None for other models.
     """
     normed = not adapting and spec is not None and spec.embedding_norm and not spec.tied
     rate, embeddings = asked.learning_rate, asked.embedding_learning_rate
@@ -57,12 +69,19 @@ def optimizer_options(
 
 
 def rates_after_bigrams(tokens: float, vocabulary: int, paired: bool) -> float:
-    """Return the factor on the rates of embedding and head for a run of `tokens` that begins with pairs of tokens.
+    """Return the factor on the learning rates of embedding and head after a warm start from bigram counts.
 
     Args:
-        tokens: of the run.
-        vocabulary: token ids.
-        paired: whether it begins with a table of pairs, too.
+        tokens: Length of the run in tokens.
+        vocabulary: Number of tokens in the vocabulary.
+        paired: Whether the bigram embedding has a warm start too.
+
+    Returns:
+        A number from 0.02 to 1, which grows with the length of the run.
+
+    Examples:
+        >>> rates_after_bigrams(1e9, 1000, paired=False), rates_after_bigrams(1.0, 1000, paired=False)
+        (1.0, 0.02)
     """
     length = tokens / vocabulary**1.5 / (_PAIRS_KNOW if paired else 1.0)
     return min(1.0, max(_LEAST_RATES, length**_FALL_BELOW))
@@ -71,14 +90,14 @@ def rates_after_bigrams(tokens: float, vocabulary: int, paired: bool) -> float:
 def options_after_bigrams(
     asked: OptimizationConfig, options: OptimizerOptions, tokens: float, vocabulary: int, paired: bool = False
 ) -> OptimizerOptions:
-    """Return the rates for a model whose embedding and head know something already, where none were asked for.
+    """Return the optimiser with the learning rates for a model with a warm start, where the request gives none.
 
     Args:
-        asked: what was given; None means the default.
-        options: of a model that knows nothing.
-        tokens: of the run.
-        vocabulary: token ids.
-        paired: whether it knows something of pairs of tokens, too, by a table of them.
+        asked: The values of the request; those that are None get defaults.
+        options: The optimiser for a model without a warm start.
+        tokens: Length of the run in tokens.
+        vocabulary: Number of tokens in the vocabulary.
+        paired: Whether the bigram embedding has a warm start too.
     """
     head, embeddings = asked.learning_rate, asked.embedding_learning_rate
     matrices = asked.matrix_learning_rate
@@ -93,7 +112,13 @@ def options_after_bigrams(
 
 
 def schedule_of(asked: OptimizationConfig, adapting: bool, steps: int) -> Schedule:
-    """Return the schedule of a run of `steps` steps; the warm-up takes at most a tenth of them."""
+    """Return the learning-rate schedule of a run; the warm-up takes at most a tenth of the steps.
+
+    Args:
+        asked: The values of the request; those that are None get defaults.
+        adapting: Whether training starts from a pretrained model.
+        steps: Number of steps of the run.
+    """
     warmup = asked.warmup_steps
     if warmup is None:
         warmup = round(_WARMUP_SHARE * steps) if adapting else _WARMUP_STEPS

@@ -1,4 +1,4 @@
-"""Going on with an interrupted run, exactly where it stopped."""
+"""Resuming an interrupted run, exactly where it stopped."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import say
+from lavra.core.units import show_duration
 from lavra.planning.plan import Plan
 from lavra.reports.run_page import page_at_the_end
 from lavra.training.devices import choose_device, use_threads
@@ -25,18 +26,23 @@ from lavra.workflows.training.train import train
 
 
 def resume(folder: Path | str, *, micro_rows: int | None = None) -> RunFolder:
-    """Go on with a run from its last whole checkpoint to its end.
+    """Continue a run from its last whole checkpoint to its end.
 
-    A run that was stopped before its plan was written begins anew. With the same device, threads and micro-batch, the
-    result has the same bits as that of a run that was never stopped.
+    A run that was stopped before its plan was written starts from the beginning. With the same device, threads and
+    micro-batch, the weights have the same bits as those of a run that was never interrupted.
 
     Args:
-        folder: of the run.
-        micro_rows: another micro-batch; tokens per step and the order of the data stay as they are.
+        folder: The folder of the run.
+        micro_rows: Sequences of a micro-batch; None keeps the number of the run. The tokens of an update and the order
+            of the data stay the same.
+
+    Returns:
+        The folder of the finished run.
 
     Raises:
-        InputError: if the folder is no run, is being trained, or its text is gone.
-        Damaged: if there are checkpoints, and none is whole.
+        InputError: If the folder is not a run, another process trains it, or its text is gone.
+        Damaged: If there are checkpoints and none of them is whole.
+        Interrupted: After a signal to stop; a checkpoint is written.
     """
     run = RunFolder.open(folder)
     config = request_of(run)
@@ -44,7 +50,7 @@ def resume(folder: Path | str, *, micro_rows: int | None = None) -> RunFolder:
         say(f"{run.path} is finished already")
         return run
     if not run.plan:
-        say(f"{run.path} was stopped before its plan was made; it begins anew")
+        say(f"{run.path} was stopped before its plan was made; it starts from the beginning")
         return train(replace(config, out=str(run.path), force=True))
     device = choose_device(config.machine.device)
     ranks = join_ranks(device)
@@ -60,7 +66,10 @@ def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro
     ranks = join_ranks(device)
     plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
     if device.type != plan.device:
-        say(f"the run was planned for {plan.device} and goes on on {device.type}; its bits will differ from there")
+        say(
+            f"the run was planned for {plan.device} and continues on {device.type}; from here on its results differ in "
+            "the last bits"
+        )
     use_threads(plan.threads)
     folder = data_folder(config, run.path)
     if not folder.exists():
@@ -81,7 +90,7 @@ def _resume(run: RunFolder, config: TrainConfig, record: RunFolder | None, micro
         record.rewind(step)
         record.log(f"resumed at step {step}")
         record_machine(record.path, device, step)
-    say(f"going on at step {step} of {plan.steps} (ready in {time.monotonic() - begun:.1f} s)")
+    say(f"resuming after step {step:,} of {plan.steps:,} (ready after {show_duration(time.monotonic() - begun)})")
     waited = train_to_the_end(config, plan, assembly, data, record, ranks, checkpoint)
     if record is not None:
         finish(config, plan, assembly, data, record, waited=waited)

@@ -1,4 +1,4 @@
-"""Fixing the length of a timed run once more, by the speed that it really had, shortly before its rates fall."""
+"""The time budget: the length of a timed run is set again by its actual speed, shortly before the rates decay."""
 
 from __future__ import annotations
 
@@ -9,40 +9,50 @@ from dataclasses import replace
 
 from lavra.config.training import TrainConfig
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.planning.plan import Plan
 
 _MOMENT = 0.85
-"""Share of the steps before the fall of the rates after which the length is fixed: it may still become shorter then."""
+"""Share of the steps before the decay after which the length is set; it must be below 1, so that the run may still
+become shorter."""
 
 _LEAST_STEPS = 5
-"""That a speed is read off."""
+"""Fewest steps from which a speed is measured; fewer give no reliable speed."""
 
 _MOST_MORE = 1.5
-"""What the steps of the plan may be multiplied by."""
+"""Most by which the number of steps may be multiplied."""
 
 _WORTH_SAYING = 0.02
-"""Share of the steps; a smaller change is written down only."""
+"""Relative change of the number of steps from which on it is printed; a smaller one is only logged."""
 
 
 def begins_alike(plan: Plan, config: TrainConfig) -> bool:
-    """Say whether the first steps of a run are the same whatever its length, so that it may be fixed while it runs."""
+    """Return whether the first steps of a run do not depend on its length, so that the length may be set while it runs.
+
+    That holds for learning rates that stay constant after the warm-up, for a constant masking rate, and without
+    snapshots of the weights at shares of the run.
+
+    Args:
+        plan: The plan of the run.
+        config: The request.
+    """
     wide = plan.schedule.shape in ("constant", "wsd") and config.average.kind != "swa"
     return wide and plan.mask_rate == plan.final_mask_rate
 
 
 class Pace:
-    """Sets the length of a run so that its last step ends when it should.
+    """Sets the length of a run so that its last step ends when the time budget ends.
 
-    The speed is that of the second half of the steps up to that moment, validations and checkpoints included. The new
-    length keeps the moment within the constant rates, so that every step before it is what a run of the new length
-    would have done, and a checkpoint from there can be resumed by the new plan.
+    The speed is that of the second half of the steps up to the moment of the decision, validations and checkpoints
+    included. The new length keeps that moment within the constant learning rates. Every step before it is therefore the
+    same as in a run of the new length, and a checkpoint from there can be resumed with the new plan.
 
     Args:
-        plan: of the run; its first steps do not depend on its length (`begins_alike`).
-        step: at which the run is.
-        end: when the last step should be done (`time.monotonic`).
-        accept: takes the new plan, before a step is taken that depends on it.
-        clock: seconds.
+        plan: The plan of the run, whose first steps do not depend on its length (`begins_alike`).
+        step: The step at which the run is.
+        end: When the last step should be done (`time.monotonic`).
+        accept: The function that takes the new plan, before a step is taken that depends on it.
+        clock: The function that returns the time in seconds.
     """
 
     def __init__(
@@ -59,7 +69,7 @@ class Pace:
         self._mark_time = clock()
 
     def steps_after(self, step: int) -> int:
-        """Return the length of the run, after `step` steps."""
+        """Return the length of the run in steps, after `step` steps are done."""
         if step == self._mark_step:
             self._mark_time = self.clock()
         elif step == self.moment and step - self._mark_step >= _LEAST_STEPS:
@@ -70,7 +80,7 @@ class Pace:
         now, plan = self.clock(), self.plan
         seconds = (now - self._mark_time) / (step - self._mark_step)
         wanted = step + int((self.end - now) / seconds)
-        # The fall begins at a fixed share of the run: a run that is too short would have begun it already.
+        # The decay starts at a fixed share of the run: in a run that is too short it would have started already.
         least = math.ceil(plan.steps * step / plan.schedule.fall_begins(plan.steps))
         steps = min(max(wanted, least), int(_MOST_MORE * plan.steps))
         if steps == plan.steps:
@@ -81,4 +91,5 @@ class Pace:
         )
         self.accept(self.plan)
         if abs(factor - 1.0) >= _WORTH_SAYING:
-            say(f"a step takes {seconds:.3g} s: {steps} steps fit the time, not {plan.steps}")
+            fit = "fits" if steps == 1 else "fit"
+            say(f"a step takes {seconds:.3g} s: {counted(steps, 'step')} {fit} into the time, not {plan.steps:,}")

@@ -1,4 +1,4 @@
-"""The main job: from text and a time to a trained, measured model in a run folder."""
+"""`lavra train`: from text and a time budget to a trained and measured model in the folder of a run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lavra.core.disk.run_folder import RunFolder, check_new_run
 from lavra.core.errors import InputError
 from lavra.core.machine import give_back_freed_memory
 from lavra.core.progress import say
+from lavra.core.units import counted
 from lavra.planning.budget import demand_text
 from lavra.planning.machine.timed_steps import Trial, try_steps
 from lavra.planning.plan import Plan
@@ -42,20 +43,27 @@ from lavra.workflows.training.machine_record import record_machine
 from lavra.workflows.training.time_budget import Pace, begins_alike
 
 _PROBE_SHARE, _LEAST_PROBE, _LONGEST_PROBE = 0.08, 2.0, 20.0
-"""Share of a budget that the probe's timed steps take, and its bounds in seconds."""
+"""Share of a time budget that the timed steps take, and their least and most seconds."""
 
 _KEPT_SHARE, _LONGEST_KEPT = 0.15, 60.0
-"""The same where these steps are not done again: longer, since it costs nothing and tells more."""
+"""The share and the most seconds where the timed steps stay part of the run: more, because they then cost nothing, and
+more steps give a more reliable speed."""
 
 
 def train(config: TrainConfig) -> RunFolder:
-    """Train a language model as `config` asks, and return the folder of the finished run.
+    """Train a language model, and measure it.
+
+    Args:
+        config: The request.
+
+    Returns:
+        The folder of the finished run.
 
     Raises:
-        InputError: if the request, the text or the folder is wrong.
-        CheckFailed: if a check found the set-up wrong, before the first step.
-        Interrupted: when it was asked to stop; everything is saved, and `resume` goes on.
-        Diverged: when the numbers are beyond repair.
+        InputError: If the request is wrong, the text cannot be used, or the folder may not be written.
+        CheckFailed: If a check found the set-up wrong, before the first step.
+        Interrupted: After a signal to stop; a checkpoint is written, and `resume` continues.
+        Diverged: If the loss stays not finite, by the policy for anomalies.
     """
     refuse_impossible(config)
     if not config.data:
@@ -116,7 +124,7 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, ranks: Ran
 
 
 def _follow(config: TrainConfig, device: torch.device, ranks: Ranks) -> RunFolder:
-    """Train as a rank that keeps no record: it takes part in the probe, then follows the first rank's plan."""
+    """Train as a process that keeps no record: it takes part in the timed steps, then follows the plan of the first."""
     if config.out is None:
         raise InputError("several processes need --out, so that they find one folder", "add --out runs/NAME")
     machine = measured_machine(config, device)
@@ -138,7 +146,7 @@ def _follow(config: TrainConfig, device: torch.device, ranks: Ranks) -> RunFolde
 
 
 def _measure_beginning(assembly: Assembly, run: RunFolder) -> None:
-    """Say how good the model is before its first step, and write it down as step 0."""
+    """Print the validation loss of the model before its first step, and log it as step 0."""
     validation, trainer = assembly.validation, assembly.trainer
     if validation is None:
         return
@@ -147,18 +155,19 @@ def _measure_beginning(assembly: Assembly, run: RunFolder) -> None:
     record = validation.record(0, 0, loss)
     run.metrics.append(record)
     say(
-        f"before the first step: loss {loss:.4f}, perplexity {record['perplexity']:.4g}, "
-        f"{record['bits_per_byte']:.4f} bits per byte on held-out rows"
+        f"before the first step: validation loss {loss:.4f}, perplexity {record['perplexity']:.4g}, "
+        f"{record['bits_per_byte']:.4f} bits per byte"
     )
 
 
 def _probed(
     plan: Plan, assembly: Assembly, config: TrainConfig, data: Material, start: float
 ) -> tuple[Plan, Trial | None]:
-    """Take and time the first steps, and fix the length of the run so that all of it fits the budget.
+    """Take and time the first steps, and set the length of the run so that all of it fits the time budget.
 
     Returns:
-        The plan, and the steps where they stay taken: those of a longer or shorter run would have been the same.
+        The plan, and the timed steps where they stay part of the run, because a longer or shorter run would have
+        started with the same steps; else None.
     """
     budget = plan.budget_seconds or 0.0
     kept = begins_alike(plan, config) and assembly.trainer.batches.ranks.world == 1
@@ -187,24 +196,28 @@ def _probed(
 
 
 def _same_rates(guess: Plan, plan: Plan, steps: int) -> bool:
-    """Say whether two lengths of a run have the same rates in its first steps."""
+    """Return whether two lengths of a run have the same learning rates in the first steps."""
     return all(
         guess.schedule.factor(step, guess.steps) == plan.schedule.factor(step, plan.steps) for step in range(steps)
     )
 
 
 def _writer(run: RunFolder) -> Callable[[Plan], None]:
-    """Return what writes down a plan whose length was fixed anew."""
+    """Return the function that logs and writes a plan whose length was set again."""
 
     def write(plan: Plan) -> None:
-        run.log(f"the run has {plan.steps} steps, not {run.plan['steps']}, by its speed so far")
+        run.log(f"by the speed so far, the run has {counted(plan.steps, 'step')}, not {run.plan['steps']:,}")
         run.write_plan(plan.to_json())
 
     return write
 
 
 def inputs_of(config: TrainConfig) -> list[str]:
-    """Return all that a request names to be read: text, model, tokenizer."""
+    """Return the locations that a request reads: text, base model, tokenizer.
+
+    Args:
+        config: The request.
+    """
     return [*config.data, *(one for one in (config.base, config.text.tokenizer) if one)]
 
 

@@ -1,0 +1,86 @@
+"""A step's gradient can be computed again, elsewhere, and what is only measured is never smoothed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lavra.objectives.causal import Causal
+from lavra.training.step import Step
+from lavra.training.updates.base import Inner, Outcome
+from tiny_training import CONTEXT, SPEC, lively, run, tiny_trainer
+
+
+class Ascent:
+    """Sharpness-aware minimisation in its plainest form: the gradient of a point a little uphill.
+
+    Args:
+        rho: distance uphill; 0 is no update at all.
+        record: whether the second gradient's loss is taken for the step's.
+    """
+
+    name = "ascent"
+
+    def __init__(self, rho: float, record: bool) -> None:
+        self.rho, self.record = rho, record
+        self.norms: list[float] = []
+
+    def around(self, step: Step, inner: Inner) -> Outcome:
+        weights = step.masters.weights
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        norm = step.gradient_norm()
+        with torch.no_grad():
+            for weight in weights.values():
+                if weight.grad is not None:
+                    weight += self.rho / norm * weight.grad
+        step.masters.publish()
+        step.backward(record=self.record)
+        self.norms.append(norm)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(before[name])
+        step.masters.publish()
+        return inner()
+
+    def state_dict(self) -> dict[str, object]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        pass
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_second_gradient_leaves_the_steps_own_figures(precision):
+    ascent = Ascent(0.5, record=False)
+    trainer = tiny_trainer(model=lively(SPEC), precision=precision, updates=lambda trainer: [ascent])
+    plain = tiny_trainer(model=lively(SPEC), precision=precision)
+    (report,), (usual,) = run(trainer, 1), run(plain, 1)
+    assert report.loss == usual.loss
+    assert report.gradient_norm == usual.gradient_norm == ascent.norms[0]
+    moved = [torch.equal(trainer.masters.weights[name], plain.masters.weights[name]) for name in plain.masters.weights]
+    assert not all(moved)
+
+
+def test_a_second_gradient_can_be_the_steps():
+    trainer = tiny_trainer(model=lively(SPEC), updates=lambda trainer: [Ascent(0.5, record=True)])
+    (report,), (usual,) = run(trainer, 1), run(tiny_trainer(model=lively(SPEC)), 1)
+    assert report.loss > usual.loss
+
+
+def test_at_no_distance_it_is_the_plain_step():
+    trainer, plain = tiny_trainer(updates=lambda trainer: [Ascent(0.0, record=False)]), tiny_trainer()
+    run(trainer)
+    run(plain)
+    assert all(torch.equal(weight, plain.masters.weights[name]) for name, weight in trainer.masters.weights.items())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_smoothing_is_for_learning_also_where_only_the_head_learns(frozen):
+    trainer = tiny_trainer(model=lively(SPEC))
+    (batch,) = trainer.batches.micro_batches(0)
+    for name, parameter in trainer.model.named_parameters():
+        parameter.requires_grad_(not frozen or name.startswith("output"))
+    plain, smoothed = Causal(CONTEXT), Causal(CONTEXT, label_smoothing=0.2)
+    usual = plain.loss(trainer.model, batch).sum.item()
+    assert smoothed.loss(trainer.model, batch).sum.item() != pytest.approx(usual, rel=1e-3)
+    assert smoothed.loss(trainer.model, batch, learning=False).sum.item() == pytest.approx(usual, rel=1e-6)
