@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.program import command
+from lavra.core.program import command, last_lines
 from lavra.reports.run_evidence import notable
 from lavra.reports.run_files import RunFiles, read_run
 from lavra.reports.run_overview import headline, outcome_section, what_section
