@@ -261,6 +261,7 @@ def test_the_commands_that_are_recommended_work(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shown: list[list[str]] = []
     prompts = write(tmp_path / "prompts.jsonl", {"prompt": "It"}, {"prompt": "a day"})
     text = write(tmp_path / "text.jsonl", *({"text": "many words and a day"} for _ in range(3)))
     labels = ["--zero-shot", "--labels", "good", "bad"]
@@ -280,4 +281,4 @@ def test_the_commands_that_are_recommended_work(
             if one[0] != "train":
                 assert main([*one, *(["--max-new-tokens", "4"] if one[0] == "generate" else [])]) == 0
     assert (tmp_path / "labelled.jsonl").exists()
-    assert one[1] == "made.jsonl"
+    assert shown[-1][1] == "made.jsonl"

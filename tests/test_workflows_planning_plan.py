@@ -152,7 +152,7 @@ def test_calibrating_from_nothing_is_refused(tmp_path: Path) -> None:
 def test_shares_and_ladders() -> None:
     assert parse_share("5%") == parse_share("0.05") == 0.05
     for wrong in ("0", "100%", "much"):
-        with pytest.raises(InputError, match="no share of a budget"):
+        with pytest.raises(InputError, match="not a share of a budget"):
             parse_share(wrong)
     rungs = ladder(6, 320, 180.0, seed=7)
     assert sum(rung.seconds for rung in rungs) == pytest.approx(180.0)
