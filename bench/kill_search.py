@@ -49,10 +49,10 @@ def put(cache, values):
     reach()
 
 from lavra.cli.main import main
-from lavra.search import expanding
+from lavra.search.expansion import expand
 from lavra.search.expansion.cache import ExpansionCache
 from lavra.search.index.segments import SegmentWriter
-expanding._GROUP = 8
+expand._GROUP = 8
 SegmentWriter.is_full = property(lambda self: len(self) >= segment)
 keep, ExpansionCache.put = ExpansionCache.put, put
 sys.addaudithook(hook)

@@ -186,7 +186,7 @@ def test_a_file_is_replaced_by_force_but_never_a_link_a_folder_or_an_input(tmp_p
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lavra.core import building
+from lavra.core.disk import building
 if sys.argv[2] == "putting":
     building._exchange = lambda one, other: False
     replace, calls = os.replace, []

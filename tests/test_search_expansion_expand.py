@@ -153,7 +153,7 @@ def test_the_forecast_of_a_uniform_corpus_is_exact_but_for_time(tmp_path: Path) 
 
 def test_wrong_requests_are_refused(tmp_path: Path) -> None:
     with ExpansionCache(tmp_path / "cache") as cache:
-        with pytest.raises(InputError, match="cannot be written"):
+        with pytest.raises(InputError, match="--queries is 0"):
             Expander(NotingWriter(), cache, count=0)
         with pytest.raises(InputError, match="--chunk-tokens 60"):
             Expander(NotingWriter(), cache, chunk_tokens=61)
@@ -202,8 +202,8 @@ from lavra.search.expansion.expand import Expander
 from lavra.search.expansion.cache import ExpansionCache
 from tests.query_writers import NotingWriter
 from tests.test_search_expansion_expand import documents
-from lavra.search import expanding
-expanding._GROUP = 8
+from lavra.search.expansion import expand
+expand._GROUP = 8
 folder = Path(sys.argv[1])
 with ExpansionCache(folder / "cache") as cache:
     writer = NotingWriter(log=folder / "log", seconds=0.002)

@@ -246,7 +246,7 @@ def test_the_writer_reads_whole_passages_and_does_not_depend_on_grouping() -> No
     assert writer.fingerprint != other.fingerprint
     same = ModelWriter(model, tokenizer, QueryPrompt(query_tokens=8), Sampling(top_k=5))
     assert writer.fingerprint == same.fingerprint
-    with pytest.raises(InputError, match="no room for a passage"):
+    with pytest.raises(InputError, match="too few for a passage and a query"):
         ModelWriter(lively_decoder(context=16), tokenizer, QueryPrompt())  # pyright: ignore[reportArgumentType]
     assert clean_query(" a\n b ") == "a b"
 

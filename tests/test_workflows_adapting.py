@@ -266,7 +266,7 @@ def _tokens(run: lavra.Run) -> int:
 
 def test_what_cannot_be_is_said(text: Path, pairs: Path, base: Path, t5: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(InputError, match="both say what the model is like"):
+    with pytest.raises(InputError, match="both say which shape the model has"):
         train(text, base, out, model={"depth": 3})
     with pytest.raises(InputError, match="512 positions"):
         train(pairs, t5, out, model={"context": 600}, force=True)

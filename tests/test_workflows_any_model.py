@@ -77,7 +77,7 @@ def test_a_run_whose_model_cannot_write_is_finished_and_says_so(tmp_path, capsys
         [str(tmp_path / "text.jsonl")], base=str(folder), out=str(tmp_path / "run"), **{**QUICK, "samples": 1}
     )
     assert run.status == "finished"
-    assert "no sample text was written: MambaForCausalLM keeps no plain keys and values" in capsys.readouterr().err
+    assert "no sample text was generated: MambaForCausalLM keeps no plain keys and values" in capsys.readouterr().err
     assert open_model(str(run.path), "cpu").run is not None
 
 

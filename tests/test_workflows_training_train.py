@@ -273,7 +273,7 @@ def test_rows_of_prompts_and_answers_are_learned_whole_and_are_no_documents(
 ) -> None:
     rows = [
         {"instruction": f"Diga o número {number}.", "input": f"n = {number}" * (number % 2), "output": f"É {number}."}
-        for number in range(60)
+        for number in range(240)
     ]
     (tmp_path / "alpaca.json").write_text(json.dumps(rows), encoding="utf8")
     with pytest.raises(InputError, match="holds prompts with their answers") as caught:

@@ -50,7 +50,7 @@ class Doc2QueryConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the working weights."""
     check: bool = True
-    """Check the set-up before the first step."""
+    """--no-check leaves out the checks of the set-up before the first step; a failed check ends the run."""
     validation_documents: int = 200
     """Number of validation documents for which queries are generated and compared with people's."""
 

@@ -122,7 +122,8 @@ class ObjectiveConfig:
     final_mask_rate: float | None = None
     """Mask rate at the end of the run, approached linearly; the same as mask_rate by default."""
     whole_words: bool = True
-    """The masked objective hides all tokens of a word together."""
+    """--objective.no-whole-words hides tokens one by one in the masked objective; by default the tokens of a word are
+    hidden together."""
     pure_mask: bool = False
     """Hide every chosen token behind the mask, instead of 80 % of them, with 10 % random and 10 % unchanged."""
 
@@ -275,7 +276,8 @@ class TrainConfig:
     samples: int = 3
     """Number of texts to generate with the finished model."""
     check: bool = True
-    """Check the set-up before the first step (some seconds); a failed check ends the run."""
+    """--no-check leaves out the checks of the set-up before the first step, which take some seconds; a failed check
+    ends the run."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Experiment trackers to report to (needs the extra `track`)."""
     text: TextConfig = field(default_factory=TextConfig)
