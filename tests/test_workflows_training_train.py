@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import lavra
-from lavra.core.disk.run_folder import RunFolder
+from lavra.core.disk.run_folder import RunFolder, _seal
 from lavra.core.errors import InputError
 from lavra.data.examples.prepare import PreparedExamples, open_prepared_examples
 from lavra.training.fault_injection import injected
@@ -234,10 +234,9 @@ def test_the_tokenizer_of_a_run_a_checkpoint_or_prepared_text_can_be_taken(
         report = lavra.prepare(prepared.parent / "topics", tmp_path / str(number), tokenizer=str(place))
         assert report["tokenizer"]["vocabulary_size"] == wanted == 400
     (tmp_path / "bare").mkdir()
-    shutil.copy(run.path / "config.toml", tmp_path / "bare")
-    (tmp_path / "bare" / "config.toml").write_text(
-        (run.path / "config.toml").read_text().replace(str(prepared), str(tmp_path / "nowhere"))
-    )
+    kept = (run.path / "config.toml").read_text().removeprefix(_MARK).rpartition("# whole")[0]
+    request = kept.replace(str(prepared), str(tmp_path / "nowhere"))
+    (tmp_path / "bare" / "config.toml").write_text(f"{_MARK}{request}{_seal(request)}\n")
     with pytest.raises(InputError, match="keeps no tokenizer"):
         lavra.prepare(prepared.parent / "topics", tmp_path / "out", tokenizer=str(tmp_path / "bare"))
 
