@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import lavra
-from lavra.core.disk.run_folder import RunFolder, _seal
+from lavra.core.disk.run_folder import _MARK, RunFolder, _seal
 from lavra.core.errors import InputError
 from lavra.data.examples.prepare import PreparedExamples, open_prepared_examples
 from lavra.training.fault_injection import injected
