@@ -237,7 +237,7 @@ def test_the_tokenizer_of_a_run_a_checkpoint_or_prepared_text_can_be_taken(
     kept = (run.path / "config.toml").read_text().removeprefix(_MARK).rpartition("# whole")[0]
     request = kept.replace(str(prepared), str(tmp_path / "nowhere"))
     (tmp_path / "bare" / "config.toml").write_text(f"{_MARK}{request}{_seal(request)}\n")
-    with pytest.raises(InputError, match="keeps no tokenizer"):
+    with pytest.raises(InputError, match="there is no tokenizer at"):
         lavra.prepare(prepared.parent / "topics", tmp_path / "out", tokenizer=str(tmp_path / "bare"))
 
 
