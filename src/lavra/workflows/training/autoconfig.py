@@ -194,7 +194,7 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
     if contexts and plan.model is not None:
         likely = tokens
         if plan.compile and seconds is not None and machine.device.type == "cpu":
-            likely *= _COMPILED_GAIN * max(0.0, 1.0 - _COMPILING / seconds)
+            likely *= _COMPILED_GAIN * max(0.1, 1.0 - _COMPILING / seconds)
         pairs = pairs_worth_counting(plan.model, likely, plan.flops_per_token)
         vocabulary = plan.model.vocabulary
         rates = options_after_bigrams(config.optimization, plan.optimizer, likely, vocabulary, pairs > 0)
