@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lavra.core.units import perplexity_of, show_duration, show_size
+from lavra.core.units import counted, perplexity_of, show_duration, show_size
 from lavra.evaluation.baselines import Yardstick
 from lavra.evaluation.documents import Documents
 from lavra.evaluation.intervals import Estimate, ratio_estimates
@@ -185,8 +185,8 @@ def _measured_on(result: LikelihoodResult) -> str:
         else "too few documents for an interval"
     )
     return (
-        f"measured on {_plural(total.documents, 'document')}: {show_size(total.bytes)}, "
-        f"{_plural(total.words, 'word')}, {_plural(total.tokens, 'token')} (one end-of-document token each)\n"
+        f"measured on {counted(total.documents, 'document')}: {show_size(total.bytes)}, "
+        f"{counted(total.words, 'word')}, {counted(total.tokens, 'token')} (one end-of-document token each)\n"
         f"context {result.context}, stride {result.stride}; {show_duration(result.seconds)}; {interval}"
     )
 
@@ -222,7 +222,3 @@ def _number(value: float) -> str:
         return f"{value:.3g}"
     decimals = sum(value < limit for limit in (10, 100, 10_000))
     return f"{value:,.{decimals}f}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
