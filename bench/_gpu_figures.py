@@ -89,7 +89,7 @@ def of_run(run: Path) -> dict[str, Any]:
     words = [
         f"{plan['parameters'] / 1e6:.3g}M" if "parameters" in plan else "",
         f"context {plan['context']}" if "context" in plan else "",
-        f"{plan['tokens_per_step']:,} tokens a step" if "tokens_per_step" in plan else "",
+        f"{plan['batch_tokens']:,} tokens a step" if "batch_tokens" in plan else "",
         {True: "compiled", False: "not compiled"}.get(plan.get("compile", ""), ""),
         "" if result else f"no result after step {steps}",
     ]

@@ -22,7 +22,8 @@ from _compare import compare
 from _turns import Worker
 
 SCRIPT = Path(__file__).with_name("_gpu_sides.py")
-OURS, THEIRS = "lavra generate", "transformers generate"
+OURS = "lavra generate"
+THEIRS = "transformers generate"
 
 
 def adapt(options: argparse.Namespace) -> dict[str, Any]:

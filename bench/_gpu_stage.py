@@ -24,7 +24,8 @@ from typing import IO, Any
 
 from _gpu_figures import answer_of, figures_of, read_lines, table
 
-TIMED_OUT, NOT_RUN = 124, 125
+TIMED_OUT = 124
+NOT_RUN = 125
 LEAST_SECONDS = 5.0
 """A stage with a shorter limit, because the walk is nearly over, is not begun."""
 

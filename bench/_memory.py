@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from lavra.planning.machine.dry_run import Rehearsal
+from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.memory import LiveMemory, MemoryEstimate, memory_of_step
 
 
-def measure_tensor_memory(rehearsal: Rehearsal, micro_rows: int, make: Callable[[], nn.Module]) -> MemoryEstimate:
+def measure_tensor_memory(dry_run: DryRun, micro_batch_size: int, make: Callable[[], nn.Module]) -> MemoryEstimate:
     """Return what a real step on the CPU takes in tensors; `make` builds the model with its values."""
-    with LiveMemory() as ledger:
-        return memory_of_step(rehearsal, micro_rows, ledger, make)
+    with LiveMemory() as live_memory:
+        return memory_of_step(dry_run, micro_batch_size, live_memory, make)
 
 
 def measure_peak(run: Callable[[], Any], device: torch.device) -> int | None:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from _shapes import material_of, shape_of
+from _shapes import dataset_of, shape_of
 from _training_sides import hub_config, in_turn, lavra_plan, lavra_request, load_compiler, training_arguments
 from _turns import Turns, memory, serve
 from lavra.data.token_store.store import TokenStore
-from lavra.models.contract import IGNORED, Batch
+from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives.causal import Causal
 
 Settings = dict[str, Any]
@@ -66,24 +66,24 @@ def spec_of(settings: Settings) -> Any:
 
 def lavra(settings: Settings, turns: Turns, *, compiled: bool, padding: Padded | None = None) -> None:
     """lavra's training, packed with isolation, or the same with padded rows."""
-    from lavra.training.batches import BatchSource, Ranks
-    from lavra.workflows.training.build import assemble
+    from lavra.training.batches import BatchSource, DistributedInfo
+    from lavra.workflows.training.build import build_training_job
 
     load_compiler()
     config, machine = lavra_request(settings | {"compile": compiled}, "adamw", isolate=True)
     spec = spec_of(settings)
-    data = material_of(Path(settings["store"]), spec.vocabulary)
+    data = dataset_of(Path(settings["store"]), spec.vocabulary)
     memory.begin()
     plan = lavra_plan(config, machine, spec, data)
-    trainer = assemble(config, plan, data, None, torch.device(settings["device"]), Ranks()).trainer
+    trainer = build_training_job(config, plan, data, None, torch.device(settings["device"]), DistributedInfo()).trainer
     if padding is not None:
         trainer.objective = padding
         trainer.batches.close()
         trainer.batches = BatchSource(
             Documents(data.prepared.train),
             padding,
-            rows_per_step=plan.rows_per_step,
-            micro_rows=plan.micro_rows,
+            global_batch_size=plan.global_batch_size,
+            micro_batch_size=plan.micro_batch_size,
             steps=plan.steps,
             seed=0,
         )

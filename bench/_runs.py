@@ -17,7 +17,7 @@ from typing import Any
 
 from _results import circumstances, folder
 from lavra.core.disk.json_lines import JsonLines
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import show_duration
 
 SETTING_UP = 15.0
@@ -110,7 +110,7 @@ def run_all(
         RuntimeError: if a run fails; those that are running go on to their end first.
     """
     ways = lanes(parallel)
-    say(f"{len(jobs)} runs to do, {len(ways)} at a time: about {show_duration(duration(jobs, parallel))}")
+    log(f"{len(jobs)} runs to do, {len(ways)} at a time: about {show_duration(duration(jobs, parallel))}")
     free: queue.Queue[frozenset[int]] = queue.Queue()
     for way in ways:
         free.put(way)
@@ -138,7 +138,7 @@ def run_all(
                     if finished is not None:
                         finished(job, result)
                 del left[job.name]
-                say(f"{number} of {len(jobs)} runs done ({job.name}); about {show_duration(seconds_left())} left")
+                log(f"{number} of {len(jobs)} runs done ({job.name}); about {show_duration(seconds_left())} left")
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -12,7 +12,7 @@ from lavra.data.token_store.manifest import Manifest, Source
 from lavra.data.token_store.prepare import Prepared
 from lavra.data.token_store.store import TokenStore
 from lavra.models.spec import PRESETS, DecoderSpec
-from lavra.workflows.datasets.dataset import TextMaterial
+from lavra.workflows.datasets.dataset import TextDataset
 
 _GPT2 = PRESETS["gpt2-124m"]
 
@@ -50,11 +50,11 @@ class Numbers:
         self.vocabulary_size = vocabulary
 
 
-def material_of(folder: Path, vocabulary: int) -> TextMaterial:
+def dataset_of(folder: Path, vocabulary: int) -> TextDataset:
     """Return a store that `write_store` wrote as what `lavra train` would open: to train on, and held out."""
     store = TokenStore.open(folder)
     store.tokenizer = Numbers(vocabulary)  # pyright: ignore[reportAttributeAccessIssue]
-    return TextMaterial(Prepared(folder, store, store))
+    return TextDataset(Prepared(folder, store, store))
 
 
 def write_random_store(folder: Path, vocabulary: int, tokens: int = 1 << 20, mean_length: float = 200.0) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _shapes import material_of, shape_of
+from _shapes import dataset_of, shape_of
 from _turns import Turns, memory, serve
 
 Settings = dict[str, Any]
@@ -23,15 +23,15 @@ def lavra(settings: Settings, turns: Turns, *, optimizer: str = "adamw", isolate
     load_compiler()
     import torch
 
-    from lavra.training.batches import Ranks
-    from lavra.workflows.training.build import assemble
+    from lavra.training.batches import DistributedInfo
+    from lavra.workflows.training.build import build_training_job
 
     config, machine = lavra_request(settings, optimizer, isolate)
     spec = shape_of(settings["shape"], settings["context"])
-    data = material_of(Path(settings["store"]), spec.vocabulary)
+    data = dataset_of(Path(settings["store"]), spec.vocabulary)
     memory.begin()
     plan = lavra_plan(config, machine, spec, data)
-    trainer = assemble(config, plan, data, None, torch.device(settings["device"]), Ranks()).trainer
+    trainer = build_training_job(config, plan, data, None, torch.device(settings["device"]), DistributedInfo()).trainer
     while True:
         if not turns.step_done(trainer.run_step().targets):
             break
@@ -53,7 +53,7 @@ def lavra_request(settings: Settings, optimizer: str, isolate: bool) -> tuple[An
     config = TrainConfig(
         steps=FOREVER,
         text=TextConfig(isolate=isolate),
-        optimization=OptimizationConfig(name=optimizer, tokens_per_step=tokens),  # pyright: ignore[reportArgumentType]
+        optimization=OptimizationConfig(name=optimizer, batch_tokens=tokens),  # pyright: ignore[reportArgumentType]
         machine=MachineConfig(
             device=settings["device"],
             precision=settings.get("precision", "auto"),
@@ -66,10 +66,10 @@ def lavra_request(settings: Settings, optimizer: str, isolate: bool) -> tuple[An
 
 def lavra_plan(config: Any, machine: Any, spec: Any, data: Any) -> Any:
     """Return the plan as `lavra train` makes it."""
-    from lavra.training.batches import Ranks
-    from lavra.workflows.training.autoconfig import first_plan
+    from lavra.training.batches import DistributedInfo
+    from lavra.workflows.training.autoconfig import autoconfig
 
-    return first_plan(config, machine, spec, data, Ranks())
+    return autoconfig(config, machine, spec, data, DistributedInfo())
 
 
 def trainer(settings: Settings, turns: Turns, *, bf16: bool = False, compiled: bool = False) -> None:

@@ -42,7 +42,7 @@ class Watch:
             (CheckpointStore, "save", self._save),
         ]
         for owner, name, around in watched:
-            setattr(owner, name, wrapped(getattr(owner, name), around))
+            setattr(owner, name, hf_model(getattr(owner, name), around))
 
     def _now(self) -> float:
         return time.time() - self.began
@@ -78,7 +78,7 @@ class Watch:
         return inner()
 
 
-def wrapped(function: Callable[..., Any], around: Callable[..., Any]) -> Callable[..., Any]:
+def hf_model(function: Callable[..., Any], around: Callable[..., Any]) -> Callable[..., Any]:
     """Return what calls `around` with the call that was asked for, and its arguments."""
 
     def call(*given: Any, **named: Any) -> Any:

@@ -20,7 +20,8 @@ TOP_K = 10
 BATCH = 8
 """Documents that `transformers` is given at once where several samples of each are drawn."""
 
-BEGINNING, END = 0, 1
+BEGINNING = 0
+END = 1
 SHAPES = {
     "6 layers of 256": replace(PRESETS["gpt2-124m"], vocabulary=8192, context=512, depth=6, width=256, heads=4),
     "6 layers of 384": replace(PRESETS["gpt2-124m"], vocabulary=8192, context=512, depth=6, width=384, heads=6),
@@ -92,10 +93,10 @@ def ours(
     """Return what writes with one of our engines."""
     from lavra.config.generation import GenerateOptions
     from lavra.generation.engines.engine import generate_with
-    from lavra.models.hf.model import Wrapped
+    from lavra.models.hf.model import HFModel
     from lavra.models.native.decoder import build_decoder
 
-    model: Any = build_decoder(spec).eval() if spec else Wrapped(t5_small(), "encoder-decoder")
+    model: Any = build_decoder(spec).eval() if spec else HFModel(t5_small(), "encoder-decoder")
     tokenizer: Any = NumberTokenizer(spec.vocabulary if spec else T5_VOCABULARY)
     tokens, samples = settings["tokens"], settings["samples"]
     options = GenerateOptions(

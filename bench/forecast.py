@@ -34,14 +34,14 @@ from lavra.data.token_store.prepare import open_prepared
 from lavra.models.spec import DecoderSpec
 from lavra.planning.corpus_stats import compressed_bits_per_byte, stretches
 from lavra.planning.machine.flops import training_flops_per_token
-from lavra.planning.scaling_law.builtin import law_for
+from lavra.planning.scaling_law.builtin import scaling_law_for
 from lavra.planning.scaling_law.law import Observation
 from lavra.planning.scaling_law.past_runs import observations_of
 from lavra.workflows.datasets.preparation import prepare_text
 from lavra.workflows.planning.pilot import pilot_law
 
 SIZES = ((2, 64), (3, 96), (4, 128))
-HELD_OUT = (4, 192)
+VALIDATION = (4, 192)
 VOCABULARY = 2048
 
 
@@ -53,12 +53,12 @@ class Ladder:
     folder: Path
     data: Path
     small: list[Job]
-    held_out: Job
+    validation_set: Job
 
     @property
     def jobs(self) -> list[Job]:
         """All of them."""
-        return [self.held_out, *self.small]
+        return [self.validation_set, *self.small]
 
 
 def ladder(text: str, folder: Path, arguments: argparse.Namespace) -> Ladder:
@@ -71,7 +71,7 @@ def ladder(text: str, folder: Path, arguments: argparse.Namespace) -> Ladder:
         spec = DecoderSpec(vocabulary=VOCABULARY, context=context, depth=depth, width=width, heads=heads)
         sizes = {"depth": depth, "width": width, "heads": heads, "context": context}
         flags = [word for size, value in sizes.items() for word in (f"--model.{size}", str(value))]
-        flags += ["--tokens", str(tokens), "--seed", str(seed), "--optimization.tokens-per-step", "2048"]
+        flags += ["--tokens", str(tokens), "--seed", str(seed), "--optimization.batch-tokens", "2048"]
         flags += ["--no-check", "--samples", "0", "--keep-checkpoints", "1"]
         seconds = tokens * training_flops_per_token(spec) / arguments.flops + SETTING_UP
         return Job(f"{folder.name}/{name}", [str(data), *flags], seconds)
@@ -82,10 +82,10 @@ def ladder(text: str, folder: Path, arguments: argparse.Namespace) -> Ladder:
         for tokens in (length // 3, length)
         for seed in range(arguments.seeds)
     ]
-    per_size = (HELD_OUT[0] * HELD_OUT[1] ** 2) / (SIZES[-1][0] * SIZES[-1][1] ** 2)
+    per_size = (VALIDATION[0] * VALIDATION[1] ** 2) / (SIZES[-1][0] * SIZES[-1][1] ** 2)
     tokens = int(arguments.times * length / min(per_size, 2.0))
-    held_out = job(f"held-out-{tokens}", HELD_OUT, tokens, 100)
-    return Ladder(text, folder, data, small, held_out)
+    validation_set = job(f"held-out-{tokens}", VALIDATION, tokens, 100)
+    return Ladder(text, folder, data, small, validation_set)
 
 
 def prepared(text: str, folder: Path) -> Path:
@@ -107,7 +107,7 @@ def is_finished(job: Job, folder: Path) -> bool:
 def errors_of(runs: Ladder, folder: Path, repeats: int) -> dict[str, Any]:
     """Return how far forecasts from the small runs on one text were from the one that is held out."""
     small = [observations_of(RunFolder(folder / job.name)) for job in runs.small]
-    end = observations_of(RunFolder(folder / runs.held_out.name))[0]
+    end = observations_of(RunFolder(folder / runs.validation_set.name))[0]
     compressed = compressed_bits_per_byte(stretches(open_prepared(runs.data)))
     errors, covered = [], 0
     for repeat in range(repeats):
@@ -116,11 +116,11 @@ def errors_of(runs: Ladder, folder: Path, repeats: int) -> dict[str, Any]:
         found = pilot_law(seen, compressed).forecast(end.parameters, end.text_bytes, end.start, repeat)
         errors.append(found.value / end.bits_per_byte - 1.0)
         covered += found.low <= end.bits_per_byte <= found.high
-    builtin = law_for(compressed).forecast(end.parameters, end.text_bytes, end.start)
+    builtin = scaling_law_for(compressed).forecast(end.parameters, end.text_bytes, end.start)
     largest = max(point.parameters * point.text_bytes for points in small for point in points)
     return {
         "text": runs.text,
-        "held_out_bits_per_byte": end.bits_per_byte,
+        "validation_bits_per_byte": end.bits_per_byte,
         "compute_ratio": end.parameters * end.text_bytes / largest,
         "mean_absolute_error": statistics.fmean(map(abs, errors)),
         "largest_error": max(map(abs, errors)),
@@ -160,7 +160,7 @@ def main() -> int:
 def line_of(found: dict[str, Any]) -> str:
     """Return the errors on one text in a line."""
     return (
-        f"{found['text']}: held out {found['held_out_bits_per_byte']:.3f} bits per byte at "
+        f"{found['text']}: held out {found['validation_bits_per_byte']:.3f} bits per byte at "
         f"{found['compute_ratio']:.1f} times the compute: error {found['mean_absolute_error']:.2%} (at most "
         f"{found['largest_error']:.2%}), covered {found['covered']} of {found['repeats']}; built-in law "
         f"{found['builtin_error']:+.2%}"

@@ -102,7 +102,7 @@ else
     budget=8 lora_budget=8 shape=tiny context=64 rows=4,2 tokens=8 timed=1
     text_words=(--bytes 1000000) llama_words=(--tiny) prompts=4
     small=(--model.depth 2 --model.width 64 --model.heads 2 --context 64)
-    resume_words=(--steps 12 --vocabulary 1024 -- "${small[@]}" --optimization.tokens-per-step 512 --compile no)
+    resume_words=(--steps 12 --vocabulary 1024 -- "${small[@]}" --optimization.batch-tokens 512 --compile no)
 fi
 
 wanted() {

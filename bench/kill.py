@@ -22,7 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-STEPS, VALIDATIONS, CHECKPOINTS = 24, 8, 6
+STEPS = 24
+VALIDATIONS = 8
+CHECKPOINTS = 6
 MOMENTS = {
     "step.backward": 2 * STEPS,
     "step.apply": STEPS,
@@ -54,7 +56,9 @@ def train_words(data: Path, run: Path) -> list[str]:
     words = (
         f"--steps {STEPS} --checkpoint-every {STEPS // CHECKPOINTS} --model.depth 2 --model.width 32 --model.heads 2"
     )
-    more = "--model.context 64 --optimization.tokens-per-step 512 --machine.micro-rows 4 --average.kind ema --samples 0"
+    more = (
+        "--model.context 64 --optimization.batch-tokens 512 --machine.micro-batch-size 4 --average.kind ema --samples 0"
+    )
     return ["train", str(data), "--out", str(run), *words.split(), *more.split()]
 
 

@@ -25,7 +25,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-DOCUMENTS, SEGMENT = 150, 40
+DOCUMENTS = 150
+SEGMENT = 40
 PROGRAM = """
 import os, signal, sys
 moment, root, segment = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -159,7 +160,7 @@ def expansion_fingerprint(out: Path) -> dict[str, Any]:
     with closing(sqlite3.connect(cache)) as database:
         rows = database.execute("SELECT key, value FROM made ORDER BY key").fetchall()
     left = sorted(path.name for path in out.parent.iterdir() if path.name.startswith(f".{out.name}"))
-    request = json.loads(out.with_name(f"{out.name}.about.json").read_text("utf8"))["request"]
+    request = json.loads(out.with_name(f"{out.name}.provenance.json").read_text("utf8"))["request"]
     return {"queries": _hash(out), "cache": hash_of(repr(rows).encode()), "left": left, "request": request}
 
 
@@ -168,8 +169,8 @@ def index_fingerprint(folder: Path) -> dict[str, Any]:
     from lavra.search.index.index import Index
 
     index = Index(folder)
-    assert index.generation is not None
-    searched = index.generation.folder
+    assert index.snapshot is not None
+    searched = index.snapshot.folder
     names = ("scores", "units", "starts", "lengths", "ids", "id_starts", "ranks", "hashes")
     documents = hash_of("".join(repr((one.id, one.text, one.queries)) for one in index.documents()).encode())
     manifest = json.loads((folder / "index.json").read_text("utf8"))

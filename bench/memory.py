@@ -23,16 +23,16 @@ import torch
 
 from _memory import measure_allocated, measure_peak
 from _results import record
-from lavra.config.transforms import AdapterConfig, EditConfig
+from lavra.config.transforms import AdapterConfig, TransformConfig
 from lavra.models.spec import preset
-from lavra.planning.machine.dry_run import Rehearsal
+from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.memory import estimate_memory
 
 MIB = 1 << 20
 TOLERANCE = 0.1
 
-_CHECKPOINTING = EditConfig(gradient_checkpointing=True)
-_LORA = EditConfig(adapter=AdapterConfig(kind="lora"))
+_CHECKPOINTING = TransformConfig(gradient_checkpointing=True)
+_LORA = TransformConfig(adapter=AdapterConfig(kind="lora"))
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,20 @@ class Case:
     """One configuration: a step of `rows` windows, rehearsed from a shape or a folder of transformers."""
 
     rows: int
-    make: Callable[[Path], Rehearsal]
+    make: Callable[[Path], DryRun]
 
 
-def ours(name: str, context: int, **changes: Any) -> Callable[[Path], Rehearsal]:
+def ours(name: str, context: int, **changes: Any) -> Callable[[Path], DryRun]:
     """Return what makes the rehearsal of a preset."""
-    return lambda _: replace(Rehearsal(preset(name), context), **changes)
+    return lambda _: replace(DryRun(preset(name), context), **changes)
 
 
-def wrapped(kind: str, context: int, **changes: Any) -> Callable[[Path], Rehearsal]:
+def hf_model(kind: str, context: int, **changes: Any) -> Callable[[Path], DryRun]:
     """Return what makes the rehearsal of a model of transformers, from the configuration that it writes."""
 
-    def make(folder: Path) -> Rehearsal:
+    def make(folder: Path) -> DryRun:
         write_configuration(kind, folder)
-        return replace(Rehearsal(folder, context), **changes)
+        return replace(DryRun(folder, context), **changes)
 
     return make
 
@@ -86,14 +86,14 @@ def write_configuration(kind: str, folder: Path) -> None:
 CASES = {
     "lavra-9m bf16": Case(8, ours("lavra-9m", 256, precision="bf16")),
     "lavra-9m fp32": Case(8, ours("lavra-9m", 256)),
-    "lavra-9m fp32, checkpointing": Case(8, ours("lavra-9m", 256, edits=_CHECKPOINTING)),
-    "lavra-9m fp32, LoRA": Case(8, ours("lavra-9m", 256, edits=_LORA)),
+    "lavra-9m fp32, checkpointing": Case(8, ours("lavra-9m", 256, transforms=_CHECKPOINTING)),
+    "lavra-9m fp32, LoRA": Case(8, ours("lavra-9m", 256, transforms=_LORA)),
     "lavra-9m fp32, whole logits": Case(8, ours("lavra-9m", 256, whole_logits=True)),
     "pythia-70m bf16": Case(2, ours("pythia-70m", 256, precision="bf16")),
-    "transformers GPT-2 fp32": Case(8, wrapped("gpt2", 256)),
-    "transformers GPT-2 fp32, checkpointing": Case(8, wrapped("gpt2", 256, edits=_CHECKPOINTING)),
-    "transformers Llama bf16, LoRA": Case(4, wrapped("llama", 256, precision="bf16", edits=_LORA)),
-    "transformers T5 fp32": Case(4, wrapped("t5", 256)),
+    "transformers GPT-2 fp32": Case(8, hf_model("gpt2", 256)),
+    "transformers GPT-2 fp32, checkpointing": Case(8, hf_model("gpt2", 256, transforms=_CHECKPOINTING)),
+    "transformers Llama bf16, LoRA": Case(4, hf_model("llama", 256, precision="bf16", transforms=_LORA)),
+    "transformers T5 fp32": Case(4, hf_model("t5", 256)),
 }
 """Rows, and what is rehearsed. Logits are held a chunk at a time, but for the case that says otherwise."""
 
@@ -103,19 +103,19 @@ def measure(name: str) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     case = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
-        rehearsal = replace(case.make(Path(folder)), gpu=device.type == "cuda")
+        dry_run = replace(case.make(Path(folder)), gpu=device.type == "cuda")
 
         def train() -> None:
-            trainer = rehearsal.trainer(case.rows, device=device)
+            trainer = dry_run.trainer(case.rows, device=device)
             for _ in range(2):
                 trainer.run_step()
 
-        predicted = estimate_memory(rehearsal, case.rows).peak
+        predicted = estimate_memory(dry_run, case.rows).peak
         measured = measure_peak(train, device) or measure_allocated(train)
     return {
         "configuration": name,
         "rows": case.rows,
-        "context": rehearsal.context,
+        "context": dry_run.context,
         "device": device.type,
         "predicted_bytes": predicted,
         "measured_bytes": measured,

@@ -29,7 +29,8 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 OURS = "packed"
 PEERS = ("padded to longest", "padded to context", "packed, not compiled", "Trainer, to longest")
 SCRIPT = Path(__file__).with_name("_packing_sides.py")
-MOST_DOCUMENTS, WANTED = 20_000, 2.5
+MOST_DOCUMENTS = 20_000
+WANTED = 2.5
 
 
 def encoded(locations: Sequence[str], vocabulary: int, folder: Path) -> list[np.ndarray]:

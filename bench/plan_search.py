@@ -43,7 +43,7 @@ def configuration(generator: random.Random) -> dict[str, int]:
         "width": width,
         "context": context,
         "vocabulary": generator.choice((1024, 2048, 4096, 8192)),
-        "tokens_per_step": max(context, generator.choice((1024, 2048, 4096, 8192))),
+        "batch_tokens": max(context, generator.choice((1024, 2048, 4096, 8192))),
     }
 
 
@@ -59,7 +59,7 @@ def job(name: str, arguments: argparse.Namespace, budget: str, shape: dict[str, 
     data, flags = arguments.text, ["--budget", budget, "--seed", str(seed), *_WITHOUT]
     if shape is not None:
         data = str(prepared_folder(arguments.folder, shape["vocabulary"]))
-        flags += ["--optimization.tokens-per-step", str(shape["tokens_per_step"])]
+        flags += ["--optimization.batch-tokens", str(shape["batch_tokens"])]
         heads = max(1, shape["width"] // 64)
         for flag, value in {**{key: shape[key] for key in ("depth", "width", "context")}, "heads": heads}.items():
             flags += [f"--model.{flag}", str(value)]
@@ -137,7 +137,7 @@ def main() -> int:
     def keep(one: Job, result: dict[str, Any]) -> None:
         plan = json.loads((Path(result["run"]) / "plan.json").read_text())
         chosen = {**{key: plan["model"][key] for key in ("depth", "width", "context", "vocabulary")}}
-        chosen["tokens_per_step"] = plan["tokens_per_step"]
+        chosen["batch_tokens"] = plan["batch_tokens"]
         figures = {key: result.get(key) for key in _FIGURES}
         kept.add(one.settings, {"bits_per_byte": bits_of(result), "chosen": chosen, **figures})
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from _runs import Kept, lanes, lavra, place_of
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import parse_duration, show_duration
 
 TOLERANCE = 0.1
@@ -33,7 +33,7 @@ def planned_and_real(text: str, budget: str, seed: int) -> dict[str, Any]:
     begin = time.monotonic()
     plan = lavra(["plan", *words], cores)
     planning = time.monotonic() - begin
-    say(f"{budget}: planned in {show_duration(planning)}: {show_duration(plan['seconds'])} in all; training")
+    log(f"{budget}: planned in {show_duration(planning)}: {show_duration(plan['seconds'])} in all; training")
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
         run = lavra(["train", *words, "--out", str(Path(folder) / "run")], cores)
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     budgets = arguments.budgets.split(",")
-    say(f"about {show_duration(sum(parse_duration(budget) + 60 for budget in budgets))} in all")
+    log(f"about {show_duration(sum(parse_duration(budget) + 60 for budget in budgets))} in all")
     kept, results = Kept("plan_time"), {}
     for budget in budgets:
         settings = {"text": place_of(arguments.text), "budget": budget, "seed": arguments.seed}

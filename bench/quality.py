@@ -2,7 +2,7 @@
 
 Usage: python bench/quality.py [TEXT…] [--held-out TEXT…] [--budgets 2m,5m,10m] [--nanogpt FOLDER]
            [--litgpt-python PYTHON] [--peers trainer,nanogpt,litgpt] [--ladder 30s,1m] [--seeds 1]
-           [--lavra="--model.recall …"] [--again] [--json]
+           [--lavra="--model.ngram-copy …"] [--again] [--json]
 
 Without arguments: half a minute on the installed documentation against Hugging Face's Trainer alone. The whole thing
 (over an hour; say where nanoGPT's checkout and an interpreter with litgpt are, see bench/peers/litgpt.py):
@@ -47,7 +47,7 @@ from bench.peers.text import prepared_text
 from bench.peers.trainer import HuggingFaceTrainer
 
 from lavra.core.disk.json_lines import JsonLines
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import parse_duration, show_duration
 
 RUNGS = (10, 15, 20, 30, 45, 60, 75, 90, 120, 180, 300, 600)
@@ -143,7 +143,7 @@ def go(bench: Bench, runs: list[tuple[Entry, float, int]]) -> None:
             bench.probe(entry)
             bench.measure(entry, budget, seed)
         except Failed as error:
-            say(f"  {entry.name} in {show_duration(budget)} FAILED: {error}")
+            log(f"  {entry.name} in {show_duration(budget)} FAILED: {error}")
 
 
 def main() -> int:
@@ -156,11 +156,11 @@ def main() -> int:
     ours = Lavra(options.lavra)
     lavra = Entry(ours, ours.variants)
     home = (options.out / "quality").resolve()
-    text, folder = prepared_text(options.texts, options.held_out, home, options.vocabulary, share=0.05)
+    text, folder = prepared_text(options.texts, options.validation_set, home, options.vocabulary, share=0.05)
     bench = Bench(options, text, folder, JsonLines(options.out / "quality.jsonl"))
     seeds = list(range(options.seed, options.seed + options.seeds))
     runs = order(peers, lavra, options.budgets, options.ladder, seeds)
-    say(
+    log(
         f"{text.name}: {text.train_tokens:,} tokens to train on; {text.documents:,} documents, {text.bytes:,} bytes, "
         f"{text.tokens:,} tokens held out; about {show_duration(bench.expected_seconds(runs))}"
     )

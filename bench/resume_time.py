@@ -19,7 +19,9 @@ from lavra.data.packing import WindowSource
 from lavra.objectives.causal import Causal
 from lavra.training.batches import BatchSource
 
-TIMES, CONTEXT, ROWS = 5, 256, 16
+TIMES = 5
+CONTEXT = 256
+ROWS = 16
 
 
 def synthetic_store(folder: Path, tokens: int, document: int = 1000) -> Path:
@@ -50,7 +52,7 @@ def seconds_to_last_step(store: Path) -> float:
     opened = TokenStore.open(store)
     source = WindowSource(opened, CONTEXT, seed=0)
     steps = 10 * source.order.windows // ROWS
-    batches = BatchSource(source, Causal(CONTEXT), rows_per_step=ROWS, micro_rows=ROWS, steps=steps, seed=0)
+    batches = BatchSource(source, Causal(CONTEXT), global_batch_size=ROWS, micro_batch_size=ROWS, steps=steps, seed=0)
     batches.micro_batches(steps - 1)
     spent = time.perf_counter() - start
     batches.close()

@@ -104,7 +104,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         copy = folder / f"resumed-{number}"
         shutil.copytree(killed, copy)
         resumed.append(watched(["resume", str(copy)], folder))
-    tokens = json.loads((folder / "warm" / "plan.json").read_text())["tokens_per_step"]
+    tokens = json.loads((folder / "warm" / "plan.json").read_text())["batch_tokens"]
     return {
         "model": arguments.model,
         "steps": arguments.steps,
@@ -116,7 +116,7 @@ def figures(
     cold: Sequence[dict[str, Any]],
     warm: Sequence[dict[str, Any]],
     resumed: Sequence[dict[str, Any]],
-    tokens_per_step: int,
+    batch_tokens: int,
 ) -> dict[str, dict[str, float | int]]:
     """Return the spread of every figure of `LABELS`, from what the stopwatch said of each kind of run."""
     found: dict[str, list[float]] = {}
@@ -128,7 +128,7 @@ def figures(
     found["checkpoint_wait_seconds"] = [run["checkpoint_wait_seconds"] / run["checkpoints"] for run in warm]
     found["data_wait_share"] = [run["data_wait_seconds"] / run["loop_seconds"] for run in warm]
     found["evaluation_tokens_per_second"] = [run["evaluation_tokens_per_second"] for run in warm]
-    found["training_tokens_per_second"] = [tokens_per_step * (run["steps"] - 1) / run["loop_seconds"] for run in warm]
+    found["training_tokens_per_second"] = [batch_tokens * (run["steps"] - 1) / run["loop_seconds"] for run in warm]
     return {name: Spread.of(found[name]).to_json() for name in LABELS}
 
 

@@ -22,7 +22,7 @@ import torch
 from _results import Spread, folder, record
 from lavra.models.native.decoder import build_decoder
 from lavra.models.spec import PRESETS, DecoderSpec
-from lavra.planning.machine.dry_run import Rehearsal
+from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import count_flops
 from lavra.planning.machine.hardware import measure_matrix_peak
 from lavra.reports.plots import Axis, Series, line_plot
@@ -76,10 +76,10 @@ def points(base: Point, axes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str,
 
 def trainer_of(point: Point, device: torch.device, precision: Any) -> Trainer:
     """Return a warmed-up trainer of a shape."""
-    rehearsal = Rehearsal(
+    dry_run = DryRun(
         point.spec, point.spec.context, precision, OptimizerOptions("adamw"), isolate=False, micro_batches=1
     )
-    trainer = rehearsal.trainer(point.rows, lambda: build_decoder(point.spec), device)
+    trainer = dry_run.trainer(point.rows, lambda: build_decoder(point.spec), device)
     trainer.run_step()
     return trainer
 

@@ -25,12 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from _results import Spread, ratios, record
-from lavra.core.progress import say, set_quiet
+from lavra.core.progress import log, set_quiet
 from lavra.data.readers.documents import read_rows
 from lavra.data.token_store.prepare import prepare
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
-MOST_DOCUMENTS, WANTED, PROCESSES, BLOCK = 20_000, 0.9, 2, 256
+MOST_DOCUMENTS = 20_000
+WANTED = 0.9
+PROCESSES = 2
+BLOCK = 256
 
 
 def in_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -85,7 +88,7 @@ def whole(texts: list[str], tokenizer: Tokenizer, rounds: int) -> dict[str, list
             saved = next((home / "tokenizer").glob("tokenizer.json"))
             sides["datasets.map"] = lambda: as_run_clm(file, saved, home / str(next(number)))
         else:
-            say("datasets is not installed: pip install datasets")
+            log("datasets is not installed: pip install datasets")
         return in_turns(sides, rounds)
 
 

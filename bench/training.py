@@ -63,7 +63,7 @@ def measure(shape: str, context: int, folder: Path, arguments: argparse.Namespac
     return {
         "shape": shape,
         "context": context,
-        "tokens_per_step": rows * context,
+        "batch_tokens": rows * context,
         "ceiling_flops": Spread.of(ceilings).to_json(),
         "flops_per_token": flops,
         "sides": [with_share(side.to_json(), flops / ceiling) for side in sides],
@@ -104,7 +104,7 @@ def peak_of(device: str) -> float:
 def table(result: dict[str, Any]) -> str:
     """Return the figures of one shape and context for people."""
     lines = [
-        f"{result['shape']}, context {result['context']}, {result['tokens_per_step']} tokens a step, "
+        f"{result['shape']}, context {result['context']}, {result['batch_tokens']} tokens a step, "
         f"{result['flops_per_token'] / 1e6:,.0f} MFLOP a token, "
         f"ceiling {result['ceiling_flops']['median'] / 1e9:,.0f} GFLOP/s",
         f"{heading(OURS)} {'ceiling':>8} {'peak':>8} {'steady':>8} {'first step':>11}",

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from lavra.models.contract import Batch
+from hf_models import Document, alone, documents, hf_model
 from lavra.models.native.decoder import build_decoder
+from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec
 from lavra.objectives.cross_entropy import summed_cross_entropy
-from wrapped_models import Document, alone, documents, wrapped_model
 
 OURS = DecoderSpec(vocabulary=64, context=32, depth=2, width=32, heads=4, kv_heads=2, tied=True, initialization="gpt2")
 NAMES = ("ours", "gpt2", "opt", "t5")
@@ -19,7 +19,7 @@ NAMES = ("ours", "gpt2", "opt", "t5")
 def base_model(name: str, **fields: Any) -> Any:
     """Return a fresh float32 model in evaluation mode; the same each time."""
     if name != "ours":
-        return wrapped_model(name, **fields)
+        return hf_model(name, **fields)
     model = build_decoder(OURS).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -11,9 +11,9 @@ from lavra.training.optimizers.schedules import Schedule
 def a_plan() -> Plan:
     """Return a plan of 300 steps in ten minutes."""
     return Plan(
-        model=DecoderSpec(positions="alibi"), parameters=123456, context=256, tokens_per_step=4096, rows_per_step=16,
-        micro_rows=8, steps=300, tokens=1_228_800, epochs=1.5, device="cpu", precision="bf16", compile=True, threads=2,
-        optimizer=OptimizerOptions(betas=(0.8, 0.99)), schedule=Schedule("cosine"), seed=3, isolate=True,
-        label_smoothing=0.1, clip=1.0, validation_rows=64, validate_every=30, checkpoint_every=15,
+        model=DecoderSpec(positions="alibi"), parameters=123456, context=256, batch_tokens=4096, global_batch_size=16,
+        micro_batch_size=8, steps=300, tokens=1_228_800, epochs=1.5, device="cpu", precision="bf16", compile=True,
+        threads=2, optimizer=OptimizerOptions(betas=(0.8, 0.99)), schedule=Schedule("cosine"), seed=3, isolate=True,
+        label_smoothing=0.1, max_grad_norm=1.0, validation_rows=64, validate_every=30, checkpoint_every=15,
         evaluation_tokens=10_000, flops_per_token=1e9, budget_seconds=600.0, probe={"step_seconds": 0.25},
     )  # fmt: skip

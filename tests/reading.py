@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from lavra.data.packing import WindowSource
-from lavra.models.contract import IGNORED
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import IGNORED
 from lavra.objectives.causal import Causal
 from tiny_training import CONTEXT, topics_store
 
@@ -45,11 +45,11 @@ def assert_moved_rows_read_on(model: Decoder, ids: torch.Tensor, length: int, pa
 def assert_documents_are_apart(model: Decoder) -> None:
     """Check that each document of a window gives what it gives alone."""
     batch = Causal(CONTEXT).encode(WindowSource(topics_store(), CONTEXT, seed=1).rows(0, 4), NO_RANDOMNESS, 0.0)
-    assert batch.segments is not None
+    assert batch.document_ids is not None
     features = model.features(batch)
-    for row, segments in enumerate(batch.segments):
-        for segment in segments.unique().tolist():
-            part = (segments == segment) & (batch.targets[row] != IGNORED)
+    for row, document_ids in enumerate(batch.document_ids):
+        for segment in document_ids.unique().tolist():
+            part = (document_ids == segment) & (batch.targets[row] != IGNORED)
             if segment >= 0 and part.any():
                 alone = model(batch.inputs[row][part][None])[0]
                 torch.testing.assert_close(features[row][part], alone, rtol=1e-3, atol=1e-4)

@@ -19,7 +19,7 @@ PLAN: dict[str, Any] = {
     "model": {"vocabulary": 400, "context": 64, "depth": 2, "width": 32, "heads": 2, "positions": "rope"},
     "parameters": 50_000,
     "context": 64,
-    "tokens_per_step": 512,
+    "batch_tokens": 512,
     "steps": STEPS,
     "tokens": 512 * STEPS,
     "epochs": 0.5,
@@ -93,7 +93,7 @@ def _log(run: RunFolder) -> None:
 def _result(bits: float) -> dict[str, Any]:
     estimate = {"value": bits, "low": bits - 0.1, "high": bits + 0.1}
     loss = {"value": 4.1, "low": 4.0, "high": 4.2}
-    ledger = [{"source": HOSTILE, "tokens": 20_480, "epochs": 0, "seen": 10_240, "left": 10_240, "total": 10_240}]
+    data_usage = [{"source": HOSTILE, "tokens": 20_480, "epochs": 0, "seen": 10_240, "left": 10_240, "total": 10_240}]
     difference = {"predicted": 2.4, "actual": bits, "difference": bits / 2.4 - 1, "low": 2.2, "high": 2.6}
     return {
         "step": STEPS,
@@ -106,9 +106,16 @@ def _result(bits: float) -> dict[str, Any]:
         "bits_per_byte": estimate,
         "loss": loss,
         "perplexity": {"value": 60.3, "low": 54.6, "high": 66.7},
-        "yardsticks": [{"name": "xz -9", "bits_per_byte": 2.5, "explanation": "x"}],
-        "evaluation": {"documents": 6, "held_out_documents": 9, "bytes": 600, "tokens": 200, "words": 90, "loss": loss},
-        "ledger": ledger,
+        "baselines": [{"name": "xz -9", "bits_per_byte": 2.5, "explanation": "x"}],
+        "evaluation": {
+            "documents": 6,
+            "validation_documents": 9,
+            "bytes": 600,
+            "tokens": 200,
+            "words": 90,
+            "loss": loss,
+        },
+        "data_usage": data_usage,
         "predicted": {"bits_per_byte": difference},
         "skipped_steps": 1,
     }

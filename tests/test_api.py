@@ -44,7 +44,7 @@ def test_what_is_neither_locations_nor_rows_is_said(tmp_path: Path) -> None:
     ("flag", "here"),
     [
         ("--lr=1", "--optimization.learning-rate"),
-        ("--batch-size=8", "--machine.micro-rows"),
+        ("--batch-size=8", "--machine.micro-batch-size"),
         ("--wandb", "--track wandb"),
         ("--tokenizer=x", "--text.tokenizer"),
     ],

@@ -46,7 +46,7 @@ def stage(out: Path, name: str, code: str, *words: str) -> dict[str, Any]:
 
 def write_run(folder: Path, lines: list[dict[str, Any]], **result: Any) -> Path:
     folder.mkdir()
-    plan = {"parameters": 135_000_000, "context": 1024, "tokens_per_step": 8192, "compile": False}
+    plan = {"parameters": 135_000_000, "context": 1024, "batch_tokens": 8192, "compile": False}
     (folder / "plan.json").write_text(json.dumps(plan))
     (folder / "metrics.jsonl").write_text("".join(json.dumps({"split": "train", **line}) + "\n" for line in lines))
     if result:
@@ -113,14 +113,16 @@ def test_a_run_tells_its_speed_its_bad_steps_and_how_late_it_was(tmp_path: Path)
         {"step": 3, "loss": 8.0, "gradient_norm": 1.0, "tokens_per_second": 150.0},
         {"step": 3, "split": "validation", "loss": 8.0},
     ]
-    run = write_run(tmp_path / "run", lines, step=3, tokens_per_second=120.0, bits_per_byte={"value": 1.5}, ledger=[])
+    run = write_run(
+        tmp_path / "run", lines, step=3, tokens_per_second=120.0, bits_per_byte={"value": 1.5}, data_usage=[]
+    )
     (run / "events.log").write_text("x  step 1: the gradient's norm is nan\nx  nanometres\n")
     figures = _gpu_figures.figures_of({}, run, seconds=75.0, budget=60.0)
     assert (figures["tokens_per_second"], figures["bits_per_byte"]) == (120.0, 1.5)
     assert (figures["steps"], figures["bad_steps"], figures["late_share"]) == (3, 2, 0.25)
     assert figures["says"] == "135M, context 1024, 8,192 tokens a step, not compiled"
     assert len(figures["bad_events"]) == 1
-    assert "ledger" not in figures["result"]
+    assert "data_usage" not in figures["result"]
 
 
 def test_a_run_that_did_not_end_tells_what_its_metrics_hold(tmp_path: Path) -> None:

@@ -161,7 +161,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return done
 
 
-LAVRA, PEER = Entry(Lavra(), Lavra().variants), Entry(Peer(), Peer.variants)
+LAVRA = Entry(Lavra(), Lavra().variants)
+PEER = Entry(Peer(), Peer.variants)
 
 
 def benchmark(text: tuple[Text, Path], out: Path, *words: str) -> tuple[Bench, list[tuple[Entry, float, int]]]:

@@ -148,7 +148,7 @@ def test_the_table_of_training_shows_the_share_of_the_ceiling() -> None:
     result = {
         "shape": "7M",
         "context": 256,
-        "tokens_per_step": 4096,
+        "batch_tokens": 4096,
         "flops_per_token": 1e6,
         "ceiling_flops": {"median": 2e8},
         "sides": [figures],

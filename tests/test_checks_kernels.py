@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from check_subjects import corpus, decoder_subject, shrunk
-from lavra.checks.base import Subject
+from check_contexts import corpus, decoder_check_context, shrunk
+from lavra.checks.base import CheckContext
 from lavra.checks.kernels import check_compiled, check_kernels
 from lavra.data.token_store.prepare import Prepared
 from lavra.models.native import attention
@@ -31,40 +31,40 @@ def tales(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 @pytest.fixture
-def subject(tales: Prepared) -> Subject:
-    return decoder_subject(shrunk("lavra-9m"), tales)
+def check_context(tales: Prepared) -> CheckContext:
+    return decoder_check_context(shrunk("lavra-9m"), tales)
 
 
-def test_right_kernels(subject: Subject):
-    (result,) = check_kernels(subject)
+def test_right_kernels(check_context: CheckContext):
+    (result,) = check_kernels(check_context)
     assert result.verdict == "ok"
     assert result.measured == "attention 'causal', attention 'masked', AdamW"
 
 
 @pytest.mark.parametrize("way", ["causal", "masked"])
-def test_a_wrong_kernel_of_attention(way: str, subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_a_wrong_kernel_of_attention(way: str, check_context: CheckContext, monkeypatch: pytest.MonkeyPatch):
     kernel = attention.WAYS[way]
     monkeypatch.setitem(attention.WAYS, way, lambda *given: kernel(*given) * 1.1)
-    (result,) = check_kernels(subject)
+    (result,) = check_kernels(check_context)
     assert result.verdict == "warn"
     assert f"attention '{way}'" in result.measured
     assert "plain" in result.remedy
 
 
-def test_a_kernel_that_was_given_up(subject: Subject):
+def test_a_kernel_that_was_given_up(check_context: CheckContext):
     attention.distrust("masked")
-    (result,) = check_kernels(subject)
+    (result,) = check_kernels(check_context)
     assert "attention 'masked' was disabled before" in result.measured
 
 
-def test_a_wrong_fused_optimizer(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_a_wrong_fused_optimizer(check_context: CheckContext, monkeypatch: pytest.MonkeyPatch):
     fused = adamw.fused_update
 
     def wrong(weights: Any, gradients: Any, states: Any, group: Any) -> None:
         fused(weights, [gradient * 0.9 for gradient in gradients], states, group)
 
     monkeypatch.setattr(adamw, "fused_update", wrong)
-    (result,) = check_kernels(subject)
+    (result,) = check_kernels(check_context)
     assert result.verdict == "warn"
     assert "AdamW" in result.measured
 
@@ -91,24 +91,26 @@ def planted(fault: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], Ca
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_a_wrong_compiled_block(wrong: bool, subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_a_wrong_compiled_block(wrong: bool, check_context: CheckContext, monkeypatch: pytest.MonkeyPatch):
     fault = (lambda x: torch.cat((x[..., :2] + 0.5, x[..., 2:]), -1)) if wrong else (lambda x: x)
     monkeypatch.setattr(compiling, "compile_blocks", planted(fault))
     monkeypatch.setattr(compiling, "Causal", type(None))
     monkeypatch.setattr(compiling, "add_compiler_flags", lambda flags: None)
     monkeypatch.setattr("lavra.checks.kernels.can_compile", lambda device: True)
-    before = {name: weight.clone() for name, weight in subject.trainer.masters.weights.items()}
-    objective = subject.trainer.objective
-    (result,) = check_compiled(subject)
+    before = {name: weight.clone() for name, weight in check_context.trainer.master_weights.weights.items()}
+    objective = check_context.trainer.objective
+    (result,) = check_compiled(check_context)
     assert result.verdict == ("warn" if wrong else "ok")
     assert ("the plain step goes on" in result.measured) == wrong
-    assert subject.trainer.compilation is None
-    assert subject.trainer.objective is objective
-    assert all(torch.equal(before[name], weight) for name, weight in subject.trainer.masters.weights.items())
+    assert check_context.trainer.compilation is None
+    assert check_context.trainer.objective is objective
+    assert all(
+        torch.equal(before[name], weight) for name, weight in check_context.trainer.master_weights.weights.items()
+    )
 
 
-def test_without_a_compiler_nothing_is_compiled(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_compiler_nothing_is_compiled(check_context: CheckContext, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lavra.checks.kernels.can_compile", lambda device: False)
-    (result,) = check_compiled(subject)
+    (result,) = check_compiled(check_context)
     assert result.verdict == "ok"
     assert "no compiler" in result.measured

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import check_subjects as subjects
-from check_subjects import decoder_subject, shrunk, stand_in_subject
-from lavra.checks.base import Storage, Subject
+import check_contexts as check_contexts
+from check_contexts import decoder_check_context, shrunk, stand_in_check_context
+from lavra.checks.base import CheckContext, Storage
 from lavra.checks.documents import check_documents, check_padding
 from lavra.checks.gradients import check_accumulation, check_gradients, check_optimizer
 from lavra.checks.influence import check_influence
@@ -27,9 +27,9 @@ from lavra.checks.suite import FULL, QUICK, Report, run_checks
 from lavra.data.token_store.prepare import Prepared
 from lavra.data.token_store.store import TokenStore
 from lavra.data.token_store.writer import StoreWriter
-from lavra.models.contract import IGNORED, Batch
 from lavra.models.native.attention_masks import Mask
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives.base import Loss
 from lavra.objectives.causal import Causal
 from lavra.training.step import Step
@@ -45,7 +45,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Prepare
 
     def get(name: str) -> Prepared:
         if name not in made:
-            made[name] = subjects.corpus(name, tmp_path_factory.mktemp(name))
+            made[name] = check_contexts.corpus(name, tmp_path_factory.mktemp(name))
         return made[name]
 
     return get
@@ -56,8 +56,8 @@ def tales(corpora: Callable[[str], Prepared]) -> Prepared:
     return corpora("tales")
 
 
-def verdicts(subject: Subject, check: Callable[[Subject], Any]) -> dict[str, str]:
-    report = run_checks(subject, [(check, 0.0)])
+def verdicts(check_context: CheckContext, check: Callable[[CheckContext], Any]) -> dict[str, str]:
+    report = run_checks(check_context, [(check, 0.0)])
     return {result.name: result.verdict for result in report.results}
 
 
@@ -69,35 +69,39 @@ def complaints(report: Report) -> list[str]:
 # No false alarm
 
 
-@pytest.mark.parametrize(("style", "corpus"), [(style, CORPORA[i % 3]) for i, style in enumerate(subjects.STYLES)])
+@pytest.mark.parametrize(
+    ("style", "corpus"), [(style, CORPORA[i % 3]) for i, style in enumerate(check_contexts.STYLES)]
+)
 def test_clean_presets_pass_the_whole_battery(style, corpus, corpora):
-    report = run_checks(decoder_subject(shrunk(style), corpora(corpus)), FULL)
+    report = run_checks(decoder_check_context(shrunk(style), corpora(corpus)), FULL)
     assert complaints(report) == []
     assert report.verdict != "fail"
     assert len(report.results) == 23
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
-@pytest.mark.parametrize("style", subjects.STYLES)
+@pytest.mark.parametrize("style", check_contexts.STYLES)
 def test_clean_presets_pass_the_short_form_on_every_corpus(style, corpus, corpora):
-    assert complaints(run_checks(decoder_subject(shrunk(style), corpora(corpus)), QUICK)) == []
+    assert complaints(run_checks(decoder_check_context(shrunk(style), corpora(corpus)), QUICK)) == []
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("corpus", CORPORA)
-@pytest.mark.parametrize("style", subjects.STYLES)
+@pytest.mark.parametrize("style", check_contexts.STYLES)
 def test_clean_presets_pass_the_whole_battery_on_every_corpus(style, corpus, precision, corpora):
-    assert complaints(run_checks(decoder_subject(shrunk(style), corpora(corpus), precision=precision), FULL)) == []
+    assert (
+        complaints(run_checks(decoder_check_context(shrunk(style), corpora(corpus), precision=precision), FULL)) == []
+    )
 
 
 @pytest.mark.parametrize("kind", ["encoder", "encoder-decoder"])
 def test_clean_stand_ins_pass_the_whole_battery(kind):
     if kind == "encoder":
-        subject = stand_in_subject(subjects.Encoder(), subjects.Masked(), causal=False)
+        check_context = stand_in_check_context(check_contexts.Encoder(), check_contexts.MaskedLM(), causal=False)
     else:
-        subject = stand_in_subject(subjects.EncoderDecoder(), subjects.Copy(), causal=True)
-    report = run_checks(subject, FULL)
+        check_context = stand_in_check_context(check_contexts.EncoderDecoder(), check_contexts.Copy(), causal=True)
+    report = run_checks(check_context, FULL)
     assert complaints(report) == []
     assert report["both_directions" if kind == "encoder" else "causal_leak"].verdict == "ok"
 
@@ -123,17 +127,17 @@ class ShiftedInTheLoss(Causal):
         return Loss(loss, batch.weight)
 
 
-def with_objective(subject: Subject, cls: type[Causal]) -> Subject:
-    plain = subject.objective
+def with_objective(check_context: CheckContext, cls: type[Causal]) -> CheckContext:
+    plain = check_context.objective
     assert isinstance(plain, Causal)
-    return replace(subject, objective=cls(plain.context, plain.isolate))
+    return replace(check_context, objective=cls(plain.context, plain.isolate))
 
 
 @pytest.mark.parametrize("cls", [ShiftedTwice, ShiftedInTheLoss])
 def test_labels_shifted_twice(cls, tales):
-    subject = with_objective(decoder_subject(shrunk("gpt2-124m"), tales), cls)
-    assert verdicts(subject, check_labels) == {"labels": "fail"}
-    (result,) = check_labels(subject)
+    check_context = with_objective(decoder_check_context(shrunk("gpt2-124m"), tales), cls)
+    assert verdicts(check_context, check_labels) == {"labels": "fail"}
+    (result,) = check_labels(check_context)
     assert "the token after the next" in result.measured or "is predicted from position" in result.measured
 
 
@@ -142,27 +146,27 @@ def test_labels_shifted_twice(cls, tales):
 
 @pytest.mark.parametrize("style", ["gpt2-124m", "lavra-9m"])
 def test_one_future_token(style, tales, monkeypatch):
-    def leaky(segments: Any, length: int, bias: Any, bounds: Any) -> Mask:
-        if segments is None:
+    def leaky(document_ids: Any, length: int, bias: Any, bounds: Any) -> Mask:
+        if document_ids is None:
             return Mask(bias=bias)
         index = torch.arange(length)
-        allowed = (index[:, None] + 1 >= index[None, :]) & (segments[:, :, None] == segments[:, None, :])
+        allowed = (index[:, None] + 1 >= index[None, :]) & (document_ids[:, :, None] == document_ids[:, None, :])
         return Mask(allowed=allowed[:, None], bias=bias)
 
     monkeypatch.setattr("lavra.models.native.decoder.causal_mask", leaky)
-    subject = decoder_subject(shrunk(style), tales)
-    assert verdicts(subject, check_influence) == {"causal_leak": "fail"}
-    (result,) = check_influence(subject)
+    check_context = decoder_check_context(shrunk(style), tales)
+    assert verdicts(check_context, check_influence) == {"causal_leak": "fail"}
+    (result,) = check_influence(check_context)
     assert "depends on input" in result.measured
 
 
 def test_an_encoder_with_a_causal_mask():
-    class Blinkered(subjects.Encoder):
+    class Blinkered(check_contexts.Encoder):
         def seen(self, allowed):
             return allowed.tril()
 
-    subject = stand_in_subject(Blinkered(), subjects.Masked(), causal=False)
-    assert verdicts(subject, check_influence) == {"both_directions": "fail"}
+    check_context = stand_in_check_context(Blinkered(), check_contexts.MaskedLM(), causal=False)
+    assert verdicts(check_context, check_influence) == {"both_directions": "fail"}
 
 
 # 3: the end of a document ignored, because it is also the padding
@@ -177,10 +181,10 @@ class EndIgnored(Causal):
 
 
 def test_end_of_document_ignored(tales):
-    subject = with_objective(decoder_subject(shrunk("opt-125m"), tales), EndIgnored)
+    check_context = with_objective(decoder_check_context(shrunk("opt-125m"), tales), EndIgnored)
     assert tales.tokenizer.end_of_document == 0
-    assert verdicts(subject, check_labels) == {"labels": "fail"}
-    assert "is never a target" in check_labels(subject)[0].measured
+    assert verdicts(check_context, check_labels) == {"labels": "fail"}
+    assert "is never a target" in check_labels(check_context)[0].measured
 
 
 # 4: means of micro-batches averaged
@@ -188,19 +192,19 @@ def test_end_of_document_ignored(tales):
 
 def test_means_of_micro_batches_averaged_by_the_step(tales, monkeypatch):
     def averaging(self: Step) -> None:
-        self.masters.clear()
+        self.master_weights.clear()
         self.weight = sum(batch.weight for batch in self.micro_batches)
         total = 0.0
         for batch in self.micro_batches:
             loss = self.objective.loss(self.model, batch)
             mean = loss.sum / loss.weight / len(self.micro_batches)
             mean.backward()
-            self.masters.collect()
+            self.master_weights.accumulate()
             total += float(mean.detach())
         self.loss = total
 
     monkeypatch.setattr(Step, "_accumulate", averaging)
-    assert verdicts(decoder_subject(shrunk("gpt2-124m"), tales), check_accumulation) == {"accumulation": "fail"}
+    assert verdicts(decoder_check_context(shrunk("gpt2-124m"), tales), check_accumulation) == {"accumulation": "fail"}
 
 
 @dataclass(frozen=True)
@@ -211,16 +215,16 @@ class MeanLoss(Causal):
 
 
 def test_means_of_micro_batches_averaged_by_the_objective(tales):
-    subject = with_objective(decoder_subject(shrunk("gpt2-124m"), tales), MeanLoss)
-    assert verdicts(subject, check_accumulation) == {"accumulation": "fail"}
+    check_context = with_objective(decoder_check_context(shrunk("gpt2-124m"), tales), MeanLoss)
+    assert verdicts(check_context, check_accumulation) == {"accumulation": "fail"}
 
 
 # 5: head untied at load
 
 
 def test_head_untied_at_load(tales):
-    subject = decoder_subject(shrunk("gpt2-124m"), tales)
-    storage = subject.storage
+    check_context = decoder_check_context(shrunk("gpt2-124m"), tales)
+    storage = check_context.storage
     assert storage is not None
 
     def load(folder: Path) -> Decoder:
@@ -229,14 +233,14 @@ def test_head_untied_at_load(tales):
         model.output.weight = torch.nn.Parameter(model.embedding.weight.detach().clone())
         return model
 
-    untied = replace(subject, storage=Storage(storage.save, load))
+    untied = replace(check_context, storage=Storage(storage.save, load))
     assert verdicts(untied, check_saving) == {"save_and_load": "fail", "export": "ok"}
-    assert verdicts(subject, check_saving) == {"save_and_load": "ok", "export": "ok"}
+    assert verdicts(check_context, check_saving) == {"save_and_load": "ok", "export": "ok"}
 
 
 def test_an_export_that_changes_the_model(tales):
-    subject = decoder_subject(shrunk("gpt2-124m"), tales)
-    export = subject.export
+    check_context = decoder_check_context(shrunk("gpt2-124m"), tales)
+    export = check_context.export
     assert export is not None
 
     def load(folder: Path) -> Decoder:
@@ -246,13 +250,13 @@ def test_an_export_that_changes_the_model(tales):
             model.blocks[1].mlp.up.weight.copy_(model.blocks[1].mlp.up.weight.flip(0))
         return model
 
-    changed = replace(subject, export=Storage(export.save, load))
+    changed = replace(check_context, export=Storage(export.save, load))
     assert verdicts(changed, check_saving) == {"save_and_load": "ok", "export": "fail"}
 
 
 def test_head_that_is_not_tied_from_the_beginning(tales):
-    subject = decoder_subject(shrunk("gpt2-124m", tied=False), tales)
-    found = verdicts(replace(subject, tied=True), check_gradients)
+    check_context = decoder_check_context(shrunk("gpt2-124m", tied=False), tales)
+    found = verdicts(replace(check_context, tied=True), check_gradients)
     assert found["tied_weights"] == "fail"
 
 
@@ -268,15 +272,15 @@ class CountingOn(Causal):
 
 @pytest.mark.parametrize("style", ["gpt2-124m", "lavra-9m"])
 def test_positions_not_reset(style, tales):
-    subject = with_objective(decoder_subject(shrunk(style), tales), CountingOn)
-    assert verdicts(subject, check_documents) == {"document_leak": "fail"}
+    check_context = with_objective(decoder_check_context(shrunk(style), tales), CountingOn)
+    assert verdicts(check_context, check_documents) == {"document_leak": "fail"}
 
 
 def test_documents_that_see_each_other(tales, monkeypatch):
     monkeypatch.setattr(
-        "lavra.models.native.decoder.causal_mask", lambda segments, length, bias, bounds: Mask(bias=bias)
+        "lavra.models.native.decoder.causal_mask", lambda document_ids, length, bias, bounds: Mask(bias=bias)
     )
-    assert verdicts(decoder_subject(shrunk("lavra-9m"), tales), check_documents) == {"document_leak": "fail"}
+    assert verdicts(decoder_check_context(shrunk("lavra-9m"), tales), check_documents) == {"document_leak": "fail"}
 
 
 # 7: a frozen layer forgotten
@@ -291,17 +295,17 @@ def test_a_frozen_layer_forgotten(tales, monkeypatch):
         return model
 
     monkeypatch.setattr("lavra.workflows.models.saved_base.build_decoder", build)
-    subject = decoder_subject(shrunk("tinyllama-1.1b"), tales)
-    assert verdicts(subject, check_gradients)["gradient_flow"] == "fail"
-    assert "blocks.0" in check_gradients(subject)[0].measured
-    meant = frozenset(name for name, one in subject.model.named_parameters() if not one.requires_grad)
-    assert verdicts(replace(subject, frozen=meant), check_gradients)["gradient_flow"] == "ok"
+    check_context = decoder_check_context(shrunk("tinyllama-1.1b"), tales)
+    assert verdicts(check_context, check_gradients)["gradient_flow"] == "fail"
+    assert "blocks.0" in check_gradients(check_context)[0].measured
+    meant = frozenset(name for name, one in check_context.model.named_parameters() if not one.requires_grad)
+    assert verdicts(replace(check_context, frozen=meant), check_gradients)["gradient_flow"] == "ok"
 
 
 def test_a_layer_that_nothing_uses(tales, monkeypatch):
-    subject = decoder_subject(shrunk("gpt2-124m"), tales)
-    monkeypatch.setattr(subject.module.blocks[1], "forward", lambda x, *_: x)
-    result = check_gradients(subject)[0]
+    check_context = decoder_check_context(shrunk("gpt2-124m"), tales)
+    monkeypatch.setattr(check_context.module.blocks[1], "forward", lambda x, *_: x)
+    result = check_gradients(check_context)[0]
     assert result.verdict == "fail"
     assert "blocks.1" in result.measured
 
@@ -310,10 +314,10 @@ def test_a_layer_that_nothing_uses(tales, monkeypatch):
 
 
 def test_learning_rate_zero(tales):
-    subject = decoder_subject(shrunk("gpt2-124m"), tales, rate=0.0)
-    assert verdicts(subject, check_optimizer) == {"optimizer": "fail"}
-    subject.trainer.optimizers.rates[0][0] = 0.0
-    found = verdicts(subject, check_overfit)
+    check_context = decoder_check_context(shrunk("gpt2-124m"), tales, rate=0.0)
+    assert verdicts(check_context, check_optimizer) == {"optimizer": "fail"}
+    check_context.trainer.optimizers.lrs[0][0] = 0.0
+    found = verdicts(check_context, check_overfit)
     assert found == {"overfit": "fail", "update": "fail"}
 
 
@@ -329,18 +333,20 @@ def with_train(data: Prepared, texts: list[str], folder: Path) -> Prepared:
 
 def test_held_out_documents_copied_into_the_training_text(tales, tmp_path):
     texts = [*tales.train.texts(), *list(tales.validation.texts())[:3]]
-    subject = decoder_subject(shrunk("gpt2-124m"), with_train(tales, texts, tmp_path))
-    assert verdicts(subject, check_copies) == {"held_out_copies": "fail"}
-    assert verdicts(subject, check_near_duplicates) == {"held_out_near_duplicates": "fail"}
-    assert check_copies(subject)[0].measured.startswith("3 of ")
+    check_context = decoder_check_context(shrunk("gpt2-124m"), with_train(tales, texts, tmp_path))
+    assert verdicts(check_context, check_copies) == {"validation_copies": "fail"}
+    assert verdicts(check_context, check_near_duplicates) == {"validation_near_duplicates": "fail"}
+    assert check_copies(check_context)[0].measured.startswith("3 of ")
 
 
 def test_held_out_documents_copied_with_small_changes(tales, tmp_path):
     changed = [text.replace(",", " ,").upper() for text in tales.validation.texts()]
-    subject = decoder_subject(shrunk("gpt2-124m"), with_train(tales, [*tales.train.texts(), *changed], tmp_path))
-    assert verdicts(subject, check_copies) == {"held_out_copies": "ok"}
-    assert verdicts(subject, check_near_duplicates) == {"held_out_near_duplicates": "fail"}
-    told = check_near_duplicates(replace(subject, loaded=True))[0].measured
+    check_context = decoder_check_context(
+        shrunk("gpt2-124m"), with_train(tales, [*tales.train.texts(), *changed], tmp_path)
+    )
+    assert verdicts(check_context, check_copies) == {"validation_copies": "ok"}
+    assert verdicts(check_context, check_near_duplicates) == {"validation_near_duplicates": "fail"}
+    told = check_near_duplicates(replace(check_context, loaded=True))[0].measured
     assert "all of them are near duplicates" in told
 
 
@@ -356,52 +362,52 @@ class OtherIds(Causal):
 
 
 def test_text_in_the_ids_of_another_tokenizer(tales):
-    subject = decoder_subject(shrunk("gpt2-124m"), tales, loaded=True)
+    check_context = decoder_check_context(shrunk("gpt2-124m"), tales, loaded=True)
     for _ in range(40):
-        subject.trainer.run_step()
-    assert verdicts(subject, check_first_loss) == {"first_loss": "ok"}
-    assert verdicts(with_objective(subject, OtherIds), check_first_loss) == {"first_loss": "fail"}
+        check_context.trainer.run_step()
+    assert verdicts(check_context, check_first_loss) == {"first_loss": "ok"}
+    assert verdicts(with_objective(check_context, OtherIds), check_first_loss) == {"first_loss": "fail"}
 
 
 def test_a_tokenizer_larger_than_the_model(tales, corpora):
-    assembly, plan = subjects.assembled(shrunk("gpt2-124m"), tales)
-    assembly.model.spec = replace(assembly.model.spec, vocabulary=256)
-    subject = subjects.make_subject(assembly, plan, subjects.TextMaterial(tales))
-    report = run_checks(subject, QUICK)
+    job, plan = check_contexts.assembled(shrunk("gpt2-124m"), tales)
+    job.model.spec = replace(job.model.spec, vocabulary=256)
+    check_context = check_contexts.make_check_context(job, plan, check_contexts.TextDataset(tales))
+    report = run_checks(check_context, QUICK)
     assert {result.name for result in report.failed} == {"ids", "tokenizer"}
 
 
 def test_a_store_made_with_another_tokenizer(tales, corpora):
     mixed = Prepared(tales.folder, tales.train, corpora("laws").validation)
-    subject = decoder_subject(shrunk("gpt2-124m"), mixed)
-    assert verdicts(subject, check_tokenizer) == {"tokenizer": "fail"}
+    check_context = decoder_check_context(shrunk("gpt2-124m"), mixed)
+    assert verdicts(check_context, check_tokenizer) == {"tokenizer": "fail"}
 
 
 # 11: attention mask dropped in an encoder
 
 
 def test_attention_mask_dropped_in_an_encoder():
-    class Maskless(subjects.Encoder):
+    class Maskless(check_contexts.Encoder):
         def seen(self, allowed):
             return torch.ones_like(allowed)
 
-    subject = stand_in_subject(Maskless(), subjects.Masked(), causal=False)
-    assert verdicts(subject, check_padding) == {"padding": "fail"}
-    assert verdicts(subject, check_documents) == {"document_leak": "fail"}
+    check_context = stand_in_check_context(Maskless(), check_contexts.MaskedLM(), causal=False)
+    assert verdicts(check_context, check_padding) == {"padding": "fail"}
+    assert verdicts(check_context, check_documents) == {"document_leak": "fail"}
 
 
 # 12: dropout left on in evaluation
 
 
 def test_dropout_left_on_in_evaluation(tales, monkeypatch):
-    subject = decoder_subject(shrunk("gpt2-124m"), tales)
+    check_context = decoder_check_context(shrunk("gpt2-124m"), tales)
     embed = Decoder._embed
     monkeypatch.setattr(Decoder, "_embed", lambda self, ids, places: F.dropout(embed(self, ids, places), 0.1))
-    assert verdicts(subject, check_evaluation) == {"evaluation": "fail"}
+    assert verdicts(check_context, check_evaluation) == {"evaluation": "fail"}
 
 
 def test_dropout_in_training_alone_is_well(tales):
-    report = run_checks(decoder_subject(shrunk("gpt2-124m", dropout=0.2), tales), QUICK)
+    report = run_checks(decoder_check_context(shrunk("gpt2-124m", dropout=0.2), tales), QUICK)
     assert complaints(report) == []
 
 
@@ -409,14 +415,14 @@ def test_dropout_in_training_alone_is_well(tales):
 
 
 def test_fp16_overflow(tales):
-    subject = decoder_subject(shrunk("gpt2-124m"), tales, precision="fp16")
-    assert verdicts(subject, check_precision) == {"precision": "ok"}
-    masters = subject.trainer.masters
+    check_context = decoder_check_context(shrunk("gpt2-124m"), tales, precision="fp16")
+    assert verdicts(check_context, check_precision) == {"precision": "ok"}
+    master_weights = check_context.trainer.master_weights
     with torch.no_grad():
-        masters.weights["blocks.0.mlp.up.weight"].mul_(3e4)
-        masters.weights["blocks.0.mlp.down.weight"].mul_(1e2)
-        masters.publish()
-    assert verdicts(subject, check_precision) == {"precision": "fail"}
+        master_weights.weights["blocks.0.mlp.up.weight"].mul_(3e4)
+        master_weights.weights["blocks.0.mlp.down.weight"].mul_(1e2)
+        master_weights.copy_to_model()
+    assert verdicts(check_context, check_precision) == {"precision": "fail"}
 
 
 # 14: optimiser not seeing the head
@@ -424,25 +430,25 @@ def test_fp16_overflow(tales):
 
 def test_optimiser_that_does_not_hold_the_head(tales, monkeypatch):
     monkeypatch.setattr("lavra.checks.learning._STEPS", 8)
-    subject = decoder_subject(shrunk("tinyllama-1.1b"), tales)
-    head = subject.trainer.masters.weights["output.weight"]
-    for optimizer in subject.trainer.optimizers.optimizers:
+    check_context = decoder_check_context(shrunk("tinyllama-1.1b"), tales)
+    head = check_context.trainer.master_weights.weights["output.weight"]
+    for optimizer in check_context.trainer.optimizers.optimizers:
         for group in optimizer.param_groups:
             group["params"] = [weight for weight in group["params"] if weight is not head]
-    assert verdicts(subject, check_optimizer) == {"optimizer": "fail"}
-    assert verdicts(subject, check_overfit)["update"] == "fail"
-    assert "output.weight" in check_optimizer(subject)[0].measured
+    assert verdicts(check_context, check_optimizer) == {"optimizer": "fail"}
+    assert verdicts(check_context, check_overfit)["update"] == "fail"
+    assert "output.weight" in check_optimizer(check_context)[0].measured
 
 
 # 15: loss averaged over padding
 
 
-class WeighedWithPadding(subjects.Masked):
+class WeighedWithPadding(check_contexts.MaskedLM):
     def loss(self, model: Any, batch: Batch, *, learning: bool = True) -> Loss:
         return Loss(super().loss(model, batch).sum, float(batch.targets.numel()))
 
 
-class PaddingLearned(subjects.Copy):
+class PaddingLearned(check_contexts.Copy):
     def encode(self, rows: Any, streams: Any, progress: float) -> Batch:
         batch = super().encode(rows, streams, progress)
         targets = batch.targets.masked_fill(batch.targets == IGNORED, 0)
@@ -450,7 +456,7 @@ class PaddingLearned(subjects.Copy):
 
 
 def test_loss_averaged_over_padding():
-    encoder = stand_in_subject(subjects.Encoder(), WeighedWithPadding(), causal=False)
+    encoder = stand_in_check_context(check_contexts.Encoder(), WeighedWithPadding(), causal=False)
     assert verdicts(encoder, check_padding) == {"padding": "fail"}
-    writer = stand_in_subject(subjects.EncoderDecoder(), PaddingLearned(), causal=True)
+    writer = stand_in_check_context(check_contexts.EncoderDecoder(), PaddingLearned(), causal=True)
     assert verdicts(writer, check_padding) == {"padding": "fail"}

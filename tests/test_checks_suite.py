@@ -10,8 +10,8 @@ import torch
 
 import lavra
 import lavra.cli.main as cli
-from check_subjects import corpus, decoder_subject, shrunk
-from lavra.checks.base import CheckResult, Subject
+from check_contexts import corpus, decoder_check_context, shrunk
+from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.stores import check_files
 from lavra.checks.suite import FULL, QUICK, Report, run_checks
 from lavra.core.errors import CheckFailed
@@ -26,55 +26,55 @@ def laws(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return corpus("laws", tmp_path_factory.mktemp("laws"))
 
 
-def everything(subject: Subject) -> dict[str, torch.Tensor]:
-    trainer = subject.trainer
+def everything(check_context: CheckContext) -> dict[str, torch.Tensor]:
+    trainer = check_context.trainer
     tensors = {
         f"{group}/{name}": one.clone() for group, named in trainer.tensors().items() for name, one in named.items()
     }
-    working = {f"working/{name}": one.detach().clone() for name, one in subject.model.named_parameters()}
+    working = {f"working/{name}": one.detach().clone() for name, one in check_context.model.named_parameters()}
     return tensors | working
 
 
 @pytest.mark.parametrize(("style", "precision"), [("gpt2-124m", "fp32"), ("lavra-9m", "bf16")])
 def test_the_battery_leaves_the_trainer_as_it_was(style, precision, laws, monkeypatch):
     monkeypatch.setattr("lavra.checks.learning._STEPS", 8)
-    subject = decoder_subject(shrunk(style, dropout=0.1), laws, precision=precision)
-    trainer = subject.trainer
-    before, state = everything(subject), trainer.state()
+    check_context = decoder_check_context(shrunk(style, dropout=0.1), laws, precision=precision)
+    trainer = check_context.trainer
+    before, state = everything(check_context), trainer.state()
     parts = trainer.batches, trainer.objective, trainer.updates, trainer.schedule, trainer.steps
     torch.manual_seed(5)
     random_state = torch.get_rng_state()
-    run_checks(subject, FULL)
-    after = everything(subject)
+    run_checks(check_context, FULL)
+    after = everything(check_context)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
     assert trainer.state() == state
     assert parts == (trainer.batches, trainer.objective, trainer.updates, trainer.schedule, trainer.steps)
-    assert all(parameter.grad is None for parameter in subject.module.parameters())
-    assert subject.module.training
+    assert all(parameter.grad is None for parameter in check_context.module.parameters())
+    assert check_context.module.training
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
 def test_training_after_the_battery_is_training_without_it(laws, monkeypatch):
     monkeypatch.setattr("lavra.checks.learning._STEPS", 8)
-    checked, plain = (decoder_subject(shrunk("lavra-9m"), laws).trainer for _ in range(2))
-    run_checks(replace(decoder_subject(shrunk("lavra-9m"), laws), trainer=checked), FULL)
+    checked, plain = (decoder_check_context(shrunk("lavra-9m"), laws).trainer for _ in range(2))
+    run_checks(replace(decoder_check_context(shrunk("lavra-9m"), laws), trainer=checked), FULL)
     losses = [[trainer.run_step().loss for _ in range(4)] for trainer in (checked, plain)]
     assert losses[0] == losses[1]
 
 
 def test_without_time_only_the_first_check_runs(laws):
-    report = run_checks(decoder_subject(shrunk("gpt2-124m"), laws), QUICK, seconds=0.0)
+    report = run_checks(decoder_check_context(shrunk("gpt2-124m"), laws), QUICK, seconds=0.0)
     assert [result.name for result in report.results] == ["first_loss"]
     assert len(report.skipped) == len(QUICK) - 1
     assert "skipped for lack of time" in report.summary()
 
 
 def test_a_check_that_cannot_be_run_is_a_failure(laws):
-    def check_nothing(subject: Subject) -> list[CheckResult]:
+    def check_nothing(check_context: CheckContext) -> list[CheckResult]:
         raise RuntimeError("shapes do not match\nand more")
 
-    report = run_checks(decoder_subject(shrunk("gpt2-124m"), laws), [(check_nothing, 0.0)])
+    report = run_checks(decoder_check_context(shrunk("gpt2-124m"), laws), [(check_nothing, 0.0)])
     assert report["nothing"].verdict == "fail"
     assert report["nothing"].measured == "it ended with RuntimeError: shapes do not match"
 
@@ -84,17 +84,17 @@ def test_a_flipped_byte_of_a_store_is_named(side: str, laws: Prepared, tmp_path:
     assert (check_files, 0.0) in FULL
     folder = tmp_path / "prepared"
     shutil.copytree(laws.folder, folder)
-    subject = decoder_subject(shrunk("gpt2-124m"), open_prepared(folder))
-    assert [result.verdict for result in check_files(subject)] == ["ok"]
+    check_context = decoder_check_context(shrunk("gpt2-124m"), open_prepared(folder))
+    assert [result.verdict for result in check_files(check_context)] == ["ok"]
     (name,) = (name for name in getattr(laws, side).manifest.hashes if name.startswith("tokens"))
     content = bytearray((folder / side / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / side / name).write_bytes(content)
-    report = run_checks(subject, [(check_files, 0.0)])
+    report = run_checks(check_context, [(check_files, 0.0)])
     assert report["files"].verdict == "fail"
     assert str(Path(side) / name) in report["files"].measured
     assert "prepare" in report["files"].remedy
-    assert run_checks(decoder_subject(shrunk("gpt2-124m"), laws), [(check_files, 0.0)])["files"].verdict == "ok"
+    assert run_checks(decoder_check_context(shrunk("gpt2-124m"), laws), [(check_files, 0.0)])["files"].verdict == "ok"
 
 
 def test_report_as_values_and_as_text():

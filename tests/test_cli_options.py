@@ -21,7 +21,7 @@ from lavra.config.search import Doc2QueryConfig, ExpandConfig
 from lavra.config.training import TrainConfig
 from lavra.core.configuration import to_toml
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 
 
 @dataclass
@@ -122,7 +122,7 @@ def test_help_shows_examples_units_and_the_common_flags(capsys: pytest.CaptureFi
 def test_json_and_quiet_are_flags_of_every_command(capsys: pytest.CaptureFixture[str]):
     words = ["--json", "--quiet"]
     assert parse(Job, words, prog="lavra job", description="Do the job.")[1]
-    say("not heard")
+    log("not heard")
     print_json({"perplexity": {"value": float("nan")}, "text": "ção"})
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"perplexity": {"value": None}, "text": "ção"}

@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
             "tokens_per_second": 9123.4,
             "perplexity": {"value": 123.4, "low": 120.0, "high": 125.9},
             "bits_per_byte": {"value": 1.9494, "low": 1.94, "high": 1.96},
-            "ledger": [{"source": "machado", "tokens": 3000, "seen": 2500, "epochs": 0.83, "left": 500}],
+            "data_usage": [{"source": "machado", "tokens": 3000, "seen": 2500, "epochs": 0.83, "left": 500}],
         }
     )
     interrupted = RunFolder.create(tmp_path / "interrupted", 'data = ["a", "b", "c"]\n')

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lavra.core.disk.json_lines import JsonLines
 from lavra.core.disk.run_folder import RunFolder, list_runs
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 
 HOLD = """
 import sys
@@ -94,7 +94,7 @@ def test_opening_what_is_no_run_says_so(tmp_path: Path):
 def test_a_damaged_plan_is_named(run: RunFolder):
     run.write_plan({"steps": 3})
     (run.path / "plan.json").write_text('{"steps"')
-    with pytest.raises(Damaged, match=r"plan\.json is damaged"):
+    with pytest.raises(CorruptFile, match=r"plan\.json is damaged"):
         _ = run.plan
 
 
@@ -123,7 +123,7 @@ def test_any_cut_leaves_the_whole_lines_before_it(tmp_path_factory: pytest.TempP
 
 def test_a_damaged_line_in_the_middle_is_named(run: RunFolder):
     run.metrics.path.write_text('{"step": 1}\nrubbish\n{"step": 3}\n')
-    with pytest.raises(Damaged, match=r"metrics\.jsonl:2 is damaged"):
+    with pytest.raises(CorruptFile, match=r"metrics\.jsonl:2 is damaged"):
         run.metrics.read()
 
 

@@ -26,8 +26,8 @@ with line:
         note = "2.4M tokens  loss 3.123  validation 1.234 bits/byte  12.3k tokens/s  38% of peak"
         line._next = 0.0
         line.update(step, note)
-        progress.say(f"forecast: message after step {step}")
-progress.say("done")
+        progress.log(f"forecast: message after step {step}")
+progress.log("done")
 """
 
 

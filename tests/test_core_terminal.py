@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lavra.cli.main import main
-from lavra.core.progress import printable, say, shield_terminal
+from lavra.core.progress import log, printable, shield_terminal
 from lavra.reports.formatting import text_table
 
 MARKS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -27,7 +27,7 @@ def test_controls_and_marks_of_direction_are_shown_and_all_else_stays() -> None:
 
 
 def test_messages_and_tables_are_printable(capsys: pytest.CaptureFixture[str]) -> None:
-    say(f"reading {MARKS}\x1b[2Jfile")
+    log(f"reading {MARKS}\x1b[2Jfile")
     assert capsys.readouterr().err == "reading " + "�" * 10 + "[2Jfile\n"
     assert text_table(["name", "n"], [[f"{MARKS[4]}txt", "1"]]).splitlines()[2] == "�txt  1"
 

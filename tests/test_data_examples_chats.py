@@ -109,7 +109,7 @@ def test_the_ids_are_those_of_transformers(tmp_path: Path):
 def test_a_template_that_marks_no_end_gets_one(tokenizer: Tokenizer):
     found, _ = encode(PLAIN, CHAT[1:3], tokenizer)
     assert found is not None
-    assert (found.tokens[0] == tokenizer.end_of_document) == (tokenizer.beginning is not None)
+    assert (found.tokens[0] == tokenizer.end_of_document) == (tokenizer.bos is not None)
     assert (found.tokens[-1], found.learned[-1]) == (tokenizer.end_of_document, True)
     assert "não" in tokenizer.decode(found.tokens[found.learned])
 

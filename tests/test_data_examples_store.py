@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.data.examples.encoding import ExampleEncoder
 from lavra.data.examples.packing import LOOK_AHEAD, pack_examples
 from lavra.data.examples.prepare import holds_examples, open_prepared_examples, prepare_examples
@@ -82,10 +82,10 @@ def test_a_store_is_whole_or_absent_and_says_when_it_is_damaged(tmp_path: Path):
         pass
     store = store_of(tmp_path, [(5, 0)] * 9)
     (store.folder / "learned.bin").write_bytes(b"\xff" * (store.folder / "learned.bin").stat().st_size)
-    with pytest.raises(Damaged, match=r"learned\.bin is damaged"):
+    with pytest.raises(CorruptFile, match=r"learned\.bin is damaged"):
         store.verify()
     (store.folder / "learned.bin").write_bytes(b"")
-    with pytest.raises(Damaged, match=r"learned\.bin is damaged: it has 0 bytes"):
+    with pytest.raises(CorruptFile, match=r"learned\.bin is damaged: it has 0 bytes"):
         ExampleStore.open(store.folder)
 
 

@@ -26,10 +26,10 @@ def sides(*locations: Path, validation: Sequence[Path] = ()) -> tuple[list[str],
     """Return what is trained on, what is held out, and what was told."""
     found = BadRows()
     rows = list(read_rows([str(one) for one in locations], validation=[str(one) for one in validation], bad_rows=found))
-    trained = [row.text for row in rows if not row.held_out]
-    held_out = [row.text for row in rows if row.held_out]
-    assert [row.held_out for row in rows] == sorted(row.held_out for row in rows)
-    return trained, held_out, found
+    trained = [row.text for row in rows if not row.is_validation]
+    validation_set = [row.text for row in rows if row.is_validation]
+    assert [row.is_validation for row in rows] == sorted(row.is_validation for row in rows)
+    return trained, validation_set, found
 
 
 # Links
@@ -131,8 +131,8 @@ def test_names_say_what_is_for_validation_and_what_for_testing(tmp_path: Path, t
         write(folder / name, name)
     files = [folder / name for name in (test, dev, train)]
     for locations in ([folder], files):
-        trained, held_out, found = sides(*locations)
-        assert (trained, held_out) == ([train], [dev])
+        trained, validation_set, found = sides(*locations)
+        assert (trained, validation_set) == ([train], [dev])
         assert found.left_out[TEST_FILE] == [str(folder / test)]
         assert found.examples[VALIDATION_FILE] == [(str(folder / dev), "")]
         assert "never trained on" in found.summary()
@@ -151,8 +151,8 @@ def test_names_say_what_is_for_validation_and_what_for_testing(tmp_path: Path, t
 def test_other_names_say_nothing(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:
         write(tmp_path / "pages" / name, name)
-    trained, held_out, found = sides(tmp_path / "pages")
-    assert (sorted(trained), held_out, found.left_out) == (sorted(names), [], {})
+    trained, validation_set, found = sides(tmp_path / "pages")
+    assert (sorted(trained), validation_set, found.left_out) == (sorted(names), [], {})
 
 
 def test_names_say_nothing_to_who_does_not_train(tmp_path: Path) -> None:
@@ -165,13 +165,13 @@ def test_validation_data_that_is_named_goes_before_names(tmp_path: Path) -> None
     for name in ("train.jsonl", "dev.jsonl", "test.jsonl"):
         write(tmp_path / "data" / name, name)
     mine = write(tmp_path / "mine.txt", "mine")
-    trained, held_out, found = sides(tmp_path / "data", validation=[mine])
-    assert (trained, held_out) == (["train.jsonl"], ["mine"])
+    trained, validation_set, found = sides(tmp_path / "data", validation=[mine])
+    assert (trained, validation_set) == (["train.jsonl"], ["mine"])
     assert set(found.left_out) == {TEST_FILE, OTHER_VALIDATION}
-    trained, held_out, _ = sides(tmp_path / "data", validation=[tmp_path / "data" / "test.jsonl"])
-    assert (trained, held_out) == (["train.jsonl"], ["test.jsonl"])
-    trained, held_out, _ = sides(tmp_path / "data" / "train.jsonl", mine, validation=[mine])
-    assert (trained, held_out) == (["train.jsonl"], ["mine"])
+    trained, validation_set, _ = sides(tmp_path / "data", validation=[tmp_path / "data" / "test.jsonl"])
+    assert (trained, validation_set) == (["train.jsonl"], ["test.jsonl"])
+    trained, validation_set, _ = sides(tmp_path / "data" / "train.jsonl", mine, validation=[mine])
+    assert (trained, validation_set) == (["train.jsonl"], ["mine"])
     with pytest.raises(InputError, match="the same files"):
         sides(mine, validation=[mine])
     with pytest.raises(InputError, match="files, folders and globs only"):
@@ -181,8 +181,8 @@ def test_validation_data_that_is_named_goes_before_names(tmp_path: Path) -> None
 def test_of_a_collection_for_retrieval_only_the_corpus_is_read(tmp_path: Path) -> None:
     for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv"):
         write(tmp_path / "beir" / name, name)
-    trained, held_out, found = sides(tmp_path / "beir")
-    assert (trained, held_out) == (["corpus.jsonl"], [])
+    trained, validation_set, found = sides(tmp_path / "beir")
+    assert (trained, validation_set) == (["corpus.jsonl"], [])
     assert len(found.left_out[QUERIES]) == 2
 
 
@@ -190,4 +190,4 @@ def test_examples_have_validation_files_too(tmp_path: Path) -> None:
     for name in ("train.jsonl", "dev.jsonl", "test.jsonl"):
         write(tmp_path / "data" / name, name)
     rows = read_examples([str(tmp_path / "data")], BadRows(), validation=())
-    assert [(row.prompt, row.held_out) for row in rows] == [("train.jsonl", False), ("dev.jsonl", True)]
+    assert [(row.prompt, row.is_validation) for row in rows] == [("train.jsonl", False), ("dev.jsonl", True)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
 from lavra.data.split import Split, SplitCounter
-from lavra.data.tokenizers.report import TextSample
+from lavra.data.tokenizers.report import CorpusSample
 
 
 def decided(texts: Iterable[str], share: float = 0.05, limit: int = 10_000_000) -> Split:
@@ -20,7 +20,7 @@ def decided(texts: Iterable[str], share: float = 0.05, limit: int = 10_000_000) 
     return counter.decide()
 
 
-def held_out(texts: list[str], share: float = 0.05, limit: int = 10_000_000) -> set[str]:
+def validation_set(texts: list[str], share: float = 0.05, limit: int = 10_000_000) -> set[str]:
     split = decided(texts, share, limit)
     return {text for text in texts if split.divide(text)[1]}
 
@@ -37,15 +37,15 @@ def size(texts: Iterable[str]) -> int:
 def test_about_the_wanted_share_is_held_out() -> None:
     texts = corpus(5000)
     for share in (0.02, 0.05, 0.2):
-        assert size(held_out(texts, share)) / size(texts) == pytest.approx(share, rel=0.2)
+        assert size(validation_set(texts, share)) / size(texts) == pytest.approx(share, rel=0.2)
 
 
 def test_adding_documents_moves_none_and_their_order_does_not_matter() -> None:
     before, more = corpus(400), corpus(600, seed=1)
-    first = held_out(before)
+    first = validation_set(before)
     together = more + before
     random.Random(2).shuffle(together)
-    assert held_out(together) & set(before) == first
+    assert validation_set(together) & set(before) == first
     assert len(first) > 5
 
 
@@ -59,16 +59,16 @@ def test_equal_texts_fall_on_one_side_whatever_white_space_is_around_them() -> N
 
 def test_beyond_the_limit_documents_only_leave_validation() -> None:
     texts = corpus(4000)
-    unlimited = held_out(texts)
+    unlimited = validation_set(texts)
     previous = unlimited
     for divisor in (1.5, 3, 7, 20):
         limit = int(size(unlimited) / divisor)
-        limited = held_out(texts, limit=limit)
+        limited = validation_set(texts, limit=limit)
         assert limited <= previous
         assert limit / 3 < size(limited) <= limit
         previous = limited
-    limit = size(held_out(texts[:1000]))
-    assert held_out(texts, limit=limit) & set(texts[:1000]) <= held_out(texts[:1000], limit=limit)
+    limit = size(validation_set(texts[:1000]))
+    assert validation_set(texts, limit=limit) & set(texts[:1000]) <= validation_set(texts[:1000], limit=limit)
 
 
 @given(st.lists(st.integers(40, 4000), min_size=2, max_size=40), st.integers(0, 1000))
@@ -121,7 +121,7 @@ def test_a_sample_is_bounded_spread_and_the_same_every_time() -> None:
     texts = corpus(2000)
     samples = []
     for _ in range(2):
-        sample = TextSample(limit=size(texts) // 4, seed=3)
+        sample = CorpusSample(limit=size(texts) // 4, seed=3)
         for text in texts:
             sample.add(text)
         samples.append(list(sample))
@@ -135,7 +135,7 @@ def test_a_sample_is_bounded_spread_and_the_same_every_time() -> None:
 
 def test_a_giant_text_is_sampled_in_pieces_from_all_over() -> None:
     text = " ".join(corpus(3000))
-    sample = TextSample(limit=len(text) // 3)
+    sample = CorpusSample(limit=len(text) // 3)
     sample.add(text)
     pieces = list(sample)
     assert len(pieces) > 5

@@ -37,7 +37,7 @@ def test_counts_are_those_of_a_dictionary_and_frequent_contexts_come_first(ids: 
 
 def test_a_large_corpus_is_sampled_from_end_to_end() -> None:
     ids = np.repeat(np.arange(100, dtype=np.uint32), 1000)
-    found = count_bigrams(ids, 100, most=5000)
+    found = count_bigrams(ids, 100, limit=5000)
     assert found.times.sum() == pytest.approx(5000, rel=0.01)
     assert {0, 99} <= set(found.contexts.tolist())
 

@@ -158,10 +158,10 @@ LINES = [f"O documento número {number} fala de rios, pontes e casas." for numbe
 @pytest.mark.parametrize("by_name", [True, False])
 def test_given_validation_data_is_all_that_is_held_out(tmp_path: Path, by_name: bool) -> None:
     train = write_rows(tmp_path / "data" / "train.jsonl", LINES[:80])
-    held_out = write_rows(tmp_path / ("data" if by_name else "other") / "dev.jsonl", [*LINES[80:100], LINES[0]])
+    validation_set = write_rows(tmp_path / ("data" if by_name else "other") / "dev.jsonl", [*LINES[80:100], LINES[0]])
     write_rows(tmp_path / "data" / "test.jsonl", LINES[100:])
     prepared = prepare(
-        [str(train.parent)], tmp_path / "out", vocabulary_size=300, validation=() if by_name else [str(held_out)]
+        [str(train.parent)], tmp_path / "out", vocabulary_size=300, validation=() if by_name else [str(validation_set)]
     )
     assert list(prepared.train.texts()) == LINES[:80]
     assert list(prepared.validation.texts()) == [*LINES[80:100], LINES[0]]
@@ -173,14 +173,14 @@ def test_given_validation_data_is_all_that_is_held_out(tmp_path: Path, by_name: 
     }
     assert list(report["left_out"]) == ["test data by their names, never trained on"]
     with pytest.raises(InputError, match="also in the validation data"):
-        prepare([str(train.parent)], tmp_path / "strict", validation=[str(held_out)], on_bad_row="strict")
+        prepare([str(train.parent)], tmp_path / "strict", validation=[str(validation_set)], on_bad_row="strict")
 
 
 def test_validation_data_goes_with_what_is_read_only_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lines = "".join(json.dumps({"text": text}) + "\n" for text in LINES[:80])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(lines.encode()))))
-    held_out = write_rows(tmp_path / "dev.jsonl", LINES[80:100])
-    prepared = prepare(["-"], tmp_path / "out", vocabulary_size=300, validation=[str(held_out)])
+    validation_set = write_rows(tmp_path / "dev.jsonl", LINES[80:100])
+    prepared = prepare(["-"], tmp_path / "out", vocabulary_size=300, validation=[str(validation_set)])
     assert (len(prepared.train), list(prepared.validation.texts())) == (80, LINES[80:100])
 
 

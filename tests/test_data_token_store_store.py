@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import models
 
-from lavra.core.errors import Damaged, InputError
-from lavra.data.order import WindowOrder, WindowPlace
+from lavra.core.errors import CorruptFile, InputError
 from lavra.data.packing import cut, cut_many
+from lavra.data.shuffle import WindowPlace, WindowShuffle
 from lavra.data.token_store.store import TokenStore
 from lavra.data.token_store.writer import StoreWriter
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.data.usage import ledger
+from lavra.data.usage import data_usage
 
 DOCUMENTS = [
     (f"topic-{number % 3}" if number > 5 else "first", topics[name]) for number, name in enumerate(sorted(topics))
@@ -142,11 +142,13 @@ def test_a_truncated_or_missing_file_is_named_with_both_sizes(name: str, tmp_pat
     folder = write(tmp_path / "store", DOCUMENTS[:3], tokenizer).folder
     size = (folder / name).stat().st_size
     (folder / name).write_bytes((folder / name).read_bytes()[:-1])
-    with pytest.raises(Damaged, match=rf"{name} is damaged: it has {size - 1} bytes and should have {size}") as caught:
+    with pytest.raises(
+        CorruptFile, match=rf"{name} is damaged: it has {size - 1} bytes and should have {size}"
+    ) as caught:
         TokenStore.open(folder)
     assert "lavra prepare" in caught.value.remedy
     (folder / name).unlink()
-    with pytest.raises(Damaged, match=f"{name} is missing"):
+    with pytest.raises(CorruptFile, match=f"{name} is missing"):
         TokenStore.open(folder)
 
 
@@ -156,7 +158,7 @@ def test_a_flipped_byte_is_found_by_verify(name: str, tmp_path: Path, tokenizer:
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(Damaged, match=f"{name} is damaged: its content is not what was written"):
+    with pytest.raises(CorruptFile, match=f"{name} is damaged: its content is not what was written"):
         TokenStore.open(folder).verify()
 
 
@@ -170,17 +172,17 @@ def test_a_foreign_or_broken_manifest_is_named(tmp_path: Path, tokenizer: Tokeni
         (json.dumps({**manifest, "sources": [{}]}), "manifest.json is damaged"),
     ]:
         (folder / "manifest.json").write_text(content)
-        with pytest.raises(Damaged, match=message):
+        with pytest.raises(CorruptFile, match=message):
             TokenStore.open(folder)
     (folder / "manifest.json").unlink()
-    with pytest.raises(Damaged, match=r"manifest\.json is missing"):
+    with pytest.raises(CorruptFile, match=r"manifest\.json is missing"):
         TokenStore.open(folder)
 
 
 def test_a_tokenizer_that_is_not_the_stores_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     store = write(tmp_path / "store", DOCUMENTS[:2], tokenizer)
     Tokenizer.train(["outro texto"], 300).save(store.folder / "tokenizer")
-    with pytest.raises(Damaged, match="is not the tokenizer"):
+    with pytest.raises(CorruptFile, match="is not the tokenizer"):
         _ = TokenStore.open(store.folder).tokenizer
 
 
@@ -189,12 +191,12 @@ def test_a_window_holds_the_token_before_it_and_tells_its_documents_apart(tmp_pa
     window = cut(store, WindowPlace(0, 1, 6))
     assert window.tokens.tolist() == [1, 2, 0, 0, 3, 4, 5]
     assert window.documents.tolist() == [0, 0, 1, 2, 2, 2]
-    assert window.segments.tolist() == [0, 0, 1, 2, 2, 2]
+    assert window.document_ids.tolist() == [0, 0, 1, 2, 2, 2]
     assert window.positions.tolist() == [0, 1, 0, 0, 1, 2]
     around = cut(store, WindowPlace(0, 6, 4))
     assert around.tokens.tolist() == [4, 5, 0, 1, 2]
     assert around.documents.tolist() == [2, 2, 0, 0]
-    assert around.segments.tolist() == [0, 0, 1, 1]
+    assert around.document_ids.tolist() == [0, 0, 1, 1]
     assert cut(store, WindowPlace(0, 0, 1)).tokens.tolist() == [0, 1]
 
 
@@ -202,24 +204,24 @@ def test_a_single_document_that_begins_again_is_a_new_segment(tmp_path: Path) ->
     window = cut(numbered(tmp_path, [3], ["a"]), WindowPlace(0, 2, 4))
     assert window.tokens.tolist() == [2, 3, 0, 1, 2]
     assert window.documents.tolist() == [0, 0, 0, 0]
-    assert window.segments.tolist() == [0, 0, 1, 1]
+    assert window.document_ids.tolist() == [0, 0, 1, 1]
 
 
 def test_many_windows_are_what_each_window_is(store: TokenStore) -> None:
-    order = WindowOrder(store.manifest.tokens, 96, seed=2)
+    order = WindowShuffle(store.manifest.tokens, 96, seed=2)
     numbers = np.arange(order.windows - 20, order.windows + 20)
     windows = cut_many(store, order.places(numbers))
     for row, number in enumerate(numbers.tolist()):
         one, many = cut(store, order.window(number)), windows[row]
-        for name in ("tokens", "documents", "segments", "positions"):
+        for name in ("tokens", "documents", "document_ids", "positions"):
             assert (getattr(one, name) == getattr(many, name)).all()
         beyond = slice(int(windows.lengths[row]), None)
         assert (windows.documents[row, beyond] == -1).all()
-        assert (windows.segments[row, beyond] == -1).all()
+        assert (windows.document_ids[row, beyond] == -1).all()
 
 
 def test_windows_of_real_text_agree_with_the_offsets(store: TokenStore) -> None:
-    order = WindowOrder(store.manifest.tokens, 128, seed=4)
+    order = WindowShuffle(store.manifest.tokens, 128, seed=4)
     places = order.places(np.arange(order.windows))
     windows = cut_many(store, places)
     for row in range(len(windows)):
@@ -249,27 +251,27 @@ def test_the_receipt_adds_up(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     sources = [data.draw(st.sampled_from("abc")) for _ in lengths]
-    store = numbered(tmp_path_factory.mktemp("ledger"), lengths, sources)
-    order = WindowOrder(store.manifest.tokens, context, seed)
-    receipt = ledger(store, order, done)
+    store = numbered(tmp_path_factory.mktemp("data_usage"), lengths, sources)
+    order = WindowShuffle(store.manifest.tokens, context, seed)
+    usage = data_usage(store, order, done)
     seen = np.zeros(store.manifest.tokens, np.int64)
     for number in range(done):
         place = order.window(number)
         seen[(place.start + np.arange(place.length)) % len(seen)] += 1
     by_source = np.add.reduceat(seen, store.source_bounds[:-1])
-    assert [source.total for source in receipt.sources] == by_source.tolist()
-    assert receipt.epochs == done // order.windows
+    assert [source.total for source in usage.sources] == by_source.tolist()
+    assert usage.epochs == done // order.windows
     assert seen.max(initial=0) - seen.min() <= 1
-    assert receipt.seen + receipt.left == receipt.tokens == store.manifest.tokens
-    assert receipt.total == seen.sum()
-    for source in receipt.sources:
+    assert usage.seen + usage.left == usage.tokens == store.manifest.tokens
+    assert usage.total == seen.sum()
+    for source in usage.sources:
         assert source.seen + source.left == source.tokens
         assert 0 <= source.seen <= source.tokens
-    assert receipt.to_json()["sources"][0]["name"] == receipt.sources[0].name
+    assert usage.to_json()["sources"][0]["name"] == usage.sources[0].name
 
 
 def test_after_an_epoch_nothing_is_left_of_it(store: TokenStore) -> None:
-    order = WindowOrder(store.manifest.tokens, 64, seed=0)
-    almost, whole = ledger(store, order, order.windows - 1), ledger(store, order, order.windows)
+    order = WindowShuffle(store.manifest.tokens, 64, seed=0)
+    almost, whole = data_usage(store, order, order.windows - 1), data_usage(store, order, order.windows)
     assert 0 < almost.left <= 64
     assert (whole.epochs, whole.seen, whole.total) == (1, 0, store.manifest.tokens)

@@ -4,27 +4,27 @@ import threading
 
 import pytest
 
-from lavra.data.tokenizers.streaming import one_ahead
+from lavra.data.tokenizers.streaming import prefetch
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
 def test_every_item_comes_with_its_result_in_order(count: int) -> None:
-    assert list(one_ahead(range(count), lambda item: item * item)) == [(item, item * item) for item in range(count)]
+    assert list(prefetch(range(count), lambda item: item * item)) == [(item, item * item) for item in range(count)]
 
 
 def test_the_next_item_is_worked_on_while_a_result_is_used() -> None:
     begun = [threading.Event() for _ in range(3)]
-    for item, _ in one_ahead(range(3), lambda item: begun[item].set()):
+    for item, _ in prefetch(range(3), lambda item: begun[item].set()):
         assert begun[min(item + 1, 2)].wait(5)
 
 
 def test_items_are_not_taken_long_before_they_are_needed() -> None:
     taken: list[int] = []
     items = (taken.append(item) or item for item in range(10))
-    next(one_ahead(items, lambda item: item))
+    next(prefetch(items, lambda item: item))
     assert len(taken) <= 3
 
 
 def test_a_failure_reaches_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
-        list(one_ahead([1, 0, 2], lambda item: 1 / item))
+        list(prefetch([1, 0, 2], lambda item: 1 / item))

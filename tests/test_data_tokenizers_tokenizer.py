@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Library
 from lavra.core.errors import InputError
 from lavra.data.tokenizers import tokenizer as tokenizer_module
 from lavra.data.tokenizers.report import TokenizerReport
-from lavra.data.tokenizers.streaming import Cut, cut_pieces
+from lavra.data.tokenizers.streaming import Cut, cut_chunks
 from lavra.data.tokenizers.tokenizer import END_OF_DOCUMENT, Tokenizer, choose_vocabulary_size
 
 PORTUGUESE = (
@@ -115,7 +115,7 @@ def test_pieces_give_the_ids_of_the_whole(
     for size in (500, 1000, 7777):
         monkeypatch.setattr(tokenizer_module, "PIECE", size)
         monkeypatch.setattr("lavra.data.tokenizers.streaming.PIECE", size)
-        pieces = list(cut_pieces(text, made.cut, size))
+        pieces = list(cut_chunks(text, made.cut, size))
         assert len(pieces) > 5
         assert [
             number for piece in pieces for number in made.inner.encode(piece, add_special_tokens=False).ids
@@ -125,7 +125,7 @@ def test_pieces_give_the_ids_of_the_whole(
 
 @given(st.text("ab1 .\n", max_size=300), st.integers(4, 40))
 def test_pieces_are_short_and_add_up(text: str, size: int) -> None:
-    pieces = list(cut_pieces(text, Cut.BEFORE_SPACE, size))
+    pieces = list(cut_chunks(text, Cut.BEFORE_SPACE, size))
     assert "".join(pieces) == text
     assert all(len(piece) <= size for piece in pieces)
 

@@ -11,27 +11,27 @@ import numpy as np
 import pytest
 import torch
 
-import check_subjects
+import check_contexts
+import hf_models
+import hf_training
 import tiny_training as tiny
-import wrapped_models
-import wrapped_training
 from edited_models import base_model
 from fake_gpu import GPU, OnGPU, fake_gpu
 from lavra.checks import labels
-from lavra.checks.base import Subject
+from lavra.checks.base import CheckContext
 from lavra.checks.batches import only, with_targets
 from lavra.checks.labels import check_labels
 from lavra.checks.losses import check_first_loss
 from lavra.checks.suite import FULL, run_checks
-from lavra.config.transforms import AdapterConfig, EditConfig
+from lavra.config.transforms import AdapterConfig, TransformConfig
 from lavra.data.packing import WindowSource
 from lavra.data.token_store.ngram_counts import count_bigrams, count_trigrams
 from lavra.data.token_store.prepare import Prepared
-from lavra.models.contract import IGNORED, Batch
-from lavra.models.native.bigram_init import loss_by_bigrams, start_from_bigrams
+from lavra.models.native.bigram_init import init_from_bigrams, loss_by_bigrams
 from lavra.models.native.decoder import Decoder, build_decoder
-from lavra.models.native.trigram_init import start_from_trigrams
-from lavra.models.transforms.apply import apply_edits, fold_edits
+from lavra.models.native.trigram_init import init_from_trigrams
+from lavra.models.protocols import IGNORED, Batch
+from lavra.models.transforms.apply import apply_transforms, merge_transforms
 from lavra.objectives.causal import Causal
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.optimizers.optimizers import OptimizerOptions
@@ -40,7 +40,7 @@ from lavra.training.validation import Validation
 
 CPU = torch.device("cpu")
 SHAPES: dict[str, dict[str, Any]] = {
-    "rope, grouped, recall, pairs": {"recall": True, "pairs": 64},
+    "rope, grouped, recall, pairs": {"ngram_copy": True, "bigram_embedding": 64},
     "alibi, dropout": {"positions": "alibi", "kv_heads": 0, "dropout": 0.1},
     "learned, gpt2": {"positions": "learned", "norm": "layernorm", "initialization": "gpt2", "tied": True},
 }
@@ -56,7 +56,7 @@ def gpu() -> Iterator[torch.device]:
 
 @pytest.fixture(scope="module")
 def laws(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return check_subjects.corpus("laws", tmp_path_factory.mktemp("laws"))
+    return check_contexts.corpus("laws", tmp_path_factory.mktemp("laws"))
 
 
 def all_there(module: Any) -> bool:
@@ -72,16 +72,16 @@ def test_steps_of_a_decoder_are_those_of_the_cpu(name: str, optimizer: Any, gpu:
         trainer = tiny.tiny_trainer(
             spec=spec,
             optimizer=OptimizerOptions(optimizer),
-            micro_rows=2,
+            micro_batch_size=2,
             updates=lambda trainer: [
-                ExponentialAverage(trainer.masters, 0.9),
-                SnapshotAverage(trainer.masters, 0, 1),
+                ExponentialAverage(trainer.master_weights, 0.9),
+                SnapshotAverage(trainer.master_weights, 0, 1),
                 Clip(1.0),
             ],
             device=device,
         )
         losses.append([report.loss for report in tiny.run(trainer, 3)])
-        with trainer.evaluating():
+        with trainer.eval_mode():
             pass
     assert all_there(trainer.model)
     assert losses[0] == pytest.approx(losses[1], rel=5e-3)
@@ -98,7 +98,7 @@ def test_a_step_in_low_precision(precision: Any, gpu: torch.device) -> None:
 def test_steps_of_a_wrapped_model(name: str, gpu: torch.device) -> None:
     losses = []
     for device in (CPU, gpu):
-        trainer = wrapped_training.training(wrapped_models.wrapped_model(name), micro_rows=2, device=device)
+        trainer = hf_training.training(hf_models.hf_model(name), micro_batch_size=2, device=device)
         losses.append([trainer.run_step().loss for _ in range(2)])
     assert all_there(trainer.model)
     assert losses[0] == pytest.approx(losses[1], rel=5e-3)
@@ -106,12 +106,12 @@ def test_steps_of_a_wrapped_model(name: str, gpu: torch.device) -> None:
 
 def test_a_checkpoint_comes_back_to_the_gpu(tmp_path: Path, gpu: torch.device) -> None:
     store = CheckpointStore(tmp_path)
-    trainer = tiny.tiny_trainer(updates=lambda trainer: [ExponentialAverage(trainer.masters, 0.9)], device=gpu)
+    trainer = tiny.tiny_trainer(updates=lambda trainer: [ExponentialAverage(trainer.master_weights, 0.9)], device=gpu)
     tiny.run(trainer, 2)
     store.save(2, trainer.tensors(), trainer.state())
     store.wait()
     expected = [report.loss for report in tiny.run(trainer, 2)]
-    again = tiny.tiny_trainer(updates=lambda trainer: [ExponentialAverage(trainer.masters, 0.9)], device=gpu)
+    again = tiny.tiny_trainer(updates=lambda trainer: [ExponentialAverage(trainer.master_weights, 0.9)], device=gpu)
     checkpoint = store.latest()
     assert checkpoint is not None
     again.restore(checkpoint.load, checkpoint.state)
@@ -119,10 +119,10 @@ def test_a_checkpoint_comes_back_to_the_gpu(tmp_path: Path, gpu: torch.device) -
 
 
 def test_validation_with_averaged_weights(gpu: torch.device) -> None:
-    trainer = tiny.tiny_trainer(updates=lambda trainer: [ExponentialAverage(trainer.masters, 0.9)], device=gpu)
+    trainer = tiny.tiny_trainer(updates=lambda trainer: [ExponentialAverage(trainer.master_weights, 0.9)], device=gpu)
     tiny.run(trainer, 1)
     validation = Validation(WindowSource(tiny.topics_store(), tiny.CONTEXT, 0), 4, 3.0)
-    with trainer.evaluating():
+    with trainer.eval_mode():
         assert validation.loss(trainer.model, Causal(tiny.CONTEXT), 2, gpu) < 7
 
 
@@ -131,13 +131,13 @@ def test_a_warm_start_from_counts(dtype: torch.dtype, gpu: torch.device) -> None
     tokens = np.asarray(tiny.topics_store().tokens)
     losses = []
     for device in (CPU, gpu):
-        model = build_decoder(replace(tiny.SPEC, pairs=64)).to(device)
+        model = build_decoder(replace(tiny.SPEC, bigram_embedding=64)).to(device)
         embedding, head = model.embedding.weight.detach(), model.output.weight.detach()
         bigrams = count_bigrams(tokens, tiny.SPEC.vocabulary)
-        loss = start_from_bigrams(embedding, head, bigrams, 100, dtype)
-        table = model.pair_embedding.weight.detach()  # pyright: ignore[reportOptionalMemberAccess]
+        loss = init_from_bigrams(embedding, head, bigrams, 100, dtype)
+        table = model.bigram_embedding.weight.detach()  # pyright: ignore[reportOptionalMemberAccess]
         trigrams = count_trigrams(tokens, tiny.SPEC.vocabulary, 64, 0)
-        more = start_from_trigrams(table, embedding, head, trigrams, dtype)
+        more = init_from_trigrams(table, embedding, head, trigrams, dtype)
         losses.append([loss, loss_by_bigrams(embedding, head, bigrams, dtype), *more])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
@@ -145,7 +145,7 @@ def test_a_warm_start_from_counts(dtype: torch.dtype, gpu: torch.device) -> None
 # Weights in 8 or 4 bits are tensors of a kind of their own, of other libraries, which the fake GPU cannot hold.
 EDITS: dict[str, dict[str, Any]] = {
     **{kind: {"adapter": AdapterConfig(kind=kind, rank=4)} for kind in ("lora", "dora", "ia3", "prefix")},
-    "lora, saved head": {"adapter": AdapterConfig(kind="lora", rank=4, dropout=0.1, saved=("lm_head",))},
+    "lora, saved head": {"adapter": AdapterConfig(kind="lora", rank=4, dropout=0.1, modules_to_save=("lm_head",))},
     "frozen": {"freeze": ("transformer.wte",)},
     "checkpointing": {"gradient_checkpointing": True},
     "vocabulary": {"vocabulary": 80},
@@ -158,39 +158,39 @@ def test_edited_models_learn_and_fold(name: str, first: str, gpu: torch.device) 
     model = base_model("gpt2")
     if first == "moved first":
         model.to(gpu)
-    edits = apply_edits(model, EditConfig(**EDITS[name]))
-    trainer = wrapped_training.training(model, device=gpu)
+    transforms = apply_transforms(model, TransformConfig(**EDITS[name]))
+    trainer = hf_training.training(model, device=gpu)
     assert [trainer.run_step().loss < 7 for _ in range(2)] == [True, True]
     assert all_there(model)
     if "adapter" in EDITS[name] and name != "prefix":
         ids = torch.arange(5, 10, device=gpu)[None]
-        assert fold_edits(model, edits, lambda model: model.head(model.features(Batch(ids, ids)))).holds
+        assert merge_transforms(model, transforms, lambda model: model.head(model.features(Batch(ids, ids)))).holds
 
 
 @pytest.fixture
 def short_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few steps for the check that learns by heart; the compiler does not know the fake GPU."""
     monkeypatch.setattr("lavra.checks.learning._STEPS", 6)
-    monkeypatch.setattr("lavra.checks.speed._graphs", lambda subject: None)
+    monkeypatch.setattr("lavra.checks.speed._graphs", lambda check_context: None)
 
 
-def ended(subject: Subject) -> list[str]:
+def ended(check_context: CheckContext) -> list[str]:
     """Return what the checks say that could not be run or found something wrong; too few steps prove nothing."""
-    results = run_checks(subject, FULL).results
+    results = run_checks(check_context, FULL).results
     return [f"{one.name}: {one.measured}" for one in results if one.verdict == "fail" and one.name != "overfit"]
 
 
 @pytest.mark.usefixtures("short_checks")
 @pytest.mark.parametrize("style", ["gpt2-124m", "tinyllama-1.1b", "lavra-9m"])
 def test_every_check_of_a_decoder_runs_on_the_gpu(style: str, laws: Prepared, gpu: torch.device) -> None:
-    assert ended(check_subjects.decoder_subject(check_subjects.shrunk(style), laws, device=gpu)) == []
+    assert ended(check_contexts.decoder_check_context(check_contexts.shrunk(style), laws, device=gpu)) == []
 
 
 @pytest.mark.usefixtures("short_checks")
 @pytest.mark.parametrize("name", WRAPPED)
 def test_every_check_of_a_wrapped_model_runs_on_the_gpu(name: str, gpu: torch.device) -> None:
-    model = wrapped_models.wrapped_model(name, noise=0.05)
-    assert ended(wrapped_training.subject_of(model, learning_rate=1e-2, device=gpu)) == []
+    model = hf_models.hf_model(name, noise=0.05)
+    assert ended(hf_training.check_context_of(model, learning_rate=1e-2, device=gpu)) == []
 
 
 def _drawn_elsewhere(shape: Any, number: int, *, std: float = 1.0) -> torch.Tensor:
@@ -218,7 +218,7 @@ FAULTS: dict[str, tuple[Any, str, Any, str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_seen(name: str, laws: Prepared, gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     place, attribute, fault, told = FAULTS[name]
-    subject = check_subjects.decoder_subject(check_subjects.shrunk("lavra-9m"), laws, device=gpu)
+    check_context = check_contexts.decoder_check_context(check_contexts.shrunk("lavra-9m"), laws, device=gpu)
     monkeypatch.setattr(place, attribute, fault)
-    results = run_checks(subject, [(check_first_loss, 0.0), (check_labels, 0.0)]).results
+    results = run_checks(check_context, [(check_first_loss, 0.0), (check_labels, 0.0)]).results
     assert any(f"{one.name}: {one.measured}".startswith(told) for one in results)

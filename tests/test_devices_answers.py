@@ -21,7 +21,7 @@ from lavra.generation.classifying import Classifier
 from lavra.generation.explaining import explain
 from lavra.generation.generate import generate, stream
 from lavra.generation.scoring import score
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 from lavra.planning.machine import hardware
 from lavra.text.templates import read_templates
 from test_generation_encoder_decoders import TOKENIZER as WITH_MARKS
@@ -31,7 +31,7 @@ from transformers_models import small_model
 BYTES: Any = ByteTokenizer()
 PROMPTS = ["ab", "", "Era uma vez", "ab", "não"]
 SHAPES: dict[str, dict[str, Any]] = {
-    "rope, grouped, recall, pairs": {"recall": True, "pairs": 64, "kv_heads": 1},
+    "rope, grouped, recall, pairs": {"ngram_copy": True, "bigram_embedding": 64, "kv_heads": 1},
     "alibi": {"positions": "alibi"},
     "learned": {"positions": "learned", "norm": "layernorm", "tied": True},
 }
@@ -104,7 +104,7 @@ def test_the_likelihood_of_documents(shape: str, gpu: torch.device) -> None:
 @pytest.mark.parametrize("way", ["greedy", "sampling", "beams", "contrastive"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_wrapped_decoder_writes_the_texts_of_the_cpu(family: str, way: str, gpu: torch.device) -> None:
-    model, options = Wrapped(small_model(family), "decoder"), GenerateOptions(max_new_tokens=6, **WAYS[way])
+    model, options = HFModel(small_model(family), "decoder"), GenerateOptions(max_new_tokens=6, **WAYS[way])
     expected = generate(model, BYTES, PROMPTS, options)
     found = generate(model.to(gpu), BYTES, PROMPTS, options)
     assert [one.text for one in found] == [one.text for one in expected]

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 import lavra
 from byte_level import lively_decoder
-from check_subjects import corpus, decoder_subject, shrunk
-from lavra.checks.base import CheckResult, Subject
+from check_contexts import corpus, decoder_check_context, shrunk
+from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.losses import check_first_loss
 from lavra.checks.suite import run_checks
 from lavra.config.generation import GenerateOptions
@@ -30,18 +30,18 @@ from lavra.data.packing import Window
 from lavra.data.token_store.store import TokenStore
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.generation.generate import generate
-from lavra.models.contract import Batch, Model
 from lavra.models.families.exporting import export_decoder
 from lavra.models.families.family import Names
 from lavra.models.families.importing import import_decoder
 from lavra.models.families.llama import LLAMA
 from lavra.models.families.registry import FAMILIES
+from lavra.models.protocols import Batch, Model
 from lavra.models.spec import DecoderSpec
 from lavra.objectives.base import Loss, target_features
 from lavra.objectives.causal import Causal
 from lavra.text.templates import read_templates
-from lavra.training.callbacks import Observers, Request
-from lavra.training.loop import Loop, Rhythm, Units
+from lavra.training.callbacks import Callbacks, Request
+from lavra.training.loop import Intervals, Loop, Units
 from lavra.training.step import Step
 from lavra.training.trainer import Trainer
 from lavra.training.updates import Clip, Outcome
@@ -68,7 +68,7 @@ class CentralizeGradients:
     def around(self, step: Step, inner: Inner) -> Outcome:
         """Change the gradients, then let the rest of the chain and the optimiser do the step."""
         largest = 0.0
-        for gradient in step.masters.gradients():
+        for gradient in step.master_weights.gradients():
             if gradient.dim() > 1:
                 mean = gradient.mean(dim=-1, keepdim=True)
                 gradient -= self.strength * mean
@@ -122,7 +122,7 @@ class StopWhenGoodEnough:
         self.bits_per_byte, self.every = bits_per_byte, every
 
     def on(self, event: str, info: Mapping[str, Any]) -> Request | None:
-        """Events and what they bring are listed at `lavra.training.callbacks.Observer`."""
+        """Events and what they bring are listed at `lavra.training.callbacks.Callback`."""
         if event == "step" and info["bits_per_byte"] < self.bits_per_byte:
             return Request(stop=True, reason=f"{info['bits_per_byte']:.2f} bits per byte are good enough")
         if event == "step" and info["step"] % self.every == 0:
@@ -135,13 +135,13 @@ class StopWhenGoodEnough:
 
 def test_an_observer_ends_the_run():
     trainer = tiny_trainer(steps=6)
-    observers = Observers([StopWhenGoodEnough(bits_per_byte=1e9)])
-    loop = Loop(trainer, None, None, Rhythm(6, 6, 6), Units(3.5, 0.6, 1.0), None, observers)
+    callbacks = Callbacks([StopWhenGoodEnough(bits_per_byte=1e9)])
+    loop = Loop(trainer, None, None, Intervals(6, 6, 6), Units(3.5, 0.6, 1.0), None, callbacks)
     with pytest.raises(Interrupted, match="after step 1 of 6"):
         loop.train()
     trainer = tiny_trainer(steps=2)
-    observers = Observers([StopWhenGoodEnough(bits_per_byte=0.0)])
-    Loop(trainer, None, None, Rhythm(2, 2, 2), Units(3.5, 0.6, 1.0), None, observers).train()
+    callbacks = Callbacks([StopWhenGoodEnough(bits_per_byte=0.0)])
+    Loop(trainer, None, None, Intervals(2, 2, 2), Units(3.5, 0.6, 1.0), None, callbacks).train()
     assert trainer.step == 2
 
 
@@ -327,12 +327,12 @@ def test_rows_of_a_reader_are_prepared_like_a_file(tmp_path: Path):
 
 
 # --8<-- [start:check]
-def check_one_token_is_not_most(subject: Subject) -> list[CheckResult]:
+def check_one_token_is_not_most(check_context: CheckContext) -> list[CheckResult]:
     """Look for text that is mostly one token, such as lines of dashes or the padding of another program."""
-    targets = subject.encoded.targets
+    targets = check_context.encoded.targets
     ids, counts = targets[targets >= 0].unique(return_counts=True)
     share = float(counts.max() / counts.sum())
-    common = subject.decode(int(ids[counts.argmax()]))
+    common = check_context.decode(int(ids[counts.argmax()]))
     return [
         CheckResult(
             name="one token",
@@ -348,12 +348,12 @@ def check_one_token_is_not_most(subject: Subject) -> list[CheckResult]:
 
 
 def test_a_check_stands_among_the_others(tmp_path: Path):
-    subject = decoder_subject(shrunk("lavra-9m"), corpus("laws", tmp_path))
+    check_context = decoder_check_context(shrunk("lavra-9m"), corpus("laws", tmp_path))
     checks = [(check_first_loss, 1.0), (check_one_token_is_not_most, 0.0)]
-    report = run_checks(subject, checks)
+    report = run_checks(check_context, checks)
     assert report["one token"].verdict == "ok"
-    subject.encoded.targets.fill_(7)
-    assert run_checks(subject, checks)["one token"].verdict == "warn"
+    check_context.encoded.targets.fill_(7)
+    assert run_checks(check_context, checks)["one token"].verdict == "warn"
 
 
 # Generation: a constraint.

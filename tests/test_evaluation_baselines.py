@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from byte_level import ByteTokenizer
-from lavra.evaluation.baselines import count_tokens, uniform, unigram, xz, yardsticks
+from lavra.evaluation.baselines import baselines, count_tokens, uniform, unigram, xz
 from lavra.evaluation.documents import documents_of_rows
 
 TEXTS = list(topics.topics.values())[:40]
@@ -57,7 +57,7 @@ def test_unigram_of_chosen_documents_counts_only_those() -> None:
 
 
 def test_all_three_in_order() -> None:
-    found = yardsticks(DOCUMENTS, TEXTS, 257)
+    found = baselines(DOCUMENTS, TEXTS, 257)
     assert [one.name for one in found] == ["uniform", "unigram", "xz -9"]
     assert found[0].bits_per_byte > found[1].bits_per_byte > found[2].bits_per_byte
     assert found[2].to_json()["name"] == "xz -9"

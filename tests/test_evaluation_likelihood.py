@@ -16,14 +16,14 @@ from hypothesis import strategies as some
 
 from byte_level import ByteTokenizer, lively_decoder
 from lavra.core.errors import InputError, LavraError
-from lavra.data.readers.rows import Row
+from lavra.data.readers.rows import SourceDocument
 from lavra.data.token_store.writer import StoreWriter
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.evaluation.baselines import unigram, yardsticks
+from lavra.evaluation.baselines import baselines, unigram
 from lavra.evaluation.documents import Documents, documents_of_rows, documents_of_store
 from lavra.evaluation.likelihood import likelihood, make_batch, plan_windows
 from lavra.evaluation.results import likelihood_table
-from lavra.models.contract import IGNORED, Batch
+from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives import cross_entropy
 
 TEXTS = ["a", "Ação e reação: não há pressa.", "the quick brown fox jumps over the lazy dog " * 2, "x y", "", "um dois"]
@@ -83,7 +83,7 @@ def test_equals_the_loss_of_transformers() -> None:
     )
     reference = GPT2LMHeadModel(config).eval()
 
-    class Wrapped(torch.nn.Module):
+    class HFModel(torch.nn.Module):
         context, vocabulary = 128, 257
 
         def features(self, batch: Batch) -> torch.Tensor:
@@ -96,7 +96,7 @@ def test_equals_the_loss_of_transformers() -> None:
             return reference.lm_head.weight, None
 
     data = documents()
-    found = likelihood(Wrapped(), data)
+    found = likelihood(HFModel(), data)
     for number, (start, end) in enumerate(zip(data.starts, data.ends, strict=True)):
         ids = torch.tensor([[256, *data.tokens[start:end].tolist()]])
         with torch.no_grad():
@@ -188,8 +188,8 @@ def test_a_batch_shows_padding_and_context_to_the_model() -> None:
     assert batch.inputs.tolist()[3] == [end, ord("x"), ord("y"), end]
     assert batch.targets.tolist()[2] == [IGNORED, IGNORED, a + 6, end]
     assert batch.targets.tolist()[3] == [ord("x"), ord("y"), end, IGNORED]
-    assert batch.segments is not None
-    assert batch.segments.tolist()[3] == [0, 0, 0, -1]
+    assert batch.document_ids is not None
+    assert batch.document_ids.tolist()[3] == [0, 0, 0, -1]
     assert batch.weight == 4 + 2 + 2 + 3
 
 
@@ -212,7 +212,7 @@ def test_measures_follow_their_definitions() -> None:
 
 def test_sources_add_up_and_equal_themselves_alone() -> None:
     model = lively_decoder()
-    rows = [Row(text, "pt" if number % 2 else "en", "") for number, text in enumerate(TEXTS * 3)]
+    rows = [SourceDocument(text, "pt" if number % 2 else "en", "") for number, text in enumerate(TEXTS * 3)]
     found = likelihood(model, documents_of_rows(rows, TOKENIZER))
     assert list(found.sources) == ["en", "pt"]
     assert sum(part.nll for part in found.sources.values()) == pytest.approx(found.total.nll)
@@ -228,7 +228,7 @@ def test_a_token_store_gives_the_same_as_its_texts(tmp_path: Path, keep_texts: b
     with StoreWriter(tmp_path / "store", tokenizer, keep_texts=keep_texts) as writer:
         for number, (text, ids) in enumerate(zip(texts, tokenizer.encode_many(texts), strict=True)):
             writer.add("first" if number < 3 else "second", text, ids)
-    rows = [Row(text, "first" if number < 3 else "second", "") for number, text in enumerate(texts)]
+    rows = [SourceDocument(text, "first" if number < 3 else "second", "") for number, text in enumerate(texts)]
     expected, found = documents_of_rows(rows, tokenizer), documents_of_store(writer.opened(), tokenizer)
     for name in ("tokens", "starts", "ends", "bytes", "characters", "words", "source", "sources"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
@@ -263,14 +263,14 @@ def test_no_document_and_wrong_sizes_are_refused() -> None:
 
 def test_json_and_table_say_what_was_measured() -> None:
     texts = list(topics.topics.values())[:8]
-    rows = [Row(text[:300], "docs" if number < 5 else "more", "") for number, text in enumerate(texts)]
+    rows = [SourceDocument(text[:300], "docs" if number < 5 else "more", "") for number, text in enumerate(texts)]
     data = documents_of_rows(rows, TOKENIZER)
     result = likelihood(lively_decoder(), data)
     written = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert set(written["bits_per_byte"]) == {"value", "low", "high"}
     assert written["sources"]["docs"]["documents"] == 5
     assert written["sources"]["more"]["perplexity"]["low"] is None
-    table = likelihood_table(result, yardsticks(data, [row.text for row in rows], 257))
+    table = likelihood_table(result, baselines(data, [row.text for row in rows], 257))
     for words in (
         "8 documents",
         "2.3 KiB",

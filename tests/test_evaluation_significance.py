@@ -45,7 +45,7 @@ def test_randomisation_test_is_seeded_never_zero_and_one_for_equal_systems() -> 
 
 def test_p_values_are_uniform_when_nothing_differs() -> None:
     random = np.random.default_rng(2)
-    p_values = [randomisation_test(random.normal(size=40), samples=499, seed=trial) for trial in range(200)]
+    p_values = [randomisation_test(random.normal(size=40), samples=499, seed=timed) for timed in range(200)]
     assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.1
 
 

@@ -101,8 +101,8 @@ def test_each_shape_finds_the_family_that_is_exactly_it(spec: DecoderSpec, famil
         (replace(SMALL, embedding_norm_weight=True), "embedding_norm_weight = True"),
         (replace(SMALL, norm="layernorm", positions="learned", embedding_norm=False), "qk_norm = True"),
         (replace(LLAMA, final_norm=False), "final_norm = False"),
-        (replace(LLAMA, pairs=64), "pairs = 64"),
-        (replace(LLAMA, recall=True), "recall = True"),
+        (replace(LLAMA, bigram_embedding=64), "bigram_embedding = 64"),
+        (replace(LLAMA, ngram_copy=True), "ngram_copy = True"),
     ],
 )
 def test_what_no_family_expresses_is_refused_by_name(spec: DecoderSpec, named: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from families import CONFIGURATIONS, VOCABULARY, logits_of, reference
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.core.network import why_unreachable
 from lavra.models.families.files import hub_folder, hub_name
 from lavra.models.families.importing import import_decoder
@@ -90,7 +90,9 @@ def test_a_pickle_with_code_is_refused(folder: Path) -> None:
             torch.save({"x": _Code()}, folder / "pytorch_model.bin")
         else:
             (folder / "pytorch_model.bin").write_bytes(content)
-        with pytest.raises((InputError, Damaged), match=r"pytorch_model.bin (is a pickle that holds more|cannot be)"):
+        with pytest.raises(
+            (InputError, CorruptFile), match=r"pytorch_model.bin (is a pickle that holds more|cannot be)"
+        ):
             import_decoder(folder)
     assert not Path("/tmp/lavra-ran-code-of-a-model").exists()
 
@@ -105,7 +107,7 @@ def test_truncated_weights_are_named(folder: Path, kept: float, kind: str) -> No
         path = folder / "pytorch_model.bin"
     content = path.read_bytes()
     path.write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
-    with pytest.raises((Damaged, InputError), match=path.name):
+    with pytest.raises((CorruptFile, InputError), match=path.name):
         import_decoder(folder)
 
 
@@ -120,10 +122,10 @@ def test_missing_and_spare_tensors_are_named(folder: Path) -> None:
 
 def test_wrong_shapes_are_named(folder: Path) -> None:
     change_weights(folder, **{"transformer.wpe.weight": torch.zeros(10, 24)})
-    with pytest.raises(Damaged, match=r"wpe\.weight \(10, 24\) cannot be position_embedding\.weight \(48, 24\)"):
+    with pytest.raises(CorruptFile, match=r"wpe\.weight \(10, 24\) cannot be position_embedding\.weight \(48, 24\)"):
         import_decoder(folder)
     change_config(folder, n_positions=10, vocab_size=VOCABULARY + 1)
-    with pytest.raises(Damaged, match=r"wte\.weight \(131, 24\) cannot be embedding\.weight \(192, 24\)"):
+    with pytest.raises(CorruptFile, match=r"wte\.weight \(131, 24\) cannot be embedding\.weight \(192, 24\)"):
         import_decoder(folder)
 
 
@@ -142,7 +144,7 @@ def test_configurations_that_cannot_be_read_are_refused(folder: Path, tmp_path: 
             import_decoder(folder)
         (folder / "config.json").write_text(config)
     (folder / "config.json").write_text(config[:40])
-    with pytest.raises(Damaged, match=r"config\.json is damaged"):
+    with pytest.raises(CorruptFile, match=r"config\.json is damaged"):
         import_decoder(folder)
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"config\.json is missing"):

@@ -11,12 +11,18 @@ import pytest
 import torch
 
 from families import logits_of
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.data.tokenizers.llama2c import find_llama2c_tokenizer, load_llama2c_tokenizer
 from lavra.models.families.exporting import export_decoder
 from lavra.models.families.llama2c import MAGIC, is_llama2c, read_llama2c
 
-WIDTH, HIDDEN, DEPTH, HEADS, KV_HEADS, VOCABULARY, CONTEXT = 24, 40, 2, 6, 2, 268, 32
+WIDTH = 24
+HIDDEN = 40
+DEPTH = 2
+HEADS = 6
+KV_HEADS = 2
+VOCABULARY = 268
+CONTEXT = 32
 HEAD = WIDTH // HEADS
 INPUTS = torch.arange(5, 25)[None]
 
@@ -106,7 +112,7 @@ def test_a_checkpoint_cut_short_is_named(version: int, tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     write(path, reference(), version=version, shared=False)
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(Damaged, match=r"model\.bin is cut short"):
+    with pytest.raises(CorruptFile, match=r"model\.bin is cut short"):
         read_llama2c(path)
 
 
@@ -173,7 +179,7 @@ def test_the_tokenizer_gives_the_ids_of_llama2c(tmp_path: Path) -> None:
         assert ids == llama2c_encode(text), text
         assert tokenizer.decode(ids) == text
     (tmp_path / f"tok{size}.bin").write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(Damaged, match=r"tok268\.bin is damaged"):
+    with pytest.raises(CorruptFile, match=r"tok268\.bin is damaged"):
         load_llama2c_tokenizer(find_llama2c_tokenizer(tmp_path / "model.bin", size), size)
     with pytest.raises(InputError, match="holds 268 tokens, the model beside it 512"):
         load_llama2c_tokenizer(path, 512)

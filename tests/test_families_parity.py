@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from families import CONFIGURATIONS, NAMES, VOCABULARY, logits_of, reference
-from lavra.models.contract import IGNORED, Batch
 from lavra.models.families.exporting import export_decoder
 from lavra.models.families.importing import import_decoder
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives.causal import Causal
 
 IDS: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0}
@@ -28,8 +28,8 @@ def tokens(rows: int, length: int = LENGTH) -> torch.Tensor:
 def ours(model: Decoder, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     if mask is None:
         return model.head(model(inputs))
-    segments = torch.where(mask, 0, -1).int()
-    return model.head(model(inputs, segments, (mask.long().cumsum(1) - 1).clamp(min=0)))
+    document_ids = torch.where(mask, 0, -1).int()
+    return model.head(model(inputs, document_ids, (mask.long().cumsum(1) - 1).clamp(min=0)))
 
 
 @pytest.fixture(params=range(len(CONFIGURATIONS)), ids=NAMES)
@@ -86,10 +86,10 @@ def test_packed_documents_equal_documents_alone(pair: tuple[Any, Decoder, Path])
     theirs, model, _ = pair
     lengths = [11, 4, 15]
     row = tokens(1, sum(lengths))
-    segments = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None].int()
+    document_ids = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None].int()
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
     with torch.no_grad():
-        packed = model.head(model(row, segments, positions))[0].split(lengths)
+        packed = model.head(model(row, document_ids, positions))[0].split(lengths)
         for alone, document in zip(packed, row[0].split(lengths), strict=True):
             assert difference(alone, logits_of(theirs, document[None])[0]) < TOLERANCE
 

@@ -20,9 +20,9 @@ from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
 from lavra.data.examples.encoding import ExampleEncoder
 from lavra.data.examples.rows import ExampleRow
-from lavra.data.order import WindowPlace
 from lavra.data.packing import WindowSource, cut
 from lavra.data.readers.rows import BadRows
+from lavra.data.shuffle import WindowPlace
 from lavra.data.token_store.prepare import prepare
 from lavra.data.token_store.writer import StoreWriter
 from lavra.data.tokenizers.prompt_ids import with_bos
@@ -33,11 +33,11 @@ from lavra.generation.explaining import explain
 from lavra.generation.generate import generate
 from lavra.generation.prompts import encode_prompt
 from lavra.generation.scoring import score
-from lavra.models.contract import Batch
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import Batch
 from lavra.objectives.causal import Causal
-from lavra.workflows.datasets.dataset import TextMaterial
+from lavra.workflows.datasets.dataset import TextDataset
 from lavra.workflows.models.open import OpenModel, open_model
 from little_tokenizers import TEXTS, byte_level
 
@@ -120,7 +120,7 @@ class Pair:
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.tokenizer.padding_side = "left"
-        assert isinstance(self.ours.model, Decoder if name.startswith("native") else Wrapped)
+        assert isinstance(self.ours.model, Decoder if name.startswith("native") else HFModel)
 
     @property
     def first(self) -> int:
@@ -274,7 +274,7 @@ def test_an_example_is_learned_after_the_prompt_that_is_read(begins: bool) -> No
 
 def test_where_the_beginning_is_the_end_windows_are_read_as_before(tmp_path: Path) -> None:
     tokenizer = byte_level()
-    assert tokenizer.document_bos == tokenizer.beginning == tokenizer.end_of_document
+    assert tokenizer.document_bos == tokenizer.bos == tokenizer.end_of_document
     with StoreWriter(tmp_path / "store", tokenizer) as writer:
         for text, ids in zip(TEXTS[:6], tokenizer.encode_many(TEXTS[:6]), strict=True):
             writer.add("a", text, ids)
@@ -291,7 +291,7 @@ def test_what_is_counted_of_followers_is_counted_after_what_is_read(tmp_path: Pa
     prepare([str(rows)], tmp_path / "prepared", tokenizer=tokenizer, validation_share=0.2)
     from lavra.data.token_store.prepare import open_prepared
 
-    data = TextMaterial(open_prepared(tmp_path / "prepared"))
+    data = TextDataset(open_prepared(tmp_path / "prepared"))
     assert data.tokenizer.document_bos == inner.token_to_id("<s>") != data.tokenizer.end_of_document
     bigrams, trigrams = data.bigrams(), data.trigrams(50)
     assert bigrams is not None
@@ -333,9 +333,9 @@ def test_a_vocabulary_without_a_post_processor_is_told_by_its_configuration(add:
 
     ours, theirs = Tokenizer.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert with_bos(ours, ours.encode("It is")) == theirs("It is").input_ids
-    assert ours.beginning == (601 if add else None)
+    assert ours.bos == (601 if add else None)
     ours.save(tmp_path / "saved")
-    assert Tokenizer.load(tmp_path / "saved").beginning == ours.beginning
+    assert Tokenizer.load(tmp_path / "saved").bos == ours.bos
 
 
 def test_the_bits_per_byte_of_a_text_that_begins(tmp_path: Path) -> None:

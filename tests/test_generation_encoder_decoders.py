@@ -14,11 +14,12 @@ from lavra.generation import generate as module
 from lavra.generation.explaining import explain
 from lavra.generation.generate import Generation, generate, stream
 from lavra.generation.scoring import score
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 
 END = 256
 VOCABULARY = 259
-PAD, BEGIN = 257, 258
+PAD = 257
+BEGIN = 258
 PROMPTS = ["ab", "Era uma vez, há muito tempo", "xyz ", "não", "ab"]
 
 
@@ -33,7 +34,7 @@ TOKENIZER: Any = _Tokenizer()
 FAMILIES = ["t5", "t5-gated", "bart", "mbart"]
 
 
-def encoder_decoder(family: str, seed: int = 0) -> Wrapped:
+def encoder_decoder(family: str, seed: int = 0) -> HFModel:
     """A small random model in float64 whose distributions are far from uniform."""
     import transformers
 
@@ -70,10 +71,10 @@ def encoder_decoder(family: str, seed: int = 0) -> Wrapped:
             spread, centre = (0.2, 1.0) if "norm" in name and name.endswith("weight") else (0.5, 0.0)
             parameter.normal_(centre, spread, generator=generator)
         inner.get_output_embeddings().weight[[PAD, BEGIN]] = 0.0
-    return Wrapped(inner.double().eval(), "encoder-decoder")
+    return HFModel(inner.double().eval(), "encoder-decoder")
 
 
-def reference(model: Wrapped, prompts: list[str], **options: Any) -> list[tuple[list[int], float | None]]:
+def reference(model: HFModel, prompts: list[str], **options: Any) -> list[tuple[list[int], float | None]]:
     """What transformers makes of the prompts: new tokens without a forced first one and the end, and scores."""
     rows = [[*prompt.encode(), END] for prompt in prompts]
     longest = max(map(len, rows))
@@ -86,7 +87,7 @@ def reference(model: Wrapped, prompts: list[str], **options: Any) -> list[tuple[
     )
     scores = made.get("sequences_scores")
     found = []
-    for number, row in enumerate(made.sequences[:, len(model.beginning) :].tolist()):
+    for number, row in enumerate(made.sequences[:, len(model.decoder_start_ids) :].tolist()):
         tokens = row[: row.index(END)] if END in row else row
         found.append((tokens, None if scores is None else float(scores[number])))
     return found
@@ -129,10 +130,10 @@ def test_scores_are_the_log_probabilities_of_the_model(family: str) -> None:
     inner: Any = model.inner
     for prompt, mine, scores in zip(PROMPTS, options, found, strict=False):
         for option, one in zip(mine, scores, strict=True):
-            begun = [*model.beginning, *option.encode()]
+            begun = [*model.decoder_start_ids, *option.encode()]
             logits = inner(
                 input_ids=torch.tensor([[*prompt.encode(), END]]), decoder_input_ids=torch.tensor([begun[:-1]])
-            ).logits[0, len(model.beginning) - 1 :]
+            ).logits[0, len(model.decoder_start_ids) - 1 :]
             log = logits.log_softmax(-1).gather(1, torch.tensor(list(option.encode()))[:, None])
             assert one.log_probability == pytest.approx(float(log.detach().sum()), rel=1e-6, abs=1e-6)
 

@@ -20,7 +20,7 @@ from lavra.generation.engines.converting import Convertible, conversion_of, why_
 from lavra.generation.engines.ctranslate import CTranslate2Engine
 from lavra.generation.engines.engine import TorchEngine, generate_with
 from lavra.generation.scores import reshape
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder, build_decoder
 from lavra.models.spec import PRESETS, DecoderSpec
 from test_generation_encoder_decoders import encoder_decoder
@@ -79,7 +79,7 @@ def sources() -> dict[str, Convertible]:
     }
 
 
-def in_float32(model: Wrapped) -> Wrapped:
+def in_float32(model: HFModel) -> HFModel:
     model.inner.float()
     return model
 

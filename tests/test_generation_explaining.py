@@ -12,7 +12,7 @@ from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
 from lavra.generation.explaining import explain
 from lavra.generation.generate import generate
-from lavra.models.contract import Batch
+from lavra.models.protocols import Batch
 from lavra.workflows.generation.explain import explain_picture
 
 TOKENIZER: Any = ByteTokenizer()

@@ -15,8 +15,8 @@ from lavra.core.errors import InputError, LavraError
 from lavra.generation import generate as module
 from lavra.generation.generate import generate, stream
 from lavra.generation.scores import draw
-from lavra.models.contract import Batch
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import Batch
 
 TOKENIZER: Any = ByteTokenizer()
 PROMPTS = ["ab", "", "Era uma vez", "ab", "x", "não"]

@@ -17,9 +17,9 @@ from lavra.data.tokenizers.prompt_ids import encode_options, encode_pair
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.generation import scoring as module
 from lavra.generation.scoring import calibrated, score, shares
-from lavra.models.contract import Batch
 from lavra.models.native.decoder import Decoder
-from transformers_models import Wrapped, small_model
+from lavra.models.protocols import Batch
+from transformers_models import HFModel, small_model
 
 TOKENIZER: Any = ByteTokenizer()
 
@@ -136,7 +136,7 @@ def test_most_options_share_the_whole_prompt_and_those_that_complete_its_word_le
 
 def test_a_model_of_transformers_gives_the_same() -> None:
     inner = small_model("gpt2")
-    found = score(Wrapped(inner), TOKENIZER, ["ab", "", "xyz w "], [[" c", "d"], ["e"], ["long option", "o"]])
+    found = score(HFModel(inner), TOKENIZER, ["ab", "", "xyz w "], [[" c", "d"], ["e"], ["long option", "o"]])
     for prompt, scores in zip(["ab", "", "xyz w "], found, strict=True):
         for one in scores:
             before, after = pair_of_lm_eval(TOKENIZER, prompt, one.option)

@@ -19,8 +19,8 @@ from lavra.generation import generate as module
 from lavra.generation.constraints import OneOf, Words, continuing
 from lavra.generation.decoding import ContrastiveDecoding
 from lavra.generation.generate import generate, stream
-from lavra.models.contract import Batch
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import Batch
 
 TOKENIZER: Any = ByteTokenizer()
 END = 256

@@ -13,7 +13,7 @@ from lavra.config.generation import GenerateOptions
 from lavra.generation import generate as module
 from lavra.generation.generate import Generation, generate
 from lavra.models.families.importing import import_decoder
-from transformers_models import END, Wrapped, end_sometimes, small_model
+from transformers_models import END, HFModel, end_sometimes, small_model
 
 FAMILIES = ["gpt2", "opt", "llama", "gpt_neox", "qwen2"]
 PROMPTS = ["ab", "", "Era uma vez, há muito", "xyz ", "não"]
@@ -49,9 +49,9 @@ def test_greedy(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model(family)
     expected = reference(model, PROMPTS, max_new_tokens=20)
     options = GenerateOptions(greedy=True, max_new_tokens=20)
-    assert_same(generate(Wrapped(model), TOKENIZER, PROMPTS, options), expected)
+    assert_same(generate(HFModel(model), TOKENIZER, PROMPTS, options), expected)
     monkeypatch.setattr(module, "ROWS_AT_ONCE", 2)  # so that rows leave, and others take their places
-    assert_same(generate(Wrapped(model), TOKENIZER, PROMPTS, options), expected)
+    assert_same(generate(HFModel(model), TOKENIZER, PROMPTS, options), expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -63,7 +63,7 @@ def test_beams(family: str, beams: int, penalty: float) -> None:
         model, PROMPTS, max_new_tokens=12, num_beams=beams, length_penalty=penalty, num_return_sequences=beams
     )
     options = GenerateOptions(max_new_tokens=12, beams=beams, length_penalty=penalty, samples=beams)
-    found = generate(Wrapped(model), TOKENIZER, PROMPTS, options)
+    found = generate(HFModel(model), TOKENIZER, PROMPTS, options)
     assert_same(found, expected)
     assert len({len(one.tokens) for one in found}) > 1
 
@@ -80,7 +80,7 @@ def test_beams_with_penalties(ours: dict[str, Any], theirs: dict[str, Any]) -> N
     model = small_model("llama", seed=7)
     prompts = ["Era uma vez, há muito"]  # of one length: transformers counts the padding as text that was repeated
     expected = reference(model, prompts, max_new_tokens=16, num_beams=3, **theirs)
-    found = generate(Wrapped(model), TOKENIZER, prompts, GenerateOptions(max_new_tokens=16, beams=3, **ours))
+    found = generate(HFModel(model), TOKENIZER, prompts, GenerateOptions(max_new_tokens=16, beams=3, **ours))
     if "repetition_penalty" in ours:  # it counts the beginning mark as well, which ends no text here
         assert END not in found[0].tokens
     assert_same(found, expected)

@@ -12,9 +12,10 @@ from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
 from lavra.generation import generate as module
 from lavra.generation.generate import generate
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 
-END, VOCABULARY = 256, 257
+END = 256
+VOCABULARY = 257
 PROMPTS = ["ab", "Era uma vez, há muito", "xyz ", "não"]
 TOKENIZER: Any = ByteTokenizer()
 COMMON = {"vocab_size": VOCABULARY, "bos_token_id": END, "eos_token_id": END, "pad_token_id": END}
@@ -28,7 +29,7 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
-def wrapped(name: str, config: dict[str, Any], kind: Any = "decoder", ending: str = "ForCausalLM") -> Wrapped:
+def hf_model(name: str, config: dict[str, Any], kind: Any = "decoder", ending: str = "ForCausalLM") -> HFModel:
     import transformers
 
     library: Any = transformers
@@ -38,12 +39,12 @@ def wrapped(name: str, config: dict[str, Any], kind: Any = "decoder", ending: st
         for key, parameter in inner.named_parameters():
             if "norm" not in key and "ln_" not in key:
                 parameter.normal_(0.0, 0.4)
-    return Wrapped(inner.double(), kind)
+    return HFModel(inner.double(), kind)
 
 
 @pytest.mark.parametrize("name", list(DECODERS))
 def test_greedy_and_beams(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = wrapped(name, DECODERS[name])
+    model = hf_model(name, DECODERS[name])
     inner: Any = model.inner
     monkeypatch.setattr(module, "ROWS_AT_ONCE", 6)
     for beams in (1, 2):
@@ -59,7 +60,7 @@ def test_greedy_and_beams(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_that_cannot_be_told_positions_reads_rows_of_one_length_together() -> None:
-    model = wrapped("GPTJ", DECODERS["GPTJ"])
+    model = hf_model("GPTJ", DECODERS["GPTJ"])
     options = GenerateOptions(greedy=True, max_new_tokens=8)
     expected = generate(model, TOKENIZER, PROMPTS, options)
     assert model.pads
@@ -74,9 +75,9 @@ def test_a_model_that_cannot_be_told_positions_reads_rows_of_one_length_together
 
 
 def test_models_that_write_no_text_are_refused() -> None:
-    encoder = wrapped("Bert", {**SHAPE, "intermediate_size": 24}, "encoder", "ForMaskedLM")
+    encoder = hf_model("Bert", {**SHAPE, "intermediate_size": 24}, "encoder", "ForMaskedLM")
     with pytest.raises(InputError, match="BertForMaskedLM is an encoder"):
         generate(encoder, TOKENIZER, ["ab"])
-    state = wrapped("Mamba", {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "time_step_rank": 4})
+    state = hf_model("Mamba", {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "time_step_rank": 4})
     with pytest.raises(InputError, match="keeps no plain keys and values"):
         generate(state, TOKENIZER, ["ab"])

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from byte_level import lively_decoder
-from lavra.models.contract import Batch
 from lavra.models.native import attention, decoder
 from lavra.models.native.attention import attend, attending_plainly, distrusted_ways, wrong_way
 from lavra.models.native.attention_masks import Mask, causal_mask, document_bounds
+from lavra.models.protocols import Batch
 
-HEADS, KV_HEADS, LENGTH, SIZE = 4, 2, 24, 8
-SEGMENTS = torch.tensor([[0] * 9 + [1] * 15, [0] * 1 + [1] * 12 + [2] * 7 + [-1] * 4], dtype=torch.int32)
+HEADS = 4
+KV_HEADS = 2
+LENGTH = 24
+SIZE = 8
+DOCUMENT_IDS = torch.tensor([[0] * 9 + [1] * 15, [0] * 1 + [1] * 12 + [2] * 7 + [-1] * 4], dtype=torch.int32)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +44,7 @@ def given_heads(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch
     return drawn(HEADS, 1, dtype), drawn(KV_HEADS, 2, dtype), drawn(KV_HEADS, 3, dtype)
 
 
-MASKS = {"causal": Mask(), "masked": causal_mask(SEGMENTS, LENGTH, None)}
+MASKS = {"causal": Mask(), "masked": causal_mask(DOCUMENT_IDS, LENGTH, None)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -99,20 +102,20 @@ def test_a_kind_is_proved_once(monkeypatch: pytest.MonkeyPatch):
 @given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=9), min_size=1, max_size=3))
 def test_bounds_are_where_documents_begin(rows: list[list[int]]):
     length = max(sum(row) for row in rows)
-    segments = torch.full((len(rows), length), -1, dtype=torch.int32)
+    document_ids = torch.full((len(rows), length), -1, dtype=torch.int32)
     expected = []
     for number, row in enumerate(rows):
         start = 0
         for segment, size in enumerate(row):
-            segments[number, start : start + size] = segment
+            document_ids[number, start : start + size] = segment
             expected.append(number * length + start)
             start += size
         if start < length:
             expected.append(number * length + start)  # padding is a document of its own
-    bounds = document_bounds(segments)
+    bounds = document_bounds(document_ids)
     assert bounds.dtype == torch.int32
     assert bounds[: len(expected)].tolist() == expected
-    assert (bounds[len(expected) :] == segments.numel()).all()
+    assert (bounds[len(expected) :] == document_ids.numel()).all()
     assert len(bounds) > len(expected)
 
 
@@ -148,7 +151,7 @@ def kernel_for_documents(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("kernel_for_documents")
 def test_attention_by_documents_is_attention_under_the_dense_mask():
-    mask = causal_mask(SEGMENTS, LENGTH, None, document_bounds(SEGMENTS))
+    mask = causal_mask(DOCUMENT_IDS, LENGTH, None, document_bounds(DOCUMENT_IDS))
     assert mask.allowed is None
     assert attention.choose_way(*given_heads()[:2], mask) == "documents"
     torch.testing.assert_close(attend(*given_heads(), mask), attend(*given_heads(), MASKS["masked"]))
@@ -159,8 +162,8 @@ def test_attention_by_documents_is_attention_under_the_dense_mask():
 @pytest.mark.parametrize("positions", ["rope", "learned", "alibi"])
 def test_a_decoder_needs_no_dense_mask_for_documents(positions: str, monkeypatch: pytest.MonkeyPatch):
     model = lively_decoder(positions=positions, heads=4, kv_heads=2, width=32, context=LENGTH)
-    ids = torch.randint(0, 257, SEGMENTS.shape, generator=torch.Generator("cpu").manual_seed(4))
-    batch = Batch(ids, ids, SEGMENTS, torch.arange(LENGTH).expand(2, -1))
+    ids = torch.randint(0, 257, DOCUMENT_IDS.shape, generator=torch.Generator("cpu").manual_seed(4))
+    batch = Batch(ids, ids, DOCUMENT_IDS, torch.arange(LENGTH).expand(2, -1))
     taken = []
     kernel = attention.WAYS["documents"]
     monkeypatch.setitem(attention.WAYS, "documents", lambda *given: taken.append(1) or kernel(*given))
@@ -174,16 +177,16 @@ def test_a_decoder_needs_no_dense_mask_for_documents(positions: str, monkeypatch
 def test_a_wrong_kernel_for_documents_gives_way_to_a_mask(monkeypatch: pytest.MonkeyPatch):
     kernel = attention.WAYS["documents"]
     monkeypatch.setitem(attention.WAYS, "documents", lambda *given: kernel(*given) + 1)
-    mask = causal_mask(SEGMENTS, LENGTH, None, document_bounds(SEGMENTS))
+    mask = causal_mask(DOCUMENT_IDS, LENGTH, None, document_bounds(DOCUMENT_IDS))
     torch.testing.assert_close(attend(*given_heads(), mask), attend(*given_heads(), MASKS["masked"]))
     assert distrusted_ways() == ("documents",)
 
 
 def test_bounds_never_outlive_their_segments():
-    batch = Batch(SEGMENTS.long(), SEGMENTS.long(), SEGMENTS)
+    batch = Batch(DOCUMENT_IDS.long(), DOCUMENT_IDS.long(), DOCUMENT_IDS)
     first = batch.bounds
     assert batch.bounds is first
     part = batch.take(slice(1, 2))
     assert part.bounds is not None
-    assert torch.equal(part.bounds, document_bounds(SEGMENTS[1:]))
-    assert Batch(SEGMENTS.long(), SEGMENTS.long()).bounds is None
+    assert torch.equal(part.bounds, document_bounds(DOCUMENT_IDS[1:]))
+    assert Batch(DOCUMENT_IDS.long(), DOCUMENT_IDS.long()).bounds is None

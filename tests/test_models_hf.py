@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import wrapped_models as tiny
+import hf_models as tiny
 from lavra.core.errors import InputError
-from lavra.models.contract import IGNORED, Batch, Model
 from lavra.models.hf import probe
-from lavra.models.hf.model import Wrapped, context_of
+from lavra.models.hf.model import HFModel, context_of
+from lavra.models.protocols import IGNORED, Batch, Model
 from lavra.models.transforms.checkpointing import CheckpointBlocks
 from lavra.objectives.causal import Causal
 
@@ -28,8 +28,8 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 
 def laid_out(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
     """Return the logits of real tokens, in the order of the documents."""
-    assert batch.segments is not None
-    return logits[batch.segments >= 0]
+    assert batch.document_ids is not None
+    return logits[batch.document_ids >= 0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,7 +37,7 @@ def laid_out(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
 def test_logits_alone_padded_and_packed_are_those_of_transformers(name):
     model = tiny.shared_model(name)
     assert isinstance(model, Model)
-    assert model.isolates
+    assert model.supports_packing
     given = tiny.documents(model)
     theirs = [tiny.plain_logits(model, document) for document in given]
     for document, expected in zip(given, theirs, strict=True):
@@ -101,26 +101,28 @@ def test_the_decoders_inputs_follow_the_models_own_rule(name, expected):
     assert tiny.shared_model(name).decoder_inputs([7, 8, tiny.END, 9]) == expected
 
 
-@pytest.mark.parametrize("isolates", [True, False])
+@pytest.mark.parametrize("supports_packing", [True, False])
 @pytest.mark.parametrize("name", ["t5", "bart"])
 @torch.no_grad()
-def test_one_side_may_be_told_apart_alone(name, isolates):
-    model = tiny.wrapped_model(name)
-    model.isolates = isolates
+def test_one_side_may_be_told_apart_alone(name, supports_packing):
+    model = tiny.hf_model(name)
+    model.supports_packing = supports_packing
     document = tiny.documents(model)[0]
     theirs = tiny.plain_logits(model, document)
     batch = tiny.padded([document], "right")
-    real = batch.extra["encoder_segments"] >= 0
-    only_written = replace(batch, extra={"encoder_inputs": batch.extra["encoder_inputs"][:, real[0]]})
+    attention_mask = batch.model_inputs["encoder_document_ids"] >= 0
+    only_written = replace(
+        batch, model_inputs={"encoder_inputs": batch.model_inputs["encoder_inputs"][:, attention_mask[0]]}
+    )
     assert close(laid_out(only_written, model.head(model.features(only_written))), theirs)
-    only_read = replace(tiny.alone(document), extra=batch.extra)
+    only_read = replace(tiny.alone(document), model_inputs=batch.model_inputs)
     assert close(model.head(model.features(only_read))[0], theirs)
 
 
 def test_a_decoder_has_no_shifted_inputs():
     with pytest.raises(InputError, match="no encoder-decoder"):
         tiny.shared_model("gpt2").decoder_inputs([7])
-    nameless = tiny.wrapped_model("t5", decoder_start_token_id=None, pad_token_id=None)
+    nameless = tiny.hf_model("t5", decoder_start_token_id=None, pad_token_id=None)
     with pytest.raises(InputError, match="cannot shift targets"):
         nameless.decoder_inputs([7])
 
@@ -159,8 +161,8 @@ def test_logits_bent_in_a_models_own_way_are_refused_though_small_ones_hardly_sh
             parameter.mul_(0.3)  # logits so small that the bending is below the tolerance
         assert bent(ids).logits.abs().max() < 0.05
     with pytest.raises(InputError, match="not a matrix times"):
-        Wrapped(bent, "decoder")
-    assert Wrapped(plain, "decoder").logit_cap is None
+        HFModel(bent, "decoder")
+    assert HFModel(plain, "decoder").logit_cap is None
 
 
 def test_logits_that_the_configuration_caps_are_the_models_own():
@@ -178,7 +180,7 @@ def test_a_model_without_a_head_is_refused():
 
     bare = transformers.BertModel(transformers.BertConfig(vocab_size=64, **tiny._BERT))
     with pytest.raises(InputError, match="no language-model head"):
-        Wrapped(bare, "encoder")
+        HFModel(bare, "encoder")
 
 
 class Leaky(nn.Embedding):
@@ -192,8 +194,8 @@ class Leaky(nn.Embedding):
 def test_a_model_that_mixes_neighbours_is_measured_as_not_isolating_and_takes_one_document_a_row():
     inner = tiny.plain_model("bert")
     inner.bert.embeddings.word_embeddings = Leaky(tiny.VOCABULARY, 32)
-    model = Wrapped(inner, "encoder")
-    assert not model.isolates
+    model = HFModel(inner, "encoder")
+    assert not model.supports_packing
     given = tiny.documents(model)
     with pytest.raises(InputError, match="cannot keep documents of one row apart"):
         model.features(tiny.packed(given))
@@ -202,8 +204,8 @@ def test_a_model_that_mixes_neighbours_is_measured_as_not_isolating_and_takes_on
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["gpt2", "opt", "bert", "deberta-v2", "t5", "bart"])
 def test_without_isolation_right_padding_is_still_masked(name):
-    model = tiny.wrapped_model(name)
-    model.isolates = False
+    model = tiny.hf_model(name)
+    model.supports_packing = False
     given = tiny.documents(model)
     batch = tiny.padded(given, "right")
     theirs = torch.cat([tiny.plain_logits(model, document) for document in given])
@@ -224,7 +226,7 @@ def test_the_probe_sees_a_mask_that_is_not_narrowed(monkeypatch):
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "bart", "bert", "deberta-v2", "modernbert"])
 def test_checkpointed_gradients_are_the_same(name):
-    model = tiny.wrapped_model(name)
+    model = tiny.hf_model(name)
     batch = tiny.packed(tiny.documents(model))
     found = []
     for wanted in (False, True):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import wrapped_models as tiny
+import hf_models as tiny
 from lavra.models.certificate import Certificate, certify
-from lavra.models.hf.folders import save_wrapped
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.folders import save_hf_model
+from lavra.models.hf.model import HFModel
 
 _DRAWN = np.random.default_rng(0)
 WINDOWS = [_DRAWN.integers(tiny.FIRST, tiny.VOCABULARY, length).tolist() for length in (20, 7, 12)]
@@ -22,14 +22,14 @@ SOURCES = [_DRAWN.integers(tiny.FIRST, tiny.VOCABULARY, length).tolist() for len
 pytestmark = pytest.mark.usefixtures("reference_in_this_process")
 
 
-def certified(model: Wrapped, folder: Path) -> Certificate:
+def certified(model: HFModel, folder: Path) -> Certificate:
     return certify(model, folder, WINDOWS, sources=SOURCES if model.kind == "encoder-decoder" else ())
 
 
 @pytest.mark.parametrize("name", ["gpt2", "opt", "t5", "t5-gated", "bart", "mbart", "bert", "roberta", "modernbert"])
 def test_a_saved_model_is_certified(name, tmp_path):
     model = tiny.shared_model(name)
-    save_wrapped(tmp_path / "model", model)
+    save_hf_model(tmp_path / "model", model)
     certificate = certified(model, tmp_path / "model")
     assert certificate.holds, str(certificate)
     assert certificate.tokens == sum(map(len, WINDOWS))
@@ -41,14 +41,14 @@ def test_a_saved_model_is_certified(name, tmp_path):
 def test_in_a_fresh_process(tmp_path, monkeypatch):
     monkeypatch.undo()
     model = tiny.shared_model("t5")
-    save_wrapped(tmp_path / "model", model)
+    save_hf_model(tmp_path / "model", model)
     assert certified(model, tmp_path / "model").holds
 
 
 @pytest.mark.parametrize("name", ["t5", "bert"])
 def test_another_weight_and_a_lost_tensor_are_found(name, tmp_path):
     model = tiny.shared_model(name)
-    save_wrapped(tmp_path / "model", model)
+    save_hf_model(tmp_path / "model", model)
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
     victim = next(key for key in tensors if "layer_norm.weight" in key or "LayerNorm.weight" in key)
@@ -59,12 +59,12 @@ def test_another_weight_and_a_lost_tensor_are_found(name, tmp_path):
 
 
 def test_a_head_that_was_untied_is_found(tmp_path):
-    model = tiny.wrapped_model("bert")
-    save_wrapped(tmp_path / "model", model)
+    model = tiny.hf_model("bert")
+    save_hf_model(tmp_path / "model", model)
     head = model.inner.cls.predictions.decoder
     head.weight = torch.nn.Parameter(head.weight.detach() + 0.01)
     torch.manual_seed(0)
-    save_wrapped(tmp_path / "untied", model)
+    save_hf_model(tmp_path / "untied", model)
     model.tied = True
     certificate = certified(model, tmp_path / "untied")
     assert not certificate.transformers_tied

@@ -12,23 +12,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import wrapped_models as tiny
-from lavra.core.errors import Damaged, InputError
-from lavra.models.hf.folders import open_wrapped, save_wrapped, write_wrapped
+import hf_models as tiny
+from lavra.core.errors import CorruptFile, InputError
+from lavra.models.hf.folders import open_hf_model, save_hf_model, write_hf_model
 from lavra.models.hf.kinds import automatic_class
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 
 NAMES = list(tiny.FAMILIES)
 WEIGHTS = "model.safetensors"
 
 
-def logits(model: Wrapped) -> torch.Tensor:
+def logits(model: HFModel) -> torch.Tensor:
     with torch.no_grad():
         return model.head(model.features(tiny.packed(tiny.documents(model))))
 
 
-def written(model: Wrapped, folder: Path, **options: Any) -> Path:
-    save_wrapped(folder, model, **options)
+def written(model: HFModel, folder: Path, **options: Any) -> Path:
+    save_hf_model(folder, model, **options)
     return folder
 
 
@@ -45,27 +45,27 @@ def edit_weights(folder: Path, change: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_holds_the_same_model_with_the_same_ties(name, tmp_path):
     model = tiny.shared_model(name)
-    opened = open_wrapped(written(model, tmp_path / "model"))
-    assert (opened.kind, opened.tied, opened.isolates) == (model.kind, model.tied, True)
+    opened = open_hf_model(written(model, tmp_path / "model"))
+    assert (opened.kind, opened.tied, opened.supports_packing) == (model.kind, model.tied, True)
     assert torch.equal(logits(opened), logits(model))
     head = opened.output_projection()[0]
     assert (head.data_ptr() == opened.inner.get_input_embeddings().weight.data_ptr()) is model.tied
     plain = automatic_class(model.kind).from_pretrained(tmp_path / "model").eval()
     document = tiny.documents(model)[0]
-    assert torch.equal(tiny.plain_logits(Wrapped(plain, model.kind), document), tiny.plain_logits(model, document))
+    assert torch.equal(tiny.plain_logits(HFModel(plain, model.kind), document), tiny.plain_logits(model, document))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "opt", "t5", "t5-gated", "bart", "bert", "roberta", "deberta-v2"])
 def test_masters_are_written_in_the_place_of_the_models_own_weights(name, tmp_path):
-    model = tiny.wrapped_model(name)
-    masters = {key: weight.detach() + 0.01 for key, weight in model.named_parameters()}
-    expected = tiny.wrapped_model(name)
+    model = tiny.hf_model(name)
+    master_weights = {key: weight.detach() + 0.01 for key, weight in model.named_parameters()}
+    expected = tiny.hf_model(name)
     with torch.no_grad():
         for key, weight in expected.named_parameters():
-            weight.copy_(masters[key])
+            weight.copy_(master_weights[key])
     for weight in model.parameters():
         weight.data = weight.data.bfloat16()
-    opened = open_wrapped(written(model, tmp_path / "model", weights=masters))
+    opened = open_hf_model(written(model, tmp_path / "model", weights=master_weights))
     assert torch.equal(logits(opened), logits(expected))
     assert opened.tied is model.tied
     assert json.loads((tmp_path / "model/config.json").read_text())["dtype"] == "float32"
@@ -73,10 +73,10 @@ def test_masters_are_written_in_the_place_of_the_models_own_weights(name, tmp_pa
 
 
 def test_a_part_of_the_weights_may_be_given(tmp_path):
-    model = tiny.wrapped_model("gpt2")
+    model = tiny.hf_model("gpt2")
     name = "inner.transformer.wte.weight"
     given = {name: dict(model.named_parameters())[name].detach() * 2}
-    opened = open_wrapped(written(model, tmp_path / "model", weights=given))
+    opened = open_hf_model(written(model, tmp_path / "model", weights=given))
     assert torch.equal(dict(opened.named_parameters())[name], given[name])
     assert opened.tied
 
@@ -84,7 +84,7 @@ def test_a_part_of_the_weights_may_be_given(tmp_path):
 @pytest.mark.parametrize("wrong", [{"inner.nothing": torch.ones(1)}, {"inner.transformer.wte.weight": torch.ones(1)}])
 def test_weights_of_another_model_are_refused_and_nothing_is_left(wrong, tmp_path):
     with pytest.raises(InputError, match="none of the model's"):
-        save_wrapped(tmp_path / "model", tiny.shared_model("gpt2"), weights=wrong)
+        save_hf_model(tmp_path / "model", tiny.shared_model("gpt2"), weights=wrong)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,8 +92,8 @@ def test_an_existing_folder_is_kept_unless_forced(tmp_path):
     model = tiny.shared_model("gpt2")
     written(model, tmp_path / "model")
     with pytest.raises(InputError, match="exists already"):
-        save_wrapped(tmp_path / "model", model)
-    save_wrapped(tmp_path / "model", model, force=True)
+        save_hf_model(tmp_path / "model", model)
+    save_hf_model(tmp_path / "model", model, force=True)
 
 
 def test_the_tokenizer_is_copied(tmp_path):
@@ -109,8 +109,8 @@ def test_the_tokenizer_is_copied(tmp_path):
 
 
 def test_writing_into_a_folder_that_is_being_built(tmp_path):
-    write_wrapped(tmp_path, tiny.shared_model("bert"))
-    assert open_wrapped(tmp_path).kind == "encoder"
+    write_hf_model(tmp_path, tiny.shared_model("bert"))
+    assert open_hf_model(tmp_path).kind == "encoder"
 
 
 @pytest.mark.parametrize(
@@ -121,13 +121,13 @@ def test_writing_into_a_folder_that_is_being_built(tmp_path):
 def test_the_kind_is_that_of_the_class_that_wrote_it_else_of_its_family(changes, expected, tmp_path):
     folder = written(tiny.shared_model("bert"), tmp_path / "model")
     edit_config(folder, **changes)
-    assert open_wrapped(folder).kind == expected
+    assert open_hf_model(folder).kind == expected
 
 
 def test_the_kind_can_be_asked_for(tmp_path):
     folder = written(tiny.shared_model("bert"), tmp_path / "model")
     edit_config(folder, is_decoder=True)
-    assert open_wrapped(folder, "decoder").kind == "decoder"
+    assert open_hf_model(folder, "decoder").kind == "decoder"
 
 
 def test_an_untied_t5_says_so_for_readers_that_believe_its_configuration(tmp_path):
@@ -159,7 +159,7 @@ def test_debertas_head_is_read_from_the_names_of_microsofts_files(tmp_path):
     assert any(name.startswith("lm_predictions") for name in load_file(folder / WEIGHTS))
     for legacy in (True, False):
         edit_config(folder, legacy=legacy, architectures=None)
-        assert torch.equal(logits(open_wrapped(folder)), logits(model))
+        assert torch.equal(logits(open_hf_model(folder)), logits(model))
 
 
 def test_files_of_tensors_with_a_pickled_frame_are_read_as_tensors_only(tmp_path):
@@ -167,7 +167,7 @@ def test_files_of_tensors_with_a_pickled_frame_are_read_as_tensors_only(tmp_path
     folder = written(model, tmp_path / "model")
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
-    assert torch.equal(logits(open_wrapped(folder)), logits(model))
+    assert torch.equal(logits(open_hf_model(folder)), logits(model))
 
 
 class Runs:
@@ -182,7 +182,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
     with (folder / "pytorch_model.bin").open("wb") as file:
         pickle.dump({"bert": Runs()}, file)
     with pytest.raises(InputError):
-        open_wrapped(folder)
+        open_hf_model(folder)
     assert not (tmp_path / "made-by-a-pickle").exists()
 
 
@@ -195,7 +195,7 @@ def test_a_model_without_its_head_is_refused_by_name(tmp_path):
     edit_weights(folder, without_head)
     edit_config(folder, architectures=["BertForSequenceClassification"])
     with pytest.raises(InputError, match=r"has no weights for .* cls\.predictions") as caught:
-        open_wrapped(folder)
+        open_hf_model(folder)
     assert "language-model head" in str(caught.value)
 
 
@@ -204,14 +204,14 @@ def test_families_without_a_language_model_are_refused(model_type, tmp_path):
     folder = written(tiny.shared_model("bert"), tmp_path / "model")
     edit_config(folder, model_type=model_type, architectures=["Something"])
     with pytest.raises(InputError, match="no language model for the family"):
-        open_wrapped(folder)
+        open_hf_model(folder)
 
 
 def test_remote_code_is_never_run(tmp_path):
     folder = written(tiny.shared_model("bert"), tmp_path / "model")
     (folder / "code.py").write_text("import pathlib; pathlib.Path('ran').touch()")
     edit_config(folder, auto_map={"AutoModelForMaskedLM": "code.Model", "AutoConfig": "code.Config"})
-    assert open_wrapped(folder).kind == "encoder"
+    assert open_hf_model(folder).kind == "encoder"
     assert not Path("ran").exists()
 
 
@@ -219,14 +219,14 @@ def test_truncated_and_misfitting_weights_are_damage(tmp_path):
     folder = written(tiny.shared_model("bert"), tmp_path / "model")
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(Damaged, match="cannot be read"):
-        open_wrapped(folder)
+    with pytest.raises(CorruptFile, match="cannot be read"):
+        open_hf_model(folder)
     (folder / WEIGHTS).write_bytes(whole)
     edit_config(folder, hidden_size=64)
-    with pytest.raises(Damaged, match="do not fit"):
-        open_wrapped(folder)
+    with pytest.raises(CorruptFile, match="do not fit"):
+        open_hf_model(folder)
     (folder / WEIGHTS).unlink()
     with pytest.raises(InputError, match="cannot open"):
-        open_wrapped(folder)
+        open_hf_model(folder)
     with pytest.raises(InputError, match="holds no model"):
-        open_wrapped(tmp_path / "nothing")
+        open_hf_model(tmp_path / "nothing")

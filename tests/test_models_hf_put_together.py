@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-import wrapped_models as tiny
-from lavra.checks.base import Subject
-from lavra.checks.batches import ENCODER_INPUTS, ENCODER_SEGMENTS, with_room
+import hf_models as tiny
+from hf_training import check_context_of
+from lavra.checks.base import CheckContext
+from lavra.checks.batches import ENCODER_DOCUMENT_IDS, ENCODER_INPUTS, with_room
 from lavra.checks.documents import check_documents, check_padding
 from lavra.checks.gradients import check_tied
 from lavra.checks.suite import QUICK, run_checks
 from lavra.data.examples.store import Example, PackedRow
 from lavra.models.certificate import certify
-from lavra.models.contract import Batch
-from lavra.models.hf.folders import open_wrapped, save_wrapped
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.folders import open_hf_model, save_hf_model
+from lavra.models.hf.model import HFModel
+from lavra.models.protocols import Batch
 from lavra.objectives.seq2seq import Seq2Seq
-from wrapped_training import subject_of
 
 POSITIONS = 64
 SIZES: dict[str, Any] = {
@@ -34,7 +34,7 @@ SIZES: dict[str, Any] = {
 }
 
 
-def put_together(**decoder: Any) -> Wrapped:
+def put_together(**decoder: Any) -> HFModel:
     """Return a BERT2BERT model whose encoder has a pooler, as that of every sentence encoder has."""
     from transformers import BertConfig, BertLMHeadModel, BertModel, EncoderDecoderModel
 
@@ -47,7 +47,7 @@ def put_together(**decoder: Any) -> Wrapped:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += torch.randn(parameter.shape, generator=generator) * 0.05
-    return Wrapped(model.eval(), "encoder-decoder")
+    return HFModel(model.eval(), "encoder-decoder")
 
 
 def full_rows(source: int, count: int = 8) -> list[PackedRow]:
@@ -61,12 +61,14 @@ def full_rows(source: int, count: int = 8) -> list[PackedRow]:
     return rows
 
 
-def subject(source: int = POSITIONS, **decoder: Any) -> Subject:
+def check_context(source: int = POSITIONS, **decoder: Any) -> CheckContext:
     model = put_together(**decoder)
-    return subject_of(model, rows=full_rows(source), objective=Seq2Seq(POSITIONS, POSITIONS, model.decoder_inputs))
+    return check_context_of(
+        model, rows=full_rows(source), objective=Seq2Seq(POSITIONS, POSITIONS, model.decoder_inputs)
+    )
 
 
-def model_of(given: Subject) -> Any:
+def model_of(given: CheckContext) -> Any:
     return given.module
 
 
@@ -80,8 +82,8 @@ def test_poolers_keep_their_values_and_their_place_in_the_file(tmp_path: Path) -
     assert model.unused == {"inner.encoder.pooler.dense.weight", "inner.encoder.pooler.dense.bias"}
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert frozen == model.unused
-    save_wrapped(tmp_path / "saved", model)
-    again = dict(open_wrapped(tmp_path / "saved").named_parameters())
+    save_hf_model(tmp_path / "saved", model)
+    again = dict(open_hf_model(tmp_path / "saved").named_parameters())
     assert all(torch.equal(weight, again[name]) for name, weight in model.named_parameters())
 
 
@@ -95,16 +97,16 @@ def test_the_shorter_side_is_the_limit() -> None:
 
 
 def test_the_battery_finds_no_fault_with_rows_as_long_as_the_model_reads() -> None:
-    given = subject()
+    given = check_context()
     given.frozen = model_of(given).unused
-    assert given.encoded.extra[ENCODER_INPUTS].shape[1] == POSITIONS
+    assert given.encoded.model_inputs[ENCODER_INPUTS].shape[1] == POSITIONS
     wrong = [f"{one.name}: {one.measured}" for one in run_checks(given, QUICK).results if one.verdict == "fail"]
     assert wrong == []
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_tie_that_is_not_there_is_seen_on_the_decoders_side(tied: bool) -> None:
-    given = subject(tie_word_embeddings=tied)
+    given = check_context(tie_word_embeddings=tied)
     assert check_tied(given.module, given.tied, "tied_weights").verdict == "ok"
     writer: Any = model_of(given).inner.decoder
     writer.set_output_embeddings(torch.nn.Linear(32, tiny.VOCABULARY))
@@ -115,7 +117,7 @@ def test_a_tie_that_is_not_there_is_seen_on_the_decoders_side(tied: bool) -> Non
 
 
 def test_padding_and_neighbours_are_tried_inside_of_the_limit() -> None:
-    given = subject()
+    given = check_context()
     (padding,), (documents,) = check_padding(given), check_documents(given)
     assert (padding.verdict, documents.verdict) == ("ok", "ok")
     assert "leave no room" not in padding.measured
@@ -124,14 +126,14 @@ def test_padding_and_neighbours_are_tried_inside_of_the_limit() -> None:
 
 def test_room_is_made_of_padding_first_and_then_of_the_longest_text() -> None:
     ids = torch.arange(20)[None]
-    segments = torch.tensor([[0] * 5 + [1] * 12 + [-1] * 3])
-    extra = {ENCODER_INPUTS: ids, ENCODER_SEGMENTS: segments}
-    batch = Batch(ids, ids, extra=extra)
+    document_ids = torch.tensor([[0] * 5 + [1] * 12 + [-1] * 3])
+    extra = {ENCODER_INPUTS: ids, ENCODER_DOCUMENT_IDS: document_ids}
+    batch = Batch(ids, ids, model_inputs=extra)
     assert with_room(batch, 4, 24) is batch
     shorter = with_room(batch, 8, 20)
     assert shorter is not None
-    assert shorter.extra[ENCODER_SEGMENTS].tolist() == [[0] * 5 + [1] * 7]
-    assert shorter.extra[ENCODER_INPUTS].tolist() == [list(range(12))]
+    assert shorter.model_inputs[ENCODER_DOCUMENT_IDS].tolist() == [[0] * 5 + [1] * 7]
+    assert shorter.model_inputs[ENCODER_INPUTS].tolist() == [list(range(12))]
     assert with_room(batch, 19, 20) is None
     assert with_room(Batch(ids, ids), 8, 20) is not None
 
@@ -139,7 +141,7 @@ def test_room_is_made_of_padding_first_and_then_of_the_longest_text() -> None:
 @pytest.mark.usefixtures("reference_in_this_process")
 def test_the_certificate_sees_the_decoders_tie(tmp_path: Path) -> None:
     model = put_together()
-    save_wrapped(tmp_path / "saved", model)
+    save_hf_model(tmp_path / "saved", model)
     sources = [list(range(6, 16)), list(range(20, 33))]
     certificate = certify(model, tmp_path / "saved", [[7, 8, 9], [10, 11]], sources=sources)
     assert (certificate.tied, certificate.transformers_tied) == (True, True)

@@ -22,7 +22,10 @@ from lavra.models.native.layers import rotary_table, rotate
 from lavra.models.spec import DecoderSpec
 
 KINDS = get_args(Positions)
-ROWS, HEADS, LENGTH, SIZE = 2, 4, 12, 8
+ROWS = 2
+HEADS = 4
+LENGTH = 12
+SIZE = 8
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -61,21 +64,23 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return request.param
 
 
-SEGMENTS = torch.tensor([[0] * 5 + [1] * 7, [0] * 2 + [1] * 1 + [2] * 6 + [-1] * 3])
+DOCUMENT_IDS = torch.tensor([[0] * 5 + [1] * 7, [0] * 2 + [1] * 1 + [2] * 6 + [-1] * 3])
 POSITIONS = torch.tensor([[*range(5), *range(7)], [0, 1, 0, *range(6), 0, 0, 0]])
 
 
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("segments", [None, SEGMENTS])
-def test_every_kernel_is_attention(kv_heads: int, biased: bool, segments: torch.Tensor | None):
+@pytest.mark.parametrize("document_ids", [None, DOCUMENT_IDS])
+def test_every_kernel_is_attention(kv_heads: int, biased: bool, document_ids: torch.Tensor | None):
     queries, keys, values = heads(kv_heads)
-    positions = torch.arange(LENGTH)[None] if segments is None else POSITIONS
+    positions = torch.arange(LENGTH)[None] if document_ids is None else POSITIONS
     bias = alibi_bias(alibi_slopes(HEADS).double(), positions, positions) if biased else None
-    found = attend(queries, keys, values, causal_mask(segments, LENGTH, bias))
+    found = attend(queries, keys, values, causal_mask(document_ids, LENGTH, bias))
     causal = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()[None, None]
-    allowed = causal if segments is None else causal & (segments[:, None, :, None] == segments[:, None, None, :])
+    allowed = (
+        causal if document_ids is None else causal & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
+    )
     repeated = (part.repeat_interleave(HEADS // kv_heads, 1) for part in (keys, values))
     torch.testing.assert_close(found, by_definition(queries, *repeated, allowed, bias), rtol=1e-12, atol=1e-12)
 
@@ -172,10 +177,10 @@ def test_prompts_of_different_lengths_are_read_as_if_alone(positions: str):
     model = tiny(positions)
     lengths, width, more = (7, 3, 1), 7, 4
     ids = torch.randint(0, 257, (3, width + more), generator=torch.Generator().manual_seed(2))
-    real = torch.tensor([[column >= width - length for column in range(width)] for length in lengths])
+    attention_mask = torch.tensor([[column >= width - length for column in range(width)] for length in lengths])
     with torch.no_grad():
         cache = model.new_cache(3, width + more)
-        together = [model.step(ids[:, :width], cache, real)]
+        together = [model.step(ids[:, :width], cache, attention_mask)]
         together += [model.step(ids[:, column : column + 1], cache) for column in range(width, width + more)]
         stepped = torch.cat(together, 1)
         assert stepped.isfinite().all()
@@ -188,17 +193,17 @@ def test_prompts_of_different_lengths_are_read_as_if_alone(positions: str):
 def test_selected_rows_of_a_cache_go_on_as_those_rows(positions: str):
     model = tiny(positions)
     ids = torch.randint(0, 257, (3, 6), generator=torch.Generator().manual_seed(3))
-    real = torch.tensor([[True] * 6, [False] * 2 + [True] * 4, [False] * 5 + [True]])
+    attention_mask = torch.tensor([[True] * 6, [False] * 2 + [True] * 4, [False] * 5 + [True]])
     rows = torch.tensor([2, 0, 0, 1])
     following = torch.randint(0, 257, (4, 2), generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         cache = model.new_cache(3, 8)
-        model.step(ids, cache, real)
+        model.step(ids, cache, attention_mask)
         cache.select(rows)
         found = model.step(following, cache)
         for row, origin in enumerate(rows.tolist()):
             alone = model.new_cache(1, 8)
-            model.step(ids[origin : origin + 1], alone, real[origin : origin + 1])
+            model.step(ids[origin : origin + 1], alone, attention_mask[origin : origin + 1])
             torch.testing.assert_close(found[row : row + 1], model.step(following[row : row + 1], alone))
 
 

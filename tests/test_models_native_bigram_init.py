@@ -13,10 +13,10 @@ from lavra.data.token_store.ngram_counts import Bigrams, count_bigrams
 from lavra.models.native.bigram_init import (
     _gradients,
     _Table,
-    can_start_from_bigrams,
+    can_init_from_bigrams,
     flops_of_context,
+    init_from_bigrams,
     loss_by_bigrams,
-    start_from_bigrams,
 )
 from lavra.models.native.decoder import Decoder, build_decoder
 from lavra.models.spec import DecoderSpec
@@ -32,7 +32,7 @@ def corpus() -> tuple[np.ndarray, Bigrams]:
 def started(spec: DecoderSpec, contexts: int) -> Decoder:
     """Return a decoder that begins with the pairs."""
     model = build_decoder(spec, 0)
-    start_from_bigrams(model.embedding.weight.detach(), model.output.weight.detach(), corpus()[1], contexts)
+    init_from_bigrams(model.embedding.weight.detach(), model.output.weight.detach(), corpus()[1], contexts)
     return model
 
 
@@ -119,7 +119,7 @@ def test_padding_rows_of_the_head_stay_zero() -> None:
     spec = replace(SPEC, vocabulary=390)
     model = build_decoder(spec, 0)
     bigrams = count_bigrams(np.arange(2000) % 390, 390)
-    start_from_bigrams(model.embedding.weight.detach(), model.output.weight.detach(), bigrams, 390)
+    init_from_bigrams(model.embedding.weight.detach(), model.output.weight.detach(), bigrams, 390)
     assert float(model.output.weight.detach()[390:].abs().sum()) == 0.0
 
 
@@ -134,5 +134,5 @@ def test_padding_rows_of_the_head_stay_zero() -> None:
     ],
 )
 def test_other_shapes_begin_with_random_weights(changes: dict[str, object]) -> None:
-    assert can_start_from_bigrams(SPEC)
-    assert not can_start_from_bigrams(replace(SPEC, **changes))  # pyright: ignore[reportArgumentType]
+    assert can_init_from_bigrams(SPEC)
+    assert not can_init_from_bigrams(replace(SPEC, **changes))  # pyright: ignore[reportArgumentType]

@@ -18,8 +18,8 @@ SPECS = {
     "norms after": replace(PRESETS["opt-125m"], **TINY, norm_placement="after"),
     "parallel": replace(PRESETS["pythia-70m"], **TINY),
     "gated": replace(PRESETS["tinyllama-1.1b"], **{**TINY, "kv_heads": 2}),
-    "pairs": DecoderSpec(vocabulary=97, context=24, depth=2, width=32, heads=4, pairs=50),
-    "recall": DecoderSpec(vocabulary=97, context=24, depth=2, width=32, heads=4, recall=True),
+    "pairs": DecoderSpec(vocabulary=97, context=24, depth=2, width=32, heads=4, bigram_embedding=50),
+    "recall": DecoderSpec(vocabulary=97, context=24, depth=2, width=32, heads=4, ngram_copy=True),
     "alibi": replace(PRESETS["gpt2-124m"], **TINY, positions="alibi"),
 }
 
@@ -33,12 +33,12 @@ def test_a_step_is_what_its_blocks_are(name: str, dtype: torch.dtype) -> None:
         torch.nn.init.normal_(parameter, 0.1, 0.3, generator=torch.Generator().manual_seed(1))
         parameter.data = parameter.data.to(dtype)
     ids = torch.randint(97, (3, 12), generator=torch.Generator().manual_seed(0))
-    real = torch.ones(3, 4, dtype=torch.bool)
-    real[1, :2] = name == "gpt2"  # without padding there, so that no mask is needed
+    attention_mask = torch.ones(3, 4, dtype=torch.bool)
+    attention_mask[1, :2] = name == "gpt2"  # without padding there, so that no mask is needed
     found = []
     for stepwise in (True, False):
         cache = model.new_cache(3, 24)
-        features = [model.step(ids[:, :4], cache, real)]
+        features = [model.step(ids[:, :4], cache, attention_mask)]
         assert cache.steps is not None
         cache.steps = cache.steps if stepwise else list(model.blocks)  # pyright: ignore[reportAttributeAccessIssue]
         features += [model.step(ids[:, place : place + 1], cache) for place in range(4, 12)]

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from lavra.core.errors import InputError
 from lavra.models.native.decoder import build_decoder
 from lavra.models.native.low_precision import can_pack, pack_weights, round_weights
-from lavra.models.native.ngrams import GAIN, Recall, followers
+from lavra.models.native.ngrams import GAIN, NgramCopy, followers
 from lavra.models.native.store import load_decoder, save_decoder
 from lavra.models.spec import DecoderSpec
 from reading import assert_documents_are_apart, assert_moved_rows_read_on
 from tiny_training import SPEC, lively, run, tiny_trainer
 
-RECALLING = replace(SPEC, recall=True)
+RECALLING = replace(SPEC, ngram_copy=True)
 IDS = torch.randint(7, (3, 24), generator=torch.Generator().manual_seed(0))
 
 
@@ -59,7 +59,7 @@ def test_followers_are_those_found_by_reading_back(ids: list[int], cut: int, beg
 
 
 def test_what_is_added_is_the_head_row_of_what_followed() -> None:
-    recall, rows = Recall(8, 1e-6), torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+    recall, rows = NgramCopy(8, 1e-6), torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
     ids = torch.tensor([[1, 2, 3, 1, 2]])
     added = recall(torch.zeros(1, 5, 8), ids, torch.arange(5)[None], rows)[0]
     unit = rows / rows.square().mean(1, keepdim=True).sqrt()
@@ -111,10 +111,10 @@ def test_the_gains_are_saved_and_read_with_the_model(tmp_path: Path) -> None:
     model = lively(RECALLING)
     save_decoder(tmp_path, model)
     read = load_decoder(tmp_path)
-    assert read.spec.recall
+    assert read.spec.ngram_copy
     torch.testing.assert_close(read(IDS), model(IDS), rtol=0, atol=0)
 
 
 def test_a_head_of_another_width_than_the_blocks_is_refused() -> None:
-    with pytest.raises(InputError, match=r"model\.recall adds rows of the head, 32 wide"):
-        DecoderSpec(width=64, embedding_width=32, recall=True)
+    with pytest.raises(InputError, match=r"model\.ngram_copy adds rows of the head, 32 wide"):
+        DecoderSpec(width=64, embedding_width=32, ngram_copy=True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from byte_level import lively_decoder
 from lavra.config.choices import Positions
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.models.native.decoder import Decoder, count_parameters
 from lavra.models.native.store import (
     SPECIFICATION,
@@ -24,7 +24,7 @@ from lavra.models.native.store import (
     weights_to_save,
 )
 from lavra.models.spec import PRESETS, preset
-from lavra.training.precision import Masters
+from lavra.training.precision import MasterWeights
 
 IDS = torch.arange(12)[None]
 
@@ -61,11 +61,11 @@ def test_a_tied_head_is_written_once_and_stays_tied(tmp_path: Path):
 
 def test_the_masters_are_written_instead_of_the_working_weights(tmp_path: Path):
     model = lively_decoder().float()
-    masters = Masters(model, "bf16")
-    save_decoder(tmp_path, model, masters.weights)
+    master_weights = MasterWeights(model, "bf16")
+    save_decoder(tmp_path, model, master_weights.weights)
     for name, weight in load_decoder(tmp_path).named_parameters():
         assert weight.dtype == torch.float32
-        assert torch.equal(weight, masters.weights[name])
+        assert torch.equal(weight, master_weights.weights[name])
 
 
 def test_weights_keep_their_type(tmp_path: Path):
@@ -83,7 +83,7 @@ def test_truncated_weights_are_named(tmp_path: Path, share: float):
     saved(tmp_path)
     content = (tmp_path / WEIGHTS).read_bytes()
     (tmp_path / WEIGHTS).write_bytes(content[: int(share * len(content))])
-    with pytest.raises(Damaged, match=r"model\.safetensors cannot be read") as caught:
+    with pytest.raises(CorruptFile, match=r"model\.safetensors cannot be read") as caught:
         load_decoder(tmp_path)
     assert caught.value.remedy
 
@@ -91,7 +91,7 @@ def test_truncated_weights_are_named(tmp_path: Path, share: float):
 def test_missing_weights_are_named(tmp_path: Path):
     saved(tmp_path)
     (tmp_path / WEIGHTS).unlink()
-    with pytest.raises(Damaged, match=r"model\.safetensors cannot be read"):
+    with pytest.raises(CorruptFile, match=r"model\.safetensors cannot be read"):
         load_decoder(tmp_path)
 
 
@@ -100,7 +100,7 @@ def test_a_specification_that_does_not_parse_is_named(tmp_path: Path):
     content = (tmp_path / SPECIFICATION).read_text()
     for text in (content[:50], "", "[]", "{}", '{"format": 1}', '{"format": 1, "decoder": 3}'):
         (tmp_path / SPECIFICATION).write_text(text)
-        with pytest.raises(Damaged, match=r"model\.json"):
+        with pytest.raises(CorruptFile, match=r"model\.json"):
             load_decoder(tmp_path)
 
 
@@ -118,7 +118,7 @@ def test_a_newer_format_wants_a_newer_lavra(tmp_path: Path):
     saved(tmp_path)
     record = json.loads((tmp_path / SPECIFICATION).read_text())
     (tmp_path / SPECIFICATION).write_text(json.dumps(record | {"format": 2}))
-    with pytest.raises(Damaged, match="has format 2, not 1") as caught:
+    with pytest.raises(CorruptFile, match="has format 2, not 1") as caught:
         load_decoder(tmp_path)
     assert caught.value.remedy == "update lavra"
 
@@ -136,7 +136,7 @@ def test_weights_that_do_not_fit_the_specification_are_named(tmp_path: Path, cha
     else:
         weights[name] = weights[name][:-1]
     save_file(weights, tmp_path / WEIGHTS)
-    with pytest.raises(Damaged, match=f"does not fit its specification: {name}"):
+    with pytest.raises(CorruptFile, match=f"does not fit its specification: {name}"):
         load_decoder(tmp_path)
 
 

@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from lavra.data.token_store.ngram_counts import Trigrams, count_bigrams, count_trigrams
-from lavra.models.native.bigram_init import start_from_bigrams
+from lavra.models.native.bigram_init import init_from_bigrams
 from lavra.models.native.decoder import Decoder, build_decoder
-from lavra.models.native.trigram_init import _Counts, _gradient, flops_of_pair, start_from_trigrams
+from lavra.models.native.trigram_init import _Counts, _gradient, flops_of_pair, init_from_trigrams
 from tiny_training import SPEC, topics_store
 
-PAIRED = replace(SPEC, pairs=512)
+PAIRED = replace(SPEC, bigram_embedding=512)
 END = 0
 
 
@@ -29,14 +29,14 @@ def started() -> Decoder:
     """Return a decoder that begins with what follows single tokens."""
     model = build_decoder(PAIRED, 0)
     bigrams = count_bigrams(trigrams()[0], SPEC.vocabulary)
-    start_from_bigrams(model.embedding.weight.detach(), model.output.weight.detach(), bigrams, SPEC.vocabulary)
+    init_from_bigrams(model.embedding.weight.detach(), model.output.weight.detach(), bigrams, SPEC.vocabulary)
     return model
 
 
 def fit(model: Decoder, counted: Trigrams) -> tuple[float, float]:
-    assert model.pair_embedding is not None
-    table, embedding, head = model.pair_embedding.weight, model.embedding.weight, model.output.weight
-    return start_from_trigrams(table.detach(), embedding.detach(), head.detach(), counted)
+    assert model.bigram_embedding is not None
+    table, embedding, head = model.bigram_embedding.weight, model.embedding.weight, model.output.weight
+    return init_from_trigrams(table.detach(), embedding.detach(), head.detach(), counted)
 
 
 def loss_of(model: Decoder, tokens: np.ndarray) -> float:
@@ -59,11 +59,11 @@ def test_a_model_knows_what_follows_two_tokens_before_its_first_step() -> None:
 def test_the_gradient_is_that_of_the_smoothed_likelihood() -> None:
     _, counted = trigrams(60)
     model = started()
-    assert model.pair_embedding is not None
-    torch.nn.init.normal_(model.pair_embedding.weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    assert model.bigram_embedding is not None
+    torch.nn.init.normal_(model.bigram_embedding.weight, std=0.3, generator=torch.Generator().manual_seed(0))
     embedding, head = model.embedding.weight.detach(), model.output.weight.detach()[: SPEC.vocabulary]
     counts = _Counts.of(counted, 512, embedding, head)
-    table = model.pair_embedding.weight.detach().double().requires_grad_()
+    table = model.bigram_embedding.weight.detach().double().requires_grad_()
     likelihood = F.rms_norm(embedding[counts.tokens].double() + table[counts.rows], (SPEC.width,)) @ head.double().T
     likelihood = likelihood.log_softmax(1)
     alone = (F.rms_norm(embedding[counts.tokens].double(), (SPEC.width,)) @ head.double().T).softmax(1)
@@ -76,7 +76,7 @@ def test_the_gradient_is_that_of_the_smoothed_likelihood() -> None:
         wanted[torch.from_numpy(counted.followers[triples])] += kept
         total -= times.sum() / everything * (wanted @ likelihood[place])
     total.backward()
-    loss, gradient = _gradient(model.pair_embedding.weight.detach(), embedding, head, counts)
+    loss, gradient = _gradient(model.bigram_embedding.weight.detach(), embedding, head, counts)
     assert loss == pytest.approx(float(total.detach()), rel=1e-5)
     assert table.grad is not None
     torch.testing.assert_close(gradient.double(), table.grad, rtol=1e-3, atol=1e-7)
@@ -86,9 +86,9 @@ def test_rows_of_no_counted_pair_stay_zero() -> None:
     _, counted = trigrams(20)
     model = started()
     fit(model, counted)
-    assert model.pair_embedding is not None
+    assert model.bigram_embedding is not None
     known = set(_Counts.of(counted, 512, model.embedding.weight, model.output.weight).rows.tolist())
-    moved = set(model.pair_embedding.weight.detach().any(1).nonzero().flatten().tolist())
+    moved = set(model.bigram_embedding.weight.detach().any(1).nonzero().flatten().tolist())
     assert moved == known
 
 

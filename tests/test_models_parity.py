@@ -14,7 +14,10 @@ from torch import nn
 from lavra.models.native.decoder import Decoder, build_decoder, count_parameters
 from lavra.models.spec import PRESETS, DecoderSpec
 
-VOCABULARY, CONTEXT, WIDTH, HEADS = 96, 24, 64, 4
+VOCABULARY = 96
+CONTEXT = 24
+WIDTH = 64
+HEADS = 4
 
 Weights = dict[str, torch.Tensor]
 

@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-import wrapped_models as tiny
+import hf_models as tiny
 from edited_models import NAMES, base_model, learn, logits_of
-from lavra.config.transforms import AdapterConfig, EditConfig
+from lavra.config.transforms import AdapterConfig, TransformConfig
 from lavra.core.errors import InputError
-from lavra.models.transforms.apply import apply_edits, fold_edits, learned_weights, load_learned_weights
+from lavra.models.transforms.apply import apply_transforms, learned_weights, load_learned_weights, merge_transforms
 from lavra.models.transforms.peft_files import save_adapter
 from lavra.models.transforms.prefix import PrefixMemory
 
-PREFIX = EditConfig(adapter=AdapterConfig(kind="prefix", rank=5))
+PREFIX = TransformConfig(adapter=AdapterConfig(kind="prefix", rank=5))
 
 
-def prefixed(name: str, config: EditConfig = PREFIX) -> Any:
+def prefixed(name: str, config: TransformConfig = PREFIX) -> Any:
     """Return a model with a prefix large enough to matter."""
     model = base_model(name)
-    apply_edits(model, config)
+    apply_transforms(model, config)
     with torch.no_grad():
         for key, parameter in learned_weights(model).items():
             if ".prefix." in key:
@@ -35,7 +35,7 @@ def test_a_prefix_changes_what_is_said_and_learns_alone(name: str) -> None:
     model = base_model(name)
     before = logits_of(model).detach()
     frozen = {key: p.detach().clone() for key, p in model.named_parameters()}
-    apply_edits(model, PREFIX)
+    apply_transforms(model, PREFIX)
     assert set(learned_weights(model)) == {key for key, _ in model.named_parameters()} - set(frozen)
     assert all(p.shape[1] == 5 for p in learned_weights(model).values())
     losses = learn(model, rate=0.1)
@@ -52,8 +52,8 @@ def test_packed_and_padded_documents_see_the_prefix_and_only_themselves(name: st
     given = tiny.documents(model)
     alone = torch.cat([model.head(model.features(tiny.alone(document)))[0] for document in given])
     for batch in (tiny.packed(given), tiny.padded(given, "left"), tiny.padded(given, "right")):
-        assert batch.segments is not None
-        found = model.head(model.features(batch))[batch.segments >= 0]
+        assert batch.document_ids is not None
+        found = model.head(model.features(batch))[batch.document_ids >= 0]
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-5 * max(1.0, float(alone.abs().max())))
 
 
@@ -61,9 +61,9 @@ def test_packed_and_padded_documents_see_the_prefix_and_only_themselves(name: st
 def test_documents_packed_for_our_decoder_see_the_prefix_and_only_themselves() -> None:
     model = prefixed("ours")
     ids = torch.arange(10)[None]
-    segments = torch.tensor([[0] * 4 + [1] * 6])
+    document_ids = torch.tensor([[0] * 4 + [1] * 6])
     positions = torch.cat((torch.arange(4), torch.arange(6)))[None]
-    packed = model(ids, segments, positions)
+    packed = model(ids, document_ids, positions)
     torch.testing.assert_close(packed[:, :4], model(ids[:, :4]), rtol=0, atol=1e-5)
     torch.testing.assert_close(packed[:, 4:], model(ids[:, 4:]), rtol=0, atol=1e-5)
 
@@ -84,7 +84,7 @@ def test_checkpointed_blocks_keep_the_prefix() -> None:
 
     found = []
     for again in (False, True):
-        model = prefixed("gpt2", EditConfig(adapter=PREFIX.adapter, gradient_checkpointing=again)).train()
+        model = prefixed("gpt2", TransformConfig(adapter=PREFIX.adapter, gradient_checkpointing=again)).train()
         torch.manual_seed(0)
         loss_of(model).backward()
         found.append([p.grad for p in model.parameters() if p.grad is not None])
@@ -111,7 +111,7 @@ def test_peft_opens_a_prefix_over_the_base(name: str, tmp_path: Path) -> None:
 
 def test_the_record_brings_a_prefix_back() -> None:
     model, again = prefixed("opt"), base_model("opt")
-    apply_edits(again, PREFIX)
+    apply_transforms(again, PREFIX)
     load_learned_weights(again, learned_weights(model), "step-1")
     assert torch.equal(logits_of(again), logits_of(model))
     assert model.context == base_model("opt").context - 5
@@ -119,16 +119,16 @@ def test_the_record_brings_a_prefix_back() -> None:
 
 def test_what_a_prefix_cannot_do_is_refused(tmp_path: Path) -> None:
     model = base_model("gpt2")
-    edits = apply_edits(model, PREFIX)
+    transforms = apply_transforms(model, PREFIX)
     with pytest.raises(InputError, match="a prefix cannot be worked into the model's weights"):
-        fold_edits(model, edits, logits_of)
+        merge_transforms(model, transforms, logits_of)
     with pytest.raises(InputError, match="BloomForCausalLM cannot be given a prefix"):
-        apply_edits(base_model("bloom"), PREFIX)
+        apply_transforms(base_model("bloom"), PREFIX)
     with pytest.raises(InputError, match=r"leave adapter\.targets out"):
         AdapterConfig(kind="prefix", targets=("q_proj",))
     for name in ("t5", "ours"):
         model = base_model(name)
-        edits = apply_edits(model, PREFIX)
+        transforms = apply_transforms(model, PREFIX)
         assert any(isinstance(module, PrefixMemory) for module in model.modules())
         with pytest.raises(InputError, match="peft"):
-            save_adapter(tmp_path, model, edits[0], "a/base")  # pyright: ignore[reportArgumentType]
+            save_adapter(tmp_path, model, transforms[0], "a/base")  # pyright: ignore[reportArgumentType]

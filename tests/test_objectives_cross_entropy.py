@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lavra.models.contract import IGNORED
+from lavra.models.protocols import IGNORED
 from lavra.objectives import cross_entropy as module
 from lavra.objectives.cross_entropy import chunk_length, summed_cross_entropy, token_losses
 from lavra.training.acceleration.compiling import can_compile

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-import wrapped_models as tiny
+import hf_models as tiny
 from lavra.core.seeds import Streams
 from lavra.data.examples.store import Example, ExampleSource, PackedRow
 from lavra.data.examples.writer import ExampleWriter
-from lavra.models.contract import IGNORED, Batch
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives.base import Loss
 from lavra.objectives.causal import Causal
-from lavra.objectives.completion import Answers
+from lavra.objectives.completion import Completion
 from lavra.objectives.seq2seq import Seq2Seq, StartToken
 from lavra.training.batches import BatchSource
 from lavra.training.optimizers.optimizers import OptimizerOptions
@@ -80,7 +80,7 @@ def assert_packed_is_one_by_one(model: Any, objective: Any, examples: Sequence[E
 @pytest.mark.parametrize("name", ["ours", "gpt2", "llama", "opt"])
 def test_answers_of_a_packed_row_are_those_of_its_examples(name: str):
     model = decoder() if name == "ours" else tiny.shared_model(name)
-    assert_packed_is_one_by_one(model, Answers(CONTEXT), drawn(9, both=False))
+    assert_packed_is_one_by_one(model, Completion(CONTEXT), drawn(9, both=False))
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
@@ -100,8 +100,8 @@ def test_the_loss_is_that_of_transformers():
         output = model.inner(input_ids=torch.tensor(one.source)[None], labels=torch.tensor(one.tokens)[None])
         theirs += float(output.loss) * len(one.tokens)
     assert float(loss.sum) == pytest.approx(theirs, rel=1e-5)
-    assert objective.encode(rows_of(examples, 4), NO_STREAMS, 0.0).extra.keys() == {
-        "encoder_inputs", "encoder_segments", "encoder_positions"
+    assert objective.encode(rows_of(examples, 4), NO_STREAMS, 0.0).model_inputs.keys() == {
+        "encoder_inputs", "encoder_document_ids", "encoder_positions"
     }  # fmt: skip
     default = Seq2Seq(48, 48, StartToken(0)).encode(rows_of(examples, 4), NO_STREAMS, 0.0)
     shifted = objective.encode(rows_of(examples, 4), NO_STREAMS, 0.0)
@@ -111,33 +111,35 @@ def test_the_loss_is_that_of_transformers():
 @torch.no_grad()
 def test_nothing_is_asked_of_the_prompt_and_with_everything_asked_the_loss_is_the_causal_one():
     (example,) = drawn(1, both=False, seed=5)
-    batch = Answers(CONTEXT).encode([PackedRow((example,))], NO_STREAMS, 0.0)
+    batch = Completion(CONTEXT).encode([PackedRow((example,))], NO_STREAMS, 0.0)
     read = int(example.learned.argmax()) - 1
     assert (batch.targets[0, :read] == IGNORED).all()
     assert batch.targets[0, read : example.length].tolist() == example.tokens[read + 1 :].tolist()
     assert batch.inputs[0, : example.length].tolist() == example.tokens[:-1].tolist()
     whole = replace(example, learned=np.ones(len(example.tokens), bool))
-    everything = Answers(CONTEXT).encode([PackedRow((whole,))], NO_STREAMS, 0.0)
-    plain = Answers(CONTEXT).loss(decoder(), everything)
+    everything = Completion(CONTEXT).encode([PackedRow((whole,))], NO_STREAMS, 0.0)
+    plain = Completion(CONTEXT).loss(decoder(), everything)
     causal = Causal(CONTEXT).loss(decoder(), everything)
     assert float(plain.sum) == pytest.approx(float(causal.sum), rel=1e-6)
-    assert float(Answers(CONTEXT).loss(decoder(), batch).sum) < float(plain.sum)
+    assert float(Completion(CONTEXT).loss(decoder(), batch).sum) < float(plain.sum)
 
 
 def test_smoothing_is_for_learning_and_zero_is_none():
     examples = rows_of(drawn(4, both=False), 2)
-    batch = Answers(CONTEXT).encode(examples, NO_STREAMS, 0.0)
-    losses = [float(Answers(CONTEXT, smoothing).loss(decoder(), batch).sum.detach()) for smoothing in (0.0, 0.0, 0.2)]
+    batch = Completion(CONTEXT).encode(examples, NO_STREAMS, 0.0)
+    losses = [
+        float(Completion(CONTEXT, smoothing).loss(decoder(), batch).sum.detach()) for smoothing in (0.0, 0.0, 0.2)
+    ]
     assert losses[0] == losses[1] != losses[2]
     with torch.no_grad():
-        measured = Answers(CONTEXT, 0.2).loss(decoder(), batch, learning=False)
+        measured = Completion(CONTEXT, 0.2).loss(decoder(), batch, learning=False)
         assert float(measured.sum) == pytest.approx(losses[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("longest", [1, 64, 65, 200, 256])
 def test_batches_are_as_wide_as_they_need(longest: int):
     example = Example(0, np.ones(longest + 1, np.int64), np.ones(longest + 1, bool))
-    width = Answers(200 if longest <= 200 else 256).encode([PackedRow((example,))], NO_STREAMS, 0.0).inputs.shape[1]
+    width = Completion(200 if longest <= 200 else 256).encode([PackedRow((example,))], NO_STREAMS, 0.0).inputs.shape[1]
     assert width == {1: 64, 64: 64, 65: 128, 200: 200, 256: 256}[longest]
 
 
@@ -158,7 +160,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ExampleSource:
     return ExampleSource(writer.opened(), CONTEXT, seed=0)
 
 
-class Hidden(Answers):
+class Hidden(Completion):
     """Answers of which some steps have no target at all."""
 
     def __init__(self, steps: set[int]) -> None:
@@ -172,11 +174,11 @@ class Hidden(Answers):
         return batch
 
 
-def trainer_of(source: ExampleSource, objective: Any, micro_rows: int, capture: Capture) -> Trainer:
+def trainer_of(source: ExampleSource, objective: Any, micro_batch_size: int, capture: Capture) -> Trainer:
     return Trainer(
         lively(replace(SPEC, vocabulary=600, context=CONTEXT)),
         objective,
-        BatchSource(source, objective, rows_per_step=4, micro_rows=micro_rows, steps=4, seed=0),
+        BatchSource(source, objective, global_batch_size=4, micro_batch_size=micro_batch_size, steps=4, seed=0),
         optimizer=OptimizerOptions(),
         schedule=Schedule(warmup_steps=1),
         precision="fp32",
@@ -188,9 +190,9 @@ def trainer_of(source: ExampleSource, objective: Any, micro_rows: int, capture: 
 
 def test_micro_batches_of_examples_add_up_to_the_batch(source: ExampleSource):
     captures = []
-    for micro_rows in (1, 2, 4):
+    for micro_batch_size in (1, 2, 4):
         capture = Capture()
-        trainer_of(source, Answers(CONTEXT, label_smoothing=0.1), micro_rows, capture).run_step()
+        trainer_of(source, Completion(CONTEXT, label_smoothing=0.1), micro_batch_size, capture).run_step()
         captures.append(capture)
     for capture in captures[:2]:
         assert capture.weights == captures[2].weights
@@ -198,15 +200,15 @@ def test_micro_batches_of_examples_add_up_to_the_batch(source: ExampleSource):
         assert distance(capture.gradients[0], captures[2].gradients[0]) < 1e-5
 
 
-@pytest.mark.parametrize("micro_rows", [1, 4])
-def test_a_step_without_targets_moves_nothing(source: ExampleSource, micro_rows: int):
+@pytest.mark.parametrize("micro_batch_size", [1, 4])
+def test_a_step_without_targets_moves_nothing(source: ExampleSource, micro_batch_size: int):
     capture = Capture()
-    trainer = trainer_of(source, Hidden({1, 2}), micro_rows, capture)
+    trainer = trainer_of(source, Hidden({1, 2}), micro_batch_size, capture)
     reports = []
     for number in range(4):
-        before = {name: weight.detach().clone() for name, weight in trainer.masters.weights.items()}
+        before = {name: weight.detach().clone() for name, weight in trainer.master_weights.weights.items()}
         reports.append(trainer.run_step())
-        same = all(torch.equal(before[name], weight) for name, weight in trainer.masters.weights.items())
+        same = all(torch.equal(before[name], weight) for name, weight in trainer.master_weights.weights.items())
         assert same == (number in (1, 2))
     assert [report.applied for report in reports] == [True, False, False, True]
     assert [report.targets > 0 for report in reports] == [True, False, False, True]
@@ -215,7 +217,7 @@ def test_a_step_without_targets_moves_nothing(source: ExampleSource, micro_rows:
 
 
 def test_a_micro_batch_without_targets_is_no_division_by_zero(source: ExampleSource):
-    objective = Answers(CONTEXT)
+    objective = Completion(CONTEXT)
     batch = objective.encode(source.rows(0, 2), NO_STREAMS, 0.0)
     batch.targets[:], batch.weight = IGNORED, 0.0
     model = lively(replace(SPEC, vocabulary=600, context=CONTEXT))
@@ -227,7 +229,7 @@ def test_a_micro_batch_without_targets_is_no_division_by_zero(source: ExampleSou
 
 def test_validation_counts_targets_and_the_bytes_that_they_spell(source: ExampleSource):
     manifest = source.store.manifest
-    objective, model = Answers(CONTEXT), lively(replace(SPEC, vocabulary=600, context=CONTEXT)).eval()
+    objective, model = Completion(CONTEXT), lively(replace(SPEC, vocabulary=600, context=CONTEXT)).eval()
     validation = Validation(source, source.rows_per_epoch, manifest.bytes_per_token)
     loss = validation.loss(model, objective, 2, torch.device("cpu"))
     whole = objective.loss(model, objective.encode(source.rows(0, source.rows_per_epoch), NO_STREAMS, 1.0))
@@ -238,7 +240,7 @@ def test_validation_counts_targets_and_the_bytes_that_they_spell(source: Example
 
 
 def test_wrapped_models_keep_their_own_rule_of_shifting():
-    model: Wrapped = tiny.shared_model("bart")
+    model: HFModel = tiny.shared_model("bart")
     (example,) = drawn(1, both=True)
     batch = Seq2Seq(48, 48, model.decoder_inputs).encode([PackedRow((example,))], NO_STREAMS, 0.0)
     assert batch.inputs[0, : example.length].tolist() == [tiny.END, *example.tokens[:-1].tolist()]

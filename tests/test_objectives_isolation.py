@@ -11,8 +11,8 @@ import torch
 
 from lavra.config.choices import Positions
 from lavra.data.packing import Window, WindowSource
-from lavra.models.contract import IGNORED, Batch
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives.causal import Causal
 from lavra.training.acceleration.compiling import compile_blocks
 from tiny_training import CONTEXT, SPEC, lively, topics_store
@@ -26,7 +26,7 @@ def windows() -> list[Window]:
     """One epoch of the topics: windows of one document and of several, and a short last one."""
     source = WindowSource(topics_store(), CONTEXT, seed=1)
     rows = source.rows(0, source.order.windows)
-    documents = [len(np.unique(window.segments)) for window in rows]
+    documents = [len(np.unique(window.document_ids)) for window in rows]
     assert max(documents) >= 2
     assert min(len(window) for window in rows) < CONTEXT
     return rows
@@ -52,8 +52,8 @@ def one_by_one(windows: list[Window]) -> list[Batch]:
     """Every document's part of every window as a batch of its own, without segments, positions or padding."""
     batches = []
     for window in windows:
-        for segment in np.unique(window.segments):
-            part = np.flatnonzero(window.segments == segment)
+        for segment in np.unique(window.document_ids):
+            part = np.flatnonzero(window.document_ids == segment)
             inputs, targets = window.tokens[part], window.tokens[part + 1]
             batches.append(
                 Batch(torch.from_numpy(inputs)[None], torch.from_numpy(targets)[None], weight=float(len(part)))
@@ -124,7 +124,7 @@ def test_padding_moves_nothing(isolate: bool, windows: list[Window]):
 def test_a_window_of_one_text_needs_no_mask(windows: list[Window]):
     whole = [window for window in windows if len(window) == CONTEXT][:2]
     batch = Causal(CONTEXT, isolate=False).encode(whole, NO_RANDOMNESS, 0.0)
-    assert batch.segments is None
+    assert batch.document_ids is None
     assert batch.positions is None
 
 

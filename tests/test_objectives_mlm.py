@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import wrapped_models as tiny
+import hf_models as tiny
 from lavra.core.errors import InputError
 from lavra.core.seeds import row_streams
 from lavra.data.packing import Window, WindowSource
@@ -19,8 +19,8 @@ from lavra.data.token_store.prepare import open_prepared, prepare
 from lavra.data.token_store.writer import StoreWriter
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.data.tokenizers.word_boundaries import Words
-from lavra.models.contract import IGNORED, Batch
-from lavra.objectives.mlm import Masked, mask_token_of
+from lavra.models.protocols import IGNORED, Batch
+from lavra.objectives.mlm import MaskedLM, mask_token_of
 from lavra.training.batches import BatchSource
 from little_tokenizers import TEXTS, bart_like, byte_level, unigram, wordpiece
 
@@ -28,15 +28,15 @@ CONTEXT = 64
 
 
 @cache
-def masked(tokenizer: Tokenizer, **options: Any) -> Masked:
-    return Masked(CONTEXT, mask_token_of(tokenizer), Words.of(tokenizer), **options)
+def masked(tokenizer: Tokenizer, **options: Any) -> MaskedLM:
+    return MaskedLM(CONTEXT, mask_token_of(tokenizer), Words.of(tokenizer), **options)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> WindowSource:
     folder = tmp_path_factory.mktemp("store") / "store"
     tokenizer = wordpiece()
-    with StoreWriter(folder, tokenizer, begin=tokenizer.beginning) as writer:
+    with StoreWriter(folder, tokenizer, begin=tokenizer.bos) as writer:
         for text in TEXTS[:24]:
             writer.add("topics", text, np.array(tokenizer.encode(text)))
     return WindowSource(writer.opened(), CONTEXT, seed=0)
@@ -47,7 +47,7 @@ def windows(source: WindowSource) -> list[Window]:
     return source.rows(0, source.order.windows)
 
 
-def encoded(objective: Masked, windows: list[Window], seed: int = 0, progress: float = 0.0) -> Batch:
+def encoded(objective: MaskedLM, windows: list[Window], seed: int = 0, progress: float = 0.0) -> Batch:
     return objective.encode(windows, row_streams(seed, "test", first=0), progress)
 
 
@@ -95,7 +95,7 @@ def test_four_of_five_are_masked_and_one_of_ten_random(windows: list[Window], wh
         chosen = (batch.targets != IGNORED).numpy()
         inputs, targets = batch.inputs.numpy(), batch.targets.numpy()
         original = np.where(chosen, targets, inputs)
-        real = batch.segments.numpy() >= 0  # pyright: ignore[reportOptionalMemberAccess]
+        real = batch.document_ids.numpy() >= 0  # pyright: ignore[reportOptionalMemberAccess]
         assert not words.special[original[chosen]].any()
         assert (
             inputs[~chosen & real] == np.concatenate([window.tokens[1:] for window in windows])[~chosen[real]]
@@ -121,7 +121,7 @@ def test_the_tokens_of_a_word_are_hidden_together(windows: list[Window]):
     apart = 0
     for row, window in enumerate(windows):
         chosen = (batch.targets[row, : len(window)] != IGNORED).numpy()
-        groups = objective.words.groups(window.tokens[1:], window.segments)
+        groups = objective.words.groups(window.tokens[1:], window.document_ids)
         for word in range(groups[-1] + 1):
             assert len(set(chosen[groups == word].tolist())) == 1
         single = (encoded(replace(objective, whole_words=False), [window]).targets[0, : len(window)] != IGNORED).numpy()
@@ -147,20 +147,20 @@ def test_the_rate_changes_linearly_and_a_flat_schedule_is_none(windows: list[Win
         assert torch.equal(one.targets, other.targets)
 
 
-@pytest.mark.parametrize("micro_rows", [1, 2, 4])
-def test_what_is_hidden_does_not_depend_on_the_micro_batch(source: WindowSource, micro_rows: int):
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_what_is_hidden_does_not_depend_on_the_micro_batch(source: WindowSource, micro_batch_size: int):
     def parts(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        made = BatchSource(source, masked(wordpiece()), rows_per_step=8, micro_rows=rows, steps=9, seed=3)
+        made = BatchSource(source, masked(wordpiece()), global_batch_size=8, micro_batch_size=rows, steps=9, seed=3)
         batches = made.micro_batches(5)
         made.close()
         return torch.cat([batch.inputs for batch in batches]), torch.cat([batch.targets for batch in batches])
 
-    for one, other in zip(parts(micro_rows), parts(8), strict=True):
+    for one, other in zip(parts(micro_batch_size), parts(8), strict=True):
         assert torch.equal(one, other)
 
 
 def test_epochs_hide_differently(source: WindowSource):
-    made = BatchSource(source, masked(wordpiece()), rows_per_step=4, micro_rows=4, steps=9, seed=3)
+    made = BatchSource(source, masked(wordpiece()), global_batch_size=4, micro_batch_size=4, steps=9, seed=3)
     first, second = made.micro_batches(0)[0], made.micro_batches(1)[0]
     made.close()
     assert not torch.equal(first.targets != IGNORED, second.targets != IGNORED)
@@ -171,25 +171,25 @@ def test_documents_of_a_window_see_themselves_only_in_both_directions(name: str,
     """The loss of a window is that of its documents' parts alone; what follows a hidden token changes its guess."""
     model = tiny.shared_model(name)
     objective = masked(wordpiece(), rate=0.4)
-    window = next(one for one in windows if one.segments.max() >= 1)
+    window = next(one for one in windows if one.document_ids.max() >= 1)
     small = replace(window, tokens=window.tokens % tiny.VOCABULARY)
     batch = encoded(objective, [small])
     batch.inputs, batch.targets = (
         batch.inputs % tiny.VOCABULARY,
         batch.targets.where(batch.targets == IGNORED, batch.targets % tiny.VOCABULARY),
     )
-    assert batch.segments is not None
+    assert batch.document_ids is not None
     with torch.no_grad():
         together = objective.loss(model, batch)
         alone = 0.0
-        for segment in range(int(batch.segments.max()) + 1):
-            part = batch.segments[0] == segment
+        for segment in range(int(batch.document_ids.max()) + 1):
+            part = batch.document_ids[0] == segment
             one = Batch(
                 batch.inputs[:, part], batch.targets[:, part], weight=float((batch.targets[0, part] >= 0).sum())
             )
             alone += float(objective.loss(model, one).sum)
         assert float(together.sum) == pytest.approx(alone, rel=1e-5)
-        follows = batch.segments[0, 1:] == batch.segments[0, :-1]
+        follows = batch.document_ids[0, 1:] == batch.document_ids[0, :-1]
         first = int(((batch.targets[0, :-1] >= 0) & follows).nonzero()[0, 0])
         follower = batch.inputs.clone()
         follower[0, first + 1] = (follower[0, first + 1] + 1) % tiny.VOCABULARY
@@ -201,7 +201,7 @@ def test_the_loss_is_that_of_transformers(windows: list[Window]):
     model = tiny.shared_model("bert")
     objective = masked(wordpiece(), isolate=False)
     batch = encoded(objective, [window for window in windows if len(window) == CONTEXT][:3])
-    assert batch.segments is None
+    assert batch.document_ids is None
     batch.inputs = batch.inputs % tiny.VOCABULARY
     batch.targets = batch.targets.where(batch.targets == IGNORED, batch.targets % tiny.VOCABULARY)
     with torch.no_grad():
@@ -223,7 +223,7 @@ def test_documents_begin_and_end_with_their_marks(tmp_path: Path):
             assert (ids[0], ids[-1], int(np.isin(ids, [begin, end]).sum())) == (begin, end, 2)
     window = WindowSource(prepared.train, CONTEXT, 0).rows(0, 4)
     for one in window:
-        starts = np.flatnonzero(np.diff(one.segments)) + 1
+        starts = np.flatnonzero(np.diff(one.document_ids)) + 1
         assert (one.tokens[1:][starts] == begin).all()
     plain = prepare([str(tmp_path / "a.txt")], tmp_path / "plain", tokenizer=tokenizer)
     assert plain.train.manifest.begin_of_document is None
@@ -243,7 +243,7 @@ def test_documents_begin_and_end_with_their_marks(tmp_path: Path):
 )
 def test_impossible_rates_are_refused(options: dict[str, float], message: str):
     with pytest.raises(InputError, match=message):
-        Masked(CONTEXT, 4, Words.of(wordpiece()), **options)  # pyright: ignore[reportArgumentType]
+        MaskedLM(CONTEXT, 4, Words.of(wordpiece()), **options)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_tokenizer_without_a_mask_is_refused():

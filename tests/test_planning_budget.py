@@ -18,18 +18,18 @@ from lavra.planning.budget import (
     MOST_EPOCHS,
     PARAMETERS_PER_BYTE,
     assumed_efficiency,
+    batch_tokens_for,
     busy_tokens,
     draft_shape,
-    tokens_per_step_for,
     tokens_that_fit,
     vocabulary_for,
 )
 from lavra.planning.machine import hardware
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
-from lavra.planning.machine.timed_steps import probe_steps, try_steps
+from lavra.planning.machine.timed_steps import probe_steps, time_steps
 from lavra.planning.plan import Plan
 from lavra.training.devices import choose_device, describe, synchronize, use_threads
-from lavra.training.updates import ExponentialAverage, GuardFaults, Monitor, SnapshotAverage
+from lavra.training.updates import AnomalyGuard, ExponentialAverage, Monitor, SnapshotAverage
 from lavra.training.updates.anomalies import SpikeDetector
 from plans import a_plan
 from tiny_training import CONTEXT, all_tensors, assert_same_bits, run, tiny_trainer
@@ -91,16 +91,16 @@ def test_a_vocabulary_is_no_larger_than_wanted_and_grows_with_the_text(wanted: i
 
 @given(tokens=st.floats(0, 1e14), context=st.sampled_from([128, 256, 1024, 4096]))
 def test_a_step_is_a_power_of_two_that_holds_a_window(tokens: float, context: int):
-    step = tokens_per_step_for(tokens, context)
+    step = batch_tokens_for(tokens, context)
     assert step & (step - 1) == 0
     assert 2048 <= step <= 2**19
     assert step % context == 0
-    assert step <= tokens_per_step_for(4 * tokens, context)
+    assert step <= batch_tokens_for(4 * tokens, context)
 
 
 @given(tokens=st.floats(1e5, 1e12), busy=st.floats(0, 1e6), adapting=st.booleans())
 def test_a_fast_device_gets_larger_steps_and_the_run_keeps_enough_of_them(tokens: float, busy: float, adapting: bool):
-    usual, step = tokens_per_step_for(tokens, 256), tokens_per_step_for(tokens, 256, busy, adapting=adapting)
+    usual, step = batch_tokens_for(tokens, 256), batch_tokens_for(tokens, 256, busy, adapting=adapting)
     assert step >= usual
     assert step == usual or step <= 1.5 * busy
     assert step == usual or tokens / step >= (ADAPTING_STEPS if adapting else MIN_STEPS) / 1.5
@@ -110,8 +110,8 @@ def test_steps_are_chosen_by_the_device():
     flops = 8.1e8  # of a token of a model of 135M parameters
     assert busy_tokens("cpu", 1e11, flops) == 0
     an_h100, a_t4 = busy_tokens("cuda", 0.35 * 660e12, flops), busy_tokens("cuda", 0.35 * 40e12, flops)
-    assert tokens_per_step_for(6e6, 1024, an_h100, adapting=True) >= 16384
-    assert tokens_per_step_for(4e5, 1024, a_t4, adapting=True) == 2048
+    assert batch_tokens_for(6e6, 1024, an_h100, adapting=True) >= 16384
+    assert batch_tokens_for(4e5, 1024, a_t4, adapting=True) == 2048
 
 
 def test_a_micro_batch_fits_the_memory_of_a_gpu():
@@ -121,7 +121,9 @@ def test_a_micro_batch_fits_the_memory_of_a_gpu():
     assert tokens_that_fit(2e9, **shape) == 1
 
 
-@pytest.mark.parametrize("plan", [a_plan(), replace(a_plan(), budget_seconds=None, clip=float("inf"), probe={})])
+@pytest.mark.parametrize(
+    "plan", [a_plan(), replace(a_plan(), budget_seconds=None, max_grad_norm=float("inf"), probe={})]
+)
 def test_a_plan_comes_back_from_its_file(plan: Plan):
     assert Plan.from_json(json.loads(json.dumps(plan.to_json())), "plan.json") == plan
 
@@ -146,11 +148,15 @@ def test_a_probe_leaves_no_trace(precision, average: str | None):
     def trainer():
         def chain(trainer):
             kept = {
-                "ema": [ExponentialAverage(trainer.masters, 0.9)],
-                "swa": [SnapshotAverage(trainer.masters, 1, 1)],
+                "ema": [ExponentialAverage(trainer.master_weights, 0.9)],
+                "swa": [SnapshotAverage(trainer.master_weights, 1, 1)],
                 None: [],
             }[average]
-            return [Monitor(2), GuardFaults("skip", lambda step, reason: None, spikes=SpikeDetector(4, 50.0, 2)), *kept]
+            return [
+                Monitor(2),
+                AnomalyGuard("skip", lambda step, reason: None, spikes=SpikeDetector(4, 50.0, 2)),
+                *kept,
+            ]
 
         return tiny_trainer(precision=precision, updates=chain)
 
@@ -169,10 +175,10 @@ def test_a_probe_leaves_no_trace(precision, average: str | None):
 
 def test_steps_that_stay_taken_are_the_first_ones_of_the_run():
     tried, straight = tiny_trainer(), tiny_trainer()
-    trial = try_steps(tried, seconds=0.0, least=2)
-    assert [report.step for report in trial.reports] == [1, 2, 3]
+    timed = time_steps(tried, seconds=0.0, least=2)
+    assert [report.step for report in timed.reports] == [1, 2, 3]
     assert tried.step == 3
-    assert [*trial.reports, *run(tried)] == run(straight)
+    assert [*timed.reports, *run(tried)] == run(straight)
     assert_same_bits(all_tensors(tried), all_tensors(straight))
 
 
@@ -186,7 +192,7 @@ def test_a_first_step_that_fails_leaves_no_trace(monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "objective", Failing())
         with pytest.raises(RuntimeError, match="the compiler"):
-            try_steps(trainer, seconds=0.0)
+            time_steps(trainer, seconds=0.0)
     assert trainer.step == 0
     assert run(trainer) == run(tiny_trainer())
 

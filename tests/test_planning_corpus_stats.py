@@ -14,7 +14,7 @@ from lavra.core.errors import InputError
 from lavra.data.token_store.prepare import prepare
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.planning import corpus_stats as surveying
-from lavra.planning.corpus_stats import compressed_bits_per_byte, survey, survey_prepared
+from lavra.planning.corpus_stats import compressed_bits_per_byte, corpus_stats, corpus_stats_of_prepared
 from lavra.planning.scaling_law.past_runs import (
     Calibration,
     calibrate,
@@ -37,12 +37,12 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_sample_holds_the_truth_in_its_interval(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = Tokenizer.train(_TEXTS, 600)
     truth = sum(len(tokenizer.encode(text)) + 1 for text in _TEXTS)
-    whole = survey([str(text)], tokenizer)
+    whole = corpus_stats([str(text)], tokenizer)
     assert whole.tokens.value == pytest.approx(truth, rel=1e-6)
     assert whole.text_bytes == sum(len(text.encode()) for text in _TEXTS)
     assert whole.documents == len(_TEXTS)
     monkeypatch.setattr(surveying, "_SAMPLE_BYTES", 20_000)
-    sampled = survey([str(text)], tokenizer, seed=1)
+    sampled = corpus_stats([str(text)], tokenizer, seed=1)
     assert sampled.tokens.low < truth < sampled.tokens.high
     assert sampled.tokens.low < sampled.tokens.value < sampled.tokens.high
     assert not sampled.exact
@@ -55,17 +55,17 @@ def test_text_beyond_the_limit_is_reckoned_from_the_files(text: Path, monkeypatc
     for number in range(8):
         (many / f"{number}.jsonl").write_text(text.read_text(encoding="utf8"), encoding="utf8")
     monkeypatch.setattr(surveying, "_READ_LIMIT", 3 * whole)
-    found = survey([str(many)], Tokenizer.train(_TEXTS, 600))
+    found = corpus_stats([str(many)], Tokenizer.train(_TEXTS, 600))
     assert found.text_bytes == pytest.approx(8 * whole, rel=0.35)  # read ahead by the buffers of small files
 
 
 def test_a_prepared_folder_is_counted_exactly(text: Path, tmp_path: Path) -> None:
     prepared = prepare([str(text)], tmp_path / "prepared", vocabulary_size=500)
-    found = survey_prepared(prepared)
+    found = corpus_stats_of_prepared(prepared)
     assert found.exact
     assert found.tokens.low == found.tokens.value == found.tokens.high == prepared.train.manifest.tokens
     assert found.compressed is not None
-    near = survey([str(text)], lambda size: 500)
+    near = corpus_stats([str(text)], lambda size: 500)
     assert near.vocabulary == 500
     assert near.bytes_per_token == pytest.approx(found.bytes_per_token, rel=0.15)
 
@@ -115,7 +115,7 @@ def test_a_run_that_is_no_training_from_nothing_says_nothing_to_the_law(tmp_path
 def test_points_along_a_run_are_taken_from_its_constant_stretch(tmp_path: Path) -> None:
     run = _past(tmp_path, "trained", 100.0, 2.0)
     model = {"vocabulary": 512, "context": 64, "depth": 2, "width": 64, "heads": 1}
-    schedule = {"shape": "wsd", "cooldown": 0.5}
+    schedule = {"shape": "wsd", "decay_fraction": 0.5}
     write_json(
         run.path / "plan.json",
         {**run.plan, "model": model, "schedule": schedule, "steps": 10, "tokens": 1000, "epochs": 0.5},
@@ -140,4 +140,4 @@ def test_points_along_a_run_are_taken_from_its_constant_stretch(tmp_path: Path) 
 def test_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(InputError):
-        survey([str(tmp_path / "empty.txt")], lambda size: 500)
+        corpus_stats([str(tmp_path / "empty.txt")], lambda size: 500)

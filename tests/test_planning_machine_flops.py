@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lavra.models.contract import Batch
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import Batch
 from lavra.models.spec import PRESETS, DecoderSpec
 from lavra.objectives.causal import Causal
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
@@ -24,7 +24,7 @@ def counted(spec: DecoderSpec, length: int) -> float:
     with torch.device("meta"):
         model = Decoder(spec)
         ids = torch.zeros(ROWS, length, dtype=torch.long)
-        batch = Batch(ids, ids, segments=torch.zeros(ROWS, length, dtype=torch.int32), weight=float(ROWS * length))
+        batch = Batch(ids, ids, document_ids=torch.zeros(ROWS, length, dtype=torch.int32), weight=float(ROWS * length))
     with FlopCounterMode(display=False) as counter:
         Causal(length).loss(model, batch).sum.backward()
     return counter.get_total_flops() / (ROWS * length)

@@ -10,12 +10,12 @@ import torch
 from bench._memory import measure_allocated, measure_peak, measure_tensor_memory
 from torch import nn
 
-from lavra.config.transforms import AdapterConfig, EditConfig
+from lavra.config.transforms import AdapterConfig, TransformConfig
 from lavra.core.errors import InputError
 from lavra.models.native.decoder import build_decoder
 from lavra.models.spec import DecoderSpec, preset
-from lavra.planning.fitting import memory_outlook
-from lavra.planning.machine.dry_run import Rehearsal, fake_tensors
+from lavra.planning.fitting import memory_forecast
+from lavra.planning.machine.dry_run import DryRun, fake_tensors
 from lavra.planning.machine.flops import count_flops, training_flops_per_token
 from lavra.planning.machine.memory import (
     estimate_memory,
@@ -24,9 +24,9 @@ from lavra.planning.machine.memory import (
 )
 
 _SPEC = DecoderSpec(vocabulary=1000, context=64, depth=3, width=64, heads=2)
-_BASE = Rehearsal(_SPEC, 64, "fp32")
-_CHECKPOINTED = replace(_BASE, edits=EditConfig(gradient_checkpointing=True))
-_ADAPTED = replace(_BASE, edits=EditConfig(adapter=AdapterConfig(kind="lora", rank=4)))
+_BASE = DryRun(_SPEC, 64, "fp32")
+_CHECKPOINTED = replace(_BASE, transforms=TransformConfig(gradient_checkpointing=True))
+_ADAPTED = replace(_BASE, transforms=TransformConfig(adapter=AdapterConfig(kind="lora", rank=4)))
 
 
 def _hub(folder: Path, kind: str) -> Path:
@@ -43,7 +43,7 @@ def _hub(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "rehearsal",
+    "dry_run",
     [
         _BASE,
         replace(_BASE, precision="bf16"),
@@ -54,29 +54,29 @@ def _hub(folder: Path, kind: str) -> Path:
     ],
     ids=["fp32", "bf16", "whole logits", "one micro-batch", "checkpointing", "LoRA"],
 )
-def test_the_rehearsal_is_within_a_tenth_of_what_the_allocator_gave_out(rehearsal: Rehearsal) -> None:
+def test_the_rehearsal_is_within_a_tenth_of_what_the_allocator_gave_out(dry_run: DryRun) -> None:
     def train() -> None:
-        trainer = rehearsal.trainer(4)
+        trainer = dry_run.trainer(4)
         for _ in range(2):
             trainer.run_step()
 
-    estimate = estimate_memory(rehearsal, 4)
+    estimate = estimate_memory(dry_run, 4)
     assert estimate.peak == pytest.approx(measure_allocated(train), rel=0.1)
-    parts = ("weights", "masters", "gradients", "optimizer", "logits", "activations")
+    parts = ("weights", "master_weights", "gradients", "optimizer", "logits", "activations")
     assert sum(getattr(estimate, part) for part in parts) == estimate.peak
     assert estimate.process > estimate.peak
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "t5"])
 def test_models_of_transformers_are_rehearsed_from_their_configuration(kind: str, tmp_path: Path) -> None:
-    rehearsal = Rehearsal(_hub(tmp_path, kind), 64, "fp32")
+    dry_run = DryRun(_hub(tmp_path, kind), 64, "fp32")
 
     def train() -> None:
-        trainer = rehearsal.trainer(2)
+        trainer = dry_run.trainer(2)
         for _ in range(2):
             trainer.run_step()
 
-    assert estimate_memory(rehearsal, 2).peak == pytest.approx(measure_allocated(train), rel=0.1)
+    assert estimate_memory(dry_run, 2).peak == pytest.approx(measure_allocated(train), rel=0.1)
 
 
 def test_the_ledger_counts_real_tensors_as_it_counts_fake_ones() -> None:
@@ -97,19 +97,19 @@ def test_what_saves_memory_saves_it() -> None:
 def test_the_table_ends_where_it_does_not_fit() -> None:
     sizes = [estimate_memory(_BASE, rows).process for rows in (1, 2, 4)]
     table = memory_table(_BASE, (sizes[1] + sizes[2]) / 2)
-    assert [found.micro_rows for found in table] == [1, 2, 4]
+    assert [found.micro_batch_size for found in table] == [1, 2, 4]
     fitting = largest_that_fits(table, (sizes[1] + sizes[2]) / 2)
     assert fitting is not None
-    assert fitting.micro_rows == 2
+    assert fitting.micro_batch_size == 2
     assert largest_that_fits(table, 1.0) is None
 
 
 def test_a_large_model_is_rehearsed_without_its_memory_and_says_what_would_fit() -> None:
-    rehearsal = Rehearsal(replace(preset("opt-6.7b"), depth=1), 512, "bf16", gpu=True)
-    outlook = memory_outlook(rehearsal, 6 << 30, asked=2, most_rows=2)
-    assert not outlook.fits
-    assert outlook.micro_rows == 2
-    assert any("adapter" in words for words in outlook.would_fit)
+    dry_run = DryRun(replace(preset("opt-6.7b"), depth=1), 512, "bf16", gpu=True)
+    plan_report = memory_forecast(dry_run, 6 << 30, asked=2, most_rows=2)
+    assert not plan_report.fits
+    assert plan_report.micro_batch_size == 2
+    assert any("adapter" in words for words in plan_report.would_fit)
 
 
 def test_modules_are_what_they_were_after_a_rehearsal() -> None:
@@ -128,15 +128,15 @@ def test_a_cpu_counts_no_peak_and_runs_all_the_same() -> None:
 
 @pytest.mark.gpu
 def test_the_rehearsal_is_within_a_tenth_of_the_peak_on_a_gpu() -> None:
-    rehearsal = Rehearsal(preset("lavra-9m"), 256, "bf16", gpu=True)
+    dry_run = DryRun(preset("lavra-9m"), 256, "bf16", gpu=True)
     device = torch.device("cuda")
 
     def train() -> None:
-        trainer = rehearsal.trainer(8, device=device)
+        trainer = dry_run.trainer(8, device=device)
         for _ in range(2):
             trainer.run_step()
 
-    assert estimate_memory(rehearsal, 8).peak == pytest.approx(measure_peak(train, device), rel=0.1)
+    assert estimate_memory(dry_run, 8).peak == pytest.approx(measure_peak(train, device), rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lavra.planning.scaling_law.builtin import REFERENCE, builtin_law, law_for, level_by_start, start_for
+from lavra.planning.scaling_law.builtin import (
+    REFERENCE,
+    builtin_scaling_law,
+    level_by_start,
+    scaling_law_for,
+    start_for,
+)
 from lavra.planning.scaling_law.curves import CurvePoint, fit_rectified, forecast_from_curve
-from lavra.planning.scaling_law.law import SHARPNESS, Law, Observation, fit_law
+from lavra.planning.scaling_law.law import SHARPNESS, Observation, ScalingLaw, fit_scaling_law
 from lavra.training.optimizers.schedules import Schedule
 
 _WARM = 1.06
@@ -32,7 +38,7 @@ def _grid(noise: float, seed: int = 0) -> list[Observation]:
 
 
 def test_planted_constants_are_recovered() -> None:
-    law = fit_law(_grid(0.0), draws=10)
+    law = fit_scaling_law(_grid(0.0), draws=10)
     for size, text in ((3e5, 2e6), (3e6, 9e6), (1e7, 6e7)):
         assert law.loss(size, text) == pytest.approx(_planted(size, text), rel=0.01)
     constants = law.constants
@@ -43,7 +49,7 @@ def test_planted_constants_are_recovered() -> None:
 
 
 def test_a_run_that_begins_well_follows_the_law_once_it_has_come_down_to_there() -> None:
-    law = fit_law(_grid(0.0), draws=10)
+    law = fit_scaling_law(_grid(0.0), draws=10)
     for text in (1e3, 1e5, 1e6, 1e7, 1e9):
         plain, begun = law.loss(1e6, text), law.loss(1e6, text, start=2.0)
         assert begun <= min(plain, 2.0)
@@ -59,7 +65,7 @@ def test_planted_constants_are_recovered_from_runs_that_begin_well() -> None:
         return replace(seen, bits_per_byte=bits, start=start)
 
     ends = [seen for seen in _grid(0.0) if seen.cooled]
-    law = fit_law([begun(seen, 2.4 if seen.parameters < 1e6 else 2.2) for seen in ends], draws=10)
+    law = fit_scaling_law([begun(seen, 2.4 if seen.parameters < 1e6 else 2.2) for seen in ends], draws=10)
     for size, text in ((3e5, 2e6), (3e6, 9e6), (1e7, 6e7)):
         assert law.loss(size, text) == pytest.approx(_planted(size, text), rel=0.02)
 
@@ -67,14 +73,14 @@ def test_planted_constants_are_recovered_from_runs_that_begin_well() -> None:
 def test_one_diverged_run_does_not_bend_the_law() -> None:
     seen = _grid(0.003)
     bad = Observation(1.2e6, 3e6, 3.0 * _planted(1.2e6, 3e6), True, "diverged")
-    law, bent = fit_law(seen, draws=10), fit_law([*seen, bad], draws=10)
+    law, bent = fit_scaling_law(seen, draws=10), fit_scaling_law([*seen, bad], draws=10)
     assert bent.loss(1e7, 6e7) == pytest.approx(law.loss(1e7, 6e7), rel=0.02)
 
 
 def test_intervals_cover_held_out_runs_at_ten_times_the_compute_and_more() -> None:
     covered, errors = 0, []
     for seed in range(12):
-        law = fit_law(_grid(0.006, seed), draws=60, seed=seed)
+        law = fit_scaling_law(_grid(0.006, seed), draws=60, seed=seed)
         truth = _planted(1e7, 6e7) * math.exp(np.random.default_rng(100 + seed).normal(0, 0.006))
         found = law.forecast(1e7, 6e7)
         covered += found.low <= truth <= found.high
@@ -84,7 +90,7 @@ def test_intervals_cover_held_out_runs_at_ten_times_the_compute_and_more() -> No
 
 
 def test_the_interval_grows_beyond_the_runs() -> None:
-    law = fit_law(_grid(0.006), draws=60)
+    law = fit_scaling_law(_grid(0.006), draws=60)
 
     def width(factor: float) -> float:
         found = law.forecast(3e6 * factor, 9e6 * factor)
@@ -94,23 +100,23 @@ def test_the_interval_grows_beyond_the_runs() -> None:
 
 
 def test_a_law_is_the_same_for_the_same_seed_and_can_be_shifted() -> None:
-    law = fit_law(_grid(0.01), draws=20, seed=3)
-    assert law == fit_law(_grid(0.01), draws=20, seed=3)
+    law = fit_scaling_law(_grid(0.01), draws=20, seed=3)
+    assert law == fit_scaling_law(_grid(0.01), draws=20, seed=3)
     assert law.shifted(1.1).loss(1e6, 1e7) == pytest.approx(1.1 * law.loss(1e6, 1e7))
-    assert isinstance(law, Law)
+    assert isinstance(law, ScalingLaw)
     assert set(law.to_json()["constants"]) == {"E", "A", "alpha", "B", "beta", "before_cooldown"}
 
 
 def test_nothing_and_nonsense_are_refused() -> None:
     with pytest.raises(ValueError, match="nothing"):
-        fit_law([])
+        fit_scaling_law([])
     with pytest.raises(ValueError, match="positive"):
-        fit_law([Observation(1e6, 1e6, 0.0)])
+        fit_scaling_law([Observation(1e6, 1e6, 0.0)])
 
 
 def test_the_builtin_law_knows_easier_text_and_doubts_unseen_text() -> None:
-    plain, easy, unseen = law_for(REFERENCE), law_for(2.0), law_for(None)
-    assert easy.loss(1e6, 1e7) < plain.loss(1e6, 1e7) == pytest.approx(builtin_law().loss(1e6, 1e7))
+    plain, easy, unseen = scaling_law_for(REFERENCE), scaling_law_for(2.0), scaling_law_for(None)
+    assert easy.loss(1e6, 1e7) < plain.loss(1e6, 1e7) == pytest.approx(builtin_scaling_law().loss(1e6, 1e7))
     assert unseen.noise > plain.noise
 
 
@@ -118,14 +124,14 @@ def test_pairs_of_tokens_tell_how_hard_a_text_is() -> None:
     usual = start_for(4096, 128, 4096)
     assert level_by_start(usual, 4096, 128, 4096) == pytest.approx(1.0)
     assert level_by_start(0.8 * usual, 4096, 128, 4096) == pytest.approx(0.8)
-    harder = law_for(None, level=1.2)
-    between, agreed = law_for(REFERENCE, level=1.2), law_for(REFERENCE, level=1.0)
+    harder = scaling_law_for(None, level=1.2)
+    between, agreed = scaling_law_for(REFERENCE, level=1.2), scaling_law_for(REFERENCE, level=1.0)
     at = (1e6, 1e7)
-    assert law_for(REFERENCE).loss(*at) < between.loss(*at) < harder.loss(*at)
+    assert scaling_law_for(REFERENCE).loss(*at) < between.loss(*at) < harder.loss(*at)
     assert between.loss(*at) / harder.loss(*at) > 0.97
     assert agreed.noise == harder.noise < between.noise
-    assert harder.loss(1e6, 1e7) == pytest.approx(1.2 * builtin_law().loss(1e6, 1e7))
-    assert harder.noise < law_for(REFERENCE).noise
+    assert harder.loss(1e6, 1e7) == pytest.approx(1.2 * builtin_scaling_law().loss(1e6, 1e7))
+    assert harder.noise < scaling_law_for(REFERENCE).noise
     # Larger vocabularies, wider models and more counts know more before the first step.
     assert usual > start_for(8192, 128, 8192)
     assert usual > start_for(4096, 256, 4096)
@@ -166,7 +172,7 @@ def test_a_real_curve_foretells_its_end() -> None:
     def after(count: int):
         return forecast_from_curve(
             points[:count],
-            law=builtin_law(),
+            law=builtin_scaling_law(),
             parameters=1.31e6,
             steps=1542,
             text_bytes=points[-1].text_bytes,

@@ -13,7 +13,7 @@ from tests.test_reports_page import parsed
 
 from lavra.cli.main import main
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.evaluation.document_losses import (
     DOCUMENT_LOSSES,
     DocumentLosses,
@@ -77,7 +77,7 @@ def test_losses_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (again.text, again.tokenizer, again.nll.tolist(), again.bytes.tolist()) == ("text", "one", NATS, [100] * 10)
     for values in ("[]", "{}", '{"format_version": 9}', path.read_text().replace("150.0, ", "", 1)):
         path.write_text(values)
-        with pytest.raises(Damaged, match=r"document_losses\.json"):
+        with pytest.raises(CorruptFile, match=r"document_losses\.json"):
             DocumentLosses.load(path)
     assert text_fingerprint(["a", "b"]) != text_fingerprint(["b", "a"])
 

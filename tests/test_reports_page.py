@@ -168,8 +168,8 @@ def test_a_run_that_goes_on_and_one_that_never_began(tmp_path: Path) -> None:
 
 def test_no_number_is_shown_without_what_it_was_measured_on(run: RunFolder) -> None:
     result = run.result
-    result["evaluation"] = {"objective": "masked", "rows": 8, "held_out_rows": 8, "targets": 90, "loss": {"value": 4.1}}
-    run.write_plan(PLAN | {"objective": "masked"})
+    result["evaluation"] = {"objective": "mlm", "rows": 8, "validation_rows": 8, "targets": 90, "loss": {"value": 4.1}}
+    run.write_plan(PLAN | {"objective": "mlm"})
     run.write_result(result)
     _, text = parsed(run_page(read_run(run)))
     assert "bits per byte on 8 validation sequences (too few for an interval)" in text

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lavra.reports.plots import HEIGHT, WIDTH, Axis, Bar, Series, bar_plot, line_plot, thinned, ticks
 
-X, Y = Axis("tokens"), Axis("nats", "{:g}".format)
+X = Axis("tokens")
+Y = Axis("nats", "{:g}".format)
 LOG = Axis("norm", "{:g}".format, logarithmic=True)
 
 
@@ -66,10 +67,10 @@ def test_names_are_escaped_and_marks_lie_within_the_plot() -> None:
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), min_size=1, max_size=300), st.integers(4, 60))
-def test_thinning_keeps_the_order_and_the_extremes(values: list[float | None], most: int) -> None:
+def test_thinning_keeps_the_order_and_the_extremes(values: list[float | None], limit: int) -> None:
     points = [(float(number), value) for number, value in enumerate(values)]
-    kept = thinned(points, most)
-    assert len(kept) <= max(most, 4)
+    kept = thinned(points, limit)
+    assert len(kept) <= max(limit, 4)
     assert [place for place, _ in kept] == sorted({place for place, _ in kept})
     assert set(kept) <= set(points)
     known = [value for value in values if value is not None]
@@ -79,11 +80,11 @@ def test_thinning_keeps_the_order_and_the_extremes(values: list[float | None], m
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9), st.integers(3, 9))
-def test_ticks_are_even_round_and_within(low: float, width: float, most: int) -> None:
+def test_ticks_are_even_round_and_within(low: float, width: float, limit: int) -> None:
     if width < abs(low) * 1e-9:
         return
-    found = ticks(low, low + width, most)
-    assert 1 <= len(found) <= most + 1
+    found = ticks(low, low + width, limit)
+    assert 1 <= len(found) <= limit + 1
     room = 1e-6 * width
     assert all(low - room <= value <= low + width + room for value in found)
 

@@ -18,8 +18,8 @@ from lavra.training.fault_injection import injected
 
 SMALL: dict[str, Any] = {
     "model": {"depth": 1, "width": 16, "heads": 1, "context": 32},
-    "optimization": {"tokens_per_step": 128},
-    "machine": {"micro_rows": 4, "threads": 1, "precision": "fp32"},
+    "optimization": {"batch_tokens": 128},
+    "machine": {"micro_batch_size": 4, "threads": 1, "precision": "fp32"},
     "samples": 0,
     "check": False,
 }
@@ -52,9 +52,9 @@ def test_the_losses_of_the_documents_add_up_to_the_result(run: lavra.Run, prepar
     assert len(found) == measured["documents"] >= 5
     assert found.nll.sum() == pytest.approx(measured["nll"])
     assert found.bytes.sum() == measured["bytes"]
-    held_out = json.loads((prepared / "validation" / "manifest.json").read_text())
-    assert found.tokenizer == held_out["tokenizer_fingerprint"]
-    assert 0 <= found.numbers.min() <= found.numbers.max() < held_out["documents"]
+    validation_set = json.loads((prepared / "validation" / "manifest.json").read_text())
+    assert found.tokenizer == validation_set["tokenizer_fingerprint"]
+    assert 0 <= found.numbers.min() <= found.numbers.max() < validation_set["documents"]
 
 
 def test_the_machine_and_the_memory_are_recorded(run: lavra.Run) -> None:

@@ -79,7 +79,7 @@ def test_an_index_is_brought_up_to_date(folder: Path, capsys: pytest.CaptureFixt
 
 
 def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["evaluate", "beir", "--expansions", "e.jsonl", "--tune-on", "train", "--ceiling", "--out", "found"]
+    words = ["evaluate", "beir", "--expansions", "e.jsonl", "--tune-on", "train", "--oracle", "--out", "found"]
     assert search_command.main(words) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("beir test: 12 documents, 8 queries")
@@ -139,7 +139,7 @@ def test_a_query_without_an_indexed_word_says_why(folder: Path, capsys: pytest.C
         assert "nothing found" in shown.out
         assert reason in shown.err
     with pytest.raises(InputError, match="one or more"):
-        search_command.main(["rio", "--most", "0"])
+        search_command.main(["rio", "--top-k", "0"])
 
 
 def test_judged_queries_without_an_indexed_word_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +160,7 @@ def test_a_forced_index_that_fails_keeps_the_old_one(folder: Path, monkeypatch: 
         raise OSError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lavra.search.index.update.build_generation", fail)
+        patch.setattr("lavra.search.index.update.build_snapshot", fail)
         with pytest.raises(OSError, match="full"):
             index_command.main(["beir", "--language", "pt", "--force"])
     assert search_index("rio 3") == before

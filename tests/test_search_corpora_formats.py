@@ -11,7 +11,7 @@ import pytest
 
 from lavra.core.errors import InputError
 from lavra.data.readers.lines import warning_lines
-from lavra.data.readers.rows import EMPTY, BadRows, Row
+from lavra.data.readers.rows import EMPTY, BadRows, SourceDocument
 from lavra.search.corpora import installed as docstrings
 from lavra.search.corpora.documents import (
     JUDGED_TWICE,
@@ -254,12 +254,12 @@ def test_bad_judgements_are_named(tmp_path: Path) -> None:
 def test_docstrings_become_passages_and_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     body = "It has two arguments, both of them lengths, and " + "gives their product in square units. " * 4
     rows = [
-        Row(f"Return the area of a rectangle.\n\n{body}", "shapes", "shapes.py:area"),
-        Row(f"Return the area of a rectangle.\n\n{body} And more.", "shapes", "shapes.py:area_again"),
-        Row(f"Return the area of a square.\n\n{body}", "shapes", "shapes.py:same_body"),
-        Row(f"Set the area of a rectangle.\n\n{body} Or else.", "shapes", "shapes.py:area"),
-        Row("Short.\n\n" + body + "!", "shapes", "shapes.py:short_summary"),
-        Row("Return the area of a circle.\n\nToo short.", "shapes", "shapes.py:short_body"),
+        SourceDocument(f"Return the area of a rectangle.\n\n{body}", "shapes", "shapes.py:area"),
+        SourceDocument(f"Return the area of a rectangle.\n\n{body} And more.", "shapes", "shapes.py:area_again"),
+        SourceDocument(f"Return the area of a square.\n\n{body}", "shapes", "shapes.py:same_body"),
+        SourceDocument(f"Set the area of a rectangle.\n\n{body} Or else.", "shapes", "shapes.py:area"),
+        SourceDocument("Short.\n\n" + body + "!", "shapes", "shapes.py:short_summary"),
+        SourceDocument("Return the area of a circle.\n\nToo short.", "shapes", "shapes.py:short_body"),
     ]
     monkeypatch.setattr(docstrings, "read_rows", lambda *_, **__: iter(rows))
     collection = DocstringCollection()

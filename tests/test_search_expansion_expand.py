@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.query_writers import LengthScorer, NotingWriter
 
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.data.readers.rows import BadRows
 from lavra.search.corpora.documents import Document
 from lavra.search.expansion.cache import ExpansionCache, key_of_content
-from lavra.search.expansion.compatibility import LastOfEachId
+from lavra.search.expansion.compatibility import DeduplicateIds
 from lavra.search.expansion.expand import ExpandedDocument, Expander
-from lavra.search.expansion.forecast import probe, survey
+from lavra.search.expansion.forecast import probe, sample_corpus
 from lavra.search.index.update import DUPLICATE_ID
 
 SENTENCES = [f"Sentence{number} tells of topic{number % 7}." for number in range(400)]
@@ -124,7 +124,7 @@ def test_a_stop_keeps_what_was_written(tmp_path: Path) -> None:
     assert made == []
     with ExpansionCache(tmp_path / "other") as cache:
         stopped = Expander(NotingWriter(), cache, stop=lambda: True)
-        assert probe(stopped, survey(documents())) is None
+        assert probe(stopped, sample_corpus(documents())) is None
     done = len(writer.passages)
     rest = NotingWriter()
     finished, expander = expanded(tmp_path, rest, documents(), count=2)
@@ -135,7 +135,7 @@ def test_a_stop_keeps_what_was_written(tmp_path: Path) -> None:
 
 def test_the_forecast_of_a_uniform_corpus_is_exact_but_for_time(tmp_path: Path) -> None:
     given = [Document(f"d{number:03d}", f"Alike{number:03d} in every way.") for number in range(300)]
-    found = survey(given, most=50)
+    found = sample_corpus(given, most=50)
     assert (found.documents, len(found.sample), len({one.id for one in found.sample})) == (300, 50, 50)
     writer = NotingWriter(seconds=0.0005)
     with ExpansionCache(tmp_path / "cache") as cache:
@@ -160,7 +160,7 @@ def test_wrong_requests_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="used by another process"):
             ExpansionCache(tmp_path / "cache")
     (tmp_path / "no cache").write_text("something else entirely, and long enough to be no empty file" * 20)
-    with pytest.raises(Damaged, match="no expansion cache"):
+    with pytest.raises(CorruptFile, match="no expansion cache"):
         ExpansionCache(tmp_path / "no cache")
 
 
@@ -251,7 +251,7 @@ class Repeating:
 
 def test_of_documents_with_one_id_the_last_counts() -> None:
     problems = BadRows()
-    last = LastOfEachId(Repeating(), problems)  # pyright: ignore[reportArgumentType]
+    last = DeduplicateIds(Repeating(), problems)  # pyright: ignore[reportArgumentType]
     assert [one.text for one in islice(last.documents(), 2)] == ["text 0", "text 1"]
     assert len(list(last.documents())) == 6
     assert [one.text for one in last.documents()] == ["text 3", "text 4", "text 5"]

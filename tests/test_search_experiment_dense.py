@@ -99,8 +99,8 @@ def test_dense_search_is_by_cosine_of_what_the_model_says(bi_encoder: Path, inde
     own = SentenceTransformer(str(bi_encoder)).encode(texts, normalize_embeddings=True)
     assert np.allclose(vectors.values, own, atol=1e-5)
     query = model.queries(["aa bb"])[0]
-    assert index.generation is not None
-    found = dense_ranking(vectors, query, index.generation.ranks, 40)
+    assert index.snapshot is not None
+    found = dense_ranking(vectors, query, index.snapshot.ranks, 40)
     cosines = (vectors.values @ query)[found]
     assert len(found) == 40
     assert (np.diff(cosines) <= 1e-6).all()

@@ -23,7 +23,7 @@ from lavra.search.corpora.formats import BeirCollection
 from lavra.search.experiment.experiment import BASELINE, ExperimentResult, run_experiment, systems_for
 from lavra.search.experiment.files import difference_lines, plot, points, share_plot, table, write_experiment
 from lavra.search.experiment.retrieval import evaluate, judged_queries
-from lavra.search.experiment.tune import K1, QUERY_WEIGHTS, B, evaluate_ceiling, tune
+from lavra.search.experiment.tune import K1, QUERY_WEIGHTS, B, evaluate_oracle, tune
 from lavra.search.index.build import build_index
 from lavra.search.index.fields import best_share, choose_queries
 from lavra.search.index.index import Index
@@ -130,8 +130,8 @@ def test_measures_through_numbers_equal_those_of_the_run(collection: Path, tmp_p
     index, _, _ = build_index(opened, tmp_path / "index", IndexSettings(PLAIN))
     qrels = {**opened.qrels("all"), "unknown words": {"d01": 1}, "q01": {"d01": 2, "d02": 0, "not there": 1}}
     queries = {**opened.queries(), "unknown words": "xyz"}
-    assert index.generation is not None
-    direct = evaluate(index.generation, judged_queries(index, queries, qrels))
+    assert index.snapshot is not None
+    direct = evaluate(index.snapshot, judged_queries(index, queries, qrels))
     asked = {query: queries[query] for query in qrels}
     through_run = evaluate_run(qrels, run_of(index, asked))
     assert direct.queries == through_run.queries
@@ -189,15 +189,15 @@ def test_the_ceiling_asks_each_question_where_it_is_not_indexed(collection: Path
     settings = IndexSettings(PLAIN)
     index, _, _ = build_index(opened, tmp_path / "index", settings, expansions=collection / "expansions.jsonl")
     qrels, queries = opened.qrels("all"), opened.queries()
-    ceiling = evaluate_ceiling(opened, queries, qrels, settings, tmp_path / "folds")
+    oracle = evaluate_oracle(opened, queries, qrels, settings, tmp_path / "folds")
     result = run_experiment(index, queries, qrels, tmp_path / "work", systems=systems_for(index)[:2])
-    result.ceiling = ceiling
-    assert ceiling.queries == result.systems[0].scores.queries
-    before, after = result.systems[0].scores, ceiling
-    odd = [row for row, query in enumerate(ceiling.queries) if query.startswith("p") and int(query[1:]) % 2]
+    result.oracle = oracle
+    assert oracle.queries == result.systems[0].scores.queries
+    before, after = result.systems[0].scores, oracle
+    odd = [row for row, query in enumerate(oracle.queries) if query.startswith("p") and int(query[1:]) % 2]
     assert after.of("MRR@10")[odd].mean() > before.of("MRR@10")[odd].mean()
     single = {query: judged for query, judged in qrels.items() if query.startswith("p")}
-    alone = evaluate_ceiling(opened, queries, single, settings, tmp_path / "alone")
+    alone = evaluate_oracle(opened, queries, single, settings, tmp_path / "alone")
     assert not alone.values.any()  # each document has this one question, which is never indexed where it is asked
     share = result.gain_share("documents + queries")
     assert share is not None

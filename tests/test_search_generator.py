@@ -24,9 +24,9 @@ from lavra.data.readers.rows import BadRows
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.search.expansion.compatibility import check_vocabulary, generator_language_warning, unwritable_words
 from lavra.search.expansion.prompts import BARE, QueryPrompt, prompt_of
-from lavra.search.expansion.query_generator import ModelWriter, Sampling, clean_query
+from lavra.search.expansion.query_generator import ModelQueryGenerator, Sampling, clean_query
 from lavra.search.expansion.scorers import LikelihoodScorer
-from lavra.search.expansion.training_rows import Pair, asked_passages, example_row, is_held_out, read_pairs
+from lavra.search.expansion.training_rows import Pair, example_row, is_validation, read_pairs, training_passages
 from recommended import recommended
 
 RIVERS = ["Douro", "Tejo", "Mondego", "Sado", "Minho", "Guadiana", "Vouga", "Lima", "Ave", "Zêzere"]
@@ -77,13 +77,13 @@ def test_training_measures_the_generator_on_documents_set_apart(trained: tuple[P
     collection, run, result = trained
     assert result["loss"] > 0
     assert set(result["BLEU"]) == {"value", "low", "high"}
-    assert {"ROUGE-1", "ROUGE-2", "ROUGE-L", "held_out_documents"} <= set(result)
+    assert {"ROUGE-1", "ROUGE-2", "ROUGE-L", "validation_documents"} <= set(result)
     example = result["examples"][0]
     assert example["people"]
-    assert len(example["drawn"]) == 3
+    assert len(example["sampled"]) == 3
     pairs = (run.parent / "run-pairs.jsonl").read_text()
     assert example["passage"] not in pairs
-    held = [f"d{number}" for number in range(120) if is_held_out(f"d{number}", 0.03)]
+    held = [f"d{number}" for number in range(120) if is_validation(f"d{number}", 0.03)]
     assert all(f"número {name[1:]} " not in pairs for name in held)
     prompt = prompt_of(str(run), BARE)
     assert (prompt.language, prompt.trained_on) == ("pt", str(collection))
@@ -200,7 +200,7 @@ def test_rows_hold_every_query_once_after_a_passage_that_can_be_read() -> None:
     pairs += [Pair("a", "A short passage.", "query  3"), Pair("a", "A short passage.", " ")]
     long = " ".join(f"Sentence number{n} about topic{n}." for n in range(120))
     pairs += [Pair("b", long, "what of topic99?"), Pair("b", long, "what of topic2?")]
-    asked = list(asked_passages(pairs))
+    asked = list(training_passages(pairs))
     assert [one.document for one in asked] == ["a", "b", "b"]
     assert len(asked[0].queries) == 11
     assert "topic2." in asked[1].passage
@@ -234,7 +234,7 @@ def test_pairs_come_from_triples_and_json_lines_too(tmp_path: Path) -> None:
 def test_the_writer_reads_whole_passages_and_does_not_depend_on_grouping() -> None:
     model: Any = lively_decoder(context=64)
     tokenizer: Any = ByteTokenizer()
-    writer = ModelWriter(model, tokenizer, QueryPrompt(query_tokens=8), Sampling(top_k=5))
+    writer = ModelQueryGenerator(model, tokenizer, QueryPrompt(query_tokens=8), Sampling(top_k=5))
     assert 20 < writer.room < 64
     passages = ["a passage", "another one, longer"[: writer.room], "x"]
     together = writer.write(passages, 3, 1)
@@ -242,12 +242,12 @@ def test_the_writer_reads_whole_passages_and_does_not_depend_on_grouping() -> No
     assert [writer.write([one], 3, 1)[0] for one in passages] == together
     assert writer.write(passages, 3, 2) != together
     assert writer.write(passages, 1, 0) == writer.write(passages, 1, 5)  # one query is the likeliest
-    other = ModelWriter(lively_decoder(1, context=64), tokenizer, QueryPrompt(), Sampling())  # pyright: ignore[reportArgumentType]
+    other = ModelQueryGenerator(lively_decoder(1, context=64), tokenizer, QueryPrompt(), Sampling())  # pyright: ignore[reportArgumentType]
     assert writer.fingerprint != other.fingerprint
-    same = ModelWriter(model, tokenizer, QueryPrompt(query_tokens=8), Sampling(top_k=5))
+    same = ModelQueryGenerator(model, tokenizer, QueryPrompt(query_tokens=8), Sampling(top_k=5))
     assert writer.fingerprint == same.fingerprint
     with pytest.raises(InputError, match="too few for a passage and a query"):
-        ModelWriter(lively_decoder(context=16), tokenizer, QueryPrompt())  # pyright: ignore[reportArgumentType]
+        ModelQueryGenerator(lively_decoder(context=16), tokenizer, QueryPrompt())  # pyright: ignore[reportArgumentType]
     assert clean_query(" a\n b ") == "a b"
 
 

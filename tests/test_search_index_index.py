@@ -47,8 +47,8 @@ def make(folder: Path, documents: Iterable[Document], **changes) -> Index:
     return Index(folder)
 
 
-def results(index: Index, query: str, most: int = 10) -> list[tuple[str, float]]:
-    numbers, scores = index.search(query, most)
+def results(index: Index, query: str, top_k: int = 10) -> list[tuple[str, float]]:
+    numbers, scores = index.search(query, top_k)
     return list(zip(index.ids(numbers), scores.tolist(), strict=True))
 
 
@@ -92,9 +92,9 @@ def test_scores_are_those_of_bm25s(tmp_path: Path) -> None:
     engine = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
     engine.index([document.text.split() for document in documents], show_progress=False)
     index = make(tmp_path / "index", documents)
-    assert index.generation is not None
+    assert index.snapshot is not None
     for query in ("w1 w2", "w3 w3 w50 w9"):
-        ours = index.generation.postings.scores(index.query_terms(query))
+        ours = index.snapshot.postings.scores(index.query_terms(query))
         assert ours == pytest.approx(engine.get_scores(query.split()), rel=1e-5)
 
 
@@ -326,8 +326,8 @@ def test_queries_may_count_with_a_weight(tmp_path: Path) -> None:
 
 def test_shares_of_new_and_copied_terms(tmp_path: Path) -> None:
     index = make(tmp_path / "index", EXPANDED)
-    assert index.generation is not None
-    shares = index.generation.shares
+    assert index.snapshot is not None
+    shares = index.snapshot.shares
     assert (shares.copied, shares.new, shares.queries) == (2, 3, 3)
     assert shares.new_share == 0.6
 
@@ -353,8 +353,8 @@ def test_the_best_share_of_the_queries_by_score(tmp_path: Path) -> None:
 def test_repeats_and_copies_of_the_text_can_be_left_out(tmp_path: Path) -> None:
     document = Document("a", "o sol e o mar", queries=("onde é a praia", "Onde é a praia?", "sol e o mar", "mar sol"))
     index = make(tmp_path / "index", [document], drop_repeats=True)
-    assert index.generation is not None
-    assert index.generation.shares.queries == 2
+    assert index.snapshot is not None
+    assert index.snapshot.shares.queries == 2
 
 
 def test_queries_without_scores_cannot_be_filtered(tmp_path: Path) -> None:
@@ -368,12 +368,12 @@ def test_a_document_scores_as_its_best_chunk(tmp_path: Path) -> None:
     long = Document("long", "Sol mar rio. " * 5 + "Praia lua praia. " + "Vento casa pedra. " * 5, queries=("Verão",))
     short = Document("short", "Praia mar rio vento casa. Pedra sol.")
     index = make(tmp_path / "index", [long, short], b=1.0, chunk_words=6)
-    assert index.generation is not None
-    assert len(index.generation.postings) > 4
+    assert index.snapshot is not None
+    assert len(index.snapshot.postings) > 4
     whole = make(tmp_path / "whole", [long, short], b=1.0)
     assert results(index, "praia")[0][0] == "long"
     assert results(whole, "praia")[0][0] == "short"
-    scores = index.generation.postings.scores(index.query_terms("praia lua"))
+    scores = index.snapshot.postings.scores(index.query_terms("praia lua"))
     best = results(index, "praia lua")
     assert dict(best)["long"] == pytest.approx(scores[:-1].max())
     assert [name for name, _ in results(index, "verão")] == ["long"]
@@ -382,11 +382,11 @@ def test_a_document_scores_as_its_best_chunk(tmp_path: Path) -> None:
 def test_documents_come_back_with_numbers_ids_and_places(tmp_path: Path) -> None:
     document = Document("é/1", "texto", "Título", ("pergunta",), "corpus.jsonl:7")
     index = make(tmp_path / "index", [document, Document("b", "outro")])
-    assert index.generation is not None
-    number = index.generation.number_of("é/1")
+    assert index.snapshot is not None
+    number = index.snapshot.number_of("é/1")
     assert number is not None
     assert index.document(number)[0] == document
-    assert index.generation.number_of("nowhere") is None
+    assert index.snapshot.number_of("nowhere") is None
 
 
 def test_wrong_folders_and_changed_analyzers_are_refused(tmp_path: Path) -> None:

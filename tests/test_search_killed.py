@@ -35,7 +35,7 @@ def test_the_commands_come_by_many_moments_to_die_at(bench: Bench) -> None:
 )
 def test_a_killed_command_given_again_ends_as_one_never_stopped(bench: Bench, kind: str, share: float) -> None:
     moment = max(1, round(share * bench.accesses[kind]))
-    assert bench.trial(kind, f"{kind}-{share}", moment=moment) == (True, "the same")
+    assert bench.timed(kind, f"{kind}-{share}", moment=moment) == (True, "the same")
 
 
 @contextmanager

@@ -15,22 +15,22 @@ TEXTS = st.text(alphabet=st.sampled_from(list("ab é.!?…\n\"'»)A1 ")), max_si
 
 
 @given(TEXTS, st.integers(1, 12), st.integers(0, 11))
-def test_every_character_is_in_a_chunk_and_no_chunk_is_too_long(text: str, most: int, overlap: int) -> None:
-    overlap = min(overlap, most - 1)
-    chunks = cut_into_chunks(text, most, overlap=overlap)
+def test_every_character_is_in_a_chunk_and_no_chunk_is_too_long(text: str, limit: int, overlap: int) -> None:
+    overlap = min(overlap, limit - 1)
+    chunks = cut_into_chunks(text, limit, overlap=overlap)
     covered = set()
     for chunk in chunks:
         covered.update(range(chunk.start, chunk.end))
-        assert words_in(text[chunk.start : chunk.end]) <= most
+        assert words_in(text[chunk.start : chunk.end]) <= limit
     assert covered == set(range(len(text)))
     assert all(one.start < two.start and one.end < two.end for one, two in pairwise(chunks))
 
 
 @given(TEXTS, st.integers(1, 40))
-def test_characters_as_tokens(text: str, most: int) -> None:
-    chunks = cut_into_chunks(text, most, count=len)
+def test_characters_as_tokens(text: str, limit: int) -> None:
+    chunks = cut_into_chunks(text, limit, count=len)
     assert "".join(text[chunk.start : chunk.end] for chunk in chunks) == text
-    assert all(chunk.end - chunk.start <= most for chunk in chunks)
+    assert all(chunk.end - chunk.start <= limit for chunk in chunks)
 
 
 @given(TEXTS)
@@ -71,7 +71,7 @@ def test_a_long_text_without_sentences_is_cut_quickly() -> None:
     assert len(chunks) < 2 * 20_000 / 100
 
 
-@pytest.mark.parametrize(("most", "overlap"), [(0, 0), (4, 4), (4, -1)])
-def test_impossible_sizes_are_refused(most: int, overlap: int) -> None:
+@pytest.mark.parametrize(("limit", "overlap"), [(0, 0), (4, 4), (4, -1)])
+def test_impossible_sizes_are_refused(limit: int, overlap: int) -> None:
     with pytest.raises(InputError, match="cannot be cut"):
-        cut_into_chunks("texto", most, overlap=overlap)
+        cut_into_chunks("texto", limit, overlap=overlap)

@@ -24,7 +24,7 @@ from lavra.training.batches import BatchSource
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.optimizers.schedules import Schedule
 from lavra.training.trainer import Trainer
-from lavra.training.updates import Clip, GuardFaults, Update
+from lavra.training.updates import AnomalyGuard, Clip, Update
 from tiny_training import CONTEXT, SPEC, Poisoned, all_tensors, assert_same_bits, run, tiny_trainer, topics_store
 
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 
 def guarded(trainer: Trainer) -> list[Update]:
-    return [GuardFaults("skip", lambda step, reason: None), Clip(1.0)]
+    return [AnomalyGuard("skip", lambda step, reason: None), Clip(1.0)]
 
 
 def compiled_trainer(objective: Any = None, **options: Any) -> tuple[Trainer, list[str]]:
@@ -186,7 +186,7 @@ def test_a_verdict_is_remembered_for_the_same_machine_and_shape(
     assert not asked
     assert flags_of(trainer) == SAFER[0]
     assert "as an earlier run proved" in lines[0]
-    other, _ = compiled_trainer(micro_rows=2)
+    other, _ = compiled_trainer(micro_batch_size=2)
     other.run_step()
     assert asked
     (own_cache / "lavra" / proof.VERDICTS).write_text('{"damaged')
@@ -215,7 +215,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(compiler: Compiler, own_
 def test_half_the_micro_batch_is_proved_again(compiler: Compiler):
     trainer, lines = compiled_trainer()
     trainer.run_step()
-    trainer.batches.micro_rows = 2
+    trainer.batches.micro_batch_size = 2
     trainer.run_step()
     assert len(lines) == 2
 
@@ -245,7 +245,7 @@ def test_kernels_of_attention_are_given_up_where_they_are_to_blame(monkeypatch: 
     assert "the library's kernels of attention" in lines[-1]
     with attention.attending_plainly():
         run(plain, 3)
-    assert trainer.masters.weights.keys() == plain.masters.weights.keys()
+    assert trainer.master_weights.weights.keys() == plain.master_weights.weights.keys()
 
 
 class Overflowing:
@@ -256,13 +256,13 @@ class Overflowing:
 
     def encode(self, rows: Any, streams: Any, progress: float) -> Any:
         batch = self.inner.encode(rows, streams, progress)
-        batch.extra["bad"] = torch.tensor(round(progress * self.steps) >= self.bad)
+        batch.model_inputs["bad"] = torch.tensor(round(progress * self.steps) >= self.bad)
         return batch
 
     def loss(self, model: Any, batch: Any, *, learning: bool = True) -> Any:
         loss = self.inner.loss(model, batch, learning=learning)
         wide = model.embedding.weight.dtype == torch.float32
-        return replace(loss, sum=loss.sum * (float("inf") if batch.extra["bad"] and not wide else 1.0))
+        return replace(loss, sum=loss.sum * (float("inf") if batch.model_inputs["bad"] and not wide else 1.0))
 
 
 def test_low_precision_is_given_up_where_fp32_is_finite():
@@ -270,8 +270,8 @@ def test_low_precision_is_given_up_where_fp32_is_finite():
     trainer = tiny_trainer(updates=guarded, report=lines.append, precision="bf16", objective=Overflowing())
     reports = run(trainer, 4)
     assert all(report.applied for report in reports)
-    assert trainer.masters.widened
-    assert all(weight.dtype == torch.float32 for weight in trainer.masters.working.values())
+    assert trainer.master_weights.widened
+    assert all(weight.dtype == torch.float32 for weight in trainer.master_weights.working.values())
     assert "with bfloat16" in lines[-1]
     assert attention.distrusted_ways() == ()
 
@@ -290,7 +290,7 @@ def test_what_is_not_finite_in_fp32_is_left_to_the_policy(compiler: Compiler):
     applied = [report.applied for report in run(trainer)]
     assert applied == [True, True, False, True, True, True]
     assert flags_of(trainer) == compiling.USUAL
-    assert not trainer.masters.widened
+    assert not trainer.master_weights.widened
     assert attention.distrusted_ways() == ()
     assert len(lines) == 1
 
@@ -323,7 +323,12 @@ def test_compiled_steps_in_bf16_are_eager_steps(context: int, heads: int, kv_hea
     for compiled in (False, True):
         objective = Causal(context)
         batches = BatchSource(
-            WindowSource(topics_store(), context, 0), objective, rows_per_step=2, micro_rows=2, steps=4, seed=0
+            WindowSource(topics_store(), context, 0),
+            objective,
+            global_batch_size=2,
+            micro_batch_size=2,
+            steps=4,
+            seed=0,
         )
         trainer = Trainer(
             build_decoder(spec, 0), objective, batches, optimizer=OptimizerOptions(), schedule=Schedule(warmup_steps=2),

@@ -16,18 +16,21 @@ from safetensors.torch import load_file, save_file
 
 from lavra.core.errors import InputError
 from lavra.objectives.causal import Causal
-from lavra.training.batches import Ranks
+from lavra.training.batches import DistributedInfo
 from lavra.training.fault_injection import injected
 from lavra.training.precision import Precision
 from lavra.training.trainer import Trainer
 from tiny_training import CONTEXT, SPEC, Capture, all_tensors, assert_same_bits, distance, lively, run, tiny_trainer
 
-ROWS, STEPS = 8, 6
+ROWS = 8
+STEPS = 6
 
 
 def captured(**options: Any) -> tuple[Trainer, Capture]:
     capture = Capture()
-    trainer = tiny_trainer(model=lively(SPEC), steps=STEPS, rows_per_step=ROWS, updates=lambda _: [capture], **options)
+    trainer = tiny_trainer(
+        model=lively(SPEC), steps=STEPS, global_batch_size=ROWS, updates=lambda _: [capture], **options
+    )
     run(trainer)
     return trainer, capture
 
@@ -38,14 +41,14 @@ def assert_ragged(capture: Capture) -> None:
 
 
 @pytest.mark.parametrize(("precision", "of_losses", "of_gradients"), [("fp32", 1e-5, 1e-5), ("bf16", 1e-3, 1e-2)])
-@pytest.mark.parametrize("micro_rows", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
 def test_micro_batches_add_up_to_the_batch(
-    micro_rows: int, precision: Precision, of_losses: float, of_gradients: float
+    micro_batch_size: int, precision: Precision, of_losses: float, of_gradients: float
 ):
     """The first step is compared: later ones start from weights that rounding has moved apart."""
     options: dict[str, Any] = {"precision": precision, "objective": Causal(CONTEXT, label_smoothing=0.1)}
-    _, whole = captured(micro_rows=ROWS, **options)
-    _, parts = captured(micro_rows=micro_rows, **options)
+    _, whole = captured(micro_batch_size=ROWS, **options)
+    _, parts = captured(micro_batch_size=micro_batch_size, **options)
     assert_ragged(whole)
     assert whole.weights == parts.weights
     assert parts.losses[0] == pytest.approx(whole.losses[0], rel=of_losses)
@@ -55,13 +58,13 @@ def test_micro_batches_add_up_to_the_batch(
 @pytest.mark.parametrize("number", range(STEPS))
 def test_the_ragged_step_adds_up_too(number: int):
     found = []
-    for micro_rows in (1, ROWS):
+    for micro_batch_size in (1, ROWS):
         capture = Capture()
         trainer = tiny_trainer(
             model=lively(SPEC),
             steps=STEPS,
-            rows_per_step=ROWS,
-            micro_rows=micro_rows,
+            global_batch_size=ROWS,
+            micro_batch_size=micro_batch_size,
             updates=lambda _, capture=capture: [capture],
         )
         trainer.step = number
@@ -72,13 +75,13 @@ def test_the_ragged_step_adds_up_too(number: int):
 
 
 def test_gradients_of_bf16_are_summed_in_fp32():
-    trainer, capture = captured(micro_rows=1, precision="bf16")
+    trainer, capture = captured(micro_batch_size=1, precision="bf16")
     assert all(gradient.dtype == torch.float32 for gradient in capture.gradients[0].values())
-    assert all(weight.dtype == torch.float32 for weight in trainer.masters.weights.values())
-    assert all(weight.dtype == torch.bfloat16 for weight in trainer.masters.working.values())
-    for name, weight in trainer.masters.weights.items():
-        assert torch.equal(weight.bfloat16(), trainer.masters.working[name])
-    _, exact = captured(micro_rows=1, precision="fp32")
+    assert all(weight.dtype == torch.float32 for weight in trainer.master_weights.weights.values())
+    assert all(weight.dtype == torch.bfloat16 for weight in trainer.master_weights.working.values())
+    for name, weight in trainer.master_weights.weights.items():
+        assert torch.equal(weight.bfloat16(), trainer.master_weights.working[name])
+    _, exact = captured(micro_batch_size=1, precision="fp32")
     assert distance(capture.gradients[0], exact.gradients[0]) < 0.05
 
 
@@ -95,7 +98,7 @@ def test_dropout_is_the_same_whenever_a_step_is_done_again():
     twice, once = Twice(), Capture()
     for capture in (twice, once):
         spec = replace(SPEC, dropout=0.2)
-        run(tiny_trainer(model=lively(spec), micro_rows=2, updates=lambda _, capture=capture: [capture]), 1)
+        run(tiny_trainer(model=lively(spec), micro_batch_size=2, updates=lambda _, capture=capture: [capture]), 1)
     for gradients in twice.gradients:
         assert_same_bits(gradients, once.gradients[0])
     assert twice.losses[0] == twice.losses[1] == once.losses[0]
@@ -104,9 +107,9 @@ def test_dropout_is_the_same_whenever_a_step_is_done_again():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rows_per_step": 4, "micro_rows": 3}, "3 sequences do not divide the 4 sequences"),
+        ({"global_batch_size": 4, "micro_batch_size": 3}, "3 sequences do not divide the 4 sequences"),
         (
-            {"rows_per_step": 5, "micro_rows": 1, "ranks": Ranks(0, 2)},
+            {"global_batch_size": 5, "micro_batch_size": 1, "ranks": DistributedInfo(0, 2)},
             "divided evenly among 2 processes",
         ),
     ],
@@ -123,15 +126,18 @@ def as_rank(folder: Path) -> None:
     """What each of the processes below does: train, then again with the second out of memory in its second step."""
     from lavra.training.distributed import join_ranks, max_over_ranks, sum_over_ranks, wait_for_ranks
 
-    ranks = join_ranks(torch.device("cpu"))
-    assert (sum_over_ranks(ranks.rank + 1.0, ranks), max_over_ranks(float(ranks.rank), ranks)) == (3.0, 1.0)
+    distributed = join_ranks(torch.device("cpu"))
+    assert (
+        sum_over_ranks(distributed.rank + 1.0, distributed),
+        max_over_ranks(float(distributed.rank), distributed),
+    ) == (3.0, 1.0)
     for case in CASES:
-        with injected("step.backward:4:oom" if case != "sound" and ranks.rank == 1 else ""):
-            trainer, capture = captured(micro_rows=2, ranks=ranks)
+        with injected("step.backward:4:oom" if case != "sound" and distributed.rank == 1 else ""):
+            trainer, capture = captured(micro_batch_size=2, distributed=distributed)
         tensors = {"loss": torch.tensor(capture.losses, dtype=torch.float64), "weight": torch.tensor(capture.weights)}
         tensors |= {f"gradient/{name}": value for name, value in capture.gradients[0].items()}
-        wait_for_ranks(ranks)
-        save_file(tensors | all_tensors(trainer), folder / f"{case}-{ranks.rank}.safetensors")
+        wait_for_ranks(distributed)
+        save_file(tensors | all_tensors(trainer), folder / f"{case}-{distributed.rank}.safetensors")
     torch.distributed.destroy_process_group()
 
 
@@ -164,12 +170,12 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_learn_what_one_learns(two_ranks: Path, case: str):
     together, other = (load_file(two_ranks / f"{case}-{rank}.safetensors") for rank in range(2))
     assert_same_bits(together, other)
-    trainer, alone = captured(micro_rows=2)
+    trainer, alone = captured(micro_batch_size=2)
     assert_ragged(alone)
     assert together["weight"].tolist() == alone.weights
     gradients = {name.removeprefix("gradient/"): value for name, value in together.items() if "gradient/" in name}
     assert distance(gradients, alone.gradients[0]) < 1e-5
     torch.testing.assert_close(together["loss"][:2], torch.tensor(alone.losses[:2]).double(), rtol=1e-5, atol=0)
     torch.testing.assert_close(together["loss"], torch.tensor(alone.losses).double(), rtol=1e-3, atol=0)
-    weights = {f"masters/{name}": weight.detach() for name, weight in trainer.masters.weights.items()}
+    weights = {f"master_weights/{name}": weight.detach() for name, weight in trainer.master_weights.weights.items()}
     assert distance({name: together[name] for name in weights}, weights) < 1e-2

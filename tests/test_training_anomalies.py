@@ -12,14 +12,14 @@ import torch
 from lavra.config.choices import Policy
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import Diverged, InputError, LavraError
-from lavra.training.callbacks import Observers
+from lavra.training.callbacks import Callbacks
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.fault_injection import injected
-from lavra.training.loop import Loop, Rhythm, Units
+from lavra.training.loop import Intervals, Loop, Units
 from lavra.training.precision import LossScale, Precision, choose_precision
 from lavra.training.step import Step
 from lavra.training.trainer import Trainer
-from lavra.training.updates import Clip, ExponentialAverage, GuardFaults, RollBack, Update
+from lavra.training.updates import AnomalyGuard, Clip, ExponentialAverage, RollBack, Update
 from lavra.training.updates.anomalies import SpikeDetector
 from tiny_training import Capture, Poisoned, all_tensors, assert_same_bits, distance, run, tiny_trainer
 
@@ -36,10 +36,10 @@ class Record:
         self.lines.append((step.number, reason, step.documents))
 
 
-def chain(policy: Policy, record: Callable[[Step, str], None], most_in_a_row: int = 10) -> Callable[..., list[Update]]:
+def chain(policy: Policy, record: Callable[[Step, str], None], max_in_a_row: int = 10) -> Callable[..., list[Update]]:
     return lambda trainer: [
-        GuardFaults(policy, record, most_in_a_row=most_in_a_row),
-        ExponentialAverage(trainer.masters, 0.9),
+        AnomalyGuard(policy, record, max_in_a_row=max_in_a_row),
+        ExponentialAverage(trainer.master_weights, 0.9),
         Clip(1.0),
     ]
 
@@ -77,7 +77,7 @@ class BadGradient(Poisoned):
 
     def loss(self, model, batch, *, learning=True):
         loss = self.inner.loss(model, batch, learning=learning)
-        factor = float(batch.extra["factor"])
+        factor = float(batch.model_inputs["factor"])
         loss.sum.register_hook(lambda gradient: gradient * factor)
         return loss
 
@@ -101,7 +101,7 @@ def test_a_spike_is_skipped_where_that_is_asked_for():
     trainer = tiny_trainer(
         steps=20,
         objective=Poisoned({15}, 20, 30.0),
-        updates=lambda _: [GuardFaults("skip", record, spikes=SpikeDetector(10, 20.0, 8))],
+        updates=lambda _: [AnomalyGuard("skip", record, spikes=SpikeDetector(10, 20.0, 8))],
     )
     run(trainer)
     assert [number for number, _, _ in record.lines] == [15]
@@ -140,8 +140,8 @@ def test_the_bad_steps_are_remembered_over_a_restart():
 def make_loop(trainer: Trainer, folder: Path, checkpoint_every: int) -> Loop:
     record = RunFolder.create(folder, "")
     store = CheckpointStore(record.checkpoints)
-    rhythm = Rhythm(trainer.steps, validate_every=1000, checkpoint_every=checkpoint_every)
-    return Loop(trainer, record, store, rhythm, Units(3.0, 0.5, 1.0), None, Observers([]))
+    intervals = Intervals(trainer.steps, validate_every=1000, checkpoint_every=checkpoint_every)
+    return Loop(trainer, record, store, intervals, Units(3.0, 0.5, 1.0), None, Callbacks([]))
 
 
 def test_rolling_back_is_leaving_the_step_out(tmp_path: Path):
@@ -188,16 +188,16 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(reached: 
     rounding of a sum those of a run that never changed.
     """
     lines: list[str] = []
-    faulty = tiny_trainer(steps=STEPS, rows_per_step=8, micro_rows=4, report=lines.append)
+    faulty = tiny_trainer(steps=STEPS, global_batch_size=8, micro_batch_size=4, report=lines.append)
     with injected(f"step.backward:{reached}:oom"):
         run(faulty)
-    assert faulty.batches.micro_rows == 2
-    assert faulty.state()["micro_rows"] == 2
+    assert faulty.batches.micro_batch_size == 2
+    assert faulty.state()["micro_batch_size"] == 2
     assert len(lines) == 1
     assert "out of memory at step 3: micro-batch 4 -> 2 rows" in lines[0]
-    by_hand = tiny_trainer(steps=STEPS, rows_per_step=8, micro_rows=4)
+    by_hand = tiny_trainer(steps=STEPS, global_batch_size=8, micro_batch_size=4)
     run(by_hand, 2)
-    by_hand.batches.micro_rows = 2
+    by_hand.batches.micro_batch_size = 2
     run(by_hand)
     assert_same_bits(all_tensors(faulty), all_tensors(by_hand))
 
@@ -206,7 +206,7 @@ def test_the_gradient_after_running_out_of_memory_is_the_same_within_rounding():
     found = []
     for fault in ("", "step.backward:2:oom"):
         capture = Capture()
-        trainer = tiny_trainer(rows_per_step=8, micro_rows=4, updates=lambda _, capture=capture: [capture])
+        trainer = tiny_trainer(global_batch_size=8, micro_batch_size=4, updates=lambda _, capture=capture: [capture])
         with injected(fault):
             run(trainer, 1)
         found.append(capture)
@@ -216,7 +216,7 @@ def test_the_gradient_after_running_out_of_memory_is_the_same_within_rounding():
 
 
 def test_a_single_row_that_does_not_fit_is_the_end():
-    trainer = tiny_trainer(micro_rows=1)
+    trainer = tiny_trainer(micro_batch_size=1)
     with injected("step.backward:2:oom"), pytest.raises(InputError, match="single row"):
         run(trainer, 1)
 
@@ -263,7 +263,7 @@ def test_an_overflow_in_fp16_that_meets_the_end_of_the_memory_is_done_again_all_
     with injected("step.backward:2:oom"):
         report = run(trainer, 1)[0]
     assert report.applied
-    assert trainer.batches.micro_rows == 2
+    assert trainer.batches.micro_batch_size == 2
 
 
 def test_a_loss_that_is_no_number_does_not_lower_the_scale():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lavra.core.errors import InputError
-from lavra.training.callbacks import Observers, Request
+from lavra.training.callbacks import Callbacks, Request
 
 
 class Listener:
@@ -21,17 +21,17 @@ class Listener:
 
 def test_everyone_is_told_and_requests_add_up():
     listeners = [Listener(), Listener(Request(save=True, reason="a")), Listener(Request(stop=True, reason="b"))]
-    request = Observers(listeners).on("step", {"step": 3, "loss": 1.5})
+    request = Callbacks(listeners).on("step", {"step": 3, "loss": 1.5})
     assert request == Request(stop=True, save=True, evaluate=False, reason="a; b")
     assert all(listener.seen == [("step", {"step": 3, "loss": 1.5})] for listener in listeners)
-    assert Observers().on("end", {}) == Request()
+    assert Callbacks().on("end", {}) == Request()
 
 
 def test_a_failing_observer_is_reported_once_and_later_left_out():
     failing, healthy, reports = Listener(ConnectionError("no network")), Listener(Request(evaluate=True)), []
-    observers = Observers([failing, healthy], reports.append)
+    callbacks = Callbacks([failing, healthy], reports.append)
     for step in range(20):
-        assert observers.on("step", {"step": step}).evaluate
+        assert callbacks.on("step", {"step": step}).evaluate
     assert len(healthy.seen) == 20
     assert len(failing.seen) == 10
     assert reports == [
@@ -42,10 +42,10 @@ def test_a_failing_observer_is_reported_once_and_later_left_out():
 
 def test_a_failure_now_and_then_is_forgiven():
     flaky, reports = Listener(), []
-    observers = Observers([flaky], reports.append)
+    callbacks = Callbacks([flaky], reports.append)
     for step in range(40):
         flaky.answer = ValueError("now and then") if step % 2 else None
-        observers.on("step", {"step": step})
+        callbacks.on("step", {"step": step})
     assert len(flaky.seen) == 40
     assert len(reports) == 1
 
@@ -56,14 +56,14 @@ def test_what_is_observed_can_not_be_changed():
             info["loss"] = 0.0
 
     metrics, reports = {"loss": 2.0}, []
-    Observers([Meddler()], reports.append).on("step", metrics)
+    Callbacks([Meddler()], reports.append).on("step", metrics)
     assert metrics == {"loss": 2.0}
     assert "TypeError" in reports[0]
 
 
 def test_ctrl_c_and_a_wrong_request_at_the_start_are_let_through():
     with pytest.raises(KeyboardInterrupt):
-        Observers([Listener(KeyboardInterrupt())]).on("step", {})
+        Callbacks([Listener(KeyboardInterrupt())]).on("step", {})
     with pytest.raises(InputError):
-        Observers([Listener(InputError("no such project"))]).on("start", {})
-    Observers([Listener(InputError("too late"))], lambda text: None).on("step", {})
+        Callbacks([Listener(InputError("no such project"))]).on("start", {})
+    Callbacks([Listener(InputError("too late"))], lambda text: None).on("step", {})

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lavra.core.errors import Damaged, InputError, LavraError
+from lavra.core.errors import CorruptFile, InputError, LavraError
 from lavra.training.checkpoints import checkpoints as module
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.checkpoints.format import Checkpoint
@@ -25,7 +25,7 @@ def make_tensors(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(16, 8, generator=generator)
     return {
-        "masters": {"embedding": weights, "norm": torch.ones(8, dtype=torch.bfloat16)},
+        "master_weights": {"embedding": weights, "norm": torch.ones(8, dtype=torch.bfloat16)},
         "optimizer": {"embedding.exp_avg": weights * 0.1, "step": torch.tensor(seed)},
     }
 
@@ -62,8 +62,8 @@ def test_what_is_saved_comes_back_with_equal_bits(tmp_path: Path, background: bo
     assert_holds(checkpoint, 120)
     assert checkpoint is not None
     assert checkpoint.score == 2.5
-    assert checkpoint.groups == ["masters", "optimizer"]
-    files = ["manifest.json", "masters.safetensors", "optimizer.safetensors", "state.json"]
+    assert checkpoint.groups == ["master_weights", "optimizer"]
+    files = ["manifest.json", "master_weights.safetensors", "optimizer.safetensors", "state.json"]
     assert sorted(path.name for path in (tmp_path / "checkpoints/step-00000120").iterdir()) == files
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000120"]
 
@@ -129,15 +129,15 @@ def test_a_snapshot_is_not_changed_by_training_that_goes_on(tmp_path: Path, monk
     store, tensors = CheckpointStore(tmp_path), make_tensors(3)
     for step in (3, 4):  # the second one reuses the buffers of the first
         go_on.clear()
-        weights = make_tensors(step)["masters"]["embedding"]
-        tensors["masters"]["embedding"].copy_(weights)
+        weights = make_tensors(step)["master_weights"]["embedding"]
+        tensors["master_weights"]["embedding"].copy_(weights)
         store.save(step, tensors, {})
-        tensors["masters"]["embedding"].add_(1)
+        tensors["master_weights"]["embedding"].add_(1)
         go_on.set()
         checkpoint = store.latest()
         assert checkpoint is not None
         assert checkpoint.step == step
-        assert same_bits(checkpoint.load("masters")["embedding"], weights)
+        assert same_bits(checkpoint.load("master_weights")["embedding"], weights)
 
 
 def damages(folder: Path):
@@ -173,7 +173,7 @@ def test_every_truncation_and_every_flipped_byte_is_found(tmp_path: Path, capsys
         assert damaged == folder, case
         assert path.name in reason, case
         assert str(path) in capsys.readouterr().err, case
-        with pytest.raises(Damaged, match=path.name):
+        with pytest.raises(CorruptFile, match=path.name):
             Checkpoint.open(folder)
         path.write_bytes(whole)
         count += 1
@@ -187,11 +187,11 @@ def test_every_single_byte_of_a_manifest_matters(tmp_path: Path):
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(Damaged, match=r"manifest\.json"):
+        with pytest.raises(CorruptFile, match=r"manifest\.json"):
             Checkpoint.open(path.parent)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "state.json", "masters.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("name", ["manifest.json", "state.json", "master_weights.safetensors", "optimizer.safetensors"])
 def test_a_missing_or_renamed_file_is_found(tmp_path: Path, name: str):
     save(CheckpointStore(tmp_path), 1)
     save(CheckpointStore(tmp_path), 2)
@@ -209,16 +209,16 @@ def test_files_that_belong_to_another_checkpoint_are_found(tmp_path: Path):
         save(CheckpointStore(tmp_path), step)
     old, new = tmp_path / "step-00000001", tmp_path / "step-00000002"
     shutil.copy(old / "manifest.json", new / "manifest.json")
-    with pytest.raises(Damaged, match="the manifest of step 1, not of step 2"):
+    with pytest.raises(CorruptFile, match="the manifest of step 1, not of step 2"):
         Checkpoint.open(new)
     shutil.rmtree(new)
     shutil.copytree(old, new)
-    with pytest.raises(Damaged, match="the manifest of step 1, not of step 2"):
+    with pytest.raises(CorruptFile, match="the manifest of step 1, not of step 2"):
         Checkpoint.open(new)
     shutil.copytree(old, tmp_path / "my best one")  # any other name says nothing about the step
     assert Checkpoint.open(tmp_path / "my best one").step == 1
-    shutil.copy(old / "masters.safetensors", tmp_path / "my best one/optimizer.safetensors")
-    with pytest.raises(Damaged, match="optimizer"):
+    shutil.copy(old / "master_weights.safetensors", tmp_path / "my best one/optimizer.safetensors")
+    with pytest.raises(CorruptFile, match="optimizer"):
         Checkpoint.open(tmp_path / "my best one")
 
 
@@ -227,18 +227,18 @@ def test_tensors_damaged_after_the_checkpoint_was_opened_are_not_loaded(tmp_path
     save(store, 1)
     checkpoint = store.latest()
     assert checkpoint is not None
-    path = checkpoint.folder / "masters.safetensors"
+    path = checkpoint.folder / "master_weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    with pytest.raises(Damaged, match=r"masters\.safetensors"):
-        checkpoint.load("masters")
+    with pytest.raises(CorruptFile, match=r"master_weights\.safetensors"):
+        checkpoint.load("master_weights")
 
 
 def test_if_all_are_damaged_that_is_an_error(tmp_path: Path):
     for step in (1, 2):
         save(CheckpointStore(tmp_path), step)
     (tmp_path / "step-00000001/state.json").unlink()
-    (tmp_path / "step-00000002/masters.safetensors").write_bytes(b"")
-    with pytest.raises(Damaged, match="none of the checkpoints") as caught:
+    (tmp_path / "step-00000002/master_weights.safetensors").write_bytes(b"")
+    with pytest.raises(CorruptFile, match="none of the checkpoints") as caught:
         CheckpointStore(tmp_path).latest()
     assert "state.json is missing" in str(caught.value)
     assert "has 0 bytes" in str(caught.value)
@@ -296,7 +296,7 @@ def test_nothing_is_removed_when_the_disk_gives_back_something_else(tmp_path: Pa
 
     monkeypatch.setattr(module, "write_tensors", write_badly)
     store.save(20, make_tensors(20), {})
-    with pytest.raises(Damaged, match="the disk returned other data than was written"):
+    with pytest.raises(CorruptFile, match="the disk returned other data than was written"):
         store.wait()
     assert_holds(store.latest(), 10)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
@@ -397,7 +397,7 @@ def test_room_is_never_made_by_removing_the_last_whole_one(tmp_path: Path):
 def test_a_limit_on_file_sizes_is_a_full_disk(tmp_path: Path, capsys):
     store = CheckpointStore(tmp_path)
     save(store, 10)
-    big = {"masters": {"embedding": torch.zeros(100_000)}}
+    big = {"master_weights": {"embedding": torch.zeros(100_000)}}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
@@ -475,6 +475,8 @@ def test_wrong_requests_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="small letters"):
         CheckpointStore(tmp_path).save(1, {"../up": {}}, {})
     with pytest.raises(TypeError, match="'sparse'"):
-        CheckpointStore(tmp_path).save(1, {"masters": {"sparse": torch.eye(2).to_sparse()}}, {})
+        CheckpointStore(tmp_path).save(1, {"master_weights": {"sparse": torch.eye(2).to_sparse()}}, {})
     with pytest.raises(TypeError, match="'meta'"):
-        CheckpointStore(tmp_path).save(1, {"masters": {"meta": torch.empty(2, device="meta")}}, {}, background=False)
+        CheckpointStore(tmp_path).save(
+            1, {"master_weights": {"meta": torch.empty(2, device="meta")}}, {}, background=False
+        )

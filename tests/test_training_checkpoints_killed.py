@@ -18,7 +18,7 @@ from pathlib import Path
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 store = CheckpointStore(Path(sys.argv[1]), keep=1)
 for step in (10, 20, 20, 30):
-    store.save(step, {"masters": {"weights": torch.full((1000,), float(step))}}, {"step": step})
+    store.save(step, {"master_weights": {"weights": torch.full((1000,), float(step))}}, {"step": step})
     store.wait()
     print(step, flush=True)
 """
@@ -58,6 +58,6 @@ def test_killed_while_it_writes(tmp_path: Path, fault: str, reported: list[int],
     assert all(reason == "its writing was not finished" for _, reason in store.damaged)
     if checkpoint is not None:
         assert checkpoint.state == {"step": found}
-        assert checkpoint.load("masters")["weights"].unique().tolist() == [found]
+        assert checkpoint.load("master_weights")["weights"].unique().tolist() == [found]
     store.save(40, {}, {}, background=False)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000040"]

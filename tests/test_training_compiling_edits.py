@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from edited_models import OURS, loss_of
-from lavra.config.transforms import AdapterConfig, AdapterKind, EditConfig
-from lavra.models.transforms.apply import apply_edits, learned_weights
+from lavra.config.transforms import AdapterConfig, AdapterKind, TransformConfig
+from lavra.models.transforms.apply import apply_transforms, learned_weights
 from lavra.training.acceleration.compiling import compile_blocks
 from tiny_training import lively
 
@@ -22,12 +22,12 @@ def test_compiled_blocks_with_edits_give_the_same_loss_and_gradients(
     kind: AdapterKind, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))  # the folder of the cache is set there
-    config = EditConfig(adapter=AdapterConfig(kind=kind, rank=4), gradient_checkpointing=again)
+    config = TransformConfig(adapter=AdapterConfig(kind=kind, rank=4), gradient_checkpointing=again)
     found = []
     for compiled in (False, True):
         torch._dynamo.reset()
         model = lively(replace(OURS, depth=4)).train()
-        apply_edits(model, config)
+        apply_transforms(model, config)
         if compiled:
             compile_blocks(model)
         loss = loss_of(model)

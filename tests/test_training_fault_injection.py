@@ -63,9 +63,9 @@ def test_errors_of_memory_are_recognised():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert is_out_of_memory(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
-    wrapped = RuntimeError("the step failed")
-    wrapped.__cause__ = caught.value
-    assert is_out_of_memory(wrapped)
+    hf_model = RuntimeError("the step failed")
+    hf_model.__cause__ = caught.value
+    assert is_out_of_memory(hf_model)
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
     assert not is_out_of_memory(OSError(28, "No space left on device"))
     assert not is_out_of_memory(ValueError("out of memory"))
@@ -97,16 +97,18 @@ def test_releasing_memory_frees_what_the_failed_step_held():
 
 
 @given(st.integers(1, 500), st.data())
-def test_halving_goes_down_through_divisors_to_one(rows_per_step: int, data):
-    micro_rows = data.draw(st.sampled_from([rows for rows in range(1, rows_per_step + 1) if rows_per_step % rows == 0]))
-    while micro_rows > 1:
-        smaller = halve(micro_rows, rows_per_step)
-        assert rows_per_step % smaller == 0
-        assert smaller * 2 <= micro_rows
-        assert not any(rows_per_step % rows == 0 for rows in range(smaller + 1, micro_rows // 2 + 1))
-        micro_rows = smaller
+def test_halving_goes_down_through_divisors_to_one(global_batch_size: int, data):
+    micro_batch_size = data.draw(
+        st.sampled_from([rows for rows in range(1, global_batch_size + 1) if global_batch_size % rows == 0])
+    )
+    while micro_batch_size > 1:
+        smaller = halve(micro_batch_size, global_batch_size)
+        assert global_batch_size % smaller == 0
+        assert smaller * 2 <= micro_batch_size
+        assert not any(global_batch_size % rows == 0 for rows in range(smaller + 1, micro_batch_size // 2 + 1))
+        micro_batch_size = smaller
     with pytest.raises(InputError, match="single row"):
-        halve(micro_rows, rows_per_step)
+        halve(micro_batch_size, global_batch_size)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -33,7 +33,8 @@ from lavra.training.trainer import Trainer
 from lavra.training.updates import Clip
 
 STORED = Path(__file__).with_name("golden_losses.json")
-STEPS, CONTEXT = 20, 32
+STEPS = 20
+CONTEXT = 32
 TOLERANCE: dict[OptimizerName, float] = {"adamw": 1e-4, "muon": 2e-2}
 
 # Camões, Os Lusíadas (1572), the first two stanzas: each line is a document, its line feed the end-of-document token.
@@ -70,10 +71,10 @@ class Passage:
         tokens = self.ids[np.arange(begin - 1, begin + CONTEXT) % len(self.ids)]
         begins = tokens[:-1] == ord("\n")
         begins[0] = True
-        segments = np.cumsum(begins) - 1
+        document_ids = np.cumsum(begins) - 1
         columns = np.arange(CONTEXT)
         positions = columns - np.maximum.accumulate(np.where(begins, columns, 0))
-        return Window(tokens, segments, segments.astype(np.int32), positions, tokens[:-1])
+        return Window(tokens, document_ids, document_ids.astype(np.int32), positions, tokens[:-1])
 
 
 def tiny(preset: str) -> DecoderSpec:
@@ -86,7 +87,7 @@ def tiny(preset: str) -> DecoderSpec:
 def losses(preset: str, optimizer: OptimizerName) -> list[float]:
     """The losses of the first and of the last step."""
     objective = Causal(CONTEXT)
-    batches = BatchSource(Passage(), objective, rows_per_step=4, micro_rows=2, steps=STEPS, seed=0)
+    batches = BatchSource(Passage(), objective, global_batch_size=4, micro_batch_size=2, steps=STEPS, seed=0)
     trainer = Trainer(
         build_decoder(tiny(preset), seed=0),
         objective,

@@ -11,7 +11,7 @@ import torch
 from lavra.objectives.causal import Causal
 from lavra.training.precision import Precision
 from lavra.training.trainer import StepReport, Trainer
-from lavra.training.updates import Clip, ExponentialAverage, GuardFaults, Monitor, SnapshotAverage, Update
+from lavra.training.updates import AnomalyGuard, Clip, ExponentialAverage, Monitor, SnapshotAverage, Update
 from lavra.training.updates.anomalies import SpikeDetector
 from lavra.training.updates.averages import _Averaged
 from tiny_training import CONTEXT, Capture, Chain, all_tensors, assert_same_bits, distance, run, tiny_trainer
@@ -21,13 +21,13 @@ STEPS = 6
 NEUTRAL: dict[str, Chain] = {
     "clip": lambda _: [Clip(math.inf)],
     "monitor": lambda _: [Monitor(every=2)],
-    "faults": lambda _: [GuardFaults("skip", lambda step, reason: None, spikes=SpikeDetector(4, 50.0, 2))],
-    "ema": lambda trainer: [ExponentialAverage(trainer.masters, 0.9)],
-    "swa": lambda trainer: [SnapshotAverage(trainer.masters, 2, 2)],
+    "anomalies": lambda _: [AnomalyGuard("skip", lambda step, reason: None, spikes=SpikeDetector(4, 50.0, 2))],
+    "ema": lambda trainer: [ExponentialAverage(trainer.master_weights, 0.9)],
+    "swa": lambda trainer: [SnapshotAverage(trainer.master_weights, 2, 2)],
     "all": lambda trainer: [
         Monitor(),
-        GuardFaults("skip", lambda step, reason: None),
-        ExponentialAverage(trainer.masters, 0.9),
+        AnomalyGuard("skip", lambda step, reason: None),
+        ExponentialAverage(trainer.master_weights, 0.9),
         Clip(math.inf),
     ],
 }
@@ -40,8 +40,8 @@ def same_reports(left: Sequence[StepReport], right: Sequence[StepReport]) -> boo
     return [figures(one) for one in left] == [figures(one) for one in right]
 
 
-def masters(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in trainer.masters.weights.items()}
+def master_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in trainer.master_weights.weights.items()}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -62,15 +62,17 @@ def test_no_smoothing_moves_no_bit_and_some_moves_many():
     for trainer in (without, neutral, smoothed):
         run(trainer)
     assert_same_bits(all_tensors(neutral), all_tensors(without))
-    assert distance(masters(smoothed), masters(without)) > 1e-4
+    assert distance(master_weights(smoothed), master_weights(without)) > 1e-4
 
 
 def averaged(trainer: Trainer) -> dict[str, torch.Tensor]:
     """The weights that validation sees."""
-    with trainer.evaluating():
-        seen = masters(trainer)
-        for name, weight in trainer.masters.weights.items():
-            assert torch.equal(trainer.masters.working[name].float(), weight.to(trainer.masters.working[name]).float())
+    with trainer.eval_mode():
+        seen = master_weights(trainer)
+        for name, weight in trainer.master_weights.weights.items():
+            assert torch.equal(
+                trainer.master_weights.working[name].float(), weight.to(trainer.master_weights.working[name]).float()
+            )
     return seen
 
 
@@ -78,8 +80,8 @@ def averaged(trainer: Trainer) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "chain",
     [
-        lambda trainer: [ExponentialAverage(trainer.masters, 0.0)],
-        lambda trainer: [SnapshotAverage(trainer.masters, STEPS - 1, 10)],
+        lambda trainer: [ExponentialAverage(trainer.master_weights, 0.0)],
+        lambda trainer: [SnapshotAverage(trainer.master_weights, STEPS - 1, 10)],
     ],
     ids=["ema of decay 0", "swa of one snapshot"],
 )
@@ -87,7 +89,7 @@ def test_a_neutral_average_is_the_weights_themselves(chain: Chain, precision: Pr
     trainer = tiny_trainer(steps=STEPS, precision=precision, updates=chain)
     run(trainer)
     before = all_tensors(trainer)
-    assert_same_bits(averaged(trainer), masters(trainer))
+    assert_same_bits(averaged(trainer), master_weights(trainer))
     assert_same_bits(all_tensors(trainer), before)
 
 
@@ -95,11 +97,14 @@ def test_averages_are_what_they_say():
     seen: list[dict[str, torch.Tensor]] = []
     trainer = tiny_trainer(
         steps=STEPS,
-        updates=lambda trainer: [ExponentialAverage(trainer.masters, 0.5), SnapshotAverage(trainer.masters, 1, 2)],
+        updates=lambda trainer: [
+            ExponentialAverage(trainer.master_weights, 0.5),
+            SnapshotAverage(trainer.master_weights, 1, 2),
+        ],
     )
     for _ in range(STEPS):
         run(trainer, 1)
-        seen.append(masters(trainer))
+        seen.append(master_weights(trainer))
     ema, swa = trainer.updates
     assert isinstance(ema, _Averaged)
     assert isinstance(swa, _Averaged)
@@ -114,14 +119,14 @@ def test_averages_are_what_they_say():
 
 
 def test_averages_are_seen_in_evaluation_only():
-    trainer = tiny_trainer(updates=lambda trainer: [ExponentialAverage(trainer.masters, 0.9)])
-    with trainer.evaluating():
+    trainer = tiny_trainer(updates=lambda trainer: [ExponentialAverage(trainer.master_weights, 0.9)])
+    with trainer.eval_mode():
         assert not trainer.model.training  # pyright: ignore[reportAttributeAccessIssue]
-        assert_same_bits(masters(trainer), masters(tiny_trainer()))  # nothing is averaged yet
+        assert_same_bits(master_weights(trainer), master_weights(tiny_trainer()))  # nothing is averaged yet
     run(trainer, 3)
     before = all_tensors(trainer)
-    assert distance(averaged(trainer), masters(trainer)) > 1e-4
-    with pytest.raises(ZeroDivisionError), trainer.evaluating():
+    assert distance(averaged(trainer), master_weights(trainer)) > 1e-4
+    with pytest.raises(ZeroDivisionError), trainer.eval_mode():
         raise ZeroDivisionError
     assert_same_bits(all_tensors(trainer), before)
     assert trainer.model.training  # pyright: ignore[reportAttributeAccessIssue]
@@ -161,9 +166,9 @@ def test_the_first_update_is_the_outermost():
 
 def test_the_monitor_measures_what_it_says():
     trainer = tiny_trainer(updates=lambda _: [Monitor(every=2), Clip(1e-3)])
-    before = masters(trainer)
+    before = master_weights(trainer)
     first, second, third = run(trainer, 3)
-    after = masters(trainer)
+    after = master_weights(trainer)
     assert "parameter_norm" not in second.metrics
     assert first.metrics["clipped_share"] == third.metrics["clipped_share"] == 1.0
     norm = math.sqrt(sum(float(weight.double().square().sum()) for weight in after.values()))
@@ -173,5 +178,7 @@ def test_the_monitor_measures_what_it_says():
     assert first.metrics["update_ratio_head"] == 0.0  # it begins at zero, and a ratio to nothing is none
     once = tiny_trainer(updates=lambda _: [Monitor(every=1), Clip(1e-3)])
     report = run(once, 1)[0]
-    moved = (masters(once)["embedding.weight"] - before["embedding.weight"]).norm() / before["embedding.weight"].norm()
+    moved = (master_weights(once)["embedding.weight"] - before["embedding.weight"]).norm() / before[
+        "embedding.weight"
+    ].norm()
     assert report.metrics["update_ratio_embedding"] == pytest.approx(float(moved), rel=1e-4)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from edited_models import base_model
-from lavra.config.transforms import AdapterConfig, EditConfig
+from lavra.config.transforms import AdapterConfig, TransformConfig
 from lavra.core.errors import InputError
-from lavra.models.transforms.apply import apply_edits, learned_weights
+from lavra.models.transforms.apply import apply_transforms, learned_weights
 from lavra.training.optimizers.optimizers import OptimizerOptions, Optimizers, layer_factors
 from tiny_training import SPEC, lively, tiny_trainer
 
@@ -45,17 +45,17 @@ def test_muon_takes_the_matrices_of_the_blocks_and_nothing_else(name: str) -> No
 def test_adapters_are_learned_by_adamw() -> None:
     for kind in ("lora", "dora", "ia3"):
         model = base_model("t5")
-        apply_edits(model, EditConfig(adapter=AdapterConfig(kind=kind, rank=4)))
+        apply_transforms(model, TransformConfig(adapter=AdapterConfig(kind=kind, rank=4)))
         optimizers = Optimizers(learned_weights(model), OptimizerOptions(name="muon"))
         assert [type(each).__name__ for each in optimizers.optimizers] == ["AdamW"]
 
 
 def test_embeddings_have_a_rate_of_their_own_that_the_reported_rate_is_not() -> None:
     model = lively(SPEC)
-    options = OptimizerOptions(learning_rate=0.003, embedding_learning_rate=0.15)
-    rates = {key: rate for key, (_, rate, _) in taken(model, options).items()}
-    assert rates["embedding.weight"] == 0.15
-    assert rates["output.weight"] == 0.003
+    options = OptimizerOptions(learning_rate=0.003, embedding_lr=0.15)
+    lrs = {key: rate for key, (_, rate, _) in taken(model, options).items()}
+    assert lrs["embedding.weight"] == 0.15
+    assert lrs["output.weight"] == 0.003
     optimizers = Optimizers(dict(model.named_parameters()), options)
     optimizers.step(0.5)
     assert optimizers.learning_rate == pytest.approx(0.0015)

@@ -19,8 +19,8 @@ schedules = st.builds(
     Schedule,
     shape=st.sampled_from(SHAPES),
     warmup_steps=st.integers(0, 30),
-    cooldown=st.floats(0.0, 1.0),
-    floor=st.floats(0.0, 1.0),
+    decay_fraction=st.floats(0.0, 1.0),
+    min_lr_ratio=st.floats(0.0, 1.0),
 )
 
 
@@ -34,7 +34,7 @@ schedules = st.builds(
     ],
 )
 def test_values_at_known_points(shape: Shape, expected: dict[int, float]):
-    schedule = Schedule(shape, warmup_steps=10, cooldown=0.4, floor=0.1)
+    schedule = Schedule(shape, warmup_steps=10, decay_fraction=0.4, min_lr_ratio=0.1)
     for step, factor in expected.items():
         assert schedule.factor(step, 100) == pytest.approx(factor)
 
@@ -42,10 +42,10 @@ def test_values_at_known_points(shape: Shape, expected: dict[int, float]):
 @given(schedule=schedules, steps=st.integers(1, 200))
 def test_it_grows_then_falls_and_stays_within_its_bounds(schedule: Schedule, steps: int):
     factors = [schedule.factor(step, steps) for step in range(steps)]
-    assert all(0.0 < factor <= 1.0 for factor in factors) or schedule.floor == 0.0
+    assert all(0.0 < factor <= 1.0 for factor in factors) or schedule.min_lr_ratio == 0.0
     after = factors[schedule.warmup_steps :]
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(after))
-    assert all(factor >= min(schedule.floor, 1.0) - 1e-12 for factor in after)
+    assert all(factor >= min(schedule.min_lr_ratio, 1.0) - 1e-12 for factor in after)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -66,7 +66,7 @@ def test_the_fall_reaches_the_floor_but_for_one_step():
 
 
 def test_a_trainer_follows_its_schedule():
-    schedule = Schedule("linear", warmup_steps=2, floor=0.0)
+    schedule = Schedule("linear", warmup_steps=2, min_lr_ratio=0.0)
     trainer = tiny_trainer(schedule=schedule, optimizer=OptimizerOptions(learning_rate=0.01), steps=5)
     assert [report.learning_rate for report in run(trainer)] == [0.01 * schedule.factor(step, 5) for step in range(5)]
     matrices, rest = trainer.optimizers.optimizers

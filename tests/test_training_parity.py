@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-import wrapped_models as tiny
+import hf_models as tiny
 from lavra.core.seeds import row_streams
 from lavra.data.examples.encoding import ExampleEncoder
 from lavra.data.examples.rows import ExampleRow
@@ -26,10 +26,10 @@ from lavra.data.readers.rows import BadRows
 from lavra.data.token_store.writer import StoreWriter
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.data.tokenizers.word_boundaries import Words
-from lavra.models.contract import IGNORED
-from lavra.models.hf.model import Wrapped
-from lavra.objectives.completion import Answers
-from lavra.objectives.mlm import Masked, mask_token_of
+from lavra.models.hf.model import HFModel
+from lavra.models.protocols import IGNORED
+from lavra.objectives.completion import Completion
+from lavra.objectives.mlm import MaskedLM, mask_token_of
 from lavra.objectives.seq2seq import Seq2Seq
 from lavra.training.batches import BatchSource
 from lavra.training.optimizers.optimizers import OptimizerOptions
@@ -38,9 +38,12 @@ from lavra.training.trainer import Trainer
 from lavra.training.updates import Clip
 from little_tokenizers import TEXTS, byte_level, unigram, wordpiece
 
-STEPS, ROWS, RATE = 50, 3, 2e-3
+STEPS = 50
+ROWS = 3
+RATE = 2e-3
 CONTEXT = 64
-BETAS, EPSILON = (0.9, 0.95), 1e-10
+BETAS = (0.9, 0.95)
+EPSILON = 1e-10
 
 
 def examples(folder: Path, tokenizer: Tokenizer, kind: Kind, seed: int) -> ExampleSource:
@@ -60,7 +63,7 @@ def examples(folder: Path, tokenizer: Tokenizer, kind: Kind, seed: int) -> Examp
 
 
 def windows(folder: Path, tokenizer: Tokenizer, seed: int) -> WindowSource:
-    with StoreWriter(folder / "store", tokenizer, begin=tokenizer.beginning) as writer:
+    with StoreWriter(folder / "store", tokenizer, begin=tokenizer.bos) as writer:
         for text in TEXTS[:24]:
             writer.add("topics", text[:400], np.array(tokenizer.encode(text[:400])))
     return WindowSource(writer.opened(), CONTEXT, seed)
@@ -80,14 +83,14 @@ def batch_of_pairs(rows: Sequence[PackedRow]) -> dict[str, torch.Tensor]:
     return {"input_ids": padded(read, tiny.PAD), "attention_mask": mask, "labels": labels}
 
 
-def batch_of_masks(objective: Masked, rows: Sequence[Any], seed: int, first: int) -> dict[str, torch.Tensor]:
+def batch_of_masks(objective: MaskedLM, rows: Sequence[Any], seed: int, first: int) -> dict[str, torch.Tensor]:
     """A step's windows as transformers wants them, each document's part a row, hidden as ours hides it."""
     batch = objective.encode(rows, row_streams(seed, "encode", first=first), first / (STEPS * ROWS))
-    assert batch.segments is not None
+    assert batch.document_ids is not None
     inputs, labels = [], []
     for row in range(len(rows)):
-        for segment in range(int(batch.segments[row].max()) + 1):
-            part = batch.segments[row] == segment
+        for segment in range(int(batch.document_ids[row].max()) + 1):
+            part = batch.document_ids[row] == segment
             inputs.append(batch.inputs[row, part].tolist())
             labels.append(batch.targets[row, part].tolist())
     mask = padded([[1] * len(one) for one in inputs], 0)
@@ -120,13 +123,13 @@ def theirs(model: Any, batches: list[dict[str, torch.Tensor]], folder: Path) -> 
     return losses
 
 
-def ours(model: Wrapped, objective: Any, source: Any, seed: int) -> list[float]:
+def ours(model: HFModel, objective: Any, source: Any, seed: int) -> list[float]:
     trainer = Trainer(
         model.train(),
         objective,
-        BatchSource(source, objective, rows_per_step=ROWS, micro_rows=1, steps=STEPS, seed=seed),
+        BatchSource(source, objective, global_batch_size=ROWS, micro_batch_size=1, steps=STEPS, seed=seed),
         optimizer=OptimizerOptions(name="adamw", learning_rate=RATE, betas=BETAS),
-        schedule=Schedule(shape="linear", warmup_steps=0, floor=0.0),
+        schedule=Schedule(shape="linear", warmup_steps=0, min_lr_ratio=0.0),
         precision="fp32",
         device=torch.device("cpu"),
         steps=STEPS,
@@ -152,14 +155,14 @@ def test_fifty_steps_follow_the_curve_of_transformers(
     seed, tokenizer = 7, tokenizer()
     plain = tiny.plain_model(name, vocab_size=tokenizer.vocabulary_size, **options)
     kind = tiny.FAMILIES[name][0]
-    model = Wrapped(deepcopy(plain), kind)
+    model = HFModel(deepcopy(plain), kind)
     if kind == "encoder":
         source = windows(tmp_path, tokenizer, seed)
-        objective: Any = Masked(CONTEXT, mask_token_of(tokenizer), Words.of(tokenizer), rate=0.3, final_rate=0.15)
+        objective: Any = MaskedLM(CONTEXT, mask_token_of(tokenizer), Words.of(tokenizer), rate=0.3, final_rate=0.15)
         batches = [batch_of_masks(objective, source.rows(n * ROWS, ROWS), seed, n * ROWS) for n in range(STEPS)]
     else:
         source = examples(tmp_path, tokenizer, kind, seed)
-        objective = Answers(CONTEXT) if kind == "decoder" else Seq2Seq(CONTEXT, CONTEXT, model.decoder_inputs)
+        objective = Completion(CONTEXT) if kind == "decoder" else Seq2Seq(CONTEXT, CONTEXT, model.decoder_inputs)
         batches = [batch_of_pairs(source.rows(n * ROWS, ROWS)) for n in range(STEPS)]
     expected = theirs(plain.train(), batches, tmp_path / "out")
     found = ours(model, objective, source, seed)

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from lavra.config.choices import OptimizerName
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.data.packing import WindowSource
-from lavra.models.contract import IGNORED
-from lavra.training.batches import BatchSource, Ranks
+from lavra.models.protocols import IGNORED
+from lavra.training.batches import BatchSource, DistributedInfo
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.optimizers.optimizers import OptimizerOptions, Optimizers
 from lavra.training.precision import Precision
 from lavra.training.trainer import Trainer
-from lavra.training.updates import Clip, ExponentialAverage, GuardFaults, Monitor, SnapshotAverage
+from lavra.training.updates import AnomalyGuard, Clip, ExponentialAverage, Monitor, SnapshotAverage
 from lavra.training.updates.anomalies import SpikeDetector
 from tiny_training import SPEC, Capture, Chain, all_tensors, assert_same_bits, distance, run, tiny_trainer
 
@@ -29,11 +29,11 @@ CHAINS: dict[str, Chain] = {
     "none": lambda _: [],
     "ema": lambda trainer: [
         Monitor(2),
-        GuardFaults("skip", lambda step, reason: None, spikes=SpikeDetector(4, 50.0, 2)),
-        ExponentialAverage(trainer.masters, 0.8),
+        AnomalyGuard("skip", lambda step, reason: None, spikes=SpikeDetector(4, 50.0, 2)),
+        ExponentialAverage(trainer.master_weights, 0.8),
         Clip(0.5),
     ],
-    "swa": lambda trainer: [SnapshotAverage(trainer.masters, 2, 2)],
+    "swa": lambda trainer: [SnapshotAverage(trainer.master_weights, 2, 2)],
 }
 
 
@@ -80,15 +80,15 @@ def test_the_state_is_plain_json():
     assert json.loads(json.dumps(trainer.state())) == trainer.state()
 
 
-@pytest.mark.parametrize("micro_rows", [1, 2])
-def test_a_smaller_micro_batch_after_restoring_keeps_order_and_tokens(micro_rows: int):
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_a_smaller_micro_batch_after_restoring_keeps_order_and_tokens(micro_batch_size: int):
     captures = [Capture(), Capture()]
-    first = tiny_trainer(steps=STEPS, micro_rows=4, updates=lambda _: [captures[0]])
+    first = tiny_trainer(steps=STEPS, micro_batch_size=4, updates=lambda _: [captures[0]])
     run(first, 3)
     tensors = {group: {name: part.clone() for name, part in all_.items()} for group, all_ in first.tensors().items()}
     state = first.state()
     run(first, 1)
-    second = tiny_trainer(steps=STEPS, micro_rows=micro_rows, updates=lambda _: [captures[1]])
+    second = tiny_trainer(steps=STEPS, micro_batch_size=micro_batch_size, updates=lambda _: [captures[1]])
     second.restore(tensors.__getitem__, state)
     run(second, 1)
     assert captures[1].weights == captures[0].weights[3:]
@@ -103,24 +103,27 @@ def rows_of(batches: BatchSource, step: int) -> list[tuple[int, ...]]:
 
 
 def test_what_a_step_trains_on_depends_on_its_number_only():
-    whole = tiny_trainer(rows_per_step=4, micro_rows=4).batches
-    small = tiny_trainer(rows_per_step=4, micro_rows=1).batches
-    ranks = [tiny_trainer(rows_per_step=4, micro_rows=2, ranks=Ranks(rank, 2)).batches for rank in range(2)]
+    whole = tiny_trainer(global_batch_size=4, micro_batch_size=4).batches
+    small = tiny_trainer(global_batch_size=4, micro_batch_size=1).batches
+    distributed = [
+        tiny_trainer(global_batch_size=4, micro_batch_size=2, distributed=DistributedInfo(rank, 2)).batches
+        for rank in range(2)
+    ]
     expected = {step: rows_of(whole, step) for step in range(8)}
     for step in (5, 0, 7, 3, 4):  # any order: what was prepared ahead plays no part
         assert rows_of(small, step) == expected[step]
         assert rows_of(whole, step) == expected[step]
-        assert [row for rank in ranks for row in rows_of(rank, step)] == expected[step]
+        assert [row for rank in distributed for row in rows_of(rank, step)] == expected[step]
     assert len({row for rows in expected.values() for row in rows}) == 32
-    other = tiny_trainer(rows_per_step=4, seed=1).batches
+    other = tiny_trainer(global_batch_size=4, seed=1).batches
     assert rows_of(other, 0) != expected[0]
 
 
 def test_an_epoch_of_steps_learns_from_every_token_once():
-    source = tiny_trainer(rows_per_step=1, micro_rows=1).batches.source
+    source = tiny_trainer(global_batch_size=1, micro_batch_size=1).batches.source
     assert isinstance(source, WindowSource)
     tokens, windows = source.store.manifest.tokens, source.order.windows
-    trainer = tiny_trainer(rows_per_step=1, micro_rows=1, steps=windows)
+    trainer = tiny_trainer(global_batch_size=1, micro_batch_size=1, steps=windows)
     run(trainer)
     assert trainer.targets == tokens
     seen = [token for step in range(windows) for row in rows_of(trainer.batches, step) for token in row]
@@ -145,18 +148,18 @@ def test_an_excluded_step_is_counted_and_left_out():
     assert [report.applied for report in reports] == [number not in {0, 2} for number in range(STEPS)]
     assert trainer.step == STEPS
     again = tiny_trainer(steps=STEPS)
-    again.restore({"masters": trainer.tensors()["masters"], "optimizer": {}}.__getitem__, trainer.state())
+    again.restore({"master_weights": trainer.tensors()["master_weights"], "optimizer": {}}.__getitem__, trainer.state())
     assert again.excluded == {0, 2}
 
 
 def test_weights_of_another_model_are_refused():
     trainer = tiny_trainer()
-    weights = dict(trainer.tensors()["masters"])
+    weights = dict(trainer.tensors()["master_weights"])
     weights["extra"] = torch.zeros(1)
     del weights["embedding.weight"]
     with pytest.raises(InputError, match=r"other weights than the model: embedding\.weight, extra"):
-        trainer.masters.load(weights)
-    with pytest.raises(Damaged, match="state for unknown weights: extra"):
+        trainer.master_weights.load(weights)
+    with pytest.raises(CorruptFile, match="state for unknown weights: extra"):
         trainer.optimizers.load_tensors({"extra|step": torch.zeros(())})
 
 
@@ -168,7 +171,7 @@ def test_each_weight_has_one_optimizer_and_only_matrices_decay(name: OptimizerNa
 
     spec = replace(SPEC, positions="learned", norm_weight=True, mlp_bias=True, attention_bias=True)
     weights = dict(build_decoder(spec).named_parameters())
-    optimizers = Optimizers(weights, OptimizerOptions(name, weight_decay=0.1, matrix_weight_decay=0.2))
+    optimizers = Optimizers(weights, OptimizerOptions(name, weight_decay=0.1, muon_weight_decay=0.2))
     names = {id(weight): one for one, weight in weights.items()}
     decay = {
         names[id(weight)]: (type(optimizer).__name__, group["weight_decay"])

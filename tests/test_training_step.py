@@ -26,20 +26,20 @@ class Ascent:
         self.norms: list[float] = []
 
     def around(self, step: Step, inner: Inner) -> Outcome:
-        weights = step.masters.weights
+        weights = step.master_weights.weights
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         norm = step.gradient_norm()
         with torch.no_grad():
             for weight in weights.values():
                 if weight.grad is not None:
                     weight += self.rho / norm * weight.grad
-        step.masters.publish()
+        step.master_weights.copy_to_model()
         step.backward(record=self.record)
         self.norms.append(norm)
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.copy_(before[name])
-        step.masters.publish()
+        step.master_weights.copy_to_model()
         return inner()
 
     def state_dict(self) -> dict[str, object]:
@@ -57,7 +57,10 @@ def test_a_second_gradient_leaves_the_steps_own_figures(precision):
     (report,), (usual,) = run(trainer, 1), run(plain, 1)
     assert report.loss == usual.loss
     assert report.gradient_norm == usual.gradient_norm == ascent.norms[0]
-    moved = [torch.equal(trainer.masters.weights[name], plain.masters.weights[name]) for name in plain.masters.weights]
+    moved = [
+        torch.equal(trainer.master_weights.weights[name], plain.master_weights.weights[name])
+        for name in plain.master_weights.weights
+    ]
     assert not all(moved)
 
 
@@ -71,7 +74,10 @@ def test_at_no_distance_it_is_the_plain_step():
     trainer, plain = tiny_trainer(updates=lambda trainer: [Ascent(0.0, record=False)]), tiny_trainer()
     run(trainer)
     run(plain)
-    assert all(torch.equal(weight, plain.masters.weights[name]) for name, weight in trainer.masters.weights.items())
+    assert all(
+        torch.equal(weight, plain.master_weights.weights[name])
+        for name, weight in trainer.master_weights.weights.items()
+    )
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lavra.core.errors import InputError
-from lavra.training.callbacks import Observers
+from lavra.training.callbacks import Callbacks
 from lavra.training.trackers import make_tracker, numbers, settings
 
 CONFIG = {"model": {"depth": 8, "width": 256}, "seed": 1}
@@ -18,14 +18,14 @@ CONFIG = {"model": {"depth": 8, "width": 256}, "seed": 1}
 def run(folder: Path, name: str, start: int, end: int, status: str | None = "done") -> None:
     """Train from step `start` to `end` with a tracker; a status of None means that the process was killed there."""
     reports: list[str] = []
-    observers = Observers([make_tracker(name, folder)], reports.append)
-    observers.on("start", {"config": CONFIG, "step": start})
+    callbacks = Callbacks([make_tracker(name, folder)], reports.append)
+    callbacks.on("start", {"config": CONFIG, "step": start})
     for step in range(start + 1, end + 1):
-        observers.on("step", {"step": step, "loss": 10.0 / step, "clipped": True, "note": "text", "nDCG@10": 0.5})
-    observers.on("validation", {"step": end, "loss": {"value": 2.0, "low": 1.5, "high": 2.5}})
-    observers.on("checkpoint", {"step": end, "path": "somewhere"})
+        callbacks.on("step", {"step": step, "loss": 10.0 / step, "clipped": True, "note": "text", "nDCG@10": 0.5})
+    callbacks.on("validation", {"step": end, "loss": {"value": 2.0, "low": 1.5, "high": 2.5}})
+    callbacks.on("checkpoint", {"step": end, "path": "somewhere"})
     if status:
-        observers.on("end", {"step": end, "status": status})
+        callbacks.on("end", {"step": end, "status": status})
     assert reports == []
 
 

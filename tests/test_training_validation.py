@@ -11,9 +11,9 @@ import torch
 from lavra.core.disk.run_folder import RunFolder
 from lavra.data.packing import WindowSource
 from lavra.objectives.causal import Causal
-from lavra.training.callbacks import Observers
+from lavra.training.callbacks import Callbacks
 from lavra.training.checkpoints.checkpoints import CheckpointStore
-from lavra.training.loop import Loop, Rhythm, Units
+from lavra.training.loop import Intervals, Loop, Units
 from lavra.training.updates import ExponentialAverage
 from lavra.training.validation import Validation
 from tiny_training import CONTEXT, SPEC, lively, run, tiny_trainer, topics_store
@@ -21,14 +21,14 @@ from tiny_training import CONTEXT, SPEC, lively, run, tiny_trainer, topics_store
 CPU = torch.device("cpu")
 
 
-def held_out(rows: int | None = None) -> Validation:
+def validation_set(rows: int | None = None) -> Validation:
     source = WindowSource(topics_store(), CONTEXT, 0)
     return Validation(source, rows or source.order.windows, topics_store().manifest.bytes_per_token)
 
 
-@pytest.mark.parametrize("micro_rows", [1, 3, 64])
-def test_the_loss_is_the_mean_over_tokens_however_it_is_cut(micro_rows: int):
-    model, validation = lively(SPEC).eval(), held_out()
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 64])
+def test_the_loss_is_the_mean_over_tokens_however_it_is_cut(micro_batch_size: int):
+    model, validation = lively(SPEC).eval(), validation_set()
     windows = validation.source.rows(0, validation.rows)
     losses, tokens = 0.0, 0
     with torch.no_grad():
@@ -36,18 +36,18 @@ def test_the_loss_is_the_mean_over_tokens_however_it_is_cut(micro_rows: int):
             part = Causal(CONTEXT).loss(model, Causal(CONTEXT).encode([window], None, 0.0))  # pyright: ignore[reportArgumentType]
             losses, tokens = losses + float(part.sum), tokens + len(window)
     assert tokens == topics_store().manifest.tokens
-    assert validation.loss(model, Causal(CONTEXT), micro_rows, CPU) == pytest.approx(losses / tokens, rel=1e-6)
+    assert validation.loss(model, Causal(CONTEXT), micro_batch_size, CPU) == pytest.approx(losses / tokens, rel=1e-6)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_the_loss_is_not_smoothed():
-    model, validation = lively(SPEC).eval(), held_out()
+    model, validation = lively(SPEC).eval(), validation_set()
     plain = validation.loss(model, Causal(CONTEXT), 4, CPU)
     assert validation.loss(model, Causal(CONTEXT, label_smoothing=0.2), 4, CPU) == plain
 
 
 def test_running_out_of_memory_halves_the_rows_and_changes_nothing():
-    model, validation = lively(SPEC).eval(), held_out(8)
+    model, validation = lively(SPEC).eval(), validation_set(8)
     expected = validation.loss(model, Causal(CONTEXT), 4, CPU)
     largest: list[int] = []
 
@@ -75,22 +75,22 @@ def test_a_single_row_that_does_not_fit_is_an_error():
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        held_out().loss(lively(SPEC), Hopeless(CONTEXT), 2, CPU)
+        validation_set().loss(lively(SPEC), Hopeless(CONTEXT), 2, CPU)
 
 
 def test_bits_per_byte_are_of_the_original_text():
-    validation = held_out()
+    validation = validation_set()
     manifest = topics_store().manifest
     assert validation.bits_per_byte(math.log(2)) == pytest.approx(manifest.tokens / manifest.bytes)
 
 
 def test_the_loop_keeps_its_rhythm_and_validates_the_averages(tmp_path: Path):
-    trainer = tiny_trainer(steps=7, updates=lambda trainer: [ExponentialAverage(trainer.masters, 0.5)])
+    trainer = tiny_trainer(steps=7, updates=lambda trainer: [ExponentialAverage(trainer.master_weights, 0.5)])
     record = RunFolder.create(tmp_path / "run", "")
     store = CheckpointStore(record.checkpoints, keep=10)
-    rhythm = Rhythm(7, validate_every=3, checkpoint_every=2, log_every=2)
-    validation = held_out(4)
-    loop = Loop(trainer, record, store, rhythm, Units(3.0, 0.5, 1.0), validation, Observers([]))
+    intervals = Intervals(7, validate_every=3, checkpoint_every=2, log_every=2)
+    validation = validation_set(4)
+    loop = Loop(trainer, record, store, intervals, Units(3.0, 0.5, 1.0), validation, Callbacks([]))
     loop.train()
     lines = record.metrics.read()
     assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 6, 7]
@@ -100,7 +100,7 @@ def test_the_loop_keeps_its_rhythm_and_validates_the_averages(tmp_path: Path):
         assert line["perplexity"] == pytest.approx(math.exp(line["loss"]))
         bytes_per_token = 3.0 if line["split"] == "train" else validation.bytes_per_token
         assert line["bits_per_byte"] == pytest.approx(line["loss"] / math.log(2) / bytes_per_token)
-    with trainer.evaluating():
+    with trainer.eval_mode():
         averaged = validation.loss(trainer.model, Causal(CONTEXT), 4, CPU)
     raw = validation.loss(trainer.model, Causal(CONTEXT), 4, CPU)
     assert lines[-1]["loss"] == pytest.approx(averaged, rel=1e-6)
@@ -112,10 +112,16 @@ def test_looking_at_a_run_does_not_change_it(tmp_path: Path):
     """Validation, checkpoints and logging leave the weights as they would be without."""
     watched, alone = tiny_trainer(steps=5), tiny_trainer(steps=5)
     record = RunFolder.create(tmp_path / "run", "")
-    rhythm = Rhythm(5, validate_every=1, checkpoint_every=1)
+    intervals = Intervals(5, validate_every=1, checkpoint_every=1)
     Loop(
-        watched, record, CheckpointStore(record.checkpoints), rhythm, Units(3.0, 0.5, 1.0), held_out(), Observers([])
+        watched,
+        record,
+        CheckpointStore(record.checkpoints),
+        intervals,
+        Units(3.0, 0.5, 1.0),
+        validation_set(),
+        Callbacks([]),
     ).train()
     run(alone)
-    for name, weight in watched.masters.weights.items():
-        assert torch.equal(weight, alone.masters.weights[name]), name
+    for name, weight in watched.master_weights.weights.items():
+        assert torch.equal(weight, alone.master_weights.weights[name]), name

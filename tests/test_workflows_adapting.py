@@ -13,13 +13,13 @@ import torch
 import lavra
 from lavra.core.errors import InputError
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.models.hf.folders import open_wrapped
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.folders import open_hf_model
+from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.workflows.models.open import open_model
 
 QUICK: dict[str, Any] = {
-    "machine": {"micro_rows": 2, "threads": 1, "precision": "fp32", "compile": "no"},
+    "machine": {"micro_batch_size": 2, "threads": 1, "precision": "fp32", "compile": "no"},
     "samples": 1,
 }
 VOCABULARY = 400
@@ -80,7 +80,7 @@ def base(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         steps=40,
         model=shape,
         text={"vocabulary": VOCABULARY},
-        optimization={"tokens_per_step": 512},
+        optimization={"batch_tokens": 512},
         samples=0,
     )
     return run.path
@@ -135,7 +135,7 @@ def steps(run: lavra.Run, split: str) -> dict[int, float]:
 
 
 def test_a_decoder_of_the_field_goes_on_from_where_it_was(text: Path, gpt2: Path, tmp_path: Path) -> None:
-    rate = {"learning_rate": 3e-3, "tokens_per_step": 256}
+    rate = {"learning_rate": 3e-3, "batch_tokens": 256}
     run = train(text, gpt2, tmp_path / "run", steps=30, optimization=rate)
     validation = steps(run, "validation")
     assert validation[30] < validation[0] - 0.3
@@ -161,12 +161,12 @@ def test_a_run_needs_nothing_from_elsewhere_to_go_on(text: Path, base: Path, tmp
 
 
 def test_an_encoder_decoder_learns_pairs(pairs: Path, t5: Path, tmp_path: Path) -> None:
-    run = train(pairs, t5, tmp_path / "run", steps=30, optimization={"learning_rate": 3e-3, "tokens_per_step": 512})
+    run = train(pairs, t5, tmp_path / "run", steps=30, optimization={"learning_rate": 3e-3, "batch_tokens": 512})
     validation = steps(run, "validation")
     assert run.plan["objective"] == "seq2seq"
     assert validation[30] < validation[0] - 0.3
-    assert isinstance(open_model(str(run.path)).model, Wrapped)
-    line = run.result["ledger"][0]
+    assert isinstance(open_model(str(run.path)).model, HFModel)
+    line = run.result["data_usage"][0]
     assert line["total"] == line["epochs"] * (line["seen"] + line["left"]) + line["seen"]
     sample = json.loads((run.path / "samples.jsonl").read_text().splitlines()[0])
     assert sample["prompt"].startswith("The capital of land")
@@ -174,18 +174,18 @@ def test_an_encoder_decoder_learns_pairs(pairs: Path, t5: Path, tmp_path: Path) 
 
 
 def test_an_encoder_learns_hidden_words(text: Path, bert: Path, tmp_path: Path) -> None:
-    run = train(text, bert, tmp_path / "run", steps=30, optimization={"learning_rate": 3e-3, "tokens_per_step": 512})
-    assert run.plan["objective"] == "masked"
+    run = train(text, bert, tmp_path / "run", steps=30, optimization={"learning_rate": 3e-3, "batch_tokens": 512})
+    assert run.plan["objective"] == "mlm"
     assert steps(run, "validation")[30] < steps(run, "validation")[0] - 0.3
-    assert open_wrapped(run.path / "model").kind == "encoder"
+    assert open_hf_model(run.path / "model").kind == "encoder"
     with pytest.raises(InputError, match="cannot learn from examples"):
         train(text, bert, tmp_path / "other", text={"prompt": "text", "completion": "text"})
 
 
 def test_answers_are_learned_from_nothing(pairs: Path, tmp_path: Path) -> None:
     shape = {"depth": 2, "width": 32, "heads": 2}
-    run = train(pairs, None, tmp_path / "run", steps=60, model=shape, optimization={"tokens_per_step": 512})
-    assert run.plan["objective"] == "answers"
+    run = train(pairs, None, tmp_path / "run", steps=60, model=shape, optimization={"batch_tokens": 512})
+    assert run.plan["objective"] == "completion"
     assert steps(run, "validation")[60] < 0.7 * steps(run, "train")[1]
     generated = run.generate("The capital of land 12 is", greedy=True, max_new_tokens=8)
     assert "city" in generated[0].text
@@ -193,8 +193,10 @@ def test_answers_are_learned_from_nothing(pairs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "ia3"])
 def test_an_adapter_learns_alone_and_is_folded(kind: str, text: Path, base: Path, tmp_path: Path) -> None:
-    edits = {"adapter": {"kind": kind, "rank": 4}}
-    run = train(text, base, tmp_path / "run", edits=edits, optimization={"learning_rate": 1e-2, "tokens_per_step": 256})
+    transforms = {"adapter": {"kind": kind, "rank": 4}}
+    run = train(
+        text, base, tmp_path / "run", transforms=transforms, optimization={"learning_rate": 1e-2, "batch_tokens": 256}
+    )
     assert run.result["folded"]["holds"]
     assert run.result["folded"]["largest_difference"] < 1e-4
     base = open_model(str(base)).model.state_dict()
@@ -208,23 +210,25 @@ def test_an_adapter_learns_alone_and_is_folded(kind: str, text: Path, base: Path
 def test_an_adapter_of_a_wrapped_model_opens_with_peft(pairs: Path, t5: Path, tmp_path: Path) -> None:
     import peft
 
-    edits = {"adapter": {"kind": "lora", "rank": 4}}
-    run = train(pairs, t5, tmp_path / "run", edits=edits, optimization={"learning_rate": 1e-2, "tokens_per_step": 512})
-    folded = open_wrapped(run.path / "model")
-    inner = open_wrapped(run.path / "base").inner
+    transforms = {"adapter": {"kind": "lora", "rank": 4}}
+    run = train(
+        pairs, t5, tmp_path / "run", transforms=transforms, optimization={"learning_rate": 1e-2, "batch_tokens": 512}
+    )
+    merged = open_hf_model(run.path / "model")
+    inner = open_hf_model(run.path / "base").inner
     adapted = peft.PeftModel.from_pretrained(inner, str(run.path / "adapter")).eval()
     ids = torch.arange(2, 14)[None]
     with torch.no_grad():
-        ours = folded.inner(input_ids=ids, decoder_input_ids=ids).logits
+        ours = merged.inner(input_ids=ids, decoder_input_ids=ids).logits
         theirs = adapted(input_ids=ids, decoder_input_ids=ids).logits
-        before = open_wrapped(run.path / "base").inner(input_ids=ids, decoder_input_ids=ids).logits
+        before = open_hf_model(run.path / "base").inner(input_ids=ids, decoder_input_ids=ids).logits
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(ours, before, atol=1e-3)
 
 
 def test_checks_pass_before_an_adapter_is_trained(text: Path, base: Path, tmp_path: Path) -> None:
-    edits = {"adapter": {"kind": "lora", "rank": 4}}
-    run = train(text, base, tmp_path / "run", edits=edits, check=True, steps=2)
+    transforms = {"adapter": {"kind": "lora", "rank": 4}}
+    run = train(text, base, tmp_path / "run", transforms=transforms, check=True, steps=2)
     checks = json.loads((run.path / "checks.json").read_text())["checks"]
     assert not [check for check in checks if check["verdict"] == "fail"]
     report = lavra.check(run.path)
@@ -233,8 +237,10 @@ def test_checks_pass_before_an_adapter_is_trained(text: Path, base: Path, tmp_pa
 
 
 def test_a_checkpoint_with_an_adapter_opens_folded(text: Path, base: Path, tmp_path: Path) -> None:
-    edits = {"adapter": {"kind": "lora", "rank": 4}}
-    run = train(text, base, tmp_path / "run", edits=edits, optimization={"learning_rate": 1e-2, "tokens_per_step": 256})
+    transforms = {"adapter": {"kind": "lora", "rank": 4}}
+    run = train(
+        text, base, tmp_path / "run", transforms=transforms, optimization={"learning_rate": 1e-2, "batch_tokens": 256}
+    )
     finished = open_model(str(run.path)).model.state_dict()
     checkpoint = open_model(str(run.path / "checkpoints" / "step-00000006")).model.state_dict()
     assert set(finished) == set(checkpoint)
@@ -243,7 +249,7 @@ def test_a_checkpoint_with_an_adapter_opens_folded(text: Path, base: Path, tmp_p
 
 
 def test_freezing_keeps_what_is_named(text: Path, base: Path, tmp_path: Path) -> None:
-    run = train(text, base, tmp_path / "run", edits={"freeze": ["embedding", "blocks.0"]})
+    run = train(text, base, tmp_path / "run", transforms={"freeze": ["embedding", "blocks.0"]})
     base, trained = (open_model(str(place)).model.state_dict() for place in (base, run.path))
     for name, weight in trained.items():
         frozen = name.startswith(("embedding.", "blocks.0.", "output."))  # the head is the embedding
@@ -271,7 +277,7 @@ def test_what_cannot_be_is_said(text: Path, pairs: Path, base: Path, t5: Path, t
     with pytest.raises(InputError, match="512 positions"):
         train(pairs, t5, out, model={"context": 600}, force=True)
     with pytest.raises(InputError, match="does not fit"):
-        train(text, base, out, objective={"name": "masked"}, force=True)
+        train(text, base, out, objective={"name": "mlm"}, force=True)
     with pytest.raises(InputError, match=r"one of --text.prompt and --text.completion"):
         train(pairs, base, out, text={"prompt": "prompt"}, force=True)
     with pytest.raises(InputError, match="both say which vocabulary"):
@@ -287,7 +293,7 @@ def test_dropout_is_off_unless_asked_for(pairs: Path, t5: Path, tmp_path: Path) 
     from torch import nn
 
     def dropouts(folder: Path) -> set[float]:
-        inner = open_wrapped(folder).inner
+        inner = open_hf_model(folder).inner
         own = {module.dropout for module in inner.modules() if isinstance(getattr(module, "dropout", None), float)}
         return own | {module.p for module in inner.modules() if isinstance(module, nn.Dropout)}
 

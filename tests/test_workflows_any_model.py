@@ -15,9 +15,9 @@ from lavra.config.training import TrainConfig
 from lavra.core.configuration import from_table
 from lavra.core.errors import InputError
 from lavra.models.certificate import certify
-from lavra.models.contract import IGNORED, Batch
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import IGNORED, Batch
 from lavra.workflows.models.open import open_model
 from lavra.workflows.training.limits import refuse_impossible
 from little_tokenizers import byte_level
@@ -51,7 +51,7 @@ def folder_of(architecture: str, folder: Path, **fields: Any) -> tuple[Path, Any
 def test_an_option_that_our_decoder_lacks_is_left_to_transformers(fields, option, tmp_path, capsys):
     folder, plain = folder_of("LlamaForCausalLM", tmp_path, **fields)
     model = open_model(str(folder), "cpu").model
-    assert isinstance(model, Wrapped)
+    assert isinstance(model, HFModel)
     assert option in capsys.readouterr().err
     with torch.no_grad():
         ours = model.head(model.features(Batch(IDS, torch.full_like(IDS, IGNORED))))[0]

@@ -25,8 +25,8 @@ SETTINGS = {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "eos_token_id":
 QUICK: dict[str, Any] = {
     "steps": 1,
     "model": {"context": 32},
-    "optimization": {"tokens_per_step": 64},
-    "machine": {"micro_rows": 2, "threads": 1, "precision": "fp32", "compile": "no"},
+    "optimization": {"batch_tokens": 64},
+    "machine": {"micro_batch_size": 2, "threads": 1, "precision": "fp32", "compile": "no"},
     "check": False,
     "samples": 0,
 }
@@ -97,7 +97,7 @@ def test_what_training_does_not_change_is_in_the_run_the_export_and_the_next_run
 
 @pytest.mark.parametrize("chat_model", ["Granite"], indirect=True)
 @pytest.mark.parametrize(
-    ("text", "edits"),
+    ("text", "transforms"),
     [
         ({"extend": 8}, {}),
         ({"vocabulary": 300}, {}),
@@ -106,10 +106,10 @@ def test_what_training_does_not_change_is_in_the_run_the_export_and_the_next_run
     ],
     ids=["extended", "trained", "given", "extended with an adapter"],
 )
-def test_a_model_with_another_vocabulary_is_saved_evaluated_and_exported(chat_model, chats, text, edits, tmp_path):
+def test_a_model_with_another_vocabulary_is_saved_evaluated_and_exported(chat_model, chats, text, transforms, tmp_path):
     byte_level().save(tmp_path / "tokenizer")
     given = {key: str(tmp_path / "tokenizer") if key == "tokenizer" else value for key, value in text.items()}
-    run = train(chats, tmp_path / "run", base=str(chat_model), text=given, edits=edits)
+    run = train(chats, tmp_path / "run", base=str(chat_model), text=given, transforms=transforms)
     made = export(str(run), tmp_path / "out")
     opened, exported = open_model(str(run), "cpu"), open_model(str(made.folder), "cpu")
     assert opened.tokenizer.fingerprint == exported.tokenizer.fingerprint
@@ -126,7 +126,7 @@ def test_chats_from_nothing_have_a_template_and_a_pad_token_in_transformers(chat
     from transformers import AutoTokenizer
 
     shape = {"depth": 1, "width": 32, "heads": 2, "context": 64}
-    run = train(chats, tmp_path / "run", model=shape, optimization={"tokens_per_step": 128})
+    run = train(chats, tmp_path / "run", model=shape, optimization={"batch_tokens": 128})
     made = export(str(run), tmp_path / "out")
     opened: Any = AutoTokenizer.from_pretrained(made.folder)
     assert opened.apply_chat_template(CHAT, tokenize=False) == (

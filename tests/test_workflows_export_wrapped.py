@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-import wrapped_models as tiny
+import hf_models as tiny
 from lavra.core.errors import CheckFailed
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.certificate import certify
-from lavra.models.hf.folders import save_wrapped
+from lavra.models.hf.folders import save_hf_model
 from lavra.workflows.export import export as recipe
 from lavra.workflows.export.export import export
 from lavra.workflows.models.open import open_model
@@ -28,7 +28,7 @@ def tokenizer() -> Tokenizer:
 
 
 def folder_of(name: str, tokenizer: Tokenizer, folder: Path) -> Path:
-    save_wrapped(folder, tiny.wrapped_model(name, vocab_size=tokenizer.vocabulary_size))
+    save_hf_model(folder, tiny.hf_model(name, vocab_size=tokenizer.vocabulary_size))
     tokenizer.save(folder)
     return folder
 

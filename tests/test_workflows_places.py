@@ -18,8 +18,8 @@ from lavra.workflows.datasets.text_record import FILE
 
 SMALL: dict[str, Any] = {
     "model": {"depth": 1, "width": 32, "heads": 2, "context": 64},
-    "optimization": {"tokens_per_step": 256},
-    "machine": {"micro_rows": 4, "threads": 1, "precision": "fp32"},
+    "optimization": {"batch_tokens": 256},
+    "machine": {"micro_batch_size": 4, "threads": 1, "precision": "fp32"},
     "samples": 0,
     "check": False,
 }

@@ -15,17 +15,17 @@ from lavra.config.planning import PlanRequest
 from lavra.config.training import MachineConfig, TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
-from lavra.planning.forecast import Outlook
-from lavra.planning.scaling_law.builtin import law_for
+from lavra.planning.forecast import PlanReport
+from lavra.planning.scaling_law.builtin import scaling_law_for
 from lavra.planning.scaling_law.law import Observation
-from lavra.reports.forecast import rough_duration, show_outlook
+from lavra.reports.forecast import rough_duration, show_plan_report
 from lavra.workflows.evaluate import evaluate
 from lavra.workflows.planning.pilot import Rung, ladder, parse_share, pilot_law, run_ladder
 from lavra.workflows.planning.plan import plan
 from lavra.workflows.training.forecast import against
 from lavra.workflows.training.train import train
 
-_NOTES = PlanRequest(model="opt-125m", tokens=330_000_000, hardware="a100-40gb", efficiency=0.4, micro_rows=1)
+_NOTES = PlanRequest(model="opt-125m", tokens=330_000_000, hardware="a100-40gb", efficiency=0.4, micro_batch_size=1)
 
 
 @pytest.fixture(autouse=True)
@@ -42,16 +42,16 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def notes() -> Outlook:
+def notes() -> PlanReport:
     return plan(_NOTES)
 
 
-def test_the_example_of_the_notes(notes: Outlook) -> None:
+def test_the_example_of_the_notes(notes: PlanReport) -> None:
     assert notes.rule.peak_tokens_per_second == pytest.approx(416_000)
     assert notes.rule.tokens_per_second == pytest.approx(166_400)
     assert notes.rule_cost.seconds / 60 == pytest.approx(33, abs=0.1)
     assert notes.cost.seconds / notes.rule_cost.seconds == pytest.approx(1.29, abs=0.01)
-    shown = show_outlook(notes)
+    shown = show_plan_report(notes)
     assert "416 thousand tokens/s peak, 166 thousand tokens/s expected, about 33 minutes" in shown
     assert "1.29 times the rule" in shown
     json.dumps(notes.to_json())
@@ -61,14 +61,14 @@ def test_the_example_of_the_notes(notes: Outlook) -> None:
 @pytest.mark.heavy
 @pytest.mark.parametrize("context", [512, 256])
 def test_the_t4_of_the_notes(context: int) -> None:
-    found = plan(replace(_NOTES, hardware="colab-t4", context=context, micro_rows=4, precision="fp32"))
+    found = plan(replace(_NOTES, hardware="colab-t4", context=context, micro_batch_size=4, precision="fp32"))
     assert found.memory.fits
     assert found.memory.plain is not None  # why it fits here: the loss holds a chunk of the logits, a plain loop all
     assert found.hardware.peak_flops == 8.1e12
-    assert "a plain training loop, which holds all logits at once" in show_outlook(found)
+    assert "a plain training loop, which holds all logits at once" in show_plan_report(found)
 
 
-def test_price_and_power(notes: Outlook) -> None:
+def test_price_and_power(notes: PlanReport) -> None:
     found = plan(replace(_NOTES, model="lavra-1m", price_per_hour=1.10, watts=300))
     assert found.cost.money == pytest.approx(1.10 * 330e6 / found.speed.tokens_per_second / 3600)
     assert found.cost.kilowatt_hours == pytest.approx(0.3 * found.cost.seconds / 3600)
@@ -76,7 +76,7 @@ def test_price_and_power(notes: Outlook) -> None:
 
 
 def test_the_plan_chooses_for_budget_text_and_hardware(text: Path) -> None:
-    request = PlanRequest(data=(str(text),), budget=60.0, hardware="t4", efficiency=0.0001, micro_rows=1)
+    request = PlanRequest(data=(str(text),), budget=60.0, hardware="t4", efficiency=0.0001, micro_batch_size=1)
     small, large = plan(request), plan(replace(request, budget=600.0))
     assert small.model.chosen
     assert small.text is not None
@@ -86,21 +86,21 @@ def test_the_plan_chooses_for_budget_text_and_hardware(text: Path) -> None:
     assert large.worth <= large.epochs
     assert large.forecast is not None
     assert large.forecast.loss is not None
-    assert any("--model.recall" in note and "--model.pairs 65536" in note for note in small.notes)
+    assert any("--model.ngram-copy" in note and "--model.bigram-embedding 65536" in note for note in small.notes)
 
 
 def test_a_text_too_small_for_the_vocabulary_is_warned_of(text: Path) -> None:
-    found = plan(PlanRequest(data=(str(text),), model="2x64x4096", epochs=1.0, hardware="t4", micro_rows=1))
+    found = plan(PlanRequest(data=(str(text),), model="2x64x4096", epochs=1.0, hardware="t4", micro_batch_size=1))
     assert found.epochs == pytest.approx(1.0)
     assert found.model.vocabulary < 4096
-    asked = plan(replace(PlanRequest(data=(str(text),), model="2x64", epochs=1.0, hardware="t4", micro_rows=1),
+    asked = plan(replace(PlanRequest(data=(str(text),), model="2x64", epochs=1.0, hardware="t4", micro_batch_size=1),
                          text=replace(PlanRequest().text, vocabulary=2000)))  # fmt: skip
     assert any("little for a vocabulary of 2000" in note for note in asked.notes)
 
 
 def test_what_cannot_fit_says_what_would() -> None:
     found = plan(
-        PlanRequest(model="1x6144", tokens=1_000_000, hardware="m1", context=1024, efficiency=0.4, micro_rows=1)
+        PlanRequest(model="1x6144", tokens=1_000_000, hardware="m1", context=1024, efficiency=0.4, micro_batch_size=1)
     )
     if found.memory.fits:
         pytest.skip("the model became smaller")
@@ -128,7 +128,7 @@ def test_wrong_requests_are_refused_in_words(fields: dict[str, Any], message: st
 def test_a_probe_of_real_steps_plans_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lavra.workflows.planning.plan._PROBE_SECONDS", 0.05)
     monkeypatch.setattr("lavra.planning.machine.hardware._SIDES", {"cpu": 256})
-    found = plan(PlanRequest(model="2x32x512", budget=60.0, context=32, tokens_per_step=64, precision="fp32"))
+    found = plan(PlanRequest(model="2x32x512", budget=60.0, context=32, batch_tokens=64, precision="fp32"))
     assert found.hardware.here
     assert "real steps" in found.speed.source
     assert found.tokens == pytest.approx(60.0 / 1.06 * found.speed.tokens_per_second)
@@ -136,7 +136,7 @@ def test_a_probe_of_real_steps_plans_for_this_machine(monkeypatch: pytest.Monkey
 
 
 def test_the_command_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--model lavra-1m --tokens 330M --hardware a100-40gb --efficiency 0.4 --micro-rows 1 --quiet"
+    words = "--model lavra-1m --tokens 330M --hardware a100-40gb --efficiency 0.4 --micro-batch-size 1 --quiet"
     assert main([*words.split(), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["speed"]["efficiency"] == 0.4
@@ -164,7 +164,7 @@ def test_shares_and_ladders() -> None:
 
 
 def test_each_pilot_run_is_an_ordinary_training_and_all_are_measured_on_the_same_documents(
-    text: Path, tmp_path: Path, notes: Outlook
+    text: Path, tmp_path: Path, notes: PlanReport
 ) -> None:
     asked: list[TrainConfig] = []
 
@@ -177,9 +177,9 @@ def test_each_pilot_run_is_an_ordinary_training_and_all_are_measured_on_the_same
             folder.write_result({**(folder.result or {}), "bits_per_byte": 0.5})
         return run
 
-    outlook = replace(notes, model=replace(notes.model, vocabulary=500), flops=replace(notes.flops, context=32))
+    plan_report = replace(notes, model=replace(notes.model, vocabulary=500), flops=replace(notes.flops, context=32))
     rungs = [Rung(2, 32, 20.0, 0), Rung(2, 64, 40.0, 0)]
-    found = run_ladder(PlanRequest(data=(str(text),)), outlook, rungs, tmp_path, trained)
+    found = run_ladder(PlanRequest(data=(str(text),)), plan_report, rungs, tmp_path, trained)
     assert {config.data for config in asked} == {(str(tmp_path / "text"),)}
     assert [config.budget for config in asked] == [20.0, 40.0]
     for seen, name in zip([seen for seen in found if seen.cooled], ("run-0", "run-1"), strict=True):
@@ -188,7 +188,7 @@ def test_each_pilot_run_is_an_ordinary_training_and_all_are_measured_on_the_same
 
 
 def test_the_law_of_a_pilot_follows_its_runs() -> None:
-    truth = law_for(2.9).shifted(0.8)
+    truth = scaling_law_for(2.9).shifted(0.8)
     easier = [
         Observation(size, text, truth.loss(size, text, start=2.3), True, f"{size} {text}", start=2.3)
         for size in (1e5, 4e5, 1e6)

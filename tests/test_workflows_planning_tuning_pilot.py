@@ -16,9 +16,9 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.native.decoder import build_decoder
 from lavra.models.native.store import save_decoder
 from lavra.models.spec import DecoderSpec
-from lavra.planning.forecast import Outlook
+from lavra.planning.forecast import PlanReport
 from lavra.planning.scaling_law.curves import fit_rectified
-from lavra.reports.forecast import show_outlook
+from lavra.reports.forecast import show_plan_report
 from lavra.workflows.planning.plan import plan
 from lavra.workflows.planning.tuning_pilot import Tuned, curve_forecast, subset_sizes, tuned
 from lavra.workflows.training.train import train
@@ -46,7 +46,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
 
 
 def _request(text: Path, start: Path, **changes: Any) -> PlanRequest:
-    request = PlanRequest(data=(str(text),), base=str(start), tokens=20_000, precision="fp32", tokens_per_step=64)
+    request = PlanRequest(data=(str(text),), base=str(start), tokens=20_000, precision="fp32", batch_tokens=64)
     return replace(request, **changes)
 
 
@@ -58,23 +58,25 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def outlook(text: Path, base: Path, quick: None) -> Outlook:
+def plan_report(text: Path, base: Path, quick: None) -> PlanReport:
     return plan(_request(text, base))
 
 
-def test_a_plan_to_adapt_takes_the_models_shape_and_tokenizer_and_forecasts_nothing_untried(outlook: Outlook) -> None:
-    assert (outlook.model.depth, outlook.model.width, outlook.model.chosen) == (1, 32, False)
-    assert outlook.text is not None
-    assert outlook.text.tokenizer == "as given"
-    assert outlook.forecast is None
-    assert outlook.to_json()["forecast"] is None
-    assert "--pilot 5%" in show_outlook(outlook)
-    assert outlook.preparation_seconds is not None
-    assert outlook.seconds == outlook.cost.seconds + outlook.preparation_seconds
+def test_a_plan_to_adapt_takes_the_models_shape_and_tokenizer_and_forecasts_nothing_untried(
+    plan_report: PlanReport,
+) -> None:
+    assert (plan_report.model.depth, plan_report.model.width, plan_report.model.chosen) == (1, 32, False)
+    assert plan_report.text is not None
+    assert plan_report.text.tokenizer == "as given"
+    assert plan_report.forecast is None
+    assert plan_report.to_json()["forecast"] is None
+    assert "--pilot 5%" in show_plan_report(plan_report)
+    assert plan_report.preparation_seconds is not None
+    assert plan_report.seconds == plan_report.cost.seconds + plan_report.preparation_seconds
 
 
 def test_a_pilot_fine_tunes_on_subsets_of_one_pass(
-    text: Path, base: Path, outlook: Outlook, tmp_path: Path, quick: None
+    text: Path, base: Path, plan_report: PlanReport, tmp_path: Path, quick: None
 ) -> None:
     asked: list[TrainConfig] = []
 
@@ -82,17 +84,17 @@ def test_a_pilot_fine_tunes_on_subsets_of_one_pass(
         asked.append(config)
         return train(config)
 
-    found = tuned(_request(text, base, pilot="10%"), outlook, first_runs)
+    found = tuned(_request(text, base, pilot="10%"), plan_report, first_runs)
     assert found.forecast is not None
     sizes = [config.tokens or 0 for config in asked]
     assert sizes == sorted(sizes, reverse=True)
-    assert 0 < sum(sizes) <= 0.1 * outlook.tokens
+    assert 0 < sum(sizes) <= 0.1 * plan_report.tokens
     assert {config.base for config in asked} == {str(base)}
     assert [size for size, _ in found.forecast.curve] == sorted(sizes)
     assert found.forecast.before is not None
     assert found.forecast.before == pytest.approx(found.forecast.curve[0][1], rel=0.2)
     assert found.forecast.bits_per_byte.low <= found.forecast.bits_per_byte.value <= found.forecast.before
-    assert "rectified scaling law" in show_outlook(found)
+    assert "rectified scaling law" in show_plan_report(found)
     assert found.to_json()["forecast"]["curve"][0]["tokens"] == sizes[-1]
 
 

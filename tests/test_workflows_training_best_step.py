@@ -16,8 +16,8 @@ from plans import a_plan
 
 SMALL: dict[str, Any] = {
     "model": {"depth": 2, "width": 64, "heads": 2, "context": 64},
-    "optimization": {"tokens_per_step": 512, "schedule": "constant", "matrix_learning_rate": 0.05},
-    "machine": {"micro_rows": 8, "threads": 1, "precision": "fp32"},
+    "optimization": {"batch_tokens": 512, "schedule": "constant", "muon_lr": 0.05},
+    "machine": {"micro_batch_size": 8, "threads": 1, "precision": "fp32"},
     "samples": 0,
     "check": False,
     "checkpoint_every": 10,
@@ -51,7 +51,7 @@ def test_the_best_model_is_delivered_when_the_last_is_clearly_worse_and_said(
     kept = CheckpointStore(run.path / "checkpoints").best()
     assert kept is not None
     weights = open_model(str(run.path), "cpu").model.state_dict()
-    for name, weight in kept.load("masters").items():
+    for name, weight in kept.load("master_weights").items():
         assert weights[name].equal(weight.reshape(weights[name].shape))
 
 

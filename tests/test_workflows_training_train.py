@@ -21,8 +21,8 @@ from lavra.training.fault_injection import injected
 
 SMALL: dict[str, Any] = {
     "model": {"depth": 2, "width": 32, "heads": 2, "context": 64},
-    "optimization": {"tokens_per_step": 512},
-    "machine": {"micro_rows": 4, "threads": 1, "precision": "fp32"},
+    "optimization": {"batch_tokens": 512},
+    "machine": {"micro_batch_size": 4, "threads": 1, "precision": "fp32"},
     "samples": 1,
 }
 
@@ -52,10 +52,10 @@ def test_a_run_learns_and_records_what_it_did(run: lavra.Run) -> None:
     assert result["bits_per_byte"]["value"] < run.plan["start_bits_per_byte"] - 0.05
     assert run.status == "finished"
     assert result["step"] == 20
-    assert result["tokens"] == sum(line["total"] for line in result["ledger"])
+    assert result["tokens"] == sum(line["total"] for line in result["data_usage"])
     assert (
         result["bits_per_byte"]["value"]
-        < next(s for s in result["yardsticks"] if s["name"] == "uniform")["bits_per_byte"]
+        < next(s for s in result["baselines"] if s["name"] == "uniform")["bits_per_byte"]
     )
     assert {"loss", "tokens", "perplexity", "bits_per_byte", "gradient_norm", "learning_rate"} <= set(run.metrics[0])
     assert (run.path / "config.toml").exists()
@@ -65,23 +65,27 @@ def test_a_run_learns_and_records_what_it_did(run: lavra.Run) -> None:
 def test_without_pairs_of_tokens_a_run_begins_at_the_loss_of_the_uniform_distribution(
     prepared: Path, tmp_path: Path
 ) -> None:
-    fields = {**SMALL, "optimization": {**SMALL.get("optimization", {}), "bigrams": False}}
+    fields = {**SMALL, "optimization": {**SMALL.get("optimization", {}), "bigram_init": False}}
     run = lavra.train(prepared, steps=2, out=str(tmp_path / "run"), **fields)
     assert run.metrics[0]["loss"] == pytest.approx(math.log(400), rel=0.01)
 
 
 def test_pairs_of_tokens_are_refused_where_they_mean_nothing(prepared: Path, tmp_path: Path) -> None:
-    fields = {**SMALL, "optimization": {**SMALL.get("optimization", {}), "bigrams": True}}
+    fields = {**SMALL, "optimization": {**SMALL.get("optimization", {}), "bigram_init": True}}
     fields["model"] = {**SMALL["model"], "tied": True}
     with pytest.raises(InputError, match="cannot have a warm start"):
         lavra.train(prepared, steps=2, out=str(tmp_path / "run"), **fields)
 
 
 def test_a_table_of_pairs_begins_with_what_follows_two_tokens(prepared: Path, tmp_path: Path) -> None:
-    fields = {"optimization": {**SMALL["optimization"], "bigrams": True}, "machine": SMALL["machine"], "samples": 0}
+    fields = {"optimization": {**SMALL["optimization"], "bigram_init": True}, "machine": SMALL["machine"], "samples": 0}
     runs = [
         lavra.train(
-            prepared, steps=12, out=str(tmp_path / f"{rows}"), **fields, model={**SMALL["model"], "pairs": rows}
+            prepared,
+            steps=12,
+            out=str(tmp_path / f"{rows}"),
+            **fields,
+            model={**SMALL["model"], "bigram_embedding": rows},
         )
         for rows in (0, 256)
     ]
@@ -96,8 +100,8 @@ def test_a_table_of_pairs_begins_with_what_follows_two_tokens(prepared: Path, tm
 
 def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(prepared: Path, tmp_path: Path) -> None:
     # Where rates are not given, they are chosen by the length that a run is likely to have, which is a matter of speed.
-    rates = {"learning_rate": 3e-3, "embedding_learning_rate": 0.05, "matrix_learning_rate": 0.01}
-    fields = {**SMALL, "optimization": {**SMALL["optimization"], **rates, "bigrams": True}, "samples": 0}
+    rates = {"learning_rate": 3e-3, "embedding_lr": 0.05, "muon_lr": 0.01}
+    fields = {**SMALL, "optimization": {**SMALL["optimization"], **rates, "bigram_init": True}, "samples": 0}
     timed = lavra.train(prepared, budget=8.0, out=str(tmp_path / "timed"), keep_checkpoints=50, **fields)
     steps = timed.result["step"]
     counted = lavra.train(prepared, steps=steps, out=str(tmp_path / "counted"), **fields)
@@ -127,10 +131,10 @@ def test_two_epochs_take_every_token_exactly_twice(prepared: Path, tmp_path: Pat
     tokens = json.loads((prepared / "train" / "manifest.json").read_text())["tokens"]
     windows = -(-tokens // 64)
     divisor = next(rows for rows in range(40, 1, -1) if (2 * windows) % rows == 0)
-    fields = SMALL | {"optimization": {"tokens_per_step": divisor * 64}, "machine": {"threads": 1, "precision": "fp32"}}
+    fields = SMALL | {"optimization": {"batch_tokens": divisor * 64}, "machine": {"threads": 1, "precision": "fp32"}}
     run = lavra.train(prepared, steps=2 * windows // divisor, out=str(tmp_path / "run"), **fields)
     assert run.result["tokens"] == 2 * tokens
-    for line in run.result["ledger"]:
+    for line in run.result["data_usage"]:
         assert line["total"] == 2 * line["tokens"]
         assert (line["epochs"], line["seen"]) == (2, 0)
 
@@ -164,7 +168,7 @@ def test_a_resumed_run_may_use_another_micro_batch(prepared: Path, tmp_path: Pat
     out = str(tmp_path / "run")
     with injected("step.apply:15:raise"), pytest.raises(RuntimeError, match="injected"):
         lavra.train(prepared, steps=20, out=out, checkpoint_every=5, **SMALL)
-    resumed = lavra.resume(out, micro_rows=2)
+    resumed = lavra.resume(out, micro_batch_size=2)
     for mine, whole in zip(_train_lines(resumed), _train_lines(run), strict=True):
         assert mine["tokens"] == whole["tokens"]
         assert mine["loss"] == pytest.approx(whole["loss"], rel=2e-5)
@@ -184,7 +188,7 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(prepared: Path, tmp_path
         ({"budget": "0s"}, "--budget"),
         ({"steps": 5, "model": {"preset": "gpt3"}}, "no model preset"),
         ({"steps": 5, "model": {"width": 33, "heads": 2}}, "not divisible"),
-        ({"steps": 5, "optimization": {"tokens_per_step": 100}}, "no multiple of the context"),
+        ({"steps": 5, "optimization": {"batch_tokens": 100}}, "no multiple of the context"),
         ({"steps": 5, "machine": {"device": "cuda"}}, "no CUDA device"),
         ({"steps": 5, "model": {"dept": 2}}, "dept"),
     ],

@@ -18,12 +18,12 @@ from lavra.data.packing import WindowSource
 from lavra.data.token_store.store import TokenStore
 from lavra.data.token_store.writer import StoreWriter
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.models.contract import Batch
 from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec
 from lavra.objectives.base import Loss
 from lavra.objectives.causal import Causal
-from lavra.training.batches import BatchSource, Ranks
+from lavra.training.batches import BatchSource, DistributedInfo
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.optimizers.schedules import Schedule
 from lavra.training.precision import Precision
@@ -69,10 +69,10 @@ def tiny_trainer(
     schedule: Schedule = Schedule(warmup_steps=2),  # noqa: B008 - frozen
     precision: Precision = "fp32",
     steps: int = 6,
-    rows_per_step: int = 4,
-    micro_rows: int = 4,
+    global_batch_size: int = 4,
+    micro_batch_size: int = 4,
     seed: int = 0,
-    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    distributed: DistributedInfo = DistributedInfo(),  # noqa: B008 - frozen
     updates: Chain = lambda trainer: [],
     report: Callable[[str], None] = lambda text: None,
     device: torch.device = torch.device("cpu"),  # noqa: B008 - a plain value
@@ -82,11 +82,11 @@ def tiny_trainer(
     batches = BatchSource(
         WindowSource(topics_store(), CONTEXT, seed),
         objective,
-        rows_per_step=rows_per_step,
-        micro_rows=micro_rows,
+        global_batch_size=global_batch_size,
+        micro_batch_size=micro_batch_size,
         steps=steps,
         seed=seed,
-        ranks=ranks,
+        distributed=distributed,
     )
     trainer = Trainer(
         model or build_decoder(replace(spec, vocabulary=topics_store().manifest.vocabulary_size), seed),
@@ -113,7 +113,9 @@ def all_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     saved = {
         f"{group}/{name}": tensor.clone() for group, part in trainer.tensors().items() for name, tensor in part.items()
     }
-    return saved | {f"working/{name}": weight.detach().clone() for name, weight in trainer.masters.working.items()}
+    return saved | {
+        f"working/{name}": weight.detach().clone() for name, weight in trainer.master_weights.working.items()
+    }
 
 
 def assert_same_bits(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
@@ -143,7 +145,7 @@ class Capture:
     def around(self, step: Step, inner: Inner) -> Outcome:
         self.losses.append(step.loss)
         self.weights.append(step.weight)
-        gradients = {name: weight.grad for name, weight in step.masters.weights.items()}
+        gradients = {name: weight.grad for name, weight in step.master_weights.weights.items()}
         self.gradients.append({name: grad.clone() for name, grad in gradients.items() if grad is not None})
         return inner()
 
@@ -169,9 +171,9 @@ class Poisoned:
     def encode(self, rows: Sequence[Any], streams: Streams, progress: float) -> Batch:
         batch = self.inner.encode(rows, streams, progress)
         factor = self.value if round(progress * self.steps) in self.bad else 1.0
-        batch.extra["factor"] = torch.tensor(factor)
+        batch.model_inputs["factor"] = torch.tensor(factor)
         return batch
 
     def loss(self, model: Any, batch: Batch, *, learning: bool = True) -> Loss:
         loss = self.inner.loss(model, batch, learning=learning)
-        return Loss(loss.sum * batch.extra["factor"], loss.weight)
+        return Loss(loss.sum * batch.model_inputs["factor"], loss.weight)

@@ -87,7 +87,7 @@ class Cache:
         return joined
 
 
-class Wrapped:
+class HFModel:
     """Answers `CachedModel` for a model of transformers."""
 
     def __init__(self, inner: Any, context: int = 64) -> None:

@@ -21,8 +21,10 @@ from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WARMUP_STEPS = 20
-WEIGHT_DECAY, BETAS, CLIP = 0.1, (0.9, 0.99), 1.0
+WEIGHT_DECAY = 0.1
 """The same for every peer: what nanoGPT advises for small models."""
+BETAS = (0.9, 0.99)
+CLIP = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Shape:
         return max(1, self.width // 64)
 
     @property
-    def tokens_per_step(self) -> int:
+    def batch_tokens(self) -> int:
         """Tokens of one optimiser step."""
         return self.rows * self.context
 

@@ -110,7 +110,7 @@ def _train(job: Job) -> None:
         global_batch_size=job.shape.rows,
         micro_batch_size=job.shape.rows,
         lr_warmup_steps=min(WARMUP_STEPS, job.steps // 4),
-        max_tokens=job.steps * job.shape.tokens_per_step,
+        max_tokens=job.steps * job.shape.batch_tokens,
         max_seq_length=job.shape.context,
         max_norm=CLIP,
         min_lr=job.learning_rate / 10,

@@ -26,7 +26,7 @@ class Lavra:
     """The adapter.
 
     Args:
-        flags: more of `lavra train`, e.g. `--model.recall`.
+        flags: more of `lavra train`, e.g. `--model.ngram-copy`.
     """
 
     name = "lavra"
@@ -79,7 +79,7 @@ def measure_of(model: Decoder, end_of_document: int, isolate: bool) -> Measure:
     import numpy as np
     import torch
 
-    from lavra.models.contract import Batch
+    from lavra.models.protocols import Batch
     from lavra.objectives.causal import Causal
 
     objective = Causal(model.context)
@@ -92,7 +92,7 @@ def measure_of(model: Decoder, end_of_document: int, isolate: bool) -> Measure:
         batch = Batch(
             inputs,
             targets,
-            segments=torch.from_numpy(np.cumsum(begins, axis=1, dtype=np.int32) - 1) if isolate else None,
+            document_ids=torch.from_numpy(np.cumsum(begins, axis=1, dtype=np.int32) - 1) if isolate else None,
             positions=torch.from_numpy(columns - starts) if isolate else None,
             weight=float(targets.numel()),
         )

@@ -18,14 +18,18 @@ from bench.peers.scoring import bits_per_byte
 from bench.peers.text import Text
 
 from lavra.core.disk.json_lines import JsonLines
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import show_duration
 
-PROBE_STEPS, OURS_PROBE, LIMIT = 8, 8.0, 900.0
+PROBE_STEPS = 8
 """Steps of a peer's probe, `--budget` of lavra's in seconds, and seconds after which a process is taken to hang."""
+OURS_PROBE = 8.0
+LIMIT = 900.0
 
-PROBE_SECONDS, SCORED_PER_SECOND, SCORING_STARTS = 75.0, 8000.0, 8.0
+PROBE_SECONDS = 75.0
 """What is told beforehand about how long it all takes: a probe; scoring, in tokens a second after some seconds."""
+SCORED_PER_SECOND = 8000.0
+SCORING_STARTS = 8.0
 
 AIM = 0.99
 """Share of a budget that a run is planned to take."""
@@ -33,8 +37,9 @@ AIM = 0.99
 COMPILING_PAYS = 90.0
 """Budgets below are not worth the probe of a compiled variant: compiling takes most of them."""
 
-LEAST_STEPS, LEAST_SECONDS = 4, 3.0
+LEAST_STEPS = 4
 """A peer's run of fewer steps, or a lavra run of fewer seconds, is not worth making."""
+LEAST_SECONDS = 3.0
 
 SAME_SIZE = 0.05
 """By how much the parameters of the blocks may differ."""
@@ -115,13 +120,13 @@ class Bench:
             finally:
                 shutil.rmtree(job.out, ignore_errors=True)
             self._append("probe", {**self.settings(entry.side), "variant": str(variant)}, outcome)
-            say(f"  probe of {entry.side.name} {variant}: {line}")
+            log(f"  probe of {entry.side.name} {variant}: {line}")
 
     def measure(self, entry: Entry, budget: float, seed: int) -> None:
         """Train one side for one budget, score it and write it down; a side that cannot take a step is left out."""
         job = self._planned(entry, budget, seed)
         if job is None:
-            say(f"  {entry.name} in {show_duration(budget)}: too short to take steps and save a model")
+            log(f"  {entry.name} in {show_duration(budget)}: too short to take steps and save a model")
             return
         try:
             timeline, tokens = self._train(entry.side, job)
@@ -146,7 +151,7 @@ class Bench:
         key = self.key(entry, budget, seed)
         self.done.add(_text(key))
         self._append("run", {**key, "variant": str(job.variant)}, outcome)
-        say(
+        log(
             f"  {entry.name} ({job.variant}), {show_duration(budget)}: {value:.4f} bits per byte after "
             f"{timeline.seconds:.1f} s, {timeline.steps} steps, {tokens:,} tokens"
         )
@@ -194,7 +199,7 @@ class Bench:
         timeline = Timeline.of(watched)
         if timeline.steps != job.steps:
             raise Failed(f"{side.name} took {timeline.steps} steps of {job.steps}")
-        return timeline, job.steps * self.shape.tokens_per_step
+        return timeline, job.steps * self.shape.batch_tokens
 
     def _check_size(self, entry: Entry, parameters: int) -> None:
         if abs(parameters / self.shape.block_parameters - 1) > SAME_SIZE:

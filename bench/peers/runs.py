@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-EARLIEST, LATEST = 0.9, 1.03
+EARLIEST = 0.9
 """Shares of a budget between which a run must end to count as one of that budget."""
+LATEST = 1.03
 
 Point = tuple[float, float]
 """Seconds, and bits per byte after them."""

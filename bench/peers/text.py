@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 
 from lavra.data.readers.documents import read_rows
-from lavra.data.readers.rows import Row
+from lavra.data.readers.rows import SourceDocument
 from lavra.data.token_store.prepare import TRAIN, VALIDATION, open_prepared, prepare
 from lavra.data.token_store.writer import StoreWriter
-from lavra.data.tokenizers.report import TextSample
+from lavra.data.tokenizers.report import CorpusSample
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
 _BATCH = 2048
@@ -51,25 +51,26 @@ class Text:
 
 
 def prepared_text(
-    locations: Sequence[str], held_out: Sequence[str], home: Path, vocabulary: int, share: float
+    locations: Sequence[str], validation_set: Sequence[str], home: Path, vocabulary: int, share: float
 ) -> tuple[Text, Path]:
     """Return the text and its folder inside `home`; what was prepared before is taken as it is.
 
     Args:
         locations: to train on.
-        held_out: for validation; without any, `share` of the documents, at most 1 MB, as `lavra prepare` divides them.
+        validation_set: for validation; without any, `share` of the documents, at most 1 MB, as `lavra prepare` divides
+            them.
         home: where folders of prepared text are kept.
         vocabulary: of the byte-level BPE that is trained on the training text.
         share: of the documents, for validation.
     """
-    names = [str(Path(name).resolve()) if Path(name).exists() else name for name in (*locations, "|", *held_out)]
+    names = [str(Path(name).resolve()) if Path(name).exists() else name for name in (*locations, "|", *validation_set)]
     key = hashlib.sha256(json.dumps([names, vocabulary, share, [_stamp(name) for name in names]]).encode()).hexdigest()
     folder = home / key[:12]
     if not (folder / "text.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        if held_out:
-            _store_both(locations, held_out, folder / "stores", vocabulary)
+        if validation_set:
+            _store_both(locations, validation_set, folder / "stores", vocabulary)
         else:
             prepare(
                 locations,
@@ -78,7 +79,7 @@ def prepared_text(
                 validation_share=share,
                 validation_limit=_HELD_OUT_LIMIT,
             )
-        _write_flat(folder, " ".join([*locations, *(["| held out:", *held_out] if held_out else [])]))
+        _write_flat(folder, " ".join([*locations, *(["| held out:", *validation_set] if validation_set else [])]))
     return Text(**json.loads((folder / "text.json").read_text())), folder
 
 
@@ -87,12 +88,12 @@ def _stamp(name: str) -> tuple[int, int] | None:
     return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
 
 
-def _store_both(locations: Sequence[str], held_out: Sequence[str], folder: Path, vocabulary: int) -> None:
-    sample = TextSample(seed=0)
+def _store_both(locations: Sequence[str], validation_set: Sequence[str], folder: Path, vocabulary: int) -> None:
+    sample = CorpusSample(seed=0)
     for row in read_rows(locations):
         sample.add(row.text)
     tokenizer = Tokenizer.train(sample, vocabulary)
-    for side, data in ((TRAIN, locations), (VALIDATION, held_out)):
+    for side, data in ((TRAIN, locations), (VALIDATION, validation_set)):
         with StoreWriter(folder / side, tokenizer, keep_texts=side == VALIDATION) as writer:
             for rows in _batches(read_rows(data)):
                 ids = tokenizer.encode_many([row.text for row in rows])
@@ -102,7 +103,7 @@ def _store_both(locations: Sequence[str], held_out: Sequence[str], folder: Path,
     (folder / "report.json").write_text(json.dumps({"data": list(locations), "normalize": False}))
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+def _batches(rows: Iterator[SourceDocument]) -> Iterator[list[SourceDocument]]:
     while batch := list(islice(rows, _BATCH)):
         yield batch
 

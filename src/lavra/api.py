@@ -24,7 +24,7 @@ from lavra.workflows.run import Run
 
 if TYPE_CHECKING:
     from lavra.checks.suite import Report
-    from lavra.planning.forecast import Outlook
+    from lavra.planning.forecast import PlanReport
     from lavra.reports.run_comparison import RunComparison
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
 _PARSERS = {
     "budget": parse_duration,
     "tokens": parse_count,
-    "tokens_per_step": parse_count,
+    "batch_tokens": parse_count,
     "validation_limit": parse_size,
 }
 """The parsers of fields that may be given as text with a unit (`budget="20m"`), by the name of the field."""
@@ -111,13 +111,13 @@ def check(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Re
         >>> report.failed                                                 # doctest: +SKIP
         []
     """
-    from lavra.workflows.check import check as run_battery
+    from lavra.workflows.check import check as run_suite
 
     with _located(data) as locations:
-        return run_battery(_request(locations, config, fields, "lavra.check"))
+        return run_suite(_request(locations, config, fields, "lavra.check"))
 
 
-def plan(data: Data = (), **fields: Any) -> Outlook:
+def plan(data: Data = (), **fields: Any) -> PlanReport:
     """Forecast what a training run takes in memory, time and money, and which loss it reaches.
 
     Args:
@@ -174,13 +174,13 @@ def prepare(data: Data, out: str | Path, *, force: bool = False, **text: Any) ->
         return prepare_text(locations, out, asked, force=force)
 
 
-def resume(folder: str | Path, *, micro_rows: int | None = None) -> Run:
+def resume(folder: str | Path, *, micro_batch_size: int | None = None) -> Run:
     """Continue an interrupted run from its last whole checkpoint to its end.
 
     Args:
         folder: The folder of the run.
-        micro_rows: Sequences of a micro-batch, where memory is less than before; None keeps the number of the run. The
-            tokens of an update and the order of the data stay the same.
+        micro_batch_size: Sequences of a micro-batch, where memory is less than before; None keeps the number of the
+            run. The tokens of an update and the order of the data stay the same.
 
     Returns:
         The finished run. With the same device, threads and micro-batch its weights have the same bits as those of a run
@@ -188,7 +188,7 @@ def resume(folder: str | Path, *, micro_rows: int | None = None) -> Run:
 
     Raises:
         InputError: If the folder is not a run, another process trains it, or its text is gone.
-        Damaged: If there are checkpoints and none of them is whole.
+        CorruptFile: If there are checkpoints and none of them is whole.
 
     Examples:
         >>> import lavra
@@ -196,7 +196,7 @@ def resume(folder: str | Path, *, micro_rows: int | None = None) -> Run:
     """
     from lavra.workflows.training.resume import resume as go_on
 
-    return Run(go_on(folder, micro_rows=micro_rows).path)
+    return Run(go_on(folder, micro_batch_size=micro_batch_size).path)
 
 
 def runs(root: str | Path = "runs") -> list[Run]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from torch import nn
 
 from lavra.core.seeds import row_streams
-from lavra.models.contract import Batch, Model
+from lavra.models.protocols import Batch, Model
 from lavra.objectives.base import Objective
 from lavra.training.batches import Source
 from lavra.training.trainer import Trainer
@@ -85,13 +85,13 @@ class Store(Protocol):
         """Read every file and compare its hash with the one in the manifest.
 
         Raises:
-            Damaged: if a file differs from what was written; the message names it.
+            CorruptFile: if a file differs from what was written; the message names it.
         """
         ...
 
 
 @dataclass
-class Subject:
+class CheckContext:
     """Everything that the checks need to know about a training set-up, before its first step.
 
     Checks may change weights, gradients and the state of the trainer only inside the context managers of
@@ -160,5 +160,5 @@ class Subject:
         return self.tokenizer.decode([number], special=True).replace("\n", "⏎").replace(" ", "·") or f"<{number}>"
 
 
-Check = Callable[[Subject], Sequence[CheckResult]]
+Check = Callable[[CheckContext], Sequence[CheckResult]]
 """Function that examines a training set-up and returns one result or several."""

@@ -11,11 +11,13 @@ from itertools import pairwise
 
 import torch
 
-from lavra.models.contract import IGNORED, Batch
+from lavra.models.protocols import IGNORED, Batch
 
-ENCODER_INPUTS, ENCODER_SEGMENTS, ENCODER_POSITIONS = "encoder_inputs", "encoder_segments", "encoder_positions"
+ENCODER_INPUTS = "encoder_inputs"
 """Names of the additional tensors of a batch that an encoder receives: token ids, document ids and positions."""
-_ENCODER_SIDE = (ENCODER_INPUTS, ENCODER_SEGMENTS, ENCODER_POSITIONS)
+ENCODER_DOCUMENT_IDS = "encoder_document_ids"
+ENCODER_POSITIONS = "encoder_positions"
+_ENCODER_SIDE = (ENCODER_INPUTS, ENCODER_DOCUMENT_IDS, ENCODER_POSITIONS)
 
 
 def counted(batch: Batch) -> float:
@@ -44,11 +46,11 @@ def cut(batch: Batch, columns: slice) -> Batch:
         batch,
         inputs=batch.inputs[:, columns],
         targets=batch.targets[:, columns],
-        segments=None if batch.segments is None else batch.segments[:, columns],
+        document_ids=None if batch.document_ids is None else batch.document_ids[:, columns],
         positions=None if batch.positions is None else batch.positions[:, columns],
-        extra={
+        model_inputs={
             name: tensor[:, columns] if _beside(name, tensor, length) else tensor
-            for name, tensor in batch.extra.items()
+            for name, tensor in batch.model_inputs.items()
         },
     )
     part.weight = counted(part)
@@ -81,17 +83,19 @@ def padded(batch: Batch, columns: int, vocabulary: int) -> Batch:
 
     zeros = torch.zeros(rows, columns, dtype=torch.int64, device=device)
     fills = noise, zeros - 1, zeros
-    segments = torch.zeros_like(batch.inputs, dtype=torch.int32) if batch.segments is None else batch.segments
+    document_ids = (
+        torch.zeros_like(batch.inputs, dtype=torch.int32) if batch.document_ids is None else batch.document_ids
+    )
     positions = torch.arange(length, device=device).repeat(rows, 1) if batch.positions is None else batch.positions
     return replace(
         batch,
         inputs=widened(batch.inputs, noise),
         targets=widened(batch.targets, zeros + IGNORED),
-        segments=widened(segments, zeros - 1),
+        document_ids=widened(document_ids, zeros - 1),
         positions=widened(positions, zeros),
-        extra={
+        model_inputs={
             name: widened(tensor, zeros) if tensor.dim() == 2 and _beside(name, tensor, length) else tensor
-            for name, tensor in batch.extra.items()
+            for name, tensor in batch.model_inputs.items()
         }
         | {name: widened(tensor, fill) for (name, tensor), fill in zip(_read(batch).items(), fills, strict=False)},
     )
@@ -114,22 +118,24 @@ def with_room(batch: Batch, columns: int, limit: int) -> Batch | None:
     surplus = (next(iter(read.values())).shape[1] + columns - limit) if read else 0
     if surplus <= 0:
         return batch
-    kept = [_without(segments, surplus) for segments in read[ENCODER_SEGMENTS]]
+    kept = [_without(document_ids, surplus) for document_ids in read[ENCODER_DOCUMENT_IDS]]
     if any(places is None for places in kept):
         return None
     chosen = torch.stack([places for places in kept if places is not None])
-    return replace(batch, extra=batch.extra | {name: tensor.gather(1, chosen) for name, tensor in read.items()})
+    return replace(
+        batch, model_inputs=batch.model_inputs | {name: tensor.gather(1, chosen) for name, tensor in read.items()}
+    )
 
 
-def _without(segments: torch.Tensor, surplus: int) -> torch.Tensor | None:
+def _without(document_ids: torch.Tensor, surplus: int) -> torch.Tensor | None:
     """Return the positions of a row that remain when `surplus` of them are removed; None if its texts are too short."""
-    padding = (segments < 0).nonzero()[:, 0].flip(0)
-    texts = segments[segments >= 0]
-    places = (segments == texts.mode().values).nonzero()[:, 0].flip(0) if len(texts) else padding[:0]
+    padding = (document_ids < 0).nonzero()[:, 0].flip(0)
+    texts = document_ids[document_ids >= 0]
+    places = (document_ids == texts.mode().values).nonzero()[:, 0].flip(0) if len(texts) else padding[:0]
     spare = torch.cat((padding, places[:-1]))
     if len(spare) < surplus:
         return None
-    kept = torch.ones_like(segments, dtype=torch.bool)
+    kept = torch.ones_like(document_ids, dtype=torch.bool)
     kept[spare[:surplus]] = False
     return kept.nonzero()[:, 0]
 
@@ -146,33 +152,33 @@ def ragged(batch: Batch) -> Batch:
 def spans(batch: Batch, row: int) -> list[slice]:
     """Return the span of each document of a row, in order and without padding."""
     length = batch.inputs.shape[1]
-    if batch.segments is None:
+    if batch.document_ids is None:
         return [slice(0, length)]
-    segments = batch.segments[row].tolist()
-    bounds = [0, *(place for place in range(1, length) if segments[place] != segments[place - 1]), length]
-    return [slice(start, end) for start, end in pairwise(bounds) if segments[start] >= 0]
+    document_ids = batch.document_ids[row].tolist()
+    bounds = [0, *(place for place in range(1, length) if document_ids[place] != document_ids[place - 1]), length]
+    return [slice(start, end) for start, end in pairwise(bounds) if document_ids[start] >= 0]
 
 
 def alone(batch: Batch, row: int, span: slice) -> Batch:
     """Return one document of a row as a batch of one row, without document ids and positions."""
     part = cut(batch.take(slice(row, row + 1)), span)
-    extra = part.extra
+    extra = part.model_inputs
     if ENCODER_INPUTS in extra:
-        inputs, segments, _ = _read(part).values()
-        number = 0 if batch.segments is None else int(batch.segments[row, span.start])
-        own = {ENCODER_INPUTS: inputs[:, segments[0] == number]}
+        inputs, document_ids, _ = _read(part).values()
+        number = 0 if batch.document_ids is None else int(batch.document_ids[row, span.start])
+        own = {ENCODER_INPUTS: inputs[:, document_ids[0] == number]}
         extra = {name: tensor for name, tensor in extra.items() if name not in _ENCODER_SIDE} | own
-    return replace(part, segments=None, positions=None, extra=extra)
+    return replace(part, document_ids=None, positions=None, model_inputs=extra)
 
 
 def _read(batch: Batch) -> dict[str, torch.Tensor]:
     """Return token ids, document ids and positions of the encoder inputs, in this order; empty without an encoder."""
-    inputs = batch.extra.get(ENCODER_INPUTS)
+    inputs = batch.model_inputs.get(ENCODER_INPUTS)
     if inputs is None:
         return {}
     places = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
     usual = inputs, torch.zeros_like(inputs, dtype=torch.int32), places
-    return {name: batch.extra.get(name, value) for name, value in zip(_ENCODER_SIDE, usual, strict=True)}
+    return {name: batch.model_inputs.get(name, value) for name, value in zip(_ENCODER_SIDE, usual, strict=True)}
 
 
 def read_by(batch: Batch, row: int, span: slice) -> list[int]:
@@ -180,25 +186,27 @@ def read_by(batch: Batch, row: int, span: slice) -> list[int]:
     side = [tensor[row] for tensor in _read(batch).values()]
     if not side:
         return []
-    number = 0 if batch.segments is None else int(batch.segments[row, span.start])
+    number = 0 if batch.document_ids is None else int(batch.document_ids[row, span.start])
     return side[0][side[1] == number].tolist()
 
 
 def beside_each_other(batches: Sequence[Batch]) -> Batch:
     """Return several batches, each of one row with one document, packed into one row."""
-    inputs, segments, positions = _in_one_row([batch.inputs for batch in batches])
+    inputs, document_ids, positions = _in_one_row([batch.inputs for batch in batches])
     targets = torch.cat([batch.targets for batch in batches], 1)
-    extra = dict(batches[0].extra)
+    extra = dict(batches[0].model_inputs)
     if ENCODER_INPUTS in extra:
-        sides = _in_one_row([batch.extra[ENCODER_INPUTS] for batch in batches])
+        sides = _in_one_row([batch.model_inputs[ENCODER_INPUTS] for batch in batches])
         extra.update(zip(_ENCODER_SIDE, sides, strict=True))
-    joined = replace(batches[0], inputs=inputs, targets=targets, segments=segments, positions=positions, extra=extra)
+    joined = replace(
+        batches[0], inputs=inputs, targets=targets, document_ids=document_ids, positions=positions, model_inputs=extra
+    )
     joined.weight = counted(joined)
     return joined
 
 
 def _in_one_row(parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return (1, length) token ids of all parts in one row, with their document ids and positions."""
-    segments = [torch.full_like(part, number, dtype=torch.int32) for number, part in enumerate(parts)]
+    document_ids = [torch.full_like(part, number, dtype=torch.int32) for number, part in enumerate(parts)]
     positions = [torch.arange(part.shape[1], device=part.device)[None] for part in parts]
-    return torch.cat(list(parts), 1), torch.cat(segments, 1), torch.cat(positions, 1)
+    return torch.cat(list(parts), 1), torch.cat(document_ids, 1), torch.cat(positions, 1)

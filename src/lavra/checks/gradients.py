@@ -7,11 +7,11 @@ import math
 import torch
 from torch import nn
 
-from lavra.checks.base import CheckResult, Subject
+from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.batches import ragged
 from lavra.checks.sandbox import train_on
 from lavra.core.errors import LavraError
-from lavra.models.contract import Batch, evaluating
+from lavra.models.protocols import Batch, eval_mode
 from lavra.training.acceleration.temporary_weights import full_precision, lively
 from lavra.training.precision import LossScale
 from lavra.training.step import Step
@@ -22,25 +22,25 @@ TOLERANCE = 1e-5
 _NAMED = 5  # names that a message lists before it counts the rest
 
 
-def check_accumulation(subject: Subject) -> list[CheckResult]:
+def check_accumulation(check_context: CheckContext) -> list[CheckResult]:
     """Check that N micro-batches of one row give the same loss and gradient as one batch of N rows.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result, named `accumulation`.
     """
     name = "accumulation"
     expected = f"the same loss and gradient to {TOLERANCE:g}, although rows have different numbers of targets"
-    batch = ragged(subject.encoded)
+    batch = ragged(check_context.encoded)
     rows = batch.inputs.shape[0]
     if rows < 2:
         return [CheckResult(name, "warn", "the batch has one row only", expected, "give more text")]
     singles = [batch.take(slice(row, row + 1)) for row in range(rows)]
-    with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
-        loss, gradients = _gradient(subject, [batch])
-        loss_of_singles, others = _gradient(subject, singles)
+    with full_precision(check_context.trainer), lively(check_context.trainer), eval_mode(check_context.model):
+        loss, gradients = _gradient(check_context, [batch])
+        loss_of_singles, others = _gradient(check_context, singles)
     # The distance of the gradients relative to their norm (both as one vector over all weights), in float64.
     weight = max(math.sqrt(sum(float(one.double().square().sum()) for one in gradients.values())), 1e-30)
     squares = (
@@ -57,21 +57,21 @@ def check_accumulation(subject: Subject) -> list[CheckResult]:
     return [CheckResult(name, "fail", measured, expected, remedy)]
 
 
-def check_gradients(subject: Subject) -> list[CheckResult]:
+def check_gradients(check_context: CheckContext) -> list[CheckResult]:
     """Check that every trainable parameter gets a finite gradient, and that tied weights are one tensor.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         A result named `gradient_flow` and one named `tied_weights`.
     """
-    with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
-        _, gradients = _gradient(subject, [subject.encoded])
+    with full_precision(check_context.trainer), lively(check_context.trainer), eval_mode(check_context.model):
+        _, gradients = _gradient(check_context, [check_context.encoded])
     dead, bad, stuck, thawed = [], [], [], []
-    for name, parameter in subject.model.named_parameters():
+    for name, parameter in check_context.model.named_parameters():
         gradient = gradients.get(name)
-        if name in subject.frozen:
+        if name in check_context.frozen:
             if parameter.requires_grad:
                 thawed.append(name)
         elif not parameter.requires_grad:
@@ -87,14 +87,14 @@ def check_gradients(subject: Subject) -> list[CheckResult]:
         ("trainable by mistake", thawed, "freeze them before the trainer is made"),
     ]
     found = [(words, names, remedy) for words, names, remedy in faults if names]
-    count = sum(1 for _ in subject.model.named_parameters())
+    count = sum(1 for _ in check_context.model.named_parameters())
     expected = "a finite gradient other than 0 for every trainable parameter, and none for frozen ones"
     measured = "; ".join(f"{len(names)} {words}: {listed(names)}" for words, names, _ in found)
-    trainable = count - len(subject.frozen)
-    measured = measured or f"{count} tensors: {trainable} have a gradient, {len(subject.frozen)} are frozen"
+    trainable = count - len(check_context.frozen)
+    measured = measured or f"{count} tensors: {trainable} have a gradient, {len(check_context.frozen)} are frozen"
     verdict = "fail" if found else "ok"
     flow = CheckResult("gradient_flow", verdict, measured, expected, "; ".join(remedy for _, _, remedy in found))
-    return [flow, check_tied(subject.module, subject.tied, "tied_weights")]
+    return [flow, check_tied(check_context.module, check_context.tied, "tied_weights")]
 
 
 def check_tied(module: nn.Module, tied: bool, name: str) -> CheckResult:
@@ -117,21 +117,21 @@ def check_tied(module: nn.Module, tied: bool, name: str) -> CheckResult:
     return CheckResult(name, "fail", measured, expected, f"{remedy}; otherwise training contradicts the configuration")
 
 
-def check_optimizer(subject: Subject) -> list[CheckResult]:
+def check_optimizer(check_context: CheckContext) -> list[CheckResult]:
     """Check that the optimiser updates every trainable weight, each once, with a learning rate above 0.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result, named `optimizer`.
     """
-    trainer = subject.trainer
-    names = {id(weight): name for name, weight in trainer.masters.weights.items()}
+    trainer = check_context.trainer
+    names = {id(weight): name for name, weight in trainer.master_weights.weights.items()}
     held: dict[str, float] = {}
     twice: list[str] = []
-    for optimizer, rates in zip(trainer.optimizers.optimizers, trainer.optimizers.rates, strict=True):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+    for optimizer, lrs in zip(trainer.optimizers.optimizers, trainer.optimizers.lrs, strict=True):
+        for group, rate in zip(optimizer.param_groups, lrs, strict=True):
             for weight in group["params"]:
                 name = names.get(id(weight), "a tensor that is not a weight of the model")
                 twice += [name] if name in held else []
@@ -148,8 +148,8 @@ def check_optimizer(subject: Subject) -> list[CheckResult]:
         )
         if wrong
     ] + ([] if most > 0 else ["the schedule is 0 at every step"])
-    rates = sorted(set(held.values()))
-    measured = "; ".join(faults) or f"{len(held)} tensors with peak learning rates from {rates[0]:g} to {rates[-1]:g}"
+    lrs = sorted(set(held.values()))
+    measured = "; ".join(faults) or f"{len(held)} tensors with peak learning rates from {lrs[0]:g} to {lrs[-1]:g}"
     remedy = "make the optimiser after the model is complete, with all its parameters and learning rates above 0"
     expected = "every trainable weight is in the optimiser once, with a learning rate above 0"
     return [CheckResult("optimizer", "fail" if faults else "ok", measured, expected, remedy if faults else "")]
@@ -159,20 +159,20 @@ def _some(trainer: Trainer) -> list[int]:
     return sorted({trainer.steps * share // 16 for share in range(16)} | {min(trainer.steps - 1, 10)})
 
 
-def _gradient(subject: Subject, micro_batches: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
+def _gradient(check_context: CheckContext, micro_batches: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
     """Return the loss of one training step over micro-batches, and its gradients by parameter name."""
-    trainer = subject.trainer
+    trainer = check_context.trainer
     kept = trainer.batches, trainer.objective, trainer.scale, trainer.report
     try:
-        train_on(trainer, subject.objective, [micro_batches])
+        train_on(trainer, check_context.objective, [micro_batches])
         trainer.scale, trainer.report = LossScale(False), _refuse
         step = Step(0, 0.0, trainer, recover=False)
         step.backward()
-        weights = trainer.masters.weights
+        weights = trainer.master_weights.weights
         found = {name: weight.grad.detach().clone() for name, weight in weights.items() if weight.grad is not None}
         return step.loss, found
     finally:
-        trainer.masters.clear()
+        trainer.master_weights.clear()
         trainer.batches, trainer.objective, trainer.scale, trainer.report = kept
 
 

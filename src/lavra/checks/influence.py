@@ -12,28 +12,28 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from lavra.checks.base import CheckResult, Subject
+from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.batches import ENCODER_INPUTS, counted, cut, only, spans
-from lavra.models.contract import IGNORED, Batch, evaluating
+from lavra.models.protocols import IGNORED, Batch, eval_mode
 from lavra.training.acceleration.temporary_weights import full_precision, lively
 
 _POSITIONS = 2  # target positions at which gradients are computed
 _LONGEST = 96  # tokens of the document that is used, to bound the time
 
 
-def check_influence(subject: Subject) -> list[CheckResult]:
+def check_influence(check_context: CheckContext) -> list[CheckResult]:
     """Check that a causal model depends on earlier tokens only, and a bidirectional one on both sides.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         A result named `causal_leak` or `both_directions`, and one named `source` for an encoder-decoder model.
     """
-    name = "causal_leak" if subject.causal else "both_directions"
-    batch = _longest_document(subject.encoded)
-    with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
-        seen = [(place, _influence(subject, batch, place)) for place in _places(batch)]
+    name = "causal_leak" if check_context.causal else "both_directions"
+    batch = _longest_document(check_context.encoded)
+    with full_precision(check_context.trainer), lively(check_context.trainer), eval_mode(check_context.model):
+        seen = [(place, _influence(check_context, batch, place)) for place in _places(batch)]
     known = [(place, norms) for place, norms in seen if norms is not None]
     if not known:
         return [
@@ -47,8 +47,8 @@ def check_influence(subject: Subject) -> list[CheckResult]:
         ]
     before = sum(float(norms[:place].sum()) for place, norms in known)
     after = sum(float(norms[place + 1 :].sum()) for place, norms in known)
-    results = [_causal(name, known, before, after) if subject.causal else _both(name, before, after)]
-    return [*results, _source(subject, batch, known[0][0])] if ENCODER_INPUTS in batch.extra else results
+    results = [_causal(name, known, before, after) if check_context.causal else _both(name, before, after)]
+    return [*results, _source(check_context, batch, known[0][0])] if ENCODER_INPUTS in batch.model_inputs else results
 
 
 def _causal(name: str, known: list[tuple[int, torch.Tensor]], before: float, after: float) -> CheckResult:
@@ -82,10 +82,10 @@ def _both(name: str, before: float, after: float) -> CheckResult:
     return CheckResult(name, "fail", measured, expected, remedy)
 
 
-def _source(subject: Subject, batch: Batch, place: int) -> CheckResult:
+def _source(check_context: CheckContext, batch: Batch, place: int) -> CheckResult:
     """Check that the predictions of the decoder depend on the inputs of the encoder."""
-    with full_precision(subject.trainer), lively(subject.trainer), evaluating(subject.model):
-        norms = _influence(subject, batch, place, batch.extra[ENCODER_INPUTS])
+    with full_precision(check_context.trainer), lively(check_context.trainer), eval_mode(check_context.model):
+        norms = _influence(check_context, batch, place, batch.model_inputs[ENCODER_INPUTS])
     total = 0.0 if norms is None else float(norms.sum())
     measured = f"the gradient of a single loss at the inputs of the encoder is {total:.3g}"
     expected = "more than 0: predictions depend on the source text"
@@ -119,11 +119,13 @@ def _places(batch: Batch) -> list[int]:
     return inner[step // 2 :: step][:_POSITIONS] if batch.inputs.shape[1] > 1 else []
 
 
-def _influence(subject: Subject, batch: Batch, place: int, inputs: torch.Tensor | None = None) -> torch.Tensor | None:
+def _influence(
+    check_context: CheckContext, batch: Batch, place: int, inputs: torch.Tensor | None = None
+) -> torch.Tensor | None:
     """Return the (length,) norms of the gradient of the loss at one position, at the embeddings of the inputs.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
         batch: Batch of one row.
         place: Position of the target whose loss is differentiated.
         inputs: Token ids whose embeddings are meant; None for the inputs of the batch.
@@ -132,8 +134,8 @@ def _influence(subject: Subject, batch: Batch, place: int, inputs: torch.Tensor 
         The norms; None if no embedding was called with these token ids.
     """
     inputs = batch.inputs if inputs is None else inputs
-    with _captured(subject.module, inputs) as outputs:
-        loss = subject.objective.loss(subject.model, only(batch, 0, place))
+    with _captured(check_context.module, inputs) as outputs:
+        loss = check_context.objective.loss(check_context.model, only(batch, 0, place))
         if not outputs:
             return None
         gradients = torch.autograd.grad(loss.sum, outputs, allow_unused=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lavra.checks.base import CheckResult, Subject
+from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.sandbox import restored, train_on
 from lavra.models.native.attention import Way, distrusted_ways, takes_documents, wrong_way
 from lavra.models.native.attention_masks import causal_mask
@@ -17,16 +17,16 @@ from lavra.training.optimizers.adamw import AdamW, wrong_update
 _FAR = "an error against fp32 at most twice that of the plain implementation"
 
 
-def check_kernels(subject: Subject) -> list[CheckResult]:
+def check_kernels(check_context: CheckContext) -> list[CheckResult]:
     """Compare the kernels of attention (forward and backward) and of the optimiser with plain implementations.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result; `warn` if a kernel is wrong on this machine, since the plain implementation replaces it.
     """
-    found = _attention(subject) | _optimizer(subject)
+    found = _attention(check_context) | _optimizer(check_context)
     faults = [f"{name}: {wrong}" for name, wrong in found.items() if wrong]
     given_up = {f"attention '{way}'" for way in distrusted_ways()} - {name for name, wrong in found.items() if wrong}
     faults += [f"{name} was disabled before" for name in sorted(given_up)]
@@ -37,9 +37,9 @@ def check_kernels(subject: Subject) -> list[CheckResult]:
     return [CheckResult("kernels", "warn" if faults else "ok", measured, _FAR, remedy if faults else "")]
 
 
-def _attention(subject: Subject) -> dict[str, str | None]:
+def _attention(check_context: CheckContext) -> dict[str, str | None]:
     """Return what is wrong with each attention kernel (None for nothing), on random heads."""
-    model, batch = subject.model, subject.encoded
+    model, batch = check_context.model, check_context.encoded
     if not isinstance(model, Decoder):
         return {}
     spec, dtype = model.spec, model.embedding.weight.dtype
@@ -51,12 +51,12 @@ def _attention(subject: Subject) -> dict[str, str | None]:
         return torch.randn(shape, generator=generator, device="cpu").to(batch.inputs.device, dtype)
 
     queries, keys, values = drawn(spec.heads), drawn(spec.key_value_heads), drawn(spec.key_value_heads)
-    segments = batch.segments
+    document_ids = batch.document_ids
     masks: dict[Way, torch.Tensor | None] = {"causal": None}
-    if segments is not None:
-        masks["masked"] = segments
+    if document_ids is not None:
+        masks["masked"] = document_ids
         if takes_documents(batch.inputs.device, dtype, spec.size_of_head):
-            masks["documents"] = segments
+            masks["documents"] = document_ids
     return {
         f"attention '{way}'": wrong_way(
             way, queries, keys, values, causal_mask(given, length, None, batch.bounds if way == "documents" else None)
@@ -65,10 +65,10 @@ def _attention(subject: Subject) -> dict[str, str | None]:
     }
 
 
-def _optimizer(subject: Subject) -> dict[str, str | None]:
+def _optimizer(check_context: CheckContext) -> dict[str, str | None]:
     """Return what is wrong with the fused AdamW update (None for nothing), on random gradients of one weight."""
     generator = torch.Generator("cpu").manual_seed(1)
-    for optimizer in subject.trainer.optimizers.optimizers:
+    for optimizer in check_context.trainer.optimizers.optimizers:
         if not isinstance(optimizer, AdamW):
             continue
         group = next(group for group in optimizer.param_groups if group["params"])
@@ -84,17 +84,17 @@ def _optimizer(subject: Subject) -> dict[str, str | None]:
     return {}
 
 
-def check_compiled(subject: Subject) -> list[CheckResult]:
+def check_compiled(check_context: CheckContext) -> list[CheckResult]:
     """Compile a training step, and compare its loss and gradients with those of the plain step.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result; `warn` if the compiled step is wrong, since training then uses another one.
     """
-    trainer, name = subject.trainer, "compiled"
-    blocks = getattr(subject.model, "blocks", None)
+    trainer, name = check_context.trainer, "compiled"
+    blocks = getattr(check_context.model, "blocks", None)
     if not isinstance(blocks, nn.ModuleList) or not len(blocks):
         return [CheckResult(name, "ok", "no part of this model is compiled", _FAR)]
     if not can_compile(trainer.device):
@@ -102,10 +102,10 @@ def check_compiled(subject: Subject) -> list[CheckResult]:
     if trainer.compilation is not None and trainer.compilation.flags != EAGER:
         trainer.compilation.undo()
     with restored(trainer):
-        train_on(trainer, subject.objective, [[subject.encoded]])
+        train_on(trainer, check_context.objective, [[check_context.encoded]])
         compilation = compile_step(trainer)
         try:
-            reasons = take_first_right_way(trainer, subject.encoded)
+            reasons = take_first_right_way(trainer, check_context.encoded)
             way = compilation.flags
         finally:
             compilation.undo()

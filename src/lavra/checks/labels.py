@@ -6,33 +6,39 @@ from typing import Any
 
 import torch
 
-from lavra.checks.base import CheckResult, Subject
+from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.batches import only, read_by, spans
 from lavra.core.seeds import fixed_normal
-from lavra.models.contract import IGNORED, Batch, logit_cap_of
+from lavra.models.protocols import IGNORED, Batch, logit_cap_of
 
-_EXAMPLES, _SHOWN, _LINE = 2, 28, 110  # rows that are shown, tokens of each, characters of a line
+_EXAMPLES = 2  # rows that are shown, tokens of each, characters of a line
+_SHOWN = 28
+_LINE = 110
 _POSITIONS = 4  # targets whose alignment is verified by gradients
 _IGNORED_MARK = "-"
 
 
-def check_labels(subject: Subject) -> list[CheckResult]:
+def check_labels(check_context: CheckContext) -> list[CheckResult]:
     """Show inputs and targets side by side, and check alignment, ignored positions and special tokens.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result, named `labels`, whose details show two rows as text.
     """
-    batches = [subject.encoded]
-    if subject.mixed_rows:
-        batches.append(subject.encode(subject.mixed_rows).to(subject.trainer.device))
-    faults = [fault for fault in (_empty(subject, batches), _shifted(subject, batches), _misplaced(subject)) if fault]
-    faults += _never_learned(subject, batches)
+    batches = [check_context.encoded]
+    if check_context.mixed_rows:
+        batches.append(check_context.encode(check_context.mixed_rows).to(check_context.trainer.device))
+    faults = [
+        fault
+        for fault in (_empty(check_context, batches), _shifted(check_context, batches), _misplaced(check_context))
+        if fault
+    ]
+    faults += _never_learned(check_context, batches)
     ignored = [float((batch.targets == IGNORED).float().mean()) for batch in batches]
     measured = "; ".join(words for words, _ in faults)
-    ends = f", {len(subject.must_learn)} special tokens among the targets" if subject.must_learn else ""
+    ends = f", {len(check_context.must_learn)} special tokens among the targets" if check_context.must_learn else ""
     return [
         CheckResult(
             "labels",
@@ -40,31 +46,31 @@ def check_labels(subject: Subject) -> list[CheckResult]:
             measured or f"{ignored[0]:.1%} of the positions are ignored, every example has targets{ends}",
             "every prediction is compared with its own target; ends of documents and special tokens are targets",
             "; ".join(remedy for _, remedy in faults),
-            tuple(_as_text(subject, batches[0])),
+            tuple(_as_text(check_context, batches[0])),
         )
     ]
 
 
-def _empty(subject: Subject, batches: list[Batch]) -> tuple[str, str] | None:
+def _empty(check_context: CheckContext, batches: list[Batch]) -> tuple[str, str] | None:
     empty = sum(int((batch.targets != IGNORED).sum(1).eq(0).sum()) for batch in batches)
     rows = sum(batch.targets.shape[0] for batch in batches)
     # Masked language modelling: now and then, by chance, no token of a short text is masked.
-    if not empty or (not subject.causal and empty < rows / 2):
+    if not empty or (not check_context.causal and empty < rows / 2):
         return None
     return f"{empty} of {rows} examples have no target", "drop these examples, or find out what ignores their targets"
 
 
-def _shifted(subject: Subject, batches: list[Batch]) -> tuple[str, str] | None:
+def _shifted(check_context: CheckContext, batches: list[Batch]) -> tuple[str, str] | None:
     """Return a problem if targets of a causal objective are not the next inputs, else None."""
-    if not subject.causal:
+    if not check_context.causal:
         return None
     right = total = ahead = 0
     for batch in batches:
         kept = batch.targets != IGNORED
         for distance in (1, 2):
             compared = kept[:, :-distance].clone()
-            if batch.segments is not None:
-                compared &= batch.segments[:, distance:] == batch.segments[:, :-distance]
+            if batch.document_ids is not None:
+                compared &= batch.document_ids[:, distance:] == batch.document_ids[:, :-distance]
             same = (batch.targets[:, :-distance] == batch.inputs[:, distance:]) & compared
             if distance == 1:
                 right, total = right + int(same.sum()), total + int(compared.sum())
@@ -77,20 +83,20 @@ def _shifted(subject: Subject, batches: list[Batch]) -> tuple[str, str] | None:
     return f"{total - right} of {total} targets are not the next token{told}", remedy
 
 
-def _misplaced(subject: Subject) -> tuple[str, str] | None:
+def _misplaced(check_context: CheckContext) -> tuple[str, str] | None:
     """Return a problem if a target is predicted from the features of another position, else None.
 
     The gradient of a single loss at random features tells which features it uses.
     """
-    batch = subject.encoded
+    batch = check_context.encoded
     # Features unlike each other, and a head that is not zero, so that every influence has a gradient.
-    shape = *batch.targets.shape, subject.model.output_projection()[0].shape[1]
+    shape = *batch.targets.shape, check_context.model.output_projection()[0].shape[1]
     features = fixed_normal(shape, 0).to(batch.targets.device)
     places = (batch.targets != IGNORED).nonzero()[:: max(1, int((batch.targets != IGNORED).sum()) // _POSITIONS)]
     for row, position in places[:_POSITIONS].tolist():
         leaf = features.clone().requires_grad_()
-        standing = _Given(subject.model, leaf)
-        loss = subject.objective.loss(standing, only(batch, row, position))  # pyright: ignore[reportArgumentType]
+        standing = _Given(check_context.model, leaf)
+        loss = check_context.objective.loss(standing, only(batch, row, position))  # pyright: ignore[reportArgumentType]
         loss.sum.backward()
         sources = [] if leaf.grad is None else leaf.grad.abs().sum(-1).nonzero().tolist()
         if sources != [[row, position]]:
@@ -129,12 +135,12 @@ class _Given:
         return getattr(self._model, name)
 
 
-def _never_learned(subject: Subject, batches: list[Batch]) -> list[tuple[str, str]]:
+def _never_learned(check_context: CheckContext, batches: list[Batch]) -> list[tuple[str, str]]:
     faults = []
-    for token in subject.must_learn:
+    for token in check_context.must_learn:
         if any(bool((batch.targets == token).any()) for batch in batches):
             continue
-        name = subject.decode(token)
+        name = check_context.decode(token)
         faults.append(
             (
                 f"{name} (id {token}) is never a target",
@@ -145,7 +151,7 @@ def _never_learned(subject: Subject, batches: list[Batch]) -> list[tuple[str, st
     return faults
 
 
-def _as_text(subject: Subject, batch: Batch) -> list[str]:
+def _as_text(check_context: CheckContext, batch: Batch) -> list[str]:
     lines = []
     for row in range(min(_EXAMPLES, batch.inputs.shape[0])):
         start, end = _busy_part(batch, row)
@@ -153,8 +159,8 @@ def _as_text(subject: Subject, batch: Batch) -> list[str]:
         lines.append(f"example {row + 1}: inputs above targets, {_IGNORED_MARK} is ignored, | starts a text{told}")
         read = read_by(batch, row, slice(start, end))
         if read:
-            lines.append(f"  inputs of the encoder: {' '.join(map(subject.decode, read[:_SHOWN]))}")
-        lines += _two_lines(subject, batch, row, start, end)
+            lines.append(f"  inputs of the encoder: {' '.join(map(check_context.decode, read[:_SHOWN]))}")
+        lines += _two_lines(check_context, batch, row, start, end)
     return lines
 
 
@@ -165,13 +171,13 @@ def _busy_part(batch: Batch, row: int) -> tuple[int, int]:
     return start, min(start + _SHOWN, batch.inputs.shape[1])
 
 
-def _two_lines(subject: Subject, batch: Batch, row: int, start: int, end: int) -> list[str]:
+def _two_lines(check_context: CheckContext, batch: Batch, row: int, start: int, end: int) -> list[str]:
     begins = {span.start for span in spans(batch, row)}
     lines, above, below = [], "  ", "  "
     for place in range(start, end):
         target = int(batch.targets[row, place])
-        read = ("|" if place in begins else "") + subject.decode(int(batch.inputs[row, place]))
-        asked = _IGNORED_MARK if target == IGNORED else subject.decode(target)
+        read = ("|" if place in begins else "") + check_context.decode(int(batch.inputs[row, place]))
+        asked = _IGNORED_MARK if target == IGNORED else check_context.decode(target)
         width = max(len(read), len(asked)) + 1
         if len(above) + width > _LINE:
             lines += [above.rstrip(), below.rstrip()]

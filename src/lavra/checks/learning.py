@@ -9,37 +9,40 @@ from dataclasses import replace
 
 import torch
 
-from lavra.checks.base import CheckResult, Subject
+from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.batches import read_by, spans
 from lavra.checks.gradients import listed
 from lavra.checks.sandbox import InTurn, restored, train_on
-from lavra.models.contract import IGNORED, Batch
+from lavra.models.protocols import IGNORED, Batch
 
-_STEPS, _SECONDS, _HOPELESS_AFTER = 200, 12.0, 40
+_STEPS = 200
 """Limits of the check in steps and in seconds, and the number of steps after which a loss that has not decreased at all
 ends it."""
-_SHARE, _LOSS = 0.05, 0.1
+_SECONDS = 12.0
+_HOPELESS_AFTER = 40
+_SHARE = 0.05
 """The batch counts as learned when the loss is below this share of its start, or below this many nats per token."""
+_LOSS = 0.1
 _LEAST_STEPS = 4
 """Smallest number of steps: weights that start at zero pass a gradient on to the layers below only after some steps."""
 
 
-def check_overfit(subject: Subject) -> list[CheckResult]:
+def check_overfit(check_context: CheckContext) -> list[CheckResult]:
     """Check that one batch can be overfitted with the optimiser of the run, and that every trainable weight changes.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         A result named `overfit` and one named `update`.
     """
-    trainer = subject.trainer
-    floor = _floor(subject.encoded) if subject.causal else 0.0
+    trainer = check_context.trainer
+    floor = _floor(check_context.encoded) if check_context.causal else 0.0
     begun = time.monotonic()
     losses: list[float] = []
     with restored(trainer):
-        before = {name: weight.detach().clone() for name, weight in trainer.masters.weights.items()}
-        train_on(trainer, subject.objective, [[subject.encoded]])
+        before = {name: weight.detach().clone() for name, weight in trainer.master_weights.weights.items()}
+        train_on(trainer, check_context.objective, [[check_context.encoded]])
         turn = InTurn(trainer)
         trainer.updates = [*trainer.updates, turn]
         trainer.schedule, trainer.steps = replace(trainer.schedule, shape="constant", warmup_steps=0), _STEPS
@@ -49,12 +52,12 @@ def check_overfit(subject: Subject) -> list[CheckResult]:
         rest = turn.learned.keys() - tried.keys()
         still = [
             name
-            for name, parameter in subject.model.named_parameters()
-            if name not in subject.frozen | rest
-            and (name not in before or torch.equal(before[name], trainer.masters.weights[name]))
+            for name, parameter in check_context.model.named_parameters()
+            if name not in check_context.frozen | rest
+            and (name not in before or torch.equal(before[name], trainer.master_weights.weights[name]))
         ]
     return [
-        _overfit(losses, floor, subject.loaded, bool(subject.frozen)),
+        _overfit(losses, floor, check_context.loaded, bool(check_context.frozen)),
         _moved(still, len(tried), len(losses), len(rest)),
     ]
 

@@ -7,33 +7,34 @@ import math
 import numpy as np
 import torch
 
-from lavra.checks.base import CheckResult, Subject
+from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.batches import counted
 from lavra.checks.sandbox import only_measuring, restored, train_on
-from lavra.models.contract import IGNORED, evaluating
+from lavra.models.protocols import IGNORED, eval_mode
 from lavra.training.acceleration.temporary_weights import full_precision, lively
 
-_NEAR, _FAR = 0.05, 0.15
+_NEAR = 0.05
 """Relative distance of the first loss from that of uniform predictions up to which the verdict is `ok`, and up to which
 it is `warn`."""
+_FAR = 0.15
 _COUNTED_ROWS = 512  # rows in which the frequencies of tokens are counted
 
 
-def check_first_loss(subject: Subject) -> list[CheckResult]:
+def check_first_loss(check_context: CheckContext) -> list[CheckResult]:
     """Check that an untrained model predicts uniformly, and that a pretrained one is better than token frequencies.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result, named `first_loss`.
     """
-    batch, model = subject.encoded, subject.model
-    with full_precision(subject.trainer), evaluating(model), torch.no_grad():
-        loss = float(subject.objective.loss(model, batch, learning=False).sum) / max(1.0, counted(batch))
+    batch, model = check_context.encoded, check_context.model
+    with full_precision(check_context.trainer), eval_mode(model), torch.no_grad():
+        loss = float(check_context.objective.loss(model, batch, learning=False).sum) / max(1.0, counted(batch))
     even = math.log(model.vocabulary)
-    if subject.loaded:
-        return [_of_loaded(loss, _unigram(subject), even)]
+    if check_context.loaded:
+        return [_of_loaded(loss, _unigram(check_context), even)]
     apart = abs(loss / even - 1.0)
     measured = f"{loss:.3f} nats per token"
     expected = f"within {_NEAR:.0%} of ln V = {even:.3f}, the loss of uniform predictions over V = {model.vocabulary}"
@@ -65,31 +66,32 @@ def _of_loaded(loss: float, unigram: float, even: float) -> CheckResult:
     return CheckResult("first_loss", "fail", measured, expected, remedy)
 
 
-def _unigram(subject: Subject) -> float:
+def _unigram(check_context: CheckContext) -> float:
     """Return the loss of a unigram model with add-one smoothing on the targets of the batch, in nats per token."""
-    rows = subject.source.rows(0, max(_COUNTED_ROWS, subject.rows))
-    targets = subject.encode(rows).targets
-    counts = np.bincount(targets[targets != IGNORED].numpy(), minlength=subject.model.vocabulary) + 1.0
-    asked = subject.encoded.targets
+    rows = check_context.source.rows(0, max(_COUNTED_ROWS, check_context.rows))
+    targets = check_context.encode(rows).targets
+    counts = np.bincount(targets[targets != IGNORED].numpy(), minlength=check_context.model.vocabulary) + 1.0
+    asked = check_context.encoded.targets
     return float(-np.log(counts / counts.sum())[asked[asked != IGNORED].cpu().numpy()].mean())
 
 
-def check_evaluation(subject: Subject) -> list[CheckResult]:
+def check_evaluation(check_context: CheckContext) -> list[CheckResult]:
     """Check that evaluation is deterministic, i.e. that dropout is disabled: the same batch gives the same loss twice.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result, named `evaluation`.
     """
-    trainer, batch = subject.trainer, subject.encoded
+    trainer, batch = check_context.trainer, check_context.encoded
     losses = []
-    with full_precision(trainer), torch.no_grad(), trainer.evaluating():
+    with full_precision(trainer), torch.no_grad(), trainer.eval_mode():
         for number in range(2):
             torch.manual_seed(number)
             losses.append(
-                float(subject.objective.loss(subject.model, batch, learning=False).sum) / max(1.0, counted(batch))
+                float(check_context.objective.loss(check_context.model, batch, learning=False).sum)
+                / max(1.0, counted(batch))
             )
     measured = f"{losses[0]:.7f} and {losses[1]:.7f} nats per token"
     expected = "the same loss twice in evaluation"
@@ -99,32 +101,34 @@ def check_evaluation(subject: Subject) -> list[CheckResult]:
     return [CheckResult("evaluation", "fail", measured, expected, remedy)]
 
 
-_PRECISION_NEAR, _PRECISION_FAR = 0.005, 0.03
+_PRECISION_NEAR = 0.005
 """Relative distance of the loss from that in fp32 up to which the verdict is `ok`, and up to which it is `warn`."""
-_STEPS, _MOST_HALVINGS = 1, 8  # steps in which overflows are counted, and halvings of the loss scale that are accepted
+_PRECISION_FAR = 0.03
+_STEPS = 1  # steps in which overflows are counted, and halvings of the loss scale that are accepted
+_MOST_HALVINGS = 8
 
 
-def check_precision(subject: Subject) -> list[CheckResult]:
+def check_precision(check_context: CheckContext) -> list[CheckResult]:
     """Compare the loss in the training precision with that in fp32, and count overflows of the loss scale.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result, named `precision`.
     """
-    trainer, name = subject.trainer, "precision"
-    kind = next(iter(trainer.masters.working.values())).dtype
+    trainer, name = check_context.trainer, "precision"
+    kind = next(iter(trainer.master_weights.working.values())).dtype
     expected = f"within {_PRECISION_NEAR:.1%} of the loss in fp32, and finite gradients"
-    if not trainer.masters.separate:
+    if not trainer.master_weights.separate:
         return [CheckResult(name, "ok", "training is in fp32, so there is nothing to compare", expected)]
     short = str(kind).removeprefix("torch.").replace("bfloat", "bf").replace("float", "fp")
     with lively(trainer):
-        own = _loss(subject)
+        own = _loss(check_context)
     with full_precision(trainer), lively(trainer):
-        exact = _loss(subject)
+        exact = _loss(check_context)
     apart = abs(own / exact - 1.0) if exact else math.inf
-    halvings, finite = _overflows(subject)
+    halvings, finite = _overflows(check_context)
     measured = f"{own:.5f} in {short}, {exact:.5f} in fp32, a difference of {apart:.3%}"
     if trainer.scale.active:
         measured += (
@@ -138,18 +142,18 @@ def check_precision(subject: Subject) -> list[CheckResult]:
     return [CheckResult(name, "warn" if apart <= _PRECISION_FAR and finite else "fail", measured, expected, remedy)]
 
 
-def _loss(subject: Subject) -> float:
-    with evaluating(subject.model), torch.no_grad():
-        return float(subject.objective.loss(subject.model, subject.encoded, learning=False).sum) / max(
-            1.0, counted(subject.encoded)
-        )
+def _loss(check_context: CheckContext) -> float:
+    with eval_mode(check_context.model), torch.no_grad():
+        return float(
+            check_context.objective.loss(check_context.model, check_context.encoded, learning=False).sum
+        ) / max(1.0, counted(check_context.encoded))
 
 
-def _overflows(subject: Subject) -> tuple[int, bool]:
+def _overflows(check_context: CheckContext) -> tuple[int, bool]:
     """Return how often the loss scale was halved in a few steps, and whether the gradients were finite in the end."""
-    trainer = subject.trainer
+    trainer = check_context.trainer
     with restored(trainer):
-        train_on(trainer, subject.objective, [[subject.encoded]])
+        train_on(trainer, check_context.objective, [[check_context.encoded]])
         trainer.updates = only_measuring()
         before = trainer.scale.value
         norms = [trainer.run_step().gradient_norm for _ in range(_STEPS)]

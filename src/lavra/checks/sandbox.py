@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lavra.models.contract import Batch
+from lavra.models.protocols import Batch
 from lavra.objectives.base import Objective
-from lavra.training.batches import Ranks
+from lavra.training.batches import DistributedInfo
 from lavra.training.optimizers.muon import Muon
 from lavra.training.step import Step
 from lavra.training.trainer import Trainer
@@ -25,11 +25,11 @@ class GivenBatches:
         seed: Random seed, which dropout uses.
     """
 
-    ranks = Ranks()
+    distributed = DistributedInfo()
 
     def __init__(self, steps: Sequence[Sequence[Batch]], seed: int) -> None:
         self.given, self.seed, self.steps = steps, seed, len(steps)
-        self.micro_rows = self.share = self.rows_per_step = steps[0][0].inputs.shape[0]
+        self.micro_batch_size = self.share = self.global_batch_size = steps[0][0].inputs.shape[0]
 
     def micro_batches(self, step: int) -> list[Batch]:
         """Return the micro-batches of a step, counted from 0."""
@@ -54,7 +54,7 @@ def restored(trainer: Trainer) -> Iterator[None]:
     finally:
         trainer.batches, trainer.objective, trainer.updates = batches, objective, updates
         trainer.schedule, trainer.steps = schedule, length
-        trainer.masters.clear()
+        trainer.master_weights.clear()
         trainer.restore(tensors.__getitem__, state)
         trainer.excluded = excluded
 
@@ -115,7 +115,7 @@ class InTurn(Stay):
     name = "in_turn"
 
     def __init__(self, trainer: Trainer) -> None:
-        weights = trainer.masters.weights
+        weights = trainer.master_weights.weights
         heavy = {
             id(weight)
             for optimizer in trainer.optimizers.optimizers

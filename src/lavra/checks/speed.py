@@ -8,38 +8,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from lavra.checks.base import CheckResult, Subject
+from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.sandbox import only_measuring, restored, train_on
 from lavra.training.devices import synchronize
 
 _STEPS = 2  # batches that are timed
-_WAIT, _SLOW = 0.1, 0.3
+_WAIT = 0.1
 """Share of the time that may be spent waiting for data, and share of the planned speed that must be reached; short rows
 are slower than those of the run, so the second is low."""
+_SLOW = 0.3
 
 
-def check_speed(subject: Subject) -> list[CheckResult]:
+def check_speed(check_context: CheckContext) -> list[CheckResult]:
     """Measure the time spent waiting for data, the speed relative to the plan, and the graphs of a compiled block.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result, named `speed`, whose verdict is `ok` or `warn`.
     """
-    data_seconds, step_seconds = _times(subject)
+    data_seconds, step_seconds = _times(check_context)
     wait = max(0.0, data_seconds - step_seconds) / max(data_seconds, step_seconds)
-    speed = subject.encoded.weight / step_seconds
+    speed = check_context.encoded.weight / step_seconds
     measured = f"{wait:.0%} of the time waiting for data; {speed:,.0f} tokens/s"
     expected = f"less than {_WAIT:.0%} waiting"
     remedies = [] if wait <= _WAIT else ["making batches takes longer than training on them: prepare the data first"]
-    if subject.tokens_per_second:
-        share = speed / subject.tokens_per_second
-        measured += f" on short sequences, {share:.0%} of the {subject.tokens_per_second:,.0f} that are planned"
+    if check_context.tokens_per_second:
+        share = speed / check_context.tokens_per_second
+        measured += f" on short sequences, {share:.0%} of the {check_context.tokens_per_second:,.0f} that are planned"
         expected += f", at least {_SLOW:.0%} of the planned speed"
         if share < _SLOW:
             remedies.append("check whether other programs keep the machine busy, and the number of threads")
-    graphs = _graphs(subject)
+    graphs = _graphs(check_context)
     if graphs is not None:
         breaks, compilations = graphs
         measured += f"; a block compiles into {compilations} graph{'s' * (compilations != 1)} with {breaks} breaks"
@@ -50,18 +51,18 @@ def check_speed(subject: Subject) -> list[CheckResult]:
     return [CheckResult("speed", verdict, measured, expected, "; ".join(remedies))]
 
 
-def _times(subject: Subject) -> tuple[float, float]:
+def _times(check_context: CheckContext) -> tuple[float, float]:
     """Return the seconds to make a batch and to compute its gradient, without the optimiser step.
 
     In a real run, the optimiser step is spread over many more tokens than the few of this batch.
     """
     begin = time.perf_counter()
     for number in range(_STEPS):
-        subject.encode(subject.source.rows(number * subject.rows, subject.rows))
+        check_context.encode(check_context.source.rows(number * check_context.rows, check_context.rows))
     data_seconds = (time.perf_counter() - begin) / _STEPS
-    trainer = subject.trainer
+    trainer = check_context.trainer
     with restored(trainer):
-        train_on(trainer, subject.objective, [[subject.encoded]])
+        train_on(trainer, check_context.objective, [[check_context.encoded]])
         trainer.updates = only_measuring()
         trainer.run_step()
         synchronize(trainer.device)
@@ -71,12 +72,12 @@ def _times(subject: Subject) -> tuple[float, float]:
     return data_seconds, time.perf_counter() - begin
 
 
-def _graphs(subject: Subject) -> tuple[int, int] | None:
+def _graphs(check_context: CheckContext) -> tuple[int, int] | None:
     """Return the numbers of graph breaks and of graphs of one block that runs twice; None for a model without blocks.
 
     The block is only traced (by TorchDynamo), which takes about a second, and not compiled.
     """
-    blocks = getattr(subject.model, "blocks", None)
+    blocks = getattr(check_context.model, "blocks", None)
     if not isinstance(blocks, nn.ModuleList) or not len(blocks):
         return None
     seen: dict[str, Any] = {}
@@ -84,7 +85,7 @@ def _graphs(subject: Subject) -> tuple[int, int] | None:
         lambda _, given, named: seen.update(given=given, named=named), with_kwargs=True
     )
     with torch.no_grad():
-        subject.model.features(subject.encoded)
+        check_context.model.features(check_context.encoded)
     handle.remove()
     import torch._dynamo as dynamo
 

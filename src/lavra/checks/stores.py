@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lavra.checks.base import CheckResult, Subject
-from lavra.core.errors import Damaged
+from lavra.checks.base import CheckContext, CheckResult
+from lavra.core.errors import CorruptFile
 from lavra.core.seeds import numpy_stream
 from lavra.data.token_store.prepare import Prepared
 from lavra.data.token_store.store import TokenStore
@@ -18,31 +18,33 @@ from lavra.evaluation.documents import documents_of_store
 from lavra.evaluation.likelihood import likelihood
 from lavra.text.near_duplicates import THRESHOLD, near_duplicates
 
-_DOCUMENTS, _CHARACTERS = 200, 2000  # documents of the sample, and characters of each
-_MUCH_LOST, _MANY_UNKNOWN = 0.5, 0.01
+_DOCUMENTS = 200  # documents of the sample, and characters of each
+_CHARACTERS = 2000
+_MUCH_LOST = 0.5
 """Share of texts that are not decoded as they were from which a tokenizer fails, and share of unknown tokens from which
 there is a warning."""
+_MANY_UNKNOWN = 0.01
 _SHOWN = 3  # examples that a result lists
 
 
-def check_tokenizer(subject: Subject) -> list[CheckResult]:
+def check_tokenizer(check_context: CheckContext) -> list[CheckResult]:
     """Check that tokenizer, stores and model agree, that decoding inverts encoding, and how many tokens are unknown.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result, named `tokenizer`.
     """
     expected = "decode(encode(x)) = x, no unknown tokens, and the same token ids in tokenizer, text and model"
-    if subject.data is None:
+    if check_context.data is None:
         return [CheckResult("tokenizer", "ok", "there is no text to compare with", expected)]
-    tokenizer = subject.data.tokenizer
-    faults = _disagreements(subject, subject.data, tokenizer)
-    sample = [text[:_CHARACTERS] for text in itertools.islice(subject.data.validation.texts(), _DOCUMENTS)]
+    tokenizer = check_context.data.tokenizer
+    faults = _disagreements(check_context, check_context.data, tokenizer)
+    sample = [text[:_CHARACTERS] for text in itertools.islice(check_context.data.validation.texts(), _DOCUMENTS)]
     lost, unknown = _lost(tokenizer, sample)
     rate = len(lost) / max(1, len(sample))
-    rows = subject.model.output_projection()[0].shape[0]
+    rows = check_context.model.output_projection()[0].shape[0]
     measured = (
         f"{len(sample) - len(lost)} of {len(sample)} texts are decoded unchanged, {unknown:.2%} unknown tokens, "
         f"a vocabulary of {tokenizer.vocabulary_size} tokens for {rows} rows of the head"
@@ -56,36 +58,36 @@ def check_tokenizer(subject: Subject) -> list[CheckResult]:
     return [CheckResult("tokenizer", verdict, measured, expected, "; ".join(remedies), tuple(lost[:_SHOWN]))]
 
 
-def check_files(subject: Subject) -> list[CheckResult]:
+def check_files(check_context: CheckContext) -> list[CheckResult]:
     """Check every file of the stores against the hash that was computed when it was written.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result, named `files`.
     """
     expected = "every file of the stores has the content that was written"
-    if not subject.stores:
+    if not check_context.stores:
         return [CheckResult("files", "ok", "there are no stores to verify", expected)]
     faults = []
-    for store in subject.stores:
+    for store in check_context.stores:
         try:
             store.verify()
-        except Damaged as damaged:
+        except CorruptFile as damaged:
             faults.append(damaged)
     if not faults:
-        measured = f"all files of {len(subject.stores)} stores match their hashes"
+        measured = f"all files of {len(check_context.stores)} stores match their hashes"
         return [CheckResult("files", "ok", measured, expected)]
     remedies = dict.fromkeys(fault.remedy for fault in faults)
     return [CheckResult("files", "fail", "; ".join(fault.message for fault in faults), expected, "; ".join(remedies))]
 
 
-def _disagreements(subject: Subject, data: Prepared, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+def _disagreements(check_context: CheckContext, data: Prepared, tokenizer: Tokenizer) -> list[tuple[str, str]]:
     faults = []
     other = "prepare the text with the tokenizer that belongs to the model (--text.tokenizer)"
-    if tokenizer.vocabulary_size > subject.model.vocabulary:
-        words = f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model only {subject.model.vocabulary}"
+    if tokenizer.vocabulary_size > check_context.model.vocabulary:
+        words = f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model only {check_context.model.vocabulary}"
         faults.append((words, other))
     for side, store in (("train", data.train), ("validation", data.validation)):
         manifest = store.manifest
@@ -95,7 +97,7 @@ def _disagreements(subject: Subject, data: Prepared, tokenizer: Tokenizer) -> li
             ids = f"{manifest.end_of_document} in the {side} store, {tokenizer.end_of_document} in the tokenizer"
             faults.append((f"the end of a document is {ids}", other))
         largest = int(np.max(store.tokens)) if manifest.tokens else 0
-        if largest >= subject.model.vocabulary:
+        if largest >= check_context.model.vocabulary:
             faults.append((f"the {side} store contains token id {largest}, which the model does not have", other))
     return faults
 
@@ -116,75 +118,79 @@ def _lost(tokenizer: Tokenizer, sample: list[str]) -> tuple[list[str], float]:
     return lost, unknown / max(1, total)
 
 
-_TRAIN_TOKENS, _HELD_OUT_TOKENS = 4_000_000, 1_000_000  # tokens of either side that are searched for near duplicates
+_TRAIN_TOKENS = 4_000_000  # tokens of either side that are searched for near duplicates
+_VALIDATION_TOKENS = 1_000_000
 _MEASURED_TOKENS = 4096  # tokens on which the loss with and without near duplicates is measured
-_FEW, _MANY = 0.01, 0.1
+_FEW = 0.01
 """Share of near duplicates in the validation text up to which the verdict is `ok`, and from which it is `fail`."""
+_MANY = 0.1
 _SHORT = 20
 """Tokens below which a copy is ignored: headings and one-line documents repeat by nature."""
 
 
-def check_copies(subject: Subject) -> list[CheckResult]:
+def check_copies(check_context: CheckContext) -> list[CheckResult]:
     """Look for validation documents that occur word for word in the training text.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result, named `held_out_copies`.
     """
-    name, expected = "held_out_copies", "no validation document in the training text"
-    if subject.data is None:
+    name, expected = "validation_copies", "no validation document in the training text"
+    if check_context.data is None:
         return [CheckResult(name, "ok", "there is no text to compare", expected)]
-    train, held_out = subject.data.train, subject.data.validation
-    copied = _copied(train, held_out)
-    share = _share(held_out, copied)
-    measured = f"{len(copied)} of {len(held_out)} validation documents, {share:.1%} of the tokens, are trained on"
+    train, validation_set = check_context.data.train, check_context.data.validation
+    copied = _copied(train, validation_set)
+    share = _share(validation_set, copied)
+    measured = f"{len(copied)} of {len(validation_set)} validation documents, {share:.1%} of the tokens, are trained on"
     if not copied:
         return [CheckResult(name, "ok", measured, expected)]
     remedy = "remove the copies, and prepare the text again: lavra keeps equal documents on one side of the split"
-    return [CheckResult(name, "fail", measured, expected, remedy, _shown(subject, copied))]
+    return [CheckResult(name, "fail", measured, expected, remedy, _shown(check_context, copied))]
 
 
-def check_near_duplicates(subject: Subject) -> list[CheckResult]:
+def check_near_duplicates(check_context: CheckContext) -> list[CheckResult]:
     """Look for validation documents that occur almost word for word in the training text.
 
     For a pretrained model, the loss without these documents is measured too.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
 
     Returns:
         One result, named `held_out_near_duplicates`.
     """
-    name = "held_out_near_duplicates"
+    name = "validation_near_duplicates"
     expected = f"less than {_FEW:.0%} of the validation text with a resemblance of {THRESHOLD:g} to training text"
-    if subject.data is None:
+    if check_context.data is None:
         return [CheckResult(name, "ok", "there is no text to compare", expected)]
-    train, held_out = subject.data.train, subject.data.validation
+    train, validation_set = check_context.data.train, check_context.data.validation
     some, all_tokens = _sample(train, _TRAIN_TOKENS)
-    measured_ones, _ = _sample(held_out, _HELD_OUT_TOKENS)
-    pairs = near_duplicates(_texts(subject, held_out, measured_ones), THRESHOLD, others=_texts(subject, train, some))
+    measured_ones, _ = _sample(validation_set, _VALIDATION_TOKENS)
+    pairs = near_duplicates(
+        _texts(check_context, validation_set, measured_ones), THRESHOLD, others=_texts(check_context, train, some)
+    )
     near = sorted({measured_ones[pair.first] for pair in pairs})
-    near = [number for number in near if len(held_out.document(number)) >= _SHORT]
-    share = _share(held_out, near) / max(1e-9, _share(held_out, measured_ones))
+    near = [number for number in near if len(validation_set.document(number)) >= _SHORT]
+    share = _share(validation_set, near) / max(1e-9, _share(validation_set, measured_ones))
     covered = "" if all_tokens else f" (compared with {len(some):,} of {len(train):,} training documents)"
     measured = f"{len(near)} of {len(measured_ones)} validation documents, {share:.1%} of the tokens{covered}"
-    if near and subject.loaded:
-        measured += _losses(subject, held_out, measured_ones, near)
+    if near and check_context.loaded:
+        measured += _losses(check_context, validation_set, measured_ones, near)
     if share <= _FEW:
         return [CheckResult(name, "ok", measured, expected)]
     remedy = "near duplicates make validation results too good; remove them before the split"
     verdict = "fail" if share > _MANY else "warn"
-    return [CheckResult(name, verdict, measured, expected, remedy, _shown(subject, near))]
+    return [CheckResult(name, verdict, measured, expected, remedy, _shown(check_context, near))]
 
 
-def _copied(train: TokenStore, held_out: TokenStore) -> list[int]:
+def _copied(train: TokenStore, validation_set: TokenStore) -> list[int]:
     """Return the numbers of the validation documents, short ones excepted, that are equal to a training document."""
     # Only training documents whose length occurs among the validation documents are read and compared.
-    lengths = np.diff(held_out.offsets.astype(np.int64))
+    lengths = np.diff(validation_set.offsets.astype(np.int64))
     long = np.flatnonzero(lengths >= _SHORT).tolist()
-    wanted = {held_out.document(number).astype(np.int64).tobytes(): number for number in long}
+    wanted = {validation_set.document(number).astype(np.int64).tobytes(): number for number in long}
     candidates = np.flatnonzero(np.isin(np.diff(train.offsets.astype(np.int64)), lengths[lengths >= _SHORT]))
     found = (wanted.get(train.document(number).astype(np.int64).tobytes()) for number in candidates.tolist())
     return sorted({number for number in found if number is not None})
@@ -204,16 +210,18 @@ def _sample(store: TokenStore, tokens: int) -> tuple[list[int], bool]:
     return np.sort(order[: int(np.searchsorted(np.cumsum(lengths), tokens)) + 1]).tolist(), False
 
 
-def _texts(subject: Subject, store: TokenStore, numbers: Sequence[int]) -> list[str]:
-    assert subject.data is not None
-    inner = subject.data.tokenizer.inner
+def _texts(check_context: CheckContext, store: TokenStore, numbers: Sequence[int]) -> list[str]:
+    assert check_context.data is not None
+    inner = check_context.data.tokenizer.inner
     return inner.decode_batch([store.document(number)[:-1].tolist() for number in numbers], skip_special_tokens=True)
 
 
-def _losses(subject: Subject, held_out: TokenStore, measured: Sequence[int], near: Sequence[int]) -> str:
+def _losses(
+    check_context: CheckContext, validation_set: TokenStore, measured: Sequence[int], near: Sequence[int]
+) -> str:
     """Return the validation loss with and without near duplicates, in words."""
-    assert subject.data is not None
-    every = documents_of_store(held_out, subject.data.tokenizer)
+    assert check_context.data is not None
+    every = documents_of_store(validation_set, check_context.data.tokenizer)
     rest = sorted(set(measured) - set(near))
     losses = []
     for numbers in (measured, rest):
@@ -221,11 +229,11 @@ def _losses(subject: Subject, held_out: TokenStore, measured: Sequence[int], nea
             return "; all of them are near duplicates"
         with torch.no_grad():
             sample = every.select(list(numbers)).sample(_MEASURED_TOKENS)
-            losses.append(likelihood(subject.model, sample).total.loss.value)
+            losses.append(likelihood(check_context.model, sample).total.loss.value)
     return f"; validation loss {losses[0]:.4f} with them, {losses[1]:.4f} without"
 
 
-def _shown(subject: Subject, numbers: Sequence[int]) -> tuple[str, ...]:
-    assert subject.data is not None
-    tokenizer, store = subject.data.tokenizer, subject.data.validation
+def _shown(check_context: CheckContext, numbers: Sequence[int]) -> tuple[str, ...]:
+    assert check_context.data is not None
+    tokenizer, store = check_context.data.tokenizer, check_context.data.validation
     return tuple(f"document {number}: {tokenizer.decode(store.document(number)[:24])!r}" for number in numbers[:3])

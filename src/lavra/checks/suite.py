@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lavra.checks.base import Check, CheckResult, Subject, Verdict
+from lavra.checks.base import Check, CheckContext, CheckResult, Verdict
 from lavra.checks.documents import check_documents, check_padding
 from lavra.checks.gradients import check_accumulation, check_gradients, check_optimizer
 from lavra.checks.influence import check_influence
@@ -157,21 +157,21 @@ _WITHOUT_MODEL = (check_tokenizer, check_files)
 
 
 def run_checks(
-    subject: Subject, checks: Sequence[tuple[Check, float]] = FULL, *, seconds: float | None = None
+    check_context: CheckContext, checks: Sequence[tuple[Check, float]] = FULL, *, seconds: float | None = None
 ) -> Report:
     """Run checks on a training set-up and return a report of their results.
 
     The trainer and the global random state are restored afterwards. A check that raises an error counts as failed.
 
     Args:
-        subject: Training set-up to check.
+        check_context: Training set-up to check.
         checks: Checks with their costs, such as `QUICK` or `FULL`.
         seconds: Time limit; checks that would exceed it are skipped, except the first. None sets no limit.
 
     Examples:
         A training set-up needs a trainer, an objective and a source of rows; here the rows are lists of token ids.
 
-        >>> from lavra.models.contract import Batch
+        >>> from lavra.models.protocols import Batch
         >>> from lavra.models.spec import DecoderSpec
         >>> from lavra.objectives.causal import Causal
         >>> from lavra.planning.machine.dry_run import Rehearsal
@@ -192,42 +192,42 @@ def run_checks(
     begun = time.monotonic()
     results: list[CheckResult] = []
     skipped: list[str] = []
-    impossible = _beyond(subject)
+    impossible = _beyond(check_context)
     if impossible is not None:
         checks, results = [pair for pair in checks if pair[0] in _WITHOUT_MODEL], [impossible]
     unit = 0.0
-    devices = [subject.trainer.device] if subject.trainer.device.type == "cuda" else []
+    devices = [check_context.trainer.device] if check_context.trainer.device.type == "cuda" else []
     with Progress("checking", len(checks), "checks", every=5.0) as progress, torch.random.fork_rng(devices):
         for number, (check, cost) in enumerate(checks):
             if seconds is not None and time.monotonic() - begun + cost * unit > seconds and number:
                 skipped.append(_name(check))
                 continue
             start = time.monotonic()
-            results += _run(check, subject)
+            results += _run(check, check_context)
             if number == 0:
                 unit = time.monotonic() - start
             progress.advance(note=_name(check))
     return Report(tuple(results), tuple(skipped), time.monotonic() - begun)
 
 
-def _run(check: Check, subject: Subject) -> Sequence[CheckResult]:
+def _run(check: Check, check_context: CheckContext) -> Sequence[CheckResult]:
     """Run one check and return its results; an error in it is a failure, since training would raise it too."""
     try:
-        return check(subject)
+        return check(check_context)
     except Exception as error:
         told = f"it ended with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         remedy = "training would end with the same error: see the message"
         return [CheckResult(_name(check), "fail", told, "the check runs", remedy)]
     finally:
-        subject.trainer.masters.clear()
+        check_context.trainer.master_weights.clear()
 
 
-def _beyond(subject: Subject) -> CheckResult | None:
+def _beyond(check_context: CheckContext) -> CheckResult | None:
     """Return a failure if the batch contains token ids beyond the vocabulary of the model, else None.
 
     The model cannot be run on them: on a GPU the attempt would even make the device unusable for the process.
     """
-    batch, vocabulary = subject.encoded, subject.model.vocabulary
+    batch, vocabulary = check_context.encoded, check_context.model.vocabulary
     largest = max(int(batch.inputs.max()), int(batch.targets.max()))
     if largest < vocabulary:
         return None

@@ -12,7 +12,7 @@ import tyro
 from lavra.cli.options import parse, print_json
 from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
-from lavra.core.progress import printable, say
+from lavra.core.progress import log, printable
 
 if TYPE_CHECKING:
     from lavra.generation.chat import Conversation
@@ -69,7 +69,7 @@ def converse(conversation: Conversation, out: TextIO) -> None:
     if asks:
         import readline  # noqa: F401 -- gives `input` its line editing and history
 
-        say(_HELP)
+        log(_HELP)
     while True:
         try:
             line = (input("> ") if asks else _line()).strip()
@@ -84,7 +84,7 @@ def converse(conversation: Conversation, out: TextIO) -> None:
             elif line:
                 _answer(conversation, line, out)
         except InputError as error:
-            say(f"lavra: {error}")
+            log(f"lavra: {error}")
 
 
 def _line() -> str:
@@ -98,11 +98,11 @@ def _command(conversation: Conversation, line: str) -> None:
     word, _, rest = line.partition(" ")
     if word == "/reset":
         conversation.reset()
-        say("the conversation starts over")
+        log("the conversation starts over")
     elif word == "/save":
         _save(conversation, rest.strip())
     else:
-        say(_HELP if word == "/help" else f"there is no command {word}; {_HELP}")
+        log(_HELP if word == "/help" else f"there is no command {word}; {_HELP}")
 
 
 def _save(conversation: Conversation, name: str) -> None:
@@ -118,7 +118,7 @@ def _save(conversation: Conversation, name: str) -> None:
         JsonLines(path).append({"messages": conversation.messages})
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}", "name another file") from error
-    say(f"added to {path}, which `lavra train` reads")
+    log(f"added to {path}, which `lavra train` reads")
 
 
 def _answer(conversation: Conversation, text: str, out: TextIO) -> None:
@@ -129,7 +129,7 @@ def _answer(conversation: Conversation, text: str, out: TextIO) -> None:
         for piece in pieces:
             print(show(piece), end="", file=out, flush=True)
     except KeyboardInterrupt:
-        say("\nstopped; what was written is kept")
+        log("\nstopped; what was written is kept")
     print(file=out, flush=True)
     if conversation.cut:
-        say(f"the answer was cut after {conversation.options.max_new_tokens} tokens; raise --max-new-tokens")
+        log(f"the answer was cut after {conversation.options.max_new_tokens} tokens; raise --max-new-tokens")

@@ -11,7 +11,7 @@ import tyro
 from lavra.cli.options import parse, print_json, say_last
 from lavra.cli.train import lengthened
 from lavra.config.training import MachineConfig, ModelConfig, ObjectiveConfig, OptimizationConfig, TextConfig
-from lavra.config.transforms import EditConfig
+from lavra.config.transforms import TransformConfig
 from lavra.core.disk.run_folder import RunFolder, is_run
 from lavra.core.program import command, without_display_flags
 
@@ -25,7 +25,7 @@ class _Check:
     seed: int = 0
     """Seed of everything that is random."""
     text: TextConfig = field(default_factory=TextConfig)
-    edits: EditConfig = field(default_factory=EditConfig)
+    transforms: TransformConfig = field(default_factory=TransformConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
             seed=options.seed,
             base=options.base,
             text=options.text,
-            edits=options.edits,
+            transforms=options.transforms,
             objective=options.objective,
             model=options.model,
             optimization=options.optimization,

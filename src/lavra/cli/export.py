@@ -69,8 +69,8 @@ def main(arguments: list[str]) -> int:
         print_json(made.to_json())
     else:
         print(f"{made.folder}: a {made.family} model\n{made.certificate}")
-        if made.folded is not None:
-            print(f"  its adapter was merged: logits differ by at most {made.folded['largest_difference']:.2e}")
+        if made.merged is not None:
+            print(f"  its adapter was merged: logits differ by at most {made.merged['largest_difference']:.2e}")
         say_last(
             ("generate", command("generate", made.folder, "--prompt", "…")),
             ("evaluate", command("evaluate", made.folder, "--data", "TEXT")),

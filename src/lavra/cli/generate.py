@@ -12,7 +12,7 @@ from lavra.cli.options import parse, print_json, say_last
 from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
 from lavra.core.program import command
-from lavra.core.progress import printable, say
+from lavra.core.progress import log, printable
 from lavra.core.units import counted
 
 
@@ -147,5 +147,5 @@ def _told(count: int, texts: int, how: GenerateOptions) -> int:
         return 0
     from lavra.generation.generate import unfinished
 
-    say(unfinished(count, texts, how))
+    log(unfinished(count, texts, how))
     return 1

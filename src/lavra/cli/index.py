@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
             "lavra index corpus.jsonl --expansions expanded.jsonl --export es.ndjson --export-format elasticsearch",
         ],
     )
-    from lavra.core.progress import say
+    from lavra.core.progress import log
     from lavra.core.units import counted, show_size
     from lavra.workflows.search.search import export_index, make_index
 
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     }
     made = make_index(options.collection, **values)
     for warning in made.warnings:
-        say(warning)
+        log(warning)
     if options.export:
         export_index(made.index.folder, options.export, options.export_format, force=options.force)
     if as_json:

@@ -15,7 +15,7 @@ from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.program import last_lines
-from lavra.core.progress import say, set_quiet
+from lavra.core.progress import log, set_quiet
 
 Options = TypeVar("Options")
 
@@ -105,10 +105,10 @@ def say_last(*steps: tuple[str, str]) -> None:
         steps: A title and a path, a sentence or a command line; see `lavra.core.program.last_lines`.
     """
     for line in last_lines(steps):
-        say(line)
+        log(line)
 
 
-def say_next(run: Path) -> None:
+def log_next(run: Path) -> None:
     """Say where the result of a run lies and which commands a person wants next, after all else.
 
     Args:
@@ -118,7 +118,7 @@ def say_next(run: Path) -> None:
     from lavra.reports.run_summary import next_lines
 
     for line in next_lines(read_run(RunFolder(run))):
-        say(line)
+        log(line)
 
 
 def print_json(value: object) -> None:

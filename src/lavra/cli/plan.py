@@ -10,7 +10,7 @@ from lavra.core.program import command
 
 _SHORT = {
     "--from": "--base",
-    "--gradient-checkpointing": "--edits.gradient-checkpointing",
+    "--gradient-checkpointing": "--transforms.gradient-checkpointing",
     "--vocabulary": "--text.vocabulary",
     "--tokenizer": "--text.tokenizer",
     "--text-column": "--text.column",
@@ -46,14 +46,14 @@ def main(arguments: list[str]) -> int:
             print(report["file"])
             say_last(("all later plans use it, such as", command("plan", "TEXT", "--budget", "20m")))
         return 0
-    from lavra.reports.forecast import show_outlook
+    from lavra.reports.forecast import show_plan_report
     from lavra.workflows.planning.plan import plan
 
-    outlook = plan(request)
+    plan_report = plan(request)
     if as_json:
-        print_json(outlook.to_json())
+        print_json(plan_report.to_json())
     else:
-        print(show_outlook(outlook))
+        print(show_plan_report(plan_report))
         say_last(("result", "printed above, and not kept; --json prints it for a file"), _next(request))
     return 0
 

@@ -10,7 +10,7 @@ import tyro
 
 from lavra.cli.options import new_file, parse, print_json
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.progress import say
+from lavra.core.progress import log
 
 
 @dataclass
@@ -46,5 +46,5 @@ def main(arguments: list[str]) -> int:
         print(out)
         lines = next_lines(record)
         for line in lines[1:] if record.result else lines:  # the first line of a finished run names the page itself
-            say(line)
+            log(line)
     return 0

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import tyro
 
-from lavra.cli.options import parse, print_json, say_next
+from lavra.cli.options import log_next, parse, print_json
 
 
 @dataclass
 class _Resume:
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The folder of the run."""
-    micro_rows: int | None = None
+    micro_batch_size: int | None = None
     """Sequences of a micro-batch, where memory is less than before; the tokens of an update and the order of the data
     stay the same."""
 
@@ -30,10 +30,10 @@ def main(arguments: list[str]) -> int:
     )
     from lavra.workflows.training.resume import resume
 
-    run = resume(options.run, micro_rows=options.micro_rows)
+    run = resume(options.run, micro_batch_size=options.micro_batch_size)
     if as_json:
         print_json({"run": str(run.path), **run.result})
     else:
         print(run.path)
-        say_next(run.path)
+        log_next(run.path)
     return 0

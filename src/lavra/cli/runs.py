@@ -11,7 +11,7 @@ import tyro
 from lavra.cli.options import parse, print_json
 from lavra.core.disk.run_folder import RunFolder, check_removable, list_runs, remove_run
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.reports.run_table import run_line, run_record, show_run, show_runs
 
 
@@ -58,7 +58,7 @@ def _list(arguments: list[str]) -> int:
     elif runs:
         print(show_runs(runs))
     else:
-        say(f"no runs in {options.root}")
+        log(f"no runs in {options.root}")
     return 0
 
 
@@ -98,7 +98,7 @@ def _remove(arguments: list[str]) -> int:
             raise InputError(f"{run.path} has a trained model", "add --force to remove it; nothing was removed")
     for run in runs:
         remove_run(run.path)
-        say(f"removed {run.path}")
+        log(f"removed {run.path}")
     if as_json:
         print_json({"removed": [str(run.path) for run in runs]})
     return 0

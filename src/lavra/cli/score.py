@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     if as_json:
         print_json({"prompts": [one.to_json() for one in scored]})
         return 0
-    from lavra.core.progress import say
+    from lavra.core.progress import log
     from lavra.reports.formatting import text_table
 
     for one in scored:
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
         again = max(score.from_prompt for score in one.scores)
         if again:
             tokens = "token is" if again == 1 else f"{again} tokens are"
-            say(f"the options complete the prompt's last word: its last {tokens} scored along with each")
+            log(f"the options complete the prompt's last word: its last {tokens} scored along with each")
     kept = command("score", *without_display_flags(arguments), "--json")
     say_last(
         ("result", f"printed above, and not kept; {kept} > scores.json keeps it"),

@@ -19,7 +19,7 @@ class _Search:
     """The words to look for."""
     index: str = "search-index"
     """The folder of the index."""
-    most: int = 10
+    top_k: int = 10
     """Most documents to show."""
 
 
@@ -37,7 +37,7 @@ class _Evaluate:
     """File of relevance judgements, instead of the collection's, in the layout of TREC or of BEIR."""
     tune_on: str = ""
     """Split on which k1, b and the weight of generated queries are tuned, for each system."""
-    ceiling: bool = False
+    oracle: bool = False
     """Also measure the oracle: documents expanded with the questions that people asked of them."""
     dense: str = ""
     """Folder of a bi-encoder of sentence-transformers: also measure its embeddings, alone and fused with BM25."""
@@ -79,7 +79,7 @@ def _search(arguments: list[str]) -> int:
     query = " ".join(options.query)
     if not query.strip():
         raise InputError("the query is empty", 'write what to look for: lavra search "maior cidade"')
-    hits = search_index(query, options.index, most=options.most)
+    hits = search_index(query, options.index, top_k=options.top_k)
     if as_json:
         print_json({"query": query, "hits": [hit.to_json() for hit in hits]})
         return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lavra.cli.options import parse, print_json, say_next
+from lavra.cli.options import log_next, parse, print_json
 from lavra.config.training import TrainConfig
 from lavra.core.errors import InputError
 
@@ -10,9 +10,9 @@ _SHORT = {
     "--model": "--model.preset",
     "--from": "--base",
     "--objective": "--objective.name",
-    "--adapter": "--edits.adapter.kind",
-    "--rank": "--edits.adapter.rank",
-    "--freeze": "--edits.freeze",
+    "--adapter": "--transforms.adapter.kind",
+    "--rank": "--transforms.adapter.rank",
+    "--freeze": "--transforms.freeze",
     "--text-column": "--text.column",
     "--on-bad-row": "--text.on-bad-row",
     "--strict": "--text.on-bad-row=strict",
@@ -30,7 +30,7 @@ _ELSEWHERE = {
     "--learning-rate": "--optimization.learning-rate",
     "--weight-decay": "--optimization.weight-decay",
     "--warmup-steps": "--optimization.warmup-steps",
-    "--batch-size": "--optimization.tokens-per-step (tokens of an update) or --machine.micro-rows (sequences at once)",
+    "--batch-size": "--optimization.batch-tokens (tokens of a step) or --machine.micro-batch-size (sequences at once)",
     "--wandb": "--track wandb",
     "--tensorboard": "--track tensorboard",
     "--tokenizer": "--text.tokenizer",
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
         print_json({"run": str(run.path), **run.result})
     else:
         print(run.path)
-        say_next(run.path)
+        log_next(run.path)
     return 0
 
 

@@ -25,7 +25,7 @@ Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "geglu", "swiglu"]
 
 # The objective.
 
-ObjectiveName = Literal["auto", "causal", "answers", "seq2seq", "masked"]
+ObjectiveName = Literal["auto", "causal", "completion", "seq2seq", "mlm"]
 """The training objectives; `auto` takes the one that fits the model and the columns of the data."""
 
 # The optimisation.

@@ -12,7 +12,7 @@ from typing import Literal
 
 from lavra.config.quantities import Choice
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 
 FORMAL = ("regex", "json_schema", "grammar")
 """The options whose value may be the name of a file that holds the value, because people keep these in files."""
@@ -186,7 +186,7 @@ def _content(name: str, value: str) -> str:
         raise InputError(
             f"{value}, which {flag} names, cannot be read: {error.strerror}", "give another file"
         ) from error
-    say(f"{flag} is read from the file {value}")
+    log(f"{flag} is read from the file {value}")
     return content
 
 

@@ -9,7 +9,7 @@ import tyro
 
 from lavra.config.quantities import Count, Duration
 from lavra.config.training import TextConfig
-from lavra.config.transforms import EditConfig
+from lavra.config.transforms import TransformConfig
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class PlanRequest:
     assumption."""
     context: int | None = None
     """Tokens of a sequence; the model's context length by default."""
-    tokens_per_step: Count | None = None
+    batch_tokens: Count | None = None
     """Tokens of one optimiser step; chosen from the length of the run by default."""
-    micro_rows: int | None = None
+    micro_batch_size: int | None = None
     """Sequences of a micro-batch; the largest that fits into memory by default."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the working weights; the best that the hardware has by default."""
@@ -67,4 +67,4 @@ class PlanRequest:
     seed: int = 0
     """Seed of the sample of the text and of the bootstrap."""
     text: TextConfig = field(default_factory=TextConfig)
-    edits: EditConfig = field(default_factory=EditConfig)
+    transforms: TransformConfig = field(default_factory=TransformConfig)

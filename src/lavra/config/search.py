@@ -75,7 +75,7 @@ class ExpandConfig:
     model: str
     """A run of `lavra doc2query train`, or any decoder or encoder-decoder: folder or hub name."""
     out: str = "expanded.jsonl"
-    """The file of queries; FILE.about.json beside it says how they were made."""
+    """The file of queries; FILE.provenance.json beside it says how they were made."""
     queries: int = 10
     """Number of queries for each chunk: 1 generates greedily, more are sampled."""
     top_k: int = 10

@@ -13,7 +13,7 @@ import tyro
 
 from lavra.config.choices import Activation, NewRows, Norm, ObjectiveName, OptimizerName, Policy, Positions, Shape
 from lavra.config.quantities import Count, Duration, Size
-from lavra.config.transforms import EditConfig
+from lavra.config.transforms import TransformConfig
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ class ModelConfig:
     """Normalisation layer."""
     activation: Activation | None = None
     """Activation function of the feed-forward layers."""
-    pairs: int | None = None
+    bigram_embedding: int | None = None
     """Rows of a hashed bigram embedding, e.g. 65536: some hundredths fewer bits per byte after the same steps, for
     more memory and a model that only lavra can read. None by default."""
-    recall: bool | None = None
+    ngram_copy: bool | None = None
     """Whether to add an n-gram copy, which looks up what followed when a token last occurred in the document: some
     hundredths fewer bits per byte after the same steps, and a model that only lavra can read. Not by default."""
     tied: bool | None = None
@@ -113,8 +113,9 @@ class ObjectiveConfig:
     """
 
     name: ObjectiveName = "auto"
-    """causal: every token from those before; answers: only the completions of prompts; seq2seq: targets from sources;
-    masked: hidden words from both sides. auto: what the model and the columns of the data allow."""
+    """causal: every token from those before; completion: only the completions of prompts; seq2seq: targets from
+    sources;
+    mlm: hidden words from both sides. auto: what the model and the columns of the data allow."""
     source_context: int | None = None
     """Largest number of tokens of a source, for seq2seq."""
     mask_rate: float = 0.15
@@ -144,29 +145,29 @@ class OptimizationConfig:
     learning_rate: float | None = None
     """AdamW's peak learning rate: 6e-3 from scratch (3e-3 where the output layer is tied or embeddings are not
     normalised), 1e-4 in fine-tuning, 5e-4 with an adapter."""
-    embedding_learning_rate: float | None = None
+    embedding_lr: float | None = None
     """Peak learning rate of the embeddings: 0.15 from scratch where they are normalised, elsewhere AdamW's."""
-    matrix_learning_rate: float | None = None
+    muon_lr: float | None = None
     """Muon's peak learning rate: 0.014, less in short runs that start from bigram counts."""
     weight_decay: float = 0.0
     """Weight decay of the matrices that AdamW trains."""
-    matrix_weight_decay: float = 0.01
+    muon_weight_decay: float = 0.01
     """Weight decay of the matrices that Muon trains."""
     schedule: Shape | None = None
     """Shape of the learning-rate schedule: wsd from scratch, linear in fine-tuning."""
     warmup_steps: int | None = None
     """Steps of linear warm-up: 10 from scratch, a twentieth of the run in fine-tuning."""
-    cooldown: float = 0.5
+    decay_fraction: float = 0.5
     """Share of the run over which the wsd schedule decays."""
-    floor: float = 0.05
+    min_lr_ratio: float = 0.05
     """Learning rate at the end of the run, as a share of the peak."""
-    tokens_per_step: Count | None = None
+    batch_tokens: Count | None = None
     """Tokens of one optimiser step; chosen by the plan by default."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest norm of the gradient; a larger gradient is scaled down to it."""
     label_smoothing: float = 0.0
     """Share of each target's probability that is spread over the vocabulary."""
-    bigrams: bool | None = None
+    bigram_init: bool | None = None
     """Start from the bigram counts of the text instead of from random weights (warm start); by default where it pays:
     in runs from scratch of up to 1,000 tokens for each token of the vocabulary."""
     layer_decay: float = 1.0
@@ -191,12 +192,12 @@ class MachineConfig:
     """Compile the model's blocks; auto compiles when the run is long enough to repay it."""
     threads: int | None = None
     """Number of processor threads; one for each core by default."""
-    micro_rows: int | None = None
+    micro_batch_size: int | None = None
     """Sequences of a micro-batch; chosen by default, and halved when memory runs out."""
 
 
 @dataclass(frozen=True)
-class FaultConfig:
+class AnomalyConfig:
     """What happens when the loss or the gradient is not finite.
 
     Examples:
@@ -207,7 +208,7 @@ class FaultConfig:
 
     policy: Policy = "skip"
     """For a loss or gradient that is not finite: skip the step, roll back to the last checkpoint, or stop."""
-    most_in_a_row: int = 10
+    max_in_a_row: int = 10
     """Number of such steps in a row that ends the run."""
     spikes: bool = False
     """Also treat spikes of the loss or of the gradient's norm so."""
@@ -281,10 +282,10 @@ class TrainConfig:
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Experiment trackers to report to (needs the extra `track`)."""
     text: TextConfig = field(default_factory=TextConfig)
-    edits: EditConfig = field(default_factory=EditConfig)
+    transforms: TransformConfig = field(default_factory=TransformConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
-    faults: FaultConfig = field(default_factory=FaultConfig)
+    anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
     average: AverageConfig = field(default_factory=AverageConfig)

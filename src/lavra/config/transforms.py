@@ -38,7 +38,7 @@ class AdapterConfig:
     """Dropout probability on the inputs of the low-rank updates."""
     targets: tuple[str, ...] = ()
     """Linear layers to adapt, as names or globs (q_proj, attention, blocks.1?.mlp.*); all of the blocks by default."""
-    saved: tuple[str, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
     """Modules trained whole and saved beside the adapter, as names or globs (lm_head). New heads and embeddings of
     another vocabulary are always among them."""
 
@@ -57,13 +57,13 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True)
-class EditConfig:
+class TransformConfig:
     """Everything that is done to a model before it is trained, in the order of the fields.
 
     Examples:
         >>> from lavra.config.transforms import AdapterConfig, EditConfig
         >>> edits = EditConfig(base_bits=4, adapter=AdapterConfig(kind="lora"))
-        >>> edits.adapter.rank, edits.freeze
+        >>> transforms.adapter.rank, transforms.freeze
         (16, ())
         >>> EditConfig(base_bits=4)
         Traceback (most recent call last):
@@ -74,7 +74,7 @@ class EditConfig:
 
     vocabulary: int = 0
     """Size of another vocabulary to which embedding and head are resized; 0 keeps the model's own."""
-    base_bits: Literal[0, 8, 4] = 0
+    quantize_base: Literal[0, 8, 4] = 0
     """Hold the frozen weights of the blocks in 8 or 4 bits under an adapter (QLoRA, arXiv 2305.14314); 0 keeps them as
     they are."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -86,11 +86,13 @@ class EditConfig:
     third more time."""
 
     def __post_init__(self) -> None:
-        if self.base_bits and self.adapter.kind == "none":
+        if self.quantize_base and self.adapter.kind == "none":
             raise InputError(
-                f"weights in {self.base_bits} bits cannot be trained themselves", "add an adapter: --adapter.kind lora"
+                f"weights in {self.quantize_base} bits cannot be trained themselves",
+                "add an adapter: --adapter.kind lora",
             )
         if self.freeze and self.adapter.kind != "none":
             raise InputError(
-                "an adapter freezes everything but itself and adapter.saved", "leave out --freeze or the adapter"
+                "an adapter freezes everything but itself and adapter.modules_to_save",
+                "leave out --freeze or the adapter",
             )

@@ -54,7 +54,7 @@ class Diverged(LavraError):
     """The loss or the gradient became infinite or not a number, and training cannot go on (exit code 1)."""
 
 
-class Damaged(LavraError):
+class CorruptFile(LavraError):
     """A file that lavra wrote is missing, truncated or changed (exit code 2)."""
 
     exit_code = 2

@@ -66,7 +66,9 @@ def release_memory(error: BaseException | None = None) -> None:
 
 # Keeping memory that was freed: what one step lets go, the next one needs again.
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+_TRIM_THRESHOLD = -1  # of glibc's malloc.h
+_MMAP_MAX = -4
+_ARENA_MAX = -8
 _MOST = 2**31 - 1  # bytes; mallopt takes a C int, and this one means "never give memory back"
 
 _kept = False

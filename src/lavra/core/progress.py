@@ -76,7 +76,7 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print one line for the person watching, on standard error (standard output is for results)."""
     if not _quiet:
         _clear()
@@ -198,7 +198,7 @@ class Progress:
             sys.stderr.flush()
             _line_is_live = True
         else:
-            say(text)
+            log(text)
 
     def close(self) -> None:
         """Erase the progress line from the terminal."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lavra.data.order import WindowOrder, WindowPlace, WindowPlaces
+from lavra.data.shuffle import WindowPlace, WindowPlaces, WindowShuffle
 from lavra.data.token_store.store import TokenStore
 
 
@@ -22,7 +22,7 @@ class Window:
     Attributes:
         tokens: (length + 1,) int64 token before the window in the circular stream, and the window's own tokens.
         documents: (length,) int64 number of each target's document in the store.
-        segments: (length,) int32 number of each target's document within the window, from 0. Where the stream
+        document_ids: (length,) int32 number of each target's document within the window, from 0. Where the stream
             begins again in a store of one document, the segment changes though the document does not.
         positions: (length,) int64 index of each target within its segment, from 0.
         inputs: (length,) int64 ids that a causal model reads.
@@ -30,7 +30,7 @@ class Window:
 
     tokens: np.ndarray
     documents: np.ndarray
-    segments: np.ndarray
+    document_ids: np.ndarray
     positions: np.ndarray
     inputs: np.ndarray
 
@@ -48,7 +48,7 @@ class Windows:
     Attributes:
         tokens: (windows, width + 1) int64.
         documents: (windows, width) int64, -1 beyond the length of a window.
-        segments: (windows, width) int32, -1 beyond the length of a window.
+        document_ids: (windows, width) int32, -1 beyond the length of a window.
         positions: (windows, width) int64, 0 beyond the length of a window.
         inputs: (windows, width) int64.
         lengths: (windows,) int64 number of targets of each window.
@@ -56,7 +56,7 @@ class Windows:
 
     tokens: np.ndarray
     documents: np.ndarray
-    segments: np.ndarray
+    document_ids: np.ndarray
     positions: np.ndarray
     inputs: np.ndarray
     lengths: np.ndarray
@@ -69,7 +69,7 @@ class Windows:
         return Window(
             self.tokens[row, : length + 1],
             self.documents[row, :length],
-            self.segments[row, :length],
+            self.document_ids[row, :length],
             self.positions[row, :length],
             self.inputs[row, :length],
         )
@@ -90,8 +90,8 @@ def cut_many(store: TokenStore, places: WindowPlaces) -> Windows:
     begins = tokens[:, :-1] == store.manifest.end_of_document
     inputs = np.where(begins, store.manifest.document_bos, tokens[:, :-1])
     begins[:, 0] = True
-    segments = np.cumsum(begins, axis=1) - 1
-    documents = (store.documents_at(places.starts)[:, None] + segments) % store.manifest.documents
+    document_ids = np.cumsum(begins, axis=1) - 1
+    documents = (store.documents_at(places.starts)[:, None] + document_ids) % store.manifest.documents
     columns = np.arange(width)
     positions = columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
     beyond = columns >= places.lengths[:, None]
@@ -99,7 +99,7 @@ def cut_many(store: TokenStore, places: WindowPlaces) -> Windows:
         tokens=tokens,
         inputs=inputs,
         documents=np.where(beyond, -1, documents),
-        segments=np.where(beyond, -1, segments).astype(np.int32),
+        document_ids=np.where(beyond, -1, document_ids).astype(np.int32),
         positions=np.where(beyond, 0, positions),
         lengths=places.lengths,
     )
@@ -119,7 +119,7 @@ class WindowSource:
 
     def __init__(self, store: TokenStore, context: int, seed: int) -> None:
         self.store = store
-        self.order = WindowOrder(store.manifest.tokens, context, seed)
+        self.order = WindowShuffle(store.manifest.tokens, context, seed)
 
     def rows(self, start: int, count: int) -> list[Window]:
         """Return the `count` windows from number `start` of the run on."""

@@ -157,12 +157,12 @@ class SplitCounter:
         largest = min(_TOO_LARGE * target, self.limit // 2)
         tail = min(target, self.limit // 2)
         threshold = self._below_the_limit()
-        held_out = 0
+        validation_set = 0
         for negative, size in sorted(self._lowest, reverse=True):
-            if -negative >= threshold and held_out >= _ENOUGH * target:
+            if -negative >= threshold and validation_set >= _ENOUGH * target:
                 break
             threshold = max(threshold, 1 - negative)
-            held_out += size if size <= largest else tail
+            validation_set += size if size <= largest else tail
         return Split(threshold, largest, tail, self.share, self.limit)
 
     def train_on_all(self) -> Split:
@@ -171,11 +171,11 @@ class SplitCounter:
 
     def _below_the_limit(self) -> int:
         """Return the threshold of the share, halved until no more bytes than the limit lie below it."""
-        held_out = sum(self._levels)
+        validation_set = sum(self._levels)
         threshold = self._first
         for size in self._levels:
-            if held_out <= self.limit:
+            if validation_set <= self.limit:
                 break
-            held_out -= size
+            validation_set -= size
             threshold //= 2
         return threshold

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from lavra.data.order import WindowOrder
+from lavra.data.shuffle import WindowShuffle
 from lavra.data.token_store.store import TokenStore
 
 _BLOCK = 1 << 20  # windows whose places are computed at once
 
 
 @dataclass(frozen=True, slots=True)
-class SourceReceipt:
+class SourceUsage:
     """The tokens of one source on which a run has been trained.
 
     Attributes:
@@ -33,7 +33,7 @@ class SourceReceipt:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class DataUsage:
     """The data usage of a run after some windows.
 
     Attributes:
@@ -42,7 +42,7 @@ class Ledger:
     """
 
     epochs: int
-    sources: tuple[SourceReceipt, ...]
+    sources: tuple[SourceUsage, ...]
 
     @property
     def tokens(self) -> int:
@@ -70,7 +70,7 @@ class Ledger:
         return {"epochs": self.epochs, **sums, "sources": [asdict(source) for source in self.sources]}
 
 
-def ledger(store: TokenStore, order: WindowOrder, windows_done: int) -> Ledger:
+def data_usage(store: TokenStore, order: WindowShuffle, windows_done: int) -> DataUsage:
     """Return the data usage after the first `windows_done` windows of the order.
 
     Time and memory grow with the number of windows of one epoch, whatever the number of epochs.
@@ -82,14 +82,14 @@ def ledger(store: TokenStore, order: WindowOrder, windows_done: int) -> Ledger:
     """
     epochs, within = divmod(windows_done, order.windows)
     seen = _seen_before(order, epochs, within, store.source_bounds)
-    receipts = []
+    usages = []
     for source, tokens in zip(store.manifest.sources, np.diff(seen).tolist(), strict=True):
         left = source.tokens - tokens
-        receipts.append(SourceReceipt(source.name, source.tokens, tokens, left, epochs * source.tokens + tokens))
-    return Ledger(epochs, tuple(receipts))
+        usages.append(SourceUsage(source.name, source.tokens, tokens, left, epochs * source.tokens + tokens))
+    return DataUsage(epochs, tuple(usages))
 
 
-def _seen_before(order: WindowOrder, epoch: int, within: int, bounds: np.ndarray) -> np.ndarray:
+def _seen_before(order: WindowShuffle, epoch: int, within: int, bounds: np.ndarray) -> np.ndarray:
     """Return how many targets before each position of `bounds` are in the first `within` windows of the epoch.
 
     The windows are laid end to end from the phase of the epoch on. Prefix sums over those that were visited then answer

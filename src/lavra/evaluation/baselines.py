@@ -39,7 +39,7 @@ def xz_size(pieces: Iterable[bytes], about: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Yardstick:
+class Baseline:
     """A baseline in bits per byte, the unit in which all models can be compared.
 
     Attributes:
@@ -57,9 +57,9 @@ class Yardstick:
         return {"name": self.name, "bits_per_byte": self.bits_per_byte, "explanation": self.explanation}
 
 
-def yardsticks(
+def baselines(
     documents: Documents, texts: Iterable[str], vocabulary_size: int, training_counts: NDArray[np.int64] | None = None
-) -> list[Yardstick]:
+) -> list[Baseline]:
     """Return three baselines on the documents: the uniform model, a unigram model and `xz -9`.
 
     Args:
@@ -76,7 +76,7 @@ def yardsticks(
     ]
 
 
-def uniform(documents: Documents, vocabulary_size: int) -> Yardstick:
+def uniform(documents: Documents, vocabulary_size: int) -> Baseline:
     """Return the baseline that gives every token the same probability: log2 V bits for each.
 
     This is also about what a model scores before its first training step.
@@ -86,12 +86,12 @@ def uniform(documents: Documents, vocabulary_size: int) -> Yardstick:
         vocabulary_size: Number of tokens of the vocabulary, V.
     """
     bits = float(documents.lengths.sum()) * math.log2(vocabulary_size)
-    return Yardstick(
+    return Baseline(
         "uniform", bits / int(documents.bytes.sum()), f"every one of {vocabulary_size:,} tokens equally likely (ln V)"
     )
 
 
-def unigram(documents: Documents, vocabulary_size: int, training_counts: NDArray[np.int64] | None = None) -> Yardstick:
+def unigram(documents: Documents, vocabulary_size: int, training_counts: NDArray[np.int64] | None = None) -> Baseline:
     """Return the baseline that predicts each token by its frequency alone, without any context.
 
     Args:
@@ -108,7 +108,7 @@ def unigram(documents: Documents, vocabulary_size: int, training_counts: NDArray
     occurring = seen > 0
     bits = -float(seen[occurring] @ np.log2(known[occurring] / known.sum()))
     told = "the training data, plus one" if training_counts is not None else "the text itself (it knows the answer)"
-    return Yardstick("unigram", bits / int(documents.bytes.sum()), f"tokens drawn by their frequency in {told}")
+    return Baseline("unigram", bits / int(documents.bytes.sum()), f"tokens drawn by their frequency in {told}")
 
 
 def count_tokens(tokens: NDArray[Any], vocabulary_size: int) -> NDArray[np.int64]:
@@ -129,7 +129,7 @@ def count_tokens(tokens: NDArray[Any], vocabulary_size: int) -> NDArray[np.int64
     return counts
 
 
-def xz(texts: Iterable[str], total_bytes: int) -> Yardstick:
+def xz(texts: Iterable[str], total_bytes: int) -> Baseline:
     """Return the baseline that compresses the documents, joined by newlines, with `xz -9`.
 
     The joining newlines are compressed, but the bits are divided by the bytes of the documents alone. That treats them
@@ -144,7 +144,7 @@ def xz(texts: Iterable[str], total_bytes: int) -> Yardstick:
         for number, text in enumerate(track(texts, "compressing with xz -9", unit="documents"))
     )
     size = xz_size(joined, total_bytes)
-    return Yardstick("xz -9", 8 * size / total_bytes, "the documents joined by newlines and compressed by xz -9")
+    return Baseline("xz -9", 8 * size / total_bytes, "the documents joined by newlines and compressed by xz -9")
 
 
 def _stretches(documents: Documents) -> Iterable[tuple[int, int]]:

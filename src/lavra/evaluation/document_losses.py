@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lavra.core.disk.files import read_json, write_atomically
 from lavra.core.disk.json_lines import one_line
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 from lavra.evaluation.intervals import FEWEST_DOCUMENTS, Estimate, ratio_estimates
 from lavra.evaluation.significance import randomisation_test
 
@@ -64,22 +64,24 @@ class DocumentLosses:
             path: File to read.
 
         Raises:
-            Damaged: If the file is missing, does not parse, or was written by a later version.
+            CorruptFile: If the file is missing, does not parse, or was written by a later version.
         """
         values = read_json(path)
         try:
             if values["format_version"] != _FORMAT:
-                raise Damaged(f"{path} has format version {values['format_version']}, and this lavra reads {_FORMAT}")
+                raise CorruptFile(
+                    f"{path} has format version {values['format_version']}, and this lavra reads {_FORMAT}"
+                )
             lists = (values["documents"], values["bytes"], values["nats"])
             if len({len(one) for one in lists}) != 1:
-                raise Damaged(f"{path} is damaged: its lists differ in length")
+                raise CorruptFile(f"{path} is damaged: its lists differ in length")
             numbers, sizes = (np.asarray(one, dtype=np.int64) for one in lists[:2])
             nll = np.asarray(lists[2], dtype=np.float64)
             if not (numbers.ndim == sizes.ndim == nll.ndim == 1 and (np.diff(numbers) > 0).all() and (sizes > 0).all()):
-                raise Damaged(f"{path} is damaged: its lists are not those of documents")
+                raise CorruptFile(f"{path} is damaged: its lists are not those of documents")
             return cls(str(values["text"]), str(values["tokenizer"]), numbers, sizes, nll)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise Damaged(f"{path} is damaged: {error!r}") from error
+            raise CorruptFile(f"{path} is damaged: {error!r}") from error
 
 
 def text_fingerprint(fingerprints: Iterable[str]) -> str:

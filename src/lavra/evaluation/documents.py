@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lavra.core.errors import InputError
 from lavra.core.seeds import numpy_stream
-from lavra.data.readers.rows import Row
+from lavra.data.readers.rows import SourceDocument
 
 if TYPE_CHECKING:
     from lavra.data.token_store.store import TokenStore
@@ -95,7 +95,7 @@ class Documents:
             yield tokenizer.decode(self.tokens[start : end - 1].tolist())
 
 
-def documents_of_rows(rows: Iterable[Row | str], tokenizer: Tokenizer) -> Documents:
+def documents_of_rows(rows: Iterable[SourceDocument | str], tokenizer: Tokenizer) -> Documents:
     """Tokenise documents and keep their tokens in memory.
 
     Args:
@@ -167,8 +167,8 @@ def documents_of_store(store: TokenStore, tokenizer: Tokenizer) -> Documents:
     )
 
 
-def _groups(rows: Iterable[Row | str], size: int = 1024) -> Iterator[list[Row | str]]:
-    group: list[Row | str] = []
+def _groups(rows: Iterable[SourceDocument | str], size: int = 1024) -> Iterator[list[SourceDocument | str]]:
+    group: list[SourceDocument | str] = []
     for row in rows:
         group.append(row)
         if len(group) == size:

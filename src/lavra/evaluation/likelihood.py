@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from lavra.core.errors import InputError, LavraError
 from lavra.core.machine import is_out_of_memory, release_memory
-from lavra.core.progress import Progress, say
+from lavra.core.progress import Progress, log
 from lavra.evaluation.documents import Documents
 from lavra.evaluation.results import LikelihoodResult
-from lavra.models.contract import IGNORED, Batch, device_of, evaluating, logit_cap_of
+from lavra.models.protocols import IGNORED, Batch, device_of, eval_mode, logit_cap_of
 from lavra.objectives.base import padded_width
 from lavra.objectives.cross_entropy import token_losses
 
 if TYPE_CHECKING:
-    from lavra.models.contract import Model
+    from lavra.models.protocols import Model
 
 # Sliding-window evaluation, known as strided perplexity: every token is scored exactly once, with at least
 # `context - stride` tokens before it where its document has that many. The smaller the stride, the more context and the
@@ -88,7 +88,7 @@ def make_batch(
     """Return some of the windows as one batch, padded on the right.
 
     The input before the first token of a document is the token that documents begin with in training. Padding belongs
-    to document -1, and both padding and context have `IGNORED` targets. Without padding, `segments` is None.
+    to document -1, and both padding and context have `IGNORED` targets. Without padding, `document_ids` is None.
 
     Args:
         documents: Documents that the windows were planned for.
@@ -112,7 +112,7 @@ def make_batch(
     batch = Batch(
         inputs=torch.from_numpy(inputs),
         targets=torch.from_numpy(targets),
-        segments=None if real.all() else torch.from_numpy(np.where(real, 0, -1).astype(np.int32)),
+        document_ids=None if real.all() else torch.from_numpy(np.where(real, 0, -1).astype(np.int32)),
         weight=float(scored.sum()),
     )
     return batch, document
@@ -120,9 +120,10 @@ def make_batch(
 
 # The scoring itself. Only the positions with a target go through the head, and no logits are kept.
 
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 65536
+CPU_BATCH_TOKENS = 2048
 """Tokens of a batch on a CPU and on a GPU. Larger batches are no faster and take more memory; smaller ones leave a GPU
 waiting."""
+GPU_BATCH_TOKENS = 65536
 
 _TARGETS = 256
 """The number of scored targets of a batch is padded to a multiple of this one, so that few different shapes occur."""
@@ -170,7 +171,7 @@ def likelihood(
     device = device_of(model)
     batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS)
     start = time.perf_counter()
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         nll = _score(model, documents, windows, device, batch_tokens)
     seconds = time.perf_counter() - start
     return LikelihoodResult.of(documents, nll, context=context, stride=stride, seconds=seconds, seed=seed)
@@ -251,7 +252,7 @@ def _smaller(rows: int, length: int) -> int:
             "choose a shorter context, or a machine or device with more memory",
         )
     release_memory()
-    say(f"evaluation: out of memory with {rows} windows at once; going on with {rows // 2}")
+    log(f"evaluation: out of memory with {rows} windows at once; going on with {rows // 2}")
     return rows // 2 * length
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavra.core.units import counted, perplexity_of, show_duration, show_size
-from lavra.evaluation.baselines import Yardstick
+from lavra.evaluation.baselines import Baseline
 from lavra.evaluation.documents import Documents
 from lavra.evaluation.intervals import Estimate, ratio_estimates
 
@@ -158,19 +158,19 @@ _MOST_SOURCES = 12
 """Number of sources that the table shows, the largest first."""
 
 
-def likelihood_table(result: LikelihoodResult, yardsticks: Sequence[Yardstick] = ()) -> str:
+def likelihood_table(result: LikelihoodResult, baselines: Sequence[Baseline] = ()) -> str:
     """Return the table that is printed: the measures with their intervals, the baselines and the sources.
 
     Args:
         result: Result of an evaluation. Its sources are shown where there are several.
-        yardsticks: Baselines on the same documents, shown in one list with the model, best first.
+        baselines: Baselines on the same documents, shown in one list with the model, best first.
     """
     lines = [_measured_on(result), ""]
     lines += [f"  {title:<24}{_estimate(getattr(result.total, name))}" for title, name in _ROWS]
-    if yardsticks:
+    if baselines:
         lines += ["", "  bits per byte of the same text, for comparison:"]
-        own = Yardstick("this model", result.total.bits_per_byte.value, "")
-        ranked = sorted([*yardsticks, own], key=lambda one: one.bits_per_byte)
+        own = Baseline("this model", result.total.bits_per_byte.value, "")
+        ranked = sorted([*baselines, own], key=lambda one: one.bits_per_byte)
         lines += [f"    {one.name:<12}{one.bits_per_byte:8.3f}  {one.explanation}".rstrip() for one in ranked]
     if len(result.sources) > 1:
         lines += ["", *_source_lines(result.sources)]

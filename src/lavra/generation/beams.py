@@ -13,7 +13,7 @@ from lavra.generation.prompts import Prompt
 from lavra.generation.reader import Reader
 from lavra.generation.rows import Reason, Row
 from lavra.generation.scores import Scores
-from lavra.models.contract import CachedModel
+from lavra.models.protocols import CachedModel
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer

@@ -10,13 +10,13 @@ import torch
 
 from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.seeds import numpy_stream
 from lavra.data.examples.chats import ChatTemplate, FailingTemplate, RefusedChat
 from lavra.generation.decoding import Decoding
 from lavra.generation.prompts import decoder_prompt, writes_from_source
 from lavra.generation.rows import Continuation
-from lavra.models.contract import evaluating
+from lavra.models.protocols import eval_mode
 
 if TYPE_CHECKING:
     import tokenizers
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 """A turn of a conversation: its `role` ("system", "user" or "assistant") and its `content`."""
 
-_QUESTION, _ANSWER = "aQuestionThatIsAsked", "anAnswerThatIsGiven"
+_QUESTION = "aQuestionThatIsAsked"
 """Contents of a conversation that is rendered to find out what a chat template writes after an answer."""
+_ANSWER = "anAnswerThatIsGiven"
 
 
 @dataclass
@@ -108,7 +109,7 @@ class Conversation:
         read = decoder_prompt(self.tokenizer, ids, bos)
         draws = numpy_stream(self.options.seed, "chat", turn).random(self.options.max_new_tokens)
         row = Continuation.start(self.tokenizer, read, draws, self.options)
-        with evaluating(self.model), torch.no_grad():
+        with eval_mode(self.model), torch.no_grad():
             decoding = Decoding(self.model, self.tokenizer, [row], self.options)
             while decoding.rows:
                 piece = "".join(decoding.advance())
@@ -131,7 +132,7 @@ class Conversation:
             ids = self._ids(turns[first:])
             if len(ids) < room:
                 if first:
-                    say(f"the conversation is longer than the model's context; its first {first} turns are left out")
+                    log(f"the conversation is longer than the model's context; its first {first} turns are left out")
                 return ids
         raise InputError(
             f"this turn leaves no room for an answer of {self.options.max_new_tokens} tokens in the model's context of "

@@ -18,7 +18,7 @@ from lavra.text.templates import Template
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
-    from lavra.models.contract import CachedModel
+    from lavra.models.protocols import CachedModel
 
 Combine = Literal["average", "vote"]
 """How the phrasings of a task are combined: by the mean of their probabilities, or by one vote each."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.data.tokenizers.prompt_ids import continuing
 from lavra.generation.closing import Closing, allowed_of
 
@@ -154,7 +154,7 @@ class OneOf(Stepwise[dict[int, Any]]):
             raise InputError(f"every choice has {shortest} tokens or more; {longest} may be written", enough)
         if long:
             shown = ", ".join(map(repr, long[:5])) + (", …" if len(long) > 5 else "")
-            say(f"{len(long)} of {len(encoded)} choices have more than {longest} tokens, left out: {shown}; {enough}")
+            log(f"{len(long)} of {len(encoded)} choices have more than {longest} tokens, left out: {shown}; {enough}")
         # A trie as nested dictionaries: a node maps each token that may come next to the node that it leads to.
         self._root: dict[int, Any] = {}
         for choice, ids in encoded.items():

@@ -12,7 +12,7 @@ from lavra.core.errors import InputError
 from lavra.generation.reader import Reader
 from lavra.generation.rows import Continuation
 from lavra.generation.scores import Scores, draw, reshape
-from lavra.models.contract import CachedModel
+from lavra.models.protocols import CachedModel
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ class Decoding:
         """Return the id of the next token of each row, (rows,): the likeliest one, or one drawn at random."""
         logits = self._model.head(self._reader.next_features(self.rows, self._left))
         if self._options.greedy:
-            return self._scores.likeliest(logits, self.rows)
+            return self._scores.greedy(logits, self.rows)
         logits = reshape(self._scores.apply(logits, self.rows), self._options)
         draws = torch.tensor([row.draws[row.made] for row in self.rows], dtype=logits.dtype, device=logits.device)
         return draw(logits, draws)

@@ -15,7 +15,7 @@ from lavra.generation.prompts import encode_prompt
 from lavra.generation.reader import Reader
 from lavra.generation.rows import Row
 from lavra.generation.scores import Scores, draw, reshape
-from lavra.models.contract import CachedModel, evaluating
+from lavra.models.protocols import CachedModel, eval_mode
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ def explain(
     reader, scores = Reader(model), Scores(tokenizer, options)
     draws = numpy_stream(options.seed, "generate", prompt, 0).random(options.max_new_tokens)
     steps: list[Step] = []
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         for number in range(options.max_new_tokens):
             logits = model.head(reader.next_features([row], options.max_new_tokens - number))
             step = _step(tokenizer, scores.apply(logits, [row])[0], options, float(draws[number]), top)

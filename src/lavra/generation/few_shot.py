@@ -16,9 +16,10 @@ from lavra.core.seeds import numpy_stream
 Choice = Literal["random", "similar", "vote-k"]
 """Ways to choose examples; see `ExampleChooser`."""
 
-NEIGHBOURS, DISCOUNT = 150, 10.0
+NEIGHBOURS = 150
 """Parameters of vote-k, as in its paper: the number of texts that each text votes for, and the factor by which its vote
 counts less for each of them that is chosen already."""
+DISCOUNT = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,8 +71,8 @@ def forbid_repeated_ngrams(logits: torch.Tensor, history: torch.Tensor, size: in
     if size == 0 or length < size:
         return logits
     runs = history.unfold(1, size, 1)
-    beginning = history[:, length - size + 1 :]
-    repeated = (runs[..., :-1] == beginning[:, None]).all(-1) & (runs >= 0).all(-1)
+    decoder_start_ids = history[:, length - size + 1 :]
+    repeated = (runs[..., :-1] == decoder_start_ids[:, None]).all(-1) & (runs >= 0).all(-1)
     row, run = repeated.nonzero(as_tuple=True)
     filtered = logits.clone()
     filtered[row, runs[row, run, -1]] = RULED_OUT

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError, LavraError
 from lavra.core.machine import is_out_of_memory, release_memory
-from lavra.core.progress import Progress, say
+from lavra.core.progress import Progress, log
 from lavra.core.seeds import numpy_stream
 from lavra.generation.beams import BeamSearch, Hypothesis
 from lavra.generation.constraints import Constraint, constraint_of
 from lavra.generation.decoding import ContrastiveDecoding, Decoding
 from lavra.generation.prompts import Prompt, encode_prompt
 from lavra.generation.rows import Continuation, Reason, TextAssembler
-from lavra.models.contract import evaluating
+from lavra.models.protocols import eval_mode
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
-    from lavra.models.contract import CachedModel
+    from lavra.models.protocols import CachedModel
 
 ROWS_AT_ONCE = 64
 """Largest number of continuations that are decoded together; more gain little speed and take more memory."""
@@ -129,7 +129,7 @@ def generate_each(
     constraint = constraint or constraint_of(tokenizer, options)
     encoded = [encode_prompt(model, tokenizer, prompt, options.long_prompt, options.bos) for prompt in prompts]
     by_length = sorted(range(len(prompts)), key=lambda number: encoded[number].size)
-    with evaluating(model), Progress("generating", len(prompts) * options.samples, "texts") as progress:
+    with eval_mode(model), Progress("generating", len(prompts) * options.samples, "texts") as progress:
         if options.beams > 1:
             made = _search(model, tokenizer, by_length, encoded, options, constraint)
             texts = _texts_of(tokenizer, prompts, made, options, constraint)
@@ -175,14 +175,14 @@ def stream(
         tokenizer, prompt, encode_prompt(model, tokenizer, prompt, options.long_prompt, options.bos), 0, options
     )
     constraint = constraint_of(tokenizer, options)
-    with evaluating(model):
+    with eval_mode(model):
         decoding = _decoding(model, tokenizer, [row], options, constraint)
         while decoding.rows:
             piece = "".join(decoding.advance())
             if piece:
                 yield piece
     if _reason(row.reason, row.new, constraint) == "unfinished":
-        say(unfinished(1, 1, options))
+        log(unfinished(1, 1, options))
 
 
 def unfinished(count: int, texts: int, options: GenerateOptions) -> str:

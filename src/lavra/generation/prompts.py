@@ -11,7 +11,7 @@ from lavra.data.tokenizers.prompt_ids import with_bos
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
-    from lavra.models.contract import CachedModel
+    from lavra.models.protocols import CachedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def writes_from_source(model: object) -> bool:
     Args:
         model: Model with a key-value cache.
     """
-    return bool(getattr(model, "beginning", ()))
+    return bool(getattr(model, "decoder_start_ids", ()))
 
 
 def decoder_prompt(tokenizer: Tokenizer, ids: Sequence[int], bos: bool | None = None) -> Prompt:
@@ -137,16 +137,16 @@ def source_prompt(
         InputError: If the text does not fit and is to be refused.
     """
     ids = source_ids(tokenizer, text)
-    most = model.context
-    if len(ids) > most:
+    limit = model.context
+    if len(ids) > limit:
         if long_prompt == "refuse":
-            raise _too_long(text, len(ids), most)
-        ids = [*ids[: most - 1], ids[-1]]  # the last is what the tokenizer puts after a text
-    return Prompt(list(getattr(model, "beginning", ())), tuple(ids), getattr(model, "forced", 0))
+            raise _too_long(text, len(ids), limit)
+        ids = [*ids[: limit - 1], ids[-1]]  # the last is what the tokenizer puts after a text
+    return Prompt(list(getattr(model, "decoder_start_ids", ())), tuple(ids), getattr(model, "forced", 0))
 
 
-def _too_long(text: str, tokens: int, most: int) -> InputError:
+def _too_long(text: str, tokens: int, limit: int) -> InputError:
     return InputError(
-        f"the prompt {text[:40]!r}… has {tokens} tokens; this model reads {most} at most",
+        f"the prompt {text[:40]!r}… has {tokens} tokens; this model reads {limit} at most",
         "shorten the prompt, say --long-prompt window to read a part of it, or train with a longer context",
     )

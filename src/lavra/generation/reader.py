@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lavra.generation.rows import Row, aligned_right
-from lavra.models.contract import CachedModel, device_of
+from lavra.models.protocols import CachedModel, device_of
 
 
 class Reader:

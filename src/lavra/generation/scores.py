@@ -30,7 +30,7 @@ class Scores:
         self._options, self._constraint = options, constraint
         self._vocabulary, self._end = tokenizer.vocabulary_size, tokenizer.end_of_document
 
-    def likeliest(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+    def greedy(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
         """Return the id of the likeliest token of each row, (rows,).
 
         Where nothing but the end may be ruled out, the conversion of all logits to float64 is spared.

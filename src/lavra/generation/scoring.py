@@ -17,11 +17,11 @@ from lavra.data.tokenizers.prompt_ids import encode_options
 from lavra.generation.prompts import Prompt, decoder_prompt, source_prompt, writes_from_source
 from lavra.generation.reader import Reader
 from lavra.generation.rows import Row
-from lavra.models.contract import device_of, evaluating
+from lavra.models.protocols import device_of, eval_mode
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
-    from lavra.models.contract import CachedModel
+    from lavra.models.protocols import CachedModel
 
 By = Literal["sum", "token", "byte", "pmi"]
 """How options are compared: by their log-probability ("sum"), by their log-probability per token or per byte, or by
@@ -115,7 +115,7 @@ def score(
     found: list[list[Score]] = [[] for _ in requests]
     order = sorted(range(len(requests)), key=lambda number: requests[number].size)
     done, at_once = 0, TOKENS_AT_ONCE
-    with evaluating(model), torch.no_grad(), Progress("scoring", len(requests), "prompts") as progress:
+    with eval_mode(model), torch.no_grad(), Progress("scoring", len(requests), "prompts") as progress:
         while done < len(order):
             group = _group(model, requests, order[done:], at_once)
             scored = _try(model, [requests[number] for number in group])
@@ -229,14 +229,19 @@ def _scored(model: CachedModel, requests: list[_Request]) -> list[list[Score]]:
     last = reader.read(rows, longest)[:, -1:]
     device = device_of(model)
     targets = torch.tensor([ids + [0] * (longest - len(ids)) for ids in flat], device=device)
-    real = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in flat], device=device).bool()
+    attention_mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in flat], device=device).bool()
     features = last[torch.tensor(owners, device=device)]
     if longest > 1:
         reader.select(owners)
         features = torch.cat((features, reader.append(targets[:, :-1])), 1)
-    log, best = _log_probabilities(model, features[real], targets[real])
-    sums = torch.zeros(real.shape, dtype=log.dtype, device=device).masked_scatter(real, log).sum(1).tolist()
-    greedy = (torch.zeros_like(real).masked_scatter(real, best) | ~real).all(1).tolist()
+    log, best = _log_probabilities(model, features[attention_mask], targets[attention_mask])
+    sums = (
+        torch.zeros(attention_mask.shape, dtype=log.dtype, device=device)
+        .masked_scatter(attention_mask, log)
+        .sum(1)
+        .tolist()
+    )
+    greedy = (torch.zeros_like(attention_mask).masked_scatter(attention_mask, best) | ~attention_mask).all(1).tolist()
     scores = [[] for _ in requests]
     texts = [text for request in requests for text in request.texts]
     for number, owner in enumerate(owners):

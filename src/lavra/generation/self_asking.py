@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from lavra.text.templates import Template
 
-FOLLOW_UP, INTERMEDIATE, FINAL = "Follow up:", "Intermediate answer:", "So the final answer is:"
+FOLLOW_UP = "Follow up:"
 """Phrases that the examples of the template teach the model to use for a question, its answer and the conclusion."""
+INTERMEDIATE = "Intermediate answer:"
+FINAL = "So the final answer is:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ def self_ask(
     write: Callable[[str, tuple[str, ...]], str],
     retrieve: Callable[[str], str],
     *,
-    most: int = 5,
+    limit: int = 5,
 ) -> SelfAsked:
     """Answer a question by asking for its parts.
 
@@ -42,7 +44,7 @@ def self_ask(
         write: Function from a prompt and stop strings to the continuation of the prompt, without the stop string.
         retrieve: Function from a follow-up question to its answer, for instance the best passage of a search. It
             returns "" where it finds nothing.
-        most: Largest number of follow-up questions. After them the model is made to conclude.
+        limit: Largest number of follow-up questions. After them the model is made to conclude.
 
     Examples:
         A model that concludes at once:
@@ -60,7 +62,7 @@ def self_ask(
         if FINAL in written:
             break
         asked = written.partition(FOLLOW_UP)[2].strip()
-        if not asked or len(follow_ups) == most:
+        if not asked or len(follow_ups) == limit:
             text = text.rstrip() + f"\n{FINAL}"
             text += write(prompt + text, ("\n",))
             break

@@ -17,11 +17,11 @@ from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import LavraError
 from lavra.core.units import perplexity_of
 from lavra.models import reference
-from lavra.models.contract import IGNORED, Batch, device_of, evaluating
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import IGNORED, Batch, device_of, eval_mode
 
 if TYPE_CHECKING:
-    from lavra.models.hf.model import Wrapped
+    from lavra.models.hf.model import HFModel
 
 FILE = "certificate.json"
 """Name of the certificate's file in an exported folder."""
@@ -120,7 +120,7 @@ class Certificate:
 
 
 def certify(
-    model: Decoder | Wrapped,
+    model: Decoder | HFModel,
     folder: Path,
     windows: Sequence[Sequence[int]],
     *,
@@ -188,23 +188,23 @@ def _rows(windows: Sequence[Sequence[int]], prefix: str) -> dict[str, torch.Tens
     ids = torch.full((len(windows), max(map(len, windows))), _PADDING)
     for row, window in zip(ids, windows, strict=True):
         row[: len(window)] = torch.tensor(list(window))
-    real = ids != _PADDING
-    return {f"{prefix}ids": ids.clamp(min=0), f"{prefix}real": real.to(torch.uint8)}
+    attention_mask = ids != _PADDING
+    return {f"{prefix}ids": ids.clamp(min=0), f"{prefix}real": attention_mask.to(torch.uint8)}
 
 
 def _logits(
-    model: Decoder | Wrapped, windows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]]
+    model: Decoder | HFModel, windows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]]
 ) -> torch.Tensor:
     device = device_of(model)
     rows = []
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         for number, window in enumerate(windows):
             ids, extra = list(window), {}
             if sources:
                 assert not isinstance(model, Decoder)
                 ids, extra = model.decoder_inputs(ids), {"encoder_inputs": torch.tensor([list(sources[number])])}
             inputs = torch.tensor([ids])
-            batch = Batch(inputs, torch.full_like(inputs, IGNORED), extra=extra)
+            batch = Batch(inputs, torch.full_like(inputs, IGNORED), model_inputs=extra)
             rows.append(model.head(model.features(batch.to(device)))[0].float().cpu())
     return torch.cat(rows)
 

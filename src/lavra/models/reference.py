@@ -80,7 +80,7 @@ def attention_options(folder: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def _logits(model: Any, kind: str, request: dict[str, torch.Tensor]) -> torch.Tensor:
-    windows = _parts(request["ids"], request["real"])
+    windows = _parts(request["ids"], request["attention_mask"])
     if kind == "encoder":
         rows = [model(input_ids=ids).logits for ids in windows]
     elif kind == "decoder":
@@ -91,8 +91,8 @@ def _logits(model: Any, kind: str, request: dict[str, torch.Tensor]) -> torch.Te
     return torch.cat([row[0].float() for row in rows])
 
 
-def _parts(ids: torch.Tensor, real: torch.Tensor) -> list[torch.Tensor]:
-    return [row[kept.bool()][None] for row, kept in zip(ids, real, strict=True)]
+def _parts(ids: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
+    return [row[kept.bool()][None] for row, kept in zip(ids, attention_mask, strict=True)]
 
 
 if __name__ == "__main__":

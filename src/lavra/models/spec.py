@@ -55,9 +55,9 @@ class DecoderSpec:
         embedding_norm_weight: Whether that norm is of the kind `norm` and learns a gain (BLOOM).
         embedding_width: Size of the rows of embedding and head where it is not `width`; two matrices without bias then
             project in and out (opt-350m). 0 means `width`.
-        pairs: Rows of a hashed table of bigram embeddings. The row for a token and the token before it is added to the
-            embedding of the token (`lavra.models.native.ngrams`). 0 means no table.
-        recall: Whether each token also gets the head's rows of the tokens that followed its last occurrences in the
+        bigram_embedding: Rows of a hashed table of bigram embeddings. The row for a token and the token before it is
+            added to the embedding of the token (`lavra.models.native.ngrams`). 0 means no table.
+        ngram_copy: Whether each token also gets the head's rows of the tokens that followed its last occurrences in the
             document (n-gram copy, `lavra.models.native.ngrams`).
         tied: Whether the head shares the weight of the embedding.
         dropout: Dropout probability on the embeddings, the attention weights and the outputs of both branches.
@@ -102,8 +102,8 @@ class DecoderSpec:
     embedding_norm: bool = True
     embedding_norm_weight: bool = False
     embedding_width: int = 0
-    pairs: int = 0
-    recall: bool = False
+    bigram_embedding: int = 0
+    ngram_copy: bool = False
     tied: bool = False
     dropout: float = 0.0
     initialization: Literal["gpt2", "zero_out"] = "zero_out"
@@ -117,12 +117,12 @@ class DecoderSpec:
                 f"model.width {self.width} is not divisible by model.heads {self.heads}",
                 "choose a width that is a multiple of the number of heads, or set model.head_width",
             )
-        if self.pairs < 0:
-            raise InputError(f"model.pairs is {self.pairs}; it must be at least 0")
-        if self.recall and self.size_of_embedding != self.width:
+        if self.bigram_embedding < 0:
+            raise InputError(f"model.bigram_embedding is {self.bigram_embedding}; it must be at least 0")
+        if self.ngram_copy and self.size_of_embedding != self.width:
             raise InputError(
-                f"model.recall adds rows of the head, {self.size_of_embedding} wide, to a stream of {self.width}",
-                "leave out model.embedding_width or model.recall",
+                f"model.ngram_copy adds rows of the head, {self.size_of_embedding} wide, to a stream of {self.width}",
+                "leave out model.embedding_width or model.ngram_copy",
             )
         if self.heads % self.key_value_heads:
             raise InputError(

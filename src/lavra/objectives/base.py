@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from lavra.models.contract import IGNORED, Batch, logit_cap_of
+from lavra.models.protocols import IGNORED, Batch, logit_cap_of
 from lavra.objectives.cross_entropy import summed_cross_entropy
 
 if TYPE_CHECKING:
     from lavra.core.seeds import Streams
     from lavra.data.packing import Window
-    from lavra.models.contract import Model
+    from lavra.models.protocols import Model
 
 
 @dataclass(slots=True)
@@ -147,20 +147,20 @@ def batch_of_windows(
     shape = (len(rows), context)
     inputs = np.zeros(shape, dtype=np.int64)
     targets = np.full(shape, IGNORED, dtype=np.int64)
-    segments = np.full(shape, -1, dtype=np.int32)
+    document_ids = np.full(shape, -1, dtype=np.int32)
     positions = np.zeros(shape, dtype=np.int64)
     for row, window in enumerate(rows):
         length = len(window)
         inputs[row, :length], targets[row, :length] = ask(row, window)
         if isolate:
-            segments[row, :length], positions[row, :length] = window.segments, window.positions
+            document_ids[row, :length], positions[row, :length] = window.document_ids, window.positions
         else:
-            segments[row, :length], positions[row, :length] = 0, np.arange(length)
+            document_ids[row, :length], positions[row, :length] = 0, np.arange(length)
     whole = all(len(window) == context for window in rows)
     return Batch(
         inputs=torch.from_numpy(inputs),
         targets=torch.from_numpy(targets),
-        segments=torch.from_numpy(segments) if isolate or not whole else None,
+        document_ids=torch.from_numpy(document_ids) if isolate or not whole else None,
         positions=torch.from_numpy(positions) if isolate or not whole else None,
         weight=float((targets != IGNORED).sum()),
         documents=tuple(int(document) for window in rows for document in np.unique(window.documents)),

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lavra.models.contract import Batch, logit_cap_of
+from lavra.models.protocols import Batch, logit_cap_of
 from lavra.objectives.base import Loss, batch_of_windows
 from lavra.objectives.cross_entropy import summed_cross_entropy
 
 if TYPE_CHECKING:
     from lavra.core.seeds import Streams
     from lavra.data.packing import Window
-    from lavra.models.contract import Model
+    from lavra.models.protocols import Model
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lavra.models.contract import IGNORED, Batch
+from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives.base import Loss, loss_at_targets, padded_width
 
 if TYPE_CHECKING:
     from lavra.core.seeds import Streams
     from lavra.data.examples.store import PackedRow
-    from lavra.models.contract import Model
+    from lavra.models.protocols import Model
 
 
 @dataclass(frozen=True)
-class Answers:
+class Completion:
     """Next-token prediction of the learned tokens of examples, several of which may share a sequence.
 
     An example attends to nothing outside itself, and its positions are counted from 0.
@@ -56,7 +56,7 @@ class Answers:
         shape = (len(rows), padded_width(max(row.length for row in rows), self.context))
         inputs = np.zeros(shape, dtype=np.int64)
         targets = np.full(shape, IGNORED, dtype=np.int64)
-        segments = np.full(shape, -1, dtype=np.int32)
+        document_ids = np.full(shape, -1, dtype=np.int32)
         positions = np.zeros(shape, dtype=np.int64)
         for number, row in enumerate(rows):
             start = 0
@@ -64,13 +64,13 @@ class Answers:
                 span = slice(start, start + example.length)
                 inputs[number, span] = example.tokens[:-1]
                 targets[number, span] = np.where(example.learned[1:], example.tokens[1:], IGNORED)
-                segments[number, span] = segment
+                document_ids[number, span] = segment
                 positions[number, span] = np.arange(example.length)
                 start = span.stop
         return Batch(
             inputs=torch.from_numpy(inputs),
             targets=torch.from_numpy(targets),
-            segments=torch.from_numpy(segments),
+            document_ids=torch.from_numpy(document_ids),
             positions=torch.from_numpy(positions),
             weight=float((targets != IGNORED).sum()),
             documents=tuple(example.number for row in rows for example in row.examples),

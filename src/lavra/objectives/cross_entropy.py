@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from lavra.models.contract import IGNORED
+from lavra.models.protocols import IGNORED
 
 CPU_CHUNK_BYTES = 16 << 20
 """Bytes of float32 logits that a chunk holds on a CPU (16 MiB): they should stay in the last cache."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lavra.core.errors import InputError
-from lavra.models.contract import IGNORED, Batch
+from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives.base import Loss, batch_of_windows, loss_at_targets
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from lavra.data.packing import Window
     from lavra.data.tokenizers.tokenizer import Tokenizer
     from lavra.data.tokenizers.word_boundaries import Words
-    from lavra.models.contract import Model
+    from lavra.models.protocols import Model
 
 _MASKS = ("[MASK]", "<mask>")
 """Names of the mask token: the first is that of BERT, the second that of RoBERTa."""
 
 
 @dataclass(frozen=True, eq=False)
-class Masked:
+class MaskedLM:
     """Prediction of the hidden tokens of windows, from the text before and after them.
 
     Each word is chosen with the masking rate. The tokens of the chosen words are the targets: most of them are replaced
@@ -103,7 +103,7 @@ class Masked:
     def _hide(self, window: Window, stream: np.random.Generator, rate: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the (length,) inputs and the (length,) targets of a window, some of whose words are hidden."""
         tokens = window.tokens[1:]
-        word = self.words.groups(tokens, window.segments) if self.whole_words else np.arange(len(tokens))
+        word = self.words.groups(tokens, window.document_ids) if self.whole_words else np.arange(len(tokens))
         # The numbers drawn do not depend on the rate, so that equal rates give equal masks however they are scheduled.
         chosen = (stream.random(len(tokens)) < rate)[word] & ~self.words.special[tokens]
         replaced = stream.random(len(tokens))

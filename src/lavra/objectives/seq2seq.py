@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lavra.models.contract import IGNORED, Batch
+from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives.base import Loss, loss_at_targets, padded_width
 
 if TYPE_CHECKING:
     from lavra.core.seeds import Streams
     from lavra.data.examples.store import PackedRow
-    from lavra.models.contract import Model
+    from lavra.models.protocols import Model
 
 Shift = Callable[[Sequence[int]], list[int]]
 """Function from the target ids to the ids that the decoder reads, shifted right by one; each model has its own rule."""
@@ -75,7 +75,7 @@ class Seq2Seq:
             ValueError: If an example has no source, because it was prepared for a decoder.
         """
         shape = (len(rows), padded_width(max(row.length for row in rows), self.context))
-        inputs, segments, positions = _empty(shape)
+        inputs, document_ids, positions = _empty(shape)
         targets = np.full(shape, IGNORED, dtype=np.int64)
         read = _empty((len(rows), padded_width(max(row.source_length for row in rows), self.source_context)))
         for number, row in enumerate(rows):
@@ -86,20 +86,20 @@ class Seq2Seq:
                 span = slice(start, start + example.length)
                 inputs[number, span] = self.shift(example.tokens.tolist())
                 targets[number, span] = np.where(example.learned, example.tokens, IGNORED)
-                segments[number, span], positions[number, span] = segment, np.arange(example.length)
+                document_ids[number, span], positions[number, span] = segment, np.arange(example.length)
                 source_span = slice(source_start, source_start + len(example.source))
                 for side, values in zip(read, (example.source, segment, np.arange(len(example.source))), strict=True):
                     side[number, source_span] = values
                 start, source_start = span.stop, source_span.stop
-        names = ("encoder_inputs", "encoder_segments", "encoder_positions")
+        names = ("encoder_inputs", "encoder_document_ids", "encoder_positions")
         return Batch(
             inputs=torch.from_numpy(inputs),
             targets=torch.from_numpy(targets),
-            segments=torch.from_numpy(segments),
+            document_ids=torch.from_numpy(document_ids),
             positions=torch.from_numpy(positions),
             weight=float((targets != IGNORED).sum()),
             documents=tuple(example.number for row in rows for example in row.examples),
-            extra={name: torch.from_numpy(side) for name, side in zip(names, read, strict=True)},
+            model_inputs={name: torch.from_numpy(side) for name, side in zip(names, read, strict=True)},
         )
 
     def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:

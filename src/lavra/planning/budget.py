@@ -32,9 +32,10 @@ PARAMETERS_PER_BYTE = 5.0
 """Largest number of matrix parameters per byte of text, however large the compute budget is: a larger model memorises a
 small text. The limit matters where the text is repeated many times; the runs of the lab notebook stay below it."""
 
-_TRAINING_BYTES, _MEMORY_SHARE = 24, 0.7
+_TRAINING_BYTES = 24
 """Bytes of memory per parameter in training (weight, gradient, two moments, a copy for the checkpoint), and the share
 of the memory that they may take; activations need the rest."""
+_MEMORY_SHARE = 0.7
 
 _RUNGS = (
     # depth, width, heads, vocabulary, context
@@ -157,7 +158,7 @@ def vocabulary_for(wanted: int, corpus_bytes: float) -> int:
     return int(min(wanted, max(512, round(limit / 64) * 64)))
 
 
-def tokens_per_step_for(tokens: float, context: int, busy: float = 0.0, *, adapting: bool = False) -> int:
+def batch_tokens_for(tokens: float, context: int, busy: float = 0.0, *, adapting: bool = False) -> int:
     """Return the batch size in tokens: a power of two from 2,048 to 524,288, or one sequence if that is longer.
 
     Small budgets need many steps more than they need smooth gradients. The largest efficient batch (the critical batch

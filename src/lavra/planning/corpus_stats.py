@@ -38,7 +38,7 @@ _COMPRESSED_BYTES = 200_000
 
 
 @dataclass(frozen=True)
-class Survey:
+class CorpusStats:
     """Statistics of a corpus.
 
     Attributes:
@@ -72,10 +72,10 @@ class Survey:
         return asdict(self)
 
 
-def survey_prepared(prepared: Prepared) -> Survey:
+def corpus_stats_of_prepared(prepared: Prepared) -> CorpusStats:
     """Return the exact statistics of the training text of a prepared folder."""
     manifest = prepared.train.manifest
-    return Survey(
+    return CorpusStats(
         documents=manifest.documents,
         text_bytes=manifest.bytes,
         tokens=Interval(manifest.tokens, manifest.tokens, manifest.tokens),
@@ -88,7 +88,7 @@ def survey_prepared(prepared: Prepared) -> Survey:
     )
 
 
-def survey(
+def corpus_stats(
     locations: Sequence[str],
     tokenizer: Tokenizer | Callable[[int], int],
     *,
@@ -97,7 +97,7 @@ def survey(
     encoding: str | None = None,
     validation: Sequence[str] = (),
     seed: int = 0,
-) -> Survey:
+) -> CorpusStats:
     """Estimate the statistics of a corpus: read at most 256 MB of it, and tokenise a sample of its documents.
 
     Args:
@@ -136,7 +136,7 @@ def survey(
     preparing += encoded * reading.text_bytes / max(1.0, sizes.sum())
     words = sum(len(text.split()) for text in measured)
     per_byte = _ratio(tokens, sizes, seed)
-    return Survey(
+    return CorpusStats(
         documents=reading.documents,
         text_bytes=reading.text_bytes,
         tokens=per_byte.scaled(reading.text_bytes),
@@ -213,7 +213,7 @@ class _Reading:
             counter=counter,
         )
         for row in rows:
-            if row.held_out:
+            if row.is_validation:
                 return  # validation text is read last
             self.documents += 1
             self.text_bytes += len(row.text.encode())
@@ -228,7 +228,7 @@ class _Reading:
         """Extrapolate the counts to the files that were not read, by their size on the disk."""
         files = [location for location in self.locations if is_repeatable(location)]
         kept = files_of(find_files(files), self.validation).files if files else []
-        total = sum(file.size for file in kept if not file.held_out)
+        total = sum(file.size for file in kept if not file.is_validation)
         if files == list(self.locations) and counter.done:
             factor = max(1.0, total / counter.done)
             self.documents, self.text_bytes = round(self.documents * factor), round(self.text_bytes * factor)

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lavra.planning.corpus_stats import Survey
+from lavra.planning.corpus_stats import CorpusStats
 from lavra.planning.machine.flops import FlopCount
 from lavra.planning.machine.hardware import Hardware
 from lavra.planning.machine.memory import MemoryEstimate
@@ -132,14 +132,15 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class MemoryOutlook:
+class MemoryForecast:
     """Memory of a training step for several sizes of the micro-batch.
 
     Attributes:
         available: Memory of the hardware that a process can have, in bytes.
         estimates: Estimates for micro-batches of 1, 2, 4, … sequences up to the first that does not fit, and for the
             requested size.
-        micro_rows: Requested size of the micro-batch, or the largest that fits; None if not even one sequence fits.
+        micro_batch_size: Requested size of the micro-batch, or the largest that fits; None if not even one sequence
+            fits.
         fits: Whether the micro-batch of that size fits.
         plain: Estimate for the same step with all logits held at once, as plain training loops do.
         would_fit: Changes that would make training fit, in words; empty if it fits.
@@ -147,7 +148,7 @@ class MemoryOutlook:
 
     available: float
     estimates: tuple[MemoryEstimate, ...]
-    micro_rows: int | None
+    micro_batch_size: int | None
     fits: bool
     plain: MemoryEstimate | None
     would_fit: tuple[str, ...] = ()
@@ -156,7 +157,7 @@ class MemoryOutlook:
         """Return the memory as JSON values; sizes are in bytes."""
         return {
             "available": self.available,
-            "micro_rows": self.micro_rows,
+            "micro_batch_size": self.micro_batch_size,
             "fits": self.fits,
             "estimates": [estimate.to_json() for estimate in self.estimates],
             "plain_loop": None if self.plain is None else self.plain.to_json(),
@@ -207,7 +208,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class PlanReport:
     """Report of a plan: the expected time, cost, memory and loss of a run.
 
     Attributes:
@@ -218,7 +219,7 @@ class Outlook:
         epochs: Number of passes over the text; None without a text.
         worth: Number of epochs of new text that these epochs are worth; None without a text.
         flops: Floating-point operations per token.
-        tokens_per_step: Tokens of one optimiser step (the batch size in tokens).
+        batch_tokens: Tokens of one optimiser step (the batch size in tokens).
         steps: Number of optimiser steps.
         speed: Expected speed, from the exact count of floating-point operations or from timed steps.
         cost: Cost of the run.
@@ -233,18 +234,18 @@ class Outlook:
 
     hardware: Hardware
     model: Shape
-    text: Survey | None
+    text: CorpusStats | None
     tokens: float
     epochs: float | None
     worth: float | None
     flops: FlopCount
-    tokens_per_step: int
+    batch_tokens: int
     steps: int
     speed: Speed
     cost: Cost
     rule: Speed
     rule_cost: Cost
-    memory: MemoryOutlook
+    memory: MemoryForecast
     forecast: Forecast | None
     notes: tuple[str, ...] = field(default=())
     preparation_seconds: float | None = None
@@ -263,7 +264,7 @@ class Outlook:
             "tokens": self.tokens,
             "epochs": self.epochs,
             "worth_epochs": self.worth,
-            "tokens_per_step": self.tokens_per_step,
+            "batch_tokens": self.batch_tokens,
             "steps": self.steps,
             "flops_per_token": self.flops.to_json(),
             "speed": self.speed.to_json(),

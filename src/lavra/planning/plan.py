@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lavra.config.transforms import EditConfig
+from lavra.config.transforms import TransformConfig
 from lavra.core.configuration import from_table, to_json
 from lavra.models.spec import DecoderSpec
 from lavra.training.optimizers.optimizers import OptimizerOptions
@@ -21,9 +21,9 @@ class Plan:
         model: Shape of the model; None for a model of `transformers`, which has a configuration of its own.
         parameters: Number of parameters of the model.
         context: Length of a training sequence in tokens.
-        tokens_per_step: Tokens of one optimiser step over all processes: `rows_per_step` x `context`.
-        rows_per_step: Sequences of one optimiser step over all processes (the global batch size).
-        micro_rows: Sequences of one micro-batch at the start; it is halved when memory runs out.
+        batch_tokens: Tokens of one optimiser step over all processes: `global_batch_size` x `context`.
+        global_batch_size: Sequences of one optimiser step over all processes (the global batch size).
+        micro_batch_size: Sequences of one micro-batch at the start; it is halved when memory runs out.
         steps: Number of optimiser steps.
         tokens: Number of tokens to train on; the last sequence of an epoch may be shorter.
         epochs: Number of passes over the training text.
@@ -36,7 +36,7 @@ class Plan:
         seed: Random seed of the run.
         isolate: Whether attention is kept inside each document of a sequence.
         label_smoothing: Label smoothing of the objective, from 0 for none to below 1.
-        clip: Largest norm of the gradient; it is clipped beyond.
+        max_grad_norm: Largest norm of the gradient; it is clipped beyond.
         validation_rows: Number of sequences of each validation during training.
         validate_every: Steps between two validations.
         checkpoint_every: Steps between two checkpoints.
@@ -51,7 +51,7 @@ class Plan:
         final_mask_rate: Share of the tokens that the masked objective predicts at the end of the run.
         whole_words: Whether the masked objective masks whole words.
         pure_mask: Whether the masked objective replaces every chosen token by the mask token, and none by others.
-        edits: Transforms of the model before training, such as adapters.
+        transforms: Transforms of the model before training, such as adapters.
         bigram_contexts: Number of tokens whose followers are counted for a warm start
             (`lavra.models.native.bigram_init`); 0 for random weights.
         trigram_contexts: Number of bigrams whose followers are counted too, for a model with a bigram embedding
@@ -76,9 +76,9 @@ class Plan:
     model: DecoderSpec | None
     parameters: int
     context: int
-    tokens_per_step: int
-    rows_per_step: int
-    micro_rows: int
+    batch_tokens: int
+    global_batch_size: int
+    micro_batch_size: int
     steps: int
     tokens: int
     epochs: float
@@ -91,7 +91,7 @@ class Plan:
     seed: int
     isolate: bool
     label_smoothing: float
-    clip: float
+    max_grad_norm: float
     validation_rows: int
     validate_every: int
     checkpoint_every: int
@@ -106,7 +106,7 @@ class Plan:
     final_mask_rate: float = 0.15
     whole_words: bool = True
     pure_mask: bool = False
-    edits: EditConfig = field(default_factory=EditConfig)
+    transforms: TransformConfig = field(default_factory=TransformConfig)
     bigram_contexts: int = 0
     trigram_contexts: int = 0
     start_bits_per_byte: float | None = None

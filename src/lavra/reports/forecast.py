@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lavra.core.units import counted, show_count, show_size
-from lavra.planning.forecast import Cost, MemoryOutlook, Outlook
+from lavra.planning.forecast import Cost, MemoryForecast, PlanReport
 from lavra.planning.machine.memory import MemoryEstimate
 from lavra.planning.scaling_law.law import Interval
 from lavra.reports.formatting import text_table
 
 
-def show_outlook(outlook: Outlook) -> str:
+def show_plan_report(plan_report: PlanReport) -> str:
     """Return the report of a plan as text, in sections: what is trained, time, memory and the forecast of the loss.
 
     Args:
-        outlook: Report of the plan.
+        plan_report: Report of the plan.
     """
     sections = [
-        "\n".join(_what(outlook)),
-        "time\n" + "\n".join(f"  {line}" for line in _time(outlook)),
-        "memory of a training step\n" + _memory(outlook.memory, outlook.hardware.name),
-        "forecast\n" + "\n".join(f"  {line}" for line in _forecast(outlook)),
+        "\n".join(_what(plan_report)),
+        "time\n" + "\n".join(f"  {line}" for line in _time(plan_report)),
+        "memory of a training step\n" + _memory(plan_report.memory, plan_report.hardware.name),
+        "forecast\n" + "\n".join(f"  {line}" for line in _forecast(plan_report)),
     ]
-    sections += [f"note: {note}" for note in outlook.notes]
+    sections += [f"note: {note}" for note in plan_report.notes]
     return "\n\n".join(sections)
 
 
@@ -62,13 +62,13 @@ def rough_speed(tokens_per_second: float) -> str:
     return f"{tokens_per_second:.3g} tokens/s"
 
 
-def _what(outlook: Outlook) -> Iterator[str]:
-    model, text, hardware = outlook.model, outlook.text, outlook.hardware
+def _what(plan_report: PlanReport) -> Iterator[str]:
+    model, text, hardware = plan_report.model, plan_report.text, plan_report.hardware
     chosen = "chosen by the plan: " if model.chosen else ""
     shape = f"{counted(model.depth, 'block')}, width {model.width}, " if model.depth else ""
     yield (
         f"model     {chosen}{model.name}: {show_count(model.parameters)} parameters ({shape}context "
-        f"{outlook.flops.context}, vocabulary {model.vocabulary})"
+        f"{plan_report.flops.context}, vocabulary {model.vocabulary})"
     )
     if text is not None:
         share = text.tokens.value / max(1.0, text.text_bytes)
@@ -80,14 +80,14 @@ def _what(outlook: Outlook) -> Iterator[str]:
             f"{text.fertility:.2f} tokens per word ({origin}, tokenizer {text.tokenizer})"
         )
     passes = ""
-    if outlook.epochs is not None and outlook.worth is not None:
-        passes = f" ({outlook.epochs:.2f} epochs"
-        if outlook.epochs > 1:
-            passes += f", worth {outlook.worth:.2f} epochs of new text"
+    if plan_report.epochs is not None and plan_report.worth is not None:
+        passes = f" ({plan_report.epochs:.2f} epochs"
+        if plan_report.epochs > 1:
+            passes += f", worth {plan_report.worth:.2f} epochs of new text"
         passes += ")"
     yield (
-        f"training  {counted(outlook.steps, 'step')} · {show_count(outlook.tokens)} tokens{passes} · "
-        f"{outlook.tokens_per_step:,} tokens per step"
+        f"training  {counted(plan_report.steps, 'step')} · {show_count(plan_report.tokens)} tokens{passes} · "
+        f"{plan_report.batch_tokens:,} tokens per step"
     )
     yield (
         f"hardware  {hardware.name}: {hardware.peak_flops / 1e12:.4g} TFLOP/s in {hardware.precision}, "
@@ -95,26 +95,26 @@ def _what(outlook: Outlook) -> Iterator[str]:
     )
 
 
-def _time(outlook: Outlook) -> Iterator[str]:
-    speed, rule, flops = outlook.speed, outlook.rule, outlook.flops
+def _time(plan_report: PlanReport) -> Iterator[str]:
+    speed, rule, flops = plan_report.speed, plan_report.rule, plan_report.flops
     yield f"efficiency {speed.efficiency:.0%} of the peak ({speed.source})"
     yield (
         f"by the rule 6·N ({flops.rule / 1e6:.4g} MFLOP per token): {rough_speed(rule.peak_tokens_per_second)} peak, "
-        f"{rough_speed(rule.tokens_per_second)} expected, {rough_duration(outlook.rule_cost.seconds)}"
-        f"{_extras(outlook.rule_cost)}"
+        f"{rough_speed(rule.tokens_per_second)} expected, {rough_duration(plan_report.rule_cost.seconds)}"
+        f"{_extras(plan_report.rule_cost)}"
     )
     ratio = flops.exact / flops.rule
-    how = "measured" if outlook.hardware.here and "measured" in speed.source else "expected"
+    how = "measured" if plan_report.hardware.here and "measured" in speed.source else "expected"
     yield (
         f"by exact count ({flops.exact / 1e6:.4g} MFLOP per token at context {flops.context}, {ratio:.2f} times the "
         f"rule): "
         f"{rough_speed(speed.peak_tokens_per_second)} peak, {rough_speed(speed.tokens_per_second)} {how}, "
-        f"{rough_duration(outlook.cost.seconds)}{_extras(outlook.cost)}"
+        f"{rough_duration(plan_report.cost.seconds)}{_extras(plan_report.cost)}"
     )
-    if outlook.preparation_seconds is not None:
+    if plan_report.preparation_seconds is not None:
         yield (
-            f"start-up and preparation of the text: {rough_duration(outlook.preparation_seconds)}; "
-            f"total {rough_duration(outlook.seconds)}"
+            f"start-up and preparation of the text: {rough_duration(plan_report.preparation_seconds)}; "
+            f"total {rough_duration(plan_report.seconds)}"
         )
 
 
@@ -124,7 +124,7 @@ def _extras(cost: Cost) -> str:
     return energy + money
 
 
-def _memory(memory: MemoryOutlook, hardware: str) -> str:
+def _memory(memory: MemoryForecast, hardware: str) -> str:
     columns = (
         "micro-batch",
         "weights",
@@ -136,16 +136,17 @@ def _memory(memory: MemoryOutlook, hardware: str) -> str:
         "process",
         "fits",
     )
-    rows = [[str(found.micro_rows), *_parts(found), _fits(found, memory)] for found in memory.estimates]
+    rows = [[str(found.micro_batch_size), *_parts(found), _fits(found, memory)] for found in memory.estimates]
     table = text_table(columns, rows)
     lines = [f"  {line}" for line in table.splitlines()]
-    if memory.micro_rows is None:
+    if memory.micro_batch_size is None:
         lines.append(f"  not even one sequence fits into {show_size(memory.available)}")
     else:
-        size = next(found.process for found in memory.estimates if found.micro_rows == memory.micro_rows)
+        size = next(found.process for found in memory.estimates if found.micro_batch_size == memory.micro_batch_size)
         word = "fits" if memory.fits else "does NOT fit"
         lines.append(
-            f"  micro-batch {memory.micro_rows}: {show_size(size)} of {show_size(memory.available)} on {hardware}: "
+            f"  micro-batch {memory.micro_batch_size}: {show_size(size)} of {show_size(memory.available)} on "
+            f"{hardware}: "
             f"{word}"
         )
     if memory.plain is not None:
@@ -160,16 +161,16 @@ def _memory(memory: MemoryOutlook, hardware: str) -> str:
 
 
 def _parts(found: MemoryEstimate) -> list[str]:
-    names = ("weights", "masters", "gradients", "optimizer", "logits", "activations", "process")
+    names = ("weights", "master_weights", "gradients", "optimizer", "logits", "activations", "process")
     return [show_size(getattr(found, name)) for name in names]
 
 
-def _fits(found: MemoryEstimate, memory: MemoryOutlook) -> str:
+def _fits(found: MemoryEstimate, memory: MemoryForecast) -> str:
     return "yes" if found.fits(memory.available) else "no"
 
 
-def _forecast(outlook: Outlook) -> Iterator[str]:
-    forecast = outlook.forecast
+def _forecast(plan_report: PlanReport) -> Iterator[str]:
+    forecast = plan_report.forecast
     if forecast is None:
         yield "there is no forecast of the loss for fine-tuning without pilot runs, which --pilot 5% makes"
         return

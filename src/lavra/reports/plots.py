@@ -9,16 +9,21 @@ from html import escape
 
 from lavra.core.units import show_count
 
-WIDTH, HEIGHT = 640, 300
+WIDTH = 640
 """Size of a line plot in pixels, without additional rows of the legend."""
+HEIGHT = 300
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 58  # margins around the data, in pixels
+_LEFT = 62  # margins around the data, in pixels
+_RIGHT = 14
+_TOP = 34
+_BOTTOM = 58
 COLOURS = ("#225588", "#cc5522", "#338844", "#884499", "#996600", "#117788", "#aa3355", "#555555")
 """Colours of the series, which differ on a screen and in print; the ninth series uses the first one again."""
 
 _MOST_POINTS = 800  # points of a series that are drawn: there are fewer pixels than that
-_NAMES, _NAME_HEIGHT = 4, 16
+_NAMES = 4
 """Number of names in a row of the legend, and height of such a row in pixels."""
+_NAME_HEIGHT = 16
 
 
 @dataclass(frozen=True)
@@ -123,18 +128,20 @@ def line_plot(title: str, series: Sequence[Series], x: Axis, y: Axis, *, marks: 
     return "\n".join(parts)
 
 
-def thinned(points: Sequence[tuple[float, float | None]], most: int = _MOST_POINTS) -> list[tuple[float, float | None]]:
-    """Return a selection of points that keeps every spike: the lowest and the highest of each of `most` / 2 intervals.
+def thinned(
+    points: Sequence[tuple[float, float | None]], limit: int = _MOST_POINTS
+) -> list[tuple[float, float | None]]:
+    """Return a selection of points that keeps every spike: the lowest and the highest of each of `limit` / 2 intervals.
 
     Args:
         points: Points (x, y) in ascending order of x.
-        most: Approximate largest number of points to return; fewer points are returned unchanged.
+        limit: Approximate largest number of points to return; fewer points are returned unchanged.
     """
     # Min-max decimation: unlike averaging, it keeps the extremes.
-    if len(points) <= most:
+    if len(points) <= limit:
         return list(points)
     kept: list[tuple[float, float | None]] = []
-    stretches = most // 2
+    stretches = limit // 2
     for number in range(stretches):
         stretch = points[number * len(points) // stretches : (number + 1) * len(points) // stretches]
         known = [point for point in stretch if point[1] is not None]
@@ -146,7 +153,7 @@ def thinned(points: Sequence[tuple[float, float | None]], most: int = _MOST_POIN
     return kept
 
 
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
+def ticks(low: float, high: float, limit: int = 6) -> list[float]:
     """Return round numbers from `low` to `high` for the labels of an axis.
 
     They are 1, 2 or 5 times a power of ten apart ("nice numbers", Heckbert 1990, Graphics Gems).
@@ -154,13 +161,13 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     Args:
         low: Lower end of the axis.
         high: Upper end of the axis, above `low`.
-        most: Approximate largest number of labels.
+        limit: Approximate largest number of labels.
 
     Examples:
         >>> ticks(0, 10)
         [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
     """
-    rough = (high - low) / most
+    rough = (high - low) / limit
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -176,15 +183,15 @@ def _ends(values: Sequence[float], margin: float) -> tuple[float, float]:
     return low - margin * (high - low), high + margin * (high - low)
 
 
-def _axis_ticks(axis: Axis, ends: tuple[float, float], most: int) -> list[float]:
+def _axis_ticks(axis: Axis, ends: tuple[float, float], limit: int) -> list[float]:
     """Return the values at which an axis is labelled."""
     if not axis.logarithmic:
-        return ticks(*ends, most)
+        return ticks(*ends, limit)
     powers = [10.0**power for power in range(math.ceil(ends[0]), math.floor(ends[1]) + 1)]
     if len(powers) >= 2:
-        return powers[:: -(-len(powers) // most)]
+        return powers[:: -(-len(powers) // limit)]
     low, high = 10 ** ends[0], 10 ** ends[1]
-    return [value for value in ticks(low, high, most) if value > 0]
+    return [value for value in ticks(low, high, limit) if value > 0]
 
 
 def _grid(frame: _Frame) -> Iterator[str]:
@@ -244,7 +251,10 @@ def _legend(lines: Sequence[tuple[Series, str]]) -> Iterator[str]:
         yield f'<text x="{x + 18:.1f}" y="{y}">{escape(name)}<title>{escape(one.name)}</title></text>'
 
 
-_WIDTH, _ROW, _LABEL, _VALUE = 640, 24, 150, 170  # bar plots: pixels of the plot, a row, the names and the values
+_WIDTH = 640  # bar plots: pixels of the plot, a row, the names and the values
+_ROW = 24
+_LABEL = 150
+_VALUE = 170
 
 
 @dataclass(frozen=True)

@@ -169,8 +169,8 @@ def _surroundings(run: RunFiles) -> dict[str, Any]:
     told = {
         name: machine.get(name) for name in ("processor", "cores", "device", "system", "versions") if name in machine
     }
-    text = {} if run.losses is None else {"held_out_text": run.losses.text[:8], "tokenizer": run.losses.tokenizer[:8]}
-    sides = {"train": "trained_on", "validation": "held_out"}
+    text = {} if run.losses is None else {"validation_text": run.losses.text[:8], "tokenizer": run.losses.tokenizer[:8]}
+    sides = {"train": "trained_on", "validation": "validation"}
     return {
         **{
             name: {size: split[side][size] for size in _SIZES if size in split[side]}

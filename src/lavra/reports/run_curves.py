@@ -18,7 +18,7 @@ TOKENS = Axis("tokens trained on")
 TIME = Axis("time of training steps", show_duration)
 SPEED = Axis("tokens per second")
 LOSS = Axis("nats per token", "{:.4g}".format)
-_RATE = Axis("learning rate of AdamW", "{:.3g}".format)
+_LR = Axis("learning rate of AdamW", "{:.3g}".format)
 _NORM = Axis("gradient norm, logarithmic", "{:.3g}".format, logarithmic=True)
 
 
@@ -32,7 +32,7 @@ def curves_section(run: RunFiles) -> Section:
     plots = [
         line_plot("Loss by tokens", _losses(training, validation, tokens_of), TOKENS, LOSS, marks=marks),
         line_plot("Loss by time", _losses(training, validation, timed(clock)), TIME, LOSS, marks=moments),
-        line_plot("Learning rate", [Series("rate", points(training, "learning_rate"))], TOKENS, _RATE, marks=marks),
+        line_plot("Learning rate", [Series("rate", points(training, "learning_rate"))], TOKENS, _LR, marks=marks),
         line_plot("Gradient norm", [Series("norm", points(training, "gradient_norm"))], TOKENS, _NORM, marks=marks),
         line_plot("Speed", [Series("speed", points(training, "tokens_per_second"))], TOKENS, SPEED, marks=marks),
     ]

@@ -11,7 +11,9 @@ from lavra.reports.formatting import setting
 from lavra.reports.page import Section, Table, Text
 from lavra.reports.run_files import RunFiles
 
-_MOST_SAMPLES, _MOST_EVENTS, _MOST_NOTABLE = 12, 400, 20  # samples, lines of the log and notable events on the page
+_MOST_SAMPLES = 12  # samples, lines of the log and notable events on the page
+_MOST_EVENTS = 400
+_MOST_NOTABLE = 20
 _ORDINARY = re.compile(r"forecast: |\d\d  checks: |step \d+: document \d+: ")
 
 
@@ -54,9 +56,9 @@ def checks_section(run: RunFiles) -> Section:
     )
 
 
-def ledger_section(run: RunFiles) -> Section:
+def data_usage_section(run: RunFiles) -> Section:
     """Return the section of the data usage: how much of each source was trained on, and whether the sums agree."""
-    entries: list[dict[str, Any]] = run.result.get("ledger") or []
+    entries: list[dict[str, Any]] = run.result.get("data_usage") or []
     if not entries:
         return Section("Data usage", "The data usage is recorded when the run finishes." if run.plan else "")
     columns = ("source", "tokens", "epochs", "seen", "left", "total")
@@ -85,7 +87,7 @@ def _sum(run: RunFiles, entries: list[dict[str, Any]]) -> str:
     if total == learned:
         return taken + "they agree."
     skipped = int(run.result.get("skipped_steps") or 0)
-    if 0 < total - learned <= skipped * int(run.plan.get("tokens_per_step") or 0):
+    if 0 < total - learned <= skipped * int(run.plan.get("batch_tokens") or 0):
         return taken + f"the other {total - learned:,} belong to {counted(skipped, 'skipped step')}."
     return taken + f"they do NOT agree, and the {skipped:,} skipped steps that were logged do not explain it."
 

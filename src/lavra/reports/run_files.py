@@ -14,7 +14,7 @@ from lavra.core.disk.json_lines import JsonLines
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.run_shapes import CHECKS, CONFIG, DATA, MACHINE, METRICS, PLAN, RESULT, SAMPLE
 from lavra.core.disk.shapes import Misfits, Shape, fitting
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses
 
 Found = TypeVar("Found")
@@ -139,8 +139,8 @@ class _Reader:
             return otherwise
         try:
             return read(path)
-        except (Damaged, OSError, ValueError, RecursionError) as error:
-            self.missing.append(f"{name}: {error.message if isinstance(error, Damaged) else error}")
+        except (CorruptFile, OSError, ValueError, RecursionError) as error:
+            self.missing.append(f"{name}: {error.message if isinstance(error, CorruptFile) else error}")
             return otherwise
 
     def json(self, name: str, shape: Shape, why_missing: str) -> dict[str, Any]:

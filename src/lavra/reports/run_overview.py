@@ -121,7 +121,7 @@ def _model(run: RunFiles) -> Iterator[tuple[str, str]]:
     if plan:
         yield "parameters", shown("parameters", plan.get("parameters"))
         yield "objective", str(plan.get("objective", UNKNOWN))
-    adapter = (plan.get("edits") or {}).get("adapter") or {}
+    adapter = (plan.get("transforms") or {}).get("adapter") or {}
     if adapter.get("kind", "none") != "none":
         yield "adapter", f"{adapter['kind']}, rank {adapter.get('rank')}"
 
@@ -136,18 +136,14 @@ def _length(run: RunFiles) -> Iterator[tuple[str, str]]:
     )
     yield (
         "length",
-        f"{plan.get('steps', 0):,} steps of {plan.get('tokens_per_step', 0):,} tokens = "
+        f"{plan.get('steps', 0):,} steps of {plan.get('batch_tokens', 0):,} tokens = "
         f"{plan.get('tokens', 0):,} tokens = {plan.get('epochs', 0):.3g} epochs",
     )
     optimizer, schedule = plan.get("optimizer") or {}, plan.get("schedule") or {}
     yield (
         "optimiser",
         f"{optimizer.get('name')}, peak learning rate {setting(optimizer.get('learning_rate'))}"
-        + (
-            f", {setting(optimizer.get('matrix_learning_rate'))} for matrices"
-            if optimizer.get("name") == "muon"
-            else ""
-        )
+        + (f", {setting(optimizer.get('muon_lr'))} for matrices" if optimizer.get("name") == "muon" else "")
         + f", schedule {schedule.get('shape')} with {schedule.get('warmup_steps')} steps of warm-up",
     )
     yield "seed", setting(plan.get("seed"))
@@ -194,7 +190,7 @@ def outcome_section(run: RunFiles) -> Section:
         "Results",
         f"Measured {measured_on(result)}: {', '.join(sizes)}{windows}." if measured else "",
         facts=rows,
-        pictures=[_yardsticks(result)],
+        pictures=[_baselines(result)],
         tables=_sources(measured.get("sources") or {}),
         note="In brackets: 95 % confidence intervals by bootstrap over documents (or over examples). Bits per byte "
         "refer to the bytes of the original text, so they compare between all models on the same text; loss and "
@@ -215,8 +211,8 @@ def _outcome_so_far(run: RunFiles) -> Section:
     )
 
 
-def _yardsticks(result: Mapping[str, Any]) -> str:
-    sticks = result.get("yardsticks") or []
+def _baselines(result: Mapping[str, Any]) -> str:
+    sticks = result.get("baselines") or []
     own = result.get("bits_per_byte") or {}
     if not sticks or plain(own) is None:
         return ""

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.reports.page import render_page, write_html
 from lavra.reports.run_curves import curves_section
-from lavra.reports.run_evidence import checks_section, events_section, ledger_section, notable, samples_section
+from lavra.reports.run_evidence import checks_section, data_usage_section, events_section, notable, samples_section
 from lavra.reports.run_files import RunFiles, read_run
 from lavra.reports.run_overview import headline, outcome_section, predicted_section, what_section
 
@@ -41,7 +41,7 @@ def run_page(run: RunFiles) -> str:
         curves_section(run),
         predicted_section(run),
         checks_section(run),
-        ledger_section(run),
+        data_usage_section(run),
         samples_section(run),
         events_section(run),
     ]
@@ -72,7 +72,7 @@ def _write(run: RunFolder) -> None:
         write_page(run)
     except Exception as error:
         text = f"warning: the report could not be written: {type(error).__name__}: {error}"
-        say(f"{text}; `lavra report {run.path}` tries again")
+        log(f"{text}; `lavra report {run.path}` tries again")
         try:
             run.log(text)
         except OSError:

@@ -10,7 +10,7 @@ from typing import Any
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.run_shapes import CONFIG, METRICS
 from lavra.core.disk.shapes import demand
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 from lavra.core.units import show_count, show_duration
 from lavra.reports.formatting import text_table
 
@@ -40,7 +40,7 @@ def run_line(run: RunFolder) -> dict[str, Any]:
             "bits_per_byte": figures.get("bits_per_byte"),
             "status": run.status,
         }
-    except Damaged as error:
+    except CorruptFile as error:
         return line | {"status": f"damaged: {error.message}"}
 
 
@@ -51,7 +51,7 @@ def run_record(run: RunFolder) -> dict[str, Any]:
         run: Run folder.
 
     Raises:
-        Damaged: if a file of the run is damaged.
+        CorruptFile: if a file of the run is damaged.
     """
     metrics = run.metrics.read()
     return {
@@ -93,12 +93,12 @@ def show_run(run: RunFolder) -> str:
         run: Run folder.
 
     Raises:
-        Damaged: if a file of the run is damaged.
+        CorruptFile: if a file of the run is damaged.
     """
     record = run_record(run)
-    ledger = record["result"].get("ledger") or []
+    data_usage = record["result"].get("data_usage") or []
     predicted = record["result"].get("predicted") or {}
-    result = {name: value for name, value in record["result"].items() if name not in ("ledger", "predicted")}
+    result = {name: value for name, value in record["result"].items() if name not in ("data_usage", "predicted")}
     sections = [f"{record['run']}: {record['status']}"]
     for title, values in (
         ("request", record["config"]),
@@ -110,8 +110,8 @@ def show_run(run: RunFolder) -> str:
             sections.append(f"{title}\n" + "\n".join(_lines(values)))
     if predicted:
         sections.append("predicted against actual\n" + predicted_table(predicted))
-    if ledger:
-        sections.append("data usage\n" + _ledger(ledger))
+    if data_usage:
+        sections.append("data usage\n" + _data_usage(data_usage))
     if record["events"]:
         sections.append("events\n" + "\n".join(f"  {line}" for line in record["events"]))
     return "\n\n".join(sections)
@@ -132,7 +132,7 @@ def _config(run: RunFolder) -> dict[str, Any]:
     try:
         return demand(CONFIG, tomllib.loads(run.config), str(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise Damaged(f"{path} is damaged: {error}") from error
+        raise CorruptFile(f"{path} is damaged: {error}") from error
 
 
 def _data(data: Any) -> str:
@@ -182,7 +182,7 @@ def predicted_table(figures: Mapping[str, Mapping[str, float]]) -> str:
     return text_table(columns, rows)
 
 
-def _ledger(entries: Iterable[Mapping[str, Any]]) -> str:
+def _data_usage(entries: Iterable[Mapping[str, Any]]) -> str:
     """Return a table of the data usage: how much of each source was trained on, and what is left of the epoch."""
     columns = ("source", "tokens", "epochs", "seen", "left", "total")
     titles = ("source", "size", "complete epochs", "trained on in this epoch", "left in this epoch", "total")

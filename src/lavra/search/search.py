@@ -50,23 +50,23 @@ class Hit:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def search(index: Index, query: str, most: int = 10) -> list[Hit]:
+def search(index: Index, query: str, top_k: int = 10) -> list[Hit]:
     """Return the best documents for a query, with passages.
 
     Args:
         index: The index to search.
         query: The query as a person writes it.
-        most: Most documents to return.
+        top_k: Most documents to return.
 
     Returns:
         The results, best first; none for a query without a word that is indexed.
 
     Raises:
-        InputError: If `most` is below 1.
+        InputError: If `top_k` is below 1.
     """
-    if most < 1:
-        raise InputError(f"--most is {most}; it must be at least 1", "ask for one or more documents")
-    numbers, scores = index.search(query, most)
+    if top_k < 1:
+        raise InputError(f"--top-k is {top_k}; it must be at least 1", "ask for one or more documents")
+    numbers, scores = index.search(query, top_k)
     weights = _weights(index, query)
     return [
         _hit(index, number, float(score), rank, weights)
@@ -113,8 +113,8 @@ def marked(text: str, marks: tuple[tuple[int, int], ...], before: str = "**", af
 
 def _weights(index: Index, query: str) -> dict[str, float]:
     """Return the weight of each term of the query: its inverse document frequency, log(units / units with the term)."""
-    assert index.generation is not None
-    postings = index.generation.postings
+    assert index.snapshot is not None
+    postings = index.snapshot.postings
     weights = dict.fromkeys(index.settings.analyzer.terms(query), 0.0)
     for term in weights:
         for number in index.numbers_of([term]):
@@ -124,7 +124,7 @@ def _weights(index: Index, query: str) -> dict[str, float]:
 
 
 def _hit(index: Index, number: int, score: float, rank: int, weights: Mapping[str, float]) -> Hit:
-    assert index.generation is not None
+    assert index.snapshot is not None
     analyzer = index.settings.analyzer
     document, chunks = index.document(number)
     contents = document.contents

@@ -40,8 +40,8 @@ def words_in(text: str) -> int:
     return len(text.split())
 
 
-def cut_into_chunks(text: str, most: int, *, overlap: int = 0, count: CountTokens = words_in) -> list[Chunk]:
-    """Cut a text into chunks of whole sentences, each of at most `most` tokens.
+def cut_into_chunks(text: str, limit: int, *, overlap: int = 0, count: CountTokens = words_in) -> list[Chunk]:
+    """Cut a text into chunks of whole sentences, each of at most `limit` tokens.
 
     Sentences are found by a fixed rule of this file, so the chunks do not depend on the version of any library. A
     sentence that is longer than a chunk is cut between words, and a word that is longer still, between characters.
@@ -49,7 +49,7 @@ def cut_into_chunks(text: str, most: int, *, overlap: int = 0, count: CountToken
 
     Args:
         text: The document.
-        most: Largest number of tokens of a chunk.
+        limit: Largest number of tokens of a chunk.
         overlap: Largest number of tokens that a chunk repeats from the one before it; 0 by default.
         count: Function that counts the tokens of a text; a chunk's count is the sum over its sentences. By default
             words separated by white space are counted.
@@ -58,7 +58,7 @@ def cut_into_chunks(text: str, most: int, *, overlap: int = 0, count: CountToken
         The chunks in order; one chunk for a text that fits, none for an empty one.
 
     Raises:
-        InputError: if `most` is less than one or `overlap` is not less than `most`.
+        InputError: if `limit` is less than one or `overlap` is not less than `limit`.
 
     Examples:
         >>> from lavra.text.chunking import cut_into_chunks
@@ -66,34 +66,34 @@ def cut_into_chunks(text: str, most: int, *, overlap: int = 0, count: CountToken
         >>> [text[chunk.start : chunk.end] for chunk in cut_into_chunks(text, most=6, overlap=2)]
         ['It rained all day. Nobody came. ', 'Nobody came. The shop stayed shut.']
     """
-    if most < 1 or not 0 <= overlap < most:
+    if limit < 1 or not 0 <= overlap < limit:
         raise InputError(
-            f"chunks of {most} tokens with an overlap of {overlap} cannot be cut",
+            f"chunks of {limit} tokens with an overlap of {overlap} cannot be cut",
             "choose an overlap below the chunk size",
         )
-    pieces = [(piece, count(text[piece.start : piece.end])) for piece in _pieces(text, most, count)]
+    pieces = [(piece, count(text[piece.start : piece.end])) for piece in _pieces(text, limit, count)]
     # Greedy: each chunk takes sentences while they fit, and the next one begins in its overlap.
     chunks: list[Chunk] = []
     first = 0
     while first < len(pieces):
         end, size = first, 0
-        while end < len(pieces) and (end == first or size + pieces[end][1] <= most):
+        while end < len(pieces) and (end == first or size + pieces[end][1] <= limit):
             size += pieces[end][1]
             end += 1
         chunks.append(Chunk(pieces[first][0].start, pieces[end - 1][0].end))
         if end == len(pieces):
             break
-        first = _start_of_next(pieces, first, end, most, overlap)
+        first = _start_of_next(pieces, first, end, limit, overlap)
     return chunks
 
 
-def _start_of_next(pieces: list[tuple[Chunk, int]], first: int, end: int, most: int, overlap: int) -> int:
+def _start_of_next(pieces: list[tuple[Chunk, int]], first: int, end: int, limit: int, overlap: int) -> int:
     """Return the index of the piece with which the next chunk begins.
 
     It goes back from `end` over whole pieces while they fit into the overlap and leave room for the piece at `end`, so
     that every chunk holds something new.
     """
-    room = min(overlap, most - pieces[end][1])
+    room = min(overlap, limit - pieces[end][1])
     start = end
     while start - 1 > first and pieces[start - 1][1] <= room:
         start -= 1
@@ -127,23 +127,23 @@ def sentences(text: str) -> Iterator[Chunk]:
         yield Chunk(start, len(text))
 
 
-def _pieces(text: str, most: int, count: CountTokens) -> Iterator[Chunk]:
+def _pieces(text: str, limit: int, count: CountTokens) -> Iterator[Chunk]:
     """Yield sentences, and parts of those that do not fit into a chunk."""
     for sentence in sentences(text):
-        if count(text[sentence.start : sentence.end]) <= most:
+        if count(text[sentence.start : sentence.end]) <= limit:
             yield sentence
         else:
-            yield from _parts(text, sentence, most, count)
+            yield from _parts(text, sentence, limit, count)
 
 
-def _parts(text: str, sentence: Chunk, most: int, count: CountTokens) -> Iterator[Chunk]:
+def _parts(text: str, sentence: Chunk, limit: int, count: CountTokens) -> Iterator[Chunk]:
     """Cut a long sentence between words, halving until a part fits; a single word is cut between characters."""
     inside = text[sentence.start : sentence.end]
-    if len(inside) <= 1 or count(inside) <= most:
+    if len(inside) <= 1 or count(inside) <= limit:
         yield sentence
         return
     middle = len(inside) // 2
     gaps = [match.end() for match in re.finditer(r"\s+", inside) if match.end() < len(inside)]
     cut = sentence.start + (min(gaps, key=lambda gap: abs(gap - middle)) if gaps else middle)
-    yield from _parts(text, Chunk(sentence.start, cut), most, count)
-    yield from _parts(text, Chunk(cut, sentence.end), most, count)
+    yield from _parts(text, Chunk(sentence.start, cut), limit, count)
+    yield from _parts(text, Chunk(cut, sentence.end), limit, count)

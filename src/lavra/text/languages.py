@@ -70,8 +70,8 @@ def guess_language(texts: Iterable[str], *, words: int = 20_000) -> LanguageGues
     hits = sum(counts.values())
     if hits < _FEWEST_HITS or hits < 0.02 * seen:
         return LanguageGuess(None, 0.0, seen)
-    language, most = counts.most_common(1)[0]
-    return LanguageGuess(language, most / hits, seen)
+    language, limit = counts.most_common(1)[0]
+    return LanguageGuess(language, limit / hits, seen)
 
 
 def language_warning(texts: Iterable[str], language: str, *, sample: int = 500) -> str:

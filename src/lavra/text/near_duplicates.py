@@ -18,7 +18,8 @@ import numpy as np
 
 GRAM = 5  # words of a gram
 THRESHOLD = 0.8  # Jaccard index from which two texts are near duplicates by default
-_BANDS, _BAND = 16, 4  # bands of locality-sensitive hashing, and MinHash values in each
+_BANDS = 16  # bands of locality-sensitive hashing, and MinHash values in each
+_BAND = 4
 _MOST_IN_BUCKET = 200  # texts that are compared with each other; of more, only with the first
 _WORD = re.compile(r"\w+")
 _CHUNK = 1 << 20  # grams hashed at once, 8 MiB

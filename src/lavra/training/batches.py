@@ -11,7 +11,7 @@ import torch
 
 from lavra.core.errors import InputError
 from lavra.core.seeds import row_streams
-from lavra.models.contract import Batch
+from lavra.models.protocols import Batch
 from lavra.objectives.base import Objective
 
 
@@ -29,16 +29,16 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistributedInfo:
     """Place of this process in distributed data-parallel training.
 
     Attributes:
         rank: Number of this process, counted from 0.
-        world: Number of processes (the world size).
+        world_size: Number of processes (the world size).
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
 
 class BatchSource:
@@ -47,11 +47,12 @@ class BatchSource:
     Args:
         source: Source of the rows.
         objective: Training objective, which encodes rows as batches.
-        rows_per_step: Number of rows of one optimiser step over all processes (the global batch size).
-        micro_rows: Number of rows of one micro-batch. It must divide the rows of a step that fall to this process.
+        global_batch_size: Number of rows of one optimiser step over all processes (the global batch size).
+        micro_batch_size: Number of rows of one micro-batch. It must divide the rows of a step that fall to this
+            process.
         steps: Number of steps of the run, for objectives whose masking changes with progress.
         seed: Random seed of the run.
-        ranks: Place of this process; rank r takes the r-th of the equal parts of each step.
+        distributed: Place of this process; rank r takes the r-th of the equal parts of each step.
         pin: Whether batches are put into page-locked (pinned) memory, from which a GPU copies asynchronously.
 
     Raises:
@@ -63,27 +64,29 @@ class BatchSource:
         source: Source,
         objective: Objective,
         *,
-        rows_per_step: int,
-        micro_rows: int,
+        global_batch_size: int,
+        micro_batch_size: int,
         steps: int,
         seed: int,
-        ranks: Ranks = Ranks(),
+        distributed: DistributedInfo = DistributedInfo(),
         pin: bool = False,
     ) -> None:
-        if rows_per_step % ranks.world:
+        if global_batch_size % distributed.world_size:
             raise InputError(
-                f"a step of {rows_per_step} sequences cannot be divided evenly among {ranks.world} processes",
-                "choose --optimization.tokens-per-step as a multiple of context x processes",
+                f"a step of {global_batch_size} sequences cannot be divided evenly among "
+                f"{distributed.world_size} processes",
+                "choose --optimization.batch-tokens as a multiple of context x processes",
             )
-        self.source, self.objective, self.seed, self.ranks, self.pin = source, objective, seed, ranks, pin
-        self.rows_per_step, self.steps = rows_per_step, steps
-        self.share = rows_per_step // ranks.world
-        if self.share % micro_rows:
+        self.source, self.objective, self.seed, self.distributed, self.pin = source, objective, seed, distributed, pin
+        self.global_batch_size, self.steps = global_batch_size, steps
+        self.share = global_batch_size // distributed.world_size
+        if self.share % micro_batch_size:
             raise InputError(
-                f"micro-batches of {micro_rows} sequences do not divide the {self.share} sequences of a step evenly",
-                f"choose --machine.micro-rows as a divisor of {self.share}",
+                f"micro-batches of {micro_batch_size} sequences do not divide the {self.share} sequences of a "
+                f"step evenly",
+                f"choose --machine.micro-batch-size as a divisor of {self.share}",
             )
-        self.micro_rows = micro_rows
+        self.micro_batch_size = micro_batch_size
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: tuple[tuple[int, int], Future[list[Batch]]] | None = None
 
@@ -93,22 +96,22 @@ class BatchSource:
         Args:
             step: Number of the step, counted from 0.
         """
-        key = (step, self.micro_rows)
+        key = (step, self.micro_batch_size)
         ahead, self._ahead = self._ahead, None
-        batches = ahead[1].result() if ahead and ahead[0] == key else self._make(step, self.micro_rows)
-        following = (step + 1, self.micro_rows)
+        batches = ahead[1].result() if ahead and ahead[0] == key else self._make(step, self.micro_batch_size)
+        following = (step + 1, self.micro_batch_size)
         self._ahead = (following, self._pool.submit(self._make, *following))
         return batches
 
-    def _make(self, step: int, micro_rows: int) -> list[Batch]:
-        first = step * self.rows_per_step + self.ranks.rank * self.share
+    def _make(self, step: int, micro_batch_size: int) -> list[Batch]:
+        first = step * self.global_batch_size + self.distributed.rank * self.share
         rows = self.source.rows(first, self.share)
         batches = []
-        for start in range(0, self.share, micro_rows):
+        for start in range(0, self.share, micro_batch_size):
             # One random stream per row number: a row is encoded the same in every micro-batch size, and no two steps or
             # processes share a stream.
             streams = row_streams(self.seed, "encode", first=first + start)
-            batch = self.objective.encode(rows[start : start + micro_rows], streams, min(1.0, step / self.steps))
+            batch = self.objective.encode(rows[start : start + micro_batch_size], streams, min(1.0, step / self.steps))
             batches.append(_pinned(batch) if self.pin else batch)
         return batches
 
@@ -123,8 +126,8 @@ def _pinned(batch: Batch) -> Batch:
 
     batch.inputs, batch.targets = batch.inputs.pin_memory(), batch.targets.pin_memory()
     bounds = batch.bounds  # computed here, in the prefetching thread, so that no step waits for it
-    batch.segments, batch.positions = pin(batch.segments), pin(batch.positions)
-    if bounds is not None and batch.segments is not None:
-        batch._bounds = batch.segments, bounds.pin_memory()
-    batch.extra = {name: tensor.pin_memory() for name, tensor in batch.extra.items()}
+    batch.document_ids, batch.positions = pin(batch.document_ids), pin(batch.positions)
+    if bounds is not None and batch.document_ids is not None:
+        batch._bounds = batch.document_ids, bounds.pin_memory()
+    batch.model_inputs = {name: tensor.pin_memory() for name, tensor in batch.model_inputs.items()}
     return batch

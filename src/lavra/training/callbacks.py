@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from lavra.core.errors import LavraError
-from lavra.core.progress import say
+from lavra.core.progress import log
 
 _MOST_FAILURES = 10
 """Number of consecutive errors after which an observer is not called any more: it would only fill the log."""
@@ -44,7 +44,7 @@ class Request:
         )
 
 
-class Observer(Protocol):
+class Callback(Protocol):
     """Protocol of an observer (a callback): an object whose method `on` is called at every event of a run.
 
     `info` is read-only and holds plain values.
@@ -68,7 +68,7 @@ class Observer(Protocol):
         ...
 
 
-class Observers:
+class Callbacks:
     """Calls several observers at each event, and combines their requests.
 
     An error in an observer is reported and the run goes on: the first error of each kind is shown, and after ten
@@ -76,33 +76,33 @@ class Observers:
     explains a wrong request, such as a tracker that is not installed.
 
     Args:
-        observers: The observers, in the order in which they are called.
+        callbacks: The observers, in the order in which they are called.
         report: Function that receives one line about an error, e.g. to write it to `events.log`. By default the line
             is shown on standard error.
     """
 
-    def __init__(self, observers: Iterable[Observer] = (), report: Callable[[str], None] = say) -> None:
-        self._observers = list(observers)
+    def __init__(self, callbacks: Iterable[Callback] = (), report: Callable[[str], None] = log) -> None:
+        self._callbacks = list(callbacks)
         self._report = report
-        self._failures = [0] * len(self._observers)
+        self._failures = [0] * len(self._callbacks)
         self._said: set[tuple[int, type[BaseException]]] = set()
 
     def on(self, event: str, info: Mapping[str, Any]) -> Request:
         """Call every observer and return their combined request.
 
         Args:
-            event: Name of the event, see `Observer`.
+            event: Name of the event, see `Callback`.
             info: Plain values that belong to the event.
 
         Raises:
             LavraError: if an observer refuses to start.
         """
         view, joined = MappingProxyType(dict(info)), Request()
-        for number, observer in enumerate(self._observers):
+        for number, callback in enumerate(self._callbacks):
             if self._failures[number] >= _MOST_FAILURES:
                 continue
             try:
-                request = observer.on(event, view)
+                request = callback.on(event, view)
                 self._failures[number] = 0
             except Exception as error:
                 if event == "start" and isinstance(error, LavraError):
@@ -114,7 +114,7 @@ class Observers:
         return joined
 
     def _failed(self, number: int, event: str, error: Exception) -> None:
-        name = type(self._observers[number]).__name__
+        name = type(self._callbacks[number]).__name__
         self._failures[number] += 1
         if (number, type(error)) not in self._said:
             self._said.add((number, type(error)))

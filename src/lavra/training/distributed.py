@@ -6,10 +6,10 @@ import os
 
 import torch
 
-from lavra.training.batches import Ranks
+from lavra.training.batches import DistributedInfo
 
 
-def join_ranks(device: torch.device) -> Ranks:
+def join_ranks(device: torch.device) -> DistributedInfo:
     """Join the process group that `torchrun` started this process in, and return the place of this process in it.
 
     Args:
@@ -20,27 +20,27 @@ def join_ranks(device: torch.device) -> Ranks:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        return Ranks()
+        return DistributedInfo()
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    return Ranks(torch.distributed.get_rank(), world)
+    return DistributedInfo(torch.distributed.get_rank(), world)
 
 
-def sum_over_ranks(value: float, ranks: Ranks) -> float:
+def sum_over_ranks(value: float, distributed: DistributedInfo) -> float:
     """Return the sum of `value` over all processes (an all-reduce); every process must call this."""
-    return value if ranks.world == 1 else _reduced(value, torch.distributed.ReduceOp.SUM)
+    return value if distributed.world_size == 1 else _reduced(value, torch.distributed.ReduceOp.SUM)
 
 
-def max_over_ranks(value: float, ranks: Ranks) -> float:
+def max_over_ranks(value: float, distributed: DistributedInfo) -> float:
     """Return the maximum of `value` over all processes (an all-reduce); every process must call this."""
-    return value if ranks.world == 1 else _reduced(value, torch.distributed.ReduceOp.MAX)
+    return value if distributed.world_size == 1 else _reduced(value, torch.distributed.ReduceOp.MAX)
 
 
-def wait_for_ranks(ranks: Ranks) -> None:
+def wait_for_ranks(distributed: DistributedInfo) -> None:
     """Wait until every process has called this function (a barrier)."""
-    if ranks.world > 1:
+    if distributed.world_size > 1:
         torch.distributed.barrier()
 
 

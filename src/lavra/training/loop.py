@@ -14,9 +14,9 @@ from typing import Any
 
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import Interrupted, LavraError
-from lavra.core.progress import Progress, say
+from lavra.core.progress import Progress, log
 from lavra.core.units import perplexity_of, show_count
-from lavra.training.callbacks import Observers, Request
+from lavra.training.callbacks import Callbacks, Request
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.distributed import max_over_ranks
 from lavra.training.signals import StopRequest
@@ -26,7 +26,7 @@ from lavra.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class Rhythm:
+class Intervals:
     """Intervals of the training loop.
 
     Attributes:
@@ -73,10 +73,10 @@ class Loop:
         run: Run folder that receives metrics and log; the caller holds its lock. None in processes other than the
             first of a distributed run, which keep no record.
         checkpoints: Store of the checkpoints; None in these processes.
-        rhythm: Intervals between validations, checkpoints and records of the metrics.
+        intervals: Intervals between validations, checkpoints and records of the metrics.
         units: Factors that convert the metrics.
         validation: Sample of the validation data; None for no validation.
-        observers: Observers that receive the events.
+        callbacks: Observers that receive the events.
         length: Function that is given the number of steps done and returns the number of steps of the run, which a time
             budget may change. It is called after each step. None keeps the length fixed.
 
@@ -90,15 +90,15 @@ class Loop:
         trainer: Trainer,
         run: RunFolder | None,
         checkpoints: CheckpointStore | None,
-        rhythm: Rhythm,
+        intervals: Intervals,
         units: Units,
         validation: Validation | None,
-        observers: Observers,
+        callbacks: Callbacks,
         length: Callable[[int], int] | None = None,
     ) -> None:
         self.length = length
         self.trainer, self.run, self.checkpoints = trainer, run, checkpoints
-        self.rhythm, self.units, self.validation, self.observers = rhythm, units, validation, observers
+        self.intervals, self.units, self.validation, self.callbacks = intervals, units, validation, callbacks
         self.validation_loss: float | None = None
         self.waited = 0.0
         self._validated_at = -1
@@ -111,13 +111,13 @@ class Loop:
 
         Raises:
             Interrupted: after SIGINT or SIGTERM, or when an observer asks to stop; everything is saved by then.
-            Diverged: if training ends because of anomalies, see `GuardFaults`.
+            Diverged: if training ends because of anomalies, see `AnomalyGuard`.
             LavraError: if a rollback is needed and impossible, or a checkpoint could not be written.
         """
         trainer = self.trainer
-        with StopRequest() as stop, Progress("training", self.rhythm.steps, "steps", every=10) as progress:
+        with StopRequest() as stop, Progress("training", self.intervals.steps, "steps", every=10) as progress:
             progress.start_from(trainer.step)
-            while trainer.step < self.rhythm.steps:
+            while trainer.step < self.intervals.steps:
                 try:
                     report = trainer.run_step()
                 except RollBack as request:
@@ -127,7 +127,7 @@ class Loop:
                     self._set_length(self.length(report.step), progress)
                 asked = self._look_up(report, progress)
                 # A signal reaches the processes at different times; the maximum makes all stop after the same step.
-                requested = int(max_over_ranks(stop.requested, trainer.batches.ranks))
+                requested = int(max_over_ranks(stop.requested, trainer.batches.distributed))
                 if requested or asked.stop:
                     self._stop(requested, asked)
         if self.checkpoints is not None:
@@ -143,26 +143,26 @@ class Loop:
         tokens = 0.0
         for report in reports:
             tokens += report.targets * report.applied
-            if report.step % self.rhythm.log_every == 0:
+            if report.step % self.intervals.log_every == 0:
                 self._log(report, tokens, tokens_per_second)
 
     def _set_length(self, steps: int, progress: Progress) -> None:
-        if steps != self.rhythm.steps:
-            self.rhythm = replace(self.rhythm, steps=steps)
+        if steps != self.intervals.steps:
+            self.intervals = replace(self.intervals, steps=steps)
             self.trainer.set_length(steps)
             progress.total = steps
 
     def _look_up(self, report: StepReport, progress: Progress) -> Request:
         """Log, validate and save where it is due after a step, and return what the observers ask for."""
-        rhythm, last = self.rhythm, report.step == self.rhythm.steps
+        intervals, last = self.intervals, report.step == self.intervals.steps
         now = time.monotonic()
         self._recent.append((now, self.trainer.targets))
         asked = Request()
-        if report.step % rhythm.log_every == 0 or last:
+        if report.step % intervals.log_every == 0 or last:
             asked |= self._log(report, self.trainer.targets, self.tokens_per_second)
-        if self.validation and (report.step % rhythm.validate_every == 0 or last or asked.evaluate):
+        if self.validation and (report.step % intervals.validate_every == 0 or last or asked.evaluate):
             asked |= self._validate()
-        due = report.step % rhythm.checkpoint_every == 0 or now - self._saved_time >= rhythm.checkpoint_seconds
+        due = report.step % intervals.checkpoint_every == 0 or now - self._saved_time >= intervals.checkpoint_seconds
         if last or due or asked.save:
             self._save(background=not last)
         progress.update(report.step, self._note(report))
@@ -186,19 +186,19 @@ class Loop:
         if not report.applied:
             record["skipped"] = True
         self._record(record)
-        return self.observers.on("step", record)
+        return self.callbacks.on("step", record)
 
     def _validate(self) -> Request:
         validation, trainer = self.validation, self.trainer
         assert validation is not None
-        with trainer.evaluating():
-            loss = validation.loss(trainer.model, trainer.objective, trainer.batches.micro_rows, trainer.device)
+        with trainer.eval_mode():
+            loss = validation.loss(trainer.model, trainer.objective, trainer.batches.micro_batch_size, trainer.device)
         self.validation_loss, self._validated_at = loss, trainer.step
         record = validation.record(trainer.step, trainer.targets, loss)
         self._record(record)
         self._recent.clear()  # the time of the validation must not count as training time
         self._recent.append((time.monotonic(), trainer.targets))
-        return self.observers.on("validation", record)
+        return self.callbacks.on("validation", record)
 
     def _record(self, record: dict[str, Any]) -> None:
         if self.run is not None:
@@ -213,19 +213,19 @@ class Loop:
         self.checkpoints.save(trainer.step, trainer.tensors(), trainer.state(), background=background, score=score)
         self._saved_at, self._saved_time = trainer.step, time.monotonic()
         self.waited += self._saved_time - start
-        self.observers.on("checkpoint", {"step": trainer.step, "path": str(self.checkpoints.folder)})
+        self.callbacks.on("checkpoint", {"step": trainer.step, "path": str(self.checkpoints.folder)})
 
     def _stop(self, signal_number: int, asked: Request) -> None:
         """Save a checkpoint and raise `Interrupted`, unless the last step is done anyway."""
-        if self.trainer.step >= self.rhythm.steps:
+        if self.trainer.step >= self.intervals.steps:
             return
         if self.checkpoints is not None:
             self.checkpoints.wait()
             if self.checkpoints.written != self.trainer.step:  # a full disk may have prevented the one of this step
                 self._saved_at = -1
                 self._save(background=False)
-        place = f"stopped after step {self.trainer.step} of {self.rhythm.steps}; everything is saved"
-        self.observers.on("end", {"step": self.trainer.step, "status": "interrupted"})
+        place = f"stopped after step {self.trainer.step} of {self.intervals.steps}; everything is saved"
+        self.callbacks.on("end", {"step": self.trainer.step, "status": "interrupted"})
         if self.run is None:
             raise Interrupted(place, signal_number=signal_number or 2)
         self.run.log(place + (f" ({asked.reason})" if asked.reason else ""))
@@ -234,17 +234,17 @@ class Loop:
     def _roll_back(self, request: RollBack) -> None:
         """Restore the last checkpoint, and skip the anomalous step from now on."""
         trainer = self.trainer
-        if self.checkpoints is None or self.run is None or trainer.batches.ranks.world > 1:
+        if self.checkpoints is None or self.run is None or trainer.batches.distributed.world_size > 1:
             raise LavraError(
                 f"step {request.step + 1}: {request.reason}; a distributed run cannot roll back",
-                "use --faults.policy skip, or resume the run, which starts at the last checkpoint",
+                "use --anomalies.policy skip, or resume the run, which starts at the last checkpoint",
             ) from request
         self.checkpoints.wait()
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
             raise LavraError(
                 f"step {request.step + 1}: {request.reason}, and there is no checkpoint to roll back to yet",
-                "use --faults.policy skip, or more frequent checkpoints (--checkpoint-every)",
+                "use --anomalies.policy skip, or more frequent checkpoints (--checkpoint-every)",
             ) from request
         trainer.excluded.add(request.step)
         trainer.restore(checkpoint.load, checkpoint.state)
@@ -254,7 +254,7 @@ class Loop:
         self._recent.append((time.monotonic(), trainer.targets))
         text = f"rolled back to step {trainer.step}; step {request.step + 1} will be skipped ({request.reason})"
         self.run.log(text)
-        say(text)
+        log(text)
 
     @property
     def tokens_per_second(self) -> float:

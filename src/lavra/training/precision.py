@@ -104,7 +104,7 @@ class LossScale:
         self.value, self.calm = state["value"], state["calm"]
 
 
-class Masters:
+class MasterWeights:
     """The fp32 master weights of the trainable parameters of a model.
 
     Args:
@@ -144,7 +144,7 @@ class Masters:
             yield
             return
         before = {name: parameter.data for name, parameter in model.named_parameters()}
-        self._point_to_masters(model)
+        self._point_to_master_weights(model)
         try:
             yield
         finally:
@@ -154,10 +154,10 @@ class Masters:
 
     def widen(self, model: nn.Module) -> None:
         """Let the model compute in fp32 with the master weights themselves from now on."""
-        self._point_to_masters(model)
+        self._point_to_master_weights(model)
         self.widened = True
 
-    def _point_to_masters(self, model: nn.Module) -> None:
+    def _point_to_master_weights(self, model: nn.Module) -> None:
         for name, parameter in model.named_parameters():
             parameter.grad = None
             if name in self.weights:
@@ -165,7 +165,7 @@ class Masters:
             elif not is_quantized(parameter):
                 parameter.data = parameter.data.float()
 
-    def collect(self, scale: float = 1.0) -> None:
+    def accumulate(self, scale: float = 1.0) -> None:
         """Accumulate the gradients of the working copies into those of the master weights, in fp32, and clear them.
 
         Args:
@@ -194,7 +194,7 @@ class Masters:
         return [weight.grad for weight in self.weights.values() if weight.grad is not None]
 
     @torch.no_grad()
-    def publish(self) -> None:
+    def copy_to_model(self) -> None:
         """Copy the master weights into the model, rounded to the compute type."""
         if self.separate:
             torch._foreach_copy_(list(self.working.values()), list(self.weights.values()))
@@ -216,4 +216,4 @@ class Masters:
             )
         for name, tensor in tensors.items():
             self.weights[name].copy_(tensor)
-        self.publish()
+        self.copy_to_model()

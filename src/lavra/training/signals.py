@@ -10,7 +10,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from lavra.core.progress import say
+from lavra.core.progress import log
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAME_PRESS_SECONDS = 0.2
@@ -55,7 +55,7 @@ class StopRequest:
         if not self.requested:
             self.requested, self._asked_at = number, now
             name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-            _say_inside_handler(
+            _log_inside_handler(
                 f"{name}: finishing this step and saving; a second Ctrl-C stops at once, without saving"
             )
         elif number != self.requested or now - self._asked_at > _SAME_PRESS_SECONDS:
@@ -71,9 +71,9 @@ class StopRequest:
         os.kill(os.getpid(), number)
 
 
-def _say_inside_handler(text: str) -> None:
+def _log_inside_handler(text: str) -> None:
     """Print a line from a signal handler, which may have interrupted the printing of another line."""
     try:
-        say(text)
+        log(text)
     except RuntimeError:  # "reentrant call": the stream is in use further up this very stack
         os.write(sys.stderr.fileno(), f"\n{text}\n".encode())

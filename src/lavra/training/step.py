@@ -11,7 +11,7 @@ import torch
 from lavra.core.errors import InputError
 from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.core.seeds import derive_seed
-from lavra.models.contract import Batch
+from lavra.models.protocols import Batch
 from lavra.training.acceleration.recovery import recoveries
 from lavra.training.distributed import sum_over_ranks
 from lavra.training.fault_injection import fault_point
@@ -22,24 +22,25 @@ if TYPE_CHECKING:
 # The next smaller micro-batch to try when memory runs out.
 
 
-def halve(micro_rows: int, rows_per_step: int) -> int:
-    """Return the micro-batch to try next: the largest divisor of `rows_per_step` that is at most half of `micro_rows`.
+def halve(micro_batch_size: int, global_batch_size: int) -> int:
+    """Return the micro-batch to try next: the largest divisor of `global_batch_size` that is at most half of
+    `micro_batch_size`.
 
     A divisor, so that a step keeps its rows and is still cut into equal micro-batches.
 
     Args:
-        micro_rows: rows per micro-batch that did not fit.
-        rows_per_step: rows per optimiser step (on this rank), which stays as it is.
+        micro_batch_size: rows per micro-batch that did not fit.
+        global_batch_size: rows per optimiser step (on this rank), which stays as it is.
 
     Raises:
         InputError: if one row was already too much.
     """
-    if micro_rows <= 1:
+    if micro_batch_size <= 1:
         raise InputError(
             "out of memory with a micro-batch of a single row",
             "shorten the context, choose a smaller model (--model), or end other programs that use this memory",
         )
-    return next(rows for rows in range(micro_rows // 2, 0, -1) if rows_per_step % rows == 0)
+    return next(rows for rows in range(micro_batch_size // 2, 0, -1) if global_batch_size % rows == 0)
 
 
 # One optimiser step as an object: its micro-batches, and a gradient that can be computed again.
@@ -61,10 +62,10 @@ class Step:
 
     def __init__(self, number: int, progress: float, trainer: Trainer, *, recover: bool = True) -> None:
         self.number, self.progress, self.trainer, self.recover = number, progress, trainer, recover
-        self.model, self.batches, self.masters, self.scale = (
+        self.model, self.batches, self.master_weights, self.scale = (
             trainer.model,
             trainer.batches,
-            trainer.masters,
+            trainer.master_weights,
             trainer.scale,
         )
         self.device = trainer.device
@@ -150,23 +151,23 @@ class Step:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            smaller = halve(self.batches.micro_rows, self.batches.share)
+            smaller = halve(self.batches.micro_batch_size, self.batches.share)
             release_memory(error)
         self.trainer.report(
-            f"out of memory at step {self.number + 1}: micro-batch {self.batches.micro_rows} -> {smaller} rows; "
+            f"out of memory at step {self.number + 1}: micro-batch {self.batches.micro_batch_size} -> {smaller} rows; "
             "the step is done again with the same tokens"
         )
-        self.batches.micro_rows = smaller
+        self.batches.micro_batch_size = smaller
         self._micro = None
         return False
 
     def _accumulate(self) -> None:
-        self.masters.clear()
+        self.master_weights.clear()
         self._norm = None
         batches = self.micro_batches
         if not self.weight:
             # Once a step: a rank that runs out of memory and begins again must not ask the others, who went on, again.
-            self.weight = sum_over_ranks(sum(batch.weight for batch in batches), self.batches.ranks)
+            self.weight = sum_over_ranks(sum(batch.weight for batch in batches), self.batches.distributed)
         if not self.weight:
             return  # masks may leave a step without a target; there is nothing to learn from it
         total = torch.zeros((), dtype=torch.float32, device=self.device)
@@ -175,25 +176,25 @@ class Step:
             self._seed_dropout(index)
             loss = self.trainer.objective.loss(self.model, batch.to(self.device))
             (loss.sum * (self.scale.value / self.weight)).backward()
-            self.masters.collect(self.scale.value)
+            self.master_weights.accumulate(self.scale.value)
             total += loss.sum.detach().float()
-        if self.batches.ranks.world > 1:
+        if self.batches.distributed.world_size > 1:
             self._reduce(total)
         self.loss = float(total) / self.weight
 
     def _seed_dropout(self, index: int) -> None:
         """Give dropout the stream of this micro-batch; the global generator's past plays no part."""
-        torch.manual_seed(derive_seed(self.batches.seed, "dropout", self.number, self.batches.ranks.rank, index))
+        torch.manual_seed(derive_seed(self.batches.seed, "dropout", self.number, self.batches.distributed.rank, index))
 
     def _reduce(self, total: torch.Tensor) -> None:
         torch.distributed.all_reduce(total)
-        for gradient in self.masters.gradients():
+        for gradient in self.master_weights.gradients():
             torch.distributed.all_reduce(gradient)
 
     def gradient_norm(self) -> float:
         """Return the L2 norm of the whole gradient, as it was before any update changed it."""
         if self._norm is None:
-            gradients = self.masters.gradients()
+            gradients = self.master_weights.gradients()
             norms = torch._foreach_norm(gradients)
             self._norm = float(torch.linalg.vector_norm(torch.stack(norms)))
         return self._norm

@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import InputError
-from lavra.core.progress import say
-from lavra.training.callbacks import Observer
+from lavra.core.progress import log
+from lavra.training.callbacks import Callback
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
@@ -31,7 +31,7 @@ _CURVES = {"step": "train", "validation": "validation"}
 """Prefix of the names of the curves for each event that carries metrics."""
 
 
-def make_tracker(name: TrackerName, run_folder: Path) -> Observer:
+def make_tracker(name: TrackerName, run_folder: Path) -> Callback:
     """Return a tracker for a run.
 
     Args:
@@ -66,7 +66,7 @@ class TensorBoardTracker:
         self._make, self._folder, self._writer = SummaryWriter, run_folder / "tensorboard", None
 
     def on(self, event: str, info: Mapping[str, Any]) -> None:
-        """Write what belongs to an event, see `lavra.training.callbacks.Observer`."""
+        """Write what belongs to an event, see `lavra.training.callbacks.Callback`."""
         if event == "start":
             purge = info["step"] + 1 if info["step"] else None
             self._writer = self._make(str(self._folder), purge_step=purge)
@@ -101,7 +101,7 @@ class WandbTracker:
         self._init, self._settings, self._folder, self._run = init, Settings, run_folder, None
 
     def on(self, event: str, info: Mapping[str, Any]) -> None:
-        """Write what belongs to an event, see `lavra.training.callbacks.Observer`."""
+        """Write what belongs to an event, see `lavra.training.callbacks.Callback`."""
         if event == "start":
             self._start(info)
         elif self._run is None:
@@ -117,7 +117,7 @@ class WandbTracker:
         try:
             self._run = self._begin(identity, info["config"], None)
         except Exception as error:
-            say(f"warning: Weights & Biases could not be reached; the run is kept offline for `wandb sync`: {error}")
+            log(f"warning: Weights & Biases could not be reached; the run is kept offline for `wandb sync`: {error}")
             self._run = self._begin(identity, info["config"], "offline")
 
     def _begin(self, identity: str, config: Mapping[str, Any], mode: Literal["offline"] | None) -> Any:
@@ -159,7 +159,7 @@ class MlflowTracker:
         self._flushed = time.monotonic()
 
     def on(self, event: str, info: Mapping[str, Any]) -> None:
-        """Write what belongs to an event, see `lavra.training.callbacks.Observer`."""
+        """Write what belongs to an event, see `lavra.training.callbacks.Callback`."""
         if event == "start":
             self._start(info)
         elif self._client is None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from lavra.core.machine import is_out_of_memory, keep_freed_memory, release_memory
-from lavra.models.contract import Model
 from lavra.models.native.attention import distrust, distrusted_ways
+from lavra.models.protocols import Model
 from lavra.objectives.base import Objective
 from lavra.training.acceleration.compiling import EAGER, Compilation
 from lavra.training.acceleration.proof import prove_compilation
@@ -19,7 +19,7 @@ from lavra.training.batches import BatchSource
 from lavra.training.fault_injection import fault_point
 from lavra.training.optimizers.optimizers import OptimizerOptions, Optimizers
 from lavra.training.optimizers.schedules import Schedule
-from lavra.training.precision import LossScale, Masters, Precision
+from lavra.training.precision import LossScale, MasterWeights, Precision
 from lavra.training.step import Step, halve
 from lavra.training.updates import Outcome, Update, run_chain
 from lavra.training.updates.base import HasEvalWeights, HoldsTensors
@@ -86,9 +86,9 @@ class Trainer:
         self.schedule, self.steps, self.updates, self.report = schedule, steps, list(updates), report
         if device.type == "cpu":
             keep_freed_memory()
-        self.masters = Masters(model.to(device), precision)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        self.master_weights = MasterWeights(model.to(device), precision)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         self.model.train()  # a model that was opened to go on from may come in evaluation mode
-        self.optimizers = Optimizers(self.masters.weights, optimizer)
+        self.optimizers = Optimizers(self.master_weights.weights, optimizer)
         self.scale = LossScale(precision == "fp16")
         self.step = 0
         self.targets = 0.0
@@ -128,18 +128,18 @@ class Trainer:
         """Prove what is compiled before it is used; again where rows or numbers are others, which makes other code."""
         if self.compilation is None or self.compilation.flags == EAGER or self.compilation.suspended:
             return
-        dtype = next(iter(self.masters.working.values())).dtype
+        dtype = next(iter(self.master_weights.working.values())).dtype
         while self.proved is None or (
-            self.batches.ranks.world == 1 and self.proved != (self.batches.micro_rows, dtype)
+            self.batches.distributed.world_size == 1 and self.proved != (self.batches.micro_batch_size, dtype)
         ):
             try:
                 prove_compilation(self)
-                self.proved = self.batches.micro_rows, dtype
+                self.proved = self.batches.micro_batch_size, dtype
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self.masters.clear()
-                self.batches.micro_rows = halve(self.batches.micro_rows, self.batches.share)
+                self.master_weights.clear()
+                self.batches.micro_batch_size = halve(self.batches.micro_batch_size, self.batches.share)
                 release_memory(error)
 
     def _left_out(self) -> StepReport:
@@ -149,12 +149,12 @@ class Trainer:
     def _apply(self, number: int) -> Outcome:
         fault_point("step.apply")
         self.optimizers.step(self.schedule.factor(number, self.steps))
-        self.masters.publish()
+        self.master_weights.copy_to_model()
         self.scale.update(overflowed=False)
         return Outcome()
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def eval_mode(self) -> Iterator[None]:
         """Switch dropout off and put averaged weights in place, if an update keeps some."""
         with ExitStack() as stack:
             for update in self.updates:
@@ -169,7 +169,7 @@ class Trainer:
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return every tensor of the training state, in groups, without copying."""
         groups = {
-            "masters": {name: weight.detach() for name, weight in self.masters.weights.items()},
+            "master_weights": {name: weight.detach() for name, weight in self.master_weights.weights.items()},
             "optimizer": self.optimizers.tensors(),
         }
         for update in self.updates:
@@ -184,7 +184,7 @@ class Trainer:
             "steps": self.steps,
             "targets": self.targets,
             "excluded": sorted(self.excluded),
-            "micro_rows": self.batches.micro_rows,
+            "micro_batch_size": self.batches.micro_batch_size,
             "loss_scale": self.scale.state_dict(),
             "computed": self.computed(),
             "updates": {update.name: update.state_dict() for update in self.updates},
@@ -195,7 +195,7 @@ class Trainer:
         return {
             "compiled": None if self.compilation is None else self.compilation.flags,
             "distrusted": list(distrusted_ways()),
-            "widened": self.masters.widened,
+            "widened": self.master_weights.widened,
         }
 
     def _compute_as(self, state: dict[str, Any]) -> None:
@@ -203,15 +203,15 @@ class Trainer:
         if self.compilation is not None and state["compiled"] and self.compilation.flags != EAGER:
             self.compilation.set_flags(state["compiled"])
         distrust(*state["distrusted"])
-        if state["widened"] and not self.masters.widened:
-            self.masters.widen(self.model)  # pyright: ignore[reportArgumentType]
+        if state["widened"] and not self.master_weights.widened:
+            self.master_weights.widen(self.model)  # pyright: ignore[reportArgumentType]
 
     def restore(self, load: Callable[[str], dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
         """Go back to a saved state: `load(group)` returns what `tensors()[group]` was.
 
         The position in the data is the step number alone.
         """
-        self.masters.load(load("masters"))
+        self.master_weights.load(load("master_weights"))
         self.optimizers.load_tensors(load("optimizer"))
         self.scale.load_state_dict(state["loss_scale"])
         self._compute_as(state["computed"])

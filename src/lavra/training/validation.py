@@ -13,7 +13,7 @@ from lavra.core.progress import Progress
 from lavra.core.seeds import row_streams
 from lavra.core.units import perplexity_of
 from lavra.evaluation.intervals import Estimate, ratio_estimates
-from lavra.models.contract import Model, logit_cap_of
+from lavra.models.protocols import Model, logit_cap_of
 from lavra.objectives.base import Objective
 from lavra.training.batches import Source
 from lavra.training.fault_injection import fault_point
@@ -60,26 +60,26 @@ class Validation:
             "bits_per_byte": self.bits_per_byte(loss),
         }
 
-    def loss(self, model: Model, objective: Objective, micro_rows: int, device: torch.device) -> float:
+    def loss(self, model: Model, objective: Objective, micro_batch_size: int, device: torch.device) -> float:
         """Return the mean loss over the rows in nats per target; NaN if they contain no target.
 
         Args:
             model: Model in evaluation mode.
             objective: Training objective; its masks are the same in every call.
-            micro_rows: Number of rows of a micro-batch. It is halved whenever the memory does not suffice.
+            micro_batch_size: Number of rows of a micro-batch. It is halved whenever the memory does not suffice.
             device: Device of the model.
         """
         fault_point("validation")
         total, weight, start = 0.0, 0.0, 0
         while start < self.rows:
-            count = min(micro_rows, self.rows - start)
+            count = min(micro_batch_size, self.rows - start)
             try:
                 part = self._part(model, objective, start, count, device)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or micro_rows == 1:
+                if not is_out_of_memory(error) or micro_batch_size == 1:
                     raise
                 release_memory(error)
-                micro_rows //= 2
+                micro_batch_size //= 2
                 continue
             total, weight, start = total + part[0], weight + part[1], start + count
         return total / weight if weight else math.nan
@@ -113,7 +113,7 @@ class _Detached:
 
 
 @dataclass(frozen=True)
-class HeldOutLoss:
+class ValidationLoss:
     """Loss on the validation data, with 95 % confidence intervals by bootstrap over rows.
 
     Attributes:
@@ -153,7 +153,7 @@ class HeldOutLoss:
         return "\n".join(lines)
 
 
-def held_out_loss(
+def validation_loss(
     model: Model,
     objective: Objective,
     source: Source,
@@ -163,7 +163,7 @@ def held_out_loss(
     bytes_per_target: float,
     device: torch.device,
     seed: int = 0,
-) -> HeldOutLoss:
+) -> ValidationLoss:
     """Return the loss of the objective on the first rows of a source, with confidence intervals.
 
     Each row is a batch of its own, because the bootstrap needs its loss.
@@ -187,7 +187,7 @@ def held_out_loss(
             weights.append(loss.weight)
             progress.advance()
     mean = ratio_estimates(sums, {"loss": weights}, seed=seed)["loss"]
-    return HeldOutLoss(
+    return ValidationLoss(
         name,
         mean,
         mean.through(perplexity_of),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.data.readers.lines import read_records, text_or_number
 from lavra.generation.classifying import Classification, Classifier, Combine, LongText
@@ -88,7 +88,7 @@ def classify(
     cut = sum(one.left_out > 0 for one in found)
     if cut:
         left_out = sum(one.left_out for one in found) / sum(map(len, texts))
-        say(
+        log(
             f"{cut:,} of {counted(len(found), 'text')} did not fit the model's context of {opened.model.context} "
             f"tokens; their ends were left out, {left_out:.1%} of all characters"
         )

@@ -10,13 +10,13 @@ from typing import Any, Literal
 import torch
 
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.data.examples.prepare import holds_examples
 from lavra.data.readers.documents import read_rows
 from lavra.data.readers.rows import BadRows, OnBadRow
 from lavra.data.token_store.prepare import Prepared, open_prepared
 from lavra.data.token_store.store import TokenStore
-from lavra.evaluation.baselines import Yardstick, count_tokens, yardsticks
+from lavra.evaluation.baselines import Baseline, baselines, count_tokens
 from lavra.evaluation.documents import documents_of_rows, documents_of_store
 from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
@@ -31,25 +31,25 @@ class Evaluation:
     Attributes:
         model: The location of the model that was measured.
         result: The likelihood of the text, in total and by source.
-        yardsticks: Baselines on the same bytes: xz, a unigram model, guessing.
+        baselines: Baselines on the same bytes: xz, a unigram model, guessing.
         reading: What was read, left out and changed of the text that was given; None for text that was prepared before.
     """
 
     model: str
     result: LikelihoodResult
-    yardsticks: list[Yardstick]
+    baselines: list[Baseline]
     reading: dict[str, Any] | None = None
 
     @property
     def table(self) -> str:
         """The figures as a table of plain text."""
-        return likelihood_table(self.result, self.yardsticks)
+        return likelihood_table(self.result, self.baselines)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
-        sticks = [stick.to_json() for stick in self.yardsticks]
+        sticks = [stick.to_json() for stick in self.baselines]
         reading = {} if self.reading is None else {"reading": self.reading}
-        return {"model": self.model, **self.result.to_json(), "yardsticks": sticks, **reading}
+        return {"model": self.model, **self.result.to_json(), "baselines": sticks, **reading}
 
 
 def evaluate(
@@ -110,13 +110,13 @@ def evaluate(
         )
         documents = documents_of_rows(rows, opened.tokenizer)
         if bad_rows.summary():
-            say(bad_rows.summary())
+            log(bad_rows.summary())
     if bos is False:
         documents = replace(documents, bos=opened.tokenizer.end_of_document)
     with torch.no_grad():
         result = likelihood(opened.model, documents, context=context, stride=stride, seed=seed)
     vocabulary = opened.tokenizer.vocabulary_size
-    sticks = yardsticks(documents, documents.texts(opened.tokenizer), vocabulary, _training_counts(opened, own))
+    sticks = baselines(documents, documents.texts(opened.tokenizer), vocabulary, _training_counts(opened, own))
     return Evaluation(opened.place, result, sticks, bad_rows.report() if store is None else None)
 
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 
 
 def sync_folder(folder: Path) -> None:
@@ -58,15 +58,15 @@ def read_json(path: Path) -> Any:
     """Return the value in a JSON file.
 
     Raises:
-        Damaged: if the file is missing, cannot be read or is no JSON.
+        CorruptFile: if the file is missing, cannot be read or is no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError as error:
-        raise Damaged(f"{path} is missing") from error
+        raise CorruptFile(f"{path} is missing") from error
     except OSError as error:  # a folder in its place, no right to read it
-        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+        raise CorruptFile(f"{path} cannot be read: {error.strerror}") from error
     except RecursionError as error:
-        raise Damaged(f"{path} is damaged: it is nested thousands deep") from error
+        raise CorruptFile(f"{path} is damaged: it is nested thousands deep") from error
     except ValueError as error:  # no JSON, no UTF-8
-        raise Damaged(f"{path} is damaged: {error}") from error
+        raise CorruptFile(f"{path} is damaged: {error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.disk.files import write_atomically
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 
 
 def one_line(value: Any) -> str:
@@ -49,7 +49,7 @@ class JsonLines:
         """Return the object of every complete line; a last line that a crash left unfinished is dropped.
 
         Raises:
-            Damaged: if a line other than an unfinished last one does not parse.
+            CorruptFile: if a line other than an unfinished last one does not parse.
         """
         records: list[dict[str, Any]] = []
         for number, line in enumerate(self._whole_lines(), start=1):
@@ -60,13 +60,13 @@ class JsonLines:
         """Return the objects of the lines that parse, and one sentence for each of the others that says what is wrong.
 
         Raises:
-            Damaged: if the file cannot be read.
+            CorruptFile: if the file cannot be read.
         """
         records, faults = [], []
         for number, line in enumerate(self._whole_lines(), start=1):
             try:
                 records.append(self._record(line, number))
-            except Damaged as error:
+            except CorruptFile as error:
                 faults.append(error.message)
         return records, faults
 
@@ -75,9 +75,9 @@ class JsonLines:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             why = "it is nested thousands deep" if isinstance(error, RecursionError) else error
-            raise Damaged(f"{self.path}:{number} is damaged: {why}", "remove that line") from error
+            raise CorruptFile(f"{self.path}:{number} is damaged: {why}", "remove that line") from error
         if not isinstance(record, dict):
-            raise Damaged(f"{self.path}:{number} is damaged: it holds no object", "remove that line")
+            raise CorruptFile(f"{self.path}:{number} is damaged: it holds no object", "remove that line")
         return record
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
@@ -100,7 +100,7 @@ class JsonLines:
         try:
             content = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
-            raise Damaged(f"{self.path} cannot be read: {error.strerror}") from error
+            raise CorruptFile(f"{self.path} cannot be read: {error.strerror}") from error
         return content[: content.rfind(b"\n") + 1].splitlines()
 
     def drop_half_line(self) -> int:

@@ -18,7 +18,7 @@ from lavra.core.disk.locks import exclusive, holder
 from lavra.core.disk.replacing import check_replaceable
 from lavra.core.disk.run_shapes import PLAN, RESULT
 from lavra.core.disk.shapes import Shape, demand
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 
 Status = Literal["running", "finished", "interrupted"]
 
@@ -102,17 +102,17 @@ class RunFolder:
         """The text of `config.toml`: every option of the run, with defaults filled in.
 
         Raises:
-            Damaged: if the file is missing, cannot be read, or is not what was written.
+            CorruptFile: if the file is missing, cannot be read, or is not what was written.
         """
         path = self.path / "config.toml"
         try:
             text = path.read_bytes().decode("utf8")
         except (OSError, UnicodeDecodeError) as error:
-            raise Damaged(f"{path} is damaged: {error}", _LOST) from error
+            raise CorruptFile(f"{path} is damaged: {error}", _LOST) from error
         body, _, last = text.removesuffix("\n").rpartition("\n")
         body = (body + "\n").removeprefix(_MARK)
         if last != _seal(body):
-            raise Damaged(f"{path} is not what lavra wrote: cut short, or changed since", _LOST)
+            raise CorruptFile(f"{path} is not what lavra wrote: cut short, or changed since", _LOST)
         return body
 
     @property
@@ -149,7 +149,7 @@ class RunFolder:
         try:
             return path.read_text(encoding="utf8", errors="replace").splitlines() if path.exists() else []
         except OSError as error:
-            raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+            raise CorruptFile(f"{path} cannot be read: {error.strerror}") from error
 
     def rewind(self, step: int) -> None:
         """Remove the record of what came after `step`, so that the curve of a resumed run equals that of one run.

@@ -19,13 +19,13 @@ CONFIG = Table({"data": Either((TEXT, ListOf(TEXT)))})
 
 PLAN = Table(
     {
-        **dict.fromkeys(("parameters", "context", "tokens_per_step", "steps", "tokens", "validation_rows"), WHOLE),
+        **dict.fromkeys(("parameters", "context", "batch_tokens", "steps", "tokens", "validation_rows"), WHOLE),
         **dict.fromkeys(("epochs", "budget_seconds", "threads", "seed", "start_bits_per_byte"), NUMBER),
         **dict.fromkeys(("device", "precision", "objective", "base"), TEXT),
         "model": Either((Plain("nothing", ()), Table())),
         "optimizer": Table(),
         "schedule": Table(),
-        "edits": Table({"adapter": Table()}),
+        "transforms": Table({"adapter": Table()}),
         "forecast": Table({"method": TEXT}, rest=Either((NUMBER, SETTING))),
         "probe": Table(rest=NUMBER),
     }
@@ -35,7 +35,7 @@ _MEASURED = Table(
     {
         **_MEASURES,
         **_SIZES,
-        **dict.fromkeys(("targets", "rows", "context", "stride", "held_out_documents", "held_out_rows"), WHOLE),
+        **dict.fromkeys(("targets", "rows", "context", "stride", "validation_documents", "validation_rows"), WHOLE),
         "sources": Table(rest=Table({**_MEASURES, **_SIZES})),
     }
 )
@@ -47,8 +47,8 @@ RESULT = Table(
         **dict.fromkeys(("seconds", "budget_seconds", "tokens_per_second", "peak_bytes"), NUMBER),
         "data": Either((TEXT, ListOf(TEXT))),
         "evaluation": _MEASURED,
-        "yardsticks": ListOf(Table({"name": TEXT, "bits_per_byte": NUMBER}, needed=("name", "bits_per_byte"))),
-        "ledger": ListOf(
+        "baselines": ListOf(Table({"name": TEXT, "bits_per_byte": NUMBER}, needed=("name", "bits_per_byte"))),
+        "data_usage": ListOf(
             Table({"source": TEXT} | dict.fromkeys(("tokens", "epochs", "seen", "left", "total"), NUMBER))
         ),
         "predicted": Table(

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 
 # Larger numbers are refused: lavra measures none, and calculations with them would overflow a float.
 _LARGEST = 1e300
@@ -225,10 +225,10 @@ def demand(shape: Shape, value: Any, file: str) -> Any:
     """Return a value that must fit a shape as a whole.
 
     Raises:
-        Damaged: if a part does not fit; the message names the file and the first such place.
+        CorruptFile: if a part does not fit; the message names the file and the first such place.
     """
     misfits = Misfits()
     found = fitting(shape, value, misfits)
     if misfits.found:
-        raise Damaged(f"{file} is damaged: {misfits.found[0]}", "bring the file back from a copy of the folder")
+        raise CorruptFile(f"{file} is damaged: {misfits.found[0]}", "bring the file back from a copy of the folder")
     return found

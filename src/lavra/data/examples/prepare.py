@@ -10,17 +10,17 @@ from typing import Any
 
 from lavra.core.disk.building import building_folder
 from lavra.core.disk.files import read_json, write_atomically, write_json
-from lavra.core.errors import Damaged, InputError
-from lavra.core.progress import Progress, say
+from lavra.core.errors import CorruptFile, InputError
+from lavra.core.progress import Progress, log
 from lavra.core.units import counted
 from lavra.data.examples.chats import TEMPLATE_FILE, ChatTemplate
 from lavra.data.examples.encoding import ExampleEncoder
 from lavra.data.examples.rows import (
     ExampleRow,
     PairColumns,
+    read_example_cache,
     read_examples,
-    spool_examples,
-    spooled_examples,
+    write_example_cache,
 )
 from lavra.data.examples.store import ExampleManifest, ExampleStore, Kind
 from lavra.data.examples.writer import ExampleWriter
@@ -28,10 +28,10 @@ from lavra.data.readers.compressed import BytesRead
 from lavra.data.readers.rows import OVERLAP, UNKNOWN_TOKEN, BadRows, OnBadRow
 from lavra.data.split import GivenValidation, Split, SplitCounter, content_hash
 from lavra.data.token_store.prepare import REPORT, TOKENIZER, TRAIN, VALIDATION, VALIDATION_LIMIT
-from lavra.data.tokenizers.streaming import one_ahead
+from lavra.data.tokenizers.streaming import prefetch
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
-_SPOOL = "examples.zst"
+_EXAMPLE_CACHE = "examples.zst"
 # Share of unknown tokens among the learned ones from which a warning is printed.
 _UNWRITABLE = 0.001
 
@@ -57,11 +57,11 @@ class PreparedExamples:
         """The tokenizer of both stores.
 
         Raises:
-            Damaged: if the copy in the folder is another tokenizer.
+            CorruptFile: if the copy in the folder is another tokenizer.
         """
         tokenizer = Tokenizer.load(self.folder / TOKENIZER)
         if tokenizer.fingerprint != self.train.manifest.tokenizer_fingerprint:
-            raise Damaged(
+            raise CorruptFile(
                 f"{self.folder / TOKENIZER} is not the tokenizer that the examples were made with",
                 "prepare the examples again",
             )
@@ -84,7 +84,7 @@ def open_prepared_examples(folder: str | Path) -> PreparedExamples:
 
     Raises:
         InputError: if it is no such folder.
-        Damaged: if a file is missing or cut short.
+        CorruptFile: if a file is missing or cut short.
     """
     folder = Path(folder)
     if not holds_examples(folder):
@@ -144,11 +144,13 @@ def prepare_examples(
     """
     bad_rows = BadRows(policy=on_bad_row)
     with building_folder(Path(out), force=force, inputs=locations, kind="prepared examples") as building:
-        spool = building / _SPOOL
+        example_cache = building / _EXAMPLE_CACHE
         counter, chats = SplitCounter(validation_share, validation_limit), 0
         given = GivenValidation()
-        for row in spool_examples(_reading(locations, bad_rows, columns, normalize, encoding, validation), spool):
-            (given if row.held_out else counter).add(row.key.encode())
+        for row in write_example_cache(
+            _reading(locations, bad_rows, columns, normalize, encoding, validation), example_cache
+        ):
+            (given if row.is_validation else counter).add(row.key.encode())
             chats += bool(row.messages)
         encoder = ExampleEncoder(
             tokenizer,
@@ -160,19 +162,19 @@ def prepare_examples(
         )
         split = counter.train_on_all() if given.documents else counter.decide()
         examples = counter.documents + given.documents
-        manifests = _write(building, spool, encoder, split, examples, given)
+        manifests = _write(building, example_cache, encoder, split, examples, given)
         if encoder.unknown:
             bad_rows.change(UNKNOWN_TOKEN, str(out), f"{encoder.unknown:,} of the tokens to learn")
         learned = sum(manifest.learned for manifest in manifests.values())
-        spool.unlink()
+        example_cache.unlink()
         tokenizer.save(building / TOKENIZER)
         if chats and chat_template is not None:
             write_atomically(building / TOKENIZER / TEMPLATE_FILE, chat_template.text)
-            say(f"chats are written as text by {chat_template.origin}")
+            log(f"chats are written as text by {chat_template.origin}")
         notes = encoder.cut.summary(examples, context, source_context)
         for text in (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned), _unwritten(encoder)):
             if text:
-                say(text)
+                log(text)
         report = {
             "data": list(locations),
             **_told(encoder, split, manifests, chats),
@@ -246,13 +248,13 @@ def _reading(
 
 
 def _write(
-    folder: Path, spool: Path, encoder: ExampleEncoder, split: Split, examples: int, given: GivenValidation
+    folder: Path, example_cache: Path, encoder: ExampleEncoder, split: Split, examples: int, given: GivenValidation
 ) -> dict[str, ExampleManifest]:
     """Encode the rows while the next ones are read, and write both stores.
 
     Args:
         folder: The folder in which the stores are made.
-        spool: File that caches the rows.
+        example_cache: File that caches the rows.
         encoder: Turns the rows into ids.
         split: Decides by a row's prompt whether it is validation data.
         examples: Number of rows, for the progress line.
@@ -267,15 +269,15 @@ def _write(
         ExampleWriter(folder / VALIDATION, encoder.tokenizer, encoder.kind) as validation,
         Progress("tokenising", examples, "examples") as progress,
     ):
-        for batch, encoded in one_ahead(_batches(spooled_examples(spool)), encoder.encode):
+        for batch, encoded in prefetch(_batches(read_example_cache(example_cache)), encoder.encode):
             for row, example in zip(batch, encoded, strict=True):
                 if example is None:
                     continue
-                held_out = row.held_out or content_hash(row.key.encode()) < split.threshold
-                if not row.held_out and row.key.encode() in given:
+                validation_set = row.is_validation or content_hash(row.key.encode()) < split.threshold
+                if not row.is_validation and row.key.encode() in given:
                     encoder.bad_rows.change(OVERLAP, row.place)
                 texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
-                (validation if held_out else train).add(
+                (validation if validation_set else train).add(
                     row.group, texts, example.tokens, example.learned, example.source, example.learned_bytes
                 )
             done += len(batch)

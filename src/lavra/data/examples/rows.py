@@ -20,7 +20,15 @@ from lavra.data.examples.turns import (
 )
 from lavra.data.readers.compressed import BytesRead, open_binary
 from lavra.data.readers.documents import fault_of, read_rows
-from lavra.data.readers.rows import EMPTY, MISSING_COLUMN, NO_PART_TO_LEARN, NOT_TEXT, UNUSABLE_TURN, BadRows, Row
+from lavra.data.readers.rows import (
+    EMPTY,
+    MISSING_COLUMN,
+    NO_PART_TO_LEARN,
+    NOT_TEXT,
+    UNUSABLE_TURN,
+    BadRows,
+    SourceDocument,
+)
 from lavra.data.readers.tables import missing_column
 
 CHAT_COLUMNS = ("messages", "conversations")
@@ -77,7 +85,9 @@ PAIR_COLUMNS = (
 are; between the others comes a line end."""
 
 # Names of columns beside a chat: the tools that it offers, the system message, and variables of the template.
-_TOOLS, _SYSTEM, _OPTIONS = ("tools", "functions"), "system", "chat_template_kwargs"
+_TOOLS = ("tools", "functions")
+_SYSTEM = "system"
+_OPTIONS = "chat_template_kwargs"
 
 _BESIDE_CHATS = (_SYSTEM, *_TOOLS, "documents", _OPTIONS)
 
@@ -98,7 +108,7 @@ class ExampleRow:
         messages: Turns of a chat, as {role, content, …}; empty for a pair.
         unlearned: Indices of the assistant's turns that are only read.
         given: Further variables for the template of a chat: `tools`, `documents`, variables of its own.
-        held_out: Whether it is validation data.
+        is_validation: Whether it is validation data.
 
     Examples:
         >>> from lavra.data.examples.rows import ExampleRow
@@ -115,7 +125,7 @@ class ExampleRow:
     messages: tuple[Mapping[str, Any], ...] = ()
     unlearned: tuple[int, ...] = ()
     given: Mapping[str, Any] = field(default_factory=dict)
-    held_out: bool = False
+    is_validation: bool = False
 
     @property
     def key(self) -> str:
@@ -183,12 +193,12 @@ def read_examples(
             bad_rows.rows -= 1
         else:
             bad_rows.bytes += _size(found)
-            found = replace(found, held_out=row.held_out)
+            found = replace(found, is_validation=row.is_validation)
             yield _normalized(found) if normalize else found
 
 
-def spool_examples(rows: Iterable[ExampleRow], path: Path) -> Iterator[ExampleRow]:
-    """Yield the rows while writing each to a `.zst` file, from which `spooled_examples` reads them."""
+def write_example_cache(rows: Iterable[ExampleRow], path: Path) -> Iterator[ExampleRow]:
+    """Yield the rows while writing each to a `.zst` file, from which `read_example_cache` reads them."""
     import zstandard
 
     with zstandard.open(path, "wb", cctx=zstandard.ZstdCompressor(level=1)) as file:
@@ -197,8 +207,8 @@ def spool_examples(rows: Iterable[ExampleRow], path: Path) -> Iterator[ExampleRo
             yield row
 
 
-def spooled_examples(path: Path) -> Iterator[ExampleRow]:
-    """Yield the rows that `spool_examples` wrote to `path`."""
+def read_example_cache(path: Path) -> Iterator[ExampleRow]:
+    """Yield the rows that `write_example_cache` wrote to `path`."""
     with open_binary(path) as lines:
         for line in lines:
             values = json.loads(line)
@@ -210,7 +220,7 @@ def _size(row: ExampleRow) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def _example(row: Row, columns: PairColumns | None, bad_rows: BadRows) -> ExampleRow | None:
+def _example(row: SourceDocument, columns: PairColumns | None, bad_rows: BadRows) -> ExampleRow | None:
     if columns is None:
         for name in CHAT_COLUMNS:
             if row.fields.get(name) is not None:
@@ -245,7 +255,7 @@ def _example(row: Row, columns: PairColumns | None, bad_rows: BadRows) -> Exampl
     return ExampleRow(row.source, row.place, prompt, completion, found.separator)
 
 
-def _fields_size(row: Row) -> int:
+def _fields_size(row: SourceDocument) -> int:
     return sum(len(value.encode("utf8", "surrogatepass")) for value in row.fields.values() if isinstance(value, str))
 
 
@@ -265,7 +275,7 @@ def _columns(fields: Mapping[str, Any], columns: PairColumns | None) -> PairColu
     return None
 
 
-def _chat(row: Row, names: tuple[str, ...], bad_rows: BadRows) -> ExampleRow | None:
+def _chat(row: SourceDocument, names: tuple[str, ...], bad_rows: BadRows) -> ExampleRow | None:
     """Return the chat in the columns `names`, or None where it cannot be used, which is counted.
 
     Of a chat in two columns, the turns in the first are only read.

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lavra.core.disk.files import read_json
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.data.examples.packing import pack_examples
-from lavra.data.order import WindowOrder
+from lavra.data.shuffle import WindowShuffle
 from lavra.data.token_store.files import map_array, verify_files
 
 Kind = Literal["decoder", "encoder-decoder"]
@@ -136,19 +136,19 @@ class ExampleManifest:
         """Return the manifest in a file.
 
         Raises:
-            Damaged: if the file is missing, no manifest of examples, or of another format version.
+            CorruptFile: if the file is missing, no manifest of examples, or of another format version.
         """
         values = read_json(path)
         remedy = "prepare the examples again"
         if not isinstance(values, dict) or "examples" not in values or "format_version" not in values:
-            raise Damaged(f"{path} is no manifest of an example store", remedy)
+            raise CorruptFile(f"{path} is no manifest of an example store", remedy)
         if values["format_version"] != FORMAT_VERSION:
             found = values["format_version"]
-            raise Damaged(f"{path} has format version {found}, and this lavra reads {FORMAT_VERSION}", remedy)
+            raise CorruptFile(f"{path} has format version {found}, and this lavra reads {FORMAT_VERSION}", remedy)
         try:
             return cls(**{**values, "groups": tuple(ExampleGroup(**group) for group in values["groups"])})
         except (TypeError, KeyError) as error:
-            raise Damaged(f"{path} is damaged: {error}", remedy) from error
+            raise CorruptFile(f"{path} is damaged: {error}", remedy) from error
 
 
 class ExampleStore:
@@ -178,7 +178,7 @@ class ExampleStore:
         """Return the example store in `folder`, after checking that every file has its size.
 
         Raises:
-            Damaged: if a file is missing or cut short; the message names it. The contents are checked by `verify`.
+            CorruptFile: if a file is missing or cut short; the message names it. The contents are checked by `verify`.
         """
         folder = Path(folder)
         return cls(folder, ExampleManifest.read(folder / MANIFEST))
@@ -216,7 +216,7 @@ class ExampleStore:
         """Read every file and compare its hash with the manifest's.
 
         Raises:
-            Damaged: if a file is not what was written; the message names the first such file.
+            CorruptFile: if a file is not what was written; the message names the first such file.
         """
         verify_files(self.folder, self.manifest.hashes, _REMEDY)
 
@@ -277,7 +277,7 @@ class ExampleSource:
         self._members, self._starts = pack_examples(sides, seed, alone=not pack)
         self.rows_per_epoch = len(self._starts) - 1
         self.filled = max(float(sizes.sum()) / (self.rows_per_epoch * limit) for sizes, limit in sides)
-        self._order = WindowOrder(self.rows_per_epoch, 1, seed)
+        self._order = WindowShuffle(self.rows_per_epoch, 1, seed)
 
     def rows(self, start: int, count: int) -> list[PackedRow]:
         """Return the `count` rows from number `start` of the run on."""

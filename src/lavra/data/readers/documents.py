@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 from lavra.core.errors import InputError
 from lavra.core.network import why_no_hub
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.data.readers.compressed import BytesRead, open_binary, open_member
 from lavra.data.readers.delimited import read_delimited
 from lavra.data.readers.encodings import as_utf8
@@ -42,9 +42,9 @@ from lavra.data.readers.rows import (
     VALIDATION_FILE,
     BadRows,
     OnBadRow,
-    Row,
+    SourceDocument,
 )
-from lavra.data.readers.split_names import set_apart
+from lavra.data.readers.split_names import assign_validation
 from lavra.data.readers.tables import missing_column, read_jsonl, read_parquet
 from lavra.data.readers.text_files import read_html_file, read_text_file
 
@@ -65,7 +65,7 @@ def read_rows(
     wanted: Collection[str] | None = None,
     bad_rows: BadRows | None = None,
     counter: BytesRead | None = None,
-) -> Iterator[Row]:
+) -> Iterator[SourceDocument]:
     """Yield the documents of `locations`, in order; the same locations give the same rows in the same order.
 
     Args:
@@ -77,9 +77,9 @@ def read_rows(
         normalize: Bring the text to Unicode's normal form C (é as one character, however it was written).
         encoding: Encoding of the files without a byte order mark; by default UTF-8, or Windows-1252 where the bytes are
             not UTF-8.
-        validation: Locations of validation data, read after the others; their rows have `held_out` set. With an empty
-            sequence, files whose names say that they are validation data are read so, and test files are left out. With
-            None, the default, names say nothing.
+        validation: Locations of validation data, read after the others; their rows have `validation_set` set. With an
+            empty sequence, files whose names say that they are validation data are read so, and test files are left
+            out. With None, the default, names say nothing.
         wanted: Columns to read besides the text, where a format can leave others unread; None reads all.
         bad_rows: Is filled with what was left out. Without it, a summary is printed on standard error at the end.
         counter: Is advanced by the bytes read from disk, for progress.
@@ -111,7 +111,7 @@ def read_rows(
             found.remedy() or "name data that holds text",
         )
     if bad_rows is None and found.summary():
-        say(found.summary())
+        log(found.summary())
 
 
 def is_repeatable(location: str) -> bool:
@@ -144,15 +144,15 @@ def files_of(found: FoundFiles, validation: Sequence[str] | None) -> FoundFiles:
         InputError: if both are the same files.
     """
     if validation is not None:
-        set_apart(found, validation=bool(validation))
-    held_out = find_files(validation) if validation else FoundFiles()
-    named = {(file.path.resolve(), file.member) for file in held_out.files}
+        assign_validation(found, validation=bool(validation))
+    validation_set = find_files(validation) if validation else FoundFiles()
+    named = {(file.path.resolve(), file.member) for file in validation_set.files}
     kept = [file for file in found.files if (file.path.resolve(), file.member) not in named]
     if found.files and not kept:
         raise InputError("the data to train on and the validation data are the same files", "name other files for one")
-    kept.sort(key=lambda file: file.held_out)
-    files = [*kept, *(replace(file, held_out=True) for file in held_out.files)]
-    return FoundFiles(files, {**held_out.left_out, **found.left_out})
+    kept.sort(key=lambda file: file.is_validation)
+    files = [*kept, *(replace(file, is_validation=True) for file in validation_set.files)]
+    return FoundFiles(files, {**validation_set.left_out, **found.left_out})
 
 
 def _grouped(locations: Sequence[str]) -> Iterator[list[str]]:
@@ -187,7 +187,7 @@ class _Reading:
         self.text_column, self.encoding, self.wanted = text_column, encoding, wanted
         self.bad_rows, self.counter = bad_rows, counter
 
-    def rows(self, locations: Sequence[str], validation: Sequence[str] | None) -> Iterator[Row]:
+    def rows(self, locations: Sequence[str], validation: Sequence[str] | None) -> Iterator[SourceDocument]:
         """Yield the rows of all locations, and then those of the validation data."""
         if not locations:
             raise InputError("no data is named", "name files, folders, globs, - or installed-docs:")
@@ -209,18 +209,18 @@ class _Reading:
         if named:
             yield from self._files(FoundFiles(), named)
 
-    def _files(self, found: FoundFiles, validation: Sequence[str] | None) -> Iterator[Row]:
+    def _files(self, found: FoundFiles, validation: Sequence[str] | None) -> Iterator[SourceDocument]:
         by_name = validation is not None and not validation
         files = files_of(found, validation)
         for reason, paths in files.left_out.items():
             for path in paths:
                 self.bad_rows.leave_out(path, reason)
         for file in files.files:
-            if file.held_out and by_name:
+            if file.is_validation and by_name:
                 self.bad_rows.note(VALIDATION_FILE, file.name)
-            yield from (replace(row, held_out=True) if file.held_out else row for row in self._file(file))
+            yield from (replace(row, is_validation=True) if file.is_validation else row for row in self._file(file))
 
-    def _file(self, file: DataFile) -> Iterator[Row]:
+    def _file(self, file: DataFile) -> Iterator[SourceDocument]:
         if file.format == "parquet":
             with _on_disk(file, self.counter) as path:
                 wanted, column = self.wanted, self.text_column
@@ -233,7 +233,7 @@ class _Reading:
         with opened as stream:
             yield from self._stream(stream, file.name, file.format, file.source)
 
-    def _stream(self, stream: BinaryIO, name: str, kind: str, source: str) -> Iterator[Row]:
+    def _stream(self, stream: BinaryIO, name: str, kind: str, source: str) -> Iterator[SourceDocument]:
         text = kind in ("text", "html")
         if text and self.text_column is None:
             raise InputError(
@@ -245,7 +245,7 @@ class _Reading:
         stream = as_utf8(stream, name, self.bad_rows, encoding)
         if text:
             read = read_text_file if kind == "text" else read_html_file
-            yield from (Row(text, source, place) for text, place in read(stream, name, self.bad_rows))
+            yield from (SourceDocument(text, source, place) for text, place in read(stream, name, self.bad_rows))
         elif kind == "jsonl":
             yield from self._with_columns(read_jsonl(stream, name, self.bad_rows), source, name)
         elif kind == "json":
@@ -254,11 +254,13 @@ class _Reading:
             rows = read_delimited(stream, name, kind, self.text_column, self.bad_rows)
             yield from self._with_columns(rows, source, name)
 
-    def _with_columns(self, rows: Iterable[tuple[Mapping[str, Any], str]], source: str, name: str) -> Iterator[Row]:
+    def _with_columns(
+        self, rows: Iterable[tuple[Mapping[str, Any], str]], source: str, name: str
+    ) -> Iterator[SourceDocument]:
         column, bad_rows = self.text_column, self.bad_rows
         for fields, place in rows:
             if column is None:
-                yield Row("", source, place, fields, file=name)
+                yield SourceDocument("", source, place, fields, file=name)
                 continue
             if column not in fields:
                 size = sum(len(value) for value in fields.values() if isinstance(value, str))
@@ -274,16 +276,16 @@ class _Reading:
                 bad_rows.add(NOT_TEXT, place, f"{column!r} holds a {type(text).__name__}", size=len(str(text)))
             else:
                 others = {key: value for key, value in fields.items() if key != column}
-                yield Row(text, source, place, others, file=name)
+                yield SourceDocument(text, source, place, others, file=name)
 
-    def _standard_input(self) -> Iterator[Row]:
+    def _standard_input(self) -> Iterator[SourceDocument]:
         """Yield the rows of standard input: JSON or JSONL when it begins with an object, else plain text."""
         stream = as_utf8(sys.stdin.buffer, "standard input", self.bad_rows, self.encoding)
         begins = stream.peek(1).lstrip().startswith(b"{")  # pyright: ignore[reportAttributeAccessIssue]
         kind = "json" if begins else "text"
         yield from self._stream(stream, "standard input", kind, "standard input")
 
-    def _hub(self, location: str) -> Iterator[Row]:
+    def _hub(self, location: str) -> Iterator[SourceDocument]:
         try:
             import datasets  # pyright: ignore[reportMissingImports]
         except ImportError as error:

@@ -17,7 +17,7 @@ from lavra.core.errors import InputError, LavraError
 from lavra.core.machine import usable_cores
 from lavra.core.progress import Progress
 from lavra.data.readers import docstrings
-from lavra.data.readers.rows import Row
+from lavra.data.readers.rows import SourceDocument
 
 _TESTS = {"test", "tests", "testing", "_tests", "__pycache__"}  # folders that are left out
 
@@ -25,7 +25,7 @@ _TESTS = {"test", "tests", "testing", "_tests", "__pycache__"}  # folders that a
 _FEW = 200
 
 
-def read_installed_docs(folder: Path | None = None, packages: Sequence[str] = ()) -> Iterator[Row]:
+def read_installed_docs(folder: Path | None = None, packages: Sequence[str] = ()) -> Iterator[SourceDocument]:
     """Yield the docstrings of every installed package, then Python's own language reference, each text once.
 
     Python files are parsed, never imported; tests are left out. The order depends on the installed files only.
@@ -49,10 +49,10 @@ def read_installed_docs(folder: Path | None = None, packages: Sequence[str] = ()
     for path, name, text in _docstrings(files):
         if _is_new(text, seen):
             package = path.relative_to(root).parts[0].removesuffix(".py")
-            yield Row(text, package, f"{path}:{name}" if name else str(path))
+            yield SourceDocument(text, package, f"{path}:{name}" if name else str(path))
     for topic, text in () if packages else _language_reference():
         if _is_new(text, seen):
-            yield Row(text, "python", f"pydoc_data.topics:{topic}")
+            yield SourceDocument(text, "python", f"pydoc_data.topics:{topic}")
 
 
 def python_files(root: Path) -> list[Path]:

@@ -32,7 +32,7 @@ class DataFile:
         source: Name under which its rows are counted.
         member: Path within the archive at `path`; None for a file that lies in none.
         size: Bytes on disk.
-        held_out: Whether it is validation data.
+        is_validation: Whether it is validation data.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class DataFile:
     source: str
     member: str | None = None
     size: int = 0
-    held_out: bool = False
+    is_validation: bool = False
 
     @property
     def name(self) -> str:

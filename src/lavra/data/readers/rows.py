@@ -13,7 +13,7 @@ from lavra.core.units import counted, show_size
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SourceDocument:
     """One document.
 
     Attributes:
@@ -22,7 +22,7 @@ class Row:
         place: File and line where it was read, for messages: `file.jsonl:17`.
         fields: The other columns of the row (id, label, prompt …), in formats with columns.
         file: Name of the file that it was read from, in formats with columns.
-        held_out: Whether it belongs to the validation data.
+        is_validation: Whether it belongs to the validation data.
     """
 
     text: str
@@ -30,7 +30,7 @@ class Row:
     place: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     file: str = ""
-    held_out: bool = False
+    is_validation: bool = False
 
 
 # Nothing is dropped in silence. Three things can happen to what is read; each is counted here by kind with its first

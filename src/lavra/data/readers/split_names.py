@@ -35,7 +35,7 @@ class _Named:
     shared: tuple[str, ...]
 
 
-def set_apart(found: FoundFiles, *, validation: bool) -> None:
+def assign_validation(found: FoundFiles, *, validation: bool) -> None:
     """Mark the files of `found` that are validation data by their names, and leave test data out.
 
     A name says so by a word of its own (`dev.jsonl`, `news-test.csv`, a file in `validation/`), where the same name
@@ -65,9 +65,9 @@ def set_apart(found: FoundFiles, *, validation: bool) -> None:
         elif validation:
             found.leave_out(Path(file.name), OTHER_VALIDATION)
         else:
-            kept.append(replace(file, held_out=True))
+            kept.append(replace(file, is_validation=True))
     found.files = kept
-    if all(file.held_out for file in kept):
+    if all(file.is_validation for file in kept):
         raise InputError("there is nothing to train on beside validation and test data", "name data to train on")
 
 

@@ -12,7 +12,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from lavra.core.disk.building import building_folder
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 
 
 def map_array(path: Path, dtype: str, count: int, remedy: str) -> np.ndarray:
@@ -28,14 +28,14 @@ def map_array(path: Path, dtype: str, count: int, remedy: str) -> np.ndarray:
         A (count,) array.
 
     Raises:
-        Damaged: if the file is missing or has another size.
+        CorruptFile: if the file is missing or has another size.
     """
     kind = np.dtype(dtype).newbyteorder("<")
     if not path.is_file():
-        raise Damaged(f"{path} is missing", remedy)
+        raise CorruptFile(f"{path} is missing", remedy)
     found, expected = path.stat().st_size, count * kind.itemsize
     if found != expected:
-        raise Damaged(f"{path} is damaged: it has {found} bytes and should have {expected}", remedy)
+        raise CorruptFile(f"{path} is damaged: it has {found} bytes and should have {expected}", remedy)
     return np.memmap(path, dtype=kind, mode="r", shape=(count,)) if count else np.empty(0, kind)
 
 
@@ -59,14 +59,14 @@ def verify_files(folder: Path, hashes: Mapping[str, str], remedy: str) -> None:
         remedy: What the error tells the user to do.
 
     Raises:
-        Damaged: if a file is missing or not what was written; the message names the first such file.
+        CorruptFile: if a file is missing or not what was written; the message names the first such file.
     """
     for name, expected in hashes.items():
         path = folder / name
         if not path.is_file():
-            raise Damaged(f"{path} is missing", remedy)
+            raise CorruptFile(f"{path} is missing", remedy)
         if hash_file(path) != expected:
-            raise Damaged(f"{path} is damaged: its content is not what was written", remedy)
+            raise CorruptFile(f"{path} is damaged: its content is not what was written", remedy)
 
 
 class FolderWriter(ABC):

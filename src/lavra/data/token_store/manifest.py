@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.disk.files import read_json
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 
 FORMAT_VERSION = 2
 """Version of the folder's layout; stores of other versions are refused."""
@@ -89,16 +89,16 @@ class Manifest:
         """Return the manifest in a file.
 
         Raises:
-            Damaged: if the file is missing, no manifest, or of another format version.
+            CorruptFile: if the file is missing, no manifest, or of another format version.
         """
         values = read_json(path)
         remedy = "prepare the data again"
         if not isinstance(values, dict) or "format_version" not in values:
-            raise Damaged(f"{path} is no manifest of a token store", remedy)
+            raise CorruptFile(f"{path} is no manifest of a token store", remedy)
         if values["format_version"] != FORMAT_VERSION:
             found = values["format_version"]
-            raise Damaged(f"{path} has format version {found}, and this lavra reads {FORMAT_VERSION}", remedy)
+            raise CorruptFile(f"{path} has format version {found}, and this lavra reads {FORMAT_VERSION}", remedy)
         try:
             return cls(**{**values, "sources": tuple(Source(**source) for source in values["sources"])})
         except (TypeError, KeyError) as error:
-            raise Damaged(f"{path} is damaged: {error}", remedy) from error
+            raise CorruptFile(f"{path} is damaged: {error}", remedy) from error

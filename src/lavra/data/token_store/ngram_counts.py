@@ -32,13 +32,13 @@ class Bigrams:
     times: np.ndarray
 
 
-def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) -> Bigrams:
+def count_bigrams(tokens: np.ndarray, vocabulary: int, limit: int = MOST_TOKENS) -> Bigrams:
     """Return the bigram counts of a corpus; bigrams across the ends of documents count too, as a model predicts them.
 
     Args:
         tokens: (tokens,) ids of the corpus, flat.
         vocabulary: Size of the vocabulary.
-        most: Largest number of tokens to count; `MOST_TOKENS` by default.
+        limit: Largest number of tokens to count; `MOST_TOKENS` by default.
 
     Raises:
         ValueError: for fewer than two tokens.
@@ -52,7 +52,7 @@ def count_bigrams(tokens: np.ndarray, vocabulary: int, most: int = MOST_TOKENS) 
     """
     if len(tokens) < 2:
         raise ValueError("fewer than two tokens have no followers")
-    keys, times = count_in_a_row(tokens, vocabulary, 2, most)
+    keys, times = count_in_a_row(tokens, vocabulary, 2, limit)
     before, followers = np.divmod(keys, vocabulary)
     contexts, index, lengths = np.unique(before, return_inverse=True, return_counts=True)
     order = np.argsort(-np.bincount(index, times), kind="stable")
@@ -77,14 +77,14 @@ def as_read(ids: np.ndarray, end_of_document: int, document_bos: int) -> np.ndar
     return np.where(ids == end_of_document, document_bos, ids)
 
 
-def count_in_a_row(tokens: np.ndarray, vocabulary: int, length: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+def count_in_a_row(tokens: np.ndarray, vocabulary: int, length: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Count the n-grams of one length in a corpus.
 
     Args:
         tokens: (tokens,) ids of a corpus, flat.
         vocabulary: Size of the vocabulary.
         length: Number of tokens of an n-gram.
-        most: Largest number of tokens to count.
+        limit: Largest number of tokens to count.
 
     Returns:
         The (kinds,) int64 keys of the distinct n-grams in ascending order, and their (kinds,) counts. The digits of a
@@ -100,14 +100,14 @@ def count_in_a_row(tokens: np.ndarray, vocabulary: int, length: int, most: int) 
             found = found * dtype.type(vocabulary) + ids[place : place + len(found)]
         return found
 
-    found, times = np.unique(np.concatenate([keys(part) for part in _stretches(tokens, most)]), return_counts=True)
+    found, times = np.unique(np.concatenate([keys(part) for part in _stretches(tokens, limit)]), return_counts=True)
     return found.astype(np.int64), times
 
 
-def _stretches(tokens: np.ndarray, most: int) -> list[np.ndarray]:
-    if len(tokens) <= most:
+def _stretches(tokens: np.ndarray, limit: int) -> list[np.ndarray]:
+    if len(tokens) <= limit:
         return [tokens]
-    length = max(2, most // _STRETCHES)
+    length = max(2, limit // _STRETCHES)
     starts = np.linspace(0, len(tokens) - length, _STRETCHES).astype(np.int64)
     return [tokens[start : start + length] for start in starts]
 
@@ -134,7 +134,7 @@ class Trigrams:
 
 
 def count_trigrams(
-    tokens: np.ndarray, vocabulary: int, contexts: int, end_of_document: int, most: int = MOST_TOKENS
+    tokens: np.ndarray, vocabulary: int, contexts: int, end_of_document: int, limit: int = MOST_TOKENS
 ) -> Trigrams:
     """Return the counts of the trigrams that begin with one of the most frequent bigrams.
 
@@ -144,14 +144,14 @@ def count_trigrams(
         contexts: Largest number of bigrams; those that occur once tell nothing and are left out.
         end_of_document: Id of the token that ends a document. Bigrams that end with it are left out, because the next
             document does not see what came before.
-        most: Largest number of tokens to count; `MOST_TOKENS` by default.
+        limit: Largest number of tokens to count; `MOST_TOKENS` by default.
 
     Raises:
         ValueError: for fewer than three tokens.
     """
     if len(tokens) < 3:
         raise ValueError("fewer than three tokens have no followers of pairs")
-    keys, times = count_in_a_row(tokens, vocabulary, 3, most)
+    keys, times = count_in_a_row(tokens, vocabulary, 3, limit)
     pair, followers = np.divmod(keys, vocabulary)
     first = np.flatnonzero(np.diff(pair, prepend=-1))
     known, total = pair[first], np.add.reduceat(times, first)

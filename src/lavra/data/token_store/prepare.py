@@ -19,43 +19,47 @@ import numpy as np
 from lavra.core.disk.building import building_folder
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import InputError
-from lavra.core.progress import Progress, say
+from lavra.core.progress import Progress, log
 from lavra.core.units import counted
 from lavra.data.readers.compressed import BytesRead, open_binary
 from lavra.data.readers.documents import files_of, is_repeatable, read_rows
 from lavra.data.readers.locations import find_files
-from lavra.data.readers.rows import OVERLAP, SPELLED_END, UNKNOWN_TOKEN, BadRows, OnBadRow, Row
+from lavra.data.readers.rows import OVERLAP, SPELLED_END, UNKNOWN_TOKEN, BadRows, OnBadRow, SourceDocument
 from lavra.data.split import GivenValidation, Split, SplitCounter
 from lavra.data.token_store.manifest import Manifest
 from lavra.data.token_store.store import TokenStore
 from lavra.data.token_store.writer import StoreWriter
-from lavra.data.tokenizers.report import TextSample, TokenizerReport
-from lavra.data.tokenizers.streaming import one_ahead
+from lavra.data.tokenizers.report import CorpusSample, TokenizerReport
+from lavra.data.tokenizers.streaming import prefetch
 from lavra.data.tokenizers.tokenizer import Tokenizer, choose_vocabulary_size
 
 # The row cache between the two passes.
 
 
-def spooled(rows: Iterable[Row], path: Path) -> Iterator[Row]:
-    """Yield the rows while writing each without its other columns to a `.zst` file, from which `read_spool` reads."""
+def write_row_cache(rows: Iterable[SourceDocument], path: Path) -> Iterator[SourceDocument]:
+    """Yield the rows while writing each without its other columns to a `.zst` file, from which `read_row_cache`
+    reads."""
     import zstandard
 
     with zstandard.open(path, "wb", cctx=zstandard.ZstdCompressor(level=1)) as file:
         for row in rows:
-            file.write(json.dumps([row.text, row.source, row.place, row.held_out]).encode() + b"\n")
+            file.write(json.dumps([row.text, row.source, row.place, row.is_validation]).encode() + b"\n")
             yield row
 
 
-def read_spool(path: Path) -> Iterator[Row]:
-    """Yield the rows that `spooled` wrote to `path`, without their other columns."""
+def read_row_cache(path: Path) -> Iterator[SourceDocument]:
+    """Yield the rows that `write_row_cache` wrote to `path`, without their other columns."""
     with open_binary(path) as lines:
         for line in lines:
-            text, source, place, held_out = json.loads(line)
-            yield Row(text, source, place, held_out=held_out)
+            text, source, place, validation_set = json.loads(line)
+            yield SourceDocument(text, source, place, is_validation=validation_set)
 
 
 # The parts of the folder that is made.
-TRAIN, VALIDATION, TOKENIZER, REPORT = "train", "validation", "tokenizer", "report.json"
+TRAIN = "train"
+VALIDATION = "validation"
+TOKENIZER = "tokenizer"
+REPORT = "report.json"
 
 VALIDATION_LIMIT = 10_000_000
 """Largest number of bytes of validation data by default, which keeps an evaluation quick on a large corpus."""
@@ -93,7 +97,7 @@ def open_prepared(folder: str | Path) -> Prepared:
 
     Raises:
         InputError: if it is no such folder.
-        Damaged: if a file is missing or cut short.
+        CorruptFile: if a file is missing or cut short.
     """
     folder = Path(folder)
     if not (folder / TRAIN).is_dir() or not (folder / VALIDATION).is_dir():
@@ -114,7 +118,7 @@ def prepare(
     normalize: bool = False,
     encoding: str | None = None,
     validation: Sequence[str] = (),
-    beginnings: bool = False,
+    bos: bool = False,
     seed: int = 0,
     force: bool = False,
 ) -> Prepared:
@@ -136,7 +140,7 @@ def prepare(
         encoding: Encoding of the files without a byte order mark; UTF-8, else Windows-1252, by default.
         validation: Locations of the validation data, instead of a share. Without it, files whose names say that they
             are validation data are used as such; test files beside training files are never trained on.
-        beginnings: Put before every document the token that the tokenizer's own post-processor puts before a text
+        bos: Put before every document the token that the tokenizer's own post-processor puts before a text
             ([CLS] for BERT), where there is one, because encoders need it.
         seed: Seed of the sample for the tokenizer; the split does not depend on it.
         force: Replace an existing folder.
@@ -154,20 +158,20 @@ def prepare(
     """
     with building_folder(Path(out), force=force, inputs=locations, kind="prepared text") as building:
         text = _Text(locations, building / "rows.zst", text_column, on_bad_row, normalize, encoding, validation)
-        counter, sample = SplitCounter(validation_share, validation_limit), TextSample(seed=seed)
+        counter, sample = SplitCounter(validation_share, validation_limit), CorpusSample(seed=seed)
         given = GivenValidation()
         for row in text.first_pass():
-            if row.held_out:
+            if row.is_validation:
                 given.add(row.text.encode())
             elif not counter.add(row.text.encode()) and tokenizer is None:
                 sample.add(row.text)
         if text.bad_rows.summary():
-            say(text.bad_rows.summary())
+            log(text.bad_rows.summary())
         if tokenizer is None:
             tokenizer = _trained(vocabulary_size, sample if len(sample) else text.again(), counter.bytes)
         tokenizer.save(building / TOKENIZER)
         split = counter.train_on_all() if given.documents else counter.decide()
-        writing = _Writing(building, tokenizer, split, _put_before(tokenizer) if beginnings else None)
+        writing = _Writing(building, tokenizer, split, _put_before(tokenizer) if bos else None)
         spelled = tokenizer.spellings_left_out
         manifests = writing.write(text.again(), counter, given, text.bad_rows)
         text.forget()
@@ -189,18 +193,20 @@ def prepare(
             "tokenizer": fit.to_json(),
         }
         write_json(building / REPORT, report)
-        say(fit.summary())
+        log(fit.summary())
     return open_prepared(out)
 
 
 def _trained(
-    vocabulary_size: int | Callable[[int], int] | None, texts: Iterable[Row] | TextSample, corpus_bytes: int
+    vocabulary_size: int | Callable[[int], int] | None,
+    texts: Iterable[SourceDocument] | CorpusSample,
+    corpus_bytes: int,
 ) -> Tokenizer:
     if vocabulary_size is None:
         vocabulary_size = choose_vocabulary_size
     size = vocabulary_size(corpus_bytes) if callable(vocabulary_size) else vocabulary_size
-    say(f"training a tokenizer of {size} tokens")
-    rows = (text for text in texts if isinstance(text, str) or not text.held_out)
+    log(f"training a tokenizer of {size} tokens")
+    rows = (text for text in texts if isinstance(text, str) or not text.is_validation)
     return Tokenizer.train((text if isinstance(text, str) else text.text for text in rows), size)
 
 
@@ -217,7 +223,7 @@ def _tell_of_tokens(bad_rows: BadRows, fit: TokenizerReport, spelled: int, place
     for kind, count in ((UNKNOWN_TOKEN, unknown), (SPELLED_END, spelled)):
         if count:
             bad_rows.change(kind, place, f"{count:,} of {fit.tokens:,} tokens")
-            say(bad_rows.told(kind))
+            log(bad_rows.told(kind))
 
 
 def _put_before(tokenizer: Tokenizer) -> int | None:
@@ -236,7 +242,7 @@ class _Text:
     """The rows of some locations, which are read twice."""
 
     locations: Sequence[str]
-    spool: Path
+    row_cache: Path
     text_column: str
     on_bad_row: OnBadRow
     normalize: bool
@@ -244,12 +250,12 @@ class _Text:
     validation: Sequence[str]
     bad_rows: BadRows = field(default_factory=BadRows)
 
-    def first_pass(self) -> Iterator[Row]:
+    def first_pass(self) -> Iterator[SourceDocument]:
         """Yield the rows, count the bad ones in `bad_rows`, and cache the rows where reading again is not cheap."""
         counter = BytesRead()
         rows = self._read(self.bad_rows, counter)
         if not all(is_repeatable(location) for location in self.locations):
-            rows = spooled(rows, self.spool)
+            rows = write_row_cache(rows, self.row_cache)
         files = [location for location in self.locations if is_repeatable(location)]
         total = sum(file.size for file in files_of(find_files(files), self.validation).files) if files else None
         with Progress("reading", total, "bytes" if files else "documents") as progress:
@@ -257,15 +263,15 @@ class _Text:
                 yield row
                 progress.update(counter.done if files else self.bad_rows.rows)
 
-    def again(self) -> Iterator[Row]:
+    def again(self) -> Iterator[SourceDocument]:
         """Yield the rows a second time."""
-        return read_spool(self.spool) if self.spool.exists() else self._read(BadRows(), BytesRead())
+        return read_row_cache(self.row_cache) if self.row_cache.exists() else self._read(BadRows(), BytesRead())
 
     def forget(self) -> None:
         """Remove the row cache."""
-        self.spool.unlink(missing_ok=True)
+        self.row_cache.unlink(missing_ok=True)
 
-    def _read(self, bad_rows: BadRows, counter: BytesRead) -> Iterator[Row]:
+    def _read(self, bad_rows: BadRows, counter: BytesRead) -> Iterator[SourceDocument]:
         return read_rows(
             self.locations,
             text_column=self.text_column,
@@ -287,7 +293,7 @@ class _Writing:
         self.counts = np.zeros(tokenizer.vocabulary_size, np.int64)
 
     def write(
-        self, rows: Iterable[Row], expected: SplitCounter, given: GivenValidation, bad_rows: BadRows
+        self, rows: Iterable[SourceDocument], expected: SplitCounter, given: GivenValidation, bad_rows: BadRows
     ) -> dict[str, Manifest]:
         """Write both stores.
 
@@ -308,7 +314,7 @@ class _Writing:
             Progress("tokenising", total, "bytes") as progress,
         ):
             writers = {TRAIN: train, VALIDATION: validation}
-            for batch, arrays in one_ahead(
+            for batch, arrays in prefetch(
                 _batches(self._divided(_told(rows, given, bad_rows), seen, seen_given)), self._encode
             ):
                 for (side, source, text), ids in zip(batch, arrays, strict=True):
@@ -326,10 +332,10 @@ class _Writing:
         return {side: writer.manifest for side, writer in writers.items()}
 
     def _divided(
-        self, rows: Iterable[Row], seen: SplitCounter, seen_given: GivenValidation
+        self, rows: Iterable[SourceDocument], seen: SplitCounter, seen_given: GivenValidation
     ) -> Iterator[tuple[str, str, str]]:
         for row in rows:
-            if row.held_out:
+            if row.is_validation:
                 seen_given.add(row.text.encode())
                 yield VALIDATION, row.source, row.text
                 continue
@@ -348,15 +354,15 @@ class _Writing:
         return TokenizerReport.from_counts(self.tokenizer, self.counts, words=words, text_bytes=size)
 
 
-def _told(rows: Iterable[Row], given: GivenValidation, bad_rows: BadRows) -> Iterator[Row]:
+def _told(rows: Iterable[SourceDocument], given: GivenValidation, bad_rows: BadRows) -> Iterator[SourceDocument]:
     """Yield the rows, and count and print the training rows that are also among the validation documents."""
     before = bad_rows.changes.get(OVERLAP, 0)
     for row in rows:
-        if not row.held_out and row.text.encode() in given:
+        if not row.is_validation and row.text.encode() in given:
             bad_rows.change(OVERLAP, row.place)
         yield row
     if bad_rows.changes.get(OVERLAP, 0) > before:
-        say(bad_rows.told(OVERLAP))
+        log(bad_rows.told(OVERLAP))
 
 
 def _batches(documents: Iterator[tuple[str, str, str]]) -> Iterator[list[tuple[str, str, str]]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 from lavra.data.token_store.files import map_array, verify_files
 from lavra.data.token_store.manifest import Manifest
 from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -66,7 +66,7 @@ class TokenStore:
         """Return the token store in `folder`, after checking that every file has its size.
 
         Raises:
-            Damaged: if a file is missing or cut short; the message names it. The contents are checked by `verify`.
+            CorruptFile: if a file is missing or cut short; the message names it. The contents are checked by `verify`.
         """
         folder = Path(folder)
         return cls(folder, Manifest.read(folder / MANIFEST))
@@ -100,11 +100,11 @@ class TokenStore:
         """The tokenizer that made the ids.
 
         Raises:
-            Damaged: if the copy in the store is another tokenizer.
+            CorruptFile: if the copy in the store is another tokenizer.
         """
         tokenizer = Tokenizer.load(self.folder / TOKENIZER)
         if tokenizer.fingerprint != self.manifest.tokenizer_fingerprint:
-            raise Damaged(f"{self.folder / TOKENIZER} is not the tokenizer that the store was made with", _REMEDY)
+            raise CorruptFile(f"{self.folder / TOKENIZER} is not the tokenizer that the store was made with", _REMEDY)
         return tokenizer
 
     def texts(self) -> Iterator[str]:
@@ -123,6 +123,6 @@ class TokenStore:
         """Read every file and compare its hash with the manifest's.
 
         Raises:
-            Damaged: if a file is not what was written; the message names the first such file.
+            CorruptFile: if a file is not what was written; the message names the first such file.
         """
         verify_files(self.folder, self.manifest.hashes, _REMEDY)

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.data.tokenizers.files import put_before_texts
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     import tokenizers
 
 # The special tokens, which have the first ids; a token for each byte follows them.
-UNKNOWN, BEGINNING, ENDING = "<unk>", "<s>", "</s>"
+UNKNOWN = "<unk>"
+BEGINNING = "<s>"
+ENDING = "</s>"
 _SPECIAL = (UNKNOWN, BEGINNING, ENDING)
-_FIRST_BYTE, _BYTES = 3, 256
+_FIRST_BYTE = 3
+_BYTES = 256
 
 
 def find_llama2c_tokenizer(model: Path, vocabulary: int) -> Path:
@@ -48,7 +51,7 @@ def load_llama2c_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
 
     Raises:
         InputError: if the file holds another number of tokens.
-        Damaged: if the file is cut short.
+        CorruptFile: if the file is cut short.
     """
     pieces = _read_pieces(path)
     if len(pieces) != vocabulary or vocabulary < _FIRST_BYTE + _BYTES:
@@ -72,7 +75,7 @@ def _read_pieces(path: Path) -> list[tuple[str, float]]:
             pieces.append((data[place : place + length].decode(), score))
             place += length
     except (struct.error, ValueError) as error:
-        raise Damaged(f"{path} is damaged: {error}", "copy it again") from error
+        raise CorruptFile(f"{path} is damaged: {error}", "copy it again") from error
     return pieces
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lavra.data.split import HASHES
-from lavra.data.tokenizers.streaming import Cut, cut_pieces
+from lavra.data.tokenizers.streaming import Cut, cut_chunks
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
 
@@ -96,7 +96,7 @@ SAMPLE_BYTES = 20_000_000
 """Bytes of the sample; more text hardly changes a byte-pair vocabulary of 32 thousand tokens."""
 
 
-class TextSample:
+class CorpusSample:
     """A sample of the pieces of texts, of a bounded size.
 
     A piece is kept when a seeded hash of its content lies below a threshold (hash-threshold sampling), so that equal
@@ -126,7 +126,7 @@ class TextSample:
         """Add a text to the sample, which keeps or drops each of its pieces."""
         import xxhash
 
-        for piece in cut_pieces(text, Cut.BEFORE_SPACE):
+        for piece in cut_chunks(text, Cut.BEFORE_SPACE):
             encoded = piece.encode()
             place = xxhash.xxh3_64_intdigest(encoded, self.seed)
             if place < self._threshold:

@@ -23,7 +23,7 @@ _SPACE = re.compile(r"(?<=\S) (?=\S)")
 _LINE = re.compile(r"(?<=[^\W\d_])\r?\n(?=[^\W\d_])|(?<=[.,;:!?])\r?\n(?=[^\W\d_])")
 
 
-def cut_pieces(text: str, cut: Cut, size: int = PIECE) -> Iterator[str]:
+def cut_chunks(text: str, cut: Cut, size: int = PIECE) -> Iterator[str]:
     """Yield `text` in pieces of at most `size` characters (one more at a space that is dropped).
 
     A cut is at the last single space, which is a border of tokens for every tokenizer in use; else after a line end
@@ -54,7 +54,7 @@ def cut_pieces(text: str, cut: Cut, size: int = PIECE) -> Iterator[str]:
 
 
 def cuts(text: str, cut: Cut) -> Iterator[tuple[str, str]]:
-    """Yield the parts of `text` before and after the cut for every space at which `cut_pieces` may cut it."""
+    """Yield the parts of `text` before and after the cut for every space at which `cut_chunks` may cut it."""
     for space in _SPACE.finditer(text):
         yield text[: space.start()], text[space.end() if cut is Cut.AT_SPACE else space.start() :]
 
@@ -72,7 +72,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def one_ahead(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[tuple[Item, Result]]:
+def prefetch(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[tuple[Item, Result]]:
     """Yield every item with `work(item)`, in order, while a thread already works on the next item (prefetching).
 
     This saves time where `work` releases the interpreter lock, as the `tokenizers` library does. A single item starts

@@ -16,7 +16,7 @@ import numpy as np
 from lavra.core.disk.files import write_atomically, write_json
 from lavra.core.errors import InputError
 from lavra.data.tokenizers.files import END_OF_DOCUMENT, put_before_texts, read_tokenizer
-from lavra.data.tokenizers.streaming import PIECE, Cut, cut_pieces, cuts, one_ahead
+from lavra.data.tokenizers.streaming import PIECE, Cut, cut_chunks, cuts, prefetch
 
 if TYPE_CHECKING:
     import tokenizers
@@ -226,7 +226,7 @@ class Tokenizer:
         """
         arrays: list[np.ndarray] = []
         parts: list[np.ndarray] = []
-        for batch, encodings in one_ahead(_batches(texts, self.cut), self._encode_batch):
+        for batch, encodings in prefetch(_batches(texts, self.cut), self._encode_batch):
             for encoding, (_, last) in zip(encodings, batch, strict=True):
                 ids = np.array(encoding.ids, dtype=np.int32)
                 if self._ends_by_spelling:
@@ -279,7 +279,7 @@ class Tokenizer:
         return whole[:place], whole[place + len(plain) :]
 
     @cached_property
-    def beginning(self) -> int | None:
+    def bos(self) -> int | None:
         """The one id that the post-processor puts before a text; None where it puts none or several."""
         before, _ = self.around
         return before[0] if len(before) == 1 else None
@@ -367,7 +367,7 @@ def _batches(texts: Sequence[str], cut: Cut | None) -> Iterator[list[tuple[str, 
     batch: list[tuple[str, bool]] = []
     size = 0
     for text in texts:
-        pieces = [text] if len(text) <= PIECE else list(cut_pieces(text, cut or Cut.BEFORE_SPACE))
+        pieces = [text] if len(text) <= PIECE else list(cut_chunks(text, cut or Cut.BEFORE_SPACE))
         for number, piece in enumerate(pieces, start=1):
             batch.append((piece, number == len(pieces)))
             size += len(piece)
@@ -383,7 +383,7 @@ def _training_pieces(text: str) -> Iterator[str]:
 
     In languages without spaces between words, such as Chinese, all text consists of such runs.
     """
-    for piece in cut_pieces(text, Cut.BEFORE_SPACE, _TRAINING_PIECE):
+    for piece in cut_chunks(text, Cut.BEFORE_SPACE, _TRAINING_PIECE):
         start = 0
         for run in _LONG_RUN.finditer(piece):
             yield piece[start : run.start()]

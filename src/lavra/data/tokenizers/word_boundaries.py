@@ -10,7 +10,9 @@ import numpy as np
 
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
-_SIGN, _LETTER, _SPACE = 0, 1, 2  # classes of characters
+_SIGN = 0  # classes of characters
+_LETTER = 1
+_SPACE = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +72,19 @@ class Words:
         """The (n,) int64 ids that are text, that is, not special."""
         return np.flatnonzero(~self.special)
 
-    def groups(self, ids: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    def groups(self, ids: np.ndarray, document_ids: np.ndarray) -> np.ndarray:
         """Return the number of the word that each token belongs to; a punctuation mark is a word of its own.
 
         Args:
             ids: (tokens,) int64 ids.
-            segments: (tokens,) number of each token's document; no word crosses the border of a document.
+            document_ids: (tokens,) number of each token's document; no word crosses the border of a document.
 
         Returns:
             (tokens,) int64 numbers from 0, in order.
         """
         before, after = ids[:-1], ids[1:]
         joined = (self.last[before] & self.first[after] & ~self.begins[after]) | self.continues[after]
-        joined &= ~(self.special[before] | self.special[after]) & (segments[1:] == segments[:-1])
+        joined &= ~(self.special[before] | self.special[after]) & (document_ids[1:] == document_ids[:-1])
         return np.cumsum(np.concatenate([[True], ~joined])) - 1
 
 

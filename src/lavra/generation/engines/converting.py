@@ -19,11 +19,11 @@ from lavra.core.disk.locks import exclusive
 from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import InputError, LavraError
 from lavra.core.seeds import numpy_stream
-from lavra.models.contract import evaluating
 from lavra.models.families.exporting import SpecialIds, export_decoder
 from lavra.models.families.registry import family_for
 from lavra.models.hf.kinds import quietly
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import eval_mode
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -53,7 +53,7 @@ class Convertible:
     @property
     def is_sequence_to_sequence(self) -> bool:
         """Whether an encoder reads the prompts and a decoder writes the texts."""
-        return bool(getattr(self.model, "beginning", ()))
+        return bool(getattr(self.model, "decoder_start_ids", ()))
 
 
 def why_not_convertible(source: Convertible) -> str | None:
@@ -100,7 +100,7 @@ def fingerprint(source: Convertible) -> str:
     import ctranslate2
 
     shape = repr(source.model.spec) if isinstance(source.model, Decoder) else source.model.inner.config.to_json_string()
-    begins = (getattr(source.model, "beginning", ()), source.family)
+    begins = (getattr(source.model, "decoder_start_ids", ()), source.family)
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((ctranslate2.__version__, shape, source.tokenizer.fingerprint, begins)).encode())
     for name, tensor in source.model.state_dict().items():
@@ -217,9 +217,9 @@ def _specification(inner: Any, names: list[str], source: Convertible) -> Any:
     """Return the model as a specification of CTranslate2, made by its own converter for the family."""
     from ctranslate2.converters.transformers import _MODEL_LOADERS
 
-    beginning: Sequence[int] = getattr(source.model, "beginning", ())
+    decoder_start_ids: Sequence[int] = getattr(source.model, "decoder_start_ids", ())
     end = source.tokenizer.end_of_document
-    stand_in = _Names(names, end, beginning[0] if beginning else source.tokenizer.document_bos)
+    stand_in = _Names(names, end, decoder_start_ids[0] if decoder_start_ids else source.tokenizer.document_bos)
     loader = _MODEL_LOADERS[type(inner.config).__name__]
     own = inner.config
     inner.config = _older(own)
@@ -231,8 +231,8 @@ def _specification(inner: Any, names: list[str], source: Convertible) -> Any:
             loader.set_config(specification.config, inner, stand_in)
     finally:
         inner.config = own
-    if beginning:
-        specification.config.decoder_start_token = names[beginning[0]]
+    if decoder_start_ids:
+        specification.config.decoder_start_token = names[decoder_start_ids[0]]
         specification.register_source_vocabulary(names)
         specification.register_target_vocabulary(names)
     else:
@@ -287,8 +287,8 @@ def log_probabilities(
     names = token_names(source.tokenizer, size)
     how: dict[str, Any] = {"compute_type": compute_type, "intra_threads": 1}
     if source.is_sequence_to_sequence:
-        written = [*source.model.beginning[1:], *after]
-        begun = torch.tensor([[source.model.beginning[0], *written[:-1]]])
+        written = [*source.model.decoder_start_ids[1:], *after]
+        begun = torch.tensor([[source.model.decoder_start_ids[0], *written[:-1]]])
         cache = source.model.new_cache(1, len(written), [before])
         translator = ctranslate2.Translator(str(folder), **how)
         scored = translator.score_batch(
@@ -301,7 +301,7 @@ def log_probabilities(
         cache = source.model.new_cache(1, len(written))
         generator = ctranslate2.Generator(str(folder), **how)
         found = generator.score_batch([[names[one] for one in written]], max_input_length=0)[0].log_probs
-    with torch.no_grad(), evaluating(source.model):
+    with torch.no_grad(), eval_mode(source.model):
         logits = source.model.head(source.model.step(begun, cache))
     log = logits[0, -len(after) :, :size].float().log_softmax(-1)
     ours = log.gather(1, torch.tensor(after)[:, None])[:, 0]

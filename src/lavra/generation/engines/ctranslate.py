@@ -21,9 +21,10 @@ from lavra.generation.rows import Reason, TextAssembler
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
 
-ROWS_AT_ONCE, ROWS_WITH_FAULTS = 160, 48
+ROWS_AT_ONCE = 160
 """Number of continuations that one worker decodes together. It is smaller where the allocator returns freed memory to
 the system, so that the pages of every step have to be faulted in again."""
+ROWS_WITH_FAULTS = 48
 
 _SMALLEST_SHARED = 64 << 20
 """Size of a model in bytes (64 MiB) from which a batch gets more than one thread. Below it, a second thread costs more
@@ -131,7 +132,7 @@ class CTranslate2Engine:
             )
         self.description = f"ctranslate2, {precision}"
         self.context: int = source.model.context
-        self.beginning: tuple[int, ...] = tuple(getattr(source.model, "beginning", ()))
+        self.decoder_start_ids: tuple[int, ...] = tuple(getattr(source.model, "decoder_start_ids", ()))
         self.forced: int = getattr(source.model, "forced", 0)
         self._tokenizer: Tokenizer = source.tokenizer
         self._folder: Path = conversion_of(source, "int8" if precision == "int8" else "float32")
@@ -148,7 +149,7 @@ class CTranslate2Engine:
     @property
     def continues(self) -> bool:
         """Whether a text continues its prompt, which is so unless the model is an encoder-decoder."""
-        return not self.beginning
+        return not self.decoder_start_ids
 
     def encode(self, prompts: Sequence[str], options: GenerateOptions) -> list[Prompt]:
         """Return the prompts as the model reads them.
@@ -242,7 +243,7 @@ class CTranslate2Engine:
         assembler = TextAssembler(self._tokenizer, read.before, options.stop)
         (model,), shared = self._opened(options, 1), self._shared(options)
         names = [self._names[number] for number in read.ids]
-        if self.beginning:
+        if self.decoder_start_ids:
             steps = model.generate_tokens(
                 [self._names[number] for number in read.source],
                 names[1:] or None,
@@ -256,7 +257,7 @@ class CTranslate2Engine:
                 names, max_length=options.max_new_tokens, min_length=options.min_new_tokens, **shared
             )
         for number, step in enumerate(steps):
-            if self.beginning and number < len(names) - 1:
+            if self.decoder_start_ids and number < len(names) - 1:
                 continue  # a forced token, which the library returns too
             if step.token_id == self._tokenizer.end_of_document:
                 break
@@ -277,7 +278,7 @@ class CTranslate2Engine:
         import ctranslate2
 
         if len(self._models) != workers or not options.greedy:
-            kind = ctranslate2.Translator if self.beginning else ctranslate2.Generator
+            kind = ctranslate2.Translator if self.decoder_start_ids else ctranslate2.Generator
             threads = max(1, self._threads // max(1, workers)) if self._size >= _SMALLEST_SHARED else 1
             how = {**self._how, "intra_threads": threads}
             self._models = []
@@ -293,7 +294,7 @@ class CTranslate2Engine:
         """Let a worker draw a token, so that its thread takes the seed that is set now."""
         drawing = {"sampling_topk": 2, "beam_size": 1}
         begin = [self._names[self._tokenizer.end_of_document]]
-        if self.beginning:
+        if self.decoder_start_ids:
             model.translate_batch([begin], max_decoding_length=1, **drawing)
         else:
             model.generate_batch([begin], max_length=1, **drawing)
@@ -326,8 +327,8 @@ class CTranslate2Engine:
             "return_scores": searched,
         }
         names = [[self._names[number] for number in prompt.ids] for prompt in prompts]
-        before = len(self.beginning[1:])
-        if self.beginning:
+        before = len(self.decoder_start_ids[1:])
+        if self.decoder_start_ids:
             results = model.translate_batch(
                 [[self._names[number] for number in prompt.source] for prompt in prompts],
                 [one[1:] for one in names] if before else None,

@@ -14,7 +14,7 @@ from lavra.generation.prompts import writes_from_source
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
-    from lavra.models.contract import CachedModel
+    from lavra.models.protocols import CachedModel
 
 Made = Iterator[tuple[tuple[int, int], Generation]]
 """Iterator over generations in the order in which they are finished, each with the number of its prompt and the number

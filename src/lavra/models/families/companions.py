@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.disk.files import read_json, write_atomically, write_json
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.data.tokenizers.files import built_by_transformers
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.importing import CONFIG
@@ -231,7 +231,7 @@ def _carry_roles(target: Path, tokenizer: Tokenizer, source: Path) -> None:
     old = read_json(source / TOKENIZER_CONFIG) if (source / TOKENIZER_CONFIG).is_file() else {}
     lost = [token for token in template_tokens(source) if token not in known]
     if lost:
-        say(f"the chat template was not taken over: the new vocabulary has no {', '.join(lost[:3])}")
+        log(f"the chat template was not taken over: the new vocabulary has no {', '.join(lost[:3])}")
         return
     copy_files(source, target, TEMPLATES)
     if old.get("chat_template"):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.models.families.layouts import SAME, Layout
 from lavra.models.families.rules import RESOLVED, Choice, Config, Rule
 from lavra.models.native.decoder import Decoder
@@ -240,7 +240,7 @@ def join(
         place: Name of the file, for error messages.
 
     Raises:
-        Damaged: If a tensor has another shape than the specification demands.
+        CorruptFile: If a tensor has another shape than the specification demands.
     """
     result: dict[str, torch.Tensor] = {}
     for name, theirs, layout in family.expected_names(spec):
@@ -252,7 +252,7 @@ def join(
             tensor = None
         if tensor is None or tensor.shape != wanted:
             found = ", ".join(f"{part} {tuple(value.shape)}" for part, value in zip(theirs, parts, strict=True))
-            raise Damaged(
+            raise CorruptFile(
                 f"{place} does not fit its config.json: {found} cannot be {name} {tuple(wanted)}",
                 "copy the model again",
             )

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavra.core.disk.files import read_json
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.core.network import why_no_hub
 
 if TYPE_CHECKING:
     import torch
 
-SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
+SAFETENSORS = "model.safetensors"
+BIN = "pytorch_model.bin"
 _AGAIN = "copy or download the model again"
 
 Getter = Callable[[str], "torch.Tensor"]
@@ -55,7 +56,7 @@ def open_tensors(folder: Path) -> TensorSource:
 
     Raises:
         InputError: If there are no weights, a shard is missing, or a `.bin` file holds code.
-        Damaged: If a file is truncated, or the index names tensors that a file lacks.
+        CorruptFile: If a file is truncated, or the index names tensors that a file lacks.
     """
     for name, opened in ((SAFETENSORS, _open_safetensors), (BIN, _open_bin)):
         if (folder / name).is_file():
@@ -69,7 +70,7 @@ def open_tensors(folder: Path) -> TensorSource:
 def _open_shards(index: Path, opened: Callable[[Path], dict[str, Getter]]) -> dict[str, Getter]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
-        raise Damaged(f"{index} is no index of weights", _AGAIN)
+        raise CorruptFile(f"{index} is no index of weights", _AGAIN)
     shards: dict[str, dict[str, Getter]] = {}
     for file in sorted(set(places.values())):
         path = index.parent / Path(file).name  # a shard lies beside its index, whatever the index says
@@ -78,7 +79,7 @@ def _open_shards(index: Path, opened: Callable[[Path], dict[str, Getter]]) -> di
         shards[file] = opened(path)
     for name, file in places.items():
         if name not in shards[file]:
-            raise Damaged(f"{index.parent / file} has no tensor {name}, which {index.name} says it has", _AGAIN)
+            raise CorruptFile(f"{index.parent / file} has no tensor {name}, which {index.name} says it has", _AGAIN)
     return {name: shards[file][name] for name, file in places.items()}
 
 
@@ -88,14 +89,14 @@ def _open_safetensors(path: Path) -> dict[str, Getter]:
     try:
         handle = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise Damaged(f"{path} cannot be read: {error}", _AGAIN) from error
+        raise CorruptFile(f"{path} cannot be read: {error}", _AGAIN) from error
     return dict.fromkeys(handle.keys(), handle.get_tensor)
 
 
 def _open_bin(path: Path) -> dict[str, Getter]:
     tensors = _load_bin(path)
     if not isinstance(tensors, dict):
-        raise Damaged(f"{path} holds no tensors by name", _AGAIN)
+        raise CorruptFile(f"{path} holds no tensors by name", _AGAIN)
     return dict.fromkeys(tensors, tensors.__getitem__)
 
 
@@ -112,7 +113,7 @@ def _load_bin(path: Path) -> Any:
             "take the model's safetensors, or convert it where you trust it",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise Damaged(f"{path} cannot be read: {error}", _AGAIN) from error
+        raise CorruptFile(f"{path} cannot be read: {error}", _AGAIN) from error
 
 
 WELL_KNOWN = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lavra.core.disk.files import read_json
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.models.families.family import Family, join
 from lavra.models.families.files import TensorSource, open_tensors
 from lavra.models.families.registry import family_of
@@ -57,7 +57,7 @@ def import_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Imported
 
     Raises:
         InputError: If the family or one of its options is unknown, or tensors are missing or left over.
-        Damaged: If a file is truncated or does not fit its configuration.
+        CorruptFile: If a file is truncated or does not fit its configuration.
     """
     config = read_config(folder)
     family = family_of(config, str(folder))
@@ -86,13 +86,13 @@ def read_config(folder: Path) -> Config:
 
     Raises:
         InputError: If there is none, or the weights are quantised.
-        Damaged: If the file does not parse.
+        CorruptFile: If the file does not parse.
     """
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} holds no model ({CONFIG} is missing)", "give a folder made by save_pretrained")
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict):
-        raise Damaged(f"{folder / CONFIG} is no model configuration", "copy the model again")
+        raise CorruptFile(f"{folder / CONFIG} is no model configuration", "copy the model again")
     if config.get("quantization_config"):
         raise InputError(f"the weights in {folder} are quantised", "give the model they were made from")
     return config

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.models.families.family import Names, join
 from lavra.models.families.layouts import QUERY_KEY_VALUE, QUERY_KEY_VALUE_IN_PAIRS
 from lavra.models.families.llama import LLAMA
@@ -25,8 +25,9 @@ MAGIC = 0x616B3432
 _SIZES = "<7i"
 """The sizes in the header: seven little-endian integers of 32 bits."""
 
-_SIZES_END, _VERSION_1_START = 28, 256
+_SIZES_END = 28
 """Bytes of the header of version 0, and of the padded header of version 1."""
+_VERSION_1_START = 256
 
 _LARGEST = 1 << 24
 """Largest size that a header of version 0, which has no magic number, may plausibly state."""
@@ -72,7 +73,7 @@ def read_llama2c(path: Path) -> Decoder:
 
     Raises:
         InputError: If the file is no checkpoint of llama2.c, or one of a quantised version.
-        Damaged: If the file is shorter than its header says.
+        CorruptFile: If the file is shorter than its header says.
     """
     header = _read_header(path)
     places: dict[str, tuple[int, tuple[int, ...]]] = {}
@@ -82,7 +83,7 @@ def read_llama2c(path: Path) -> Decoder:
         end += 4 * math.prod(shape)
     size = path.stat().st_size
     if size < end:
-        raise Damaged(f"{path} is cut short: it has {size} bytes, and its header asks for {end}", "copy it again")
+        raise CorruptFile(f"{path} is cut short: it has {size} bytes, and its header asks for {end}", "copy it again")
 
     def get(name: str) -> torch.Tensor:
         begin, shape = places[name]

@@ -16,33 +16,33 @@ _KEYS_AND_VALUES = ("full_attention", "sliding_attention", "chunked_attention")
 """Kinds of layers that keep one key and one value for each token, as `transformers` names them."""
 
 
-class WrappedCache:
+class HFCache:
     """Keys and values of the tokens that a model of `transformers` has read.
 
     Attributes:
         inner: Cache of `transformers` with the keys and values; for an encoder-decoder also those of the sources.
         capacity: Largest number of tokens that fit.
-        real: False on padding, which is on the left, (rows, length) bool.
+        attention_mask: False on padding, which is on the left, (rows, length) bool.
         encoded: Output of the encoder for the sources, (rows, source length, width); None for a decoder.
-        source_real: False on padding of the sources, which is on the right, (rows, source length) bool; None for a
-            decoder.
+        source_attention_mask: False on padding of the sources, which is on the right, (rows, source length) bool; None
+            for a decoder.
     """
 
     def __init__(
         self,
         inner: Any,
         capacity: int,
-        real: torch.Tensor,
+        attention_mask: torch.Tensor,
         encoded: torch.Tensor | None = None,
-        source_real: torch.Tensor | None = None,
+        source_attention_mask: torch.Tensor | None = None,
     ) -> None:
-        self.inner, self.capacity, self.real = inner, capacity, real
-        self.encoded, self.source_real = encoded, source_real
+        self.inner, self.capacity, self.attention_mask = inner, capacity, attention_mask
+        self.encoded, self.source_attention_mask = encoded, source_attention_mask
 
     @property
     def length(self) -> int:
         """Number of tokens stored so far, padding included; it is the same for all rows."""
-        return self.real.shape[1]
+        return self.attention_mask.shape[1]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep, copy or reorder rows, as beams, samples and finished rows need it.
@@ -51,11 +51,11 @@ class WrappedCache:
             rows: Old number of each new row, (new rows,) int64.
         """
         self.inner.batch_select_indices(rows)
-        self.real = self.real[rows]
-        if self.encoded is not None and self.source_real is not None:
-            self.encoded, self.source_real = self.encoded[rows], self.source_real[rows]
+        self.attention_mask = self.attention_mask[rows]
+        if self.encoded is not None and self.source_attention_mask is not None:
+            self.encoded, self.source_attention_mask = self.encoded[rows], self.source_attention_mask[rows]
 
-    def join(self, other: WrappedCache, capacity: int) -> WrappedCache:
+    def join(self, other: HFCache, capacity: int) -> HFCache:
         """Return a cache with the rows of this one, followed by those of the other.
 
         Rows are moved so that all end at the same place, and padding that no row needs is left out.
@@ -73,21 +73,23 @@ class WrappedCache:
         if capacity < length:
             raise ValueError(f"a cache of {capacity} tokens cannot hold rows of {length}")
         both = (self, other)
-        real = torch.cat([_ending_at(one.real, length, 1) for one in both])
+        attention_mask = torch.cat([_ending_at(one.attention_mask, length, 1) for one in both])
         if self.encoded is None:
-            return WrappedCache(_joined(self.inner, other.inner, length, left=True), capacity, real)
+            return HFCache(_joined(self.inner, other.inner, length, left=True), capacity, attention_mask)
         source = max(one.encoded.shape[1] for one in both if one.encoded is not None)
         inner = EncoderDecoderCache(
             _joined(self.inner.self_attention_cache, other.inner.self_attention_cache, length, left=True),
             _joined(self.inner.cross_attention_cache, other.inner.cross_attention_cache, source, left=False),
         )
         encoded = torch.cat([_begun_at(one.encoded, source, 1) for one in both if one.encoded is not None])
-        source_real = torch.cat([_begun_at(one.source_real, source, 1) for one in both if one.source_real is not None])
-        return WrappedCache(inner, capacity, real, encoded, source_real)
+        source_attention_mask = torch.cat(
+            [_begun_at(one.source_attention_mask, source, 1) for one in both if one.source_attention_mask is not None]
+        )
+        return HFCache(inner, capacity, attention_mask, encoded, source_attention_mask)
 
     def _longest(self) -> int:
         """Return the number of tokens of the longest row, padding excluded."""
-        return int(self.real.sum(1).max())
+        return int(self.attention_mask.sum(1).max())
 
 
 def _ending_at(stored: torch.Tensor, length: int, dimension: int) -> torch.Tensor:
@@ -130,7 +132,7 @@ class Cached(torch.nn.Module):
     _takes: frozenset[str]
 
     @cached_property
-    def beginning(self) -> tuple[int, ...]:
+    def decoder_start_ids(self) -> tuple[int, ...]:
         """Decoder start tokens of an encoder-decoder, a forced first token included; empty for a decoder."""
         if self.kind != "encoder-decoder":
             return ()
@@ -147,8 +149,9 @@ class Cached(torch.nn.Module):
 
     @property
     def forced(self) -> int:
-        """Number of tokens at the end of `beginning` (0 or 1) that already belong to the new text and its length."""
-        return int(bool(self.beginning) and self._setting("forced_bos_token_id") is not None)
+        """Number of tokens at the end of `decoder_start_ids` (0 or 1) that already belong to the new text and its
+        length."""
+        return int(bool(self.decoder_start_ids) and self._setting("forced_bos_token_id") is not None)
 
     @cached_property
     def pads(self) -> bool:
@@ -160,11 +163,11 @@ class Cached(torch.nn.Module):
         ids = torch.tensor([[1, 2, 3]], device=self._device) % self._words
         with torch.no_grad():
             plain = self.step(ids, self._new(1, 8, [(1, 2)]))
-            real = torch.tensor([[False, False, True, True, True]], device=self._device)
-            padded = self.step(pad(ids, (2, 0)), self._new(1, 8, [(1, 2)]), real)
+            attention_mask = torch.tensor([[False, False, True, True, True]], device=self._device)
+            padded = self.step(pad(ids, (2, 0)), self._new(1, 8, [(1, 2)]), attention_mask)
         return bool(torch.allclose(plain, padded[:, 2:], rtol=1e-3, atol=1e-3 * float(plain.abs().max())))
 
-    def new_cache(self, rows: int, length: int, sources: Sequence[Sequence[int]] = ()) -> WrappedCache:
+    def new_cache(self, rows: int, length: int, sources: Sequence[Sequence[int]] = ()) -> HFCache:
         """Return an empty key-value cache.
 
         Args:
@@ -190,26 +193,26 @@ class Cached(torch.nn.Module):
                 "generate with transformers itself; training and evaluation work",
             )
 
-    def step(self, ids: torch.Tensor, cache: WrappedCache, real: torch.Tensor | None = None) -> torch.Tensor:
+    def step(self, ids: torch.Tensor, cache: HFCache, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Append tokens to the cache and return their features, (rows, new, width).
 
         Args:
             ids: Ids of the new tokens, (rows, new). Prompts of different lengths are padded on the left.
             cache: Cache of the tokens before, which is extended.
-            real: False on padding, (rows, new) bool; None where there is no padding.
+            attention_mask: False on padding, (rows, new) bool; None where there is no padding.
         """
-        new = torch.ones_like(ids, dtype=torch.bool) if real is None else real
-        cache.real = torch.cat((cache.real, new), 1)
-        positions = (cache.real.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        new = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask
+        cache.attention_mask = torch.cat((cache.attention_mask, new), 1)
+        positions = (cache.attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         side = "decoder_" if self.kind == "encoder-decoder" else ""
         arguments: dict[str, Any] = {
             f"{side}input_ids": ids,
-            f"{side}attention_mask": cache.real.long(),
+            f"{side}attention_mask": cache.attention_mask.long(),
             "past_key_values": cache.inner,
             "use_cache": True,
         }
         if cache.encoded is not None:
-            arguments |= {"encoder_outputs": (cache.encoded,), "attention_mask": cache.source_real}
+            arguments |= {"encoder_outputs": (cache.encoded,), "attention_mask": cache.source_attention_mask}
         if "position_ids" in self._takes:
             arguments["position_ids"] = positions + (self.position_offset or 0)
         return self._captured(arguments, Packing(positions=positions) if self._looks_positions_up else Packing())
@@ -242,14 +245,14 @@ class Cached(torch.nn.Module):
         value = getattr(settings, name, None)
         return getattr(self.inner.config, name, None) if value is None else value
 
-    def _new(self, rows: int, length: int, sources: Sequence[Sequence[int]]) -> WrappedCache:
+    def _new(self, rows: int, length: int, sources: Sequence[Sequence[int]]) -> HFCache:
         from transformers import DynamicCache, EncoderDecoderCache
 
         nothing = torch.zeros(rows, 0, dtype=torch.bool, device=self._device)
         if self.kind == "decoder":
-            return WrappedCache(DynamicCache(), length, nothing)
-        encoded, real = self._encode(sources)
-        return WrappedCache(EncoderDecoderCache(DynamicCache(), DynamicCache()), length, nothing, encoded, real)
+            return HFCache(DynamicCache(), length, nothing)
+        encoded, attention_mask = self._encode(sources)
+        return HFCache(EncoderDecoderCache(DynamicCache(), DynamicCache()), length, nothing, encoded, attention_mask)
 
     def _encode(self, sources: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the output of the encoder and the mask of its padding; equal sources are encoded once."""
@@ -257,11 +260,11 @@ class Cached(torch.nn.Module):
         longest = max(map(len, place))
         ids = torch.tensor([[*source, *[0] * (longest - len(source))] for source in place], device=self._device)
         lengths = torch.tensor([len(source) for source in place], device=self._device)
-        real = torch.arange(longest, device=self._device) < lengths[:, None]
+        attention_mask = torch.arange(longest, device=self._device) < lengths[:, None]
         encoder = self.inner.get_encoder()
-        encoded = encoder(input_ids=ids, attention_mask=real.long(), return_dict=True).last_hidden_state
+        encoded = encoder(input_ids=ids, attention_mask=attention_mask.long(), return_dict=True).last_hidden_state
         order = torch.tensor([place[tuple(source)] for source in sources], device=self._device)
-        return encoded[order], real[order]
+        return encoded[order], attention_mask[order]
 
 
 def _name(inner: Any) -> str:

@@ -11,18 +11,18 @@ import torch
 
 from lavra.core.disk.building import building_folder
 from lavra.core.disk.files import read_json, write_json
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.models.families.companions import copy_tokenizer
 from lavra.models.families.importing import CONFIG, read_config
 from lavra.models.hf.kinds import Kind, automatic_class, choose_kind, quietly
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 from lavra.models.reference import ATTENTION_KEYS, attention_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def open_wrapped(folder: Path, kind: Kind | None = None, dtype: torch.dtype = torch.float32) -> Wrapped:
+def open_hf_model(folder: Path, kind: Kind | None = None, dtype: torch.dtype = torch.float32) -> HFModel:
     """Return the model in a Hugging Face folder, in evaluation mode.
 
     Safetensors are read where there are any. A `.bin` file is read only as tensors, so that no code in it is run.
@@ -34,13 +34,13 @@ def open_wrapped(folder: Path, kind: Kind | None = None, dtype: torch.dtype = to
 
     Raises:
         InputError: If the folder holds no language model, lacks some of its weights, or is quantised.
-        Damaged: If the files are truncated or do not fit the configuration.
+        CorruptFile: If the files are truncated or do not fit the configuration.
     """
     config = read_config(folder)
     chosen = choose_kind(config, folder) if kind is None else kind
     special = dict(_SPECIAL.get(str(config.get("model_type")), {}) if chosen == "encoder" else {})
     special |= attention_options(str(folder))
-    return Wrapped(_load(folder, chosen, dtype, special), chosen)
+    return HFModel(_load(folder, chosen, dtype, special), chosen)
 
 
 _MICROSOFT = {
@@ -69,7 +69,7 @@ def _load(folder: Path, kind: Kind, dtype: torch.dtype, special: dict[str, Any])
                 **special,
             )
     except (SafetensorError, EOFError) as error:
-        raise Damaged(f"the weights in {folder} cannot be read: {error}", again) from error
+        raise CorruptFile(f"the weights in {folder} cannot be read: {error}", again) from error
     except pickle.UnpicklingError as error:
         raise InputError(
             f"the weights in {folder} are a pickle that holds more than tensors, and could run code",
@@ -78,7 +78,7 @@ def _load(folder: Path, kind: Kind, dtype: torch.dtype, special: dict[str, Any])
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"transformers cannot open {folder} as {_words(kind)}: {_first_line(error)}", again) from error
     except RuntimeError as error:
-        raise Damaged(f"the weights in {folder} do not fit its {CONFIG}: {_first_line(error)}", again) from error
+        raise CorruptFile(f"the weights in {folder} do not fit its {CONFIG}: {_first_line(error)}", again) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(
@@ -90,9 +90,9 @@ def _load(folder: Path, kind: Kind, dtype: torch.dtype, special: dict[str, Any])
     return model.eval()
 
 
-def save_wrapped(
+def save_hf_model(
     folder: Path,
-    model: Wrapped,
+    model: HFModel,
     tokenizer_files_from: Path | None = None,
     *,
     weights: Mapping[str, torch.Tensor] | None = None,
@@ -112,17 +112,17 @@ def save_wrapped(
         InputError: If the folder exists and `force` is false, or a weight is unknown or has another shape.
     """
     with building_folder(folder, force=force, kind="model") as building:
-        write_wrapped(building, model, tokenizer_files_from, weights=weights)
+        write_hf_model(building, model, tokenizer_files_from, weights=weights)
 
 
-def write_wrapped(
+def write_hf_model(
     folder: Path,
-    model: Wrapped,
+    model: HFModel,
     tokenizer_files_from: Path | None = None,
     *,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the files of `save_wrapped` into an existing folder; the caller takes care of atomicity.
+    """Write the files of `save_hf_model` into an existing folder; the caller takes care of atomicity.
 
     Args:
         folder: Folder to write into.
@@ -143,7 +143,7 @@ def write_wrapped(
         copy_tokenizer(tokenizer_files_from, folder)
 
 
-def _state(model: Wrapped, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _state(model: HFModel, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the tensors of the model by its own names, with those of `weights` under every name of a parameter."""
     parameters = dict(model.named_parameters())
     odd = sorted(name for name in weights if name not in parameters or weights[name].shape != parameters[name].shape)
@@ -157,7 +157,7 @@ def _state(model: Wrapped, weights: Mapping[str, torch.Tensor]) -> dict[str, tor
     return {name: given.get(tensor.data_ptr(), tensor) for name, tensor in state.items()}
 
 
-def _corrections(model: Wrapped, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def _corrections(model: HFModel, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Return corrections of the configuration that `transformers` writes."""
     changes: dict[str, Any] = {}
     types = {weights.get(name, parameter).dtype for name, parameter in model.named_parameters()}

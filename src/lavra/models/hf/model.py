@@ -11,17 +11,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from lavra.core.errors import InputError
-from lavra.models.contract import Batch, device_of
 from lavra.models.hf.caching import Cached
 from lavra.models.hf.kinds import Kind, freeze_unused, meant_tied
 from lavra.models.hf.packing import Packing, packed, places, position_tables
 from lavra.models.hf.probe import measure
+from lavra.models.protocols import Batch, device_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Wrapped(Cached):
+class HFModel(Cached):
     """A decoder, encoder or encoder-decoder of `transformers` with the contract of every model.
 
     Nothing is copied: parameters have the names of the model with `inner.` before them, and tied ones stay tied. In a
@@ -36,12 +36,12 @@ class Wrapped(Cached):
     Attributes:
         inner: Model of `transformers`.
         kind: Kind of the model.
-        isolates: Whether a packed batch gives the same features as its documents one by one, measured on a few tokens.
-            Where it does not, each sequence of a batch must hold one document.
+        supports_packing: Whether a packed batch gives the same features as its documents one by one, measured on a few
+            tokens. Where it does not, each sequence of a batch must hold one document.
         position_offset: Number that is added to positions before the model receives them (2 for RoBERTa); None for a
             model that receives none.
         scale: Factor that the model applies to its logits after the head.
-        logit_cap: Bound to which the model caps its logits, see `lavra.models.contract.logit_cap_of`.
+        logit_cap: Bound to which the model caps its logits, see `lavra.models.protocols.logit_cap_of`.
         tied: Whether the head is meant to share the weight of the embedding: the configuration says so and the values
             are equal. (T5 1.1 says so too, although its files hold two matrices.)
         unused: Names of the parameters that predicting tokens does not use (poolers); they are frozen.
@@ -60,7 +60,7 @@ class Wrapped(Cached):
                 f"{type(inner).__name__} has no language-model head", "give a model that predicts tokens (…ForCausalLM)"
             )
         self.position_offset: int | None = None
-        self.scale, self.isolates = 1.0, False
+        self.scale, self.supports_packing = 1.0, False
         self.logit_cap = getattr(inner.config.get_text_config(decoder=True), "final_logit_softcapping", None)
         self.tied = meant_tied(inner)
         self.unused = frozenset(f"inner.{name}" for name in freeze_unused(inner))
@@ -87,22 +87,22 @@ class Wrapped(Cached):
         arguments: dict[str, Any] = {}
         read = None
         if self.kind == "encoder-decoder":
-            read = batch.extra.get("encoder_segments")
-            if read is None and batch.segments is not None:
-                read = torch.zeros_like(batch.extra["encoder_inputs"])
+            read = batch.model_inputs.get("encoder_document_ids")
+            if read is None and batch.document_ids is not None:
+                read = torch.zeros_like(batch.model_inputs["encoder_inputs"])
             # BERT-like models make a mask for cross-attention, which a packing can narrow, only if they are given one.
-            mask = torch.ones_like(read) if read is not None and self.isolates else self._padding_mask(read)
+            mask = torch.ones_like(read) if read is not None and self.supports_packing else self._padding_mask(read)
             arguments = {"encoder_outputs": self.encode(batch), "attention_mask": mask}
             names = "decoder_input_ids", "decoder_attention_mask"
         else:
             names = "input_ids", "attention_mask"
-        arguments |= {names[0]: batch.inputs, names[1]: self._padding_mask(batch.segments)}
+        arguments |= {names[0]: batch.inputs, names[1]: self._padding_mask(batch.document_ids)}
         if "use_cache" in self._takes:
             arguments["use_cache"] = False
-        segments, read = (batch.segments, read) if self.isolates else (None, None)
-        if read is not None and segments is None:
-            segments = torch.zeros_like(batch.inputs)
-        return self._captured(arguments, Packing(segments, self._places(batch.positions, arguments, batch), read))
+        document_ids, read = (batch.document_ids, read) if self.supports_packing else (None, None)
+        if read is not None and document_ids is None:
+            document_ids = torch.zeros_like(batch.inputs)
+        return self._captured(arguments, Packing(document_ids, self._places(batch.positions, arguments, batch), read))
 
     def encode(self, batch: Batch) -> Any:
         """Return the output of the encoder of an encoder-decoder.
@@ -110,11 +110,11 @@ class Wrapped(Cached):
         Args:
             batch: Batch with the inputs of the encoder in `extra`.
         """
-        ids, segments = batch.extra["encoder_inputs"], batch.extra.get("encoder_segments")
-        packing = Packing(segments if self.isolates else None, batch.extra.get("encoder_positions"))
+        ids, document_ids = batch.model_inputs["encoder_inputs"], batch.model_inputs.get("encoder_document_ids")
+        packing = Packing(document_ids if self.supports_packing else None, batch.model_inputs.get("encoder_positions"))
         encoder = self.inner.get_encoder()
         with packed(encoder, packing):
-            return encoder(input_ids=ids, attention_mask=self._padding_mask(segments), return_dict=True)
+            return encoder(input_ids=ids, attention_mask=self._padding_mask(document_ids), return_dict=True)
 
     def _captured(self, arguments: dict[str, Any], packing: Packing) -> torch.Tensor:
         """Return the input of the head; the head itself receives an empty slice, so that no logits are computed."""
@@ -142,16 +142,16 @@ class Wrapped(Cached):
             arguments["position_ids"] = positions + self.position_offset
         return None
 
-    def _padding_mask(self, segments: torch.Tensor | None) -> torch.Tensor | None:
+    def _padding_mask(self, document_ids: torch.Tensor | None) -> torch.Tensor | None:
         """Return the plain mask of padding for a model that cannot isolate documents; for others a packing is used."""
-        if segments is None or self.isolates:
+        if document_ids is None or self.supports_packing:
             return None
-        if int(segments.max()) > 0:
+        if int(document_ids.max()) > 0:
             raise InputError(
                 f"{type(self.inner).__name__} cannot keep documents of one row apart",
                 "train it without packing, one document a row",
             )
-        return (segments >= 0).long()
+        return (document_ids >= 0).long()
 
     @property
     def _head(self) -> nn.Linear:
@@ -243,7 +243,7 @@ def context_of(config: Any, offset: int) -> int:
 # One dropout for a wrapped model, wherever its family keeps the probability.
 
 
-def set_dropout(model: Wrapped, probability: float) -> None:
+def set_dropout(model: HFModel, probability: float) -> None:
     """Set every dropout probability of a model, in its modules and in the configuration that is saved with it.
 
     Whole layers are never dropped (the layer drop of BART), because then the shape of a step would be random.

@@ -25,14 +25,14 @@ class Packing:
     """The documents in the rows of one call of an encoder or a decoder.
 
     Attributes:
-        segments: Number of the document of each token, (rows, length), -1 on padding. None means that every row is one
-            document.
+        document_ids: Number of the document of each token, (rows, length), -1 on padding. None means that every row is
+            one document.
         positions: Position of each token, (rows, length), for modules that can be given positions in no other way.
         read: Number of the document of each token of the encoder, (rows, source length), for the cross-attention of a
             decoder.
     """
 
-    segments: torch.Tensor | None = None
+    document_ids: torch.Tensor | None = None
     positions: torch.Tensor | None = None
     read: torch.Tensor | None = None
 
@@ -46,10 +46,10 @@ def _narrowed(make: Callable[..., Any]) -> Callable[..., Any]:
 
     def make_mask(*arguments: Any, mask_function: Callable[..., Any], **options: Any) -> Any:
         packing = _current.get()
-        if packing is None or packing.segments is None:
+        if packing is None or packing.document_ids is None:
             return make(*arguments, mask_function=mask_function, **options)
         crossed = packing.read is not None and mask_function is bidirectional_mask_function
-        queries = packing.segments
+        queries = packing.document_ids
         keys = packing.read if crossed and packing.read is not None else queries
         options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
 
@@ -88,9 +88,9 @@ def packed(inner: nn.Module, packing: Packing) -> Iterator[None]:
             if packing.positions is not None:
                 for module in position_tables(inner):
                     stack.enter_context(_hooked(module.register_forward_hook(_placed(packing.positions))))
-            if packing.segments is not None:
+            if packing.document_ids is not None:
                 for module in self_masking_encoders(inner):
-                    hook = _masked(packing.segments)
+                    hook = _masked(packing.document_ids)
                     stack.enter_context(_hooked(module.register_forward_pre_hook(hook, with_kwargs=True)))
             yield
     finally:
@@ -146,9 +146,9 @@ def _placed(positions: torch.Tensor) -> Callable[..., torch.Tensor]:
     return look_up
 
 
-def _masked(segments: torch.Tensor) -> Callable[..., Any]:
+def _masked(document_ids: torch.Tensor) -> Callable[..., Any]:
     def give(_module: nn.Module, arguments: Any, named: dict[str, Any]) -> Any:
-        pairs = (segments[:, :, None] == segments[:, None, :]).long()
+        pairs = (document_ids[:, :, None] == document_ids[:, None, :]).long()
         if "attention_mask" in named:
             return arguments, {**named, "attention_mask": pairs}
         hidden, _, *rest = arguments

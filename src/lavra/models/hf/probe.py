@@ -8,26 +8,27 @@ import torch
 from torch.nn import functional as F
 
 from lavra.core.errors import InputError
-from lavra.models.contract import IGNORED, Batch, evaluating
 from lavra.models.hf.kinds import quietly
+from lavra.models.protocols import IGNORED, Batch, eval_mode
 
 _LENGTHS = (5, 7)
 _LARGE_LOGITS = 60.0
 """Size of the logits at which a model is tested for a cap; models that have one cap their logits at 15 to 30."""
 
 _PADDING = 2
-_TOLERANCE, _COARSE = 1e-4, 5e-2
+_TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest value, in float32 and in coarser types. A leak between documents
 causes a far larger one."""
+_COARSE = 5e-2
 
 
 class Probed(Protocol):
-    """The attributes of `lavra.models.hf.model.Wrapped` that are read or set here."""
+    """The attributes of `lavra.models.hf.model.HFModel` that are read or set here."""
 
     inner: Any
     position_offset: int | None
     scale: float
-    isolates: bool
+    supports_packing: bool
     _takes: frozenset[str]
     _head: Any
 
@@ -73,11 +74,11 @@ def measure(model: Probed) -> None:
     Raises:
         InputError: If its logits are not a matrix and a bias times its features.
     """
-    with quietly(), evaluating(model), torch.no_grad():
+    with quietly(), eval_mode(model), torch.no_grad():
         model.position_offset = _position_offset(model)
         model.scale = _scale(model)
-        model.isolates = True
-        model.isolates = _isolates(model)
+        model.supports_packing = True
+        model.supports_packing = _isolates(model)
 
 
 def _documents(model: Probed) -> list[torch.Tensor]:
@@ -92,7 +93,7 @@ def _documents(model: Probed) -> list[torch.Tensor]:
 
 def _alone(model: Probed, ids: torch.Tensor, source: torch.Tensor) -> Batch:
     extra = {"encoder_inputs": source} if model.kind == "encoder-decoder" else {}
-    return Batch(ids, torch.full_like(ids, IGNORED), extra=extra)
+    return Batch(ids, torch.full_like(ids, IGNORED), model_inputs=extra)
 
 
 def _position_offset(model: Probed) -> int | None:
@@ -120,7 +121,7 @@ def _scale(model: Probed) -> float:
     ids, source = _documents(model)
     batch = _alone(model, ids, source)
     ours = model.head(model.features(batch)).double()
-    arguments = {"input_ids": source, "decoder_input_ids": ids} if batch.extra else {"input_ids": ids}
+    arguments = {"input_ids": source, "decoder_input_ids": ids} if batch.model_inputs else {"input_ids": ids}
     theirs = model.inner(**arguments).logits.double()
     same_shape = ours.shape == theirs.shape
     capped = model.logit_cap is not None
@@ -156,12 +157,12 @@ def _isolates(model: Probed) -> bool:
     documents = _documents(model)
     sources = documents[::-1]
     apart = [model.features(_alone(model, *pair)) for pair in zip(documents, sources, strict=True)]
-    inputs, segments, positions = _beside_each_other(documents)
+    inputs, document_ids, positions = _beside_each_other(documents)
     extra: dict[str, torch.Tensor] = {}
     if model.kind == "encoder-decoder":
-        names = "encoder_inputs", "encoder_segments", "encoder_positions"
+        names = "encoder_inputs", "encoder_document_ids", "encoder_positions"
         extra.update(zip(names, _beside_each_other(sources), strict=True))
-    batch = Batch(inputs, torch.full_like(inputs, IGNORED), segments, positions, extra=extra)
+    batch = Batch(inputs, torch.full_like(inputs, IGNORED), document_ids, positions, model_inputs=extra)
     try:
         together = model.features(batch)
     except (RuntimeError, ValueError, TypeError):
@@ -173,9 +174,9 @@ def _beside_each_other(documents: list[torch.Tensor]) -> tuple[torch.Tensor, tor
     """Return inputs, document numbers and positions of one row that holds all documents and then padding."""
     padding = torch.zeros_like(documents[0][:, :_PADDING])
     inputs = torch.cat([*documents, padding], 1)
-    segments = [torch.full_like(ids, number, dtype=torch.int32) for number, ids in enumerate(documents)]
+    document_ids = [torch.full_like(ids, number, dtype=torch.int32) for number, ids in enumerate(documents)]
     positions = [torch.arange(ids.shape[1], device=ids.device)[None] for ids in documents]
-    return inputs, torch.cat([*segments, padding.int() - 1], 1), torch.cat([*positions, padding], 1)
+    return inputs, torch.cat([*document_ids, padding.int() - 1], 1), torch.cat([*positions, padding], 1)
 
 
 def _near(one: torch.Tensor, other: torch.Tensor, model: Probed) -> bool:

@@ -12,24 +12,27 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.models.native.agreement import Reference, can_be_compared
 from lavra.models.native.attention_masks import Mask, additive_mask, allowed_pairs, document_bounds
 
 PLAIN_LIMIT = 1024
 """Number of keys up to which matrix products and a softmax in a compiled CPU graph are faster than PyTorch's kernel."""
 
-_FEWEST_QUERIES, _MOST_STRIPES = 128, 4
+_FEWEST_QUERIES = 128
 """Smallest number of queries of a stripe, and largest number of stripes. More stripes would skip more of the scores
 that the causal mask hides, but their smaller products run slower."""
+_MOST_STRIPES = 4
 
 
 Way = Literal["plain", "causal", "masked", "documents"]
 """Ways to compute attention: with matrix products and a softmax; with PyTorch's kernel under a causal mask or under a
 dense one; with a kernel for documents of different lengths (variable-length flash attention)."""
 
-_PROOF_ROWS, _PROOF_LENGTH, _PROOF_SCORES = 2, 2048, 1 << 24
+_PROOF_ROWS = 2
 """Largest number of rows, of positions and of attention scores on which a way is compared with the plain one."""
+_PROOF_LENGTH = 2048
+_PROOF_SCORES = 1 << 24
 
 _distrusted: frozenset[str] = frozenset()
 """Ways that were found wrong in this process."""
@@ -86,7 +89,7 @@ def choose_way(queries: torch.Tensor, keys: torch.Tensor, mask: Mask, dropout: f
         return "plain"
     if mask.bounds is not None and not dropout and queries.shape[2] == keys.shape[2] and trusts("documents"):
         return "documents"
-    bare = mask.allowed is None and mask.bias is None and mask.segments is None
+    bare = mask.allowed is None and mask.bias is None and mask.document_ids is None
     if bare and queries.shape[2] in (1, keys.shape[2]):
         return "causal" if trusts("causal") or dropout else "plain"
     return "masked" if trusts("masked") or dropout else "plain"
@@ -169,7 +172,7 @@ def attend_plainly(
     """
     if queries.shape[1] != keys.shape[1]:
         keys, values = _repeated(keys, queries.shape[1]), _repeated(values, queries.shape[1])
-    unmasked = mask.allowed is None and mask.segments is None and queries.shape[2] == 1
+    unmasked = mask.allowed is None and mask.document_ids is None and queries.shape[2] == 1
     allowed = None if unmasked else allowed_pairs(mask, queries, keys)
     stripes = []
     for queried, seen in _stripes(queries.shape[2], keys.shape[2]):
@@ -277,7 +280,7 @@ def prove_way(way: Way, queries: torch.Tensor, keys: torch.Tensor, values: torch
     wrong = wrong_way(way, queries, keys, values, mask, backward=backward)
     if wrong is not None:
         distrust(way)
-        say(f"attention: the kernel '{way}' is wrong on this device ({wrong}); the plain way is taken instead")
+        log(f"attention: the kernel '{way}' is wrong on this device ({wrong}); the plain way is taken instead")
 
 
 def wrong_way(
@@ -333,11 +336,11 @@ def _part(
         return (queries, keys, values), mask
     length = min(queries.shape[2], _PROOF_LENGTH, math.isqrt(_PROOF_SCORES // queries.shape[1]))
     rows = max(1, min(len(queries), _PROOF_ROWS, _PROOF_SCORES // (queries.shape[1] * length**2)))
-    segments = None if mask.segments is None else mask.segments[:rows, :length]
+    document_ids = None if mask.document_ids is None else mask.document_ids[:rows, :length]
     allowed = None if mask.allowed is None else mask.allowed[:rows, :, :length, :length]
     bias = mask.bias
     if bias is not None:
         bias = bias[..., :length, :length] if bias.dim() == 3 else bias[:rows, :, :length, :length]
-    bounds = None if segments is None or mask.bounds is None else document_bounds(segments)
+    bounds = None if document_ids is None or mask.bounds is None else document_bounds(document_ids)
     part = tuple(tensor[:rows, :, :length] for tensor in (queries, keys, values))
-    return part, Mask(allowed, bias, segments, bounds)  # pyright: ignore[reportReturnType]
+    return part, Mask(allowed, bias, document_ids, bounds)  # pyright: ignore[reportReturnType]

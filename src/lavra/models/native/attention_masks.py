@@ -23,27 +23,27 @@ class Mask:
 
     Attributes:
         allowed: Whether a query attends to a key, (rows or 1, 1, queries, keys) bool. None means causal, and within the
-            same document where `segments` are given.
+            same document where `document_ids` are given.
         bias: Bias that is added to the scores (ALiBi), (heads, queries, keys) or (rows, heads, queries, keys); None
             adds nothing.
-        segments: Number of the document of each position, (rows, length), where no dense `allowed` was made of it.
+        document_ids: Number of the document of each position, (rows, length), where no dense `allowed` was made of it.
         bounds: Place where each document begins in the concatenated rows, (n,) int32, see `document_bounds`. It is
-            given only together with `segments`.
+            given only together with `document_ids`.
     """
 
     allowed: torch.Tensor | None = None
     bias: torch.Tensor | None = None
-    segments: torch.Tensor | None = None
+    document_ids: torch.Tensor | None = None
     bounds: torch.Tensor | None = None
 
 
 def causal_mask(
-    segments: torch.Tensor | None, length: int, bias: torch.Tensor | None, bounds: torch.Tensor | None = None
+    document_ids: torch.Tensor | None, length: int, bias: torch.Tensor | None, bounds: torch.Tensor | None = None
 ) -> Mask:
     """Return the mask of training, which is causal and within each document.
 
     Args:
-        segments: Number of the document of each position, (rows, length); None where every row is one document.
+        document_ids: Number of the document of each position, (rows, length); None where every row is one document.
         length: Length of a row in tokens.
         bias: Bias that is added to the scores, see `Mask`.
         bounds: Bounds of the documents, where attention is to be computed document by document; None makes a dense
@@ -53,21 +53,21 @@ def causal_mask(
         >>> causal_mask(torch.tensor([[0, 0, 1]]), 3, None).allowed[0, 0].int().tolist()
         [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     """
-    if segments is None:
+    if document_ids is None:
         return Mask(bias=bias)
     if bounds is not None and bias is None:
-        return Mask(segments=segments, bounds=bounds)
-    return Mask(allowed=_within_documents(segments), bias=bias)
+        return Mask(document_ids=document_ids, bounds=bounds)
+    return Mask(allowed=_within_documents(document_ids), bias=bias)
 
 
-def _within_documents(segments: torch.Tensor) -> torch.Tensor:
+def _within_documents(document_ids: torch.Tensor) -> torch.Tensor:
     """Return the mask that is causal and within each document, (rows, 1, length, length) bool."""
-    index = torch.arange(segments.shape[1], device=segments.device)
-    same = segments[:, :, None] == segments[:, None, :]
+    index = torch.arange(document_ids.shape[1], device=document_ids.device)
+    same = document_ids[:, :, None] == document_ids[:, None, :]
     return (same & (index[:, None] >= index[None, :]))[:, None]
 
 
-def document_bounds(segments: torch.Tensor) -> torch.Tensor:
+def document_bounds(document_ids: torch.Tensor) -> torch.Tensor:
     """Return the place where each document begins in the concatenated rows, followed by the total, (n,) int32.
 
     These are the cumulative sequence lengths that variable-length attention kernels take. The total is repeated at the
@@ -75,20 +75,20 @@ def document_bounds(segments: torch.Tensor) -> torch.Tensor:
     compiled graph meets few shapes.
 
     Args:
-        segments: Number of the document of each position, (rows, length). Equal neighbours in a row belong to one
+        document_ids: Number of the document of each position, (rows, length). Equal neighbours in a row belong to one
             document.
 
     Examples:
         >>> document_bounds(torch.tensor([[0, 0, 1]]))[:4].tolist()
         [0, 2, 3, 3]
     """
-    begins = torch.ones_like(segments, dtype=torch.bool)
-    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    begins = torch.ones_like(document_ids, dtype=torch.bool)
+    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
     starts = begins.flatten().nonzero()[:, 0].to(torch.int32)
-    size = max(_FEWEST_BOUNDS, 1 << (segments.numel() // _TOKENS_PER_BOUND).bit_length())
+    size = max(_FEWEST_BOUNDS, 1 << (document_ids.numel() // _TOKENS_PER_BOUND).bit_length())
     while size < len(starts) + 1:
         size *= _MORE_BOUNDS
-    bounds = starts.new_full((size,), segments.numel())
+    bounds = starts.new_full((size,), document_ids.numel())
     bounds[: len(starts)] = starts
     return bounds
 
@@ -140,8 +140,8 @@ def allowed_pairs(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torc
     """
     if mask.allowed is not None:
         return mask.allowed
-    if mask.segments is not None:
-        return _within_documents(mask.segments)
+    if mask.document_ids is not None:
+        return _within_documents(mask.document_ids)
     ones = torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool, device=queries.device)
     return ones.tril(keys.shape[2] - queries.shape[2])[None, None]
 

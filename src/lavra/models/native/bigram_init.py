@@ -26,11 +26,14 @@ DISCOUNT = 0.75
 (Kneser-Ney smoothing, 1995). Training reads the counted text again, and a model that knew it by heart would learn to
 trust the last token alone."""
 
-_EMBEDDING_RATE, _HEAD_RATE, _BETAS = 0.3, 0.02, (0.8, 0.95)
+_EMBEDDING_LR = 0.3
 """Learning rates of the embedding and of the head, and the decay rates of Adam."""
+_HEAD_LR = 0.02
+_BETAS = (0.8, 0.95)
 
-_WARM_UP, _COOL_DOWN = 3, 0.7
+_WARM_UP = 3
 """Passes during which the learning rate rises, and share of the passes during which it falls to zero."""
+_COOL_DOWN = 0.7
 
 _COMMON = 0.1
 """Share of the mean square of an embedding that is common to all tokens at first."""
@@ -45,7 +48,7 @@ ELEMENTWISE = 128
 """Cost of the softmax and the gradient of one logit, in multiplications and additions."""
 
 
-def can_start_from_bigrams(spec: DecoderSpec) -> bool:
+def can_init_from_bigrams(spec: DecoderSpec) -> bool:
     """Return whether a fresh decoder of a shape is a bigram model, so that it can be fitted to bigram counts.
 
     Args:
@@ -76,7 +79,7 @@ def flops_of_context(spec: DecoderSpec) -> float:
 
 
 @torch.no_grad()
-def start_from_bigrams(
+def init_from_bigrams(
     embedding: torch.Tensor, head: torch.Tensor, bigrams: Bigrams, contexts: int, dtype: torch.dtype = torch.float32
 ) -> float:
     """Fit the embedding and the head of a fresh model to bigram counts, in place.
@@ -100,7 +103,7 @@ def start_from_bigrams(
     # The common part of all rows predicts how often each token occurs, so that the rest has to learn differences only.
     rows = rows * (1.0 - _COMMON) ** 0.5 + _COMMON**0.5
     weight = (table.unigram.log() / (width * _COMMON**0.5))[:, None].expand(-1, width).contiguous() + head[:vocabulary]
-    learners = TableAdam(rows, _EMBEDDING_RATE), TableAdam(weight, _HEAD_RATE)
+    learners = TableAdam(rows, _EMBEDDING_LR), TableAdam(weight, _HEAD_LR)
     loss = 0.0
     for number in range(PASSES):
         loss, *gradients = _gradients(rows, weight, table, dtype)
@@ -173,11 +176,11 @@ class TableAdam:
 
     Args:
         weight: Tensor to learn.
-        rate: Learning rate.
+        lr: Learning rate.
     """
 
-    def __init__(self, weight: torch.Tensor, rate: float) -> None:
-        self.weight, self.rate, self.steps = weight, rate, 0
+    def __init__(self, weight: torch.Tensor, lr: float) -> None:
+        self.weight, self.lr, self.steps = weight, lr, 0
         self.mean, self.square = torch.zeros_like(weight), torch.zeros_like(weight)
 
     def step(self, gradient: torch.Tensor, factor: float) -> None:
@@ -192,7 +195,7 @@ class TableAdam:
         self.mean.lerp_(gradient, 1.0 - keep)
         self.square.mul_(keep_square).addcmul_(gradient, gradient, value=1.0 - keep_square)
         size = (self.square / (1.0 - keep_square**self.steps)).sqrt_().add_(1e-12)
-        self.weight.addcdiv_(self.mean, size, value=-self.rate * factor / (1.0 - keep**self.steps))
+        self.weight.addcdiv_(self.mean, size, value=-self.lr * factor / (1.0 - keep**self.steps))
 
 
 @dataclass(frozen=True)

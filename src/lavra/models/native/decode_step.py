@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.models.native.agreement import Reference, can_be_compared
 from lavra.models.native.attention import attend
 from lavra.models.native.attention_masks import Mask
@@ -71,7 +71,7 @@ class StepProof:
             wrong = _wrong_step(step, block, x, table, mask, layer, start)
             self._proved[kind] = wrong is None
             if wrong is not None:
-                say(f"generation: the fast step of a block is wrong here ({wrong}); blocks are called instead")
+                log(f"generation: the fast step of a block is wrong here ({wrong}); blocks are called instead")
         return self._proved[kind]
 
 
@@ -91,7 +91,7 @@ def _wrong_step(
         return Reference(exact, plain, x.dtype, slack=slack).disagreement({name: step(x, table, mask, layer, start)})
 
 
-def steps_of(blocks: nn.ModuleList) -> list[Step]:
+def decode_steps(blocks: nn.ModuleList) -> list[Step]:
     """Return the fast step of each block, or the block itself where it is of another class.
 
     The steps hold the weights, so they are valid only until a module of the blocks is replaced.

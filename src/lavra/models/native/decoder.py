@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lavra.models.contract import Batch
 from lavra.models.native.attention import takes_documents
 from lavra.models.native.attention_masks import Mask, alibi_bias, alibi_slopes, causal_mask
-from lavra.models.native.decode_step import Step, StepProof, steps_of
+from lavra.models.native.decode_step import Step, StepProof, decode_steps
 from lavra.models.native.layers import Block, LayerCache, make_norm, rotary_table
-from lavra.models.native.ngrams import GAIN, PairEmbedding, Recall
+from lavra.models.native.ngrams import GAIN, BigramEmbedding, NgramCopy
+from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec
 
 
@@ -39,7 +39,9 @@ class KeyValueCache:
         self._ids = torch.zeros(rows, capacity, dtype=torch.long, device=device)
         self._index = torch.arange(capacity, device=device)
         self._positions = self._index.expand(rows, -1)  # written to (and then copied) only when there is padding
-        self._real: torch.Tensor | None = None  # (rows, capacity) bool: no padding; None while there is none at all
+        self._attention_mask: torch.Tensor | None = (
+            None  # (rows, capacity) bool: no padding; None while there is none at all
+        )
 
     @property
     def rows(self) -> int:
@@ -51,12 +53,14 @@ class KeyValueCache:
         """Ids of the tokens stored, (rows, stored)."""
         return self._ids[:, : self.length]
 
-    def append(self, ids: torch.Tensor, real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def append(
+        self, ids: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Record tokens as stored.
 
         Args:
             ids: Ids of the new tokens, (rows, new).
-            real: False on padding, (rows, new) bool; None where there is no padding.
+            attention_mask: False on padding, (rows, new) bool; None where there is no padding.
 
         Returns:
             The positions of all tokens, (rows, stored), and the mask of the keys that each new token attends to,
@@ -72,14 +76,14 @@ class KeyValueCache:
             raise ValueError(f"the cache holds {self.capacity} tokens; {after} were given")
         self._ids[:, before:after] = ids
         self.length = after
-        if real is not None and self._real is None and not bool(real.all()):
-            self._real = torch.ones(self.rows, self.capacity, dtype=torch.bool, device=self._index.device)
+        if attention_mask is not None and self._attention_mask is None and not bool(attention_mask.all()):
+            self._attention_mask = torch.ones(self.rows, self.capacity, dtype=torch.bool, device=self._index.device)
             self._positions = self._positions.clone()
-        if self._real is None:
+        if self._attention_mask is None:
             return self._positions[:, :after], None
-        self._real[:, before:after] = True if real is None else real
-        stored = self._real[:, :after]
-        known = self._real[:, :before].sum(1, keepdim=True)
+        self._attention_mask[:, before:after] = True if attention_mask is None else attention_mask
+        stored = self._attention_mask[:, :after]
+        known = self._attention_mask[:, :before].sum(1, keepdim=True)
         self._positions[:, before:after] = (known + stored[:, before:].cumsum(1) - 1).clamp(min=0)
         if new == 1:
             return self._positions[:, :after], stored[:, None, None].clone().index_fill_(3, self._index[before], True)
@@ -94,7 +98,7 @@ class KeyValueCache:
             rows: Old number of each new row, (new rows,) int64.
         """
         self._positions = self._positions[rows]
-        self._real = None if self._real is None else self._real[rows]
+        self._attention_mask = None if self._attention_mask is None else self._attention_mask[rows]
         self._ids = self._ids[rows]
         for layer in self.layers:
             layer.select(rows, self.length)
@@ -122,19 +126,23 @@ class KeyValueCache:
         joined = KeyValueCache(layers, self.rows + other.rows, capacity, self._index.device)
         joined.length, joined.steps = length, self.steps
         joined._positions = joined._positions.clone()
-        joined._real = torch.ones_like(joined._positions, dtype=torch.bool)
+        joined._attention_mask = torch.ones_like(joined._positions, dtype=torch.bool)
         for first, cache in ((0, self), (self.rows, other)):
             rows, kept = slice(first, first + cache.rows), min(length, cache.length)
-            real = cache._positions.new_ones(cache._positions.shape).bool() if cache._real is None else cache._real
-            joined._real[rows, : length - kept] = False
-            joined._real[rows, length - kept : length] = real[:, cache.length - kept : cache.length]
+            attention_mask = (
+                cache._positions.new_ones(cache._positions.shape).bool()
+                if cache._attention_mask is None
+                else cache._attention_mask
+            )
+            joined._attention_mask[rows, : length - kept] = False
+            joined._attention_mask[rows, length - kept : length] = attention_mask[:, cache.length - kept : cache.length]
             joined._positions[rows, length - kept : length] = cache._positions[:, cache.length - kept : cache.length]
             joined._ids[rows, length - kept : length] = cache._ids[:, cache.length - kept : cache.length]
         return joined
 
     def _longest(self) -> int:
         """Return the number of tokens of the longest row, padding excluded."""
-        return self.length if self._real is None else int(self._real[:, : self.length].sum(1).max())
+        return self.length if self._attention_mask is None else int(self._attention_mask[:, : self.length].sum(1).max())
 
 
 class Decoder(nn.Module):
@@ -156,8 +164,10 @@ class Decoder(nn.Module):
         self.spec = spec
         self.checkpointing = False
         self.embedding = nn.Embedding(spec.padded_vocabulary, spec.size_of_embedding)
-        self.pair_embedding = PairEmbedding(spec.pairs, spec.size_of_embedding) if spec.pairs else None
-        self.recall = Recall(spec.width, spec.norm_epsilon) if spec.recall else None
+        self.bigram_embedding = (
+            BigramEmbedding(spec.bigram_embedding, spec.size_of_embedding) if spec.bigram_embedding else None
+        )
+        self.ngram_copy = NgramCopy(spec.width, spec.norm_epsilon) if spec.ngram_copy else None
         self.position_embedding = nn.Embedding(spec.context, spec.width) if spec.positions == "learned" else None
         self.embedding_norm = make_norm(spec, spec.width, True) if spec.embedding_norm_weight else None
         projected = spec.size_of_embedding != spec.width
@@ -183,9 +193,9 @@ class Decoder(nn.Module):
         """
         spec = self.spec
         for name, parameter in self.named_parameters():
-            if name.endswith("bias") or name.startswith("pair_embedding"):
+            if name.endswith("bias") or name.startswith("bigram_embedding"):
                 nn.init.zeros_(parameter)
-            elif name.startswith("recall"):
+            elif name.startswith("ngram_copy"):
                 nn.init.constant_(parameter, GAIN)
             elif parameter.dim() < 2:
                 nn.init.ones_(parameter)
@@ -206,7 +216,7 @@ class Decoder(nn.Module):
     def forward(
         self,
         inputs: torch.Tensor,
-        segments: torch.Tensor | None = None,
+        document_ids: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
         bounds: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -214,7 +224,8 @@ class Decoder(nn.Module):
 
         Args:
             inputs: Token ids, (sequences, length).
-            segments: Number of the document of each position, see `Batch`; None where each sequence is one document.
+            document_ids: Number of the document of each position, see `Batch`; None where each sequence is one
+                document.
             positions: Position of each token in its document, see `Batch`; None means 0, 1, 2, ….
             bounds: Bounds of the documents, where attention is computed document by document; None uses a dense mask.
         """
@@ -222,7 +233,7 @@ class Decoder(nn.Module):
         if positions is None:
             positions = torch.arange(length, device=inputs.device)[None]
         x = self._embed(inputs, positions, inputs)
-        mask = causal_mask(segments, length, self._bias(positions, positions), bounds)
+        mask = causal_mask(document_ids, length, self._bias(positions, positions), bounds)
         table = self._table_at(positions, x.dtype)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
@@ -236,9 +247,9 @@ class Decoder(nn.Module):
             batch: Batch on the device of the model.
         """
         bounds = (
-            batch.bounds if batch.segments is not None and self._attends_by_documents(batch.inputs.device) else None
+            batch.bounds if batch.document_ids is not None and self._attends_by_documents(batch.inputs.device) else None
         )
-        return self(batch.inputs, batch.segments, batch.positions, bounds)
+        return self(batch.inputs, batch.document_ids, batch.positions, bounds)
 
     def _attends_by_documents(self, device: torch.device) -> bool:
         """Return whether attention over packed documents needs no dense mask on this device."""
@@ -277,7 +288,7 @@ class Decoder(nn.Module):
 
     def keep_head_rows(self) -> None:
         """Keep the weight of the head, where n-gram copy reads its rows, before another layer replaces the head."""
-        if self.recall is not None:
+        if self.ngram_copy is not None:
             self._head_rows = self.output.weight.detach()
 
     def new_cache(self, rows: int, length: int) -> KeyValueCache:
@@ -292,25 +303,25 @@ class Decoder(nn.Module):
         layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
         return KeyValueCache(layers, rows, length, weight.device)
 
-    def step(self, ids: torch.Tensor, cache: KeyValueCache, real: torch.Tensor | None = None) -> torch.Tensor:
+    def step(self, ids: torch.Tensor, cache: KeyValueCache, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Append tokens to the cache and return their features, (rows, new, width).
 
         Args:
             ids: Ids of the new tokens, (rows, new). Prompts of different lengths are padded on the left.
             cache: Cache of the tokens before, which is extended.
-            real: False on padding, (rows, new) bool; None where there is no padding.
+            attention_mask: False on padding, (rows, new) bool; None where there is no padding.
 
         Raises:
             ValueError: If the tokens do not fit into the cache.
         """
         start = cache.length
-        all_positions, allowed = cache.append(ids, real)
+        all_positions, allowed = cache.append(ids, attention_mask)
         positions = all_positions[:, start:]
         x = self._embed(ids, positions, cache.ids)
         mask = Mask(allowed=allowed, bias=self._bias(positions, all_positions))
         table = self._table_at(positions, x.dtype)
         if cache.steps is None:
-            cache.steps = steps_of(self.blocks)
+            cache.steps = decode_steps(self.blocks)
         one = ids.shape[1] == 1 and not self.training
         one = one and self._steps.trusts(cache.steps[0], self.blocks[0], x, table, mask, cache.layers[0], start)
         for block, layer in zip(cache.steps if one else self.blocks, cache.layers, strict=True):
@@ -320,9 +331,9 @@ class Decoder(nn.Module):
     def _embed(self, inputs: torch.Tensor, positions: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
         """Return the input of the first block for (rows, new) `inputs`, the last of the (rows, stored) ids `read`."""
         x = self.embedding(inputs)
-        if self.pair_embedding is not None:
+        if self.bigram_embedding is not None:
             before = read.shape[1] - inputs.shape[1] - 1
-            x = x + self.pair_embedding(inputs, positions, read[:, before] if before >= 0 else None)
+            x = x + self.bigram_embedding(inputs, positions, read[:, before] if before >= 0 else None)
         if self.input_projection is not None:
             x = self.input_projection(x)
         if self.position_embedding is not None:
@@ -331,8 +342,8 @@ class Decoder(nn.Module):
             x = self.embedding_norm(x)
         elif self.spec.embedding_norm:
             x = F.rms_norm(x, (self.spec.width,), eps=self.spec.norm_epsilon)
-        if self.recall is not None:
-            x = self.recall(x, read, positions, self.head_rows())
+        if self.ngram_copy is not None:
+            x = self.ngram_copy(x, read, positions, self.head_rows())
         return F.dropout(x, self.spec.dropout, self.training) if self.spec.dropout else x
 
     def _finish(self, x: torch.Tensor) -> torch.Tensor:

@@ -87,7 +87,7 @@ def _followers_of_last(ids: torch.Tensor, positions: torch.Tensor) -> _Found:
         yield ids.gather(1, place.clamp(max=stored - 1)), place > 0
 
 
-class Recall(nn.Module):
+class NgramCopy(nn.Module):
     """Adds to each token the head's rows of the tokens that followed earlier occurrences of its n-grams.
 
     Args:
@@ -126,8 +126,9 @@ class Recall(nn.Module):
 # al. 2017, arXiv 1709.03933), because most bigrams of a vocabulary never occur and a list of those that do would have
 # to be kept beside the weights.
 
-_BEFORE, _TOKEN = 50331653, 25165843
+_BEFORE = 50331653
 """Prime multipliers of the hash, which spread neighbouring ids over the table."""
+_TOKEN = 25165843
 
 _FOLD = 15
 """Bits by which the hash is shifted onto itself, so that its high bits also decide the row."""
@@ -149,17 +150,17 @@ def pair_rows(before: torch.Tensor, ids: torch.Tensor, rows: int) -> torch.Tenso
     return (mixed ^ (mixed >> _FOLD)) % rows
 
 
-class PairEmbedding(nn.Module):
+class BigramEmbedding(nn.Module):
     """A hashed table of bigram embeddings. It is zero at first, so that it does not change a fresh model.
 
     Args:
-        pairs: Number of rows of the table.
+        rows: Number of rows of the table.
         width: Size of a row.
     """
 
-    def __init__(self, pairs: int, width: int) -> None:
+    def __init__(self, rows: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(pairs, width))
+        self.weight = nn.Parameter(torch.zeros(rows, width))
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None = None) -> torch.Tensor:
         """Return the embedding of each bigram, (rows, length, width); zero at the first token of a document.

@@ -9,14 +9,15 @@ import torch
 
 from lavra.core.configuration import from_table
 from lavra.core.disk.files import read_json, write_json
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.models.native.decoder import Decoder
 from lavra.models.spec import DecoderSpec
 
-SPECIFICATION, WEIGHTS = "model.json", "model.safetensors"
+SPECIFICATION = "model.json"
 """Names of the files of a decoder."""
+WEIGHTS = "model.safetensors"
 
-FORMAT = 1
+FORMAT = 2
 """Version of the format of `model.json`."""
 
 
@@ -56,7 +57,7 @@ def read_spec(folder: Path) -> DecoderSpec:
 
     Raises:
         InputError: If the folder holds no decoder.
-        Damaged: If the file does not parse, or has another format version.
+        CorruptFile: If the file does not parse, or has another format version.
     """
     path = folder / SPECIFICATION
     if not path.exists():
@@ -65,10 +66,10 @@ def read_spec(folder: Path) -> DecoderSpec:
         )
     record: Any = read_json(path)
     values = record if isinstance(record, dict) else {}
-    if values.get("format", FORMAT) != FORMAT:
-        raise Damaged(f"{path} has format {values['format']}, not {FORMAT}", "update lavra")
+    if values.get("format") != FORMAT:
+        raise CorruptFile(f"{path} has format {values.get('format')}, not {FORMAT}", "update lavra")
     if not isinstance(values.get("decoder"), dict):
-        raise Damaged(f"{path} is no specification of a decoder", "copy the model again, or export it again")
+        raise CorruptFile(f"{path} is no specification of a decoder", "copy the model again, or export it again")
     return from_table(DecoderSpec, values["decoder"], str(path))
 
 
@@ -81,7 +82,7 @@ def load_decoder(folder: Path, device: torch.device | str = "cpu") -> Decoder:
 
     Raises:
         InputError: If the folder holds no decoder.
-        Damaged: If the weights are truncated or do not fit the specification.
+        CorruptFile: If the weights are truncated or do not fit the specification.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -91,7 +92,7 @@ def load_decoder(folder: Path, device: torch.device | str = "cpu") -> Decoder:
     try:
         weights = load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
-        raise Damaged(f"{path} cannot be read: {error}", "copy the model again, or export it again") from error
+        raise CorruptFile(f"{path} cannot be read: {error}", "copy the model again, or export it again") from error
     return decoder_from(spec, weights, str(path)).to(device)
 
 
@@ -104,14 +105,16 @@ def decoder_from(spec: DecoderSpec, weights: dict[str, torch.Tensor], place: str
         place: File or folder that the weights come from, for the error message.
 
     Raises:
-        Damaged: If a weight is missing, unknown, or of another shape.
+        CorruptFile: If a weight is missing, unknown, or of another shape.
     """
     model = Decoder(spec)
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     odd = sorted(set(expected) ^ set(weights))
     wrong = sorted(name for name in set(expected) & set(weights) if expected[name] != weights[name].shape)
     if odd or wrong:
-        raise Damaged(f"{place} does not fit its specification: {', '.join((odd + wrong)[:5])}", "copy the model again")
+        raise CorruptFile(
+            f"{place} does not fit its specification: {', '.join((odd + wrong)[:5])}", "copy the model again"
+        )
     for name, parameter in model.named_parameters():
         parameter.data = weights[name]
     return model

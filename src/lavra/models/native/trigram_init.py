@@ -21,7 +21,7 @@ from lavra.models.spec import DecoderSpec
 PASSES = 8
 """Number of passes over the counts. Twice as many gain hardly anything, see the lab notebook."""
 
-_RATE = 0.2
+_LR = 0.2
 """Learning rate of the table."""
 
 
@@ -35,7 +35,7 @@ def flops_of_pair(spec: DecoderSpec) -> float:
 
 
 @torch.no_grad()
-def start_from_trigrams(
+def init_from_trigrams(
     table: torch.Tensor,
     embedding: torch.Tensor,
     head: torch.Tensor,
@@ -46,8 +46,8 @@ def start_from_trigrams(
 
     Args:
         table: Table of bigram embeddings, (rows, width) float32, which is zero; see `lavra.models.native.ngrams`.
-        embedding: Embedding, (padded vocabulary, width) float32, as `start_from_bigrams` left it.
-        head: Head, (padded vocabulary, width) float32, as `start_from_bigrams` left it.
+        embedding: Embedding, (padded vocabulary, width) float32, as `init_from_bigrams` left it.
+        head: Head, (padded vocabulary, width) float32, as `init_from_bigrams` left it.
         trigrams: Trigram counts of the training text.
         dtype: Type of the matrix products.
 
@@ -57,7 +57,7 @@ def start_from_trigrams(
     """
     products = head[: trigrams.vocabulary].to(dtype)
     counts = _Counts.of(trigrams, len(table), embedding, products)
-    learner = TableAdam(table, _RATE)
+    learner = TableAdam(table, _LR)
     first = loss = 0.0
     for number in range(PASSES):
         loss, gradient = _gradient(table, embedding, products, counts)

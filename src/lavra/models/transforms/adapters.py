@@ -62,13 +62,13 @@ class Adapter:
             InputError: If a target or a module to train whole does not exist.
         """
         root = root_of(model)
-        saved = self.saved(root)
+        saved = self.modules_to_save(root)
         self._inject(root, self.targets(root))
         for name, parameter in root.named_parameters(remove_duplicate=False):
             if any(name.startswith(f"{module}.") for module in saved):
                 parameter.requires_grad_(True)
 
-    def fold(self, model: nn.Module) -> None:
+    def merge(self, model: nn.Module) -> None:
         """Merge the adapter into the weights of its layers, in the precision that the layers have.
 
         Weights that are held in 8 or 4 bits are first brought back to full precision. Nothing is then rounded twice,
@@ -110,13 +110,13 @@ class Adapter:
             )
         return inside
 
-    def saved(self, root: nn.Module) -> list[str]:
+    def modules_to_save(self, root: nn.Module) -> list[str]:
         """Return the names of the modules that are trained whole.
 
         Args:
             root: Module whose names users know, see `root_of`.
         """
-        return saved_modules(root, self.config.saved, vocabulary=self.vocabulary)
+        return find_modules_to_save(root, self.config.modules_to_save, vocabulary=self.vocabulary)
 
     def peft_config(self, root: nn.Module, targets: list[str]) -> peft.PeftConfig:
         """Return the configuration with which `peft` makes this adapter.
@@ -165,7 +165,7 @@ class Adapter:
             layer.load_state_dict(kept, strict=False)
 
 
-def saved_modules(root: nn.Module, patterns: Sequence[str], *, vocabulary: bool) -> list[str]:
+def find_modules_to_save(root: nn.Module, patterns: Sequence[str], *, vocabulary: bool) -> list[str]:
     """Return the names of the modules that are trained whole beside an adapter, and of those that share their weights.
 
     Args:

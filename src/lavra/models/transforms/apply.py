@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lavra.config.transforms import EditConfig
-from lavra.core.errors import Damaged
+from lavra.config.transforms import TransformConfig
+from lavra.core.errors import CorruptFile
 from lavra.models.transforms.adapters import Adapter
-from lavra.models.transforms.base import ModelEdit
+from lavra.models.transforms.base import ModelTransform
 from lavra.models.transforms.checkpointing import CheckpointBlocks
 from lavra.models.transforms.freezing import Freeze
 from lavra.models.transforms.prefix import Prefix
@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 above 1."""
 
 
-def edits_of(config: EditConfig, seed: int = 0) -> list[ModelEdit]:
+def transforms_of(config: TransformConfig, seed: int = 0) -> list[ModelTransform]:
     """Return the changes that a configuration asks for, in the order in which they are made.
 
     Args:
@@ -35,23 +35,23 @@ def edits_of(config: EditConfig, seed: int = 0) -> list[ModelEdit]:
         >>> edits_of(EditConfig())
         []
     """
-    edits: list[ModelEdit] = []
+    transforms: list[ModelTransform] = []
     if config.vocabulary:
-        edits.append(ResizeVocabulary(config.vocabulary))
-    if config.base_bits:
-        edits.append(Quantize(config.base_bits))
+        transforms.append(ResizeVocabulary(config.vocabulary))
+    if config.quantize_base:
+        transforms.append(Quantize(config.quantize_base))
     if config.adapter.kind == "prefix":
-        edits.append(Prefix(config.adapter, seed, bool(config.vocabulary)))
+        transforms.append(Prefix(config.adapter, seed, bool(config.vocabulary)))
     elif config.adapter.kind != "none":
-        edits.append(Adapter(config.adapter, seed, bool(config.vocabulary)))
+        transforms.append(Adapter(config.adapter, seed, bool(config.vocabulary)))
     if config.freeze:
-        edits.append(Freeze(config.freeze))
+        transforms.append(Freeze(config.freeze))
     if config.gradient_checkpointing:
-        edits.append(CheckpointBlocks())
-    return edits
+        transforms.append(CheckpointBlocks())
+    return transforms
 
 
-def apply_edits(model: nn.Module, config: EditConfig, seed: int = 0) -> list[ModelEdit]:
+def apply_transforms(model: nn.Module, config: TransformConfig, seed: int = 0) -> list[ModelTransform]:
     """Make the changes of a configuration in place, and return them.
 
     The same model, configuration and seed give the same parameters under the same names. The base model, the
@@ -65,10 +65,10 @@ def apply_edits(model: nn.Module, config: EditConfig, seed: int = 0) -> list[Mod
     Raises:
         InputError: If a change matches nothing in the model, or the model cannot be changed in this way.
     """
-    edits = edits_of(config, seed)
-    for edit in edits:
+    transforms = transforms_of(config, seed)
+    for edit in transforms:
         edit.apply(model)
-    return edits
+    return transforms
 
 
 def learned_weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -90,13 +90,13 @@ def load_learned_weights(model: nn.Module, learned: dict[str, torch.Tensor], pla
         place: File that the weights come from, for the error message.
 
     Raises:
-        Damaged: If names or shapes differ from those of the model.
+        CorruptFile: If names or shapes differ from those of the model.
     """
     own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     odd = sorted(set(own) ^ set(learned))
     odd += sorted(name for name in set(own) & set(learned) if own[name].shape != learned[name].shape)
     if odd:
-        raise Damaged(
+        raise CorruptFile(
             f"{place} holds other weights than the edited model learns: {', '.join(odd[:5])}",
             "give the base model and the edits that it was trained with",
         )
@@ -130,12 +130,14 @@ class MergeCheck:
         return {"holds": self.holds, **asdict(self)}
 
 
-def fold_edits(model: nn.Module, edits: Sequence[ModelEdit], logits: Callable[[nn.Module], torch.Tensor]) -> MergeCheck:
+def merge_transforms(
+    model: nn.Module, transforms: Sequence[ModelTransform], logits: Callable[[nn.Module], torch.Tensor]
+) -> MergeCheck:
     """Undo changes in place, the last one first, and merge what was learned into the weights of the model itself.
 
     Args:
         model: Model in float32, because learned weights would lose digits in shorter types.
-        edits: Changes as `apply_edits` returned them.
+        transforms: Changes as `apply_transforms` returned them.
         logits: Function that computes logits of some text with the model. It is called before and after merging, and
             the results are compared.
 
@@ -146,8 +148,8 @@ def fold_edits(model: nn.Module, edits: Sequence[ModelEdit], logits: Callable[[n
     model.eval()
     with torch.no_grad():
         before, tied_before = logits(model).float(), is_tied(model)
-        for edit in reversed(edits):
-            edit.fold(model)
+        for edit in reversed(transforms):
+            edit.merge(model)
         after = logits(model).float()
     model.train(training)
     return MergeCheck(float((after - before).abs().max()), float(before.abs().max()), tied_before, is_tied(model))

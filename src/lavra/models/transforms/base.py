@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import nn
 
 
-class ModelEdit(Protocol):
+class ModelTransform(Protocol):
     """A change of a model, such as an adapter or a frozen part.
 
     Implementations are dataclasses of plain values. The same change of the same model gives parameters of the same
@@ -26,7 +26,7 @@ class ModelEdit(Protocol):
         """
         ...
 
-    def fold(self, model: nn.Module) -> None:
+    def merge(self, model: nn.Module) -> None:
         """Undo the change in place for an export, and merge what was learned into the weights of the model itself.
 
         Args:

@@ -28,7 +28,7 @@ class CheckpointBlocks:
         """
         self._switch(model, True)
 
-    def fold(self, model: nn.Module) -> None:
+    def merge(self, model: nn.Module) -> None:
         """Switch gradient checkpointing off.
 
         Args:

@@ -43,7 +43,7 @@ class Freeze:
         if not any(parameter.requires_grad for parameter in parameters.values()):
             raise InputError(f"--freeze {' '.join(self.patterns)} leaves nothing to learn", "freeze less")
 
-    def fold(self, model: nn.Module) -> None:
+    def merge(self, model: nn.Module) -> None:
         """Make every parameter trainable again.
 
         Args:

@@ -58,7 +58,7 @@ def save_adapter(folder: Path, model: nn.Module, adapter: Adapter | Prefix, base
 def _layers(root: nn.Module, adapter: Adapter) -> tuple[Any, dict[str, torch.Tensor]]:
     from peft import get_peft_model_state_dict
 
-    saved = adapter.saved(root)
+    saved = adapter.modules_to_save(root)
     tensors = get_peft_model_state_dict(root, save_embedding_layers=False)
     for name in saved:
         tensors |= {f"{name}.{key}": tensor for key, tensor in root.get_submodule(name).state_dict().items()}

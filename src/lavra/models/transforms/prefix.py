@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from lavra.config.transforms import AdapterConfig
 from lavra.core.errors import InputError
 from lavra.core.seeds import torch_stream
-from lavra.models.contract import Batch, device_of, evaluating
 from lavra.models.native.attention_masks import Mask, allowed_pairs
 from lavra.models.parameter_names import block_of
-from lavra.models.transforms.adapters import saved_modules
+from lavra.models.protocols import Batch, device_of, eval_mode
+from lavra.models.transforms.adapters import find_modules_to_save
 from lavra.models.transforms.base import root_of
 
 _SPREAD = 0.02
@@ -55,7 +55,7 @@ class Prefix:
             InputError: If a module to train whole does not exist, or the attention of the model cannot be reached.
         """
         root = root_of(model)
-        saved = saved_modules(root, self.config.saved, vocabulary=self.vocabulary)
+        saved = find_modules_to_save(root, self.config.modules_to_save, vocabulary=self.vocabulary)
         root.requires_grad_(False)
         generator = torch_stream(self.seed, "adapter", device="cpu")
         for layer, heads, size in _self_attentions(model):
@@ -65,7 +65,7 @@ class Prefix:
         if getattr(model, "kind", None) == "decoder" and model.position_offset is not None:  # pyright: ignore[reportAttributeAccessIssue]
             model.position_offset += self.config.rank  # pyright: ignore[reportAttributeAccessIssue, reportOperatorIssue]
 
-    def fold(self, model: nn.Module) -> None:
+    def merge(self, model: nn.Module) -> None:
         """Raise an error, because no weights of the model itself compute the same as a prefix.
 
         Args:
@@ -151,7 +151,7 @@ def _self_attentions(model: Any) -> list[tuple[Any, int, int]]:
     _install()
     _observers.append(note)
     try:
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             model.features(_probe(model))
     finally:
         _observers.remove(note)
@@ -168,7 +168,7 @@ def _self_attentions(model: Any) -> list[tuple[Any, int, int]]:
 def _probe(model: Any) -> Batch:
     ids = torch.zeros(1, 3, dtype=torch.int64, device=device_of(model))
     extra = {"encoder_inputs": ids.new_zeros(1, 5)} if model.kind == "encoder-decoder" else {}
-    return Batch(ids, ids, extra=extra)
+    return Batch(ids, ids, model_inputs=extra)
 
 
 _observers: list[Callable[[Any, torch.Tensor, torch.Tensor], None]] = []

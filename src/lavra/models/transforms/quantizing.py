@@ -57,7 +57,7 @@ class Quantize:
             parent, _, child = name.rpartition(".")
             setattr(root.get_submodule(parent), child, quantized)
 
-    def fold(self, model: nn.Module) -> None:
+    def merge(self, model: nn.Module) -> None:
         """Replace the layers by full-precision ones, which keep the rounded values.
 
         Args:

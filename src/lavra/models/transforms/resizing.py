@@ -45,7 +45,7 @@ class ResizeVocabulary:
         else:
             _resize_transformers(root, self.vocabulary)
 
-    def fold(self, model: nn.Module) -> None:
+    def merge(self, model: nn.Module) -> None:
         """Change nothing, because the model keeps its new vocabulary.
 
         Args:

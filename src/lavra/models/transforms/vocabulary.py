@@ -67,8 +67,8 @@ def swap_vocabulary(
             mean = (torch.tensor(everything[1], device=table.device) @ table[: old.vocabulary_size].float()).to(table)
             after[name][:] = mean  # also for padding, so that it begins no likelier than any token
             after[name][torch.tensor(known)] = _mixed(table, [recipes[number] for number in known])
-        if isinstance(root, Decoder) and root.pair_embedding is not None and not _keeps_ids(recipes, old):
-            root.pair_embedding.weight.zero_()  # its rows are found by hashing ids, which have other meanings now
+        if isinstance(root, Decoder) and root.bigram_embedding is not None and not _keeps_ids(recipes, old):
+            root.bigram_embedding.weight.zero_()  # its rows are found by hashing ids, which have other meanings now
     _set_special_ids(root, old, new)
     return model
 

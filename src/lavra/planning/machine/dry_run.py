@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lavra.config.transforms import EditConfig
-from lavra.models.contract import Batch
+from lavra.config.transforms import TransformConfig
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec
-from lavra.training.batches import Ranks
+from lavra.training.batches import DistributedInfo
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.precision import Precision
 
@@ -32,7 +32,7 @@ _IDS = 256
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """Configuration of a dry run of a training step.
 
     Attributes:
@@ -40,7 +40,7 @@ class Rehearsal:
         context: Length of a sequence in tokens.
         precision: Precision that the model computes in.
         optimizer: Optimiser and its hyperparameters.
-        edits: Transforms of the model: adapters, frozen parts, gradient checkpointing.
+        transforms: Transforms of the model: adapters, frozen parts, gradient checkpointing.
         isolate: Whether batches carry document ids, for which lavra's decoder needs an attention mask.
         whole_logits: Whether all logits of a micro-batch are held at once, as a plain training loop does, instead of a
             chunk at a time.
@@ -53,7 +53,7 @@ class Rehearsal:
     context: int
     precision: Precision = "fp32"
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
-    edits: EditConfig = field(default_factory=EditConfig)
+    transforms: TransformConfig = field(default_factory=TransformConfig)
     isolate: bool = True
     whole_logits: bool = False
     gpu: bool = False
@@ -62,18 +62,18 @@ class Rehearsal:
 
     def trainer(
         self,
-        micro_rows: int,
+        micro_batch_size: int,
         make: Callable[[], nn.Module] | None = None,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - a plain value
     ) -> Trainer:
         """Return the trainer of the dry run; inside `fake_tensors` it takes no memory.
 
         Args:
-            micro_rows: Number of sequences of a micro-batch.
+            micro_batch_size: Number of sequences of a micro-batch.
             make: Function that returns the model, to measure one with real values; None builds it from `model`.
             device: Device that holds the model and computes. Fake tensors are on the CPU.
         """
-        from lavra.models.transforms.apply import apply_edits
+        from lavra.models.transforms.apply import apply_transforms
         from lavra.objectives.causal import Causal
         from lavra.training.optimizers.schedules import Schedule
         from lavra.training.trainer import Trainer
@@ -81,12 +81,12 @@ class Rehearsal:
 
         model: Any = bare_model(self.model, self.attention) if make is None else make()
         model.train()
-        apply_edits(model, self.edits)
+        apply_transforms(model, self.transforms)
         objective: Any = _WholeLogits() if self.whole_logits else Causal(self.context, self.isolate)
         return Trainer(
             model,
             objective,
-            _Batches(self, micro_rows),  # pyright: ignore[reportArgumentType]
+            _Batches(self, micro_batch_size),  # pyright: ignore[reportArgumentType]
             optimizer=self.optimizer,
             schedule=Schedule(),
             precision=self.precision,
@@ -189,14 +189,19 @@ class _WholeLogits:
 class _Batches:
     """Batches of random tokens with the shapes of the run."""
 
-    def __init__(self, rehearsal: Rehearsal, micro_rows: int) -> None:
-        self.rehearsal, self.micro_rows = rehearsal, micro_rows
-        self.share, self.seed, self.steps, self.ranks = micro_rows * rehearsal.micro_batches, 0, 10, Ranks()
+    def __init__(self, dry_run: DryRun, micro_batch_size: int) -> None:
+        self.dry_run, self.micro_batch_size = dry_run, micro_batch_size
+        self.share, self.seed, self.steps, self.distributed = (
+            micro_batch_size * dry_run.micro_batches,
+            0,
+            10,
+            DistributedInfo(),
+        )
 
     def micro_batches(self, step: int) -> list[Batch]:
         """Return the micro-batches of a step; step 0, which only creates the state of the optimiser, has one."""
-        shape = self.micro_rows, self.rehearsal.context
-        isolate = self.rehearsal.isolate and isinstance(self.rehearsal.model, DecoderSpec)
+        shape = self.micro_batch_size, self.dry_run.context
+        isolate = self.dry_run.isolate and isinstance(self.dry_run.model, DecoderSpec)
         return [
             Batch(
                 torch.randint(0, _IDS, shape),
@@ -205,7 +210,7 @@ class _Batches:
                 torch.zeros(shape, dtype=torch.int64) if isolate else None,
                 weight=float(shape[0] * shape[1]),
             )
-            for _ in range(self.rehearsal.micro_batches if step else 1)
+            for _ in range(self.dry_run.micro_batches if step else 1)
         ]
 
 

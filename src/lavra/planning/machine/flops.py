@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from lavra.models.contract import Batch
 from lavra.models.native.decoder import count_parameters
+from lavra.models.protocols import Batch
 from lavra.models.spec import GATED, DecoderSpec
 from lavra.planning.machine.dry_run import bare_model, fake_tensors
 from lavra.planning.machine.memory import LiveMemory

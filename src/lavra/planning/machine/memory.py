@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lavra.planning.machine.dry_run import Rehearsal, chunks_of_a_gpu, fake_tensors
+from lavra.planning.machine.dry_run import DryRun, chunks_of_a_gpu, fake_tensors
 
 # How much memory tensors hold at each moment: a record of all storages, for real tensors and for fake ones alike.
 
@@ -128,9 +128,9 @@ class MemoryEstimate:
     """Memory of one training step at its peak, in bytes.
 
     Attributes:
-        micro_rows: Number of sequences of a micro-batch.
+        micro_batch_size: Number of sequences of a micro-batch.
         weights: Weights that the model computes with, including frozen ones and buffers.
-        masters: Master weights in fp32; 0 if the model computes in fp32.
+        master_weights: Master weights in fp32; 0 if the model computes in fp32.
         gradients: Gradients of the trainable weights, in the precision of the model and of the master weights.
         optimizer: State of the optimiser.
         logits: Logits of a chunk, with their gradient and that of the head.
@@ -139,9 +139,9 @@ class MemoryEstimate:
         process: Memory of the whole process, with its overhead.
     """
 
-    micro_rows: int
+    micro_batch_size: int
     weights: int
-    masters: int
+    master_weights: int
     gradients: int
     optimizer: int
     logits: int
@@ -158,44 +158,46 @@ class MemoryEstimate:
         return asdict(self)
 
 
-def estimate_memory(rehearsal: Rehearsal, micro_rows: int) -> MemoryEstimate:
+def estimate_memory(dry_run: DryRun, micro_batch_size: int) -> MemoryEstimate:
     """Return the memory that a training step takes, from a dry run with fake tensors.
 
     Args:
-        rehearsal: Configuration of the training step.
-        micro_rows: Number of sequences of a micro-batch.
+        dry_run: Configuration of the training step.
+        micro_batch_size: Number of sequences of a micro-batch.
 
     Raises:
         InputError: if the model or a transform of it is wrong.
     """
-    block = CUDA_BLOCK if rehearsal.gpu else 1
-    with fake_tensors(), LiveMemory(fake=True, block=block) as ledger:
-        return memory_of_step(rehearsal, micro_rows, ledger)
+    block = CUDA_BLOCK if dry_run.gpu else 1
+    with fake_tensors(), LiveMemory(fake=True, block=block) as live_memory:
+        return memory_of_step(dry_run, micro_batch_size, live_memory)
 
 
 def memory_of_step(
-    rehearsal: Rehearsal, micro_rows: int, ledger: LiveMemory, make: Callable[[], nn.Module] | None = None
+    dry_run: DryRun, micro_batch_size: int, live_memory: LiveMemory, make: Callable[[], nn.Module] | None = None
 ) -> MemoryEstimate:
     """Run training steps inside a `LiveMemory`, and return the memory that they take.
 
     Args:
-        rehearsal: Configuration of the training step.
-        micro_rows: Number of sequences of a micro-batch.
-        ledger: Dispatch mode that is active and records the storages.
+        dry_run: Configuration of the training step.
+        micro_batch_size: Number of sequences of a micro-batch.
+        live_memory: Dispatch mode that is active and records the storages.
         make: Function that returns a model with real values, to check the estimate; None builds the one of the dry run.
     """
-    trainer = rehearsal.trainer(micro_rows, make)
-    with chunks_of_a_gpu(rehearsal.gpu):
+    trainer = dry_run.trainer(micro_batch_size, make)
+    with chunks_of_a_gpu(dry_run.gpu):
         for _ in range(_STEPS):
             trainer.run_step()
-    masters = trainer.masters
+    master_weights = trainer.master_weights
     model: Any = trainer.model
     groups = {
-        "weights": ledger.of([*model.parameters(), *model.buffers()]),
-        "optimizer": ledger.of(trainer.optimizers.tensors().values()),
+        "weights": live_memory.of([*model.parameters(), *model.buffers()]),
+        "optimizer": live_memory.of(trainer.optimizers.tensors().values()),
     }
-    groups["masters"] = ledger.of(masters.weights.values()) - groups["weights"]
-    return _summed(ledger, groups, rehearsal, micro_rows, _shapes(masters.weights.values()), _vocabularies(model))
+    groups["master_weights"] = live_memory.of(master_weights.weights.values()) - groups["weights"]
+    return _summed(
+        live_memory, groups, dry_run, micro_batch_size, _shapes(master_weights.weights.values()), _vocabularies(model)
+    )
 
 
 def _shapes(tensors: Any) -> set[tuple[int, ...]]:
@@ -208,17 +210,19 @@ def _vocabularies(model: Any) -> set[int]:
 
 
 def _summed(
-    ledger: LiveMemory,
+    live_memory: LiveMemory,
     groups: dict[str, set[int]],
-    rehearsal: Rehearsal,
-    micro_rows: int,
+    dry_run: DryRun,
+    micro_batch_size: int,
     learned: set[tuple[int, ...]],
     vocabularies: set[int],
 ) -> MemoryEstimate:
     """Divide the memory at the peak into its parts: by owner where one is known, otherwise by shape."""
-    sums: dict[str, int] = dict.fromkeys(("weights", "masters", "gradients", "optimizer", "logits", "activations"), 0)
-    for number in ledger.at_peak():
-        storage = ledger.storages[number]
+    sums: dict[str, int] = dict.fromkeys(
+        ("weights", "master_weights", "gradients", "optimizer", "logits", "activations"), 0
+    )
+    for number in live_memory.at_peak():
+        storage = live_memory.storages[number]
         kind = next((name for name, members in groups.items() if number in members), None)
         if kind is None:
             if storage.shape in learned:
@@ -226,22 +230,22 @@ def _summed(
             else:
                 kind = "logits" if storage.shape and storage.shape[-1] in vocabularies else "activations"
         sums[kind] += storage.size
-    factor, constant = SPARE["cuda" if rehearsal.gpu else "cpu"]
-    peak = ledger.peak
-    return MemoryEstimate(micro_rows, **sums, peak=peak, process=int(factor * peak) + constant)
+    factor, constant = SPARE["cuda" if dry_run.gpu else "cpu"]
+    peak = live_memory.peak
+    return MemoryEstimate(micro_batch_size, **sums, peak=peak, process=int(factor * peak) + constant)
 
 
-def memory_table(rehearsal: Rehearsal, memory: float, most_rows: int = 64) -> list[MemoryEstimate]:
+def memory_table(dry_run: DryRun, memory: float, most_rows: int = 64) -> list[MemoryEstimate]:
     """Return estimates for micro-batches of 1, 2, 4, … sequences, up to the first that does not fit.
 
     Args:
-        rehearsal: Configuration of the training step.
+        dry_run: Configuration of the training step.
         memory: Available memory in bytes.
         most_rows: Largest number of sequences of a micro-batch that is tried.
     """
-    found = [estimate_memory(rehearsal, 1)]
-    while found[-1].fits(memory) and 2 * found[-1].micro_rows <= most_rows:
-        found.append(estimate_memory(rehearsal, 2 * found[-1].micro_rows))
+    found = [estimate_memory(dry_run, 1)]
+    while found[-1].fits(memory) and 2 * found[-1].micro_batch_size <= most_rows:
+        found.append(estimate_memory(dry_run, 2 * found[-1].micro_batch_size))
     return found
 
 

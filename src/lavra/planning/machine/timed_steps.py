@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lavra.core.progress import say
-from lavra.planning.machine.dry_run import Rehearsal
+from lavra.core.progress import log
+from lavra.planning.machine.dry_run import DryRun
 from lavra.training.acceleration.compiling import compile_step, should_compile
 from lavra.training.devices import synchronize
 from lavra.training.distributed import max_over_ranks
@@ -36,7 +36,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TimedSteps:
     """Timed first steps of a run, whose result may be kept or undone.
 
     Attributes:
@@ -50,7 +50,7 @@ class Trial:
     take_back: Callable[[], None]
 
 
-def try_steps(trainer: Trainer, seconds: float, least: int = 3) -> Trial:
+def time_steps(trainer: Trainer, seconds: float, least: int = 3) -> TimedSteps:
     """Take a first training step, time further ones, and return what they measured.
 
     The trainer keeps the result of the steps unless `take_back` of the returned value is called. An error in the first
@@ -65,7 +65,7 @@ def try_steps(trainer: Trainer, seconds: float, least: int = 3) -> Trial:
         group: {name: tensor.clone() for name, tensor in tensors.items()}
         for group, tensors in trainer.tensors().items()
     }
-    state, ranks = trainer.state(), trainer.batches.ranks
+    state, distributed = trainer.state(), trainer.batches.distributed
     reports: list[StepReport] = []
 
     def step() -> float:
@@ -84,41 +84,41 @@ def try_steps(trainer: Trainer, seconds: float, least: int = 3) -> Trial:
         raise
     times: list[float] = []
     # All processes must stop after the same step: one that went on would wait forever for the gradients of the others.
-    while len(times) < least or max_over_ranks(sum(times), ranks) < seconds:
+    while len(times) < least or max_over_ranks(sum(times), distributed) < seconds:
         times.append(step())
     most = 2.0 * statistics.median(times)
     mean = statistics.fmean(min(seconds, most) for seconds in times)
     probe = Probe(first, mean, len(times), trainer.targets / len(reports) / mean)
-    return Trial(probe, tuple(reports), take_back)
+    return TimedSteps(probe, tuple(reports), take_back)
 
 
 def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
-    """Time training steps as `try_steps` does, restore the trainer, and return the measured speed.
+    """Time training steps as `time_steps` does, restore the trainer, and return the measured speed.
 
     Args:
         trainer: Trainer at its first step.
         seconds: Approximate time for the timed steps, without the first.
         least: Smallest number of timed steps, however long they take.
     """
-    trial = try_steps(trainer, seconds, least)
-    trial.take_back()
-    return trial.probe
+    timed = time_steps(trainer, seconds, least)
+    timed.take_back()
+    return timed.probe
 
 
-def probe_rehearsal(
-    rehearsal: Rehearsal, micro_rows: int, device: torch.device, seconds: float, expected: float
+def probe_dry_run(
+    dry_run: DryRun, micro_batch_size: int, device: torch.device, seconds: float, expected: float
 ) -> Probe:
     """Time real training steps of a model with random weights on random tokens, and return the measured speed.
 
     Args:
-        rehearsal: Configuration of the training step.
-        micro_rows: Number of sequences of a micro-batch.
+        dry_run: Configuration of the training step.
+        micro_batch_size: Number of sequences of a micro-batch.
         device: Device that holds the model and computes.
         seconds: Approximate time for the timed steps, without the first.
         expected: Expected seconds of the run, which decide whether its blocks are compiled.
     """
-    trainer = rehearsal.trainer(micro_rows, device=device)
+    trainer = dry_run.trainer(micro_batch_size, device=device)
     if should_compile("auto", device, expected):
-        say("compiling the model, as the run will do")
+        log("compiling the model, as the run will do")
         compile_step(trainer)
     return probe_steps(trainer, seconds)

@@ -13,7 +13,7 @@ from math import exp, inf, log
 
 import numpy as np
 
-from lavra.planning.scaling_law.law import Law, Observation, fit_law
+from lavra.planning.scaling_law.law import Observation, ScalingLaw, fit_scaling_law
 
 _RUNS = (
     # text, parameters in matrix products, bytes trained on, validation bits per byte, the same before the first step,
@@ -61,17 +61,19 @@ before the fit."""
 REFERENCE = 2.86
 """Bits per byte of `xz -9` on 200 kB of the first text."""
 
-_COMPRESSIBILITY, _BY_COMPRESSION, _BY_PAIRS = 0.54, 0.07, 0.025
+_COMPRESSIBILITY = 0.54
 """Exponent with which the loss follows the bits per byte of the compressor, and the standard deviations of the log loss
 that remain with the compressor and with bigrams. From one run on each of eleven texts; on one of them bigrams are off
 by 5.5 %."""
+_BY_COMPRESSION = 0.07
+_BY_PAIRS = 0.025
 
-GAIN_OF_PAIRS = 0.97
-"""Ratio of the bits per byte of a run with a bigram embedding (`model.pairs`) to those without, from the first step on:
-0.967 to 0.973 in runs of 50,000 to 720,000 tokens."""
+GAIN_OF_BIGRAM_EMBEDDING = 0.97
+"""Ratio of the bits per byte of a run with a bigram embedding (`model.bigram_embedding`) to those without, from the
+first step on: 0.967 to 0.973 in runs of 50,000 to 720,000 tokens."""
 
-GAIN_OF_RECALL = 0.97
-"""Ratio of the bits per byte of a run with n-gram copying (`model.recall`) to those without: 0.96 on articles of an
+GAIN_OF_NGRAM_COPY = 0.97
+"""Ratio of the bits per byte of a run with n-gram copying (`model.ngram_copy`) to those without: 0.96 on articles of an
 encyclopaedia, which repeat names, and 0.98 on novels."""
 
 _OF_GAP = 0.25
@@ -79,7 +81,7 @@ _OF_GAP = 0.25
 
 
 @cache
-def builtin_law() -> Law:
+def builtin_scaling_law() -> ScalingLaw:
     """Return the scaling law of the runs above, for texts as difficult as the first of them.
 
     Its noise is that of a further run on texts of the same kinds. The law is fitted once for each process.
@@ -95,10 +97,10 @@ def builtin_law() -> Law:
         for level in (_LEVELS[text],)
     ]
     origin = f"{len(seen)} short runs on {len(_LEVELS)} texts in Portuguese and English"
-    return fit_law(seen, origin=origin, least_noise=0.012)
+    return fit_scaling_law(seen, origin=origin, least_noise=0.012)
 
 
-def law_for(compressed: float | None, factor: float = 1.0, level: float | None = None) -> Law:
+def scaling_law_for(compressed: float | None, factor: float = 1.0, level: float | None = None) -> ScalingLaw:
     """Return the built-in law, adapted to a text.
 
     Args:
@@ -107,7 +109,7 @@ def law_for(compressed: float | None, factor: float = 1.0, level: float | None =
         level: Difficulty of the text relative to the first text above, from bigrams (`level_by_start`); None if the run
             has no warm start.
     """
-    law = builtin_law()
+    law = builtin_scaling_law()
     share, spread = _level(compressed, level)
     return replace(law.shifted(share * factor), noise=float(np.hypot(law.noise, spread)))
 

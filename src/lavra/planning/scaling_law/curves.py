@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from lavra.core.seeds import numpy_stream
-from lavra.planning.scaling_law.law import HUBER, Interval, Law
+from lavra.planning.scaling_law.law import HUBER, Interval, ScalingLaw
 from lavra.training.optimizers.schedules import Schedule
 
 EARLIEST = 0.2
 """Share of the run before which its own curve predicts worse than the scaling law alone."""
 
-_SHORT, _LONG = 0.03, -0.04
+_SHORT = 0.03
 """Bounds of the drift as a log ratio: short runs end above what the middle of their curve predicts, long ones below."""
+_LONG = -0.04
 
 _DRIFT = 0.024, 0.0175, 60.0
 """Drift (a, b, c), the change of the log loss relative to the law from the start of the learning-rate decay to the end
@@ -50,7 +51,7 @@ class CurvePoint:
 def forecast_from_curve(
     points: Sequence[CurvePoint],
     *,
-    law: Law,
+    law: ScalingLaw,
     parameters: float,
     steps: int,
     text_bytes: float,
@@ -90,7 +91,7 @@ def forecast_from_curve(
 
 def _left(done: float, schedule: Schedule) -> float:
     """Return the share of the learning-rate decay that is to come: 1 at its start, up to 2 before it, 0 at the end."""
-    begin = 1.0 - schedule.cooldown if schedule.shape == "wsd" else 0.0
+    begin = 1.0 - schedule.decay_fraction if schedule.shape == "wsd" else 0.0
     if done <= begin:
         return 1.0 + (begin - done) / max(begin, 1e-9)
     return (1.0 - done) / max(1e-9, 1.0 - begin)

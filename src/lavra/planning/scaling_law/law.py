@@ -80,9 +80,10 @@ WIDE = Prior((-0.6, -0.7, 0.34, -0.7, 0.37, 0.05), (0.2, 1.2, 0.12, 1.2, 0.12, 0
 at a million parameters and ten megabytes. Short runs alone do not identify the irreducible loss: fitted without a
 prior, they claim that no model ever gets below 1.1 bits per byte."""
 
-_SIZE, _TEXT = 1e6, 1e7
+_SIZE = 1e6
 """Reference point (parameters, bytes) at which the fit measures the two reducible terms: there they are far less
 correlated with the exponents than at N = D = 1."""
+_TEXT = 1e7
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Law:
+class ScalingLaw:
     """A fitted scaling law.
 
     Attributes:
@@ -173,7 +174,7 @@ class Law:
         low, high = np.quantile(logs[1:] + luck[1:], (0.05, 0.95)) if len(logs) > 1 else (logs[0], logs[0])
         return Interval(float(np.exp(logs[0])), float(np.exp(min(low, logs[0]))), float(np.exp(max(high, logs[0]))))
 
-    def shifted(self, factor: float) -> Law:
+    def shifted(self, factor: float) -> ScalingLaw:
         """Return the law with all three terms multiplied by `factor`, such as the mean error of past forecasts."""
         shift = np.log(factor) * np.array([1, 1, 0, 1, 0, 0])
         samples = tuple(tuple(map(float, np.array(sample) + shift)) for sample in self.samples)
@@ -184,7 +185,7 @@ class Law:
         return asdict(self) | {"constants": self.constants}
 
 
-def fit_law(
+def fit_scaling_law(
     observations: Sequence[Observation],
     *,
     prior: Prior = WIDE,
@@ -192,7 +193,7 @@ def fit_law(
     seed: int = 0,
     origin: str = "",
     least_noise: float = 0.004,
-) -> Law:
+) -> ScalingLaw:
     """Fit the scaling law and return it.
 
     The fit minimises the Huber loss of the log losses plus the prior (a maximum a posteriori estimate) from 32 starting
@@ -242,7 +243,7 @@ def fit_law(
     sampled, _ = _minimise(begin, features, _predict(best[None], features) + luck, weights, centres, precision)
     samples = tuple(tuple(float(value) for value in row) for row in np.vstack([best[None], sampled]))
     reach = max(seen.parameters * seen.text_bytes for seen in observations)
-    return Law(samples, noise, len(names), origin, reach)
+    return ScalingLaw(samples, noise, len(names), origin, reach)
 
 
 def _features(observations: Sequence[Observation]) -> np.ndarray:

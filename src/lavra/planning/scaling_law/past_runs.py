@@ -14,7 +14,7 @@ from lavra.core.configuration import from_table
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.disk.run_folder import RunFolder, list_runs
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import assumed_efficiency, worth
 from lavra.planning.machine.flops import matrix_parameters
@@ -80,7 +80,7 @@ def load_calibration() -> Calibration:
     """Return the calibration of this user, or the defaults if there is none.
 
     Raises:
-        Damaged: if the file is not JSON.
+        CorruptFile: if the file is not JSON.
         InputError: if a value in it is wrong.
     """
     path = calibration_file()
@@ -207,7 +207,7 @@ def _points(
         return
     for line in lines[:-1]:
         share = line["step"] / plan["steps"]
-        if _EARLY <= share <= 1.0 - schedule["cooldown"]:
+        if _EARLY <= share <= 1.0 - schedule["decay_fraction"]:
             # Validations during the run use a sample; its ratio to the last of them is applied to the final loss.
             bits = line["bits_per_byte"] * final / last["bits_per_byte"]
             yield Observation(parameters, read(line["tokens"]), bits, False, name, _WEIGHT_ALONG, start)
@@ -233,8 +233,8 @@ def calibrate_from(folder: str) -> dict[str, Any]:
         raise InputError(f"there is no finished run in {folder}", "train some first, or give another folder")
     path = save_calibration(found)
     for device, efficiency in found.efficiency.items():
-        say(f"{device}: training reached {efficiency:.0%} of the measured matrix peak")
-    say(f"runs take {found.overhead:.2f} times as long as their steps alone")
-    say(f"losses are {found.law_factor:.3f} times the forecasts of the built-in law")
-    say(f"saved to {path}; plans use these values from now on, until the file is deleted")
+        log(f"{device}: training reached {efficiency:.0%} of the measured matrix peak")
+    log(f"runs take {found.overhead:.2f} times as long as their steps alone")
+    log(f"losses are {found.law_factor:.3f} times the forecasts of the built-in law")
+    log(f"saved to {path}; plans use these values from now on, until the file is deleted")
     return {"file": str(path), **found.to_json()}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from lavra.core.errors import InputError
 from lavra.data.readers.documents import INSTALLED_DOCS, read_rows
 from lavra.data.readers.installed_docs import read_installed_docs
-from lavra.data.readers.rows import BadRows, Row
+from lavra.data.readers.rows import BadRows, SourceDocument
 from lavra.search.corpora.documents import Document
 
 FEWEST_BODY_WORDS = 20
@@ -76,7 +76,7 @@ class DocstringCollection:
                 qrels.setdefault(_query_id(entry.summary), {})[entry.id] = 1
         return qrels
 
-    def _every_row(self) -> Iterator[Row]:
+    def _every_row(self) -> Iterator[SourceDocument]:
         return read_rows([INSTALLED_DOCS], bad_rows=self._bad_rows)
 
     @cached_property

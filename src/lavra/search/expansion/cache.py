@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.disk.json_lines import one_line
-from lavra.core.errors import Damaged, InputError, LavraError
+from lavra.core.errors import CorruptFile, InputError, LavraError
 
 _AT_ONCE = 500
 """Keys of one query to the database; old versions of SQLite take at most a thousand."""
@@ -43,7 +43,7 @@ class ExpansionCache:
 
     Raises:
         InputError: If another process uses the cache.
-        Damaged: If the file is not a cache.
+        CorruptFile: If the file is not a cache.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,7 +66,7 @@ class ExpansionCache:
                 raise InputError(
                     f"{path} is being used by another process", "wait until it ends, or stop it"
                 ) from error
-            raise Damaged(f"{path} is no expansion cache: {error}", "delete it, or name another --cache") from error
+            raise CorruptFile(f"{path} is no expansion cache: {error}", "delete it, or name another --cache") from error
 
     def __enter__(self) -> ExpansionCache:
         return self

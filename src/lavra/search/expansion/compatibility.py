@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
 
 _WORD = re.compile(r"\w+")
-_WORTH_A_WARNING, _TOO_MANY = 0.002, 0.03
+_WORTH_A_WARNING = 0.002
 """Shares of words that a tokenizer cannot write, from which on there is a warning, and an error."""
+_TOO_MANY = 0.03
 
 
-def unwritable_words(tokenizer: Tokenizer, texts: Iterable[str], *, most: int = 20_000) -> tuple[float, list[str]]:
+def unwritable_words(tokenizer: Tokenizer, texts: Iterable[str], *, limit: int = 20_000) -> tuple[float, list[str]]:
     """Return the share of the words that a tokenizer cannot write, and the most frequent of them.
 
     A word cannot be written if its ids contain the unknown token, or decode to something else than the word (English T5
@@ -37,7 +38,7 @@ def unwritable_words(tokenizer: Tokenizer, texts: Iterable[str], *, most: int = 
     Args:
         tokenizer: The tokenizer of the generator.
         texts: Texts of the corpus.
-        most: Number of words after which no further text is read.
+        limit: Number of words after which no further text is read.
 
     Returns:
         The share of the words, from 0 to 1, and up to five of them.
@@ -45,7 +46,7 @@ def unwritable_words(tokenizer: Tokenizer, texts: Iterable[str], *, most: int = 
     words: Counter[str] = Counter()
     for text in texts:
         words.update(_WORD.findall(text))
-        if words.total() >= most:
+        if words.total() >= limit:
             break
     bad = Counter({word: count for word, count in words.items() if not _writes(tokenizer, word)})
     return bad.total() / max(1, words.total()), [word for word, _ in bad.most_common(5)]
@@ -103,7 +104,7 @@ def generator_language_warning(texts: Iterable[str], language: str) -> str:
     )
 
 
-class LastOfEachId:
+class DeduplicateIds:
     """The documents of a collection; from the second whole pass on, only those that are the last of their id.
 
     The first whole pass yields all documents, and keeps eight bytes for each.

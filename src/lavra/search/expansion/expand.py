@@ -10,7 +10,7 @@ from itertools import islice
 from lavra.core.errors import InputError
 from lavra.search.corpora.documents import Document
 from lavra.search.expansion.cache import ExpansionCache, key_of_content
-from lavra.search.expansion.query_generator import QueryWriter
+from lavra.search.expansion.query_generator import QueryGenerator
 from lavra.search.expansion.scorers import QueryScorer
 from lavra.text.chunking import Chunk, cut_into_chunks
 
@@ -100,7 +100,7 @@ class Expander:
 
     def __init__(
         self,
-        writer: QueryWriter,
+        writer: QueryGenerator,
         cache: ExpansionCache,
         scorer: QueryScorer | None = None,
         *,
@@ -162,12 +162,12 @@ class Expander:
         Tokens are counted sentence by sentence, and a whole chunk may have more of them than its sentences apart. All
         chunks are then made shorter, by a tenth at a time, until every one fits.
         """
-        most = self.chunk_tokens
+        limit = self.chunk_tokens
         while True:
-            chunks = cut_into_chunks(text, most, overlap=min(self.overlap, most - 1), count=self._tokens)
-            if most == 1 or max(self._tokens(text[one.start : one.end]) for one in chunks) <= self.chunk_tokens:
+            chunks = cut_into_chunks(text, limit, overlap=min(self.overlap, limit - 1), count=self._tokens)
+            if limit == 1 or max(self._tokens(text[one.start : one.end]) for one in chunks) <= self.chunk_tokens:
                 return chunks
-            most = max(1, most * 9 // 10)
+            limit = max(1, limit * 9 // 10)
 
     def _tokens(self, text: str) -> int:
         return len(self.writer.tokenizer.encode(text))

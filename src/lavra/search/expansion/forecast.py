@@ -17,7 +17,7 @@ PROBED = 100
 
 
 @dataclass(frozen=True)
-class Survey:
+class CorpusSample:
     """The size of a corpus, and a sample of it.
 
     Attributes:
@@ -63,7 +63,7 @@ class Forecast:
         )
 
 
-def survey(documents: Iterable[Document], *, most: int = PROBED, seed: int = 0) -> Survey:
+def sample_corpus(documents: Iterable[Document], *, limit: int = PROBED, seed: int = 0) -> CorpusSample:
     """Count the documents of a corpus in one pass, and draw a sample of them.
 
     The sample is drawn by reservoir sampling (algorithm R, Vitter 1985): document number n replaces a random one of the
@@ -71,7 +71,7 @@ def survey(documents: Iterable[Document], *, most: int = PROBED, seed: int = 0) 
 
     Args:
         documents: The documents, which are read once.
-        most: Size of the sample.
+        limit: Size of the sample.
         seed: Seed of the sample.
     """
     sample: list[Document] = []
@@ -80,14 +80,14 @@ def survey(documents: Iterable[Document], *, most: int = PROBED, seed: int = 0) 
     for document in documents:
         count += 1
         characters += len(document.contents)
-        if len(sample) < most:
+        if len(sample) < limit:
             sample.append(document)
-        elif (place := int(stream.random() * count)) < most:
+        elif (place := int(stream.random() * count)) < limit:
             sample[place] = document
-    return Survey(count, characters, sample)
+    return CorpusSample(count, characters, sample)
 
 
-def probe(expander: Expander, found: Survey) -> Forecast | None:
+def probe(expander: Expander, found: CorpusSample) -> Forecast | None:
     """Expand the sample, whose queries stay in the cache, and extrapolate to the whole corpus.
 
     All documents are assumed to need as many seconds, chunks and bytes per character as those of the sample. After an

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.disk.files import read_json, write_json
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 
 RECORD = "doc2query.json"
 """Name of the record in the folder of a run and of a model."""
@@ -78,14 +78,14 @@ def prompt_of(location: str, unknown: QueryPrompt) -> QueryPrompt:
         unknown: The prompt to return for a model without a record.
 
     Raises:
-        Damaged: If the record is not as lavra writes it.
+        CorruptFile: If the record is not as lavra writes it.
     """
     record = _record(location)
     if record is None:
         return unknown
     values = read_json(record)
     if not isinstance(values, dict) or not set(values) <= {field.name for field in fields(QueryPrompt)}:
-        raise Damaged(f"{record} is not what lavra writes there", "train the generator again")
+        raise CorruptFile(f"{record} is not what lavra writes there", "train the generator again")
     return QueryPrompt(**values)
 
 

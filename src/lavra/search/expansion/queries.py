@@ -166,15 +166,15 @@ def _names(identifier: str) -> tuple[str, ...]:
 
 
 def _beside(expansions: Path) -> Path:
-    return expansions.with_name(expansions.name + ".about.json")
+    return expansions.with_name(expansions.name + ".provenance.json")
 
 
-def write_about(expansions: Path, about: dict[str, Any]) -> None:
-    """Write the record of how a file of queries was generated, as FILE.about.json beside it."""
-    write_json(_beside(expansions), about)
+def write_provenance(expansions: Path, provenance: dict[str, Any]) -> None:
+    """Write the record of how a file of queries was generated, as FILE.provenance.json beside it."""
+    write_json(_beside(expansions), provenance)
 
 
-def read_about(expansions: Path) -> dict[str, Any] | None:
+def read_provenance(expansions: Path) -> dict[str, Any] | None:
     """Return the record of how a file of queries was generated.
 
     Args:
@@ -184,7 +184,7 @@ def read_about(expansions: Path) -> dict[str, Any] | None:
         The record; None for a file that another program wrote.
 
     Raises:
-        Damaged: If the record is not JSON.
+        CorruptFile: If the record is not JSON.
     """
     path = _beside(expansions)
     found = read_json(path) if path.is_file() else None

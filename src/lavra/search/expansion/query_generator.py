@@ -18,7 +18,7 @@ from lavra.search.expansion.prompts import QueryPrompt
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
-    from lavra.models.contract import CachedModel
+    from lavra.models.protocols import CachedModel
 
 _SLACK = 8
 """Tokens of the context that are left free, for special tokens around a text, and because a text and its prompt may
@@ -28,7 +28,7 @@ _USUAL_SOURCE = 512
 """Most tokens for an encoder whose configuration names no limit (T5 was trained on 512)."""
 
 
-class QueryWriter(Protocol):
+class QueryGenerator(Protocol):
     """The protocol of query generators."""
 
     @property
@@ -93,7 +93,7 @@ class Sampling:
         )
 
 
-class ModelWriter:
+class ModelQueryGenerator:
     """A query generator that is a language model: a decoder, which continues a passage with a query, or an
     encoder-decoder, which reads the passage.
 
@@ -144,7 +144,7 @@ class ModelWriter:
         )
 
     def write(self, passages: Sequence[str], count: int, seed: int) -> list[list[str]]:
-        """Return `count` queries for each passage; see `QueryWriter.write`."""
+        """Return `count` queries for each passage; see `QueryGenerator.write`."""
         options = self._sampling.options(count, seed, self._query_tokens, self._prompt.separator)
         prompts = [self._prompt.fill(passage) for passage in passages]
         queries: list[list[str]] = [[""] * count for _ in passages]

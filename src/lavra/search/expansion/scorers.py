@@ -17,7 +17,7 @@ from lavra.search.experiment.sentence_models import kind_of, open_cross_encoder,
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
-    from lavra.models.contract import CachedModel
+    from lavra.models.protocols import CachedModel
 
 
 class QueryScorer(Protocol):

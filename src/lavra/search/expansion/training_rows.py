@@ -110,7 +110,7 @@ _JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz")
 
 
 @dataclass(frozen=True, slots=True)
-class AskedPassage:
+class TrainingPassage:
     """A passage with its queries.
 
     Attributes:
@@ -154,7 +154,7 @@ def _read_jsonl_pairs(path: Path, bad_rows: BadRows) -> Iterator[Pair]:
             bad_rows.add(NO_PAIR, place)
 
 
-def asked_passages(pairs: Iterable[Pair]) -> Iterator[AskedPassage]:
+def training_passages(pairs: Iterable[Pair]) -> Iterator[TrainingPassage]:
     """Yield passages with all of their queries, from consecutive pairs of the same document.
 
     A long document is split into chunks, and each query goes to the chunk that shares most words with it.
@@ -171,7 +171,7 @@ def asked_passages(pairs: Iterable[Pair]) -> Iterator[AskedPassage]:
             if query:
                 asked.setdefault(_best(chunks, query), {})[query] = None
         for number, queries in sorted(asked.items()):
-            yield AskedPassage(document, chunks[number], tuple(queries))
+            yield TrainingPassage(document, chunks[number], tuple(queries))
 
 
 def _chunks(text: str) -> list[str]:
@@ -187,7 +187,7 @@ def _best(chunks: list[str], query: str) -> int:
     return shared.index(max(shared))
 
 
-def is_held_out(document: str, share: float) -> bool:
+def is_validation(document: str, share: float) -> bool:
     """Return whether a document, with all of its passages, is kept for validation, by a hash of its id.
 
     Args:
@@ -198,7 +198,7 @@ def is_held_out(document: str, share: float) -> bool:
     return int.from_bytes(digest, "little") < share * 2**64
 
 
-def example_row(asked: AskedPassage, prompt: QueryPrompt, *, whole: bool, seed: int) -> Iterator[dict[str, str]]:
+def example_row(asked: TrainingPassage, prompt: QueryPrompt, *, whole: bool, seed: int) -> Iterator[dict[str, str]]:
     """Yield training rows of a passage, with its queries one after the other in random order.
 
     Several queries after one passage cost little more than one. Each is learned as an answer to the passage, and a

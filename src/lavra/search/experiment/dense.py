@@ -16,7 +16,7 @@ from lavra.search.experiment.retrieval import DEPTH, JudgedQuery, Latency, gains
 from lavra.search.experiment.sentence_models import Embedder
 from lavra.search.index.index import Index
 from lavra.search.index.postings import best
-from lavra.search.index.snapshot import Generation
+from lavra.search.index.snapshot import Snapshot
 
 RANK_CONSTANT = 60
 """The constant k of reciprocal rank fusion, 1 / (k + rank) (Cormack, Clarke and Büttcher, SIGIR 2009)."""
@@ -96,7 +96,7 @@ def fused(rankings: Sequence[NDArray[np.int64]], ranks: NDArray[np.int32], depth
 
 def evaluate_dense(
     index: Index,
-    lexical: Mapping[str, Generation],
+    lexical: Mapping[str, Snapshot],
     vectors: Vectors,
     queries: Sequence[JudgedQuery],
     measures: Sequence[str] = MEASURES,
@@ -121,10 +121,10 @@ def evaluate_dense(
         near = dense_ranking(vectors, vectors.model.queries([query.text])[0], next(iter(lexical.values())).ranks)
         dense_seconds = time.perf_counter() - begun
         found = {"dense": (near, dense_seconds)}
-        for name, generation in lexical.items():
+        for name, snapshot in lexical.items():
             begun = time.perf_counter()
-            results, _ = generation.search(index.query_terms(query.text), DEPTH)
-            both = fused([results, near], generation.ranks)
+            results, _ = snapshot.search(index.query_terms(query.text), DEPTH)
+            both = fused([results, near], snapshot.ranks)
             found[names[name]] = both, dense_seconds + time.perf_counter() - begun
         for name, (results, taken) in found.items():
             values[name][row] = measure_ranking(gains_of(query, results), query.grades, measures)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.evaluation.intervals import Estimate
 from lavra.evaluation.retrieval import MEASURES, Qrels, RetrievalScores
@@ -95,7 +95,7 @@ class ExperimentResult:
         systems: The results of each system, the baseline first.
         comparisons: The comparison of each other system with the baseline, on each measure.
         warnings: Warnings about the numbers.
-        ceiling: The scores of the oracle, with the questions of people in place of generated queries; None where it was
+        oracle: The scores of the oracle, with the questions of people in place of generated queries; None where it was
             not measured.
         expansion: The record of how the queries were generated; None where it is not known.
     """
@@ -107,7 +107,7 @@ class ExperimentResult:
     systems: list[SystemResult]
     comparisons: list[Comparison]
     warnings: list[str] = field(default_factory=list)
-    ceiling: RetrievalScores | None = None
+    oracle: RetrievalScores | None = None
     expansion: dict[str, Any] | None = None
 
     def comparison(self, system: str, measure: str = PRIMARY) -> Comparison | None:
@@ -117,9 +117,9 @@ class ExperimentResult:
     def gain_share(self, system: str, measure: str = PRIMARY) -> float | None:
         """Return the gain of a system over the baseline as a share of the oracle's gain; None where that has none."""
         found = self.comparison(system, measure)
-        if self.ceiling is None or found is None:
+        if self.oracle is None or found is None:
             return None
-        room = self.ceiling.means()[measure] - self.systems[0].estimates[measure].value
+        room = self.oracle.means()[measure] - self.systems[0].estimates[measure].value
         return found.difference.value / room if room > 0 else None
 
     def to_json(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class ExperimentResult:
             "queries": len(self.queries),
             "systems": [one.to_json() for one in self.systems],
             "comparisons": [one.to_json() for one in self.comparisons],
-            "ceiling": self.ceiling.means() if self.ceiling else None,
+            "oracle": self.oracle.means() if self.oracle else None,
             "expansion": self.expansion,
             "gain_shares": {one.system.name: self.gain_share(one.system.name) for one in self.systems[1:]},
             "warnings": self.warnings,
@@ -211,7 +211,7 @@ def run_experiment(
     tuning_queries = judged_queries(index, queries, validation) if validation else None
     results = []
     for number, system in enumerate(systems or systems_for(index)):
-        say(f"measuring: {system.name}")
+        log(f"measuring: {system.name}")
         results.append(_measure(index, system, judged, tuning_queries, folder / f"system-{number}", measures, seed))
     if vectors is not None:
         results += _measure_dense(index, vectors, judged, results[:2], folder, measures, seed)
@@ -244,16 +244,16 @@ def _measure(
         tuning = tune(index, tuning_queries, loose, changes=system.changes, measure=PRIMARY, seed=seed)
         settings = dataclasses.replace(settings, **tuning.changes)
         shutil.rmtree(loose)
-    generation = index.variant(folder, **vars(settings))
-    scores = evaluate(generation, judged, measures)
+    snapshot = index.variant(folder, **vars(settings))
+    scores = evaluate(snapshot, judged, measures)
     return SystemResult(
         system=system,
         settings=settings,
         scores=scores,
         estimates=scores.estimates(seed=seed),
-        latency=measure_latency(index, generation, judged),
-        bytes=generation.postings.bytes,
-        shares=generation.shares if settings.fields != "doc" else TermShares(),
+        latency=measure_latency(index, snapshot, judged),
+        bytes=snapshot.postings.bytes,
+        shares=snapshot.shares if settings.fields != "doc" else TermShares(),
         tuning=tuning,
     )
 
@@ -268,7 +268,7 @@ def _measure_dense(
     seed: int,
 ) -> list[SystemResult]:
     """Measure dense search, alone and fused with BM25 on documents and on expanded documents."""
-    say("measuring: dense")
+    log("measuring: dense")
     generations = {
         one.system.name: index.variant(folder / f"fused-{number}", **vars(one.settings))
         for number, one in enumerate(lexical)

@@ -13,8 +13,13 @@ from lavra.search.experiment.experiment import PRIMARY, ExperimentResult, System
 
 # The curve of effectiveness and index size against the share of the generated queries that is kept.
 
-_W, _HEIGHT, _X, _MARGIN, _TOP, _BOTTOM = 640, 380, 70, 30, 50, 70
+_W = 640
 """Width and height of that plot, and its left, right, upper and lower margins, in pixels."""
+_HEIGHT = 380
+_X = 70
+_MARGIN = 30
+_TOP = 50
+_BOTTOM = 70
 
 
 def points(result: ExperimentResult) -> list[tuple[float, SystemResult]]:
@@ -116,8 +121,8 @@ def table(result: ExperimentResult, width: int | None = None) -> list[str]:
     latency = "latency p50/p95/p99 (ms)"
     heads = ["system", *measures, f"gain in {PRIMARY}", "k1, b, query weight", "index size", latency, "new terms"]
     rows = [heads, *(_row(result, one, measures) for one in result.systems)]
-    if result.ceiling is not None:
-        means = result.ceiling.means()
+    if result.oracle is not None:
+        means = result.oracle.means()
         rows.append(["human questions", *(f"{means[name]:.3f}" for name in measures), *[""] * 5])
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     queries = counted(len(result.queries), "query", "queries")
@@ -220,8 +225,11 @@ def difference_lines(result: ExperimentResult) -> list[str]:
     return lines
 
 
-_WIDTH, _LINE, _LEFT, _RIGHT = 860, 30, 300, 110
+_WIDTH = 860
 """Width of the plot of systems, height of a system's line, and the left and right margins, in pixels."""
+_LINE = 30
+_LEFT = 300
+_RIGHT = 110
 
 
 def plot(result: ExperimentResult) -> str:
@@ -232,8 +240,8 @@ def plot(result: ExperimentResult) -> str:
     """
     estimates = [one.estimates[PRIMARY] for one in result.systems]
     ends = [end for one in estimates for end in (one.value, one.low, one.high) if end is not None]
-    if result.ceiling is not None:
-        ends.append(result.ceiling.means()[PRIMARY])
+    if result.oracle is not None:
+        ends.append(result.oracle.means()[PRIMARY])
     low, high = min(ends), max(ends)
     margin = 0.05 * (high - low) or 0.01
     low, high = low - margin, high + margin
@@ -253,8 +261,8 @@ def plot(result: ExperimentResult) -> str:
         f'<text x="10" y="22" font-weight="bold">{escape(title)}</text>',
         _vertical(place(estimates[0].value), height, "#bbbbbb"),
     ]
-    if result.ceiling is not None:
-        parts.append(_vertical(place(result.ceiling.means()[PRIMARY]), height, "#cc8800"))
+    if result.oracle is not None:
+        parts.append(_vertical(place(result.oracle.means()[PRIMARY]), height, "#cc8800"))
     for number, (one, estimate) in enumerate(zip(result.systems, estimates, strict=True)):
         middle, value = 52 + _LINE * number, f"{estimate.value:.3f}"
         point = place(estimate.value)
@@ -267,7 +275,7 @@ def plot(result: ExperimentResult) -> str:
             f'<text x="{point:.1f}" y="{middle - 8}" text-anchor="middle" font-size="11">{value}</text>',
             f'<text x="{_WIDTH - 10}" y="{middle + 4}" text-anchor="end">{show_size(one.bytes)}</text>',
         ]
-    labels = "grey: documents alone" + ("; orange: human questions" if result.ceiling is not None else "")
+    labels = "grey: documents alone" + ("; orange: human questions" if result.oracle is not None else "")
     parts += [f'<text x="10" y="{height - 8}" font-size="11" fill="#666666">{labels}</text>', "</svg>"]
     return "\n".join(parts) + "\n"
 

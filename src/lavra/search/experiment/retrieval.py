@@ -14,7 +14,7 @@ from lavra.core.errors import InputError
 from lavra.core.progress import track
 from lavra.evaluation.retrieval import MEASURES, UNJUDGED, Qrels, RetrievalScores, measure_ranking
 from lavra.search.index.index import Index
-from lavra.search.index.snapshot import Generation
+from lavra.search.index.snapshot import Snapshot
 
 DEPTH = 1000
 """Number of results of a query that are measured, which is usual in the field."""
@@ -95,10 +95,10 @@ def judged_queries(index: Index, queries: Mapping[str, str], qrels: Qrels) -> li
     Raises:
         InputError: If no judged query has a text, or no judged document is in the index.
     """
-    generation = index.generation
-    if generation is None:
+    snapshot = index.snapshot
+    if snapshot is None:
         raise InputError(f"{index.folder} holds no searchable documents yet", "run `lavra index` to its end")
-    numbers = {name: generation.number_of(name) for judged in qrels.values() for name in judged}
+    numbers = {name: snapshot.number_of(name) for judged in qrels.values() for name in judged}
     found = []
     for query in sorted(qrels):
         if query not in queries:
@@ -135,12 +135,12 @@ def gains_of(query: JudgedQuery, results: NDArray[np.int64]) -> NDArray[np.int64
 
 
 def evaluate(
-    generation: Generation, queries: Sequence[JudgedQuery], measures: Sequence[str] = MEASURES, *, depth: int = DEPTH
+    snapshot: Snapshot, queries: Sequence[JudgedQuery], measures: Sequence[str] = MEASURES, *, depth: int = DEPTH
 ) -> RetrievalScores:
     """Search for every query and measure the rankings; queries without any result count as zero.
 
     Args:
-        generation: The snapshot of the index to search.
+        snapshot: The snapshot of the index to search.
         queries: The judged queries.
         measures: The names of the measures.
         depth: Number of results of a query that are measured.
@@ -148,7 +148,7 @@ def evaluate(
     values = np.zeros((len(queries), len(measures)))
     unanswered = 0
     for row, query in enumerate(track(queries, "searching", len(queries), "queries")):
-        results, _ = generation.search(query.terms, depth)
+        results, _ = snapshot.search(query.terms, depth)
         if len(results):
             values[row] = measure_ranking(gains_of(query, results), query.grades, measures)
         else:
@@ -156,14 +156,14 @@ def evaluate(
     return RetrievalScores(tuple(query.id for query in queries), tuple(measures), values, unanswered)
 
 
-def measure_latency(index: Index, generation: Generation, queries: Sequence[JudgedQuery]) -> Latency:
+def measure_latency(index: Index, snapshot: Snapshot, queries: Sequence[JudgedQuery]) -> Latency:
     """Measure the latency of up to 500 queries, one after the other, after 50 queries to warm up.
 
     The time includes the analysis of the query and reading the ids of ten documents, but not reading their texts.
 
     Args:
         index: The index, which analyzes the queries.
-        generation: The snapshot of the index to search.
+        snapshot: The snapshot of the index to search.
         queries: The judged queries, from which evenly spaced ones are taken.
     """
     step = max(1, len(queries) // _TIMED)
@@ -171,8 +171,8 @@ def measure_latency(index: Index, generation: Generation, queries: Sequence[Judg
     seconds = []
     for query in [*chosen[:50], *chosen]:
         start = time.perf_counter()
-        numbers, _ = generation.search(index.query_terms(query.text), 10)
+        numbers, _ = snapshot.search(index.query_terms(query.text), 10)
         for number in numbers.tolist():
-            generation.id_of(number)
+            snapshot.id_of(number)
         seconds.append(time.perf_counter() - start)
     return Latency.of(seconds[len(chosen[:50]) :])

@@ -18,7 +18,7 @@ from lavra.search.corpora.formats import Collection
 from lavra.search.experiment.retrieval import JudgedQuery, evaluate, judged_queries
 from lavra.search.index.index import Index
 from lavra.search.index.manifest import IndexSettings
-from lavra.search.index.snapshot import Generation
+from lavra.search.index.snapshot import Snapshot
 
 K1 = (0.4, 0.6, 0.9, 1.2, 1.6, 2.2)
 """Values of k1 in the grid."""
@@ -98,16 +98,16 @@ def tune(
     tried = []
     for number, weight in enumerate(QUERY_WEIGHTS if weighed else (settings.query_weight,)):
         wanted = {**(changes or {}), "query_weight": weight}
-        generation = index.variant(folder / f"weight-{number}", keep_counts=True, **wanted)
+        snapshot = index.variant(folder / f"weight-{number}", keep_counts=True, **wanted)
         for k1, b in product(K1, B):
-            scored = Generation(generation.folder, generation.postings.with_parameters(k1, b))
+            scored = Snapshot(snapshot.folder, snapshot.postings.with_parameters(k1, b))
             value = evaluate(scored, queries, (measure,), depth=100).means()[measure]
             tried.append((k1, b, weight, value))
     *best, value = max(tried, key=lambda one: one[-1])
     return Tuning(*best, measure=measure, value=value, tried=tuple(tried), queries=len(queries))
 
 
-def evaluate_ceiling(
+def evaluate_oracle(
     collection: Collection,
     queries: Mapping[str, str],
     qrels: Qrels,
@@ -156,9 +156,9 @@ def evaluate_ceiling(
             found = tune(index, judged_queries(index, queries, validation), folder / "tuning", seed=seed)
             settings = dataclasses.replace(settings, **found.changes)
             index = index.change_settings(**found.changes)
-        assert index.generation is not None
+        assert index.snapshot is not None
         judged = judged_queries(index, queries, {query: qrels[query] for query in names if fold_of[query] == fold})
-        parts.append(evaluate(index.generation, judged, MEASURES))
+        parts.append(evaluate(index.snapshot, judged, MEASURES))
     order = np.argsort([query for part in parts for query in part.queries], kind="stable")
     return RetrievalScores(
         tuple(names),

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from lavra.core.disk.building import building_folder
 from lavra.core.disk.locks import exclusive
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.data.readers.rows import BadRows
 from lavra.search.corpora.documents import Document
 from lavra.search.index.manifest import LATER, NAME, IndexSettings, Manifest
-from lavra.search.index.snapshot import Generation, build_generation
+from lavra.search.index.snapshot import Snapshot, build_snapshot
 from lavra.search.index.update import IndexUpdate, open_segments, read_vocabulary
 from lavra.text.term_counts import Whole, ranges
 
@@ -35,11 +35,11 @@ class Index:
     Attributes:
         folder: The folder of the index.
         settings: The settings of the index.
-        generation: The snapshot that is searched; None for an index without a committed document.
+        snapshot: The snapshot that is searched; None for an index without a committed document.
 
     Raises:
         InputError: If the folder is not an index, or its analyzer has changed since.
-        Damaged: If a file of the index is missing or damaged.
+        CorruptFile: If a file of the index is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,18 +50,18 @@ class Index:
                 self._open()
                 if _content(folder / NAME) == before:
                     return
-            except (FileNotFoundError, Damaged) as error:
+            except (FileNotFoundError, CorruptFile) as error:
                 if _content(folder / NAME) != before:
                     continue  # an update replaced the files between reading the manifest and opening them
-                if isinstance(error, Damaged):
+                if isinstance(error, CorruptFile):
                     raise
-                raise Damaged(f"{folder} lacks {error.filename}", "make the index again with --force") from error
+                raise CorruptFile(f"{folder} lacks {error.filename}", "make the index again with --force") from error
 
     def _open(self) -> None:
         self._manifest = Manifest.read(self.folder)
         self.settings = IndexSettings.from_json(self._manifest.settings)
         self._segments = open_segments(self.folder, self._manifest)[: self._manifest.searchable]
-        self.generation = Generation(self.folder / self._manifest.postings) if self._manifest.postings else None
+        self.snapshot = Snapshot(self.folder / self._manifest.postings) if self._manifest.postings else None
         # The vocabulary is read now and not when it is needed: another index may take the place of this one.
         self._vocabulary = read_vocabulary(self.folder, self._manifest)
 
@@ -92,7 +92,7 @@ class Index:
         return (folder / NAME).is_file()
 
     def __len__(self) -> int:
-        return len(self.generation) if self.generation else 0
+        return len(self.snapshot) if self.snapshot else 0
 
     @property
     def is_complete(self) -> bool:
@@ -102,7 +102,7 @@ class Index:
     @property
     def postings_bytes(self) -> int:
         """Size in bytes of the postings, without the stored texts."""
-        return self.generation.postings.bytes if self.generation else 0
+        return self.snapshot.postings.bytes if self.snapshot else 0
 
     @property
     def generated_queries(self) -> tuple[int, bool]:
@@ -155,7 +155,7 @@ class Index:
             update.commit()
         return Index(self.folder)
 
-    def variant(self, folder: Path, *, keep_counts: bool = False, **changes: Any) -> Generation:
+    def variant(self, folder: Path, *, keep_counts: bool = False, **changes: Any) -> Snapshot:
         """Write the snapshot for other settings into another folder; the index is not changed.
 
         Args:
@@ -166,8 +166,8 @@ class Index:
         settings = dataclasses.replace(self.settings, **changes)
         folder.mkdir(parents=True)
         terms = len(self._vocabulary)
-        build_generation(folder, self._segments, self._rows(), settings, terms, keep_counts=keep_counts)
-        return Generation(folder)
+        build_snapshot(folder, self._segments, self._rows(), settings, terms, keep_counts=keep_counts)
+        return Snapshot(folder)
 
     def query_terms(self, query: str) -> list[int]:
         """Return the term numbers of a query; terms that no document has are left out."""
@@ -178,12 +178,12 @@ class Index:
         numbers = self._vocabulary.numbers
         return [numbers[term] for term in terms if term in numbers]
 
-    def search(self, query: str, most: int = 10) -> tuple[Whole, NDArray[np.float32]]:
+    def search(self, query: str, top_k: int = 10) -> tuple[Whole, NDArray[np.float32]]:
         """Return the best documents for a query.
 
         Args:
             query: The query as a person writes it.
-            most: Most documents to return; it may be more than there are documents.
+            top_k: Most documents to return; it may be more than there are documents.
 
         Returns:
             (found,) numbers of the documents, and (found,) float32 scores; by descending score, then descending id.
@@ -191,30 +191,30 @@ class Index:
         Raises:
             InputError: If the index has no committed document.
         """
-        if self.generation is None:
+        if self.snapshot is None:
             raise InputError(f"{self.folder} holds no searchable documents yet", "run `lavra index` to its end")
-        return self.generation.search(self.query_terms(query), most)
+        return self.snapshot.search(self.query_terms(query), top_k)
 
     def ids(self, numbers: Whole) -> list[str]:
         """Return the ids of documents by their numbers."""
-        assert self.generation is not None
-        return [self.generation.id_of(number) for number in numbers.tolist()]
+        assert self.snapshot is not None
+        return [self.snapshot.id_of(number) for number in numbers.tolist()]
 
     def document(self, number: int) -> tuple[Document, list[tuple[int, int]]]:
         """Return a document by its number, and the (start, end) places of its chunks in its contents."""
-        assert self.generation is not None
-        segment, row = self.generation.rows[number].tolist()
+        assert self.snapshot is not None
+        segment, row = self.snapshot.rows[number].tolist()
         return self._segments[segment].document(row)
 
     def indexed_queries(self, number: int) -> list[str]:
         """Return the generated queries of a document that are indexed: all of them, or those that were kept."""
-        assert self.generation is not None
+        assert self.snapshot is not None
         if self.settings.fields == "doc":
             return []
-        place, row = self.generation.rows[number].tolist()
+        place, row = self.snapshot.rows[number].tolist()
         segment = self._segments[place]
         queries = list(segment.document(row)[0].queries)
-        kept = self.generation.kept_queries(place)
+        kept = self.snapshot.kept_queries(place)
         if kept is None:
             return queries
         first = int(segment.queries[segment.units[row]])
@@ -227,9 +227,9 @@ class Index:
 
     def _rows(self) -> list[Whole]:
         """Return the rows of each segment that are searched."""
-        if self.generation is None:
+        if self.snapshot is None:
             return [np.zeros(0, dtype=np.int64) for _ in self._segments]
-        places = self.generation.rows
+        places = self.snapshot.rows
         return [places[places[:, 0] == number, 1].astype(np.int64) for number in range(len(self._segments))]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lavra.core.disk.files import read_json, write_json
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.text.analyzers import Analyzer
 
 # What an index holds and how it scores.
@@ -117,7 +117,7 @@ class Manifest:
 
         Raises:
             InputError: If the folder is not an index, has another format, or its analyzer has changed since.
-            Damaged: If the manifest cannot be parsed.
+            CorruptFile: If the manifest cannot be parsed.
         """
         if not (folder / NAME).is_file():
             raise InputError(f"{folder} is no search index", "make one with `lavra index`")
@@ -130,7 +130,7 @@ class Manifest:
         try:
             manifest = cls(**fields)
         except TypeError as error:
-            raise Damaged(f"{folder / NAME} is damaged: {error}") from error
+            raise CorruptFile(f"{folder / NAME} is damaged: {error}") from error
         if IndexSettings.from_json(manifest.settings).analyzer.fingerprint != manifest.analyzer:
             raise InputError(
                 f"{folder} was made with another version of the analyzer (stop words or stemmer have changed)",

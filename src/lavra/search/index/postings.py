@@ -224,13 +224,13 @@ class Postings:
         return engine
 
 
-def best(scores: NDArray[np.float32], ranks: NDArray[np.int32], most: int) -> NDArray[np.int64]:
+def best(scores: NDArray[np.float32], ranks: NDArray[np.int32], top_k: int) -> NDArray[np.int64]:
     """Return the best documents in the order of trec_eval: by score, ties by the given order.
 
     Args:
         scores: (documents,) score of each document; a score of zero means that it does not match.
         ranks: (documents,) rank of each document in the order that breaks ties.
-        most: Most documents to return, at least 1; it may be more than there are documents.
+        top_k: Most documents to return, at least 1; it may be more than there are documents.
 
     Returns:
         (found,) numbers of the documents, best first.
@@ -240,8 +240,8 @@ def best(scores: NDArray[np.float32], ranks: NDArray[np.int32], most: int) -> ND
         [1, 2]
     """
     found = np.flatnonzero(scores)
-    if most < len(found):
+    if top_k < len(found):
         values = scores[found]  # the many zeros are left out first: they make selection several times slower
-        threshold = np.partition(values, len(values) - most)[len(values) - most]
+        threshold = np.partition(values, len(values) - top_k)[len(values) - top_k]
         found = found[values >= threshold]
-    return found[np.lexsort((ranks[found], -scores[found]))[:most]]
+    return found[np.lexsort((ranks[found], -scores[found]))[:top_k]]

@@ -16,8 +16,10 @@ from lavra.search.index.manifest import IndexSettings
 from lavra.text.chunking import cut_into_chunks
 from lavra.text.term_counts import TermCounts, TermCountsBuilder, TextCounter, Whole, mapped, release
 
-ID, BODY, QUERIES = slice(0, 2), slice(2, 4), slice(4, 6)
+ID = slice(0, 2)
 """Columns of the keys of a row: 128-bit hashes, two columns each, of the id, of title and text, and of the queries."""
+BODY = slice(2, 4)
+QUERIES = slice(4, 6)
 
 
 class SegmentWriter:

@@ -65,13 +65,13 @@ def _block(texts: NDArray[np.uint8], starts: Whole, chosen: Whole, begin: int) -
 # A snapshot of an index.
 
 
-class Generation:
+class Snapshot:
     """What is searched: postings over units, and the document of each unit, read from disk by memory map.
 
     Documents have numbers from 0 on, in the order in which they were written.
 
     Args:
-        folder: The folder in which `build_generation` wrote the snapshot.
+        folder: The folder in which `build_snapshot` wrote the snapshot.
         postings: Postings to search instead of those in the folder; None for those in the folder.
 
     Attributes:
@@ -95,14 +95,14 @@ class Generation:
     def __len__(self) -> int:
         return len(self.ranks)
 
-    def search(self, terms: list[int], most: int) -> tuple[Whole, NDArray[np.float32]]:
+    def search(self, terms: list[int], top_k: int) -> tuple[Whole, NDArray[np.float32]]:
         """Return the best documents for a query, in the order of trec_eval.
 
         The score of a document is that of its best unit (MaxP). Documents without any term of the query do not match.
 
         Args:
             terms: The term numbers of the query, with repetitions.
-            most: Most documents to return.
+            top_k: Most documents to return.
 
         Returns:
             (found,) numbers of the documents, best first, and (found,) float32 scores.
@@ -112,7 +112,7 @@ class Generation:
         scores = self.postings.scores(terms)
         if self._units is not None:
             scores = np.maximum.reduceat(scores, self._units[:-1])
-        found = best(scores, self.ranks, most)
+        found = best(scores, self.ranks, top_k)
         return found, scores[found]
 
     def id_of(self, document: int) -> str:
@@ -142,7 +142,7 @@ class Generation:
         return self._hashes[order], order
 
 
-def build_generation(
+def build_snapshot(
     folder: Path,
     segments: Sequence[Segment],
     rows: Sequence[Whole],

@@ -20,7 +20,7 @@ from lavra.search.corpora.documents import Document
 from lavra.search.index.manifest import IndexSettings, Manifest
 from lavra.search.index.rows import RowFinder, last_rows, living_rows, merge_segments
 from lavra.search.index.segments import ID, Segment, SegmentWriter, key_of, keys_of
-from lavra.search.index.snapshot import build_generation
+from lavra.search.index.snapshot import build_snapshot
 from lavra.text.term_counts import TextCounter, Vocabulary, Whole
 
 DUPLICATE_ID = "document id that came before in the same collection (the last one counts)"
@@ -145,9 +145,7 @@ class IndexUpdate:
         self._merge()
         name = self._manifest.new_name("postings")
         with building_folder(self._folder / name, ours=True) as building:
-            build_generation(
-                building, self._segments, living_rows(self._segments), self.settings, len(self._vocabulary)
-            )
+            build_snapshot(building, self._segments, living_rows(self._segments), self.settings, len(self._vocabulary))
         self._manifest.postings, self._manifest.searchable = name, len(self._segments)
         self._manifest.settings = self.settings.to_json()
         self._manifest.write(self._folder)

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lavra.core.disk.files import read_json, write_json
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 from lavra.core.machine import is_out_of_memory, processor_flags, processor_name, release_memory
-from lavra.models.contract import Batch, evaluating
 from lavra.models.native.agreement import Reference
 from lavra.models.native.attention import attending_plainly
+from lavra.models.protocols import Batch, eval_mode
 from lavra.training.acceleration.compiling import (
     EAGER,
     SAFER,
@@ -59,15 +59,15 @@ def prove_compilation(trainer: Trainer) -> None:
     Args:
         trainer: with a `compilation`, before a step.
     """
-    compilation, ranks = trainer.compilation, trainer.batches.ranks
+    compilation, distributed = trainer.compilation, trainer.batches.distributed
     assert compilation is not None
     begun = time.monotonic()
     batch = trainer.batches.micro_batches(trainer.step)[0].to(trainer.device)
     ways = [compilation.flags, *(way for way in _ways(trainer.device) if way != compilation.flags)]
     key = _key(trainer, batch)
     known = _known(key, ways)
-    if -max_over_ranks(-known, ranks) >= 0:
-        compilation.set_flags(ways[int(max_over_ranks(known, ranks))])
+    if -max_over_ranks(-known, distributed) >= 0:
+        compilation.set_flags(ways[int(max_over_ranks(known, distributed))])
         if compilation.flags != USUAL:
             trainer.report(f"compiled step: {in_words(compilation.flags)}, as an earlier run proved on this machine")
         return
@@ -98,12 +98,12 @@ def take_first_right_way(trainer: Trainer, batch: Batch, ways: Sequence[str] = (
     compilation = trainer.compilation
     assert compilation is not None
     reasons: list[str] = []
-    with evaluating(trainer.model), lively(trainer):
+    with eval_mode(trainer.model), lively(trainer):
         reference = _reference(trainer, compilation, batch)
         for way in ways or _ways(trainer.device):
             compilation.set_flags(way)
             wrong = None if way == EAGER else _wrong(trainer, batch, reference)
-            if not max_over_ranks(wrong is not None, trainer.batches.ranks):
+            if not max_over_ranks(wrong is not None, trainer.batches.distributed):
                 break
             reasons.append(wrong or "it is wrong in another process")
     return reasons
@@ -130,11 +130,11 @@ def _reference(trainer: Trainer, compilation: Compilation, batch: Batch) -> Refe
             with widened(trainer.model), attending_plainly():  # pyright: ignore[reportArgumentType]
                 exact = _gradients(trainer, parts)
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or trainer.batches.ranks.world == 1:
+        if not is_out_of_memory(error) or trainer.batches.distributed.world_size == 1:
             raise
         release_memory(error)
         return None
-    return Reference(exact, plain, next(iter(trainer.masters.working.values())).dtype)
+    return Reference(exact, plain, next(iter(trainer.master_weights.working.values())).dtype)
 
 
 def _wrong(trainer: Trainer, batch: Batch, reference: Reference | None) -> str | None:
@@ -145,7 +145,9 @@ def _wrong(trainer: Trainer, batch: Batch, reference: Reference | None) -> str |
         return reference.disagreement(_gradients(trainer, [batch]))
     except Exception as error:
         lacking = is_out_of_memory(error)
-        if (not is_compiler_failure(error) and not lacking) or (lacking and trainer.batches.ranks.world == 1):
+        if (not is_compiler_failure(error) and not lacking) or (
+            lacking and trainer.batches.distributed.world_size == 1
+        ):
             raise
         told = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         release_memory(error)
@@ -155,7 +157,7 @@ def _wrong(trainer: Trainer, batch: Batch, reference: Reference | None) -> str |
 def _gradients(trainer: Trainer, batches: list[Batch]) -> dict[str, torch.Tensor]:
     """Return the mean loss of the batches and its gradient at every trained weight, in the weights' present type."""
     scale = trainer.scale.value / max(1.0, sum(batch.weight for batch in batches))
-    weights = trainer.masters.working
+    weights = trainer.master_weights.working
     total = torch.zeros((), device=trainer.device)
     for weight in weights.values():
         weight.grad = None
@@ -183,7 +185,7 @@ def _key(trainer: Trainer, batch: Batch) -> str:
         "code": _code(),
         "spec": asdict(spec) | {"depth": 0} if is_dataclass(spec) and not isinstance(spec, type) else None,
         "block": shapes,
-        "batch": [list(batch.inputs.shape), batch.segments is not None],
+        "batch": [list(batch.inputs.shape), batch.document_ids is not None],
         "objective": repr(trainer.objective),
         "checkpointing": getattr(model, "checkpointing", False),
     }
@@ -219,7 +221,7 @@ def _code() -> str:
 def _verdicts() -> dict[str, Any]:
     try:
         verdicts = read_json(cache_folder() / VERDICTS)
-    except (Damaged, OSError):
+    except (CorruptFile, OSError):
         return {}
     return verdicts if isinstance(verdicts, dict) else {}
 

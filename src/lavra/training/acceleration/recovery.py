@@ -49,13 +49,13 @@ def recoveries(trainer: Trainer) -> list[Recovery]:
             trainer.proved = None
 
         found.append(Recovery("the library's kernels of attention", attending_plainly, distrust_ways))
-    masters, model = trainer.masters, trainer.model
-    if masters.separate and not masters.widened:
+    master_weights, model = trainer.master_weights, trainer.model
+    if master_weights.separate and not master_weights.widened:
 
         def widen() -> None:
-            masters.widen(model)  # pyright: ignore[reportArgumentType]
+            master_weights.widen(model)  # pyright: ignore[reportArgumentType]
             trainer.proved = None
 
-        kind = str(next(iter(masters.working.values())).dtype).removeprefix("torch.")
-        found.append(Recovery(kind, lambda: masters.in_full_precision(model), widen))  # pyright: ignore[reportArgumentType]
+        kind = str(next(iter(master_weights.working.values())).dtype).removeprefix("torch.")
+        found.append(Recovery(kind, lambda: master_weights.in_full_precision(model), widen))  # pyright: ignore[reportArgumentType]
     return found

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 @contextmanager
 def full_precision(trainer: Trainer) -> Iterator[None]:
     """Let the model compute in fp32 with its learned weights, whatever its training precision; nothing is copied."""
-    masters = trainer.masters
-    masters.clear()
+    master_weights = trainer.master_weights
+    master_weights.clear()
     try:
-        with masters.in_full_precision(trainer.model):  # pyright: ignore[reportArgumentType]
+        with master_weights.in_full_precision(trainer.model):  # pyright: ignore[reportArgumentType]
             yield
     finally:
-        masters.clear()
+        master_weights.clear()
 
 
 @contextmanager

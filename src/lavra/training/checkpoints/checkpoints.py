@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavra.core.disk.files import sync_file, sync_folder
-from lavra.core.errors import NO_SPACE, Damaged, LavraError
+from lavra.core.errors import NO_SPACE, CorruptFile, LavraError
 from lavra.core.machine import is_out_of_memory
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import show_size
 from lavra.training.checkpoints.folders import CheckpointFolders, Retention
 from lavra.training.checkpoints.format import (
@@ -41,7 +41,7 @@ __all__ = ["Checkpoint", "CheckpointStore"]
 
 
 Groups = Mapping[str, Mapping[str, "torch.Tensor"]]
-"""Tensors by name, by name of the group, such as `masters` and `optimizer`; each group is one file."""
+"""Tensors by name, by name of the group, such as `master_weights` and `optimizer`; each group is one file."""
 
 
 class CheckpointStore:
@@ -158,20 +158,20 @@ class CheckpointStore:
         Damaged and incomplete ones are reported, listed in `damaged`, and skipped.
 
         Raises:
-            Damaged: if there are checkpoints, and none is intact.
+            CorruptFile: if there are checkpoints, and none is intact.
         """
         self.wait()
         self.damaged = []
         for folder in self._folders.unfinished():  # no damage: the checkpoint before it is intact
             self.damaged.append((folder, "its writing was not finished"))
-            say(f"checkpoint {folder.name} was not finished and is skipped")
+            log(f"checkpoint {folder.name} was not finished and is skipped")
         return self._first_whole(self.steps()[::-1])
 
     def best(self) -> Checkpoint | None:
         """Return the intact checkpoint with the lowest score, verified as by `latest`, or None if none has a score.
 
         Raises:
-            Damaged: if there are checkpoints with a score, and none of them is intact.
+            CorruptFile: if there are checkpoints with a score, and none of them is intact.
         """
         self.wait()
         self.damaged = []
@@ -179,7 +179,7 @@ class CheckpointStore:
         for step in self.steps():
             try:
                 score = read_manifest(self._folders.of(step)).score
-            except Damaged as error:
+            except CorruptFile as error:
                 self._skip(step, error.message)
                 continue
             if score is not None:
@@ -190,14 +190,14 @@ class CheckpointStore:
         for step in steps:
             try:
                 checkpoint = Checkpoint.open(self._folders.of(step))
-            except Damaged as error:
+            except CorruptFile as error:
                 self._skip(step, error.message)
                 continue
             self._retention.remember(step, checkpoint.manifest)
             return checkpoint
         if steps:
             reasons = "; ".join(reason for _, reason in self.damaged)
-            raise Damaged(
+            raise CorruptFile(
                 f"none of the checkpoints in {self.folder} is intact: {reasons}",
                 "restore the folder from a backup, or start the training again",
             )
@@ -274,12 +274,12 @@ class CheckpointStore:
         )
 
     def _warn(self, text: str) -> None:
-        say(f"warning: {text}")
+        log(f"warning: {text}")
         if self._on_warning is not None:
             try:
                 self._on_warning(text)
             except OSError as error:  # most likely the log is on the same full disk
-                say(f"warning: the line above could not be written to the log: {error}")
+                log(f"warning: the line above could not be written to the log: {error}")
 
 
 def _fill(folder: Path, step: int, tensors: Groups, text: str, score: float | None) -> Manifest:
@@ -295,8 +295,8 @@ def _fill(folder: Path, step: int, tensors: Groups, text: str, score: float | No
     sync_folder(folder)
     try:
         Checkpoint.open(folder, from_disk=True)
-    except Damaged as error:
-        raise Damaged(
+    except CorruptFile as error:
+        raise CorruptFile(
             f"the disk returned other data than was written: {error.message}",
             "the disk or the memory of this machine is failing; resume the run on another machine",
         ) from error

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lavra.core.disk.files import sync_folder
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 from lavra.training.checkpoints.format import Checkpoint, Manifest, folder_name, step_of
 from lavra.training.fault_injection import fault_point
 
-_WRITING, _REPLACED, _REMOVING = ".writing", ".replaced", ".removing"
+_WRITING = ".writing"
 """Suffixes that tell why a folder is hidden: it is being written, it was replaced by a new one of the same step, or it
 is being removed."""
+_REPLACED = ".replaced"
+_REMOVING = ".removing"
 
 
 class CheckpointFolders:
@@ -126,7 +128,7 @@ class Retention:
         for newest in self._folders.steps()[::-1]:
             try:
                 self.remember(newest, Checkpoint.open(self._folders.of(newest), from_disk=True).manifest)
-            except Damaged:
+            except CorruptFile:
                 continue
             removed = self._remove_all_but(1, newest)
             if removed:
@@ -155,5 +157,5 @@ class Retention:
             if step < newest and step not in self._whole:
                 try:
                     self.remember(step, Checkpoint.open(self._folders.of(step)).manifest)
-                except Damaged as error:
+                except CorruptFile as error:
                     self._warn(f"a damaged checkpoint is removed, since a newer one is intact: {error.message}")

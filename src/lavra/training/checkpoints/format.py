@@ -1,7 +1,7 @@
 """Format of a checkpoint on the disk: its files, and how they are verified and read.
 
     step-00000120/
-        masters.safetensors     one file for each group of tensors
+        master_weights.safetensors     one file for each group of tensors
         optimizer.safetensors
         state.json              everything that is not a tensor
         manifest.json           size and checksum of each file above, and a checksum of itself; written last
@@ -20,17 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.training.checkpoints.tensor_files import FileRecord, checksum_file
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 1
+FORMAT = 2
 """Version of the format; a file with another one is not read."""
 
-MANIFEST, STATE, TENSORS = "manifest.json", "state.json", ".safetensors"
+MANIFEST = "manifest.json"
 """Names of the manifest and of the file of plain values, and the suffix of the files of tensors."""
+STATE = "state.json"
+TENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Checkpoint:
             from_disk: Whether to drop the page cache first, so that the content of the disk itself is verified.
 
         Raises:
-            Damaged: if a file is missing or differs from what was written; the message names the file.
+            CorruptFile: if a file is missing or differs from what was written; the message names the file.
             InputError: if the checkpoint has another version of the format.
         """
         manifest = read_manifest(folder)
@@ -103,10 +105,10 @@ class Checkpoint:
         """Verify and read one group of tensors, and return them by name, on the CPU.
 
         Args:
-            group: Name of the group, such as `masters`.
+            group: Name of the group, such as `master_weights`.
 
         Raises:
-            Damaged: if the file changed since the checkpoint was opened.
+            CorruptFile: if the file changed since the checkpoint was opened.
             KeyError: if there is no such group.
         """
         from safetensors.torch import load_file
@@ -141,7 +143,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a checkpoint, verify it, compare it with the name of the folder, and return it.
 
     Raises:
-        Damaged: if the manifest is missing, differs from what was written, or belongs to another step.
+        CorruptFile: if the manifest is missing, differs from what was written, or belongs to another step.
         InputError: if the checkpoint has another version of the format.
     """
     path = folder / MANIFEST
@@ -152,7 +154,7 @@ def read_manifest(folder: Path) -> Manifest:
     manifest = Manifest(content["step"], content["score"], files)
     named = step_of(folder.name)
     if named is not None and named != manifest.step:
-        raise Damaged(f"{path} is the manifest of step {manifest.step}, not of step {named}")
+        raise CorruptFile(f"{path} is the manifest of step {manifest.step}, not of step {named}")
     return manifest
 
 
@@ -164,9 +166,9 @@ def _checked_content(path: Path) -> dict[str, Any]:
         claimed = content.pop("xxh3")
         as_written = _with_checksum(content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Damaged(f"{path} is damaged: it is not a manifest ({error})") from error
+        raise CorruptFile(f"{path} is damaged: it is not a manifest ({error})") from error
     if text != as_written:
-        raise Damaged(f"{path} is damaged: its content is not what was written (checksum {claimed})")
+        raise CorruptFile(f"{path} is damaged: its content is not what was written (checksum {claimed})")
     return content
 
 
@@ -179,19 +181,19 @@ def check_file(path: Path, expected: FileRecord, *, from_disk: bool = False) -> 
         from_disk: Whether to drop the page cache first, so that the content of the disk itself is verified.
 
     Raises:
-        Damaged: if the file is missing, cannot be read, or differs from what was written.
+        CorruptFile: if the file is missing, cannot be read, or differs from what was written.
     """
     try:
         size = path.stat().st_size
         found = checksum_file(path, from_disk=from_disk) if size == expected.size else FileRecord(size, "")
     except FileNotFoundError as error:
-        raise Damaged(f"{path} is missing") from error
+        raise CorruptFile(f"{path} is missing") from error
     except OSError as error:
-        raise Damaged(f"{path} can't be read: {error}") from error
+        raise CorruptFile(f"{path} can't be read: {error}") from error
     if found.size != expected.size:
-        raise Damaged(f"{path} is damaged: it has {found.size} bytes, and {expected.size} were written")
+        raise CorruptFile(f"{path} is damaged: it has {found.size} bytes, and {expected.size} were written")
     if found != expected:
-        raise Damaged(f"{path} is damaged: its content is not what was written (checksum {found.xxh3})")
+        raise CorruptFile(f"{path} is damaged: its content is not what was written (checksum {found.xxh3})")
 
 
 def state_text(state: Mapping[str, Any]) -> str:
@@ -231,9 +233,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise Damaged(f"{path} is missing") from error
+        raise CorruptFile(f"{path} is missing") from error
     except OSError as error:
-        raise Damaged(f"{path} can't be read: {error}") from error
+        raise CorruptFile(f"{path} can't be read: {error}") from error
 
 
 def _with_checksum(content: dict[str, Any]) -> str:

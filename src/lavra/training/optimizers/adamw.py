@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.models.native.agreement import Reference, can_be_compared
 
 # What the optimisers have in common: groups of weights with settings, and a state for each weight.
@@ -108,7 +108,7 @@ class AdamW(WeightGroups):
         wrong = wrong_update(weights, states, group) if can_be_compared(weights[0]) else None
         if wrong is not None:
             self.fused = False
-            say(f"optimiser: the fused AdamW kernel is wrong on this machine ({wrong}); the plain update is used")
+            log(f"optimiser: the fused AdamW kernel is wrong on this machine ({wrong}); the plain update is used")
 
     def _state_of(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         state = self.state[weight]

@@ -92,12 +92,12 @@ class Muon(WeightGroups):
                 if weight.grad is not None:
                     self._update(weight, group["lr"], group["momentum"], group["weight_decay"])
 
-    def _update(self, weight: torch.Tensor, rate: float, momentum: float, decay: float) -> None:
+    def _update(self, weight: torch.Tensor, lr: float, momentum: float, decay: float) -> None:
         state, gradient = self.state[weight], weight.grad
         assert gradient is not None
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         average = state["momentum_buffer"].lerp_(gradient, 1.0 - momentum)
         update = orthogonalized(gradient.lerp(average, momentum))
-        weight.mul_(1.0 - rate * decay)
-        weight.add_(update, alpha=-rate * math.sqrt(max(1.0, weight.shape[0] / weight.shape[1])))
+        weight.mul_(1.0 - lr * decay)
+        weight.add_(update, alpha=-lr * math.sqrt(max(1.0, weight.shape[0] / weight.shape[1])))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lavra.config.choices import OptimizerName
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.models.parameter_names import block_of, depths, is_adapter, is_embedding
 from lavra.training.optimizers.adamw import AdamW, WeightGroups
 from lavra.training.optimizers.muon import Muon
@@ -23,14 +23,14 @@ class OptimizerOptions:
         name: `muon` updates the matrices inside the blocks with Muon (`lavra.training.optimizers.muon`) and
             embeddings, head, norms and biases with AdamW; `adamw` updates all weights with AdamW.
         learning_rate: Peak learning rate of AdamW.
-        embedding_learning_rate: Peak learning rate of AdamW for embeddings; None uses `learning_rate`. Embeddings need
+        embedding_lr: Peak learning rate of AdamW for embeddings; None uses `learning_rate`. Embeddings need
             a far larger rate than a head that starts at zero: their rows have unit variance and are followed by a norm,
             so a row must turn by a large angle to change its meaning, and it is updated only in the steps in which its
             token occurs.
-        matrix_learning_rate: Peak learning rate of Muon.
+        muon_lr: Peak learning rate of Muon.
         weight_decay: Decoupled weight decay of the matrices that AdamW updates. Norms, biases and embeddings are never
             decayed.
-        matrix_weight_decay: Decoupled weight decay of the matrices that Muon updates.
+        muon_weight_decay: Decoupled weight decay of the matrices that Muon updates.
         betas: Decay rates of AdamW's moving averages of the gradient and of the squared gradient.
         momentum: Decay rate of Muon's moving average of the gradient.
         layer_decay: Layer-wise learning-rate decay for fine-tuning (ELECTRA, arXiv 2003.10555), above 0 and at most 1.
@@ -44,10 +44,10 @@ class OptimizerOptions:
 
     name: OptimizerName = "muon"
     learning_rate: float = 3e-3
-    embedding_learning_rate: float | None = None
-    matrix_learning_rate: float = 0.02
+    embedding_lr: float | None = None
+    muon_lr: float = 0.02
     weight_decay: float = 0.0
-    matrix_weight_decay: float = 0.01
+    muon_weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = 0.95
     layer_decay: float = 1.0
@@ -104,7 +104,7 @@ class Optimizers:
         optimizers: Muon and AdamW, as far as each has weights to update.
         peak: Peak learning rate of AdamW.
         learning_rate: Learning rate of AdamW in the last step, before the factors of layers and embeddings.
-        rates: Peak learning rate of every parameter group of every optimiser.
+        lrs: Peak learning rate of every parameter group of every optimiser.
 
     Examples:
         >>> optimizers = Optimizers({"output.weight": torch.zeros(4, 2)}, OptimizerOptions(name="adamw"))
@@ -118,30 +118,30 @@ class Optimizers:
         factors = layer_factors(weights, options.layer_decay)
         roles = {name: _role(name, weight, options.name) for name, weight in weights.items()}
 
-        def groups(role: str, rate: float, **settings: float) -> list[dict[str, Any]]:
+        def groups(role: str, lr: float, **settings: float) -> list[dict[str, Any]]:
             """Return the weights of one role, a group for each rate, the largest rate first."""
             names = [name for name in weights if roles[name] == role]
             return [
                 {
                     "params": [weights[name] for name in names if factors[name] == factor],
-                    "lr": rate * factor,
+                    "lr": lr * factor,
                     **settings,
                 }
                 for factor in sorted({factors[name] for name in names}, reverse=True)
             ]
 
         self.optimizers: list[WeightGroups] = []
-        matrices = groups("orthogonal", options.matrix_learning_rate, weight_decay=options.matrix_weight_decay)
+        matrices = groups("orthogonal", options.muon_lr, weight_decay=options.muon_weight_decay)
         if matrices:
             self.optimizers.append(Muon(matrices, momentum=options.momentum))
         rest = groups("decayed", options.learning_rate, weight_decay=options.weight_decay)
         rest += groups("plain", options.learning_rate, weight_decay=0.0)
-        embeddings = options.embedding_learning_rate
+        embeddings = options.embedding_lr
         rest += groups("embedding", options.learning_rate if embeddings is None else embeddings, weight_decay=0.0)
         if rest:
             self.optimizers.append(AdamW(rest, betas=options.betas, eps=1e-10))
         self.peak = self.learning_rate = options.learning_rate
-        self.rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.lrs = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def step(self, factor: float) -> None:
         """Update the weights from their gradients.
@@ -150,9 +150,9 @@ class Optimizers:
             factor: Factor on every peak learning rate, as the schedule gives it.
         """
         self.learning_rate = self.peak * factor
-        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
+        for optimizer, lrs in zip(self.optimizers, self.lrs, strict=True):
+            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+                group["lr"] = lr * factor
             optimizer.step()
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -168,7 +168,7 @@ class Optimizers:
         """Restore what `tensors` returned; an empty mapping restores the state before the first step.
 
         Raises:
-            Damaged: if a tensor belongs to a weight that the model does not have.
+            CorruptFile: if a tensor belongs to a weight that the model does not have.
         """
         by_name: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
@@ -184,4 +184,6 @@ class Optimizers:
                         key: tensor.to(weight.device, copy=True) for key, tensor in state.items()
                     }
         if by_name:
-            raise Damaged(f"the checkpoint's optimiser has state for unknown weights: {', '.join(sorted(by_name)[:5])}")
+            raise CorruptFile(
+                f"the checkpoint's optimiser has state for unknown weights: {', '.join(sorted(by_name)[:5])}"
+            )

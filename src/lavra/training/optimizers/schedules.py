@@ -13,12 +13,12 @@ class Schedule:
     """Learning-rate schedule: the factor on the peak learning rate at every step.
 
     Attributes:
-        shape: What follows the warm-up. `constant` stays at 1; `cosine` and `linear` decay to `floor` until the last
-            step; `wsd` (warm-up, stable, decay: arXiv 2405.18392) stays at 1 and decays linearly to `floor` over the
-            last `cooldown` share of the steps.
+        shape: What follows the warm-up. `constant` stays at 1; `cosine` and `linear` decay to `min_lr_ratio` until the
+            last step; `wsd` (warm-up, stable, decay: arXiv 2405.18392) stays at 1 and decays linearly to `min_lr_ratio`
+            over the last `decay_fraction` share of the steps.
         warmup_steps: Number of steps of the linear warm-up at the start; 0 for none.
-        cooldown: Share of the steps, from 0 to 1, over which `wsd` decays. Other shapes ignore it.
-        floor: Factor at the end of the run, as a share of the peak learning rate.
+        decay_fraction: Share of the steps, from 0 to 1, over which `wsd` decays. Other shapes ignore it.
+        min_lr_ratio: Factor at the end of the run, as a share of the peak learning rate.
 
     Examples:
         >>> schedule = Schedule(shape="wsd", warmup_steps=2, cooldown=0.5, floor=0.1)
@@ -28,8 +28,8 @@ class Schedule:
 
     shape: Shape = "wsd"
     warmup_steps: int = 10
-    cooldown: float = 0.5
-    floor: float = 0.05
+    decay_fraction: float = 0.5
+    min_lr_ratio: float = 0.05
 
     def factor(self, step: int, steps: int) -> float:
         """Return the factor on the peak learning rate.
@@ -39,9 +39,9 @@ class Schedule:
             steps: Number of steps of the whole run.
         """
         grown = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return grown * self._fall(step, steps)
+        return grown * self._decay(step, steps)
 
-    def fall_begins(self, steps: int) -> float:
+    def decay_begins(self, steps: int) -> float:
         """Return the step at which the decay starts, as a float; before it, the factor does not depend on `steps`.
 
         Args:
@@ -50,14 +50,14 @@ class Schedule:
         if self.shape == "constant":
             return float(steps)
         if self.shape == "wsd":
-            return steps * (1.0 - self.cooldown)
+            return steps * (1.0 - self.decay_fraction)
         return float(min(self.warmup_steps, steps - 1))
 
-    def _fall(self, step: int, steps: int) -> float:
+    def _decay(self, step: int, steps: int) -> float:
         if self.shape == "constant":
             return 1.0
-        begin = self.fall_begins(steps)
+        begin = self.decay_begins(steps)
         done = min(1.0, max(0.0, (step - begin) / max(1e-9, steps - begin)))
         if self.shape == "cosine":
-            return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * done))
-        return 1.0 - (1.0 - self.floor) * done
+            return self.min_lr_ratio + (1.0 - self.min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * done))
+        return 1.0 - (1.0 - self.min_lr_ratio) * done

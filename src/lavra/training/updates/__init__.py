@@ -3,16 +3,16 @@
 A run holds a list of them; each one wraps all that follow it in the list, so the first is the outermost.
 """
 
-from lavra.training.updates.anomalies import GuardFaults, RollBack
+from lavra.training.updates.anomalies import AnomalyGuard, RollBack
 from lavra.training.updates.averages import ExponentialAverage, SnapshotAverage
 from lavra.training.updates.base import Outcome, Update, run_chain
 from lavra.training.updates.clip import Clip
 from lavra.training.updates.monitor import Monitor
 
 __all__ = [
+    "AnomalyGuard",
     "Clip",
     "ExponentialAverage",
-    "GuardFaults",
     "Monitor",
     "Outcome",
     "RollBack",

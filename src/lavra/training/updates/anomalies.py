@@ -141,14 +141,14 @@ class RollBack(Exception):
         self.step, self.reason = step, reason
 
 
-class GuardFaults:
+class AnomalyGuard:
     """Update that refuses a step with an anomaly before the optimiser applies it.
 
     Args:
         policy: What happens to such a step: `skip` does not apply it, `rollback` also returns to the last checkpoint,
             and `stop` ends the run.
         record: Function that is called with the step and the reason, to log which documents the step contained.
-        most_in_a_row: Number of consecutive anomalous steps that are tolerated; one more ends the run under any policy.
+        max_in_a_row: Number of consecutive anomalous steps that are tolerated; one more ends the run under any policy.
         spikes: Detector of outliers in loss and gradient norm. None refuses only steps that are not finite.
 
     Attributes:
@@ -156,17 +156,17 @@ class GuardFaults:
             which keeps rolling back comes to an end.
     """
 
-    name = "faults"
+    name = "anomalies"
 
     def __init__(
         self,
         policy: Policy,
         record: Callable[[Step, str], None],
         *,
-        most_in_a_row: int = 10,
+        max_in_a_row: int = 10,
         spikes: SpikeDetector | None = None,
     ) -> None:
-        self.policy, self.record, self.most_in_a_row, self.spikes = policy, record, most_in_a_row, spikes
+        self.policy, self.record, self.max_in_a_row, self.spikes = policy, record, max_in_a_row, spikes
         self.bad: set[int] = set()
 
     def around(self, step: Step, inner: Inner) -> Outcome:
@@ -182,7 +182,7 @@ class GuardFaults:
         self.bad.add(step.number)
         self.record(step, reason)
         in_a_row = self._in_a_row(step.number)
-        if self.policy == "stop" or in_a_row > self.most_in_a_row:
+        if self.policy == "stop" or in_a_row > self.max_in_a_row:
             raise Diverged(
                 f"step {step.number + 1}: {reason}" + (f"; bad step {in_a_row} in a row" if in_a_row > 1 else ""),
                 "events.log names the documents of that step; look at them, then train again with a lower "

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lavra.training.precision import Masters
+from lavra.training.precision import MasterWeights
 from lavra.training.step import Step
 from lavra.training.updates.base import Inner, Outcome
 
@@ -17,14 +17,14 @@ class _Averaged:
     """Keeps fp32 averages of the master weights, and loads them into the model for evaluation.
 
     Args:
-        masters: Master weights of the model that is trained.
+        master_weights: Master weights of the model that is trained.
 
     Attributes:
         averages: Averaged tensors by parameter name; empty before the first step is averaged.
     """
 
-    def __init__(self, masters: Masters) -> None:
-        self.masters = masters
+    def __init__(self, master_weights: MasterWeights) -> None:
+        self.master_weights = master_weights
         self.averages: dict[str, torch.Tensor] = {}
 
     @contextmanager
@@ -36,13 +36,13 @@ class _Averaged:
         if not self.averages:
             yield
             return
-        weights = self.masters.weights
+        weights = self.master_weights.weights
         raw = {name: weight.detach().clone() for name, weight in weights.items()}
         try:
-            self.masters.load(self.averages)
+            self.master_weights.load(self.averages)
             yield
         finally:
-            self.masters.load(raw)
+            self.master_weights.load(raw)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the averages by parameter name, for a checkpoint."""
@@ -51,17 +51,17 @@ class _Averaged:
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Restore the averages that `tensors` returned; an empty mapping means that nothing was averaged yet."""
         # In the order of the weights, since a file has its own order and `_move` pairs the two lists by position.
-        weights = self.masters.weights.items() if tensors else ()
+        weights = self.master_weights.weights.items() if tensors else ()
         self.averages = {name: tensors[name].to(weight.device, copy=True) for name, weight in weights}
 
     @torch.no_grad()
     def _start(self) -> None:
-        self.averages = {name: weight.detach().clone() for name, weight in self.masters.weights.items()}
+        self.averages = {name: weight.detach().clone() for name, weight in self.master_weights.weights.items()}
 
     @torch.no_grad()
     def _move(self, share: float) -> None:
         """Move every average towards its weight: average += share * (weight - average)."""
-        torch._foreach_lerp_(list(self.averages.values()), list(self.masters.weights.values()), share)
+        torch._foreach_lerp_(list(self.averages.values()), list(self.master_weights.weights.values()), share)
 
 
 class ExponentialAverage(_Averaged):
@@ -70,7 +70,7 @@ class ExponentialAverage(_Averaged):
     After each applied step, average = decay * average + (1 - decay) * weight.
 
     Args:
-        masters: Master weights that are averaged.
+        master_weights: Master weights that are averaged.
         decay: Share of the average that a step keeps, from 0 to below 1. With 0 the average equals the weights.
 
     Examples:
@@ -84,8 +84,8 @@ class ExponentialAverage(_Averaged):
 
     name = "ema"
 
-    def __init__(self, masters: Masters, decay: float = 0.999) -> None:
-        super().__init__(masters)
+    def __init__(self, master_weights: MasterWeights, decay: float = 0.999) -> None:
+        super().__init__(master_weights)
         self.decay = decay
 
     def around(self, step: Step, inner: Inner) -> Outcome:
@@ -103,7 +103,7 @@ class ExponentialAverage(_Averaged):
 
     @torch.no_grad()
     def _copy(self) -> None:
-        torch._foreach_copy_(list(self.averages.values()), list(self.masters.weights.values()))
+        torch._foreach_copy_(list(self.averages.values()), list(self.master_weights.weights.values()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return an empty mapping: all state is in the tensors."""
@@ -117,15 +117,15 @@ class SnapshotAverage(_Averaged):
     """Stochastic weight averaging (SWA, arXiv 1803.05407): the mean of regular snapshots from the end of a run.
 
     Args:
-        masters: Master weights that are averaged.
+        master_weights: Master weights that are averaged.
         begin: Step of the first snapshot, counted from 0.
         every: Steps between two snapshots; values below 1 count as 1.
     """
 
     name = "swa"
 
-    def __init__(self, masters: Masters, begin: int, every: int = 10) -> None:
-        super().__init__(masters)
+    def __init__(self, master_weights: MasterWeights, begin: int, every: int = 10) -> None:
+        super().__init__(master_weights)
         self.begin, self.every = begin, max(1, every)
         self.count = 0
 

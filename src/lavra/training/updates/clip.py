@@ -36,7 +36,7 @@ class Clip:
         norm = step.gradient_norm()
         clipped = norm > self.limit
         if clipped:
-            torch._foreach_mul_(step.masters.gradients(), self.limit / norm)
+            torch._foreach_mul_(step.master_weights.gradients(), self.limit / norm)
         outcome = inner()
         outcome.metrics["clipped"] = float(clipped)
         return outcome

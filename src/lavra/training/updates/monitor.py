@@ -33,7 +33,7 @@ class Monitor:
     def around(self, step: Step, inner: Inner) -> Outcome:
         """Perform the step, measure before and after it if a measurement is due, and return the outcome."""
         due = step.number % self.every == 0
-        weights = step.masters.weights
+        weights = step.master_weights.weights
         before = {name: weight.detach().clone() for name, weight in weights.items()} if due else {}
         embedding = _embedding_gradient(step) if due else None
         outcome = inner()
@@ -78,7 +78,7 @@ def _groups(weights: dict[str, torch.Tensor]) -> dict[str, list[str]]:
 
 
 def _embedding_gradient(step: Step) -> float | None:
-    for name, weight in step.masters.weights.items():
+    for name, weight in step.master_weights.weights.items():
         if "embed" in name and weight.grad is not None:
             return float(torch.linalg.vector_norm(weight.grad))
     return None

@@ -16,14 +16,14 @@ from lavra.core.units import counted
 from lavra.data.examples.prepare import PreparedExamples, holds_examples, open_prepared_examples
 from lavra.data.examples.rows import EXAMPLE_COLUMNS, looks_like_example
 from lavra.data.examples.store import ExampleSource, ExampleStore
-from lavra.data.order import WindowOrder, WindowPlace
 from lavra.data.packing import WindowSource, cut
 from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.rows import BadRows
+from lavra.data.shuffle import WindowPlace, WindowShuffle
 from lavra.data.token_store.ngram_counts import Bigrams, Trigrams, as_read, count_bigrams, count_trigrams
 from lavra.data.token_store.prepare import Prepared, open_prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.data.usage import ledger
+from lavra.data.usage import data_usage
 from lavra.planning.plan import Plan
 from lavra.training.batches import Source
 from lavra.workflows.datasets.text import is_prepared
@@ -34,8 +34,9 @@ _EXCERPT_TOKENS = 64
 _BEGINNING = 512
 """Tokens of the training text on which models are compared."""
 
-_ROWS_SEEN, _MIXED = 64, 3
+_ROWS_SEEN = 64
 """Training rows that are searched for packed ones for the checks, and how many of these are taken."""
+_MIXED = 3
 
 _BYTES_PER_WORD = 6.0
 """Bytes of a word of prose with its space, because examples are not counted in words."""
@@ -57,7 +58,7 @@ class RowsToCheck:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class ValidationSet:
     """The validation rows, always the same ones in the same order, whatever the seed of the run.
 
     Attributes:
@@ -71,7 +72,7 @@ class HeldOut:
     bytes_per_target: float
 
 
-class Material(ABC):
+class Dataset(ABC):
     """A data set: text in sequences, or examples of which a part is predicted.
 
     Attributes:
@@ -94,25 +95,25 @@ class Material(ABC):
 
     @abstractmethod
     def epoch_tokens(self, plan: Plan) -> int:
-        """Return the tokens of one pass over the training data, in the unit of the plan's `tokens_per_step`."""
+        """Return the tokens of one pass over the training data, in the unit of the plan's `batch_tokens`."""
 
     @abstractmethod
     def source(self, plan: Plan) -> Source:
         """Return the training rows in the run's order."""
 
     @abstractmethod
-    def held_out(self, plan: Plan) -> HeldOut:
+    def validation_set(self, plan: Plan) -> ValidationSet:
         """Return the validation rows."""
 
     @abstractmethod
     def rows_to_check(self, plan: Plan, longest: int) -> RowsToCheck:
         """Return training rows for the checks, of at most `longest` tokens where rows may have any length."""
 
-    def bigrams(self, *, held_out: bool = False) -> Bigrams | None:
+    def bigrams(self, *, validation: bool = False) -> Bigrams | None:
         """Return the bigram counts of the text.
 
         Args:
-            held_out: Whether to count the validation text instead of the training text.
+            validation: Whether to count the validation text instead of the training text.
 
         Returns:
             The counts; None where only a part of the text is predicted, or there is too little of it.
@@ -124,7 +125,7 @@ class Material(ABC):
         return None
 
     @abstractmethod
-    def beginning(self) -> np.ndarray:
+    def first_ids(self) -> np.ndarray:
         """Return the (length,) int64 ids of some of the training text, to compare models on."""
 
     @abstractmethod
@@ -141,11 +142,11 @@ class Material(ABC):
         where there is none."""
 
     @abstractmethod
-    def receipt(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
+    def data_usage(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
         """Return the data usage after `steps` steps: for each source what was trained on, and how often."""
 
 
-class TextMaterial(Material):
+class TextDataset(Dataset):
     """Text, read in sequences from a token store.
 
     Args:
@@ -167,11 +168,11 @@ class TextMaterial(Material):
         """Return the training sequences in the order that the seed of the run gives."""
         return WindowSource(self.prepared.train, plan.context, plan.seed)
 
-    def held_out(self, plan: Plan) -> HeldOut:
+    def validation_set(self, plan: Plan) -> ValidationSet:
         """Return the sequences of the validation text."""
         store = self.prepared.validation
         windows = -(-store.manifest.tokens // plan.context)
-        return HeldOut(WindowSource(store, plan.context, 0), windows, store.manifest.bytes_per_token)
+        return ValidationSet(WindowSource(store, plan.context, 0), windows, store.manifest.bytes_per_token)
 
     def rows_to_check(self, plan: Plan, longest: int) -> RowsToCheck:
         """Return shorter sequences, and three that contain a border between documents: of the first, a middle and a
@@ -184,9 +185,9 @@ class TextMaterial(Material):
         mixed = [cut(store, WindowPlace(0, start % store.manifest.tokens, length)) for start in starts]
         return RowsToCheck(WindowSource(store, longest, plan.seed), longest, mixed)
 
-    def bigrams(self, *, held_out: bool = False) -> Bigrams | None:
+    def bigrams(self, *, validation: bool = False) -> Bigrams | None:
         """Count the bigrams of the text."""
-        store = self.prepared.validation if held_out else self.prepared.train
+        store = self.prepared.validation if validation else self.prepared.train
         if len(store.tokens) < 2:
             return None
         found = count_bigrams(store.tokens, self.tokenizer.vocabulary_size)
@@ -201,17 +202,17 @@ class TextMaterial(Material):
         found = count_trigrams(tokens, tokenizer.vocabulary_size, pairs, tokenizer.end_of_document)
         return replace(found, pairs=as_read(found.pairs, tokenizer.end_of_document, tokenizer.document_bos))
 
-    def beginning(self) -> np.ndarray:
+    def first_ids(self) -> np.ndarray:
         """Return the first ids of the training text."""
         return np.asarray(self.prepared.train.tokens[:_BEGINNING]).astype(np.int64)
 
     def summary(self) -> str:
         """Return a line that says how much text there is for training and for validation."""
-        train, held_out = self.prepared.train.manifest, self.prepared.validation.manifest
+        train, validation_set = self.prepared.train.manifest, self.prepared.validation.manifest
         return (
             f"text: {counted(train.documents, 'document')}, {train.bytes / 1e6:.1f} MB, "
             f"{counted(train.tokens, 'token')} for training; "
-            f"{counted(held_out.documents, 'document')}, {held_out.bytes / 1e6:.2f} MB for validation"
+            f"{counted(validation_set.documents, 'document')}, {validation_set.bytes / 1e6:.2f} MB for validation"
         )
 
     def excerpt(self, number: int) -> str:
@@ -224,11 +225,11 @@ class TextMaterial(Material):
         """Return empty prompts, because a sample text is a new document."""
         return [("", "")] * count
 
-    def receipt(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
+    def data_usage(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
         """Return the data usage after `steps` steps, in tokens, by source."""
         store = self.prepared.train
-        order = WindowOrder(store.manifest.tokens, plan.context, plan.seed)
-        done = ledger(store, order, steps * plan.rows_per_step).to_json()
+        order = WindowShuffle(store.manifest.tokens, plan.context, plan.seed)
+        done = data_usage(store, order, steps * plan.global_batch_size).to_json()
         return [
             {
                 "source": source["name"],
@@ -242,7 +243,7 @@ class TextMaterial(Material):
         ]
 
 
-class ExampleMaterial(Material):
+class ExampleDataset(Dataset):
     """Examples of which a part is predicted, packed into rows.
 
     Args:
@@ -276,11 +277,11 @@ class ExampleMaterial(Material):
         """Return the positions, padding included, of the rows that hold every example once."""
         return self.source(plan).rows_per_epoch * plan.context
 
-    def held_out(self, plan: Plan) -> HeldOut:
+    def validation_set(self, plan: Plan) -> ValidationSet:
         """Return the validation examples, packed in the same way."""
         store = self.prepared.validation
         source = self._source(store, plan, 0, plan.isolate)
-        return HeldOut(source, source.rows_per_epoch, store.manifest.bytes_per_token)
+        return ValidationSet(source, source.rows_per_epoch, store.manifest.bytes_per_token)
 
     def rows_to_check(self, plan: Plan, longest: int) -> RowsToCheck:
         """Return whole rows, because examples cannot be cut; those with the most examples are the mixed ones."""
@@ -289,16 +290,17 @@ class ExampleMaterial(Material):
         mixed = sorted(first, key=lambda row: -len(row.examples))[:_MIXED]
         return RowsToCheck(source, plan.context, [row for row in mixed if len(row.examples) > 1])
 
-    def beginning(self) -> np.ndarray:
+    def first_ids(self) -> np.ndarray:
         """Return the ids of the first training example."""
         return self.prepared.train[0].tokens
 
     def summary(self) -> str:
         """Return a line that says how many examples there are for training and for validation."""
-        train, held_out = self.prepared.train.manifest, self.prepared.validation.manifest
+        train, validation_set = self.prepared.train.manifest, self.prepared.validation.manifest
         return (
             f"{counted(train.examples, 'example')} for training, {counted(train.learned, 'token')} to predict of "
-            f"{train.tokens + train.source_tokens:,} to read; {counted(held_out.examples, 'example')} for validation"
+            f"{train.tokens + train.source_tokens:,} to read; {counted(validation_set.examples, 'example')} for "
+            f"validation"
         )
 
     def excerpt(self, number: int) -> str:
@@ -319,10 +321,10 @@ class ExampleMaterial(Material):
                 found.append((self.tokenizer.decode(prompt), self.tokenizer.decode(completion)))
         return found
 
-    def receipt(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
+    def data_usage(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
         """Return the data usage after `steps` steps, in examples, by source; every example occurs once in an epoch."""
         source = self.source(plan)
-        epochs, rows = divmod(steps * plan.rows_per_step, source.rows_per_epoch)
+        epochs, rows = divmod(steps * plan.global_batch_size, source.rows_per_epoch)
         seen = {example.number for row in source.rows(epochs * source.rows_per_epoch, rows) for example in row.examples}
         lines, start = [], 0
         for group in self.prepared.train.manifest.groups:
@@ -341,7 +343,7 @@ class ExampleMaterial(Material):
         return lines
 
 
-def open_material(folder: Path) -> Material:
+def open_dataset(folder: Path) -> Dataset:
     """Open a folder of prepared text or examples.
 
     Args:
@@ -352,11 +354,11 @@ def open_material(folder: Path) -> Material:
 
     Raises:
         InputError: If it is not such a folder.
-        Damaged: If a file is missing or cut short.
+        CorruptFile: If a file is missing or cut short.
     """
     if holds_examples(folder):
-        return ExampleMaterial(open_prepared_examples(folder))
-    return TextMaterial(open_prepared(folder))
+        return ExampleDataset(open_prepared_examples(folder))
+    return TextDataset(open_prepared(folder))
 
 
 def has_examples(config: TrainConfig) -> bool:
@@ -368,7 +370,7 @@ def has_examples(config: TrainConfig) -> bool:
     Args:
         config: The request.
     """
-    if config.objective.name in ("answers", "seq2seq") or config.text.prompt or config.text.completion:
+    if config.objective.name in ("completion", "seq2seq") or config.text.prompt or config.text.completion:
         return True
     if config.objective.name != "auto":
         return False

@@ -13,21 +13,21 @@ import torch
 from lavra.config.training import TextConfig, TrainConfig
 from lavra.core.disk.files import read_json
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.data.examples.chats import ChatTemplate
 from lavra.data.examples.default_chat import default_chat_template, with_turn_token
 from lavra.data.examples.prepare import prepare_examples
 from lavra.data.examples.rows import PairColumns, read_examples
 from lavra.data.readers.rows import BadRows
 from lavra.data.token_store.prepare import TOKENIZER
-from lavra.data.tokenizers.report import TextSample, TokenizerReport
+from lavra.data.tokenizers.report import CorpusSample, TokenizerReport
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.companions import TEMPLATES, copy_files
 from lavra.planning.budget import vocabulary_for
 from lavra.planning.machine.hardware import measure_matrix_peak
 from lavra.training.devices import use_threads
 from lavra.training.precision import choose_precision
-from lavra.workflows.datasets.dataset import ExampleMaterial, Material, TextMaterial, has_examples, open_material
+from lavra.workflows.datasets.dataset import Dataset, ExampleDataset, TextDataset, has_examples, open_dataset
 from lavra.workflows.datasets.text import (
     data_folder,
     is_prepared,
@@ -37,19 +37,21 @@ from lavra.workflows.datasets.text import (
     tokenizer_place,
 )
 from lavra.workflows.models.base_model import Base, read_base
-from lavra.workflows.models.saved_base import BASE, keep_base
+from lavra.workflows.models.saved_base import BASE, save_base
 from lavra.workflows.models.vocabulary import with_another_vocabulary
 from lavra.workflows.training.autoconfig import Machine, draft_model
 
-_FITTING, _LONGEST, _MULTIPLE = 0.99, 1024, 64
+_FITTING = 0.99
 """Share of the examples that must fit a row without being cut, the longest row in tokens that this may give, and the
 number of which the length of a row is a multiple."""
+_LONGEST = 1024
+_MULTIPLE = 64
 
 _MEASURED = 200
 """Pieces of text on which the bytes per token of a new tokenizer are measured."""
 
 
-def training_material(config: TrainConfig, home: Path, machine: Machine, base: Base | None) -> Material:
+def training_dataset(config: TrainConfig, home: Path, machine: Machine, base: Base | None) -> Dataset:
     """Open the prepared data of a request, or prepare its data in the folder of the run.
 
     Args:
@@ -66,14 +68,14 @@ def training_material(config: TrainConfig, home: Path, machine: Machine, base: B
     """
     folder = data_folder(config, home)
     if is_prepared(config.data):
-        return _matching(open_material(folder), base, folder)
-    examples = has_examples(config) if base is None else base.objective in ("answers", "seq2seq")
+        return _matching(open_dataset(folder), base, folder)
+    examples = has_examples(config) if base is None else base.objective in ("completion", "seq2seq")
     data = (_prepared_examples if examples else _prepared_text)(config, home, folder, machine, base)
-    say(data.summary())
+    log(data.summary())
     return data
 
 
-def _matching(data: Material, base: Base | None, folder: Path) -> Material:
+def _matching(data: Dataset, base: Base | None, folder: Path) -> Dataset:
     if base is not None and base.tokenizer.fingerprint != data.tokenizer.fingerprint:
         raise InputError(
             f"{folder} was prepared with another tokenizer than that of {base.place}",
@@ -82,20 +84,20 @@ def _matching(data: Material, base: Base | None, folder: Path) -> Material:
     return data
 
 
-def _prepared_text(config: TrainConfig, _home: Path, folder: Path, machine: Machine, base: Base | None) -> Material:
-    return TextMaterial(
+def _prepared_text(config: TrainConfig, _home: Path, folder: Path, machine: Machine, base: Base | None) -> Dataset:
+    return TextDataset(
         prepare_as_asked(
             config.data,
             folder,
             config.text,
             vocabulary_size=_vocabulary_chooser(config, machine),
             tokenizer=None if base is None else base.tokenizer,
-            beginnings=base is not None and base.objective == "masked",
+            bos=base is not None and base.objective == "mlm",
         )
     )
 
 
-def _prepared_examples(config: TrainConfig, home: Path, folder: Path, machine: Machine, base: Base | None) -> Material:
+def _prepared_examples(config: TrainConfig, home: Path, folder: Path, machine: Machine, base: Base | None) -> Dataset:
     columns = pair_columns(config.text)
     if base is None:
         tokenizer, context = _from_nothing(config, machine, columns)
@@ -119,12 +121,12 @@ def _prepared_examples(config: TrainConfig, home: Path, folder: Path, machine: M
     )
     if base is not None and prepared.report["chats"] and ChatTemplate.load(home / BASE) is None:
         copy_files(folder / TOKENIZER, home / BASE, TEMPLATES)  # the model now learns this template, so it keeps it
-    return ExampleMaterial(prepared)
+    return ExampleDataset(prepared)
 
 
 def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | None) -> tuple[Tokenizer, int]:
     """Return a tokenizer for the examples, and the row length in tokens of the model that will be trained on them."""
-    sample, sizes, chats = TextSample(), array("L"), False
+    sample, sizes, chats = CorpusSample(), array("L"), False
     text = config.text
     for row in read_examples(
         config.data,
@@ -133,7 +135,7 @@ def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | 
         encoding=text.encoding,
         validation=text.validation,
     ):
-        if row.held_out:
+        if row.is_validation:
             continue
         chats |= bool(row.messages)
         texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
@@ -145,7 +147,7 @@ def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | 
         tokenizer = open_tokenizer(config.text.tokenizer)
     else:
         vocabulary = _vocabulary_chooser(config, machine)(size)
-        say(f"training a tokenizer of {vocabulary} tokens")
+        log(f"training a tokenizer of {vocabulary} tokens")
         tokenizer = Tokenizer.train(sample, vocabulary)
         tokenizer = with_turn_token(tokenizer) if chats else tokenizer
     bytes_per_token = TokenizerReport.measure(tokenizer, islice(sample, _MEASURED)).bytes_per_token
@@ -202,7 +204,7 @@ def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base |
     if config.base is None:
         return None
     base = with_another_vocabulary(config, read_base(config, device, examples=has_examples(config)))
-    keep_base(home, base.opened.model, base.tokenizer, base.opened.files)
+    save_base(home, base.opened.model, base.tokenizer, base.opened.files)
     return base
 
 
@@ -230,5 +232,5 @@ def prepare_text(data: Sequence[str], out: str | Path, text: TextConfig, *, forc
             "give it to `lavra train` itself, which prepares it for its model; or name a column with --text-column",
         )
     prepared = prepare_as_asked(data, out, text, vocabulary_size=text.vocabulary, force=force)
-    say(TextMaterial(prepared).summary())
+    log(TextDataset(prepared).summary())
     return read_json(Path(out) / "report.json")

@@ -91,7 +91,7 @@ def prepare_as_asked(
     *,
     vocabulary_size: int | Callable[[int], int] | None,
     tokenizer: Tokenizer | None = None,
-    beginnings: bool = False,
+    bos: bool = False,
     force: bool = False,
 ) -> Prepared:
     """Prepare text as a request says.
@@ -103,7 +103,7 @@ def prepare_as_asked(
         vocabulary_size: Tokens of a new vocabulary, a function that chooses it from the bytes of the text, or None for
             the default; see `lavra.data.token_store.prepare.prepare`.
         tokenizer: The tokenizer to use; None for the one that the request names, or a new one.
-        beginnings: Whether documents begin with the tokenizer's own first token, as encoders need it.
+        bos: Whether documents begin with the tokenizer's own first token, as encoders need it.
         force: Whether an existing folder is replaced.
 
     Returns:
@@ -118,7 +118,7 @@ def prepare_as_asked(
         locations,
         out,
         tokenizer=tokenizer,
-        beginnings=beginnings,
+        bos=bos,
         vocabulary_size=vocabulary_size,
         validation_share=text.validation_share,
         validation_limit=text.validation_limit,

@@ -9,7 +9,7 @@ from typing import Any
 
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.disk.json_lines import one_line
-from lavra.core.errors import Damaged, InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.data.token_store.prepare import TRAIN, VALIDATION
 
 FILE = "text.json"
@@ -40,7 +40,7 @@ def text_fingerprints(folder: Path) -> dict[str, str]:
         A hash of the tokens of `train` and of `validation`, and the fingerprint of the `tokenizer`.
 
     Raises:
-        Damaged: If a manifest is missing or damaged.
+        CorruptFile: If a manifest is missing or damaged.
     """
     found: dict[str, str] = {}
     for side in (TRAIN, VALIDATION):
@@ -48,7 +48,7 @@ def text_fingerprints(folder: Path) -> dict[str, str]:
         try:
             hashes, tokenizer = dict(manifest["hashes"]), str(manifest["tokenizer_fingerprint"])
         except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(f"{folder / side / _MANIFEST} is damaged: {error!r}", "prepare the text again") from error
+            raise CorruptFile(f"{folder / side / _MANIFEST} is damaged: {error!r}", "prepare the text again") from error
         found[side] = hashlib.blake2b(one_line(sorted(hashes.items())).encode(), digest_size=16).hexdigest()
         found["tokenizer"] = tokenizer
     return found
@@ -68,7 +68,7 @@ def recorded_folder(run: Path) -> Path | None:
 
     Raises:
         InputError: If the text is in none of these places, or another text is there now.
-        Damaged: If the record is damaged.
+        CorruptFile: If the record is damaged.
     """
     if not (run / FILE).exists():
         return None
@@ -92,7 +92,9 @@ def _places(record: Any, run: Path) -> list[Path]:
     try:
         return [Path(os.path.normpath(run.absolute() / str(record["from_the_run"]))), Path(str(record["folder"]))]
     except (KeyError, TypeError) as error:
-        raise Damaged(f"{run / FILE} is damaged: {error!r}", "bring the file back from a copy of the run") from error
+        raise CorruptFile(
+            f"{run / FILE} is damaged: {error!r}", "bring the file back from a copy of the run"
+        ) from error
 
 
 def _difference(record: dict[str, Any], found: dict[str, str]) -> str:

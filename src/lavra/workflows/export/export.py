@@ -17,7 +17,7 @@ from lavra.core.disk.json_lines import one_line
 from lavra.core.disk.replacing import check_replaceable, was_made_by
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import CheckFailed, InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.seeds import numpy_stream
 from lavra.data.readers.documents import read_rows
 from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -34,10 +34,10 @@ from lavra.models.families.companions import (
 )
 from lavra.models.families.exporting import SpecialIds, export_decoder
 from lavra.models.families.importing import read_config
-from lavra.models.hf.folders import write_wrapped
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.folders import write_hf_model
+from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder, count_parameters
-from lavra.workflows.export.model_card import model_card, wrapped_card
+from lavra.workflows.export.model_card import hf_model_card, model_card
 from lavra.workflows.models.open import OpenModel, hugging_face_folder, open_model, read_hugging_face
 
 COMPARED_TOKENS = 512
@@ -57,21 +57,21 @@ class Export:
         certificate: The comparison of the exported model, opened by `transformers`, with lavra's.
         of_source: The comparison of the folder that the model was read from with lavra's model; None for a model that
             lavra trained from scratch.
-        folded: How far the merged model is from the trained one, for a run with an adapter; else None.
+        merged: How far the merged model is from the trained one, for a run with an adapter; else None.
     """
 
     folder: Path
     family: str
     certificate: Certificate
     of_source: Certificate | None
-    folded: dict[str, Any] | None = None
+    merged: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
             "folder": str(self.folder),
             "family": self.family,
-            **_certificates(self.certificate, self.of_source, self.folded),
+            **_certificates(self.certificate, self.of_source, self.merged),
         }
 
 
@@ -99,12 +99,12 @@ def export(
     check_replaceable(out, force=force or (out / FILE).exists(), inputs=[model, *data])
     source = _open(model)
     windows = _windows(source, data, text_column)
-    read = windows if isinstance(source.model, Wrapped) and source.model.kind == "encoder-decoder" else ()
-    folded = None if source.run is None else source.run.result.get("folded")
+    read = windows if isinstance(source.model, HFModel) and source.model.kind == "encoder-decoder" else ()
+    merged = None if source.run is None else source.run.result.get("folded")
     of_source = None
     request = _request(source, windows)
     if not force and was_made_by(out, request):
-        say(f"{out} holds this export already, whole")
+        log(f"{out} holds this export already, whole")
         return _made_before(out)
     if source.folder is not None and (source.run is None or isinstance(source.model, Decoder)):
         of_source = certify(source.model, source.folder, windows, sources=read)
@@ -115,9 +115,9 @@ def export(
         certificate = certify(source.model, building, windows, sources=read, tied=tied)
         certificate = replace(certificate, lost=lost_companions(building, source.files))
         _demand(certificate, f"{model} was not exported as it is")
-        write_json(building / FILE, _certificates(certificate, of_source, folded))
+        write_json(building / FILE, _certificates(certificate, of_source, merged))
         write_atomically(building / "README.md", _card(source, out.name, family, certificate))
-    return Export(out, family, certificate, of_source, folded)
+    return Export(out, family, certificate, of_source, merged)
 
 
 def _request(source: _Source, windows: list[list[int]]) -> str:
@@ -141,8 +141,8 @@ def _made_before(folder: Path) -> Export:
 
 def _write(source: _Source, folder: Path) -> tuple[str, bool]:
     """Write configuration and weights; return the family, and whether the head is tied."""
-    if isinstance(source.model, Wrapped):
-        write_wrapped(folder, source.model)
+    if isinstance(source.model, HFModel):
+        write_hf_model(folder, source.model)
         return source.model.inner.config.model_type, source.model.tied
     exported = export_decoder(
         folder,
@@ -158,18 +158,18 @@ def _write(source: _Source, folder: Path) -> tuple[str, bool]:
 def _card(source: _Source, name: str, family: str, certificate: Certificate) -> str:
     result = source.run.result if source.run is not None else {}
     parameters = count_parameters(source.model)
-    if isinstance(source.model, Wrapped):
-        return wrapped_card(name, family, source.model, parameters, certificate, result)
+    if isinstance(source.model, HFModel):
+        return hf_model_card(name, family, source.model, parameters, certificate, result)
     return model_card(name, family, source.model.spec, parameters, certificate, result)
 
 
 def _certificates(
-    certificate: Certificate, of_source: Certificate | None, folded: dict[str, Any] | None
+    certificate: Certificate, of_source: Certificate | None, merged: dict[str, Any] | None
 ) -> dict[str, Any]:
     return {
         "certificate": certificate.to_json(),
         **({} if of_source is None else {"of_source": of_source.to_json()}),
-        **({} if folded is None else {"folded": folded}),
+        **({} if merged is None else {"folded": merged}),
     }
 
 
@@ -182,7 +182,7 @@ def _demand(certificate: Certificate, what: str) -> None:
 class _Source:
     """The model to export. A Hugging Face folder without a tokenizer is exported without one."""
 
-    model: Decoder | Wrapped
+    model: Decoder | HFModel
     tokenizer: Tokenizer | None
     opened: OpenModel | None
     family: str | None
@@ -198,7 +198,7 @@ def _open(location: str) -> _Source:
     folder = hugging_face_folder(location)
     if folder is not None and not has_tokenizer(folder):
         model = read_hugging_face(folder).eval()
-        say(f"{folder} has no tokenizer; the export will have none, and is compared on random tokens")
+        log(f"{folder} has no tokenizer; the export will have none, and is compared on random tokens")
         return _Source(model, None, None, str(read_config(folder).get("model_type")), folder, folder)
     opened = open_model(location, "cpu")
     return _Source(opened.model, opened.tokenizer, opened, opened.family, opened.folder, opened.files)

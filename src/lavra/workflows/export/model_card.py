@@ -7,7 +7,7 @@ from typing import Any
 
 from lavra.core.units import counted
 from lavra.models.certificate import Certificate
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 from lavra.models.spec import DecoderSpec
 
 _HEADER = """---
@@ -27,7 +27,7 @@ _DECODER = (
     "of {context} tokens),\nin the form of `{family}`.\n"
 )
 
-_WRAPPED = (
+_HF_MODEL = (
     "An instance of `{architecture}` with {parameters:,} parameters (a vocabulary of {vocabulary:,} tokens, a context "
     "of {context} tokens).\n"
 )
@@ -110,10 +110,10 @@ def model_card(
     return _card(name, family, "decoder", description, certificate, result, prompt)
 
 
-def wrapped_card(
+def hf_model_card(
     name: str,
     family: str,
-    model: Wrapped,
+    model: HFModel,
     parameters: int,
     certificate: Certificate,
     result: Mapping[str, Any],
@@ -130,7 +130,7 @@ def wrapped_card(
         result: The final figures of the run that trained the model; empty where there is none.
         prompt: The prompt of the example of use.
     """
-    description = _WRAPPED.format(
+    description = _HF_MODEL.format(
         architecture=certificate.architecture,
         parameters=parameters,
         vocabulary=model.vocabulary,

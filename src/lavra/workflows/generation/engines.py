@@ -9,7 +9,7 @@ import torch
 
 from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError, LavraError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.generation.engines.converting import Convertible, is_converted, why_not_convertible
 from lavra.generation.engines.ctranslate import CTranslate2Engine, compute_type, why_not
@@ -80,9 +80,9 @@ def open_engine(
     except LavraError as error:
         if engine == "ctranslate2":
             raise
-        say(f"ctranslate2 is not used: {error.message}")
+        log(f"ctranslate2 is not used: {error.message}")
         return _torch(opened, options, precision, texts)
-    say(f"engine: {made.description}" + ("" if _determined(options) else _ABOUT_SEEDS))
+    log(f"engine: {made.description}" + ("" if _determined(options) else _ABOUT_SEEDS))
     return made
 
 

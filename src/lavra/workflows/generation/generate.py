@@ -13,7 +13,7 @@ from lavra.core.disk.files import write_atomically
 from lavra.core.disk.json_lines import JsonLines, one_line
 from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.errors import NO_SPACE, InputError, LavraError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.data.readers.lines import read_records, text
 from lavra.generation.engines.engine import generate_with
@@ -140,7 +140,7 @@ def generate_file(
     try:
         if waiting:
             if complete:
-                say(f"{out} has the texts of {len(complete):,} of {counted(len(prompts), 'prompt')} already")
+                log(f"{out} has the texts of {len(complete):,} of {counted(len(prompts), 'prompt')} already")
             texts = [prompts[row] for row in waiting]
             chosen = open_engine(model, texts, options, engine=engine, device=device, precision=precision)
             for (number, _), one in chosen.generate_each(texts, options):

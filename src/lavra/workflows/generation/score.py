@@ -16,7 +16,7 @@ from lavra.workflows.models.open import open_model
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
-    from lavra.models.contract import CachedModel
+    from lavra.models.protocols import CachedModel
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def self_ask(
     *,
     templates: str = "self-ask",
     options: GenerateOptions | None = None,
-    most: int = 5,
+    limit: int = 5,
     device: str = "auto",
 ) -> SelfAsked:
     """Answer a question by self-ask prompting (Press et al., arXiv 2210.03350).
@@ -36,7 +36,7 @@ def self_ask(
         retrieve: A function that returns the answer to a follow-up question.
         templates: A TOML file whose first template is used, or the built-in "self-ask".
         options: How to generate; greedy, with up to 60 tokens at a time, if None.
-        most: Most follow-up questions.
+        limit: Most follow-up questions.
         device: Device that computes: auto, cpu, cuda or mps.
 
     Returns:
@@ -54,4 +54,4 @@ def self_ask(
             made = generate(opened.model, opened.tokenizer, [prompt], replace(how, stop=(*how.stop, *stop)))
         return made[0].text
 
-    return ask_oneself(question, template, write, retrieve, most=most)
+    return ask_oneself(question, template, write, retrieve, limit=limit)

@@ -13,10 +13,10 @@ from lavra.config.choices import ObjectiveName
 from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.disk.files import write_json
 from lavra.core.errors import CheckFailed, InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.certificate import FILE, certify
-from lavra.models.hf.model import Wrapped, set_dropout
+from lavra.models.hf.model import HFModel, set_dropout
 from lavra.models.native.decoder import Decoder, count_parameters
 from lavra.models.spec import DecoderSpec
 from lavra.planning.machine.flops import training_flops_per_token
@@ -26,14 +26,16 @@ from lavra.workflows.models.saved_base import BASE
 WINDOW = {"cpu": 512, "mps": 512, "cuda": 1024}
 """Default context length in tokens, by device, where the model could read more."""
 
-_SOURCE_WINDOW, _TARGET_WINDOW = 512, 256
+_SOURCE_WINDOW = 512
 """Default lengths in tokens of the source and of the target of an encoder-decoder."""
+_TARGET_WINDOW = 256
 
 _SHAPE = ("depth", "width", "heads", "kv_heads", "positions", "norm", "activation", "tied")
 """Fields of the request that describe a new model, and that a pretrained model does not allow."""
 
-_CERTIFIED_TOKENS, _CERTIFIED_LOGITS = 512, 32_000_000
+_CERTIFIED_TOKENS = 512
 """Most tokens whose logits are compared with those of `transformers`, and most logits, so that memory stays small."""
+_CERTIFIED_LOGITS = 32_000_000
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,9 @@ class Base:
         return count_parameters(self.opened.model)
 
     @property
-    def isolates(self) -> bool:
+    def supports_packing(self) -> bool:
         """Whether the model can keep the documents of one sequence apart."""
-        return isinstance(self.opened.model, Decoder) or self.opened.model.isolates
+        return isinstance(self.opened.model, Decoder) or self.opened.model.supports_packing
 
     @property
     def flops_per_token(self) -> float:
@@ -105,7 +107,7 @@ def read_base(config: TrainConfig, device: torch.device, *, examples: bool) -> B
     _refuse_shapes(config.model)
     opened = open_model(config.base, "cpu")
     model = opened.model
-    kind = model.kind if isinstance(model, Wrapped) else "decoder"
+    kind = model.kind if isinstance(model, HFModel) else "decoder"
     examples = examples or kind == "encoder-decoder"
     objective = _objective(config.objective.name, kind, examples, opened.place)
     window, source = _windows(config, model, kind, device)
@@ -131,8 +133,8 @@ def objective_from_nothing(asked: ObjectiveName, *, examples: bool) -> Objective
 
 def _objective(asked: ObjectiveName, kind: str, examples: bool, place: str) -> ObjectiveName:
     possible: dict[str, tuple[ObjectiveName, ...]] = {
-        "decoder": ("answers",) if examples else ("causal",),
-        "encoder": () if examples else ("masked",),
+        "decoder": ("completion",) if examples else ("causal",),
+        "encoder": () if examples else ("mlm",),
         "encoder-decoder": ("seq2seq",),
     }
     found = possible[kind]
@@ -161,7 +163,7 @@ def _refuse_shapes(asked: ModelConfig) -> None:
         )
 
 
-def _windows(config: TrainConfig, model: Decoder | Wrapped, kind: str, device: torch.device) -> tuple[int, int]:
+def _windows(config: TrainConfig, model: Decoder | HFModel, kind: str, device: torch.device) -> tuple[int, int]:
     """Return the tokens of a sequence, and those of a source sequence (0 where there is none)."""
     longest = model.context
     usual = _TARGET_WINDOW if kind == "encoder-decoder" else WINDOW.get(device.type, 512)
@@ -206,4 +208,4 @@ def certify_base(run: Path, base: Base, tokens: np.ndarray) -> None:
     write_json(run / BASE / FILE, certificate.to_json())
     if not certificate.holds:
         raise CheckFailed(f"{opened.folder} is not read as transformers reads it:\n{certificate}", "report this")
-    say(str(certificate))
+    log(str(certificate))

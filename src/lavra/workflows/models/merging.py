@@ -8,27 +8,27 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lavra.config.transforms import EditConfig
+from lavra.config.transforms import TransformConfig
 from lavra.core.disk.building import building_folder
 from lavra.core.errors import CheckFailed, InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.models.contract import Batch
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import Batch
 from lavra.models.transforms.adapters import Adapter
-from lavra.models.transforms.apply import MergeCheck, fold_edits, load_learned_weights
-from lavra.models.transforms.base import ModelEdit
+from lavra.models.transforms.apply import MergeCheck, load_learned_weights, merge_transforms
+from lavra.models.transforms.base import ModelTransform
 from lavra.models.transforms.peft_files import save_adapter
 from lavra.models.transforms.prefix import Prefix
 from lavra.planning.plan import Plan
-from lavra.workflows.models.saved_base import BASE, build_edited, model_with, write_model
+from lavra.workflows.models.saved_base import BASE, build_transformed, model_with, write_model
 
 ADAPTER = "adapter"
 """Name of the folder in a run that `peft` opens on top of the base model of the run."""
 
 
-def write_folded(
+def write_merged(
     run: Path, out: Path, plan: Plan, weights: Mapping[str, torch.Tensor], tokenizer: Tokenizer, batch: Batch
 ) -> MergeCheck | None:
     """Write the trained model with its adapter merged, and the adapter by itself where `peft` can open it.
@@ -48,19 +48,19 @@ def write_folded(
     Raises:
         CheckFailed: If the logits of the merged model differ from those of the trained one.
     """
-    model, edits = build_edited(plan, run)
+    model, transforms = build_transformed(plan, run)
     load_learned_weights(model, {name: weight.cpu() for name, weight in weights.items()}, str(run))
     model.eval()
-    _write_adapter(run, model, edits)
+    _write_adapter(run, model, transforms)
 
     def logits(module: nn.Module) -> torch.Tensor:
-        assert isinstance(module, Decoder | Wrapped)
+        assert isinstance(module, Decoder | HFModel)
         return module.head(module.features(batch))
 
     try:
-        check = fold_edits(model, edits, logits)
+        check = merge_transforms(model, transforms, logits)
     except InputError as error:
-        say(f"the adapter was not merged: {error.message}; the last checkpoint of the run is the model")
+        log(f"the adapter was not merged: {error.message}; the last checkpoint of the run is the model")
         return None
     if not check.holds:
         raise CheckFailed(
@@ -68,11 +68,11 @@ def write_folded(
             f"the adapter is whole in {run / ADAPTER}, and in the last checkpoint of the run; report this",
         )
     write_model(out, model, tokenizer, run / BASE)
-    say(f"adapter merged: logits differ by at most {check.largest_difference:.1e} from those of the trained model")
+    log(f"adapter merged: logits differ by at most {check.largest_difference:.1e} from those of the trained model")
     return check
 
 
-def model_for_use(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: str) -> Decoder | Wrapped:
+def model_for_use(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: str) -> Decoder | HFModel:
     """Return the model of a plan with trained weights, its adapter merged where that can be done.
 
     Args:
@@ -82,25 +82,25 @@ def model_for_use(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place
         place: Where the weights come from, for messages.
 
     Raises:
-        Damaged: If the weights are not those of the model; the message names `place`.
+        CorruptFile: If the weights are not those of the model; the message names `place`.
     """
-    if plan.edits == EditConfig():
+    if plan.transforms == TransformConfig():
         return model_with(plan, run, weights, place)
-    model, edits = build_edited(plan, run)
+    model, transforms = build_transformed(plan, run)
     load_learned_weights(model, weights, place)
-    if plan.edits.adapter.kind != "prefix":
+    if plan.transforms.adapter.kind != "prefix":
         with torch.no_grad():
-            for edit in reversed(edits):
-                edit.fold(model)
+            for edit in reversed(transforms):
+                edit.merge(model)
     return model
 
 
-def _write_adapter(run: Path, model: nn.Module, edits: list[ModelEdit]) -> None:
-    adapter = next((edit for edit in edits if isinstance(edit, Adapter | Prefix)), None)
-    if adapter is None or not isinstance(model, Wrapped):
+def _write_adapter(run: Path, model: nn.Module, transforms: list[ModelTransform]) -> None:
+    adapter = next((edit for edit in transforms if isinstance(edit, Adapter | Prefix)), None)
+    if adapter is None or not isinstance(model, HFModel):
         return
     try:
         with building_folder(run / ADAPTER, ours=True, kind="adapter") as building:
             save_adapter(building, model, adapter, str((run / BASE).resolve()))
     except InputError as error:
-        say(f"no adapter for peft was written: {error.message}")
+        log(f"no adapter for peft was written: {error.message}")

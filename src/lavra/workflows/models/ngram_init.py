@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 from lavra.config.training import TrainConfig
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import counted, show_duration
 from lavra.models.native.bigram_init import (
-    can_start_from_bigrams,
+    can_init_from_bigrams,
     flops_of_context,
+    init_from_bigrams,
     loss_by_bigrams,
-    start_from_bigrams,
 )
-from lavra.models.native.trigram_init import flops_of_pair, start_from_trigrams
+from lavra.models.native.trigram_init import flops_of_pair, init_from_trigrams
 from lavra.models.spec import DecoderSpec
 from lavra.planning.plan import Plan
-from lavra.training.precision import TYPES, Masters, choose_precision
-from lavra.workflows.datasets.dataset import Material
-from lavra.workflows.training.build import Assembly
-from lavra.workflows.training.optimization import rates_after_bigrams
+from lavra.training.precision import TYPES, MasterWeights, choose_precision
+from lavra.workflows.datasets.dataset import Dataset
+from lavra.workflows.training.build import TrainingJob
+from lavra.workflows.training.optimization import lrs_after_bigrams
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ _PAIRS_SHARE = 0.25
 that it costs would have lowered the loss further."""
 
 
-def contexts_to_count(config: TrainConfig, plan: Plan, data: Material, tokens: float) -> int:
+def contexts_to_count(config: TrainConfig, plan: Plan, data: Dataset, tokens: float) -> int:
     """Return for how many tokens the warm start counts what follows them.
 
     Args:
@@ -59,13 +59,13 @@ def contexts_to_count(config: TrainConfig, plan: Plan, data: Material, tokens: f
     Raises:
         InputError: If the request asks for a warm start and the model cannot have one.
     """
-    asked, spec = config.optimization.bigrams, plan.model
+    asked, spec = config.optimization.bigram_init, plan.model
     plain = plan.base is None and plan.objective == "causal" and not data.examples
-    if spec is None or not plain or not can_start_from_bigrams(spec):
+    if spec is None or not plain or not can_init_from_bigrams(spec):
         if asked:
             raise InputError(
                 "this model cannot have a warm start from bigram counts",
-                "leave out --optimization.bigrams: it is for decoders of plain text, trained from scratch, whose "
+                "leave out --optimization.bigram-init: it is for decoders of plain text, trained from scratch, whose "
                 "embedding has a norm and is not tied to the head",
             )
         return 0
@@ -85,7 +85,7 @@ def contexts_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: f
     Returns:
         The number of contexts, most frequent tokens first; 0 for no warm start.
     """
-    if tokens > PAIRS_UNTIL * spec.vocabulary or not can_start_from_bigrams(spec):
+    if tokens > PAIRS_UNTIL * spec.vocabulary or not can_init_from_bigrams(spec):
         return 0
     return min(spec.vocabulary, int(_SHARE * tokens * flops_per_token / flops_of_context(spec)))
 
@@ -102,12 +102,12 @@ def pairs_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: floa
         The number of bigrams, most frequent first. It is 0 for runs that are so long that the learning rates are not
         lowered for the warm start: they would forget what the table was initialised with.
     """
-    if rates_after_bigrams(tokens, spec.vocabulary, paired=True) == 1.0:
+    if lrs_after_bigrams(tokens, spec.vocabulary, paired=True) == 1.0:
         return 0
-    return min(spec.pairs, int(_PAIRS_SHARE * tokens * flops_per_token / flops_of_pair(spec)))
+    return min(spec.bigram_embedding, int(_PAIRS_SHARE * tokens * flops_per_token / flops_of_pair(spec)))
 
 
-def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
+def warm_start(job: TrainingJob, plan: Plan, data: Dataset) -> Plan:
     """Initialise embedding and head of a trainer at its first step from n-gram counts, where the plan says so.
 
     The weights are fitted so that embedding and head alone, without the blocks, predict the bigram statistics of the
@@ -115,7 +115,7 @@ def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
     weights. A run that is resumed from a checkpoint does not need it.
 
     Args:
-        assembly: The trainer at its first step; its master weights are changed.
+        job: The trainer at its first step; its master weights are changed.
         plan: The plan of the run.
         data: The training data, whose n-grams are counted.
 
@@ -127,38 +127,42 @@ def begin(assembly: Assembly, plan: Plan, data: Material) -> Plan:
     begun = time.monotonic()
     bigrams = data.bigrams()
     assert bigrams is not None
-    masters = assembly.trainer.masters
-    embedding, head = (masters.weights[name].detach() for name in ("embedding.weight", "output.weight"))
+    master_weights = job.trainer.master_weights
+    embedding, head = (master_weights.weights[name].detach() for name in ("embedding.weight", "output.weight"))
     # fp16 underflows: its exponent is too small for the smallest gradients of this fit, and bf16 has that of fp32.
     precision = choose_precision("auto", embedding.device)
     dtype = TYPES["fp32" if precision == "fp16" else precision]
-    loss = start_from_bigrams(embedding, head, bigrams, plan.bigram_contexts, dtype)
-    held_out = data.bigrams(held_out=True)
+    loss = init_from_bigrams(embedding, head, bigrams, plan.bigram_contexts, dtype)
+    validation = data.bigrams(validation=True)
     bits, told = None, f"training loss {loss:.3f}"
-    if held_out is not None:
-        loss_there = loss_by_bigrams(embedding, head, held_out, dtype)
-        bits = loss_there / math.log(2) / data.held_out(plan).bytes_per_target
+    if validation is not None:
+        loss_there = loss_by_bigrams(embedding, head, validation, dtype)
+        bits = loss_there / math.log(2) / data.validation_set(plan).bytes_per_target
         told = f"validation loss {loss_there:.3f}, {bits:.3f} bits per byte"
-    say(
+    log(
         f"warm start from {counted(len(bigrams.followers), 'bigram count')}: {told} "
         f"({show_duration(time.monotonic() - begun)})"
     )
     if plan.trigram_contexts:
-        _begin_with_pairs(masters, embedding, head, data.trigrams(plan.trigram_contexts), dtype)
-    masters.publish()
+        _warm_start_with_trigrams(master_weights, embedding, head, data.trigrams(plan.trigram_contexts), dtype)
+    master_weights.copy_to_model()
     return replace(plan, start_bits_per_byte=bits)
 
 
-def _begin_with_pairs(
-    masters: Masters, embedding: torch.Tensor, head: torch.Tensor, trigrams: Trigrams | None, dtype: torch.dtype
+def _warm_start_with_trigrams(
+    master_weights: MasterWeights,
+    embedding: torch.Tensor,
+    head: torch.Tensor,
+    trigrams: Trigrams | None,
+    dtype: torch.dtype,
 ) -> None:
     """Initialise the bigram embedding from trigram counts, as what is missing from the prediction by one token."""
     if trigrams is None or not len(trigrams.pairs):
         return
     begun = time.monotonic()
-    table = masters.weights["pair_embedding.weight"].detach()
-    first, last = start_from_trigrams(table, embedding, head, trigrams, dtype)
-    say(
+    table = master_weights.weights["bigram_embedding.weight"].detach()
+    first, last = init_from_trigrams(table, embedding, head, trigrams, dtype)
+    log(
         f"warm start of the bigram embedding from what follows {counted(len(trigrams.pairs), 'bigram')} "
         f"({trigrams.covered:.0%} of the text): training loss there {last:.3f}, and {first:.3f} without it "
         f"({show_duration(time.monotonic() - begun)})"

@@ -9,7 +9,7 @@ import torch
 
 from lavra.core.disk.run_folder import RunFolder, is_run
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.data.tokenizers.llama2c import find_llama2c_tokenizer, load_llama2c_tokenizer
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.companions import read_origin
@@ -17,17 +17,17 @@ from lavra.models.families.files import hub_folder, hub_name
 from lavra.models.families.importing import import_decoder, is_hugging_face_folder, read_config
 from lavra.models.families.llama2c import is_llama2c, read_llama2c
 from lavra.models.families.registry import FAMILIES
-from lavra.models.hf.folders import open_wrapped
+from lavra.models.hf.folders import open_hf_model
 from lavra.models.hf.kinds import choose_kind
-from lavra.models.hf.model import Wrapped
-from lavra.models.hf.unfolded import adapter_base, folder_of_adapter, folder_of_gguf, gguf_file
+from lavra.models.hf.model import HFModel
+from lavra.models.hf.unmerged import adapter_base, folder_of_adapter, folder_of_gguf, gguf_file
 from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import SPECIFICATION, load_decoder
 from lavra.planning.plan import Plan
 from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.devices import choose_device
 from lavra.training.precision import TYPES, choose_precision
-from lavra.workflows.datasets.dataset import open_material
+from lavra.workflows.datasets.dataset import open_dataset
 from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.models.merging import model_for_use
 from lavra.workflows.models.saved_base import companions_folder
@@ -48,7 +48,7 @@ class OpenModel:
             there is none.
     """
 
-    model: Decoder | Wrapped
+    model: Decoder | HFModel
     tokenizer: Tokenizer
     place: str
     run: RunFolder | None
@@ -73,7 +73,7 @@ def open_model(location: str, device: str = "auto", precision: str = "fp32") -> 
 
     Raises:
         InputError: If there is no model at `location`, or no such precision.
-        Damaged: If a file of the model is damaged.
+        CorruptFile: If a file of the model is damaged.
     """
     where = choose_device(device)
     weights = TYPES[choose_precision(precision, where)]
@@ -176,7 +176,7 @@ def _from_hugging_face(folder: Path, device: torch.device, run: RunFolder | None
     return OpenModel(model, tokenizer, str(folder), run, str(config.get("model_type")), folder, folder)
 
 
-def read_hugging_face(folder: Path) -> Decoder | Wrapped:
+def read_hugging_face(folder: Path) -> Decoder | HFModel:
     """Return the model in a Hugging Face folder: lavra's own decoder where that computes the same, else the model of
     `transformers`.
 
@@ -185,20 +185,20 @@ def read_hugging_face(folder: Path) -> Decoder | Wrapped:
 
     Raises:
         InputError: If there is no language model in the folder.
-        Damaged: If a file is damaged.
+        CorruptFile: If a file is damaged.
     """
     config = read_config(folder)
     kind = choose_kind(config, folder)
     if kind != "decoder" or config.get("model_type") not in FAMILIES:
-        return open_wrapped(folder, kind)
+        return open_hf_model(folder, kind)
     try:
         imported = import_decoder(folder)
     except InputError as error:
-        model = open_wrapped(folder, kind)  # raises the better error where the files themselves are wrong
-        say(f"{folder}: {error.message}; it is computed by transformers instead, more slowly")
+        model = open_hf_model(folder, kind)  # raises the better error where the files themselves are wrong
+        log(f"{folder}: {error.message}; it is computed by transformers instead, more slowly")
         return model
     for note in imported.notes:
-        say(f"{folder}: {note}")
+        log(f"{folder}: {note}")
     return imported.model
 
 
@@ -209,7 +209,7 @@ def _from_llama2c(path: Path, device: torch.device) -> OpenModel:
     return OpenModel(model.to(device).eval(), tokenizer, str(path), None, "llama")
 
 
-def _fitting(model: Decoder | Wrapped, tokenizer: Tokenizer, folder: Path) -> Decoder | Wrapped:
+def _fitting(model: Decoder | HFModel, tokenizer: Tokenizer, folder: Path) -> Decoder | HFModel:
     if tokenizer.end_of_document >= model.vocabulary:
         raise InputError(
             f"the tokenizer in {folder} ends documents with token {tokenizer.end_of_document}, and its model has "
@@ -225,11 +225,11 @@ def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) 
         raise InputError(f"{run.path} has no model yet", f"train it first: lavra resume {run.path}")
     plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
     # An average has no tensors before its first snapshot; the weights themselves are the model until then.
-    groups = [name for name in ("ema", "swa", "masters") if name in checkpoint.groups]
+    groups = [name for name in ("ema", "swa", "master_weights") if name in checkpoint.groups]
     weights = next(tensors for tensors in map(checkpoint.load, groups) if tensors)
     place = f"{run.path}, checkpoint of step {checkpoint.step}"
     data = data_folder(request_of(run), run.path)
     files = companions_folder(run.path, data)
     model = model_for_use(plan, run.path, weights, place).to(device).eval()
     family = read_origin(files).get("model_type")
-    return OpenModel(model, open_material(data).tokenizer, place, run, family, files=files)
+    return OpenModel(model, open_dataset(data).tokenizer, place, run, family, files=files)

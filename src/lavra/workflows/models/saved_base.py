@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch
 
-from lavra.config.transforms import EditConfig
+from lavra.config.transforms import TransformConfig
 from lavra.core.disk.building import building_folder
 from lavra.core.errors import InputError
 from lavra.data.token_store.prepare import TOKENIZER
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.companions import write_companions
-from lavra.models.hf.folders import open_wrapped, write_wrapped
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.folders import open_hf_model, write_hf_model
+from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder, build_decoder
 from lavra.models.native.store import SPECIFICATION, decoder_from, load_decoder, save_decoder
-from lavra.models.transforms.apply import apply_edits, load_learned_weights
-from lavra.models.transforms.base import ModelEdit
+from lavra.models.transforms.apply import apply_transforms, load_learned_weights
+from lavra.models.transforms.base import ModelTransform
 from lavra.planning.plan import Plan
 
 BASE = "base"
@@ -27,7 +27,7 @@ LATER = ("certificate.json", "doc2query.json")
 """Files that are added to the folder of a model after it was written."""
 
 
-def keep_base(run: Path, model: Decoder | Wrapped, tokenizer: Tokenizer, folder: Path | None) -> None:
+def save_base(run: Path, model: Decoder | HFModel, tokenizer: Tokenizer, folder: Path | None) -> None:
     """Save the base model, with its tokenizer, in the folder of a run.
 
     Args:
@@ -42,7 +42,7 @@ def keep_base(run: Path, model: Decoder | Wrapped, tokenizer: Tokenizer, folder:
 
 def write_model(
     out: Path,
-    model: Decoder | Wrapped,
+    model: Decoder | HFModel,
     tokenizer: Tokenizer,
     folder: Path | None,
     weights: dict[str, torch.Tensor] | None = None,
@@ -61,7 +61,7 @@ def write_model(
         if isinstance(model, Decoder):
             save_decoder(building, model, weights)
         else:
-            write_wrapped(building, model, weights=weights)
+            write_hf_model(building, model, weights=weights)
         write_companions(building, tokenizer, folder, ours=isinstance(model, Decoder))
 
 
@@ -78,7 +78,7 @@ def companions_folder(run: Path, data: Path) -> Path:
     return run / BASE if (run / BASE).is_dir() else data / TOKENIZER
 
 
-def build_model(plan: Plan, run: Path | None) -> Decoder | Wrapped:
+def build_model(plan: Plan, run: Path | None) -> Decoder | HFModel:
     """Return the model of a plan as it is before the first step, with its transforms applied.
 
     Args:
@@ -88,10 +88,10 @@ def build_model(plan: Plan, run: Path | None) -> Decoder | Wrapped:
     Raises:
         InputError: If the saved base model is gone.
     """
-    return build_edited(plan, run)[0]
+    return build_transformed(plan, run)[0]
 
 
-def build_edited(plan: Plan, run: Path | None) -> tuple[Decoder | Wrapped, list[ModelEdit]]:
+def build_transformed(plan: Plan, run: Path | None) -> tuple[Decoder | HFModel, list[ModelTransform]]:
     """Return the model of `build_model`, and the transforms that were applied to it.
 
     Args:
@@ -101,11 +101,11 @@ def build_edited(plan: Plan, run: Path | None) -> tuple[Decoder | Wrapped, list[
     Raises:
         InputError: If the saved base model is gone.
     """
-    model = _unedited(plan, run)
-    return model, apply_edits(model, plan.edits, plan.seed)
+    model = _untransformed(plan, run)
+    return model, apply_transforms(model, plan.transforms, plan.seed)
 
 
-def _unedited(plan: Plan, run: Path | None) -> Decoder | Wrapped:
+def _untransformed(plan: Plan, run: Path | None) -> Decoder | HFModel:
     if plan.base is None:
         assert plan.model is not None
         return build_decoder(plan.model, plan.seed)
@@ -113,10 +113,10 @@ def _unedited(plan: Plan, run: Path | None) -> Decoder | Wrapped:
     folder = run / BASE
     if not folder.is_dir():
         raise InputError(f"the base model of the run is gone: {folder}", "restore the folder")
-    return load_decoder(folder) if (folder / SPECIFICATION).exists() else open_wrapped(folder)
+    return load_decoder(folder) if (folder / SPECIFICATION).exists() else open_hf_model(folder)
 
 
-def model_with(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: str) -> Decoder | Wrapped:
+def model_with(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: str) -> Decoder | HFModel:
     """Return the model of a plan with trained weights, as a checkpoint holds them.
 
     Args:
@@ -126,9 +126,9 @@ def model_with(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: s
         place: Where the weights come from, for messages.
 
     Raises:
-        Damaged: If the weights are not those of the model; the message names `place`.
+        CorruptFile: If the weights are not those of the model; the message names `place`.
     """
-    if plan.base is None and plan.edits == EditConfig():
+    if plan.base is None and plan.transforms == TransformConfig():
         assert plan.model is not None
         return decoder_from(plan.model, weights, place)
     model = build_model(plan, run)

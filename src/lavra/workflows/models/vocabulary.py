@@ -9,18 +9,18 @@ import torch
 
 from lavra.config.training import TrainConfig
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.data.examples.rows import read_examples
 from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.rows import BadRows
 from lavra.data.tokenizers.extension import extend_tokenizer, with_special_tokens
-from lavra.data.tokenizers.report import TextSample, TokenizerReport
+from lavra.data.tokenizers.report import CorpusSample, TokenizerReport
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.evaluation.documents import documents_of_rows
 from lavra.evaluation.likelihood import likelihood
-from lavra.models.contract import Model
 from lavra.models.families.companions import template_tokens
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import Model
 from lavra.models.transforms.vocabulary import swap_vocabulary
 from lavra.workflows.datasets.text import open_tokenizer, pair_columns
 from lavra.workflows.models.base_model import Base
@@ -28,8 +28,9 @@ from lavra.workflows.models.base_model import Base
 _SAMPLE_BYTES = 20_000_000
 """Most bytes of text from which a vocabulary is trained or extended."""
 
-_MEASURED_BYTES, _MEASURED_CONTEXT = 16_000, 256
+_MEASURED_BYTES = 16_000
 """Bytes of text on which the model is measured before and after the change, and the context length in tokens."""
+_MEASURED_CONTEXT = 256
 
 
 def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
@@ -71,9 +72,9 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
     changed = swap_vocabulary(model, old, new, method, texts if method == "focus" else ())
     after = _bits_per_byte(changed, new, texts, base)
     for name, tokenizer in (("old", old), ("new", new)):
-        say(f"{name} {TokenizerReport.measure(tokenizer, texts).summary()}")
+        log(f"{name} {TokenizerReport.measure(tokenizer, texts).summary()}")
     if before is not None and after is not None:
-        say(f"before training: {before:.3f} bits per byte with the old vocabulary, {after:.3f} with the new one")
+        log(f"before training: {before:.3f} bits per byte with the old vocabulary, {after:.3f} with the new one")
     return replace(base, opened=replace(base.opened, model=changed, tokenizer=new, folder=None))
 
 
@@ -91,8 +92,8 @@ def _sample(config: TrainConfig, base: Base) -> list[str]:
         raise InputError(
             "another vocabulary needs the text twice, and this can be read only once", "save it to a file first"
         )
-    sample = TextSample(_SAMPLE_BYTES)
-    for text in _texts(config, examples=base.objective in ("answers", "seq2seq")):
+    sample = CorpusSample(_SAMPLE_BYTES)
+    for text in _texts(config, examples=base.objective in ("completion", "seq2seq")):
         sample.add(text)
     return list(sample)
 
@@ -108,19 +109,19 @@ def _texts(config: TrainConfig, *, examples: bool) -> Iterator[str]:
             wanted=(),
             bad_rows=BadRows(),
         )
-        yield from (row.text for row in rows if not row.held_out)
+        yield from (row.text for row in rows if not row.is_validation)
         return
     columns = pair_columns(asked)
     for row in read_examples(
         config.data, BadRows(), columns=columns, encoding=asked.encoding, validation=asked.validation
     ):
-        if not row.held_out:
+        if not row.is_validation:
             yield from (row.prompt, row.completion, *(turn["content"] for turn in row.messages))
 
 
 def _bits_per_byte(model: Decoder | Model, tokenizer: Tokenizer, texts: list[str], base: Base) -> float | None:
     """Return the bits per byte of a decoder on a little of the text; None for models with another objective."""
-    if base.objective not in ("causal", "answers"):
+    if base.objective not in ("causal", "completion"):
         return None
     chosen, size = [], 0
     for text in texts:

@@ -9,16 +9,16 @@ from lavra.config.planning import PlanRequest
 from lavra.core.units import counted, show_duration, show_size
 from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import effective_tokens, repetition_note, vocabulary_for
-from lavra.planning.corpus_stats import Survey
-from lavra.planning.forecast import Forecast, Outlook
+from lavra.planning.corpus_stats import CorpusStats
+from lavra.planning.forecast import Forecast, PlanReport
 from lavra.planning.machine.flops import FlopCount
-from lavra.planning.scaling_law.builtin import GAIN_OF_PAIRS, GAIN_OF_RECALL, law_for, start_for
-from lavra.planning.scaling_law.law import Interval, Law
+from lavra.planning.scaling_law.builtin import GAIN_OF_BIGRAM_EMBEDDING, GAIN_OF_NGRAM_COPY, scaling_law_for, start_for
+from lavra.planning.scaling_law.law import Interval, ScalingLaw
 from lavra.planning.scaling_law.past_runs import Calibration
 from lavra.workflows.models.ngram_init import PAIRS_UNTIL, contexts_worth_counting
 
 
-def expected_start(model: DecoderSpec | Path, tokens: float, flops: FlopCount, text: Survey | None) -> float:
+def expected_start(model: DecoderSpec | Path, tokens: float, flops: FlopCount, text: CorpusStats | None) -> float:
     """Return the bits per byte that a model is expected to have before its first step, after a warm start.
 
     Args:
@@ -39,9 +39,9 @@ def expected_start(model: DecoderSpec | Path, tokens: float, flops: FlopCount, t
 def forecast_of(
     parameters: float,
     tokens: float,
-    text: Survey | None,
+    text: CorpusStats | None,
     calibration: Calibration,
-    law: Law | None = None,
+    law: ScalingLaw | None = None,
     start: float = math.inf,
 ) -> Forecast:
     """Forecast the validation loss of a model trained from scratch, by a scaling law.
@@ -59,8 +59,8 @@ def forecast_of(
     """
     per_token = text.bytes_per_token if text else 4.0
     read = effective_tokens(tokens, text.tokens.value) if text else tokens
-    plain = law_for(text.compressed if text else None)
-    chosen = law or law_for(text.compressed if text else None, calibration.law_factor)
+    plain = scaling_law_for(text.compressed if text else None)
+    chosen = law or scaling_law_for(text.compressed if text else None, calibration.law_factor)
     found: Interval = chosen.forecast(parameters, read * per_token, start)
     if text is not None:  # an untrained model gives every token the same probability: no forecast is worse than that
         most = math.log2(text.vocabulary) / per_token
@@ -77,24 +77,25 @@ def forecast_of(
 COMFORTABLE_BUDGET = 30.0
 """Seconds of a budget from which on start-up, timed steps and the final evaluation are a small part of it."""
 
-_PAIRS, _BYTES_OF_A_WEIGHT = 65536, 18
+_PAIRS = 65536
 """Rows of a bigram embedding that suits short runs, and bytes of memory for each of its weights: the fp32 master
 weight, its gradient, two averages of the optimiser (4 bytes each), and a copy in 16 bits."""
+_BYTES_OF_A_WEIGHT = 18
 
 
-def notes_on(request: PlanRequest, outlook: Outlook) -> list[str]:
+def notes_on(request: PlanRequest, plan_report: PlanReport) -> list[str]:
     """Return the warnings and hints that belong to a forecast.
 
     Args:
         request: The request of the plan.
-        outlook: The forecast.
+        plan_report: The forecast.
 
     Returns:
         Notes of one or two sentences each.
     """
     notes: list[str] = []
-    text, model = outlook.text, outlook.model
-    if outlook.epochs is not None and (note := repetition_note(outlook.epochs)):
+    text, model = plan_report.text, plan_report.model
+    if plan_report.epochs is not None and (note := repetition_note(plan_report.epochs)):
         notes.append(note)
     if text is not None and request.base is None:
         wanted = vocabulary_for(model.vocabulary, text.text_bytes)
@@ -108,19 +109,20 @@ def notes_on(request: PlanRequest, outlook: Outlook) -> list[str]:
             f"start-up, timed steps and evaluation take a large part of a budget of {show_duration(request.budget)}; "
             f"from {COMFORTABLE_BUDGET:.0f} s on, most of it is training"
         )
-    if not outlook.memory.fits:
-        remedies = "; ".join(outlook.memory.would_fit) or "only a smaller model: see --model"
-        notes.append(f"this does not fit into the memory of {outlook.hardware.name}. What would fit: {remedies}")
-    if outlook.steps < 50 and outlook.memory.fits:
+    if not plan_report.memory.fits:
+        remedies = "; ".join(plan_report.memory.would_fit) or "only a smaller model: see --model"
+        notes.append(f"this does not fit into the memory of {plan_report.hardware.name}. What would fit: {remedies}")
+    if plan_report.steps < 50 and plan_report.memory.fits:
         notes.append(
-            f"the run has only {counted(outlook.steps, 'step')}: a smaller model, or fewer tokens in each update, "
+            f"the run has only {counted(plan_report.steps, 'step')}: a smaller model, or fewer tokens in each update, "
             "would learn more in this time"
         )
-    if request.base is None and model.chosen and outlook.tokens <= PAIRS_UNTIL * model.vocabulary:
+    if request.base is None and model.chosen and plan_report.tokens <= PAIRS_UNTIL * model.vocabulary:
         memory = show_size(_PAIRS * model.width * _BYTES_OF_A_WEIGHT)
         notes.append(
-            f"lavra train --model.recall, which copies from n-grams earlier in the document, would take about "
-            f"{1 - GAIN_OF_RECALL:.0%} off the bits per byte, and --model.pairs {_PAIRS}, a bigram embedding, "
-            f"{1 - GAIN_OF_PAIRS:.0%} more, for {memory} of memory; no other program reads such models"
+            f"lavra train --model.ngram-copy, which copies from n-grams earlier in the document, would take about "
+            f"{1 - GAIN_OF_NGRAM_COPY:.0%} off the bits per byte, and --model.bigram-embedding {_PAIRS}, a "
+            f"bigram embedding, "
+            f"{1 - GAIN_OF_BIGRAM_EMBEDDING:.0%} more, for {memory} of memory; no other program reads such models"
         )
     return notes

@@ -13,14 +13,14 @@ from lavra.config.training import MachineConfig, ModelConfig, TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import counted, show_duration
 from lavra.data.token_store.prepare import open_prepared
 from lavra.evaluation.documents import documents_of_store
 from lavra.evaluation.likelihood import likelihood
-from lavra.planning.forecast import Outlook
-from lavra.planning.scaling_law.builtin import law_for
-from lavra.planning.scaling_law.law import Law, Observation, Prior, fit_law
+from lavra.planning.forecast import PlanReport
+from lavra.planning.scaling_law.builtin import scaling_law_for
+from lavra.planning.scaling_law.law import Observation, Prior, ScalingLaw, fit_scaling_law
 from lavra.planning.scaling_law.past_runs import load_calibration, observations_of
 from lavra.workflows.datasets.text import data_folder, is_prepared, prepare_as_asked, request_of
 from lavra.workflows.models.open import open_model
@@ -37,8 +37,9 @@ _DEVIATIONS = (0.03, 0.05, 0.01, 0.05, 0.01, 0.03)
 """Standard deviations of the prior, relative to the built-in law at the level of this text: of the irreducible loss, of
 the coefficient and the exponent of the model size, of those of the data size, and of the gain of the decay."""
 
-_LEVELS, _HALVINGS = (0.2, 5.0), 24
+_LEVELS = (0.2, 5.0)
 """Range of the factor that brings the built-in law to the level of the text, and the steps of bisection."""
+_HALVINGS = 24
 
 
 @dataclass(frozen=True)
@@ -121,41 +122,44 @@ def _shape(depth: int, width: int, share: float) -> tuple[int, int]:
     return max(2, round(depth * share**0.5)), wide
 
 
-def piloted(request: PlanRequest, outlook: Outlook) -> Outlook:
+def piloted(request: PlanRequest, plan_report: PlanReport) -> PlanReport:
     """Return the forecast of a plan with the loss by a law that is fitted to small runs on the text.
 
     Args:
         request: The request of the plan, with the share of the budget for the pilot.
-        outlook: The forecast without a pilot.
+        plan_report: The forecast without a pilot.
 
     Raises:
         InputError: If there is no text, the hardware is not this machine, or the time is too short.
     """
     assert request.pilot is not None
-    if not request.data or not outlook.hardware.here or outlook.text is None or not outlook.model.depth:
+    if not request.data or not plan_report.hardware.here or plan_report.text is None or not plan_report.model.depth:
         raise InputError("a pilot trains small runs on your text, on this machine", "give DATA, without --hardware")
     rungs = ladder(
-        outlook.model.depth, outlook.model.width, outlook.cost.seconds * parse_share(request.pilot), request.seed
+        plan_report.model.depth,
+        plan_report.model.width,
+        plan_report.cost.seconds * parse_share(request.pilot),
+        request.seed,
     )
-    say(f"pilot: {counted(len(rungs), 'run')}, {show_duration(sum(rung.seconds for rung in rungs))} in total")
+    log(f"pilot: {counted(len(rungs), 'run')}, {show_duration(sum(rung.seconds for rung in rungs))} in total")
     with scratch_folder() as folder:
-        observations = run_ladder(request, outlook, rungs, Path(folder))
-    law = pilot_law(observations, outlook.text.compressed)
-    assert outlook.forecast is not None
+        observations = run_ladder(request, plan_report, rungs, Path(folder))
+    law = pilot_law(observations, plan_report.text.compressed)
+    assert plan_report.forecast is not None
     forecast = forecast_of(
-        outlook.model.matrix_parameters,
-        outlook.tokens,
-        outlook.text,
+        plan_report.model.matrix_parameters,
+        plan_report.tokens,
+        plan_report.text,
         load_calibration(),
         law,
-        outlook.forecast.start,
+        plan_report.forecast.start,
     )
-    return replace(outlook, forecast=forecast)
+    return replace(plan_report, forecast=forecast)
 
 
 def run_ladder(
     request: PlanRequest,
-    outlook: Outlook,
+    plan_report: PlanReport,
     rungs: list[Rung],
     folder: Path,
     trained: Callable[[TrainConfig], RunFolder] = train,
@@ -164,7 +168,7 @@ def run_ladder(
 
     Args:
         request: The request of the plan, which says how the text is read.
-        outlook: The forecast, which gives vocabulary and context length.
+        plan_report: The forecast, which gives vocabulary and context length.
         rungs: The runs.
         folder: The folder for the text and the runs; a text that is there already is not prepared again.
         trained: The function that trains one run.
@@ -175,7 +179,7 @@ def run_ladder(
     data = request.data
     if not is_prepared(data):
         if not (folder / "text").exists():
-            prepare_as_asked(data, folder / "text", request.text, vocabulary_size=outlook.model.vocabulary)
+            prepare_as_asked(data, folder / "text", request.text, vocabulary_size=plan_report.model.vocabulary)
         data = (str(folder / "text"),)
     runs: list[RunFolder] = []
     for number, rung in enumerate(rungs):
@@ -193,7 +197,7 @@ def run_ladder(
                 depth=rung.depth,
                 width=rung.width,
                 heads=max(1, rung.width // 64),
-                context=outlook.flops.context,
+                context=plan_report.flops.context,
             ),
             machine=MachineConfig(precision=request.precision),
         )
@@ -224,7 +228,7 @@ def measured_alike(runs: Sequence[RunFolder]) -> list[float]:
     return found
 
 
-def pilot_law(observations: list[Observation], compressed: float | None) -> Law:
+def pilot_law(observations: list[Observation], compressed: float | None) -> ScalingLaw:
     """Fit the scaling law to the runs of a pilot.
 
     The level of the built-in law is fitted first, that is, how hard the text is, and then the other constants within a
@@ -237,15 +241,15 @@ def pilot_law(observations: list[Observation], compressed: float | None) -> Law:
     Returns:
         The law.
     """
-    law = law_for(compressed)
+    law = scaling_law_for(compressed)
     law = law.shifted(_level(observations, law))
     runs = len({seen.run for seen in observations})
-    return fit_law(
+    return fit_scaling_law(
         observations, prior=Prior(law.samples[0], _DEVIATIONS), origin=f"a pilot of {runs} runs on this text"
     )
 
 
-def _level(observations: list[Observation], law: Law) -> float:
+def _level(observations: list[Observation], law: ScalingLaw) -> float:
     """Return the factor on the law at which half of the runs end above it and half below it, by bisection."""
     ends = [seen for seen in observations if seen.cooled]
 

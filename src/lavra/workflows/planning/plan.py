@@ -10,28 +10,28 @@ import torch
 
 from lavra.config.planning import PlanRequest
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import show_duration
 from lavra.data.token_store.prepare import open_prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import (
     TOKENS_PER_PARAMETER,
+    batch_tokens_for,
     busy_tokens,
     demand_text,
     draft_shape,
-    tokens_per_step_for,
     vocabulary_for,
     worth,
 )
-from lavra.planning.corpus_stats import Survey, survey, survey_prepared
-from lavra.planning.fitting import memory_outlook
-from lavra.planning.forecast import Outlook, Speed, cost_of
-from lavra.planning.machine.dry_run import Rehearsal
+from lavra.planning.corpus_stats import CorpusStats, corpus_stats, corpus_stats_of_prepared
+from lavra.planning.fitting import memory_forecast
+from lavra.planning.forecast import PlanReport, Speed, cost_of
+from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import FlopCount, count_flops
 from lavra.planning.machine.hardware import Hardware, named_hardware, this_hardware
 from lavra.planning.machine.memory import estimate_memory
-from lavra.planning.machine.timed_steps import probe_rehearsal
+from lavra.planning.machine.timed_steps import probe_dry_run
 from lavra.planning.scaling_law.past_runs import Calibration, load_calibration
 from lavra.training.devices import choose_device, use_threads
 from lavra.training.optimizers.optimizers import OptimizerOptions
@@ -54,7 +54,7 @@ _PROBE_SECONDS = 8.0
 """Most seconds of the timed steps from which the speed is read."""
 
 
-def plan(request: PlanRequest) -> Outlook:
+def plan(request: PlanRequest) -> PlanReport:
     """Forecast what a training run takes in memory, time and money, and which loss it reaches.
 
     Nothing is trained, except for some timed steps on this machine and a pilot if the request asks for one.
@@ -71,10 +71,10 @@ def plan(request: PlanRequest) -> Outlook:
     _check(request)
     calibration = load_calibration()
     hardware = _hardware(request)
-    say(f"hardware: {hardware.name}, {hardware.peak_flops / 1e12:,.3g} TFLOP/s of {hardware.precision}")
+    log(f"hardware: {hardware.name}, {hardware.peak_flops / 1e12:,.3g} TFLOP/s of {hardware.precision}")
     efficiency, source = _efficiency(request, hardware, calibration)
     draft = _Draft(request, hardware, efficiency)
-    text = _survey(request, draft) if request.data else None
+    text = _corpus_stats(request, draft) if request.data else None
     model = draft.model(text.text_bytes if text else None)
     if isinstance(model, DecoderSpec):
         model = _fitting(draft, model, text, hardware, request)
@@ -86,7 +86,7 @@ def plan(request: PlanRequest) -> Outlook:
     flops = count_flops(model, context)
     speed = _speed(request, hardware, model, context, flops, efficiency, source)
     tokens = _tokens(request, text, speed, calibration, context)
-    return _outlook(request, hardware, model, flops, speed, tokens, text, calibration)
+    return _plan_report(request, hardware, model, flops, speed, tokens, text, calibration)
 
 
 def _check(request: PlanRequest) -> None:
@@ -102,7 +102,7 @@ def _check(request: PlanRequest) -> None:
             "without text, nothing says what to train on",
             "lavra plan FOLDER --budget 1h, or lavra plan --model opt-125m --tokens 330M --hardware a100-40gb",
         )
-    for name in (*given, "efficiency", "micro_rows", "context", "watts"):
+    for name in (*given, "efficiency", "micro_batch_size", "context", "watts"):
         if getattr(request, name) is not None and getattr(request, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(request, name)}", "it must be above 0")
     if request.efficiency is not None and request.efficiency > 1:
@@ -149,7 +149,7 @@ class _Draft:
         if request.epochs is not None:
             tokens = request.epochs * (text_bytes or 0.0) / BYTES_PER_TOKEN
         elif request.steps is not None:
-            tokens = float(request.steps * (request.tokens_per_step or 4096))
+            tokens = float(request.steps * (request.batch_tokens or 4096))
         return 6.0 * tokens**2 / TOKENS_PER_PARAMETER
 
     def model(self, text_bytes: float | None) -> DecoderSpec | Path:
@@ -163,7 +163,7 @@ class _Draft:
 
 
 def _fitting(
-    draft: _Draft, model: DecoderSpec, text: Survey | None, hardware: Hardware, request: PlanRequest
+    draft: _Draft, model: DecoderSpec, text: CorpusStats | None, hardware: Hardware, request: PlanRequest
 ) -> DecoderSpec:
     """Return a chosen model that is small enough for a micro-batch of one sequence to fit into memory.
 
@@ -172,7 +172,7 @@ def _fitting(
     if request.model != "auto" or request.base is not None:
         return model
     flops = draft.flops(text.text_bytes if text else None)
-    while not estimate_memory(_rehearsal(request, hardware, model, model.context), 1).fits(hardware.memory):
+    while not estimate_memory(_dry_run(request, hardware, model, model.context), 1).fits(hardware.memory):
         flops /= 3
         smaller = with_context(draft_shape(flops, text.text_bytes if text else 1e12).spec, request.context)
         if not isinstance(smaller, DecoderSpec) or smaller.width >= model.width:
@@ -181,11 +181,11 @@ def _fitting(
     return model
 
 
-def _survey(request: PlanRequest, draft: _Draft) -> Survey:
+def _corpus_stats(request: PlanRequest, draft: _Draft) -> CorpusStats:
     if is_prepared(request.data):
-        found = survey_prepared(open_prepared(request.data[0]))
+        found = corpus_stats_of_prepared(open_prepared(request.data[0]))
     else:
-        found = survey(
+        found = corpus_stats(
             request.data,
             _tokenizer(request, draft),
             text_column=request.text.column,
@@ -215,13 +215,13 @@ def _tokenizer(request: PlanRequest, draft: _Draft) -> Tokenizer | Callable[[int
     return choose
 
 
-def _rehearsal(request: PlanRequest, hardware: Hardware, model: DecoderSpec | Path, context: int) -> Rehearsal:
-    return Rehearsal(
+def _dry_run(request: PlanRequest, hardware: Hardware, model: DecoderSpec | Path, context: int) -> DryRun:
+    return DryRun(
         model,
         context,
         hardware.precision,
         OptimizerOptions(name=request.optimizer or ("muon" if request.base is None else "adamw")),
-        request.edits,
+        request.transforms,
         request.text.isolate,
         gpu=hardware.device == "cuda",
     )
@@ -239,51 +239,56 @@ def _speed(
     """Return the expected speed: that of timed steps on this machine, else a share of the peak of the hardware."""
     if not hardware.here or request.efficiency is not None:
         return Speed.from_efficiency(hardware.peak_flops, flops.exact, efficiency, source)
-    rehearsal = _rehearsal(request, hardware, model, context)
-    rows = request.micro_rows or max(1, tokens_at_once(hardware.device, flops.exact) // context)
-    while rows > 1 and not estimate_memory(rehearsal, rows).fits(hardware.memory):
+    dry_run = _dry_run(request, hardware, model, context)
+    rows = request.micro_batch_size or max(1, tokens_at_once(hardware.device, flops.exact) // context)
+    while rows > 1 and not estimate_memory(dry_run, rows).fits(hardware.memory):
         rows //= 2
-    if not estimate_memory(rehearsal, rows).fits(hardware.memory):
+    if not estimate_memory(dry_run, rows).fits(hardware.memory):
         return Speed.from_efficiency(hardware.peak_flops, flops.exact, efficiency, source)
     expected = request.budget or DEFAULT_BUDGET if request.tokens is None else DEFAULT_BUDGET
-    probe = probe_rehearsal(rehearsal, rows, choose_device("auto"), _PROBE_SECONDS, expected)
+    probe = probe_dry_run(dry_run, rows, choose_device("auto"), _PROBE_SECONDS, expected)
     return Speed.from_probe(probe.tokens_per_second, hardware.peak_flops, flops.exact)
 
 
-def _tokens(request: PlanRequest, text: Survey | None, speed: Speed, calibration: Calibration, context: int) -> float:
+def _tokens(
+    request: PlanRequest, text: CorpusStats | None, speed: Speed, calibration: Calibration, context: int
+) -> float:
     if request.tokens is not None:
         return float(request.tokens)
     if request.epochs is not None:
         assert text is not None
         return request.epochs * text.tokens.value
     if request.steps is not None:
-        return float(request.steps * (request.tokens_per_step or max(context, 4096)))
+        return float(request.steps * (request.batch_tokens or max(context, 4096)))
     return (request.budget or DEFAULT_BUDGET) / calibration.overhead * speed.tokens_per_second
 
 
-def _outlook(
+def _plan_report(
     request: PlanRequest,
     hardware: Hardware,
     model: DecoderSpec | Path,
     flops: FlopCount,
     speed: Speed,
     tokens: float,
-    text: Survey | None,
+    text: CorpusStats | None,
     calibration: Calibration,
-) -> Outlook:
+) -> PlanReport:
     shape = described(model, request.base or request.model)
     context = flops.context
     busy = busy_tokens(hardware.device, speed.tokens_per_second * flops.exact, flops.exact)
-    per_step = request.tokens_per_step or tokens_per_step_for(tokens, context, busy, adapting=request.base is not None)
+    per_step = request.batch_tokens or batch_tokens_for(tokens, context, busy, adapting=request.base is not None)
     most_rows = max(1, min(tokens_at_once(hardware.device, flops.exact), per_step) // context)
-    memory = memory_outlook(
-        _rehearsal(request, hardware, model, context), hardware.memory, asked=request.micro_rows, most_rows=most_rows
+    memory = memory_forecast(
+        _dry_run(request, hardware, model, context),
+        hardware.memory,
+        asked=request.micro_batch_size,
+        most_rows=most_rows,
     )
     rule = Speed.from_efficiency(hardware.peak_flops, flops.rule, speed.efficiency, speed.source)
     watts = request.watts or hardware.watts
     overhead = calibration.overhead if hardware.here else 1.0
     epochs = tokens / text.tokens.value if text else None
-    outlook = Outlook(
+    plan_report = PlanReport(
         hardware,
         shape,
         text,
@@ -303,14 +308,14 @@ def _outlook(
     if request.base is None:
         start = expected_start(model, tokens, flops, text)
         forecast = forecast_of(shape.matrix_parameters, tokens, text, calibration, start=start)
-        outlook = replace(outlook, forecast=forecast)
+        plan_report = replace(plan_report, forecast=forecast)
     if request.pilot and request.base is None:
         from lavra.workflows.planning.pilot import piloted
 
-        outlook = piloted(request, outlook)
+        plan_report = piloted(request, plan_report)
     elif request.pilot:
         from lavra.workflows.planning.tuning_pilot import tuned
 
-        outlook = tuned(request, outlook)
+        plan_report = tuned(request, plan_report)
     preparing = _START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else None
-    return replace(outlook, notes=tuple(notes_on(request, outlook)), preparation_seconds=preparing)
+    return replace(plan_report, notes=tuple(notes_on(request, plan_report)), preparation_seconds=preparing)

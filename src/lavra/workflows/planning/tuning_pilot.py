@@ -11,19 +11,21 @@ from lavra.config.training import MachineConfig, ModelConfig, OptimizationConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import show_count, show_duration
 from lavra.planning.budget import effective_tokens
-from lavra.planning.forecast import Forecast, Outlook
+from lavra.planning.forecast import Forecast, PlanReport
 from lavra.planning.scaling_law.curves import fit_rectified
 from lavra.workflows.datasets.text import is_prepared, prepare_as_asked
 from lavra.workflows.planning.model import starting_model
 from lavra.workflows.planning.pilot import parse_share
 from lavra.workflows.training.train import train
 
-_LEAST_SUBSETS, _MOST_SUBSETS, _LEAST_STEPS = 4, 6, 2
+_LEAST_SUBSETS = 4
 """Fewest and most subsets, each half of the one before it, and fewest steps on the smallest. A curve of four constants
 needs at least four subsets."""
+_MOST_SUBSETS = 6
+_LEAST_STEPS = 2
 
 _RUN_SECONDS = 6.0
 """Seconds of a run beside its steps: opening the model, the final evaluation, writing the model."""
@@ -67,16 +69,18 @@ def subset_sizes(tokens: float, epoch: float, step: int) -> list[int]:
     raise InputError(
         f"{show_count(min(tokens, 2 * epoch))} tokens are too few for a pilot: {_LEAST_SUBSETS} subsets, the smallest "
         f"of {_LEAST_STEPS} steps of {step} tokens, need {show_count(need)}",
-        "give a larger share (--pilot 20%), a longer budget, or smaller steps (--tokens-per-step 1024)",
+        "give a larger share (--pilot 20%), a longer budget, or smaller steps (--batch-tokens 1024)",
     )
 
 
-def tuned(request: PlanRequest, outlook: Outlook, trained: Callable[[TrainConfig], RunFolder] = train) -> Outlook:
+def tuned(
+    request: PlanRequest, plan_report: PlanReport, trained: Callable[[TrainConfig], RunFolder] = train
+) -> PlanReport:
     """Return the forecast of a plan with the loss of fine-tuning, by the rectified scaling law (arXiv 2402.02314).
 
     Args:
         request: The request of the plan, whose `base` is the pretrained model.
-        outlook: The forecast without a loss.
+        plan_report: The forecast without a loss.
         trained: The function that trains one run.
 
     Returns:
@@ -87,21 +91,21 @@ def tuned(request: PlanRequest, outlook: Outlook, trained: Callable[[TrainConfig
     """
     assert request.pilot is not None
     assert request.base is not None
-    text = outlook.text
-    if text is None or not outlook.hardware.here:
+    text = plan_report.text
+    if text is None or not plan_report.hardware.here:
         raise InputError("a pilot fine-tunes on your text, on this machine", "give DATA, without --hardware")
-    step = outlook.flops.context * max(1, outlook.tokens_per_step // outlook.flops.context)
+    step = plan_report.flops.context * max(1, plan_report.batch_tokens // plan_report.flops.context)
     epoch = text.tokens.value * (1.0 - request.text.validation_share)
-    sizes = subset_sizes(outlook.tokens * parse_share(request.pilot), epoch, step)
-    seconds = sum(sizes) / outlook.speed.tokens_per_second + _RUN_SECONDS * len(sizes)
-    say(
+    sizes = subset_sizes(plan_report.tokens * parse_share(request.pilot), epoch, step)
+    seconds = sum(sizes) / plan_report.speed.tokens_per_second + _RUN_SECONDS * len(sizes)
+    log(
         f"pilot: fine-tuning on {len(sizes)} subsets of {show_count(sizes[-1])} to {show_count(sizes[0])} tokens, "
         f"about {show_duration(seconds)} in total"
     )
     with scratch_folder() as folder:
-        found = _tune(request, outlook, sizes, step, Path(folder), trained)
+        found = _tune(request, plan_report, sizes, step, Path(folder), trained)
     return replace(
-        outlook, forecast=curve_forecast(found, effective_tokens(outlook.tokens, epoch), text.bytes_per_token)
+        plan_report, forecast=curve_forecast(found, effective_tokens(plan_report.tokens, epoch), text.bytes_per_token)
     )
 
 
@@ -125,7 +129,7 @@ def curve_forecast(found: Sequence[Tuned], tokens: float, bytes_per_token: float
 
 def _tune(
     request: PlanRequest,
-    outlook: Outlook,
+    plan_report: PlanReport,
     sizes: Sequence[int],
     step: int,
     folder: Path,
@@ -151,9 +155,9 @@ def _tune(
             samples=0,
             keep_checkpoints=1,
             text=request.text,
-            edits=request.edits,
-            model=ModelConfig(context=outlook.flops.context),
-            optimization=OptimizationConfig(tokens_per_step=step, name=request.optimizer),
+            transforms=request.transforms,
+            model=ModelConfig(context=plan_report.flops.context),
+            optimization=OptimizationConfig(batch_tokens=step, name=request.optimizer),
             machine=MachineConfig(precision=request.precision),
         )
         run = trained(config)

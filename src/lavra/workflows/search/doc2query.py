@@ -10,13 +10,13 @@ from typing import Any
 
 from lavra.config.search import Doc2QueryConfig
 from lavra.config.training import MachineConfig, ModelConfig, OptimizationConfig, TextConfig, TrainConfig
-from lavra.config.transforms import EditConfig
+from lavra.config.transforms import TransformConfig
 from lavra.core.disk.files import write_json
 from lavra.core.disk.json_lines import one_line
 from lavra.core.disk.replacing import check_replaceable, check_replaceable_file
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
-from lavra.core.progress import printable, say
+from lavra.core.progress import log, printable
 from lavra.core.units import counted
 from lavra.data.readers.lines import warning_lines
 from lavra.data.readers.rows import BadRows
@@ -26,15 +26,15 @@ from lavra.models.families.importing import read_config
 from lavra.models.hf.kinds import choose_kind
 from lavra.models.hf.warm_start import make_encoder_decoder
 from lavra.search.expansion.prompts import BARE, QueryPrompt, is_recorded, prompt_of
-from lavra.search.expansion.query_generator import ModelWriter, reads_with_encoder
+from lavra.search.expansion.query_generator import ModelQueryGenerator, reads_with_encoder
 from lavra.search.expansion.scorers import LikelihoodScorer
 from lavra.search.expansion.training_rows import (
-    AskedPassage,
-    asked_passages,
+    TrainingPassage,
     check_pairs,
     example_row,
-    is_held_out,
+    is_validation,
     read_pairs,
+    training_passages,
 )
 from lavra.text.languages import guess_language
 from lavra.workflows.models.open import OpenModel, hugging_face_folder, open_model
@@ -46,13 +46,13 @@ DEFAULT_BUDGET = 600.0
 VALIDATION = "doc2query-validation.json"
 """Name of the file with the validation figures, in the folder of the run."""
 
-_HELD_OUT = 0.03
+_VALIDATION_SHARE = 0.03
 """Share of the documents that are kept for validation."""
 
 _TRAINING_SHARE = 0.93
 """Share of the time budget for training; generating and comparing queries takes the rest."""
 
-_WARM_START_RATE = 3e-4
+_WARM_START_LR = 3e-4
 """Peak learning rate of an encoder with a new decoder: higher than usual, because its cross-attention is untrained."""
 
 _FEWEST_TOKENS = 64
@@ -92,7 +92,7 @@ class Generator:
             "loss": self.loss,
             "perplexity": math.exp(min(self.loss, 700.0)),
             **self.overlap.to_json(),
-            "held_out_documents": self.documents,
+            "validation_documents": self.documents,
             "prompt": self.prompt.to_json(),
             "examples": self.examples,
         }
@@ -122,17 +122,17 @@ def train_generator(config: Doc2QueryConfig) -> Generator:
     problems = BadRows()
     data = out.with_name(f"{out.name}-pairs.jsonl")
     check_replaceable_file(data, force=True, inputs=[config.pairs])
-    held_out, language = _write_rows(config, prompt, data, problems)
+    validation_set, language = _write_rows(config, prompt, data, problems)
     for line in warning_lines(problems):
-        say(line)
+        log(line)
     run = train(_request(config, data, out))
     opened = open_model(str(run.path), config.device, config.precision)
     prompt = replace(prompt, language=language, trained_on=config.pairs)
     if config.base is None:
-        prompt = replace(prompt, passage_tokens=_longest(opened, held_out))
+        prompt = replace(prompt, passage_tokens=_longest(opened, validation_set))
     prompt.write(run.path)
     prompt.write(run.path / "model")
-    generator = measure_generator(run, opened, prompt, held_out)
+    generator = measure_generator(run, opened, prompt, validation_set)
     write_json(run.path / VALIDATION, generator.to_json())
     return generator
 
@@ -153,9 +153,9 @@ def _with_decoder(config: Doc2QueryConfig, out: Path) -> Doc2QueryConfig:
     if folder is None or choose_kind(read_config(folder), folder) != "encoder":
         return config
     made = out.with_name(f"{out.name}-base")
-    say(f"{config.base} is an encoder; a decoder initialised with the same weights is added: {made}")
+    log(f"{config.base} is an encoder; a decoder initialised with the same weights is added: {made}")
     make_encoder_decoder(folder, made, seed=config.seed, force=True)
-    return replace(config, base=str(made), learning_rate=config.learning_rate or _WARM_START_RATE)
+    return replace(config, base=str(made), learning_rate=config.learning_rate or _WARM_START_LR)
 
 
 def _prompt(config: Doc2QueryConfig) -> QueryPrompt:
@@ -176,16 +176,16 @@ def _prompt(config: Doc2QueryConfig) -> QueryPrompt:
 
 def _write_rows(
     config: Doc2QueryConfig, prompt: QueryPrompt, data: Path, problems: BadRows
-) -> tuple[list[AskedPassage], str]:
+) -> tuple[list[TrainingPassage], str]:
     """Write the training rows; return the passages for validation, and the language of all."""
     data.parent.mkdir(parents=True, exist_ok=True)
-    held_out: list[AskedPassage] = []
+    validation_set: list[TrainingPassage] = []
     sample: list[str] = []
     passages = queries = 0
     with data.open("w", encoding="utf8", errors="surrogatepass") as handle:
-        for asked in asked_passages(read_pairs(config.pairs, config.split, problems)):
-            if is_held_out(asked.document, _HELD_OUT):
-                held_out.append(asked)
+        for asked in training_passages(read_pairs(config.pairs, config.split, problems)):
+            if is_validation(asked.document, _VALIDATION_SHARE):
+                validation_set.append(asked)
                 continue
             passages += 1
             queries += len(asked.queries)
@@ -194,14 +194,14 @@ def _write_rows(
             for row in example_row(asked, prompt, whole=config.base is None, seed=config.seed):
                 handle.write(one_line(row) + "\n")
     check_pairs(passages, config.pairs)
-    if not held_out:
+    if not validation_set:
         raise InputError(f"{config.pairs} has too few documents to keep some for validation", "give more pairs")
     guess = guess_language(sample)
-    say(
+    log(
         f"{counted(passages, 'passage')} with {counted(queries, 'query', 'queries')} for training, "
-        f"{counted(len(held_out), 'passage')} for validation; language: {guess.name}"
+        f"{counted(len(validation_set), 'passage')} for validation; language: {guess.name}"
     )
-    return held_out[: config.validation_documents], guess.language or ""
+    return validation_set[: config.validation_documents], guess.language or ""
 
 
 def _request(config: Doc2QueryConfig, data: Path, out: Path) -> TrainConfig:
@@ -219,7 +219,7 @@ def _request(config: Doc2QueryConfig, data: Path, out: Path) -> TrainConfig:
         seed=config.seed,
         samples=0,
         check=config.check,
-        edits=EditConfig(freeze=config.freeze),
+        transforms=TransformConfig(freeze=config.freeze),
         text=TextConfig(validation_share=0.02, vocabulary=vocabulary),
         model=ModelConfig(context=(config.context or _CONTEXT) if config.base is None else config.context),
         optimization=OptimizationConfig(learning_rate=config.learning_rate),
@@ -227,13 +227,13 @@ def _request(config: Doc2QueryConfig, data: Path, out: Path) -> TrainConfig:
     )
 
 
-def _longest(opened: OpenModel, held_out: list[AskedPassage]) -> int:
+def _longest(opened: OpenModel, validation_set: list[TrainingPassage]) -> int:
     """Return the most tokens that a passage has; documents are later split into chunks of at most this length."""
-    return max(_FEWEST_TOKENS, *(len(opened.tokenizer.encode(one.passage)) for one in held_out))
+    return max(_FEWEST_TOKENS, *(len(opened.tokenizer.encode(one.passage)) for one in validation_set))
 
 
 def measure_generator(
-    run: RunFolder, opened: OpenModel, prompt: QueryPrompt, held_out: list[AskedPassage]
+    run: RunFolder, opened: OpenModel, prompt: QueryPrompt, validation_set: list[TrainingPassage]
 ) -> Generator:
     """Generate the greedy query for each validation passage, and compare it with the queries of people.
 
@@ -241,21 +241,23 @@ def measure_generator(
         run: The training run.
         opened: The trained model.
         prompt: The prompt with which it was trained.
-        held_out: The validation passages with the queries of people.
+        validation_set: The validation passages with the queries of people.
 
     Returns:
         The generator with its validation figures.
     """
-    say(f"validation: generating queries for {counted(len(held_out), 'passage')}")
-    writer = ModelWriter(opened.model, opened.tokenizer, prompt)  # pyright: ignore[reportArgumentType]
-    readable = [one for one in held_out if len(opened.tokenizer.encode(one.passage)) <= writer.room] or held_out[:1]
+    log(f"validation: generating queries for {counted(len(validation_set), 'passage')}")
+    writer = ModelQueryGenerator(opened.model, opened.tokenizer, prompt)  # pyright: ignore[reportArgumentType]
+    readable = [
+        one for one in validation_set if len(opened.tokenizer.encode(one.passage)) <= writer.room
+    ] or validation_set[:1]
     passages = [one.passage for one in readable]
     greedy = [queries[0] for queries in writer.write(passages, 1, 0)]
     drawn = writer.write(passages[:_SHOWN], 3, 0)
     overlap = text_overlap(greedy, [one.queries for one in readable])
     scorer = LikelihoodScorer(opened.model, opened.tokenizer, prompt)  # pyright: ignore[reportArgumentType]
     examples = [
-        {"passage": one.passage, "people": list(one.queries), "likeliest": best, "drawn": some}
+        {"passage": one.passage, "people": list(one.queries), "greedy": best, "sampled": some}
         for one, best, some in zip(islice(readable, _SHOWN), greedy, drawn, strict=False)
     ]
     loss = scorer.loss(passages, [one.queries for one in readable])
@@ -273,8 +275,8 @@ def report(generator: Generator) -> list[str]:
     lines = []
     for one in generator.examples:
         lines += ["", f"  passage: {printable(' '.join(one['passage'].split()))[:200]}…"]
-        lines += [f"  people:  {printable(one['people'][0])}", f"  greedy:  {printable(one['likeliest'])}"]
-        lines += [f"  sampled: {printable(query)}" for query in one["drawn"]]
+        lines += [f"  people:  {printable(one['people'][0])}", f"  greedy:  {printable(one['greedy'])}"]
+        lines += [f"  sampled: {printable(query)}" for query in one["sampled"]]
     return [
         f"{generator.run.path}: measured on {counted(generator.documents, 'validation document')}",
         f"  validation loss {generator.loss:.3f} nats per token of people's queries",

@@ -16,19 +16,19 @@ from lavra.core.disk.files import sync_folder
 from lavra.core.disk.json_lines import one_line
 from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.errors import InputError, Interrupted
-from lavra.core.progress import Progress, say
+from lavra.core.progress import Progress, log
 from lavra.core.units import counted, show_duration
 from lavra.data.readers.lines import warning_lines
 from lavra.data.readers.rows import BadRows
 from lavra.search.corpora.formats import open_collection
 from lavra.search.expansion.cache import ExpansionCache
-from lavra.search.expansion.compatibility import LastOfEachId, check_vocabulary, generator_language_warning
+from lavra.search.expansion.compatibility import DeduplicateIds, check_vocabulary, generator_language_warning
 from lavra.search.expansion.expand import Expander
-from lavra.search.expansion.forecast import Forecast, probe, survey
-from lavra.search.expansion.queries import read_about, write_about
+from lavra.search.expansion.forecast import Forecast, probe, sample_corpus
+from lavra.search.expansion.queries import read_provenance, write_provenance
 from lavra.search.expansion.scorers import QueryScorer
 from lavra.training.signals import StopRequest
-from lavra.workflows.search.query_generators import OpenWriter, open_query_scorer, open_writer
+from lavra.workflows.search.query_generators import OpenQueryGenerator, open_query_generator, open_query_scorer
 
 _SAMPLE = 500
 """Documents on which language and vocabulary of the generator are checked before it starts."""
@@ -90,15 +90,15 @@ def expand(config: ExpandConfig) -> ExpansionReport:
     out = Path(config.out)
     check_replaceable_file(out, force=True, inputs=[config.collection])
     problems = BadRows()
-    collection = LastOfEachId(open_collection(config.collection, problems), problems)
+    collection = DeduplicateIds(open_collection(config.collection, problems), problems)
     sample = [document.contents for document in islice(collection.documents(), _SAMPLE)]
     if not sample:
         raise InputError(f"{collection.name} has no document with text", "check the corpus file")
-    opened = open_writer(config)
+    opened = open_query_generator(config)
     scorer = open_query_scorer(config, opened)
     request = _request(config, opened, scorer)
     _check_out(out, request, config.force)
-    report = ExpansionReport(str(out), warnings=_guards(opened, sample))
+    report = ExpansionReport(str(out), warnings=_check_compatibility(opened, sample))
     out.parent.mkdir(parents=True, exist_ok=True)
     cache = Path(config.cache) if config.cache else out.with_name(out.name + ".cache")
     with ExpansionCache(cache) as kept, StopRequest() as stop:
@@ -125,14 +125,14 @@ def expand(config: ExpandConfig) -> ExpansionReport:
                 )
             found = warning_lines(problems)
             for line in found:
-                say(line)
+                log(line)
             report.warnings += found
-            about = {"collection": collection.name, "prompt": opened.prompt.to_json(), **report.to_json()}
-            write_about(out, {"request": request, **about})
+            provenance = {"collection": collection.name, "prompt": opened.prompt.to_json(), **report.to_json()}
+            write_provenance(out, {"request": request, **provenance})
     return report
 
 
-def _guards(opened: OpenWriter, sample: list[str]) -> list[str]:
+def _check_compatibility(opened: OpenQueryGenerator, sample: list[str]) -> list[str]:
     """Print and return warnings about a generator that does not fit the corpus; refuse one without its letters."""
     found = [
         check_vocabulary(opened.writer.tokenizer, sample),
@@ -140,11 +140,11 @@ def _guards(opened: OpenWriter, sample: list[str]) -> list[str]:
     ]
     warnings = [one for one in found if one]
     for warning in warnings:
-        say(warning)
+        log(warning)
     return warnings
 
 
-def _request(config: ExpandConfig, opened: OpenWriter, scorer: QueryScorer | None) -> dict[str, Any]:
+def _request(config: ExpandConfig, opened: OpenQueryGenerator, scorer: QueryScorer | None) -> dict[str, Any]:
     """Return everything that the contents of the file depend on, besides the corpus."""
     return {
         "model": config.model,
@@ -163,32 +163,32 @@ def _check_out(out: Path, request: dict[str, Any], force: bool) -> None:
     """Refuse to replace the file of another request; that of the same request is brought up to date."""
     if not out.exists() or force:
         return
-    about = read_about(out)
-    if about is None or about.get("request") != request:
+    provenance = read_provenance(out)
+    if provenance is None or provenance.get("request") != request:
         raise InputError(
             f"{out} exists and was made with another model or other options",
             "choose another --out, or add --force to replace it",
         )
 
 
-def _forecast(collection: LastOfEachId, expander: Expander, report: ExpansionReport) -> int:
+def _forecast(collection: DeduplicateIds, expander: Expander, report: ExpansionReport) -> int:
     """Print how long the expansion will take, from a sample of the documents; return the number of documents.
 
     The queries of the sample are part of the result. The sample is the same when the command is given again, so that
     the same chunks are generated together. Its queries are then in the cache, and there is no forecast of the time.
     """
-    found = survey(collection.documents())
+    found = sample_corpus(collection.documents())
     before = expander.work.written
     with Progress("probing", len(found.sample), "documents") as progress:
         expander.restart(progress.update)
         report.forecast = probe(expander, found)
     if report.forecast is not None and found.documents > len(found.sample) and expander.work.written > before:
-        say(report.forecast.line())
+        log(report.forecast.line())
     return found.documents
 
 
 def _write(
-    collection: LastOfEachId, expander: Expander, handle: TextIO, progress: Progress, report: ExpansionReport
+    collection: DeduplicateIds, expander: Expander, handle: TextIO, progress: Progress, report: ExpansionReport
 ) -> None:
     """Write the row of every document, and count it in the report."""
     work = expander.work

@@ -9,18 +9,18 @@ import torch
 
 from lavra.config.search import ExpandConfig
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.generation.engines.converting import Convertible, why_not_convertible
 from lavra.generation.engines.ctranslate import CTranslate2Engine
 from lavra.search.expansion.prompts import BARE, QueryPrompt, prompt_of
-from lavra.search.expansion.query_generator import ModelWriter, QueryWriter, Sampling, reads_with_encoder
+from lavra.search.expansion.query_generator import ModelQueryGenerator, QueryGenerator, Sampling, reads_with_encoder
 from lavra.search.expansion.scorers import LikelihoodScorer, QueryScorer, open_scorer
 from lavra.training.devices import choose_device
 from lavra.workflows.models.open import OpenModel, open_model
 
 
 @dataclass(frozen=True)
-class OpenWriter:
+class OpenQueryGenerator:
     """A query generator that is ready to be used.
 
     Attributes:
@@ -30,13 +30,13 @@ class OpenWriter:
         model: The model in torch, for scoring.
     """
 
-    writer: QueryWriter
+    writer: QueryGenerator
     prompt: QueryPrompt
     engine: str
     model: Any
 
 
-def open_writer(config: ExpandConfig) -> OpenWriter:
+def open_query_generator(config: ExpandConfig) -> OpenQueryGenerator:
     """Open the query generator of a request.
 
     Args:
@@ -53,8 +53,8 @@ def open_writer(config: ExpandConfig) -> OpenWriter:
     if engine is None:
         opened = open_model(config.model, config.device, config.precision)
     sampling = Sampling(config.top_k, config.temperature)
-    writer = ModelWriter(opened.model, opened.tokenizer, prompt, sampling, engine)
-    return OpenWriter(writer, prompt, "ctranslate2" if engine else "torch", opened.model)
+    writer = ModelQueryGenerator(opened.model, opened.tokenizer, prompt, sampling, engine)
+    return OpenQueryGenerator(writer, prompt, "ctranslate2" if engine else "torch", opened.model)
 
 
 def _ctranslate2(
@@ -68,7 +68,7 @@ def _ctranslate2(
     reason = why_not_convertible(source)
     if reason is None:
         engine = CTranslate2Engine(source, "int8", device.type)
-        say(f"engine: {engine.description}")
+        log(f"engine: {engine.description}")
         return engine
     if asked:
         raise InputError(
@@ -77,7 +77,7 @@ def _ctranslate2(
     return None
 
 
-def open_query_scorer(config: ExpandConfig, opened: OpenWriter) -> QueryScorer | None:
+def open_query_scorer(config: ExpandConfig, opened: OpenQueryGenerator) -> QueryScorer | None:
     """Open the scorer of a request: the generator itself, or a model of sentence-transformers.
 
     Args:

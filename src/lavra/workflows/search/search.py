@@ -12,18 +12,18 @@ from lavra.core.disk.building import building_folder, remove_remains
 from lavra.core.disk.locks import exclusive, holder
 from lavra.core.disk.replacing import check_replaceable
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.data.readers.rows import BadRows
 from lavra.evaluation.retrieval import Qrels
 from lavra.search.corpora.documents import read_qrels
 from lavra.search.corpora.formats import BESIDE_CORPUS, BeirCollection, Collection, open_collection, read_queries
-from lavra.search.expansion.queries import read_about
+from lavra.search.expansion.queries import read_provenance
 from lavra.search.experiment.dense import embed_documents
 from lavra.search.experiment.experiment import ExperimentResult, run_experiment
 from lavra.search.experiment.files import write_experiment
 from lavra.search.experiment.sentence_models import Embedder, open_embedder
-from lavra.search.experiment.tune import evaluate_ceiling
+from lavra.search.experiment.tune import evaluate_oracle
 from lavra.search.export import ExportFormat, export_documents
 from lavra.search.index.build import build_index
 from lavra.search.index.index import Index
@@ -134,31 +134,31 @@ def make_index(
         return replace(made, index=Index(folder))
 
 
-def search_index(query: str, index: str | Path = INDEX, *, most: int = 10) -> list[Hit]:
+def search_index(query: str, index: str | Path = INDEX, *, top_k: int = 10) -> list[Hit]:
     """Search an index, and return passages with the words of the query marked.
 
     Args:
         query: The query as a person writes it.
         index: The folder of the index.
-        most: Most documents to return, at least 1.
+        top_k: Most documents to return, at least 1.
 
     Returns:
         The best documents, best first, with a passage of each and, where it made the match, a generated query. Why
         there is none is printed.
 
     Raises:
-        InputError: If there is no index in the folder, or `most` is below 1.
+        InputError: If there is no index in the folder, or `top_k` is below 1.
     """
     opened = Index(Path(index))
     if not opened.is_complete:
         owner = holder(opened.folder / "lock")
         if owner is None:
-            say(f"warning: the last update of {index} was interrupted; run `lavra index` again to finish it")
+            log(f"warning: the last update of {index} was interrupted; run `lavra index` again to finish it")
         else:
-            say(f"{index} is being updated by process {owner}; what it held before is searched")
-    hits = search(opened, query, most)
+            log(f"{index} is being updated by process {owner}; what it held before is searched")
+    hits = search(opened, query, top_k)
     if not hits:
-        say(why_nothing(opened, query))
+        log(why_nothing(opened, query))
     return hits
 
 
@@ -190,7 +190,7 @@ def evaluate_search(
     queries: str | Path | None = None,
     qrels: str | Path | None = None,
     tune_on: str = "",
-    ceiling: bool = False,
+    oracle: bool = False,
     dense: str = "",
     k1: float = 0.9,
     b: float = 0.4,
@@ -211,7 +211,7 @@ def evaluate_search(
         qrels: File of relevance judgements; None for those of the collection.
         tune_on: Split on which k1, b and the weight of queries are tuned, for each system; queries that are reported on
             are left out of it. An empty string for no tuning.
-        ceiling: Whether to measure the oracle too: documents expanded with the questions of people.
+        oracle: Whether to measure the oracle too: documents expanded with the questions of people.
         dense: Folder of a bi-encoder of sentence-transformers, whose embeddings are then measured too, alone and fused
             with BM25 by reciprocal rank fusion; an empty string for none.
         k1: BM25 term-frequency saturation, where it is not tuned.
@@ -237,9 +237,9 @@ def evaluate_search(
     asked = _asked(collection, problems, split=split, queries=queries, qrels=qrels, tune_on=tune_on)
     settings = IndexSettings(analyzer, k1=k1, b=b)
     report = _index_of(collection, folder / "index", settings, problems, expansions)
-    result = _measured(report.index, collection, asked, folder / ".systems", model, ceiling=ceiling, seed=seed)
+    result = _measured(report.index, collection, asked, folder / ".systems", model, oracle=oracle, seed=seed)
     result.warnings = [*report.warnings, *_unknown(report.index, asked.judged), *result.warnings]
-    result.expansion = read_about(Path(expansions)) if expansions else None
+    result.expansion = read_provenance(Path(expansions)) if expansions else None
     write_experiment(result, folder)
     return result
 
@@ -277,7 +277,7 @@ def _measured(
     work: Path,
     model: Embedder | None,
     *,
-    ceiling: bool,
+    oracle: bool,
     seed: int,
 ) -> ExperimentResult:
     """Run the experiment with its files in `work`, which is removed at the end."""
@@ -295,10 +295,10 @@ def _measured(
             vectors=embed_documents(index, model) if model else None,
             seed=seed,
         )
-        if ceiling:
-            say("measuring: human questions")
-            result.ceiling = evaluate_ceiling(
-                collection, queries, judged, index.settings, work / "ceiling", validation=validation, seed=seed
+        if oracle:
+            log("measuring: human questions")
+            result.oracle = evaluate_oracle(
+                collection, queries, judged, index.settings, work / "oracle", validation=validation, seed=seed
             )
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -339,7 +339,7 @@ def _analyzer(collection: Collection, language: str, folder: Path, *, anew: bool
             f"the documents of {collection.name} look {guess.name}, for which there is no analyzer",
             "say --language pt or --language en",
         )
-    say(f"language: {guess.name}")
+    log(f"language: {guess.name}")
     return Analyzer(cast(Language, guess.language))
 
 
@@ -365,9 +365,9 @@ def _validation(collection: Collection, split: str, judged: Qrels) -> dict[str, 
 
 
 def _unknown(index: Index, qrels: Qrels) -> list[str]:
-    assert index.generation is not None
+    assert index.snapshot is not None
     names = {name for judged in qrels.values() for name in judged}
-    missing = sorted(name for name in names if index.generation.number_of(name) is None)
+    missing = sorted(name for name in names if index.snapshot.number_of(name) is None)
     if not missing:
         return []
     shown = ", ".join(map(repr, missing[:5])) + (", …" if len(missing) > 5 else "")

@@ -9,27 +9,27 @@ import torch
 
 from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder, count_parameters
 from lavra.models.spec import DecoderSpec, preset
 from lavra.planning.budget import (
     BYTES_PER_TOKEN,
     TOKENS_PER_PARAMETER,
     assumed_efficiency,
+    batch_tokens_for,
     busy_tokens,
     draft_shape,
-    tokens_per_step_for,
     tokens_that_fit,
 )
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.planning.machine.memory import memory_of
 from lavra.planning.plan import Plan
 from lavra.training.acceleration.compiling import should_compile
-from lavra.training.batches import Ranks
+from lavra.training.batches import DistributedInfo
 from lavra.training.precision import choose_precision
-from lavra.workflows.datasets.dataset import Material
+from lavra.workflows.datasets.dataset import Dataset
 from lavra.workflows.models.base_model import Base, objective_from_nothing
 from lavra.workflows.models.ngram_init import contexts_to_count, pairs_worth_counting
 from lavra.workflows.training.optimization import optimizer_options, options_after_bigrams, schedule_of
@@ -40,16 +40,19 @@ DEFAULT_BUDGET = 600.0
 _TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 262144, "mps": 16384}
 """Most tokens of a micro-batch, by device: more would take more memory and not be faster."""
 
-_LARGE, _TOKENS_OF_LARGE = 3e7, 2048
+_LARGE = 3e7
 """FLOPs for each token from which on a processor is busy with a smaller micro-batch, and its tokens."""
+_TOKENS_OF_LARGE = 2048
 
 EVALUATION_SHARE = 0.06
 """Share of a time budget that the final evaluation may take."""
 
-_COMPILED_GAIN, _COMPILING = 1.6, 30.0
+_COMPILED_GAIN = 1.6
 """Speed of compiled blocks on a CPU relative to the expected speed, and the seconds that compiling takes."""
-_VALIDATIONS, _VALIDATION_SHARE = 8, 0.02
+_COMPILING = 30.0
+_VALIDATIONS = 8
 """Number of validations of a run, and the share of the training time that they may take together."""
+_VALIDATION_SHARE = 0.02
 
 _FORWARD_SHARE = 0.35
 """Time of a forward pass as a share of the time of a whole step."""
@@ -146,8 +149,8 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
         "positions",
         "norm",
         "activation",
-        "pairs",
-        "recall",
+        "bigram_embedding",
+        "ngram_copy",
         "tied",
         "dropout",
     )
@@ -157,7 +160,9 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
     return replace(spec, **given)
 
 
-def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Material, ranks: Ranks) -> Plan:
+def autoconfig(
+    config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Dataset, distributed: DistributedInfo
+) -> Plan:
     """Return the plan as far as it can be made before steps are timed.
 
     Args:
@@ -165,7 +170,7 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
         machine: The machine that trains.
         model: The shape to train from scratch, or the base model.
         data: The training data.
-        ranks: The place of this process among all.
+        distributed: The place of this process among all.
 
     Returns:
         The plan; the number of steps is a guess where a time budget is given.
@@ -177,17 +182,19 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
     per_token = learning.flops_per_token / machine.expected_flops
     seconds = given_seconds(config)
     corpus = data.epoch_tokens(learning)
-    tokens = _asked_tokens(config, corpus) if seconds is None else seconds * 0.85 * ranks.world / per_token
-    busy = busy_tokens(machine.device.type, ranks.world * machine.expected_flops, learning.flops_per_token)
-    rows = _rows_per_step(config, learning.context, tokens, ranks, busy, adapting=isinstance(model, Base))
+    tokens = _asked_tokens(config, corpus) if seconds is None else seconds * 0.85 * distributed.world_size / per_token
+    busy = busy_tokens(machine.device.type, distributed.world_size * machine.expected_flops, learning.flops_per_token)
+    rows = _global_batch_size(config, learning.context, tokens, distributed, busy, adapting=isinstance(model, Base))
     at_once = _tokens_at_once(machine, model, learning)
     plan = replace(
         learning,
-        rows_per_step=rows,
-        tokens_per_step=rows * learning.context,
-        micro_rows=_micro_rows(config, learning.context, rows // ranks.world, at_once),
+        global_batch_size=rows,
+        batch_tokens=rows * learning.context,
+        micro_batch_size=_micro_batch_size(config, learning.context, rows // distributed.world_size, at_once),
         compile=learning.model is not None  # a wrapped model has no blocks that are known to compile
-        and should_compile(config.machine.compile, machine.device, seconds or tokens * per_token / ranks.world),
+        and should_compile(
+            config.machine.compile, machine.device, seconds or tokens * per_token / distributed.world_size
+        ),
         budget_seconds=seconds,
     )
     contexts = contexts_to_count(config, plan, data, tokens)
@@ -197,13 +204,13 @@ def first_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base,
             likely *= _COMPILED_GAIN * max(0.1, 1.0 - _COMPILING / seconds)
         pairs = pairs_worth_counting(plan.model, likely, plan.flops_per_token)
         vocabulary = plan.model.vocabulary
-        rates = options_after_bigrams(config.optimization, plan.optimizer, likely, vocabulary, pairs > 0)
-        plan = replace(plan, bigram_contexts=contexts, trigram_contexts=pairs, optimizer=rates)
-    steps = config.steps or max(1, round(tokens / plan.tokens_per_step))
+        lrs = options_after_bigrams(config.optimization, plan.optimizer, likely, vocabulary, pairs > 0)
+        plan = replace(plan, bigram_contexts=contexts, trigram_contexts=pairs, optimizer=lrs)
+    steps = config.steps or max(1, round(tokens / plan.batch_tokens))
     return with_length(plan, steps, config, data, per_token)
 
 
-def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Material) -> Plan:
+def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Dataset) -> Plan:
     """Return the plan of model, objective and optimiser; batch size and number of steps are still to be fixed.
 
     Args:
@@ -231,9 +238,9 @@ def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Ba
         base=None if base is None else base.place,
         parameters=parameters,
         context=context,
-        tokens_per_step=1,
-        rows_per_step=1,
-        micro_rows=1,
+        batch_tokens=1,
+        global_batch_size=1,
+        micro_batch_size=1,
         steps=1,
         tokens=0,
         epochs=0.0,
@@ -242,13 +249,16 @@ def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Ba
         compile=False,
         threads=machine.threads,
         optimizer=optimizer_options(
-            config.optimization, base is not None, config.edits.adapter.kind != "none", spec if base is None else None
+            config.optimization,
+            base is not None,
+            config.transforms.adapter.kind != "none",
+            spec if base is None else None,
         ),
         schedule=schedule_of(config.optimization, base is not None, 1),
         seed=config.seed,
-        isolate=config.text.isolate and (base is None or base.isolates),
+        isolate=config.text.isolate and (base is None or base.supports_packing),
         label_smoothing=config.optimization.label_smoothing,
-        clip=config.optimization.clip,
+        max_grad_norm=config.optimization.max_grad_norm,
         validation_rows=0,
         validate_every=1,
         checkpoint_every=1,
@@ -260,11 +270,11 @@ def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Ba
         final_mask_rate=asked.mask_rate if asked.final_mask_rate is None else asked.final_mask_rate,
         whole_words=asked.whole_words,
         pure_mask=asked.pure_mask,
-        edits=config.edits,
+        transforms=config.transforms,
     )
 
 
-def with_length(plan: Plan, steps: int, config: TrainConfig, data: Material, seconds_per_token: float) -> Plan:
+def with_length(plan: Plan, steps: int, config: TrainConfig, data: Dataset, seconds_per_token: float) -> Plan:
     """Return the plan for a number of steps, with intervals of validation and checkpoints that fit this length.
 
     Args:
@@ -274,21 +284,21 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: Material, sec
         data: The training and validation data.
         seconds_per_token: Seconds of training for each token, from which the cost of evaluation follows.
     """
-    tokens = steps * plan.tokens_per_step
+    tokens = steps * plan.batch_tokens
     short = plan.budget_seconds is not None and plan.budget_seconds < _SHORT
     save_every = config.checkpoint_every or max(1, -(-steps // (_VALIDATIONS if short else _CHECKPOINTS)))
     # Validations fall on checkpoints, so that the best checkpoint by validation can be kept.
     every = save_every * max(1, round(steps / _VALIDATIONS / save_every))
     affordable = tokens * _VALIDATION_SHARE / _VALIDATIONS / _FORWARD_SHARE
-    held_out_rows = data.held_out(plan).rows
-    rows = min(held_out_rows, max(8, round(affordable / plan.context)))
-    if rows > plan.micro_rows:  # whole micro-batches: another shape would be compiled once more
-        rows -= rows % plan.micro_rows
-    held_out = held_out_rows * plan.context
+    validation_rows = data.validation_set(plan).rows
+    rows = min(validation_rows, max(8, round(affordable / plan.context)))
+    if rows > plan.micro_batch_size:  # whole micro-batches: another shape would be compiled once more
+        rows -= rows % plan.micro_batch_size
+    validation_set = validation_rows * plan.context
     if plan.budget_seconds is not None:
         # Half-overlapping windows read every token about twice.
         seconds = EVALUATION_SHARE * plan.budget_seconds
-        held_out = min(held_out, max(4096, int(seconds / (2 * _FORWARD_SHARE * seconds_per_token))))
+        validation_set = min(validation_set, max(4096, int(seconds / (2 * _FORWARD_SHARE * seconds_per_token))))
     return replace(
         plan,
         steps=steps,
@@ -298,7 +308,7 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: Material, sec
         validation_rows=rows,
         validate_every=every,
         checkpoint_every=save_every,
-        evaluation_tokens=held_out,
+        evaluation_tokens=validation_set,
     )
 
 
@@ -325,15 +335,16 @@ def seconds_after(plan: Plan, seconds_per_token: float) -> float:
         plan: The plan of the run.
         seconds_per_token: Seconds of training for each token.
     """
-    held_out = 2 * _FORWARD_SHARE * seconds_per_token * plan.evaluation_tokens
+    validation_set = 2 * _FORWARD_SHARE * seconds_per_token * plan.evaluation_tokens
     if plan.budget_seconds is not None:
-        held_out = min(held_out, EVALUATION_SHARE * plan.budget_seconds)
-    return held_out + _FINISH_SECONDS
+        validation_set = min(validation_set, EVALUATION_SHARE * plan.budget_seconds)
+    return validation_set + _FINISH_SECONDS
 
 
-_CHECKPOINTS, _SHORT = 20, 300.0
+_CHECKPOINTS = 20
 """Number of checkpoints of a run, and the time budget in seconds below which there are only as many as validations:
 writing checkpoints every few steps makes these steps a quarter slower."""
+_SHORT = 300.0
 
 _FINISH_SECONDS = 1.5
 """Seconds that writing the model and generating the samples take."""
@@ -342,7 +353,7 @@ _OVERHEAD = 0.03
 """Share of the training time for checkpoints and logging, and for a machine that is slower once it is warm."""
 
 
-def say_plan(plan: Plan, machine: Machine, data: Material, begun: float) -> None:
+def log_plan(plan: Plan, machine: Machine, data: Dataset, begun: float) -> None:
     """Say which model will be trained, for how long and how fast, before the first step.
 
     Args:
@@ -355,7 +366,7 @@ def say_plan(plan: Plan, machine: Machine, data: Material, begun: float) -> None
     if plan.model is not None:
         shape = f"{counted(plan.model.depth, 'block')}, width {plan.model.width}, {shape}, vocabulary "
         shape += f"{plan.model.vocabulary}"
-    say(
+    log(
         f"model: {show_count(plan.parameters)} parameters ({shape}), {plan.precision} on {plan.device}"
         + (", compiled" if plan.compile else "")
         + (f", {plan.objective}, from {plan.base}" if plan.base else "")
@@ -367,8 +378,8 @@ def say_plan(plan: Plan, machine: Machine, data: Material, begun: float) -> None
     if "step_seconds" in plan.probe:
         parts.append(f"about {show_duration(plan.steps * plan.probe['step_seconds'])}")
     ready = show_duration(time.monotonic() - begun)
-    say(f"ready after {ready}; an epoch has {show_count(data.epoch_tokens(plan))} tokens")
-    say(" · ".join(parts))
+    log(f"ready after {ready}; an epoch has {show_count(data.epoch_tokens(plan))} tokens")
+    log(" · ".join(parts))
 
 
 def _asked_tokens(config: TrainConfig, corpus: float) -> float:
@@ -377,23 +388,24 @@ def _asked_tokens(config: TrainConfig, corpus: float) -> float:
         return float(config.tokens)
     if config.epochs is not None:
         return config.epochs * corpus
-    return float(config.steps or 1) * (config.optimization.tokens_per_step or 4096)
+    return float(config.steps or 1) * (config.optimization.batch_tokens or 4096)
 
 
-def _rows_per_step(
-    config: TrainConfig, context: int, tokens: float, ranks: Ranks, busy: float, *, adapting: bool
+def _global_batch_size(
+    config: TrainConfig, context: int, tokens: float, distributed: DistributedInfo, busy: float, *, adapting: bool
 ) -> int:
-    asked = config.optimization.tokens_per_step
+    asked = config.optimization.batch_tokens
     if asked is not None:
-        if asked % (context * ranks.world):
+        if asked % (context * distributed.world_size):
             raise InputError(
-                f"--optimization.tokens-per-step {asked} is no multiple of the context {context}"
-                + (f" x {ranks.world} processes" if ranks.world > 1 else ""),
-                f"choose e.g. {max(1, round(asked / context / ranks.world)) * context * ranks.world}",
+                f"--optimization.batch-tokens {asked} is no multiple of the context {context}"
+                + (f" x {distributed.world_size} processes" if distributed.world_size > 1 else ""),
+                f"choose e.g. "
+                f"{max(1, round(asked / context / distributed.world_size)) * context * distributed.world_size}",
             )
         return asked // context
-    rows = max(1, tokens_per_step_for(tokens, context, busy, adapting=adapting) // context)
-    return -(-rows // ranks.world) * ranks.world
+    rows = max(1, batch_tokens_for(tokens, context, busy, adapting=adapting) // context)
+    return -(-rows // distributed.world_size) * distributed.world_size
 
 
 def tokens_at_once(device: str, flops_per_token: float) -> int:
@@ -422,14 +434,14 @@ def _depth_and_width(model: DecoderSpec | Base) -> tuple[int, int]:
     if spec is not None:
         return spec.depth, spec.width
     assert isinstance(model, Base)
-    assert isinstance(model.opened.model, Wrapped)
+    assert isinstance(model.opened.model, HFModel)
     config = model.opened.model.inner.config.get_text_config()
     return int(getattr(config, "num_hidden_layers", 24)), int(getattr(config, "hidden_size", 1024))
 
 
-def _micro_rows(config: TrainConfig, context: int, share: int, tokens: int) -> int:
-    if config.machine.micro_rows:
-        return config.machine.micro_rows
+def _micro_batch_size(config: TrainConfig, context: int, share: int, tokens: int) -> int:
+    if config.machine.micro_batch_size:
+        return config.machine.micro_batch_size
     most = max(1, tokens // context)
     return next(rows for rows in range(min(most, share), 0, -1) if share % rows == 0)
 

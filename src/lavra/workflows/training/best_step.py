@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.planning.plan import Plan
 from lavra.training.callbacks import Request
@@ -68,9 +68,9 @@ class OverfittingWatch:
         text = (
             f"stopped early: {counted(self.waited, 'validation')} without a lower loss than that of step {self.best[1]}"
         )
-        say(f"{text}; step {step} of {steps} is the last")
+        log(f"{text}; step {step} of {steps} is the last")
         self.run.log(f"{text}; step {step} of {steps} is the last")
-        self.run.write_plan({**self.run.plan, "steps": step, "tokens": step * self.plan.tokens_per_step})
+        self.run.write_plan({**self.run.plan, "steps": step, "tokens": step * self.plan.batch_tokens})
         return step
 
     def _take(self, line: Mapping[str, Any], *, quiet: bool) -> None:
@@ -94,7 +94,7 @@ class OverfittingWatch:
             "model is overfitting"
         )
         self.run.log(f"step {step}: {text}")
-        say(f"{text}. The best checkpoint is kept; more text, a smaller model or fewer epochs help")
+        log(f"{text}. The best checkpoint is kept; more text, a smaller model or fewer epochs help")
 
 
 def is_clearly_worse(loss: float, best: float) -> bool:
@@ -141,5 +141,5 @@ def checkpoint_to_deliver(store: CheckpointStore, run: RunFolder, step: int) -> 
         f"step, {step}, is clearly worse ({losses[step]:.4f})"
     )
     run.log(text)
-    say(f"{text}; the last one is in checkpoints/")
+    log(f"{text}; the last one is in checkpoints/")
     return best

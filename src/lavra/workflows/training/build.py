@@ -12,28 +12,28 @@ from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.units import counted
 from lavra.data.tokenizers.word_boundaries import Words
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.objectives.base import Objective
 from lavra.objectives.causal import Causal
-from lavra.objectives.completion import Answers
-from lavra.objectives.mlm import Masked, mask_token_of
+from lavra.objectives.completion import Completion
+from lavra.objectives.mlm import MaskedLM, mask_token_of
 from lavra.objectives.seq2seq import Seq2Seq
 from lavra.planning.plan import Plan
 from lavra.training.acceleration.compiling import compile_step
-from lavra.training.batches import BatchSource, Ranks
+from lavra.training.batches import BatchSource, DistributedInfo
 from lavra.training.step import Step
 from lavra.training.trainer import Trainer
-from lavra.training.updates import Clip, ExponentialAverage, GuardFaults, Monitor, SnapshotAverage, Update
+from lavra.training.updates import AnomalyGuard, Clip, ExponentialAverage, Monitor, SnapshotAverage, Update
 from lavra.training.updates.anomalies import SpikeDetector
 from lavra.training.validation import Validation
-from lavra.workflows.datasets.dataset import Material
+from lavra.workflows.datasets.dataset import Dataset
 from lavra.workflows.models.saved_base import build_model
 
 # The objective of a plan.
 
 
-def objective_of(plan: Plan, model: Decoder | Wrapped, data: Material) -> Objective:
+def objective_of(plan: Plan, model: Decoder | HFModel, data: Dataset) -> Objective:
     """Return the training objective of a plan.
 
     Args:
@@ -41,13 +41,13 @@ def objective_of(plan: Plan, model: Decoder | Wrapped, data: Material) -> Object
         model: The model, whose decoder inputs a seq2seq objective needs.
         data: The data set, whose tokenizer a masked objective needs.
     """
-    if plan.objective == "answers":
-        return Answers(plan.context, plan.label_smoothing)
+    if plan.objective == "completion":
+        return Completion(plan.context, plan.label_smoothing)
     if plan.objective == "seq2seq":
-        assert isinstance(model, Wrapped)
+        assert isinstance(model, HFModel)
         return Seq2Seq(plan.context, plan.source_context, model.decoder_inputs, plan.label_smoothing)
-    if plan.objective == "masked":
-        return Masked(
+    if plan.objective == "mlm":
+        return MaskedLM(
             plan.context,
             mask_token_of(data.tokenizer),
             Words.of(data.tokenizer),
@@ -69,7 +69,7 @@ _EXCERPT = 200
 
 
 @dataclass
-class Assembly:
+class TrainingJob:
     """A training job: a trainer with its model and validation.
 
     Attributes:
@@ -80,7 +80,7 @@ class Assembly:
     """
 
     trainer: Trainer
-    model: Decoder | Wrapped
+    model: Decoder | HFModel
     validation: Validation | None
     home: Path | None = None
 
@@ -89,7 +89,7 @@ class Assembly:
         if self.trainer.compilation is not None:
             self.trainer.compilation.undo()
 
-    def set_length(self, config: TrainConfig, plan: Plan, data: Material) -> None:
+    def set_length(self, config: TrainConfig, plan: Plan, data: Dataset) -> None:
         """Set the length of a plan that was fixed after the trainer was built.
 
         Args:
@@ -106,15 +106,15 @@ class Assembly:
         self.validation = _validation(plan, data)
 
 
-def assemble(
+def build_training_job(
     config: TrainConfig,
     plan: Plan,
-    data: Material,
+    data: Dataset,
     run: RunFolder | None,
     device: torch.device,
-    ranks: Ranks,
+    distributed: DistributedInfo,
     home: Path | None = None,
-) -> Assembly:
+) -> TrainingJob:
     """Build the model, the batches, the chain of updates and the trainer of a plan.
 
     Args:
@@ -123,7 +123,7 @@ def assemble(
         data: The data set.
         run: The folder of the run, in which anomalies are logged; None on processes that keep no record.
         device: Device that holds the model and computes.
-        ranks: The place of this process among all.
+        distributed: The place of this process among all.
         home: The folder of the run, in which the base model is saved; None for training from scratch.
 
     Returns:
@@ -134,11 +134,11 @@ def assemble(
     batches = BatchSource(
         data.source(plan),
         objective,
-        rows_per_step=plan.rows_per_step,
-        micro_rows=plan.micro_rows,
+        global_batch_size=plan.global_batch_size,
+        micro_batch_size=plan.micro_batch_size,
         steps=plan.steps,
         seed=plan.seed,
-        ranks=ranks,
+        distributed=distributed,
         pin=device.type == "cuda",
     )
     trainer = Trainer(
@@ -152,10 +152,10 @@ def assemble(
         steps=plan.steps,
         report=_reporter(run),
     )
-    trainer.updates = update_chain(config, plan, trainer, _fault_recorder(run, data))
+    trainer.updates = update_chain(config, plan, trainer, _anomaly_recorder(run, data))
     if plan.compile:
         compile_step(trainer)
-    return Assembly(trainer, model, _validation(plan, data), home)
+    return TrainingJob(trainer, model, _validation(plan, data), home)
 
 
 def update_chain(
@@ -169,21 +169,21 @@ def update_chain(
         trainer: The trainer, whose master weights are averaged.
         record: The function that logs a step with an anomaly, and why.
     """
-    faults, average = config.faults, config.average
+    anomalies, average = config.anomalies, config.average
     chain: list[Update] = [
         Monitor(),
-        GuardFaults(
-            faults.policy,
+        AnomalyGuard(
+            anomalies.policy,
             record,
-            most_in_a_row=faults.most_in_a_row,
-            spikes=SpikeDetector() if faults.spikes else None,
+            max_in_a_row=anomalies.max_in_a_row,
+            spikes=SpikeDetector() if anomalies.spikes else None,
         ),
     ]
     if average.kind == "ema":
-        chain.append(ExponentialAverage(trainer.masters, average.decay))
+        chain.append(ExponentialAverage(trainer.master_weights, average.decay))
     elif average.kind == "swa":
-        chain.append(SnapshotAverage(trainer.masters, _first_snapshot(config, plan), average.every))
-    chain.append(Clip(plan.clip))
+        chain.append(SnapshotAverage(trainer.master_weights, _first_snapshot(config, plan), average.every))
+    chain.append(Clip(plan.max_grad_norm))
     return chain
 
 
@@ -191,25 +191,25 @@ def _first_snapshot(config: TrainConfig, plan: Plan) -> int:
     return int(plan.steps * config.average.start)
 
 
-def _validation(plan: Plan, data: Material) -> Validation | None:
+def _validation(plan: Plan, data: Dataset) -> Validation | None:
     if not plan.validation_rows:
         return None
-    held_out = data.held_out(plan)
-    return Validation(held_out.source, plan.validation_rows, held_out.bytes_per_target)
+    validation_set = data.validation_set(plan)
+    return Validation(validation_set.source, plan.validation_rows, validation_set.bytes_per_target)
 
 
 def _reporter(run: RunFolder | None) -> Callable[[str], None]:
-    from lavra.core.progress import say
+    from lavra.core.progress import log
 
     def report(text: str) -> None:
-        say(text)
+        log(text)
         if run is not None:
             run.log(text)
 
     return report
 
 
-def _fault_recorder(run: RunFolder | None, data: Material) -> Callable[[Step, str], None]:
+def _anomaly_recorder(run: RunFolder | None, data: Dataset) -> Callable[[Step, str], None]:
     """Return the function that logs the documents of an anomalous step in `events.log`, with their first characters."""
 
     def record(step: Step, reason: str) -> None:

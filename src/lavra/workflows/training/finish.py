@@ -11,42 +11,43 @@ import torch
 
 from lavra.config.generation import GenerateOptions
 from lavra.config.training import TrainConfig
-from lavra.config.transforms import EditConfig
+from lavra.config.transforms import TransformConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import LavraError
-from lavra.core.progress import printable, say
+from lavra.core.progress import log, printable
 from lavra.core.seeds import row_streams
 from lavra.core.units import counted
-from lavra.evaluation.baselines import count_tokens, yardsticks
+from lavra.evaluation.baselines import baselines, count_tokens
 from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses, text_fingerprint
 from lavra.evaluation.documents import Documents, documents_of_store
 from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
 from lavra.generation.generate import generate
-from lavra.models.contract import Model
+from lavra.models.protocols import Model
 from lavra.planning.plan import Plan
 from lavra.reports.run_table import predicted_table
 from lavra.training.checkpoints.checkpoints import CheckpointStore
-from lavra.training.validation import held_out_loss
-from lavra.workflows.datasets.dataset import Material, TextMaterial
-from lavra.workflows.models.merging import write_folded
+from lavra.training.validation import validation_loss
+from lavra.workflows.datasets.dataset import Dataset, TextDataset
+from lavra.workflows.models.merging import write_merged
 from lavra.workflows.models.saved_base import companions_folder, write_model
 from lavra.workflows.training.best_step import checkpoint_to_deliver
-from lavra.workflows.training.build import Assembly
+from lavra.workflows.training.build import TrainingJob
 from lavra.workflows.training.forecast import against, measured_memory
 
 MODEL_FOLDER = "model"
 """Name of the folder of the finished model in a run."""
 
-_SAMPLE_TOKENS, _SHOWN_PROMPT = 120, 300
+_SAMPLE_TOKENS = 120
 """Most tokens of a sample text, and most characters of its prompt that are printed."""
+_SHOWN_PROMPT = 300
 
 
 def finish(
     config: TrainConfig,
     plan: Plan,
-    assembly: Assembly,
-    data: Material,
+    job: TrainingJob,
+    data: Dataset,
     run: RunFolder,
     *,
     waited: float,
@@ -57,7 +58,7 @@ def finish(
     Args:
         config: The request.
         plan: The plan of the run.
-        assembly: The training job after its last step.
+        job: The training job after its last step.
         data: The data set.
         run: The folder of the run.
         waited: Seconds that training waited for checkpoints.
@@ -67,18 +68,18 @@ def finish(
     Returns:
         The final figures, which are also in `result.json`.
     """
-    trainer = assembly.trainer
+    trainer = job.trainer
     computed = trainer.computed()
     step, targets = trainer.step, trainer.targets
     store = CheckpointStore(run.checkpoints, config.keep_checkpoints, on_warning=run.log)
     delivered = checkpoint_to_deliver(store, run, step)
     if delivered is not None:
         trainer.restore(delivered.load, delivered.state)
-    assembly.undo_compilation()  # evaluation and generation use many shapes, and each would be compiled anew
-    with trainer.evaluating():
-        folded = export_model(run.path, plan, assembly, data)
-        figures, table = _measure(plan, assembly, data, run.path)
-        samples = _samples(config, plan, assembly.model, data)
+    job.undo_compilation()  # evaluation and generation use many shapes, and each would be compiled anew
+    with trainer.eval_mode():
+        merged = export_model(run.path, plan, job, data)
+        figures, table = _measure(plan, job, data, run.path)
+        samples = _samples(config, plan, job.model, data)
     for sample in samples:
         run.samples.append({"step": step, **sample})
     seconds = None if training_began is None else time.monotonic() - training_began
@@ -96,63 +97,63 @@ def finish(
         "peak_bytes": measured_memory(plan.device),
         "data": list(config.data),
         **figures,
-        **({} if folded is None else {"folded": folded}),
-        "ledger": data.receipt(plan, step),
+        **({} if merged is None else {"folded": merged}),
+        "data_usage": data.data_usage(plan, step),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),
     }
     result["predicted"] = against(plan.forecast, result)
     run.write_result(result)
-    say(table)
+    log(table)
     if result["predicted"]:
-        say(f"predicted against actual\n{predicted_table(result['predicted'])}")
+        log(f"predicted against actual\n{predicted_table(result['predicted'])}")
     return result
 
 
-def export_model(run: Path, plan: Plan, assembly: Assembly, data: Material) -> dict[str, Any] | None:
+def export_model(run: Path, plan: Plan, job: TrainingJob, data: Dataset) -> dict[str, Any] | None:
     """Write the model with its fp32 master weights and its tokenizer; averaged weights take their place if there are.
 
     Args:
         run: The folder of the run.
         plan: The plan of the run.
-        assembly: The training job after its last step.
+        job: The training job after its last step.
         data: The data set.
 
     Returns:
         How far the merged model is from the trained one, for a model with transforms; else None.
     """
-    weights = {name: weight.detach() for name, weight in assembly.trainer.masters.weights.items()}
-    if plan.edits != EditConfig():
-        rows = data.held_out(plan).source.rows(0, 1)
-        batch = assembly.trainer.objective.encode(rows, row_streams(0, "folding", first=0), 1.0)
-        check = write_folded(run, run / MODEL_FOLDER, plan, weights, data.tokenizer, batch)
+    weights = {name: weight.detach() for name, weight in job.trainer.master_weights.weights.items()}
+    if plan.transforms != TransformConfig():
+        rows = data.validation_set(plan).source.rows(0, 1)
+        batch = job.trainer.objective.encode(rows, row_streams(0, "folding", first=0), 1.0)
+        check = write_merged(run, run / MODEL_FOLDER, plan, weights, data.tokenizer, batch)
         return None if check is None else check.to_json()
     files = companions_folder(run, data.folder)
-    write_model(run / MODEL_FOLDER, assembly.model, data.tokenizer, files, weights)
+    write_model(run / MODEL_FOLDER, job.model, data.tokenizer, files, weights)
     return None
 
 
-def _measure(plan: Plan, assembly: Assembly, data: Material, run: Path) -> tuple[dict[str, Any], str]:
+def _measure(plan: Plan, job: TrainingJob, data: Dataset, run: Path) -> tuple[dict[str, Any], str]:
     """Return the figures on the validation data as plain values, and as a table."""
-    if plan.objective == "causal" and isinstance(data, TextMaterial):
-        return _measure_text(plan, assembly.model, data, run)
-    held_out = data.held_out(plan)
-    rows = min(held_out.rows, max(1, plan.evaluation_tokens // plan.context))
-    measured = held_out_loss(
-        assembly.model,
-        assembly.trainer.objective,
-        held_out.source,
+    if plan.objective == "causal" and isinstance(data, TextDataset):
+        return _measure_text(plan, job.model, data, run)
+    validation_set = data.validation_set(plan)
+    rows = min(validation_set.rows, max(1, plan.evaluation_tokens // plan.context))
+    measured = validation_loss(
+        job.model,
+        job.trainer.objective,
+        validation_set.source,
         rows,
         name=plan.objective,
-        bytes_per_target=held_out.bytes_per_target,
-        device=assembly.trainer.device,
+        bytes_per_target=validation_set.bytes_per_target,
+        device=job.trainer.device,
         seed=plan.seed,
     )
     values = measured.to_json()
     figures = {name: values[name] for name in ("loss", "perplexity", "bits_per_byte")}
-    return {**figures, "evaluation": {**values, "held_out_rows": held_out.rows}}, str(measured)
+    return {**figures, "evaluation": {**values, "validation_rows": validation_set.rows}}, str(measured)
 
 
-def _measure_text(plan: Plan, model: Model, data: TextMaterial, run: Path) -> tuple[dict[str, Any], str]:
+def _measure_text(plan: Plan, model: Model, data: TextDataset, run: Path) -> tuple[dict[str, Any], str]:
     every = documents_of_store(data.prepared.validation, data.tokenizer)
     documents = every.sample(plan.evaluation_tokens)
     context = plan.context if plan.base is not None else None
@@ -160,12 +161,12 @@ def _measure_text(plan: Plan, model: Model, data: TextMaterial, run: Path) -> tu
         result = likelihood(model, documents, context=context, seed=plan.seed)
     _losses(data, every, result).save(run / DOCUMENT_LOSSES)
     counts = count_tokens(data.prepared.train.tokens, data.tokenizer.vocabulary_size)
-    sticks = yardsticks(documents, documents.texts(data.tokenizer), data.tokenizer.vocabulary_size, counts)
+    sticks = baselines(documents, documents.texts(data.tokenizer), data.tokenizer.vocabulary_size, counts)
     measured = result.to_json()
     figures = {
         **{name: measured[name] for name in ("loss", "perplexity", "bits_per_byte", "bits_per_word")},
-        "yardsticks": [stick.to_json() for stick in sticks],
-        "evaluation": {**measured, "held_out_documents": len(every)},
+        "baselines": [stick.to_json() for stick in sticks],
+        "evaluation": {**measured, "validation_documents": len(every)},
     }
     table = likelihood_table(result, sticks)
     if len(documents) < len(every):
@@ -176,7 +177,7 @@ def _measure_text(plan: Plan, model: Model, data: TextMaterial, run: Path) -> tu
     return figures, table
 
 
-def _losses(data: TextMaterial, every: Documents, result: LikelihoodResult) -> DocumentLosses:
+def _losses(data: TextDataset, every: Documents, result: LikelihoodResult) -> DocumentLosses:
     """Return the loss of each measured document, for comparisons with other runs on the same validation text."""
     manifest = data.prepared.validation.manifest
     return DocumentLosses(
@@ -188,9 +189,9 @@ def _losses(data: TextMaterial, every: Documents, result: LikelihoodResult) -> D
     )
 
 
-def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> list[dict[str, Any]]:
+def _samples(config: TrainConfig, plan: Plan, model: Any, data: Dataset) -> list[dict[str, Any]]:
     """Generate sample texts: new documents, or answers to validation prompts, shown beside the expected ones."""
-    if not config.samples or plan.objective == "masked":
+    if not config.samples or plan.objective == "mlm":
         return []
     asked = data.samples(config.samples)
     prompts = list(dict.fromkeys(prompt for prompt, _ in asked))
@@ -206,15 +207,15 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Material) -> lis
             made = generate(model, data.tokenizer, prompts, options)
     except Exception as error:  # the run is trained and measured: no sample text is worth losing that
         reason = error.message if isinstance(error, LavraError) else f"{type(error).__name__}: {error}"
-        say(f"no sample text was generated: {printable(reason)}")
+        log(f"no sample text was generated: {printable(reason)}")
         return []
     expected = dict(asked)
     for number, one in enumerate(made, start=1):
         if data.examples:
-            say(f"--- sample {number}: {printable(one.prompt.strip())[-_SHOWN_PROMPT:]}")
-            say(f"generated: {printable(one.text.strip())}\nexpected:  {printable(expected[one.prompt].strip())}")
+            log(f"--- sample {number}: {printable(one.prompt.strip())[-_SHOWN_PROMPT:]}")
+            log(f"generated: {printable(one.text.strip())}\nexpected:  {printable(expected[one.prompt].strip())}")
         else:
-            say(f"--- sample {number}\n{printable(one.text.strip())}")
+            log(f"--- sample {number}\n{printable(one.text.strip())}")
     texts = [{"prompt": one.prompt, "text": one.text} for one in made]
     return [{**one, "expected": expected[one["prompt"]]} if data.examples else one for one in texts]
 

@@ -12,31 +12,36 @@ import psutil
 import torch
 
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.planning.budget import worth
 from lavra.planning.corpus_stats import compressed_bits_per_byte, stretches
-from lavra.planning.machine.dry_run import Rehearsal
+from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import matrix_parameters
 from lavra.planning.machine.memory import estimate_memory
 from lavra.planning.plan import Plan
-from lavra.planning.scaling_law.builtin import GAIN_OF_PAIRS, GAIN_OF_RECALL, law_for, level_by_start
+from lavra.planning.scaling_law.builtin import (
+    GAIN_OF_BIGRAM_EMBEDDING,
+    GAIN_OF_NGRAM_COPY,
+    level_by_start,
+    scaling_law_for,
+)
 from lavra.planning.scaling_law.curves import CurvePoint, forecast_from_curve
-from lavra.planning.scaling_law.law import Law
+from lavra.planning.scaling_law.law import ScalingLaw
 from lavra.planning.scaling_law.past_runs import load_calibration
 from lavra.training.callbacks import Request
-from lavra.workflows.datasets.dataset import Material, TextMaterial
+from lavra.workflows.datasets.dataset import Dataset, TextDataset
 
 _LIBRARIES = psutil.Process().memory_info().rss
 """Bytes of the process before any model is made, which the libraries themselves take."""
 
-_WORTH_REHEARSING = 20.0
+_WORTH_A_DRY_RUN = 20.0
 """Length of a run in seconds from which on its memory is estimated by a dry run, which takes about a second."""
 
 _COMPARED = ("seconds", "tokens_per_second", "peak_bytes", "bits_per_byte", "loss")
 """Names of the figures that are forecast and compared at the end."""
 
 
-def with_expectation(plan: Plan, data: Material) -> Plan:
+def with_forecast(plan: Plan, data: Dataset) -> Plan:
     """Return the plan with its forecast: time, speed, memory, loss.
 
     The loss is forecast only for models trained from scratch; that of an adapted model depends on its pretraining.
@@ -55,11 +60,11 @@ def with_expectation(plan: Plan, data: Material) -> Plan:
         expected["seconds"] = plan.budget_seconds
     peak = plan.probe.get("peak_flops")
     rough = seconds or (plan.tokens * plan.flops_per_token / (0.3 * peak) if peak else 0.0)
-    if plan.model is not None and rough >= _WORTH_REHEARSING:
+    if plan.model is not None and rough >= _WORTH_A_DRY_RUN:
         # The timed steps ran the compiler as well, whose memory a dry run does not see.
         so_far = measured_memory(plan.device) if step else None
         expected["peak_bytes"] = max(_expected_memory(plan), so_far or 0.0)
-    law = run_law(plan, data)
+    law = run_scaling_law(plan, data)
     if law is not None and plan.model is not None:
         size, read = matrix_parameters(plan.model), read_bytes(plan, data, plan.epochs)
         found = law.shifted(calibration.law_factor).forecast(size, read, start_of(plan))
@@ -70,14 +75,14 @@ def with_expectation(plan: Plan, data: Material) -> Plan:
             "law_bits_per_byte": law.loss(size, read, start_of(plan)),
             "loss": found.value * data.bytes_per_target * math.log(2),
         }
-        say(
+        log(
             f"forecast: {found.value:.2f} bits per byte of validation text at the end "
             f"[{found.low:.2f}, {found.high:.2f}], by {law.origin}"
         )
     return replace(plan, forecast=expected)
 
 
-def run_law(plan: Plan, data: Material) -> Law | None:
+def run_scaling_law(plan: Plan, data: Dataset) -> ScalingLaw | None:
     """Return the built-in scaling law for the text of a run.
 
     Args:
@@ -87,13 +92,13 @@ def run_law(plan: Plan, data: Material) -> Law | None:
     Returns:
         The law; None for a run that does not train a decoder from scratch on text.
     """
-    if plan.model is None or plan.base is not None or plan.objective != "causal" or not isinstance(data, TextMaterial):
+    if plan.model is None or plan.base is not None or plan.objective != "causal" or not isinstance(data, TextDataset):
         return None
     level = None
     if plan.start_bits_per_byte is not None:
         shape = plan.model.vocabulary, plan.model.width, plan.bigram_contexts
         level = level_by_start(plan.start_bits_per_byte, *shape)
-    return law_for(compressed_bits_per_byte(stretches(data.prepared)), _gain(plan), level)
+    return scaling_law_for(compressed_bits_per_byte(stretches(data.prepared)), _gain(plan), level)
 
 
 def start_of(plan: Plan) -> float:
@@ -109,10 +114,12 @@ def _gain(plan: Plan) -> float:
     """Return the bits per byte relative to those of a model without bigram embedding and n-gram copy."""
     if plan.model is None:
         return 1.0
-    return (GAIN_OF_PAIRS if plan.model.pairs else 1.0) * (GAIN_OF_RECALL if plan.model.recall else 1.0)
+    return (GAIN_OF_BIGRAM_EMBEDDING if plan.model.bigram_embedding else 1.0) * (
+        GAIN_OF_NGRAM_COPY if plan.model.ngram_copy else 1.0
+    )
 
 
-def read_bytes(plan: Plan, data: Material, epochs: float) -> float:
+def read_bytes(plan: Plan, data: Dataset, epochs: float) -> float:
     """Return the effective bytes of text in a number of epochs, in which repeated text counts for less than new text.
 
     Args:
@@ -126,17 +133,17 @@ def read_bytes(plan: Plan, data: Material, epochs: float) -> float:
 def _expected_memory(plan: Plan) -> float:
     """Return the expected peak memory in bytes: of the whole process, or on a GPU of the tensors there."""
     assert plan.model is not None
-    rehearsal = Rehearsal(
+    dry_run = DryRun(
         plan.model,
         plan.context,
         plan.precision,
         plan.optimizer,
-        plan.edits,
+        plan.transforms,
         plan.isolate,
         gpu=plan.device == "cuda",
-        micro_batches=min(2, max(1, plan.rows_per_step // plan.micro_rows)),
+        micro_batches=min(2, max(1, plan.global_batch_size // plan.micro_batch_size)),
     )
-    estimate = estimate_memory(rehearsal, plan.micro_rows)
+    estimate = estimate_memory(dry_run, plan.micro_batch_size)
     return float(estimate.peak if plan.device == "cuda" else estimate.process + _LIBRARIES)
 
 
@@ -204,7 +211,7 @@ class LiveForecast:
         law: The scaling law of the run.
     """
 
-    def __init__(self, run: RunFolder, plan: Plan, data: Material, law: Law) -> None:
+    def __init__(self, run: RunFolder, plan: Plan, data: Dataset, law: ScalingLaw) -> None:
         self.run, self.plan, self.data, self.law = run, plan, data, law
         self._said: float | None = None
 
@@ -233,7 +240,7 @@ class LiveForecast:
         )
         self.run.log(f"step {info['step']}: {line}")
         if self._said is None or abs(found.value / self._said - 1.0) > _NEWS:
-            say(line)
+            log(line)
             self._said = found.value
         return None
 
@@ -242,7 +249,7 @@ class LiveForecast:
         return CurvePoint(info["step"], read_bytes(self.plan, self.data, epochs), info["bits_per_byte"])
 
 
-def live_forecasts(run: RunFolder | None, plan: Plan, data: Material) -> list[LiveForecast]:
+def live_forecasts(run: RunFolder | None, plan: Plan, data: Dataset) -> list[LiveForecast]:
     """Return the forecasting callback of a run.
 
     Args:
@@ -253,5 +260,5 @@ def live_forecasts(run: RunFolder | None, plan: Plan, data: Material) -> list[Li
     Returns:
         One callback, or none where there is no law for the run or no record.
     """
-    law = None if run is None else run_law(plan, data)
+    law = None if run is None else run_scaling_law(plan, data)
     return [] if run is None or law is None else [LiveForecast(run, plan, data, law)]

@@ -33,7 +33,9 @@ class _Range:
         return least if self.below is None else f"{least} and less than {self.below:g}"
 
 
-_AT_LEAST_ONE, _NOT_NEGATIVE, _POSITIVE = _Range(1), _Range(0), _Range(0, above=True)
+_AT_LEAST_ONE = _Range(1)
+_NOT_NEGATIVE = _Range(0)
+_POSITIVE = _Range(0, above=True)
 _SHARE = _Range(0, 1)
 
 _RANGES = {
@@ -58,17 +60,17 @@ _RANGES = {
     "objective.mask_rate": _Range(0, 1, above=True),
     "objective.final_mask_rate": _Range(0, 1, above=True),
     "optimization.learning_rate": _POSITIVE,
-    "optimization.embedding_learning_rate": _POSITIVE,
-    "optimization.matrix_learning_rate": _POSITIVE,
+    "optimization.embedding_lr": _POSITIVE,
+    "optimization.muon_lr": _POSITIVE,
     "optimization.weight_decay": _NOT_NEGATIVE,
     "optimization.warmup_steps": _NOT_NEGATIVE,
-    "optimization.cooldown": _Range(0, 1.0000001),
-    "optimization.tokens_per_step": _AT_LEAST_ONE,
-    "optimization.clip": _POSITIVE,
+    "optimization.decay_fraction": _Range(0, 1.0000001),
+    "optimization.batch_tokens": _AT_LEAST_ONE,
+    "optimization.max_grad_norm": _POSITIVE,
     "optimization.label_smoothing": _SHARE,
     "machine.threads": _AT_LEAST_ONE,
-    "machine.micro_rows": _AT_LEAST_ONE,
-    "faults.most_in_a_row": _AT_LEAST_ONE,
+    "machine.micro_batch_size": _AT_LEAST_ONE,
+    "anomalies.max_in_a_row": _AT_LEAST_ONE,
     "average.every": _AT_LEAST_ONE,
 }
 """The range of each option, by its place in the request; an option that is not given is not checked."""

@@ -9,34 +9,41 @@ from lavra.models.spec import DecoderSpec
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.optimizers.schedules import Schedule
 
-_FROM_NOTHING, _ADAPTING, _ADAPTER = 6e-3, 1e-4, 5e-4
+_FROM_NOTHING = 6e-3
 """AdamW's peak learning rates: from scratch with a norm on the embeddings, for a base model, and for an adapter."""
+_ADAPTING = 1e-4
+_ADAPTER = 5e-4
 
-_SMALL, _NORMED_EMBEDDING = 3e-3, 0.15
+_SMALL = 3e-3
 """AdamW's peak learning rate from scratch for models like GPT-2, in which embedding and head start with a standard
 deviation of 0.02, and that of embeddings with a norm, which start with unit variance while the head starts at zero. The
 rates were tuned together (see the lab notebook)."""
+_NORMED_EMBEDDING = 0.15
 
-_HEAD_THAT_KNOWS, _EMBEDDING_THAT_KNOWS = 3e-3, 0.05
+_HEAD_THAT_KNOWS = 3e-3
 """AdamW's peak learning rates of head and embedding after a warm start from bigram counts."""
+_EMBEDDING_THAT_KNOWS = 0.05
 
-_LEAST_RATES, _FALL_BELOW = 0.02, 2.5
+_LEAST_LRS = 0.02
 """Least factor on these two rates, and the exponent with which they are lowered, in runs of fewer tokens than the text
 has different bigrams (about the size of the vocabulary to the power of 1.5). At full rates such a run would overwrite
 the warm start, and be too short to learn it again."""
+_FALL_BELOW = 2.5
 
 _PAIRS_KNOW = 1.4
 """Factor on that length for a run whose bigram embedding has a warm start too, because it has more to overwrite."""
 
-_MATRICES, _WHOLE_MATRICES_FROM = 0.014, 0.3
+_MATRICES = 0.014
 """Muon's peak learning rate, and the tokens of a run, relative to the different bigrams, from which on it is used in
 full after a warm start."""
+_WHOLE_MATRICES_FROM = 0.3
 
 _MOMENTUM = 0.9
 """Muon's momentum. It suits runs of hundreds of steps; 0.95, the usual value, suits longer ones."""
 
-_WARMUP_STEPS, _WARMUP_SHARE = 10, 0.05
+_WARMUP_STEPS = 10
 """Steps of warm-up from scratch, and share of the run for a base model."""
+_WARMUP_SHARE = 0.05
 
 
 def optimizer_options(
@@ -51,24 +58,24 @@ def optimizer_options(
         spec: The shape of a decoder to train from scratch; None for other models.
     """
     normed = not adapting and spec is not None and spec.embedding_norm and not spec.tied
-    rate, embeddings = asked.learning_rate, asked.embedding_learning_rate
-    if rate is None:
-        rate = _ADAPTER if adapter else _ADAPTING if adapting else _FROM_NOTHING if normed else _SMALL
+    lr, embeddings = asked.learning_rate, asked.embedding_lr
+    if lr is None:
+        lr = _ADAPTER if adapter else _ADAPTING if adapting else _FROM_NOTHING if normed else _SMALL
     if embeddings is None and normed:
         embeddings = _NORMED_EMBEDDING
     return OptimizerOptions(
         name=asked.name or ("adamw" if adapting else "muon"),
-        learning_rate=rate,
-        embedding_learning_rate=embeddings,
-        matrix_learning_rate=_MATRICES if asked.matrix_learning_rate is None else asked.matrix_learning_rate,
+        learning_rate=lr,
+        embedding_lr=embeddings,
+        muon_lr=_MATRICES if asked.muon_lr is None else asked.muon_lr,
         weight_decay=asked.weight_decay,
-        matrix_weight_decay=asked.matrix_weight_decay,
+        muon_weight_decay=asked.muon_weight_decay,
         momentum=_MOMENTUM,
         layer_decay=asked.layer_decay,
     )
 
 
-def rates_after_bigrams(tokens: float, vocabulary: int, paired: bool) -> float:
+def lrs_after_bigrams(tokens: float, vocabulary: int, paired: bool) -> float:
     """Return the factor on the learning rates of embedding and head after a warm start from bigram counts.
 
     Args:
@@ -84,7 +91,7 @@ def rates_after_bigrams(tokens: float, vocabulary: int, paired: bool) -> float:
         (1.0, 0.02)
     """
     length = tokens / vocabulary**1.5 / (_PAIRS_KNOW if paired else 1.0)
-    return min(1.0, max(_LEAST_RATES, length**_FALL_BELOW))
+    return min(1.0, max(_LEAST_LRS, length**_FALL_BELOW))
 
 
 def options_after_bigrams(
@@ -99,15 +106,15 @@ def options_after_bigrams(
         vocabulary: Number of tokens in the vocabulary.
         paired: Whether the bigram embedding has a warm start too.
     """
-    head, embeddings = asked.learning_rate, asked.embedding_learning_rate
-    matrices = asked.matrix_learning_rate
+    head, embeddings = asked.learning_rate, asked.embedding_lr
+    matrices = asked.muon_lr
     length = tokens / vocabulary**1.5
-    factor = rates_after_bigrams(tokens, vocabulary, paired)
+    factor = lrs_after_bigrams(tokens, vocabulary, paired)
     return replace(
         options,
         learning_rate=factor * _HEAD_THAT_KNOWS if head is None else head,
-        embedding_learning_rate=factor * _EMBEDDING_THAT_KNOWS if embeddings is None else embeddings,
-        matrix_learning_rate=_MATRICES * min(1.0, length / _WHOLE_MATRICES_FROM) if matrices is None else matrices,
+        embedding_lr=factor * _EMBEDDING_THAT_KNOWS if embeddings is None else embeddings,
+        muon_lr=_MATRICES * min(1.0, length / _WHOLE_MATRICES_FROM) if matrices is None else matrices,
     )
 
 
@@ -123,4 +130,4 @@ def schedule_of(asked: OptimizationConfig, adapting: bool, steps: int) -> Schedu
     if warmup is None:
         warmup = round(_WARMUP_SHARE * steps) if adapting else _WARMUP_STEPS
     shape = asked.schedule or ("linear" if adapting else "wsd")
-    return Schedule(shape, min(warmup, max(1, steps // 10)), asked.cooldown, asked.floor)
+    return Schedule(shape, min(warmup, max(1, steps // 10)), asked.decay_fraction, asked.min_lr_ratio)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lavra.config.training import TrainConfig
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.planning.plan import Plan
 
@@ -40,7 +40,7 @@ def begins_alike(plan: Plan, config: TrainConfig) -> bool:
     return wide and plan.mask_rate == plan.final_mask_rate
 
 
-class Pace:
+class TimeBudget:
     """Sets the length of a run so that its last step ends when the time budget ends.
 
     The speed is that of the second half of the steps up to the moment of the decision, validations and checkpoints
@@ -64,7 +64,7 @@ class Pace:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.plan, self.end, self.accept, self.clock = plan, end, accept, clock
-        self.moment = int(_MOMENT * plan.schedule.fall_begins(plan.steps))
+        self.moment = int(_MOMENT * plan.schedule.decay_begins(plan.steps))
         self._mark_step = max(step, self.moment // 2)
         self._mark_time = clock()
 
@@ -81,15 +81,13 @@ class Pace:
         seconds = (now - self._mark_time) / (step - self._mark_step)
         wanted = step + int((self.end - now) / seconds)
         # The decay starts at a fixed share of the run: in a run that is too short it would have started already.
-        least = math.ceil(plan.steps * step / plan.schedule.fall_begins(plan.steps))
+        least = math.ceil(plan.steps * step / plan.schedule.decay_begins(plan.steps))
         steps = min(max(wanted, least), int(_MOST_MORE * plan.steps))
         if steps == plan.steps:
             return
         factor = steps / plan.steps
-        self.plan = replace(
-            plan, steps=steps, tokens=steps * plan.tokens_per_step, epochs=round(plan.epochs * factor, 4)
-        )
+        self.plan = replace(plan, steps=steps, tokens=steps * plan.batch_tokens, epochs=round(plan.epochs * factor, 4))
         self.accept(self.plan)
         if abs(factor - 1.0) >= _WORTH_SAYING:
             fit = "fits" if steps == 1 else "fit"
-            say(f"a step takes {seconds:.3g} s: {counted(steps, 'step')} {fit} into the time, not {plan.steps:,}")
+            log(f"a step takes {seconds:.3g} s: {counted(steps, 'step')} {fit} into the time, not {plan.steps:,}")

@@ -12,22 +12,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lavra.checks.base import Storage, Subject
+from lavra.checks.base import CheckContext, Storage
 from lavra.config.training import ModelConfig, OptimizationConfig, TrainConfig
 from lavra.core.seeds import Streams
 from lavra.data.token_store.prepare import Prepared, prepare
-from lavra.models.contract import IGNORED, Batch
+from lavra.models.protocols import IGNORED, Batch
 from lavra.models.spec import PRESETS, DecoderSpec
 from lavra.objectives.base import Loss
 from lavra.planning.plan import Plan
-from lavra.training.batches import BatchSource, Ranks
+from lavra.training.batches import BatchSource, DistributedInfo
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.optimizers.schedules import Schedule
 from lavra.training.trainer import Trainer
-from lavra.workflows.check import make_subject
-from lavra.workflows.datasets.dataset import TextMaterial
-from lavra.workflows.training.autoconfig import Machine, first_plan
-from lavra.workflows.training.build import Assembly, assemble
+from lavra.workflows.check import make_check_context
+from lavra.workflows.datasets.dataset import TextDataset
+from lavra.workflows.training.autoconfig import Machine, autoconfig
+from lavra.workflows.training.build import TrainingJob, build_training_job
 
 STYLES = ("gpt2-124m", "opt-125m", "pythia-70m", "tinyllama-1.1b", "llama3-8b", "lavra-9m")
 """One preset of each kind; the others differ from these in sizes alone."""
@@ -117,22 +117,22 @@ def assembled(
     rate: float = 1.0,
     device: torch.device = CPU,
     **optimization: Any,
-) -> tuple[Assembly, Plan]:
+) -> tuple[TrainingJob, Plan]:
     """Return a training of a decoder, as `lavra train` assembles it."""
-    options = OptimizationConfig(tokens_per_step=256, **optimization)
+    options = OptimizationConfig(batch_tokens=256, **optimization)
     options = replace(
         options,
         learning_rate=rate * (options.learning_rate or 3e-3),
-        matrix_learning_rate=rate * (options.matrix_learning_rate or 0.014),
+        muon_lr=rate * (options.muon_lr or 0.014),
     )
     config = TrainConfig(data=("text",), steps=50, model=ModelConfig(), optimization=options)
-    material = TextMaterial(data)
-    plan = first_plan(config, Machine(device, "fp32", 1e10, 1), spec, material, Ranks())
+    dataset = TextDataset(data)
+    plan = autoconfig(config, Machine(device, "fp32", 1e10, 1), spec, dataset, DistributedInfo())
     plan = replace(plan, compile=False, precision=precision)  # pyright: ignore[reportArgumentType]
-    return assemble(config, plan, material, None, device, Ranks()), plan
+    return build_training_job(config, plan, dataset, None, device, DistributedInfo()), plan
 
 
-def decoder_subject(
+def decoder_check_context(
     spec: DecoderSpec,
     data: Prepared,
     *,
@@ -140,10 +140,10 @@ def decoder_subject(
     rate: float = 1.0,
     loaded: bool = False,
     device: torch.device = CPU,
-) -> Subject:
+) -> CheckContext:
     """Return a decoder about to be trained, as a subject of checks."""
-    assembly, plan = assembled(spec, data, precision=precision, rate=rate, device=device)
-    return make_subject(assembly, plan, TextMaterial(data), loaded=loaded)
+    job, plan = assembled(spec, data, precision=precision, rate=rate, device=device)
+    return make_check_context(job, plan, TextDataset(data), loaded=loaded)
 
 
 class ListSource:
@@ -156,7 +156,9 @@ class ListSource:
         return [self.all[number % len(self.all)] for number in range(start, start + count)]
 
 
-VOCABULARY, MASK, END = 48, 1, 2
+VOCABULARY = 48
+MASK = 1
+END = 2
 
 
 class Layer(nn.Module):
@@ -212,8 +214,8 @@ class Encoder(StandIn):
     """Sees both sides, within a segment."""
 
     def features(self, batch: Batch) -> torch.Tensor:
-        segments = torch.zeros_like(batch.inputs) if batch.segments is None else batch.segments
-        allowed = segments[:, :, None] == segments[:, None, :]
+        document_ids = torch.zeros_like(batch.inputs) if batch.document_ids is None else batch.document_ids
+        allowed = document_ids[:, :, None] == document_ids[:, None, :]
         x = self.embedded(batch.inputs, batch.positions)
         for layer in self.layers:
             x = layer(x, self.seen(allowed))
@@ -231,7 +233,7 @@ class EncoderDecoder(StandIn):
         self.encoder = nn.ModuleList(Layer(32) for _ in range(1))
 
     def features(self, batch: Batch) -> torch.Tensor:
-        source, real = batch.extra["source"], batch.extra["source_real"].bool()
+        source, real = batch.model_inputs["source"], batch.model_inputs["source_real"].bool()
         memory = self.embedded(source, None)
         for layer in self.encoder:
             memory = layer(memory, real[:, None, :] | torch.eye(source.shape[1], dtype=torch.bool))
@@ -252,23 +254,23 @@ class Predict:
         return Loss(loss, batch.weight)
 
 
-class Masked(Predict):
+class MaskedLM(Predict):
     """Fill in masked tokens; shorter texts are padded."""
 
     def encode(self, rows: Sequence[np.ndarray], streams: Streams, progress: float) -> Batch:
         length = max(len(row) for row in rows)
         inputs = np.zeros((len(rows), length), np.int64)
         targets = np.full_like(inputs, IGNORED)
-        segments = np.full((len(rows), length), -1, np.int32)
+        document_ids = np.full((len(rows), length), -1, np.int32)
         for number, row in enumerate(rows):
             rng = streams(number)
             chosen = rng.random(len(row)) < 0.25
             chosen[rng.integers(len(row))] = True
             inputs[number, : len(row)] = np.where(chosen, MASK, row)
             targets[number, : len(row)] = np.where(chosen, row, IGNORED)
-            segments[number, : len(row)] = 0
+            document_ids[number, : len(row)] = 0
         weight = float((targets != IGNORED).sum())
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(segments), weight=weight)
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(document_ids), weight=weight)
 
 
 class Copy(Predict):
@@ -280,28 +282,28 @@ class Copy(Predict):
         real = np.zeros((len(rows), length), np.int64)
         inputs = np.zeros((len(rows), length + 1), np.int64)
         targets = np.full_like(inputs, IGNORED)
-        segments = np.full(inputs.shape, -1, np.int32)
+        document_ids = np.full(inputs.shape, -1, np.int32)
         for number, row in enumerate(rows):
             source[number, : len(row)], real[number, : len(row)] = row, 1
             inputs[number, 0], inputs[number, 1 : len(row) + 1] = END, row
             targets[number, : len(row)], targets[number, len(row)] = row, END
-            segments[number, : len(row) + 1] = 0
+            document_ids[number, : len(row) + 1] = 0
         return Batch(
             torch.from_numpy(inputs),
             torch.from_numpy(targets),
-            torch.from_numpy(segments),
+            torch.from_numpy(document_ids),
             weight=float((targets != IGNORED).sum()),
-            extra={"source": torch.from_numpy(source), "source_real": torch.from_numpy(real)},
+            model_inputs={"source": torch.from_numpy(source), "source_real": torch.from_numpy(real)},
         )
 
 
-def stand_in_subject(model: Any, objective: Any, *, causal: bool) -> Subject:
+def stand_in_check_context(model: Any, objective: Any, *, causal: bool) -> CheckContext:
     """Return a stand-in about to be trained on texts of various lengths, as a subject of checks."""
     from safetensors.torch import load_file, save_file
 
     rng = np.random.default_rng(3)
     texts = [rng.integers(3, VOCABULARY, rng.integers(6, 16)) for _ in range(32)]
-    batches = BatchSource(ListSource(texts), objective, rows_per_step=4, micro_rows=4, steps=20, seed=0)
+    batches = BatchSource(ListSource(texts), objective, global_batch_size=4, micro_batch_size=4, steps=20, seed=0)
     trainer = Trainer(
         model,
         objective,
@@ -326,4 +328,6 @@ def stand_in_subject(model: Any, objective: Any, *, causal: bool) -> Subject:
 
     must_learn = (END,) if causal else ()
     storage = Storage(save, load)
-    return Subject(trainer, objective, batches.source, rows=4, causal=causal, must_learn=must_learn, storage=storage)
+    return CheckContext(
+        trainer, objective, batches.source, rows=4, causal=causal, must_learn=must_learn, storage=storage
+    )

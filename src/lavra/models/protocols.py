@@ -22,13 +22,14 @@ class Batch:
     Attributes:
         inputs: Token ids that the model reads, (sequences, length) int64.
         targets: Id to predict at each position, (sequences, length) int64; `IGNORED` where there is no target.
-        segments: Number of the document that each position belongs to within its sequence, (sequences, length) int32;
-            -1 on padding. Positions attend only to their own document. None means that each sequence is one document.
+        document_ids: Number of the document that each position belongs to within its sequence, (sequences, length)
+            int32; -1 on padding. Positions attend only to their own document. None means that each sequence is one
+            document.
         positions: Position of each token in its document, counted from 0, (sequences, length) int64. None means
             0, 1, 2, … in every sequence.
         weight: Number of targets in the batch. It is a Python number, so that nothing waits for the device.
         documents: Numbers of the documents in the batch, for messages and for the record of the data used.
-        extra: Further tensors by name that an objective or a model needs, such as the inputs of an encoder.
+        model_inputs: Further tensors by name that an objective or a model needs, such as the inputs of an encoder.
 
     Examples:
         >>> batch = Batch(torch.tensor([[5, 6], [7, 8]]), torch.tensor([[6, IGNORED], [8, 0]]), weight=3.0)
@@ -38,11 +39,11 @@ class Batch:
 
     inputs: torch.Tensor
     targets: torch.Tensor
-    segments: torch.Tensor | None = None
+    document_ids: torch.Tensor | None = None
     positions: torch.Tensor | None = None
     weight: float = 0.0
     documents: tuple[int, ...] = ()
-    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    model_inputs: dict[str, torch.Tensor] = field(default_factory=dict)
     _bounds: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
@@ -52,10 +53,10 @@ class Batch:
         The bounds are computed at the first access and kept. That is best done before the batch goes to a GPU, because
         their number depends on the values and a GPU would have to be waited for.
         """
-        if self.segments is None:
+        if self.document_ids is None:
             return None
-        if self._bounds is None or self._bounds[0] is not self.segments:
-            self._bounds = self.segments, document_bounds(self.segments)
+        if self._bounds is None or self._bounds[0] is not self.document_ids:
+            self._bounds = self.document_ids, document_bounds(self.document_ids)
         return self._bounds[1]
 
     def take(self, rows: slice) -> Batch:
@@ -68,9 +69,9 @@ class Batch:
             self,
             inputs=self.inputs[rows],
             targets=self.targets[rows],
-            segments=None if self.segments is None else self.segments[rows],
+            document_ids=None if self.document_ids is None else self.document_ids[rows],
             positions=None if self.positions is None else self.positions[rows],
-            extra={name: tensor[rows] if tensor.dim() else tensor for name, tensor in self.extra.items()},
+            model_inputs={name: tensor[rows] if tensor.dim() else tensor for name, tensor in self.model_inputs.items()},
         )
         part.weight = float((part.targets != IGNORED).sum())
         return part
@@ -89,13 +90,13 @@ class Batch:
             self,
             inputs=self.inputs.to(device, non_blocking=True),
             targets=self.targets.to(device, non_blocking=True),
-            segments=move(self.segments),
+            document_ids=move(self.document_ids),
             positions=move(self.positions),
-            extra={name: tensor.to(device, non_blocking=True) for name, tensor in self.extra.items()},
+            model_inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.model_inputs.items()},
             _bounds=None,
         )
-        if self._bounds is not None and self._bounds[0] is self.segments and moved.segments is not None:
-            moved._bounds = moved.segments, self._bounds[1].to(device, non_blocking=True)
+        if self._bounds is not None and self._bounds[0] is self.document_ids and moved.document_ids is not None:
+            moved._bounds = moved.document_ids, self._bounds[1].to(device, non_blocking=True)
         return moved
 
 
@@ -203,13 +204,14 @@ class CachedModel(Protocol):
         """
         ...
 
-    def step(self, ids: torch.Tensor, cache: Any, real: torch.Tensor | None = None) -> torch.Tensor:
+    def step(self, ids: torch.Tensor, cache: Any, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Append tokens to the cache and return their features, (rows, new, width).
 
         Args:
             ids: Ids of the new tokens, (rows, new).
             cache: Cache of the tokens before, which is extended.
-            real: False on padding, which stands on the left, (rows, new) bool; None where there is no padding.
+            attention_mask: False on padding, which stands on the left, (rows, new) bool; None where there is no
+                padding.
         """
         ...
 
@@ -218,7 +220,7 @@ class CachedModel(Protocol):
 
 
 @contextmanager
-def evaluating(model: object) -> Iterator[None]:
+def eval_mode(model: object) -> Iterator[None]:
     """Put a model into evaluation mode, without dropout, during the block, and back into its mode before.
 
     Gradients are not switched off. Use `torch.no_grad` for that and not `inference_mode`: tensors that a model caches

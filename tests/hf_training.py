@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-import wrapped_models as tiny
-from lavra.checks.base import Storage, Subject
+import hf_models as tiny
+from lavra.checks.base import CheckContext, Storage
 from lavra.data.examples.store import Example, PackedRow
 from lavra.data.packing import Window
 from lavra.data.tokenizers.word_boundaries import Words
-from lavra.models.hf.folders import open_wrapped, save_wrapped
+from lavra.models.hf.folders import open_hf_model, save_hf_model
 from lavra.models.hf.kinds import Kind
-from lavra.models.hf.model import Wrapped
-from lavra.objectives.completion import Answers
-from lavra.objectives.mlm import Masked
+from lavra.models.hf.model import HFModel
+from lavra.objectives.completion import Completion
+from lavra.objectives.mlm import MaskedLM
 from lavra.objectives.seq2seq import Seq2Seq
 from lavra.training.batches import BatchSource
 from lavra.training.optimizers.optimizers import OptimizerOptions
@@ -26,7 +26,8 @@ from lavra.training.optimizers.schedules import Schedule
 from lavra.training.precision import Precision
 from lavra.training.trainer import Trainer
 
-CONTEXT, STEPS = 32, 6
+CONTEXT = 32
+STEPS = 6
 MASK = 3
 
 
@@ -53,9 +54,11 @@ def rows_for(kind: Kind, count: int = 24, several: int = 2) -> list[Any]:
         if kind == "encoder":
             parts = [np.append(text(length), tiny.END) for length in lengths]
             tokens = np.concatenate([[tiny.END], *parts])
-            segments = np.concatenate([np.full(len(part), place) for place, part in enumerate(parts)])
+            document_ids = np.concatenate([np.full(len(part), place) for place, part in enumerate(parts)])
             positions = np.concatenate([np.arange(len(part)) for part in parts])
-            rows.append(Window(tokens, segments + several * number, segments.astype(np.int32), positions, tokens[:-1]))
+            rows.append(
+                Window(tokens, document_ids + several * number, document_ids.astype(np.int32), positions, tokens[:-1])
+            )
             continue
         examples = []
         for place, length in enumerate(lengths):
@@ -77,21 +80,21 @@ def words() -> Words:
     return Words(~special, np.zeros_like(special), ~special, ~special, special)
 
 
-def objective_for(model: Wrapped) -> Any:
+def objective_for(model: HFModel) -> Any:
     """Return the objective of a kind of model."""
     if model.kind == "encoder":
-        return Masked(CONTEXT, MASK, words(), rate=0.3)
+        return MaskedLM(CONTEXT, MASK, words(), rate=0.3)
     if model.kind == "encoder-decoder":
         return Seq2Seq(CONTEXT, CONTEXT, model.decoder_inputs)
-    return Answers(CONTEXT)
+    return Completion(CONTEXT)
 
 
 def training(
-    model: Wrapped,
+    model: HFModel,
     *,
     objective: Any = None,
     rows: Sequence[Any] | None = None,
-    micro_rows: int = 4,
+    micro_batch_size: int = 4,
     precision: Precision = "fp32",
     steps: int = STEPS,
     learning_rate: float = 3e-3,
@@ -100,7 +103,9 @@ def training(
     """Return a trainer of a wrapped model at its first step."""
     objective = objective or objective_for(model)
     source = Rows(rows_for(model.kind) if rows is None else rows)
-    batches = BatchSource(source, objective, rows_per_step=4, micro_rows=micro_rows, steps=steps, seed=0)
+    batches = BatchSource(
+        source, objective, global_batch_size=4, micro_batch_size=micro_batch_size, steps=steps, seed=0
+    )
     return Trainer(
         model.train(),
         objective,
@@ -113,14 +118,14 @@ def training(
     )
 
 
-def subject_of(model: Wrapped, **options: Any) -> Subject:
+def check_context_of(model: HFModel, **options: Any) -> CheckContext:
     """Return a training as a subject of checks."""
     trainer = training(model, **options)
 
     def save(folder: Path) -> None:
-        save_wrapped(folder, model)
+        save_hf_model(folder, model)
 
-    return Subject(
+    return CheckContext(
         trainer,
         trainer.objective,
         trainer.batches.source,
@@ -128,5 +133,5 @@ def subject_of(model: Wrapped, **options: Any) -> Subject:
         causal=model.kind != "encoder",
         must_learn=() if model.kind == "encoder" else (tiny.END,),
         tied=model.tied,
-        storage=Storage(save, lambda folder: open_wrapped(folder).to(trainer.device)),
+        storage=Storage(save, lambda folder: open_hf_model(folder).to(trainer.device)),
     )

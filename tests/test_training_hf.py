@@ -7,23 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 
-import wrapped_models as tiny
-from lavra.models.contract import evaluating
-from lavra.models.hf.folders import open_wrapped, save_wrapped
+import hf_models as tiny
+from hf_training import rows_for, training
+from lavra.models.hf.folders import open_hf_model, save_hf_model
+from lavra.models.protocols import eval_mode
 from lavra.models.transforms.checkpointing import CheckpointBlocks
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.trainer import Trainer
 from lavra.training.updates import Clip, ExponentialAverage
 from tiny_training import all_tensors, assert_same_bits, distance, run
-from wrapped_training import rows_for, training
 
 NAMES = ["gpt2", "opt", "t5", "bart", "bert", "deberta-v2", "modernbert"]
 KINDS = ["gpt2", "t5", "bert"]
 
 
-def undropped(name: str) -> tiny.Wrapped:
+def undropped(name: str) -> tiny.HFModel:
     """Return a model without dropout, whose loss is one function of the weights and the batch."""
-    model = tiny.wrapped_model(name)
+    model = tiny.hf_model(name)
     for module in model.modules():
         for field in ("p", "dropout", "attention_dropout", "dropout_prob", "attn_dropout"):
             if isinstance(getattr(module, field, None), float):
@@ -32,14 +32,14 @@ def undropped(name: str) -> tiny.Wrapped:
 
 
 def measured(trainer: Trainer) -> float:
-    with evaluating(trainer.model), torch.no_grad():
+    with eval_mode(trainer.model), torch.no_grad():
         losses = [trainer.objective.loss(trainer.model, batch) for batch in trainer.batches.micro_batches(0)]
     return float(sum(loss.sum for loss in losses)) / sum(loss.weight for loss in losses)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_falls(name):
-    trainer = training(tiny.wrapped_model(name), rows=rows_for(tiny.FAMILIES[name][0], 4), steps=12)
+    trainer = training(tiny.hf_model(name), rows=rows_for(tiny.FAMILIES[name][0], 4), steps=12)
     before = measured(trainer)
     reports = run(trainer)
     assert all(report.applied for report in reports)
@@ -48,7 +48,7 @@ def test_the_loss_falls(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_micro_batches_add_up_to_the_whole_step(name):
-    whole, parts = training(undropped(name)), training(undropped(name), micro_rows=1)
+    whole, parts = training(undropped(name)), training(undropped(name), micro_batch_size=1)
     for one, other in zip(run(whole, 3), run(parts, 3), strict=True):
         assert one.targets == other.targets
         assert one.loss == pytest.approx(other.loss, rel=1e-5)
@@ -60,8 +60,8 @@ def test_micro_batches_add_up_to_the_whole_step(name):
 )
 def test_going_on_from_a_checkpoint_is_never_having_stopped(name, precision, tmp_path: Path):
     def made() -> Trainer:
-        trainer = training(tiny.wrapped_model(name), precision=precision)
-        trainer.updates = [ExponentialAverage(trainer.masters, 0.8), Clip(0.5)]
+        trainer = training(tiny.hf_model(name), precision=precision)
+        trainer.updates = [ExponentialAverage(trainer.master_weights, 0.8), Clip(0.5)]
         return trainer
 
     whole = made()
@@ -78,20 +78,20 @@ def test_going_on_from_a_checkpoint_is_never_having_stopped(name, precision, tmp
 
 @pytest.mark.parametrize("name", KINDS)
 def test_averaged_weights_are_evaluated_and_exported_with_their_ties(name, tmp_path: Path):
-    trainer = training(tiny.wrapped_model(name), precision="bf16")
-    average = ExponentialAverage(trainer.masters, 0.5)
+    trainer = training(tiny.hf_model(name), precision="bf16")
+    average = ExponentialAverage(trainer.master_weights, 0.5)
     trainer.updates = [average]
     run(trainer)
-    raw = {key: weight.detach().clone() for key, weight in trainer.masters.weights.items()}
-    with trainer.evaluating():
-        assert distance(dict(trainer.masters.weights), average.averages) == 0
+    raw = {key: weight.detach().clone() for key, weight in trainer.master_weights.weights.items()}
+    with trainer.eval_mode():
+        assert distance(dict(trainer.master_weights.weights), average.averages) == 0
         averaged = measured(trainer)
-    assert distance(dict(trainer.masters.weights), raw) == 0
+    assert distance(dict(trainer.master_weights.weights), raw) == 0
     assert averaged != measured(trainer)
     model = trainer.model
-    assert isinstance(model, tiny.Wrapped)
-    save_wrapped(tmp_path / "model", model, weights=average.averages)
-    opened = open_wrapped(tmp_path / "model")
+    assert isinstance(model, tiny.HFModel)
+    save_hf_model(tmp_path / "model", model, weights=average.averages)
+    opened = open_hf_model(tmp_path / "model")
     assert opened.tied
     assert opened.output_projection()[0].data_ptr() == opened.inner.get_input_embeddings().weight.data_ptr()
     assert_same_bits(dict(opened.named_parameters()), dict(average.averages))
@@ -106,11 +106,11 @@ def test_training_in_bf16_stays_near_fp32(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_checkpointed_blocks_train_to_the_same_weights(name):
-    plain, saving = training(tiny.wrapped_model(name)), training(tiny.wrapped_model(name))
+    plain, saving = training(tiny.hf_model(name)), training(tiny.hf_model(name))
     CheckpointBlocks().apply(saving.model)
     run(plain, 3)
     run(saving, 3)
-    weights = [{key: one.detach() for key, one in each.masters.weights.items()} for each in (saving, plain)]
+    weights = [{key: one.detach() for key, one in each.master_weights.weights.items()} for each in (saving, plain)]
     assert distance(*weights) < 1e-5
 
 
@@ -123,7 +123,7 @@ def test_fifty_steps_are_those_of_the_trainer_of_transformers(name, tmp_path: Pa
 
     steps, rate = 50, 1e-3
     model = undropped(name)
-    save_wrapped(tmp_path / "model", model)
+    save_hf_model(tmp_path / "model", model)
     trainer = training(model, rows=rows_for(model.kind, 32, several=1), steps=steps, learning_rate=rate)
     trainer.schedule = type(trainer.schedule)(shape="constant", warmup_steps=0)
     batches = [trainer.batches.micro_batches(step)[0] for step in range(steps)]
@@ -133,7 +133,7 @@ def test_fifty_steps_are_those_of_the_trainer_of_transformers(name, tmp_path: Pa
         def get_train_dataloader(self):
             return batches_for(batches, model.kind)
 
-    theirs = open_wrapped(tmp_path / "model").inner
+    theirs = open_hf_model(tmp_path / "model").inner
     for module in theirs.modules():
         for field in ("p", "dropout", "attention_dropout", "dropout_prob", "attn_dropout"):
             if isinstance(getattr(module, field, None), float):
@@ -153,10 +153,10 @@ def batches_for(batches, kind):
     """Return batches of one document a row as the trainer of `transformers` takes them: padded, with labels."""
     found = []
     for batch in batches:
-        real = (batch.segments >= 0).long()
+        real = (batch.document_ids >= 0).long()
         if kind == "encoder-decoder":
-            read = (batch.extra["encoder_segments"] >= 0).long()
-            one = {"input_ids": batch.extra["encoder_inputs"], "attention_mask": read,
+            read = (batch.model_inputs["encoder_document_ids"] >= 0).long()
+            one = {"input_ids": batch.model_inputs["encoder_inputs"], "attention_mask": read,
                    "decoder_input_ids": batch.inputs, "labels": batch.targets}  # fmt: skip
         elif kind == "encoder":
             one = {"input_ids": batch.inputs, "attention_mask": real, "labels": batch.targets}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lavra.core.errors import InputError
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.native.decoder import build_decoder
-from lavra.models.native.ngrams import PairEmbedding, pair_rows
+from lavra.models.native.ngrams import BigramEmbedding, pair_rows
 from lavra.models.native.store import load_decoder, save_decoder
 from lavra.models.spec import DecoderSpec
 from lavra.models.transforms.vocabulary import swap_vocabulary
@@ -21,7 +21,7 @@ from lavra.training.optimizers.optimizers import OptimizerOptions
 from reading import assert_documents_are_apart, assert_moved_rows_read_on
 from tiny_training import SPEC, lively, run, tiny_trainer
 
-WITH_PAIRS = replace(SPEC, pairs=256)
+WITH_PAIRS = replace(SPEC, bigram_embedding=256)
 IDS = torch.randint(SPEC.vocabulary, (3, 12), generator=torch.Generator().manual_seed(0))
 
 
@@ -48,7 +48,7 @@ def test_a_fresh_model_computes_what_it_would_without_the_table() -> None:
 
 
 def test_what_is_added_is_the_row_of_a_token_and_the_one_before() -> None:
-    table = PairEmbedding(64, 8)
+    table = BigramEmbedding(64, 8)
     torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(1))
     positions = torch.tensor([[0, 1, 2, 0, 1]])
     ids = torch.tensor([[5, 9, 9, 7, 5]])
@@ -81,7 +81,7 @@ def test_documents_in_a_window_do_not_pair_with_each_other() -> None:
 
 
 def test_a_model_learns_faster_with_the_table() -> None:
-    rates = OptimizerOptions(embedding_learning_rate=0.1)
+    rates = OptimizerOptions(embedding_lr=0.1)
     plain, paired = (run(tiny_trainer(spec=spec, optimizer=rates, steps=40))[-1] for spec in (SPEC, WITH_PAIRS))
     assert paired.loss < plain.loss - 0.05
 
@@ -90,7 +90,7 @@ def test_the_table_is_saved_and_read_with_the_model(tmp_path: Path) -> None:
     model = lively(WITH_PAIRS)
     save_decoder(tmp_path, model)
     read = load_decoder(tmp_path)
-    assert read.spec.pairs == 256
+    assert read.spec.bigram_embedding == 256
     torch.testing.assert_close(read(IDS), model(IDS), rtol=0, atol=0)
 
 
@@ -99,7 +99,7 @@ def test_another_vocabulary_begins_with_no_pairs() -> None:
         Tokenizer.train([text] * 9, 290) for text in ("o gato come o peixe todo", "the cat eats the whole fish")
     )
     model = lively(replace(WITH_PAIRS, vocabulary=old.vocabulary_size))
-    table = model.pair_embedding
+    table = model.bigram_embedding
     assert table is not None
     before = table.weight.clone()
     swap_vocabulary(model, old, old)
@@ -109,5 +109,5 @@ def test_another_vocabulary_begins_with_no_pairs() -> None:
 
 
 def test_a_negative_number_of_rows_is_refused() -> None:
-    with pytest.raises(InputError, match=r"model\.pairs is -1"):
-        DecoderSpec(pairs=-1)
+    with pytest.raises(InputError, match=r"model\.bigram_embedding is -1"):
+        DecoderSpec(bigram_embedding=-1)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lavra.core.errors import InputError
-from lavra.models.contract import IGNORED, Batch
 from lavra.models.native.decoder import Decoder
+from lavra.models.protocols import IGNORED, Batch
 from lavra.workflows.models.open import open_model
 from little_tokenizers import byte_level, chat_tokenizer
 from test_workflows_carried import SHAPE

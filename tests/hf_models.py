@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 
-from lavra.models.contract import IGNORED, Batch
 from lavra.models.hf.kinds import Kind
-from lavra.models.hf.model import Wrapped
+from lavra.models.hf.model import HFModel
+from lavra.models.protocols import IGNORED, Batch
 
 VOCABULARY = 64
-PAD, START, END, FIRST = 0, 1, 2, 6
+PAD = 0
 """Ids below `FIRST` are special in one family or another."""
+START = 1
+END = 2
+FIRST = 6
 
 _IDS = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
 _BERT = {
@@ -99,22 +102,22 @@ def plain_model(name: str, seed: int = 0, noise: float = 0.08, **fields: Any) ->
     return model.eval()
 
 
-def wrapped_model(name: str, seed: int = 0, **fields: Any) -> Wrapped:
+def hf_model(name: str, seed: int = 0, **fields: Any) -> HFModel:
     """Return a family's model behind the contract, not shared with anyone."""
-    return Wrapped(plain_model(name, seed, **fields), FAMILIES[name][0])
+    return HFModel(plain_model(name, seed, **fields), FAMILIES[name][0])
 
 
 @cache
-def shared_model(name: str) -> Wrapped:
+def shared_model(name: str) -> HFModel:
     """Return a family's model, for tests that leave it as it is."""
-    return wrapped_model(name)
+    return hf_model(name)
 
 
 Document = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """(n,) inputs and targets, and (m,) encoder inputs for encoder-decoders."""
 
 
-def documents(model: Wrapped, lengths: Sequence[int] = (9, 4, 7), seed: int = 3) -> list[Document]:
+def documents(model: HFModel, lengths: Sequence[int] = (9, 4, 7), seed: int = 3) -> list[Document]:
     """Return random documents, with targets at most of their positions."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -134,7 +137,7 @@ def alone(document: Document) -> Batch:
     """Return one document as a batch, without segments."""
     inputs, targets, source = document
     extra = {} if source is None else {"encoder_inputs": source[None]}
-    return Batch(inputs[None], targets[None], weight=float((targets != IGNORED).sum()), extra=extra)
+    return Batch(inputs[None], targets[None], weight=float((targets != IGNORED).sum()), model_inputs=extra)
 
 
 def padded(given: Sequence[Document], side: str, noise: int = FIRST) -> Batch:
@@ -144,42 +147,42 @@ def padded(given: Sequence[Document], side: str, noise: int = FIRST) -> Batch:
     extra = {}
     if sources[0] is not None:
         extra = dict(zip(_NAMES, _rows(sources, side, noise), strict=True))
-    (ids, segments, positions), wanted = rows
-    return Batch(ids, wanted, segments, positions, weight=float((wanted != IGNORED).sum()), extra=extra)
+    (ids, document_ids, positions), wanted = rows
+    return Batch(ids, wanted, document_ids, positions, weight=float((wanted != IGNORED).sum()), model_inputs=extra)
 
 
-_NAMES = ("encoder_inputs", "encoder_segments", "encoder_positions")
+_NAMES = ("encoder_inputs", "encoder_document_ids", "encoder_positions")
 
 
 def _rows(parts: Sequence[torch.Tensor], side: str, fill: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     length = max(map(len, parts)) + 2
     ids = torch.full((len(parts), length), fill)
-    segments, positions = torch.full((len(parts), length), -1, dtype=torch.int32), torch.zeros_like(ids)
+    document_ids, positions = torch.full((len(parts), length), -1, dtype=torch.int32), torch.zeros_like(ids)
     for row, part in enumerate(parts):
         here = slice(length - len(part), length) if side == "left" else slice(0, len(part))
-        ids[row, here], segments[row, here], positions[row, here] = part, 0, torch.arange(len(part))
-    return ids, segments, positions
+        ids[row, here], document_ids[row, here], positions[row, here] = part, 0, torch.arange(len(part))
+    return ids, document_ids, positions
 
 
 def packed(given: Sequence[Document], noise: int = FIRST) -> Batch:
     """Return documents beside each other in one row, with padding at its end."""
     inputs, targets, sources = zip(*given, strict=True)
-    ids, segments, positions = _row(inputs, noise)
+    ids, document_ids, positions = _row(inputs, noise)
     wanted = _row(targets, IGNORED)[0]
     extra = {} if sources[0] is None else dict(zip(_NAMES, _row(sources, noise), strict=True))
-    return Batch(ids, wanted, segments, positions, weight=float((wanted != IGNORED).sum()), extra=extra)
+    return Batch(ids, wanted, document_ids, positions, weight=float((wanted != IGNORED).sum()), model_inputs=extra)
 
 
 def _row(parts: Sequence[torch.Tensor], fill: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     ids = torch.cat([*parts, torch.full((3,), fill)])
-    segments = torch.cat(
+    document_ids = torch.cat(
         [*(torch.full((len(part),), number) for number, part in enumerate(parts)), torch.full((3,), -1)]
     )
     positions = torch.cat([*(torch.arange(len(part)) for part in parts), torch.zeros(3, dtype=torch.int64)])
-    return ids[None], segments.int()[None], positions[None]
+    return ids[None], document_ids.int()[None], positions[None]
 
 
-def plain_logits(model: Wrapped, document: Document) -> torch.Tensor:
+def plain_logits(model: HFModel, document: Document) -> torch.Tensor:
     """Return (n, vocabulary) logits that the model of `transformers` computes for one document by itself."""
     inputs, _, source = document
     if source is None:

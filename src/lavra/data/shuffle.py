@@ -52,7 +52,7 @@ class WindowPlaces:
         return len(self.starts)
 
 
-class WindowOrder:
+class WindowShuffle:
     """The endless order of windows over a stream of tokens; every token is a target exactly once per epoch.
 
     Args:
@@ -67,7 +67,7 @@ class WindowOrder:
         ValueError: if there are no tokens or no targets.
 
     Examples:
-        >>> from lavra.data.order import WindowOrder
+        >>> from lavra.data.shuffle import WindowOrder
         >>> order = WindowOrder(tokens=10, context=4, seed=1)
         >>> order.windows
         3

@@ -16,7 +16,7 @@ import torch
 
 from lavra.core.disk.files import read_json
 from lavra.core.errors import InputError
-from lavra.core.progress import say
+from lavra.core.progress import log
 from lavra.models.families.companions import copy_tokenizer, has_tokenizer
 from lavra.models.families.importing import CONFIG, read_config
 from lavra.models.hf.kinds import automatic_class, choose_kind, quietly
@@ -87,7 +87,7 @@ def folder_of_adapter(adapter: Path, base: Path) -> Path:
             "give it the base that it was trained on",
         ) from error
     copy_tokenizer(adapter if has_tokenizer(adapter) else base, folder)
-    say(f"{adapter}: an adapter ({settings.peft_type}) over {base}, worked into its weights")
+    log(f"{adapter}: an adapter ({settings.peft_type}) over {base}, worked into its weights")
     return folder
 
 
@@ -151,7 +151,7 @@ def folder_of_gguf(file: Path) -> Path:
             f"transformers cannot read {file}: {_first_line(error)}",
             "take the model's safetensors, or a GGUF file of a family that transformers reads (Llama, Qwen, Gemma, …)",
         ) from error
-    say(f"{file}: read with its weights as they are after quantisation; {file.stat().st_size / 1e6:,.0f} MB")
+    log(f"{file}: read with its weights as they are after quantisation; {file.stat().st_size / 1e6:,.0f} MB")
     return folder
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lavra.cli.main import main
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.shapes import NUMBER, TEXT, Either, ListOf, Misfits, Table, fitting
-from lavra.core.errors import Damaged
+from lavra.core.errors import CorruptFile
 from lavra.reports.run_files import read_run
 from run_folders import make_run
 
@@ -141,7 +141,7 @@ def test_a_damaged_request_is_never_shown_as_if_nothing_were_wrong(
     }[damage]
     assert changed != content
     path.write_bytes(changed)
-    with pytest.raises(Damaged, match=r"config\.toml"):
+    with pytest.raises(CorruptFile, match=r"config\.toml"):
         _ = RunFolder.open(run).config
     assert main(["runs", str(run)]) == 0
     assert "damaged: " in capsys.readouterr().out
