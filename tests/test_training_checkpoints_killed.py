@@ -49,7 +49,7 @@ def test_killed_while_it_writes(tmp_path: Path, fault: str, reported: list[int],
     environment = os.environ | {"LAVRA_FAULT": f"{fault}:kill", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     command = [sys.executable, "-c", _WRITER, str(tmp_path)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
     assert [int(line) for line in run.stdout.split()] == reported
     store = CheckpointStore(tmp_path, keep=1)
