@@ -18,6 +18,7 @@ from lavra.core.disk.run_folder import _MARK, RunFolder, _seal
 from lavra.core.errors import InputError
 from lavra.data.examples.prepare import PreparedExamples, open_prepared_examples
 from lavra.training.fault_injection import injected
+from tests.simulated_time import SimulatedClock
 
 SMALL: dict[str, Any] = {
     "model": {"depth": 2, "width": 32, "heads": 2, "context": 64},
@@ -98,11 +99,15 @@ def test_a_table_of_pairs_begins_with_what_follows_two_tokens(prepared: Path, tm
     assert runs[1].generate("The", max_new_tokens=3)
 
 
-def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(prepared: Path, tmp_path: Path) -> None:
+def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Where rates are not given, they are chosen by the length that a run is likely to have, which is a matter of speed.
     rates = {"learning_rate": 3e-3, "embedding_lr": 0.05, "muon_lr": 0.01}
     fields = {**SMALL, "optimization": {**SMALL["optimization"], **rates, "bigram_init": True}, "samples": 0}
-    timed = lavra.train(prepared, budget=8.0, out=str(tmp_path / "timed"), keep_checkpoints=50, **fields)
+    with monkeypatch.context() as patch:
+        SimulatedClock(step_seconds=0.25).install(patch)
+        timed = lavra.train(prepared, budget=12.0, out=str(tmp_path / "timed"), keep_checkpoints=50, checkpoint_every=4, **fields)
     steps = timed.result["step"]
     counted = lavra.train(prepared, steps=steps, out=str(tmp_path / "counted"), **fields)
 
