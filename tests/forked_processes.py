@@ -54,8 +54,8 @@ with injected(os.environ["LAVRA_FAULT"]):  # the variable is read at the import,
 """The program that `python -m lavra` is, with faults."""
 
 TRAINING = """
-import lavra.cli.main, lavra.cli.resume, lavra.cli.train, lavra.workflows.check
-import lavra.workflows.training.resume, lavra.workflows.training.train
+import lavra.cli.main, lavra.cli.prepare, lavra.cli.resume, lavra.cli.train, lavra.workflows.check
+import lavra.workflows.training.resume, lavra.workflows.training.train, lavra.reports.run_summary, torch._dynamo
 from lavra.planning.machine import hardware
 hardware._SIDES["cpu"] = 64  # this machine is measured by small matrix products, as in every test
 """

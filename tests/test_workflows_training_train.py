@@ -133,11 +133,13 @@ def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(
 
 
 def test_two_epochs_take_every_token_exactly_twice(prepared: Path, tmp_path: Path) -> None:
-    tokens = json.loads((prepared / "train" / "manifest.json").read_text())["tokens"]
+    texts = [{"text": path.read_text()} for path in sorted((prepared.parent / "topics").iterdir())[:3]]
+    lavra.prepare(texts, tmp_path / "prepared", tokenizer=str(prepared))
+    tokens = json.loads((tmp_path / "prepared" / "train" / "manifest.json").read_text())["tokens"]
     windows = -(-tokens // 64)
     divisor = next(rows for rows in range(40, 1, -1) if (2 * windows) % rows == 0)
     fields = SMALL | {"optimization": {"batch_tokens": divisor * 64}, "machine": {"threads": 1, "precision": "fp32"}}
-    run = lavra.train(prepared, steps=2 * windows // divisor, out=str(tmp_path / "run"), **fields)
+    run = lavra.train(tmp_path / "prepared", steps=2 * windows // divisor, out=str(tmp_path / "run"), **fields)
     assert run.result["tokens"] == 2 * tokens
     for line in run.result["data_usage"]:
         assert line["total"] == 2 * line["tokens"]
