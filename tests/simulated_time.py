@@ -11,7 +11,7 @@ from lavra.training.trainer import Trainer
 
 
 class SimulatedClock:
-    """Seconds that pass with training steps alone, but for a twentieth of a second a reading, so that every wait ends soon.
+    """Seconds that pass with training steps alone, and a twentieth of one at each reading, so that every wait ends.
 
     Args:
         step_seconds: Seconds that each training step takes.

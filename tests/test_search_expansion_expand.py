@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -197,29 +195,26 @@ def test_queries_are_the_same_after_a_stop_also_when_they_depend_on_their_compan
     assert expander.work.found >= 8 * stopped_after
 
 
-_KILLED = """
-import sys
-from pathlib import Path
-from lavra.search.expansion.expand import Expander
-from lavra.search.expansion.cache import ExpansionCache
-from tests.query_writers import NotingWriter
-from tests.test_search_expansion_expand import documents
-from lavra.search.expansion import expand
-expand._GROUP = 8
-folder = Path(sys.argv[1])
-with ExpansionCache(folder / "cache") as cache:
-    writer = NotingWriter(log=folder / "log", killed_after=int(sys.argv[2]))
-    list(Expander(writer, cache, count=2).expand(documents(80)))
-"""
+def killed(folder: Path, passages: int) -> int:
+    """Expand in a process that kills itself after some passages, and return its exit code."""
+    child = os.fork()
+    if child == 0:
+        with ExpansionCache(folder / "cache") as cache:
+            writer = NotingWriter(log=folder / "log", killed_after=passages)
+            list(Expander(writer, cache, count=2).expand(documents(80)))
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_killed_processes_lose_at_most_the_group_in_hand_and_write_nothing_twice(tmp_path: Path) -> None:
+def test_killed_processes_lose_at_most_the_group_in_hand_and_write_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lavra.search.expansion.expand._GROUP", 8)
     whole, _ = expanded(tmp_path / "whole", NotingWriter(), documents(80), count=2)
     folder = tmp_path / "killed"
     folder.mkdir()
     for passages in (20, 44):  # in the third group, and in the sixth after it
-        killed = subprocess.run([sys.executable, "-c", _KILLED, str(folder), str(passages)], check=False)
-        assert killed.returncode == -signal.SIGKILL
+        assert killed(folder, passages) == -signal.SIGKILL
     with ExpansionCache(folder / "cache") as cache:
         kept = len(cache)
     logged = _lines(folder / "log")

@@ -19,9 +19,6 @@ from lavra.cli.main import main
 from lavra.core.errors import LavraError
 from lavra.search.expansion.cache import ExpansionCache, key_of_content
 
-pytestmark = pytest.mark.xdist_group("killed searching")
-
-
 _IMPORTS = """
 import lavra.cli.main, lavra.cli.expand, lavra.cli.index
 import lavra.search.expansion.expand, lavra.search.index.segments

@@ -40,14 +40,12 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     return fingerprint(run)
 
 
-@pytest.mark.xdist_group("killed")
 @pytest.mark.parametrize("moment", ["step.backward:2", "step.backward:31", "validation:5", "checkpoint.half_file:4"])
 def test_a_killed_run_ends_in_the_same_bits(data: Path, whole: dict[str, Any], tmp_path: Path, moment: str) -> None:
     assert killed_and_resumed(data, tmp_path / "run", fault=f"{moment}:kill")
     assert fingerprint(tmp_path / "run") == whole
 
 
-@pytest.mark.xdist_group("killed")
 @pytest.mark.parametrize(("action", "number"), [("interrupt", signal.SIGINT), ("terminate", signal.SIGTERM)])
 def test_a_signal_finishes_the_step_saves_and_names_the_remedy(
     data: Path, whole: dict[str, Any], tmp_path: Path, action: str, number: signal.Signals

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.simulated_time import SimulatedClock
 
 import lavra
 from lavra.core.disk.run_folder import _MARK, RunFolder, _seal
 from lavra.core.errors import InputError
 from lavra.data.examples.prepare import PreparedExamples, open_prepared_examples
 from lavra.training.fault_injection import injected
-from tests.simulated_time import SimulatedClock
 
 SMALL: dict[str, Any] = {
     "model": {"depth": 2, "width": 32, "heads": 2, "context": 64},
@@ -107,7 +107,9 @@ def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(
     fields = {**SMALL, "optimization": {**SMALL["optimization"], **rates, "bigram_init": True}, "samples": 0}
     with monkeypatch.context() as patch:
         SimulatedClock(step_seconds=0.25).install(patch)
-        timed = lavra.train(prepared, budget=12.0, out=str(tmp_path / "timed"), keep_checkpoints=50, checkpoint_every=4, **fields)
+        timed = lavra.train(
+            prepared, budget=12.0, out=str(tmp_path / "timed"), keep_checkpoints=50, checkpoint_every=4, **fields
+        )
     steps = timed.result["step"]
     counted = lavra.train(prepared, steps=steps, out=str(tmp_path / "counted"), **fields)
 

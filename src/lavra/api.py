@@ -133,7 +133,7 @@ def plan(data: Data = (), **fields: Any) -> PlanReport:
 
     Examples:
         >>> import lavra
-        >>> found = lavra.plan(model="lavra-1m", tokens="330M", hardware="a100-40gb", efficiency=0.4)
+        >>> found = lavra.plan(model="lavra-1m", tokens="330M", hardware="a100-40gb", micro_batch_size=1)
         >>> found.model.name, found.hardware.precision
         ('lavra-1m', 'bf16')
         >>> lavra.plan("mytext/", budget="1h").cost.seconds               # doctest: +SKIP
