@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,12 +159,17 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
     processes = [subprocess.Popen([sys.executable, "-c", code], env=shared | rank) for rank in own]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda process: _ended(process, processes), processes)) == [0, 0]
     return folder
+
+
+def _ended(process: subprocess.Popen[bytes], processes: list[subprocess.Popen[bytes]]) -> int:
+    """Wait for a process and return its exit code; one that failed takes those with it that would wait for it."""
+    if process.wait():
+        for other in processes:
+            other.kill()
+    return process.returncode
 
 
 @pytest.mark.parametrize("case", CASES)

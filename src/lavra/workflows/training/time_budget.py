@@ -122,7 +122,7 @@ class TimeBudget:
         step: The step at which the run is.
         end: When the last step should be done (`time.monotonic`).
         accept: The function that takes the new plan, before a step is taken that depends on it.
-        clock: The function that returns the time in seconds.
+        clock: The function that returns the time in seconds; None for `time.monotonic`.
     """
 
     def __init__(
@@ -131,12 +131,12 @@ class TimeBudget:
         step: int,
         end: float,
         accept: Callable[[Plan], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self.plan, self.end, self.accept, self.clock = plan, end, accept, clock
+        self.plan, self.end, self.accept, self.clock = plan, end, accept, clock or time.monotonic
         self.moment = int(_MOMENT * plan.schedule.decay_begins(plan.steps))
         self._mark_step = max(step, self.moment // 2)
-        self._mark_time = clock()
+        self._mark_time = self.clock()
 
     def steps_after(self, step: int) -> int:
         """Return the length of the run in steps, after `step` steps are done."""
