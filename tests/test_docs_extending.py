@@ -44,7 +44,7 @@ from lavra.training.callbacks import Callbacks, Request
 from lavra.training.loop import Intervals, Loop, Units
 from lavra.training.step import Step
 from lavra.training.trainer import Trainer
-from lavra.training.updates import Clip, Outcome
+from lavra.training.updates import Clip, Outcome, Update
 from lavra.training.updates.base import Inner
 from little_tokenizers import byte_level
 from tiny_training import CONTEXT, SPEC, Capture, all_tensors, assert_same_bits, lively, run, tiny_trainer
@@ -53,7 +53,7 @@ from tiny_training import CONTEXT, SPEC, Capture, all_tensors, assert_same_bits,
 
 
 # --8<-- [start:update]
-class CentralizeGradients:
+class CentralizeGradients(Update):
     """Take the mean of each row off the gradient of every matrix (gradient centralization, arXiv 2004.01461).
 
     Args:
@@ -76,13 +76,6 @@ class CentralizeGradients:
         outcome = inner()
         outcome.metrics["largest_row_mean"] = largest
         return outcome
-
-    def state_dict(self) -> dict[str, Any]:
-        """It has no state; what is returned here is saved in every checkpoint."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """There is nothing to restore."""
 
 
 def add_update(trainer: Trainer) -> None:
