@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,12 +11,10 @@ from lavra.core.errors import InputError
 from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.core.seeds import derive_seed
 from lavra.models.protocols import Batch
+from lavra.training.acceleration.compiling import CompilableLearner
 from lavra.training.acceleration.recovery import recoveries
 from lavra.training.distributed import sum_over_ranks
 from lavra.training.fault_injection import fault_point
-
-if TYPE_CHECKING:
-    from lavra.training.trainer import Trainer
 
 # The next smaller micro-batch to try when memory runs out.
 
@@ -60,7 +57,7 @@ class Step:
         weight: number of targets of the step, over all ranks.
     """
 
-    def __init__(self, number: int, progress: float, trainer: Trainer, *, recover: bool = True) -> None:
+    def __init__(self, number: int, progress: float, trainer: CompilableLearner, *, recover: bool = True) -> None:
         self.number, self.progress, self.trainer, self.recover = number, progress, trainer, recover
         self.model, self.batches, self.master_weights, self.scale = (
             trainer.model,
