@@ -124,13 +124,13 @@ CASES = ("sound", "the second runs out of memory")
 
 def as_rank(folder: Path) -> None:
     """What each of the processes below does: train, then again with the second out of memory in its second step."""
-    from lavra.training.distributed import join_ranks, max_over_ranks, sum_over_ranks, wait_for_ranks
+    from lavra.training.distributed import join_ranks, max_over_ranks, sums_over_ranks, wait_for_ranks
 
     distributed = join_ranks(torch.device("cpu"))
     assert (
-        sum_over_ranks(distributed.rank + 1.0, distributed),
+        sums_over_ranks((distributed.rank + 1.0, 5.0), distributed),
         max_over_ranks(float(distributed.rank), distributed),
-    ) == (3.0, 1.0)
+    ) == ([3.0, 10.0], 1.0)
     for case in CASES:
         with injected("step.backward:4:oom" if case != "sound" and distributed.rank == 1 else ""):
             trainer, capture = captured(micro_batch_size=2, distributed=distributed)

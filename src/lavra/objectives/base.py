@@ -27,7 +27,7 @@ class Loss:
 
     Attributes:
         sum: Summed loss in nats, a () float32 tensor with a gradient.
-        weight: Number of targets that the sum covers.
+        weight: Number of targets that the sum covers, or the sum of their weights.
     """
 
     sum: torch.Tensor
@@ -91,35 +91,46 @@ def padded_width(longest: int, limit: int | None, step: int = _WIDTH_STEP) -> in
     return width if limit is None else max(longest, min(width, limit))
 
 
+def target_places(batch: Batch) -> torch.Tensor:
+    """Return the (targets,) places of the positions that have a target, counted through all sequences.
+
+    The number of targets is known beforehand, so that nothing waits for the device.
+
+    Args:
+        batch: Batch whose targets decide which positions are taken.
+    """
+    flat = batch.targets.reshape(-1)
+    return torch.nonzero_static(flat != IGNORED, size=batch.count, fill_value=0)[:, 0]
+
+
 def target_features(features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the (targets, width) features and the (targets,) ids of the positions that have a target.
-
-    The number of targets is the weight of the batch. It is known beforehand, so that nothing waits for the device.
 
     Args:
         features: Hidden states of the batch, (sequences, length, width).
         batch: Batch whose targets decide which positions are taken.
     """
-    flat = batch.targets.reshape(-1)
-    places = torch.nonzero_static(flat != IGNORED, size=int(batch.weight), fill_value=0)[:, 0]
-    return features.reshape(-1, features.shape[-1]).index_select(0, places), flat[places]
+    places = target_places(batch)
+    return features.reshape(-1, features.shape[-1]).index_select(0, places), batch.targets.reshape(-1)[places]
 
 
 def loss_at_targets(model: Model, batch: Batch, label_smoothing: float) -> Loss:
-    """Return the summed cross-entropy of the batch's targets in nats.
+    """Return the summed cross-entropy of the batch's targets in nats, each multiplied by its weight.
 
     Args:
         model: Model that computes the features and owns the output projection.
         batch: Batch on the model's device.
         label_smoothing: Share of each target's probability that is spread over the vocabulary.
     """
-    features, targets = target_features(model.features(batch), batch)
+    places = target_places(batch)
+    features = model.features(batch)
     weight, bias = model.output_projection()
     total = summed_cross_entropy(
-        features,
+        features.reshape(-1, features.shape[-1]).index_select(0, places),
         weight,
-        targets,
+        batch.targets.reshape(-1)[places],
         bias=bias,
+        weights=None if batch.weights is None else batch.weights.reshape(-1)[places],
         vocabulary=model.vocabulary,
         label_smoothing=label_smoothing,
         cap=logit_cap_of(model),

@@ -166,6 +166,7 @@ def _pinned(batch: Batch) -> Batch:
     batch.inputs, batch.targets = batch.inputs.pin_memory(), batch.targets.pin_memory()
     bounds = batch.bounds  # computed here, in the prefetching thread, so that no step waits for it
     batch.document_ids, batch.positions = pin(batch.document_ids), pin(batch.positions)
+    batch.weights = pin(batch.weights)
     if bounds is not None and batch.document_ids is not None:
         batch._bounds = batch.document_ids, bounds.pin_memory()
     batch.model_inputs = {name: tensor.pin_memory() for name, tensor in batch.model_inputs.items()}

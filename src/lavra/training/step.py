@@ -13,7 +13,7 @@ from lavra.core.seeds import derive_seed
 from lavra.models.protocols import Batch
 from lavra.training.acceleration.compiling import CompilableLearner
 from lavra.training.acceleration.recovery import recoveries
-from lavra.training.distributed import sum_over_ranks
+from lavra.training.distributed import sums_over_ranks
 from lavra.training.fault_injection import fault_point
 
 # The next smaller micro-batch to try when memory runs out.
@@ -54,7 +54,8 @@ class Step:
 
     Attributes:
         loss: mean loss in nats per target after `backward`; not a number where the step has no target.
-        weight: number of targets of the step, over all ranks.
+        weight: sum of the weights of the step's targets, over all ranks; their number where they have no weights.
+        targets: number of targets of the step, over all ranks.
     """
 
     def __init__(self, number: int, progress: float, trainer: CompilableLearner, *, recover: bool = True) -> None:
@@ -67,7 +68,7 @@ class Step:
         )
         self.device = trainer.device
         self.loss = math.nan
-        self.weight = 0.0
+        self.weight = self.targets = 0.0
         self._micro: list[Batch] | None = None
         self._norm: float | None = None
 
@@ -164,7 +165,8 @@ class Step:
         batches = self.micro_batches
         if not self.weight:
             # Once a step: a rank that runs out of memory and begins again must not ask the others, who went on, again.
-            self.weight = sum_over_ranks(sum(batch.weight for batch in batches), self.batches.distributed)
+            weight, count = sum(batch.weight for batch in batches), float(sum(batch.count for batch in batches))
+            self.weight, self.targets = sums_over_ranks((weight, count), self.batches.distributed)
         if not self.weight:
             return  # masks may leave a step without a target; there is nothing to learn from it
         total = torch.zeros((), dtype=torch.float32, device=self.device)

@@ -120,13 +120,13 @@ class Trainer:
             return self._left_out()
         outcome = run_chain(self.updates, step, lambda: self._apply(number))
         if outcome.applied:
-            self.targets += step.weight
+            self.targets += step.targets
         return StepReport(
             self.step,
             step.loss,
             step.gradient_norm(),
             self.optimizers.learning_rate,
-            step.weight,
+            step.targets,
             outcome.applied,
             outcome.metrics,
         )
