@@ -41,7 +41,7 @@ def chunk_length(vocabulary: int, device: torch.device) -> int:
     return max(FEWEST_TOKENS, budget // (4 * vocabulary))
 
 
-def _chunk_logits(
+def chunk_logits(
     features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, vocabulary: int, cap: float | None
 ) -> torch.Tensor:
     """Return the chunk's logits in the weight's type, capped where the model does so; minus infinity for padding."""
@@ -53,7 +53,7 @@ def _chunk_logits(
     return logits
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide_type(dtype: torch.dtype) -> torch.dtype:
     """Return the type in which losses are computed and summed: float32, or float64 where the weights are float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -91,7 +91,7 @@ def token_losses(
     with torch.no_grad():
         for start in range(0, features.shape[0], size):
             chunk = features[start : start + size]
-            logits = _chunk_logits(chunk, weight, bias, vocabulary, cap).to(_wide(weight.dtype))
+            logits = chunk_logits(chunk, weight, bias, vocabulary, cap).to(wide_type(weight.dtype))
             losses.append(
                 F.cross_entropy(logits, targets[start : start + size], ignore_index=IGNORED, reduction="none")
             )
@@ -108,7 +108,7 @@ def _loss_and_gradient(
     """
     kept = _factors(targets, weights)
     index = targets.clamp(min=0)[:, None]
-    log_p = torch.log_softmax(logits, -1, dtype=_wide(logits.dtype))
+    log_p = torch.log_softmax(logits, -1, dtype=wide_type(logits.dtype))
     expected = log_p.gather(1, index)
     if smoothing:
         expected = (1 - smoothing) * expected + smoothing * log_p[:, :vocabulary].mean(-1, keepdim=True)
@@ -137,7 +137,7 @@ def _without_target(
     they are read for their maximum, for the sum of exponentials and for the gradient, and no float32 copy is stored.
     Without the compiler it takes longer than `_loss_and_gradient`.
     """
-    wide = logits.to(_wide(logits.dtype))
+    wide = logits.to(wide_type(logits.dtype))
     kept = factors[:, None]
     largest = wide.amax(-1, keepdim=True)
     normalizer = largest + (wide - largest).exp().sum(-1, keepdim=True).log()
@@ -157,7 +157,7 @@ def _compiled_loss_and_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the same as `_loss_and_gradient` without smoothing, in a third of the time on a CPU."""
     # One graph for both, so that weights of one give the bits of no weights.
-    factors = _factors(targets, weights).to(_wide(logits.dtype))
+    factors = _factors(targets, weights).to(wide_type(logits.dtype))
     loss, gradient, at_target = _compiled()(logits, targets, factors)
     return loss, gradient.scatter_(1, targets.clamp(min=0)[:, None], at_target)
 
@@ -183,7 +183,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         cap: float | None,
     ) -> torch.Tensor:
         size = chunk_length(weight.shape[0], features.device)
-        wide = _wide(weight.dtype)
+        wide = wide_type(weight.dtype)
         total = torch.zeros((), dtype=wide, device=features.device)
         feature_gradient = torch.empty_like(features)
         # Where the head is frozen, as with adapters, its gradient, the largest product of all, is not computed.
@@ -191,7 +191,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         bias_gradient = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
         for start in range(0, features.shape[0], size):
             chunk = features[start : start + size]
-            logits = _chunk_logits(chunk, weight, bias, vocabulary, cap)
+            logits = chunk_logits(chunk, weight, bias, vocabulary, cap)
             slope = None if cap is None else 1 - (logits[:, :vocabulary] / cap).square()
             ids = targets[start : start + size]
             factors = None if weights is None else weights[start : start + size]
