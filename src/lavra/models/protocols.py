@@ -160,11 +160,26 @@ def logit_cap_of(model: object) -> float | None:
 class Model(Protocol):
     """A language model, divided into features and head as objectives need it. It is also a `torch.nn.Module`."""
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """Return the last hidden states after the final norm, (sequences, length, width).
 
         Args:
             batch: Batch on the device of the model.
+            embeddings: Input embeddings that are used in place of the table's rows for `batch.inputs`, (sequences,
+                length, width of the embedding), for techniques that perturb or mix them. `embed(batch.inputs)` gives
+                the features without it, to the bit. Everything else that a model makes of ids (positions, padding,
+                bigrams) is still made of `batch.inputs`.
+
+        Raises:
+            InputError: If the model cannot take embeddings in place of ids.
+        """
+        ...
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return what the model's table of input embeddings gives for ids, (…, width of the embedding).
+
+        Args:
+            ids: Token ids, (…) int64.
         """
         ...
 

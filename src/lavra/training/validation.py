@@ -13,7 +13,7 @@ from lavra.core.progress import Progress
 from lavra.core.seeds import row_streams
 from lavra.core.units import perplexity_of
 from lavra.evaluation.intervals import Estimate, ratio_estimates
-from lavra.models.protocols import Model, logit_cap_of
+from lavra.models.protocols import Batch, Model, logit_cap_of
 from lavra.objectives.base import Objective
 from lavra.training.batches import Source
 from lavra.training.fault_injection import fault_point
@@ -104,8 +104,11 @@ class _Detached:
         self.model = model
         self.vocabulary, self.logit_cap = model.vocabulary, logit_cap_of(model)
 
-    def features(self, batch: object) -> torch.Tensor:
-        return self.model.features(batch).detach()  # pyright: ignore[reportArgumentType]
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        return self.model.features(batch, embeddings).detach()
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.model.embed(ids).detach()
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight, bias = self.model.output_projection()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lavra.core.errors import InputError
 from lavra.models.hf.caching import Cached
-from lavra.models.hf.kinds import Kind, freeze_unused, meant_tied
+from lavra.models.hf.kinds import Kind, freeze_unused, meant_tied, target_embedding
 from lavra.models.hf.packing import Packing, packed, places, position_tables
 from lavra.models.hf.probe import measure
 from lavra.models.protocols import Batch, device_of
@@ -75,14 +75,18 @@ class HFModel(Cached):
         """
         return self.features(batch)
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """Return the input of the head, (sequences, length, width).
 
         Args:
             batch: Batch on the device of the model.
+            embeddings: Input embeddings in place of the table's rows for `batch.inputs`, which are those of the decoder
+                in an encoder-decoder, (sequences, length, width of the embedding), as `embed` returns them; None lets
+                the model look them up. Those of the encoder are `encoder_embeddings` in `batch.model_inputs`.
 
         Raises:
-            InputError: If a sequence holds several documents and the model cannot keep them apart.
+            InputError: If a sequence holds several documents and the model cannot keep them apart, or if embeddings
+                are given to a model that takes ids alone.
         """
         arguments: dict[str, Any] = {}
         read = None
@@ -93,10 +97,13 @@ class HFModel(Cached):
             # BERT-like models make a mask for cross-attention, which a packing can narrow, only if they are given one.
             mask = torch.ones_like(read) if read is not None and self.supports_packing else self._padding_mask(read)
             arguments = {"encoder_outputs": self.encode(batch), "attention_mask": mask}
-            names = "decoder_input_ids", "decoder_attention_mask"
+            names = "decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds"
         else:
-            names = "input_ids", "attention_mask"
-        arguments |= {names[0]: batch.inputs, names[1]: self._padding_mask(batch.document_ids)}
+            names = "input_ids", "attention_mask", "inputs_embeds"
+        if embeddings is not None and names[2] not in self._takes:
+            raise _takes_ids_alone(self.inner)
+        read_by_model = {names[0]: batch.inputs} if embeddings is None else {names[2]: embeddings}
+        arguments |= read_by_model | {names[1]: self._padding_mask(batch.document_ids)}
         if "use_cache" in self._takes:
             arguments["use_cache"] = False
         document_ids, read = (batch.document_ids, read) if self.supports_packing else (None, None)
@@ -108,13 +115,32 @@ class HFModel(Cached):
         """Return the output of the encoder of an encoder-decoder.
 
         Args:
-            batch: Batch with the inputs of the encoder in `extra`.
+            batch: Batch with the inputs of the encoder in `model_inputs`; `encoder_embeddings` there, (sequences,
+                source length, width of the embedding), are used in place of the rows for `encoder_inputs`.
         """
-        ids, document_ids = batch.model_inputs["encoder_inputs"], batch.model_inputs.get("encoder_document_ids")
+        document_ids, embeddings = (
+            batch.model_inputs.get(f"encoder_{name}") for name in ("document_ids", "embeddings")
+        )
         packing = Packing(document_ids if self.supports_packing else None, batch.model_inputs.get("encoder_positions"))
-        encoder = self.inner.get_encoder()
+        encoder: Any = self.inner.get_encoder()
+        given = (
+            {"input_ids": batch.model_inputs["encoder_inputs"]} if embeddings is None else {"inputs_embeds": embeddings}
+        )
+        if embeddings is not None and "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
+            raise _takes_ids_alone(self.inner)
         with packed(encoder, packing):
-            return encoder(input_ids=ids, attention_mask=self._padding_mask(document_ids), return_dict=True)
+            return encoder(**given, attention_mask=self._padding_mask(document_ids), return_dict=True)
+
+    def embed(self, ids: torch.Tensor, *, encoder: bool = False) -> torch.Tensor:
+        """Return what the table of input embeddings gives for token ids, (…, width of the embedding).
+
+        Args:
+            ids: Token ids, (…) int64.
+            encoder: Whether the encoder of an encoder-decoder reads the ids; its decoder does otherwise. Both may share
+                one table, or scale its rows differently.
+        """
+        table = self.inner.get_encoder().get_input_embeddings() if encoder else target_embedding(self.inner)
+        return table(ids)
 
     def _captured(self, arguments: dict[str, Any], packing: Packing) -> torch.Tensor:
         """Return the input of the head; the head itself receives an empty slice, so that no logits are computed."""
@@ -212,6 +238,13 @@ class HFModel(Cached):
     def device(self) -> torch.device:
         """Device that holds the weights and computes."""
         return device_of(self)
+
+
+def _takes_ids_alone(inner: nn.Module) -> InputError:
+    return InputError(
+        f"{type(inner).__name__} takes no embeddings in place of ids",
+        "switch off what perturbs or mixes embeddings, or train a model of another family",
+    )
 
 
 _BY_FAMILY = {"bloom": 2048}
