@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -61,6 +61,70 @@ class Objective(Protocol):
                 without what helps learning, such as label smoothing.
         """
         ...
+
+
+# Objectives that compare examples with each other.
+
+
+@runtime_checkable
+class ComparingObjective(Objective, Protocol):
+    """An objective whose loss compares the examples of the whole step with each other, as contrastive learning does.
+
+    Its loss is no sum over micro-batches, so a step embeds all of them first, compares all embeddings at once, those of
+    the other processes included, and then computes each micro-batch again with the gradient at its own embeddings
+    (GradCache, Gao et al. 2021, arXiv 2101.06983). N micro-batches then give what one batch of N gives, for the memory
+    of one micro-batch and one more forward pass. `loss` is the comparison within one batch alone, see `compared_loss`.
+    """
+
+    def embed(self, model: Model, batch: Batch) -> torch.Tensor:
+        """Return the (rows, dimensions) embeddings of a micro-batch, with a gradient to the model's parameters.
+
+        Args:
+            model: Model that computes the features.
+            batch: Batch that `encode` made, on the model's device.
+        """
+        ...
+
+    def info(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return what `compare` needs to know of each row of `embed`, as (rows, …) tensors of numbers by name.
+
+        They are put together in the order of the rows: micro-batch after micro-batch, process after process. What is
+        counted within a batch (the number of a pair) must therefore be made from the whole in `compare`.
+
+        Args:
+            batch: Batch that `encode` made, on the model's device.
+        """
+        ...
+
+    def compare(self, embeddings: torch.Tensor, info: dict[str, torch.Tensor], *, learning: bool = True) -> Loss:
+        """Return the loss of all rows, with a gradient to their embeddings; it has no parameters of its own.
+
+        Args:
+            embeddings: Embeddings of all rows of the step, (rows, dimensions) in float32.
+            info: What `info` returned, put together in the same order.
+            learning: Whether the model learns from it.
+
+        Returns:
+            The summed loss, whose weight is the sum of `Batch.weight` over the batches that were put together.
+        """
+        ...
+
+
+def compared_loss(objective: ComparingObjective, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
+    """Return the loss of an objective that compares, within one batch alone.
+
+    Args:
+        objective: Objective that compares examples.
+        model: Model that computes the features.
+        batch: Batch on the model's device.
+        learning: Whether the model learns from it.
+    """
+    return objective.compare(in_float32(objective.embed(model, batch)), objective.info(batch), learning=learning)
+
+
+def in_float32(embeddings: torch.Tensor) -> torch.Tensor:
+    """Return embeddings in the type in which they are compared: float32, or float64 where they are float64."""
+    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
 
 # The head is computed only at the positions that have a target: it is the largest product of a small model, and most

@@ -14,8 +14,9 @@ from lavra.core.seeds import row_streams
 from lavra.core.units import perplexity_of
 from lavra.evaluation.intervals import Estimate, ratio_estimates
 from lavra.models.protocols import Batch, Model, logit_cap_of
-from lavra.objectives.base import Objective
+from lavra.objectives.base import ComparingObjective, Objective
 from lavra.training.batches import Source
+from lavra.training.comparing import put_together
 from lavra.training.fault_injection import fault_point
 
 
@@ -63,6 +64,8 @@ class Validation:
     def loss(self, model: Model, objective: Objective, micro_batch_size: int, device: torch.device) -> float:
         """Return the mean loss over the rows in nats per target; NaN if they contain no target.
 
+        An objective that compares examples compares all rows with each other, whatever the micro-batch.
+
         Args:
             model: Model in evaluation mode.
             objective: Training objective; its masks are the same in every call.
@@ -70,7 +73,7 @@ class Validation:
             device: Device of the model.
         """
         fault_point("validation")
-        total, weight, start = 0.0, 0.0, 0
+        parts, start = [], 0
         while start < self.rows:
             count = min(micro_batch_size, self.rows - start)
             try:
@@ -81,16 +84,24 @@ class Validation:
                 release_memory(error)
                 micro_batch_size //= 2
                 continue
-            total, weight, start = total + part[0], weight + part[1], start + count
+            parts.append(part)
+            start += count
+        if isinstance(objective, ComparingObjective) and parts:
+            together = put_together(parts)
+            loss = objective.compare(together.embeddings, together.info, learning=False)
+            parts = [(float(loss.sum), loss.weight)]
+        total, weight = sum(part[0] for part in parts), sum(part[1] for part in parts)
         return total / weight if weight else math.nan
 
-    def _part(
-        self, model: Model, objective: Objective, start: int, count: int, device: torch.device
-    ) -> tuple[float, float]:
+    def _part(self, model: Model, objective: Objective, start: int, count: int, device: torch.device) -> Any:
+        """Return sum and weight of some rows, or their embeddings and info for an objective that compares all rows."""
         rows = self.source.rows(start, count)
         batch = objective.encode(rows, row_streams(0, "validation", first=start), 1.0).to(device)
-        loss = objective.loss(_Detached(model), batch, learning=False)  # pyright: ignore[reportArgumentType]
-        return float(loss.sum), loss.weight
+        detached: Any = _Detached(model)
+        if isinstance(objective, ComparingObjective):
+            return objective.embed(detached, batch).detach(), objective.info(batch)
+        loss = objective.loss(detached, batch, learning=False)
+        return float(loss.sum.detach()), loss.weight
 
 
 class _Detached:
@@ -109,6 +120,10 @@ class _Detached:
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         return self.model.embed(ids).detach()
+
+    @property
+    def task_head(self) -> Any:
+        return getattr(self.model, "task_head", None)
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight, bias = self.model.output_projection()
