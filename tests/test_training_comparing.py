@@ -21,6 +21,8 @@ from lavra.models.native.decoder import Decoder
 from lavra.objectives.base import ComparingObjective, Loss, in_float32
 from lavra.objectives.causal import Causal
 from lavra.objectives.contrastive import Contrastive, PairRow
+from lavra.training.acceleration.compiling import compile_step
+from lavra.training.acceleration.proof import _reference
 from lavra.training.batches import BatchSource, DistributedInfo
 from lavra.training.fault_injection import injected
 from lavra.training.optimizers.optimizers import OptimizerOptions
@@ -184,6 +186,18 @@ def test_a_gradient_can_be_computed_again():
             assert_same_bits(first, second)
         else:
             assert distance(first, second) > 1e-3
+
+
+def test_a_compiled_step_is_proved_on_the_whole_batch():
+    """Parts of a batch, in which others' losses are computed to save memory, would compare less."""
+    trainer = pair_trainer()
+    trainer.model.eval()
+    compilation = compile_step(trainer)
+    (batch,) = trainer.batches.micro_batches(0)
+    reference = _reference(trainer, compilation, batch)
+    compilation.undo()
+    assert reference is not None
+    assert float(reference.exact["the loss"]) == pytest.approx(captured()[1].losses[0], rel=1e-5)
 
 
 def test_what_compares_is_told_by_what_it_has():

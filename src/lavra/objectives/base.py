@@ -63,6 +63,42 @@ class Objective(Protocol):
         ...
 
 
+class WithEmbeddings:
+    """A model whose features are computed from given input embeddings, for objectives around other objectives.
+
+    What perturbs or mixes embeddings makes them of `model.embed(batch.inputs)` and gives this to the objective inside,
+    which need not know of it. With the table's own rows it is the model itself, to the bit.
+
+    Args:
+        model: Model that computes the features, and has everything else that is asked for.
+        embeddings: Input embeddings of the batch, (sequences, length, width of the embedding).
+
+    Examples:
+        >>> class Doubling:
+        ...     vocabulary = 4
+        ...     def features(self, batch, embeddings=None):
+        ...         return 2 * embeddings
+        >>> model = WithEmbeddings(Doubling(), torch.ones(1))
+        >>> model.features(batch=None).item(), model.vocabulary
+        (2.0, 4)
+    """
+
+    def __init__(self, model: Model, embeddings: torch.Tensor) -> None:
+        self._model, self._embeddings = model, embeddings
+
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the features of a batch from the given embeddings, (sequences, length, width).
+
+        Args:
+            batch: Batch that the embeddings belong to.
+            embeddings: Other embeddings to use in their place, from an objective further inside; None uses the given.
+        """
+        return self._model.features(batch, self._embeddings if embeddings is None else embeddings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
 # Objectives that compare examples with each other.
 
 

@@ -195,7 +195,12 @@ def validation_loss(
         bytes_per_target: Mean number of bytes of text per target, for the bits per byte.
         device: Device of the model.
         seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: If the objective compares examples with each other: a row has no loss of its own then.
     """
+    if isinstance(objective, ComparingObjective):
+        raise ValueError("an objective that compares examples has no loss of single rows; measure what it is used for")
     sums, weights = [], []
     with torch.no_grad(), Progress("evaluating", rows, "rows") as progress:
         for number in range(rows):
