@@ -185,13 +185,15 @@ class EmbeddingHead(Head):
         self.output = None if dimensions is None else nn.Linear(width, _positive("dimensions", dimensions), bias=False)
 
     def forward(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the vector of each document, (documents, dimensions)."""
+        """Return the vector of each document, (documents, dimensions) in float32 (float64 where the features are).
+
+        Similarities are divided by small temperatures, which would magnify the rounding of bf16.
+        """
         vectors = self.pooler(features, batch)
         if self.output is not None:
             vectors = self.output(vectors)
-        if not self.options["normalise"]:
-            return vectors
-        return F.normalize(vectors.float() if vectors.dtype != torch.float64 else vectors, dim=-1).to(vectors.dtype)
+        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+        return F.normalize(vectors, dim=-1) if self.options["normalise"] else vectors
 
 
 class _Pooler(nn.Module):

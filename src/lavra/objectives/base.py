@@ -110,6 +110,7 @@ class ComparingObjective(Objective, Protocol):
     the other processes included, and then computes each micro-batch again with the gradient at its own embeddings
     (GradCache, Gao et al. 2021, arXiv 2101.06983). N micro-batches then give what one batch of N gives, for the memory
     of one micro-batch and one more forward pass. `loss` is the comparison within one batch alone, see `compared_loss`.
+    An objective around one that compares passes `embed`, `info` and `compare` on, too.
     """
 
     def embed(self, model: Model, batch: Batch) -> torch.Tensor:
