@@ -28,11 +28,11 @@ from lavra.models.pooling import POOLINGS, Pooling, documents_of, pool
 from lavra.models.protocols import Batch, Model
 from tiny_training import SPEC, lively
 
-NAMES = ["ours", "gpt2", "bert", "t5", "bart", "granite"]
+NAMES = ["ours", "gpt2", "bert", "t5", "bart", "granite", "modernbert"]
 
 
 def model_of(name: str) -> Any:
-    return lively(replace(SPEC, vocabulary=tiny.VOCABULARY)).eval() if name == "ours" else tiny.shared_model(name)
+    return lively(replace(SPEC, vocabulary=tiny.VOCABULARY)).eval() if name == "ours" else tiny.hf_model(name).eval()
 
 
 def documents_for(name: str) -> list[tiny.Document]:
@@ -97,6 +97,7 @@ def test_without_numbers_each_sequence_is_a_document():
 def test_outputs_of_packed_and_padded_documents_are_those_of_each_alone(name: str):
     model, given = model_of(name), documents_for(name)
     for kind, head in heads(width_of(model)).items():
+        attach_head(model, head)
         alone = [head(model.features(batch), batch)[0] for batch in map(tiny.alone, given)]
         for batch in (tiny.packed(given), tiny.padded(given, "right"), tiny.padded(given, "left")):
             found = head(model.features(batch), batch)
@@ -107,6 +108,29 @@ def test_outputs_of_packed_and_padded_documents_are_those_of_each_alone(name: st
                 torch.testing.assert_close(found[real], torch.cat(alone), atol=1e-4, rtol=1e-4)
             else:
                 torch.testing.assert_close(found, torch.stack(alone), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(tiny.FAMILIES))
+@torch.no_grad()
+def test_a_task_head_reads_the_last_hidden_states_of_transformers(name: str):
+    model = tiny.hf_model(name).eval()
+    given = tiny.documents(model)
+    plain = model.features(tiny.alone(given[0]))
+    attach_head(model, SequenceHead(width_of(model), 2))
+    theirs = []
+    for inputs, _, source in given:
+        if source is None:
+            theirs.append(model.inner.base_model(input_ids=inputs[None]).last_hidden_state[0])
+        else:
+            told = model.inner(input_ids=source[None], decoder_input_ids=inputs[None], output_hidden_states=True)
+            theirs.append(told.decoder_hidden_states[-1][0])
+    batch = tiny.packed(given)
+    assert batch.document_ids is not None
+    found = model.features(batch)
+    torch.testing.assert_close(found[batch.document_ids >= 0], torch.cat(theirs), atol=1e-4, rtol=1e-4)
+    assert torch.equal(model.features(batch, model.embed(batch.inputs)), found)
+    attach_head(model, LMHead(model))
+    assert torch.equal(model.features(tiny.alone(given[0])), plain)
 
 
 @pytest.mark.parametrize("name", ["ours", "bert", "gemma2"])

@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from lavra.core.errors import InputError
+from lavra.models.hf.model import HFModel
 from lavra.models.pooling import POOLINGS, Pooling, documents_of, pool
-from lavra.models.protocols import Batch, Model
+from lavra.models.protocols import Batch, Model, device_of
 
 ATTRIBUTE = "task_head"
 """Name of the submodule of a model that is its head; the names of its parameters begin with it."""
@@ -250,19 +251,23 @@ def head_from_dict(spec: dict[str, Any], model: Model | None = None) -> Head:
 
 
 def width_of(model: Model) -> int:
-    """Return the size of the features of a model, for which its heads are made.
+    """Return the size of the features that a task's head receives from a model.
+
+    It is that of the last hidden states, which differs from the width of the output projection in a few families.
 
     Args:
         model: Model that computes the features.
     """
-    return model.output_projection()[0].shape[1]
+    return model.task_width() if isinstance(model, HFModel) else model.output_projection()[0].shape[1]
 
 
 def attach_head(model: Model, head: Head) -> None:
     """Make a head a part of a model, on its device, in place of the head that was attached before.
 
-    Its parameters are named `task_head.…` among those of the model. The output projection stays; where it is not used
-    any more and shares no weight with the embedding, it gets no gradient and stays as it is.
+    From then on the features of a model of `transformers` are its last hidden states, without what its language-model
+    head does before the projection. The parameters of the head are named `task_head.…` among those of the model. The
+    output projection stays; where it is not used any more and shares no weight with the embedding, it gets no gradient
+    and stays as it is.
 
     Args:
         model: Model that computes the features; a `torch.nn.Module`.
@@ -276,8 +281,9 @@ def attach_head(model: Model, head: Head) -> None:
             f"a head for features of {head.width} does not fit a model whose features are {width_of(model)}",
             "make the head with the width of the model",
         )
-    parameter = next(iter(model.parameters()))
-    setattr(model, ATTRIBUTE, head.to(parameter.device))
+    if isinstance(model, HFModel):
+        model.for_task_head = not isinstance(head, LMHead)
+    setattr(model, ATTRIBUTE, head.to(device_of(model)))
 
 
 def head_of(model: Any) -> Head:

@@ -15,7 +15,7 @@ from lavra.models.hf.caching import Cached
 from lavra.models.hf.kinds import Kind, freeze_unused, meant_tied, target_embedding
 from lavra.models.hf.packing import Packing, packed, places, position_tables
 from lavra.models.hf.probe import measure
-from lavra.models.protocols import Batch, device_of
+from lavra.models.protocols import Batch, device_of, eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,6 +44,9 @@ class HFModel(Cached):
         logit_cap: Bound to which the model caps its logits, see `lavra.models.protocols.logit_cap_of`.
         tied: Whether the head is meant to share the weight of the embedding: the configuration says so and the values
             are equal. (T5 1.1 says so too, although its files hold two matrices.)
+        for_task_head: Whether `features` are the last hidden states of the model without its language-model head, as a
+            task head reads them: without the transform that stands before the projection of BERT, and without the
+            factor that T5 applies. `lavra.models.heads.attach_head` sets it; False at first.
         unused: Names of the parameters that predicting tokens does not use (poolers); they are frozen.
 
     Raises:
@@ -60,7 +63,7 @@ class HFModel(Cached):
                 f"{type(inner).__name__} has no language-model head", "give a model that predicts tokens (…ForCausalLM)"
             )
         self.position_offset: int | None = None
-        self.scale, self.supports_packing = 1.0, False
+        self.scale, self.supports_packing, self.for_task_head = 1.0, False, False
         self.logit_cap = getattr(inner.config.get_text_config(decoder=True), "final_logit_softcapping", None)
         self.tied = meant_tied(inner)
         self.unused = frozenset(f"inner.{name}" for name in freeze_unused(inner))
@@ -76,7 +79,7 @@ class HFModel(Cached):
         return self.features(batch)
 
     def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the input of the head, (sequences, length, width).
+        """Return the input of the head, (sequences, length, width): of the language-model head, or of a task's head.
 
         Args:
             batch: Batch on the device of the model.
@@ -109,7 +112,8 @@ class HFModel(Cached):
         document_ids, read = (batch.document_ids, read) if self.supports_packing else (None, None)
         if read is not None and document_ids is None:
             document_ids = torch.zeros_like(batch.inputs)
-        return self._captured(arguments, Packing(document_ids, self._places(batch.positions, arguments, batch), read))
+        packing = Packing(document_ids, self._places(batch.positions, arguments, batch), read)
+        return (self._last_hidden if self.for_task_head else self._captured)(arguments, packing)
 
     def encode(self, batch: Batch) -> Any:
         """Return the output of the encoder of an encoder-decoder.
@@ -157,6 +161,32 @@ class HFModel(Cached):
         finally:
             handle.remove()
         return found[0] * self.scale if self.scale != 1.0 else found[0]
+
+    def _last_hidden(self, arguments: dict[str, Any], packing: Packing) -> torch.Tensor:
+        """Return the last hidden states of the model without its language-model head."""
+        inner: Any = self.inner
+        if self.kind != "encoder-decoder":
+            with packed(inner, packing):
+                return inner.base_model(**arguments)[0]
+        found: list[torch.Tensor] = []
+        body = inner.get_decoder().base_model
+        handle = body.register_forward_hook(lambda _module, _given, output: found.append(output[0]))
+        try:
+            self._captured(arguments, packing)
+        finally:
+            handle.remove()
+        return found[0]
+
+    def task_width(self) -> int:
+        """Return the size of the features that a task head receives, measured on two tokens."""
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
+        extra = {"encoder_inputs": ids} if self.kind == "encoder-decoder" else {}
+        before, self.for_task_head = self.for_task_head, True
+        try:
+            with eval_mode(self), torch.no_grad():
+                return self.features(Batch(ids, ids, model_inputs=extra)).shape[-1]
+        finally:
+            self.for_task_head = before
 
     def _places(self, positions: torch.Tensor | None, arguments: dict[str, Any], batch: Batch) -> torch.Tensor | None:
         """Pass positions as the model's argument for them, or return them for hooks on its tables of positions."""
