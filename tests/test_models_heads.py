@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import hf_models as tiny
@@ -24,6 +26,8 @@ from lavra.models.heads import (
     head_of,
     width_of,
 )
+from lavra.models.hf.folders import open_hf_model
+from lavra.models.hf.kinds import quietly
 from lavra.models.pooling import POOLINGS, Pooling, documents_of, pool
 from lavra.models.protocols import Batch, Model
 from tiny_training import SPEC, lively
@@ -115,7 +119,6 @@ def test_outputs_of_packed_and_padded_documents_are_those_of_each_alone(name: st
 def test_a_task_head_reads_the_last_hidden_states_of_transformers(name: str):
     model = tiny.hf_model(name).eval()
     given = tiny.documents(model)
-    plain = model.features(tiny.alone(given[0]))
     attach_head(model, SequenceHead(width_of(model), 2))
     theirs = []
     for inputs, _, source in given:
@@ -129,8 +132,6 @@ def test_a_task_head_reads_the_last_hidden_states_of_transformers(name: str):
     found = model.features(batch)
     torch.testing.assert_close(found[batch.document_ids >= 0], torch.cat(theirs), atol=1e-4, rtol=1e-4)
     assert torch.equal(model.features(batch, model.embed(batch.inputs)), found)
-    attach_head(model, LMHead(model))
-    assert torch.equal(model.features(tiny.alone(given[0])), plain)
 
 
 @pytest.mark.parametrize("name", ["ours", "bert", "gemma2"])
@@ -194,3 +195,36 @@ def test_a_head_becomes_a_part_of_its_model():
 def test_a_specification_that_makes_no_head_is_refused(spec: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         head_from_dict(spec)
+
+
+@pytest.mark.parametrize("name", ["ours", *tiny.FAMILIES])
+def test_what_a_task_does_not_use_is_frozen_and_all_else_learns(name: str):
+    model = model_of(name)
+    before = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    attach_head(model, SequenceHead(width_of(model), 2))
+    batch = tiny.packed(documents_for(name))
+    head_of(model)(model.features(batch), batch).square().sum().backward()
+    learned = {key for key, parameter in model.named_parameters() if parameter.grad is not None}
+    assert learned == {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learned <= before | {"task_head.output.weight", "task_head.output.bias"}
+    assert len(learned) > len(before) // 2
+
+
+def test_an_encoder_without_its_head_is_opened_for_a_task_only(tmp_path: Path):
+    inner = tiny.plain_model("bert")
+    with quietly():
+        inner.bert.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="no weights for"):
+        open_hf_model(tmp_path)
+    model, again = (open_hf_model(tmp_path, for_task_head=True) for _ in range(2))
+    attach_head(model, EmbeddingHead(width_of(model)))
+    batch = tiny.alone(tiny.documents(model)[0])
+    with torch.no_grad():
+        expected = inner.bert(input_ids=batch.inputs).last_hidden_state
+        torch.testing.assert_close(model.features(batch), expected)
+    assert all(torch.equal(one, again.state_dict()[key]) for key, one in model.state_dict().items())
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="no weights for 1 tensors"):
+        open_hf_model(tmp_path, for_task_head=True)

@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from lavra.core.errors import InputError
-from lavra.models.hf.model import HFModel
 from lavra.models.pooling import POOLINGS, Pooling, documents_of, pool
 from lavra.models.protocols import Batch, Model, device_of
 
@@ -258,16 +257,15 @@ def width_of(model: Model) -> int:
     Args:
         model: Model that computes the features.
     """
-    return model.task_width() if isinstance(model, HFModel) else model.output_projection()[0].shape[1]
+    return model.task_width()
 
 
 def attach_head(model: Model, head: Head) -> None:
     """Make a head a part of a model, on its device, in place of the head that was attached before.
 
     From then on the features of a model of `transformers` are its last hidden states, without what its language-model
-    head does before the projection. The parameters of the head are named `task_head.…` among those of the model. The
-    output projection stays; where it is not used any more and shares no weight with the embedding, it gets no gradient
-    and stays as it is.
+    head does before the projection. What only predicting tokens uses is frozen: the output projection, unless it shares
+    its weight with the embedding. The parameters of the head are named `task_head.…` among those of the model.
 
     Args:
         model: Model that computes the features; a `torch.nn.Module`.
@@ -281,8 +279,8 @@ def attach_head(model: Model, head: Head) -> None:
             f"a head for features of {head.width} does not fit a model whose features are {width_of(model)}",
             "make the head with the width of the model",
         )
-    if isinstance(model, HFModel):
-        model.for_task_head = not isinstance(head, LMHead)
+    if not isinstance(head, LMHead):
+        model.use_task_head()
     setattr(model, ATTRIBUTE, head.to(device_of(model)))
 
 

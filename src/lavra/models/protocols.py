@@ -208,6 +208,14 @@ class Model(Protocol):
         """Largest number of tokens of a sequence."""
         ...
 
+    def use_task_head(self) -> None:
+        """Compute features for the head of a task from now on, and freeze what only predicting tokens uses."""
+        ...
+
+    def task_width(self) -> int:
+        """Return the size of the features that the head of a task receives."""
+        ...
+
     def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
         """Yield the parameters, as every `torch.nn.Module` does."""
         ...

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lavra.core.errors import InputError
 from lavra.models.hf.caching import Cached
-from lavra.models.hf.kinds import Kind, freeze_unused, meant_tied, target_embedding
+from lavra.models.hf.kinds import Kind, body_of, body_parameters, freeze_unused, meant_tied, target_embedding
 from lavra.models.hf.packing import Packing, packed, places, position_tables
 from lavra.models.hf.probe import measure
 from lavra.models.protocols import Batch, device_of, eval_mode
@@ -164,18 +164,25 @@ class HFModel(Cached):
 
     def _last_hidden(self, arguments: dict[str, Any], packing: Packing) -> torch.Tensor:
         """Return the last hidden states of the model without its language-model head."""
-        inner: Any = self.inner
+        inner = self.inner
         if self.kind != "encoder-decoder":
             with packed(inner, packing):
-                return inner.base_model(**arguments)[0]
+                return body_of(inner)(**arguments)[0]
         found: list[torch.Tensor] = []
-        body = inner.get_decoder().base_model
-        handle = body.register_forward_hook(lambda _module, _given, output: found.append(output[0]))
+        handle = body_of(inner).register_forward_hook(lambda _module, _given, output: found.append(output[0]))
         try:
             self._captured(arguments, packing)
         finally:
             handle.remove()
         return found[0]
+
+    def use_task_head(self) -> None:
+        """Let features be the last hidden states from now on, and freeze what only the language-model head uses."""
+        self.for_task_head = True
+        used = {id(parameter) for parameter in body_parameters(self.inner)}
+        for parameter in self.inner.parameters():
+            if id(parameter) not in used:
+                parameter.requires_grad_(False)
 
     def task_width(self) -> int:
         """Return the size of the features that a task head receives, measured on two tokens."""

@@ -271,6 +271,15 @@ class Decoder(nn.Module):
             return False
         return takes_documents(device, self.embedding.weight.dtype, spec.size_of_head)
 
+    def use_task_head(self) -> None:
+        """Freeze the output projection, which a task's head does not use, unless it is the embedding, too."""
+        if not self.spec.tied:
+            self.output.requires_grad_(False)
+
+    def task_width(self) -> int:
+        """Return the size of the features that a task's head receives."""
+        return self.spec.size_of_embedding
+
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the weight of the head, (padded vocabulary, width), and its bias, which is None."""
         return self.output.weight, None
