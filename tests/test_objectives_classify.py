@@ -218,6 +218,12 @@ def test_validation_measures_it_without_smoothing():
     assert losses == pytest.approx(losses[:1] * 4, rel=1e-5)
 
 
+def test_a_head_of_another_size_is_refused():
+    objective = Classify(CONTEXT, SIZE)
+    with pytest.raises(InputError, match="5 outputs where 3 are learned"):
+        objective.loss(classifier(size=5), encoded(objective, [[HARD[0]]]))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

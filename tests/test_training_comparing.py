@@ -200,6 +200,16 @@ def test_a_compiled_step_is_proved_on_the_whole_batch():
     assert float(reference.exact["the loss"]) == pytest.approx(captured()[1].losses[0], rel=1e-5)
 
 
+def test_a_resumed_run_is_the_run():
+    options: dict[str, Any] = {"dropout": 0.2, "micro_batch_size": 2}
+    whole, first, second = (pair_trainer(**options) for _ in range(3))
+    run(whole)
+    run(first, 1)
+    second.restore(first.tensors().__getitem__, first.state())
+    run(second)
+    assert_same_bits(all_tensors(second), all_tensors(whole))
+
+
 def test_what_compares_is_told_by_what_it_has():
     assert isinstance(Contrastive(8), ComparingObjective)
     assert not isinstance(Causal(8), ComparingObjective)

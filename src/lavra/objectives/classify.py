@@ -197,8 +197,15 @@ class Classify:
             model: Model with a head for these outputs.
             batch: Batch on the model's device.
             learning: Whether the model learns from it. Where the loss is only measured, it is not smoothed.
+
+        Raises:
+            InputError: If no head is attached to the model, or it has another number of outputs.
         """
         outputs = head_of(model)(model.features(batch), batch)
+        if outputs.shape[-1] != self.size:
+            raise InputError(
+                f"the head has {outputs.shape[-1]} outputs where {self.size} are learned", "make a head of that size"
+            )
         targets, weights = batch.targets.reshape(-1), None if batch.weights is None else batch.weights.reshape(-1)
         labels = batch.model_inputs.get("labels")
         if self.tokens:
