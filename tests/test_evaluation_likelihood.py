@@ -110,13 +110,13 @@ def test_never_holds_the_logits_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cross_entropy, "CPU_CHUNK_BYTES", 0)
     monkeypatch.setattr(cross_entropy, "FEWEST_TOKENS", 64)
     sizes: list[int] = []
-    make = cross_entropy._chunk_logits
+    make = cross_entropy.chunk_logits
 
     def watched(features: torch.Tensor, *rest: Any) -> torch.Tensor:
         sizes.append(len(features))
         return make(features, *rest)
 
-    monkeypatch.setattr(cross_entropy, "_chunk_logits", watched)
+    monkeypatch.setattr(cross_entropy, "chunk_logits", watched)
     assert likelihood(model, data).nll == pytest.approx(expected, rel=1e-12)
     assert len(sizes) > 5
     assert max(sizes) <= 64

@@ -15,9 +15,10 @@ from lavra.core.progress import Progress
 from lavra.core.seeds import row_streams
 from lavra.core.units import bits_per_byte_of, perplexity_of
 from lavra.evaluation.intervals import Estimate, ratio_estimates
-from lavra.models.protocols import Model, logit_cap_of
-from lavra.objectives.base import Objective
+from lavra.models.protocols import Batch, Model, logit_cap_of
+from lavra.objectives.base import ComparingObjective, Loss, Objective
 from lavra.training.batches import Source
+from lavra.training.comparing import put_together
 from lavra.training.fault_injection import fault_point
 
 
@@ -85,6 +86,8 @@ class Validation:
 
         All are NaN if the rows contain no target.
 
+        An objective that compares examples compares all rows with each other, whatever the micro-batch.
+
         Args:
             model: Model in evaluation mode.
             objective: Training objective; its masks are the same in every call.
@@ -92,8 +95,7 @@ class Validation:
             device: Device of the model.
         """
         fault_point("validation")
-        totals: Counter[str] = Counter()
-        weight, start = 0.0, 0
+        parts, start = [], 0
         while start < self.rows:
             count = min(micro_batch_size, self.rows - start)
             try:
@@ -104,19 +106,33 @@ class Validation:
                 release_memory(error)
                 micro_batch_size //= 2
                 continue
-            for name, value in part.items():
-                totals[name] += value  # pyright: ignore[reportArgumentType]
-            weight, start = totals.pop("weight") + weight, start + count
+            parts.append(part)
+            start += count
+        if isinstance(objective, ComparingObjective) and parts:
+            together = put_together(parts)
+            loss = objective.compare(together.embeddings, together.info, learning=False)
+            parts = [_numbers(loss)]
+        totals: Counter[str] = Counter()
+        for part in parts:
+            totals.update(part)
+        weight = totals.pop("weight")
         return {name: total / weight if weight else math.nan for name, total in totals.items()}
 
-    def _part(
-        self, model: Model, objective: Objective, start: int, count: int, device: torch.device
-    ) -> dict[str, float]:
+    def _part(self, model: Model, objective: Objective, start: int, count: int, device: torch.device) -> Any:
+        """Return the sums over some rows by name, or their embeddings and info for an objective that compares all rows."""
         rows = self.source.rows(start, count)
         batch = objective.encode(rows, row_streams(0, "validation", first=start), 1.0).to(device)
-        loss = objective.loss(_Detached(model), batch, learning=False)  # pyright: ignore[reportArgumentType]
-        parts = {name: float(part) for name, part in loss.parts.items()}
-        return {"loss": float(loss.sum), "weight": float(loss.weight), **parts}
+        detached: Any = _Detached(model)
+        if isinstance(objective, ComparingObjective):
+            return objective.embed(detached, batch).detach(), objective.info(batch)
+        loss = objective.loss(detached, batch, learning=False)
+        return _numbers(loss)
+
+
+def _numbers(loss: Loss) -> dict[str, float]:
+    """Return the sum of a loss, its weight and its parts as numbers, by name."""
+    parts = {name: float(part.detach()) for name, part in loss.parts.items()}
+    return {"loss": float(loss.sum.detach()), "weight": float(loss.weight), **parts}
 
 
 class _Detached:
@@ -130,8 +146,15 @@ class _Detached:
         self.model = model
         self.vocabulary, self.logit_cap = model.vocabulary, logit_cap_of(model)
 
-    def features(self, batch: object) -> torch.Tensor:
-        return self.model.features(batch).detach()  # pyright: ignore[reportArgumentType]
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        return self.model.features(batch, embeddings).detach()
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.model.embed(ids).detach()
+
+    @property
+    def task_head(self) -> Any:
+        return getattr(self.model, "task_head", None)
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight, bias = self.model.output_projection()
@@ -203,7 +226,12 @@ def validation_loss(
         bytes_per_target: Mean number of bytes of text per target, for the bits per byte.
         device: Device of the model.
         seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: If the objective compares examples with each other: a row has no loss of its own then.
     """
+    if isinstance(objective, ComparingObjective):
+        raise ValueError("an objective that compares examples has no loss of single rows; measure what it is used for")
     sums, weights = [], []
     with torch.no_grad(), Progress("evaluating", rows, "rows") as progress:
         for number in range(rows):
