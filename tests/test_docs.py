@@ -52,7 +52,7 @@ def _command_lines(text: str) -> Iterator[str]:
 def _fault_of(line: str) -> str | None:
     """Return what is wrong with a command line, None where its command can read it."""
     words = [word for word in shlex.split(line, comments=True)[1:] if word != "…"]
-    if words[-1] in ("--help", "--version"):
+    if words[-1] in ("--help", "--help-all", "--version"):
         return None  # COMMAND --help, in the words of either language
     if words[0] not in COMMANDS:
         return f"there is no command {words[0]}"

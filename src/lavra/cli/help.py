@@ -58,7 +58,7 @@ def help_of(cls: type, *, prog: str, description: str, examples: Sequence[str], 
     lines += ["", "everywhere:", *_entries(everywhere, everything)]
     count = len(options) + len(everywhere)
     if everything:
-        lines += ["", *_wrapped("A switch --x has its --no-x. Text in a recipe (--recipe) is in quotation marks.", "")]
+        lines += ["", *_wrapped("A switch --x has its --no-x.", "")]
     elif len(some) < len(options):
         lines += ["", f"--help-all shows all {count} options."]
     return "\n".join(lines)
