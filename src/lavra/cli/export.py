@@ -38,7 +38,15 @@ def main(arguments: list[str]) -> int:
         return 0
     from lavra.workflows.export.export import export
 
-    made = export(options.model, options.out, options.data, text_column=options.text_column, force=options.force)
+    made = export(
+        options.model,
+        options.out,
+        options.data,
+        text_column=options.text.column,
+        on_bad_row=options.text.on_bad_row,
+        encoding=options.text.encoding,
+        force=options.force,
+    )
     if as_json:
         print_json(made.to_json())
     else:
