@@ -139,6 +139,14 @@ def test_options_that_are_true_false_or_left_to_lavra_are_switches():
     )
 
 
+def test_the_size_of_the_embedding_is_no_flag():
+    """Rows of an embedding that no tokenizer knows would ruin a model."""
+    for name in ("--transforms.vocabulary", "--transforms.no-vocabulary"):
+        with pytest.raises(InputError, match="has no --transforms"):
+            read(TrainConfig, "x", name, "500")
+    assert "transforms.vocabulary" not in {".".join(flag.path) for flag in flags_of(TrainConfig)}
+
+
 def test_a_flag_may_set_an_option_to_one_value():
     assert read(TrainConfig, "x", "--strict") == read(TrainConfig, "x", "--text.on-bad-row", "strict")
 

@@ -249,6 +249,17 @@ def test_classify(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert main(["classify", model, *wrong]) == 2
 
 
+def test_export_reads_its_text_as_every_command_does(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = write(tmp_path / "text.jsonl", {"body": "many words"}, {"text": "no body"})
+    words = ["export", model, "--out", str(tmp_path / "out"), "--data", text, "--text-column", "body"]
+    assert main([*words, "--on-bad-row", "error"]) == 2
+    assert "text.jsonl:2" in capsys.readouterr().err
+    assert main([*words, "--text-column", "absent"]) == 2
+    assert "absent" in capsys.readouterr().err
+
+
 def test_explain(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "explain", model, "--prompt", "It", "--steps", "3", "--top-k", "5", "--top", "4")
     assert len(found["steps"]) <= 3

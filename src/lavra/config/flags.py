@@ -105,6 +105,8 @@ class Flag:
 def flags_of(cls: type, path: tuple[str, ...] = ()) -> list[Flag]:
     """Return the flags of a configuration: what is given by its place, its own fields, then nested configurations.
 
+    A field that is marked with `tyro.conf.Suppress` is no flag.
+
     Args:
         cls: The dataclass. What it inherits comes after what it adds.
         path: The names of the fields that lead to it.
@@ -115,6 +117,8 @@ def flags_of(cls: type, path: tuple[str, ...] = ()) -> list[Flag]:
     for name in _in_order(cls):
         hint = field_types(cls)[name]
         bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if tyro.conf.Suppress in get_args(hint)[1:]:
+            continue
         if dataclasses.is_dataclass(bare):
             nested += flags_of(bare, (*path, name))  # pyright: ignore[reportArgumentType]
         else:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import tyro
+
 from lavra.config.flags import Common, shown
 from lavra.core.errors import InputError
 
@@ -73,8 +75,9 @@ class TransformConfig:
           what to do: add an adapter: --adapter.kind lora
     """
 
-    vocabulary: int = 0
-    """Size of another vocabulary to which embedding and head are resized; 0 keeps the model's own."""
+    vocabulary: Annotated[int, tyro.conf.Suppress] = 0
+    """Size of another vocabulary to which embedding and head are resized; 0 keeps the model's own. It is no flag: rows
+    without a tokenizer would stand for no token, and --text.vocabulary and --text.extend bring both."""
     quantize_base: Literal[0, 8, 4] = 0
     """Hold the frozen weights of the blocks in 8 or 4 bits under an adapter (QLoRA, arXiv 2305.14314); 0 keeps them as
     they are."""
