@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
         bos=options.bos,
         encoding=options.text.encoding,
         device=options.device,
+        budget=options.budget,
         seed=options.seed,
     )
     if as_json:
@@ -41,4 +42,4 @@ def main(arguments: list[str]) -> int:
             ("result", f"printed above, and not kept; {kept} > evaluation.json keeps it"),
             ("generate", command("generate", options.model, "--prompt", "…")),
         )
-    return 0
+    return 128 + found.stopped_by if found.stopped_by else 0

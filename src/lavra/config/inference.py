@@ -10,6 +10,7 @@ import tyro
 
 from lavra.config.flags import Common, shown
 from lavra.config.generation import GenerateOptions, SamplingOptions
+from lavra.config.quantities import Duration
 from lavra.config.reading import ReadingConfig
 
 
@@ -193,6 +194,9 @@ class EvaluateConfig(InferenceConfig):
 
     data: Annotated[tuple[str, ...], shown(metavar="DATA…")] = ()
     """Text to measure on, named as for training; the validation text of the run by default."""
+    budget: Duration | None = None
+    """Longest time of the evaluation: where it does not suffice for all documents, a random sample of them is measured.
+    """
     split: Literal["train", "validation"] = "validation"
     """Which part of the run's own text, or of a prepared folder, to measure on."""
     stride: int | None = None
@@ -204,7 +208,7 @@ class EvaluateConfig(InferenceConfig):
     """--no-bos predicts a document's first token from an end-of-document token, where the model's own tokenizer begins
     texts with another one."""
     seed: int = 0
-    """Seed of the bootstrap from which the intervals come."""
+    """Seed of the bootstrap from which the intervals come, and of the sample of documents."""
     text: ReadingConfig = field(default_factory=ReadingConfig)
 
 
