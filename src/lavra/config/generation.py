@@ -23,7 +23,36 @@ _ENDINGS = {"json_schema": ".json", "grammar": ".lark"}
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
+class TokenOptions:
+    """How a prompt becomes tokens.
+
+    Examples:
+        >>> from lavra.config.generation import TokenOptions
+        >>> TokenOptions().bos is None
+        True
+    """
+
+    bos: bool | None = None
+    """Read a beginning-of-text token before the prompt, or none; by default the model's own tokenizer decides, and an
+    empty prompt gets one in any case."""
+
+
+@dataclass(frozen=True)
+class PromptOptions(TokenOptions):
+    """How a prompt is read.
+
+    Examples:
+        >>> from lavra.config.generation import PromptOptions
+        >>> PromptOptions().long_prompt
+        'refuse'
+    """
+
+    long_prompt: Literal["refuse", "window"] = "refuse"
+    """Stop at a prompt that is longer than the model's context (refuse), or read its end only (window)."""
+
+
+@dataclass(frozen=True)
+class SamplingOptions(PromptOptions):
     """How the next token is chosen. A neutral value turns a filter off exactly.
 
     Examples:
@@ -48,11 +77,6 @@ class SamplingOptions:
     typical_p: float = 1.0
     """Keep the fewest tokens that together have this probability and whose surprise is nearest to the entropy (locally
     typical sampling, arXiv 2202.00666); 1 is off."""
-    long_prompt: Literal["refuse", "window"] = "refuse"
-    """Stop at a prompt that is longer than the model's context (refuse), or read its end only (window)."""
-    bos: bool | None = None
-    """Read a beginning-of-text token before the prompt, or none; by default the model's own tokenizer decides, and an
-    empty prompt gets one in any case."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.config.flags import Common, shown
-from lavra.config.generation import GenerateOptions, SamplingOptions
+from lavra.config.generation import GenerateOptions, PromptOptions, SamplingOptions, TokenOptions
 from lavra.config.quantities import Duration
 from lavra.config.reading import ReadingConfig
 
@@ -110,7 +110,7 @@ class ExplainConfig(InferenceConfig, SamplingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(InferenceConfig):
+class ScoreConfig(InferenceConfig, PromptOptions):
     """The scoring of options after prompts.
 
     Examples:
@@ -130,14 +130,10 @@ class ScoreConfig(InferenceConfig):
     raises it over the neutral prompt (pmi, pointwise mutual information)."""
     neutral: str = ""
     """The prompt that says nothing about the options, for --by pmi."""
-    long_prompt: Literal["refuse", "window"] = "refuse"
-    """Stop at a prompt that is longer than the model's context (refuse), or read its end only (window)."""
-    bos: bool | None = None
-    """Read a beginning-of-text token before each prompt, or none; by default the model's own tokenizer decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyConfig(InferenceConfig):
+class ClassifyConfig(InferenceConfig, TokenOptions):
     """The labelling of texts by a language model.
 
     Examples:
@@ -170,8 +166,6 @@ class ClassifyConfig(InferenceConfig):
     long_text: Literal["cut", "refuse"] = "cut"
     """Leave out the end of a text that does not fit the model's context, which is counted and said (cut), or stop there
     (refuse)."""
-    bos: bool | None = None
-    """Read a beginning-of-text token before each prompt, or none; by default the model's own tokenizer decides."""
     out: Annotated[str, Common, shown(metavar="FILE")] = ""
     """File of JSON Lines to write the labelled lines to."""
     force: bool = False
