@@ -169,6 +169,7 @@ def test_the_short_help_is_short_and_the_long_one_is_whole(
         assert max(map(len, lines)) <= 80
         assert lines[0].startswith(f"usage: lavra {' '.join(words)} ")
         assert "\nexamples:\n  lavra " in text
+        assert text.count("{") == text.count("}")
         entries = [line for line in lines if line.startswith("  --")]
         assert len(entries) == len(options) if everything else 3 <= len(entries) <= FEW + 3
         for flag in flags:

@@ -100,7 +100,8 @@ def _entry(flag: Flag, everything: bool) -> Iterator[str]:
     """Yield the lines of one option: the flag on the left, what it means on the right or below."""
     metavar, more = flag.metavar, ""
     if metavar.startswith("{") and len(metavar) > _INDENT:
-        metavar, more = "NAME", f" One of {metavar[1:-1].replace(',', ', ')}."
+        choices = metavar.strip("{}…").replace(",", ", ")
+        metavar, more = ("NAME…", f" Of {choices}.") if metavar.endswith("…") else ("NAME", f" One of {choices}.")
     given = [" ".join(filter(None, (", ".join(_names(flag, everything)), metavar)))]
     left = "  " + ", ".join([*given, *(one.flag for one in flag.sets)])
     text = textwrap.wrap(flag.help + more + _default(flag), _width() - _INDENT, break_on_hyphens=False) or [""]

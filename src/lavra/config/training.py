@@ -114,7 +114,7 @@ class ObjectiveConfig:
     mask_rate: float = 0.15
     """Share of the tokens that the masked objective predicts."""
     final_mask_rate: float | None = None
-    """Mask rate at the end of the run, approached linearly; the same as mask_rate by default."""
+    """Mask rate at the end of the run, approached linearly; the same as --objective.mask-rate by default."""
     whole_words: bool = True
     """Hide the tokens of a word together in the masked objective; --objective.no-whole-words hides them one by one."""
     pure_mask: bool = False
@@ -203,7 +203,7 @@ class AnomalyConfig:
     max_in_a_row: int = 10
     """Number of such steps in a row that ends the run."""
     spikes: bool = False
-    """Also treat spikes of the loss or of the gradient's norm so."""
+    """Treat spikes of the loss or of the gradient norm in the same way."""
 
 
 @dataclass(frozen=True)
