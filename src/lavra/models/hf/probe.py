@@ -71,13 +71,16 @@ def measure(model: Probed) -> None:
         model: Model to measure and change in place.
 
     Raises:
-        InputError: If its logits are not a matrix and a bias times its features.
+        InputError: If its logits are not a matrix and a bias times its features, or if it is to predict the next token
+            and sees it.
     """
     with quietly(), eval_mode(model), torch.no_grad():
         model.position_offset = _position_offset(model)
         if model.logit_cap is None:  # families name it differently in their configurations
             model.logit_cap = _cap(model)
         model.scale = _scale(model)
+        if model.kind == "decoder":
+            _refuse_looking_ahead(model)
         model.supports_packing = True
         model.supports_packing = _isolates(model)
 
@@ -180,6 +183,19 @@ def _enlarged(model: Probed, arguments: dict[str, torch.Tensor], factor: float) 
         return model.inner(**arguments).logits.double()
     finally:
         handle.remove()
+
+
+def _refuse_looking_ahead(model: Probed) -> None:
+    """Refuse a model that sees the tokens it is to predict; `transformers` opens some of them as decoders."""
+    ids, _ = _documents(model)
+    other = ids.clone()
+    other[:, -1] = ids[:, 0] if int(ids[0, 0]) != int(ids[0, -1]) else ids[:, 1]
+    before, after = (model.features(_alone(model, one, one))[:, :-1] for one in (ids, other))
+    if not _near(after, before, model):
+        raise InputError(
+            f"{type(model.inner).__name__} is not causal: what it computes for a token depends on the tokens after it",
+            "set is_decoder to true in its config.json where its family has that, or choose a decoder",
+        )
 
 
 def _isolates(model: Probed) -> bool:
