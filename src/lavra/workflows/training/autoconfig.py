@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 
 import torch
 
 from lavra.config.training import ModelConfig, TrainConfig
+from lavra.config.transforms import TransformConfig
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
@@ -53,6 +55,16 @@ _COMPILING = 30.0
 _VALIDATIONS = 8
 """Number of validations of a run, and the share of the training time that they may take together."""
 _VALIDATION_SHARE = 0.02
+
+_VALIDATION_ROWS = 8
+"""Fewest sequences of one of several validations, and of the only one of a short run."""
+_LEAST_ROWS = 4
+
+_STATE_BYTES = 12
+"""Bytes of a checkpoint for each weight, the bytes that are written in a second beside the training, and the share of
+the training time that this may take."""
+_WRITTEN_BYTES = 4e8
+_WRITING_SHARE = 0.05
 
 _FORWARD_SHARE = 0.35
 """Time of a forward pass as a share of the time of a whole step."""
@@ -286,12 +298,16 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: Dataset, seco
     """
     tokens = steps * plan.batch_tokens
     short = plan.budget_seconds is not None and plan.budget_seconds < _SHORT
-    save_every = config.checkpoint_every or max(1, -(-steps // (_VALIDATIONS if short else _CHECKPOINTS)))
+    save_every = config.checkpoint_every or max(
+        1,
+        -(-steps // (_VALIDATIONS if short else _CHECKPOINTS)),
+        steps_between_checkpoints(plan, config.transforms, seconds_per_token),
+    )
+    times, rows = validations_of(tokens / plan.context)
     # Validations fall on checkpoints, so that the best checkpoint by validation can be kept.
-    every = save_every * max(1, round(steps / _VALIDATIONS / save_every))
-    affordable = tokens * _VALIDATION_SHARE / _VALIDATIONS / _FORWARD_SHARE
+    every = save_every * max(1, round(steps / times / save_every))
     validation_rows = data.validation_set(plan).rows
-    rows = min(validation_rows, max(8, round(affordable / plan.context)))
+    rows = min(validation_rows, rows)
     if rows > plan.micro_batch_size:  # whole micro-batches: another shape would be compiled once more
         rows -= rows % plan.micro_batch_size
     validation_set = validation_rows * plan.context
@@ -310,6 +326,42 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: Dataset, seco
         checkpoint_every=save_every,
         evaluation_tokens=validation_set,
     )
+
+
+def validations_of(sequences: float) -> tuple[int, int]:
+    """Return how often a run validates, and on how many sequences, so that all of it takes a small share of the time.
+
+    A run that is too short for all validations has fewer of them, and one that is too short for one has a small one.
+
+    Args:
+        sequences: Number of sequences that the run trains on.
+
+    Examples:
+        A long run, and one of a dozen steps of a large model:
+
+        >>> validations_of(100_000), validations_of(48)
+        ((8, 714), (1, 4))
+    """
+    affordable = sequences * _VALIDATION_SHARE / _FORWARD_SHARE
+    times = min(_VALIDATIONS, max(1, int(affordable / _VALIDATION_ROWS)))
+    return times, max(_LEAST_ROWS if times == 1 else _VALIDATION_ROWS, round(affordable / times))
+
+
+def steps_between_checkpoints(plan: Plan, transforms: TransformConfig, seconds_per_token: float) -> int:
+    """Return the least number of steps between two checkpoints, so that writing them takes a small share of the time.
+
+    A checkpoint holds three numbers of four bytes for each weight, is copied in memory and written beside the training;
+    with a large model and few steps that slows training down by a quarter. An adapter is small, and costs nothing.
+
+    Args:
+        plan: The plan of the run.
+        transforms: The changes of the model.
+        seconds_per_token: Seconds of training for each token.
+    """
+    if transforms.adapter.kind != "none":
+        return 1
+    seconds = _STATE_BYTES * plan.parameters / _WRITTEN_BYTES
+    return max(1, math.ceil(seconds / (_WRITING_SHARE * seconds_per_token * plan.batch_tokens)))
 
 
 def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token: float) -> int:

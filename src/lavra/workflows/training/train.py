@@ -110,7 +110,7 @@ def _train(config: TrainConfig, run: RunFolder, device: torch.device, distribute
     first = None
     if plan.budget_seconds is not None:
         plan, first = _probed(plan, job, config, data, start)
-    plan = with_forecast(replace(plan, probe={**plan.probe, "peak_flops": machine.peak}), data)
+    plan = with_forecast(replace(plan, probe={**plan.probe, "peak_flops": machine.peak}), data, run.path)
     run.write_plan(plan.to_json())
     wait_for_ranks(distributed)
     give_back_freed_memory()
