@@ -112,7 +112,7 @@ def test_an_update_on_a_full_disk_leaves_the_index_readable(
 
 def test_an_export_to_sqlite_on_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     documents = [Document(str(number), "", "rio monte " * 50) for number in range(200)]
-    with small_disk(9000), pytest.raises(OSError, match="full|I/O") as told:
+    with small_disk(9000), pytest.raises(OSError, match=r"full|I/O") as told:
         export_documents(documents, tmp_path / "out" / "x.db", "sqlite")
     assert told.value.errno in NO_SPACE  # which every command calls a full disk
     assert list((tmp_path / "out").iterdir()) == []
