@@ -146,9 +146,9 @@ class OptimizationConfig:
     muon_weight_decay: float = 0.01
     """Weight decay of the matrices that Muon trains."""
     schedule: Shape | None = None
-    """Shape of the learning-rate schedule: wsd from scratch, linear in fine-tuning."""
+    """Shape of the learning-rate schedule, wsd by default: warm-up, constant, and a linear decay over the last half."""
     warmup_steps: int | None = None
-    """Steps of linear warm-up: 10 from scratch, a twentieth of the run in fine-tuning."""
+    """Steps of linear warm-up: 10 from scratch, about a twentieth of the run in fine-tuning."""
     decay_fraction: float = 0.5
     """Share of the run over which the wsd schedule decays."""
     min_lr_ratio: float = 0.05

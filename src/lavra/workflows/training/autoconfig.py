@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lavra.config.training import ModelConfig, TrainConfig
+from lavra.config.transforms import TransformConfig
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
@@ -54,6 +55,16 @@ _COMPILING = 30.0
 _VALIDATIONS = 8
 """Number of validations of a run, and the share of the training time that they may take together."""
 _VALIDATION_SHARE = 0.02
+
+_VALIDATION_ROWS = 8
+"""Fewest sequences of one of several validations, and of the only one of a short run."""
+_LEAST_ROWS = 4
+
+_STATE_BYTES = 12
+"""Bytes of a checkpoint for each weight, the bytes that are written in a second beside the training, and the share of
+the training time that this may take."""
+_WRITTEN_BYTES = 4e8
+_WRITING_SHARE = 0.05
 
 _FORWARD_SHARE = 0.35
 """Time of a forward pass as a share of the time of a whole step."""
@@ -254,6 +265,7 @@ def autoconfig(
         data,
         learner,
         config.steps or max(1, round(tokens / (rows * learner.context))),
+        parameters=learner.parameters,
         batch_tokens=rows * learner.context,
         micro_batch_size=micro,
         budget=seconds,
@@ -325,6 +337,7 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: DataSize, sec
         data,
         plan,
         steps,
+        parameters=plan.parameters,
         batch_tokens=plan.batch_tokens,
         micro_batch_size=plan.micro_batch_size,
         budget=plan.budget_seconds,
@@ -340,6 +353,7 @@ def _length(
     shape: RowShape,
     steps: int,
     *,
+    parameters: int,
     batch_tokens: int,
     micro_batch_size: int,
     budget: float | None,
@@ -349,12 +363,16 @@ def _length(
     """Return the fields of a plan that depend on its number of steps."""
     tokens = steps * batch_tokens
     short = budget is not None and budget < _SHORT
-    save_every = config.checkpoint_every or max(1, -(-steps // (_VALIDATIONS if short else _CHECKPOINTS)))
+    save_every = config.checkpoint_every or max(
+        1,
+        -(-steps // (_VALIDATIONS if short else _CHECKPOINTS)),
+        steps_between_checkpoints(parameters, config.transforms, seconds_per_token * batch_tokens),
+    )
+    times, rows = validations_of(tokens / shape.context)
     # Validations fall on checkpoints, so that the best checkpoint by validation can be kept.
-    every = save_every * max(1, round(steps / _VALIDATIONS / save_every))
-    affordable = tokens * _VALIDATION_SHARE / _VALIDATIONS / _FORWARD_SHARE
+    every = save_every * max(1, round(steps / times / save_every))
     validation_rows = data.validation_rows(shape)
-    rows = min(validation_rows, max(8, round(affordable / shape.context)))
+    rows = min(validation_rows, rows)
     if rows > micro_batch_size:  # whole micro-batches: another shape would be compiled once more
         rows -= rows % micro_batch_size
     measured = validation_rows * shape.context
@@ -372,6 +390,42 @@ def _length(
         "checkpoint_every": save_every,
         "evaluation_tokens": measured,
     }
+
+
+def validations_of(sequences: float) -> tuple[int, int]:
+    """Return how often a run validates, and on how many sequences, so that all of it takes a small share of the time.
+
+    A run that is too short for all validations has fewer of them, and one that is too short for one has a small one.
+
+    Args:
+        sequences: Number of sequences that the run trains on.
+
+    Examples:
+        A long run, and one of a dozen steps of a large model:
+
+        >>> validations_of(100_000), validations_of(48)
+        ((8, 714), (1, 4))
+    """
+    affordable = sequences * _VALIDATION_SHARE / _FORWARD_SHARE
+    times = min(_VALIDATIONS, max(1, int(affordable / _VALIDATION_ROWS)))
+    return times, max(_LEAST_ROWS if times == 1 else _VALIDATION_ROWS, round(affordable / times))
+
+
+def steps_between_checkpoints(parameters: int, transforms: TransformConfig, step_seconds: float) -> int:
+    """Return the least number of steps between two checkpoints, so that writing them takes a small share of the time.
+
+    A checkpoint holds three numbers of four bytes for each weight, is copied in memory and written beside the training;
+    with a large model and few steps that slows training down by a quarter. An adapter is small, and costs nothing.
+
+    Args:
+        parameters: Number of parameters of the model.
+        transforms: The changes of the model.
+        step_seconds: Seconds of a step.
+    """
+    if transforms.adapter.kind != "none":
+        return 1
+    seconds = _STATE_BYTES * parameters / _WRITTEN_BYTES
+    return max(1, math.ceil(seconds / (_WRITING_SHARE * step_seconds)))
 
 
 def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token: float) -> int:
