@@ -22,6 +22,7 @@ from lavra.planning.plan import Plan
 from lavra.reports.run_page import page_at_the_end
 from lavra.training.acceleration.compiling import is_compiled
 from lavra.training.batches import DistributedInfo
+from lavra.training.deadline import Deadline
 from lavra.training.devices import choose_device, describe
 from lavra.training.distributed import join_ranks, wait_for_ranks
 from lavra.workflows.check import check_before_training
@@ -32,7 +33,15 @@ from lavra.workflows.datasets.text_record import write_text_record
 from lavra.workflows.models.base_model import certify_base, read_base
 from lavra.workflows.models.ngram_init import warm_start
 from lavra.workflows.models.open import refuse_absent
-from lavra.workflows.training.autoconfig import autoconfig, draft_model, log_plan, seconds_after, steps_in, with_length
+from lavra.workflows.training.autoconfig import (
+    EVALUATION_SHARE,
+    autoconfig,
+    draft_model,
+    log_plan,
+    seconds_after,
+    steps_in,
+    with_length,
+)
 from lavra.workflows.training.build import TrainingJob, build_training_job
 from lavra.workflows.training.finish import finish
 from lavra.workflows.training.first_look import located, look_first, no_ghost
@@ -176,6 +185,7 @@ def _probed(
     kept = begins_alike(plan, config) and job.trainer.batches.distributed.world_size == 1
     share, longest = (_KEPT_SHARE, _LONGEST_KEPT) if kept else (_PROBE_SHARE, _LONGEST_PROBE)
     seconds = min(longest, max(_LEAST_PROBE, share * budget))
+    job.trainer.deadline = Deadline(start + (1.0 - EVALUATION_SHARE) * budget)
     timed = time_steps(job.trainer, seconds)
     plan = replace(plan, compile=is_compiled(job.trainer))
     probe, guess = timed.probe, plan
