@@ -43,8 +43,8 @@ def prove_compilation(trainer: Trainer) -> None:
     """Prove a trainer's compiled step on its next micro-batch, and compile it otherwise, or not at all, if it is wrong.
 
     Every rank comes to the same decision. Weights and gradients are left as they were; dropout is off for the proof.
-    After a way that is wrong, the next one is tried where it repays its seconds before the trainer's deadline; a trainer
-    without a deadline tries all of them. What was found out is kept for later runs.
+    After a way that is wrong, the next one is tried where it repays its seconds before the trainer's deadline. A
+    trainer without a deadline tries all of them. What was found out is kept for later runs.
 
     Args:
         trainer: with a `compilation`, before a step.
