@@ -350,6 +350,22 @@ def test_held_out_documents_copied_with_small_changes(tales, tmp_path):
     assert "all of them are near duplicates" in told
 
 
+@pytest.mark.parametrize(("copies", "verdict"), [(1, "warn"), (2, "fail")])
+def test_one_near_duplicate_in_a_small_validation_text_is_no_proof(tales, tmp_path, copies, verdict):
+    texts = list(tales.validation.texts())
+    changed = [text.replace(",", " ,").upper() for text in texts if len(text) > 200][:copies]
+    numbers = range(max(copies, 3))
+    with StoreWriter(tmp_path / "validation", tales.tokenizer, keep_texts=True) as writer:
+        for text in [text for text in texts if len(text) > 200][: len(numbers)]:
+            writer.add("text", text, tales.tokenizer.encode_many([text])[0])
+    data = with_train(tales, [*tales.train.texts(), *changed], tmp_path)
+    few = Prepared(data.folder, data.train, TokenStore.open(tmp_path / "validation"))
+    check_context = decoder_check_context(shrunk("gpt2-124m"), few)
+    (result,) = check_near_duplicates(check_context)
+    assert result.measured.startswith(f"{copies} of 3 validation documents")
+    assert result.verdict == verdict
+
+
 # 10: tokenizer of another model
 
 

@@ -124,6 +124,9 @@ _MEASURED_TOKENS = 4096  # tokens on which the loss with and without near duplic
 _FEW = 0.01
 """Share of near duplicates in the validation text up to which the verdict is `ok`, and from which it is `fail`."""
 _MANY = 0.1
+_LEAST_TO_FAIL = 2
+"""Near duplicates from which the verdict may be `fail`: one document, such as a form letter, is no evidence that the
+text was split wrongly, however large its share of a small validation text is."""
 _SHORT = 20
 """Tokens below which a copy is ignored: headings and one-line documents repeat by nature."""
 
@@ -181,7 +184,7 @@ def check_near_duplicates(check_context: CheckContext) -> list[CheckResult]:
     if share <= _FEW:
         return [CheckResult(name, "ok", measured, expected)]
     remedy = "near duplicates make validation results too good; remove them before the split"
-    verdict = "fail" if share > _MANY else "warn"
+    verdict = "fail" if share > _MANY and len(near) >= _LEAST_TO_FAIL else "warn"
     return [CheckResult(name, verdict, measured, expected, remedy, _shown(check_context, near))]
 
 

@@ -73,7 +73,7 @@ def parse(
         prog=prog,
         description="\n".join(lines),
         args=[_switched(word) for word in arguments],
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+        config=_conventions(arguments),
     )
     everywhere = cast(_Everywhere, parsed.everywhere)  # pyright: ignore[reportAttributeAccessIssue]
     set_quiet(everywhere.quiet)
@@ -134,6 +134,15 @@ def _switched(word: str) -> str:
     """Return a switch with its value written out, and every other word as it is."""
     values = {f"--{name}": f"--{name}=True" for name in SWITCHES}
     return {**values, **{f"--no-{name}": f"--{name}=False" for name in SWITCHES}}.get(word, word)
+
+
+def _conventions(arguments: Sequence[str]) -> tuple[Any, ...]:
+    """Return how flags are read: a switch as `--x` and as `--no-x`, whatever its default or the recipe says.
+
+    The help shows of the two only the one that changes something.
+    """
+    asked_for_help = any(word in ("-h", "--help") for word in arguments)
+    return (tyro.conf.DisallowNone, *((tyro.conf.FlagCreatePairsOff,) if asked_for_help else ()))
 
 
 def _recipe(arguments: Sequence[str]) -> Path | None:
