@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +23,37 @@ from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses, te
 from lavra.evaluation.documents import Documents, documents_of_store
 from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
-from lavra.generation.generate import generate
+from lavra.generation.generate import Generation, generate
 from lavra.models.protocols import Model
 from lavra.planning.plan import Plan
 from lavra.reports.run_table import predicted_table
 from lavra.training.checkpoints.checkpoints import CheckpointStore
-from lavra.training.validation import validation_loss
+from lavra.training.deadline import Deadline
+from lavra.training.validation import ValidationLoss, validation_loss
 from lavra.workflows.datasets.dataset import Dataset, TextDataset
 from lavra.workflows.models.merging import write_merged
 from lavra.workflows.models.saved_base import companions_folder, write_model
+from lavra.workflows.training.autoconfig import SAMPLE_TOKENS, SAMPLES_SHARE
 from lavra.workflows.training.best_step import checkpoint_to_deliver
 from lavra.workflows.training.build import TrainingJob
 from lavra.workflows.training.forecast import against, measured_memory
+from lavra.workflows.training.time_budget import amount_in_time
 
 MODEL_FOLDER = "model"
 """Name of the folder of the finished model in a run."""
 
-_SAMPLE_TOKENS = 120
-"""Most tokens of a sample text, and most characters of its prompt that are printed."""
 _SHOWN_PROMPT = 300
+"""Most characters of the prompt of a sample text that are printed."""
+
+_TRIAL_SHARE = 32
+"""Part of the final evaluation by which its speed is measured, the fewest tokens of that part, and the fewest tokens
+that are evaluated however slow the machine is."""
+_LEAST_TRIAL = 1024
+_LEAST_EVALUATED = 4096
+
+_SAMPLE_TRIAL = 4
+"""Tokens by which the speed of generation is measured, and the fewest tokens of a sample text."""
+_LEAST_SAMPLE = 16
 
 
 def finish(
@@ -71,6 +84,9 @@ def finish(
     trainer = job.trainer
     computed = trainer.computed()
     step, targets = trainer.step, trainer.targets
+    deadline = None
+    if training_began is not None and plan.budget_seconds is not None:
+        deadline = Deadline(training_began + plan.budget_seconds)
     store = CheckpointStore(run.checkpoints, config.keep_checkpoints, on_warning=run.log)
     delivered = checkpoint_to_deliver(store, run, step)
     if delivered is not None:
@@ -78,8 +94,8 @@ def finish(
     job.undo_compilation()  # evaluation and generation use many shapes, and each would be compiled anew
     with trainer.eval_mode():
         merged = export_model(run.path, plan, job, data)
-        figures, table = _measure(plan, job, data, run.path)
-        samples = _samples(config, plan, job.model, data)
+        figures, table = _measure(plan, job, data, run.path, deadline)
+        samples = _samples(config, plan, job.model, data, deadline)
     for sample in samples:
         run.samples.append({"step": step, **sample})
     seconds = None if training_began is None else time.monotonic() - training_began
@@ -132,32 +148,51 @@ def export_model(run: Path, plan: Plan, job: TrainingJob, data: Dataset) -> dict
     return None
 
 
-def _measure(plan: Plan, job: TrainingJob, data: Dataset, run: Path) -> tuple[dict[str, Any], str]:
-    """Return the figures on the validation data as plain values, and as a table."""
+def _measure(
+    plan: Plan, job: TrainingJob, data: Dataset, run: Path, deadline: Deadline | None
+) -> tuple[dict[str, Any], str]:
+    """Return the figures on the validation data as plain values, and as a table; less data where time is short."""
+    if deadline is not None and plan.budget_seconds is not None:  # the samples come after it
+        deadline = replace(deadline, end=deadline.end - SAMPLES_SHARE * plan.budget_seconds)
     if plan.objective == "causal" and isinstance(data, TextDataset):
-        return _measure_text(plan, job.model, data, run)
+        return _measure_text(plan, job.model, data, run, deadline)
     validation_set = data.validation_set(plan)
+
+    def measure(rows: int) -> ValidationLoss:
+        return validation_loss(
+            job.model,
+            job.trainer.objective,
+            validation_set.source,
+            rows,
+            name=plan.objective,
+            bytes_per_target=validation_set.bytes_per_target,
+            device=job.trainer.device,
+            seed=plan.seed,
+        )
+
     rows = min(validation_set.rows, max(1, plan.evaluation_tokens // plan.context))
-    measured = validation_loss(
-        job.model,
-        job.trainer.objective,
-        validation_set.source,
-        rows,
-        name=plan.objective,
-        bytes_per_target=validation_set.bytes_per_target,
-        device=job.trainer.device,
-        seed=plan.seed,
-    )
+    trial, least = max(1, rows // _TRIAL_SHARE), min(rows, max(8, _LEAST_EVALUATED // plan.context))
+    measured = measure(amount_in_time(rows, deadline, measure, trial=trial, least=least))
     values = measured.to_json()
     figures = {name: values[name] for name in ("loss", "perplexity", "bits_per_byte")}
     return {**figures, "evaluation": {**values, "validation_rows": validation_set.rows}}, str(measured)
 
 
-def _measure_text(plan: Plan, model: Model, data: TextDataset, run: Path) -> tuple[dict[str, Any], str]:
+def _measure_text(
+    plan: Plan, model: Model, data: TextDataset, run: Path, deadline: Deadline | None
+) -> tuple[dict[str, Any], str]:
     every = documents_of_store(data.prepared.validation, data.tokenizer)
-    documents = every.sample(plan.evaluation_tokens)
     context = plan.context if plan.base is not None else None
     with torch.no_grad():
+        trial = max(_LEAST_TRIAL, plan.evaluation_tokens // _TRIAL_SHARE)
+        tokens = amount_in_time(
+            min(plan.evaluation_tokens, int(every.lengths.sum())),
+            deadline,
+            lambda amount: likelihood(model, _first_tokens(every, amount), context=context),
+            trial=trial,
+            least=_LEAST_EVALUATED,
+        )
+        documents = every.sample(tokens)
         result = likelihood(model, documents, context=context, seed=plan.seed)
     _losses(data, every, result).save(run / DOCUMENT_LOSSES)
     counts = count_tokens(data.prepared.train.tokens, data.tokenizer.vocabulary_size)
@@ -177,6 +212,13 @@ def _measure_text(plan: Plan, model: Model, data: TextDataset, run: Path) -> tup
     return figures, table
 
 
+def _first_tokens(documents: Documents, amount: int) -> Documents:
+    """Return the beginnings of documents, cut so that they have about as many tokens together."""
+    chosen = documents.select(np.arange(min(len(documents), 8)))
+    each = max(1, amount // len(chosen))
+    return replace(chosen, ends=np.minimum(chosen.ends, chosen.starts + each))
+
+
 def _losses(data: TextDataset, every: Documents, result: LikelihoodResult) -> DocumentLosses:
     """Return the loss of each measured document, for comparisons with other runs on the same validation text."""
     manifest = data.prepared.validation.manifest
@@ -189,14 +231,16 @@ def _losses(data: TextDataset, every: Documents, result: LikelihoodResult) -> Do
     )
 
 
-def _samples(config: TrainConfig, plan: Plan, model: Any, data: Dataset) -> list[dict[str, Any]]:
+def _samples(
+    config: TrainConfig, plan: Plan, model: Any, data: Dataset, deadline: Deadline | None
+) -> list[dict[str, Any]]:
     """Generate sample texts: new documents, or answers to validation prompts, shown beside the expected ones."""
     if not config.samples or plan.objective == "mlm":
         return []
     asked = data.samples(config.samples)
     prompts = list(dict.fromkeys(prompt for prompt, _ in asked))
     options = GenerateOptions(
-        max_new_tokens=min(_SAMPLE_TOKENS, plan.context),
+        max_new_tokens=min(SAMPLE_TOKENS, plan.context),
         samples=1 if data.examples else config.samples,
         greedy=data.examples,
         seed=config.seed,
@@ -204,7 +248,13 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Dataset) -> list
     )
     try:
         with torch.no_grad():
-            made = generate(model, data.tokenizer, prompts, options)
+
+            def write(tokens: int) -> list[Generation]:
+                return list(generate(model, data.tokenizer, prompts, replace(options, max_new_tokens=tokens)))
+
+            made = write(
+                amount_in_time(options.max_new_tokens, deadline, write, trial=_SAMPLE_TRIAL, least=_LEAST_SAMPLE)
+            )
     except Exception as error:  # the run is trained and measured: no sample text is worth losing that
         reason = error.message if isinstance(error, LavraError) else f"{type(error).__name__}: {error}"
         log(f"no sample text was generated: {printable(reason)}")

@@ -159,17 +159,24 @@ def _follow(config: TrainConfig, device: torch.device, distributed: DistributedI
 
 def _measure_warm_start(job: TrainingJob, run: RunFolder) -> None:
     """Print the validation loss of the model before its first step, and log it as step 0."""
-    validation, trainer = job.validation, job.trainer
-    if validation is None:
+    validation, loss = job.validation, _measure_validation(job)
+    if validation is None or loss is None:
         return
-    with trainer.eval_mode():
-        loss = validation.loss(trainer.model, trainer.objective, trainer.batches.micro_batch_size, trainer.device)
     record = validation.record(0, 0, loss)
     run.metrics.append(record)
     log(
         f"before the first step: validation loss {loss:.4f}, perplexity {record['perplexity']:.4g}, "
         f"{record['bits_per_byte']:.4f} bits per byte"
     )
+
+
+def _measure_validation(job: TrainingJob) -> float | None:
+    """Return the validation loss at the present step; None without validation."""
+    validation, trainer = job.validation, job.trainer
+    if validation is None:
+        return None
+    with trainer.eval_mode():
+        return validation.loss(trainer.model, trainer.objective, trainer.batches.micro_batch_size, trainer.device)
 
 
 def _probed(
@@ -187,6 +194,8 @@ def _probed(
     seconds = min(longest, max(_LEAST_PROBE, share * budget))
     job.trainer.deadline = Deadline(start + (1.0 - EVALUATION_SHARE) * budget)
     timed = time_steps(job.trainer, seconds)
+    if is_compiled(job.trainer):
+        _measure_validation(job)  # compiles the forward pass on its own, before the time that is left is reckoned
     plan = replace(plan, compile=is_compiled(job.trainer))
     probe, guess = timed.probe, plan
     per_token = probe.step_seconds / plan.batch_tokens
