@@ -339,6 +339,18 @@ def test_held_out_documents_copied_into_the_training_text(tales, tmp_path):
     assert check_copies(check_context)[0].measured.startswith("3 of ")
 
 
+def test_only_what_may_be_a_copy_is_read(tales, tmp_path, monkeypatch):
+    texts = [*tales.train.texts(), next(text for text in tales.validation.texts() if len(text) > 200)]
+    data = with_train(tales, texts, tmp_path)
+    read = []
+    document = data.train.document
+    monkeypatch.setattr(data.train, "document", lambda number: read.append(number) or document(number))
+    check_context = decoder_check_context(shrunk("gpt2-124m"), data)
+    assert check_copies(check_context)[0].measured.startswith("1 of ")
+    assert len(texts) - 1 in read
+    assert len(read) < 5
+
+
 def test_held_out_documents_copied_with_small_changes(tales, tmp_path):
     changed = [text.replace(",", " ,").upper() for text in tales.validation.texts()]
     check_context = decoder_check_context(
