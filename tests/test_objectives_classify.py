@@ -243,6 +243,8 @@ def test_options_that_are_impossible_are_refused(options: dict[str, Any], messag
     [
         (3, {}, "a class outside 0 to 2"),
         (-1, {}, "a class outside 0 to 2"),
+        (1.5, {}, "no whole number"),
+        ([0.0, float("nan"), 1.0], {"outputs": "values"}, "not finite"),
         ([0.5, 0.5], {}, "2 numbers for 3 outputs"),
         ([0.5, 0.5, 0.5], {}, "add up to 1.5"),
         ([2.0, 0.0, 0.0], {"outputs": "labels"}, "outside 0 to 1"),

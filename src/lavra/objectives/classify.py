@@ -157,6 +157,8 @@ class Classify:
             numbers, factor = self._numbers(text)
             return np.zeros(1, np.int64), np.array([factor]), numbers
         classes = np.atleast_1d(np.asarray(text.label)).astype(np.int64)
+        if not np.array_equal(classes, np.atleast_1d(text.label)):
+            raise InputError(f"the class {text.label} of text {text.number} is no whole number", "give its number")
         if self.tokens and len(classes) != len(text.tokens):
             raise InputError(
                 f"text {text.number} has {len(classes)} classes for {len(text.tokens)} tokens", "give one to each"
@@ -176,6 +178,10 @@ class Classify:
         if numbers.shape != (self.size,):
             raise InputError(
                 f"the label of text {text.number} has {numbers.size} numbers for {self.size} outputs", "give as many"
+            )
+        if not np.isfinite(numbers).all():
+            raise InputError(
+                f"the label of text {text.number} is not finite", "leave such texts out, or label them None"
             )
         if self.outputs != "values" and not (numbers.min() >= 0 and numbers.max() <= 1):
             raise InputError(f"text {text.number} has a probability outside 0 to 1", "give probabilities")
