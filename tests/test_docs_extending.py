@@ -50,6 +50,7 @@ from lavra.training.step import Step
 from lavra.training.trainer import Trainer
 from lavra.training.updates import Clip, Outcome, Update
 from lavra.training.updates.base import Inner
+from lavra.training.validation import likelihood_metrics
 from little_tokenizers import byte_level
 from test_training_comparing import pair_trainer
 from tiny_training import CONTEXT, SPEC, Capture, all_tensors, assert_same_bits, distance, lively, run, tiny_trainer
@@ -134,12 +135,12 @@ class StopWhenGoodEnough:
 def test_an_observer_ends_the_run():
     trainer = tiny_trainer(steps=6)
     callbacks = Callbacks([StopWhenGoodEnough(bits_per_byte=1e9)])
-    loop = Loop(trainer, None, None, Intervals(6, 6, 6), Units(3.5, 0.6, 1.0), None, callbacks)
+    loop = Loop(trainer, None, None, Intervals(6, 6, 6), Units(likelihood_metrics(3.5, 0.6), 1.0), None, callbacks)
     with pytest.raises(Interrupted, match="after step 1 of 6"):
         loop.train()
     trainer = tiny_trainer(steps=2)
     callbacks = Callbacks([StopWhenGoodEnough(bits_per_byte=0.0)])
-    Loop(trainer, None, None, Intervals(2, 2, 2), Units(3.5, 0.6, 1.0), None, callbacks).train()
+    Loop(trainer, None, None, Intervals(2, 2, 2), Units(likelihood_metrics(3.5, 0.6), 1.0), None, callbacks).train()
     assert trainer.step == 2
 
 

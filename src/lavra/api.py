@@ -133,9 +133,9 @@ def plan(data: Data = (), **fields: Any) -> PlanReport:
 
     Examples:
         >>> import lavra
-        >>> found = lavra.plan(model="opt-125m", tokens="330M", hardware="a100-40gb", efficiency=0.4)
+        >>> found = lavra.plan(model="lavra-1m", tokens="330M", hardware="a100-40gb", micro_batch_size=1)
         >>> found.model.name, found.hardware.precision
-        ('opt-125m', 'bf16')
+        ('lavra-1m', 'bf16')
         >>> lavra.plan("mytext/", budget="1h").cost.seconds               # doctest: +SKIP
     """
     from lavra.config.planning import PlanRequest

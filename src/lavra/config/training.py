@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.config.choices import Activation, NewRows, Norm, ObjectiveName, OptimizerName, Policy, Positions, Shape
+from lavra.config.choices import Activation, NewRows, Norm, OptimizerName, Policy, Positions, Shape
 from lavra.config.quantities import Count, Duration, Size
 from lavra.config.transforms import TransformConfig
 
@@ -112,10 +112,9 @@ class ObjectiveConfig:
         True
     """
 
-    name: ObjectiveName = "auto"
+    name: str = "auto"
     """causal: every token from those before; completion: only the completions of prompts; seq2seq: targets from
-    sources;
-    mlm: hidden words from both sides. auto: what the model and the columns of the data allow."""
+    sources; mlm: hidden words from both sides. auto: the task's usual one (also --objective)."""
     source_context: int | None = None
     """Largest number of tokens of a source, for seq2seq."""
     mask_rate: float = 0.15
@@ -250,6 +249,9 @@ class TrainConfig:
 
     data: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
+    task: str = "auto"
+    """What is learned: language-modelling, completion, seq2seq or mlm; auto: the one that fits the columns of the data
+    and the model."""
     base: str | None = None
     """The model to fine-tune (also --from MODEL): a run, a Hugging Face folder or a hub name. By default a model is
     trained from scratch."""
@@ -274,6 +276,8 @@ class TrainConfig:
     """Number of newest checkpoints to keep, besides the best."""
     early_stopping: int | None = None
     """End the run after this many validations without a better one; by default it never ends early."""
+    update: tuple[str, ...] = ()
+    """Further updates around each step, by the names under which they are registered; the first is the outermost."""
     samples: int = 3
     """Number of texts to generate with the finished model."""
     check: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,10 +28,13 @@ class Loss:
     Attributes:
         sum: Summed loss in nats, a () float32 tensor with a gradient.
         weight: Number of targets that the sum covers, or the sum of their weights.
+        parts: Further sums over the same targets by name, () tensors, such as the number of correct predictions. A
+            validation divides them by the weight; while the model learns they are not looked at.
     """
 
     sum: torch.Tensor
     weight: float
+    parts: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Objective(Protocol):

@@ -81,7 +81,7 @@ def _sum(run: RunFiles, entries: list[dict[str, Any]]) -> str:
     if _in_examples(run):
         return "Every example is used once in each epoch; the columns count examples."
     total, learned = sum(int(entry.get("total") or 0) for entry in entries), run.result.get("tokens")
-    if not isinstance(learned, int) or run.plan.get("objective", "causal") != "causal":
+    if not isinstance(learned, int) or not run.measured_on_documents:
         return f"The data loader delivered {total:,} tokens."
     taken = f"The data loader delivered {total:,} tokens, and the trainer counted {learned:,}: "
     if total == learned:
