@@ -146,14 +146,6 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _ended(process: subprocess.Popen[bytes], processes: list[subprocess.Popen[bytes]]) -> int:
-    """Wait for a process and return its exit code; one that failed takes those with it that would wait for it."""
-    if process.wait():
-        for other in processes:
-            other.kill()
-    return process.returncode
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_learn_what_one_learns(two_ranks: Path, case: str):
     together, other = (load_file(two_ranks / f"{case}-{rank}.safetensors") for rank in range(2))

@@ -119,7 +119,7 @@ class Validation:
         return {name: total / weight if weight else math.nan for name, total in totals.items()}
 
     def _part(self, model: Model, objective: Objective, start: int, count: int, device: torch.device) -> Any:
-        """Return the sums over some rows by name, or their embeddings and info for an objective that compares all rows."""
+        """Return the sums over some rows, or their embeddings and info for an objective that compares all rows."""
         rows = self.source.rows(start, count)
         batch = objective.encode(rows, row_streams(0, "validation", first=start), 1.0).to(device)
         detached: Any = _Detached(model)

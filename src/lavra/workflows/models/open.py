@@ -12,7 +12,7 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.data.tokenizers.llama2c import find_llama2c_tokenizer, load_llama2c_tokenizer
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.models.families.companions import read_origin
+from lavra.models.families.companions import ends_of_texts, read_origin
 from lavra.models.families.files import hub_folder, hub_name
 from lavra.models.families.importing import import_decoder, is_hugging_face_folder, read_config
 from lavra.models.families.llama2c import is_llama2c, read_llama2c
@@ -81,6 +81,9 @@ def open_model(location: str, device: str = "auto", precision: str = "fp32") -> 
     where = choose_device(device)
     weights = TYPES[choose_precision(precision, where)]
     opened = _open(location, where)
+    ids, strings = ends_of_texts(opened.files, opened.model.vocabulary)
+    opened.tokenizer.end_ids = tuple(dict.fromkeys((opened.tokenizer.end_of_document, *ids)))
+    opened.tokenizer.stop_strings = strings
     for parameter in opened.model.parameters():  # buffers stay fp32: the angles of rotary positions need all digits
         parameter.data = parameter.data.to(weights)
     return opened

@@ -70,7 +70,7 @@ def _train(config: TrainConfig, run: RunFolder, distributed: DistributedInfo) ->
     job.fit_to_budget()
     assert job.machine is not None
     plan = replace(job.plan, probe={**job.plan.probe, "peak_flops": job.machine.peak})
-    job.plan = plan = with_forecast(plan, job.dataset)
+    job.plan = plan = with_forecast(plan, job.dataset, run.path)
     run.write_plan(plan.to_json())
     wait_for_ranks(distributed)
     give_back_freed_memory()
