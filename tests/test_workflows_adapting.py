@@ -160,6 +160,7 @@ def test_a_run_needs_nothing_from_elsewhere_to_go_on(text: Path, base: Path, tmp
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
 
 
+@pytest.mark.usefixtures("reference_in_this_process")
 def test_an_encoder_decoder_learns_pairs(pairs: Path, t5: Path, tmp_path: Path) -> None:
     run = train(pairs, t5, tmp_path / "run", steps=30, optimization={"learning_rate": 3e-3, "batch_tokens": 512})
     validation = steps(run, "validation")
@@ -173,6 +174,7 @@ def test_an_encoder_decoder_learns_pairs(pairs: Path, t5: Path, tmp_path: Path) 
     assert "city" in sample["expected"]
 
 
+@pytest.mark.usefixtures("reference_in_this_process")
 def test_an_encoder_learns_hidden_words(text: Path, bert: Path, tmp_path: Path) -> None:
     run = train(text, bert, tmp_path / "run", steps=30, optimization={"learning_rate": 3e-3, "batch_tokens": 512})
     assert run.plan["objective"] == "mlm"
@@ -207,6 +209,7 @@ def test_an_adapter_learns_alone_and_is_folded(kind: str, text: Path, base: Path
     assert all("blocks." in name for name in moved)
 
 
+@pytest.mark.usefixtures("reference_in_this_process")
 def test_an_adapter_of_a_wrapped_model_opens_with_peft(pairs: Path, t5: Path, tmp_path: Path) -> None:
     import peft
 
@@ -289,6 +292,7 @@ def test_what_cannot_be_is_said(text: Path, pairs: Path, base: Path, t5: Path, t
         train(text, t5, out, force=True)
 
 
+@pytest.mark.usefixtures("reference_in_this_process")
 def test_dropout_is_off_unless_asked_for(pairs: Path, t5: Path, tmp_path: Path) -> None:
     from torch import nn
 
