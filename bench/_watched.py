@@ -20,13 +20,15 @@ class Watch:
 
     Attributes:
         report: `first_step_began`, `first_step_done`, `steps`, `loop_seconds` and `data_wait_seconds` without the first
-            step, `checkpoint_wait_seconds`, `checkpoints`.
+            step, `checkpoint_wait_seconds`, `checkpoints`; `learned_from`, the end of the first step that the run
+            keeps, which may be one of those that were timed before the loop.
     """
 
     def __init__(self, began: float) -> None:
         self.began = began
         self.report: dict[str, Any] = {"steps": 0, "data_wait_seconds": 0.0, "checkpoints": 0}
         self._looping = False
+        self._before_the_loop: list[float] = []
 
     def put_up(self) -> None:
         """Put the clock around the loop, its steps, the batches and the checkpoints."""
@@ -42,13 +44,16 @@ class Watch:
             (CheckpointStore, "save", self._save),
         ]
         for owner, name, around in watched:
-            setattr(owner, name, hf_model(getattr(owner, name), around))
+            setattr(owner, name, around_call(getattr(owner, name), around))
 
     def _now(self) -> float:
         return time.time() - self.began
 
     def _loop(self, inner: Callable[[], Any], loop: Any) -> None:
         self._looping = True
+        kept = loop.trainer.step  # timed steps that were taken back are not among them
+        if 0 < kept <= len(self._before_the_loop):
+            self.report["learned_from"] = self._before_the_loop[-kept]
         try:
             inner()
         finally:
@@ -59,10 +64,13 @@ class Watch:
 
     def _step(self, inner: Callable[[], Any], *_: Any) -> Any:
         if not self._looping:
-            return inner()
+            done = inner()
+            self._before_the_loop.append(self._now())
+            return done
         self.report.setdefault("first_step_began", self._now())
         done = inner()
         self.report.setdefault("first_step_done", self._now())
+        self.report.setdefault("learned_from", self.report["first_step_done"])
         self.report["steps"] += 1
         return done
 
@@ -78,7 +86,7 @@ class Watch:
         return inner()
 
 
-def hf_model(function: Callable[..., Any], around: Callable[..., Any]) -> Callable[..., Any]:
+def around_call(function: Callable[..., Any], around: Callable[..., Any]) -> Callable[..., Any]:
     """Return what calls `around` with the call that was asked for, and its arguments."""
 
     def call(*given: Any, **named: Any) -> Any:

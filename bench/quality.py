@@ -156,7 +156,7 @@ def main() -> int:
     ours = Lavra(options.lavra)
     lavra = Entry(ours, ours.variants)
     home = (options.out / "quality").resolve()
-    text, folder = prepared_text(options.texts, options.validation_set, home, options.vocabulary, share=0.05)
+    text, folder = prepared_text(options.texts, options.held_out, home, options.vocabulary, share=0.05)
     bench = Bench(options, text, folder, JsonLines(options.out / "quality.jsonl"))
     seeds = list(range(options.seed, options.seed + options.seeds))
     runs = order(peers, lavra, options.budgets, options.ladder, seeds)

@@ -16,6 +16,8 @@ class ByteTokenizer:
 
     vocabulary_size = 257
     end_of_document = beginning = document_bos = 256
+    end_ids: tuple[int, ...] = (256,)
+    stop_strings: tuple[str, ...] = ()
     text_bos: tuple[int, ...] = (256,)
     around_source: tuple[list[int], list[int]] = ([], [256])
     fingerprint = "bytes"

@@ -370,9 +370,9 @@ def test_text_in_the_ids_of_another_tokenizer(tales):
 
 
 def test_a_tokenizer_larger_than_the_model(tales, corpora):
-    job, plan = check_contexts.assembled(shrunk("gpt2-124m"), tales)
+    job = check_contexts.assembled(shrunk("gpt2-124m"), tales)
     job.model.spec = replace(job.model.spec, vocabulary=256)
-    check_context = check_contexts.make_check_context(job, plan, check_contexts.TextDataset(tales))
+    check_context = check_contexts.check_context(job)
     report = run_checks(check_context, QUICK)
     assert {result.name for result in report.failed} == {"ids", "tokenizer"}
 

@@ -106,7 +106,8 @@ def test_an_answer_ends_at_the_templates_mark_where_that_is_not_the_end_of_docum
     mark = tokenizer.inner.token_to_id("<|im_end|>")
     other = tokenizer.inner.token_to_id("<|im_start|>")
     answers += [[*tokenizer.encode("Nada."), mark, 5, 5], [*tokenizer.encode("Sim"), other, 5]]
-    talk = conversation(tokenizer=tokenizer, end_ids=(other,))
+    tokenizer.end_ids = (tokenizer.end_of_document, other)
+    talk = conversation(tokenizer=tokenizer)
     assert "".join(talk.answer("Que disse?")) == "Nada."
     assert "".join(talk.answer("Sim?")) == "Sim"
 
@@ -214,7 +215,8 @@ def test_a_models_own_configuration_says_what_else_ends_an_answer(folder: Path, 
     copy = shutil.copytree(folder, tmp_path / "model")
     for value, ends in (([3, other], (3, other)), (other, (other,)), (None, ())):
         (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
-        assert open_chat(str(copy), GREEDY).end_ids == ends
+        tokenizer = open_chat(str(copy), GREEDY).tokenizer
+        assert set(tokenizer.end_ids) == {tokenizer.end_of_document, *ends}
     with pytest.raises(InputError, match="one answer at a time"):
         open_chat(str(copy), GenerateOptions(beams=2))
 

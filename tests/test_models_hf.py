@@ -150,7 +150,7 @@ def test_logits_bent_in_a_models_own_way_are_refused_though_small_ones_hardly_sh
     class Bent(transformers.GPT2LMHeadModel):
         def forward(self, input_ids: Any = None, **options: Any) -> Any:
             found = super().forward(input_ids, **options)
-            found.logits = 30 * torch.tanh(found.logits / 30)
+            found.logits = 30 * F.softsign(found.logits / 30)
             return found
 
     plain = tiny.plain_model("gpt2", noise=0.0)
@@ -244,3 +244,30 @@ def test_checkpointed_gradients_are_the_same(name):
         found.append([loss.detach(), *torch.autograd.grad(loss, weights, allow_unused=True)])
     for one, other in zip(*found, strict=True):
         assert (one is None and other is None) or torch.allclose(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_cap_that_the_configuration_names_otherwise_is_measured():
+    import transformers
+
+    fields = {"hidden_size": 16, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
+    torch.manual_seed(0)
+    config = transformers.RecurrentGemmaConfig(vocab_size=40, num_hidden_layers=3, logits_soft_cap=3.0, **fields)
+    inner = transformers.RecurrentGemmaForCausalLM(config).eval()
+    model = HFModel(inner, "decoder")
+    assert model.logit_cap == pytest.approx(3.0)
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        assert close(
+            model.head(model.features(tiny.alone((ids[0], ids[0], None))))[0], inner(ids, use_cache=False).logits[0]
+        )
+
+
+def test_a_model_that_sees_the_tokens_it_is_to_predict_is_no_decoder():
+    import transformers
+
+    fields = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(vocab_size=40, **fields)
+    with pytest.raises(InputError, match="BertLMHeadModel is not causal"):
+        HFModel(transformers.BertLMHeadModel(config).eval(), "decoder")
+    config.is_decoder = True
+    assert HFModel(transformers.BertLMHeadModel(config).eval(), "decoder").kind == "decoder"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lavra.core.errors import InputError
+from lavra.models.hf.unmerged import folder_of_gguf
 from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import IGNORED, Batch
 from lavra.workflows.models.open import open_model
@@ -153,6 +154,31 @@ def test_a_gguf_file_is_a_model(quantised: bool, base, tmp_path):
         assert isinstance(opened.model, Decoder)
         assert opened.tokenizer.end_of_document_token == "<|im_end|>"
         assert opened.tokenizer.encode("What is it?") == chat_tokenizer().encode("What is it?")
+
+
+def rounding_of_q8_0(weights: torch.Tensor) -> torch.Tensor:
+    """Return by how much Q8_0 may change each weight: 32 of them share a scale, and are rounded to 255 multiples of it.
+
+    A weight is off by half a scale at most, and by the rounding of the scale itself to fp16, up to 127 times.
+    """
+    largest = weights.unflatten(-1, (-1, 32)).abs().amax(-1, keepdim=True)
+    bound = largest / 127 * (0.5 + 127 * 2**-11) + 127 * 2**-25
+    return bound.expand(*bound.shape[:-1], 32).flatten(-2)
+
+
+def test_the_weights_of_a_quantised_file_are_as_near_as_its_format_allows(base, tmp_path):
+    from safetensors.torch import load_file
+
+    _, model = base
+    folder = folder_of_gguf(write_gguf(tmp_path / "model.gguf", model, quantised=True))
+    found = load_file(folder / "model.safetensors")
+    for name, weights in model.state_dict().items():
+        if name not in found:
+            assert name == "lm_head.weight"  # tied
+            continue
+        off = (found[name] - weights.float()).abs()
+        assert (off <= (rounding_of_q8_0(weights.float()) * 1.001 if weights.dim() == 2 else 0.0)).all(), name
+        assert weights.dim() == 1 or off.any()
 
 
 def test_what_is_wrong_with_a_gguf_file_is_told(tmp_path, monkeypatch):

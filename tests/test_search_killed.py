@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from bench.kill_search import PROGRAM, SEGMENT, Bench
 from tests.forked_processes import Ended, ForkServer
 
 from lavra.cli.main import main
-from lavra.core.errors import LavraError
+from lavra.core.errors import NO_SPACE, LavraError
+from lavra.search.corpora.documents import Document
 from lavra.search.expansion.cache import ExpansionCache, key_of_content
+from lavra.search.export import export_documents
 
 _IMPORTS = """
 import lavra.cli.main, lavra.cli.expand, lavra.cli.index
@@ -87,3 +90,42 @@ def test_a_cache_on_a_full_disk_keeps_what_it_held(tmp_path: Path) -> None:
         held = len(cache)
         cache.put({key_of_content("after"): ["mar"]})
         assert len(cache) == held + 1
+
+
+@pytest.mark.parametrize("most", [200, 5000])
+def test_a_cache_that_finds_no_room_at_all_is_not_called_damaged(tmp_path: Path, most: int) -> None:
+    with small_disk(most), pytest.raises(LavraError, match="could not be written") as told:
+        ExpansionCache(tmp_path / "cache")
+    assert "make room" in str(told.value)
+    assert "delete" not in str(told.value)
+    with ExpansionCache(tmp_path / "cache") as cache:
+        cache.put({key_of_content(1): ["rio"]})
+        assert len(cache) == 1
+
+
+@pytest.mark.parametrize("most", [1000, 6000])
+def test_an_update_on_a_full_disk_leaves_the_index_readable(
+    bench: Bench, most: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = bench.folder / f"full-update-{most}"
+    bench.prepare("update", home)
+    words = bench.words("update", home)
+    search = ["search", "rio monte", "--index", words[words.index("--out") + 1], "--json"]
+    assert main(search) == 0
+    before = json.loads(capsys.readouterr().out)
+    with small_disk(most):
+        assert main([*words, "--quiet"]) == 1
+    assert "DISK FULL" in capsys.readouterr().err
+    assert main(search) == 0
+    assert json.loads(capsys.readouterr().out) == before
+    assert main([*words, "--quiet"]) == 0
+    assert bench.fingerprint("update", home) == bench.expected["update"]
+
+
+def test_an_export_to_sqlite_on_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    documents = [Document(str(number), "", "rio monte " * 50) for number in range(200)]
+    with small_disk(9000), pytest.raises(OSError, match=r"full|I/O") as told:
+        export_documents(documents, tmp_path / "out" / "x.db", "sqlite")
+    assert told.value.errno in NO_SPACE  # which every command calls a full disk
+    assert list((tmp_path / "out").iterdir()) == []
+    assert export_documents(documents, tmp_path / "out" / "x.db", "sqlite") == 200

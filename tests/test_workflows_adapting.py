@@ -143,7 +143,7 @@ def test_a_decoder_of_the_field_goes_on_from_where_it_was(text: Path, gpt2: Path
     assert certificate["holds"]
     assert certificate["perplexity"] == pytest.approx(certificate["transformers_perplexity"], rel=1e-4)
     assert run.plan["optimizer"]["name"] == "adamw"
-    assert run.plan["schedule"]["shape"] == "linear"
+    assert run.plan["schedule"]["shape"] == "wsd"
     assert isinstance(open_model(str(run.path)).model, Decoder)
 
 

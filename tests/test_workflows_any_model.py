@@ -70,7 +70,11 @@ def test_an_attention_that_this_machine_lacks_is_replaced_by_torchs(architecture
 
 
 @pytest.mark.usefixtures("reference_in_this_process")
-def test_a_run_whose_model_cannot_write_is_finished_and_says_so(tmp_path, capsys):
+def test_a_run_whose_model_cannot_write_is_finished_and_says_so(tmp_path, capsys, monkeypatch):
+    def refuse(*_: Any) -> bool:
+        raise InputError("MambaForCausalLM writes nothing today", "ask tomorrow")
+
+    monkeypatch.setattr("lavra.models.hf.caching.keeps_state", refuse)
     rows = "".join(json.dumps({"text": topics[name]}) + "\n" for name in sorted(topics)[:8])
     (tmp_path / "text.jsonl").write_text(rows)
     folder, _ = folder_of("MambaForCausalLM", tmp_path / "mamba", state_size=4)
@@ -78,7 +82,7 @@ def test_a_run_whose_model_cannot_write_is_finished_and_says_so(tmp_path, capsys
         [str(tmp_path / "text.jsonl")], base=str(folder), out=str(tmp_path / "run"), **{**QUICK, "samples": 1}
     )
     assert run.status == "finished"
-    assert "no sample text was generated: MambaForCausalLM keeps no plain keys and values" in capsys.readouterr().err
+    assert "no sample text was generated: MambaForCausalLM writes nothing today" in capsys.readouterr().err
     assert open_model(str(run.path), "cpu").run is not None
 
 

@@ -19,6 +19,7 @@ from lavra.generation.engines.converting import Convertible
 from lavra.generation.engines.ctranslate import compute_type
 from lavra.generation.engines.engine import generate_with
 from lavra.models.families.exporting import export_decoder
+from lavra.workflows.export import ctranslate as exporting
 from lavra.workflows.generation.engines import MANY_TEXTS, open_engine
 from lavra.workflows.models.open import OpenModel, open_model
 from test_generation_encoder_decoders import encoder_decoder
@@ -128,6 +129,24 @@ def test_an_export_opens_with_plain_ctranslate2(
         made = ctranslate2.Translator(str(out)).translate_batch([[*names, "<|endoftext|>"]], beam_size=1)
         assert made[0].hypotheses
     assert (out / "tokenizer.json").exists()
-    assert main(["export", str(folder), "--format", "ct2", "--out", str(out)]) == 2
+    again = ["export", str(folder), "--format", "ct2", "--out", str(out)]
+    assert main([*again, "--json"]) == 0  # the same export is there, whole
+    told = capsys.readouterr()
+    assert "holds this export already" in told.err
+    assert json.loads(told.out) == said
+    assert main([*again, "--quantization", "float32"]) == 2
     opened_again = open_model(str(folder), "cpu")
     assert Convertible(opened_again.model, opened_again.tokenizer).is_sequence_to_sequence == (family == "t5")
+
+
+def test_a_shape_that_ctranslate2_lacks_is_refused_with_what_to_export_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = {"positions": "rope", "norm": "rmsnorm", "activation": "relu2"}
+    model = OpenModel(decoder("gpt2-124m", **shape), byte_tokenizer(), "here", None)
+    monkeypatch.setattr(exporting, "open_model", lambda *_: model)
+    with pytest.raises(InputError, match="cannot be written for ctranslate2") as refused:
+        exporting.export_ctranslate2("here", tmp_path / "out")
+    assert "--format hf" in str(refused.value)
+    assert "--engine" not in str(refused.value)
+    assert not (tmp_path / "out").exists()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavra.config.training import AverageConfig, TrainConfig
-from lavra.planning.plan import Plan
 from lavra.training.optimizers.schedules import Schedule
+from lavra.training.plan import Plan
 from lavra.workflows.training.time_budget import TimeBudget, begins_alike
 from plans import a_plan
 

@@ -11,7 +11,7 @@ import torch
 from lavra.config.generation import GenerateOptions
 from lavra.generation.prompts import Prompt
 from lavra.generation.reader import Reader
-from lavra.generation.rows import Reason, Row
+from lavra.generation.rows import Reason, Row, stop_strings
 from lavra.generation.scores import Scores
 from lavra.models.protocols import CachedModel
 
@@ -65,10 +65,10 @@ class BeamSearch:
 
     Each step considers the best `2 * width` ways to extend the beams of a group. Those that end, and are among the best
     `width`, are finished; the best `width` of the others go on. Twice the width leaves enough of them, because each of
-    the `width` beams can end with the end token only once. A group is done when it holds `width` finished hypotheses
-    and no running one has a better score than the worst of them. With several groups (diverse beam search), each step
-    extends the groups in turn, and the score of a token is lowered by `diversity_penalty` for each beam of the earlier
-    groups that has just taken it.
+    the `width` beams can end with the end token only once; each further end token adds another width. A group is done
+    when it holds `width` finished hypotheses and no running one has a better score than the worst of them. With several
+    groups (diverse beam search), each step extends the groups in turn, and the score of a token is lowered by
+    `diversity_penalty` for each beam of the earlier groups that has just taken it.
 
     Args:
         model: Model with a key-value cache.
@@ -90,6 +90,8 @@ class BeamSearch:
         self._model, self._tokenizer, self._options = model, tokenizer, options
         self._reader = Reader(model)
         self._scores = Scores(tokenizer, options, constraint)
+        self._stop = stop_strings(tokenizer, options)
+        self._reach = 1 + len(tokenizer.end_ids)
         width = options.beams // options.beam_groups
         self._forced = prompts[0].forced if prompts else 0
         self._searches = [[_Group(width, [_start(prompt)]) for _ in range(options.beam_groups)] for prompt in prompts]
@@ -120,7 +122,7 @@ class BeamSearch:
                 here = range(first, first + len(group.running))
                 first += len(group.running)
                 candidates = self._candidates(rows, here, scores, tokens, taken)
-                self._divide(group, rows, candidates[: 2 * group.width])
+                self._divide(group, rows, candidates[: self._reach * group.width])
                 taken += [one.ids[-1] for one in group.running]
                 group.settle(self._options.length_penalty, made + self._forced)
         growing = self._rows()
@@ -130,14 +132,14 @@ class BeamSearch:
     def _best(self, rows: list[Hypothesis]) -> tuple[list[list[float]], list[list[int]]]:
         """Return the log-probabilities and the ids of the best tokens of each row, the best first.
 
-        Their number is as small as the search allows: twice the width of a group, and more where other groups may have
-        taken, and thereby lowered, some of them.
+        Their number is as small as the search allows: twice the width of a group (more with several end tokens), and
+        more where other groups may have taken, and thereby lowered, some of them.
         """
         logits = self._model.head(self._reader.next_features(rows, self._options.max_new_tokens - rows[0].made))
         allowed = self._scores.restrict(logits, rows)
         log = self._scores.discourage(allowed.log_softmax(-1), rows)
         groups = self._options.beam_groups
-        wanted = 2 * (self._options.beams // groups) + (self._options.beams if groups > 1 else 0)
+        wanted = self._reach * (self._options.beams // groups) + (self._options.beams if groups > 1 else 0)
         best = log.topk(min(wanted, log.shape[-1]), -1)
         return best.values.tolist(), best.indices.tolist()
 
@@ -172,12 +174,12 @@ class BeamSearch:
                 group.finished.append(one)
 
     def _grown(self, row: Hypothesis, score: float, source: int, token: int) -> Hypothesis:
-        if token == self._tokenizer.end_of_document:
+        if token in self._tokenizer.end_ids:
             return replace(row, score=score, reason="end", parent=source)
         one = replace(row, ids=[*row.ids, token], score=score, reason=None, parent=source)
-        if self._options.stop:
+        if self._stop:
             text = self._tokenizer.decode(one.new)
-            one.reason = "stop" if any(stop in text for stop in self._options.stop) else None
+            one.reason = "stop" if any(stop in text for stop in self._stop) else None
         if one.reason is None and one.made == self._options.max_new_tokens:
             one.reason = "length"
         return one

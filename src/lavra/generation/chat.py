@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,6 @@ class Conversation:
         template: Chat template of the model.
         options: Options of generation; `max_new_tokens` limits each answer.
         system: System message that the model reads before the first turn; "" gives it none.
-        end_ids: Ids of further tokens that end an answer, besides the one that the template puts after an answer.
         turns: Turns of the user and the model, without the system message.
         cut: Whether the last answer ended because it reached `max_new_tokens`.
 
@@ -55,7 +54,6 @@ class Conversation:
     template: ChatTemplate
     options: GenerateOptions = field(default_factory=GenerateOptions)
     system: str = ""
-    end_ids: Sequence[int] = ()
     turns: list[Message] = field(default_factory=list)
     cut: bool = False
 
@@ -166,7 +164,7 @@ class Conversation:
         text = self._rendered(turns)
         after = text[text.find(_ANSWER) + len(_ANSWER) : text.rfind(_QUESTION)]
         marks = [number for number in self._encoded(after) if number in self._marks.values()]
-        ends = {self.tokenizer.end_of_document, *self.end_ids, *marks[:1]}
+        ends = {*self.tokenizer.end_ids, *marks[:1]}
         return ends, (after.rstrip(),) if not marks and after.strip() else ()
 
 

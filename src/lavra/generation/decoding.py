@@ -40,7 +40,7 @@ class Decoding:
     ) -> None:
         self.rows = [row for row in rows if row.reason is None]
         self._model, self._options = model, options
-        self._end = tokenizer.end_of_document
+        self._ends = frozenset(tokenizer.end_ids)
         self._reader = Reader(model)
         self._scores = Scores(tokenizer, options, constraint)
 
@@ -57,7 +57,7 @@ class Decoding:
         """Make one token for every row, remove the finished rows, and return the text that became certain in each."""
         tokens = self._choose().tolist()
         pieces = [
-            row.take(token, self._end, self._options.max_new_tokens)
+            row.take(token, self._ends, self._options.max_new_tokens)
             for row, token in zip(self.rows, tokens, strict=True)
         ]
         growing = [number for number, row in enumerate(self.rows) if row.reason is None]

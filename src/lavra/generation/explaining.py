@@ -102,7 +102,7 @@ def explain(
             logits = model.head(reader.next_features([row], options.max_new_tokens - number))
             step = _step(tokenizer, scores.apply(logits, [row])[0], options, float(draws[number]), top)
             steps.append(step)
-            if step.chosen == tokenizer.end_of_document:
+            if step.chosen in tokenizer.end_ids:
                 break
             row.ids.append(step.chosen)
     return steps
@@ -121,7 +121,7 @@ def _step(tokenizer: Tokenizer, logits: torch.Tensor, options: GenerateOptions, 
     candidates = tuple(
         Candidate(
             token,
-            tokenizer.decode([token]) if token != tokenizer.end_of_document else "",
+            tokenizer.decode([token]) if token not in tokenizer.end_ids else "",
             float(probabilities[token]),
             float(tempered_share[token]),
             float(final_share[token]),
@@ -137,7 +137,7 @@ def _step(tokenizer: Tokenizer, logits: torch.Tensor, options: GenerateOptions, 
         int((final_share > 0).sum()),
         {name: int(kept.sum()) for name, kept in alone.items()},
         chosen,
-        tokenizer.decode([chosen]) if chosen != tokenizer.end_of_document else "",
+        tokenizer.decode([chosen]) if chosen not in tokenizer.end_ids else "",
     )
 
 

@@ -16,7 +16,7 @@ from lavra.generation.beams import BeamSearch, Hypothesis
 from lavra.generation.constraints import Constraint, constraint_of
 from lavra.generation.decoding import ContrastiveDecoding, Decoding
 from lavra.generation.prompts import Prompt, encode_prompt
-from lavra.generation.rows import Continuation, Reason, TextAssembler
+from lavra.generation.rows import Continuation, Reason, TextAssembler, stop_strings
 from lavra.models.protocols import eval_mode
 
 if TYPE_CHECKING:
@@ -342,7 +342,9 @@ def _texts_of(
     for number, hypotheses in made:
         for sample, one in enumerate(hypotheses[: options.samples]):
             assembler = TextAssembler(
-                tokenizer, [] if one.source else one.ids[one.marks : one.prompt_length], options.stop
+                tokenizer,
+                [] if one.source else one.ids[one.marks : one.prompt_length],
+                stop_strings(tokenizer, options),
             )
             text = "".join(map(assembler.add, one.new)) + assembler.finish()
             score = one.score if one.new or one.reason == "end" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -85,6 +85,16 @@ class TextAssembler:
         held = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
+
+
+def stop_strings(tokenizer: Tokenizer, options: GenerateOptions) -> tuple[str, ...]:
+    """Return the strings that end a text: those that were asked for, and those of the settings of the model.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        options: Options of generation.
+    """
+    return (*options.stop, *tokenizer.stop_strings)
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -183,20 +193,20 @@ class Continuation(Row):
             draws: A uniform random number from 0 to 1 for each token that may be made, (max_new_tokens,).
             options: Options of generation.
         """
-        assembler = TextAssembler(tokenizer, prompt.before, options.stop)
+        assembler = TextAssembler(tokenizer, prompt.before, stop_strings(tokenizer, options))
         row = cls(list(prompt.ids), len(prompt.ids), draws, assembler, **prompt.as_row)
         row.reason = None if options.max_new_tokens else "length"
         return row
 
-    def take(self, token: int, end_of_document: int, longest: int) -> str:
+    def take(self, token: int, end_ids: Collection[int], longest: int) -> str:
         """Append a token, record whether it ends the row, and return the text that became certain.
 
         Args:
             token: Id of the token.
-            end_of_document: Id of the end-of-document token, which is not appended.
+            end_ids: Ids that end a text, which are not appended.
             longest: Largest number of new tokens.
         """
-        if token == end_of_document:
+        if token in end_ids:
             self.reason = "end"
             piece = self.assembler.finish()
         else:

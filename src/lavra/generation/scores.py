@@ -29,6 +29,7 @@ class Scores:
     def __init__(self, tokenizer: Tokenizer, options: GenerateOptions, constraint: Constraint | None = None) -> None:
         self._options, self._constraint = options, constraint
         self._vocabulary, self._end = tokenizer.vocabulary_size, tokenizer.end_of_document
+        self._ends = list(tokenizer.end_ids)
 
     def greedy(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
         """Return the id of the likeliest token of each row, (rows,).
@@ -104,7 +105,8 @@ class Scores:
         if not any(early):
             return logits
         delayed = logits.clone()
-        delayed[torch.tensor(early, device=logits.device), self._end] = filters.RULED_OUT
+        rows_early = torch.tensor(early, device=logits.device).nonzero()
+        delayed[rows_early, torch.tensor(self._ends, device=logits.device)] = filters.RULED_OUT
         if self._constraint is None:
             return delayed
         stuck = (delayed == filters.RULED_OUT).all(-1, keepdim=True)

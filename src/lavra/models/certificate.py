@@ -189,7 +189,7 @@ def _rows(windows: Sequence[Sequence[int]], prefix: str) -> dict[str, torch.Tens
     for row, window in zip(ids, windows, strict=True):
         row[: len(window)] = torch.tensor(list(window))
     attention_mask = ids != _PADDING
-    return {f"{prefix}ids": ids.clamp(min=0), f"{prefix}real": attention_mask.to(torch.uint8)}
+    return {f"{prefix}ids": ids.clamp(min=0), f"{prefix}attention_mask": attention_mask.to(torch.uint8)}
 
 
 def _logits(

@@ -86,7 +86,7 @@ def _logits(model: Any, kind: str, request: dict[str, torch.Tensor]) -> torch.Te
     elif kind == "decoder":
         rows = [model(input_ids=ids, use_cache=False).logits for ids in windows]
     else:  # as labels, so that the model shifts them by its own rule
-        sources = _parts(request["source_ids"], request["source_real"])
+        sources = _parts(request["source_ids"], request["source_attention_mask"])
         rows = [model(input_ids=source, labels=ids).logits for source, ids in zip(sources, windows, strict=True)]
     return torch.cat([row[0].float() for row in rows])
 

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from lavra.core.disk.files import sync_file, sync_folder
 from lavra.core.disk.replacing import check_replaceable_file
+from lavra.core.disk.sqlite_errors import is_no_room
 from lavra.core.errors import InputError
 from lavra.search.corpora.documents import Document
 
@@ -20,9 +21,6 @@ ExportFormat = Literal["anserini", "elasticsearch", "parquet", "sqlite"]
 
 _AT_ONCE = 5000
 """Number of documents that are written at once."""
-
-_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-"""Error codes of SQLite for a file that cannot grow, on a full disk or at the limit of file sizes."""
 
 
 def export_documents(
@@ -123,7 +121,7 @@ def _write_sqlite(documents: Iterator[Document], path: Path, name: str) -> int:
             count += len(batch)
         database.commit()
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF in _NO_ROOM:  # the same words as for any other file on a full disk
+        if is_no_room(error):  # the same words as for any other file on a full disk
             raise OSError(errno.ENOSPC, str(error), str(path)) from error
         raise
     finally:

@@ -69,6 +69,8 @@ class Tokenizer:
         inner: The library's tokenizer, without padding and truncation.
         end_of_document_token: The token that ends a document.
         end_of_document: The id of that token.
+        end_ids: The ids with which a generated text ends: that one, and those that the settings of its model name.
+        stop_strings: Strings with which a generated text ends, by the settings of its model.
 
     Raises:
         InputError: if the vocabulary has no such token.
@@ -93,6 +95,8 @@ class Tokenizer:
         self.inner.encode_special_tokens = True
         self.end_of_document_token = end_of_document
         self.end_of_document: int = number
+        self.end_ids: tuple[int, ...] = (number,)
+        self.stop_strings: tuple[str, ...] = ()
         self.spellings_left_out = 0
         """Number of times that `encode_many` left out the literal spelling of the end-of-document token."""
 

@@ -139,7 +139,9 @@ def conversion_of(source: Convertible, quantization: str = "float32") -> Path:
     return folder
 
 
-def convert(source: Convertible, folder: Path, quantization: str | None = None) -> None:
+def convert(
+    source: Convertible, folder: Path, quantization: str | None = None, remedy: str = "use --engine torch"
+) -> None:
     """Write a model for CTranslate2 into a folder, and compare log-probabilities in float32.
 
     Args:
@@ -147,6 +149,7 @@ def convert(source: Convertible, folder: Path, quantization: str | None = None) 
         folder: Existing folder to write into.
         quantization: Type of the weights on disk; None means float32. The type of the computation is chosen when the
             conversion is loaded.
+        remedy: What an error tells the user to do.
 
     Raises:
         InputError: If CTranslate2 cannot run the model.
@@ -154,19 +157,17 @@ def convert(source: Convertible, folder: Path, quantization: str | None = None) 
     """
     reason = why_not_convertible(source)
     if reason is not None:
-        raise InputError(f"the model cannot be converted: {reason}", "use --engine torch")
+        raise InputError(f"the model cannot be converted: {reason}", remedy)
     inner = _transformers_model(source)
     names = token_names(source.tokenizer, inner.get_input_embeddings().weight.shape[0])
     try:
         _write(_specification(inner, names, source), folder, None)
-        _prove(source, folder, names)
+        _prove(source, folder, names, remedy)
         if quantization not in (None, "float32"):
             again = _transformers_model(source)  # some converters take a model apart while they read it
             _write(_specification(again, names, source), folder, quantization)
     except (AttributeError, NotImplementedError, TypeError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(
-            f"ctranslate2 cannot convert this {type(inner).__name__}: {error}", "use --engine torch"
-        ) from error
+        raise InputError(f"ctranslate2 cannot convert this {type(inner).__name__}: {error}", remedy) from error
 
 
 def _write(specification: Any, folder: Path, quantization: str | None) -> None:
@@ -255,7 +256,7 @@ def _older(config: Any) -> Any:
     return older
 
 
-def _prove(source: Convertible, folder: Path, names: list[str]) -> None:
+def _prove(source: Convertible, folder: Path, names: list[str], remedy: str) -> None:
     """Raise an error unless the model and its conversion give random tokens the same log-probabilities in float32."""
     words = min(source.tokenizer.vocabulary_size, len(names))
     count = min(_PROBE_TOKENS, source.model.context // 2 - 1)
@@ -264,8 +265,9 @@ def _prove(source: Convertible, folder: Path, names: list[str]) -> None:
     difference = float((ours - theirs).abs().max())
     if not difference <= _TOLERANCE:
         raise LavraError(
-            f"the conversion for CTranslate2 is another model: log-probabilities differ by {difference:.2g}",
-            "use --engine torch; ctranslate2 does not compute this variant of the family",
+            f"the conversion for CTranslate2 is another model: log-probabilities differ by {difference:.2g}; it does "
+            "not compute this variant of the family",
+            remedy,
         )
 
 

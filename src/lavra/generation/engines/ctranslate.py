@@ -16,7 +16,7 @@ from lavra.generation.engines.converting import Convertible, conversion_of, toke
 from lavra.generation.engines.engine import Made
 from lavra.generation.generate import Generation
 from lavra.generation.prompts import Prompt, encode_prompt
-from lavra.generation.rows import Reason, TextAssembler
+from lavra.generation.rows import Reason, TextAssembler, stop_strings
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -240,7 +240,7 @@ class CTranslate2Engine:
         (read,) = self.encode([prompt], options)
         if not options.max_new_tokens:
             return
-        assembler = TextAssembler(self._tokenizer, read.before, options.stop)
+        assembler = TextAssembler(self._tokenizer, read.before, stop_strings(self._tokenizer, options))
         (model,), shared = self._opened(options, 1), self._shared(options)
         names = [self._names[number] for number in read.ids]
         if self.decoder_start_ids:
@@ -259,7 +259,7 @@ class CTranslate2Engine:
         for number, step in enumerate(steps):
             if self.decoder_start_ids and number < len(names) - 1:
                 continue  # a forced token, which the library returns too
-            if step.token_id == self._tokenizer.end_of_document:
+            if step.token_id in self._tokenizer.end_ids:
                 break
             piece = assembler.add(step.token_id)
             if piece:
@@ -307,7 +307,7 @@ class CTranslate2Engine:
             "sampling_temperature": options.temperature if sampled else 1.0,
             "repetition_penalty": options.repetition_penalty,
             "no_repeat_ngram_size": options.no_repeat_ngram,
-            "end_token": [self._tokenizer.end_of_document],
+            "end_token": list(self._tokenizer.end_ids),
             "suppress_sequences": [[name] for name in self._unused] or None,
         }
 
@@ -369,7 +369,7 @@ class CTranslate2Engine:
         options: GenerateOptions,
     ) -> Generation:
         """Return a generation, cut where a stop string ends it, with the reason why it ended."""
-        assembler = TextAssembler(self._tokenizer, prompt.before, options.stop)
+        assembler = TextAssembler(self._tokenizer, prompt.before, stop_strings(self._tokenizer, options))
         pieces: list[str] = []
         kept: list[int] = []
         for number in ids:

@@ -177,6 +177,27 @@ def generation_settings(folder: Path | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def ends_of_texts(folder: Path | None, vocabulary: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the ids and the strings with which a generated text ends, by the settings of a model.
+
+    As in `transformers`, `generation_config.json` decides, and the configuration of the model where there is no such
+    file. Ids that are outside the vocabulary are left out, with a message.
+
+    Args:
+        folder: Folder of a model, or None.
+        vocabulary: Number of tokens that the model can predict.
+    """
+    settings = generation_settings(folder) or read_origin(folder)
+    named, strings = settings.get("eos_token_id"), settings.get("stop_strings")
+    ids = named if isinstance(named, list) else [] if named is None else [named]
+    good = [one for one in ids if type(one) is int and 0 <= one < vocabulary]
+    if len(good) < len(ids):
+        odd = ", ".join(str(one) for one in ids if one not in good)
+        log(f"{folder}: eos_token_id names {odd}, which the vocabulary of {vocabulary:,} tokens lacks; left out")
+    strings = strings if isinstance(strings, list) else [strings]
+    return tuple(good), tuple(one for one in strings if isinstance(one, str) and one)
+
+
 def write_companions(target: Path, tokenizer: Tokenizer, source: Path | None, *, ours: bool) -> None:
     """Write a tokenizer and the other files beside the weights into a folder; the caller takes care of atomicity.
 

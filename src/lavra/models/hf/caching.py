@@ -10,10 +10,9 @@ import torch
 from torch.nn.functional import pad
 
 from lavra.core.errors import InputError
+from lavra.core.progress import log
 from lavra.models.hf.packing import Packing, position_tables
-
-_KEYS_AND_VALUES = ("full_attention", "sliding_attention", "chunked_attention")
-"""Kinds of layers that keep one key and one value for each token, as `transformers` names them."""
+from lavra.models.hf.states import StateCache, cache_argument, keeps_state, new_inner_cache
 
 
 class HFCache:
@@ -157,9 +156,12 @@ class Cached(torch.nn.Module):
     def pads(self) -> bool:
         """Whether rows of different lengths can be read together, because padding on the left changes nothing.
 
-        It is measured on three tokens. A model that takes no positions reads only rows of equal length together.
+        It is measured on three tokens. A model that takes no positions, or is recurrent, reads only rows of equal
+        length together.
         """
-        self._refuse_what_cannot_be_read()
+        self._refuse_encoders()
+        if self._keeps_state:
+            return False
         ids = torch.tensor([[1, 2, 3]], device=self._device) % self._words
         with torch.no_grad():
             plain = self.step(ids, self._new(1, 8, [(1, 2)]))
@@ -167,8 +169,8 @@ class Cached(torch.nn.Module):
             padded = self.step(pad(ids, (2, 0)), self._new(1, 8, [(1, 2)]), attention_mask)
         return bool(torch.allclose(plain, padded[:, 2:], rtol=1e-3, atol=1e-3 * float(plain.abs().max())))
 
-    def new_cache(self, rows: int, length: int, sources: Sequence[Sequence[int]] = ()) -> HFCache:
-        """Return an empty key-value cache.
+    def new_cache(self, rows: int, length: int, sources: Sequence[Sequence[int]] = ()) -> HFCache | StateCache:
+        """Return an empty cache: of keys and values, or of the state of a recurrent model.
 
         Args:
             rows: Number of sequences.
@@ -176,24 +178,53 @@ class Cached(torch.nn.Module):
             sources: For an encoder-decoder, the ids that its encoder reads for each row. They are encoded here, once.
 
         Raises:
-            InputError: If the model does not write text, or it keeps something else than keys and values.
+            InputError: If the model does not write text.
         """
-        self._refuse_what_cannot_be_read()
-        return self._new(rows, length, sources)
+        self._refuse_encoders()
+        if not self._keeps_state:
+            return self._new(rows, length, sources)
+        nothing = torch.zeros(rows, 0, dtype=torch.long, device=self._device)
+        return StateCache(None if self._cache_argument is None else new_inner_cache(self.inner), length, nothing)
 
-    def _refuse_what_cannot_be_read(self) -> None:
+    def _refuse_encoders(self) -> None:
         if self.kind == "encoder":
             raise InputError(f"{_name(self.inner)} is an encoder: it reads, and writes no text", "use a decoder")
-        odd = sorted(set(self._layer_types) - set(_KEYS_AND_VALUES))
-        if odd or "past_key_values" not in self._takes or getattr(self.inner, "_is_stateful", False):
-            kinds = f" ({', '.join(odd)})" if odd else ""
-            raise InputError(
-                f"{_name(self.inner)} keeps no plain keys and values of what it read{kinds}, in which "
-                "generation goes back and forth",
-                "generate with transformers itself; training and evaluation work",
-            )
 
-    def step(self, ids: torch.Tensor, cache: HFCache, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    @cached_property
+    def _keeps_state(self) -> bool:
+        """Whether the model is recurrent, at least in some layers."""
+        return self.kind == "decoder" and keeps_state(self.inner, self._takes)
+
+    @cached_property
+    def _cache_argument(self) -> str | None:
+        """Argument by which a recurrent model takes a cache of `transformers`; None where it can use none."""
+        found = cache_argument(self.inner, self._takes, self._read)
+        if found is None:
+            log(
+                f"{_name(self.inner)} keeps its state in a way of its own: each token reads the whole text, more slowly"
+            )
+        return found
+
+    def _read(self, ids: torch.Tensor, cache: dict[str, Any]) -> torch.Tensor:
+        """Return the features of ids, which a recurrent model reads with a cache, or without one."""
+        named = {"use_cache": False, **cache}
+        return self._captured({"input_ids": ids, **{key: named[key] for key in named if key in self._takes}}, Packing())
+
+    def _step_state(self, ids: torch.Tensor, cache: StateCache) -> torch.Tensor:
+        """Append tokens to the state of a recurrent model; see `step`."""
+        before = cache.length
+        cache.ids = torch.cat((cache.ids, ids), 1)
+        if self._cache_argument is None:
+            return self._read(cache.ids, {})[:, before:]
+        arguments = {self._cache_argument: cache.inner, "use_cache": True}
+        if not before:
+            return self._read(ids, arguments)
+        # Many models take more than one token for the beginning of a text, and forget their state.
+        return torch.cat([self._read(one, arguments) for one in ids.split(1, 1)], 1)
+
+    def step(
+        self, ids: torch.Tensor, cache: HFCache | StateCache, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Append tokens to the cache and return their features, (rows, new, width).
 
         Args:
@@ -201,6 +232,8 @@ class Cached(torch.nn.Module):
             cache: Cache of the tokens before, which is extended.
             attention_mask: False on padding, (rows, new) bool; None where there is no padding.
         """
+        if isinstance(cache, StateCache):
+            return self._step_state(ids, cache)
         new = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask
         cache.attention_mask = torch.cat((cache.attention_mask, new), 1)
         positions = (cache.attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
@@ -233,11 +266,6 @@ class Cached(torch.nn.Module):
     @property
     def _words(self) -> int:
         return self.inner.get_input_embeddings().weight.shape[0]
-
-    @property
-    def _layer_types(self) -> Sequence[str]:
-        text = self.inner.config.get_text_config(decoder=True)
-        return getattr(text, "layer_types", None) or ()
 
     def _setting(self, name: str) -> Any:
         """Return a setting of generation from the model's generation configuration, or else from its configuration."""

@@ -15,6 +15,9 @@ _LENGTHS = (5, 7)
 _LARGE_LOGITS = 60.0
 """Size of the logits at which a model is tested for a cap; models that have one cap their logits at 15 to 30."""
 
+_SATURATING = 1e4
+"""Size of the logits at which every model that caps them reaches its cap."""
+
 _PADDING = 2
 _TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest value, in float32 and in coarser types. A leak between documents
@@ -29,13 +32,9 @@ class Probed(Protocol):
     position_offset: int | None
     scale: float
     supports_packing: bool
+    logit_cap: float | None
     _takes: frozenset[str]
     _head: Any
-
-    @property
-    def logit_cap(self) -> float | None:
-        """Bound to which the model caps its logits; None where it does not."""
-        ...
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the weight and the bias that the head applies."""
@@ -56,7 +55,7 @@ class Probed(Protocol):
         """Device that holds the weights."""
         ...
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """Return the input of the head, (sequences, length, width)."""
         ...
 
@@ -66,17 +65,22 @@ class Probed(Protocol):
 
 
 def measure(model: Probed) -> None:
-    """Set the position offset of a model, the scale of its logits, and whether it isolates documents.
+    """Set the position offset of a model, the scale and the cap of its logits, and whether it isolates documents.
 
     Args:
         model: Model to measure and change in place.
 
     Raises:
-        InputError: If its logits are not a matrix and a bias times its features.
+        InputError: If its logits are not a matrix and a bias times its features, or if it is to predict the next token
+            and sees it.
     """
     with quietly(), eval_mode(model), torch.no_grad():
         model.position_offset = _position_offset(model)
+        if model.logit_cap is None:  # families name it differently in their configurations
+            model.logit_cap = _cap(model)
         model.scale = _scale(model)
+        if model.kind == "decoder":
+            _refuse_looking_ahead(model)
         model.supports_packing = True
         model.supports_packing = _isolates(model)
 
@@ -121,7 +125,7 @@ def _scale(model: Probed) -> float:
     ids, source = _documents(model)
     batch = _alone(model, ids, source)
     ours = model.head(model.features(batch)).double()
-    arguments = {"input_ids": source, "decoder_input_ids": ids} if batch.model_inputs else {"input_ids": ids}
+    arguments = _arguments(batch, source)
     theirs = model.inner(**arguments).logits.double()
     same_shape = ours.shape == theirs.shape
     capped = model.logit_cap is not None
@@ -138,18 +142,60 @@ def _scale(model: Probed) -> float:
 def _straight(model: Probed, batch: Batch, arguments: dict[str, torch.Tensor], scale: float) -> bool:
     """Return whether the head also explains large logits; small ones hardly show that a model caps them."""
     features = model.features(batch)
-    largest = float(F.linear(features, *model.output_projection()).abs().max())
-    factor = _LARGE_LOGITS / max(largest, 1e-3)
+    factor = _LARGE_LOGITS / max(_largest(model, features), 1e-3)
+    theirs = _enlarged(model, arguments, factor)
+    return _near(scale * model.head(features * factor).double(), theirs, model)
+
+
+def _cap(model: Probed) -> float | None:
+    """Return the bound that very large logits reach, where a model caps them; None where they are not bound."""
+    ids, source = _documents(model)
+    batch = _alone(model, ids, source)
+    largest, arguments = _largest(model, model.features(batch)), _arguments(batch, source)
+    if not 0.0 < largest < _SATURATING:
+        return None
+    factor = _SATURATING / largest
+    plain = float(model.inner(**arguments).logits.abs().max())
+    found = float(_enlarged(model, arguments, factor).abs().max())
+    return found if found < 0.5 * factor * plain and found < _SATURATING / 10 else None
+
+
+def _arguments(batch: Batch, source: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the arguments with which the model itself computes the logits of a batch of one document."""
+    if batch.model_inputs:
+        return {"input_ids": source, "decoder_input_ids": batch.inputs}
+    return {"input_ids": batch.inputs}
+
+
+def _largest(model: Probed, features: torch.Tensor) -> float:
+    """Return the size of the largest logit before anything is done to it after the head."""
+    return float(F.linear(features, *model.output_projection()).abs().max())
+
+
+def _enlarged(model: Probed, arguments: dict[str, torch.Tensor], factor: float) -> torch.Tensor:
+    """Return the model's own logits where its head receives its input times a factor."""
 
     def enlarge(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (given[0] * factor, *given[1:])
 
     handle = model._head.register_forward_pre_hook(enlarge)
     try:
-        theirs = model.inner(**arguments).logits.double()
+        return model.inner(**arguments).logits.double()
     finally:
         handle.remove()
-    return _near(scale * model.head(features * factor).double(), theirs, model)
+
+
+def _refuse_looking_ahead(model: Probed) -> None:
+    """Refuse a model that sees the tokens it is to predict; `transformers` opens some of them as decoders."""
+    ids, _ = _documents(model)
+    other = ids.clone()
+    other[:, -1] = ids[:, 0] if int(ids[0, 0]) != int(ids[0, -1]) else ids[:, 1]
+    before, after = (model.features(_alone(model, one, one))[:, :-1] for one in (ids, other))
+    if not _near(after, before, model):
+        raise InputError(
+            f"{type(model.inner).__name__} is not causal: what it computes for a token depends on the tokens after it",
+            "set is_decoder to true in its config.json where its family has that, or choose a decoder",
+        )
 
 
 def _isolates(model: Probed) -> bool:

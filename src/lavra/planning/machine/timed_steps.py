@@ -16,6 +16,9 @@ from lavra.training.devices import synchronize
 from lavra.training.distributed import max_over_ranks
 from lavra.training.trainer import StepReport, Trainer
 
+_PATIENCE = 3.0
+"""Seconds after which fewer timed steps than the smallest number are enough."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -59,7 +62,7 @@ def time_steps(trainer: Trainer, seconds: float, least: int = 3) -> TimedSteps:
     Args:
         trainer: Trainer at its first step.
         seconds: Approximate time for the timed steps, without the first.
-        least: Smallest number of timed steps, however long they take.
+        least: Smallest number of timed steps; fewer are enough where these take seconds each.
     """
     before = {
         group: {name: tensor.clone() for name, tensor in tensors.items()}
@@ -84,8 +87,12 @@ def time_steps(trainer: Trainer, seconds: float, least: int = 3) -> TimedSteps:
         raise
     times: list[float] = []
     # All processes must stop after the same step: one that went on would wait forever for the gradients of the others.
-    while len(times) < least or max_over_ranks(sum(times), distributed) < seconds:
+    spent = 0.0
+    while spent < seconds or len(times) < least:
         times.append(step())
+        spent = max_over_ranks(sum(times), distributed)
+        if spent >= max(seconds, _PATIENCE):
+            break  # a step of a large model takes long enough to be timed well by itself
     most = 2.0 * statistics.median(times)
     mean = statistics.fmean(min(seconds, most) for seconds in times)
     probe = Probe(first, mean, len(times), trainer.targets / len(reports) / mean)
@@ -98,7 +105,7 @@ def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
     Args:
         trainer: Trainer at its first step.
         seconds: Approximate time for the timed steps, without the first.
-        least: Smallest number of timed steps, however long they take.
+        least: Smallest number of timed steps; see `time_steps`.
     """
     timed = time_steps(trainer, seconds, least)
     timed.take_back()

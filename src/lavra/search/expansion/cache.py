@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.disk.json_lines import one_line
+from lavra.core.disk.sqlite_errors import is_no_room
 from lavra.core.errors import CorruptFile, InputError, LavraError
 
 _AT_ONCE = 500
@@ -43,6 +44,7 @@ class ExpansionCache:
 
     Raises:
         InputError: If another process uses the cache.
+        LavraError: If the disk is full.
         CorruptFile: If the file is not a cache.
     """
 
@@ -66,6 +68,8 @@ class ExpansionCache:
                 raise InputError(
                     f"{path} is being used by another process", "wait until it ends, or stop it"
                 ) from error
+            if is_no_room(error):
+                raise _no_room(path, error) from error
             raise CorruptFile(f"{path} is no expansion cache: {error}", "delete it, or name another --cache") from error
 
     def __enter__(self) -> ExpansionCache:
@@ -109,12 +113,16 @@ class ExpansionCache:
             with suppress(sqlite3.Error):
                 self._database.execute("ROLLBACK")
             if isinstance(error, sqlite3.OperationalError):
-                raise LavraError(
-                    f"{self.path} could not be written: {error}; what it held before is safe",
-                    "make room on that disk, or lift the limit on file sizes (ulimit -f); the same command goes on",
-                ) from error
+                raise _no_room(self.path, error) from error
             raise
 
     def close(self) -> None:
         """Close the file and release its lock."""
         self._database.close()
+
+
+def _no_room(path: Path, error: sqlite3.Error) -> LavraError:
+    return LavraError(
+        f"{path} could not be written: {error}; what it held before is safe",
+        "make room on that disk, or lift the limit on file sizes (ulimit -f); the same command goes on",
+    )

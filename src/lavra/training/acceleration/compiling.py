@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from lavra.core.disk.files import write_atomically
 from lavra.objectives.causal import Causal
-
-if TYPE_CHECKING:
-    from lavra.training.trainer import Trainer
+from lavra.training.learner import Learner
 
 _COMPILING_SECONDS = {"cpu": 30.0, "cuda": 25.0}  # of one block and the loss, where nothing is kept from before
 _GAIN = {"cpu": 1.43, "cuda": 1.4}  # tokens a second of a compiled step over those of an eager one
@@ -111,7 +109,7 @@ class Compilation:
         suspended: whether a block of `eagerly` is running.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Learner) -> None:
         self.trainer, self.flags = trainer, USUAL
         self._plain_objective = trainer.objective
         self.suspended = False
@@ -150,12 +148,24 @@ class Compilation:
             self.trainer.objective, self.suspended = before, suspended
 
 
-def is_compiled(trainer: Trainer) -> bool:
+class CompilableLearner(Learner, Protocol):
+    """A learner whose step may be compiled.
+
+    Attributes:
+        compilation: What is compiled of a step; None for nothing.
+        proved: Rows of a micro-batch and type of the weights with which the compiled step was proved; None before.
+    """
+
+    compilation: Compilation | None
+    proved: tuple[int, torch.dtype] | None
+
+
+def is_compiled(trainer: CompilableLearner) -> bool:
     """Say whether anything of a trainer's step is compiled."""
     return trainer.compilation is not None and trainer.compilation.flags != EAGER
 
 
-def compile_step(trainer: Trainer) -> Compilation:
+def compile_step(trainer: CompilableLearner) -> Compilation:
     """Compile what a trainer's step does; before its first step it proves itself
     (`lavra.training.acceleration.proof`)."""
     trainer.compilation = Compilation(trainer)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -27,10 +27,12 @@ from lavra.core.machine import is_out_of_memory, processor_flags, processor_name
 from lavra.models.native.agreement import Reference
 from lavra.models.native.attention import attending_plainly
 from lavra.models.protocols import Batch, eval_mode
+from lavra.objectives.base import ComparingObjective
 from lavra.training.acceleration.compiling import (
     EAGER,
     SAFER,
     USUAL,
+    CompilableLearner,
     Compilation,
     cache_folder,
     cpp_compiler,
@@ -38,9 +40,6 @@ from lavra.training.acceleration.compiling import (
 )
 from lavra.training.acceleration.temporary_weights import lively, widened
 from lavra.training.distributed import max_over_ranks
-
-if TYPE_CHECKING:
-    from lavra.training.trainer import Trainer
 
 _SLICES = 4
 """Parts in which the exact gradient is computed: in fp32 a whole micro-batch may not fit where one in bf16 does."""
@@ -51,7 +50,7 @@ _LARGEST_SCRIPT = 1 << 16
 VERDICTS = "compiled.json"
 
 
-def prove_compilation(trainer: Trainer) -> None:
+def prove_compilation(trainer: CompilableLearner) -> None:
     """Prove a trainer's compiled step on its next micro-batch, and compile it otherwise, or not at all, if it is wrong.
 
     Every rank comes to the same decision. Weights and gradients are left as they were; dropout is off for the proof.
@@ -84,7 +83,7 @@ def _ways(device: torch.device) -> list[str]:
     return [USUAL, *(SAFER if device.type == "cpu" else ()), EAGER]
 
 
-def take_first_right_way(trainer: Trainer, batch: Batch, ways: Sequence[str] = ()) -> list[str]:
+def take_first_right_way(trainer: CompilableLearner, batch: Batch, ways: Sequence[str] = ()) -> list[str]:
     """Compile a trainer's step in the first way that is right on every rank.
 
     Args:
@@ -116,13 +115,14 @@ def in_words(way: str) -> str:
     return f"compiled with {way}, which is right" if way else "compiled as usual"
 
 
-def _reference(trainer: Trainer, compilation: Compilation, batch: Batch) -> Reference | None:
+def _reference(trainer: CompilableLearner, compilation: Compilation, batch: Batch) -> Reference | None:
     """Return what the eager step gives, and the eager step in fp32 with the plainest attention.
 
     None where one of several processes has no memory for it: it cannot begin again by itself while the others wait.
     """
     rows = batch.inputs.shape[0]
-    size = max(1, rows // _SLICES)
+    # A loss that compares the examples of a batch is not the sum of those of its parts.
+    size = rows if isinstance(trainer.objective, ComparingObjective) else max(1, rows // _SLICES)
     parts = [batch.take(slice(start, start + size)) for start in range(0, rows, size)]
     try:
         with compilation.eagerly():
@@ -137,7 +137,7 @@ def _reference(trainer: Trainer, compilation: Compilation, batch: Batch) -> Refe
     return Reference(exact, plain, next(iter(trainer.master_weights.working.values())).dtype)
 
 
-def _wrong(trainer: Trainer, batch: Batch, reference: Reference | None) -> str | None:
+def _wrong(trainer: CompilableLearner, batch: Batch, reference: Reference | None) -> str | None:
     """Return in words what is wrong with the step as it is compiled now."""
     if reference is None:
         return "there is no memory to prove it"
@@ -154,7 +154,7 @@ def _wrong(trainer: Trainer, batch: Batch, reference: Reference | None) -> str |
         return f"the compiler failed ({told})"
 
 
-def _gradients(trainer: Trainer, batches: list[Batch]) -> dict[str, torch.Tensor]:
+def _gradients(trainer: CompilableLearner, batches: list[Batch]) -> dict[str, torch.Tensor]:
     """Return the mean loss of the batches and its gradient at every trained weight, in the weights' present type."""
     scale = trainer.scale.value / max(1.0, sum(batch.weight for batch in batches))
     weights = trainer.master_weights.working
@@ -171,7 +171,7 @@ def _gradients(trainer: Trainer, batches: list[Batch]) -> dict[str, torch.Tensor
     return {"the loss": total, **found}
 
 
-def _key(trainer: Trainer, batch: Batch) -> str:
+def _key(trainer: CompilableLearner, batch: Batch) -> str:
     """Return what a verdict holds for: everything that the compiler's code depends on, and the compiler."""
     model: Any = trainer.model
     block = model.blocks[0] if len(getattr(model, "blocks", ())) else model

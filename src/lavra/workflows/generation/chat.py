@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lavra.config.generation import GenerateOptions
-from lavra.core.disk.files import read_json
 from lavra.core.errors import InputError
 from lavra.data.examples.chats import ChatTemplate
 from lavra.generation.chat import Conversation
@@ -54,10 +53,9 @@ def open_chat(
             f"{opened.place} has no chat template, so it is not a model for conversations",
             f'train it on chats, or continue a text: lavra generate {opened.place} "Era uma vez"',
         )
-    ends = _end_ids(opened)
     engine = open_engine(opened, [""], options, engine="torch", device=device, precision=precision)
     assert isinstance(engine, TorchEngine)
-    return Conversation(engine.model, engine.tokenizer, template, options, system, ends)
+    return Conversation(engine.model, engine.tokenizer, template, options, system)
 
 
 def chat_template_of(opened: OpenModel) -> ChatTemplate | None:
@@ -87,11 +85,3 @@ def _folders(opened: OpenModel) -> Iterator[Path]:
     yield opened.run.path / "base"
     request = request_of(opened.run)
     yield from (Path(place) for place in (request.base, request.text.tokenizer) if place and Path(place).is_dir())
-
-
-def _end_ids(opened: OpenModel) -> tuple[int, ...]:
-    """Return the end-of-text ids of the model's generation configuration; chat models often have several."""
-    files = (folder / "generation_config.json" for folder in _folders(opened))
-    file = next((file for file in files if file.is_file()), None)
-    found = None if file is None else read_json(file).get("eos_token_id")
-    return tuple(found) if isinstance(found, list) else () if found is None else (found,)

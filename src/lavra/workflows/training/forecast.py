@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,12 +14,13 @@ import torch
 
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.progress import log
+from lavra.models.families.importing import CONFIG
+from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import worth
 from lavra.planning.corpus_stats import compressed_bits_per_byte, stretches
 from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import matrix_parameters
 from lavra.planning.machine.memory import estimate_memory
-from lavra.planning.plan import Plan
 from lavra.planning.scaling_law.builtin import (
     GAIN_OF_BIGRAM_EMBEDDING,
     GAIN_OF_NGRAM_COPY,
@@ -28,8 +30,11 @@ from lavra.planning.scaling_law.builtin import (
 from lavra.planning.scaling_law.curves import CurvePoint, forecast_from_curve
 from lavra.planning.scaling_law.law import ScalingLaw
 from lavra.planning.scaling_law.past_runs import load_calibration
+from lavra.tasks.datasets import Dataset, TextDataset
+from lavra.tasks.table import find_task
 from lavra.training.callbacks import Request
-from lavra.workflows.datasets.dataset import Dataset, TextDataset
+from lavra.training.plan import Plan
+from lavra.workflows.models.saved_base import BASE
 
 _LIBRARIES = psutil.Process().memory_info().rss
 """Bytes of the process before any model is made, which the libraries themselves take."""
@@ -41,7 +46,7 @@ _COMPARED = ("seconds", "tokens_per_second", "peak_bytes", "bits_per_byte", "los
 """Names of the figures that are forecast and compared at the end."""
 
 
-def with_forecast(plan: Plan, data: Dataset) -> Plan:
+def with_forecast(plan: Plan, data: Dataset, home: Path | None = None) -> Plan:
     """Return the plan with its forecast: time, speed, memory, loss.
 
     The loss is forecast only for models trained from scratch; that of an adapted model depends on its pretraining.
@@ -49,6 +54,8 @@ def with_forecast(plan: Plan, data: Dataset) -> Plan:
     Args:
         plan: The plan of the run, with the speed of the timed steps.
         data: The data set.
+        home: The folder of the run, in which the base model is saved; without it, the memory of a model of
+            `transformers` is not forecast.
     """
     calibration = load_calibration()
     expected: dict[str, float] = {}
@@ -60,10 +67,11 @@ def with_forecast(plan: Plan, data: Dataset) -> Plan:
         expected["seconds"] = plan.budget_seconds
     peak = plan.probe.get("peak_flops")
     rough = seconds or (plan.tokens * plan.flops_per_token / (0.3 * peak) if peak else 0.0)
-    if plan.model is not None and rough >= _WORTH_A_DRY_RUN:
+    shape = _shape_to_dry_run(plan, home)
+    if shape is not None and rough >= _WORTH_A_DRY_RUN:
         # The timed steps ran the compiler as well, whose memory a dry run does not see.
         so_far = measured_memory(plan.device) if step else None
-        expected["peak_bytes"] = max(_expected_memory(plan), so_far or 0.0)
+        expected["peak_bytes"] = max(_expected_memory(plan, shape), so_far or 0.0)
     law = run_scaling_law(plan, data)
     if law is not None and plan.model is not None:
         size, read = matrix_parameters(plan.model), read_bytes(plan, data, plan.epochs)
@@ -92,7 +100,8 @@ def run_scaling_law(plan: Plan, data: Dataset) -> ScalingLaw | None:
     Returns:
         The law; None for a run that does not train a decoder from scratch on text.
     """
-    if plan.model is None or plan.base is not None or plan.objective != "causal" or not isinstance(data, TextDataset):
+    follows = find_task(plan.task).follows_scaling_law
+    if plan.model is None or plan.base is not None or not follows or not isinstance(data, TextDataset):
         return None
     level = None
     if plan.start_bits_per_byte is not None:
@@ -130,11 +139,21 @@ def read_bytes(plan: Plan, data: Dataset, epochs: float) -> float:
     return worth(epochs) * data.epoch_tokens(plan) * data.bytes_per_target
 
 
-def _expected_memory(plan: Plan) -> float:
-    """Return the expected peak memory in bytes: of the whole process, or on a GPU of the tensors there."""
-    assert plan.model is not None
+def _shape_to_dry_run(plan: Plan, home: Path | None) -> DecoderSpec | Path | None:
+    """Return the shape of the model: lavra's own, or a folder of a decoder or encoder of `transformers`; or None."""
+    if plan.model is not None:
+        return plan.model
+    folder = None if home is None else home / BASE
+    return folder if folder is not None and (folder / CONFIG).is_file() and not plan.source_context else None
+
+
+def _expected_memory(plan: Plan, shape: DecoderSpec | Path) -> float:
+    """Return the expected peak memory in bytes: of the whole process, or on a GPU of the tensors there.
+
+    A checkpoint is written beside the training, from a copy in main memory of the weights and the optimiser's state.
+    """
     dry_run = DryRun(
-        plan.model,
+        shape,
         plan.context,
         plan.precision,
         plan.optimizer,
@@ -144,7 +163,10 @@ def _expected_memory(plan: Plan) -> float:
         micro_batches=min(2, max(1, plan.global_batch_size // plan.micro_batch_size)),
     )
     estimate = estimate_memory(dry_run, plan.micro_batch_size)
-    return float(estimate.peak if plan.device == "cuda" else estimate.process + _LIBRARIES)
+    if plan.device == "cuda":
+        return float(estimate.peak)
+    copied = (estimate.master_weights or estimate.weights) + estimate.optimizer
+    return float(estimate.process + _LIBRARIES + copied)
 
 
 def measured_memory(device: str) -> float | None:

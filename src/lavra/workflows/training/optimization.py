@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from lavra.config.training import OptimizationConfig
@@ -118,6 +119,11 @@ def options_after_bigrams(
     )
 
 
+def _power_of_two(steps: float) -> int:
+    """Return the largest power of two up to a number, at least 1, which lengths that are nearly equal share."""
+    return 1 << max(0, math.floor(math.log2(max(1.0, steps))))
+
+
 def schedule_of(asked: OptimizationConfig, adapting: bool, steps: int) -> Schedule:
     """Return the learning-rate schedule of a run; the warm-up takes at most a tenth of the steps.
 
@@ -128,6 +134,8 @@ def schedule_of(asked: OptimizationConfig, adapting: bool, steps: int) -> Schedu
     """
     warmup = asked.warmup_steps
     if warmup is None:
-        warmup = round(_WARMUP_SHARE * steps) if adapting else _WARMUP_STEPS
-    shape = asked.schedule or ("linear" if adapting else "wsd")
+        warmup = _power_of_two(_WARMUP_SHARE * steps) if adapting else _WARMUP_STEPS
+    # With wsd the first steps of a run do not depend on its length: those that are timed stay part of the run, and a
+    # time budget can be kept by changing the length while it runs.
+    shape = asked.schedule or "wsd"
     return Schedule(shape, min(warmup, max(1, steps // 10)), asked.decay_fraction, asked.min_lr_ratio)

@@ -10,7 +10,11 @@ from dataclasses import replace
 from lavra.config.training import TrainConfig
 from lavra.core.progress import log
 from lavra.core.units import counted
-from lavra.planning.plan import Plan
+from lavra.planning.machine.timed_steps import TimedSteps
+from lavra.tasks.datasets import DataSize
+from lavra.training.batches import DistributedInfo
+from lavra.training.plan import Plan
+from lavra.workflows.training.autoconfig import steps_in, with_length
 
 _MOMENT = 0.85
 """Share of the steps before the decay after which the length is set; it must be below 1, so that the run may still
@@ -24,6 +28,72 @@ _MOST_MORE = 1.5
 
 _WORTH_SAYING = 0.02
 """Relative change of the number of steps from which on it is printed; a smaller one is only logged."""
+
+
+_PROBE_SHARE = 0.08
+"""Share of a time budget that the timed steps take."""
+_LEAST_PROBE = 2.0
+"""Least seconds of the timed steps."""
+_LONGEST_PROBE = 20.0
+"""Most seconds of the timed steps."""
+
+_KEPT_SHARE = 0.15
+"""The share where the timed steps stay part of the run: more, because they then cost nothing, and more steps give a
+more reliable speed."""
+_LONGEST_KEPT = 60.0
+"""Most seconds of timed steps that stay part of the run."""
+
+
+def probe_seconds(plan: Plan, config: TrainConfig, distributed: DistributedInfo) -> tuple[float, bool]:
+    """Return how many seconds the first steps of a run are timed, and whether they may stay part of the run.
+
+    Args:
+        plan: The plan of the run.
+        config: The request.
+        distributed: The place of this process among all.
+    """
+    kept = begins_alike(plan, config) and distributed.world_size == 1
+    share, longest = (_KEPT_SHARE, _LONGEST_KEPT) if kept else (_PROBE_SHARE, _LONGEST_PROBE)
+    return min(longest, max(_LEAST_PROBE, share * (plan.budget_seconds or 0.0))), kept
+
+
+def length_by_speed(
+    plan: Plan, config: TrainConfig, data: DataSize, timed: TimedSteps, spent: float, *, kept: bool
+) -> tuple[Plan, bool]:
+    """Return the plan with as many steps as fit into the time budget at the speed of the timed steps.
+
+    Args:
+        plan: The plan with a guess of its length.
+        config: The request.
+        data: How much data there is.
+        timed: The timed steps.
+        spent: Seconds of the budget that are gone.
+        kept: Whether the timed steps may stay part of the run.
+
+    Returns:
+        The plan, and whether the timed steps stay: only if a run of the new length starts with the same rates.
+    """
+    probe, guess, taken = timed.probe, plan, len(timed.reports)
+    per_token = probe.step_seconds / plan.batch_tokens
+    plan = with_length(plan, plan.steps, config, data, per_token)
+    more = steps_in((plan.budget_seconds or 0.0) - spent, probe.step_seconds, plan, per_token)
+    plan = with_length(plan, more + taken if kept else more, config, data, per_token)
+    if not (kept and _same_rates(guess, plan, taken)):
+        plan, kept = with_length(plan, more, config, data, per_token), False
+    figures = {
+        "first_step_seconds": probe.first_step_seconds,
+        "step_seconds": probe.step_seconds,
+        "steps": float(probe.steps),
+        "tokens_per_second": probe.tokens_per_second,
+    }
+    return replace(plan, probe={**plan.probe, **figures}), kept
+
+
+def _same_rates(guess: Plan, plan: Plan, steps: int) -> bool:
+    """Return whether two lengths of a run have the same learning rates in the first steps."""
+    return all(
+        guess.schedule.factor(step, guess.steps) == plan.schedule.factor(step, plan.steps) for step in range(steps)
+    )
 
 
 def begins_alike(plan: Plan, config: TrainConfig) -> bool:
