@@ -314,7 +314,8 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: Dataset, seco
     if plan.budget_seconds is not None:
         # Half-overlapping windows read every token about twice.
         seconds = EVALUATION_SHARE * plan.budget_seconds
-        validation_set = min(validation_set, max(4096, int(seconds / (2 * _FORWARD_SHARE * seconds_per_token))))
+        least = min(_LEAST_EVALUATED, 2 * plan.context)
+        validation_set = min(validation_set, max(least, int(seconds / (2 * _FORWARD_SHARE * seconds_per_token))))
     return replace(
         plan,
         steps=steps,
@@ -387,10 +388,27 @@ def seconds_after(plan: Plan, seconds_per_token: float) -> float:
         plan: The plan of the run.
         seconds_per_token: Seconds of training for each token.
     """
-    validation_set = 2 * _FORWARD_SHARE * seconds_per_token * plan.evaluation_tokens
-    if plan.budget_seconds is not None:
-        validation_set = min(validation_set, EVALUATION_SHARE * plan.budget_seconds)
-    return validation_set + _FINISH_SECONDS
+    evaluation = 2 * _FORWARD_SHARE * seconds_per_token * plan.evaluation_tokens
+    writing = 4 * plan.parameters / _WRITTEN_BYTES
+    sampling = sample_tokens(plan) * _decode_seconds(plan)
+    return evaluation + writing + sampling + _FINISH_SECONDS
+
+
+def sample_tokens(plan: Plan) -> int:
+    """Return the largest number of tokens of a sample text, so that the samples take a small share of a time budget.
+
+    Args:
+        plan: The plan of the run.
+    """
+    most, seconds = min(SAMPLE_TOKENS, plan.context), _decode_seconds(plan)
+    if plan.budget_seconds is None or not seconds:
+        return most
+    return min(most, max(_LEAST_SAMPLE, int(_SAMPLE_SHARE * plan.budget_seconds / seconds)))
+
+
+def _decode_seconds(plan: Plan) -> float:
+    """Return the seconds in which a processor generates a token: it reads every weight from memory, in fp32."""
+    return 4 * plan.parameters / _READ_BYTES if plan.device == "cpu" else 0.0
 
 
 _CHECKPOINTS = 20
@@ -399,7 +417,17 @@ writing checkpoints every few steps makes these steps a quarter slower."""
 _SHORT = 300.0
 
 _FINISH_SECONDS = 1.5
-"""Seconds that writing the model and generating the samples take."""
+"""Seconds that the end of a run takes with any model."""
+
+_LEAST_EVALUATED = 4096
+"""Fewest tokens of the final evaluation, or two sequences where these are fewer."""
+
+SAMPLE_TOKENS = 120
+"""Most and fewest tokens of a sample text, the share of a time budget that the samples may take, and the bytes of
+weights that a processor reads in a second."""
+_LEAST_SAMPLE = 16
+_SAMPLE_SHARE = 0.02
+_READ_BYTES = 8e9
 
 _OVERHEAD = 0.03
 """Share of the training time for checkpoints and logging, and for a machine that is slower once it is warm."""

@@ -31,6 +31,7 @@ from lavra.training.validation import validation_loss
 from lavra.workflows.datasets.dataset import Dataset, TextDataset
 from lavra.workflows.models.merging import write_merged
 from lavra.workflows.models.saved_base import companions_folder, write_model
+from lavra.workflows.training.autoconfig import sample_tokens
 from lavra.workflows.training.best_step import checkpoint_to_deliver
 from lavra.workflows.training.build import TrainingJob
 from lavra.workflows.training.forecast import against, measured_memory
@@ -38,9 +39,8 @@ from lavra.workflows.training.forecast import against, measured_memory
 MODEL_FOLDER = "model"
 """Name of the folder of the finished model in a run."""
 
-_SAMPLE_TOKENS = 120
-"""Most tokens of a sample text, and most characters of its prompt that are printed."""
 _SHOWN_PROMPT = 300
+"""Most characters of the prompt of a sample text that are printed."""
 
 
 def finish(
@@ -196,7 +196,7 @@ def _samples(config: TrainConfig, plan: Plan, model: Any, data: Dataset) -> list
     asked = data.samples(config.samples)
     prompts = list(dict.fromkeys(prompt for prompt, _ in asked))
     options = GenerateOptions(
-        max_new_tokens=min(_SAMPLE_TOKENS, plan.context),
+        max_new_tokens=sample_tokens(plan),
         samples=1 if data.examples else config.samples,
         greedy=data.examples,
         seed=config.seed,
