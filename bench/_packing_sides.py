@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from _shapes import dataset_of, shape_of
-from _training_sides import hub_config, in_turn, lavra_plan, lavra_request, load_compiler, training_arguments
+from _training_sides import hub_config, in_turn, lavra_job, lavra_request, load_compiler, training_arguments
 from _turns import Turns, memory, serve
 from lavra.data.token_store.store import TokenStore
 from lavra.models.protocols import IGNORED, Batch
@@ -66,16 +66,16 @@ def spec_of(settings: Settings) -> Any:
 
 def lavra(settings: Settings, turns: Turns, *, compiled: bool, padding: Padded | None = None) -> None:
     """lavra's training, packed with isolation, or the same with padded rows."""
-    from lavra.training.batches import BatchSource, DistributedInfo
-    from lavra.workflows.training.build import build_training_job
+    from lavra.training.batches import BatchSource
 
     load_compiler()
     config, machine = lavra_request(settings | {"compile": compiled}, "adamw", isolate=True)
     spec = spec_of(settings)
     data = dataset_of(Path(settings["store"]), spec.vocabulary)
     memory.begin()
-    plan = lavra_plan(config, machine, spec, data)
-    trainer = build_training_job(config, plan, data, None, torch.device(settings["device"]), DistributedInfo()).trainer
+    job = lavra_job(config, machine, spec, data)
+    job.build()
+    plan, trainer = job.plan, job.trainer
     if padding is not None:
         trainer.objective = padding
         trainer.batches.close()

@@ -12,7 +12,7 @@ from lavra.data.token_store.manifest import Manifest, Source
 from lavra.data.token_store.prepare import Prepared
 from lavra.data.token_store.store import TokenStore
 from lavra.models.spec import PRESETS, DecoderSpec
-from lavra.workflows.datasets.dataset import TextDataset
+from lavra.tasks.datasets import TextDataset
 
 _GPT2 = PRESETS["gpt2-124m"]
 

@@ -21,17 +21,14 @@ FOREVER = 1_000_000
 def lavra(settings: Settings, turns: Turns, *, optimizer: str = "adamw", isolate: bool = False) -> None:
     """What `lavra train` builds: its plan's precision and micro-batch, compiled blocks, its whole chain of updates."""
     load_compiler()
-    import torch
-
-    from lavra.training.batches import DistributedInfo
-    from lavra.workflows.training.build import build_training_job
 
     config, machine = lavra_request(settings, optimizer, isolate)
     spec = shape_of(settings["shape"], settings["context"])
     data = dataset_of(Path(settings["store"]), spec.vocabulary)
     memory.begin()
-    plan = lavra_plan(config, machine, spec, data)
-    trainer = build_training_job(config, plan, data, None, torch.device(settings["device"]), DistributedInfo()).trainer
+    job = lavra_job(config, machine, spec, data)
+    job.build()
+    trainer = job.trainer
     while True:
         if not turns.step_done(trainer.run_step().targets):
             break
@@ -64,12 +61,16 @@ def lavra_request(settings: Settings, optimizer: str, isolate: bool) -> tuple[An
     return config, Machine(device, precision, 1e12, use_threads(None))
 
 
-def lavra_plan(config: Any, machine: Any, spec: Any, data: Any) -> Any:
-    """Return the plan as `lavra train` makes it."""
+def lavra_job(config: Any, machine: Any, spec: Any, data: Any) -> Any:
+    """Return the training job as `lavra train` makes it, before anything is built."""
+    from lavra.tasks.table import find_task
     from lavra.training.batches import DistributedInfo
-    from lavra.workflows.training.autoconfig import autoconfig
+    from lavra.workflows.training.autoconfig import autoconfig, learner_of
+    from lavra.workflows.training.job import TrainingJob
 
-    return autoconfig(config, machine, spec, data, DistributedInfo())
+    task, alone = find_task("language-modelling"), DistributedInfo()
+    plan = autoconfig(config, machine, learner_of(config, spec, data, task, "causal"), data, alone)
+    return TrainingJob(config, data.folder, None, machine.device, alone, data, task, plan)
 
 
 def trainer(settings: Settings, turns: Turns, *, bf16: bool = False, compiled: bool = False) -> None:

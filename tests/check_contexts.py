@@ -19,15 +19,15 @@ from lavra.data.token_store.prepare import Prepared, prepare
 from lavra.models.protocols import IGNORED, Batch
 from lavra.models.spec import PRESETS, DecoderSpec
 from lavra.objectives.base import Loss
-from lavra.planning.plan import Plan
+from lavra.tasks.datasets import TextDataset
+from lavra.tasks.table import find_task
 from lavra.training.batches import BatchSource, DistributedInfo
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.optimizers.schedules import Schedule
 from lavra.training.trainer import Trainer
-from lavra.workflows.check import make_check_context
-from lavra.workflows.datasets.dataset import TextDataset
-from lavra.workflows.training.autoconfig import Machine, autoconfig
-from lavra.workflows.training.build import TrainingJob, build_training_job
+from lavra.workflows.training.autoconfig import Machine, autoconfig, learner_of
+from lavra.workflows.training.checking import check_context
+from lavra.workflows.training.job import TrainingJob
 
 STYLES = ("gpt2-124m", "opt-125m", "pythia-70m", "tinyllama-1.1b", "llama3-8b", "lavra-9m")
 """One preset of each kind; the others differ from these in sizes alone."""
@@ -117,7 +117,7 @@ def assembled(
     rate: float = 1.0,
     device: torch.device = CPU,
     **optimization: Any,
-) -> tuple[TrainingJob, Plan]:
+) -> TrainingJob:
     """Return a training of a decoder, as `lavra train` assembles it."""
     options = OptimizationConfig(batch_tokens=256, **optimization)
     options = replace(
@@ -127,9 +127,13 @@ def assembled(
     )
     config = TrainConfig(data=("text",), steps=50, model=ModelConfig(), optimization=options)
     dataset = TextDataset(data)
-    plan = autoconfig(config, Machine(device, "fp32", 1e10, 1), spec, dataset, DistributedInfo())
+    task = find_task("language-modelling")
+    learner = learner_of(config, spec, dataset, task, "causal")
+    plan = autoconfig(config, Machine(device, "fp32", 1e10, 1), learner, dataset, DistributedInfo())
     plan = replace(plan, compile=False, precision=precision)  # pyright: ignore[reportArgumentType]
-    return build_training_job(config, plan, dataset, None, device, DistributedInfo()), plan
+    job = TrainingJob(config, data.folder, None, device, DistributedInfo(), dataset, task, plan)
+    job.build()
+    return job
 
 
 def decoder_check_context(
@@ -142,8 +146,7 @@ def decoder_check_context(
     device: torch.device = CPU,
 ) -> CheckContext:
     """Return a decoder about to be trained, as a subject of checks."""
-    job, plan = assembled(spec, data, precision=precision, rate=rate, device=device)
-    return make_check_context(job, plan, TextDataset(data), loaded=loaded)
+    return check_context(assembled(spec, data, precision=precision, rate=rate, device=device), loaded=loaded)
 
 
 class ListSource:

@@ -38,6 +38,14 @@ def _loud():
     set_quiet(False)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _quick_measurement() -> None:
+    """Measure this machine by small matrix products: the real ones take a second before every training."""
+    from lavra.planning.machine import hardware
+
+    hardware._SIDES["cpu"] = 64
+
+
 @pytest.fixture
 def reference_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the certificate's other program in this process, which has paid for its imports already."""

@@ -254,6 +254,8 @@ def _library() -> dict[str, Callable[..., Any]]:
         "get_device_capability": lambda *_: (8, 0),
         "max_memory_allocated": lambda *_: gib,
         "memory_allocated": lambda *_: gib,
+        "memory_reserved": lambda *_: 2 * gib,
+        "mem_get_info": lambda *_: (6 * gib, 8 * gib),
         "reset_peak_memory_stats": lambda *_: None,
         "empty_cache": lambda: None,
     }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lavra.models.spec import DecoderSpec
-from lavra.planning.plan import Plan
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.optimizers.schedules import Schedule
+from lavra.training.plan import Plan
 
 
 def a_plan() -> Plan:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import time
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,17 @@ class NotingWriter:
     Args:
         room: tokens (bytes) that it reads.
         log: gets a line for each passage that is written for, at once.
-        seconds: that each passage takes.
+        killed_after: Number of passages after which the process kills itself; None for never.
         name: stands for its weights.
     """
 
-    def __init__(self, room: int = 60, log: Path | None = None, seconds: float = 0.0, name: str = "noting") -> None:
+    def __init__(
+        self, room: int = 60, log: Path | None = None, killed_after: int | None = None, name: str = "noting"
+    ) -> None:
         self.room, self.fingerprint = room, name
         self.tokenizer: Any = ByteTokenizer()
         self.passages: list[str] = []
-        self._log, self._seconds = log, seconds
+        self._log, self._killed_after = log, killed_after
 
     def write(self, passages: Sequence[str], count: int, seed: int) -> list[list[str]]:
         """Return `count` queries for each passage."""
@@ -36,7 +39,8 @@ class NotingWriter:
             if self._log is not None:
                 with self._log.open("a", encoding="utf8") as handle:
                     handle.write(hashlib.md5(passage.encode()).hexdigest() + "\n")
-            time.sleep(self._seconds)
+            if len(self.passages) == self._killed_after:
+                os.kill(os.getpid(), signal.SIGKILL)
             made.append([f"{passage.split()[0]} {seed} {number}" for number in range(count)])
         return made
 

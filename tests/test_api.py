@@ -46,7 +46,7 @@ def test_what_is_neither_locations_nor_rows_is_said(tmp_path: Path) -> None:
         ("--lr=1", "--optimization.learning-rate"),
         ("--batch-size=8", "--machine.micro-batch-size"),
         ("--wandb", "--track wandb"),
-        ("--tokenizer=x", "--text.tokenizer"),
+        ("--vocab-size=500", "--text.vocabulary"),
     ],
 )
 def test_flags_of_other_programs_are_told_their_name_here(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,9 @@ from lavra.cli.main import main
 from lavra.core.disk.json_lines import JsonLines, one_line
 from lavra.core.errors import InputError
 from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.evaluation import likelihood
 from lavra.models.native.store import save_decoder
+from lavra.workflows import evaluate
 from lavra.workflows.generation.score import score
 from recommended import recommended
 
@@ -247,6 +252,45 @@ def test_classify(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "labels that are not among --labels: 'bad'" in capsys.readouterr().err
     for wrong in (["--text", "x"], ["--zero-shot", "--text", "x"], ["--zero-shot", "--labels", "a", "b"]):
         assert main(["classify", model, *wrong]) == 2
+
+
+def test_export_reads_its_text_as_every_command_does(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = write(tmp_path / "text.jsonl", {"body": "many words"}, {"text": "no body"})
+    words = ["export", model, "--out", str(tmp_path / "out"), "--data", text, "--text-column", "body"]
+    assert main([*words, "--on-bad-row", "error"]) == 2
+    assert "text.jsonl:2" in capsys.readouterr().err
+    assert main([*words, "--text-column", "absent"]) == 2
+    assert "absent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["budget", "ctrl-c"])
+def test_evaluate_can_be_bounded_and_gives_what_it_measured(
+    how: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(tmp_path / "text.jsonl", *({"text": f"number {number}, many words and a day"} for number in range(40)))
+    words = ["evaluate", model, "--data", data, "--json"]
+    monkeypatch.setattr(likelihood, "CPU_BATCH_TOKENS", 16)
+    if how == "budget":
+        monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+        words += ["--budget", "3s"]
+    else:
+        score_batch, batches = likelihood._try, itertools.count()
+
+        def interrupted(*arguments: Any) -> Any:
+            if next(batches) == 1:
+                signal.raise_signal(signal.SIGINT)
+            return score_batch(*arguments)
+
+        monkeypatch.setattr(likelihood, "_try", interrupted)
+    code = main(words)
+    told = capsys.readouterr()
+    assert code == (0 if how == "budget" else 130)
+    assert ("Ctrl-C: ending with the documents" in told.err) is (how == "ctrl-c")
+    found = json.loads(told.out)
+    assert 0 < found["documents"] < found["drawn_from_documents"] == 40
+    assert all(one["bits_per_byte"] > 0 for one in found["baselines"])
 
 
 def test_explain(model: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,6 +79,17 @@ def test_a_recipe_sets_the_values_and_flags_override_them(tmp_path: Path):
     assert read("--recipe", str(recipe)) == written
 
 
+@pytest.mark.parametrize("written", [True, False, None])
+@pytest.mark.parametrize(("word", "wanted"), [("--check", True), ("--no-check", False)])
+def test_a_switch_may_say_what_the_recipe_or_the_default_says(
+    tmp_path: Path, written: bool | None, word: str, wanted: bool
+):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("" if written is None else f"check = {str(written).lower()}\n")
+    assert read("corpus", "--recipe", str(recipe), word).check is wanted
+    assert read("corpus", word).check is wanted
+
+
 def test_a_recipe_may_leave_out_what_a_flag_gives(tmp_path: Path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('budget = "10m"\n')
@@ -96,7 +107,6 @@ def test_a_recipe_that_cannot_be_used_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a", "--bugdet", "3m"], "--budget"),
         (["a", "--budget", "soon"], "'soon' is not a duration: write it like"),
         (["a", "--shape.norm", "rms"], "layernorm"),
         (["a", "--shape.depth", "deep"], "--shape.depth"),
@@ -110,11 +120,36 @@ def test_a_wrong_flag_is_explained_with_exit_code_2(words: list[str], message: s
     assert shown.out == ""
 
 
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [
+        ("--bugdet", "did you mean --budget?"),
+        ("--bugdet=3m", "did you mean --budget?"),
+        ("--depth", "did you mean --shape.depth?"),
+        ("--shape.nrom", "did you mean --shape.norm?"),
+        ("--dpeth", "did you mean --shape.depth?"),
+        ("--no-chekc", "did you mean --no-check?"),
+        ("--xyzzy", "`lavra job --help-all` lists the options"),
+        ("-b", "`lavra job --help-all` lists the options"),
+        ("--max-steps", "`lavra job --help-all` lists the options"),
+    ],
+)
+def test_an_unknown_flag_is_answered_with_the_nearest(word: str, remedy: str):
+    with pytest.raises(InputError) as caught:
+        read("a", word, "3")
+    assert caught.value.message == f"`lavra job` has no {word.partition('=')[0]}"
+    assert caught.value.remedy == remedy
+
+
+def test_what_follows_two_dashes_is_no_flag():
+    assert read("--", "a", "--bugdet", "--help") == Job(("a", "--bugdet", "--help"))
+
+
 def test_help_shows_examples_units_and_the_common_flags(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit, match="0"):
         read("--help")
     shown = capsys.readouterr().out
-    for part in ("Examples:\n  lavra job a --budget 10m", "--budget DURATION", "--recipe", "--json", "--quiet"):
+    for part in ("examples:\n  lavra job a --budget 10m", "--budget DURATION", "--recipe", "--json", "--quiet"):
         assert part in shown
     assert "\x1b" not in shown  # no colour in a pipe
 

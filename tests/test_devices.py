@@ -36,7 +36,7 @@ from lavra.objectives.causal import Causal
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.updates import Clip, ExponentialAverage, SnapshotAverage
-from lavra.training.validation import Validation
+from lavra.training.validation import Validation, likelihood_metrics
 
 CPU = torch.device("cpu")
 SHAPES: dict[str, dict[str, Any]] = {
@@ -121,9 +121,9 @@ def test_a_checkpoint_comes_back_to_the_gpu(tmp_path: Path, gpu: torch.device) -
 def test_validation_with_averaged_weights(gpu: torch.device) -> None:
     trainer = tiny.tiny_trainer(updates=lambda trainer: [ExponentialAverage(trainer.master_weights, 0.9)], device=gpu)
     tiny.run(trainer, 1)
-    validation = Validation(WindowSource(tiny.topics_store(), tiny.CONTEXT, 0), 4, 3.0)
+    validation = Validation(WindowSource(tiny.topics_store(), tiny.CONTEXT, 0), 4, likelihood_metrics(3.0))
     with trainer.eval_mode():
-        assert validation.loss(trainer.model, Causal(tiny.CONTEXT), 2, gpu) < 7
+        assert validation.measure(trainer.model, Causal(tiny.CONTEXT), 2, gpu)["loss"] < 7
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

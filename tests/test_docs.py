@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import io
 import re
 import shlex
@@ -12,12 +10,15 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import pytest
 
+from command_lines import configurations
 from lavra.cli import options
 from lavra.cli.main import COMMANDS
+from lavra.config.everywhere import EverywhereConfig
+from lavra.config.flags import flags_of
 from lavra.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +52,7 @@ def _command_lines(text: str) -> Iterator[str]:
 def _fault_of(line: str) -> str | None:
     """Return what is wrong with a command line, None where its command can read it."""
     words = [word for word in shlex.split(line, comments=True)[1:] if word != "…"]
-    if words[-1] in ("--help", "--version"):
+    if words[-1] in ("--help", "--help-all", "--version"):
         return None  # COMMAND --help, in the words of either language
     if words[0] not in COMMANDS:
         return f"there is no command {words[0]}"
@@ -70,6 +71,8 @@ def _fault_of(line: str) -> str | None:
         return None
     except SystemExit:
         return told.getvalue().strip()
+    except InputError as error:
+        return str(error)
     return f"{words[0]} did not read its options"
 
 
@@ -94,36 +97,11 @@ def test_a_wrong_command_line_is_found():
 
 @cache
 def _flags() -> frozenset[str]:
-    """Return every flag that some command has, from the dataclasses of the options (a help takes a second to write)."""
-    asked: list[Any] = []
-
-    def parse(cls: Any, *arguments: Any, **named: Any) -> Any:
-        asked.append(cls)
-        raise _ParsedError
-
-    found = {"--from", "--json", "--quiet", "--recipe"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name in COMMANDS:
-            module = import_module(f"lavra.cli.{name}")
-            found |= set(getattr(module, "_SHORT", {}))
-            patch.setattr(module, "parse", parse)
-            for words in (["train"], ["evaluate"], ["show", "x"], ["rm", "x"]):
-                with contextlib.suppress(_ParsedError, InputError):
-                    module.main(words)
-    return frozenset(found | {flag for cls in asked for flag in _flags_of(cls)})
-
-
-def _flags_of(cls: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the flags of a dataclass: dotted where it is nested, and `no-` before switches that are on."""
-    for name, hint in get_type_hints(cls, include_extras=True).items():
-        plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-        named = [one.name for one in getattr(hint, "__metadata__", ()) if isinstance(getattr(one, "name", None), str)]
-        name = named[0] if named else name.replace("_", "-")
-        if dataclasses.is_dataclass(plain):
-            yield from _flags_of(plain, f"{prefix}{name}." if name else prefix)
-        else:
-            yield f"--{prefix}{name}"
-            yield f"--{prefix}no-{name}"
+    """Return every flag that some command has."""
+    classes = [EverywhereConfig, *(cls for _, cls in configurations())]
+    flags = [flag for cls in classes for flag in flags_of(cls)]
+    names = {name for flag in flags for name in (*flag.names, *(one.flag for one in flag.sets))}
+    return frozenset(names | {"--help", "--help-all", "--version"})
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=_shown)

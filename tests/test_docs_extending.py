@@ -35,25 +35,31 @@ from lavra.models.families.family import Names
 from lavra.models.families.importing import import_decoder
 from lavra.models.families.llama import LLAMA
 from lavra.models.families.registry import FAMILIES
+from lavra.models.heads import HEADS, Head, attach_head, head_from_dict
+from lavra.models.pooling import documents_of, pool
 from lavra.models.protocols import Batch, Model
 from lavra.models.spec import DecoderSpec
-from lavra.objectives.base import Loss, target_features
+from lavra.objectives.base import Loss, WithEmbeddings, target_features
 from lavra.objectives.causal import Causal
+from lavra.objectives.classify import Classify, LabelledText
+from lavra.objectives.contrastive import ANCHOR, POSITIVE, Contrastive
 from lavra.text.templates import read_templates
 from lavra.training.callbacks import Callbacks, Request
 from lavra.training.loop import Intervals, Loop, Units
 from lavra.training.step import Step
 from lavra.training.trainer import Trainer
-from lavra.training.updates import Clip, Outcome
+from lavra.training.updates import Clip, Outcome, Update
 from lavra.training.updates.base import Inner
+from lavra.training.validation import likelihood_metrics
 from little_tokenizers import byte_level
-from tiny_training import CONTEXT, SPEC, Capture, all_tensors, assert_same_bits, lively, run, tiny_trainer
+from test_training_comparing import pair_trainer
+from tiny_training import CONTEXT, SPEC, Capture, all_tensors, assert_same_bits, distance, lively, run, tiny_trainer
 
 # Training: an update.
 
 
 # --8<-- [start:update]
-class CentralizeGradients:
+class CentralizeGradients(Update):
     """Take the mean of each row off the gradient of every matrix (gradient centralization, arXiv 2004.01461).
 
     Args:
@@ -76,13 +82,6 @@ class CentralizeGradients:
         outcome = inner()
         outcome.metrics["largest_row_mean"] = largest
         return outcome
-
-    def state_dict(self) -> dict[str, Any]:
-        """It has no state; what is returned here is saved in every checkpoint."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """There is nothing to restore."""
 
 
 def add_update(trainer: Trainer) -> None:
@@ -136,12 +135,12 @@ class StopWhenGoodEnough:
 def test_an_observer_ends_the_run():
     trainer = tiny_trainer(steps=6)
     callbacks = Callbacks([StopWhenGoodEnough(bits_per_byte=1e9)])
-    loop = Loop(trainer, None, None, Intervals(6, 6, 6), Units(3.5, 0.6, 1.0), None, callbacks)
+    loop = Loop(trainer, None, None, Intervals(6, 6, 6), Units(likelihood_metrics(3.5, 0.6), 1.0), None, callbacks)
     with pytest.raises(Interrupted, match="after step 1 of 6"):
         loop.train()
     trainer = tiny_trainer(steps=2)
     callbacks = Callbacks([StopWhenGoodEnough(bits_per_byte=0.0)])
-    Loop(trainer, None, None, Intervals(2, 2, 2), Units(3.5, 0.6, 1.0), None, callbacks).train()
+    Loop(trainer, None, None, Intervals(2, 2, 2), Units(likelihood_metrics(3.5, 0.6), 1.0), None, callbacks).train()
     assert trainer.step == 2
 
 
@@ -197,6 +196,136 @@ def test_an_objective_learns_what_it_says():
 def test_an_objective_at_its_neutral_value_is_the_plain_one():
     plain, neutral = (tiny_trainer(objective=one, steps=1) for one in (Causal(CONTEXT), ZLoss(Causal(CONTEXT), 0.0)))
     assert run(neutral)[0].loss == pytest.approx(run(plain)[0].loss, rel=1e-6)
+
+
+# --8<-- [start:embeddings]
+@dataclass(frozen=True)
+class NoisyEmbeddings:
+    """Another objective, learned from embeddings with uniform noise (NEFTune, arXiv 2310.05914).
+
+    Attributes:
+        inner: the objective that is learned.
+        alpha: size of the noise: each entry is at most alpha / sqrt(length x width); 0 is the inner objective.
+    """
+
+    inner: Causal
+    alpha: float = 5.0
+
+    def encode(self, rows: Sequence[Window], streams: Streams, progress: float) -> Batch:
+        """A batch is what the inner objective makes."""
+        return self.inner.encode(rows, streams, progress)
+
+    def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
+        """Return the loss of the inner objective; what is only measured is measured without noise."""
+        if learning and self.alpha:
+            rows = model.embed(batch.inputs)
+            noise = torch.rand_like(rows) * 2 - 1  # seeded by the step, like dropout
+            model = WithEmbeddings(model, rows + noise * self.alpha / (rows.shape[1] * rows.shape[2]) ** 0.5)
+        return self.inner.loss(model, batch, learning=learning)
+
+
+# --8<-- [end:embeddings]
+
+
+def test_noise_on_embeddings_is_for_learning_and_none_is_the_plain_run():
+    plain, neutral, noisy = (
+        tiny_trainer(objective=one, steps=2)
+        for one in (Causal(CONTEXT), NoisyEmbeddings(Causal(CONTEXT), 0.0), NoisyEmbeddings(Causal(CONTEXT)))
+    )
+    run(plain), run(neutral), run(noisy)
+    assert_same_bits(all_tensors(neutral), all_tensors(plain))
+    assert any(not torch.equal(one, all_tensors(plain)[name]) for name, one in all_tensors(noisy).items())
+    (batch,) = plain.batches.micro_batches(0)
+    measured = [one.loss(plain.model, batch, learning=False).sum for one in (plain.objective, noisy.objective)]
+    assert torch.equal(*measured)
+
+
+# Training: an objective that compares examples.
+
+
+# --8<-- [start:comparing]
+@dataclass(frozen=True)
+class HardestNegative(Contrastive):
+    """A positive is nearer to its anchor by a margin than the nearest other one (VSE++, arXiv 1707.05612).
+
+    Attributes:
+        margin: by how much nearer it has to be.
+    """
+
+    symmetric: bool = False
+    margin: float = 0.2
+
+    def compare(self, embeddings: torch.Tensor, info: dict[str, torch.Tensor], *, learning: bool = True) -> Loss:
+        """All embeddings of the step are here, those of other micro-batches and processes too."""
+        anchors, positives = (embeddings[info["roles"] == role] for role in (ANCHOR, POSITIVE))
+        similarity = anchors @ positives.t()
+        own = similarity.diagonal()
+        others = similarity - 2 * torch.diag(torch.full_like(own, torch.inf))
+        losses = (self.margin + others.amax(1) - own).clamp(min=0)
+        return Loss(losses.sum(), float(len(own)))
+
+
+# --8<-- [end:comparing]
+
+
+def test_an_objective_that_compares_is_one_big_batch():
+    captures = [Capture(), Capture()]
+    for capture, micro_batch_size in zip(captures, (2, 8), strict=True):
+        run(
+            pair_trainer(
+                objective=HardestNegative(CONTEXT, margin=1.0),
+                micro_batch_size=micro_batch_size,
+                updates=lambda _, capture=capture: [capture],
+            ),
+            1,
+        )
+    assert captures[0].losses == pytest.approx(captures[1].losses, rel=1e-5)
+    assert distance(captures[0].gradients[0], captures[1].gradients[0]) < 1e-5
+    assert captures[0].losses[0] > 0
+
+
+# Models: a head.
+
+
+# --8<-- [start:head]
+class MeanAndMaxHead(Head):
+    """Classes of a document from the mean and the maximum of its tokens (ULMFiT, arXiv 1801.06146)."""
+
+    kind = "mean_and_max"
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(width, classes=classes)  # what `to_dict` writes down
+        self.output = nn.Linear(2 * width, classes)
+
+    def forward(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return (documents, classes); pooling knows what is padding and where documents are packed."""
+        documents = documents_of(batch)
+        pooled = [pool(features, documents, one) for one in ("mean", "max")]
+        return self.output(torch.cat(pooled, dim=-1))
+
+
+def register_head() -> None:
+    """From now on a saved model with such a head can be opened."""
+    HEADS[MeanAndMaxHead.kind] = MeanAndMaxHead
+
+
+# --8<-- [end:head]
+
+
+def test_a_head_learns_like_a_part_of_its_model(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(HEADS, MeanAndMaxHead.kind, Head)  # so that the table is as it was after the test
+    register_head()
+    model = lively(SPEC)
+    head = head_from_dict({"kind": "mean_and_max", "width": SPEC.width, "classes": 2})
+    attach_head(model, head)
+    texts = [LabelledText(number, np.array([number, 7, 9 - number]), number % 2) for number in range(4)]
+    objective = Classify(CONTEXT, size=2)
+    packed = objective.encode([texts], None, 0.0)  # pyright: ignore[reportArgumentType]
+    alone = objective.encode([[text] for text in texts], None, 0.0)  # pyright: ignore[reportArgumentType]
+    losses = [objective.loss(model, batch) for batch in (packed, alone)]
+    assert losses[0].sum.item() == pytest.approx(losses[1].sum.item(), rel=1e-5)
+    losses[0].sum.backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in head.parameters())
 
 
 # Models: a family.

@@ -110,13 +110,13 @@ def test_never_holds_the_logits_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cross_entropy, "CPU_CHUNK_BYTES", 0)
     monkeypatch.setattr(cross_entropy, "FEWEST_TOKENS", 64)
     sizes: list[int] = []
-    make = cross_entropy._chunk_logits
+    make = cross_entropy.chunk_logits
 
     def watched(features: torch.Tensor, *rest: Any) -> torch.Tensor:
         sizes.append(len(features))
         return make(features, *rest)
 
-    monkeypatch.setattr(cross_entropy, "_chunk_logits", watched)
+    monkeypatch.setattr(cross_entropy, "chunk_logits", watched)
     assert likelihood(model, data).nll == pytest.approx(expected, rel=1e-12)
     assert len(sizes) > 5
     assert max(sizes) <= 64
@@ -208,6 +208,33 @@ def test_measures_follow_their_definitions() -> None:
     assert total.bits_per_word.value == pytest.approx(total.nll / math.log(2) / total.words)
     for estimate in (total.perplexity, total.bits_per_byte, total.bits_per_word):
         assert estimate.low < estimate.value < estimate.high  # pyright: ignore[reportOptionalOperand]
+
+
+@pytest.mark.parametrize("asked", [1, 4])
+def test_a_stopped_evaluation_measures_a_random_sample_and_says_so(asked: int) -> None:
+    model, data = lively_decoder(), documents([f"text {number} " * (number % 7) for number in range(60)])
+    answers = iter([False] * asked)
+    found = likelihood(model, data, batch_tokens=64, seed=1, stop=lambda: next(answers, True))
+    assert 0 < found.total.documents < 60
+    assert found.drawn_from == 60
+    assert found.to_json()["drawn_from_documents"] == 60
+    assert f"measured on {found.total.documents} documents drawn at random from 60" in likelihood_table(found)
+    numbers = [int(np.flatnonzero(data.starts == start)[0]) for start in found.per_document.starts]
+    assert numbers == sorted(numbers)
+    assert numbers != list(range(len(numbers)))
+    assert found.nll == pytest.approx(likelihood(model, data).nll[numbers], rel=1e-12)
+    again = iter([False] * asked)
+    assert likelihood(model, data, batch_tokens=64, seed=1, stop=lambda: next(again, True)).total == found.total
+
+
+def test_an_evaluation_that_is_not_stopped_measures_every_document() -> None:
+    model, data = lively_decoder(), documents(TEXTS * 9)
+    whole = likelihood(model, data)
+    found = likelihood(model, data, batch_tokens=32, stop=lambda: False)
+    assert found.nll == pytest.approx(whole.nll, rel=1e-12)
+    assert found.drawn_from == whole.drawn_from == 0
+    assert "drawn" not in likelihood_table(found)
+    assert likelihood_table(found).splitlines()[0] == likelihood_table(whole).splitlines()[0]
 
 
 def test_sources_add_up_and_equal_themselves_alone() -> None:

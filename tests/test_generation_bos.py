@@ -37,7 +37,7 @@ from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import Batch
 from lavra.objectives.causal import Causal
-from lavra.workflows.datasets.dataset import TextDataset
+from lavra.tasks.datasets import TextDataset
 from lavra.workflows.models.open import OpenModel, open_model
 from little_tokenizers import TEXTS, byte_level
 

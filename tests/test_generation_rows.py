@@ -15,7 +15,7 @@ from lavra.generation.rows import TextAssembler
 TOKENIZER: Any = ByteTokenizer()
 
 
-def build_training_job(text: str, stop: tuple[str, ...] = (), prompt: str = "") -> list[str]:
+def assembled(text: str, stop: tuple[str, ...] = (), prompt: str = "") -> list[str]:
     assembler = TextAssembler(TOKENIZER, TOKENIZER.encode(prompt), stop)
     pieces = []
     for token in TOKENIZER.encode(text):
@@ -27,7 +27,7 @@ def build_training_job(text: str, stop: tuple[str, ...] = (), prompt: str = "") 
 
 @given(text=some.text(max_size=30), prompt=some.text(max_size=10))
 def test_pieces_join_to_the_text(text: str, prompt: str) -> None:
-    assert "".join(build_training_job(text, prompt=prompt)) == text.rstrip("\ufffd")
+    assert "".join(assembled(text, prompt=prompt)) == text.rstrip("\ufffd")
 
 
 @given(
@@ -35,7 +35,7 @@ def test_pieces_join_to_the_text(text: str, prompt: str) -> None:
     stop=some.lists(some.text("ab\n\u00e9", min_size=1, max_size=4), max_size=3),
 )
 def test_text_ends_before_the_first_stop_string(text: str, stop: list[str]) -> None:
-    pieces = build_training_job(text, tuple(stop))
+    pieces = assembled(text, tuple(stop))
     found = [place for place in (text.find(one) for one in stop) if place >= 0]
     joined = "".join(pieces)
     if found:
@@ -52,11 +52,11 @@ def test_borders_of_tokens_do_not_move_the_end() -> None:
     assembler = TextAssembler(tokenizer, (), ("abc", "b"))
     assert [assembler.add(0), assembler.add(1)] == ["x ", "a"]
     assert assembler.stopped
-    assert "".join(build_training_job("x abc", ("abc", "b"))) == "x a"
+    assert "".join(assembled("x abc", ("abc", "b"))) == "x a"
 
 
 def test_half_a_character_is_never_given_out() -> None:
-    pieces = build_training_job("até já 🙂!")
+    pieces = assembled("até já 🙂!")
     assert pieces == ["a", "t", "", "é", " ", "j", "", "á", " ", "", "", "", "🙂", "!", ""]
     assembler = TextAssembler(TOKENIZER)
     assert [assembler.add(token) for token in "é".encode()[:1]] == [""]
@@ -64,9 +64,9 @@ def test_half_a_character_is_never_given_out() -> None:
 
 
 def test_what_may_begin_a_stop_string_is_held_back() -> None:
-    assert build_training_job("one\nQ:", ("\nQ:",)) == ["o", "n", "e", "", "", ""]
-    assert build_training_job("a\nb", ("\nQ:",)) == ["a", "", "\nb", ""]
-    assert build_training_job("a\n", ("\nQ:",)) == ["a", "", "\n"]
+    assert assembled("one\nQ:", ("\nQ:",)) == ["o", "n", "e", "", "", ""]
+    assert assembled("a\nb", ("\nQ:",)) == ["a", "", "\nb", ""]
+    assert assembled("a\n", ("\nQ:",)) == ["a", "", "\n"]
 
 
 def test_a_real_tokenizer_gives_the_text_of_its_decoding() -> None:

@@ -27,7 +27,7 @@ from lavra.training.batches import BatchSource
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.optimizers.schedules import Schedule
 from lavra.training.trainer import Trainer
-from lavra.training.validation import Validation
+from lavra.training.validation import Validation, likelihood_metrics
 from little_tokenizers import byte_level
 from tiny_training import SPEC, Capture, distance, lively
 
@@ -230,13 +230,13 @@ def test_a_micro_batch_without_targets_is_no_division_by_zero(source: ExampleSou
 def test_validation_counts_targets_and_the_bytes_that_they_spell(source: ExampleSource):
     manifest = source.store.manifest
     objective, model = Completion(CONTEXT), lively(replace(SPEC, vocabulary=600, context=CONTEXT)).eval()
-    validation = Validation(source, source.rows_per_epoch, manifest.bytes_per_token)
-    loss = validation.loss(model, objective, 2, torch.device("cpu"))
+    validation = Validation(source, source.rows_per_epoch, likelihood_metrics(manifest.bytes_per_token))
+    loss = validation.measure(model, objective, 2, torch.device("cpu"))["loss"]
     whole = objective.loss(model, objective.encode(source.rows(0, source.rows_per_epoch), NO_STREAMS, 1.0))
     assert whole.weight == manifest.learned
     assert loss == pytest.approx(float(whole.sum.detach()) / manifest.learned, rel=1e-5)
     bits = float(whole.sum.detach()) / np.log(2) / manifest.learned_bytes
-    assert validation.bits_per_byte(loss) == pytest.approx(bits, rel=1e-5)
+    assert validation.metrics(loss, {})["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 
 def test_wrapped_models_keep_their_own_rule_of_shifting():

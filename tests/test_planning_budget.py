@@ -27,8 +27,8 @@ from lavra.planning.budget import (
 from lavra.planning.machine import hardware
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
 from lavra.planning.machine.timed_steps import probe_steps, time_steps
-from lavra.planning.plan import Plan
 from lavra.training.devices import choose_device, describe, synchronize, use_threads
+from lavra.training.plan import Plan
 from lavra.training.updates import AnomalyGuard, ExponentialAverage, Monitor, SnapshotAverage
 from lavra.training.updates.anomalies import SpikeDetector
 from plans import a_plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,12 @@ from lavra.planning.machine.memory import (
     memory_table,
 )
 
-_SPEC = DecoderSpec(vocabulary=1000, context=64, depth=3, width=64, heads=2)
+_SPEC = DecoderSpec(vocabulary=1000, context=64, depth=2, width=64, heads=2)
 _BASE = DryRun(_SPEC, 64, "fp32")
 _CHECKPOINTED = replace(_BASE, transforms=TransformConfig(gradient_checkpointing=True))
 _ADAPTED = replace(_BASE, transforms=TransformConfig(adapter=AdapterConfig(kind="lora", rank=4)))
+
+estimated = cache(estimate_memory)
 
 
 def _hub(folder: Path, kind: str) -> Path:
@@ -60,7 +63,7 @@ def test_the_rehearsal_is_within_a_tenth_of_what_the_allocator_gave_out(dry_run:
         for _ in range(2):
             trainer.run_step()
 
-    estimate = estimate_memory(dry_run, 4)
+    estimate = estimated(dry_run, 4)
     assert estimate.peak == pytest.approx(measure_allocated(train), rel=0.1)
     parts = ("weights", "master_weights", "gradients", "optimizer", "logits", "activations")
     assert sum(getattr(estimate, part) for part in parts) == estimate.peak
@@ -76,26 +79,26 @@ def test_models_of_transformers_are_rehearsed_from_their_configuration(kind: str
         for _ in range(2):
             trainer.run_step()
 
-    assert estimate_memory(dry_run, 2).peak == pytest.approx(measure_allocated(train), rel=0.1)
+    assert estimated(dry_run, 2).peak == pytest.approx(measure_allocated(train), rel=0.1)
 
 
 def test_the_ledger_counts_real_tensors_as_it_counts_fake_ones() -> None:
     made = measure_tensor_memory(_BASE, 2, lambda: build_decoder(_SPEC, 0))
-    assert made.peak == pytest.approx(estimate_memory(_BASE, 2).peak, rel=0.02)
+    assert made.peak == pytest.approx(estimated(_BASE, 2).peak, rel=0.02)
     assert made.weights == pytest.approx(sum(p.numel() * 4 for p in build_decoder(_SPEC).parameters()), rel=0.05)
 
 
 def test_what_saves_memory_saves_it() -> None:
-    plain = estimate_memory(_BASE, 8)
-    assert estimate_memory(_CHECKPOINTED, 8).activations < 0.7 * plain.activations
-    assert estimate_memory(_ADAPTED, 8).optimizer < 0.3 * plain.optimizer
-    assert estimate_memory(replace(_BASE, whole_logits=True), 192).logits > 2 * estimate_memory(_BASE, 192).logits
+    plain = estimated(_BASE, 8)
+    assert estimated(_CHECKPOINTED, 8).activations < 0.7 * plain.activations
+    assert estimated(_ADAPTED, 8).optimizer < 0.3 * plain.optimizer
+    assert estimated(replace(_BASE, whole_logits=True), 192).logits > 2 * estimated(_BASE, 192).logits
     adamw = replace(_BASE, optimizer=replace(_BASE.optimizer, name="adamw"))
-    assert estimate_memory(adamw, 1).optimizer > estimate_memory(_BASE, 1).optimizer
+    assert estimated(adamw, 1).optimizer > estimated(_BASE, 1).optimizer
 
 
 def test_the_table_ends_where_it_does_not_fit() -> None:
-    sizes = [estimate_memory(_BASE, rows).process for rows in (1, 2, 4)]
+    sizes = [estimated(_BASE, rows).process for rows in (1, 2, 4)]
     table = memory_table(_BASE, (sizes[1] + sizes[2]) / 2)
     assert [found.micro_batch_size for found in table] == [1, 2, 4]
     fitting = largest_that_fits(table, (sizes[1] + sizes[2]) / 2)
@@ -136,7 +139,7 @@ def test_the_rehearsal_is_within_a_tenth_of_the_peak_on_a_gpu() -> None:
         for _ in range(2):
             trainer.run_step()
 
-    assert estimate_memory(dry_run, 8).peak == pytest.approx(measure_peak(train, device), rel=0.1)
+    assert estimated(dry_run, 8).peak == pytest.approx(measure_peak(train, device), rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_the_page_tells_the_whole_run(run: RunFolder) -> None:
         "Red ticks: skipped steps",
     ):
         assert part in text, part
-    assert outline.tags.count("svg") == 6
+    assert outline.tags.count("svg") == 5
     assert "forecast: 2.4" in text  # folded, in the log
     assert text.count("forecast: 2.4") == 1  # and not among what is worth a look
     assert "missing" not in text
@@ -103,15 +103,28 @@ def test_the_page_is_self_contained_and_escapes_what_others_wrote(run: RunFolder
 
 def test_the_curves_show_the_numbers_of_the_metrics(run: RunFolder) -> None:
     page = run_page(read_run(run))
-    loss = next(svg for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if "Loss by tokens" in svg)
+    loss = next(svg for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if ">Loss<" in svg)
     lines = re.findall(r'<polyline points="([^"]*)"', loss)
     assert [len(line.split()) for line in lines] == [6, 13, 4]  # training, in two for the skipped step; validation
     heights = [float(pair.split(",")[1]) for pair in lines[1].split()]
     steps = [low - high for high, low in itertools.pairwise(heights)]
     assert steps == pytest.approx([steps[0]] * 12, abs=0.21)  # the loss falls evenly
     assert loss.count("#cc0000") == 1
-    by_time = next(svg for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if "Loss by time" in svg)
-    assert "10 s" in by_time  # 10,240 tokens at 1,024 a second
+    assert "forecast" not in loss
+    run.write_plan(PLAN | {"forecast": PLAN["forecast"] | {"loss": 4.0}})
+    loss = next(svg for svg in re.findall(r"<svg.*?</svg>", run_page(read_run(run)), re.DOTALL) if ">Loss<" in svg)
+    assert "forecast for the end" in loss
+
+
+def test_the_page_begins_with_what_came_of_the_run_and_ends_with_its_settings(run: RunFolder) -> None:
+    run.log("by the speed so far, the run has 38 steps, not 44")
+    page = run_page(read_run(run))
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    assert titles[:3] == ["Results", "Samples", "Curves"]
+    assert titles[-2:] == ["Data, model and machine", "Record"]
+    assert "38 steps" not in page[: page.index("<h2>")]  # a run by time corrects its steps; nothing is wrong
+    assert "1 step skipped" in page[: page.index("<h2>")]
+    assert "prefers-color-scheme: dark" in page
 
 
 @pytest.mark.parametrize(

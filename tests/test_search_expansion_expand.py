@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -133,11 +131,13 @@ def test_a_stop_keeps_what_was_written(tmp_path: Path) -> None:
     assert expander.work.written == len(rest.passages)
 
 
-def test_the_forecast_of_a_uniform_corpus_is_exact_but_for_time(tmp_path: Path) -> None:
+def test_the_forecast_of_a_uniform_corpus_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = [Document(f"d{number:03d}", f"Alike{number:03d} in every way.") for number in range(300)]
-    found = sample_corpus(given, most=50)
+    found = sample_corpus(given, limit=50)
     assert (found.documents, len(found.sample), len({one.id for one in found.sample})) == (300, 50, 50)
-    writer = NotingWriter(seconds=0.0005)
+    writer = NotingWriter()
+    clock = SimpleNamespace(perf_counter=lambda: 2.0 * len(writer.passages))  # two seconds a passage
+    monkeypatch.setattr("lavra.search.expansion.expand.time", clock)
     with ExpansionCache(tmp_path / "cache") as cache:
         expander = Expander(writer, cache, count=2)
         forecast = probe(expander, found)
@@ -145,7 +145,7 @@ def test_the_forecast_of_a_uniform_corpus_is_exact_but_for_time(tmp_path: Path) 
         assert len(writer.passages) == 50
         made = list(expander.expand(given))
     assert (forecast.documents, forecast.chunks, forecast.queries) == (300, 300, 600)
-    assert forecast.seconds > 0.1
+    assert forecast.seconds == 2.0 * 250
     assert len(writer.passages) == 300  # the probe is part of the work
     assert len(made) == 300
     assert "300 documents" in forecast.line()
@@ -195,44 +195,35 @@ def test_queries_are_the_same_after_a_stop_also_when_they_depend_on_their_compan
     assert expander.work.found >= 8 * stopped_after
 
 
-_KILLED = """
-import sys
-from pathlib import Path
-from lavra.search.expansion.expand import Expander
-from lavra.search.expansion.cache import ExpansionCache
-from tests.query_writers import NotingWriter
-from tests.test_search_expansion_expand import documents
-from lavra.search.expansion import expand
-expand._GROUP = 8
-folder = Path(sys.argv[1])
-with ExpansionCache(folder / "cache") as cache:
-    writer = NotingWriter(log=folder / "log", seconds=0.002)
-    print(len(list(Expander(writer, cache, count=2).expand(documents(80)))), flush=True)
-"""
+def killed(folder: Path, passages: int) -> int:
+    """Expand in a process that kills itself after some passages, and return its exit code."""
+    child = os.fork()
+    if child == 0:
+        with ExpansionCache(folder / "cache") as cache:
+            writer = NotingWriter(log=folder / "log", killed_after=passages)
+            list(Expander(writer, cache, count=2).expand(documents(80)))
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_killed_processes_lose_at_most_the_group_in_hand_and_write_nothing_twice(tmp_path: Path) -> None:
+def test_killed_processes_lose_at_most_the_group_in_hand_and_write_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lavra.search.expansion.expand._GROUP", 8)
     whole, _ = expanded(tmp_path / "whole", NotingWriter(), documents(80), count=2)
     folder = tmp_path / "killed"
     folder.mkdir()
-    for entries in (16, 60):
-        process = subprocess.Popen([sys.executable, "-c", _KILLED, str(folder)], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
-        while _lines(folder / "log") < entries and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+    for passages in (20, 44):  # in the third group, and in the sixth after it
+        assert killed(folder, passages) == -signal.SIGKILL
     with ExpansionCache(folder / "cache") as cache:
         kept = len(cache)
-    assert kept >= 24
     logged = _lines(folder / "log")
+    assert (kept, logged) == (16 + 40, 20 + 44)
     writer = NotingWriter()
     finished, _ = expanded(folder, writer, documents(80), count=2)
     assert finished == whole
     chunks = sum(one.chunks for one in whole)
     assert len(writer.passages) == chunks - kept
-    lost = logged - kept  # written, but not yet kept when the signal came: two groups at most
-    assert 0 <= lost <= 2 * 64
 
 
 def _lines(path: Path) -> int:

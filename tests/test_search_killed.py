@@ -12,7 +12,9 @@ import pytest
 
 pytest.importorskip("bm25s")
 
-from bench.kill_search import Bench
+from bench import kill_search
+from bench.kill_search import PROGRAM, SEGMENT, Bench
+from tests.forked_processes import Ended, ForkServer
 
 from lavra.cli.main import main
 from lavra.core.errors import NO_SPACE, LavraError
@@ -20,12 +22,22 @@ from lavra.search.corpora.documents import Document
 from lavra.search.expansion.cache import ExpansionCache, key_of_content
 from lavra.search.export import export_documents
 
-pytestmark = pytest.mark.xdist_group("killed searching")
+_IMPORTS = """
+import lavra.cli.main, lavra.cli.expand, lavra.cli.index
+import lavra.search.expansion.expand, lavra.search.index.segments
+"""
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("killed"))
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """The trials, whose processes are forked, which spares each of them its imports."""
+    with ForkServer(tmp_path_factory.mktemp("forked"), _IMPORTS) as server, pytest.MonkeyPatch.context() as patch:
+
+        def command(*words: str, root: Path, moment: int = 0) -> Ended:
+            return server.run(PROGRAM, [str(moment), str(root), str(SEGMENT), *words, "--quiet", "--json"])
+
+        patch.setattr(kill_search, "command", command)
+        yield Bench(tmp_path_factory.mktemp("killed"))
 
 
 def test_the_commands_come_by_many_moments_to_die_at(bench: Bench) -> None:
@@ -38,7 +50,7 @@ def test_the_commands_come_by_many_moments_to_die_at(bench: Bench) -> None:
 )
 def test_a_killed_command_given_again_ends_as_one_never_stopped(bench: Bench, kind: str, share: float) -> None:
     moment = max(1, round(share * bench.accesses[kind]))
-    assert bench.timed(kind, f"{kind}-{share}", moment=moment) == (True, "the same")
+    assert bench.trial(kind, f"{kind}-{share}", moment=moment) == (True, "the same")
 
 
 @contextmanager

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from lavra.training.fault_injection import injected
 from lavra.training.precision import Precision
 from lavra.training.trainer import Trainer
 from tiny_training import CONTEXT, SPEC, Capture, all_tensors, assert_same_bits, distance, lively, run, tiny_trainer
+from two_processes import in_two_processes
 
 ROWS = 8
 STEPS = 6
@@ -124,13 +121,13 @@ CASES = ("sound", "the second runs out of memory")
 
 def as_rank(folder: Path) -> None:
     """What each of the processes below does: train, then again with the second out of memory in its second step."""
-    from lavra.training.distributed import join_ranks, max_over_ranks, sum_over_ranks, wait_for_ranks
+    from lavra.training.distributed import join_ranks, max_over_ranks, sums_over_ranks, wait_for_ranks
 
     distributed = join_ranks(torch.device("cpu"))
     assert (
-        sum_over_ranks(distributed.rank + 1.0, distributed),
+        sums_over_ranks((distributed.rank + 1.0, 5.0), distributed),
         max_over_ranks(float(distributed.rank), distributed),
-    ) == (3.0, 1.0)
+    ) == ([3.0, 10.0], 1.0)
     for case in CASES:
         with injected("step.backward:4:oom" if case != "sound" and distributed.rank == 1 else ""):
             trainer, capture = captured(micro_batch_size=2, distributed=distributed)
@@ -145,24 +142,7 @@ def as_rank(folder: Path) -> None:
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with what two processes found that trained together."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = f"from pathlib import Path; from test_training_accumulation import as_rank; as_rank(Path({str(folder)!r}))"
-    shared = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path])),
-        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-    }
-    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    processes = [subprocess.Popen([sys.executable, "-c", code], env=shared | rank) for rank in own]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    in_two_processes(f"from test_training_accumulation import as_rank; as_rank(Path({str(folder)!r}))")
     return folder
 
 

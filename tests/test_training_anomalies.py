@@ -21,6 +21,7 @@ from lavra.training.step import Step
 from lavra.training.trainer import Trainer
 from lavra.training.updates import AnomalyGuard, Clip, ExponentialAverage, RollBack, Update
 from lavra.training.updates.anomalies import SpikeDetector
+from lavra.training.validation import likelihood_metrics
 from tiny_training import Capture, Poisoned, all_tensors, assert_same_bits, distance, run, tiny_trainer
 
 STEPS = 8
@@ -141,7 +142,7 @@ def make_loop(trainer: Trainer, folder: Path, checkpoint_every: int) -> Loop:
     record = RunFolder.create(folder, "")
     store = CheckpointStore(record.checkpoints)
     intervals = Intervals(trainer.steps, validate_every=1000, checkpoint_every=checkpoint_every)
-    return Loop(trainer, record, store, intervals, Units(3.0, 0.5, 1.0), None, Callbacks([]))
+    return Loop(trainer, record, store, intervals, Units(likelihood_metrics(3.0, 0.5), 1.0), None, Callbacks([]))
 
 
 def test_rolling_back_is_leaving_the_step_out(tmp_path: Path):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.forked_processes import ForkServer
 
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 
@@ -16,12 +15,23 @@ _WRITER = """
 import sys, torch
 from pathlib import Path
 from lavra.training.checkpoints.checkpoints import CheckpointStore
+from lavra.training.fault_injection import injected
 store = CheckpointStore(Path(sys.argv[1]), keep=1)
-for step in (10, 20, 20, 30):
-    store.save(step, {"master_weights": {"weights": torch.full((1000,), float(step))}}, {"step": step})
-    store.wait()
-    print(step, flush=True)
+with injected(sys.argv[2]):
+    for step in (10, 20, 20, 30):
+        store.save(step, {"master_weights": {"weights": torch.full((1000,), float(step))}}, {"step": step})
+        store.wait()
+        print(step, flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """What the killed processes are forks of."""
+    imports = "import torch, lavra.training.checkpoints.checkpoints, lavra.training.fault_injection"
+    with ForkServer(tmp_path_factory.mktemp("forked"), imports) as server:
+        yield server
+
 
 # At the count-th time that the place is reached: what was reported as saved, and what is found afterwards.
 _KILLS = [
@@ -45,13 +55,11 @@ _MORE_KILLS = [
     ("fault", "reported", "found"),
     [*_KILLS, *(pytest.param(*kill, marks=pytest.mark.heavy) for kill in _MORE_KILLS)],
 )
-def test_killed_while_it_writes(tmp_path: Path, fault: str, reported: list[int], found: int | None):
-    environment = os.environ | {"LAVRA_FAULT": f"{fault}:kill", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    command = [sys.executable, "-c", _WRITER, str(tmp_path)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert run.returncode == -signal.SIGKILL, run.stderr
-    assert [int(line) for line in run.stdout.split()] == reported
+def test_killed_while_it_writes(tmp_path: Path, server: ForkServer, fault: str, reported: list[int], found: int | None):
+    run = server.run(_WRITER, [str(tmp_path), f"{fault}:kill"])
+    printed, errors = run.communicate()
+    assert run.returncode == -signal.SIGKILL, errors.decode()
+    assert [int(line) for line in printed.split()] == reported
     store = CheckpointStore(tmp_path, keep=1)
     checkpoint = store.latest()
     assert (checkpoint and checkpoint.step) == found

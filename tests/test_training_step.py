@@ -7,11 +7,12 @@ import torch
 
 from lavra.objectives.causal import Causal
 from lavra.training.step import Step
-from lavra.training.updates.base import Inner, Outcome
-from tiny_training import CONTEXT, SPEC, lively, run, tiny_trainer
+from lavra.training.updates import Clip
+from lavra.training.updates.base import Inner, Outcome, Update
+from tiny_training import CONTEXT, SPEC, all_tensors, assert_same_bits, lively, run, tiny_trainer
 
 
-class Ascent:
+class Ascent(Update):
     """Sharpness-aware minimisation in its plainest form: the gradient of a point a little uphill.
 
     Args:
@@ -20,6 +21,7 @@ class Ascent:
     """
 
     name = "ascent"
+    gradients_per_step = 2
 
     def __init__(self, rho: float, record: bool) -> None:
         self.rho, self.record = rho, record
@@ -41,12 +43,6 @@ class Ascent:
                 weight.copy_(before[name])
         step.master_weights.copy_to_model()
         return inner()
-
-    def state_dict(self) -> dict[str, object]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        pass
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -90,3 +86,26 @@ def test_smoothing_is_for_learning_also_where_only_the_head_learns(frozen):
     usual = plain.loss(trainer.model, batch).sum.item()
     assert smoothed.loss(trainer.model, batch).sum.item() != pytest.approx(usual, rel=1e-3)
     assert smoothed.loss(trainer.model, batch, learning=False).sum.item() == pytest.approx(usual, rel=1e-6)
+
+
+def test_gradients_of_several_updates_add_up():
+    class Sometimes(Ascent):
+        name, gradients_per_step = "sometimes", 1.25
+
+    trainer = tiny_trainer(updates=lambda trainer: [Ascent(0.0, record=False), Clip(), Sometimes(0.0, record=False)])
+    assert trainer.gradients_per_step == 2.25
+    assert tiny_trainer().gradients_per_step == 1.0
+
+
+def test_an_update_that_only_has_a_name_is_the_run_without_it():
+    class Nothing(Update):
+        name = "nothing"
+
+    trainer, plain = tiny_trainer(updates=lambda trainer: [Nothing()]), tiny_trainer()
+    run(trainer)
+    run(plain)
+    assert_same_bits(all_tensors(trainer), all_tensors(plain))
+    tensors, state = trainer.tensors(), trainer.state()
+    again = tiny_trainer(updates=lambda trainer: [Nothing()])
+    again.restore(tensors.__getitem__, state)
+    assert again.step == trainer.step

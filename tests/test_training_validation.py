@@ -15,7 +15,7 @@ from lavra.training.callbacks import Callbacks
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.loop import Intervals, Loop, Units
 from lavra.training.updates import ExponentialAverage
-from lavra.training.validation import Validation
+from lavra.training.validation import Validation, likelihood_metrics
 from tiny_training import CONTEXT, SPEC, lively, run, tiny_trainer, topics_store
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def validation_set(rows: int | None = None) -> Validation:
     source = WindowSource(topics_store(), CONTEXT, 0)
-    return Validation(source, rows or source.order.windows, topics_store().manifest.bytes_per_token)
+    return Validation(source, rows or source.order.windows, likelihood_metrics(topics_store().manifest.bytes_per_token))
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 64])
@@ -36,19 +36,21 @@ def test_the_loss_is_the_mean_over_tokens_however_it_is_cut(micro_batch_size: in
             part = Causal(CONTEXT).loss(model, Causal(CONTEXT).encode([window], None, 0.0))  # pyright: ignore[reportArgumentType]
             losses, tokens = losses + float(part.sum), tokens + len(window)
     assert tokens == topics_store().manifest.tokens
-    assert validation.loss(model, Causal(CONTEXT), micro_batch_size, CPU) == pytest.approx(losses / tokens, rel=1e-6)
+    assert validation.measure(model, Causal(CONTEXT), micro_batch_size, CPU)["loss"] == pytest.approx(
+        losses / tokens, rel=1e-6
+    )
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_the_loss_is_not_smoothed():
     model, validation = lively(SPEC).eval(), validation_set()
-    plain = validation.loss(model, Causal(CONTEXT), 4, CPU)
-    assert validation.loss(model, Causal(CONTEXT, label_smoothing=0.2), 4, CPU) == plain
+    plain = validation.measure(model, Causal(CONTEXT), 4, CPU)["loss"]
+    assert validation.measure(model, Causal(CONTEXT, label_smoothing=0.2), 4, CPU)["loss"] == plain
 
 
 def test_running_out_of_memory_halves_the_rows_and_changes_nothing():
     model, validation = lively(SPEC).eval(), validation_set(8)
-    expected = validation.loss(model, Causal(CONTEXT), 4, CPU)
+    expected = validation.measure(model, Causal(CONTEXT), 4, CPU)["loss"]
     largest: list[int] = []
 
     class Greedy(Causal):
@@ -58,7 +60,7 @@ def test_running_out_of_memory_halves_the_rows_and_changes_nothing():
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().loss(model, batch)
 
-    assert validation.loss(model, Greedy(CONTEXT), 4, CPU) == pytest.approx(expected, rel=1e-6)
+    assert validation.measure(model, Greedy(CONTEXT), 4, CPU)["loss"] == pytest.approx(expected, rel=1e-6)
     assert largest == [4, 2, *[1] * 8]
 
     class Broken(Causal):
@@ -66,7 +68,7 @@ def test_running_out_of_memory_halves_the_rows_and_changes_nothing():
             raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        validation.loss(model, Broken(CONTEXT), 4, CPU)
+        validation.measure(model, Broken(CONTEXT), 4, CPU)["loss"]
 
 
 def test_a_single_row_that_does_not_fit_is_an_error():
@@ -75,13 +77,13 @@ def test_a_single_row_that_does_not_fit_is_an_error():
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        validation_set().loss(lively(SPEC), Hopeless(CONTEXT), 2, CPU)
+        validation_set().measure(lively(SPEC), Hopeless(CONTEXT), 2, CPU)["loss"]
 
 
 def test_bits_per_byte_are_of_the_original_text():
     validation = validation_set()
     manifest = topics_store().manifest
-    assert validation.bits_per_byte(math.log(2)) == pytest.approx(manifest.tokens / manifest.bytes)
+    assert validation.metrics(math.log(2), {})["bits_per_byte"] == pytest.approx(manifest.tokens / manifest.bytes)
 
 
 def test_the_loop_keeps_its_rhythm_and_validates_the_averages(tmp_path: Path):
@@ -90,7 +92,7 @@ def test_the_loop_keeps_its_rhythm_and_validates_the_averages(tmp_path: Path):
     store = CheckpointStore(record.checkpoints, keep=10)
     intervals = Intervals(7, validate_every=3, checkpoint_every=2, log_every=2)
     validation = validation_set(4)
-    loop = Loop(trainer, record, store, intervals, Units(3.0, 0.5, 1.0), validation, Callbacks([]))
+    loop = Loop(trainer, record, store, intervals, Units(likelihood_metrics(3.0, 0.5), 1.0), validation, Callbacks([]))
     loop.train()
     lines = record.metrics.read()
     assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 6, 7]
@@ -98,11 +100,11 @@ def test_the_loop_keeps_its_rhythm_and_validates_the_averages(tmp_path: Path):
     assert store.steps() == [2, 4, 6, 7]
     for line in lines:
         assert line["perplexity"] == pytest.approx(math.exp(line["loss"]))
-        bytes_per_token = 3.0 if line["split"] == "train" else validation.bytes_per_token
+        bytes_per_token = 3.0 if line["split"] == "train" else topics_store().manifest.bytes_per_token
         assert line["bits_per_byte"] == pytest.approx(line["loss"] / math.log(2) / bytes_per_token)
     with trainer.eval_mode():
-        averaged = validation.loss(trainer.model, Causal(CONTEXT), 4, CPU)
-    raw = validation.loss(trainer.model, Causal(CONTEXT), 4, CPU)
+        averaged = validation.measure(trainer.model, Causal(CONTEXT), 4, CPU)["loss"]
+    raw = validation.measure(trainer.model, Causal(CONTEXT), 4, CPU)["loss"]
     assert lines[-1]["loss"] == pytest.approx(averaged, rel=1e-6)
     assert lines[-1]["loss"] != pytest.approx(raw, rel=1e-6)
     assert lines[-1]["tokens"] == trainer.targets
@@ -118,7 +120,7 @@ def test_looking_at_a_run_does_not_change_it(tmp_path: Path):
         record,
         CheckpointStore(record.checkpoints),
         intervals,
-        Units(3.0, 0.5, 1.0),
+        Units(likelihood_metrics(3.0, 0.5), 1.0),
         validation_set(),
         Callbacks([]),
     ).train()

@@ -76,7 +76,7 @@ def test_price_and_power(notes: PlanReport) -> None:
 
 
 def test_the_plan_chooses_for_budget_text_and_hardware(text: Path) -> None:
-    request = PlanRequest(data=(str(text),), budget=60.0, hardware="t4", efficiency=0.0001, micro_batch_size=1)
+    request = PlanRequest(data=(str(text),), budget=60.0, hardware="t4", efficiency=0.00002, micro_batch_size=1)
     small, large = plan(request), plan(replace(request, budget=600.0))
     assert small.model.chosen
     assert small.text is not None
@@ -100,7 +100,7 @@ def test_a_text_too_small_for_the_vocabulary_is_warned_of(text: Path) -> None:
 
 def test_what_cannot_fit_says_what_would() -> None:
     found = plan(
-        PlanRequest(model="1x6144", tokens=1_000_000, hardware="m1", context=1024, efficiency=0.4, micro_batch_size=1)
+        PlanRequest(model="1x6144", tokens=1_000_000, hardware="m1", context=256, efficiency=0.4, micro_batch_size=1)
     )
     if found.memory.fits:
         pytest.skip("the model became smaller")
@@ -128,7 +128,8 @@ def test_wrong_requests_are_refused_in_words(fields: dict[str, Any], message: st
 def test_a_probe_of_real_steps_plans_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lavra.workflows.planning.plan._PROBE_SECONDS", 0.05)
     monkeypatch.setattr("lavra.planning.machine.hardware._SIDES", {"cpu": 256})
-    found = plan(PlanRequest(model="2x32x512", budget=60.0, context=32, batch_tokens=64, precision="fp32"))
+    shape: dict[str, Any] = {"model": "2x32x512", "context": 32, "batch_tokens": 64, "micro_batch_size": 1}
+    found = plan(PlanRequest(**shape, budget=60.0, precision="fp32"))
     assert found.hardware.here
     assert "real steps" in found.speed.source
     assert found.tokens == pytest.approx(60.0 / 1.06 * found.speed.tokens_per_second)

@@ -15,7 +15,7 @@ from lavra.config.transforms import AdapterConfig, TransformConfig
 from lavra.planning.machine import timed_steps
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.workflows.training import forecast
-from lavra.workflows.training.autoconfig import sample_tokens, seconds_after, steps_between_checkpoints, validations_of
+from lavra.workflows.training.autoconfig import steps_between_checkpoints, validations_of
 from lavra.workflows.training.optimization import schedule_of
 from lavra.workflows.training.time_budget import begins_alike
 from plans import a_plan
@@ -67,14 +67,3 @@ def test_the_memory_of_a_run_counts_the_copy_that_a_checkpoint_is_written_from(t
     step = forecast.estimate_memory(forecast.DryRun(shape, 32, "fp32", plan.optimizer, micro_batches=2), 1)
     assert found == pytest.approx(step.process + forecast._LIBRARIES + step.weights + step.optimizer, rel=1e-6)
     assert step.optimizer >= 2 * step.weights * 0.99
-
-
-def test_samples_take_a_small_share_of_a_short_budget_of_a_large_model_and_are_reckoned():
-    small = replace(a_plan(), parameters=9_000_000, budget_seconds=60.0)
-    assert sample_tokens(small) == 120
-    large = replace(a_plan(), parameters=270_000_000, budget_seconds=180.0)
-    assert 16 <= sample_tokens(large) < 40
-    assert sample_tokens(replace(large, budget_seconds=None)) == 120
-    assert sample_tokens(replace(large, context=16)) == 16
-    assert sample_tokens(replace(large, device="cuda")) == 120
-    assert seconds_after(large, 1e-3) > seconds_after(replace(large, parameters=9_000_000), 1e-3) + 4.0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.simulated_time import SimulatedClock
 
 import lavra
 from lavra.core.disk.run_folder import _MARK, RunFolder, _seal
@@ -98,11 +99,17 @@ def test_a_table_of_pairs_begins_with_what_follows_two_tokens(prepared: Path, tm
     assert runs[1].generate("The", max_new_tokens=3)
 
 
-def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(prepared: Path, tmp_path: Path) -> None:
-    # Where rates are not given, they are chosen by the length that a run is likely to have, which is a matter of speed.
-    rates = {"learning_rate": 3e-3, "embedding_lr": 0.05, "muon_lr": 0.01}
+def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is not given is chosen by the length that a run is likely to have, which is a matter of speed.
+    rates = {"learning_rate": 3e-3, "embedding_lr": 0.05, "muon_lr": 0.01, "warmup_steps": 1}
     fields = {**SMALL, "optimization": {**SMALL["optimization"], **rates, "bigram_init": True}, "samples": 0}
-    timed = lavra.train(prepared, budget=8.0, out=str(tmp_path / "timed"), keep_checkpoints=50, **fields)
+    with monkeypatch.context() as patch:
+        SimulatedClock(step_seconds=0.25).install(patch)
+        timed = lavra.train(
+            prepared, budget=12.0, out=str(tmp_path / "timed"), keep_checkpoints=50, checkpoint_every=4, **fields
+        )
     steps = timed.result["step"]
     counted = lavra.train(prepared, steps=steps, out=str(tmp_path / "counted"), **fields)
 
@@ -128,11 +135,13 @@ def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(pre
 
 
 def test_two_epochs_take_every_token_exactly_twice(prepared: Path, tmp_path: Path) -> None:
-    tokens = json.loads((prepared / "train" / "manifest.json").read_text())["tokens"]
+    texts = [{"text": path.read_text()} for path in sorted((prepared.parent / "topics").iterdir())[:3]]
+    lavra.prepare(texts, tmp_path / "prepared", tokenizer=str(prepared))
+    tokens = json.loads((tmp_path / "prepared" / "train" / "manifest.json").read_text())["tokens"]
     windows = -(-tokens // 64)
     divisor = next(rows for rows in range(40, 1, -1) if (2 * windows) % rows == 0)
     fields = SMALL | {"optimization": {"batch_tokens": divisor * 64}, "machine": {"threads": 1, "precision": "fp32"}}
-    run = lavra.train(prepared, steps=2 * windows // divisor, out=str(tmp_path / "run"), **fields)
+    run = lavra.train(tmp_path / "prepared", steps=2 * windows // divisor, out=str(tmp_path / "run"), **fields)
     assert run.result["tokens"] == 2 * tokens
     for line in run.result["data_usage"]:
         assert line["total"] == 2 * line["tokens"]

@@ -132,7 +132,7 @@ def distance(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> f
     return (moved / sum(float(tensor.double().square().sum()) for tensor in right.values())) ** 0.5
 
 
-class Capture:
+class Capture(Update):
     """An update that keeps loss, weight and gradient of each step."""
 
     name = "capture"
@@ -148,12 +148,6 @@ class Capture:
         gradients = {name: weight.grad for name, weight in step.master_weights.weights.items()}
         self.gradients.append({name: grad.clone() for name, grad in gradients.items() if grad is not None})
         return inner()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 class Poisoned:

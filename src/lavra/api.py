@@ -13,7 +13,6 @@ from lavra.core.disk.json_lines import one_line
 from lavra.core.disk.run_folder import RunFolder, list_runs
 from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import InputError
-from lavra.core.units import parse_count, parse_duration, parse_size
 from lavra.workflows.classify import classify
 from lavra.workflows.datasets.preparation import prepare_text
 from lavra.workflows.evaluate import evaluate
@@ -41,15 +40,6 @@ __all__ = [
     "score",
     "train",
 ]
-
-_PARSERS = {
-    "budget": parse_duration,
-    "tokens": parse_count,
-    "batch_tokens": parse_count,
-    "validation_limit": parse_size,
-}
-"""The parsers of fields that may be given as text with a unit (`budget="20m"`), by the name of the field."""
-
 
 Data = Any
 """The data that the verbs take: one or several locations (`str` or `Path`), or rows in memory, which are a DataFrame or
@@ -133,9 +123,9 @@ def plan(data: Data = (), **fields: Any) -> PlanReport:
 
     Examples:
         >>> import lavra
-        >>> found = lavra.plan(model="opt-125m", tokens="330M", hardware="a100-40gb", efficiency=0.4)
+        >>> found = lavra.plan(model="lavra-1m", tokens="330M", hardware="a100-40gb", micro_batch_size=1)
         >>> found.model.name, found.hardware.precision
-        ('opt-125m', 'bf16')
+        ('lavra-1m', 'bf16')
         >>> lavra.plan("mytext/", budget="1h").cost.seconds               # doctest: +SKIP
     """
     from lavra.config.planning import PlanRequest
@@ -276,16 +266,11 @@ def _request(locations: list[str], config: TrainConfig | None, fields: dict[str,
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
-    """Turn `20m` and `330M` into numbers, and paths into strings, at any depth."""
-    plain: dict[str, Any] = {}
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            plain[name] = _plain(value)
-        elif isinstance(value, str) and name in _PARSERS:
-            plain[name] = _PARSERS[name](value)
-        else:
-            plain[name] = str(value) if isinstance(value, Path) else value
-    return plain
+    """Turn paths into strings, at any depth."""
+    return {
+        name: _plain(value) if isinstance(value, dict) else str(value) if isinstance(value, Path) else value
+        for name, value in fields.items()
+    }
 
 
 def _merged(base: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:

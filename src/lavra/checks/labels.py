@@ -120,7 +120,7 @@ class _Given:
         self._projection = weight, None if bias is None else bias.detach().float()
         self.logit_cap = logit_cap_of(model)
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
         return self._features
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:

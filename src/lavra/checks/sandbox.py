@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from lavra.models.protocols import Batch
 from lavra.objectives.base import Objective
@@ -18,7 +17,7 @@ from lavra.training.updates.base import Inner
 
 
 class GivenBatches:
-    """Replacement of a `BatchSource` that repeats given batches.
+    """Source of micro-batches that repeats given ones.
 
     Args:
         steps: Micro-batches of each step; after the last step, the first is repeated.
@@ -67,7 +66,7 @@ def train_on(trainer: Trainer, objective: Objective, steps: Sequence[Sequence[Ba
         objective: Objective that encoded the batches.
         steps: Micro-batches of each step; after the last step, the first is repeated.
     """
-    trainer.batches = GivenBatches(steps, trainer.batches.seed)  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.batches = GivenBatches(steps, trainer.batches.seed)
     trainer.objective = objective
 
 
@@ -77,7 +76,7 @@ _PARAMETERS_AT_ONCE = 8_000_000
 """Number of parameters of matrices that Muon updates in one step of a check on a CPU: about a second of work."""
 
 
-class Stay:
+class Stay(Update):
     """Update that skips the optimiser step, so that gradients are computed and the weights stay the same."""
 
     name = "stay"
@@ -85,13 +84,6 @@ class Stay:
     def around(self, step: Step, inner: Inner) -> Outcome:
         """Skip the step and return an outcome that says so."""
         return Outcome(applied=False, reason="only measured")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return an empty mapping: there is no state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing, since there is no state."""
 
 
 def only_measuring() -> list[Update]:

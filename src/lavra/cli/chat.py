@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
-
-import tyro
+from typing import TYPE_CHECKING, TextIO
 
 from lavra.cli.options import parse, print_json
-from lavra.config.generation import GenerateOptions
+from lavra.config.inference import ChatConfig
 from lavra.core.errors import InputError
 from lavra.core.progress import log, printable
 
@@ -22,23 +19,10 @@ _HELP = (
 )
 
 
-@dataclass
-class _Chat:
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The model: a run, one of its checkpoints, or a model folder, with a chat template."""
-    system: str = ""
-    """The system message, which the model reads before the first turn."""
-    device: str = "auto"
-    """Device that computes: auto, cpu, cuda or mps."""
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """Type of the weights; auto takes fp32 with --greedy, else the fastest of the device."""
-    how: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
-
-
 def main(arguments: list[str]) -> int:
     """Run `lavra chat …`."""
     options, as_json = parse(
-        _Chat,
+        ChatConfig,
         arguments,
         prog="lavra chat",
         description="Have a conversation with a chat model; answers are printed while they are generated.\n"
@@ -51,7 +35,7 @@ def main(arguments: list[str]) -> int:
     from lavra.workflows.generation.chat import open_chat
 
     where = {"device": options.device, "precision": options.precision}
-    conversation = open_chat(options.model, options.how, system=options.system, **where)
+    conversation = open_chat(options.model, options.options, system=options.system, **where)
     converse(conversation, sys.stderr if as_json else sys.stdout)
     if as_json:
         print_json({"messages": conversation.messages})

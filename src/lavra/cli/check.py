@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from lavra.cli.options import parse, print_json, say_last
-from lavra.cli.train import lengthened
-from lavra.config.training import MachineConfig, ModelConfig, ObjectiveConfig, OptimizationConfig, TextConfig
-from lavra.config.transforms import TransformConfig
+from lavra.config.runs import CheckConfig
 from lavra.core.disk.run_folder import RunFolder, is_run
 from lavra.core.program import command, without_display_flags
-
-
-@dataclass
-class _Check:
-    data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN|DATA")]
-    """The folder of a run, or text as for training."""
-    base: str | None = None
-    """The pretrained model to adapt (also --from MODEL), as for training."""
-    seed: int = 0
-    """Seed of everything that is random."""
-    text: TextConfig = field(default_factory=TextConfig)
-    transforms: TransformConfig = field(default_factory=TransformConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    machine: MachineConfig = field(default_factory=MachineConfig)
 
 
 def main(arguments: list[str]) -> int:
     """Run `lavra check …`; the exit code is 1 when a check failed."""
     options, as_json = parse(
-        _Check,
-        [lengthened(word) for word in arguments],
+        CheckConfig,
+        arguments,
         prog="lavra check",
-        description="Prove a training set-up right before time is spent on it: first loss, leaks of the future and of\n"
-        "other documents, padding, accumulation, gradients, labels as text, tokenizer, saving, resuming, precision,\n"
-        "speed, copies in the validation text, the hashes of prepared data. The model is the one that `lavra train`\n"
+        description="Prove a training set-up right before time is spent on it: first loss, leaks of the future and of "
+        "other documents, padding, accumulation, gradients, labels as text, tokenizer, saving, resuming, precision, "
+        "speed, copies in the validation text, the hashes of prepared data. The model is the one that `lavra train` "
         "would train. Exit code 1 when a check failed.",
         examples=[
             "lavra check mytext/",
@@ -49,22 +27,9 @@ def main(arguments: list[str]) -> int:
             "lavra check runs/book",
         ],
     )
-    from lavra.config.training import TrainConfig
     from lavra.workflows.check import check
 
-    report = check(
-        TrainConfig(
-            data=options.data,
-            seed=options.seed,
-            base=options.base,
-            text=options.text,
-            transforms=options.transforms,
-            objective=options.objective,
-            model=options.model,
-            optimization=options.optimization,
-            machine=options.machine,
-        )
-    )
+    report = check(options.training)
     if as_json:
         print_json(report.to_json())
     else:
@@ -77,7 +42,7 @@ def main(arguments: list[str]) -> int:
     return 1 if report.failed else 0
 
 
-def _next(options: _Check, arguments: list[str], failed: bool) -> tuple[str, str]:
+def _next(options: CheckConfig, arguments: list[str], failed: bool) -> tuple[str, str]:
     """Return the command that a person wants next: the same check after a failure, else training or generating."""
     words = without_display_flags(arguments)
     if failed:

@@ -2,67 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from lavra.cli.options import new_file, parse, print_json, say_last
-from lavra.config.quantities import Choice
+from lavra.config.inference import ClassifyConfig
 from lavra.core.errors import InputError
 from lavra.core.program import command, without_display_flags
 from lavra.core.progress import printable
 from lavra.core.units import counted
 
 
-@dataclass
-class _Classify:
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The model: a run, one of its checkpoints, or a model folder."""
-    text: tuple[str, ...] = ()
-    """Texts to label."""
-    input: Annotated[str, tyro.conf.arg(name="in")] = ""
-    """A file of JSON Lines with "text", instead of --text; where every line has a "label" too, the accuracy is given.
-    """
-    labels: tuple[str, ...] = ()
-    """The labels to choose from, a/b for labels with levels; by default those of the examples."""
-    zero_shot: bool = False
-    """Show the model no examples, only the labels."""
-    few_shot: str = ""
-    """Show the model examples from this file of JSON Lines with "text" and "label"."""
-    shots: int = 8
-    """Number of examples in a prompt."""
-    choice: Literal["random", "similar", "vote-k"] = "random"
-    """Choose the examples at random, by their similarity to the text, or as a set that represents all (vote-k)."""
-    templates: str = "classify"
-    """A TOML file of prompt templates, or one of the built-in ones: classify (English), classify-pt (Portuguese)."""
-    combine: Literal["average", "vote"] = "average"
-    """Average the probabilities that the templates give, or let the templates vote."""
-    no_calibration: bool = False
-    """Leave out contextual calibration, which removes the model's preference for some labels."""
-    long_text: Literal["cut", "refuse"] = "cut"
-    """Leave out the end of a text that does not fit the model's context, which is counted and said (cut), or stop there
-    (refuse)."""
-    bos: Choice = None
-    """Put a beginning-of-text token before each prompt (--bos) or none (--no-bos); by default as the model's own
-    tokenizer does."""
-    out: str = ""
-    """File of JSON Lines to write the labelled lines to."""
-    force: bool = False
-    """Replace the file of --out."""
-    seed: int = 0
-    """Seed of the random choice of examples."""
-    device: str = "auto"
-    """Device that computes: auto, cpu, cuda or mps."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    """Type of the weights; auto takes what the device multiplies fastest."""
-
-
 def main(arguments: list[str]) -> int:
     """Run `lavra classify …`."""
     request, as_json = parse(
-        _Classify,
+        ClassifyConfig,
         arguments,
         prog="lavra classify",
         description="Label texts by what a language model expects after a prompt; only the labels are ever answered.",
@@ -83,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
     names = ("few_shot", "shots", "choice", "templates", "combine", "long_text", "bos", "seed", "device", "precision")
     how = {name: getattr(request, name) for name in names}
-    how["calibrate"] = not request.no_calibration
+    how["calibrate"] = request.calibration
     if request.input:
         found = classify_file(request.model, request.input, request.labels, **how)
     else:
@@ -95,7 +48,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _say_next(request: _Classify, arguments: list[str]) -> None:
+def _say_next(request: ClassifyConfig, arguments: list[str]) -> None:
     """Say where the labels lie, and which command a person wants next."""
     if request.out:
         say_last(("result", request.out), ("evaluate", command("evaluate", request.model, "--data", request.out)))

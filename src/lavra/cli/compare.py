@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
 from lavra.cli.options import new_file, parse, print_json, say_last
+from lavra.config.runs import CompareConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.program import command
-
-
-@dataclass
-class _Compare:
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN RUN …")]
-    """The folders of two or more runs; the first is the baseline."""
-    html: Path | None = None
-    """Also write the comparison as an HTML page, with the curves in one plot, into this file."""
-    force: bool = False
-    """Replace the file of --html."""
 
 
 def main(arguments: list[str]) -> int:
     """Run `lavra compare …`."""
     options, as_json = parse(
-        _Compare,
+        CompareConfig,
         arguments,
         prog="lavra compare",
         description="Set runs side by side: the settings that differ, the outcome with intervals, and whether the "

@@ -12,12 +12,12 @@ from lavra.core.program import command
 
 def main(arguments: list[str]) -> int:
     """Run `lavra doc2query train …`."""
-    if arguments[:1] not in (["train"], ["-h"], ["--help"]):
+    if arguments[:1] not in (["train"], ["-h"], ["--help"], ["--help-all"]):
         raise InputError(f"there is no `lavra doc2query {' '.join(arguments[:1])}`", "say: lavra doc2query train PAIRS")
     words = arguments[1:] if arguments[0] == "train" else arguments
     config, as_json = parse(
         Doc2QueryConfig,
-        ["--base" + word.removeprefix("--from") if word.partition("=")[0] == "--from" else word for word in words],
+        words,
         prog="lavra doc2query train",
         description="Train a model that writes the queries that a passage answers (doc2query), and measure it on "
         "validation documents: loss, BLEU, ROUGE and examples. Then `lavra expand --model RUN` writes queries for your "

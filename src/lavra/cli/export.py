@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
-
-import tyro
-
 from lavra.cli.options import parse, print_json, say_last
+from lavra.config.inference import ExportConfig
 from lavra.core.errors import InputError
 from lavra.core.program import command
-
-
-@dataclass
-class _Export:
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The model: a run, one of its checkpoints, a model folder, a Hugging Face folder, a hub name or a llama2.c file.
-    """
-    out: str
-    """The folder to write the model into."""
-    format: Literal["hf", "ct2"] = "hf"
-    """hf: a folder that transformers opens (config.json, model.safetensors, tokenizer, model card); ct2: one that
-    ctranslate2 opens."""
-    quantization: Literal["int8", "int8_float32", "int8_bfloat16", "int8_float16", "bfloat16", "float16", "float32"] = (
-        "int8"
-    )
-    """Type of the weights, for --format ct2."""
-    data: tuple[str, ...] = ()
-    """Text on which the logits of both models are compared; some sentences that come with lavra by default."""
-    text_column: str = "text"
-    """Column of the files of --data that holds the text."""
-    force: bool = False
-    """Replace an existing folder."""
 
 
 def main(arguments: list[str]) -> int:
     """Run `lavra export …`."""
     options, as_json = parse(
-        _Export,
+        ExportConfig,
         arguments,
         prog="lavra export",
         description="Write a model as a folder of the field's most common format, open it with transformers in a fresh "
@@ -64,7 +38,15 @@ def main(arguments: list[str]) -> int:
         return 0
     from lavra.workflows.export.export import export
 
-    made = export(options.model, options.out, options.data, text_column=options.text_column, force=options.force)
+    made = export(
+        options.model,
+        options.out,
+        options.data,
+        text_column=options.text.column,
+        on_bad_row=options.text.on_bad_row,
+        encoding=options.text.encoding,
+        force=options.force,
+    )
     if as_json:
         print_json(made.to_json())
     else:

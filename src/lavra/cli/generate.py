@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
-
-import tyro
 
 from lavra.cli.options import parse, print_json, say_last
 from lavra.config.generation import GenerateOptions
+from lavra.config.inference import GenerateConfig
 from lavra.core.errors import InputError
 from lavra.core.program import command
 from lavra.core.progress import log, printable
 from lavra.core.units import counted
 
 
-@dataclass
-class _Generate:
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The model: a run, one of its checkpoints, or a model folder."""
-    text: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[PROMPT]", help_behavior_hint="")] = None
-    """The text to continue. In a terminal, a chat model opens a conversation when none is given."""
-    prompt: tuple[str, ...] = ()
-    """Several texts to continue, instead of PROMPT; an empty one starts a new document, and so does no prompt at all.
-    """
-    input: Annotated[str, tyro.conf.arg(name="in")] = ""
-    """A file of JSON Lines whose "prompt" is continued, instead of PROMPT; --out must be given too."""
-    out: str = ""
-    """File of JSON Lines for the texts of --in. After an interruption, the same command makes only what is missing."""
-    force: bool = False
-    """Replace a file of --out that holds the texts of another request."""
-    device: str = "auto"
-    """Device that computes: auto, cpu, cuda or mps."""
-    engine: Literal["auto", "torch", "ctranslate2"] = "auto"
-    """Library that computes. auto takes ctranslate2 on a CPU for 64 texts or more (or a model that was converted
-    before), where it supports what is asked; else torch."""
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """Type of the weights. auto takes fp32 where nothing is sampled (greedy, beam and contrastive search), else the
-    fastest: int8 with ctranslate2, with torch bf16 or int8, as the processor has it."""
-    how: Annotated[GenerateOptions, tyro.conf.arg(name="")] = field(default_factory=GenerateOptions)
-
-
 def main(arguments: list[str]) -> int:
     """Run `lavra generate …`."""
     options, as_json = parse(
-        _Generate,
+        GenerateConfig,
         arguments,
         prog="lavra generate",
         description="Continue a prompt; one text is written as it is made.",
@@ -67,7 +38,7 @@ def main(arguments: list[str]) -> int:
     return _written(options, prompts or ("",), as_json)
 
 
-def _prompts(options: _Generate) -> tuple[str, ...]:
+def _prompts(options: GenerateConfig) -> tuple[str, ...]:
     """Return the prompts that are given, in whichever way."""
     given = [name for name, there in (("PROMPT", options.text is not None), ("--prompt", options.prompt)) if there]
     given += ["--in"] if options.input else []
@@ -76,17 +47,17 @@ def _prompts(options: _Generate) -> tuple[str, ...]:
     return options.prompt if options.text is None else (options.text,)
 
 
-def _where(options: _Generate) -> dict[str, str]:
+def _where(options: GenerateConfig) -> dict[str, str]:
     return {"engine": options.engine, "device": options.device, "precision": options.precision}
 
 
-def _of_file(options: _Generate, as_json: bool) -> int:
+def _of_file(options: GenerateConfig, as_json: bool) -> int:
     """Continue the prompts of a file."""
     from lavra.workflows.generation.generate import generate_file
 
     where = _where(options)
-    counts = generate_file(options.model, options.input, options.out, options.how, force=options.force, **where)
-    code = _told(counts["unfinished"], counts["texts"], options.how)
+    counts = generate_file(options.model, options.input, options.out, options.options, force=options.force, **where)
+    code = _told(counts["unfinished"], counts["texts"], options.options)
     if as_json:
         print_json({"out": options.out, **counts})
     else:
@@ -98,7 +69,7 @@ def _of_file(options: _Generate, as_json: bool) -> int:
     return code
 
 
-def _chat(options: _Generate) -> int:
+def _chat(options: GenerateConfig) -> int:
     """Open a conversation, where the model is one for conversations."""
     from lavra.cli.chat import converse
     from lavra.workflows.generation.chat import chat_template_of, open_chat
@@ -110,16 +81,16 @@ def _chat(options: _Generate) -> int:
             "there is no prompt, and the model is none for conversations",
             f'give a text to continue: lavra generate {options.model} "Era uma vez"; --prompt "" begins a document',
         )
-    converse(open_chat(opened, options.how, device=options.device, precision=options.precision), sys.stdout)
+    converse(open_chat(opened, options.options, device=options.device, precision=options.precision), sys.stdout)
     return 0
 
 
-def _written(options: _Generate, prompts: tuple[str, ...], as_json: bool) -> int:
+def _written(options: GenerateConfig, prompts: tuple[str, ...], as_json: bool) -> int:
     """Write the texts: a single one piece by piece, as it is made."""
     from lavra.generation.engines.engine import generate_with
     from lavra.workflows.generation.engines import open_engine
 
-    how = options.how.with_files_read()
+    how = options.options.with_files_read()
     engine = open_engine(options.model, prompts, how, **_where(options))
     if not as_json and len(prompts) == 1 and how.samples == 1 and how.beams == 1 and not how.constrained:
         show = printable if sys.stdout.isatty() else str  # a pipe gets what the model wrote, byte for byte

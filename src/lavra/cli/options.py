@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import tyro
 
+from lavra.cli.unknown import check_flags
+from lavra.config.everywhere import EverywhereConfig
+from lavra.config.flags import Flag, flags_of
 from lavra.core.configuration import from_toml
 from lavra.core.disk.json_lines import one_line
 from lavra.core.disk.replacing import check_replaceable_file
@@ -19,33 +24,16 @@ from lavra.core.progress import log, set_quiet
 
 Options = TypeVar("Options")
 
-SWITCHES = ("bos",)
-"""Names of the fields that take yes, no or nothing: `--bos` and `--no-bos` on the command line, true and false in a
-recipe. Without the flag, lavra decides."""
-
-_unhinted = tyro.conf.arg(help_behavior_hint="")
-
-
-@dataclasses.dataclass
-class _Everywhere:
-    """The flags that every command has."""
-
-    recipe: Annotated[Path | None, _unhinted] = None
-    """Read the values of the options from this TOML file; flags override them."""
-    json: Annotated[bool, _unhinted] = False
-    """Print the result as one JSON object on standard output."""
-    quiet: Annotated[bool, _unhinted] = False
-    """Print no progress, notes or next steps."""
-
 
 def parse(
     cls: type[Options], arguments: Sequence[str], *, prog: str, description: str, examples: Sequence[str] = ()
 ) -> tuple[Options, bool]:
-    """Read a command's options; `--help` and errors end the process (exit codes 0 and 2).
+    """Read a command's options; `--help` and wrong values end the process (exit codes 0 and 2).
 
     Args:
-        cls: The dataclass of the options. Nested dataclasses become dotted flags (`--model.depth 8`), fields marked
-            `tyro.conf.Positional` have no flag, and the types of `lavra.config.quantities` take units.
+        cls: The dataclass of the options, see `lavra.config.flags`. Nested dataclasses become dotted flags
+            (`--model.depth 8`), fields marked `tyro.conf.Positional` have no flag, and the types of
+            `lavra.config.quantities` take units.
         arguments: The words after the name of the command.
         prog: The command as a person types it, such as "lavra train".
         description: What the command does, in a sentence or two, for the help.
@@ -55,27 +43,32 @@ def parse(
         The options, and whether the result is wanted as JSON. `--quiet` has taken effect.
 
     Raises:
-        InputError: If the file of `--recipe` cannot be read, or has an unknown key or a wrong value.
-        SystemExit: After `--help` (exit code 0) and after a wrong flag (exit code 2).
+        InputError: If there is no such flag, or the file of `--recipe` cannot be read, or has an unknown key or a wrong
+            value.
+        SystemExit: After `--help` or `--help-all` (exit code 0) and after a wrong value (exit code 2).
     """
-    recipe = _recipe(arguments)
+    asked = next((word for word in _before_dashes(arguments) if word in ("-h", "--help", "--help-all")), None)
+    if asked is not None:
+        from lavra.cli.help import help_of
+
+        everything = asked == "--help-all"
+        print(help_of(cls, prog=prog, description=description, examples=examples, everything=everything))
+        raise SystemExit(0)
+    flags = [*flags_of(cls), *flags_of(EverywhereConfig)]
+    sets = {one.flag: f"{flag.names[-1]}={one.value}" for flag in flags for one in flag.sets}
+    check_flags(arguments, itertools.chain(sets, *(flag.names for flag in flags)), prog)
     request = dataclasses.make_dataclass(
         "Request",
         [
-            ("options", Annotated[cls, tyro.conf.arg(name="")], _default(cls, recipe)),
-            ("everywhere", Annotated[_Everywhere, tyro.conf.arg(name="")]),
+            ("options", Annotated[cls, tyro.conf.arg(name="")], _default(cls, _recipe(arguments), flags)),
+            ("everywhere", Annotated[EverywhereConfig, tyro.conf.arg(name="")]),
         ],
         kw_only=True,
     )
-    lines = [description, *(["", "Examples:"] if examples else []), *(f"  {example}" for example in examples)]
     parsed = tyro.cli(
-        request,
-        prog=prog,
-        description="\n".join(lines),
-        args=[_switched(word) for word in arguments],
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+        request, prog=prog, args=[sets.get(word, word) for word in arguments], config=(tyro.conf.DisallowNone,)
     )
-    everywhere = cast(_Everywhere, parsed.everywhere)  # pyright: ignore[reportAttributeAccessIssue]
+    everywhere = cast(EverywhereConfig, parsed.everywhere)  # pyright: ignore[reportAttributeAccessIssue]
     set_quiet(everywhere.quiet)
     return cast(Options, parsed.options), everywhere.json  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -130,15 +123,23 @@ def print_json(value: object) -> None:
     print(one_line(value), flush=True)
 
 
-def _switched(word: str) -> str:
-    """Return a switch with its value written out, and every other word as it is."""
-    values = {f"--{name}": f"--{name}=True" for name in SWITCHES}
-    return {**values, **{f"--no-{name}": f"--{name}=False" for name in SWITCHES}}.get(word, word)
+def _before_dashes(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the words before `--`, after which there are no flags."""
+    return itertools.takewhile(lambda word: word != "--", arguments)
+
+
+def _conventions(arguments: Sequence[str]) -> tuple[Any, ...]:
+    """Return how flags are read: a switch as `--x` and as `--no-x`, whatever its default or the recipe says.
+
+    The help shows of the two only the one that changes something.
+    """
+    asked_for_help = any(word in ("-h", "--help") for word in arguments)
+    return (tyro.conf.DisallowNone, *((tyro.conf.FlagCreatePairsOff,) if asked_for_help else ()))
 
 
 def _recipe(arguments: Sequence[str]) -> Path | None:
     """Find the recipe before the other flags are read, because it sets their defaults."""
-    for number, word in enumerate(arguments):
+    for number, word in enumerate(_before_dashes(arguments)):
         if word == "--recipe" and number + 1 < len(arguments):
             return Path(arguments[number + 1])
         if word.startswith("--recipe="):
@@ -146,12 +147,27 @@ def _recipe(arguments: Sequence[str]) -> Path | None:
     return None
 
 
-def _default(cls: type[Options], recipe: Path | None) -> Any:
+def _default(cls: type[Options], recipe: Path | None, flags: Sequence[Flag]) -> Any:
+    """Return the field that holds the options: with the values of the recipe, where there is one."""
     if recipe is None:
         return dataclasses.field()
     try:
         text = recipe.read_text(encoding="utf8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the recipe {recipe} cannot be read: {error}", "give a TOML file") from error
+    _check_keys(text, recipe, flags)
     options = from_toml(cls, text, str(recipe), missing=tyro.MISSING)
     return dataclasses.field(default_factory=lambda: options)
+
+
+def _check_keys(text: str, recipe: Path, flags: Sequence[Flag]) -> None:
+    """Refuse the short form of a flag as a key: in a recipe `context` is `model.context`."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return  # reading the options says so
+    places = {name: flag.path for flag in flags for name in flag.names}
+    for key, value in table.items():
+        path = places.get("--" + key.replace("_", "-"), (key,))
+        if path != (key,) and not isinstance(value, dict):
+            raise InputError(f"the recipe {recipe}: {key} is the short form of a flag", f"write {'.'.join(path)}")

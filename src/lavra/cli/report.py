@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
 from lavra.cli.options import new_file, parse, print_json
+from lavra.config.runs import ReportConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.progress import log
-
-
-@dataclass
-class _Report:
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The folder of the run, which may still be training or have crashed."""
-    out: Path | None = None
-    """The HTML file to write; report.html in the run's folder by default."""
-    force: bool = False
-    """Replace the file of --out."""
 
 
 def main(arguments: list[str]) -> int:
     """Run `lavra report …`."""
     options, as_json = parse(
-        _Report,
+        ReportConfig,
         arguments,
         prog="lavra report",
         description="Write the page of a run as one HTML file that needs no network: what was trained on what, the "

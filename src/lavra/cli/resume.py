@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
-
 from lavra.cli.options import log_next, parse, print_json
-
-
-@dataclass
-class _Resume:
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """The folder of the run."""
-    micro_batch_size: int | None = None
-    """Sequences of a micro-batch, where memory is less than before; the tokens of an update and the order of the data
-    stay the same."""
+from lavra.config.runs import ResumeConfig
 
 
 def main(arguments: list[str]) -> int:
     """Run `lavra resume …`."""
     options, as_json = parse(
-        _Resume,
+        ResumeConfig,
         arguments,
         prog="lavra resume",
         description="Continue an interrupted run from its last checkpoint, exactly where it stopped.",

@@ -2,39 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
 from lavra.cli.options import parse, print_json
+from lavra.config.runs import RemoveRunsConfig, RunsConfig, ShowRunConfig
 from lavra.core.disk.run_folder import RunFolder, check_removable, list_runs, remove_run
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.reports.run_table import run_line, run_record, show_run, show_runs
-
-
-@dataclass
-class _List:
-    root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[ROOT]")] = Path("runs")
-    """The folder that holds the runs, directly or up to two levels below."""
-
-
-@dataclass
-class _Show:
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The folder of the run."""
-    all: bool = False
-    """Show every setting and figure, under the names that the files give them."""
-
-
-@dataclass
-class _Remove:
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN…")]
-    """The folders of the runs to remove."""
-    force: bool = False
-    """Also remove runs that hold a trained model."""
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +18,7 @@ def main(arguments: list[str]) -> int:
 
 def _list(arguments: list[str]) -> int:
     options, as_json = parse(
-        _List,
+        RunsConfig,
         arguments,
         prog="lavra runs",
         description="List the runs in a folder: data, size, speed, and validation perplexity and bits per byte.\n"
@@ -64,10 +37,10 @@ def _list(arguments: list[str]) -> int:
 
 def _show(arguments: list[str]) -> int:
     options, as_json = parse(
-        _Show,
+        ShowRunConfig,
         arguments,
         prog="lavra runs show",
-        description="Show one run: what was trained on what, what came of it, and what to do next; --all shows every\n"
+        description="Show one run: what was trained on what, what came of it, and what to do next; --all shows every "
         "setting and figure of its request, plan, result, data usage and last metrics.",
         examples=["lavra runs show runs/first", "lavra runs show runs/first --all"],
     )
@@ -83,7 +56,7 @@ def _show(arguments: list[str]) -> int:
 
 def _remove(arguments: list[str]) -> int:
     options, as_json = parse(
-        _Remove,
+        RemoveRunsConfig,
         arguments,
         prog="lavra runs rm",
         description="Remove runs: without --force only those that have no checkpoint yet. A folder with files in it "

@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
-
-import tyro
-
 from lavra.cli.options import parse, print_json, say_last
-from lavra.config.quantities import Choice
+from lavra.config.inference import ScoreConfig
 from lavra.core.errors import InputError
 from lavra.core.program import command, without_display_flags
-
-
-@dataclass
-class _Score:
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The model: a run, one of its checkpoints, or a model folder."""
-    prompt: str = ""
-    """The text before the options."""
-    options: tuple[str, ...] = ()
-    """Texts that may follow the prompt; each usually starts with a space."""
-    input: Annotated[str, tyro.conf.arg(name="in")] = ""
-    """A file of JSON Lines with "prompt" and "options", instead of --prompt and --options."""
-    by: Literal["sum", "token", "byte", "pmi"] = "sum"
-    """Compare options by their log-probability (sum), by its mean per token or per byte, or by how much the prompt
-    raises it over the neutral prompt (pmi, pointwise mutual information)."""
-    neutral: str = ""
-    """The prompt that says nothing about the options, for --by pmi."""
-    long_prompt: Literal["refuse", "window"] = "refuse"
-    """Stop at a prompt that does not fit the model's context (refuse), or leave its beginning out (window)."""
-    bos: Choice = None
-    """Put a beginning-of-text token before each prompt (--bos) or none (--no-bos); by default as the model's own
-    tokenizer does."""
-    device: str = "auto"
-    """Device that computes: auto, cpu, cuda or mps."""
 
 
 def main(arguments: list[str]) -> int:
     """Run `lavra score …`."""
     request, as_json = parse(
-        _Score,
+        ScoreConfig,
         arguments,
         prog="lavra score",
         description="Measure how likely each of some options is after a prompt.",

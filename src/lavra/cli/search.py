@@ -4,57 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass
-from typing import Annotated, Literal
-
-import tyro
 
 from lavra.cli.options import parse, print_json, say_last
+from lavra.config.search import SearchConfig, SearchEvaluateConfig
 from lavra.core.program import command
-
-
-@dataclass
-class _Search:
-    query: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="QUERY")]
-    """The words to look for."""
-    index: str = "search-index"
-    """The folder of the index."""
-    top_k: int = 10
-    """Most documents to show."""
-
-
-@dataclass
-class _Evaluate:
-    collection: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
-    """The collection: a BEIR folder, installed-docs: or ir_datasets:NAME; or documents, with --queries and --qrels."""
-    expansions: str | None = None
-    """File of generated queries, as `lavra expand` writes it."""
-    split: str = ""
-    """Split of the relevance judgements to report on; test by default."""
-    queries: str | None = None
-    """File of queries, instead of the collection's: JSON Lines, or lines of an id, a tab and the text."""
-    qrels: str | None = None
-    """File of relevance judgements, instead of the collection's, in the layout of TREC or of BEIR."""
-    tune_on: str = ""
-    """Split on which k1, b and the weight of generated queries are tuned, for each system."""
-    oracle: bool = False
-    """Also measure the oracle: documents expanded with the questions that people asked of them."""
-    dense: str = ""
-    """Folder of a bi-encoder of sentence-transformers: also measure its embeddings, alone and fused with BM25."""
-    device: str = "auto"
-    """Device of the bi-encoder: auto, cpu, cuda or mps."""
-    language: Literal["auto", "pt", "en"] = "auto"
-    """Language of the documents, which chooses stop words and the stemmer; auto guesses it from the documents."""
-    k1: float = 0.9
-    """BM25 term-frequency saturation, where it is not tuned."""
-    b: float = 0.4
-    """BM25 length normalisation from 0 to 1, where it is not tuned."""
-    out: str = "search-experiment"
-    """Folder for the index, the table, the differences by query and the plot."""
-    seed: int = 0
-    """Seed of the bootstrap intervals and of the randomisation tests."""
-    force: bool = False
-    """Replace the results of an earlier experiment."""
 
 
 def main(arguments: list[str]) -> int:
@@ -64,7 +17,7 @@ def main(arguments: list[str]) -> int:
 
 def _search(arguments: list[str]) -> int:
     options, as_json = parse(
-        _Search,
+        SearchConfig,
         arguments,
         prog="lavra search",
         description="Search an index made by `lavra index`: passages with the words of the query marked and, where a "
@@ -101,7 +54,7 @@ def _on_one_line(text: str) -> str:
 
 def _evaluate(arguments: list[str]) -> int:
     options, as_json = parse(
-        _Evaluate,
+        SearchEvaluateConfig,
         arguments,
         prog="lavra search evaluate",
         description="Measure BM25 on documents alone, with generated queries, with these alone, with their new terms "

@@ -23,11 +23,6 @@ Norm = Literal["layernorm", "rmsnorm"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "geglu", "swiglu"]
 """The activation functions of the feed-forward layers; `relu2` is the squared ReLU."""
 
-# The objective.
-
-ObjectiveName = Literal["auto", "causal", "completion", "seq2seq", "mlm"]
-"""The training objectives; `auto` takes the one that fits the model and the columns of the data."""
-
 # The optimisation.
 
 Shape = Literal["constant", "cosine", "linear", "wsd"]

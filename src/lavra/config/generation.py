@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from lavra.config.quantities import Choice
+from lavra.config.flags import Common, shown
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 
@@ -23,45 +23,67 @@ _ENDINGS = {"json_schema": ".json", "grammar": ".lark"}
 
 
 @dataclass(frozen=True)
-class GenerateOptions:
-    """How to continue a prompt. Filters act in the order of the fields; a neutral value turns one off exactly.
+class TokenOptions:
+    """How a prompt becomes tokens.
 
-    Attributes:
-        max_new_tokens: Largest number of tokens to add to each prompt.
-        min_new_tokens: The text cannot end by itself before this many tokens; stop strings still end it.
-        samples: Number of continuations of each prompt.
-        seed: Seed of the sampling. The same seed gives the same texts, however the prompts are grouped.
-        greedy: Always take the most likely token; temperature and the filters after it then do nothing.
-        repetition_penalty: Divides the positive and multiplies the negative scores of tokens that the prompt or the
-            text holds already (CTRL, arXiv 1909.05858 section 4.1); 1 is off.
-        frequency_penalty: Subtracted from a token's score for each time that the new text holds it; 0 is off.
-        no_repeat_ngram: No sequence of this many tokens comes twice; 0 is off.
-        temperature: Scores are divided by it; 1 is the model's own distribution, near 0 is greedy.
-        top_k: Keep the k most likely tokens; 0 is off.
-        top_p: Keep the fewest most likely tokens that together have this probability (nucleus sampling, arXiv
-            1904.09751); 1 is off.
-        min_p: Keep tokens at least this share as likely as the most likely one (arXiv 2407.01082); 0 is off.
-        typical_p: Keep the fewest tokens that together have this probability and whose surprise is nearest to the
-            entropy (locally typical sampling, arXiv 2202.00666); 1 is off.
-        stop: Strings that end the text; they are cut off, wherever the borders between tokens fall.
-        beams: Above 1, search for the most likely texts with this many at a time instead of sampling (beam search);
-            the best `samples` of them are returned. Temperature and the filters after it then do nothing.
-        beam_groups: Number of groups of beams that avoid each other's tokens (diverse beam search, arXiv 1610.02424);
-            1 is off.
-        diversity_penalty: Subtracted from a token's score for each beam of an earlier group that has just taken it.
-        length_penalty: A text's score is its log-probability divided by its number of tokens to this power; 0 is the
-            log-probability itself, and larger values prefer longer texts.
-        contrastive: The alpha of contrastive search (arXiv 2202.06417) among the `top_k` most likely tokens: how much
-            being unlike the text so far counts against being likely; 0 is greedy. Off by default.
-        choices: The text must be one of these strings.
-        words: The text must contain all of these words.
-        regex: The text must match this regular expression as a whole; look-around is not supported.
-        json_schema: The text must be JSON of this schema. On the command line it may also be the name of a file that
-            holds the schema, as for --regex and --grammar.
-        grammar: The text must follow this context-free grammar, written for the library Lark.
-        long_prompt: What to do with a prompt that is longer than the model's context: refuse it, or read its end only.
-        bos: Whether to read a beginning-of-text token before the prompt. By default the model's own tokenizer decides;
-            an empty prompt gets one in any case.
+    Examples:
+        >>> from lavra.config.generation import TokenOptions
+        >>> TokenOptions().bos is None
+        True
+    """
+
+    bos: bool | None = None
+    """Read a beginning-of-text token before the prompt, or none; by default the model's own tokenizer decides, and an
+    empty prompt gets one in any case."""
+
+
+@dataclass(frozen=True)
+class PromptOptions(TokenOptions):
+    """How a prompt is read.
+
+    Examples:
+        >>> from lavra.config.generation import PromptOptions
+        >>> PromptOptions().long_prompt
+        'refuse'
+    """
+
+    long_prompt: Literal["refuse", "window"] = "refuse"
+    """Stop at a prompt that is longer than the model's context (refuse), or read its end only (window)."""
+
+
+@dataclass(frozen=True)
+class SamplingOptions(PromptOptions):
+    """How the next token is chosen. A neutral value turns a filter off exactly.
+
+    Examples:
+        >>> from lavra.config.generation import SamplingOptions
+        >>> SamplingOptions(temperature=0.5).top_p
+        0.95
+    """
+
+    seed: Annotated[int, Common] = 0
+    """Seed of the sampling. The same seed gives the same texts, however the prompts are grouped."""
+    greedy: Annotated[bool, Common] = False
+    """Always take the most likely token; temperature and the filters after it then do nothing."""
+    temperature: Annotated[float, Common] = 0.8
+    """Scores are divided by it; 1 is the model's own distribution, near 0 is greedy."""
+    top_k: Annotated[int, Common] = 0
+    """Keep the k most likely tokens; 0 is off."""
+    top_p: Annotated[float, Common] = 0.95
+    """Keep the fewest most likely tokens that together have this probability (nucleus sampling, arXiv 1904.09751); 1 is
+    off."""
+    min_p: float = 0.0
+    """Keep tokens at least this share as likely as the most likely one (arXiv 2407.01082); 0 is off."""
+    typical_p: float = 1.0
+    """Keep the fewest tokens that together have this probability and whose surprise is nearest to the entropy (locally
+    typical sampling, arXiv 2202.00666); 1 is off."""
+
+
+@dataclass(frozen=True)
+class GenerateOptions(SamplingOptions):
+    """How to continue a prompt.
+
+    Penalties come first, then the temperature, then the filters top-k, top-p, min-p and typical-p in this order.
 
     Raises:
         InputError: if a value is out of its range, or two values contradict each other.
@@ -80,32 +102,45 @@ class GenerateOptions:
           what to do: it must be above 0 and up to 1 (off)
     """
 
-    max_new_tokens: int = 200
+    max_new_tokens: Annotated[int, Common] = 200
+    """Largest number of tokens to add to each prompt."""
     min_new_tokens: int = 0
-    samples: int = 1
-    seed: int = 0
-    greedy: bool = False
+    """The text cannot end by itself before this many tokens; stop strings still end it."""
+    samples: Annotated[int, Common] = 1
+    """Number of continuations of each prompt."""
     repetition_penalty: float = 1.0
+    """Divides the positive and multiplies the negative scores of tokens that the prompt or the text holds already
+    (CTRL, arXiv 1909.05858 section 4.1); 1 is off."""
     frequency_penalty: float = 0.0
+    """Subtracted from a token's score for each time that the new text holds it; 0 is off."""
     no_repeat_ngram: int = 0
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 0.95
-    min_p: float = 0.0
-    typical_p: float = 1.0
+    """No sequence of this many tokens comes twice; 0 is off."""
     stop: tuple[str, ...] = ()
+    """Strings that end the text; they are cut off, wherever the borders between tokens fall."""
     beams: int = 1
+    """Above 1, search for the most likely texts with this many at a time instead of sampling (beam search); the best of
+    them, as many as --samples, are returned. Temperature and the filters after it then do nothing."""
     beam_groups: int = 1
+    """Number of groups of beams that avoid each other's tokens (diverse beam search, arXiv 1610.02424); 1 is off."""
     diversity_penalty: float = 0.5
+    """Subtracted from a token's score for each beam of an earlier group that has just taken it."""
     length_penalty: float = 1.0
+    """A text's score is its log-probability divided by its number of tokens to this power; 0 is the log-probability
+    itself, and larger values prefer longer texts."""
     contrastive: float | None = None
+    """The alpha of contrastive search (arXiv 2202.06417) among the most likely tokens, as many as --top-k: how much
+    being unlike the text so far counts against being likely; 0 is greedy. Off by default."""
     choices: tuple[str, ...] = ()
+    """The text must be one of these strings."""
     words: tuple[str, ...] = ()
-    regex: str = ""
-    json_schema: str = ""
-    grammar: str = ""
-    long_prompt: Literal["refuse", "window"] = "refuse"
-    bos: Choice = None
+    """The text must contain all of these words."""
+    regex: Annotated[str, shown(metavar="REGEX|FILE")] = ""
+    """The text must match this regular expression as a whole; look-around is not supported."""
+    json_schema: Annotated[str, shown(metavar="JSON|FILE")] = ""
+    """The text must be JSON of this schema. On the command line it may also be the name of a file that holds the
+    schema, as for --regex and --grammar."""
+    grammar: Annotated[str, shown(metavar="LARK|FILE")] = ""
+    """The text must follow this context-free grammar, written for the library Lark."""
 
     def __post_init__(self) -> None:
         for name, good, range_ in (

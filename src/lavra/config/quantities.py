@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from lavra.core.errors import InputError
@@ -63,6 +62,3 @@ Size = Annotated[int, _quantity("SIZE", parse_size)]
 
 Count = Annotated[int, _quantity("COUNT", parse_count)]
 """A whole number, written `5000`, `10k`, `330M` or `1.5B`."""
-
-Choice = Annotated[bool | None, tyro.conf.FlagConversionOff]
-"""Yes, no, or None where lavra decides: `--x` and `--no-x` on the command line; see `lavra.cli.options.SWITCHES`."""

@@ -1,4 +1,4 @@
-"""The options of training a query generator (doc2query) and of expanding documents with its queries."""
+"""The options of search: training a query generator, expanding documents, indexing, searching, measuring."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from lavra.config.flags import Common, shown
 from lavra.config.quantities import Duration
 
 
@@ -21,37 +22,37 @@ class Doc2QueryConfig:
         ('train', 200)
     """
 
-    pairs: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PAIRS")]
+    pairs: Annotated[tyro.conf.Positional[str], shown(metavar="PAIRS")]
     """A BEIR folder, installed-docs:, ir_datasets:NAME, MS MARCO triples (.tsv), or JSONL with passage and query."""
-    split: str = "train"
+    split: Annotated[str, Common] = "train"
     """Split of the collection's relevance judgements to train on."""
-    base: str | None = None
-    """The model to fine-tune (also --from): an encoder-decoder, a decoder, or an encoder, which gets a decoder."""
-    budget: Duration | None = None
+    base: Annotated[str | None, Common, shown("--from", metavar="MODEL")] = None
+    """The model to fine-tune: an encoder-decoder, a decoder, or an encoder, which gets a decoder."""
+    budget: Annotated[Duration | None, Common] = None
     """Length of the whole run as a time, validation included; 10m when no length is given."""
-    epochs: float | None = None
+    epochs: Annotated[float | None, Common] = None
     """Length of the run in passes over the pairs, instead of a time."""
-    steps: int | None = None
+    steps: Annotated[int | None, Common] = None
     """Length of the run in optimiser steps, instead of a time."""
-    out: str | None = None
+    out: Annotated[str | None, Common, shown(metavar="RUN")] = None
     """The run folder; a new one under runs/ by default."""
-    force: bool = False
+    force: Annotated[bool, Common] = False
     """Replace an existing run folder."""
     seed: int = 0
     """Seed of everything that is random."""
     learning_rate: float | None = None
     """AdamW's peak learning rate; by default it depends on what is trained."""
-    freeze: tuple[str, ...] = ()
+    freeze: Annotated[tuple[str, ...], shown(metavar="NAME…")] = ()
     """Parts of the model given by --from that are not trained, as names or globs, which makes steps quicker."""
-    context: int | None = None
+    context: Annotated[int | None, Common] = None
     """Tokens of a sequence, for a model trained from scratch; 512 by default."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
+    device: Annotated[str, Common, shown(metavar="DEVICE")] = "auto"
+    """Device that computes: auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the working weights."""
     check: bool = True
-    """--no-check leaves out the checks of the set-up before the first step; a failed check ends the run."""
-    validation_documents: int = 200
+    """Check the set-up before the first step; a failed check ends the run. --no-check leaves this out."""
+    validation_documents: Annotated[int, Common] = 200
     """Number of validation documents for which queries are generated and compared with people's."""
 
 
@@ -70,34 +71,146 @@ class ExpandConfig:
         ('expanded.jsonl', 10)
     """
 
-    collection: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
+    collection: Annotated[tyro.conf.Positional[str], shown(metavar="CORPUS")]
     """A BEIR folder, a file or folder of documents, installed-docs: or ir_datasets:NAME."""
-    model: str
+    model: Annotated[str, Common, shown(metavar="MODEL")]
     """A run of `lavra doc2query train`, or any decoder or encoder-decoder: folder or hub name."""
-    out: str = "expanded.jsonl"
+    out: Annotated[str, Common, shown(metavar="FILE")] = "expanded.jsonl"
     """The file of queries; FILE.provenance.json beside it says how they were made."""
-    queries: int = 10
+    queries: Annotated[int, Common] = 10
     """Number of queries for each chunk: 1 generates greedily, more are sampled."""
-    top_k: int = 10
+    top_k: Annotated[int, Common] = 10
     """Sample each token from this many most likely ones; 0 samples from all."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Common] = 1.0
     """Temperature of the sampling; below 1 the queries are more alike."""
-    chunk_tokens: int = 0
+    chunk_tokens: Annotated[int, Common] = 0
     """Long documents are cut into chunks of whole sentences of at most this many tokens; 0 takes as many as the model
     can read."""
     overlap: int = 0
     """Largest number of tokens that consecutive chunks share."""
-    score_with: str = ""
+    score_with: Annotated[str, Common, shown(metavar="model|FOLDER")] = ""
     """Score queries for the filter with `model` (its log-probability), or a folder of a cross-encoder or bi-encoder."""
-    engine: Engine = "auto"
+    engine: Annotated[Engine, Common] = "auto"
     """Library that generates: auto takes ctranslate2 in int8 for an encoder-decoder on a CPU, else torch."""
-    cache: str | None = None
+    cache: Annotated[str | None, shown(metavar="FILE")] = None
     """File that keeps generated queries by the content of their chunk; FILE.cache beside the queries by default."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
+    device: Annotated[str, Common, shown(metavar="DEVICE")] = "auto"
+    """Device that computes: auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the weights, with torch."""
-    seed: int = 0
+    seed: Annotated[int, Common] = 0
     """Seed of the sampling: the same seed gives the same queries."""
-    force: bool = False
+    force: Annotated[bool, Common] = False
     """Replace a file of queries that was made with other options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LexicalConfig:
+    """How documents are counted for BM25.
+
+    Examples:
+        >>> from lavra.config.search import LexicalConfig
+        >>> LexicalConfig(language="pt").k1
+        0.9
+    """
+
+    expansions: Annotated[str | None, Common, shown(metavar="FILE")] = None
+    """File of generated queries, as `lavra expand` writes it."""
+    language: Annotated[Literal["auto", "pt", "en"], Common] = "auto"
+    """Language of the documents, which chooses stop words and the stemmer; auto guesses it from the documents."""
+    k1: float = 0.9
+    """BM25 term-frequency saturation: the higher, the more each further occurrence of a term counts."""
+    b: float = 0.4
+    """BM25 length normalisation, from 0 (document length does not matter) to 1 (full normalisation)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig(LexicalConfig):
+    """The making of a search index.
+
+    Examples:
+        >>> from lavra.config.search import IndexConfig
+        >>> IndexConfig(collection="notes/", language="pt").out
+        'search-index'
+    """
+
+    collection: Annotated[tyro.conf.Positional[str], shown(metavar="CORPUS")]
+    """The documents: a BEIR folder, a file or folder of documents, installed-docs: or ir_datasets:NAME."""
+    out: Annotated[str, Common, shown(metavar="FOLDER")] = "search-index"
+    """The folder of the index; an existing index is brought up to date."""
+    fields: Annotated[Literal["doc", "doc+queries", "queries", "doc+new-terms"], Common] = "doc+queries"
+    """What is searched: the document (doc), the document and its generated queries (doc+queries), the queries alone
+    (queries), or the document and the terms of the queries that it lacks (doc+new-terms)."""
+    query_weight: float = 1.0
+    """Weight of a term's occurrence in a generated query; one in the document itself has weight 1."""
+    keep_queries: Annotated[float, Common] = 1.0
+    """Share of the generated queries that is indexed, those with the highest scores; above 0, at most 1."""
+    drop_repeats: bool = False
+    """Leave out generated queries that repeat another query of the document or copy its text."""
+    chunk_words: Annotated[int, Common] = 0
+    """Score documents by their best chunk of at most this many words (MaxP); 0 scores whole documents."""
+    chunk_overlap: int = 0
+    """Most words that consecutive chunks share."""
+    add: Annotated[bool, Common] = False
+    """Keep documents of the index that CORPUS does not have; without it they are deleted from the index."""
+    on_bad_row: Literal["skip", "error"] = "skip"
+    """What to do with rows that cannot be used: skip and count them, or stop at the first (error)."""
+    export: Annotated[str | None, Common, shown(metavar="FILE")] = None
+    """Also write the documents with their generated queries into this file, for another search engine."""
+    export_format: Annotated[Literal["anserini", "elasticsearch", "parquet", "sqlite"], Common] = "anserini"
+    """Format of the file of --export."""
+    force: Annotated[bool, Common] = False
+    """Build the index again from nothing, and replace the file of --export."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """A search in an index.
+
+    Examples:
+        >>> from lavra.config.search import SearchConfig
+        >>> SearchConfig(query=("maior", "cidade")).top_k
+        10
+    """
+
+    query: Annotated[tyro.conf.Positional[tuple[str, ...]], shown(metavar="QUERY…")]
+    """The words to look for."""
+    index: Annotated[str, shown(metavar="FOLDER")] = "search-index"
+    """The folder of the index."""
+    top_k: int = 10
+    """Most documents to show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchEvaluateConfig(LexicalConfig):
+    """The measurement of search on a collection with relevance judgements.
+
+    Examples:
+        >>> from lavra.config.search import SearchEvaluateConfig
+        >>> SearchEvaluateConfig(collection="beir/scifact", expansions="expanded.jsonl").out
+        'search-experiment'
+    """
+
+    collection: Annotated[tyro.conf.Positional[str], shown(metavar="CORPUS")]
+    """The collection: a BEIR folder, installed-docs: or ir_datasets:NAME; or documents, with --queries and --qrels."""
+    split: Annotated[str, Common] = ""
+    """Split of the relevance judgements to report on; test by default."""
+    queries: Annotated[str | None, Common, shown(metavar="FILE")] = None
+    """File of queries, instead of the collection's: JSON Lines, or lines of an id, a tab and the text."""
+    qrels: Annotated[str | None, Common, shown(metavar="FILE")] = None
+    """File of relevance judgements, instead of the collection's, in the layout of TREC or of BEIR."""
+    tune_on: Annotated[str, Common, shown(metavar="SPLIT")] = ""
+    """Split on which k1, b and the weight of generated queries are tuned, for each system; k1 and b have no effect
+    then."""
+    oracle: Annotated[bool, Common] = False
+    """Also measure the oracle: documents expanded with the questions that people asked of them."""
+    dense: Annotated[str, Common, shown(metavar="FOLDER")] = ""
+    """Folder of a bi-encoder of sentence-transformers: also measure its embeddings, alone and fused with BM25."""
+    device: Annotated[str, shown(metavar="DEVICE")] = "auto"
+    """Device of the bi-encoder: auto, cpu, cuda, cuda:1 or mps."""
+    out: Annotated[str, Common, shown(metavar="FOLDER")] = "search-experiment"
+    """Folder for the index, the table, the differences by query and the plot."""
+    seed: int = 0
+    """Seed of the bootstrap intervals and of the randomisation tests."""
+    force: Annotated[bool, Common] = False
+    """Replace the results of an earlier experiment."""

@@ -11,13 +11,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.config.choices import Activation, NewRows, Norm, ObjectiveName, OptimizerName, Policy, Positions, Shape
+from lavra.config.choices import Activation, NewRows, Norm, OptimizerName, Policy, Positions, Shape
+from lavra.config.flags import Common, shown
 from lavra.config.quantities import Count, Duration, Size
+from lavra.config.reading import ReadingConfig
 from lavra.config.transforms import TransformConfig
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(ReadingConfig):
     """How text is read, split and tokenised.
 
     Examples:
@@ -26,27 +28,19 @@ class TextConfig:
         0.05
     """
 
-    column: str = "text"
-    """Column of JSONL, CSV, TSV and Parquet files that holds the text (also --text-column)."""
-    on_bad_row: Literal["skip", "error", "strict"] = "skip"
-    """What to do with rows that cannot be used: skip and report them, or stop at the first; strict (also --strict)
-    stops at whatever is left out, guessed, replaced or cut on the way in."""
-    encoding: str | None = None
-    """Encoding of the files, e.g. windows-1251 (also --encoding). By default the byte order mark decides, else UTF-8;
-    Western text that is not UTF-8 is read as Windows-1252, with a message that says so."""
-    validation: tuple[str, ...] = ()
-    """Files or folders of validation data, instead of a share of the data (also --validation). Files in the data named
-    dev or validation beside a train file are taken without it, and test files are left out."""
+    validation: Annotated[tuple[str, ...], Common, shown("--validation", metavar="DATA…")] = ()
+    """Files or folders of validation data, instead of a share of the data. Files in the data named dev or validation
+    beside a train file are taken without it, and test files are left out."""
     normalize: bool = False
     """Bring the text to Unicode's NFC form; recorded with the run."""
     validation_share: float = 0.05
     """Share of the text, from 0 to 0.5, that becomes validation data; a hash of each document's content decides."""
     validation_limit: Size = 10_000_000
     """Largest size of the validation data in bytes."""
-    tokenizer: str | None = None
+    tokenizer: Annotated[str | None, shown("--tokenizer", metavar="FROM")] = None
     """A tokenizer.json, a Hugging Face folder, or a run whose tokenizer is used; by default one is trained on the
     text."""
-    vocabulary: int | None = None
+    vocabulary: Annotated[int | None, Common, shown("--vocabulary", metavar="N")] = None
     """Size of the vocabulary to train; chosen from corpus and model by default, the model's own kept with --from."""
     extend: int | None = None
     """Number of tokens to add, for your text, to the vocabulary of the model given by --from."""
@@ -54,7 +48,7 @@ class TextConfig:
     """How the embeddings of tokens that the model did not have are initialised: as the mean of their parts, or from
     tokens that are used alike (focus)."""
     isolate: bool = True
-    """--text.no-isolate lets the documents of one sequence attend to each other; by default they are kept apart."""
+    """Keep the documents of one sequence apart; --text.no-isolate lets them attend to each other."""
     prompt: str | None = None
     """Column of the prompt, which is read but not learned; prompt, source, passage, … are recognised by their names."""
     completion: str | None = None
@@ -72,9 +66,9 @@ class ModelConfig:
         'auto'
     """
 
-    preset: str = "auto"
-    """A preset's name (gpt2-124m, opt-125m, lavra-9m, …), or auto: the plan chooses (also --model NAME)."""
-    context: int | None = None
+    preset: Annotated[str, Common, shown("--model", metavar="NAME")] = "auto"
+    """A preset's name (gpt2-124m, opt-125m, lavra-9m, …), or auto: the plan chooses."""
+    context: Annotated[int | None, shown("--context")] = None
     """Tokens of a sequence."""
     depth: int | None = None
     """Number of transformer blocks."""
@@ -94,10 +88,10 @@ class ModelConfig:
     """Rows of a hashed bigram embedding, e.g. 65536: some hundredths fewer bits per byte after the same steps, for
     more memory and a model that only lavra can read. None by default."""
     ngram_copy: bool | None = None
-    """Whether to add an n-gram copy, which looks up what followed when a token last occurred in the document: some
-    hundredths fewer bits per byte after the same steps, and a model that only lavra can read. Not by default."""
+    """Add an n-gram copy, which looks up what followed when a token last occurred in the document: some hundredths
+    fewer bits per byte after the same steps, and a model that only lavra can read. Not by default."""
     tied: bool | None = None
-    """Whether the output layer shares its weights with the token embedding."""
+    """Let the output layer share its weights with the token embedding; by default as the preset or the model has it."""
     dropout: float | None = None
     """Dropout probability on embeddings, attention and residual branches; 0 by default, also with --from."""
 
@@ -108,23 +102,21 @@ class ObjectiveConfig:
 
     Examples:
         >>> from lavra.config.training import ObjectiveConfig
-        >>> ObjectiveConfig(name="masked", mask_rate=0.3).whole_words
+        >>> ObjectiveConfig(name="mlm", mask_rate=0.3).whole_words
         True
     """
 
-    name: ObjectiveName = "auto"
+    name: Annotated[str, shown("--objective")] = "auto"
     """causal: every token from those before; completion: only the completions of prompts; seq2seq: targets from
-    sources;
-    mlm: hidden words from both sides. auto: what the model and the columns of the data allow."""
+    sources; mlm: hidden words from both sides. auto: the task's usual one."""
     source_context: int | None = None
     """Largest number of tokens of a source, for seq2seq."""
     mask_rate: float = 0.15
     """Share of the tokens that the masked objective predicts."""
     final_mask_rate: float | None = None
-    """Mask rate at the end of the run, approached linearly; the same as mask_rate by default."""
+    """Mask rate at the end of the run, approached linearly; the same as --objective.mask-rate by default."""
     whole_words: bool = True
-    """--objective.no-whole-words hides tokens one by one in the masked objective; by default the tokens of a word are
-    hidden together."""
+    """Hide the tokens of a word together in the masked objective; --objective.no-whole-words hides them one by one."""
     pure_mask: bool = False
     """Hide every chosen token behind the mask, instead of 80 % of them, with 10 % random and 10 % unchanged."""
 
@@ -135,7 +127,7 @@ class OptimizationConfig:
 
     Examples:
         >>> from lavra.config.training import OptimizationConfig
-        >>> OptimizationConfig(name="adamw", learning_rate=3e-4, schedule="cosine").clip
+        >>> OptimizationConfig(name="adamw", learning_rate=3e-4, schedule="cosine").max_grad_norm
         1.0
     """
 
@@ -184,11 +176,11 @@ class MachineConfig:
         'auto'
     """
 
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: Annotated[str, Common, shown("--device", metavar="DEVICE")] = "auto"
+    """Device that computes: auto, cpu, cuda, cuda:1 or mps."""
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], shown("--precision")] = "auto"
     """Precision of the working weights; the master weights are always fp32."""
-    compile: Literal["auto", "yes", "no"] = "auto"
+    compile: Annotated[Literal["auto", "yes", "no"], shown("--compile")] = "auto"
     """Compile the model's blocks; auto compiles when the run is long enough to repay it."""
     threads: int | None = None
     """Number of processor threads; one for each core by default."""
@@ -201,8 +193,8 @@ class AnomalyConfig:
     """What happens when the loss or the gradient is not finite.
 
     Examples:
-        >>> from lavra.config.training import FaultConfig
-        >>> FaultConfig(policy="rollback").most_in_a_row
+        >>> from lavra.config.training import AnomalyConfig
+        >>> AnomalyConfig(policy="rollback").max_in_a_row
         10
     """
 
@@ -211,7 +203,7 @@ class AnomalyConfig:
     max_in_a_row: int = 10
     """Number of such steps in a row that ends the run."""
     spikes: bool = False
-    """Also treat spikes of the loss or of the gradient's norm so."""
+    """Treat spikes of the loss or of the gradient norm in the same way."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +227,35 @@ class AverageConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class SetupConfig:
+    """A training set-up: which data, which model, and how it learns; not how long.
+
+    Examples:
+        >>> from lavra.config.training import MachineConfig, SetupConfig
+        >>> SetupConfig(data=("mytext/",), machine=MachineConfig(device="cpu")).base is None
+        True
+    """
+
+    data: Annotated[tyro.conf.Positional[tuple[str, ...]], shown(metavar="DATA…")] = ()
+    """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
+    task: Annotated[str, Common] = "auto"
+    """What is learned: language-modelling, completion, seq2seq or mlm; auto: the one that fits the columns of the data
+    and the model."""
+    base: Annotated[str | None, Common, shown("--from", metavar="MODEL")] = None
+    """The model to fine-tune: a run, a Hugging Face folder or a hub name. By default a model is trained from
+    scratch."""
+    seed: int = 0
+    """Seed of everything that is random."""
+    text: TextConfig = field(default_factory=TextConfig)
+    transforms: TransformConfig = field(default_factory=TransformConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+
+@dataclass(frozen=True)
+class TrainConfig(SetupConfig):
     """A training run from text.
 
     Examples:
@@ -248,44 +268,33 @@ class TrainConfig:
         1200.0
     """
 
-    data: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
-    base: str | None = None
-    """The model to fine-tune (also --from MODEL): a run, a Hugging Face folder or a hub name. By default a model is
-    trained from scratch."""
-    budget: Duration | None = None
+    budget: Annotated[Duration | None, Common] = None
     """Length of the run as a time: timed steps, compilation, steps, validation and final evaluation. 10m when no length
     is given."""
     tokens: Count | None = None
     """Length of the run in tokens, instead of a time."""
-    epochs: float | None = None
+    epochs: Annotated[float | None, Common] = None
     """Length of the run in passes over the text, instead of a time."""
-    steps: int | None = None
+    steps: Annotated[int | None, Common] = None
     """Length of the run in optimiser steps, instead of a time."""
-    out: str | None = None
+    out: Annotated[str | None, Common, shown(metavar="RUN")] = None
     """The run folder; a new one under runs/ by default."""
-    force: bool = False
+    force: Annotated[bool, Common] = False
     """Replace an existing run folder."""
-    seed: int = 0
-    """Seed of everything that is random."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; a twentieth of the run, at least every 10 minutes, by default."""
     keep_checkpoints: int = 2
     """Number of newest checkpoints to keep, besides the best."""
     early_stopping: int | None = None
     """End the run after this many validations without a better one; by default it never ends early."""
+    update: tuple[str, ...] = ()
+    """Further updates around each step, by the names under which they are registered; the first is the outermost."""
     samples: int = 3
     """Number of texts to generate with the finished model."""
     check: bool = True
-    """--no-check leaves out the checks of the set-up before the first step, which take some seconds; a failed check
-    ends the run."""
+    """Check the set-up before the first step, which takes some seconds; a failed check ends the run. --no-check leaves
+    this out."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Experiment trackers to report to (needs the extra `track`)."""
-    text: TextConfig = field(default_factory=TextConfig)
-    transforms: TransformConfig = field(default_factory=TransformConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    machine: MachineConfig = field(default_factory=MachineConfig)
     anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
     average: AverageConfig = field(default_factory=AverageConfig)

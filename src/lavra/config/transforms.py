@@ -6,8 +6,11 @@ The module does not import torch, so that the command line's help is quick.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
+
+from lavra.config.flags import Common, shown
 from lavra.core.errors import InputError
 
 AdapterKind = Literal["none", "lora", "rslora", "dora", "ia3", "prefix"]
@@ -27,10 +30,10 @@ class AdapterConfig:
         16.0
     """
 
-    kind: AdapterKind = "none"
+    kind: Annotated[AdapterKind, Common, shown("--adapter", metavar="KIND")] = "none"
     """lora (arXiv 2106.09685), rslora (scaled for high ranks, 2312.03732), dora (direction and size apart, 2402.09353),
     ia3 (rescaled activations, 2205.05638), prefix (P-tuning v2, 2110.07602), or none: the model itself is trained."""
-    rank: int = 16
+    rank: Annotated[int, shown("--rank")] = 16
     """Rank of each low-rank update; for prefix, the number of learned positions."""
     alpha: float | None = None
     """Weight of the update, which is scaled by alpha / rank (rslora: by alpha / √rank). Twice the rank by default."""
@@ -61,27 +64,28 @@ class TransformConfig:
     """Everything that is done to a model before it is trained, in the order of the fields.
 
     Examples:
-        >>> from lavra.config.transforms import AdapterConfig, EditConfig
-        >>> edits = EditConfig(base_bits=4, adapter=AdapterConfig(kind="lora"))
+        >>> from lavra.config.transforms import AdapterConfig, TransformConfig
+        >>> transforms = TransformConfig(quantize_base=4, adapter=AdapterConfig(kind="lora"))
         >>> transforms.adapter.rank, transforms.freeze
         (16, ())
-        >>> EditConfig(base_bits=4)
+        >>> TransformConfig(quantize_base=4)
         Traceback (most recent call last):
             ...
         lavra.core.errors.InputError: weights in 4 bits cannot be trained themselves
           what to do: add an adapter: --adapter.kind lora
     """
 
-    vocabulary: int = 0
-    """Size of another vocabulary to which embedding and head are resized; 0 keeps the model's own."""
+    vocabulary: Annotated[int, tyro.conf.Suppress] = 0
+    """Size of another vocabulary to which embedding and head are resized; 0 keeps the model's own. It is no flag: rows
+    without a tokenizer would stand for no token, and --text.vocabulary and --text.extend bring both."""
     quantize_base: Literal[0, 8, 4] = 0
     """Hold the frozen weights of the blocks in 8 or 4 bits under an adapter (QLoRA, arXiv 2305.14314); 0 keeps them as
     they are."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """A small trainable addition; everything else is frozen."""
-    freeze: tuple[str, ...] = ()
+    freeze: Annotated[tuple[str, ...], shown("--freeze", metavar="NAME…")] = ()
     """Parameters that are not trained, as names of modules or parameters, or globs (embedding, blocks.[0-5])."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, shown("--gradient-checkpointing")] = False
     """Compute each block again in the backward pass instead of keeping its activations, which takes less memory and a
     third more time."""
 

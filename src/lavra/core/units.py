@@ -126,3 +126,17 @@ def counted(count: Any, noun: str, plural: str = "") -> str:
 def perplexity_of(loss: float) -> float:
     """Return the perplexity, exp(loss), of a mean loss in nats; infinite where it overflows or the loss is NaN."""
     return math.exp(loss) if loss < 700 else math.inf
+
+
+def bits_per_byte_of(loss: float, bytes_per_target: float) -> float:
+    """Return a mean loss in nats per target as bits per byte of the original text.
+
+    Args:
+        loss: Mean loss in nats.
+        bytes_per_target: Mean number of bytes of text for each target.
+
+    Examples:
+        >>> round(bits_per_byte_of(2.7726, 4.0), 4)
+        1.0
+    """
+    return loss / math.log(2) / bytes_per_target

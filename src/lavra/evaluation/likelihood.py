@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from lavra.core.errors import InputError, LavraError
 from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.core.progress import Progress, log
+from lavra.core.seeds import numpy_stream
 from lavra.evaluation.documents import Documents
 from lavra.evaluation.results import LikelihoodResult
 from lavra.models.protocols import IGNORED, Batch, device_of, eval_mode, logit_cap_of
@@ -125,6 +127,9 @@ CPU_BATCH_TOKENS = 2048
 waiting."""
 GPU_BATCH_TOKENS = 65536
 
+_GROUP_BATCHES = 8
+"""Batches of documents that are scored together, longest first, where an evaluation may be stopped."""
+
 _TARGETS = 256
 """The number of scored targets of a batch is padded to a multiple of this one, so that few different shapes occur."""
 
@@ -137,6 +142,7 @@ def likelihood(
     stride: int | None = None,
     batch_tokens: int | None = None,
     seed: int = 0,
+    stop: Callable[[], bool] | None = None,
 ) -> LikelihoodResult:
     """Measure the negative log-likelihood of documents under a model.
 
@@ -154,7 +160,10 @@ def likelihood(
             every token the longest possible context and costs `context / 2` times as much as the default.
         batch_tokens: Tokens of a batch, padding included; None chooses by the device. It is halved whenever memory
             runs out.
-        seed: Seed of the bootstrap over documents.
+        seed: Seed of the bootstrap over documents, and of the order in which they are scored where `stop` is given.
+        stop: Asked after each batch whether to end here, with the documents scored by then. They are a random sample,
+            because the documents are then scored in a random order, in groups; the first group is always finished.
+            None scores all documents.
 
     Returns:
         The measures with their intervals, overall and for each source, and the likelihood of each document.
@@ -167,14 +176,50 @@ def likelihood(
         raise InputError("there is no document to evaluate on", "check the --data locations")
     context = _check_context(model, context)
     stride = max(1, context // 2) if stride is None else stride
-    windows = plan_windows(documents.lengths, context, stride)
     device = device_of(model)
-    batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS)
+    size = _BatchSize(batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS))
+    scored: list[NDArray[np.int64]] = []
+    losses: list[NDArray[np.float64]] = []
     start = time.perf_counter()
-    with eval_mode(model), torch.no_grad():
-        nll = _score(model, documents, windows, device, batch_tokens)
+    progress = Progress("evaluating", float(documents.lengths.sum()), "tokens")
+    with eval_mode(model), torch.no_grad(), progress:
+        for group in _groups(documents, stop and _GROUP_BATCHES * size.tokens, seed):
+            some = documents.select(group)
+            windows = plan_windows(some.lengths, context, stride)
+            nll = _score(model, some, windows, device, size, progress, stop if scored else None)
+            if nll is None:
+                break
+            scored.append(group)
+            losses.append(nll)
     seconds = time.perf_counter() - start
-    return LikelihoodResult.of(documents, nll, context=context, stride=stride, seconds=seconds, seed=seed)
+    numbers = np.concatenate(scored)
+    order = np.argsort(numbers)
+    return LikelihoodResult.of(
+        documents if len(numbers) == len(documents) else documents.select(numbers[order]),
+        np.concatenate(losses)[order],
+        context=context,
+        stride=stride,
+        seconds=seconds,
+        seed=seed,
+        drawn_from=len(documents),
+    )
+
+
+@dataclass(slots=True)
+class _BatchSize:
+    """Tokens of a batch, padding included; it becomes smaller where memory runs out."""
+
+    tokens: int
+
+
+def _groups(documents: Documents, tokens: int | None, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield numbers of documents: all at once, or in a random order in groups of about as many tokens as given."""
+    if tokens is None:
+        yield np.arange(len(documents))
+        return
+    order = numpy_stream(seed, "order of evaluation").permutation(len(documents))
+    group = np.cumsum(documents.lengths[order]) // tokens
+    yield from np.split(order, np.flatnonzero(np.diff(group)) + 1)
 
 
 @dataclass(slots=True)
@@ -191,30 +236,37 @@ class _Scored:
 
 
 def _score(
-    model: Model, documents: Documents, windows: Windows, device: torch.device, batch_tokens: int
-) -> NDArray[np.float64]:
-    """Return the summed negative log-likelihood of each document in nats, (documents,).
+    model: Model,
+    documents: Documents,
+    windows: Windows,
+    device: torch.device,
+    size: _BatchSize,
+    progress: Progress,
+    stop: Callable[[], bool] | None,
+) -> NDArray[np.float64] | None:
+    """Return the summed negative log-likelihood of each document in nats, (documents,); None when it was stopped.
 
     The losses of a batch are copied from the device only after the next batch was launched, so that a GPU never waits
     for the processor.
     """
     totals = np.zeros(len(documents))
     done, waiting = 0, None
-    with Progress("evaluating", float(windows.scored.sum()), "tokens") as progress:
-        while done < len(windows.length):
-            longest = int(windows.length[done])
-            length = padded_width(longest, int(windows.length[0]), step=8 if longest <= 64 else 32)
-            rows = min(max(1, batch_tokens // length), len(windows.length) - done)
-            numbers = slice(done, done + rows)
-            scored = _try(model, documents, windows, numbers, length, device)
-            if scored is None:
-                batch_tokens = _smaller(rows, length)
-                continue
-            if waiting is not None:
-                waiting.add_to(totals)
-            waiting = scored
-            done += rows
-            progress.advance(float(windows.scored[numbers].sum()))
+    while done < len(windows.length):
+        if stop is not None and stop():
+            return None
+        longest = int(windows.length[done])
+        length = padded_width(longest, int(windows.length[0]), step=8 if longest <= 64 else 32)
+        rows = min(max(1, size.tokens // length), len(windows.length) - done)
+        numbers = slice(done, done + rows)
+        scored = _try(model, documents, windows, numbers, length, device)
+        if scored is None:
+            size.tokens = _smaller(rows, length)
+            continue
+        if waiting is not None:
+            waiting.add_to(totals)
+        waiting = scored
+        done += rows
+        progress.advance(float(windows.scored[numbers].sum()))
     if waiting is not None:
         waiting.add_to(totals)
     return totals

@@ -101,6 +101,7 @@ class LikelihoodResult:
         context: Length of the longest window in tokens.
         stride: Tokens between the starts of consecutive windows.
         seconds: Time in seconds that the scoring took.
+        drawn_from: Number of documents of which those scored are a random sample; 0 where all were scored.
     """
 
     total: Measures
@@ -110,10 +111,19 @@ class LikelihoodResult:
     context: int
     stride: int
     seconds: float
+    drawn_from: int = 0
 
     @classmethod
     def of(
-        cls, documents: Documents, nll: NDArray[np.float64], *, context: int, stride: int, seconds: float, seed: int = 0
+        cls,
+        documents: Documents,
+        nll: NDArray[np.float64],
+        *,
+        context: int,
+        stride: int,
+        seconds: float,
+        seed: int = 0,
+        drawn_from: int = 0,
     ) -> LikelihoodResult:
         """Compute the measures over all documents and over the documents of each source.
 
@@ -124,13 +134,15 @@ class LikelihoodResult:
             stride: Tokens between the starts of consecutive windows.
             seconds: Time in seconds that the scoring took.
             seed: Seed of the bootstrap over documents.
+            drawn_from: Number of documents that there were to score.
         """
+        drawn_from = drawn_from if drawn_from > len(documents) else 0
         sources = {}
         for number, name in enumerate(documents.sources):
             mine = np.flatnonzero(documents.source == number)
             if len(mine):
                 sources[name] = Measures.of(documents.select(mine), nll[mine], seed)
-        return cls(Measures.of(documents, nll, seed), sources, documents, nll, context, stride, seconds)
+        return cls(Measures.of(documents, nll, seed), sources, documents, nll, context, stride, seconds, drawn_from)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object: the overall measures, how they were computed, and the measures of each source."""
@@ -139,6 +151,7 @@ class LikelihoodResult:
             "context": self.context,
             "stride": self.stride,
             "tokens_per_second": self.total.tokens / self.seconds if self.seconds else None,
+            **({"drawn_from_documents": self.drawn_from} if self.drawn_from else {}),
             "sources": {name: measures.to_json() for name, measures in self.sources.items()},
         }
 
@@ -184,8 +197,9 @@ def _measured_on(result: LikelihoodResult) -> str:
         if total.loss.low is not None
         else "too few documents for an interval"
     )
+    drawn = f" drawn at random from {result.drawn_from:,}" if result.drawn_from else ""
     return (
-        f"measured on {counted(total.documents, 'document')}: {show_size(total.bytes)}, "
+        f"measured on {counted(total.documents, 'document')}{drawn}: {show_size(total.bytes)}, "
         f"{counted(total.words, 'word')}, {counted(total.tokens, 'token')} (one end-of-document token each)\n"
         f"context {result.context}, stride {result.stride}; {show_duration(result.seconds)}; {interval}"
     )

@@ -27,7 +27,10 @@ class Batch:
             document.
         positions: Position of each token in its document, counted from 0, (sequences, length) int64. None means
             0, 1, 2, … in every sequence.
-        weight: Number of targets in the batch. It is a Python number, so that nothing waits for the device.
+        weight: Number of targets in the batch, or the sum of their weights where they have some. It is a Python number,
+            so that nothing waits for the device.
+        weights: Weight of each target in the loss, (sequences, length) float32, 0 or more; None counts each target
+            once. What stands where there is no target plays no part. `weighted` sets them together with `weight`.
         documents: Numbers of the documents in the batch, for messages and for the record of the data used.
         model_inputs: Further tensors by name that an objective or a model needs, such as the inputs of an encoder.
 
@@ -35,6 +38,8 @@ class Batch:
         >>> batch = Batch(torch.tensor([[5, 6], [7, 8]]), torch.tensor([[6, IGNORED], [8, 0]]), weight=3.0)
         >>> batch.take(slice(0, 1)).weight
         1.0
+        >>> batch.weighted(torch.tensor([[0.5, 9.0], [0.0, 1.0]])).weight
+        1.5
     """
 
     inputs: torch.Tensor
@@ -44,6 +49,8 @@ class Batch:
     weight: float = 0.0
     documents: tuple[int, ...] = ()
     model_inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    weights: torch.Tensor | None = None
+    _count: tuple[torch.Tensor, int] | None = None
     _bounds: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
@@ -59,8 +66,38 @@ class Batch:
             self._bounds = self.document_ids, document_bounds(self.document_ids)
         return self._bounds[1]
 
+    @property
+    def count(self) -> int:
+        """Number of targets. Where they have weights, it is counted once, best before the batch goes to a GPU."""
+        if self.weights is None:
+            return int(self.weight)
+        if self._count is None or self._count[0] is not self.targets:
+            self._count = self.targets, int((self.targets != IGNORED).sum())
+        return self._count[1]
+
+    def weighted(self, weights: torch.Tensor | None) -> Batch:
+        """Return the same batch with other weights of its targets, whose sum is its `weight`.
+
+        With weights of one the loss and its gradient are, to the bit, those without weights. A target of weight 0 is
+        not learned.
+
+        Args:
+            weights: Weight of each target, (sequences, length) floats, 0 or more; None counts each target once.
+        """
+        batch = replace(self, weights=None if weights is None else weights.to(torch.float32))
+        batch._weigh()
+        return batch
+
+    def _weigh(self) -> None:
+        """Set what follows from targets and weights."""
+        learned = self.targets != IGNORED
+        if self.weights is None:
+            self.weight = float(learned.sum())
+        else:
+            self.weight = float(self.weights.double().where(learned, 0.0).sum())
+
     def take(self, rows: slice) -> Batch:
-        """Return a batch of some of the sequences, whose weight is the number of their targets.
+        """Return a batch of some of the sequences, whose weight is that of their targets.
 
         Args:
             rows: Slice of the sequences to take.
@@ -72,8 +109,9 @@ class Batch:
             document_ids=None if self.document_ids is None else self.document_ids[rows],
             positions=None if self.positions is None else self.positions[rows],
             model_inputs={name: tensor[rows] if tensor.dim() else tensor for name, tensor in self.model_inputs.items()},
+            weights=None if self.weights is None else self.weights[rows],
         )
-        part.weight = float((part.targets != IGNORED).sum())
+        part._weigh()
         return part
 
     def to(self, device: torch.device | str) -> Batch:
@@ -93,8 +131,10 @@ class Batch:
             document_ids=move(self.document_ids),
             positions=move(self.positions),
             model_inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.model_inputs.items()},
+            weights=move(self.weights),
             _bounds=None,
         )
+        moved._count = moved.targets, self.count
         if self._bounds is not None and self._bounds[0] is self.document_ids and moved.document_ids is not None:
             moved._bounds = moved.document_ids, self._bounds[1].to(device, non_blocking=True)
         return moved
@@ -120,11 +160,26 @@ def logit_cap_of(model: object) -> float | None:
 class Model(Protocol):
     """A language model, divided into features and head as objectives need it. It is also a `torch.nn.Module`."""
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """Return the last hidden states after the final norm, (sequences, length, width).
 
         Args:
             batch: Batch on the device of the model.
+            embeddings: Input embeddings that are used in place of the table's rows for `batch.inputs`, (sequences,
+                length, width of the embedding), for techniques that perturb or mix them. `embed(batch.inputs)` gives
+                the features without it, to the bit. Everything else that a model makes of ids (positions, padding,
+                bigrams) is still made of `batch.inputs`.
+
+        Raises:
+            InputError: If the model cannot take embeddings in place of ids.
+        """
+        ...
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return what the model's table of input embeddings gives for ids, (…, width of the embedding).
+
+        Args:
+            ids: Token ids, (…) int64.
         """
         ...
 
@@ -151,6 +206,14 @@ class Model(Protocol):
     @property
     def context(self) -> int:
         """Largest number of tokens of a sequence."""
+        ...
+
+    def use_task_head(self) -> None:
+        """Compute features for the head of a task from now on, and freeze what only predicting tokens uses."""
+        ...
+
+    def task_width(self) -> int:
+        """Return the size of the features that the head of a task receives."""
         ...
 
     def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:

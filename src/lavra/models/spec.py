@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -259,11 +260,14 @@ PRESETS: dict[str, DecoderSpec] = {
 whose names they bear."""
 
 
+_HEAD_WIDTH = 64  # of a shape that does not say how many heads it has
+
+
 def preset(name: str) -> DecoderSpec:
-    """Return the specification of a preset.
+    """Return the specification of a preset, or of a shape given by its sizes.
 
     Args:
-        name: Name of the preset, such as "gpt2-124m".
+        name: Name of the preset, such as "gpt2-124m"; or DEPTHxWIDTH or DEPTHxWIDTHxVOCABULARY, such as "8x512".
 
     Raises:
         InputError: If there is no such preset; the message suggests the most similar name.
@@ -271,9 +275,17 @@ def preset(name: str) -> DecoderSpec:
     Examples:
         >>> preset("gpt2-124m").width
         768
+        >>> shape = preset("8x512x32000")
+        >>> shape.depth, shape.heads, shape.vocabulary
+        (8, 8, 32000)
     """
     if name in PRESETS:
         return PRESETS[name]
+    if sizes := re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", name):
+        depth, width = int(sizes[1]), int(sizes[2])
+        heads = next(heads for heads in range(max(1, width // _HEAD_WIDTH), 0, -1) if width % heads == 0)
+        spec = DecoderSpec(depth=depth, width=width, heads=heads)
+        return replace(spec, vocabulary=int(sizes[3])) if sizes[3] else spec
     near = difflib.get_close_matches(name, PRESETS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise InputError(f"there is no model preset {name!r}", f"{hint}presets: {', '.join(PRESETS)}")

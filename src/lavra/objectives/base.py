@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,11 +27,14 @@ class Loss:
 
     Attributes:
         sum: Summed loss in nats, a () float32 tensor with a gradient.
-        weight: Number of targets that the sum covers.
+        weight: Number of targets that the sum covers, or the sum of their weights.
+        parts: Further sums over the same targets by name, () tensors, such as the number of correct predictions. A
+            validation divides them by the weight; while the model learns they are not looked at.
     """
 
     sum: torch.Tensor
     weight: float
+    parts: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -63,6 +66,107 @@ class Objective(Protocol):
         ...
 
 
+class WithEmbeddings:
+    """A model whose features are computed from given input embeddings, for objectives around other objectives.
+
+    What perturbs or mixes embeddings makes them of `model.embed(batch.inputs)` and gives this to the objective inside,
+    which need not know of it. With the table's own rows it is the model itself, to the bit.
+
+    Args:
+        model: Model that computes the features, and has everything else that is asked for.
+        embeddings: Input embeddings of the batch, (sequences, length, width of the embedding).
+
+    Examples:
+        >>> class Doubling:
+        ...     vocabulary = 4
+        ...     def features(self, batch, embeddings=None):
+        ...         return 2 * embeddings
+        >>> model = WithEmbeddings(Doubling(), torch.ones(1))
+        >>> model.features(batch=None).item(), model.vocabulary
+        (2.0, 4)
+    """
+
+    def __init__(self, model: Model, embeddings: torch.Tensor) -> None:
+        self._model, self._embeddings = model, embeddings
+
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the features of a batch from the given embeddings, (sequences, length, width).
+
+        Args:
+            batch: Batch that the embeddings belong to.
+            embeddings: Other embeddings to use in their place, from an objective further inside; None uses the given.
+        """
+        return self._model.features(batch, self._embeddings if embeddings is None else embeddings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+# Objectives that compare examples with each other.
+
+
+@runtime_checkable
+class ComparingObjective(Objective, Protocol):
+    """An objective whose loss compares the examples of the whole step with each other, as contrastive learning does.
+
+    Its loss is no sum over micro-batches, so a step embeds all of them first, compares all embeddings at once, those of
+    the other processes included, and then computes each micro-batch again with the gradient at its own embeddings
+    (GradCache, Gao et al. 2021, arXiv 2101.06983). N micro-batches then give what one batch of N gives, for the memory
+    of one micro-batch and one more forward pass. `loss` is the comparison within one batch alone, see `compared_loss`.
+    An objective around one that compares passes `embed`, `info` and `compare` on, too.
+    """
+
+    def embed(self, model: Model, batch: Batch) -> torch.Tensor:
+        """Return the (rows, dimensions) embeddings of a micro-batch, with a gradient to the model's parameters.
+
+        Args:
+            model: Model that computes the features.
+            batch: Batch that `encode` made, on the model's device.
+        """
+        ...
+
+    def info(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return what `compare` needs to know of each row of `embed`, as (rows, …) tensors of numbers by name.
+
+        They are put together in the order of the rows: micro-batch after micro-batch, process after process. What is
+        counted within a batch (the number of a pair) must therefore be made from the whole in `compare`.
+
+        Args:
+            batch: Batch that `encode` made, on the model's device.
+        """
+        ...
+
+    def compare(self, embeddings: torch.Tensor, info: dict[str, torch.Tensor], *, learning: bool = True) -> Loss:
+        """Return the loss of all rows, with a gradient to their embeddings; it has no parameters of its own.
+
+        Args:
+            embeddings: Embeddings of all rows of the step, (rows, dimensions) in float32.
+            info: What `info` returned, put together in the same order.
+            learning: Whether the model learns from it.
+
+        Returns:
+            The summed loss, whose weight is the sum of `Batch.weight` over the batches that were put together.
+        """
+        ...
+
+
+def compared_loss(objective: ComparingObjective, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
+    """Return the loss of an objective that compares, within one batch alone.
+
+    Args:
+        objective: Objective that compares examples.
+        model: Model that computes the features.
+        batch: Batch on the model's device.
+        learning: Whether the model learns from it.
+    """
+    return objective.compare(in_float32(objective.embed(model, batch)), objective.info(batch), learning=learning)
+
+
+def in_float32(embeddings: torch.Tensor) -> torch.Tensor:
+    """Return embeddings in the type in which they are compared: float32, or float64 where they are float64."""
+    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+
+
 # The head is computed only at the positions that have a target: it is the largest product of a small model, and most
 # positions of a masked or prompted text have no target.
 
@@ -91,35 +195,46 @@ def padded_width(longest: int, limit: int | None, step: int = _WIDTH_STEP) -> in
     return width if limit is None else max(longest, min(width, limit))
 
 
+def target_places(batch: Batch) -> torch.Tensor:
+    """Return the (targets,) places of the positions that have a target, counted through all sequences.
+
+    The number of targets is known beforehand, so that nothing waits for the device.
+
+    Args:
+        batch: Batch whose targets decide which positions are taken.
+    """
+    flat = batch.targets.reshape(-1)
+    return torch.nonzero_static(flat != IGNORED, size=batch.count, fill_value=0)[:, 0]
+
+
 def target_features(features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the (targets, width) features and the (targets,) ids of the positions that have a target.
-
-    The number of targets is the weight of the batch. It is known beforehand, so that nothing waits for the device.
 
     Args:
         features: Hidden states of the batch, (sequences, length, width).
         batch: Batch whose targets decide which positions are taken.
     """
-    flat = batch.targets.reshape(-1)
-    places = torch.nonzero_static(flat != IGNORED, size=int(batch.weight), fill_value=0)[:, 0]
-    return features.reshape(-1, features.shape[-1]).index_select(0, places), flat[places]
+    places = target_places(batch)
+    return features.reshape(-1, features.shape[-1]).index_select(0, places), batch.targets.reshape(-1)[places]
 
 
 def loss_at_targets(model: Model, batch: Batch, label_smoothing: float) -> Loss:
-    """Return the summed cross-entropy of the batch's targets in nats.
+    """Return the summed cross-entropy of the batch's targets in nats, each multiplied by its weight.
 
     Args:
         model: Model that computes the features and owns the output projection.
         batch: Batch on the model's device.
         label_smoothing: Share of each target's probability that is spread over the vocabulary.
     """
-    features, targets = target_features(model.features(batch), batch)
+    places = target_places(batch)
+    features = model.features(batch)
     weight, bias = model.output_projection()
     total = summed_cross_entropy(
-        features,
+        features.reshape(-1, features.shape[-1]).index_select(0, places),
         weight,
-        targets,
+        batch.targets.reshape(-1)[places],
         bias=bias,
+        weights=None if batch.weights is None else batch.weights.reshape(-1)[places],
         vocabulary=model.vocabulary,
         label_smoothing=label_smoothing,
         cap=logit_cap_of(model),

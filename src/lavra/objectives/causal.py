@@ -67,7 +67,7 @@ class Causal:
         return batch_of_windows(rows, self.context, self.isolate, lambda _, window: (window.inputs, window.tokens[1:]))
 
     def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
-        """Return the summed negative log-likelihood of the batch's targets in nats.
+        """Return the summed negative log-likelihood of the batch's targets in nats, each times its weight.
 
         Args:
             model: Model that computes the features and owns the output projection.
@@ -81,6 +81,7 @@ class Causal:
             weight,
             batch.targets.reshape(-1),
             bias=bias,
+            weights=None if batch.weights is None else batch.weights.reshape(-1),
             vocabulary=model.vocabulary,
             label_smoothing=self.label_smoothing if learning else 0.0,
             compiled=self.compiled,

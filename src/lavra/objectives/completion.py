@@ -77,7 +77,7 @@ class Completion:
         )
 
     def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
-        """Return the summed negative log-likelihood of the learned tokens in nats.
+        """Return the summed negative log-likelihood of the learned tokens in nats, each times its weight.
 
         Args:
             model: Model that computes the features and owns the output projection.

@@ -41,7 +41,7 @@ def chunk_length(vocabulary: int, device: torch.device) -> int:
     return max(FEWEST_TOKENS, budget // (4 * vocabulary))
 
 
-def _chunk_logits(
+def chunk_logits(
     features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, vocabulary: int, cap: float | None
 ) -> torch.Tensor:
     """Return the chunk's logits in the weight's type, capped where the model does so; minus infinity for padding."""
@@ -53,7 +53,7 @@ def _chunk_logits(
     return logits
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide_type(dtype: torch.dtype) -> torch.dtype:
     """Return the type in which losses are computed and summed: float32, or float64 where the weights are float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -91,7 +91,7 @@ def token_losses(
     with torch.no_grad():
         for start in range(0, features.shape[0], size):
             chunk = features[start : start + size]
-            logits = _chunk_logits(chunk, weight, bias, vocabulary, cap).to(_wide(weight.dtype))
+            logits = chunk_logits(chunk, weight, bias, vocabulary, cap).to(wide_type(weight.dtype))
             losses.append(
                 F.cross_entropy(logits, targets[start : start + size], ignore_index=IGNORED, reduction="none")
             )
@@ -99,16 +99,16 @@ def token_losses(
 
 
 def _loss_and_gradient(
-    logits: torch.Tensor, targets: torch.Tensor, smoothing: float, vocabulary: int
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, smoothing: float, vocabulary: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the chunk's summed loss and the gradient of that loss with respect to the logits, in their type.
 
     Label smoothing s mixes the target with the uniform distribution: q = (1-s)·onehot + s/V. The loss is -Σ q·log p,
     and its gradient with respect to the logits is p - q (Szegedy et al. 2016, section 7).
     """
-    kept = targets != IGNORED
+    kept = _factors(targets, weights)
     index = targets.clamp(min=0)[:, None]
-    log_p = torch.log_softmax(logits, -1, dtype=_wide(logits.dtype))
+    log_p = torch.log_softmax(logits, -1, dtype=wide_type(logits.dtype))
     expected = log_p.gather(1, index)
     if smoothing:
         expected = (1 - smoothing) * expected + smoothing * log_p[:, :vocabulary].mean(-1, keepdim=True)
@@ -117,20 +117,28 @@ def _loss_and_gradient(
     if smoothing:
         gradient[:, :vocabulary] -= smoothing / vocabulary
     gradient.scatter_add_(1, index, torch.full_like(expected, smoothing - 1.0))
-    if logits.device.type != "cpu" or not bool(kept.all()):  # on a CPU, asking is cheaper than one more pass
+    if weights is not None or logits.device.type != "cpu" or not bool(kept.all()):  # asking a CPU is a pass less
         gradient *= kept[:, None]
     return loss, gradient.to(logits.dtype)
 
 
-def _without_target(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _factors(targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Return what each token's loss is multiplied by, (tokens,): its weight where it has a target, and otherwise 0."""
+    kept = targets != IGNORED
+    return kept if weights is None else weights.where(kept, 0.0)
+
+
+def _without_target(
+    logits: torch.Tensor, targets: torch.Tensor, factors: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the chunk's summed loss, its gradient except at the targets, and the (tokens, 1) gradient at the targets.
 
     The function is written for the compiler, which makes one loop of it: the logits of a token stay in the cache while
     they are read for their maximum, for the sum of exponentials and for the gradient, and no float32 copy is stored.
     Without the compiler it takes longer than `_loss_and_gradient`.
     """
-    wide = logits.to(_wide(logits.dtype))
-    kept = (targets != IGNORED)[:, None]
+    wide = logits.to(wide_type(logits.dtype))
+    kept = factors[:, None]
     largest = wide.amax(-1, keepdim=True)
     normalizer = largest + (wide - largest).exp().sum(-1, keepdim=True).log()
     log_p = wide.gather(1, targets.clamp(min=0)[:, None]) - normalizer
@@ -144,9 +152,13 @@ def _compiled() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     return torch.compile(_without_target, dynamic=False)
 
 
-def _compiled_loss_and_gradient(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _compiled_loss_and_gradient(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the same as `_loss_and_gradient` without smoothing, in a third of the time on a CPU."""
-    loss, gradient, at_target = _compiled()(logits, targets)
+    # One graph for both, so that weights of one give the bits of no weights.
+    factors = _factors(targets, weights).to(wide_type(logits.dtype))
+    loss, gradient, at_target = _compiled()(logits, targets, factors)
     return loss, gradient.scatter_(1, targets.clamp(min=0)[:, None], at_target)
 
 
@@ -164,13 +176,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         targets: torch.Tensor,
+        weights: torch.Tensor | None,
         vocabulary: int,
         smoothing: float,
         compiled: bool,
         cap: float | None,
     ) -> torch.Tensor:
         size = chunk_length(weight.shape[0], features.device)
-        wide = _wide(weight.dtype)
+        wide = wide_type(weight.dtype)
         total = torch.zeros((), dtype=wide, device=features.device)
         feature_gradient = torch.empty_like(features)
         # Where the head is frozen, as with adapters, its gradient, the largest product of all, is not computed.
@@ -178,13 +191,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         bias_gradient = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
         for start in range(0, features.shape[0], size):
             chunk = features[start : start + size]
-            logits = _chunk_logits(chunk, weight, bias, vocabulary, cap)
+            logits = chunk_logits(chunk, weight, bias, vocabulary, cap)
             slope = None if cap is None else 1 - (logits[:, :vocabulary] / cap).square()
             ids = targets[start : start + size]
+            factors = None if weights is None else weights[start : start + size]
             if compiled and not smoothing:
-                loss, gradient = _compiled_loss_and_gradient(logits, ids)
+                loss, gradient = _compiled_loss_and_gradient(logits, ids, factors)
             else:
-                loss, gradient = _loss_and_gradient(logits, ids, smoothing, vocabulary)
+                loss, gradient = _loss_and_gradient(logits, ids, factors, smoothing, vocabulary)
             total += loss
             if slope is not None:  # chain rule: y = cap · tanh(x / cap) has the derivative 1 - (y / cap)²
                 gradient[:, :vocabulary] *= slope
@@ -203,7 +217,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         features, weight, bias = ctx.saved_tensors
         weight = None if weight is None else (weight * scale).to(ctx.dtype)
         bias = None if bias is None else (bias * scale).to(ctx.dtype)
-        return features * scale, weight, bias, None, None, None, None, None
+        return features * scale, weight, bias, None, None, None, None, None, None
 
 
 def summed_cross_entropy(
@@ -212,6 +226,7 @@ def summed_cross_entropy(
     targets: torch.Tensor,
     *,
     bias: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
     vocabulary: int | None = None,
     label_smoothing: float = 0.0,
     compiled: bool = False,
@@ -226,6 +241,8 @@ def summed_cross_entropy(
         weight: Weight of the head, (padded vocabulary, width).
         targets: Target ids, (tokens,). A token whose target is `IGNORED` adds nothing.
         bias: Bias of the head, (padded vocabulary,), or None.
+        weights: Factor on the loss of each target, (tokens,) float32, without a gradient; None multiplies by nothing,
+            and factors of one give the same bits.
         vocabulary: Number of rows of `weight` that stand for tokens. The rows after them are padding and have
             probability zero. None means that no row is padding.
         label_smoothing: Share of the target's probability that is spread over the vocabulary; 0 is the plain
@@ -251,5 +268,8 @@ def summed_cross_entropy(
     vocabulary = vocabulary or weight.shape[0]
     learned = (part for part in (features, weight, bias) if part is not None)
     if not label_smoothing and not (torch.is_grad_enabled() and any(part.requires_grad for part in learned)):
-        return token_losses(features, weight, targets, bias=bias, vocabulary=vocabulary, cap=cap).sum()
-    return _ChunkedCrossEntropy.apply(features, weight, bias, targets, vocabulary, label_smoothing, compiled, cap)  # pyright: ignore[reportReturnType]
+        losses = token_losses(features, weight, targets, bias=bias, vocabulary=vocabulary, cap=cap)
+        return losses.sum() if weights is None else (losses * _factors(targets, weights)).sum()
+    return _ChunkedCrossEntropy.apply(  # pyright: ignore[reportReturnType]
+        features, weight, bias, targets, weights, vocabulary, label_smoothing, compiled, cap
+    )

@@ -113,7 +113,7 @@ class MaskedLM:
         return np.where(swapped, others, inputs), np.where(chosen, tokens, IGNORED)
 
     def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
-        """Return the summed negative log-likelihood of the hidden tokens in nats.
+        """Return the summed negative log-likelihood of the hidden tokens in nats, each times its weight.
 
         Args:
             model: Model that computes the features and owns the output projection.

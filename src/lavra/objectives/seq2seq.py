@@ -103,7 +103,7 @@ class Seq2Seq:
         )
 
     def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
-        """Return the summed negative log-likelihood of the target texts in nats, end tokens included.
+        """Return the summed negative log-likelihood of the target texts in nats, each token times its weight.
 
         Args:
             model: Encoder-decoder that computes the features and owns the output projection.

@@ -102,8 +102,8 @@ def setting(value: Any) -> str:
     """Return the value of a setting as text.
 
     Examples:
-        >>> setting(True), setting(0.0030000001), setting(["a", "b"]), setting(None)
-        ('yes', '0.003', 'a, b', '–')
+        >>> setting(True), setting(0.0030000001), setting(["a", "b"]), setting(None), setting({"a": 1, "b": None})
+        ('yes', '0.003', 'a, b', '–', 'a 1, b –')
     """
     if value is None:
         return UNKNOWN
@@ -112,5 +112,7 @@ def setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(setting, value)) or "none"
+        return ("; " if any(isinstance(one, Mapping) for one in value) else ", ").join(map(setting, value)) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {setting(one)}" for name, one in value.items()) or "none"
     return str(value)

@@ -225,9 +225,9 @@ def _incomparable(baseline: RunFiles, run: RunFiles) -> str:
     for one in (baseline, run):
         if one.losses is None:
             why = "its losses by document were not recorded" if one.result else f"it is {one.status}, not finished"
-            objective = one.plan.get("objective", "causal")
-            if one.result and objective != "causal":
-                why = f"its objective, {objective}, is measured on sequences of examples and not on documents"
+            if one.result and not one.measured_on_documents:
+                task = one.plan.get("task")
+                why = f"its task, {task}, is measured on sequences of examples and not on documents"
             return f"{one.name}: {why}"
     assert baseline.losses is not None
     assert run.losses is not None

@@ -1,4 +1,4 @@
-"""Curves of a run: loss, learning rate, gradient norm and speed, over tokens and over time."""
+"""Curves of a run over the tokens trained on: loss with its forecast, learning rate, gradient norm and speed."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ _NORM = Axis("gradient norm, logarithmic", "{:.3g}".format, logarithmic=True)
 def curves_section(run: RunFiles) -> Section:
     """Return the section of the curves, in which a red tick at the bottom marks a skipped step."""
     training, validation = run.training, run.validation
-    clock = step_seconds(training)
     skipped = [line for line in training if line.get("skipped")]
     marks = [float(line.get("tokens", 0)) for line in skipped]
-    moments = [clock[line["step"]] for line in skipped if line.get("step") in clock]
+    losses = [
+        Series("training", points(training, "loss"), faint=True),
+        Series("validation", points(validation, "loss"), dots=True),
+        *_forecast(run),
+    ]
     plots = [
-        line_plot("Loss by tokens", _losses(training, validation, tokens_of), TOKENS, LOSS, marks=marks),
-        line_plot("Loss by time", _losses(training, validation, timed(clock)), TIME, LOSS, marks=moments),
+        line_plot("Loss", losses, TOKENS, LOSS, marks=marks),
         line_plot("Learning rate", [Series("rate", points(training, "learning_rate"))], TOKENS, _LR, marks=marks),
         line_plot("Gradient norm", [Series("norm", points(training, "gradient_norm"))], TOKENS, _NORM, marks=marks),
         line_plot("Speed", [Series("speed", points(training, "tokens_per_second"))], TOKENS, SPEED, marks=marks),
     ]
-    note = "Time is computed from the logged speeds, without validations and checkpoints."
     return Section(
         "Curves",
         pictures=[plot for plot in plots if plot],
-        note=note + (" Red ticks: skipped steps." if skipped else ""),
+        note="Red ticks: skipped steps." if skipped else "",
     )
 
 
-def _losses(training: Lines, validation: Lines, place: Any) -> list[Series]:
-    return [
-        Series("training", points(training, "loss", place), faint=True),
-        Series("validation", points(validation, "loss", place), dots=True),
-    ]
+def _forecast(run: RunFiles) -> list[Series]:
+    """Return the loss that the plan foresaw at the end of the run, as a series of one dot."""
+    loss, tokens = (run.plan.get("forecast") or {}).get("loss"), run.plan.get("tokens")
+    if not isinstance(loss, int | float) or not isinstance(tokens, int | float):
+        return []
+    return [Series("forecast for the end", [(float(tokens), float(loss))], dots=True)]
 
 
 def tokens_of(line: Mapping[str, Any]) -> float | None:

@@ -14,13 +14,14 @@ from lavra.reports.run_files import RunFiles
 _MOST_SAMPLES = 12  # samples, lines of the log and notable events on the page
 _MOST_EVENTS = 400
 _MOST_NOTABLE = 20
-_ORDINARY = re.compile(r"forecast: |\d\d  checks: |step \d+: document \d+: ")
+_ORDINARY = re.compile(r"forecast: |\d\d  checks: |step \d+: document \d+: |by the speed so far, the run has ")
 
 
 def notable(run: RunFiles) -> list[str]:
     """Return the events that are worth a look, a line each: skipped steps, warnings, and checks that did not pass.
 
-    Forecasts, the summary of the checks and excerpts of documents are ordinary lines of the log and not included.
+    Forecasts, the summary of the checks, excerpts of documents and the number of steps that a run by time corrects by
+    its speed are ordinary lines of the log and not included.
 
     Args:
         run: Record of the run.
@@ -81,7 +82,7 @@ def _sum(run: RunFiles, entries: list[dict[str, Any]]) -> str:
     if _in_examples(run):
         return "Every example is used once in each epoch; the columns count examples."
     total, learned = sum(int(entry.get("total") or 0) for entry in entries), run.result.get("tokens")
-    if not isinstance(learned, int) or run.plan.get("objective", "causal") != "causal":
+    if not isinstance(learned, int) or not run.measured_on_documents:
         return f"The data loader delivered {total:,} tokens."
     taken = f"The data loader delivered {total:,} tokens, and the trainer counted {learned:,}: "
     if total == learned:

@@ -65,6 +65,11 @@ class RunFiles:
         return self.path.resolve().name
 
     @property
+    def measured_on_documents(self) -> bool:
+        """Whether the final figures are those of whole documents, and not of sequences of examples."""
+        return "validation_documents" in (self.result.get("evaluation") or {})
+
+    @property
     def step(self) -> int:
         """Last recorded step; 0 if there is none."""
         last = self.training[-1].get("step") if self.training else None

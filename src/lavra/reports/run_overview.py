@@ -43,7 +43,7 @@ def measured_on(result: Mapping[str, Any]) -> str:
     """
     measured = result.get("evaluation") or {}
     unit = "document" if "documents" in measured else "row"
-    count, every = measured.get(f"{unit}s"), measured.get(f"held_out_{unit}s")
+    count, every = measured.get(f"{unit}s"), measured.get(f"validation_{unit}s")
     if count is None:
         return "(the validation data was not recorded)"
     known = (plain(measured.get("loss")) is not None) and (measured.get("loss") or {}).get("low") is not None

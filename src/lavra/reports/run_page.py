@@ -36,13 +36,13 @@ def write_page(run: RunFolder, out: Path | None = None) -> RunFiles:
 def run_page(run: RunFiles) -> str:
     """Return the page of a run as HTML, without scripts and external resources, and with all texts escaped."""
     sections = [
-        what_section(run),
         outcome_section(run),
+        samples_section(run),
         curves_section(run),
         predicted_section(run),
         checks_section(run),
         data_usage_section(run),
-        samples_section(run),
+        what_section(run),
         events_section(run),
     ]
     missing = [f"missing: {line}" for line in run.missing]

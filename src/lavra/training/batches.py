@@ -41,6 +41,45 @@ class DistributedInfo:
     world_size: int = 1
 
 
+class Batches(Protocol):
+    """Protocol of a source of micro-batches: all that training needs to know of its data.
+
+    What a step trains on is a function of its number alone, so that a step can be done again and a run resumed.
+
+    Attributes:
+        micro_batch_size: Number of rows of a micro-batch. It is set to a smaller divisor of `share` where memory runs
+            out, and `micro_batches` then cuts the same rows into smaller parts.
+        steps: Number of steps of the run; it is set anew where the length of the run changes.
+        seed: Random seed of the run, from which dropout draws, too.
+    """
+
+    micro_batch_size: int
+    steps: int
+    seed: int
+
+    @property
+    def share(self) -> int:
+        """Number of rows of one optimiser step that fall to this process."""
+        ...
+
+    @property
+    def distributed(self) -> DistributedInfo:
+        """Place of this process among those that train together."""
+        ...
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """Return the micro-batches of this process for one step, on the CPU.
+
+        Args:
+            step: Number of the step, counted from 0.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what the source holds, such as threads; it is not used any more."""
+        ...
+
+
 class BatchSource:
     """Makes the micro-batches of any step, and prefetches those of the next step in a thread.
 
@@ -127,6 +166,7 @@ def _pinned(batch: Batch) -> Batch:
     batch.inputs, batch.targets = batch.inputs.pin_memory(), batch.targets.pin_memory()
     bounds = batch.bounds  # computed here, in the prefetching thread, so that no step waits for it
     batch.document_ids, batch.positions = pin(batch.document_ids), pin(batch.positions)
+    batch.weights = pin(batch.weights)
     if bounds is not None and batch.document_ids is not None:
         batch._bounds = batch.document_ids, bounds.pin_memory()
     batch.model_inputs = {name: tensor.pin_memory() for name, tensor in batch.model_inputs.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 
@@ -28,14 +29,14 @@ def join_ranks(device: torch.device) -> DistributedInfo:
     return DistributedInfo(torch.distributed.get_rank(), world)
 
 
-def sum_over_ranks(value: float, distributed: DistributedInfo) -> float:
-    """Return the sum of `value` over all processes (an all-reduce); every process must call this."""
-    return value if distributed.world_size == 1 else _reduced(value, torch.distributed.ReduceOp.SUM)
+def sums_over_ranks(values: Sequence[float], distributed: DistributedInfo) -> list[float]:
+    """Return the sum of each of the values over all processes (one all-reduce); every process must call this."""
+    return list(values) if distributed.world_size == 1 else _reduced(values, torch.distributed.ReduceOp.SUM)
 
 
 def max_over_ranks(value: float, distributed: DistributedInfo) -> float:
     """Return the maximum of `value` over all processes (an all-reduce); every process must call this."""
-    return value if distributed.world_size == 1 else _reduced(value, torch.distributed.ReduceOp.MAX)
+    return value if distributed.world_size == 1 else _reduced([value], torch.distributed.ReduceOp.MAX)[0]
 
 
 def wait_for_ranks(distributed: DistributedInfo) -> None:
@@ -44,9 +45,9 @@ def wait_for_ranks(distributed: DistributedInfo) -> None:
         torch.distributed.barrier()
 
 
-def _reduced(value: float, operation: torch.distributed.ReduceOp.RedOpType) -> float:
-    tensor = torch.tensor(value, dtype=torch.float64)
+def _reduced(values: Sequence[float], operation: torch.distributed.ReduceOp.RedOpType) -> list[float]:
+    tensor = torch.tensor(list(values), dtype=torch.float64)
     if torch.distributed.get_backend() == "nccl":
         tensor = tensor.cuda()
     torch.distributed.all_reduce(tensor, operation)
-    return float(tensor)
+    return tensor.tolist()

@@ -5,17 +5,16 @@ What is trained, and on what, is decided elsewhere: the loop only calls the `Tra
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import Interrupted, LavraError
 from lavra.core.progress import Progress, log
-from lavra.core.units import perplexity_of, show_count
+from lavra.core.units import show_count
 from lavra.training.callbacks import Callbacks, Request
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.distributed import max_over_ranks
@@ -53,14 +52,12 @@ class Units:
     """Factors that convert the metrics of the loop into units that compare between models.
 
     Attributes:
-        bytes_per_token: Mean number of bytes per token of the training text.
-        words_per_token: Mean number of words per token of the training text.
+        metrics: Function from the mean loss of a step in nats to the metrics that stand beside it in the record.
         flops_per_token: Floating-point operations per token of a training step, forward and backward pass.
         peak_flops: Peak speed of this machine in matrix products, in FLOP/s; 0 if it was not measured.
     """
 
-    bytes_per_token: float
-    words_per_token: float
+    metrics: Callable[[float], Mapping[str, float]]
     flops_per_token: float
     peak_flops: float = 0.0
 
@@ -100,6 +97,7 @@ class Loop:
         self.trainer, self.run, self.checkpoints = trainer, run, checkpoints
         self.intervals, self.units, self.validation, self.callbacks = intervals, units, validation, callbacks
         self.validation_loss: float | None = None
+        self._shown: float | None = None
         self.waited = 0.0
         self._validated_at = -1
         self._speed = 0.0
@@ -175,9 +173,7 @@ class Loop:
             "split": "train",
             "tokens": int(tokens),
             "loss": report.loss,
-            "perplexity": perplexity_of(report.loss),
-            "bits_per_byte": report.loss / math.log(2) / units.bytes_per_token,
-            "bits_per_word": report.loss / math.log(2) / units.words_per_token,
+            **units.metrics(report.loss),
             "tokens_per_second": tokens_per_second,
             "gradient_norm": report.gradient_norm,
             "learning_rate": report.learning_rate,
@@ -192,9 +188,11 @@ class Loop:
         validation, trainer = self.validation, self.trainer
         assert validation is not None
         with trainer.eval_mode():
-            loss = validation.loss(trainer.model, trainer.objective, trainer.batches.micro_batch_size, trainer.device)
-        self.validation_loss, self._validated_at = loss, trainer.step
-        record = validation.record(trainer.step, trainer.targets, loss)
+            rows = trainer.batches.micro_batch_size
+            measured = validation.measure(trainer.model, trainer.objective, rows, trainer.device)
+        record = validation.record(trainer.step, trainer.targets, measured)
+        self.validation_loss, self._validated_at = measured["loss"], trainer.step
+        self._shown = record.get(validation.headline)
         self._record(record)
         self._recent.clear()  # the time of the validation must not count as training time
         self._recent.append((time.monotonic(), trainer.targets))
@@ -267,8 +265,8 @@ class Loop:
     def _note(self, report: StepReport) -> str:
         speed = self.tokens_per_second
         parts = [f"{show_count(self.trainer.targets)} tokens", f"loss {report.loss:.3f}"]
-        if self.validation and self.validation_loss is not None:
-            parts.append(f"validation {self.validation.bits_per_byte(self.validation_loss):.3f} bits/byte")
+        if self.validation is not None and self._shown is not None:
+            parts.append(f"validation {self._shown:.3f} {self.validation.headline.replace('_', ' ')}")
         parts.append(f"{show_count(speed)} tokens/s")
         if self.units.peak_flops:
             parts.append(f"{speed * self.units.flops_per_token / self.units.peak_flops:.0%} of peak")

@@ -24,6 +24,9 @@ class StopRequest:
     The previous handlers are restored when the block ends. A signal that the process was started to ignore (`nohup`, a
     background job) stays ignored. Outside the main thread, where Python allows no handlers, the block does nothing.
 
+    Args:
+        meaning: What the first signal does, and what a second one would do; it is said when the first arrives.
+
     Attributes:
         requested: Number of the signal that asked to stop; 0 before any did.
 
@@ -33,7 +36,10 @@ class StopRequest:
         0
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, meaning: str = "finishing this step and saving; a second Ctrl-C stops at once, without saving"
+    ) -> None:
+        self.meaning = meaning
         self.requested = 0
         self._asked_at = 0.0
         self._previous: dict[signal.Signals, Any] = {}
@@ -55,9 +61,7 @@ class StopRequest:
         if not self.requested:
             self.requested, self._asked_at = number, now
             name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-            _log_inside_handler(
-                f"{name}: finishing this step and saving; a second Ctrl-C stops at once, without saving"
-            )
+            _log_inside_handler(f"{name}: {self.meaning}")
         elif number != self.requested or now - self._asked_at > _SAME_PRESS_SECONDS:
             self._stop_at_once(number)
 

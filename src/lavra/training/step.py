@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,12 +12,12 @@ from lavra.core.errors import InputError
 from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.core.seeds import derive_seed
 from lavra.models.protocols import Batch
+from lavra.objectives.base import ComparingObjective
+from lavra.training.acceleration.compiling import CompilableLearner
 from lavra.training.acceleration.recovery import recoveries
-from lavra.training.distributed import sum_over_ranks
+from lavra.training.comparing import Embedded, gather, put_together
+from lavra.training.distributed import max_over_ranks, sums_over_ranks
 from lavra.training.fault_injection import fault_point
-
-if TYPE_CHECKING:
-    from lavra.training.trainer import Trainer
 
 # The next smaller micro-batch to try when memory runs out.
 
@@ -57,10 +57,11 @@ class Step:
 
     Attributes:
         loss: mean loss in nats per target after `backward`; not a number where the step has no target.
-        weight: number of targets of the step, over all ranks.
+        weight: sum of the weights of the step's targets, over all ranks; their number where they have no weights.
+        targets: number of targets of the step, over all ranks.
     """
 
-    def __init__(self, number: int, progress: float, trainer: Trainer, *, recover: bool = True) -> None:
+    def __init__(self, number: int, progress: float, trainer: CompilableLearner, *, recover: bool = True) -> None:
         self.number, self.progress, self.trainer, self.recover = number, progress, trainer, recover
         self.model, self.batches, self.master_weights, self.scale = (
             trainer.model,
@@ -70,9 +71,10 @@ class Step:
         )
         self.device = trainer.device
         self.loss = math.nan
-        self.weight = 0.0
+        self.weight = self.targets = 0.0
         self._micro: list[Batch] | None = None
         self._norm: float | None = None
+        self._embedded: Embedded | None = None
 
     @property
     def micro_batches(self) -> list[Batch]:
@@ -141,12 +143,21 @@ class Step:
             self._compute()
 
     def _compute(self) -> None:
-        while not self._attempt():
+        while not self._try():
             pass
 
-    def _attempt(self) -> bool:
+    def _try(self) -> bool:
+        """Compute the loss and its gradient, and return whether there was memory for them on every process."""
+        objective = self.trainer.objective
+        several = self.batches.distributed.world_size > 1 or len(self.micro_batches) > 1
+        if several and isinstance(objective, ComparingObjective):
+            return self._compare(objective)
+        return self._attempt(self._accumulate)
+
+    def _attempt(self, compute: Callable[[], None]) -> bool:
+        """Return whether there was memory for a computation; if there was not, the micro-batch is halved."""
         try:
-            self._accumulate()
+            compute()
             return True
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -161,15 +172,21 @@ class Step:
         self._micro = None
         return False
 
-    def _accumulate(self) -> None:
+    def _begin(self) -> list[Batch]:
+        """Clear the gradients and return the micro-batches; none where the step has no target on any process."""
         self.master_weights.clear()
         self._norm = None
         batches = self.micro_batches
         if not self.weight:
             # Once a step: a rank that runs out of memory and begins again must not ask the others, who went on, again.
-            self.weight = sum_over_ranks(sum(batch.weight for batch in batches), self.batches.distributed)
-        if not self.weight:
-            return  # masks may leave a step without a target; there is nothing to learn from it
+            weight, count = sum(batch.weight for batch in batches), float(sum(batch.count for batch in batches))
+            self.weight, self.targets = sums_over_ranks((weight, count), self.batches.distributed)
+        return batches if self.weight else []  # masks may leave a step without a target
+
+    def _accumulate(self) -> None:
+        batches = self._begin()
+        if not batches:
+            return
         total = torch.zeros((), dtype=torch.float32, device=self.device)
         for index, batch in enumerate(batches):
             fault_point("step.backward")
@@ -178,18 +195,62 @@ class Step:
             (loss.sum * (self.scale.value / self.weight)).backward()
             self.master_weights.accumulate(self.scale.value)
             total += loss.sum.detach().float()
-        if self.batches.distributed.world_size > 1:
-            self._reduce(total)
+        self._reduce(total)
         self.loss = float(total) / self.weight
+
+    def _compare(self, objective: ComparingObjective) -> bool:
+        """Compute the gradient of a loss over all micro-batches and processes, and return whether all had the memory.
+
+        See `lavra.objectives.base.ComparingObjective`. Processes gather embeddings in the middle of the step, so one
+        that runs out of memory after that cannot begin again by itself: all of them do.
+        """
+        while not self._attempt(lambda: self._embed(objective)):
+            pass
+        if self._embedded is None:
+            return True
+        together = gather(self._embedded, self.batches.distributed)
+        enough = self._attempt(lambda: self._back_propagate(objective, together))
+        if max_over_ranks(not enough, self.batches.distributed):
+            return False
+        self._reduce()
+        return True
+
+    def _embed(self, objective: ComparingObjective) -> None:
+        """Compute the embeddings of this process's rows, a micro-batch at a time, and keep them without a gradient."""
+        batches, parts = self._begin(), []
+        for index, batch in enumerate(batches):
+            fault_point("step.embed")
+            self._seed_dropout(index)
+            moved = batch.to(self.device)
+            # With gradients on and then detached: without them, a compiled model would compile once more, and other
+            # kernels could give other bits than when the micro-batch is computed again.
+            parts.append((objective.embed(self.model, moved).detach(), objective.info(moved)))
+        self._embedded = put_together(parts) if parts else None
+
+    def _back_propagate(self, objective: ComparingObjective, together: Embedded) -> None:
+        """Compare all embeddings, and compute each micro-batch again with the gradient at its own."""
+        batches, embeddings = self._begin(), together.embeddings.detach().requires_grad_()
+        loss = objective.compare(embeddings, together.info)
+        if not math.isclose(loss.weight, self.weight, rel_tol=1e-4):
+            raise ValueError(f"a comparison of weight {loss.weight} was made of batches of weight {self.weight}")
+        (gradient,) = torch.autograd.grad(loss.sum * (self.scale.value / self.weight), embeddings)
+        for index, (batch, part) in enumerate(zip(batches, together.own(gradient), strict=True)):
+            fault_point("step.backward")
+            self._seed_dropout(index)
+            embedded = objective.embed(self.model, batch.to(self.device))
+            embedded.backward(part.to(embedded.dtype))
+            self.master_weights.accumulate(self.scale.value)
+        self.loss = float(loss.sum.detach()) / self.weight
 
     def _seed_dropout(self, index: int) -> None:
         """Give dropout the stream of this micro-batch; the global generator's past plays no part."""
         torch.manual_seed(derive_seed(self.batches.seed, "dropout", self.number, self.batches.distributed.rank, index))
 
-    def _reduce(self, total: torch.Tensor) -> None:
-        torch.distributed.all_reduce(total)
-        for gradient in self.master_weights.gradients():
-            torch.distributed.all_reduce(gradient)
+    def _reduce(self, *totals: torch.Tensor) -> None:
+        """Add up the gradients, and other tensors, over all processes."""
+        if self.batches.distributed.world_size > 1:
+            for tensor in (*totals, *self.master_weights.gradients()):
+                torch.distributed.all_reduce(tensor)
 
     def gradient_norm(self) -> float:
         """Return the L2 norm of the whole gradient, as it was before any update changed it."""

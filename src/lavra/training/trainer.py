@@ -15,14 +15,14 @@ from lavra.models.protocols import Model
 from lavra.objectives.base import Objective
 from lavra.training.acceleration.compiling import EAGER, Compilation
 from lavra.training.acceleration.proof import prove_compilation
-from lavra.training.batches import BatchSource
+from lavra.training.batches import Batches
+from lavra.training.deadline import Deadline
 from lavra.training.fault_injection import fault_point
 from lavra.training.optimizers.optimizers import OptimizerOptions, Optimizers
 from lavra.training.optimizers.schedules import Schedule
 from lavra.training.precision import LossScale, MasterWeights, Precision
 from lavra.training.step import Step, halve
 from lavra.training.updates import Outcome, Update, run_chain
-from lavra.training.updates.base import HasEvalWeights, HoldsTensors
 
 
 @dataclass
@@ -66,13 +66,14 @@ class Trainer:
     Attributes:
         compilation: what is compiled of a step; None for nothing.
         proved: rows of a micro-batch and type of the weights with which the compiled step was proved.
+        deadline: when the last step should be done; None where there is no limit.
     """
 
     def __init__(
         self,
         model: Model,
         objective: Objective,
-        batches: BatchSource,
+        batches: Batches,
         *,
         optimizer: OptimizerOptions,
         schedule: Schedule,
@@ -95,10 +96,19 @@ class Trainer:
         self.excluded: set[int] = set()
         self.compilation: Compilation | None = None
         self.proved: tuple[int, torch.dtype] | None = None
+        self.deadline: Deadline | None = None
 
     def set_length(self, steps: int) -> None:
         """Fix the length of the run, which a probe decides after the trainer is built."""
         self.steps = self.batches.steps = steps
+
+    @property
+    def gradients_per_step(self) -> float:
+        """Mean number of gradients that a step takes with all updates of the chain.
+
+        Each update calls the rest of the chain at most once, so what one takes beyond the first gradient adds up.
+        """
+        return 1.0 + sum(update.gradients_per_step - 1.0 for update in self.updates)
 
     def run_step(self) -> StepReport:
         """Do the next step, or count one as done that is excluded or has no targets, without touching the weights."""
@@ -113,13 +123,13 @@ class Trainer:
             return self._left_out()
         outcome = run_chain(self.updates, step, lambda: self._apply(number))
         if outcome.applied:
-            self.targets += step.weight
+            self.targets += step.targets
         return StepReport(
             self.step,
             step.loss,
             step.gradient_norm(),
             self.optimizers.learning_rate,
-            step.weight,
+            step.targets,
             outcome.applied,
             outcome.metrics,
         )
@@ -158,8 +168,7 @@ class Trainer:
         """Switch dropout off and put averaged weights in place, if an update keeps some."""
         with ExitStack() as stack:
             for update in self.updates:
-                if isinstance(update, HasEvalWeights):
-                    stack.enter_context(update.eval_weights())
+                stack.enter_context(update.eval_weights())
             self.model.eval()
             try:
                 yield
@@ -168,14 +177,15 @@ class Trainer:
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return every tensor of the training state, in groups, without copying."""
-        groups = {
+        return {
             "master_weights": {name: weight.detach() for name, weight in self.master_weights.weights.items()},
             "optimizer": self.optimizers.tensors(),
+            **self._update_tensors(),
         }
-        for update in self.updates:
-            if isinstance(update, HoldsTensors):
-                groups[update.name] = update.tensors()
-        return groups
+
+    def _update_tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Return the tensors of those updates that have some, by the name of the update."""
+        return {update.name: tensors for update in self.updates if (tensors := update.tensors())}
 
     def state(self) -> dict[str, Any]:
         """Return the rest of the training state as JSON values."""
@@ -188,6 +198,7 @@ class Trainer:
             "loss_scale": self.scale.state_dict(),
             "computed": self.computed(),
             "updates": {update.name: update.state_dict() for update in self.updates},
+            "updates_with_tensors": list(self._update_tensors()),
         }
 
     def computed(self) -> dict[str, Any]:
@@ -218,7 +229,6 @@ class Trainer:
         for update in self.updates:
             if update.name in state["updates"]:
                 update.load_state_dict(state["updates"][update.name])
-                if isinstance(update, HoldsTensors):
-                    update.load_tensors(load(update.name))
+                update.load_tensors(load(update.name) if update.name in state["updates_with_tensors"] else {})
         self.step, self.targets = state["step"], state["targets"]
         self.excluded |= set(state["excluded"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,57 +13,80 @@ import torch
 from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.core.progress import Progress
 from lavra.core.seeds import row_streams
-from lavra.core.units import perplexity_of
+from lavra.core.units import bits_per_byte_of, perplexity_of
 from lavra.evaluation.intervals import Estimate, ratio_estimates
-from lavra.models.protocols import Model, logit_cap_of
-from lavra.objectives.base import Objective
+from lavra.models.protocols import Batch, Model, logit_cap_of
+from lavra.objectives.base import ComparingObjective, Loss, Objective
 from lavra.training.batches import Source
+from lavra.training.comparing import put_together
 from lavra.training.fault_injection import fault_point
+
+
+def likelihood_metrics(
+    bytes_per_target: float, words_per_target: float | None = None
+) -> Callable[..., dict[str, float]]:
+    """Return the function that gives the metrics of a likelihood: perplexity, and bits per byte and per word.
+
+    Args:
+        bytes_per_target: Bytes of text for each target.
+        words_per_target: Words of text for each target; None leaves out the bits per word.
+
+    Examples:
+        >>> metrics = likelihood_metrics(4.0)
+        >>> round(metrics(4 * math.log(2))["bits_per_byte"], 6)
+        1.0
+    """
+
+    def metrics(loss: float, parts: Mapping[str, float] | None = None) -> dict[str, float]:
+        found = {"perplexity": perplexity_of(loss), "bits_per_byte": bits_per_byte_of(loss, bytes_per_target)}
+        if words_per_target is not None:
+            found["bits_per_word"] = bits_per_byte_of(loss, words_per_target)
+        return {**found, **(parts or {})}
+
+    return metrics
 
 
 @dataclass(frozen=True)
 class Validation:
-    """A fixed sample of the validation data, whose loss is measured from time to time during training.
+    """A fixed sample of the validation data, which is measured from time to time during training.
 
     Attributes:
         source: Rows of the validation data, in their seeded order.
         rows: Number of rows that are measured, from the first.
-        bytes_per_token: Mean number of bytes per token of the validation text, by which nats per token are converted
-            to bits per byte.
+        metrics: Function from the mean loss in nats and the means of the loss's parts to the metrics by name.
+        headline: The metric that is shown while training goes on.
 
     Examples:
-        >>> validation = Validation(source=None, rows=0, bytes_per_token=4.0)
-        >>> round(validation.bits_per_byte(2.7726), 4)
+        >>> validation = Validation(source=None, rows=0, metrics=lambda loss, parts: {"bits": loss / math.log(2)})
+        >>> validation.record(step=3, tokens=100, measured={"loss": math.log(2)})["bits"]
         1.0
     """
 
     source: Source
     rows: int
-    bytes_per_token: float
+    metrics: Callable[[float, Mapping[str, float]], Mapping[str, float]]
+    headline: str = "loss"
 
-    def bits_per_byte(self, loss: float) -> float:
-        """Return a loss in nats per token as bits per byte of the original text."""
-        return loss / math.log(2) / self.bytes_per_token
-
-    def record(self, step: int, tokens: float, loss: float) -> dict[str, Any]:
-        """Return the record of `metrics.jsonl` for a measured loss.
+    def record(self, step: int, tokens: float, measured: Mapping[str, float]) -> dict[str, Any]:
+        """Return the record of `metrics.jsonl` for what was measured.
 
         Args:
             step: Number of optimiser steps done.
             tokens: Number of tokens trained on so far.
-            loss: Validation loss in nats per token.
+            measured: Mean loss and parts, as `measure` returns them.
         """
-        return {
-            "step": step,
-            "split": "validation",
-            "tokens": int(tokens),
-            "loss": loss,
-            "perplexity": perplexity_of(loss),
-            "bits_per_byte": self.bits_per_byte(loss),
-        }
+        parts = {name: value for name, value in measured.items() if name != "loss"}
+        loss = measured["loss"]
+        return {"step": step, "split": "validation", "tokens": int(tokens), "loss": loss, **self.metrics(loss, parts)}
 
-    def loss(self, model: Model, objective: Objective, micro_batch_size: int, device: torch.device) -> float:
-        """Return the mean loss over the rows in nats per target; NaN if they contain no target.
+    def measure(
+        self, model: Model, objective: Objective, micro_batch_size: int, device: torch.device
+    ) -> dict[str, float]:
+        """Return the means over the targets of the rows: `loss` in nats, and the parts of the loss.
+
+        All are NaN if the rows contain no target.
+
+        An objective that compares examples compares all rows with each other, whatever the micro-batch.
 
         Args:
             model: Model in evaluation mode.
@@ -70,7 +95,7 @@ class Validation:
             device: Device of the model.
         """
         fault_point("validation")
-        total, weight, start = 0.0, 0.0, 0
+        parts, start = [], 0
         while start < self.rows:
             count = min(micro_batch_size, self.rows - start)
             try:
@@ -81,16 +106,33 @@ class Validation:
                 release_memory(error)
                 micro_batch_size //= 2
                 continue
-            total, weight, start = total + part[0], weight + part[1], start + count
-        return total / weight if weight else math.nan
+            parts.append(part)
+            start += count
+        if isinstance(objective, ComparingObjective) and parts:
+            together = put_together(parts)
+            loss = objective.compare(together.embeddings, together.info, learning=False)
+            parts = [_numbers(loss)]
+        totals: Counter[str] = Counter()
+        for part in parts:
+            totals.update(part)
+        weight = totals.pop("weight")
+        return {name: total / weight if weight else math.nan for name, total in totals.items()}
 
-    def _part(
-        self, model: Model, objective: Objective, start: int, count: int, device: torch.device
-    ) -> tuple[float, float]:
+    def _part(self, model: Model, objective: Objective, start: int, count: int, device: torch.device) -> Any:
+        """Return the sums over some rows, or their embeddings and info for an objective that compares all rows."""
         rows = self.source.rows(start, count)
         batch = objective.encode(rows, row_streams(0, "validation", first=start), 1.0).to(device)
-        loss = objective.loss(_Detached(model), batch, learning=False)  # pyright: ignore[reportArgumentType]
-        return float(loss.sum), loss.weight
+        detached: Any = _Detached(model)
+        if isinstance(objective, ComparingObjective):
+            return objective.embed(detached, batch).detach(), objective.info(batch)
+        loss = objective.loss(detached, batch, learning=False)
+        return _numbers(loss)
+
+
+def _numbers(loss: Loss) -> dict[str, float]:
+    """Return the sum of a loss, its weight and its parts as numbers, by name."""
+    parts = {name: float(part.detach()) for name, part in loss.parts.items()}
+    return {"loss": float(loss.sum.detach()), "weight": float(loss.weight), **parts}
 
 
 class _Detached:
@@ -104,8 +146,15 @@ class _Detached:
         self.model = model
         self.vocabulary, self.logit_cap = model.vocabulary, logit_cap_of(model)
 
-    def features(self, batch: object) -> torch.Tensor:
-        return self.model.features(batch).detach()  # pyright: ignore[reportArgumentType]
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        return self.model.features(batch, embeddings).detach()
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.model.embed(ids).detach()
+
+    @property
+    def task_head(self) -> Any:
+        return getattr(self.model, "task_head", None)
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight, bias = self.model.output_projection()
@@ -117,7 +166,7 @@ class ValidationLoss:
     """Loss on the validation data, with 95 % confidence intervals by bootstrap over rows.
 
     Attributes:
-        objective: Name of the objective, such as `masked`.
+        objective: Name of the objective, such as `mlm`.
         loss: Mean loss in nats per target.
         perplexity: Exponential of the loss.
         bits_per_byte: Loss in bits per byte of the text of the targets.
@@ -177,7 +226,12 @@ def validation_loss(
         bytes_per_target: Mean number of bytes of text per target, for the bits per byte.
         device: Device of the model.
         seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: If the objective compares examples with each other: a row has no loss of its own then.
     """
+    if isinstance(objective, ComparingObjective):
+        raise ValueError("an objective that compares examples has no loss of single rows; measure what it is used for")
     sums, weights = [], []
     with torch.no_grad(), Progress("evaluating", rows, "rows") as progress:
         for number in range(rows):
@@ -191,7 +245,7 @@ def validation_loss(
         name,
         mean,
         mean.through(perplexity_of),
-        mean.through(lambda loss: loss / math.log(2) / bytes_per_target),
+        mean.through(lambda loss: bits_per_byte_of(loss, bytes_per_target)),
         rows,
         int(sum(weights)),
     )

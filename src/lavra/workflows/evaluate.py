@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 
 from lavra.core.errors import InputError
 from lavra.core.progress import log
+from lavra.core.units import parse_duration
 from lavra.data.examples.prepare import holds_examples
 from lavra.data.readers.documents import read_rows
 from lavra.data.readers.rows import BadRows, OnBadRow
@@ -20,8 +23,11 @@ from lavra.evaluation.baselines import Baseline, baselines, count_tokens
 from lavra.evaluation.documents import documents_of_rows, documents_of_store
 from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
+from lavra.training.signals import StopRequest
 from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.models.open import OpenModel, open_model
+
+_STOPPING = "ending with the documents that were measured; a second Ctrl-C stops at once, without figures"
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,14 @@ class Evaluation:
         result: The likelihood of the text, in total and by source.
         baselines: Baselines on the same bytes: xz, a unigram model, guessing.
         reading: What was read, left out and changed of the text that was given; None for text that was prepared before.
+        stopped_by: Number of the signal (Ctrl-C) that ended the evaluation early; 0 where none did.
     """
 
     model: str
     result: LikelihoodResult
     baselines: list[Baseline]
     reading: dict[str, Any] | None = None
+    stopped_by: int = 0
 
     @property
     def table(self) -> str:
@@ -64,6 +72,7 @@ def evaluate(
     encoding: str | None = None,
     bos: bool | None = None,
     device: str = "auto",
+    budget: float | str | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Measure a model on text: perplexity and bits per byte, with bootstrap intervals over documents.
@@ -85,7 +94,10 @@ def evaluate(
         bos: False puts an end-of-document token before the first token of a document where the model's own tokenizer
             begins texts with another token; None keeps the tokenizer's.
         device: Device that computes: auto, cpu, cuda or mps.
-        seed: Seed of the bootstrap.
+        budget: Longest time of the whole evaluation, in seconds or as text ("60s"): where it does not suffice for all
+            documents, a random sample of them is measured, and never less than some thousand tokens. None measures
+            all.
+        seed: Seed of the bootstrap and of the sample.
 
     Returns:
         The figures, in total and by source, beside baselines on the same text.
@@ -98,6 +110,7 @@ def evaluate(
         >>> found = lavra.evaluate("runs/book", ["news.jsonl"])      # doctest: +SKIP
         >>> found.result.total.bits_per_byte                         # doctest: +SKIP
     """
+    deadline = math.inf if budget is None else time.monotonic() + parse_duration(budget)
     opened = open_model(model, device)
     own = _own_text(opened)
     store = _store(opened, own, data, split)
@@ -113,11 +126,20 @@ def evaluate(
             log(bad_rows.summary())
     if bos is False:
         documents = replace(documents, bos=opened.tokenizer.end_of_document)
-    with torch.no_grad():
-        result = likelihood(opened.model, documents, context=context, stride=stride, seed=seed)
+    with torch.no_grad(), StopRequest(_STOPPING) as asked:
+        result = likelihood(
+            opened.model,
+            documents,
+            context=context,
+            stride=stride,
+            seed=seed,
+            stop=lambda: bool(asked.requested) or time.monotonic() >= deadline,
+        )
+    documents = result.per_document
     vocabulary = opened.tokenizer.vocabulary_size
     sticks = baselines(documents, documents.texts(opened.tokenizer), vocabulary, _training_counts(opened, own))
-    return Evaluation(opened.place, result, sticks, bad_rows.report() if store is None else None)
+    reading = bad_rows.report() if store is None else None
+    return Evaluation(opened.place, result, sticks, reading, asked.requested)
 
 
 def _store(opened: OpenModel, own: Prepared | None, data: Sequence[str], split: str) -> TokenStore | None:

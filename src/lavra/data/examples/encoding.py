@@ -167,7 +167,11 @@ class ExampleEncoder:
             InputError: for a chat without a template, or for a model that is no decoder.
         """
         pairs = [row for row in rows if not row.messages]
-        pair = self._encode_for_decoder if self.kind == "decoder" else self._encode_for_both
+        pair = {
+            "decoder": self._encode_for_decoder,
+            "encoder-decoder": self._encode_for_both,
+            "labelled": self._encode_labelled,
+        }[self.kind]
         encoded = iter(pair(pairs))
         found = [self._encode_chat(row) if row.messages else next(encoded) for row in rows]
         if self.tokenizer.unknown not in (None, self.tokenizer.end_of_document):
@@ -225,6 +229,19 @@ class ExampleEncoder:
             read = np.array([*begin, *source[:room], *end], np.int64)
             size = len(row.completion.encode())
             found.append(EncodedExample(tokens, np.ones(len(tokens), bool), read, size))
+        return found
+
+    def _encode_labelled(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
+        """Return texts with the tokens that the tokenizer puts around them, at least one that ends a document."""
+        begin, end = self.tokenizer.around_source
+        end = end or [self.tokenizer.end_of_document]
+        found: list[EncodedExample | None] = []
+        for row, ids in zip(rows, self.tokenizer.encode_many([row.prompt for row in rows]), strict=True):
+            room = len(ids) if self.context is None else self.context - len(begin) - len(end)
+            if len(ids) > room:
+                self._cut(row, sources=1)
+            tokens = np.array([*begin, *ids[:room], *end], np.int64)
+            found.append(EncodedExample(tokens, np.zeros(len(tokens), bool), None, len(row.prompt.encode())))
         return found
 
     def _encode_chat(self, row: ExampleRow) -> EncodedExample | None:

@@ -17,6 +17,7 @@ from lavra.data.examples.chats import TEMPLATE_FILE, ChatTemplate
 from lavra.data.examples.encoding import ExampleEncoder
 from lavra.data.examples.rows import (
     ExampleRow,
+    LabelColumns,
     PairColumns,
     read_example_cache,
     read_examples,
@@ -100,7 +101,7 @@ def prepare_examples(
     kind: Kind = "decoder",
     context: int | None = None,
     source_context: int | None = None,
-    columns: PairColumns | None = None,
+    columns: PairColumns | LabelColumns | None = None,
     chat_template: ChatTemplate | None = None,
     validation_share: float = 0.05,
     validation_limit: int = VALIDATION_LIMIT,
@@ -117,12 +118,12 @@ def prepare_examples(
         out: The folder to make, with `train/`, `validation/`, `tokenizer/` and `report.json`. It appears whole or not
             at all.
         tokenizer: Tokenizer of the model that learns.
-        kind: Kind of that model, "decoder" (the default) or "encoder-decoder".
+        kind: What is made: examples for a "decoder" (the default) or an "encoder-decoder", or "labelled" rows.
         context: Largest number of positions on the decoder's side. A longer prompt loses its beginning, and a longer
             answer is left out. No limit by default.
         source_context: Largest number of positions on the encoder's side; a longer text loses its end. No limit by
             default.
-        columns: Columns of prompt and completion; by default chats and usual names are recognised.
+        columns: Columns of prompt and completion, or of labelled rows; by default chats and usual names are recognised.
         chat_template: Chat template of the tokenizer; it is written beside it where there are chats.
         validation_share: Share of the prompts' bytes that becomes validation data; a hash of the prompt decides, see
             `lavra.data.split`. 0.05 by default.
@@ -171,7 +172,7 @@ def prepare_examples(
         if chats and chat_template is not None:
             write_atomically(building / TOKENIZER / TEMPLATE_FILE, chat_template.text)
             log(f"chats are written as text by {chat_template.origin}")
-        notes = encoder.cut.summary(examples, context, source_context)
+        notes = encoder.cut.summary(examples, context, context if kind == "labelled" else source_context)
         for text in (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned), _unwritten(encoder)):
             if text:
                 log(text)
@@ -226,7 +227,7 @@ def _sizes(manifest: ExampleManifest) -> dict[str, int]:
 def _reading(
     locations: Sequence[str],
     bad_rows: BadRows,
-    columns: PairColumns | None,
+    columns: PairColumns | LabelColumns | None,
     normalize: bool,
     encoding: str | None,
     validation: Sequence[str],
@@ -277,8 +278,9 @@ def _write(
                 if not row.is_validation and row.key.encode() in given:
                     encoder.bad_rows.change(OVERLAP, row.place)
                 texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
+                labels = row.labels if encoder.kind == "labelled" else None
                 (validation if validation_set else train).add(
-                    row.group, texts, example.tokens, example.learned, example.source, example.learned_bytes
+                    row.group, texts, example.tokens, example.learned, example.source, example.learned_bytes, labels
                 )
             done += len(batch)
             progress.update(done)

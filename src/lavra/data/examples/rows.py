@@ -62,6 +62,29 @@ class PairColumns:
         return (self.prompt, *self.beside, self.completion)
 
 
+@dataclass(frozen=True, slots=True)
+class LabelColumns:
+    """The columns of labelled rows: a text, and what is known of it.
+
+    Attributes:
+        text: Column of the text.
+        labels: Columns that every row has beside it; their values are kept as they are.
+
+    Examples:
+        >>> from lavra.data.examples.rows import LabelColumns
+        >>> LabelColumns("review", ("stars",)).names
+        ('review', 'stars')
+    """
+
+    text: str
+    labels: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all columns."""
+        return (self.text, *self.labels)
+
+
 PAIR_COLUMNS = (
     PairColumns("prompt", "completion", separator=""),
     PairColumns("prompt", "response"),
@@ -109,6 +132,7 @@ class ExampleRow:
         unlearned: Indices of the assistant's turns that are only read.
         given: Further variables for the template of a chat: `tools`, `documents`, variables of its own.
         is_validation: Whether it is validation data.
+        labels: The further columns of a labelled row, whose text is the prompt.
 
     Examples:
         >>> from lavra.data.examples.rows import ExampleRow
@@ -126,6 +150,7 @@ class ExampleRow:
     unlearned: tuple[int, ...] = ()
     given: Mapping[str, Any] = field(default_factory=dict)
     is_validation: bool = False
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -157,7 +182,7 @@ def read_examples(
     locations: Sequence[str],
     bad_rows: BadRows,
     *,
-    columns: PairColumns | None = None,
+    columns: PairColumns | LabelColumns | None = None,
     normalize: bool = False,
     encoding: str | None = None,
     validation: Sequence[str] | None = None,
@@ -168,7 +193,8 @@ def read_examples(
     Args:
         locations: Files, folders and other locations, see `lavra.data.readers.documents`; formats with columns only.
         bad_rows: Is filled with what was left out; its policy decides whether that is an error.
-        columns: Columns of prompt and completion; by default chats and the columns of `PAIR_COLUMNS` are recognised.
+        columns: Columns of prompt and completion, or of labelled rows; by default chats and the columns of
+            `PAIR_COLUMNS` are recognised.
         normalize: Bring text to Unicode's normal form C.
         encoding: Encoding of the files, see `lavra.data.readers.documents.read_rows`.
         validation: Locations of the validation data, see `lavra.data.readers.documents.read_rows`.
@@ -188,7 +214,10 @@ def read_examples(
         counter=counter,
     )
     for row in rows:
-        found = _example(row, columns, bad_rows)
+        if isinstance(columns, LabelColumns):
+            found = _labelled(row, columns, bad_rows)
+        else:
+            found = _example(row, columns, bad_rows)
         if found is None:
             bad_rows.rows -= 1
         else:
@@ -253,6 +282,22 @@ def _example(row: SourceDocument, columns: PairColumns | None, bad_rows: BadRows
     if _is_faulty(row.place, [prompt], bad_rows, may_be_empty=True) or _is_faulty(row.place, [completion], bad_rows):
         return None
     return ExampleRow(row.source, row.place, prompt, completion, found.separator)
+
+
+def _labelled(row: SourceDocument, columns: LabelColumns, bad_rows: BadRows) -> ExampleRow | None:
+    missing = [name for name in columns.names if row.fields.get(name) is None]
+    if missing:
+        place = missing_column(" and ".join(missing), list(row.fields))
+        bad_rows.add(MISSING_COLUMN, row.place, place, size=_fields_size(row))
+        return None
+    bad_rows.note_columns(row.file, columns.names, row.fields)
+    text = row.fields[columns.text]
+    if not isinstance(text, str):
+        bad_rows.add(NOT_TEXT, row.place, f"{columns.text!r} holds a {type(text).__name__}", size=_fields_size(row))
+        return None
+    if _is_faulty(row.place, [text], bad_rows):
+        return None
+    return ExampleRow(row.source, row.place, text, "", labels={name: row.fields[name] for name in columns.labels})
 
 
 def _fields_size(row: SourceDocument) -> int:

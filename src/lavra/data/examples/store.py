@@ -6,11 +6,14 @@ The store is a folder with these files, whose numbers are little-endian:
 - `learned.bin`: one bit for each token, whether it is learned,
 - `offsets.bin`: the uint64 index of each example's first token, and the number of tokens,
 - `source_tokens.bin` and `source_offsets.bin`: the same for what an encoder reads; empty for decoders,
+- `labels.bin` and `label_offsets.bin`: the further columns of labelled rows as JSON, one object for each; else empty,
 - `manifest.json`: the description of the store, with a hash of each file.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +26,10 @@ from lavra.data.examples.packing import pack_examples
 from lavra.data.shuffle import WindowShuffle
 from lavra.data.token_store.files import map_array, verify_files
 
-Kind = Literal["decoder", "encoder-decoder"]
-"""The kinds of models that examples are made for."""
+Kind = Literal["decoder", "encoder-decoder", "labelled"]
+"""What examples are made for: a decoder, an encoder-decoder, or a model with a head that learns the row's labels."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the folder's layout; stores of other versions are refused."""
 
 MANIFEST = "manifest.json"
@@ -35,6 +38,8 @@ LEARNED = "learned.bin"
 OFFSETS = "offsets.bin"
 SOURCE_TOKENS = "source_tokens.bin"
 SOURCE_OFFSETS = "source_offsets.bin"
+LABELS = "labels.bin"
+LABEL_OFFSETS = "label_offsets.bin"
 
 _REMEDY = "prepare the examples again, or copy the folder again from where it is whole"
 
@@ -50,6 +55,7 @@ class Example:
             decoder writes, its end token included.
         learned: (n,) bool; whether each token is learned. The first token of a decoder's example never is.
         source: (m,) int64 ids that the encoder reads, its end token included; None for a decoder.
+        labels: The further columns of a labelled row, whose tokens are its text and are all only read.
 
     Examples:
         >>> import numpy as np
@@ -62,11 +68,12 @@ class Example:
     tokens: np.ndarray
     learned: np.ndarray
     source: np.ndarray | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
-        """Number of positions that the example takes in a decoder's row."""
-        return len(self.tokens) - (self.source is None)
+        """Number of positions that the example takes in a row: of a decoder that predicts, all but the last token."""
+        return len(self.tokens) - (self.source is None and not self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,7 @@ class ExampleManifest:
         learned: Number of tokens that are learned, end tokens included.
         source_tokens: Number of tokens on the encoder's side.
         learned_bytes: Bytes of the original text that is learned, as UTF-8.
+        label_bytes: Bytes of the further columns of labelled rows.
         groups: The groups in the order of the examples.
         hashes: The xxh3-128 hash of each file.
         format_version: Version of the folder's layout.
@@ -118,6 +126,7 @@ class ExampleManifest:
     learned: int
     source_tokens: int
     learned_bytes: int
+    label_bytes: int
     groups: tuple[ExampleGroup, ...]
     hashes: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -172,6 +181,8 @@ class ExampleStore:
         self._offsets = map_array(folder / OFFSETS, "uint64", manifest.examples + 1, _REMEDY)
         self._source_tokens = map_array(folder / SOURCE_TOKENS, manifest.dtype, manifest.source_tokens, _REMEDY)
         self._source_offsets = map_array(folder / SOURCE_OFFSETS, "uint64", manifest.examples + 1, _REMEDY)
+        self._labels = map_array(folder / LABELS, "uint8", manifest.label_bytes, _REMEDY)
+        self._label_offsets = map_array(folder / LABEL_OFFSETS, "uint64", manifest.examples + 1, _REMEDY)
 
     @classmethod
     def open(cls, folder: str | Path) -> ExampleStore:
@@ -202,7 +213,13 @@ class ExampleStore:
             first, last = int(self._source_offsets[number]), int(self._source_offsets[number + 1])
             source = self._source_tokens[first:last].astype(np.int64)
         learned = bits[start % 8 : start % 8 + end - start].astype(bool)
-        return Example(number, self._tokens[start:end].astype(np.int64), learned, source)
+        labels = self.labels(number) if self.manifest.kind == "labelled" else {}
+        return Example(number, self._tokens[start:end].astype(np.int64), learned, source, labels)
+
+    def labels(self, number: int) -> dict[str, Any]:
+        """Return the further columns of a labelled row, by name."""
+        first, last = int(self._label_offsets[number]), int(self._label_offsets[number + 1])
+        return json.loads(self._labels[first:last].tobytes())
 
     def lengths(self) -> np.ndarray:
         """Return the (examples,) int64 number of positions that each example takes in a decoder's row."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from lavra.core.disk.files import write_json
 from lavra.core.errors import InputError
 from lavra.data.examples.store import (
+    LABEL_OFFSETS,
+    LABELS,
     LEARNED,
     MANIFEST,
     OFFSETS,
@@ -50,7 +53,7 @@ class ExampleWriter(FolderWriter):
         self.tokenizer = tokenizer
         self.kind: Kind = kind
         self.dtype = np.dtype("<u2" if tokenizer.vocabulary_size <= 1 << 16 else "<u4")
-        self.examples = self.tokens = self.learned = self.source_tokens = self.learned_bytes = 0
+        self.examples = self.tokens = self.learned = self.source_tokens = self.learned_bytes = self.label_bytes = 0
         self._bits: list[np.ndarray] = []
         self._groups: list[ExampleGroup] = []
         self._open: tuple[str, Any, int, int, int] | None = None
@@ -58,9 +61,9 @@ class ExampleWriter(FolderWriter):
     def _open_files(self) -> dict[str, IO[Any]]:
         files: dict[str, IO[Any]] = {
             name: self._stack.enter_context((self._building / name).open("wb"))
-            for name in (TOKENS, LEARNED, OFFSETS, SOURCE_TOKENS, SOURCE_OFFSETS)
+            for name in (TOKENS, LEARNED, OFFSETS, SOURCE_TOKENS, SOURCE_OFFSETS, LABELS, LABEL_OFFSETS)
         }
-        for name in (OFFSETS, SOURCE_OFFSETS):
+        for name in (OFFSETS, SOURCE_OFFSETS, LABEL_OFFSETS):
             files[name].write(np.zeros(1, "<u8").tobytes())
         return files
 
@@ -72,6 +75,7 @@ class ExampleWriter(FolderWriter):
         learned: np.ndarray,
         source: np.ndarray | None = None,
         learned_bytes: int = 0,
+        labels: Mapping[str, Any] | None = None,
     ) -> None:
         """Add one example.
 
@@ -81,19 +85,29 @@ class ExampleWriter(FolderWriter):
             tokens: (n,) ids, as in `Example`.
             learned: (n,) bool; whether each token is learned.
             source: (m,) ids that the encoder reads; None for a decoder.
-            learned_bytes: Bytes of the text that is learned, as UTF-8.
+            learned_bytes: Bytes of the text that is learned, as UTF-8; of a labelled row those of its text.
+            labels: The further columns of a labelled row, as plain values; None for other examples.
 
         Raises:
-            ValueError: if nothing is learned, or `source` is missing or given against the kind of model.
+            ValueError: if nothing is learned, or `source` or `labels` is missing or given against the kind of model.
         """
-        targets = learned if self.kind == "encoder-decoder" else learned[1:]
+        if self.kind == "labelled":
+            targets = np.ones(1, bool)  # a labelled row is one target
+        else:
+            targets = learned if self.kind == "encoder-decoder" else learned[1:]
         if len(learned) != len(tokens) or not targets.any():
             raise ValueError("an example needs a token to learn, after the first one, and one bit for each token")
-        if (source is None) != (self.kind == "decoder"):
+        if (labels is not None) != (self.kind == "labelled"):
+            raise ValueError(f"an example for a {self.kind} model {'needs' if labels is None else 'has no'} labels")
+        if (source is not None) != (self.kind == "encoder-decoder"):
             raise ValueError(f"an example for a {self.kind} {'needs a' if source is None else 'has no'} source")
         source = np.empty(0, np.int64) if source is None else source
         self._files[TOKENS].write(tokens.astype(self.dtype).tobytes())
         self._files[SOURCE_TOKENS].write(source.astype(self.dtype).tobytes())
+        encoded = b"" if labels is None else json.dumps(dict(labels), ensure_ascii=False).encode()
+        self._files[LABELS].write(encoded)
+        self.label_bytes += len(encoded)
+        self._files[LABEL_OFFSETS].write(np.array([self.label_bytes], "<u8").tobytes())
         self._write_bits(learned)
         self.examples += 1
         self.tokens += len(tokens)
@@ -147,6 +161,7 @@ class ExampleWriter(FolderWriter):
             learned=self.learned,
             source_tokens=self.source_tokens,
             learned_bytes=self.learned_bytes,
+            label_bytes=self.label_bytes,
             groups=tuple(self._groups),
             hashes={name: hash_file(self._building / name) for name in self._files},
         )

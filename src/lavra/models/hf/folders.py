@@ -14,7 +14,7 @@ from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import CorruptFile, InputError
 from lavra.models.families.companions import copy_tokenizer
 from lavra.models.families.importing import CONFIG, read_config
-from lavra.models.hf.kinds import Kind, automatic_class, choose_kind, quietly
+from lavra.models.hf.kinds import Kind, automatic_class, body_parameters, choose_kind, quietly
 from lavra.models.hf.model import HFModel
 from lavra.models.reference import ATTENTION_KEYS, attention_options
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def open_hf_model(folder: Path, kind: Kind | None = None, dtype: torch.dtype = torch.float32) -> HFModel:
+def open_hf_model(
+    folder: Path, kind: Kind | None = None, dtype: torch.dtype = torch.float32, *, for_task_head: bool = False
+) -> HFModel:
     """Return the model in a Hugging Face folder, in evaluation mode.
 
     Safetensors are read where there are any. A `.bin` file is read only as tensors, so that no code in it is run.
@@ -31,6 +33,8 @@ def open_hf_model(folder: Path, kind: Kind | None = None, dtype: torch.dtype = t
         folder: Folder that `save_pretrained` made, or that was downloaded.
         kind: Kind of language model to open; None chooses by the configuration.
         dtype: Type of the weights in memory.
+        for_task_head: Whether a task's head is to be attached, so that the language-model head is not needed: where the
+            folder lacks it (sentence encoders do), it is made of random numbers that nothing uses.
 
     Raises:
         InputError: If the folder holds no language model, lacks some of its weights, or is quantised.
@@ -40,7 +44,7 @@ def open_hf_model(folder: Path, kind: Kind | None = None, dtype: torch.dtype = t
     chosen = choose_kind(config, folder) if kind is None else kind
     special = dict(_SPECIAL.get(str(config.get("model_type")), {}) if chosen == "encoder" else {})
     special |= attention_options(str(folder))
-    return HFModel(_load(folder, chosen, dtype, special), chosen)
+    return HFModel(_load(folder, chosen, dtype, special, for_task_head), chosen)
 
 
 _MICROSOFT = {
@@ -54,12 +58,15 @@ _SPECIAL: dict[str, dict[str, Any]] = {"deberta": _DEBERTA, "deberta-v2": _DEBER
 """Further options with which encoders of a family are opened, by `model_type`."""
 
 
-def _load(folder: Path, kind: Kind, dtype: torch.dtype, special: dict[str, Any]) -> PreTrainedModel:
+def _load(
+    folder: Path, kind: Kind, dtype: torch.dtype, special: dict[str, Any], for_task_head: bool
+) -> PreTrainedModel:
     from safetensors import SafetensorError
 
     again = "copy or download the model again"
     try:
-        with quietly():
+        with quietly(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what the folder lacks is drawn by the global generator
             model, report = automatic_class(kind).from_pretrained(
                 str(folder),
                 dtype=dtype,
@@ -80,6 +87,11 @@ def _load(folder: Path, kind: Kind, dtype: torch.dtype, special: dict[str, Any])
     except RuntimeError as error:
         raise CorruptFile(f"the weights in {folder} do not fit its {CONFIG}: {_first_line(error)}", again) from error
     missing = sorted(report["missing_keys"])
+    if for_task_head:
+        used = {id(parameter) for parameter in body_parameters(model)}
+        named = model.named_parameters(remove_duplicate=False)
+        unused = {name for name, parameter in named if id(parameter) not in used}
+        missing = [name for name in missing if name not in unused]
     if missing:
         raise InputError(
             f"{folder} has no weights for {len(missing)} tensors of {_words(kind)}: {', '.join(missing[:4])}"

@@ -128,6 +128,26 @@ def meant_tied(inner: PreTrainedModel) -> bool:
     return head.weight is embedding.weight or (said and same)
 
 
+def body_of(inner: PreTrainedModel) -> Any:
+    """Return the module whose output are the last hidden states, without the language-model head.
+
+    Args:
+        inner: Model of `transformers`; of an encoder-decoder it is the body of the decoder.
+    """
+    side: Any = inner.get_decoder() if getattr(inner.config, "is_encoder_decoder", False) else inner
+    return side.base_model
+
+
+def body_parameters(inner: PreTrainedModel) -> list[torch.nn.Parameter]:
+    """Return the parameters on which the last hidden states depend, the encoder's included.
+
+    Args:
+        inner: Model of `transformers`.
+    """
+    encoder: Any = inner.get_encoder() if getattr(inner.config, "is_encoder_decoder", False) else None
+    return [*body_of(inner).parameters(), *(() if encoder is None else encoder.parameters())]
+
+
 def freeze_unused(inner: PreTrainedModel) -> frozenset[str]:
     """Freeze the poolers of a model, which its head does not use, and return the names of their parameters.
 

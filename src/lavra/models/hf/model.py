@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from lavra.core.errors import InputError
 from lavra.models.hf.caching import Cached
-from lavra.models.hf.kinds import Kind, freeze_unused, meant_tied
+from lavra.models.hf.kinds import Kind, body_of, body_parameters, freeze_unused, meant_tied, target_embedding
 from lavra.models.hf.packing import Packing, packed, places, position_tables
 from lavra.models.hf.probe import measure
-from lavra.models.protocols import Batch, device_of
+from lavra.models.protocols import Batch, device_of, eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,6 +44,9 @@ class HFModel(Cached):
         logit_cap: Bound to which the model caps its logits, see `lavra.models.protocols.logit_cap_of`.
         tied: Whether the head is meant to share the weight of the embedding: the configuration says so and the values
             are equal. (T5 1.1 says so too, although its files hold two matrices.)
+        for_task_head: Whether `features` are the last hidden states of the model without its language-model head, as a
+            task head reads them: without the transform that stands before the projection of BERT, and without the
+            factor that T5 applies. `lavra.models.heads.attach_head` sets it; False at first.
         unused: Names of the parameters that predicting tokens does not use (poolers); they are frozen.
 
     Raises:
@@ -60,7 +63,7 @@ class HFModel(Cached):
                 f"{type(inner).__name__} has no language-model head", "give a model that predicts tokens (…ForCausalLM)"
             )
         self.position_offset: int | None = None
-        self.scale, self.supports_packing = 1.0, False
+        self.scale, self.supports_packing, self.for_task_head = 1.0, False, False
         self.logit_cap = getattr(inner.config.get_text_config(decoder=True), "final_logit_softcapping", None)
         self.tied = meant_tied(inner)
         self.unused = frozenset(f"inner.{name}" for name in freeze_unused(inner))
@@ -75,14 +78,18 @@ class HFModel(Cached):
         """
         return self.features(batch)
 
-    def features(self, batch: Batch) -> torch.Tensor:
-        """Return the input of the head, (sequences, length, width).
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the input of the head, (sequences, length, width): of the language-model head, or of a task's head.
 
         Args:
             batch: Batch on the device of the model.
+            embeddings: Input embeddings in place of the table's rows for `batch.inputs`, which are those of the decoder
+                in an encoder-decoder, (sequences, length, width of the embedding), as `embed` returns them; None lets
+                the model look them up. Those of the encoder are `encoder_embeddings` in `batch.model_inputs`.
 
         Raises:
-            InputError: If a sequence holds several documents and the model cannot keep them apart.
+            InputError: If a sequence holds several documents and the model cannot keep them apart, or if embeddings
+                are given to a model that takes ids alone.
         """
         arguments: dict[str, Any] = {}
         read = None
@@ -93,28 +100,51 @@ class HFModel(Cached):
             # BERT-like models make a mask for cross-attention, which a packing can narrow, only if they are given one.
             mask = torch.ones_like(read) if read is not None and self.supports_packing else self._padding_mask(read)
             arguments = {"encoder_outputs": self.encode(batch), "attention_mask": mask}
-            names = "decoder_input_ids", "decoder_attention_mask"
+            names = "decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds"
         else:
-            names = "input_ids", "attention_mask"
-        arguments |= {names[0]: batch.inputs, names[1]: self._padding_mask(batch.document_ids)}
+            names = "input_ids", "attention_mask", "inputs_embeds"
+        if embeddings is not None and names[2] not in self._takes:
+            raise _takes_ids_alone(self.inner)
+        read_by_model = {names[0]: batch.inputs} if embeddings is None else {names[2]: embeddings}
+        arguments |= read_by_model | {names[1]: self._padding_mask(batch.document_ids)}
         if "use_cache" in self._takes:
             arguments["use_cache"] = False
         document_ids, read = (batch.document_ids, read) if self.supports_packing else (None, None)
         if read is not None and document_ids is None:
             document_ids = torch.zeros_like(batch.inputs)
-        return self._captured(arguments, Packing(document_ids, self._places(batch.positions, arguments, batch), read))
+        packing = Packing(document_ids, self._places(batch.positions, arguments, batch), read)
+        return (self._last_hidden if self.for_task_head else self._captured)(arguments, packing)
 
     def encode(self, batch: Batch) -> Any:
         """Return the output of the encoder of an encoder-decoder.
 
         Args:
-            batch: Batch with the inputs of the encoder in `extra`.
+            batch: Batch with the inputs of the encoder in `model_inputs`; `encoder_embeddings` there, (sequences,
+                source length, width of the embedding), are used in place of the rows for `encoder_inputs`.
         """
-        ids, document_ids = batch.model_inputs["encoder_inputs"], batch.model_inputs.get("encoder_document_ids")
+        document_ids, embeddings = (
+            batch.model_inputs.get(f"encoder_{name}") for name in ("document_ids", "embeddings")
+        )
         packing = Packing(document_ids if self.supports_packing else None, batch.model_inputs.get("encoder_positions"))
-        encoder = self.inner.get_encoder()
+        encoder: Any = self.inner.get_encoder()
+        given = (
+            {"input_ids": batch.model_inputs["encoder_inputs"]} if embeddings is None else {"inputs_embeds": embeddings}
+        )
+        if embeddings is not None and "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
+            raise _takes_ids_alone(self.inner)
         with packed(encoder, packing):
-            return encoder(input_ids=ids, attention_mask=self._padding_mask(document_ids), return_dict=True)
+            return encoder(**given, attention_mask=self._padding_mask(document_ids), return_dict=True)
+
+    def embed(self, ids: torch.Tensor, *, encoder: bool = False) -> torch.Tensor:
+        """Return what the table of input embeddings gives for token ids, (…, width of the embedding).
+
+        Args:
+            ids: Token ids, (…) int64.
+            encoder: Whether the encoder of an encoder-decoder reads the ids; its decoder does otherwise. Both may share
+                one table, or scale its rows differently.
+        """
+        table = self.inner.get_encoder().get_input_embeddings() if encoder else target_embedding(self.inner)
+        return table(ids)
 
     def _captured(self, arguments: dict[str, Any], packing: Packing) -> torch.Tensor:
         """Return the input of the head; the head itself receives an empty slice, so that no logits are computed."""
@@ -131,6 +161,39 @@ class HFModel(Cached):
         finally:
             handle.remove()
         return found[0] * self.scale if self.scale != 1.0 else found[0]
+
+    def _last_hidden(self, arguments: dict[str, Any], packing: Packing) -> torch.Tensor:
+        """Return the last hidden states of the model without its language-model head."""
+        inner = self.inner
+        if self.kind != "encoder-decoder":
+            with packed(inner, packing):
+                return body_of(inner)(**arguments)[0]
+        found: list[torch.Tensor] = []
+        handle = body_of(inner).register_forward_hook(lambda _module, _given, output: found.append(output[0]))
+        try:
+            self._captured(arguments, packing)
+        finally:
+            handle.remove()
+        return found[0]
+
+    def use_task_head(self) -> None:
+        """Let features be the last hidden states from now on, and freeze what only the language-model head uses."""
+        self.for_task_head = True
+        used = {id(parameter) for parameter in body_parameters(self.inner)}
+        for parameter in self.inner.parameters():
+            if id(parameter) not in used:
+                parameter.requires_grad_(False)
+
+    def task_width(self) -> int:
+        """Return the size of the features that a task head receives, measured on two tokens."""
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
+        extra = {"encoder_inputs": ids} if self.kind == "encoder-decoder" else {}
+        before, self.for_task_head = self.for_task_head, True
+        try:
+            with eval_mode(self), torch.no_grad():
+                return self.features(Batch(ids, ids, model_inputs=extra)).shape[-1]
+        finally:
+            self.for_task_head = before
 
     def _places(self, positions: torch.Tensor | None, arguments: dict[str, Any], batch: Batch) -> torch.Tensor | None:
         """Pass positions as the model's argument for them, or return them for hooks on its tables of positions."""
@@ -212,6 +275,13 @@ class HFModel(Cached):
     def device(self) -> torch.device:
         """Device that holds the weights and computes."""
         return device_of(self)
+
+
+def _takes_ids_alone(inner: nn.Module) -> InputError:
+    return InputError(
+        f"{type(inner).__name__} takes no embeddings in place of ids",
+        "switch off what perturbs or mixes embeddings, or train a model of another family",
+    )
 
 
 _BY_FAMILY = {"bloom": 2048}

@@ -55,7 +55,7 @@ class Probed(Protocol):
         """Device that holds the weights."""
         ...
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """Return the input of the head, (sequences, length, width)."""
         ...
 

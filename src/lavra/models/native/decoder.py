@@ -219,6 +219,7 @@ class Decoder(nn.Module):
         document_ids: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
         bounds: torch.Tensor | None = None,
+        embeddings: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the features of token ids, (sequences, length, width).
 
@@ -228,11 +229,12 @@ class Decoder(nn.Module):
                 document.
             positions: Position of each token in its document, see `Batch`; None means 0, 1, 2, ….
             bounds: Bounds of the documents, where attention is computed document by document; None uses a dense mask.
+            embeddings: Input embeddings in place of the table's rows for `inputs`, see `features`; None looks them up.
         """
         length = inputs.shape[1]
         if positions is None:
             positions = torch.arange(length, device=inputs.device)[None]
-        x = self._embed(inputs, positions, inputs)
+        x = self._embed(inputs, positions, inputs, embeddings)
         mask = causal_mask(document_ids, length, self._bias(positions, positions), bounds)
         table = self._table_at(positions, x.dtype)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
@@ -240,16 +242,27 @@ class Decoder(nn.Module):
             x = checkpoint(block, x, table, mask, use_reentrant=False) if again else block(x, table, mask)
         return self._finish(x)
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """Return the last hidden states after the final norm, (sequences, length, width).
 
         Args:
             batch: Batch on the device of the model.
+            embeddings: Input embeddings in place of the table's rows for `batch.inputs`, (sequences, length, width of
+                the embedding), as `embed` returns them; None looks them up. Bigram embeddings and copied n-grams are
+                still made of the ids.
         """
         bounds = (
             batch.bounds if batch.document_ids is not None and self._attends_by_documents(batch.inputs.device) else None
         )
-        return self(batch.inputs, batch.document_ids, batch.positions, bounds)
+        return self(batch.inputs, batch.document_ids, batch.positions, bounds, embeddings)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the table's rows for token ids, (…, width of the embedding).
+
+        Args:
+            ids: Token ids, (…) int64.
+        """
+        return self.embedding(ids)
 
     def _attends_by_documents(self, device: torch.device) -> bool:
         """Return whether attention over packed documents needs no dense mask on this device."""
@@ -257,6 +270,15 @@ class Decoder(nn.Module):
         if spec.positions == "alibi" or (spec.dropout and self.training):
             return False
         return takes_documents(device, self.embedding.weight.dtype, spec.size_of_head)
+
+    def use_task_head(self) -> None:
+        """Freeze the output projection, which a task's head does not use, unless it is the embedding, too."""
+        if not self.spec.tied:
+            self.output.requires_grad_(False)
+
+    def task_width(self) -> int:
+        """Return the size of the features that a task's head receives."""
+        return self.spec.size_of_embedding
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the weight of the head, (padded vocabulary, width), and its bias, which is None."""
@@ -328,9 +350,15 @@ class Decoder(nn.Module):
             x = block(x, table, mask, layer, start)
         return self._finish(x)
 
-    def _embed(self, inputs: torch.Tensor, positions: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+    def _embed(
+        self,
+        inputs: torch.Tensor,
+        positions: torch.Tensor,
+        read: torch.Tensor,
+        embeddings: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the input of the first block for (rows, new) `inputs`, the last of the (rows, stored) ids `read`."""
-        x = self.embedding(inputs)
+        x = self.embed(inputs) if embeddings is None else embeddings
         if self.bigram_embedding is not None:
             before = read.shape[1] - inputs.shape[1] - 1
             x = x + self.bigram_embedding(inputs, positions, read[:, before] if before >= 0 else None)

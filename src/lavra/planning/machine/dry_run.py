@@ -86,7 +86,7 @@ class DryRun:
         return Trainer(
             model,
             objective,
-            _Batches(self, micro_batch_size),  # pyright: ignore[reportArgumentType]
+            _Batches(self, micro_batch_size),
             optimizer=self.optimizer,
             schedule=Schedule(),
             precision=self.precision,
@@ -212,6 +212,9 @@ class _Batches:
             )
             for _ in range(self.dry_run.micro_batches if step else 1)
         ]
+
+    def close(self) -> None:
+        """Do nothing: random batches hold nothing."""
 
 
 @contextmanager

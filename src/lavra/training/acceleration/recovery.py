@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lavra.models.native.attention import WAYS, attending_plainly, distrust, trusts
 from lavra.models.native.decoder import Decoder
-from lavra.training.acceleration.compiling import EAGER
-
-if TYPE_CHECKING:
-    from lavra.training.trainer import Trainer
+from lavra.training.acceleration.compiling import EAGER, CompilableLearner
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Recovery:
     give_up: Callable[[], None]
 
 
-def recoveries(trainer: Trainer) -> list[Recovery]:
+def recoveries(trainer: CompilableLearner) -> list[Recovery]:
     """Return what a step can be computed without, in the order in which it is tried; each adds to those before."""
     found: list[Recovery] = []
     compilation = trainer.compilation

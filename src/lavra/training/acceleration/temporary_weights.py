@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from lavra.models.transforms.quantizing import is_quantized
-
-if TYPE_CHECKING:
-    from lavra.training.trainer import Trainer
+from lavra.training.learner import Learner
 
 
 @contextmanager
-def full_precision(trainer: Trainer) -> Iterator[None]:
+def full_precision(trainer: Learner) -> Iterator[None]:
     """Let the model compute in fp32 with its learned weights, whatever its training precision; nothing is copied."""
     master_weights = trainer.master_weights
     master_weights.clear()
@@ -45,7 +42,7 @@ def widened(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def lively(trainer: Trainer, *, frozen: bool = True) -> Iterator[None]:
+def lively(trainer: Learner, *, frozen: bool = True) -> Iterator[None]:
     """Give tensors that are all zero small random values for the block.
 
     Weights that start at zero stop every gradient and every influence behind them, which would hide what is looked for.

@@ -11,7 +11,7 @@ from typing import Any
 from lavra.config.choices import Policy
 from lavra.core.errors import Diverged
 from lavra.training.step import Step
-from lavra.training.updates.base import Inner, Outcome
+from lavra.training.updates.base import Inner, Outcome, Update
 
 # Loss spikes: steps whose loss or gradient norm lies far above that of the steps before.
 #
@@ -141,7 +141,7 @@ class RollBack(Exception):
         self.step, self.reason = step, reason
 
 
-class AnomalyGuard:
+class AnomalyGuard(Update):
     """Update that refuses a step with an anomaly before the optimiser applies it.
 
     Args:

@@ -10,10 +10,10 @@ import torch
 
 from lavra.training.precision import MasterWeights
 from lavra.training.step import Step
-from lavra.training.updates.base import Inner, Outcome
+from lavra.training.updates.base import Inner, Outcome, Update
 
 
-class _Averaged:
+class _Averaged(Update):
     """Keeps fp32 averages of the master weights, and loads them into the model for evaluation.
 
     Args:
@@ -104,13 +104,6 @@ class ExponentialAverage(_Averaged):
     @torch.no_grad()
     def _copy(self) -> None:
         torch._foreach_copy_(list(self.averages.values()), list(self.master_weights.weights.values()))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return an empty mapping: all state is in the tensors."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing, since all state is in the tensors."""
 
 
 class SnapshotAverage(_Averaged):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from lavra.training.step import Step
-from lavra.training.updates.base import Inner, Outcome
+from lavra.training.updates.base import Inner, Outcome, Update
 
 
-class Clip:
+class Clip(Update):
     """Update that clips the gradient by its global norm (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1).
 
     When the L2 norm of the gradients of all weights together exceeds `limit`, all of them are multiplied by
@@ -40,10 +38,3 @@ class Clip:
         outcome = inner()
         outcome.metrics["clipped"] = float(clipped)
         return outcome
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return an empty mapping: clipping has no state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing, since clipping has no state."""

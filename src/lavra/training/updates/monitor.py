@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from lavra.training.step import Step
-from lavra.training.updates.base import Inner, Outcome
+from lavra.training.updates.base import Inner, Outcome, Update
 
 
-class Monitor:
+class Monitor(Update):
     """Update that measures norms of weights and gradients, and update-to-weight ratios, from time to time.
 
     It adds to the metrics of a step: `parameter_norm`, the L2 norm of all weights; `update_ratio_<group>`, the norm of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from lavra.core.progress import log
 from lavra.data.examples.chats import ChatTemplate
 from lavra.data.examples.default_chat import default_chat_template, with_turn_token
 from lavra.data.examples.prepare import prepare_examples
-from lavra.data.examples.rows import PairColumns, read_examples
+from lavra.data.examples.rows import LabelColumns, PairColumns, read_examples
+from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.rows import BadRows
 from lavra.data.token_store.prepare import TOKENIZER
 from lavra.data.tokenizers.report import CorpusSample, TokenizerReport
@@ -25,9 +27,13 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.companions import TEMPLATES, copy_files
 from lavra.planning.budget import vocabulary_for
 from lavra.planning.machine.hardware import measure_matrix_peak
+from lavra.planning.machine.memory import memory_of
+from lavra.planning.scaling_law.past_runs import load_calibration
+from lavra.tasks.base import Task
+from lavra.tasks.datasets import DataDescription, Dataset, TextDataset, open_dataset
+from lavra.tasks.table import choose_task, tasks
 from lavra.training.devices import use_threads
 from lavra.training.precision import choose_precision
-from lavra.workflows.datasets.dataset import Dataset, ExampleDataset, TextDataset, has_examples, open_dataset
 from lavra.workflows.datasets.text import (
     data_folder,
     is_prepared,
@@ -51,7 +57,37 @@ _MEASURED = 200
 """Pieces of text on which the bytes per token of a new tokenizer are measured."""
 
 
-def training_dataset(config: TrainConfig, home: Path, machine: Machine, base: Base | None) -> Dataset:
+def describe_data(config: TrainConfig) -> DataDescription:
+    """Return what the data of a request are, by the columns of the first row; nothing else is read.
+
+    Args:
+        config: The request.
+    """
+    text = config.text
+    named = bool(text.prompt or text.completion)
+    if is_prepared(config.data):
+        return open_dataset(Path(config.data[0])).description
+    plain = DataDescription(text_column=text.column, pairs_named=named)
+    if not all(is_repeatable(location) for location in config.data):
+        return plain
+    columns = {name for task in tasks() for name in task.wanted_columns}
+    try:
+        rows = read_rows(
+            config.data,
+            text_column=None,
+            encoding=text.encoding,
+            validation=text.validation,
+            wanted={*columns, text.column},
+            bad_rows=BadRows(),
+        )
+        return replace(plain, columns=frozenset(next(rows).fields))
+    except (InputError, StopIteration):  # files without columns; what is wrong with others is told when they are read
+        return plain
+
+
+def training_dataset(
+    config: TrainConfig, home: Path, machine: Machine, base: Base | None, task: Task | None = None
+) -> Dataset:
     """Open the prepared data of a request, or prepare its data in the folder of the run.
 
     Args:
@@ -59,6 +95,7 @@ def training_dataset(config: TrainConfig, home: Path, machine: Machine, base: Ba
         home: The folder of the run.
         machine: The machine that will train, whose speed decides the size of a new vocabulary.
         base: The pretrained model to adapt, whose tokenizer is used; None for training from scratch.
+        task: The task that will be trained; that of the base model if None.
 
     Returns:
         The data set.
@@ -69,8 +106,9 @@ def training_dataset(config: TrainConfig, home: Path, machine: Machine, base: Ba
     folder = data_folder(config, home)
     if is_prepared(config.data):
         return _matching(open_dataset(folder), base, folder)
-    examples = has_examples(config) if base is None else base.objective in ("completion", "seq2seq")
-    data = (_prepared_examples if examples else _prepared_text)(config, home, folder, machine, base)
+    task = task if base is None else base.task
+    assert task is not None
+    data = (_prepared_text if task.rows == "text" else _prepared_examples)(config, home, folder, machine, base, task)
     log(data.summary())
     return data
 
@@ -84,7 +122,9 @@ def _matching(data: Dataset, base: Base | None, folder: Path) -> Dataset:
     return data
 
 
-def _prepared_text(config: TrainConfig, _home: Path, folder: Path, machine: Machine, base: Base | None) -> Dataset:
+def _prepared_text(
+    config: TrainConfig, _home: Path, folder: Path, machine: Machine, base: Base | None, task: Task
+) -> Dataset:
     return TextDataset(
         prepare_as_asked(
             config.data,
@@ -92,13 +132,15 @@ def _prepared_text(config: TrainConfig, _home: Path, folder: Path, machine: Mach
             config.text,
             vocabulary_size=_vocabulary_chooser(config, machine),
             tokenizer=None if base is None else base.tokenizer,
-            bos=base is not None and base.objective == "mlm",
+            bos=task.bos,
         )
     )
 
 
-def _prepared_examples(config: TrainConfig, home: Path, folder: Path, machine: Machine, base: Base | None) -> Dataset:
-    columns = pair_columns(config.text)
+def _prepared_examples(
+    config: TrainConfig, home: Path, folder: Path, machine: Machine, base: Base | None, task: Task
+) -> Dataset:
+    columns = pair_columns(config.text) if task.columns is None else task.columns
     if base is None:
         tokenizer, context = _from_nothing(config, machine, columns)
     else:
@@ -107,7 +149,7 @@ def _prepared_examples(config: TrainConfig, home: Path, folder: Path, machine: M
         config.data,
         folder,
         tokenizer,
-        kind="encoder-decoder" if base is not None and base.source_window else "decoder",
+        kind="labelled" if task.rows == "labelled" else "encoder-decoder" if task.sources else "decoder",
         context=context,
         source_context=base.source_window if base is not None and base.source_window else None,
         columns=columns,
@@ -121,10 +163,12 @@ def _prepared_examples(config: TrainConfig, home: Path, folder: Path, machine: M
     )
     if base is not None and prepared.report["chats"] and ChatTemplate.load(home / BASE) is None:
         copy_files(folder / TOKENIZER, home / BASE, TEMPLATES)  # the model now learns this template, so it keeps it
-    return ExampleDataset(prepared)
+    return open_dataset(prepared.folder)
 
 
-def _from_nothing(config: TrainConfig, machine: Machine, columns: PairColumns | None) -> tuple[Tokenizer, int]:
+def _from_nothing(
+    config: TrainConfig, machine: Machine, columns: PairColumns | LabelColumns | None
+) -> tuple[Tokenizer, int]:
     """Return a tokenizer for the examples, and the row length in tokens of the model that will be trained on them."""
     sample, sizes, chats = CorpusSample(), array("L"), False
     text = config.text
@@ -184,15 +228,18 @@ def measured_machine(config: TrainConfig, device: torch.device) -> Machine:
     """
     threads = use_threads(config.machine.threads)
     precision = choose_precision(config.machine.precision, device)
-    return Machine(device, precision, measure_matrix_peak(device, precision), threads)
+    peak = measure_matrix_peak(device, precision)
+    efficiency, _ = load_calibration().efficiency_on(device.type, peak, threads)
+    return Machine(device, precision, peak, threads, memory_of(device), efficiency)
 
 
-def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base | None:
+def opened_base(config: TrainConfig, device: torch.device, home: Path, data: DataDescription) -> Base | None:
     """Open the pretrained model that a request names, and save it in the folder of the run.
 
     Args:
         config: The request.
         device: The device that will compute.
+        data: What is known of the data.
         home: The folder of the run.
 
     Returns:
@@ -203,8 +250,9 @@ def opened_base(config: TrainConfig, device: torch.device, home: Path) -> Base |
     """
     if config.base is None:
         return None
-    base = with_another_vocabulary(config, read_base(config, device, examples=has_examples(config)))
-    save_base(home, base.opened.model, base.tokenizer, base.opened.files)
+    base = with_another_vocabulary(config, read_base(config, device, data))
+    assert base.opened is not None
+    save_base(home, base.model, base.tokenizer, base.opened.files)
     return base
 
 
@@ -226,7 +274,8 @@ def prepare_text(data: Sequence[str], out: str | Path, text: TextConfig, *, forc
     Raises:
         InputError: If the text cannot be used, holds examples instead of documents, or the folder may not be written.
     """
-    if has_examples(TrainConfig(data=tuple(data), text=text)):
+    described = describe_data(TrainConfig(data=tuple(data), text=text))
+    if choose_task("auto", "auto", "decoder", described, "a new model")[0].rows != "text":
         raise InputError(
             f"{', '.join(data)} holds prompts with their answers, not documents",
             "give it to `lavra train` itself, which prepares it for its model; or name a column with --text-column",

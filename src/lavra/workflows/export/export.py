@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from lavra.core.errors import CheckFailed, InputError
 from lavra.core.progress import log
 from lavra.core.seeds import numpy_stream
 from lavra.data.readers.documents import read_rows
+from lavra.data.readers.rows import OnBadRow
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.certificate import FILE, SENTENCES, Certificate, certify
 from lavra.models.families.companions import (
@@ -76,7 +77,14 @@ class Export:
 
 
 def export(
-    model: str, out: str | Path, data: Sequence[str] = (), *, text_column: str = "text", force: bool = False
+    model: str,
+    out: str | Path,
+    data: Sequence[str] = (),
+    *,
+    text_column: str = "text",
+    on_bad_row: OnBadRow = "skip",
+    encoding: str | None = None,
+    force: bool = False,
 ) -> Export:
     """Write a model as a Hugging Face folder, open it with `transformers` in a fresh process, and compare the logits.
 
@@ -86,6 +94,8 @@ def export(
         out: The folder to write.
         data: Locations of text on which the logits are compared; some sentences that come with lavra if empty.
         text_column: Column of the data that holds the text.
+        on_bad_row: What to do with rows that cannot be used; see `lavra.data.readers.documents.read_rows`.
+        encoding: Encoding of the files; None recognises it.
         force: Whether an existing folder is replaced.
 
     Returns:
@@ -98,7 +108,8 @@ def export(
     out = Path(out)
     check_replaceable(out, force=force or (out / FILE).exists(), inputs=[model, *data])
     source = _open(model)
-    windows = _windows(source, data, text_column)
+    rows = read_rows(data, text_column=text_column, on_bad_row=on_bad_row, encoding=encoding, wanted=())
+    windows = _windows(source, (row.text for row in rows) if data else SENTENCES)
     read = windows if isinstance(source.model, HFModel) and source.model.kind == "encoder-decoder" else ()
     merged = None if source.run is None else source.run.result.get("folded")
     of_source = None
@@ -224,7 +235,7 @@ def _write_tokenizer(source: _Source, folder: Path) -> None:
         write_json(settings, {**read_json(settings), **asked})
 
 
-def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[list[int]]:
+def _windows(source: _Source, texts: Iterable[str]) -> list[list[int]]:
     """Return the token sequences on which logits are compared: documents, each after a beginning-of-text token."""
     model = source.model
     left = max(min(COMPARED_TOKENS, _COMPARED_LOGITS // model.vocabulary), 16)
@@ -233,7 +244,7 @@ def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[lis
         drawn = numpy_stream(0, "tokens of a certificate").integers(model.vocabulary, size=longest)
         return [drawn.tolist()]
     windows: list[list[int]] = []
-    for text in _texts(source, data, text_column):
+    for text in texts:
         ids = [source.tokenizer.document_bos, *source.tokenizer.encode(text[: 16 * left])][:left]
         parts = [ids[start : start + longest] for start in range(0, len(ids), longest)]
         windows += [part for part in parts if len(part) > 1]
@@ -243,9 +254,3 @@ def _windows(source: _Source, data: Sequence[str], text_column: str) -> list[lis
     if not windows:
         raise InputError("there is no text to compare on", "check the --data locations")
     return windows
-
-
-def _texts(source: _Source, data: Sequence[str], text_column: str) -> Iterator[str]:
-    if data:
-        return (row.text for row in read_rows(data, text_column=text_column, wanted=()))
-    return iter(SENTENCES)

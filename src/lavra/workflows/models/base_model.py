@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lavra.config.choices import ObjectiveName
 from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.disk.files import write_json
 from lavra.core.errors import CheckFailed, InputError
@@ -20,6 +19,9 @@ from lavra.models.hf.model import HFModel, set_dropout
 from lavra.models.native.decoder import Decoder, count_parameters
 from lavra.models.spec import DecoderSpec
 from lavra.planning.machine.flops import training_flops_per_token
+from lavra.tasks.base import ModelKind, Task
+from lavra.tasks.datasets import DataDescription
+from lavra.tasks.table import choose_task
 from lavra.workflows.models.open import OpenModel, open_model
 from lavra.workflows.models.saved_base import BASE
 
@@ -43,62 +45,52 @@ class Base:
     """A pretrained model to adapt.
 
     Attributes:
-        opened: The model, its tokenizer and its location.
-        objective: The objective that it will be trained with.
+        place: The location of the model.
+        task: The task that it will be trained for.
+        objective: The name of the objective.
         window: Tokens of a sequence.
         source_window: Tokens of a source sequence, for an encoder-decoder; 0 for other models.
+        spec: The shape of the model; None for a model of `transformers`.
+        parameters: Number of parameters of the model, shared ones counted once.
+        depth: Number of blocks.
+        width: Size of the hidden states.
+        supports_packing: Whether the model can keep the documents of one sequence apart.
+        flops_per_token: FLOPs of a training step for each token.
+        tokenizer: The model's own tokenizer.
+        opened: The model itself; None where only its shape was read, for a plan.
     """
 
-    opened: OpenModel
-    objective: ObjectiveName
+    place: str
+    task: Task
+    objective: str
     window: int
     source_window: int
+    spec: DecoderSpec | None
+    parameters: int
+    depth: int
+    width: int
+    supports_packing: bool
+    flops_per_token: float
+    tokenizer: Tokenizer
+    opened: OpenModel | None = None
 
     @property
-    def place(self) -> str:
-        """The location of the model."""
-        return self.opened.place
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's own tokenizer."""
-        return self.opened.tokenizer
-
-    @property
-    def spec(self) -> DecoderSpec | None:
-        """The shape of the model; None for a model of `transformers`."""
-        model = self.opened.model
-        return model.spec if isinstance(model, Decoder) else None
-
-    @property
-    def parameters(self) -> int:
-        """The number of parameters of the model, shared ones counted once."""
-        return count_parameters(self.opened.model)
-
-    @property
-    def supports_packing(self) -> bool:
-        """Whether the model can keep the documents of one sequence apart."""
-        return isinstance(self.opened.model, Decoder) or self.opened.model.supports_packing
-
-    @property
-    def flops_per_token(self) -> float:
-        """FLOPs of a training step for each token."""
-        if self.spec is not None:
-            return training_flops_per_token(self.spec, self.window)
-        # Two FLOPs for a weight in the forward pass, four in the backward pass (Kaplan et al., arXiv 2001.08361).
-        return 6.0 * sum(layer.weight.numel() for layer in self.opened.model.modules() if isinstance(layer, nn.Linear))
+    def model(self) -> Decoder | HFModel:
+        """The model itself."""
+        assert self.opened is not None
+        return self.opened.model
 
 
-def read_base(config: TrainConfig, device: torch.device, *, examples: bool) -> Base:
+def read_base(config: TrainConfig, device: torch.device, data: DataDescription) -> Base:
     """Open the pretrained model that a request names.
 
     Args:
         config: The request, whose `base` is the location of the model.
         device: The device that will train it, which decides the default length of sequences.
-        examples: Whether the data are examples of which a part is predicted, rather than text.
+        data: What is known of the data.
 
     Returns:
-        The model, with the objective and the lengths of sequences.
+        The model, with the task and the lengths of sequences.
 
     Raises:
         InputError: If there is no such model, or it cannot be trained as asked.
@@ -107,49 +99,55 @@ def read_base(config: TrainConfig, device: torch.device, *, examples: bool) -> B
     _refuse_shapes(config.model)
     opened = open_model(config.base, "cpu")
     model = opened.model
-    kind = model.kind if isinstance(model, HFModel) else "decoder"
-    examples = examples or kind == "encoder-decoder"
-    objective = _objective(config.objective.name, kind, examples, opened.place)
-    window, source = _windows(config, model, kind, device)
+    kind: ModelKind = model.kind if isinstance(model, HFModel) else "decoder"
+    task, objective = choose_task(config.task, config.objective.name, kind, data, opened.place)
+    window, source = windows_of(config, model.context, is_rotary(model), kind, device)
     if isinstance(model, Decoder):
         opened = replace(opened, model=_fitted(model, window, config.model.dropout))
     else:
         set_dropout(model, config.model.dropout or 0.0)
-    return Base(opened, objective, window, source)
+    return base_of(opened, task, objective, window, source)
 
 
-def objective_from_nothing(asked: ObjectiveName, *, examples: bool) -> ObjectiveName:
-    """Return the objective of a decoder that is trained from scratch.
+def base_of(opened: OpenModel, task: Task, objective: str, window: int, source_window: int) -> Base:
+    """Return an opened model as the base of a run.
 
     Args:
-        asked: The objective that the request names, or "auto".
-        examples: Whether the data are examples of which a part is predicted, rather than text.
-
-    Raises:
-        InputError: If the objective needs a model of another kind.
+        opened: The model, its tokenizer and its location.
+        task: The task that it will be trained for.
+        objective: The name of the objective.
+        window: Tokens of a sequence.
+        source_window: Tokens of a source sequence, for an encoder-decoder; 0 for other models.
     """
-    return _objective(asked, "decoder", examples, "a model trained from scratch")
+    model = opened.model
+    if isinstance(model, Decoder):
+        spec, depth, width = model.spec, model.spec.depth, model.spec.width
+        flops = training_flops_per_token(model.spec, window)
+    else:
+        spec, config = None, model.inner.config.get_text_config()
+        depth, width = getattr(config, "num_hidden_layers", 24), getattr(config, "hidden_size", 1024)
+        # Two FLOPs for a weight in the forward pass, four in the backward pass (Kaplan et al., arXiv 2001.08361).
+        flops = 6.0 * sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
+    return Base(
+        opened.place,
+        task,
+        objective,
+        window,
+        source_window,
+        spec,
+        count_parameters(model),
+        int(depth),
+        int(width),
+        isinstance(model, Decoder) or model.supports_packing,
+        flops,
+        opened.tokenizer,
+        opened,
+    )
 
 
-def _objective(asked: ObjectiveName, kind: str, examples: bool, place: str) -> ObjectiveName:
-    possible: dict[str, tuple[ObjectiveName, ...]] = {
-        "decoder": ("completion",) if examples else ("causal",),
-        "encoder": () if examples else ("mlm",),
-        "encoder-decoder": ("seq2seq",),
-    }
-    found = possible[kind]
-    what = "examples with a part to predict" if examples else "plain text"
-    if not found:
-        raise InputError(
-            f"{place} is an {kind}, which cannot learn from {what}",
-            "give rows with a source and a target" if kind == "encoder-decoder" else "give plain text",
-        )
-    if asked not in ("auto", *found):
-        raise InputError(
-            f"--objective {asked} does not fit: {place} is a {kind} and the data are {what}",
-            f"use --objective {found[0]}, or leave it out",
-        )
-    return found[0]
+def is_rotary(model: Decoder | HFModel) -> bool:
+    """Return whether a model can read longer sequences than it was made for, because its positions are not learned."""
+    return isinstance(model, Decoder) and model.spec.positions != "learned"
 
 
 def _refuse_shapes(asked: ModelConfig) -> None:
@@ -163,16 +161,27 @@ def _refuse_shapes(asked: ModelConfig) -> None:
         )
 
 
-def _windows(config: TrainConfig, model: Decoder | HFModel, kind: str, device: torch.device) -> tuple[int, int]:
-    """Return the tokens of a sequence, and those of a source sequence (0 where there is none)."""
-    longest = model.context
+def windows_of(
+    config: TrainConfig, longest: int, rotary: bool, kind: ModelKind, device: torch.device
+) -> tuple[int, int]:
+    """Return the tokens of a sequence, and those of a source sequence (0 where there is none).
+
+    Args:
+        config: The request.
+        longest: Largest number of tokens of a sequence that the model was made for.
+        rotary: Whether it can read longer ones.
+        kind: The kind of the model.
+        device: The device that will train it.
+
+    Raises:
+        InputError: If the request asks for more than the model has positions.
+    """
     usual = _TARGET_WINDOW if kind == "encoder-decoder" else WINDOW.get(device.type, 512)
     window = config.model.context or min(longest, usual)
     source = 0
     if kind == "encoder-decoder":
         source = config.objective.source_context or min(longest, _SOURCE_WINDOW)
     for flag, asked in (("--context", window), ("--objective.source-context", source)):
-        rotary = isinstance(model, Decoder) and model.spec.positions != "learned"
         if asked > longest and not rotary:
             raise InputError(f"{flag} {asked} is more than the {longest} positions of the model", f"use {longest}")
     return window, source
@@ -201,7 +210,7 @@ def certify_base(run: Path, base: Base, tokens: np.ndarray) -> None:
         CheckFailed: If the logits differ.
     """
     opened = base.opened
-    if opened.folder is None or not isinstance(opened.model, Decoder):
+    if opened is None or opened.folder is None or not isinstance(opened.model, Decoder):
         return
     length = min(_CERTIFIED_TOKENS, max(16, _CERTIFIED_LOGITS // opened.model.spec.vocabulary), base.window)
     certificate = certify(opened.model.eval(), opened.folder, [tokens[:length].tolist()])

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lavra.config.transforms import TransformConfig
 from lavra.core.disk.building import building_folder
 from lavra.core.errors import CheckFailed, InputError
 from lavra.core.progress import log
@@ -17,12 +16,12 @@ from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import Batch
 from lavra.models.transforms.adapters import Adapter
-from lavra.models.transforms.apply import MergeCheck, load_learned_weights, merge_transforms
+from lavra.models.transforms.apply import MergeCheck, merge_transforms
 from lavra.models.transforms.base import ModelTransform
 from lavra.models.transforms.peft_files import save_adapter
 from lavra.models.transforms.prefix import Prefix
-from lavra.planning.plan import Plan
-from lavra.workflows.models.saved_base import BASE, build_transformed, model_with, write_model
+from lavra.training.plan import Plan
+from lavra.workflows.models.saved_base import BASE, model_with, write_model
 
 ADAPTER = "adapter"
 """Name of the folder in a run that `peft` opens on top of the base model of the run."""
@@ -48,8 +47,7 @@ def write_merged(
     Raises:
         CheckFailed: If the logits of the merged model differ from those of the trained one.
     """
-    model, transforms = build_transformed(plan, run)
-    load_learned_weights(model, {name: weight.cpu() for name, weight in weights.items()}, str(run))
+    model, transforms = model_with(plan, run, dict(weights), str(run))
     model.eval()
     _write_adapter(run, model, transforms)
 
@@ -67,7 +65,7 @@ def write_merged(
             f"the merged model differs from the trained one: logits by {check.largest_difference:.2e}",
             f"the adapter is whole in {run / ADAPTER}, and in the last checkpoint of the run; report this",
         )
-    write_model(out, model, tokenizer, run / BASE)
+    write_model(out, model, tokenizer, run / BASE, task=(plan.task, plan.facts))
     log(f"adapter merged: logits differ by at most {check.largest_difference:.1e} from those of the trained model")
     return check
 
@@ -84,10 +82,7 @@ def model_for_use(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place
     Raises:
         CorruptFile: If the weights are not those of the model; the message names `place`.
     """
-    if plan.transforms == TransformConfig():
-        return model_with(plan, run, weights, place)
-    model, transforms = build_transformed(plan, run)
-    load_learned_weights(model, weights, place)
+    model, transforms = model_with(plan, run, weights, place)
     if plan.transforms.adapter.kind != "prefix":
         with torch.no_grad():
             for edit in reversed(transforms):

@@ -19,10 +19,10 @@ from lavra.models.native.bigram_init import (
 )
 from lavra.models.native.trigram_init import flops_of_pair, init_from_trigrams
 from lavra.models.spec import DecoderSpec
-from lavra.planning.plan import Plan
+from lavra.tasks.datasets import Dataset
+from lavra.training.plan import Plan
 from lavra.training.precision import TYPES, MasterWeights, choose_precision
-from lavra.workflows.datasets.dataset import Dataset
-from lavra.workflows.training.build import TrainingJob
+from lavra.training.trainer import Trainer
 from lavra.workflows.training.optimization import lrs_after_bigrams
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ _PAIRS_SHARE = 0.25
 that it costs would have lowered the loss further."""
 
 
-def contexts_to_count(config: TrainConfig, plan: Plan, data: Dataset, tokens: float) -> int:
+def contexts_to_count(config: TrainConfig, spec: DecoderSpec | None, flops_per_token: float, tokens: float) -> int:
     """Return for how many tokens the warm start counts what follows them.
 
     Args:
         config: The request, which may ask for a warm start or refuse it.
-        plan: The plan of the run so far.
-        data: The training data.
+        spec: The shape of the decoder that learns language modelling from scratch; None for any other run.
+        flops_per_token: FLOPs of a training step for each token.
         tokens: Length of the run in tokens.
 
     Returns:
@@ -59,9 +59,8 @@ def contexts_to_count(config: TrainConfig, plan: Plan, data: Dataset, tokens: fl
     Raises:
         InputError: If the request asks for a warm start and the model cannot have one.
     """
-    asked, spec = config.optimization.bigram_init, plan.model
-    plain = plan.base is None and plan.objective == "causal" and not data.examples
-    if spec is None or not plain or not can_init_from_bigrams(spec):
+    asked = config.optimization.bigram_init
+    if spec is None or not can_init_from_bigrams(spec):
         if asked:
             raise InputError(
                 "this model cannot have a warm start from bigram counts",
@@ -70,7 +69,7 @@ def contexts_to_count(config: TrainConfig, plan: Plan, data: Dataset, tokens: fl
             )
         return 0
     if asked is None:
-        return contexts_worth_counting(spec, tokens, plan.flops_per_token)
+        return contexts_worth_counting(spec, tokens, flops_per_token)
     return spec.vocabulary if asked else 0
 
 
@@ -107,7 +106,7 @@ def pairs_worth_counting(spec: DecoderSpec, tokens: float, flops_per_token: floa
     return min(spec.bigram_embedding, int(_PAIRS_SHARE * tokens * flops_per_token / flops_of_pair(spec)))
 
 
-def warm_start(job: TrainingJob, plan: Plan, data: Dataset) -> Plan:
+def warm_start(trainer: Trainer, plan: Plan, data: Dataset) -> Plan:
     """Initialise embedding and head of a trainer at its first step from n-gram counts, where the plan says so.
 
     The weights are fitted so that embedding and head alone, without the blocks, predict the bigram statistics of the
@@ -115,7 +114,7 @@ def warm_start(job: TrainingJob, plan: Plan, data: Dataset) -> Plan:
     weights. A run that is resumed from a checkpoint does not need it.
 
     Args:
-        job: The trainer at its first step; its master weights are changed.
+        trainer: The trainer at its first step; its master weights are changed.
         plan: The plan of the run.
         data: The training data, whose n-grams are counted.
 
@@ -127,7 +126,7 @@ def warm_start(job: TrainingJob, plan: Plan, data: Dataset) -> Plan:
     begun = time.monotonic()
     bigrams = data.bigrams()
     assert bigrams is not None
-    master_weights = job.trainer.master_weights
+    master_weights = trainer.master_weights
     embedding, head = (master_weights.weights[name].detach() for name in ("embedding.weight", "output.weight"))
     # fp16 underflows: its exponent is too small for the smallest gradients of this fit, and bf16 has that of fp32.
     precision = choose_precision("auto", embedding.device)

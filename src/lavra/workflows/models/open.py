@@ -23,14 +23,15 @@ from lavra.models.hf.model import HFModel
 from lavra.models.hf.unmerged import adapter_base, folder_of_adapter, folder_of_gguf, gguf_file
 from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import SPECIFICATION, load_decoder
-from lavra.planning.plan import Plan
+from lavra.tasks.datasets import open_dataset
 from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.devices import choose_device
+from lavra.training.plan import Plan
 from lavra.training.precision import TYPES, choose_precision
-from lavra.workflows.datasets.dataset import open_dataset
 from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.models.merging import model_for_use
 from lavra.workflows.models.saved_base import companions_folder
+from lavra.workflows.models.task_head import read_head
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class OpenModel:
         folder: The Hugging Face folder that the model was read from; None for other models.
         files: The folder with the files of the tokenizer, the chat template and the generation settings; None where
             there is none.
+        task: The name of the task whose head the model has; None for a model without one.
     """
 
     model: Decoder | HFModel
@@ -55,6 +57,7 @@ class OpenModel:
     family: str | None = None
     folder: Path | None = None
     files: Path | None = None
+    task: str | None = None
 
 
 def open_model(location: str, device: str = "auto", precision: str = "fp32") -> OpenModel:
@@ -108,9 +111,11 @@ def _open(location: str, where: torch.device) -> OpenModel:
 
 
 def _from_folder(folder: Path, device: torch.device, run: RunFolder | None) -> OpenModel:
-    model = load_decoder(folder, device).eval()
+    model = load_decoder(folder, device)
+    task = read_head(folder, model)
+    model = model.to(device).eval()
     family = read_origin(folder).get("model_type")
-    return OpenModel(model, Tokenizer.load(folder), str(folder), run, family, files=folder)
+    return OpenModel(model, Tokenizer.load(folder), str(folder), run, family, files=folder, task=task)
 
 
 def hugging_face_folder(location: str) -> Path | None:
@@ -175,8 +180,10 @@ def _from_hugging_face(folder: Path, device: torch.device, run: RunFolder | None
     """Open a Hugging Face folder: as lavra's own decoder where that computes the same, else by `transformers`."""
     tokenizer = Tokenizer.load(folder)
     config = read_config(folder)
-    model = _fitting(read_hugging_face(folder), tokenizer, folder).to(device).eval()
-    return OpenModel(model, tokenizer, str(folder), run, str(config.get("model_type")), folder, folder)
+    model = _fitting(read_hugging_face(folder), tokenizer, folder)
+    task = read_head(folder, model)
+    model = model.to(device).eval()
+    return OpenModel(model, tokenizer, str(folder), run, str(config.get("model_type")), folder, folder, task)
 
 
 def read_hugging_face(folder: Path) -> Decoder | HFModel:
@@ -235,4 +242,5 @@ def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) 
     files = companions_folder(run.path, data)
     model = model_for_use(plan, run.path, weights, place).to(device).eval()
     family = read_origin(files).get("model_type")
-    return OpenModel(model, open_dataset(data).tokenizer, place, run, family, files=files)
+    task = plan.task if hasattr(model, "task_head") else None
+    return OpenModel(model, open_dataset(data).tokenizer, place, run, family, files=files, task=task)

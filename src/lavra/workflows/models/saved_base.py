@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lavra.config.transforms import TransformConfig
 from lavra.core.disk.building import building_folder
 from lavra.core.errors import InputError
 from lavra.data.token_store.prepare import TOKENIZER
@@ -15,10 +15,12 @@ from lavra.models.families.companions import write_companions
 from lavra.models.hf.folders import open_hf_model, write_hf_model
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder, build_decoder
-from lavra.models.native.store import SPECIFICATION, decoder_from, load_decoder, save_decoder
+from lavra.models.native.store import SPECIFICATION, load_decoder, save_decoder, weights_to_save
 from lavra.models.transforms.apply import apply_transforms, load_learned_weights
 from lavra.models.transforms.base import ModelTransform
-from lavra.planning.plan import Plan
+from lavra.tasks.table import find_task
+from lavra.training.plan import Plan
+from lavra.workflows.models.task_head import attach_head, own_weights, write_head
 
 BASE = "base"
 """Name of the folder of the base model in a run."""
@@ -46,6 +48,7 @@ def write_model(
     tokenizer: Tokenizer,
     folder: Path | None,
     weights: dict[str, torch.Tensor] | None = None,
+    task: tuple[str, dict[str, Any]] | None = None,
 ) -> None:
     """Write a model and its tokenizer as a folder that `open_model` opens, completely or not at all.
 
@@ -56,12 +59,16 @@ def write_model(
         folder: The folder whose tokenizer files, chat template and generation settings are copied; None for none.
         weights: Weights by name to write instead of those of the model, such as the fp32 master weights of a model that
             computes in bf16.
+        task: The name and the facts of the task whose head the model has; None for a model without a head.
     """
     with building_folder(out, ours=True, kind="model", later=LATER) as building:
+        own = None if weights is None else own_weights(weights)
         if isinstance(model, Decoder):
-            save_decoder(building, model, weights)
+            save_decoder(building, model, own_weights(weights_to_save(model)) | (own or {}))
         else:
-            write_hf_model(building, model, weights=weights)
+            write_hf_model(building, model, weights=own)
+        if task is not None:
+            write_head(building, model, weights or {}, *task)
         write_companions(building, tokenizer, folder, ours=isinstance(model, Decoder))
 
 
@@ -78,8 +85,8 @@ def companions_folder(run: Path, data: Path) -> Path:
     return run / BASE if (run / BASE).is_dir() else data / TOKENIZER
 
 
-def build_model(plan: Plan, run: Path | None) -> Decoder | HFModel:
-    """Return the model of a plan as it is before the first step, with its transforms applied.
+def initial_model(plan: Plan, run: Path | None) -> Decoder | HFModel:
+    """Return the model of a plan before its transforms: with random weights, or the saved base model.
 
     Args:
         plan: The plan of the run.
@@ -88,24 +95,6 @@ def build_model(plan: Plan, run: Path | None) -> Decoder | HFModel:
     Raises:
         InputError: If the saved base model is gone.
     """
-    return build_transformed(plan, run)[0]
-
-
-def build_transformed(plan: Plan, run: Path | None) -> tuple[Decoder | HFModel, list[ModelTransform]]:
-    """Return the model of `build_model`, and the transforms that were applied to it.
-
-    Args:
-        plan: The plan of the run, as for `build_model`.
-        run: The folder of the run, as for `build_model`.
-
-    Raises:
-        InputError: If the saved base model is gone.
-    """
-    model = _untransformed(plan, run)
-    return model, apply_transforms(model, plan.transforms, plan.seed)
-
-
-def _untransformed(plan: Plan, run: Path | None) -> Decoder | HFModel:
     if plan.base is None:
         assert plan.model is not None
         return build_decoder(plan.model, plan.seed)
@@ -116,8 +105,25 @@ def _untransformed(plan: Plan, run: Path | None) -> Decoder | HFModel:
     return load_decoder(folder) if (folder / SPECIFICATION).exists() else open_hf_model(folder)
 
 
-def model_with(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: str) -> Decoder | HFModel:
-    """Return the model of a plan with trained weights, as a checkpoint holds them.
+def finish_model(model: Decoder | HFModel, plan: Plan) -> list[ModelTransform]:
+    """Give a model of `initial_model` the transforms of a plan and the head of its task, in place.
+
+    Args:
+        model: The model.
+        plan: The plan of the run.
+
+    Returns:
+        The transforms that were applied.
+    """
+    transforms = apply_transforms(model, plan.transforms, plan.seed)
+    attach_head(model, find_task(plan.task), plan.facts, plan.seed)
+    return transforms
+
+
+def model_with(
+    plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: str
+) -> tuple[Decoder | HFModel, list[ModelTransform]]:
+    """Return the model of a plan with trained weights, as a checkpoint holds them, and its transforms.
 
     Args:
         plan: The plan of the run.
@@ -128,9 +134,7 @@ def model_with(plan: Plan, run: Path, weights: dict[str, torch.Tensor], place: s
     Raises:
         CorruptFile: If the weights are not those of the model; the message names `place`.
     """
-    if plan.base is None and plan.transforms == TransformConfig():
-        assert plan.model is not None
-        return decoder_from(plan.model, weights, place)
-    model = build_model(plan, run)
-    load_learned_weights(model, weights, place)
-    return model
+    model = initial_model(plan, run)
+    transforms = finish_model(model, plan)
+    load_learned_weights(model, {name: weight.cpu() for name, weight in weights.items()}, place)
+    return model, transforms

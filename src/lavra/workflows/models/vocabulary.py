@@ -23,7 +23,7 @@ from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import Model
 from lavra.models.transforms.vocabulary import swap_vocabulary
 from lavra.workflows.datasets.text import open_tokenizer, pair_columns
-from lavra.workflows.models.base_model import Base
+from lavra.workflows.models.base_model import Base, base_of
 
 _SAMPLE_BYTES = 20_000_000
 """Most bytes of text from which a vocabulary is trained or extended."""
@@ -66,7 +66,8 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
         new = extend_tokenizer(old, texts, asked.extend or 0)
     if new.fingerprint == old.fingerprint:
         return base
-    model = base.opened.model
+    assert base.opened is not None
+    model = base.model
     before = _bits_per_byte(model, old, texts, base)
     method = asked.new_rows
     changed = swap_vocabulary(model, old, new, method, texts if method == "focus" else ())
@@ -75,11 +76,13 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
         log(f"{name} {TokenizerReport.measure(tokenizer, texts).summary()}")
     if before is not None and after is not None:
         log(f"before training: {before:.3f} bits per byte with the old vocabulary, {after:.3f} with the new one")
-    return replace(base, opened=replace(base.opened, model=changed, tokenizer=new, folder=None))
+    opened = replace(base.opened, model=changed, tokenizer=new, folder=None)
+    return base_of(opened, base.task, base.objective, base.window, base.source_window)
 
 
 def _with_marks_of_chats(new: Tokenizer, base: Base) -> Tokenizer:
     """Add the special tokens of the model's chat template to a new tokenizer, so that the template stays usable."""
+    assert base.opened is not None
     marks = template_tokens(base.opened.files)
     if not marks:
         return new
@@ -93,7 +96,7 @@ def _sample(config: TrainConfig, base: Base) -> list[str]:
             "another vocabulary needs the text twice, and this can be read only once", "save it to a file first"
         )
     sample = CorpusSample(_SAMPLE_BYTES)
-    for text in _texts(config, examples=base.objective in ("completion", "seq2seq")):
+    for text in _texts(config, examples=base.task.rows != "text"):
         sample.add(text)
     return list(sample)
 
@@ -121,7 +124,7 @@ def _texts(config: TrainConfig, *, examples: bool) -> Iterator[str]:
 
 def _bits_per_byte(model: Decoder | Model, tokenizer: Tokenizer, texts: list[str], base: Base) -> float | None:
     """Return the bits per byte of a decoder on a little of the text; None for models with another objective."""
-    if base.objective not in ("causal", "completion"):
+    if not base.task.gives_likelihood:
         return None
     chosen, size = [], 0
     for text in texts:

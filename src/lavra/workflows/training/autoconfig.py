@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -13,7 +14,6 @@ from lavra.config.transforms import TransformConfig
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
-from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder, count_parameters
 from lavra.models.spec import DecoderSpec, preset
 from lavra.planning.budget import (
@@ -26,13 +26,14 @@ from lavra.planning.budget import (
     tokens_that_fit,
 )
 from lavra.planning.machine.flops import training_flops_per_token
-from lavra.planning.machine.memory import memory_of
-from lavra.planning.plan import Plan
+from lavra.tasks.base import Task
+from lavra.tasks.datasets import Dataset, DataSize, RowShape
+from lavra.tasks.samples import SAMPLE_TOKENS
 from lavra.training.acceleration.compiling import should_compile
 from lavra.training.batches import DistributedInfo
-from lavra.training.precision import choose_precision
-from lavra.workflows.datasets.dataset import Dataset
-from lavra.workflows.models.base_model import Base, objective_from_nothing
+from lavra.training.plan import Plan
+from lavra.training.precision import Precision
+from lavra.workflows.models.base_model import Base
 from lavra.workflows.models.ngram_init import contexts_to_count, pairs_worth_counting
 from lavra.workflows.training.optimization import optimizer_options, options_after_bigrams, schedule_of
 
@@ -77,19 +78,24 @@ class Machine:
     Attributes:
         device: Device that holds the model and computes.
         precision: Type of the weights in the forward and backward pass.
-        peak: Measured FLOP/s of matrix products.
+        peak: FLOP/s of matrix products, measured or from a data sheet.
         threads: Number of processor threads.
+        memory: Bytes of memory for training; infinite where it is not known.
+        efficiency: Share of the peak that training is expected to reach; None for what is usual on such a device.
     """
 
     device: torch.device
-    precision: str
+    precision: Precision
     peak: float
     threads: int
+    memory: float = math.inf
+    efficiency: float | None = None
 
     @property
     def expected_flops(self) -> float:
         """The expected FLOP/s of a training step, before any step was timed."""
-        return self.peak * assumed_efficiency(self.device.type, self.peak, self.threads)
+        usual = assumed_efficiency(self.device.type, self.peak, self.threads)
+        return self.peak * (usual if self.efficiency is None else self.efficiency)
 
 
 def given_seconds(config: TrainConfig) -> float | None:
@@ -134,7 +140,7 @@ def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> D
         flops = seconds * 0.85 * machine.expected_flops
     else:
         flops = _flops_of_length(config, corpus_bytes)
-    spec = draft_shape(flops, corpus_bytes, memory_of(machine.device)).spec
+    spec = draft_shape(flops, corpus_bytes, machine.memory).spec
     if config.text.vocabulary:
         spec = replace(spec, vocabulary=config.text.vocabulary)
     return _overridden(spec, config.model)
@@ -172,161 +178,222 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
     return replace(spec, **given)
 
 
-def autoconfig(
-    config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Dataset, distributed: DistributedInfo
-) -> Plan:
-    """Return the plan as far as it can be made before steps are timed.
+@dataclass(frozen=True)
+class Learner:
+    """What learns and from what, before the length of the run is known.
+
+    Attributes:
+        task: The task.
+        objective: The name of the objective.
+        spec: The shape of lavra's own decoder; None for a model of `transformers`.
+        base: The base model; None for training from scratch.
+        parameters: Number of parameters of the model.
+        context: Tokens of a sequence.
+        source_context: Tokens of a source; 0 for other models than encoder-decoders.
+        flops_per_token: FLOPs of a training step for each token.
+        isolate: Whether the documents of a sequence are kept apart.
+        seed: Seed of the run.
+    """
+
+    task: Task
+    objective: str
+    spec: DecoderSpec | None
+    base: Base | None
+    parameters: int
+    context: int
+    source_context: int
+    flops_per_token: float
+    isolate: bool
+    seed: int
+
+
+def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, task: Task, objective: str) -> Learner:
+    """Return what learns: the base model, or a decoder of the shape with the vocabulary and the rows of the data.
 
     Args:
         config: The request.
-        machine: The machine that trains.
         model: The shape to train from scratch, or the base model.
-        data: The training data.
-        distributed: The place of this process among all.
-
-    Returns:
-        The plan; the number of steps is a guess where a time budget is given.
-
-    Raises:
-        InputError: If the lengths of the request contradict each other, or the objective does not fit the model.
+        data: The data, or how much there is.
+        task: The task.
+        objective: The name of the objective.
     """
-    learning = learning_plan(config, machine, model, data)
-    per_token = learning.flops_per_token / machine.expected_flops
-    seconds = given_seconds(config)
-    corpus = data.epoch_tokens(learning)
-    tokens = _asked_tokens(config, corpus) if seconds is None else seconds * 0.85 * distributed.world_size / per_token
-    busy = busy_tokens(machine.device.type, distributed.world_size * machine.expected_flops, learning.flops_per_token)
-    rows = _global_batch_size(config, learning.context, tokens, distributed, busy, adapting=isinstance(model, Base))
-    at_once = _tokens_at_once(machine, model, learning)
-    plan = replace(
-        learning,
-        global_batch_size=rows,
-        batch_tokens=rows * learning.context,
-        micro_batch_size=_micro_batch_size(config, learning.context, rows // distributed.world_size, at_once),
-        compile=learning.model is not None  # a wrapped model has no blocks that are known to compile
-        and should_compile(
-            config.machine.compile, machine.device, seconds or tokens * per_token / distributed.world_size
-        ),
-        budget_seconds=seconds,
-    )
-    contexts = contexts_to_count(config, plan, data, tokens)
-    if contexts and plan.model is not None:
-        likely = tokens
-        if plan.compile and seconds is not None and machine.device.type == "cpu":
-            likely *= _COMPILED_GAIN * max(0.1, 1.0 - _COMPILING / seconds)
-        pairs = pairs_worth_counting(plan.model, likely, plan.flops_per_token)
-        vocabulary = plan.model.vocabulary
-        lrs = options_after_bigrams(config.optimization, plan.optimizer, likely, vocabulary, pairs > 0)
-        plan = replace(plan, bigram_contexts=contexts, trigram_contexts=pairs, optimizer=lrs)
-    steps = config.steps or max(1, round(tokens / plan.batch_tokens))
-    return with_length(plan, steps, config, data, per_token)
-
-
-def learning_plan(config: TrainConfig, machine: Machine, model: DecoderSpec | Base, data: Dataset) -> Plan:
-    """Return the plan of model, objective and optimiser; batch size and number of steps are still to be fixed.
-
-    Args:
-        config: The request.
-        machine: The machine that trains.
-        model: The shape to train from scratch, or the base model.
-        data: The training data.
-
-    Raises:
-        InputError: If the objective does not fit the model and the data.
-    """
-    asked = config.objective
-    base = model if isinstance(model, Base) else None
-    spec = replace(model, vocabulary=data.tokenizer.vocabulary_size) if isinstance(model, DecoderSpec) else model.spec
-    if base is None:
-        assert spec is not None
-        spec = replace(spec, context=data.context or spec.context)
-        parameters, context, flops = _parameters(spec), spec.context, training_flops_per_token(spec)
-        objective = objective_from_nothing(asked.name, examples=data.examples)
+    if isinstance(model, DecoderSpec):
+        spec = replace(model, vocabulary=data.vocabulary, context=data.context or model.context)
+        base, parameters, context, source = None, _parameters(spec), spec.context, 0
+        flops, packs = training_flops_per_token(spec), True
     else:
-        parameters, context, flops = base.parameters, base.window, base.flops_per_token
-        objective = base.objective
+        spec, base, parameters, context, source = model.spec, model, model.parameters, model.window, model.source_window
+        flops, packs = model.flops_per_token, model.supports_packing
+    isolate = config.text.isolate and packs
+    return Learner(task, objective, spec, base, parameters, context, source, flops, isolate, config.seed)
+
+
+def autoconfig(
+    config: TrainConfig,
+    machine: Machine,
+    learner: Learner,
+    data: DataSize,
+    distributed: DistributedInfo,
+    facts: dict[str, Any] | None = None,
+) -> Plan:
+    """Return the plan of a run, with a length that is a guess where a time budget is given and no step was timed yet.
+
+    Args:
+        config: The request.
+        machine: The machine that trains.
+        learner: What learns.
+        data: The data, or how much there is.
+        distributed: The place of this process among all.
+        facts: What the task knows of the data.
+
+    Raises:
+        InputError: If the lengths of the request contradict each other.
+    """
+    world, adapting, asked = distributed.world_size, learner.base is not None, config.objective
+    seconds, per_token = given_seconds(config), learner.flops_per_token / machine.expected_flops
+    tokens = (
+        _asked_tokens(config, data.epoch_tokens(learner)) if seconds is None else seconds * 0.85 * world / per_token
+    )
+    busy = busy_tokens(machine.device.type, world * machine.expected_flops, learner.flops_per_token)
+    rows = _global_batch_size(config, learner.context, tokens, distributed, busy, adapting=adapting)
+    micro = _micro_batch_size(config, learner.context, rows // world, _tokens_at_once(machine, learner))
+    compile = learner.spec is not None and should_compile(  # a wrapped model has no blocks that are known to compile
+        config.machine.compile, machine.device, seconds or tokens * per_token / world
+    )
+    warm_start = _warm_start(config, machine, learner, tokens, compile, seconds)
+    length = _length(
+        config,
+        data,
+        learner,
+        config.steps or max(1, round(tokens / (rows * learner.context))),
+        parameters=learner.parameters,
+        batch_tokens=rows * learner.context,
+        micro_batch_size=micro,
+        budget=seconds,
+        adapting=adapting,
+        compile=compile,
+        seconds_per_token=per_token,
+    )
     return Plan(
-        model=spec,
-        base=None if base is None else base.place,
-        parameters=parameters,
-        context=context,
-        batch_tokens=1,
-        global_batch_size=1,
-        micro_batch_size=1,
-        steps=1,
-        tokens=0,
-        epochs=0.0,
+        model=learner.spec,
+        base=None if learner.base is None else learner.base.place,
+        task=learner.task.name,
+        objective=learner.objective,
+        facts=facts or {},
+        parameters=learner.parameters,
+        context=learner.context,
+        source_context=learner.source_context,
+        batch_tokens=rows * learner.context,
+        global_batch_size=rows,
+        micro_batch_size=micro,
         device=machine.device.type,
-        precision=choose_precision(machine.precision, machine.device),
-        compile=False,
+        precision=machine.precision,
+        compile=compile,
         threads=machine.threads,
-        optimizer=optimizer_options(
-            config.optimization,
-            base is not None,
-            config.transforms.adapter.kind != "none",
-            spec if base is None else None,
-        ),
-        schedule=schedule_of(config.optimization, base is not None, 1),
         seed=config.seed,
-        isolate=config.text.isolate and (base is None or base.supports_packing),
+        isolate=learner.isolate,
         label_smoothing=config.optimization.label_smoothing,
         max_grad_norm=config.optimization.max_grad_norm,
-        validation_rows=0,
-        validate_every=1,
-        checkpoint_every=1,
-        evaluation_tokens=0,
-        flops_per_token=flops,
-        objective=objective,
-        source_context=0 if base is None else base.source_window,
+        flops_per_token=learner.flops_per_token,
         mask_rate=asked.mask_rate,
         final_mask_rate=asked.mask_rate if asked.final_mask_rate is None else asked.final_mask_rate,
         whole_words=asked.whole_words,
         pure_mask=asked.pure_mask,
         transforms=config.transforms,
+        budget_seconds=seconds,
+        **warm_start,
+        **length,
     )
 
 
-def with_length(plan: Plan, steps: int, config: TrainConfig, data: Dataset, seconds_per_token: float) -> Plan:
+def _warm_start(
+    config: TrainConfig, machine: Machine, learner: Learner, tokens: float, compile: bool, seconds: float | None
+) -> dict[str, Any]:
+    """Return the fields of the plan about the optimiser and the warm start, on which its learning rates depend."""
+    adapting, adapter = learner.base is not None, config.transforms.adapter.kind != "none"
+    options = optimizer_options(config.optimization, adapting, adapter, None if adapting else learner.spec)
+    plain = not adapting and learner.task.follows_scaling_law
+    contexts = contexts_to_count(config, learner.spec if plain else None, learner.flops_per_token, tokens)
+    if not contexts or learner.spec is None:
+        return {"optimizer": options}
+    likely = tokens
+    if compile and seconds is not None and machine.device.type == "cpu":
+        likely *= _COMPILED_GAIN * max(0.1, 1.0 - _COMPILING / seconds)
+    pairs = pairs_worth_counting(learner.spec, likely, learner.flops_per_token)
+    rates = options_after_bigrams(config.optimization, options, likely, learner.spec.vocabulary, pairs > 0)
+    return {"optimizer": rates, "bigram_contexts": contexts, "trigram_contexts": pairs}
+
+
+def with_length(plan: Plan, steps: int, config: TrainConfig, data: DataSize, seconds_per_token: float) -> Plan:
     """Return the plan for a number of steps, with intervals of validation and checkpoints that fit this length.
 
     Args:
         plan: The plan so far.
         steps: The number of updates.
         config: The request, which may fix the interval of checkpoints.
-        data: The training and validation data.
+        data: The training and validation data, or how much there is.
         seconds_per_token: Seconds of training for each token, from which the cost of evaluation follows.
     """
-    tokens = steps * plan.batch_tokens
-    short = plan.budget_seconds is not None and plan.budget_seconds < _SHORT
+    length = _length(
+        config,
+        data,
+        plan,
+        steps,
+        parameters=plan.parameters,
+        batch_tokens=plan.batch_tokens,
+        micro_batch_size=plan.micro_batch_size,
+        budget=plan.budget_seconds,
+        adapting=plan.base is not None,
+        compile=plan.compile,
+        seconds_per_token=seconds_per_token,
+    )
+    return replace(plan, **length)
+
+
+def _length(
+    config: TrainConfig,
+    data: DataSize,
+    shape: RowShape,
+    steps: int,
+    *,
+    parameters: int,
+    batch_tokens: int,
+    micro_batch_size: int,
+    budget: float | None,
+    adapting: bool,
+    compile: bool,
+    seconds_per_token: float,
+) -> dict[str, Any]:
+    """Return the fields of a plan that depend on its number of steps."""
+    tokens = steps * batch_tokens
+    short = budget is not None and budget < _SHORT
     save_every = config.checkpoint_every or max(
         1,
         -(-steps // (_VALIDATIONS if short else _CHECKPOINTS)),
-        steps_between_checkpoints(plan, config.transforms, seconds_per_token),
+        steps_between_checkpoints(parameters, config.transforms, seconds_per_token * batch_tokens),
     )
-    times, rows = validations_of(tokens / plan.context)
+    times, rows = validations_of(tokens / shape.context)
     # Validations fall on checkpoints, so that the best checkpoint by validation can be kept.
     every = save_every * max(1, round(steps / times / save_every))
-    validation_rows = data.validation_set(plan).rows
+    validation_rows = data.validation_rows(shape)
     rows = min(validation_rows, rows)
-    if rows > plan.micro_batch_size:  # whole micro-batches: another shape would be compiled once more
-        rows -= rows % plan.micro_batch_size
-    validation_set = validation_rows * plan.context
-    if plan.budget_seconds is not None:
-        # Half-overlapping windows read every token about twice.
-        seconds = EVALUATION_SHARE * plan.budget_seconds
-        least = min(_LEAST_EVALUATED, 2 * plan.context)
-        validation_set = min(validation_set, max(least, int(seconds / (2 * _FORWARD_SHARE * seconds_per_token))))
-    return replace(
-        plan,
-        steps=steps,
-        tokens=tokens,
-        epochs=round(tokens / data.epoch_tokens(plan), 4),
-        schedule=schedule_of(config.optimization, plan.base is not None, steps),
-        validation_rows=rows,
-        validate_every=every,
-        checkpoint_every=save_every,
-        evaluation_tokens=validation_set,
-    )
+    if rows > micro_batch_size:  # whole micro-batches: another shape would be compiled once more
+        rows -= rows % micro_batch_size
+    measured = validation_rows * shape.context
+    if budget is not None:
+        seconds = EVALUATION_SHARE * budget
+        least = min(_LEAST_EVALUATED, 2 * shape.context)
+        measured = min(measured, max(least, int(seconds / _evaluation_seconds(compile, seconds_per_token))))
+    return {
+        "steps": steps,
+        "tokens": tokens,
+        "epochs": round(tokens / data.epoch_tokens(shape), 4),
+        "schedule": schedule_of(config.optimization, adapting, steps),
+        "validation_rows": rows,
+        "validate_every": every,
+        "checkpoint_every": save_every,
+        "evaluation_tokens": measured,
+    }
 
 
 def validations_of(sequences: float) -> tuple[int, int]:
@@ -348,21 +415,21 @@ def validations_of(sequences: float) -> tuple[int, int]:
     return times, max(_LEAST_ROWS if times == 1 else _VALIDATION_ROWS, round(affordable / times))
 
 
-def steps_between_checkpoints(plan: Plan, transforms: TransformConfig, seconds_per_token: float) -> int:
+def steps_between_checkpoints(parameters: int, transforms: TransformConfig, step_seconds: float) -> int:
     """Return the least number of steps between two checkpoints, so that writing them takes a small share of the time.
 
     A checkpoint holds three numbers of four bytes for each weight, is copied in memory and written beside the training;
     with a large model and few steps that slows training down by a quarter. An adapter is small, and costs nothing.
 
     Args:
-        plan: The plan of the run.
+        parameters: Number of parameters of the model.
         transforms: The changes of the model.
-        seconds_per_token: Seconds of training for each token.
+        step_seconds: Seconds of a step.
     """
     if transforms.adapter.kind != "none":
         return 1
-    seconds = _STATE_BYTES * plan.parameters / _WRITTEN_BYTES
-    return max(1, math.ceil(seconds / (_WRITING_SHARE * seconds_per_token * plan.batch_tokens)))
+    seconds = _STATE_BYTES * parameters / _WRITTEN_BYTES
+    return max(1, math.ceil(seconds / (_WRITING_SHARE * step_seconds)))
 
 
 def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token: float) -> int:
@@ -377,8 +444,9 @@ def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token:
     Returns:
         At least 1.
     """
-    left = seconds - seconds_after(plan, seconds_per_token)
-    return max(1, int(left / (step_seconds * (1.0 + _VALIDATION_SHARE + _OVERHEAD))))
+    validations = _VALIDATIONS * plan.validation_rows * plan.context * _FORWARD_SHARE * seconds_per_token
+    left = seconds - seconds_after(plan, seconds_per_token) - validations
+    return max(1, int(left / (step_seconds * (1.0 + _OVERHEAD))))
 
 
 def seconds_after(plan: Plan, seconds_per_token: float) -> float:
@@ -388,57 +456,63 @@ def seconds_after(plan: Plan, seconds_per_token: float) -> float:
         plan: The plan of the run.
         seconds_per_token: Seconds of training for each token.
     """
-    evaluation = 2 * _FORWARD_SHARE * seconds_per_token * plan.evaluation_tokens
-    writing = 4 * plan.parameters / _WRITTEN_BYTES
-    sampling = sample_tokens(plan) * _decode_seconds(plan)
-    return evaluation + writing + sampling + _FINISH_SECONDS
+    evaluation = _evaluation_seconds(plan.compile, seconds_per_token) * plan.evaluation_tokens
+    samples = SAMPLE_TOKENS * _decode_seconds(plan)
+    if plan.budget_seconds is not None:
+        evaluation = min(evaluation, EVALUATION_SHARE * plan.budget_seconds)
+        samples = min(samples, SAMPLES_SHARE * plan.budget_seconds)
+    writing = plan.parameters * _BYTES_WRITTEN / _WRITING_SPEED
+    return evaluation + samples + writing + _FINISH_SECONDS
 
 
-def sample_tokens(plan: Plan) -> int:
-    """Return the largest number of tokens of a sample text, so that the samples take a small share of a time budget.
+def _evaluation_seconds(compiled: bool, seconds_per_token: float) -> float:
+    """Return the seconds of the final evaluation for each token.
 
-    Args:
-        plan: The plan of the run.
+    Half-overlapping windows read every token about twice, and nothing is compiled then.
     """
-    most, seconds = min(SAMPLE_TOKENS, plan.context), _decode_seconds(plan)
-    if plan.budget_seconds is None or not seconds:
-        return most
-    return min(most, max(_LEAST_SAMPLE, int(_SAMPLE_SHARE * plan.budget_seconds / seconds)))
+    return 2 * _FORWARD_SHARE * seconds_per_token * (_EAGER if compiled else 1.0)
 
 
 def _decode_seconds(plan: Plan) -> float:
-    """Return the seconds in which a processor generates a token: it reads every weight from memory, in fp32."""
-    return 4 * plan.parameters / _READ_BYTES if plan.device == "cpu" else 0.0
+    """Return the seconds of generating one token, in which all weights are read once."""
+    return 2 * plan.parameters / _READING_SPEED.get(plan.device, 1e10) + _DECODE_SECONDS
 
+
+SAMPLES_SHARE = 0.02
+"""Share of a time budget that generating the samples may take."""
+
+_EAGER = 1.4
+"""Time of an eager forward pass relative to a compiled one."""
+
+_BYTES_WRITTEN = 16
+"""Bytes for each parameter that are written after the last step, for its checkpoint (weights and moments in fp32) and
+the model, and bytes that are written and hashed in a second."""
+_WRITING_SPEED = 4e8
+
+_READING_SPEED = {"cpu": 1e10, "cuda": 1e12, "mps": 1e11}
+"""Bytes of weights that a device reads in a second, and the seconds that a token takes besides."""
+_DECODE_SECONDS = 0.005
 
 _CHECKPOINTS = 20
 """Number of checkpoints of a run, and the time budget in seconds below which there are only as many as validations:
 writing checkpoints every few steps makes these steps a quarter slower."""
 _SHORT = 300.0
 
-_FINISH_SECONDS = 1.5
-"""Seconds that the end of a run takes with any model."""
-
 _LEAST_EVALUATED = 4096
-"""Fewest tokens of the final evaluation, or two sequences where these are fewer."""
+"""Fewest tokens of the final evaluation in a short budget, or two sequences where these are fewer."""
 
-SAMPLE_TOKENS = 120
-"""Most and fewest tokens of a sample text, the share of a time budget that the samples may take, and the bytes of
-weights that a processor reads in a second."""
-_LEAST_SAMPLE = 16
-_SAMPLE_SHARE = 0.02
-_READ_BYTES = 8e9
+_FINISH_SECONDS = 1.0
+"""Seconds that the end of a run takes besides."""
 
 _OVERHEAD = 0.03
 """Share of the training time for checkpoints and logging, and for a machine that is slower once it is warm."""
 
 
-def log_plan(plan: Plan, machine: Machine, data: Dataset, begun: float) -> None:
+def log_plan(plan: Plan, data: Dataset, begun: float) -> None:
     """Say which model will be trained, for how long and how fast, before the first step.
 
     Args:
         plan: The plan of the run.
-        machine: The device that computes.
         data: The training data.
         begun: When the command started (`time.monotonic`).
     """
@@ -500,23 +574,13 @@ def tokens_at_once(device: str, flops_per_token: float) -> int:
     return _TOKENS_AT_ONCE.get(device, 8192)
 
 
-def _tokens_at_once(machine: Machine, model: DecoderSpec | Base, learning: Plan) -> int:
+def _tokens_at_once(machine: Machine, learner: Learner) -> int:
     """Return the tokens of a micro-batch: as many as keep the device busy, and as a GPU's memory holds."""
-    wanted = tokens_at_once(machine.device.type, learning.flops_per_token)
-    if machine.device.type != "cuda":
+    wanted = tokens_at_once(machine.device.type, learner.flops_per_token)
+    shape = learner.spec or learner.base
+    if machine.device.type != "cuda" or shape is None or math.isinf(machine.memory):
         return wanted
-    depth, width = _depth_and_width(model)
-    return min(wanted, tokens_that_fit(memory_of(machine.device), learning.parameters, depth, width))
-
-
-def _depth_and_width(model: DecoderSpec | Base) -> tuple[int, int]:
-    spec = model if isinstance(model, DecoderSpec) else model.spec
-    if spec is not None:
-        return spec.depth, spec.width
-    assert isinstance(model, Base)
-    assert isinstance(model.opened.model, HFModel)
-    config = model.opened.model.inner.config.get_text_config()
-    return int(getattr(config, "num_hidden_layers", 24)), int(getattr(config, "hidden_size", 1024))
+    return min(wanted, tokens_that_fit(machine.memory, learner.parameters, shape.depth, shape.width))
 
 
 def _micro_batch_size(config: TrainConfig, context: int, share: int, tokens: int) -> int:

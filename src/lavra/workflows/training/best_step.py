@@ -12,9 +12,9 @@ from typing import Any
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.progress import log
 from lavra.core.units import counted
-from lavra.planning.plan import Plan
 from lavra.training.callbacks import Request
 from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
+from lavra.training.plan import Plan
 
 CLEARLY_WORSE = 0.01
 """Relative difference from which on a validation loss is clearly worse than the best one. All validations are on the

@@ -19,7 +19,8 @@ from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.locations import find_files
 from lavra.data.readers.rows import BadRows
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.workflows.datasets.dataset import has_examples
+from lavra.tasks.table import FROM_SCRATCH, choose_task
+from lavra.workflows.datasets.preparation import describe_data
 from lavra.workflows.datasets.text import is_prepared
 from lavra.workflows.training.autoconfig import given_seconds
 
@@ -48,7 +49,12 @@ def look_first(config: TrainConfig) -> None:
     if not files or is_prepared(config.data):
         return
     find_files(files)
-    if len(files) == len(config.data) and not has_examples(config):
+    if len(files) < len(config.data):
+        return
+    described, asked = describe_data(config), (config.task, config.objective.name)
+    if config.base is None:
+        choose_task(*asked, "decoder", described, FROM_SCRATCH)
+    if asked == ("auto", "auto") and choose_task(*asked, "decoder", described, FROM_SCRATCH)[0].rows == "text":
         next(read_rows(files, text_column=config.text.column, bad_rows=BadRows(policy=config.text.on_bad_row)), None)
 
 

@@ -21,7 +21,6 @@ from lavra.planning.corpus_stats import compressed_bits_per_byte, stretches
 from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import matrix_parameters
 from lavra.planning.machine.memory import estimate_memory
-from lavra.planning.plan import Plan
 from lavra.planning.scaling_law.builtin import (
     GAIN_OF_BIGRAM_EMBEDDING,
     GAIN_OF_NGRAM_COPY,
@@ -31,8 +30,10 @@ from lavra.planning.scaling_law.builtin import (
 from lavra.planning.scaling_law.curves import CurvePoint, forecast_from_curve
 from lavra.planning.scaling_law.law import ScalingLaw
 from lavra.planning.scaling_law.past_runs import load_calibration
+from lavra.tasks.datasets import Dataset, TextDataset
+from lavra.tasks.table import find_task
 from lavra.training.callbacks import Request
-from lavra.workflows.datasets.dataset import Dataset, TextDataset
+from lavra.training.plan import Plan
 from lavra.workflows.models.saved_base import BASE
 
 _LIBRARIES = psutil.Process().memory_info().rss
@@ -99,7 +100,8 @@ def run_scaling_law(plan: Plan, data: Dataset) -> ScalingLaw | None:
     Returns:
         The law; None for a run that does not train a decoder from scratch on text.
     """
-    if plan.model is None or plan.base is not None or plan.objective != "causal" or not isinstance(data, TextDataset):
+    follows = find_task(plan.task).follows_scaling_law
+    if plan.model is None or plan.base is not None or not follows or not isinstance(data, TextDataset):
         return None
     level = None
     if plan.start_bits_per_byte is not None:

@@ -6,27 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from lavra.config.training import TrainConfig
-from lavra.core.errors import InputError
 from lavra.core.units import counted
 from lavra.data.examples.prepare import PreparedExamples, holds_examples, open_prepared_examples
-from lavra.data.examples.rows import EXAMPLE_COLUMNS, looks_like_example
 from lavra.data.examples.store import ExampleSource, ExampleStore
 from lavra.data.packing import WindowSource, cut
-from lavra.data.readers.documents import is_repeatable, read_rows
-from lavra.data.readers.rows import BadRows
 from lavra.data.shuffle import WindowPlace, WindowShuffle
 from lavra.data.token_store.ngram_counts import Bigrams, Trigrams, as_read, count_bigrams, count_trigrams
 from lavra.data.token_store.prepare import Prepared, open_prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.data.usage import data_usage
-from lavra.planning.plan import Plan
 from lavra.training.batches import Source
-from lavra.workflows.datasets.text import is_prepared
 
 _EXCERPT_TOKENS = 64
 """Tokens of a document that are shown in messages."""
@@ -40,6 +33,88 @@ _MIXED = 3
 
 _BYTES_PER_WORD = 6.0
 """Bytes of a word of prose with its space, because examples are not counted in words."""
+
+
+Rows = Literal["text", "pairs", "labelled"]
+"""What the rows of data are: documents; prompts with completions, or chats; texts with further columns."""
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What is known of data before it is read.
+
+    Attributes:
+        columns: The names of the columns of its first row; empty for documents without columns.
+        text_column: The column that would be read as documents.
+        pairs_named: Whether the request names the columns of prompts and completions.
+        prepared: What `lavra prepare` or an earlier run made of it; None for data as it was brought.
+
+    Examples:
+        >>> DataDescription(frozenset({"text", "label"})).text_column
+        'text'
+    """
+
+    columns: frozenset[str] = frozenset()
+    text_column: str = "text"
+    pairs_named: bool = False
+    prepared: Rows | None = None
+
+
+class RowShape(Protocol):
+    """How data is cut and packed into rows; a plan is one.
+
+    Attributes:
+        context: Tokens of a row.
+        source_context: Tokens of a source, for an encoder-decoder; 0 for other models.
+        seed: Seed of the order, and of the packing of examples.
+        isolate: Whether several documents or examples may share a row, each by itself.
+    """
+
+    @property
+    def context(self) -> int:
+        """Tokens of a row."""
+        ...
+
+    @property
+    def source_context(self) -> int:
+        """Tokens of a source."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of the order."""
+        ...
+
+    @property
+    def isolate(self) -> bool:
+        """Whether several documents or examples may share a row."""
+        ...
+
+
+class DataSize(Protocol):
+    """How much data there is, which is all that a plan needs of it: a data set, or an estimate of one.
+
+    Attributes:
+        bytes: Bytes of the training text.
+        vocabulary: Number of tokens of the vocabulary.
+        context: Tokens of a row that the data was prepared for; None where rows may have any length.
+    """
+
+    bytes: int
+    context: int | None
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens of the vocabulary."""
+        ...
+
+    def epoch_tokens(self, shape: RowShape) -> int:
+        """Return the tokens of one pass over the training data."""
+        ...
+
+    def validation_rows(self, shape: RowShape) -> int:
+        """Return the number of validation rows."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -81,11 +156,11 @@ class Dataset(ABC):
         bytes: Bytes of the training text.
         bytes_per_target: Bytes of training text for each predicted token.
         words_per_target: Words of training text for each predicted token.
-        examples: Whether the data are examples of which a part is predicted, rather than text.
+        rows: What the rows are.
         context: Tokens of a row that the data was prepared for; None where rows may have any length.
     """
 
-    examples = False
+    rows: ClassVar[Rows] = "text"
     context: int | None = None
     folder: Path
     tokenizer: Tokenizer
@@ -93,20 +168,34 @@ class Dataset(ABC):
     bytes_per_target: float
     words_per_target: float
 
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens of the vocabulary."""
+        return self.tokenizer.vocabulary_size
+
+    def validation_rows(self, shape: RowShape) -> int:
+        """Return the number of validation rows."""
+        return self.validation_set(shape).rows
+
+    @property
+    def description(self) -> DataDescription:
+        """What the data are, from which a task is chosen."""
+        return DataDescription(prepared=self.rows)
+
     @abstractmethod
-    def epoch_tokens(self, plan: Plan) -> int:
+    def epoch_tokens(self, shape: RowShape) -> int:
         """Return the tokens of one pass over the training data, in the unit of the plan's `batch_tokens`."""
 
     @abstractmethod
-    def source(self, plan: Plan) -> Source:
+    def source(self, shape: RowShape) -> Source:
         """Return the training rows in the run's order."""
 
     @abstractmethod
-    def validation_set(self, plan: Plan) -> ValidationSet:
+    def validation_set(self, shape: RowShape) -> ValidationSet:
         """Return the validation rows."""
 
     @abstractmethod
-    def rows_to_check(self, plan: Plan, longest: int) -> RowsToCheck:
+    def rows_to_check(self, shape: RowShape, longest: int) -> RowsToCheck:
         """Return training rows for the checks, of at most `longest` tokens where rows may have any length."""
 
     def bigrams(self, *, validation: bool = False) -> Bigrams | None:
@@ -142,8 +231,8 @@ class Dataset(ABC):
         where there is none."""
 
     @abstractmethod
-    def data_usage(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
-        """Return the data usage after `steps` steps: for each source what was trained on, and how often."""
+    def data_usage(self, shape: RowShape, rows: int) -> list[dict[str, Any]]:
+        """Return the data usage after so many rows of the run: for each source what was trained on, and how often."""
 
 
 class TextDataset(Dataset):
@@ -160,21 +249,21 @@ class TextDataset(Dataset):
         self.bytes_per_target = manifest.bytes_per_token
         self.words_per_target = manifest.words / manifest.tokens
 
-    def epoch_tokens(self, plan: Plan) -> int:
+    def epoch_tokens(self, shape: RowShape) -> int:
         """Return the tokens of the training text."""
         return self.prepared.train.manifest.tokens
 
-    def source(self, plan: Plan) -> Source:
+    def source(self, shape: RowShape) -> Source:
         """Return the training sequences in the order that the seed of the run gives."""
-        return WindowSource(self.prepared.train, plan.context, plan.seed)
+        return WindowSource(self.prepared.train, shape.context, shape.seed)
 
-    def validation_set(self, plan: Plan) -> ValidationSet:
+    def validation_set(self, shape: RowShape) -> ValidationSet:
         """Return the sequences of the validation text."""
         store = self.prepared.validation
-        windows = -(-store.manifest.tokens // plan.context)
-        return ValidationSet(WindowSource(store, plan.context, 0), windows, store.manifest.bytes_per_token)
+        windows = -(-store.manifest.tokens // shape.context)
+        return ValidationSet(WindowSource(store, shape.context, 0), windows, store.manifest.bytes_per_token)
 
-    def rows_to_check(self, plan: Plan, longest: int) -> RowsToCheck:
+    def rows_to_check(self, shape: RowShape, longest: int) -> RowsToCheck:
         """Return shorter sequences, and three that contain a border between documents: of the first, a middle and a
         late document."""
         store = self.prepared.train
@@ -183,7 +272,7 @@ class TextDataset(Dataset):
         chosen = sorted({0, len(store) // 2, max(0, len(store) - 2)})
         starts = [max(0, int(offsets[number + 1]) - 1 - length // 2) for number in chosen]
         mixed = [cut(store, WindowPlace(0, start % store.manifest.tokens, length)) for start in starts]
-        return RowsToCheck(WindowSource(store, longest, plan.seed), longest, mixed)
+        return RowsToCheck(WindowSource(store, longest, shape.seed), longest, mixed)
 
     def bigrams(self, *, validation: bool = False) -> Bigrams | None:
         """Count the bigrams of the text."""
@@ -225,11 +314,11 @@ class TextDataset(Dataset):
         """Return empty prompts, because a sample text is a new document."""
         return [("", "")] * count
 
-    def data_usage(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
-        """Return the data usage after `steps` steps, in tokens, by source."""
+    def data_usage(self, shape: RowShape, rows: int) -> list[dict[str, Any]]:
+        """Return the data usage after so many rows of the run, in tokens, by source."""
         store = self.prepared.train
-        order = WindowShuffle(store.manifest.tokens, plan.context, plan.seed)
-        done = data_usage(store, order, steps * plan.global_batch_size).to_json()
+        order = WindowShuffle(store.manifest.tokens, shape.context, shape.seed)
+        done = data_usage(store, order, rows).to_json()
         return [
             {
                 "source": source["name"],
@@ -250,7 +339,7 @@ class ExampleDataset(Dataset):
         prepared: The example stores for training and validation, and the tokenizer.
     """
 
-    examples = True
+    rows = "pairs"
 
     def __init__(self, prepared: PreparedExamples) -> None:
         self.prepared, self.folder = prepared, prepared.folder
@@ -261,34 +350,34 @@ class ExampleDataset(Dataset):
         self.bytes = round(manifest.tokens * self.bytes_per_target)
         self._packed: dict[tuple[Any, ...], ExampleSource] = {}
 
-    def _source(self, store: ExampleStore, plan: Plan, seed: int, pack: bool) -> ExampleSource:
+    def _source(self, store: ExampleStore, shape: RowShape, seed: int, pack: bool) -> ExampleSource:
         """Return the packed rows, which are made once for each shape and kept."""
-        key = (store.folder, plan.context, plan.source_context, seed, pack)
+        key = (store.folder, shape.context, shape.source_context, seed, pack)
         if key not in self._packed:
-            self._packed[key] = ExampleSource(store, plan.context, plan.source_context or None, seed, pack)
+            self._packed[key] = ExampleSource(store, shape.context, shape.source_context or None, seed, pack)
         return self._packed[key]
 
-    def source(self, plan: Plan) -> ExampleSource:
+    def source(self, shape: RowShape) -> ExampleSource:
         """Return packed rows in the order that the seed gives; one example in each row where the model cannot keep
         several apart."""
-        return self._source(self.prepared.train, plan, plan.seed, plan.isolate)
+        return self._source(self.prepared.train, shape, shape.seed, shape.isolate)
 
-    def epoch_tokens(self, plan: Plan) -> int:
+    def epoch_tokens(self, shape: RowShape) -> int:
         """Return the positions, padding included, of the rows that hold every example once."""
-        return self.source(plan).rows_per_epoch * plan.context
+        return self.source(shape).rows_per_epoch * shape.context
 
-    def validation_set(self, plan: Plan) -> ValidationSet:
+    def validation_set(self, shape: RowShape) -> ValidationSet:
         """Return the validation examples, packed in the same way."""
         store = self.prepared.validation
-        source = self._source(store, plan, 0, plan.isolate)
+        source = self._source(store, shape, 0, shape.isolate)
         return ValidationSet(source, source.rows_per_epoch, store.manifest.bytes_per_token)
 
-    def rows_to_check(self, plan: Plan, longest: int) -> RowsToCheck:
+    def rows_to_check(self, shape: RowShape, longest: int) -> RowsToCheck:
         """Return whole rows, because examples cannot be cut; those with the most examples are the mixed ones."""
-        source = self.source(plan)
+        source = self.source(shape)
         first = source.rows(0, min(_ROWS_SEEN, source.rows_per_epoch))
         mixed = sorted(first, key=lambda row: -len(row.examples))[:_MIXED]
-        return RowsToCheck(source, plan.context, [row for row in mixed if len(row.examples) > 1])
+        return RowsToCheck(source, shape.context, [row for row in mixed if len(row.examples) > 1])
 
     def first_ids(self) -> np.ndarray:
         """Return the ids of the first training example."""
@@ -321,11 +410,11 @@ class ExampleDataset(Dataset):
                 found.append((self.tokenizer.decode(prompt), self.tokenizer.decode(completion)))
         return found
 
-    def data_usage(self, plan: Plan, steps: int) -> list[dict[str, Any]]:
-        """Return the data usage after `steps` steps, in examples, by source; every example occurs once in an epoch."""
-        source = self.source(plan)
-        epochs, rows = divmod(steps * plan.global_batch_size, source.rows_per_epoch)
-        seen = {example.number for row in source.rows(epochs * source.rows_per_epoch, rows) for example in row.examples}
+    def data_usage(self, shape: RowShape, rows: int) -> list[dict[str, Any]]:
+        """Return the data usage after so many rows, in examples, by source; every example occurs once in an epoch."""
+        source = self.source(shape)
+        epochs, rest = divmod(rows, source.rows_per_epoch)
+        seen = {example.number for row in source.rows(epochs * source.rows_per_epoch, rest) for example in row.examples}
         lines, start = [], 0
         for group in self.prepared.train.manifest.groups:
             met = sum(1 for number in seen if start <= number < start + group.examples)
@@ -343,6 +432,48 @@ class ExampleDataset(Dataset):
         return lines
 
 
+class LabelledDataset(ExampleDataset):
+    """Texts with further columns, one in each row.
+
+    Args:
+        prepared: The example stores for training and validation, and the tokenizer.
+    """
+
+    rows = "labelled"
+
+    def __init__(self, prepared: PreparedExamples) -> None:
+        super().__init__(prepared)
+        self.bytes = prepared.train.manifest.learned_bytes
+
+    def source(self, shape: RowShape) -> ExampleSource:
+        """Return single texts in the order that the seed gives."""
+        return self._source(self.prepared.train, shape, shape.seed, pack=False)
+
+    def validation_set(self, shape: RowShape) -> ValidationSet:
+        """Return the validation texts."""
+        store = self.prepared.validation
+        source = self._source(store, shape, 0, pack=False)
+        return ValidationSet(source, source.rows_per_epoch, store.manifest.bytes_per_token)
+
+    @property
+    def description(self) -> DataDescription:
+        """The names of the columns, from which a task is chosen."""
+        return DataDescription(frozenset(self.prepared.train.labels(0)), prepared=self.rows)
+
+    def labels(self, name: str) -> list[Any]:
+        """Return the values of a column over the training texts.
+
+        Args:
+            name: Name of the column.
+        """
+        store = self.prepared.train
+        return [store.labels(number)[name] for number in range(len(store))]
+
+    def samples(self, count: int) -> list[tuple[str, str]]:
+        """Return nothing: no text follows these rows."""
+        return []
+
+
 def open_dataset(folder: Path) -> Dataset:
     """Open a folder of prepared text or examples.
 
@@ -357,37 +488,6 @@ def open_dataset(folder: Path) -> Dataset:
         CorruptFile: If a file is missing or cut short.
     """
     if holds_examples(folder):
-        return ExampleDataset(open_prepared_examples(folder))
+        prepared = open_prepared_examples(folder)
+        return (LabelledDataset if prepared.train.manifest.kind == "labelled" else ExampleDataset)(prepared)
     return TextDataset(open_prepared(folder))
-
-
-def has_examples(config: TrainConfig) -> bool:
-    """Return whether the data of a request are examples of which a part is predicted, rather than text.
-
-    They are when the request says so, or when the first row has the columns of a chat or of a prompt and completion,
-    and no text column.
-
-    Args:
-        config: The request.
-    """
-    if config.objective.name in ("completion", "seq2seq") or config.text.prompt or config.text.completion:
-        return True
-    if config.objective.name != "auto":
-        return False
-    if is_prepared(config.data):
-        return holds_examples(config.data[0])
-    if not all(is_repeatable(location) for location in config.data):
-        return False
-    try:
-        rows = read_rows(
-            config.data,
-            text_column=None,
-            encoding=config.text.encoding,
-            validation=config.text.validation,
-            wanted={*EXAMPLE_COLUMNS, config.text.column},
-            bad_rows=BadRows(),
-        )
-        fields = next(rows).fields
-    except InputError:  # files without columns; what is wrong with others is told when they are read
-        return False
-    return config.text.column not in fields and looks_like_example(fields)

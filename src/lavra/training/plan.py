@@ -45,8 +45,10 @@ class Plan:
         budget_seconds: Time budget in seconds; None if the length was given in another way.
         probe: What was measured on this machine before the plan was made, by name.
         base: Where the model that is fine-tuned was read from; None for training from scratch.
-        objective: Training objective: causal, answers (completions), seq2seq or masked.
-        source_context: Longest source of the seq2seq objective in tokens.
+        task: Name of the task (`lavra.tasks`).
+        objective: Name of the training objective.
+        facts: What the task knows of the data (`Task.facts`).
+        source_context: Longest source of an encoder-decoder in tokens.
         mask_rate: Share of the tokens that the masked objective predicts at the start of the run.
         final_mask_rate: Share of the tokens that the masked objective predicts at the end of the run.
         whole_words: Whether the masked objective masks whole words.
@@ -100,7 +102,9 @@ class Plan:
     budget_seconds: float | None = None
     probe: dict[str, float] = field(default_factory=dict)
     base: str | None = None
+    task: str = "language-modelling"
     objective: str = "causal"
+    facts: dict[str, Any] = field(default_factory=dict)
     source_context: int = 0
     mask_rate: float = 0.15
     final_mask_rate: float = 0.15

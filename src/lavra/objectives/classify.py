@@ -1,0 +1,240 @@
+"""Classes, labels and values of texts or tokens: cross-entropy, binary cross-entropy and squared error on a head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from lavra.core.errors import InputError
+from lavra.models.heads import head_of
+from lavra.models.pooling import documents_of
+from lavra.models.protocols import IGNORED, Batch
+from lavra.objectives.base import Loss, padded_width
+
+if TYPE_CHECKING:
+    from lavra.core.seeds import Streams
+    from lavra.models.protocols import Model
+
+_ROUNDING = 1e-3
+"""How far the probabilities of the classes of a text may add up to something else than 1."""
+
+Outputs = Literal["classes", "labels", "values"]
+"""What the outputs of a head are.
+
+`classes` exclude each other, and are learned by the cross-entropy of their softmax. `labels` may hold together, and are
+learned by the binary cross-entropy of each. `values` are numbers, and are learned by their squared error.
+"""
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """A text, or a part of one, with what is to be said of it.
+
+    Attributes:
+        number: Number of the text in its data set.
+        tokens: Token ids, (n,), at least one.
+        label: Number of the class; or a sequence of numbers, one for each output of the head: the probability of each
+            class or label, or the values. For a head of tokens, (n,) classes, `IGNORED` where a token has none. None
+            where nothing is known, which is then not learned.
+        weight: Weight of the text in the loss, 0 or more.
+    """
+
+    number: int
+    tokens: np.ndarray
+    label: int | Sequence[float] | np.ndarray | None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Classify:
+    """What a head says of each text, or of each token, against its label.
+
+    Several texts may share a sequence. The class of a text stands in the targets of its batch at its first token, and
+    those of tokens at each token, so that the targets are counted, weighted and cut like those of any other objective.
+    What is no single class stands in `model_inputs["labels"]`, (sequences, texts of a sequence, outputs), and the
+    target of such a text is 0.
+
+    Attributes:
+        context: Longest sequence in tokens.
+        outputs: What the outputs of the head are.
+        size: Number of outputs of the head.
+        tokens: Whether every token has a class (`TokenHead`); otherwise every text has (`SequenceHead`).
+        class_weights: Weight of each class in the loss, such as the inverse of its frequency; None weighs all alike.
+            A text of a class counts as that many texts; one with probabilities q counts as Σ q·w of them, and is
+            learned as q·w. For `labels` and `values` each output is multiplied by its weight.
+        label_smoothing: Share s of the probability that is taken off while the model learns: probabilities q become
+            (1 - s)·q + s/size for `classes`, and (1 - s)·q + s/2 for `labels`. It has no effect on `values`.
+
+    Raises:
+        InputError: If an option is out of range.
+
+    Examples:
+        >>> text = LabelledText(0, np.array([5, 6, 7]), label=2)
+        >>> batch = Classify(context=4, size=3).encode([[text]], streams=None, progress=0.0)
+        >>> batch.inputs.tolist(), batch.targets.tolist(), batch.weight
+        ([[5, 6, 7, 0]], [[2, -100, -100, -100]], 1.0)
+    """
+
+    context: int
+    size: int
+    outputs: Outputs = "classes"
+    tokens: bool = False
+    class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.outputs not in get_args(Outputs):
+            raise InputError(f"a head has no {self.outputs!r}", f"choose one of {', '.join(get_args(Outputs))}")
+        if self.tokens and self.outputs != "classes":
+            raise InputError(f"{self.outputs} of tokens are not supported", "give each token one class")
+        if self.class_weights is not None and len(self.class_weights) != self.size:
+            raise InputError(
+                f"{len(self.class_weights)} class weights were given for {self.size} outputs", "give one for each"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"a label smoothing of {self.label_smoothing} is not possible", "choose 0 to below 1")
+
+    def encode(self, rows: Sequence[Sequence[LabelledText]], streams: Streams, progress: float) -> Batch:
+        """Return a batch with one sequence for each row; nothing is random.
+
+        Args:
+            rows: Texts of each sequence. Those of one sequence attend only to themselves.
+            streams: Not used.
+            progress: Not used.
+
+        Raises:
+            InputError: If a label does not fit the outputs of the head.
+        """
+        shape = (len(rows), padded_width(max(sum(len(text.tokens) for text in row) for row in rows), self.context))
+        inputs, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        targets, document_ids = np.full(shape, IGNORED, dtype=np.int64), np.full(shape, -1, dtype=np.int32)
+        weights = np.ones(shape, dtype=np.float32)
+        labels = np.zeros((len(rows), max(map(len, rows)), self.size), dtype=np.float32)
+        given = False
+        for number, row in enumerate(rows):
+            start = 0
+            for place, text in enumerate(row):
+                span = slice(start, start + len(text.tokens))
+                inputs[number, span], document_ids[number, span] = text.tokens, place
+                positions[number, span] = np.arange(len(text.tokens))
+                classes, factors, numbers = self._label(text)
+                targets[number, start : start + len(classes)] = classes
+                weights[number, start : start + len(classes)] = text.weight * factors
+                labels[number, place] = numbers
+                given = given or self._is_soft(text)
+                start = span.stop
+        batch = Batch(
+            inputs=torch.from_numpy(inputs),
+            targets=torch.from_numpy(targets),
+            document_ids=torch.from_numpy(document_ids),
+            positions=torch.from_numpy(positions),
+            weight=float((targets != IGNORED).sum()),
+            documents=tuple(text.number for row in rows for text in row),
+            model_inputs={"labels": torch.from_numpy(labels)} if given else {},
+        )
+        return batch if bool((weights == 1).all()) else batch.weighted(torch.from_numpy(weights))
+
+    def _is_soft(self, text: LabelledText) -> bool:
+        """Return whether a label is more than a class of a text or of each token."""
+        return text.label is not None and not self.tokens and (self.outputs != "classes" or np.ndim(text.label) > 0)
+
+    def _label(self, text: LabelledText) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return targets and factors on their weights, from the first token on, and the (size,) numbers of the outputs.
+
+        The numbers of a single class are 1 at that class, for the batches in which others have probabilities.
+        """
+        if not len(text.tokens):
+            raise InputError(f"text {text.number} has no tokens", "leave such texts out when preparing them")
+        nothing = np.zeros(self.size)
+        if text.label is None:
+            return np.array([IGNORED]), np.ones(1), nothing
+        if self._is_soft(text):
+            numbers, factor = self._numbers(text)
+            return np.zeros(1, np.int64), np.array([factor]), numbers
+        classes = np.atleast_1d(np.asarray(text.label)).astype(np.int64)
+        if self.tokens and len(classes) != len(text.tokens):
+            raise InputError(
+                f"text {text.number} has {len(classes)} classes for {len(text.tokens)} tokens", "give one to each"
+            )
+        known = classes[classes != IGNORED]
+        if len(known) and not 0 <= known.min() <= known.max() < self.size:
+            raise InputError(
+                f"text {text.number} has a class outside 0 to {self.size - 1}", "make a head with as many classes"
+            )
+        by_class = np.ones(self.size) if self.class_weights is None else np.array(self.class_weights)
+        certain = nothing if self.tokens or classes[0] == IGNORED else np.eye(self.size)[classes[0]]
+        return classes, np.where(classes == IGNORED, 1.0, by_class[classes.clip(min=0)]), certain
+
+    def _numbers(self, text: LabelledText) -> tuple[np.ndarray, float]:
+        """Return the (size,) numbers of the outputs, and the factor on the weight of the text."""
+        numbers = np.atleast_1d(np.asarray(text.label, dtype=np.float64))
+        if numbers.shape != (self.size,):
+            raise InputError(
+                f"the label of text {text.number} has {numbers.size} numbers for {self.size} outputs", "give as many"
+            )
+        if self.outputs != "values" and not (numbers.min() >= 0 and numbers.max() <= 1):
+            raise InputError(f"text {text.number} has a probability outside 0 to 1", "give probabilities")
+        if self.outputs != "classes":
+            return numbers, 1.0
+        if abs(numbers.sum() - 1.0) > _ROUNDING:
+            raise InputError(f"the probabilities of text {text.number} add up to {numbers.sum():.4g}", "make them 1")
+        if self.class_weights is None:
+            return numbers, 1.0
+        weighted = numbers * np.array(self.class_weights)
+        return weighted / max(weighted.sum(), 1e-30), float(weighted.sum())
+
+    def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
+        """Return the summed loss of the texts or tokens that have a label, each times its weight.
+
+        The unit is the nat for classes; for labels, the mean over them in nats; for values, their mean squared error.
+
+        Args:
+            model: Model with a head for these outputs.
+            batch: Batch on the model's device.
+            learning: Whether the model learns from it. Where the loss is only measured, it is not smoothed.
+
+        Raises:
+            InputError: If no head is attached to the model, or it has another number of outputs.
+        """
+        outputs = head_of(model)(model.features(batch), batch)
+        if outputs.shape[-1] != self.size:
+            raise InputError(
+                f"the head has {outputs.shape[-1]} outputs where {self.size} are learned", "make a head of that size"
+            )
+        targets, weights = batch.targets.reshape(-1), None if batch.weights is None else batch.weights.reshape(-1)
+        labels = batch.model_inputs.get("labels")
+        if self.tokens:
+            outputs = outputs.reshape(-1, outputs.shape[-1])
+        else:
+            first = documents_of(batch).first
+            targets, weights = targets[first], None if weights is None else weights[first]
+            if labels is not None:
+                document_ids = torch.zeros_like(batch.inputs) if batch.document_ids is None else batch.document_ids
+                labels = labels[first // batch.inputs.shape[1], document_ids.reshape(-1)[first].long()]
+        losses = self._losses(outputs, targets, labels, self.label_smoothing if learning else 0.0)
+        losses = losses.masked_fill(targets == IGNORED, 0.0)
+        return Loss((losses if weights is None else losses * weights).sum(), batch.weight)
+
+    def _losses(
+        self, outputs: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor | None, smoothing: float
+    ) -> torch.Tensor:
+        """Return the loss of each text or token, (n,), in float32 (float64 where the outputs are float64)."""
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        if labels is None:
+            return F.cross_entropy(outputs, targets, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing)
+        labels = labels.to(outputs.dtype)
+        if self.outputs == "classes":
+            return F.cross_entropy(outputs, labels, reduction="none", label_smoothing=smoothing)
+        factors = outputs.new_tensor(self.class_weights) if self.class_weights is not None else None
+        if self.outputs == "labels":
+            smoothed = labels * (1.0 - smoothing) + smoothing / 2
+            losses = F.binary_cross_entropy_with_logits(outputs, smoothed, weight=factors, reduction="none")
+        else:
+            losses = (outputs - labels).square()
+            losses = losses if factors is None else losses * factors
+        return losses.mean(-1)

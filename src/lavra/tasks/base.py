@@ -1,0 +1,216 @@
+"""What a task is: which rows it reads, what is learned from them, and how the result is measured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+
+from lavra.data.examples.rows import EXAMPLE_COLUMNS, LabelColumns
+from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.objectives.base import Objective
+from lavra.tasks.datasets import DataDescription, Dataset, Rows
+from lavra.training.deadline import Deadline, amount_in_time
+from lavra.training.plan import Plan
+from lavra.training.validation import ValidationLoss, likelihood_metrics, validation_loss
+
+if TYPE_CHECKING:
+    from lavra.models.hf.model import HFModel
+    from lavra.models.native.decoder import Decoder
+
+ModelKind = Literal["decoder", "encoder", "encoder-decoder"]
+"""The kinds of models."""
+
+
+TRIAL_SHARE = 32
+"""Part of the final evaluation by which its speed is measured."""
+
+LEAST_EVALUATED = 4096
+"""Fewest tokens that are evaluated, however slow the machine is."""
+
+_LEAST_ROWS = 8
+"""Fewest rows that are evaluated, however slow the machine is."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with what its task needs to measure it.
+
+    Attributes:
+        model: The model in evaluation mode, with its head.
+        objective: The objective that it was trained with.
+        dataset: The data set.
+        plan: The plan of the run.
+        device: Device that holds the model and computes.
+        folder: The folder of the run, in which a task may write files of its own; None where it may not.
+        deadline: When the measurement should be done; None for no limit.
+    """
+
+    model: Decoder | HFModel
+    objective: Objective
+    dataset: Dataset
+    plan: Plan
+    device: torch.device
+    folder: Path | None = None
+    deadline: Deadline | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of a trained model on validation data.
+
+    Attributes:
+        figures: The figures by name, as plain values; an estimate is `{"value": …, "low": …, "high": …}`. Those of
+            `result.json` are made of them.
+        table: The figures as a table of plain text.
+    """
+
+    figures: Mapping[str, Any]
+    table: str
+
+
+class Task(ABC):
+    """A task: what a model is to learn from which rows, and how it is measured.
+
+    A task is one class in one file, registered in the table of tasks by `lavra.tasks.table.register`. Everything else
+    (reading, splitting, the plan, the steps, checkpoints, resuming, the record of the run) is the same for all tasks.
+
+    Attributes:
+        name: The name of the task, as in `--task`.
+        objectives: The names of its objectives, as in `--objective`; the first is the default.
+        kinds: The kinds of models that can learn it.
+        rows: What its rows are.
+        columns: For labelled rows, the column of the text and the further columns that are kept.
+        causal: Whether a prediction may depend only on the tokens before it, which the checks prove.
+        bos: Whether documents begin with the tokenizer's own first token, as encoders need it.
+        gives_likelihood: Whether its models give a text a probability, which is measured in bits per byte.
+        follows_scaling_law: Whether the built-in scaling law forecasts its loss, and n-gram counts its warm start.
+        sources: Whether the model reads a source beside the text that it writes.
+        headline: The metric that is shown while training goes on.
+
+    Examples:
+        >>> from lavra.tasks.table import find_task
+        >>> find_task("language-modelling").objectives
+        ('causal',)
+    """
+
+    name: ClassVar[str]
+    objectives: ClassVar[tuple[str, ...]]
+    kinds: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
+    rows: ClassVar[Rows] = "pairs"
+    columns: ClassVar[LabelColumns | None] = None
+    causal: ClassVar[bool] = True
+    bos: ClassVar[bool] = False
+    gives_likelihood: ClassVar[bool] = False
+    follows_scaling_law: ClassVar[bool] = False
+    sources: ClassVar[bool] = False
+    headline: ClassVar[str] = "bits_per_byte"
+
+    @property
+    def wanted_columns(self) -> frozenset[str]:
+        """The names of the columns by which rows of this task are recognised, or of which they are made."""
+        if self.rows == "text":
+            return frozenset()
+        return EXAMPLE_COLUMNS if self.columns is None else frozenset(self.columns.names)
+
+    @abstractmethod
+    def recognises(self, data: DataDescription) -> bool:
+        """Return whether rows like these are what the task learns from, where the request does not name a task."""
+
+    @abstractmethod
+    def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> Objective:
+        """Return the training objective.
+
+        Args:
+            plan: The plan of the run.
+            model: The model that learns.
+            dataset: The data set.
+        """
+
+    def facts(self, dataset: Dataset) -> dict[str, Any]:
+        """Return what the task has to know of the data for good, such as the names of classes, as plain values.
+
+        They are kept in the plan of the run and beside the model.
+
+        Args:
+            dataset: The data set.
+        """
+        return {}
+
+    def head(self, facts: dict[str, Any], width: int) -> torch.nn.Module | None:
+        """Return the head that the model gets for this task; None to keep the model's own.
+
+        The head becomes `model.task_head`, and is trained, saved and exported with the model. It is made again whenever
+        a run is resumed or opened. Initial weights are drawn from torch's default generator, which is seeded for it.
+
+        Args:
+            facts: What `facts` returned.
+            width: Size of the model's features.
+        """
+        return None
+
+    def must_learn(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """Return the ids that have to occur among the targets, such as the end of a document."""
+        return (tokenizer.end_of_document,)
+
+    def metrics(
+        self,
+        loss: float,
+        parts: Mapping[str, float],
+        *,
+        bytes_per_target: float,
+        words_per_target: float | None = None,
+    ) -> dict[str, float]:
+        """Return the metrics of a training step or of a validation, beside the loss.
+
+        Args:
+            loss: Mean loss over the targets, in nats.
+            parts: Mean over the targets of whatever else the objective measured (`Loss.parts`); empty for a step.
+            bytes_per_target: Bytes of text for each target.
+            words_per_target: Words of text for each target; None where they were not counted.
+        """
+        return likelihood_metrics(bytes_per_target, words_per_target)(loss, parts)
+
+    def evaluate(self, trained: Trained) -> Measured:
+        """Measure a trained model on the validation data, with confidence intervals.
+
+        By default the loss of the objective, as perplexity and bits per byte.
+
+        Args:
+            trained: The model and its data.
+        """
+        plan, found = trained.plan, trained.dataset.validation_set(trained.plan)
+
+        def measure(rows: int) -> ValidationLoss:
+            return validation_loss(
+                trained.model,
+                trained.objective,
+                found.source,
+                rows,
+                name=plan.objective,
+                bytes_per_target=found.bytes_per_target,
+                device=trained.device,
+                seed=plan.seed,
+            )
+
+        rows = min(found.rows, max(1, plan.evaluation_tokens // plan.context))
+        least = min(rows, max(_LEAST_ROWS, LEAST_EVALUATED // plan.context))
+        measured = measure(
+            amount_in_time(rows, trained.deadline, measure, trial=max(1, rows // TRIAL_SHARE), least=least)
+        )
+        values = measured.to_json()
+        figures = {name: values[name] for name in ("loss", "perplexity", "bits_per_byte")}
+        return Measured({**figures, "evaluation": {**values, "validation_rows": found.rows}}, str(measured))
+
+    def samples(self, trained: Trained, count: int) -> list[dict[str, str]]:
+        """Return what the model makes of some validation rows, for a person to read: `prompt`, `text` and `expected`.
+
+        Args:
+            trained: The model and its data.
+            count: Number of samples.
+        """
+        return []

@@ -1,0 +1,107 @@
+"""The table of tasks: the one place where tasks are listed, found by name, and chosen by the data and the model."""
+
+from __future__ import annotations
+
+import difflib
+
+from lavra.core.errors import InputError
+from lavra.tasks.base import ModelKind, Task
+from lavra.tasks.completion import CompletionTask
+from lavra.tasks.datasets import DataDescription
+from lavra.tasks.language_modelling import LanguageModelling
+from lavra.tasks.mlm import MaskedLanguageModelling
+from lavra.tasks.seq2seq import Seq2SeqTask
+
+_TABLE: dict[str, Task] = {
+    task.name: task for task in (CompletionTask(), Seq2SeqTask(), MaskedLanguageModelling(), LanguageModelling())
+}
+"""Every task by its name. Where several fit, the first one is taken."""
+
+FROM_SCRATCH = "a model trained from scratch"
+"""What messages call a model that is not a base model."""
+
+_KINDS = {"text": "plain text", "pairs": "examples with a part to predict", "labelled": "rows with labels"}
+"""What the rows of tasks are called in messages."""
+
+
+def register(task: Task) -> None:
+    """Add a task to the table; it is tried before those that are there already.
+
+    Args:
+        task: The task. One of the same name is replaced.
+
+    Examples:
+        >>> from lavra.tasks.table import register, tasks
+        >>> register(CompletionTask())
+        >>> tasks()[0].name
+        'completion'
+    """
+    others = {name: other for name, other in _TABLE.items() if name != task.name}
+    _TABLE.clear()
+    _TABLE.update({task.name: task, **others})
+
+
+def tasks() -> tuple[Task, ...]:
+    """Return all tasks, in the order in which they are tried."""
+    return tuple(_TABLE.values())
+
+
+def find_task(name: str) -> Task:
+    """Return a task by its name.
+
+    Raises:
+        InputError: If there is no such task; the message names the nearest.
+    """
+    if name in _TABLE:
+        return _TABLE[name]
+    near = difflib.get_close_matches(name, _TABLE, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(
+        f"there is no task {name!r}",
+        f"{hint}tasks: {', '.join(_TABLE)}; one of your own is registered by lavra.tasks.table.register",
+    )
+
+
+def choose_task(asked: str, objective: str, kind: ModelKind, data: DataDescription, place: str) -> tuple[Task, str]:
+    """Return the task of a run and its objective: those of the request, or the first that fits model and data.
+
+    Args:
+        asked: The name of the task in the request, or "auto".
+        objective: The name of the objective in the request, or "auto".
+        kind: The kind of the model.
+        data: What is known of the data.
+        place: The model, for messages.
+
+    Raises:
+        InputError: If there is no such task or objective, or it does not fit the model and the data.
+    """
+    named = [find_task(asked)] if asked != "auto" else list(tasks())
+    if objective != "auto":
+        named = [task for task in named if objective in task.objectives]
+        if not named:
+            known = ", ".join(sorted({name for task in tasks() for name in task.objectives}))
+            whose = f"the task {asked} has" if asked != "auto" else "there is"
+            raise InputError(f"{whose} no objective {objective!r}", f"objectives: {known}")
+    able = [task for task in named if kind in task.kinds]
+    fitting = [task for task in able if task.recognises(data)]
+    explicit = asked != "auto" or objective != "auto"
+    if explicit and able and data.prepared in (None, able[0].rows):
+        fitting = fitting or able[:1]  # what the data lack is told when they are read
+    if not fitting or (explicit and not able):
+        raise _misfit(asked, objective, kind, data, place)
+    chosen = fitting[0]
+    return chosen, objective if objective != "auto" else chosen.objectives[0]
+
+
+def _misfit(asked: str, objective: str, kind: ModelKind, data: DataDescription, place: str) -> InputError:
+    possible = next((task for task in tasks() if kind in task.kinds and task.recognises(data)), None)
+    what = _KINDS["pairs" if find_task("completion").recognises(data) else "text"]
+    if possible is None:
+        remedy = "give rows with a source and a target" if kind == "encoder-decoder" else "give plain text"
+        return InputError(f"{place} is an {kind}, which cannot learn from {what}", remedy)
+    flag, value = ("--objective", objective) if objective != "auto" else ("--task", asked)
+    other = possible.objectives[0] if objective != "auto" else possible.name
+    return InputError(
+        f"{flag} {value} does not fit: {place} is a {kind} and the data are {what}",
+        f"use {flag} {other}, or leave it out",
+    )
