@@ -128,15 +128,6 @@ def _before_dashes(arguments: Sequence[str]) -> Iterator[str]:
     return itertools.takewhile(lambda word: word != "--", arguments)
 
 
-def _conventions(arguments: Sequence[str]) -> tuple[Any, ...]:
-    """Return how flags are read: a switch as `--x` and as `--no-x`, whatever its default or the recipe says.
-
-    The help shows of the two only the one that changes something.
-    """
-    asked_for_help = any(word in ("-h", "--help") for word in arguments)
-    return (tyro.conf.DisallowNone, *((tyro.conf.FlagCreatePairsOff,) if asked_for_help else ()))
-
-
 def _recipe(arguments: Sequence[str]) -> Path | None:
     """Find the recipe before the other flags are read, because it sets their defaults."""
     for number, word in enumerate(_before_dashes(arguments)):
