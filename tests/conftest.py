@@ -12,7 +12,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFL
 import pytest
 from hypothesis import settings
 
-settings.register_profile("lavra", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("lavra", max_examples=50, deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("lavra")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to Ctrl-C
 
@@ -64,5 +64,6 @@ def reference_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `lavra check` find no compiler: compiling takes ten seconds, and has tests of its own."""
+    """Let `lavra check` find no compiler and trace no graph, which take seconds and have tests of their own."""
     monkeypatch.setattr("lavra.checks.kernels.can_compile", lambda device: False)
+    monkeypatch.setattr("lavra.checks.speed._graphs", lambda check_context: None)

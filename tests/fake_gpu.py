@@ -254,8 +254,6 @@ def _library() -> dict[str, Callable[..., Any]]:
         "get_device_capability": lambda *_: (8, 0),
         "max_memory_allocated": lambda *_: gib,
         "memory_allocated": lambda *_: gib,
-        "memory_reserved": lambda *_: 2 * gib,
-        "mem_get_info": lambda *_: (6 * gib, 8 * gib),
         "reset_peak_memory_stats": lambda *_: None,
         "empty_cache": lambda: None,
     }
@@ -284,6 +282,7 @@ def fake_gpu(*, library: bool = False) -> Iterator[torch.device]:
             (_device.DeviceContext, "__torch_function__", default_device),
             (torch.Tensor, "pin_memory", lambda tensor, *_: tensor),
             (torch.cuda, "synchronize", lambda *_: None),
+            (torch.cuda, "mem_get_info", lambda *_: (6 << 30, 8 << 30)),
             (torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state()),
             (torch.cuda, "set_rng_state", lambda state, *_: torch.set_rng_state(state)),
         ):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import check_contexts as check_contexts
 from check_contexts import decoder_check_context, shrunk, stand_in_check_context
+from lavra.checks import speed
 from lavra.checks.base import CheckContext, Storage
 from lavra.checks.documents import check_documents, check_padding
 from lavra.checks.gradients import check_accumulation, check_gradients, check_optimizer
@@ -35,6 +36,8 @@ from lavra.objectives.causal import Causal
 from lavra.training.step import Step
 
 CORPORA = ("tales", "laws", "topics")
+
+_TRACED = speed._graphs
 
 pytestmark = pytest.mark.usefixtures("without_compiler")
 
@@ -93,6 +96,10 @@ def test_clean_presets_pass_the_whole_battery_on_every_corpus(style, corpus, pre
     assert (
         complaints(run_checks(decoder_check_context(shrunk(style), corpora(corpus), precision=precision), FULL)) == []
     )
+
+
+def test_a_block_is_one_graph_without_breaks(tales):
+    assert _TRACED(decoder_check_context(shrunk("lavra-9m"), tales)) == (0, 1)
 
 
 @pytest.mark.parametrize("kind", ["encoder", "encoder-decoder"])

@@ -207,7 +207,7 @@ def specs(draw: st.DrawFn) -> DecoderSpec:
     return replace(draw(st.sampled_from(BASES)), depth=1, **changes)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(specs())
 def test_any_shape_is_exported_exactly_or_refused(spec: DecoderSpec) -> None:
     try:

@@ -38,7 +38,7 @@ def test_a_gpu_takes_what_its_memory_holds(monkeypatch: pytest.MonkeyPatch):
 
 def test_on_a_fake_gpu():
     model = build_decoder(SPEC)
-    with fake_gpu(library=True) as device:
+    with fake_gpu() as device:
         assert rows_at_once(model.to(device), 64, 17) == MOST_ROWS
 
 

@@ -77,7 +77,7 @@ def replaced(value: Any, path: tuple[Any, ...], change: Callable[[Any, Any], Non
     return value
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_value_may_be_of_any_kind_or_missing(data: st.DataObject, scratch: Path, whole: Path) -> None:
     run = restored(scratch, whole)

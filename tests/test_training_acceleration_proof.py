@@ -416,7 +416,8 @@ def test_what_was_given_up_stays_so_after_a_resume(compiler: Compiler):
     assert flags_of(resumed) == EAGER
 
 
-SHAPES = [(128, 4, 2), (256, 4, 4), (512, 6, 2)]
+# The compiler takes most of a minute of processor time for each shape.
+SHAPES = [(128, 4, 2), *(pytest.param(*shape, marks=pytest.mark.heavy) for shape in [(256, 4, 4), (512, 6, 2)])]
 
 
 @pytest.mark.skipif(not can_compile(CPU), reason="there is no C++ compiler")

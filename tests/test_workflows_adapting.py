@@ -20,7 +20,8 @@ from lavra.workflows.models.open import open_model
 
 QUICK: dict[str, Any] = {
     "machine": {"micro_batch_size": 2, "threads": 1, "precision": "fp32", "compile": "no"},
-    "samples": 1,
+    "optimization": {"batch_tokens": 256},
+    "samples": 0,
 }
 VOCABULARY = 400
 
@@ -160,8 +161,10 @@ def test_a_run_needs_nothing_from_elsewhere_to_go_on(text: Path, base: Path, tmp
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
 
 
+@pytest.mark.usefixtures("reference_in_this_process")
 def test_an_encoder_decoder_learns_pairs(pairs: Path, t5: Path, tmp_path: Path) -> None:
-    run = train(pairs, t5, tmp_path / "run", steps=30, optimization={"learning_rate": 3e-3, "batch_tokens": 512})
+    rate = {"learning_rate": 3e-3, "batch_tokens": 512}
+    run = train(pairs, t5, tmp_path / "run", steps=30, samples=1, optimization=rate)
     validation = steps(run, "validation")
     assert run.plan["objective"] == "seq2seq"
     assert validation[30] < validation[0] - 0.3
@@ -173,6 +176,7 @@ def test_an_encoder_decoder_learns_pairs(pairs: Path, t5: Path, tmp_path: Path) 
     assert "city" in sample["expected"]
 
 
+@pytest.mark.usefixtures("reference_in_this_process")
 def test_an_encoder_learns_hidden_words(text: Path, bert: Path, tmp_path: Path) -> None:
     run = train(text, bert, tmp_path / "run", steps=30, optimization={"learning_rate": 3e-3, "batch_tokens": 512})
     assert run.plan["objective"] == "mlm"
@@ -207,6 +211,7 @@ def test_an_adapter_learns_alone_and_is_folded(kind: str, text: Path, base: Path
     assert all("blocks." in name for name in moved)
 
 
+@pytest.mark.usefixtures("reference_in_this_process")
 def test_an_adapter_of_a_wrapped_model_opens_with_peft(pairs: Path, t5: Path, tmp_path: Path) -> None:
     import peft
 
@@ -226,6 +231,7 @@ def test_an_adapter_of_a_wrapped_model_opens_with_peft(pairs: Path, t5: Path, tm
     assert not torch.allclose(ours, before, atol=1e-3)
 
 
+@pytest.mark.usefixtures("without_compiler")
 def test_checks_pass_before_an_adapter_is_trained(text: Path, base: Path, tmp_path: Path) -> None:
     transforms = {"adapter": {"kind": "lora", "rank": 4}}
     run = train(text, base, tmp_path / "run", transforms=transforms, check=True, steps=2)
@@ -289,6 +295,7 @@ def test_what_cannot_be_is_said(text: Path, pairs: Path, base: Path, t5: Path, t
         train(text, t5, out, force=True)
 
 
+@pytest.mark.usefixtures("reference_in_this_process")
 def test_dropout_is_off_unless_asked_for(pairs: Path, t5: Path, tmp_path: Path) -> None:
     from torch import nn
 
@@ -298,11 +305,13 @@ def test_dropout_is_off_unless_asked_for(pairs: Path, t5: Path, tmp_path: Path) 
         return own | {module.p for module in inner.modules() if isinstance(module, nn.Dropout)}
 
     assert dropouts(t5) == {0.1}
-    assert dropouts(train(pairs, t5, tmp_path / "off", steps=1).path / "base") == {0.0}
-    asked = train(pairs, t5, tmp_path / "on", steps=4, checkpoint_every=2, model={"dropout": 0.2})
+    small = {"optimization": {"batch_tokens": 512}}
+    assert dropouts(train(pairs, t5, tmp_path / "off", steps=1, **small).path / "base") == {0.0}
+    given = {"steps": 4, "checkpoint_every": 2, "model": {"dropout": 0.2}, **small}
+    asked = train(pairs, t5, tmp_path / "on", **given)
     assert dropouts(asked.path / "base") == {0.2}
     _stop_at(asked.path, step=4)
-    whole = steps(train(pairs, t5, tmp_path / "whole", steps=4, checkpoint_every=2, model={"dropout": 0.2}), "train")
+    whole = steps(train(pairs, t5, tmp_path / "whole", **given), "train")
     assert steps(lavra.resume(asked.path), "train") == whole
 
 

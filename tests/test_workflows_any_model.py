@@ -69,6 +69,7 @@ def test_an_attention_that_this_machine_lacks_is_replaced_by_torchs(architecture
     assert certify(model, folder, [list(range(1, 20))]).holds
 
 
+@pytest.mark.usefixtures("reference_in_this_process")
 def test_a_run_whose_model_cannot_write_is_finished_and_says_so(tmp_path, capsys, monkeypatch):
     def refuse(*_: Any) -> bool:
         raise InputError("MambaForCausalLM writes nothing today", "ask tomorrow")

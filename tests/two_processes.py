@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -28,8 +29,13 @@ def in_two_processes(code: str) -> None:
     own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
     command = [sys.executable, "-c", f"from pathlib import Path; {code}"]
     processes = [subprocess.Popen(command, env=shared | rank) for rank in own]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda process: _ended(process, processes), processes)) == [0, 0]
+
+
+def _ended(process: subprocess.Popen[bytes], processes: list[subprocess.Popen[bytes]]) -> int:
+    """Wait for a process and return its exit code; one that failed takes those with it that would wait for it."""
+    if process.wait():
+        for other in processes:
+            other.kill()
+    return process.returncode

@@ -382,7 +382,8 @@ def _length(
     measured = validation_rows * shape.context
     if budget is not None:
         seconds = EVALUATION_SHARE * budget
-        measured = min(measured, max(4096, int(seconds / _evaluation_seconds(compile, seconds_per_token))))
+        least = min(_LEAST_EVALUATED, 2 * shape.context)
+        measured = min(measured, max(least, int(seconds / _evaluation_seconds(compile, seconds_per_token))))
     return {
         "steps": steps,
         "tokens": tokens,
@@ -496,6 +497,9 @@ _CHECKPOINTS = 20
 """Number of checkpoints of a run, and the time budget in seconds below which there are only as many as validations:
 writing checkpoints every few steps makes these steps a quarter slower."""
 _SHORT = 300.0
+
+_LEAST_EVALUATED = 4096
+"""Fewest tokens of the final evaluation in a short budget, or two sequences where these are fewer."""
 
 _FINISH_SECONDS = 1.0
 """Seconds that the end of a run takes besides."""
