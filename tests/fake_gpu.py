@@ -282,6 +282,7 @@ def fake_gpu(*, library: bool = False) -> Iterator[torch.device]:
             (_device.DeviceContext, "__torch_function__", default_device),
             (torch.Tensor, "pin_memory", lambda tensor, *_: tensor),
             (torch.cuda, "synchronize", lambda *_: None),
+            (torch.cuda, "mem_get_info", lambda *_: (6 << 30, 8 << 30)),
             (torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state()),
             (torch.cuda, "set_rng_state", lambda state, *_: torch.set_rng_state(state)),
         ):

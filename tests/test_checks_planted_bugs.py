@@ -346,6 +346,18 @@ def test_held_out_documents_copied_into_the_training_text(tales, tmp_path):
     assert check_copies(check_context)[0].measured.startswith("3 of ")
 
 
+def test_only_what_may_be_a_copy_is_read(tales, tmp_path, monkeypatch):
+    texts = [*tales.train.texts(), next(text for text in tales.validation.texts() if len(text) > 200)]
+    data = with_train(tales, texts, tmp_path)
+    read = []
+    document = data.train.document
+    monkeypatch.setattr(data.train, "document", lambda number: read.append(number) or document(number))
+    check_context = decoder_check_context(shrunk("gpt2-124m"), data)
+    assert check_copies(check_context)[0].measured.startswith("1 of ")
+    assert len(texts) - 1 in read
+    assert len(read) < 5
+
+
 def test_held_out_documents_copied_with_small_changes(tales, tmp_path):
     changed = [text.replace(",", " ,").upper() for text in tales.validation.texts()]
     check_context = decoder_check_context(
@@ -355,6 +367,22 @@ def test_held_out_documents_copied_with_small_changes(tales, tmp_path):
     assert verdicts(check_context, check_near_duplicates) == {"validation_near_duplicates": "fail"}
     told = check_near_duplicates(replace(check_context, loaded=True))[0].measured
     assert "all of them are near duplicates" in told
+
+
+@pytest.mark.parametrize(("copies", "verdict"), [(1, "warn"), (2, "fail")])
+def test_one_near_duplicate_in_a_small_validation_text_is_no_proof(tales, tmp_path, copies, verdict):
+    texts = list(tales.validation.texts())
+    changed = [text.replace(",", " ,").upper() for text in texts if len(text) > 200][:copies]
+    numbers = range(max(copies, 3))
+    with StoreWriter(tmp_path / "validation", tales.tokenizer, keep_texts=True) as writer:
+        for text in [text for text in texts if len(text) > 200][: len(numbers)]:
+            writer.add("text", text, tales.tokenizer.encode_many([text])[0])
+    data = with_train(tales, [*tales.train.texts(), *changed], tmp_path)
+    few = Prepared(data.folder, data.train, TokenStore.open(tmp_path / "validation"))
+    check_context = decoder_check_context(shrunk("gpt2-124m"), few)
+    (result,) = check_near_duplicates(check_context)
+    assert result.measured.startswith(f"{copies} of 3 validation documents")
+    assert result.verdict == verdict
 
 
 # 10: tokenizer of another model

@@ -79,6 +79,17 @@ def test_a_recipe_sets_the_values_and_flags_override_them(tmp_path: Path):
     assert read("--recipe", str(recipe)) == written
 
 
+@pytest.mark.parametrize("written", [True, False, None])
+@pytest.mark.parametrize(("word", "wanted"), [("--check", True), ("--no-check", False)])
+def test_a_switch_may_say_what_the_recipe_or_the_default_says(
+    tmp_path: Path, written: bool | None, word: str, wanted: bool
+):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("" if written is None else f"check = {str(written).lower()}\n")
+    assert read("corpus", "--recipe", str(recipe), word).check is wanted
+    assert read("corpus", word).check is wanted
+
+
 def test_a_recipe_may_leave_out_what_a_flag_gives(tmp_path: Path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('budget = "10m"\n')

@@ -5,6 +5,7 @@ The pages show the parts between the marks, word for word.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -543,3 +544,16 @@ def test_phrasings_are_a_file(tmp_path: Path):
     example = {"text": "Adorei.", "label": "boa"}
     prompt = template.fill({"text": "Um tédio.", "labels": ["boa", "ruim"], "examples": [example]})
     assert prompt.strip() == "Resenha: Adorei.\nNota: boa\n\nResenha: Um tédio.\nNota:"
+
+
+# The pages themselves.
+
+
+def test_the_pages_show_these_examples():
+    """A mark that a formatter pulls apart would be printed in place of the example."""
+    here = Path(__file__)
+    pages = "".join(page.read_text(encoding="utf8") for page in (here.parents[1] / "docs/extending").glob("*.md"))
+    shown = re.findall(r'^--8<-- "tests/test_docs_extending.py:(\w+)"$', pages, re.MULTILINE)
+    assert sorted(shown) == sorted(
+        re.findall(r"^# --8<-- \[start:(\w+)\]$", here.read_text(encoding="utf8"), re.MULTILINE)
+    )

@@ -213,9 +213,29 @@ def test_what_is_neutral_moves_no_bit():
 def test_validation_measures_it_without_smoothing():
     model = classifier().eval()
     plain, smoothed = Classify(CONTEXT, SIZE), Classify(CONTEXT, SIZE, label_smoothing=0.3)
-    validation = Validation(Texts(lambda number: number % SIZE), 4, 1.0)
-    losses = [validation.loss(model, one, size, torch.device("cpu")) for one in (plain, smoothed) for size in (1, 4)]
-    assert losses == pytest.approx(losses[:1] * 4, rel=1e-5)
+    validation = Validation(Texts(lambda number: number % SIZE), 4, lambda loss, parts: {})
+    found = [validation.measure(model, one, size, torch.device("cpu")) for one in (plain, smoothed) for size in (1, 4)]
+    assert set(found[0]) == {"loss", "accuracy"}
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["classes", "probabilities", "labels"])
+def test_accuracy_is_measured_with_the_weights_of_the_loss(form: str):
+    texts = [one for one in HARD if one.label is not None]
+    outputs, targets = outputs_of(texts), torch.tensor([one.label for one in texts])
+    certain = np.eye(SIZE)[targets]
+    if form != "classes":
+        texts = [replace(one, label=q) for one, q in zip(texts, certain, strict=True)]
+    objective = Classify(CONTEXT, SIZE, "labels" if form == "labels" else "classes")
+    batch = encoded(objective, [texts[:2], texts[2:]])
+    loss = objective.loss(classifier(), batch, learning=False)
+    right = (outputs.argmax(-1) == targets).float()
+    if form == "labels":
+        right = ((outputs > 0) == torch.tensor(certain).bool()).float().mean(-1)
+    expected = (right * torch.tensor([one.weight for one in texts])).sum()
+    assert float(loss.parts["accuracy"]) == pytest.approx(float(expected))
+    assert objective.loss(classifier(), batch).parts == {}
 
 
 def test_a_head_of_another_size_is_refused():
@@ -243,6 +263,8 @@ def test_options_that_are_impossible_are_refused(options: dict[str, Any], messag
     [
         (3, {}, "a class outside 0 to 2"),
         (-1, {}, "a class outside 0 to 2"),
+        (1.5, {}, "no whole number"),
+        ([0.0, float("nan"), 1.0], {"outputs": "values"}, "not finite"),
         ([0.5, 0.5], {}, "2 numbers for 3 outputs"),
         ([0.5, 0.5, 0.5], {}, "add up to 1.5"),
         ([2.0, 0.0, 0.0], {"outputs": "labels"}, "outside 0 to 1"),

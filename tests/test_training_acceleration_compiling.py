@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -54,3 +55,19 @@ def test_a_step_is_compiled_with_its_loss_and_both_are_taken_back(monkeypatch: p
     compilation.undo()
     assert trainer.objective is objective
     assert all(block._compiled_call_impl is None for block in blocks)
+
+
+def test_flags_of_one_trainer_are_not_those_of_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """They belong to the process, so a trainer that begins with the usual ones takes them back."""
+    from torch._inductor import config
+
+    monkeypatch.setattr(os, "environ", dict(os.environ) | {"XDG_CACHE_HOME": str(tmp_path)})
+    usual = config.cpp.cxx
+    compile_step(tiny_trainer()).set_flags("-O1")
+    script = Path(config.cpp.cxx[1])
+    assert script.name.endswith("-O1")
+    assert script.read_text().endswith('"$@" -O1\n')
+    compilation = compile_step(tiny_trainer())
+    assert config.cpp.cxx == (None, compiling.cpp_compiler())
+    compilation.undo()
+    config.cpp.cxx = usual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -18,9 +19,10 @@ from lavra.models.native import attention
 from lavra.models.native.decoder import build_decoder
 from lavra.models.spec import DecoderSpec
 from lavra.objectives.causal import Causal
-from lavra.training.acceleration import compiling, proof
+from lavra.training.acceleration import compiling, proof, verdicts
 from lavra.training.acceleration.compiling import EAGER, SAFER, can_compile, compile_step
-from lavra.training.batches import BatchSource
+from lavra.training.batches import BatchSource, DistributedInfo
+from lavra.training.deadline import Deadline
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.optimizers.schedules import Schedule
 from lavra.training.trainer import Trainer
@@ -189,7 +191,7 @@ def test_a_verdict_is_remembered_for_the_same_machine_and_shape(
     other, _ = compiled_trainer(micro_batch_size=2)
     other.run_step()
     assert asked
-    (own_cache / "lavra" / proof.VERDICTS).write_text('{"damaged')
+    (own_cache / "lavra" / verdicts.VERDICTS).write_text('{"damaged')
     asked.clear()
     compiled_trainer()[0].run_step()
     assert asked
@@ -202,7 +204,113 @@ def test_another_compiler_is_another_verdict(compiler: Compiler, own_cache: Path
         script.chmod(0o755)
         os.environ["CXX"] = str(script)
         compiled_trainer()[0].run_step()
-    assert len(json.loads((own_cache / "lavra" / proof.VERDICTS).read_text())) == 2
+    assert len(json.loads((own_cache / "lavra" / verdicts.VERDICTS).read_text())) == 2
+
+
+class SlowCompiler(Compiler):
+    """A compiler that takes its time, on a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        super().__init__(monkeypatch)
+        self.now, self.seconds = 0.0, seconds
+
+    def compile_blocks(self, model: Any) -> Callable[[], None]:
+        undo = super().compile_blocks(model)
+        flags, begun = self.flags, set[str]()
+        for block in model.blocks:
+            call = block._compiled_call_impl
+
+            def slow(*given: Any, call: Any = call) -> torch.Tensor:
+                if flags not in begun and torch._dynamo.eval_frame._stance.stance != "force_eager":
+                    begun.add(flags)
+                    self.now += self.seconds
+                return call(*given)
+
+            block._compiled_call_impl = slow
+        return undo
+
+
+def timed_trainer(compiler: SlowCompiler, budget: float | None, **options: Any) -> tuple[Trainer, list[str]]:
+    """Return a compiled trainer that should be done `budget` seconds from now; its compiler has compiled nothing."""
+    trainer, lines = compiled_trainer(**options)
+    if budget is not None:
+        trainer.deadline = Deadline(compiler.now + budget, lambda: compiler.now)
+    compiler.used.clear()
+    return trainer, lines
+
+
+def test_another_way_is_tried_only_where_it_pays_in_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch):
+    """Each run begins where the last one gave up, and in the end none compiles what is known to be wrong."""
+    compiler = SlowCompiler(monkeypatch, 45.0)
+    compiler.faulty, compiler.fault = {compiling.USUAL, *SAFER[:1]}, FAULTS["gradient"]
+    trainer, lines = timed_trainer(compiler, 150.0)
+    run(trainer, 2)
+    assert flags_of(trainer) == EAGER
+    assert compiler.used == []  # nothing but the first way was compiled, before the steps
+    assert "with the usual flags, the gradient of" in lines[0]
+    assert "compiling once more (some 45 s) does not pay in the time that is left" in lines[0]
+    assert f"begins with {SAFER[0]}" in lines[0]
+    assert compiler.now == 45.0
+
+    trainer, lines = timed_trainer(compiler, 250.0)
+    trainer.run_step()
+    assert flags_of(trainer) == SAFER[1]
+    assert compiler.used == list(SAFER)
+    assert "with the usual flags, an earlier run found it wrong" in lines[0]
+    assert compiler.now == 135.0
+
+    trainer, lines = timed_trainer(compiler, 10.0)
+    trainer.run_step()
+    assert flags_of(trainer) == SAFER[1]
+    assert "as an earlier run proved" in lines[0]
+
+
+def test_what_an_earlier_run_found_slow_is_not_tried_in_a_short_run(monkeypatch: pytest.MonkeyPatch):
+    compiler = SlowCompiler(monkeypatch, 45.0)
+    compiler.faulty, compiler.fault = {compiling.USUAL, *SAFER[:1]}, FAULTS["gradient"]
+    timed_trainer(compiler, 150.0)[0].run_step()
+    trainer, _ = timed_trainer(compiler, 120.0)
+    trainer.run_step()
+    assert (flags_of(trainer), compiler.used, compiler.now) == (EAGER, [], 45.0)
+
+
+def test_without_a_deadline_every_way_is_tried(monkeypatch: pytest.MonkeyPatch):
+    compiler = SlowCompiler(monkeypatch, 1e6)
+    compiler.faulty, compiler.fault = {compiling.USUAL, *SAFER}, FAULTS["gradient"]
+    trainer, lines = timed_trainer(compiler, None)
+    trainer.run_step()
+    assert (flags_of(trainer), compiler.used) == (EAGER, list(SAFER))
+    again, told = timed_trainer(compiler, None)
+    again.run_step()
+    assert (flags_of(again), compiler.used) == (EAGER, [])
+    assert "the plain step goes on" in lines[0]
+    assert "an earlier run found it wrong" in told[0]
+
+
+def test_a_way_that_was_wrong_for_another_step_is_tried_late(compiler: Compiler):
+    compiler.faulty, compiler.fault = {compiling.USUAL}, FAULTS["gradient"]
+    compiled_trainer()[0].run_step()
+    compiler.used.clear()
+    other, lines = compiled_trainer(micro_batch_size=2)
+    other.run_step()
+    assert compiler.used == [compiling.USUAL, SAFER[0]]  # the first was set up, and never run
+    assert flags_of(other) == SAFER[0]
+    assert len(lines) == 1
+    assert "wrong" not in lines[0]
+
+
+def test_ranks_that_know_different_things_decide_alike(monkeypatch: pytest.MonkeyPatch):
+    """What one rank knows to be wrong is wrong for all; what is proved is so on all."""
+    others = {compiling.USUAL}
+    monkeypatch.setattr(proof, "max_over_ranks", lambda value, _: value or next(asked) in others)
+    ways = [compiling.USUAL, *SAFER, EAGER]
+    asked = iter([*ways] * 4)
+    found = proof._agreed(verdicts.Verdict(compiling.USUAL), ways, DistributedInfo())
+    assert found.proved is None
+
+
+def test_a_verdict_holds_for_the_code_of_models():
+    assert verdicts._code() != hashlib.blake2b(digest_size=8).hexdigest()
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(compiler: Compiler, own_cache: Path):

@@ -1,4 +1,4 @@
-"""Families of `transformers` by random weights: all train, finish, evaluate and export, or say beforehand why not."""
+"""Families of `transformers` by random weights: all train, finish, evaluate, export and write as they do there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 import torch
 
 import lavra
+from lavra.config.generation import GenerateOptions
+from lavra.generation.generate import generate
 from lavra.workflows.export.export import export
+from lavra.workflows.models.open import open_model
 from little_tokenizers import bart_like
 from test_workflows_carried import QUICK
 
@@ -144,7 +147,77 @@ DECODERS = [
     "lfm2",
     "qwen3_next",
     "qwen3_5_text",
+    "falcon_mamba",
+    "jamba",
+    "bamba",
+    "granitemoehybrid",
+    "nemotron_h",
+    "olmo_hybrid",
+    "kimi_linear",
+    "bailing_hybrid",
+    "minimax",
+    "lfm3",
+    "recurrent_gemma",
+    "rwkv",
+    "xlstm",
 ]
+OTHERS = [
+    "deepseek_v4",
+    "flint",
+    "afmoe",
+    "apertus",
+    "arcee",
+    "bitnet",
+    "biogpt",
+    "ctrl",
+    "cwm",
+    "diffllama",
+    "doge",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "exaone4",
+    "exaone_moe",
+    "flex_olmo",
+    "glm4",
+    "glm4_moe",
+    "gpt-sw3",
+    "gpt_neox_japanese",
+    "gpt_oss",
+    "granite_swa",
+    "granitemoe",
+    "granitemoeshared",
+    "helium",
+    "hrm_text",
+    "hunyuan_v1_dense",
+    "hunyuan_v1_moe",
+    "hyperclovax",
+    "internlm3",
+    "jais2",
+    "jetmoe",
+    "kolibri1",
+    "laguna",
+    "llama4_text",
+    "mellum",
+    "mimo_v2_flash",
+    "minimax_m2",
+    "ministral",
+    "ministral3",
+    "modernbert-decoder",
+    "moshi",
+    "olmo3",
+    "olmoe",
+    "openai-gpt",
+    "persimmon",
+    "phimoe",
+    "seed_oss",
+    "solar_open",
+    "vaultgemma",
+    "inkling_text",
+    "hy_v3",
+    "iquestcoder",
+    "cohere2_moe",
+]
+"""Families of which only the text that they write is compared."""
 ENCODERS = ["bert", "roberta", "distilbert", "electra", "modernbert", "deberta-v2"]
 ENCODER_DECODERS = ["t5", "bart", "mbart"]
 
@@ -169,6 +242,26 @@ def folder_of(family: str, kind: str, folder: Path) -> Path:
     config = folder / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "mask_token": "<mask>", "bos_token": "<s>"}))
     return folder
+
+
+@pytest.mark.parametrize("family", [*DECODERS, *OTHERS])
+def test_a_family_writes_what_transformers_writes(family: str, tmp_path: Path):
+    import transformers
+
+    folder = folder_of(family, "decoder", tmp_path)
+    opened = open_model(str(folder), "cpu")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    tokenizer, prompts = opened.tokenizer, ["A linguagem é", "um"]
+    outside = list(range(tokenizer.vocabulary_size, VOCABULARY)) or None
+    made = generate(opened.model, tokenizer, prompts, GenerateOptions(greedy=True, max_new_tokens=12))
+    for prompt, one in zip(prompts, made, strict=True):
+        ids = torch.tensor([[*tokenizer.text_bos, *tokenizer.encode(prompt)]])
+        how = {"eos_token_id": list(tokenizer.end_ids), "suppress_tokens": outside, "max_new_tokens": 12}
+        new = theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **how)[0][
+            ids.shape[1] :
+        ].tolist()
+        end = next((place for place, token in enumerate(new) if token in tokenizer.end_ids), len(new))
+        assert one.tokens == tuple(new[:end])
 
 
 @pytest.fixture(scope="module")

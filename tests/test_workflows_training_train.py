@@ -102,8 +102,8 @@ def test_a_table_of_pairs_begins_with_what_follows_two_tokens(prepared: Path, tm
 def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Where rates are not given, they are chosen by the length that a run is likely to have, which is a matter of speed.
-    rates = {"learning_rate": 3e-3, "embedding_lr": 0.05, "muon_lr": 0.01}
+    # What is not given is chosen by the length that a run is likely to have, which is a matter of speed.
+    rates = {"learning_rate": 3e-3, "embedding_lr": 0.05, "muon_lr": 0.01, "warmup_steps": 1}
     fields = {**SMALL, "optimization": {**SMALL["optimization"], **rates, "bigram_init": True}, "samples": 0}
     with monkeypatch.context() as patch:
         SimulatedClock(step_seconds=0.25).install(patch)

@@ -124,8 +124,14 @@ _MEASURED_TOKENS = 4096  # tokens on which the loss with and without near duplic
 _FEW = 0.01
 """Share of near duplicates in the validation text up to which the verdict is `ok`, and from which it is `fail`."""
 _MANY = 0.1
+_LEAST_TO_FAIL = 2
+"""Near duplicates from which the verdict may be `fail`: one document, such as a form letter, is no evidence that the
+text was split wrongly, however large its share of a small validation text is."""
 _SHORT = 20
 """Tokens below which a copy is ignored: headings and one-line documents repeat by nature."""
+
+_COMPARED_TOKENS = 8
+"""Tokens of a document, evenly spread, by which it is chosen to be compared with others."""
 
 
 def check_copies(check_context: CheckContext) -> list[CheckResult]:
@@ -181,19 +187,37 @@ def check_near_duplicates(check_context: CheckContext) -> list[CheckResult]:
     if share <= _FEW:
         return [CheckResult(name, "ok", measured, expected)]
     remedy = "near duplicates make validation results too good; remove them before the split"
-    verdict = "fail" if share > _MANY else "warn"
+    verdict = "fail" if share > _MANY and len(near) >= _LEAST_TO_FAIL else "warn"
     return [CheckResult(name, verdict, measured, expected, remedy, _shown(check_context, near))]
 
 
 def _copied(train: TokenStore, validation_set: TokenStore) -> list[int]:
     """Return the numbers of the validation documents, short ones excepted, that are equal to a training document."""
-    # Only training documents whose length occurs among the validation documents are read and compared.
     lengths = np.diff(validation_set.offsets.astype(np.int64))
-    long = np.flatnonzero(lengths >= _SHORT).tolist()
-    wanted = {validation_set.document(number).astype(np.int64).tobytes(): number for number in long}
-    candidates = np.flatnonzero(np.isin(np.diff(train.offsets.astype(np.int64)), lengths[lengths >= _SHORT]))
+    long = np.flatnonzero(lengths >= _SHORT)
+    wanted = {validation_set.document(number).astype(np.int64).tobytes(): number for number in long.tolist()}
+    # Only training documents are read and compared that have the length and some tokens of a validation document.
+    signatures = _signatures(validation_set, long)
+    training = np.flatnonzero(np.isin(np.diff(train.offsets.astype(np.int64)), lengths[long]))
+    candidates = training[np.isin(_signatures(train, training), signatures)]
     found = (wanted.get(train.document(number).astype(np.int64).tobytes()) for number in candidates.tolist())
     return sorted({number for number in found if number is not None})
+
+
+def _signatures(store: TokenStore, numbers: np.ndarray) -> np.ndarray:
+    """Return a hash of the length and of a few tokens of each document, (numbers,) uint64; equal ones have equal ones.
+
+    Args:
+        store: The store of the documents.
+        numbers: Numbers of documents of at least `_SHORT` tokens.
+    """
+    starts = store.offsets[numbers].astype(np.int64)
+    lengths = store.offsets[numbers + 1].astype(np.int64) - starts
+    signature = lengths.astype(np.uint64)
+    for part in range(_COMPARED_TOKENS):
+        tokens = store.tokens[starts + (lengths - 2) * part // (_COMPARED_TOKENS - 1)]
+        signature = signature * np.uint64(0x9E3779B97F4A7C15) + tokens.astype(np.uint64)
+    return signature
 
 
 def _share(store: TokenStore, numbers: Sequence[int]) -> float:

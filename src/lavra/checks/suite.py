@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from lavra.checks.speed import check_speed
 from lavra.checks.stores import check_copies, check_files, check_near_duplicates, check_tokenizer
 from lavra.core.errors import CheckFailed
 from lavra.core.progress import Progress
+from lavra.training.devices import synchronize
 
 # The report, as values and as text.
 
@@ -197,17 +199,32 @@ def run_checks(
         checks, results = [pair for pair in checks if pair[0] in _WITHOUT_MODEL], [impossible]
     unit = 0.0
     devices = [check_context.trainer.device] if check_context.trainer.device.type == "cuda" else []
+    # The time left is reckoned by the costs: the last checks take most of it.
+    share = len(checks) / sum(1.0 + cost for _, cost in checks)
     with Progress("checking", len(checks), "checks", every=5.0) as progress, torch.random.fork_rng(devices):
+        if devices and impossible is None:
+            _warm_up(check_context)
         for number, (check, cost) in enumerate(checks):
             if seconds is not None and time.monotonic() - begun + cost * unit > seconds and number:
                 skipped.append(_name(check))
+                progress.advance(share * (1.0 + cost))
                 continue
             start = time.monotonic()
             results += _run(check, check_context)
             if number == 0:
                 unit = time.monotonic() - start
-            progress.advance(note=_name(check))
+            progress.advance(share * (1.0 + cost), note=_name(check))
     return Report(tuple(results), tuple(skipped), time.monotonic() - begun)
+
+
+def _warm_up(check_context: CheckContext) -> None:
+    """Run the model once, so that the loading of a GPU's libraries does not count as the cost of the first check.
+
+    An error is left to the first check, which reports it.
+    """
+    with contextlib.suppress(Exception), torch.no_grad():
+        check_context.model.features(check_context.encoded)
+        synchronize(check_context.trainer.device)
 
 
 def _run(check: Check, check_context: CheckContext) -> Sequence[CheckResult]:

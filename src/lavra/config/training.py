@@ -106,7 +106,7 @@ class ObjectiveConfig:
         True
     """
 
-    name: Annotated[str, shown("--objective")] = "auto"
+    name: Annotated[str, shown("--objective", metavar="NAME")] = "auto"
     """causal: every token from those before; completion: only the completions of prompts; seq2seq: targets from
     sources; mlm: hidden words from both sides. auto: the task's usual one."""
     source_context: int | None = None
@@ -238,7 +238,7 @@ class SetupConfig:
 
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], shown(metavar="DATA…")] = ()
     """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
-    task: Annotated[str, Common] = "auto"
+    task: Annotated[str, Common, shown(metavar="TASK")] = "auto"
     """What is learned: language-modelling, completion, seq2seq or mlm; auto: the one that fits the columns of the data
     and the model."""
     base: Annotated[str | None, Common, shown("--from", metavar="MODEL")] = None

@@ -12,6 +12,7 @@ from lavra.core.errors import InputError, LavraError
 from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.core.progress import Progress, log
 from lavra.core.seeds import numpy_stream
+from lavra.generation.batch_size import rows_at_once
 from lavra.generation.beams import BeamSearch, Hypothesis
 from lavra.generation.constraints import Constraint, constraint_of
 from lavra.generation.decoding import ContrastiveDecoding, Decoding
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from lavra.models.protocols import CachedModel
 
 ROWS_AT_ONCE = 64
-"""Largest number of continuations that are decoded together; more gain little speed and take more memory."""
+"""Largest number of continuations that are decoded together on a CPU; more gain little speed and take more memory. On a
+GPU the memory decides (`lavra.generation.batch_size`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +131,11 @@ def generate_each(
     constraint = constraint or constraint_of(tokenizer, options)
     encoded = [encode_prompt(model, tokenizer, prompt, options.long_prompt, options.bos) for prompt in prompts]
     by_length = sorted(range(len(prompts)), key=lambda number: encoded[number].size)
+    longest = max((prompt.size for prompt in encoded), default=0) + options.max_new_tokens
+    at_once = rows_at_once(model, min(model.context, longest), ROWS_AT_ONCE)
     with eval_mode(model), Progress("generating", len(prompts) * options.samples, "texts") as progress:
         if options.beams > 1:
-            made = _search(model, tokenizer, by_length, encoded, options, constraint)
+            made = _search(model, tokenizer, by_length, encoded, options, constraint, at_once)
             texts = _texts_of(tokenizer, prompts, made, options, constraint)
         else:
             started = (
@@ -139,7 +143,7 @@ def generate_each(
                 for number in by_length
                 for sample in range(options.samples)
             )
-            made = _decode(model, tokenizer, started, options, constraint)
+            made = _decode(model, tokenizer, started, options, constraint, at_once)
             texts = ((place, _finished(prompts[place[0]], place[1], row, constraint)) for place, row in made)
         for one in texts:
             yield one
@@ -223,12 +227,13 @@ def _decode(
     waiting: Iterator[tuple[tuple[int, int], Continuation]],
     options: GenerateOptions,
     constraint: Constraint | None,
+    at_once: int,
 ) -> Iterator[tuple[tuple[int, int], Continuation]]:
     """Yield rows as they finish, while waiting rows take their places (continuous batching).
 
     Rows are admitted a quarter of a batch at a time, because reading new prompts interrupts the rows that are growing.
     """
-    at_once = ROWS_AT_ONCE if options.contrastive is None else max(1, ROWS_AT_ONCE // options.top_k)
+    at_once = at_once if options.contrastive is None else max(1, at_once // options.top_k)
     growing: list[tuple[tuple[int, int], Continuation]] = []
     pads = getattr(model, "pads", True)
     decoding = _decoding(model, tokenizer, [], options, constraint)
@@ -286,9 +291,10 @@ def _search(
     encoded: list[Prompt],
     options: GenerateOptions,
     constraint: Constraint | None,
+    at_once: int,
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
     """Yield the number of each prompt and its hypotheses by beam search, the best first."""
-    at_once, done = max(1, ROWS_AT_ONCE // options.beams), 0
+    at_once, done = max(1, at_once // options.beams), 0
     while done < len(numbers):
         group = numbers[done : done + at_once]
         if not getattr(model, "pads", True):

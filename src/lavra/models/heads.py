@@ -53,11 +53,11 @@ class Head(nn.Module):
         """
         raise NotImplementedError
 
-    def initialize(self, generator: torch.Generator) -> None:
+    def initialize(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights: small random matrices, and biases of zero.
 
         Args:
-            generator: Random generator on the device of the weights.
+            generator: Random generator on the device of the weights; None takes the global one.
         """
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -260,7 +260,7 @@ def width_of(model: Model) -> int:
     return model.task_width()
 
 
-def attach_head(model: Model, head: Head) -> None:
+def attach_head(model: Model, head: nn.Module) -> None:
     """Make a head a part of a model, on its device, in place of the head that was attached before.
 
     From then on the features of a model of `transformers` are its last hidden states, without what its language-model
@@ -269,14 +269,15 @@ def attach_head(model: Model, head: Head) -> None:
 
     Args:
         model: Model that computes the features; a `torch.nn.Module`.
-        head: Head to attach.
+        head: Head to attach: a `Head`, or any module that is called with the features and their batch.
 
     Raises:
         InputError: If the head is made for features of another size.
     """
-    if head.width and head.width != width_of(model):
+    width = getattr(head, "width", 0)
+    if width and width != width_of(model):
         raise InputError(
-            f"a head for features of {head.width} does not fit a model whose features are {width_of(model)}",
+            f"a head for features of {width} does not fit a model whose features are {width_of(model)}",
             "make the head with the width of the model",
         )
     if not isinstance(head, LMHead):
@@ -284,7 +285,7 @@ def attach_head(model: Model, head: Head) -> None:
     setattr(model, ATTRIBUTE, head.to(device_of(model)))
 
 
-def head_of(model: Any) -> Head:
+def head_of(model: Any) -> nn.Module:
     """Return the head that is attached to a model.
 
     Args:

@@ -157,6 +157,8 @@ class Classify:
             numbers, factor = self._numbers(text)
             return np.zeros(1, np.int64), np.array([factor]), numbers
         classes = np.atleast_1d(np.asarray(text.label)).astype(np.int64)
+        if not np.array_equal(classes, np.atleast_1d(text.label)):
+            raise InputError(f"the class {text.label} of text {text.number} is no whole number", "give its number")
         if self.tokens and len(classes) != len(text.tokens):
             raise InputError(
                 f"text {text.number} has {len(classes)} classes for {len(text.tokens)} tokens", "give one to each"
@@ -177,6 +179,10 @@ class Classify:
             raise InputError(
                 f"the label of text {text.number} has {numbers.size} numbers for {self.size} outputs", "give as many"
             )
+        if not np.isfinite(numbers).all():
+            raise InputError(
+                f"the label of text {text.number} is not finite", "leave such texts out, or label them None"
+            )
         if self.outputs != "values" and not (numbers.min() >= 0 and numbers.max() <= 1):
             raise InputError(f"text {text.number} has a probability outside 0 to 1", "give probabilities")
         if self.outputs != "classes":
@@ -192,6 +198,8 @@ class Classify:
         """Return the summed loss of the texts or tokens that have a label, each times its weight.
 
         The unit is the nat for classes; for labels, the mean over them in nats; for values, their mean squared error.
+        Where it is only measured, the part `accuracy` sums the weights of the texts or tokens whose likeliest class is
+        right, or the share of their labels that is.
 
         Args:
             model: Model with a head for these outputs.
@@ -217,8 +225,25 @@ class Classify:
                 document_ids = torch.zeros_like(batch.inputs) if batch.document_ids is None else batch.document_ids
                 labels = labels[first // batch.inputs.shape[1], document_ids.reshape(-1)[first].long()]
         losses = self._losses(outputs, targets, labels, self.label_smoothing if learning else 0.0)
-        losses = losses.masked_fill(targets == IGNORED, 0.0)
-        return Loss((losses if weights is None else losses * weights).sum(), batch.weight)
+
+        def summed(values: torch.Tensor) -> torch.Tensor:
+            values = values.masked_fill(targets == IGNORED, 0.0)
+            return (values if weights is None else values * weights).sum()
+
+        parts = {} if learning else {name: summed(one) for name, one in self._parts(outputs, targets, labels).items()}
+        return Loss(summed(losses), batch.weight, parts)
+
+    def _parts(
+        self, outputs: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """Return further (n,) figures of the texts or tokens: whether the likeliest class, or each label, is right."""
+        if self.outputs == "values":
+            return {}
+        if self.outputs == "labels":
+            given = torch.zeros_like(outputs) if labels is None else labels
+            return {"accuracy": ((outputs > 0) == (given > 0.5)).float().mean(-1)}
+        classes = targets if labels is None else labels.argmax(-1)
+        return {"accuracy": (outputs.argmax(-1) == classes).float()}
 
     def _losses(
         self, outputs: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor | None, smoothing: float

@@ -140,7 +140,8 @@ class Contrastive:
         Args:
             embeddings: Embeddings of the texts, (texts, dimensions).
             info: What `info` returned of the same texts. A row begins with its anchor, which the positive follows.
-            learning: Not used: nothing differs.
+            learning: Whether the model learns from it. Where the loss is only measured, the part `accuracy` sums the
+                weights of the texts whose partner is nearest among those that are not masked.
         """
         roles, keys = info["roles"], info["keys"]
         anchors, positives = ((roles == role).nonzero()[:, 0] for role in (ANCHOR, POSITIVE))
@@ -152,11 +153,13 @@ class Contrastive:
         same = answers | (keys[anchors][:, None] == keys[candidates][None])
         same[:, : len(anchors)] |= alike
         weights = info["row_weights"][anchors]
-        total = self._recognise(embeddings[anchors], embeddings[candidates], pair, same, weights)
+        total, right = self._recognise(embeddings[anchors], embeddings[candidates], pair, same, weights)
         if self.symmetric:
             same = alike | answers[:, : len(anchors)] | (keys[positives][:, None] == keys[anchors][None])
-            total = total + self._recognise(embeddings[positives], embeddings[anchors], pair, same, weights)
-        return Loss(total, float(weights.double().sum()) * (2 if self.symmetric else 1))
+            other, other_right = self._recognise(embeddings[positives], embeddings[anchors], pair, same, weights)
+            total, right = total + other, right + other_right
+        parts = {} if learning else {"accuracy": right}
+        return Loss(total, float(weights.double().sum()) * (2 if self.symmetric else 1), parts)
 
     def _recognise(
         self,
@@ -165,13 +168,14 @@ class Contrastive:
         partner: torch.Tensor,
         masked: torch.Tensor,
         weights: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return the () weighted sum of the cross-entropies of each (asking,) text's partner among the candidates."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the () weighted sums of the cross-entropy of each text's partner, and of whether it is the nearest."""
         logits = asking @ candidates.t() / self.temperature
         masked = masked.clone()
         masked[torch.arange(len(partner), device=partner.device), partner] = False
-        losses = F.cross_entropy(logits.masked_fill(masked, -torch.inf), partner, reduction="none")
-        return (losses * weights).sum()
+        logits = logits.masked_fill(masked, -torch.inf)
+        losses = F.cross_entropy(logits, partner, reduction="none")
+        return (losses * weights).sum(), ((logits.argmax(1) == partner) * weights).sum()
 
     def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
         """Return the loss within one batch alone; a step compares all its micro-batches and processes instead.

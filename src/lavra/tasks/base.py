@@ -14,8 +14,9 @@ from lavra.data.examples.rows import EXAMPLE_COLUMNS, LabelColumns
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.objectives.base import Objective
 from lavra.tasks.datasets import DataDescription, Dataset, Rows
+from lavra.training.deadline import Deadline, amount_in_time
 from lavra.training.plan import Plan
-from lavra.training.validation import likelihood_metrics, validation_loss
+from lavra.training.validation import ValidationLoss, likelihood_metrics, validation_loss
 
 if TYPE_CHECKING:
     from lavra.models.hf.model import HFModel
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 
 ModelKind = Literal["decoder", "encoder", "encoder-decoder"]
 """The kinds of models."""
+
+
+TRIAL_SHARE = 32
+"""Part of the final evaluation by which its speed is measured."""
+
+LEAST_EVALUATED = 4096
+"""Fewest tokens that are evaluated, however slow the machine is."""
+
+_LEAST_ROWS = 8
+"""Fewest rows that are evaluated, however slow the machine is."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class Trained:
         plan: The plan of the run.
         device: Device that holds the model and computes.
         folder: The folder of the run, in which a task may write files of its own; None where it may not.
+        deadline: When the measurement should be done; None for no limit.
     """
 
     model: Decoder | HFModel
@@ -44,6 +56,7 @@ class Trained:
     plan: Plan
     device: torch.device
     folder: Path | None = None
+    deadline: Deadline | None = None
 
 
 @dataclass(frozen=True)
@@ -170,20 +183,28 @@ class Task(ABC):
         Args:
             trained: The model and its data.
         """
-        plan, rows = trained.plan, trained.dataset.validation_set(trained.plan)
-        measured = validation_loss(
-            trained.model,
-            trained.objective,
-            rows.source,
-            min(rows.rows, max(1, plan.evaluation_tokens // plan.context)),
-            name=plan.objective,
-            bytes_per_target=rows.bytes_per_target,
-            device=trained.device,
-            seed=plan.seed,
+        plan, found = trained.plan, trained.dataset.validation_set(trained.plan)
+
+        def measure(rows: int) -> ValidationLoss:
+            return validation_loss(
+                trained.model,
+                trained.objective,
+                found.source,
+                rows,
+                name=plan.objective,
+                bytes_per_target=found.bytes_per_target,
+                device=trained.device,
+                seed=plan.seed,
+            )
+
+        rows = min(found.rows, max(1, plan.evaluation_tokens // plan.context))
+        least = min(rows, max(_LEAST_ROWS, LEAST_EVALUATED // plan.context))
+        measured = measure(
+            amount_in_time(rows, trained.deadline, measure, trial=max(1, rows // TRIAL_SHARE), least=least)
         )
         values = measured.to_json()
         figures = {name: values[name] for name in ("loss", "perplexity", "bits_per_byte")}
-        return Measured({**figures, "evaluation": {**values, "validation_rows": rows.rows}}, str(measured))
+        return Measured({**figures, "evaluation": {**values, "validation_rows": found.rows}}, str(measured))
 
     def samples(self, trained: Trained, count: int) -> list[dict[str, str]]:
         """Return what the model makes of some validation rows, for a person to read: `prompt`, `text` and `expected`.

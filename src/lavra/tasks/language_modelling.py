@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -14,10 +16,14 @@ from lavra.evaluation.results import LikelihoodResult, likelihood_table
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.objectives.causal import Causal
-from lavra.tasks.base import Measured, Task, Trained
+from lavra.tasks.base import LEAST_EVALUATED, TRIAL_SHARE, Measured, Task, Trained
 from lavra.tasks.datasets import DataDescription, Dataset, TextDataset
 from lavra.tasks.samples import written_samples
+from lavra.training.deadline import amount_in_time
 from lavra.training.plan import Plan
+
+_LEAST_TRIAL = 1024
+"""Fewest tokens by which the speed of the final evaluation is measured."""
 
 
 class LanguageModelling(Task):
@@ -42,9 +48,16 @@ class LanguageModelling(Task):
         plan, data = trained.plan, trained.dataset
         assert isinstance(data, TextDataset)
         every = documents_of_store(data.prepared.validation, data.tokenizer)
-        documents = every.sample(plan.evaluation_tokens)
+        context = plan.context if plan.base is not None else None
         with torch.no_grad():
-            context = plan.context if plan.base is not None else None
+            tokens = amount_in_time(
+                min(plan.evaluation_tokens, int(every.lengths.sum())),
+                trained.deadline,
+                lambda amount: likelihood(trained.model, _first_tokens(every, amount), context=context),
+                trial=max(_LEAST_TRIAL, plan.evaluation_tokens // TRIAL_SHARE),
+                least=LEAST_EVALUATED,
+            )
+            documents = every.sample(tokens)
             result = likelihood(trained.model, documents, context=context, seed=plan.seed)
         if trained.folder is not None:
             _losses(data, every, result).save(trained.folder / DOCUMENT_LOSSES)
@@ -67,6 +80,13 @@ class LanguageModelling(Task):
     def samples(self, trained: Trained, count: int) -> list[dict[str, str]]:
         """Return new documents."""
         return written_samples(trained, count, greedy=False)
+
+
+def _first_tokens(documents: Documents, amount: int) -> Documents:
+    """Return the beginnings of documents, cut so that they have about as many tokens together."""
+    chosen = documents.select(np.arange(min(len(documents), 8)))
+    each = max(1, amount // len(chosen))
+    return replace(chosen, ends=np.minimum(chosen.ends, chosen.starts + each))
 
 
 def _losses(data: TextDataset, every: Documents, result: LikelihoodResult) -> DocumentLosses:

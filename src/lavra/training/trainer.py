@@ -16,6 +16,7 @@ from lavra.objectives.base import Objective
 from lavra.training.acceleration.compiling import EAGER, Compilation
 from lavra.training.acceleration.proof import prove_compilation
 from lavra.training.batches import Batches
+from lavra.training.deadline import Deadline
 from lavra.training.fault_injection import fault_point
 from lavra.training.optimizers.optimizers import OptimizerOptions, Optimizers
 from lavra.training.optimizers.schedules import Schedule
@@ -65,6 +66,7 @@ class Trainer:
     Attributes:
         compilation: what is compiled of a step; None for nothing.
         proved: rows of a micro-batch and type of the weights with which the compiled step was proved.
+        deadline: when the last step should be done; None where there is no limit.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Trainer:
         self.excluded: set[int] = set()
         self.compilation: Compilation | None = None
         self.proved: tuple[int, torch.dtype] | None = None
+        self.deadline: Deadline | None = None
 
     def set_length(self, steps: int) -> None:
         """Fix the length of the run, which a probe decides after the trainer is built."""

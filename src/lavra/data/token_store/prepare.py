@@ -319,7 +319,8 @@ class _Writing:
             ):
                 for (side, source, text), ids in zip(batch, arrays, strict=True):
                     writers[side].add(source, text, ids)
-                    self.counts += np.bincount(ids, minlength=len(self.counts))
+                # Once for many documents: each count goes through the whole vocabulary.
+                self.counts += np.bincount(np.concatenate(arrays), minlength=len(self.counts))
                 progress.update(train.text_bytes + validation.text_bytes)
             found = (seen.documents, seen.bytes, seen_given.documents, seen_given.bytes)
             if found != (expected.documents, expected.bytes, given.documents, given.bytes):

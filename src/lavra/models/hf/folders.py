@@ -12,6 +12,7 @@ import torch
 from lavra.core.disk.building import building_folder
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import CorruptFile, InputError
+from lavra.core.progress import log
 from lavra.models.families.companions import copy_tokenizer
 from lavra.models.families.importing import CONFIG, read_config
 from lavra.models.hf.kinds import Kind, automatic_class, body_parameters, choose_kind, quietly
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 
 
 def open_hf_model(
-    folder: Path, kind: Kind | None = None, dtype: torch.dtype = torch.float32, *, for_task_head: bool = False
+    folder: Path,
+    kind: Kind | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    for_task_head: bool = False,
+    new_head: bool = False,
 ) -> HFModel:
     """Return the model in a Hugging Face folder, in evaluation mode.
 
@@ -35,6 +41,7 @@ def open_hf_model(
         dtype: Type of the weights in memory.
         for_task_head: Whether a task's head is to be attached, so that the language-model head is not needed: where the
             folder lacks it (sentence encoders do), it is made of random numbers that nothing uses.
+        new_head: Whether an encoder without a language-model head gets a new one, to be trained; it is said.
 
     Raises:
         InputError: If the folder holds no language model, lacks some of its weights, or is quantised.
@@ -44,7 +51,7 @@ def open_hf_model(
     chosen = choose_kind(config, folder) if kind is None else kind
     special = dict(_SPECIAL.get(str(config.get("model_type")), {}) if chosen == "encoder" else {})
     special |= attention_options(str(folder))
-    return HFModel(_load(folder, chosen, dtype, special, for_task_head), chosen)
+    return HFModel(_load(folder, chosen, dtype, special, for_task_head, new_head), chosen)
 
 
 _MICROSOFT = {
@@ -59,7 +66,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {"deberta": _DEBERTA, "deberta-v2": _DEBER
 
 
 def _load(
-    folder: Path, kind: Kind, dtype: torch.dtype, special: dict[str, Any], for_task_head: bool
+    folder: Path, kind: Kind, dtype: torch.dtype, special: dict[str, Any], for_task_head: bool, new_head: bool
 ) -> PreTrainedModel:
     from safetensors import SafetensorError
 
@@ -87,11 +94,15 @@ def _load(
     except RuntimeError as error:
         raise CorruptFile(f"the weights in {folder} do not fit its {CONFIG}: {_first_line(error)}", again) from error
     missing = sorted(report["missing_keys"])
-    if for_task_head:
+    if for_task_head or (new_head and kind == "encoder"):
         used = {id(parameter) for parameter in body_parameters(model)}
         named = model.named_parameters(remove_duplicate=False)
         unused = {name for name, parameter in named if id(parameter) not in used}
-        missing = [name for name in missing if name not in unused]
+        of_body = [name for name in missing if name not in unused]
+        if new_head and not of_body and missing and _begin_head(model, missing):
+            log(f"{folder} has no language-model head: it gets a new one, which shares the weight of the embedding")
+            missing = []
+        missing = of_body if for_task_head else missing
     if missing:
         raise InputError(
             f"{folder} has no weights for {len(missing)} tensors of {_words(kind)}: {', '.join(missing[:4])}"
@@ -100,6 +111,20 @@ def _load(
             "language-model head",
         )
     return model.eval()
+
+
+@torch.no_grad()
+def _begin_head(model: Any, missing: list[str]) -> bool:
+    """Let a new head predict the tokens whose embeddings are nearest, and return whether it is tied to the embedding.
+
+    The square matrices before the last one begin as the identity, so that the head begins with what the body knows.
+    """
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        return False
+    for name, parameter in model.named_parameters():
+        if name in missing and parameter.dim() == 2 and parameter.shape[0] == parameter.shape[1]:
+            parameter.copy_(torch.eye(len(parameter)))
+    return True
 
 
 def save_hf_model(

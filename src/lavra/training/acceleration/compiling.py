@@ -15,6 +15,7 @@ from torch import nn
 
 from lavra.core.disk.files import write_atomically
 from lavra.objectives.causal import Causal
+from lavra.training.deadline import Deadline
 from lavra.training.learner import Learner
 
 _COMPILING_SECONDS = {"cpu": 30.0, "cuda": 25.0}  # of one block and the loss, where nothing is kept from before
@@ -70,7 +71,18 @@ def should_compile(requested: str, device: torch.device, seconds: float) -> bool
         return requested == "yes"
     if not can_compile(device):
         return False
-    return seconds * (1.0 - 1.0 / _GAIN.get(device.type, 1.0)) >= _COMPILING_SECONDS.get(device.type, 0.0)
+    return repays_compiling(device, seconds, _COMPILING_SECONDS.get(device.type, 0.0))
+
+
+def repays_compiling(device: torch.device, seconds_left: float, seconds: float) -> bool:
+    """Return whether compiled steps save more in the time that is left than compiling them takes.
+
+    Args:
+        device: where the model trains.
+        seconds_left: of training, with those of compiling.
+        seconds: that compiling takes.
+    """
+    return seconds_left * (1.0 - 1.0 / _GAIN.get(device.type, 1.0)) >= seconds
 
 
 def is_compiler_failure(error: Exception) -> bool:
@@ -117,6 +129,7 @@ class Compilation:
         self._compile()
 
     def _compile(self) -> None:
+        add_compiler_flags(self.flags)
         self._undo = compile_blocks(self.trainer.model)  # pyright: ignore[reportArgumentType]
         if isinstance(self._plain_objective, Causal):
             self.trainer.objective = replace(self._plain_objective, compiled=True)
@@ -128,8 +141,6 @@ class Compilation:
         self._undo()
         self.flags, self.trainer.objective = flags, self._plain_objective
         if flags != EAGER:
-            add_compiler_flags(flags)
-            torch._dynamo.reset()  # graphs of the other flags are forgotten
             self._compile()
 
     def undo(self) -> None:
@@ -154,8 +165,10 @@ class CompilableLearner(Learner, Protocol):
     Attributes:
         compilation: What is compiled of a step; None for nothing.
         proved: Rows of a micro-batch and type of the weights with which the compiled step was proved; None before.
+        deadline: When the last step should be done; None for no limit.
     """
 
+    deadline: Deadline | None
     compilation: Compilation | None
     proved: tuple[int, torch.dtype] | None
 
@@ -177,16 +190,29 @@ def cpp_compiler() -> str:
     return os.environ.get("CXX") or next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), "g++")
 
 
+_added = USUAL
+"""The flags that the C++ compiler is given besides the usual ones in this process."""
+
+
 def add_compiler_flags(flags: str) -> None:
-    """Let Inductor give the C++ compiler further flags, after its own, in this process.
+    """Let Inductor give the C++ compiler further flags, after its own, in this process; `USUAL` takes them back.
 
     Inductor has no setting for flags, only one for the compiler: it is given a script that adds them. The setting is a
     part of the key under which Inductor keeps what it compiled.
     """
+    global _added
+    if flags == _added:
+        return
     from torch._inductor import config
 
     compiler = cpp_compiler()
-    script = cache_folder() / "compilers" / f"{Path(compiler).name}{flags}"
-    write_atomically(script, f'#!/bin/sh\nexec {compiler} "$@" {flags}\n')
-    script.chmod(0o755)
-    config.cpp.cxx = (None, str(script))  # pyright: ignore[reportAttributeAccessIssue]
+    if flags == USUAL:
+        path = compiler
+    else:
+        script = cache_folder() / "compilers" / f"{Path(compiler).name}{flags}"
+        write_atomically(script, f'#!/bin/sh\nexec {compiler} "$@" {flags}\n')
+        script.chmod(0o755)
+        path = str(script)
+    config.cpp.cxx = (None, path)  # pyright: ignore[reportAttributeAccessIssue]
+    torch._dynamo.reset()  # graphs of the other flags are forgotten
+    _added = flags

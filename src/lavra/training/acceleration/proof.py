@@ -8,22 +8,13 @@ seconds once.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from lavra.core.disk.files import read_json, write_json
-from lavra.core.errors import CorruptFile
-from lavra.core.machine import is_out_of_memory, processor_flags, processor_name, release_memory
+from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.models.native.agreement import Reference
 from lavra.models.native.attention import attending_plainly
 from lavra.models.protocols import Batch, eval_mode
@@ -34,85 +25,185 @@ from lavra.training.acceleration.compiling import (
     USUAL,
     CompilableLearner,
     Compilation,
-    cache_folder,
-    cpp_compiler,
     is_compiler_failure,
+    repays_compiling,
 )
 from lavra.training.acceleration.temporary_weights import lively, widened
+from lavra.training.acceleration.verdicts import Fault, Verdict, key_of, known_verdict, remember_verdict
+from lavra.training.batches import DistributedInfo
 from lavra.training.distributed import max_over_ranks
 
 _SLICES = 4
 """Parts in which the exact gradient is computed: in fp32 a whole micro-batch may not fit where one in bf16 does."""
-
-_LARGEST_SCRIPT = 1 << 16
-"""Bytes up to which a compiler is known by its content, as a script that calls another one has to be."""
-
-VERDICTS = "compiled.json"
 
 
 def prove_compilation(trainer: CompilableLearner) -> None:
     """Prove a trainer's compiled step on its next micro-batch, and compile it otherwise, or not at all, if it is wrong.
 
     Every rank comes to the same decision. Weights and gradients are left as they were; dropout is off for the proof.
+    After a way that is wrong, the next one is tried where it repays its seconds before the trainer's deadline. A
+    trainer without a deadline tries all of them. What was found out is kept for later runs.
 
     Args:
         trainer: with a `compilation`, before a step.
     """
     compilation, distributed = trainer.compilation, trainer.batches.distributed
     assert compilation is not None
-    begun = time.monotonic()
     batch = trainer.batches.micro_batches(trainer.step)[0].to(trainer.device)
-    ways = [compilation.flags, *(way for way in _ways(trainer.device) if way != compilation.flags)]
-    key = _key(trainer, batch)
-    known = _known(key, ways)
-    if -max_over_ranks(-known, distributed) >= 0:
-        compilation.set_flags(ways[int(max_over_ranks(known, distributed))])
-        if compilation.flags != USUAL:
-            trainer.report(f"compiled step: {in_words(compilation.flags)}, as an earlier run proved on this machine")
+    every = [compilation.flags, *(way for way in _ways(trainer.device) if way != compilation.flags)]
+    key = key_of(trainer, batch)
+    known = _agreed(known_verdict(key), every, distributed)
+    if known.proved is not None:
+        compilation.set_flags(known.proved)
+        if known.proved != USUAL:
+            trainer.report(f"compiled step: {in_words(known.proved)}, as an earlier run proved on this machine")
         return
-    reasons = take_first_right_way(trainer, batch, ways)
-    seconds = f"({time.monotonic() - begun:.1f} s)"
-    if reasons:
-        trainer.report(f"compiled step: {reasons[0]}; {in_words(compilation.flags)} {seconds}")
-    else:
-        trainer.report(f"compiled step: proved equal to the plain one within the rounding of its numbers {seconds}")
-    _remember(key, compilation.flags, reasons)
+    ways = _in_order(every, known, chosen=compilation.flags != USUAL)
+    attempts = take_first_right_way(trainer, batch, ways, lambda seconds: _repays(trainer, seconds), known.seconds)
+    verdict = replace(known, faults={**known.faults, **attempts.faults}, seconds=attempts.seconds or known.seconds)
+    if compilation.flags != EAGER:
+        verdict = replace(verdict, proved=compilation.flags)
+    trainer.report(_told(verdict, attempts, ways))
+    remember_verdict(key, verdict)
 
 
 def _ways(device: torch.device) -> list[str]:
     return [USUAL, *(SAFER if device.type == "cpu" else ()), EAGER]
 
 
-def take_first_right_way(trainer: CompilableLearner, batch: Batch, ways: Sequence[str] = ()) -> list[str]:
+def _agreed(verdict: Verdict, ways: Sequence[str], distributed: DistributedInfo) -> Verdict:
+    """Return what is known on all ranks: a way is proved if it is so on each, and wrong if it is so on one."""
+
+    def anywhere(ways_of_this_rank: set[str]) -> set[str]:
+        return {way for way in ways if max_over_ranks(way in ways_of_this_rank, distributed)}
+
+    unproved = anywhere({way for way in ways if way != verdict.proved})
+    faults = {way: verdict.faults.get(way, _ELSEWHERE) for way in anywhere(set(verdict.faults))}
+    return Verdict(
+        next((way for way in ways if way not in unproved), None),
+        faults,
+        max_over_ranks(verdict.seconds, distributed),
+        frozenset(anywhere(set(verdict.suspects))),
+    )
+
+
+def _in_order(ways: Sequence[str], known: Verdict, *, chosen: bool) -> list[str]:
+    """Return the ways to try: none that is known to be wrong, and those that were wrong for another step late.
+
+    Args:
+        ways: all ways, with the present one first and `EAGER` last.
+        known: what earlier runs found out.
+        chosen: whether the present way was chosen by an earlier proof of this run, and stays the first.
+    """
+    possible = [way for way in ways if way not in known.faults]
+    return sorted(possible, key=lambda way: (way == EAGER, way in known.suspects and not (chosen and way == ways[0])))
+
+
+def _repays(trainer: CompilableLearner, seconds: float) -> bool:
+    """Return whether compiling in some seconds is worth it in the time that is left, on every rank."""
+    deadline = trainer.deadline
+    lost = deadline is not None and not repays_compiling(trainer.device, deadline.seconds_left, seconds)
+    return not max_over_ranks(lost, trainer.batches.distributed)
+
+
+@dataclass
+class Attempts:
+    """The ways that were tried to compile a step.
+
+    Attributes:
+        faults: What is wrong with the ways before the one that was taken, by way, in the order of the attempts.
+        left_out: The way that was not tried because it would not have repaid its seconds; None for none.
+        seconds: Most seconds that one attempt took; 0 without an attempt.
+        total: Seconds of all attempts, with the plain steps that they were compared with.
+    """
+
+    faults: dict[str, Fault] = field(default_factory=dict)
+    left_out: str | None = None
+    seconds: float = 0.0
+    total: float = 0.0
+
+
+def take_first_right_way(
+    trainer: CompilableLearner,
+    batch: Batch,
+    ways: Sequence[str] = (),
+    repays: Callable[[float], bool] = lambda seconds: True,
+    expected: float = 0.0,
+) -> Attempts:
     """Compile a trainer's step in the first way that is right on every rank.
 
     Args:
         trainer: with a `compilation`.
         batch: on the trainer's device.
-        ways: flags to try, in this order; empty: the usual ones, the safer ones, nothing compiled.
+        ways: flags to try, in this order, `EAGER` last; empty: the usual ones, the safer ones, nothing compiled.
+        repays: whether an attempt of that many seconds is worth it; the same on every rank.
+        expected: seconds that an attempt took in an earlier run; 0 where the first attempt is worth it in any case.
 
     Returns:
-        What is wrong with the ways before the one that was taken.
+        What was tried.
     """
     compilation = trainer.compilation
     assert compilation is not None
-    reasons: list[str] = []
+    clock = time.monotonic if trainer.deadline is None else trainer.deadline.clock
+    attempts, begun = Attempts(), clock()
+    ways = ways or _ways(trainer.device)
+    if len(ways) == 1:
+        compilation.set_flags(ways[0])
+        return attempts
     with eval_mode(trainer.model), lively(trainer):
-        reference = _reference(trainer, compilation, batch)
-        for way in ways or _ways(trainer.device):
-            compilation.set_flags(way)
-            wrong = None if way == EAGER else _wrong(trainer, batch, reference)
-            if not max_over_ranks(wrong is not None, trainer.batches.distributed):
+        reference: Reference | None = None
+        for number, way in enumerate(ways):
+            seconds = attempts.seconds or expected
+            if way != EAGER and seconds and not repays(seconds):
+                attempts.left_out = way
+                compilation.set_flags(EAGER)
                 break
-            reasons.append(wrong or "it is wrong in another process")
-    return reasons
+            if number == 0:
+                reference = _reference(trainer, compilation, batch)
+            start = clock()
+            compilation.set_flags(way)
+            fault = None if way == EAGER else _fault(trainer, batch, reference)
+            if way != EAGER:
+                attempts.seconds = max_over_ranks(max(attempts.seconds, clock() - start), trainer.batches.distributed)
+            if not max_over_ranks(fault is not None, trainer.batches.distributed):
+                break
+            attempts.faults[way] = fault or _ELSEWHERE
+    attempts.total = clock() - begun
+    return attempts
+
+
+def _told(verdict: Verdict, attempts: Attempts, ways: Sequence[str]) -> str:
+    """Return the line that says what was tried, found and taken."""
+    seconds = f"({attempts.total:.1f} s)"
+    if not verdict.faults and attempts.left_out is None and verdict.proved == USUAL:
+        return f"compiled step: proved equal to the plain one within the rounding of its numbers {seconds}"
+    parts = [f"{name_of(way)}, {fault.told}" for way, fault in attempts.faults.items()]
+    earlier = [name_of(way) for way in verdict.faults if way not in attempts.faults]
+    if earlier:
+        parts.insert(0, f"{' and '.join(earlier)}, an earlier run found it wrong")
+    parts.append(in_words(EAGER if verdict.proved is None else verdict.proved))
+    if attempts.left_out is not None:
+        took = attempts.seconds or verdict.seconds
+        parts[-1] += (
+            f", because compiling once more (some {took:.0f} s) does not pay in the time that is left; a longer run "
+            f"begins {name_of(attempts.left_out)}"
+        )
+    return f"compiled step: {'; '.join(parts)} {seconds}"
+
+
+def name_of(way: str) -> str:
+    """Return a way of compiling as a phrase."""
+    return f"with {way}" if way else "with the usual flags"
 
 
 def in_words(way: str) -> str:
     """Return what the step is computed by, from the flags of a compilation."""
     if way == EAGER:
         return "the plain step goes on, slower by a fifth or so"
-    return f"compiled with {way}, which is right" if way else "compiled as usual"
+    return f"compiled with {way}, which is right" if way else "compiled as usual, which is right"
+
+
+_ELSEWHERE = Fault("it is wrong in another process")
 
 
 def _reference(trainer: CompilableLearner, compilation: Compilation, batch: Batch) -> Reference | None:
@@ -137,12 +228,13 @@ def _reference(trainer: CompilableLearner, compilation: Compilation, batch: Batc
     return Reference(exact, plain, next(iter(trainer.master_weights.working.values())).dtype)
 
 
-def _wrong(trainer: CompilableLearner, batch: Batch, reference: Reference | None) -> str | None:
-    """Return in words what is wrong with the step as it is compiled now."""
+def _fault(trainer: CompilableLearner, batch: Batch, reference: Reference | None) -> Fault | None:
+    """Return what is wrong with the step as it is compiled now; None for nothing."""
     if reference is None:
-        return "there is no memory to prove it"
+        return Fault("there is no memory to prove it", wrong_code=False)
     try:
-        return reference.disagreement(_gradients(trainer, [batch]))
+        told = reference.disagreement(_gradients(trainer, [batch]))
+        return None if told is None else Fault(told)
     except Exception as error:
         lacking = is_out_of_memory(error)
         if (not is_compiler_failure(error) and not lacking) or (
@@ -151,7 +243,7 @@ def _wrong(trainer: CompilableLearner, batch: Batch, reference: Reference | None
             raise
         told = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         release_memory(error)
-        return f"the compiler failed ({told})"
+        return Fault(f"the compiler failed ({told})", wrong_code=False)
 
 
 def _gradients(trainer: CompilableLearner, batches: list[Batch]) -> dict[str, torch.Tensor]:
@@ -169,73 +261,3 @@ def _gradients(trainer: CompilableLearner, batches: list[Batch]) -> dict[str, to
     for weight in weights.values():
         weight.grad = None
     return {"the loss": total, **found}
-
-
-def _key(trainer: CompilableLearner, batch: Batch) -> str:
-    """Return what a verdict holds for: everything that the compiler's code depends on, and the compiler."""
-    model: Any = trainer.model
-    block = model.blocks[0] if len(getattr(model, "blocks", ())) else model
-    shapes = [(name, list(part.shape), str(part.dtype), part.requires_grad) for name, part in block.named_parameters()]
-    spec = getattr(model, "spec", None)
-    known = {
-        "torch": torch.__version__,
-        "compiler": _compiler(),
-        "processor": _processor(trainer.device),
-        "threads": torch.get_num_threads(),
-        "code": _code(),
-        "spec": asdict(spec) | {"depth": 0} if is_dataclass(spec) and not isinstance(spec, type) else None,
-        "block": shapes,
-        "batch": [list(batch.inputs.shape), batch.document_ids is not None],
-        "objective": repr(trainer.objective),
-        "checkpointing": getattr(model, "checkpointing", False),
-    }
-    return hashlib.blake2b(json.dumps(known, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
-
-
-def _compiler() -> list[Any]:
-    path = Path(os.path.realpath(shutil.which(cpp_compiler()) or cpp_compiler()))
-    if not path.is_file():
-        return [str(path)]
-    stat = path.stat()
-    script = path.read_bytes().hex() if stat.st_size <= _LARGEST_SCRIPT else ""
-    return [str(path), stat.st_size, stat.st_mtime_ns, script]
-
-
-def _processor(device: torch.device) -> list[Any]:
-    if device.type != "cuda":
-        return [processor_name(), processor_flags(), torch.backends.cpu.get_cpu_capability()]
-    return [torch.cuda.get_device_name(device), torch.version.cuda, torch.backends.cudnn.version()]
-
-
-@cache
-def _code() -> str:
-    """Return a hash of lavra's own code of models and objectives."""
-    digest = hashlib.blake2b(digest_size=8)
-    home = Path(__file__).resolve().parents[1]
-    for room in ("models", "objectives"):
-        for path in sorted((home / room).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _verdicts() -> dict[str, Any]:
-    try:
-        verdicts = read_json(cache_folder() / VERDICTS)
-    except (CorruptFile, OSError):
-        return {}
-    return verdicts if isinstance(verdicts, dict) else {}
-
-
-def _known(key: str, ways: list[str]) -> int:
-    """Return the place among `ways` of the one that was proved earlier; -1 where none was."""
-    verdict = _verdicts().get(key)
-    way = verdict.get("way") if isinstance(verdict, dict) else None
-    return ways.index(way) if way in ways else -1
-
-
-def _remember(key: str, way: str, reasons: list[str]) -> None:
-    entry = {"way": way, "reasons": reasons, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
-    try:
-        write_json(cache_folder() / VERDICTS, _verdicts() | {key: entry})
-    except OSError:
-        return  # a cache that cannot be written costs a proof at each run, nothing else

@@ -97,7 +97,7 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     """
     assert config.base is not None
     _refuse_shapes(config.model)
-    opened = open_model(config.base, "cpu")
+    opened = open_model(config.base, "cpu", new_head=True)
     model = opened.model
     kind: ModelKind = model.kind if isinstance(model, HFModel) else "decoder"
     task, objective = choose_task(config.task, config.objective.name, kind, data, opened.place)

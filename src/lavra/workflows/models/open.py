@@ -60,7 +60,7 @@ class OpenModel:
     task: str | None = None
 
 
-def open_model(location: str, device: str = "auto", precision: str = "fp32") -> OpenModel:
+def open_model(location: str, device: str = "auto", precision: str = "fp32", *, new_head: bool = False) -> OpenModel:
     """Open a model by its location.
 
     Args:
@@ -70,6 +70,7 @@ def open_model(location: str, device: str = "auto", precision: str = "fp32") -> 
         device: Device that holds the model and computes: auto, cpu, cuda, cuda:1 or mps.
         precision: Type of the weights: fp32, bf16 (half the memory, and faster where little is computed for each weight
             that is read), fp16, or auto for the type that the device multiplies fastest.
+        new_head: Whether an encoder without a language-model head gets a new one, to be trained.
 
     Returns:
         The model in evaluation mode, with its tokenizer.
@@ -80,7 +81,7 @@ def open_model(location: str, device: str = "auto", precision: str = "fp32") -> 
     """
     where = choose_device(device)
     weights = TYPES[choose_precision(precision, where)]
-    opened = _open(location, where)
+    opened = _open(location, where, new_head)
     ids, strings = ends_of_texts(opened.files, opened.model.vocabulary)
     opened.tokenizer.end_ids = tuple(dict.fromkeys((opened.tokenizer.end_of_document, *ids)))
     opened.tokenizer.stop_strings = strings
@@ -89,7 +90,7 @@ def open_model(location: str, device: str = "auto", precision: str = "fp32") -> 
     return opened
 
 
-def _open(location: str, where: torch.device) -> OpenModel:
+def _open(location: str, where: torch.device, new_head: bool = False) -> OpenModel:
     path = Path(location)
     if is_run(path):
         run = RunFolder(path)
@@ -106,7 +107,7 @@ def _open(location: str, where: torch.device) -> OpenModel:
         return _from_llama2c(path, where)
     folder = hugging_face_folder(location)
     if folder is not None:
-        return _from_hugging_face(folder, where)
+        return _from_hugging_face(folder, where, new_head=new_head)
     raise _absent(location)
 
 
@@ -176,22 +177,25 @@ def _absent(location: str) -> InputError:
     return InputError(f"there is no model at {location}", f"give {known}; `lavra runs` lists the runs")
 
 
-def _from_hugging_face(folder: Path, device: torch.device, run: RunFolder | None = None) -> OpenModel:
+def _from_hugging_face(
+    folder: Path, device: torch.device, run: RunFolder | None = None, *, new_head: bool = False
+) -> OpenModel:
     """Open a Hugging Face folder: as lavra's own decoder where that computes the same, else by `transformers`."""
     tokenizer = Tokenizer.load(folder)
     config = read_config(folder)
-    model = _fitting(read_hugging_face(folder), tokenizer, folder)
+    model = _fitting(read_hugging_face(folder, new_head=new_head), tokenizer, folder)
     task = read_head(folder, model)
     model = model.to(device).eval()
     return OpenModel(model, tokenizer, str(folder), run, str(config.get("model_type")), folder, folder, task)
 
 
-def read_hugging_face(folder: Path) -> Decoder | HFModel:
+def read_hugging_face(folder: Path, *, new_head: bool = False) -> Decoder | HFModel:
     """Return the model in a Hugging Face folder: lavra's own decoder where that computes the same, else the model of
     `transformers`.
 
     Args:
         folder: The folder, with `config.json` and weights.
+        new_head: Whether an encoder without a language-model head gets a new one.
 
     Raises:
         InputError: If there is no language model in the folder.
@@ -200,7 +204,7 @@ def read_hugging_face(folder: Path) -> Decoder | HFModel:
     config = read_config(folder)
     kind = choose_kind(config, folder)
     if kind != "decoder" or config.get("model_type") not in FAMILIES:
-        return open_hf_model(folder, kind)
+        return open_hf_model(folder, kind, new_head=new_head)
     try:
         imported = import_decoder(folder)
     except InputError as error:

@@ -28,6 +28,7 @@ from lavra.planning.budget import (
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.tasks.base import Task
 from lavra.tasks.datasets import Dataset, DataSize, RowShape
+from lavra.tasks.samples import SAMPLE_TOKENS
 from lavra.training.acceleration.compiling import should_compile
 from lavra.training.batches import DistributedInfo
 from lavra.training.plan import Plan
@@ -270,6 +271,7 @@ def autoconfig(
         micro_batch_size=micro,
         budget=seconds,
         adapting=adapting,
+        compile=compile,
         seconds_per_token=per_token,
     )
     return Plan(
@@ -342,6 +344,7 @@ def with_length(plan: Plan, steps: int, config: TrainConfig, data: DataSize, sec
         micro_batch_size=plan.micro_batch_size,
         budget=plan.budget_seconds,
         adapting=plan.base is not None,
+        compile=plan.compile,
         seconds_per_token=seconds_per_token,
     )
     return replace(plan, **length)
@@ -358,6 +361,7 @@ def _length(
     micro_batch_size: int,
     budget: float | None,
     adapting: bool,
+    compile: bool,
     seconds_per_token: float,
 ) -> dict[str, Any]:
     """Return the fields of a plan that depend on its number of steps."""
@@ -377,9 +381,9 @@ def _length(
         rows -= rows % micro_batch_size
     measured = validation_rows * shape.context
     if budget is not None:
-        # Half-overlapping windows read every token about twice.
         seconds = EVALUATION_SHARE * budget
-        measured = min(measured, max(4096, int(seconds / (2 * _FORWARD_SHARE * seconds_per_token))))
+        least = min(_LEAST_EVALUATED, 2 * shape.context)
+        measured = min(measured, max(least, int(seconds / _evaluation_seconds(compile, seconds_per_token))))
     return {
         "steps": steps,
         "tokens": tokens,
@@ -440,8 +444,9 @@ def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token:
     Returns:
         At least 1.
     """
-    left = seconds - seconds_after(plan, seconds_per_token)
-    return max(1, int(left / (step_seconds * (1.0 + _VALIDATION_SHARE + _OVERHEAD))))
+    validations = _VALIDATIONS * plan.validation_rows * plan.context * _FORWARD_SHARE * seconds_per_token
+    left = seconds - seconds_after(plan, seconds_per_token) - validations
+    return max(1, int(left / (step_seconds * (1.0 + _OVERHEAD))))
 
 
 def seconds_after(plan: Plan, seconds_per_token: float) -> float:
@@ -451,19 +456,53 @@ def seconds_after(plan: Plan, seconds_per_token: float) -> float:
         plan: The plan of the run.
         seconds_per_token: Seconds of training for each token.
     """
-    validation_set = 2 * _FORWARD_SHARE * seconds_per_token * plan.evaluation_tokens
+    evaluation = _evaluation_seconds(plan.compile, seconds_per_token) * plan.evaluation_tokens
+    samples = SAMPLE_TOKENS * _decode_seconds(plan)
     if plan.budget_seconds is not None:
-        validation_set = min(validation_set, EVALUATION_SHARE * plan.budget_seconds)
-    return validation_set + _FINISH_SECONDS
+        evaluation = min(evaluation, EVALUATION_SHARE * plan.budget_seconds)
+        samples = min(samples, SAMPLES_SHARE * plan.budget_seconds)
+    writing = plan.parameters * _BYTES_WRITTEN / _WRITING_SPEED
+    return evaluation + samples + writing + _FINISH_SECONDS
 
+
+def _evaluation_seconds(compiled: bool, seconds_per_token: float) -> float:
+    """Return the seconds of the final evaluation for each token.
+
+    Half-overlapping windows read every token about twice, and nothing is compiled then.
+    """
+    return 2 * _FORWARD_SHARE * seconds_per_token * (_EAGER if compiled else 1.0)
+
+
+def _decode_seconds(plan: Plan) -> float:
+    """Return the seconds of generating one token, in which all weights are read once."""
+    return 2 * plan.parameters / _READING_SPEED.get(plan.device, 1e10) + _DECODE_SECONDS
+
+
+SAMPLES_SHARE = 0.02
+"""Share of a time budget that generating the samples may take."""
+
+_EAGER = 1.4
+"""Time of an eager forward pass relative to a compiled one."""
+
+_BYTES_WRITTEN = 16
+"""Bytes for each parameter that are written after the last step, for its checkpoint (weights and moments in fp32) and
+the model, and bytes that are written and hashed in a second."""
+_WRITING_SPEED = 4e8
+
+_READING_SPEED = {"cpu": 1e10, "cuda": 1e12, "mps": 1e11}
+"""Bytes of weights that a device reads in a second, and the seconds that a token takes besides."""
+_DECODE_SECONDS = 0.005
 
 _CHECKPOINTS = 20
 """Number of checkpoints of a run, and the time budget in seconds below which there are only as many as validations:
 writing checkpoints every few steps makes these steps a quarter slower."""
 _SHORT = 300.0
 
-_FINISH_SECONDS = 1.5
-"""Seconds that writing the model and generating the samples take."""
+_LEAST_EVALUATED = 4096
+"""Fewest tokens of the final evaluation in a short budget, or two sequences where these are fewer."""
+
+_FINISH_SECONDS = 1.0
+"""Seconds that the end of a run takes besides."""
 
 _OVERHEAD = 0.03
 """Share of the training time for checkpoints and logging, and for a machine that is slower once it is warm."""

@@ -12,6 +12,7 @@ from lavra.reports.run_table import predicted_table
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.workflows.models.merging import write_merged
 from lavra.workflows.models.saved_base import companions_folder, write_model
+from lavra.workflows.training.autoconfig import SAMPLES_SHARE
 from lavra.workflows.training.best_step import checkpoint_to_deliver
 from lavra.workflows.training.forecast import against, measured_memory
 
@@ -45,7 +46,7 @@ def finish(job: TrainingJob) -> dict[str, Any]:
     job.undo_compilation()  # evaluation and generation use many shapes, and each would be compiled anew
     with trainer.eval_mode():
         merged = export_model(job)
-        measured = job.task.evaluate(job.trained())
+        measured = job.task.evaluate(job.trained(SAMPLES_SHARE))
         samples = job.task.samples(job.trained(), job.config.samples)
     _show(samples)
     for sample in samples:

@@ -30,6 +30,7 @@ from lavra.training.acceleration.compiling import compile_step, is_compiled
 from lavra.training.batches import BatchSource, DistributedInfo
 from lavra.training.callbacks import Callbacks
 from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
+from lavra.training.deadline import Deadline
 from lavra.training.devices import choose_device, describe, use_threads
 from lavra.training.distributed import join_ranks, wait_for_ranks
 from lavra.training.loop import Intervals, Loop, Units
@@ -44,7 +45,7 @@ from lavra.workflows.datasets.text_record import write_text_record
 from lavra.workflows.models.base_model import Base, certify_base, read_base
 from lavra.workflows.models.ngram_init import warm_start
 from lavra.workflows.models.saved_base import finish_model, initial_model
-from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, learner_of
+from lavra.workflows.training.autoconfig import EVALUATION_SHARE, Machine, autoconfig, draft_model, learner_of
 from lavra.workflows.training.best_step import OverfittingWatch, with_early_stopping
 from lavra.workflows.training.checking import CHECKS, check_context, quick_checks
 from lavra.workflows.training.finish import finish
@@ -239,13 +240,19 @@ class TrainingJob:
             self._measure_base(self.run)
         self.plan = warm_start(self.trainer, self.plan, self.dataset)
 
-    def _measure_base(self, run: RunFolder) -> None:
+    def _validate(self) -> dict[str, float] | None:
+        """Return what is measured on the validation rows at the present step; None without validation."""
         validation, trainer = self.validation, self.trainer
         if validation is None:
-            return
+            return None
         with trainer.eval_mode():
             rows = trainer.batches.micro_batch_size
-            measured = validation.measure(trainer.model, trainer.objective, rows, trainer.device)
+            return validation.measure(trainer.model, trainer.objective, rows, trainer.device)
+
+    def _measure_base(self, run: RunFolder) -> None:
+        validation, measured = self.validation, self._validate()
+        if validation is None or measured is None:
+            return
         record = validation.record(0, 0, measured)
         run.metrics.append(record)
         parts = [f"validation loss {measured['loss']:.4f}"]
@@ -264,7 +271,10 @@ class TrainingJob:
         if self.plan.budget_seconds is None:
             return
         seconds, kept = probe_seconds(self.plan, self.config, self.distributed)
+        self.trainer.deadline = Deadline(self.began + (1.0 - EVALUATION_SHARE) * self.plan.budget_seconds)
         timed = time_steps(self.trainer, seconds)
+        if is_compiled(self.trainer):
+            self._validate()  # compiles the forward pass on its own, before the time that is left is reckoned
         plan = replace(self.plan, compile=is_compiled(self.trainer))
         spent = time.monotonic() - self.began
         plan, kept = length_by_speed(plan, self.config, self.dataset, timed, spent, kept=kept)
@@ -329,16 +339,16 @@ class TrainingJob:
         """
         return {} if self.run is None else finish(self)
 
-    def trained(self) -> Trained:
-        """Return the model with what its task needs to measure it."""
-        return Trained(
-            self.model,
-            self.trainer.objective,
-            self.dataset,
-            self.plan,
-            self.device,
-            self.run.path if self.run else None,
-        )
+    def trained(self, share_after: float = 0.0) -> Trained:
+        """Return the model with what its task needs to measure it.
+
+        Args:
+            share_after: Share of the time budget that has to be left after the measurement.
+        """
+        folder, budget, deadline = None if self.run is None else self.run.path, self.plan.budget_seconds, None
+        if self.began and budget is not None:
+            deadline = Deadline(self.began + (1.0 - share_after) * budget)
+        return Trained(self.model, self.trainer.objective, self.dataset, self.plan, self.device, folder, deadline)
 
     def undo_compilation(self) -> None:
         """Return to the blocks as they were before compilation; does nothing where nothing is compiled."""

@@ -1,4 +1,4 @@
-"""The time budget: the length of a timed run is set again by its actual speed, shortly before the rates decay."""
+"""The time budget: the length of a timed run, and of its final evaluation, are set again by their actual speeds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lavra.training.batches import DistributedInfo
 from lavra.training.plan import Plan
 from lavra.workflows.training.autoconfig import steps_in, with_length
 
-_MOMENT = 0.85
-"""Share of the steps before the decay after which the length is set; it must be below 1, so that the run may still
-become shorter."""
+_MOMENTS = (0.4, 0.85)
+"""Shares of the steps before the decay after which the length is set: early, so that a run whose first estimate was far
+off may still become much shorter, and late, when its speed is known best. All must be below 1."""
 
 _LEAST_STEPS = 5
 """Fewest steps from which a speed is measured; fewer give no reliable speed."""
@@ -113,9 +113,9 @@ def begins_alike(plan: Plan, config: TrainConfig) -> bool:
 class TimeBudget:
     """Sets the length of a run so that its last step ends when the time budget ends.
 
-    The speed is that of the second half of the steps up to the moment of the decision, validations and checkpoints
-    included. The new length keeps that moment within the constant learning rates. Every step before it is therefore the
-    same as in a run of the new length, and a checkpoint from there can be resumed with the new plan.
+    That happens twice. The speed is that of the second half of the steps up to the moment of the decision, validations
+    and checkpoints included. A new length keeps that moment within the constant learning rates. Every step before it is
+    therefore the same as in a run of the new length, and a checkpoint from there can be resumed with the new plan.
 
     Args:
         plan: The plan of the run, whose first steps do not depend on its length (`begins_alike`).
@@ -134,17 +134,29 @@ class TimeBudget:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.plan, self.end, self.accept, self.clock = plan, end, accept, clock or time.monotonic
-        self.moment = int(_MOMENT * plan.schedule.decay_begins(plan.steps))
-        self._mark_step = max(step, self.moment // 2)
-        self._mark_time = self.clock()
+        self._most = int(_MOST_MORE * plan.steps)
+        self._shares = list(_MOMENTS)
+        self._look_ahead(step)
 
     def steps_after(self, step: int) -> int:
         """Return the length of the run in steps, after `step` steps are done."""
         if step == self._mark_step:
             self._mark_time = self.clock()
-        elif step == self.moment and step - self._mark_step >= _LEAST_STEPS:
+        elif step == self.moment:
             self._fix(step)
+            self._look_ahead(step)
         return self.plan.steps
+
+    def _look_ahead(self, step: int) -> None:
+        """Choose the next moment before which enough steps can be timed, and start the clock if they begin now."""
+        self.moment = self._mark_step = -1
+        self._mark_time = self.clock()
+        while self._shares:
+            moment = int(self._shares.pop(0) * self.plan.schedule.decay_begins(self.plan.steps))
+            mark = max(step, moment // 2)
+            if moment - mark >= _LEAST_STEPS:
+                self.moment, self._mark_step = moment, mark
+                return
 
     def _fix(self, step: int) -> None:
         now, plan = self.clock(), self.plan
@@ -152,7 +164,7 @@ class TimeBudget:
         wanted = step + int((self.end - now) / seconds)
         # The decay starts at a fixed share of the run: in a run that is too short it would have started already.
         least = math.ceil(plan.steps * step / plan.schedule.decay_begins(plan.steps))
-        steps = min(max(wanted, least), int(_MOST_MORE * plan.steps))
+        steps = min(max(wanted, least), max(self._most, least))
         if steps == plan.steps:
             return
         factor = steps / plan.steps
