@@ -55,6 +55,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lavra.workflows.planning.plan._PROBE_SECONDS", 0.05)
     monkeypatch.setattr("lavra.planning.machine.hardware._SIDES", {"cpu": 256})
     monkeypatch.setattr("lavra.planning.machine.timed_steps.should_compile", lambda *_: False)
+    monkeypatch.setattr("lavra.planning.machine.memory._STEPS", 1)
 
 
 @pytest.fixture
