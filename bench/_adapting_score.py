@@ -74,7 +74,7 @@ def chats(settings: dict[str, Any]) -> dict[str, Any]:
 def _opened(settings: dict[str, Any]) -> Any:
     from lavra.workflows.models.open import open_model
 
-    opened = open_model(settings["model"], "cpu")
+    opened = open_model(settings["model"], "cpu", new_head=True)  # before training, a body has none
     opened.model.eval()
     return opened
 

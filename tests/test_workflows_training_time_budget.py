@@ -30,10 +30,10 @@ def a_timed_plan(shape: str = "wsd") -> Plan:
 
 def simulated(
     plan: Plan, step_seconds: float, *, seconds: float, first: int = 0
-) -> tuple[float, TimeBudget, list[int]]:
-    """Run to the end with steps of `step_seconds`; return the time it took, the pace, and the steps at new plans."""
+) -> tuple[float, TimeBudget, list[tuple[int, Plan]]]:
+    """Run to the end with steps of `step_seconds`; return the time it took, the budget, and the new plans by step."""
     clock, step, new = 0.0, first, []
-    time_budget = TimeBudget(plan, first, seconds, lambda _: new.append(step), lambda: clock)
+    time_budget = TimeBudget(plan, first, seconds, lambda plan: new.append((step, plan)), lambda: clock)
     length = plan.steps
     while step < length:
         step, clock = step + 1, clock + step_seconds
@@ -54,13 +54,13 @@ def test_a_run_of_another_speed_than_planned_ends_in_time(speed: float, first: i
 
 @given(st.floats(0.2, 4.0), st.sampled_from(["wsd", "constant"]))
 def test_what_was_learned_before_the_new_length_is_what_it_would_have_been(speed: float, shape: str):
-    plan = a_timed_plan(shape)
-    _, time_budget, new = simulated(plan, 1.0 / speed, seconds=float(STEPS))
-    after = time_budget.plan
-    for moment in new:
+    before = a_timed_plan(shape)
+    *_, plans = simulated(before, 1.0 / speed, seconds=float(STEPS))
+    for moment, after in plans:
         for step in range(moment):
-            assert after.schedule.factor(step, after.steps) == plan.schedule.factor(step, plan.steps)
-    assert 0.4 * STEPS <= after.steps <= 1.5 * STEPS
+            assert after.schedule.factor(step, after.steps) == before.schedule.factor(step, before.steps)
+        before = after
+    assert 0.4 * STEPS <= before.steps <= 1.5 * STEPS
 
 
 def test_a_run_that_begins_after_the_moment_keeps_its_length():
