@@ -42,6 +42,7 @@ _NOTES = wanted(model="opt-125m", tokens=330_000_000, hardware="a100-40gb", effi
 @pytest.fixture(autouse=True)
 def _no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr("lavra.planning.machine.memory._STEPS", 1)  # a step of a dry run takes half a second
 
 
 @pytest.fixture(scope="module")
