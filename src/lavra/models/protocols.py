@@ -294,7 +294,7 @@ def eval_mode(model: object) -> Iterator[None]:
 
     Examples:
         >>> layer = torch.nn.Dropout()
-        >>> with evaluating(layer):
+        >>> with eval_mode(layer):
         ...     print(layer.training)
         False
         >>> layer.training

@@ -38,7 +38,7 @@ class Causal:
         >>> window = Window(
         ...     tokens=np.array([0, 5, 6, 0, 7, 0]),
         ...     documents=np.array([0, 0, 0, 1, 1]),
-        ...     segments=np.array([0, 0, 0, 1, 1]),
+        ...     document_ids=np.array([0, 0, 0, 1, 1]),
         ...     positions=np.array([0, 1, 2, 0, 1]),
         ...     inputs=np.array([0, 5, 6, 0, 7]),
         ... )

@@ -35,7 +35,7 @@ class Completion:
         >>> import numpy as np
         >>> from lavra.data.examples.store import Example, PackedRow
         >>> example = Example(0, np.array([3, 4, 8, 1]), np.array([False, False, True, True]))
-        >>> batch = Answers(context=4).encode([PackedRow((example,))], streams=None, progress=0.0)
+        >>> batch = Completion(context=4).encode([PackedRow((example,))], streams=None, progress=0.0)
         >>> batch.inputs.tolist(), batch.targets.tolist()
         ([[3, 4, 8, 0]], [[-100, 8, 1, -100]])
     """

@@ -78,7 +78,7 @@ class MaskedLM:
             progress: Share of the run that is done, from 0 to 1.
 
         Examples:
-            >>> objective = Masked(8, mask_token=3, words=None, rate=0.3, final_rate=0.1)
+            >>> objective = MaskedLM(8, mask_token=3, words=None, rate=0.3, final_rate=0.1)
             >>> round(objective.rate_at(0.5), 3)
             0.2
         """

@@ -36,7 +36,7 @@ class Intervals:
         log_every: Steps between two records of `metrics.jsonl`.
 
     Examples:
-        >>> Rhythm(steps=100, validate_every=20, checkpoint_every=50).checkpoint_seconds
+        >>> Intervals(steps=100, validate_every=20, checkpoint_every=50).checkpoint_seconds
         600.0
     """
 

@@ -65,11 +65,11 @@ class Plan:
 
     Examples:
         >>> plan = Plan(
-        ...     model=DecoderSpec(), parameters=123_456, context=256, tokens_per_step=4096, rows_per_step=16,
-        ...     micro_rows=8, steps=300, tokens=1_228_800, epochs=1.5, device="cpu", precision="fp32", compile=False,
-        ...     threads=2, optimizer=OptimizerOptions(), schedule=Schedule(), seed=3, isolate=True, label_smoothing=0.0,
-        ...     clip=1.0, validation_rows=64, validate_every=30, checkpoint_every=15, evaluation_tokens=10_000,
-        ...     flops_per_token=1e6,
+        ...     model=DecoderSpec(), parameters=123_456, context=256, batch_tokens=4096, global_batch_size=16,
+        ...     micro_batch_size=8, steps=300, tokens=1_228_800, epochs=1.5, device="cpu", precision="fp32",
+        ...     compile=False, threads=2, optimizer=OptimizerOptions(), schedule=Schedule(), seed=3, isolate=True,
+        ...     label_smoothing=0.0, max_grad_norm=1.0, validation_rows=64, validate_every=30, checkpoint_every=15,
+        ...     evaluation_tokens=10_000, flops_per_token=1e6,
         ... )
         >>> Plan.from_json(plan.to_json(), "plan.json") == plan
         True

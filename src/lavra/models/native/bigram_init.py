@@ -55,7 +55,7 @@ def can_init_from_bigrams(spec: DecoderSpec) -> bool:
         spec: Shape of the decoder.
 
     Examples:
-        >>> can_start_from_bigrams(DecoderSpec()), can_start_from_bigrams(DecoderSpec(tied=True))
+        >>> can_init_from_bigrams(DecoderSpec()), can_init_from_bigrams(DecoderSpec(tied=True))
         (True, False)
     """
     return (

@@ -32,7 +32,7 @@ def transforms_of(config: TransformConfig, seed: int = 0) -> list[ModelTransform
         seed: Seed of an adapter's initial weights.
 
     Examples:
-        >>> edits_of(EditConfig())
+        >>> transforms_of(TransformConfig())
         []
     """
     transforms: list[ModelTransform] = []

@@ -21,7 +21,7 @@ class Schedule:
         min_lr_ratio: Factor at the end of the run, as a share of the peak learning rate.
 
     Examples:
-        >>> schedule = Schedule(shape="wsd", warmup_steps=2, cooldown=0.5, floor=0.1)
+        >>> schedule = Schedule(shape="wsd", warmup_steps=2, decay_fraction=0.5, min_lr_ratio=0.1)
         >>> [round(schedule.factor(step, 10), 2) for step in (0, 1, 5, 9)]
         [0.5, 1.0, 1.0, 0.28]
     """

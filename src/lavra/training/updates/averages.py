@@ -74,8 +74,8 @@ class ExponentialAverage(_Averaged):
         decay: Share of the average that a step keeps, from 0 to below 1. With 0 the average equals the weights.
 
     Examples:
-        >>> masters = Masters(torch.nn.Linear(2, 1), "fp32")
-        >>> update = ExponentialAverage(masters, decay=0.99)
+        >>> master_weights = MasterWeights(torch.nn.Linear(2, 1), "fp32")
+        >>> update = ExponentialAverage(master_weights, decay=0.99)
         >>> update.around(None, Outcome).applied
         True
         >>> sorted(update.tensors())

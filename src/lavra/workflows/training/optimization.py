@@ -88,7 +88,7 @@ def lrs_after_bigrams(tokens: float, vocabulary: int, paired: bool) -> float:
         A number from 0.02 to 1, which grows with the length of the run.
 
     Examples:
-        >>> rates_after_bigrams(1e9, 1000, paired=False), rates_after_bigrams(1.0, 1000, paired=False)
+        >>> lrs_after_bigrams(1e9, 1000, paired=False), lrs_after_bigrams(1.0, 1000, paired=False)
         (1.0, 0.02)
     """
     length = tokens / vocabulary**1.5 / (_PAIRS_KNOW if paired else 1.0)
