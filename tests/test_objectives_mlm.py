@@ -214,7 +214,7 @@ def test_documents_begin_and_end_with_their_marks(tmp_path: Path):
     tokenizer = wordpiece()
     (tmp_path / "a.txt").write_text("\n\n".join(TEXTS[:4]), encoding="utf8")
     (tmp_path / "b.txt").write_text(TEXTS[7], encoding="utf8")
-    prepared = prepare([str(tmp_path)], tmp_path / "out", tokenizer=tokenizer, beginnings=True)
+    prepared = prepare([str(tmp_path)], tmp_path / "out", tokenizer=tokenizer, bos=True)
     begin, end = (int(tokenizer.inner.token_to_id(name) or -1) for name in ("[CLS]", "[SEP]"))
     assert prepared.train.manifest.begin_of_document == begin
     for store in (prepared.train, prepared.validation):

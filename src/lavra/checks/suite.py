@@ -176,7 +176,7 @@ def run_checks(
         >>> from lavra.models.protocols import Batch
         >>> from lavra.models.spec import DecoderSpec
         >>> from lavra.objectives.causal import Causal
-        >>> from lavra.planning.machine.dry_run import Rehearsal
+        >>> from lavra.planning.machine.dry_run import DryRun
         >>> class Rows:
         ...     def rows(self, start, count):
         ...         return [[(start + row + place) % 256 for place in range(33)] for row in range(count)]
@@ -185,9 +185,9 @@ def run_checks(
         ...         ids = torch.tensor(rows)
         ...         return Batch(ids[:, :-1], ids[:, 1:], weight=float(ids[:, 1:].numel()))
         >>> shape = DecoderSpec(vocabulary=256, context=32, depth=1, width=32, heads=1)
-        >>> trainer = Rehearsal(shape, context=32).trainer(micro_rows=2)
-        >>> subject = Subject(trainer, NextToken(32), Rows(), rows=2)
-        >>> report = run_checks(subject, [(check_first_loss, 1.0), (check_evaluation, 1.0)])
+        >>> trainer = DryRun(shape, context=32).trainer(2)
+        >>> check_context = CheckContext(trainer, NextToken(32), Rows(), rows=2)
+        >>> report = run_checks(check_context, [(check_first_loss, 1.0), (check_evaluation, 1.0)])
         >>> [(result.name, result.verdict) for result in report.results]
         [('first_loss', 'ok'), ('evaluation', 'ok')]
     """

@@ -67,8 +67,8 @@ class WindowShuffle:
         ValueError: if there are no tokens or no targets.
 
     Examples:
-        >>> from lavra.data.shuffle import WindowOrder
-        >>> order = WindowOrder(tokens=10, context=4, seed=1)
+        >>> from lavra.data.shuffle import WindowShuffle
+        >>> order = WindowShuffle(tokens=10, context=4, seed=1)
         >>> order.windows
         3
         >>> places = [order.window(number) for number in range(order.windows)]

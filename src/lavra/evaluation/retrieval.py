@@ -174,7 +174,7 @@ def _measure(
         return 0.0
     if kind == "MRR":
         return 1.0 / (hits[0] + 1)
-    if kind == "NgramCopy":
+    if kind == "Recall":
         return len(hits) / total
     if kind == "P":
         return len(hits) / (cutoff or len(shown))

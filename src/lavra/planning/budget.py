@@ -172,7 +172,7 @@ def batch_tokens_for(tokens: float, context: int, busy: float = 0.0, *, adapting
         adapting: Whether a pretrained model is fine-tuned, for which fewer steps are enough.
 
     Examples:
-        >>> tokens_per_step_for(1.2e6, context=256), tokens_per_step_for(1e9, context=256)
+        >>> batch_tokens_for(1.2e6, context=256), batch_tokens_for(1e9, context=256)
         (2048, 65536)
     """
     wanted = 2048 * (max(tokens, 1.0) / 1.2e6) ** 0.5

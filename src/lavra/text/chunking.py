@@ -63,7 +63,7 @@ def cut_into_chunks(text: str, limit: int, *, overlap: int = 0, count: CountToke
     Examples:
         >>> from lavra.text.chunking import cut_into_chunks
         >>> text = "It rained all day. Nobody came. The shop stayed shut."
-        >>> [text[chunk.start : chunk.end] for chunk in cut_into_chunks(text, most=6, overlap=2)]
+        >>> [text[chunk.start : chunk.end] for chunk in cut_into_chunks(text, limit=6, overlap=2)]
         ['It rained all day. Nobody came. ', 'Nobody came. The shop stayed shut.']
     """
     if limit < 1 or not 0 <= overlap < limit:

@@ -108,8 +108,8 @@ class CorpusSample:
         seed: Seed of the hash; another seed chooses other pieces.
 
     Examples:
-        >>> from lavra.data.tokenizers.report import TextSample
-        >>> sample = TextSample(limit=10)
+        >>> from lavra.data.tokenizers.report import CorpusSample
+        >>> sample = CorpusSample(limit=10)
         >>> for text in ("first", "second", "third", "fourth"):
         ...     sample.add(text)
         >>> sum(len(piece) for piece in sample) <= 10

@@ -35,8 +35,8 @@ def cut_chunks(text: str, cut: Cut, size: int = PIECE) -> Iterator[str]:
         size: Characters of a piece; `PIECE` by default.
 
     Examples:
-        >>> from lavra.data.tokenizers.streaming import Cut, cut_pieces
-        >>> list(cut_pieces("one two three", Cut.BEFORE_SPACE, size=10))
+        >>> from lavra.data.tokenizers.streaming import Cut, cut_chunks
+        >>> list(cut_chunks("one two three", Cut.BEFORE_SPACE, size=10))
         ['one two', ' three']
     """
     start = 0
@@ -83,8 +83,8 @@ def prefetch(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[
         work: Function of an item.
 
     Examples:
-        >>> from lavra.data.tokenizers.streaming import one_ahead
-        >>> list(one_ahead(["a", "bb", "ccc"], len))
+        >>> from lavra.data.tokenizers.streaming import prefetch
+        >>> list(prefetch(["a", "bb", "ccc"], len))
         [('a', 1), ('bb', 2), ('ccc', 3)]
     """
     remaining = iter(items)

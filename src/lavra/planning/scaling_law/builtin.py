@@ -87,7 +87,7 @@ def builtin_scaling_law() -> ScalingLaw:
     Its noise is that of a further run on texts of the same kinds. The law is fitted once for each process.
 
     Examples:
-        >>> law = builtin_law()
+        >>> law = builtin_scaling_law()
         >>> law.loss(1e6, 1e7) > law.loss(1e7, 1e8)
         True
     """

@@ -215,7 +215,7 @@ def fit_scaling_law(
 
     Examples:
         >>> seen = [Observation(n, d, 0.6 + 90 * n**-0.4 + 90 * d**-0.35) for n in (1e6, 4e6) for d in (1e7, 4e7)]
-        >>> law = fit_law(seen, draws=10)
+        >>> law = fit_scaling_law(seen, draws=10)
         >>> round(law.loss(2e6, 2e7), 1)
         1.1
     """
