@@ -102,11 +102,13 @@ class CheckContext:
         objective: The same objective, for rows short enough for a quick check.
         source: Source of such rows.
         rows: Number of rows in the batch that checks work on.
+        token_targets: Whether what is predicted are tokens, one for each position, and not something about whole texts.
         causal: Whether a prediction may depend only on earlier tokens.
         mixed_rows: Rows that contain several documents each and the ends of documents; empty if the objective does not
             pack documents.
         must_learn: Token ids that have to be a target somewhere, such as the end-of-document token.
         frozen: Names of the parameters that are meant to be frozen.
+        first_loss: Loss in nats of predictions without any knowledge; None for the uniform ones over the vocabulary.
         loaded: Whether the weights come from a pretrained model.
         tied: Whether head and embedding are meant to share one tensor.
         storage: How the model is saved and loaded; None skips that check.
@@ -122,10 +124,12 @@ class CheckContext:
     objective: Objective
     source: Source
     rows: int
+    token_targets: bool = True
     causal: bool = True
     mixed_rows: Sequence[Any] = ()
     must_learn: tuple[int, ...] = ()
     frozen: frozenset[str] = frozenset()
+    first_loss: float | None = None
     loaded: bool = False
     tied: bool = False
     storage: Storage | None = None

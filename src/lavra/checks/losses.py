@@ -32,12 +32,14 @@ def check_first_loss(check_context: CheckContext) -> list[CheckResult]:
     batch, model = check_context.encoded, check_context.model
     with full_precision(check_context.trainer), eval_mode(model), torch.no_grad():
         loss = float(check_context.objective.loss(model, batch, learning=False).sum) / max(1.0, counted(batch))
-    even = math.log(model.vocabulary)
-    if check_context.loaded:
+    even = math.log(model.vocabulary) if check_context.first_loss is None else check_context.first_loss
+    if check_context.loaded and check_context.first_loss is None:
         return [_of_loaded(loss, _unigram(check_context), even)]
     apart = abs(loss / even - 1.0)
     measured = f"{loss:.3f} nats per token"
     expected = f"within {_NEAR:.0%} of ln V = {even:.3f}, the loss of uniform predictions over V = {model.vocabulary}"
+    if check_context.first_loss is not None:
+        expected = f"within {_NEAR:.0%} of {even:.3f}, the loss of predictions without any knowledge"
     if apart <= _NEAR:
         return [CheckResult("first_loss", "ok", measured, expected)]
     remedy = (

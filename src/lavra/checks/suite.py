@@ -154,6 +154,9 @@ FULL: tuple[tuple[Check, float], ...] = (
 """All checks with their costs; those that are not in `QUICK` take training steps or more time."""
 
 
+_OF_TOKENS = (check_labels, check_documents, check_padding, check_influence, check_near_duplicates)
+"""Checks of targets that are tokens; the targets of a head on whole texts are checked by its task's own tests."""
+
 _WITHOUT_MODEL = (check_tokenizer, check_files)
 """Checks that do not run the model; the only ones that are possible when the text contains unknown token ids."""
 
@@ -191,6 +194,8 @@ def run_checks(
         >>> [(result.name, result.verdict) for result in report.results]
         [('first_loss', 'ok'), ('evaluation', 'ok')]
     """
+    if not check_context.token_targets:
+        checks = [one for one in checks if one[0] not in _OF_TOKENS]
     begun = time.monotonic()
     results: list[CheckResult] = []
     skipped: list[str] = []

@@ -153,6 +153,17 @@ class Task(ABC):
         """
         return None
 
+    def first_loss(self, facts: dict[str, Any]) -> float | None:
+        """Return the loss in nats of predictions without any knowledge, which a new model is to have.
+
+        None, the default, is for tasks that predict tokens: the logarithm of the size of the vocabulary, and for a base
+        model at most the loss of a unigram model.
+
+        Args:
+            facts: What `facts` returned.
+        """
+        return None
+
     def must_learn(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Return the ids that have to occur among the targets, such as the end of a document."""
         return (tokenizer.end_of_document,)

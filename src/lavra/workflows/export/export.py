@@ -40,6 +40,7 @@ from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder, count_parameters
 from lavra.workflows.export.model_card import hf_model_card, model_card
 from lavra.workflows.models.open import OpenModel, hugging_face_folder, open_model, read_hugging_face
+from lavra.workflows.models.task_head import write_head
 
 COMPARED_TOKENS = 512
 """Most tokens whose logits are compared."""
@@ -122,6 +123,8 @@ def export(
         _demand(of_source, f"{source.folder} is not read as transformers reads it")
     with building_folder(out, request=request, force=force, inputs=[model, *data], kind="exported model") as building:
         family, tied = _write(source, building)
+        if source.opened is not None and source.opened.task is not None:
+            write_head(building, source.model, {}, *source.opened.task)
         _write_tokenizer(source, building)
         certificate = certify(source.model, building, windows, sources=read, tied=tied)
         certificate = replace(certificate, lost=lost_companions(building, source.files))

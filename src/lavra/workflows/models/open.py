@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ class OpenModel:
         folder: The Hugging Face folder that the model was read from; None for other models.
         files: The folder with the files of the tokenizer, the chat template and the generation settings; None where
             there is none.
-        task: The name of the task whose head the model has; None for a model without one.
+        task: The name and the facts of the task whose head the model has; None for a model without one.
     """
 
     model: Decoder | HFModel
@@ -57,7 +58,7 @@ class OpenModel:
     family: str | None = None
     folder: Path | None = None
     files: Path | None = None
-    task: str | None = None
+    task: tuple[str, dict[str, Any]] | None = None
 
 
 def open_model(location: str, device: str = "auto", precision: str = "fp32", *, new_head: bool = False) -> OpenModel:
@@ -246,5 +247,5 @@ def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) 
     files = companions_folder(run.path, data)
     model = model_for_use(plan, run.path, weights, place).to(device).eval()
     family = read_origin(files).get("model_type")
-    task = plan.task if hasattr(model, "task_head") else None
+    task = (plan.task, plan.facts) if hasattr(model, "task_head") else None
     return OpenModel(model, open_dataset(data).tokenizer, place, run, family, files=files, task=task)

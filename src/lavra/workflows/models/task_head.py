@@ -67,7 +67,7 @@ def write_head(folder: Path, model: Decoder | HFModel, weights: dict[str, torch.
     write_json(folder / HEAD_FILE, {"task": task, "facts": facts})
 
 
-def read_head(folder: Path, model: Decoder | HFModel) -> str | None:
+def read_head(folder: Path, model: Decoder | HFModel) -> tuple[str, dict[str, Any]] | None:
     """Give a model the head that lies beside its weights.
 
     Args:
@@ -75,7 +75,7 @@ def read_head(folder: Path, model: Decoder | HFModel) -> str | None:
         model: The model.
 
     Returns:
-        The name of the task; None where the folder holds no head.
+        The name and the facts of the task; None where the folder holds no head.
 
     Raises:
         InputError: If the task is not registered.
@@ -92,4 +92,4 @@ def read_head(folder: Path, model: Decoder | HFModel) -> str | None:
         cast(torch.nn.Module, model.task_head).load_state_dict(load_file(folder / HEAD_WEIGHTS))
     except (RuntimeError, OSError) as error:
         raise CorruptFile(f"{folder / HEAD_WEIGHTS} does not fit {path}: {error}", "copy the model again") from error
-    return record["task"]
+    return record["task"], record["facts"]

@@ -97,10 +97,12 @@ def check_context(job: TrainingJob, *, loaded: bool = False, quick: bool = False
         replace(trainer.objective, **shorter),  # pyright: ignore[reportArgumentType, reportCallIssue]
         sample.source,
         rows=rows,
+        token_targets=job.task.rows != "labelled",
         causal=job.task.causal,
         mixed_rows=sample.mixed,
         must_learn=job.task.must_learn(data.tokenizer),
         frozen=job.frozen | (job.model.unused if isinstance(job.model, HFModel) else frozenset()),
+        first_loss=job.task.first_loss(plan.facts),
         loaded=loaded or plan.base is not None,
         tied=_tied(job.model),
         storage=_storage(job),
