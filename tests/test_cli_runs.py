@@ -10,6 +10,7 @@ import pytest
 from lavra.cli import plan
 from lavra.cli.main import main
 from lavra.config.planning import PlanRequest
+from lavra.config.training import ModelConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.program import command
 from lavra.reports.formatting import text_table
@@ -171,11 +172,14 @@ def test_report_and_compare_say_what_comes_next(root: Path, capsys: pytest.Captu
     ("request_of_plan", "train"),
     [
         ({"budget": 90.0}, ["--budget", "90s"]),
-        ({"steps": 7, "model": "lavra-1m", "context": 64}, ["--steps", "7", "--model", "lavra-1m", "--context", "64"]),
+        (
+            {"steps": 7, "model": ModelConfig("lavra-1m", context=64)},
+            ["--steps", "7", "--model", "lavra-1m", "--context", "64"],
+        ),
         ({"epochs": 0.5, "base": "gpt2"}, ["--epochs", "0.5", "--from", "gpt2"]),
         (
-            {"model": "2x64x500"},
-            ["--budget", "10m", "--model.depth", "2", "--model.width", "64", "--text.vocabulary", "500"],
+            {"model": ModelConfig("2x64x500")},
+            ["--budget", "10m", "--model", "2x64x500"],
         ),
     ],
 )
@@ -186,4 +190,4 @@ def test_a_plan_recommends_the_training_that_it_planned(request_of_plan: dict[st
 
 def test_a_plan_for_other_hardware_recommends_none_here():
     assert recommended(plan._next(PlanRequest(data=("text",), hardware="h100"))[1])[0][0] == "plan"
-    assert recommended(plan._next(PlanRequest(model="lavra-1m", tokens=1000))[1])[0][0] == "plan"
+    assert recommended(plan._next(PlanRequest(model=ModelConfig("lavra-1m"), tokens=1000))[1])[0][0] == "plan"

@@ -106,7 +106,7 @@ def test_dropout_is_the_same_whenever_a_step_is_done_again():
     [
         ({"global_batch_size": 4, "micro_batch_size": 3}, "3 sequences do not divide the 4 sequences"),
         (
-            {"global_batch_size": 5, "micro_batch_size": 1, "ranks": DistributedInfo(0, 2)},
+            {"global_batch_size": 5, "micro_batch_size": 1, "distributed": DistributedInfo(0, 2)},
             "divided evenly among 2 processes",
         ),
     ],

@@ -127,3 +127,8 @@ def test_looking_at_a_run_does_not_change_it(tmp_path: Path):
     run(alone)
     for name, weight in watched.master_weights.weights.items():
         assert torch.equal(weight, alone.master_weights.weights[name]), name
+
+
+def test_without_rows_there_is_no_loss():
+    validation = Validation(WindowSource(topics_store(), CONTEXT, 0), 0, likelihood_metrics(3.0))
+    assert math.isnan(validation.measure(lively(SPEC).eval(), Causal(CONTEXT), 4, CPU)["loss"])

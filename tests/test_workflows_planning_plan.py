@@ -12,7 +12,7 @@ import pytest
 
 from lavra.cli.plan import main
 from lavra.config.planning import PlanRequest
-from lavra.config.training import MachineConfig, TrainConfig
+from lavra.config.training import MachineConfig, ModelConfig, OptimizationConfig, TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.planning.forecast import PlanReport
@@ -25,7 +25,18 @@ from lavra.workflows.planning.plan import plan
 from lavra.workflows.training.forecast import against
 from lavra.workflows.training.train import train
 
-_NOTES = PlanRequest(model="opt-125m", tokens=330_000_000, hardware="a100-40gb", efficiency=0.4, micro_batch_size=1)
+
+def wanted(**fields: Any) -> PlanRequest:
+    """Return a request from plain fields: a preset, and options of the machine and of the model by their names."""
+    model = {"preset": fields.pop("model", "auto"), "context": fields.pop("context", None)}
+    machine = {name: fields.pop(name) for name in ("micro_batch_size", "precision") if name in fields}
+    batch = {name: fields.pop(name) for name in ("batch_tokens",) if name in fields}
+    return PlanRequest(
+        model=ModelConfig(**model), machine=MachineConfig(**machine), optimization=OptimizationConfig(**batch), **fields
+    )
+
+
+_NOTES = wanted(model="opt-125m", tokens=330_000_000, hardware="a100-40gb", efficiency=0.4, micro_batch_size=1)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +73,14 @@ def test_the_example_of_the_notes(notes: PlanReport) -> None:
 @pytest.mark.heavy
 @pytest.mark.parametrize("context", [512, 256])
 def test_the_t4_of_the_notes(context: int) -> None:
-    found = plan(replace(_NOTES, hardware="colab-t4", context=context, micro_batch_size=4, precision="fp32"))
+    found = plan(
+        replace(
+            _NOTES,
+            hardware="colab-t4",
+            model=replace(_NOTES.model, context=context),
+            machine=MachineConfig(micro_batch_size=4, precision="fp32"),
+        )
+    )
     assert found.memory.fits
     assert found.memory.plain is not None  # why it fits here: the loss holds a chunk of the logits, a plain loop all
     assert found.hardware.peak_flops == 8.1e12
@@ -70,14 +88,14 @@ def test_the_t4_of_the_notes(context: int) -> None:
 
 
 def test_price_and_power(notes: PlanReport) -> None:
-    found = plan(replace(_NOTES, model="lavra-1m", price_per_hour=1.10, watts=300))
+    found = plan(replace(_NOTES, model=ModelConfig("lavra-1m"), price_per_hour=1.10, watts=300))
     assert found.cost.money == pytest.approx(1.10 * 330e6 / found.speed.tokens_per_second / 3600)
     assert found.cost.kilowatt_hours == pytest.approx(0.3 * found.cost.seconds / 3600)
     assert notes.cost.money is None
 
 
 def test_the_plan_chooses_for_budget_text_and_hardware(text: Path) -> None:
-    request = PlanRequest(data=(str(text),), budget=60.0, hardware="t4", efficiency=0.00002, micro_batch_size=1)
+    request = wanted(data=(str(text),), budget=60.0, hardware="t4", efficiency=0.00002, micro_batch_size=1)
     small, large = plan(request), plan(replace(request, budget=600.0))
     assert small.model.chosen
     assert small.text is not None
@@ -91,17 +109,17 @@ def test_the_plan_chooses_for_budget_text_and_hardware(text: Path) -> None:
 
 
 def test_a_text_too_small_for_the_vocabulary_is_warned_of(text: Path) -> None:
-    found = plan(PlanRequest(data=(str(text),), model="2x64x4096", epochs=1.0, hardware="t4", micro_batch_size=1))
+    found = plan(wanted(data=(str(text),), model="2x64x4096", epochs=1.0, hardware="t4", micro_batch_size=1))
     assert found.epochs == pytest.approx(1.0)
     assert found.model.vocabulary < 4096
-    asked = plan(replace(PlanRequest(data=(str(text),), model="2x64", epochs=1.0, hardware="t4", micro_batch_size=1),
+    asked = plan(replace(wanted(data=(str(text),), model="2x64", epochs=1.0, hardware="t4", micro_batch_size=1),
                          text=replace(PlanRequest().text, vocabulary=2000)))  # fmt: skip
     assert any("little for a vocabulary of 2000" in note for note in asked.notes)
 
 
 def test_what_cannot_fit_says_what_would() -> None:
     found = plan(
-        PlanRequest(model="1x6144", tokens=1_000_000, hardware="m1", context=256, efficiency=0.4, micro_batch_size=1)
+        wanted(model="1x6144", tokens=1_000_000, hardware="m1", context=256, efficiency=0.4, micro_batch_size=1)
     )
     if found.memory.fits:
         pytest.skip("the model became smaller")
@@ -123,7 +141,7 @@ def test_what_cannot_fit_says_what_would() -> None:
 )
 def test_wrong_requests_are_refused_in_words(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        plan(PlanRequest(**fields))
+        plan(wanted(**fields))
 
 
 def test_a_probe_of_real_steps_plans_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +151,9 @@ def test_a_probe_of_real_steps_plans_for_this_machine(monkeypatch: pytest.Monkey
     found = plan(PlanRequest(**shape, budget=60.0, precision="fp32"))
     assert found.hardware.here
     assert "real steps" in found.speed.source
-    assert found.tokens == pytest.approx(60.0 / 1.06 * found.speed.tokens_per_second)
-    assert found.cost.seconds == pytest.approx(60.0)
+    assert found.cost.seconds == pytest.approx(60.0, rel=0.15)  # the final evaluation takes its part
+    assert found.plan is not None
+    assert found.tokens == found.plan.tokens == found.plan.steps * 64
 
 
 def test_the_command_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:

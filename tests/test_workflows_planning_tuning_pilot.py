@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lavra.config.planning import PlanRequest
-from lavra.config.training import TrainConfig
+from lavra.config.training import MachineConfig, OptimizationConfig, TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -46,7 +46,13 @@ def base(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
 
 
 def _request(text: Path, start: Path, **changes: Any) -> PlanRequest:
-    request = PlanRequest(data=(str(text),), base=str(start), tokens=20_000, precision="fp32", batch_tokens=64)
+    request = PlanRequest(
+        data=(str(text),),
+        base=str(start),
+        tokens=20_000,
+        machine=MachineConfig(precision="fp32"),
+        optimization=OptimizationConfig(batch_tokens=64),
+    )
     return replace(request, **changes)
 
 
@@ -54,7 +60,7 @@ def _request(text: Path, start: Path, **changes: Any) -> PlanRequest:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lavra.workflows.planning.plan._PROBE_SECONDS", 0.05)
     monkeypatch.setattr("lavra.planning.machine.hardware._SIDES", {"cpu": 256})
-    monkeypatch.setattr("lavra.planning.machine.timed_steps.should_compile", lambda *_: False)
+    monkeypatch.setattr("lavra.workflows.training.autoconfig.should_compile", lambda *_: False)
     monkeypatch.setattr("lavra.planning.machine.memory._STEPS", 1)
 
 

@@ -111,7 +111,7 @@ def plan(data: Data = (), **fields: Any) -> PlanReport:
     """Forecast what a training run takes in memory, time and money, and which loss it reaches.
 
     Args:
-        data: The data as for `train`; it may be left out where `model` and `tokens` are given.
+        data: The data as for `train`; it may be left out where a model and `tokens` are given.
         fields: Fields of `lavra.config.planning.PlanRequest` by name, as for `train`.
 
     Returns:
@@ -123,7 +123,7 @@ def plan(data: Data = (), **fields: Any) -> PlanReport:
 
     Examples:
         >>> import lavra
-        >>> found = lavra.plan(model="lavra-1m", tokens="330M", hardware="a100-40gb", micro_batch_size=1)
+        >>> found = lavra.plan(model={"preset": "lavra-1m"}, tokens="330M", hardware="a100-40gb")
         >>> found.model.name, found.hardware.precision
         ('lavra-1m', 'bf16')
         >>> lavra.plan("mytext/", budget="1h").cost.seconds               # doctest: +SKIP

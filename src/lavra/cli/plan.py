@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 
 from lavra.cli.options import parse, print_json, say_last
 from lavra.config.planning import PlanRequest
 from lavra.core.program import command
-
-_SHORT = {
-    "--from": "--base",
-    "--gradient-checkpointing": "--transforms.gradient-checkpointing",
-    "--vocabulary": "--text.vocabulary",
-    "--tokenizer": "--text.tokenizer",
-    "--text-column": "--text.column",
-    "--encoding": "--text.encoding",
-    "--validation": "--text.validation",
-}
-"""Flags with a short form, because they are common, and what each stands for."""
 
 
 def main(arguments: list[str]) -> int:
     """Run `lavra plan …`."""
     request, as_json = parse(
         PlanRequest,
-        [_lengthened(word) for word in arguments],
+        arguments,
         prog="lavra plan",
         description="Say what a training will take in memory, time, energy and money, and what loss it will reach, "
-        "before anything is spent.\nShort forms: " + ", ".join(f"{short} for {long}" for short, long in _SHORT.items()),
+        "before anything is spent. It is the run that `lavra train` makes of the same options.",
         examples=[
             "lavra plan mytext/ --budget 1h",
             "lavra plan mytext/ --budget 1h --pilot 5%",
@@ -60,8 +49,6 @@ def main(arguments: list[str]) -> int:
 
 def _next(request: PlanRequest) -> tuple[str, str]:
     """Return the command that a person wants next: the training that was planned, where it can be done here."""
-    from lavra.models.spec import PRESETS
-
     if not request.data:
         return "plan", command("plan", "TEXT", "--budget", "20m")
     if request.hardware != "this":
@@ -69,13 +56,10 @@ def _next(request: PlanRequest) -> tuple[str, str]:
     words = ["train", *request.data, *_length(request)]
     if request.base is not None:
         words += ["--from", request.base]
-    elif sizes := re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", request.model):
-        words += ["--model.depth", sizes[1], "--model.width", sizes[2]]
-        words += ["--text.vocabulary", sizes[3]] if sizes[3] else []
-    elif request.model in PRESETS:
-        words += ["--model", request.model]
-    if request.context is not None:
-        words += ["--context", str(request.context)]
+    elif request.model.preset != "auto" and not Path(request.model.preset).exists():
+        words += ["--model", request.model.preset]
+    if request.model.context is not None:
+        words += ["--context", str(request.model.context)]
     return "train", command(*words)
 
 
@@ -86,8 +70,3 @@ def _length(request: PlanRequest) -> list[str]:
     if given:
         return [f"--{given[0][0]}", f"{given[0][1]:g}" if isinstance(given[0][1], float) else str(given[0][1])]
     return ["--budget", "10m" if request.budget is None else f"{request.budget:g}s"]
-
-
-def _lengthened(word: str) -> str:
-    flag, equals, value = word.partition("=")
-    return _SHORT.get(flag, flag) + equals + value

@@ -11,6 +11,7 @@ from lavra.planning.machine.flops import FlopCount
 from lavra.planning.machine.hardware import Hardware
 from lavra.planning.machine.memory import MemoryEstimate
 from lavra.planning.scaling_law.law import Interval
+from lavra.training.plan import Plan
 
 # Time, energy and money, from the speed of training.
 
@@ -230,6 +231,7 @@ class PlanReport:
         notes: Warnings and explanations, a sentence or two each.
         preparation_seconds: Seconds before training: start-up, reading and tokenising the text; None for hardware other
             than this machine.
+        plan: The plan of the run; None for a report that was made without one.
     """
 
     hardware: Hardware
@@ -249,6 +251,7 @@ class PlanReport:
     forecast: Forecast | None
     notes: tuple[str, ...] = field(default=())
     preparation_seconds: float | None = None
+    plan: Plan | None = None
 
     @property
     def seconds(self) -> float:
@@ -274,5 +277,6 @@ class PlanReport:
             "six_n": {"speed": self.rule.to_json(), "cost": self.rule_cost.to_json()},
             "memory": self.memory.to_json(),
             "forecast": None if self.forecast is None else self.forecast.to_json(),
+            "plan": None if self.plan is None else self.plan.to_json(),
             "notes": list(self.notes),
         }

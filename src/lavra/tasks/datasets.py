@@ -108,8 +108,8 @@ class DataSize(Protocol):
         """The number of tokens of the vocabulary."""
         ...
 
-    def epoch_tokens(self, shape: RowShape) -> int:
-        """Return the tokens of one pass over the training data."""
+    def epoch_tokens(self, shape: RowShape) -> float:
+        """Return the tokens of one pass over the training data; infinite where there is no text yet."""
         ...
 
     def validation_rows(self, shape: RowShape) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -112,9 +111,10 @@ class Validation:
             together = put_together(parts)
             loss = objective.compare(together.embeddings, together.info, learning=False)
             parts = [_numbers(loss)]
-        totals: Counter[str] = Counter()
+        totals = {"loss": 0.0, "weight": 0.0}
         for part in parts:
-            totals.update(part)
+            for name, value in part.items():
+                totals[name] = totals.get(name, 0.0) + value
         weight = totals.pop("weight")
         return {name: total / weight if weight else math.nan for name, total in totals.items()}
 

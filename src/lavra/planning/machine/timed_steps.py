@@ -11,7 +11,7 @@ import torch
 
 from lavra.core.progress import log
 from lavra.planning.machine.dry_run import DryRun
-from lavra.training.acceleration.compiling import compile_step, should_compile
+from lavra.training.acceleration.compiling import compile_step
 from lavra.training.devices import synchronize
 from lavra.training.distributed import max_over_ranks
 from lavra.training.trainer import StepReport, Trainer
@@ -113,7 +113,7 @@ def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:
 
 
 def probe_dry_run(
-    dry_run: DryRun, micro_batch_size: int, device: torch.device, seconds: float, expected: float
+    dry_run: DryRun, micro_batch_size: int, device: torch.device, seconds: float, *, compile: bool
 ) -> Probe:
     """Time real training steps of a model with random weights on random tokens, and return the measured speed.
 
@@ -122,10 +122,10 @@ def probe_dry_run(
         micro_batch_size: Number of sequences of a micro-batch.
         device: Device that holds the model and computes.
         seconds: Approximate time for the timed steps, without the first.
-        expected: Expected seconds of the run, which decide whether its blocks are compiled.
+        compile: Whether the blocks of the model are compiled, as the run will do.
     """
     trainer = dry_run.trainer(micro_batch_size, device=device)
-    if should_compile("auto", device, expected):
+    if compile:
         log("compiling the model, as the run will do")
         compile_step(trainer)
     return probe_steps(trainer, seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,17 +12,17 @@ from lavra.config.planning import PlanRequest
 from lavra.core.errors import InputError
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.importing import is_hugging_face_folder, read_config
+from lavra.models.families.registry import FAMILIES, family_of
 from lavra.models.hf.kinds import choose_kind
 from lavra.models.native.decoder import Decoder, count_parameters
 from lavra.models.native.store import SPECIFICATION, read_spec
-from lavra.models.spec import PRESETS, DecoderSpec, preset
+from lavra.models.spec import PRESETS, DecoderSpec
 from lavra.planning.forecast import Shape
 from lavra.planning.machine.dry_run import HubShape
-from lavra.planning.machine.flops import matrix_parameters
+from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
+from lavra.tasks.table import find_task
+from lavra.workflows.models.base_model import Base, windows_of
 from lavra.workflows.models.open import hugging_face_folder, open_model
-
-_HEAD = 64
-"""Width of an attention head, where a shape DEPTHxWIDTH does not say how many heads there are."""
 
 
 @dataclass(frozen=True)
@@ -59,73 +58,71 @@ def starting_model(location: str) -> Start:
     if kind != "decoder":
         raise InputError(
             f"{location} is an {kind}, and only the training of decoders on text can be planned",
-            "plan for its shape instead: lavra plan --model FOLDER --tokens 10M",
+            "train it as it is: lavra train DATA --from MODEL",
         )
-    return Start(folder, Tokenizer.load(folder))
+    return Start(shape_of_folder(folder), Tokenizer.load(folder))
 
 
-def model_of(request: PlanRequest) -> DecoderSpec | Path | None:
-    """Return the model that a request names, to train or to adapt.
+def asked_shape(request: PlanRequest) -> DecoderSpec | Path | None:
+    """Return the model to train from scratch where the request names a folder of its shape.
 
     Args:
         request: The request of the plan.
 
     Returns:
-        The shape of the model, or its Hugging Face folder; None where the plan is to choose.
+        The shape of a run's or of a known family's decoder, the folder of any other model of `transformers`, and None
+        where the request names no folder.
 
     Raises:
-        InputError: If there is no such model.
+        InputError: If the folder holds no model.
     """
-    return asked_model(request.model) if request.base is None else starting_model(request.base).model
-
-
-def asked_model(name: str) -> DecoderSpec | Path | None:
-    """Return the model that a name stands for.
-
-    Args:
-        name: A preset, a shape DEPTHxWIDTH or DEPTHxWIDTHxVOCABULARY, a folder, or "auto".
-
-    Returns:
-        The shape of the model, or its Hugging Face folder; None for "auto", where the plan is to choose.
-
-    Raises:
-        InputError: If the name stands for no model.
-
-    Examples:
-        >>> spec = asked_model("8x512")
-        >>> spec.depth, spec.width, spec.heads
-        (8, 512, 8)
-    """
-    if name == "auto":
-        return None
-    path = Path(name)
+    path = Path(request.model.preset)
     for folder in (path, path / "model"):
         if (folder / SPECIFICATION).exists():
             return read_spec(folder)
     if is_hugging_face_folder(path):
-        return path
-    sizes = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", name)
-    if sizes:
-        depth, width = int(sizes[1]), int(sizes[2])
-        heads = next(heads for heads in range(max(1, width // _HEAD), 0, -1) if width % heads == 0)
-        spec = DecoderSpec(depth=depth, width=width, heads=heads)
-        return replace(spec, vocabulary=int(sizes[3])) if sizes[3] else spec
-    if name not in PRESETS and path.exists():
-        raise InputError(f"{name} does not hold a model", "give a folder with a config.json, a run, or a preset")
-    return preset(name)
+        return shape_of_folder(path)
+    if request.model.preset not in PRESETS and path.exists():
+        raise InputError(f"{path} does not hold a model", "give a folder with a config.json, a run, or a preset")
+    return None
 
 
-def with_context(model: DecoderSpec | Path, context: int | None) -> DecoderSpec | Path:
-    """Return the model with another context length.
+def shape_of_folder(folder: Path) -> DecoderSpec | Path:
+    """Return the shape of a Hugging Face folder as lavra's own decoder where it would train that; else the folder."""
+    config = read_config(folder)
+    if config.get("model_type") not in FAMILIES or choose_kind(config, folder) != "decoder":
+        return folder
+    try:
+        return family_of(config, str(folder)).read_spec(config)
+    except InputError:  # an option that only transformers computes
+        return folder
+
+
+def outline_of(request: PlanRequest, model: DecoderSpec | Path, place: str, device: torch.device) -> Base:
+    """Return a model as the base of a run, from its shape alone: no weights are read.
 
     Args:
-        model: The shape of a decoder, or a Hugging Face folder.
-        context: Tokens of a sequence; None keeps the model's own.
-
-    Returns:
-        The shape with that context length. A folder is returned as it is: its model is given shorter sequences.
+        request: The request of the plan.
+        model: The shape of the decoder, or the Hugging Face folder of another model.
+        place: The location of the model.
+        device: The device that would train it, which decides the default length of sequences.
     """
-    return replace(model, context=context) if context and isinstance(model, DecoderSpec) else model
+    task, objective = find_task("language-modelling"), "causal"
+    if isinstance(model, DecoderSpec):
+        shape = described(model, place)
+        window, _ = windows_of(request, model.context, model.positions != "learned", "decoder", device)
+        spec = replace(model, context=max(model.context, window))
+        flops = training_flops_per_token(spec, window)
+    else:
+        shape, spec = described(model, place), None
+        window, _ = windows_of(request, shape.context, False, "decoder", device)
+        with torch.device("meta"):
+            network = HubShape(model)
+        flops = 6.0 * sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, torch.nn.Linear))
+    tokenizer = starting_model(place).tokenizer if request.base is not None else Tokenizer.load(Path(place))
+    return Base(
+        place, task, objective, window, 0, spec, shape.parameters, shape.depth, shape.width, True, flops, tokenizer
+    )
 
 
 def described(model: DecoderSpec | Path, asked: str) -> Shape:

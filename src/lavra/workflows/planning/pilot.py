@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lavra.config.planning import PlanRequest
-from lavra.config.training import MachineConfig, ModelConfig, TrainConfig
+from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import InputError
@@ -199,7 +199,7 @@ def run_ladder(
                 heads=max(1, rung.width // 64),
                 context=plan_report.flops.context,
             ),
-            machine=MachineConfig(precision=request.precision),
+            machine=replace(request.machine, micro_batch_size=None),
         )
         runs.append(trained(config))
     ends = measured_alike(runs)

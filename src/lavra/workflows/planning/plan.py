@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,16 +15,8 @@ from lavra.core.progress import log
 from lavra.core.units import show_duration
 from lavra.data.token_store.prepare import open_prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.models.spec import DecoderSpec
-from lavra.planning.budget import (
-    TOKENS_PER_PARAMETER,
-    batch_tokens_for,
-    busy_tokens,
-    demand_text,
-    draft_shape,
-    vocabulary_for,
-    worth,
-)
+from lavra.models.spec import DecoderSpec, preset
+from lavra.planning.budget import demand_text, vocabulary_for, worth
 from lavra.planning.corpus_stats import CorpusStats, corpus_stats, corpus_stats_of_prepared
 from lavra.planning.fitting import memory_forecast
 from lavra.planning.forecast import PlanReport, Speed, cost_of
@@ -33,16 +26,26 @@ from lavra.planning.machine.hardware import Hardware, named_hardware, this_hardw
 from lavra.planning.machine.memory import estimate_memory
 from lavra.planning.machine.timed_steps import probe_dry_run
 from lavra.planning.scaling_law.past_runs import Calibration, load_calibration
+from lavra.tasks.datasets import DataSize, RowShape
+from lavra.tasks.table import find_task
+from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device, use_threads
-from lavra.training.optimizers.optimizers import OptimizerOptions
+from lavra.training.plan import Plan
 from lavra.workflows.datasets.text import is_prepared, open_tokenizer
-from lavra.workflows.models.base_model import WINDOW
+from lavra.workflows.models.base_model import Base
+from lavra.workflows.models.open import hugging_face_folder
 from lavra.workflows.planning.forecast import COMFORTABLE_BUDGET, expected_start, forecast_of, notes_on
-from lavra.workflows.planning.model import described, model_of, starting_model, with_context
-from lavra.workflows.training.autoconfig import DEFAULT_BUDGET, tokens_at_once
-
-BYTES_PER_TOKEN = 3.5
-"""Bytes of text for each token, as long as there is no tokenizer."""
+from lavra.workflows.planning.model import asked_shape, described, outline_of, starting_model
+from lavra.workflows.training.autoconfig import (
+    Machine,
+    autoconfig,
+    draft_model,
+    given_seconds,
+    learner_of,
+    steps_in,
+    with_length,
+)
+from lavra.workflows.training.limits import refuse_impossible
 
 _SHORTEST_BUDGET = 10.0
 """Seconds that start-up, timed steps and the final evaluation take by themselves; a shorter budget is refused."""
@@ -53,11 +56,16 @@ _START_UP_SECONDS = 5.0
 _PROBE_SECONDS = 8.0
 """Most seconds of the timed steps from which the speed is read."""
 
+_UNKNOWN_VALIDATION = 1_000_000
+"""Tokens of validation text that are assumed where there is no text yet."""
+
 
 def plan(request: PlanRequest) -> PlanReport:
     """Forecast what a training run takes in memory, time and money, and which loss it reaches.
 
-    Nothing is trained, except for some timed steps on this machine and a pilot if the request asks for one.
+    The run is the one that `lavra train` makes of the same request: the same functions choose model, batch size,
+    optimiser and length. Nothing is trained, except for some timed steps on this machine and a pilot if the request
+    asks for one.
 
     Args:
         request: The request of the plan.
@@ -72,39 +80,40 @@ def plan(request: PlanRequest) -> PlanReport:
     calibration = load_calibration()
     hardware = _hardware(request)
     log(f"hardware: {hardware.name}, {hardware.peak_flops / 1e12:,.3g} TFLOP/s of {hardware.precision}")
-    efficiency, source = _efficiency(request, hardware, calibration)
-    draft = _Draft(request, hardware, efficiency)
-    text = _corpus_stats(request, draft) if request.data else None
-    model = draft.model(text.text_bytes if text else None)
-    if isinstance(model, DecoderSpec):
-        model = _fitting(draft, model, text, hardware, request)
-        if text is not None and request.base is None:
-            model = replace(model, vocabulary=text.vocabulary)
-    context = request.context or described(model, request.model).context
-    if request.base is not None and request.context is None:
-        context = min(context, WINDOW[hardware.device])
-    flops = count_flops(model, context)
-    speed = _speed(request, hardware, model, context, flops, efficiency, source)
-    tokens = _tokens(request, text, speed, calibration, context)
-    return _plan_report(request, hardware, model, flops, speed, tokens, text, calibration)
+    machine, source = _machine(request, hardware, calibration)
+    start = _start(request, machine)
+    text = _text(request, machine, start)
+    data = _Size(request, text, start)
+    if isinstance(start, Base):
+        learner = learner_of(request, start, data, start.task, start.objective)
+    else:
+        spec = start or draft_model(request, machine, data.bytes)
+        learner = learner_of(request, spec, data, find_task("language-modelling"), "causal")
+    planned = autoconfig(request, machine, learner, data, DistributedInfo())
+    shape = learner.spec or Path(hugging_face_folder(planned.base or "") or planned.base or "")
+    flops = count_flops(shape, planned.context)
+    planned, speed = _timed(request, hardware, planned, shape, flops, machine, source)
+    planned = _sized(request, planned, data, speed, calibration)
+    report = _report(request, hardware, planned, shape, flops, speed, text, data, calibration)
+    return _with_loss(request, report, text, calibration)
 
 
 def _check(request: PlanRequest) -> None:
-    given = [name for name in ("budget", "tokens", "epochs", "steps") if getattr(request, name) is not None]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(f'--{name}' for name in given)} both say how long to train", "give one")
-    if request.base is not None and request.model != "auto":
+    refuse_impossible(request)
+    given_seconds(request)
+    if request.base is not None and request.model.preset != "auto":
         raise InputError(
             "--model and --from both name a model", "give --from to adapt one, --model to begin from nothing"
         )
-    if not request.data and ((request.model == "auto" and request.base is None) or request.epochs is not None):
+    named = request.base is not None or request.model.preset != "auto" or request.model.width is not None
+    if not request.data and (not named or request.epochs is not None):
         raise InputError(
             "without text, nothing says what to train on",
             "lavra plan FOLDER --budget 1h, or lavra plan --model opt-125m --tokens 330M --hardware a100-40gb",
         )
-    for name in (*given, "efficiency", "micro_batch_size", "context", "watts"):
+    for name in ("efficiency", "watts"):
         if getattr(request, name) is not None and getattr(request, name) <= 0:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(request, name)}", "it must be above 0")
+            raise InputError(f"--{name} is {getattr(request, name)}", "it must be above 0")
     if request.efficiency is not None and request.efficiency > 1:
         raise InputError(f"--efficiency is {request.efficiency}", "it is a share of the peak: 0.4 is 40 %")
     if request.budget is not None and request.budget < _SHORTEST_BUDGET:
@@ -117,77 +126,42 @@ def _check(request: PlanRequest) -> None:
 
 def _hardware(request: PlanRequest) -> Hardware:
     if request.hardware != "this":
-        return named_hardware(request.hardware, request.precision)
-    use_threads(None)
-    return this_hardware(choose_device("auto"), request.precision)
+        return named_hardware(request.hardware, request.machine.precision)
+    use_threads(request.machine.threads)
+    return this_hardware(choose_device(request.machine.device), request.machine.precision)
 
 
-def _efficiency(request: PlanRequest, hardware: Hardware, calibration: Calibration) -> tuple[float, str]:
-    if request.efficiency is not None:
-        return request.efficiency, "as given"
-    return calibration.efficiency_on(hardware.device, hardware.peak_flops, torch.get_num_threads())
+def _machine(request: PlanRequest, hardware: Hardware, calibration: Calibration) -> tuple[Machine, str]:
+    """Return the machine as `lavra train` sees it, and the source of its efficiency in words."""
+    threads = torch.get_num_threads()
+    if request.efficiency is None:
+        efficiency, source = calibration.efficiency_on(hardware.device, hardware.peak_flops, threads)
+    else:
+        efficiency, source = request.efficiency, "as given"
+    device = torch.device(hardware.device)
+    return Machine(device, hardware.precision, hardware.peak_flops, threads, hardware.memory, efficiency), source
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """Chooses the model when the size of the text is known."""
-
-    request: PlanRequest
-    hardware: Hardware
-    efficiency: float
-
-    def flops(self, text_bytes: float | None) -> float:
-        """Return the FLOPs of the run; for a length in tokens, those of the compute-optimal model for it.
-
-        The compute-optimal model for D tokens has about D / `TOKENS_PER_PARAMETER` matrix parameters, and a step takes
-        6 FLOPs for each parameter and token (Hoffmann et al., arXiv 2203.15556).
-        """
-        request = self.request
-        if request.tokens is None and request.epochs is None and request.steps is None:
-            return (request.budget or DEFAULT_BUDGET) * 0.85 * self.hardware.peak_flops * self.efficiency
-        tokens = float(request.tokens or 0)
-        if request.epochs is not None:
-            tokens = request.epochs * (text_bytes or 0.0) / BYTES_PER_TOKEN
-        elif request.steps is not None:
-            tokens = float(request.steps * (request.batch_tokens or 4096))
-        return 6.0 * tokens**2 / TOKENS_PER_PARAMETER
-
-    def model(self, text_bytes: float | None) -> DecoderSpec | Path:
-        """Return the model that is asked for, or the best one for compute and text, with the context asked for."""
-        asked = model_of(self.request)
-        if asked is None:
-            asked = draft_shape(self.flops(text_bytes), text_bytes or 1e12, self.hardware.memory).spec
-        if isinstance(asked, DecoderSpec) and self.request.text.vocabulary and self.request.base is None:
-            asked = replace(asked, vocabulary=self.request.text.vocabulary)
-        return with_context(asked, self.request.context)
+def _start(request: PlanRequest, machine: Machine) -> DecoderSpec | Base | None:
+    """Return the model that the request names by a folder or a base; None where it names a preset or nothing."""
+    if request.base is not None:
+        return outline_of(request, starting_model(request.base).model, request.base, machine.device)
+    shape = asked_shape(request)
+    if isinstance(shape, Path):
+        return outline_of(request, shape, request.model.preset, machine.device)
+    return shape if shape is None or request.model.context is None else replace(shape, context=request.model.context)
 
 
-def _fitting(
-    draft: _Draft, model: DecoderSpec, text: CorpusStats | None, hardware: Hardware, request: PlanRequest
-) -> DecoderSpec:
-    """Return a chosen model that is small enough for a micro-batch of one sequence to fit into memory.
-
-    A model that the request names is left as it is.
-    """
-    if request.model != "auto" or request.base is not None:
-        return model
-    flops = draft.flops(text.text_bytes if text else None)
-    while not estimate_memory(_dry_run(request, hardware, model, model.context), 1).fits(hardware.memory):
-        flops /= 3
-        smaller = with_context(draft_shape(flops, text.text_bytes if text else 1e12).spec, request.context)
-        if not isinstance(smaller, DecoderSpec) or smaller.width >= model.width:
-            break
-        model = smaller
-    return model
-
-
-def _corpus_stats(request: PlanRequest, draft: _Draft) -> CorpusStats:
+def _text(request: PlanRequest, machine: Machine, start: DecoderSpec | Base | None) -> CorpusStats | None:
+    """Return the statistics of the text, with the tokenizer that the run would use; None without text."""
+    if not request.data:
+        return None
     if is_prepared(request.data):
         found = corpus_stats_of_prepared(open_prepared(request.data[0]))
     else:
         found = corpus_stats(
             request.data,
-            _tokenizer(request, draft),
+            _tokenizer(request, machine, start),
             text_column=request.text.column,
             normalize=request.text.normalize,
             encoding=request.text.encoding,
@@ -198,124 +172,165 @@ def _corpus_stats(request: PlanRequest, draft: _Draft) -> CorpusStats:
     return found
 
 
-def _tokenizer(request: PlanRequest, draft: _Draft) -> Tokenizer | Callable[[int], int]:
+def _tokenizer(
+    request: PlanRequest, machine: Machine, start: DecoderSpec | Base | None
+) -> Tokenizer | Callable[[int], int]:
     if request.text.tokenizer:
         return open_tokenizer(request.text.tokenizer)
-    if request.base is not None:
-        return starting_model(request.base).tokenizer
-    asked = model_of(request)
-    if isinstance(asked, Path):
-        return Tokenizer.load(asked)
+    if isinstance(start, Base):
+        return start.tokenizer
 
     def choose(text_bytes: int) -> int:
-        model = draft.model(text_bytes)
-        assert isinstance(model, DecoderSpec)
-        return request.text.vocabulary or vocabulary_for(model.vocabulary, text_bytes)
+        wanted = (start or draft_model(request, machine, text_bytes)).vocabulary
+        return request.text.vocabulary or vocabulary_for(wanted, text_bytes)
 
     return choose
 
 
-def _dry_run(request: PlanRequest, hardware: Hardware, model: DecoderSpec | Path, context: int) -> DryRun:
+class _Size:
+    """How much text there is to train and to validate on, by its statistics and the request; see `DataSize`."""
+
+    context: int | None = None
+
+    def __init__(self, request: PlanRequest, text: CorpusStats | None, start: DecoderSpec | Base | None) -> None:
+        total = math.inf if text is None else text.text_bytes
+        prepared = text is not None and text.exact  # such statistics are those of the training text alone
+        share = 0.0 if prepared or text is None else request.text.validation_share
+        held_out = min(share * total, request.text.validation_limit) if text is not None else 0.0
+        self.bytes = int(min(total - held_out, 1e15))
+        self._tokens = math.inf if text is None else max(1.0, text.tokens.value * (1.0 - held_out / total))
+        self._validation = float(_UNKNOWN_VALIDATION)
+        if text is not None:
+            self._validation = held_out / text.bytes_per_token
+        if prepared:
+            self._validation = open_prepared(request.data[0]).validation.manifest.tokens
+        if text is not None:
+            self.vocabulary = text.vocabulary
+        elif isinstance(start, Base):
+            self.vocabulary = start.tokenizer.vocabulary_size
+        else:
+            shape = start or (preset(request.model.preset) if request.model.preset != "auto" else DecoderSpec())
+            self.vocabulary = request.text.vocabulary or shape.vocabulary
+
+    def epoch_tokens(self, shape: RowShape) -> float:
+        """Return the tokens of one pass over the training text."""
+        return self._tokens
+
+    def validation_rows(self, shape: RowShape) -> int:
+        """Return the number of validation rows."""
+        return max(1, math.ceil(self._validation / shape.context))
+
+
+def _dry_run(planned: Plan, shape: DecoderSpec | Path) -> DryRun:
     return DryRun(
-        model,
-        context,
-        hardware.precision,
-        OptimizerOptions(name=request.optimizer or ("muon" if request.base is None else "adamw")),
-        request.transforms,
-        request.text.isolate,
-        gpu=hardware.device == "cuda",
+        shape,
+        planned.context,
+        planned.precision,
+        planned.optimizer,
+        planned.transforms,
+        planned.isolate,
+        gpu=planned.device == "cuda",
+        micro_batches=min(2, max(1, planned.global_batch_size // planned.micro_batch_size)),
     )
 
 
-def _speed(
+def _timed(
     request: PlanRequest,
     hardware: Hardware,
-    model: DecoderSpec | Path,
-    context: int,
+    planned: Plan,
+    shape: DecoderSpec | Path,
     flops: FlopCount,
-    efficiency: float,
+    machine: Machine,
     source: str,
-) -> Speed:
-    """Return the expected speed: that of timed steps on this machine, else a share of the peak of the hardware."""
+) -> tuple[Plan, Speed]:
+    """Return the plan with a micro-batch that fits into memory, and its speed.
+
+    The speed is that of timed steps on this machine, else a share of the peak of the hardware.
+    """
+    dry_run, rows = _dry_run(planned, shape), planned.micro_batch_size
+    if request.machine.micro_batch_size is None:
+        while rows > 1 and not estimate_memory(dry_run, rows).fits(hardware.memory):
+            rows = max(part for part in range(1, rows) if planned.global_batch_size % part == 0)
+    planned = replace(planned, micro_batch_size=rows)
+    efficiency = machine.expected_flops / machine.peak
+    by_peak = Speed.from_efficiency(hardware.peak_flops, flops.exact, efficiency, source)
     if not hardware.here or request.efficiency is not None:
-        return Speed.from_efficiency(hardware.peak_flops, flops.exact, efficiency, source)
-    dry_run = _dry_run(request, hardware, model, context)
-    rows = request.micro_batch_size or max(1, tokens_at_once(hardware.device, flops.exact) // context)
-    while rows > 1 and not estimate_memory(dry_run, rows).fits(hardware.memory):
-        rows //= 2
+        return planned, by_peak
     if not estimate_memory(dry_run, rows).fits(hardware.memory):
-        return Speed.from_efficiency(hardware.peak_flops, flops.exact, efficiency, source)
-    expected = request.budget or DEFAULT_BUDGET if request.tokens is None else DEFAULT_BUDGET
-    probe = probe_dry_run(dry_run, rows, choose_device("auto"), _PROBE_SECONDS, expected)
-    return Speed.from_probe(probe.tokens_per_second, hardware.peak_flops, flops.exact)
+        return planned, by_peak
+    probe = probe_dry_run(dry_run, rows, machine.device, _PROBE_SECONDS, compile=planned.compile)
+    return planned, Speed.from_probe(probe.tokens_per_second, hardware.peak_flops, flops.exact)
 
 
-def _tokens(
-    request: PlanRequest, text: CorpusStats | None, speed: Speed, calibration: Calibration, context: int
-) -> float:
-    if request.tokens is not None:
-        return float(request.tokens)
-    if request.epochs is not None:
-        assert text is not None
-        return request.epochs * text.tokens.value
-    if request.steps is not None:
-        return float(request.steps * (request.batch_tokens or max(context, 4096)))
-    return (request.budget or DEFAULT_BUDGET) / calibration.overhead * speed.tokens_per_second
+def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed, calibration: Calibration) -> Plan:
+    """Return the plan with the length that fits into its time budget at a speed, as a run sets it after timed steps."""
+    per_token = 1.0 / speed.tokens_per_second
+    planned = with_length(planned, planned.steps, request, data, per_token)
+    if planned.budget_seconds is None:
+        return planned
+    steps = steps_in(planned.budget_seconds, per_token * planned.batch_tokens, planned, per_token)
+    return with_length(planned, steps, request, data, per_token)
 
 
-def _plan_report(
+def _report(
     request: PlanRequest,
     hardware: Hardware,
-    model: DecoderSpec | Path,
+    planned: Plan,
+    shape: DecoderSpec | Path,
     flops: FlopCount,
     speed: Speed,
-    tokens: float,
     text: CorpusStats | None,
+    data: DataSize,
     calibration: Calibration,
 ) -> PlanReport:
-    shape = described(model, request.base or request.model)
-    context = flops.context
-    busy = busy_tokens(hardware.device, speed.tokens_per_second * flops.exact, flops.exact)
-    per_step = request.batch_tokens or batch_tokens_for(tokens, context, busy, adapting=request.base is not None)
-    most_rows = max(1, min(tokens_at_once(hardware.device, flops.exact), per_step) // context)
     memory = memory_forecast(
-        _dry_run(request, hardware, model, context),
+        _dry_run(planned, shape),
         hardware.memory,
-        asked=request.micro_batch_size,
-        most_rows=most_rows,
+        asked=request.machine.micro_batch_size,
+        most_rows=planned.micro_batch_size,
     )
     rule = Speed.from_efficiency(hardware.peak_flops, flops.rule, speed.efficiency, speed.source)
-    watts = request.watts or hardware.watts
-    overhead = calibration.overhead if hardware.here else 1.0
-    epochs = tokens / text.tokens.value if text else None
-    plan_report = PlanReport(
+    power = {"watts": request.watts or hardware.watts, "price_per_hour": request.price_per_hour}
+    # A length in tokens or epochs is forecast as it was asked for, and not rounded to whole steps.
+    epoch = data.epoch_tokens(planned)
+    tokens = float(request.tokens or (request.epochs * epoch if request.epochs else planned.tokens))
+    seconds = (calibration.overhead if hardware.here else 1.0) * tokens / speed.tokens_per_second
+    return PlanReport(
         hardware,
-        shape,
+        described(shape, request.base or request.model.preset),
         text,
         tokens,
-        epochs,
-        None if epochs is None else worth(epochs),
+        None if text is None else tokens / epoch,
+        None if text is None else worth(tokens / epoch),
         flops,
-        per_step,
-        max(1, round(tokens / per_step)),
+        planned.batch_tokens,
+        planned.steps,
         speed,
-        cost_of(overhead * tokens / speed.tokens_per_second, watts=watts, price_per_hour=request.price_per_hour),
+        cost_of(seconds, **power),
         rule,
-        cost_of(tokens / rule.tokens_per_second, watts=watts, price_per_hour=request.price_per_hour),
+        cost_of(tokens / rule.tokens_per_second, **power),
         memory,
         None,
+        preparation_seconds=_START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else None,
+        plan=planned,
     )
-    if request.base is None:
-        start = expected_start(model, tokens, flops, text)
-        forecast = forecast_of(shape.matrix_parameters, tokens, text, calibration, start=start)
-        plan_report = replace(plan_report, forecast=forecast)
+
+
+def _with_loss(
+    request: PlanRequest, report: PlanReport, text: CorpusStats | None, calibration: Calibration
+) -> PlanReport:
+    """Return the report with the forecast of the loss, by the law or a pilot, and with its notes."""
+    if request.base is None and report.plan is not None:
+        model = report.plan.model or Path(request.model.preset)
+        start = expected_start(model, report.tokens, report.flops, text)
+        forecast = forecast_of(report.model.matrix_parameters, report.tokens, text, calibration, start=start)
+        report = replace(report, forecast=forecast)
     if request.pilot and request.base is None:
         from lavra.workflows.planning.pilot import piloted
 
-        plan_report = piloted(request, plan_report)
+        report = piloted(request, report)
     elif request.pilot:
         from lavra.workflows.planning.tuning_pilot import tuned
 
-        plan_report = tuned(request, plan_report)
-    preparing = _START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else None
-    return replace(plan_report, notes=tuple(notes_on(request, plan_report)), preparation_seconds=preparing)
+        report = tuned(request, report)
+    return replace(report, notes=tuple(notes_on(request, report)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lavra.config.planning import PlanRequest
-from lavra.config.training import MachineConfig, ModelConfig, OptimizationConfig, TrainConfig
+from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import InputError
@@ -157,8 +157,8 @@ def _tune(
             text=request.text,
             transforms=request.transforms,
             model=ModelConfig(context=plan_report.flops.context),
-            optimization=OptimizationConfig(batch_tokens=step, name=request.optimizer),
-            machine=MachineConfig(precision=request.precision),
+            optimization=replace(request.optimization, batch_tokens=step),
+            machine=replace(request.machine, micro_batch_size=None),
         )
         run = trained(config)
         found.append(_tuned(run, size))
