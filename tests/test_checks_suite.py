@@ -11,6 +11,7 @@ import torch
 import lavra
 import lavra.cli.main as cli
 from check_contexts import corpus, decoder_check_context, shrunk
+from lavra.checks import suite
 from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.stores import check_files
 from lavra.checks.suite import FULL, QUICK, Report, run_checks
@@ -68,6 +69,20 @@ def test_without_time_only_the_first_check_runs(laws):
     assert [result.name for result in report.results] == ["first_loss"]
     assert len(report.skipped) == len(QUICK) - 1
     assert "skipped for lack of time" in report.summary()
+
+
+@pytest.mark.parametrize("seconds", [None, 0.0])
+def test_the_progress_of_checks_is_reckoned_by_their_costs(laws, monkeypatch: pytest.MonkeyPatch, seconds):
+    def cheap(check_context: CheckContext) -> list[CheckResult]:
+        return [CheckResult("cheap", "ok", "", "")]
+
+    def costly(check_context: CheckContext) -> list[CheckResult]:
+        return [CheckResult("costly", "ok", "", "")]
+
+    amounts: list[float] = []
+    monkeypatch.setattr(suite.Progress, "advance", lambda self, amount=1.0, note="": amounts.append(amount))
+    run_checks(decoder_check_context(shrunk("gpt2-124m"), laws), [(cheap, 0.0), (costly, 8.0)], seconds=seconds)
+    assert amounts == pytest.approx([0.2, 1.8])
 
 
 def test_a_check_that_cannot_be_run_is_a_failure(laws):

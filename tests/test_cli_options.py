@@ -188,9 +188,9 @@ def switched_off_by_a_flag(cls: type) -> Iterator[tuple[str, str]]:
 
 
 def field_helps(cls: type) -> dict[str, str]:
-    """Return the string under each field of a dataclass, by the name of the field."""
+    """Return the string under each field of a dataclass and of its bases, by the name of the field."""
+    helps: dict[str, str] = field_helps(cls.__base__) if dataclasses.is_dataclass(cls.__base__) else {}
     body = cast(ast.ClassDef, ast.parse(inspect.getsource(cls)).body[0]).body
-    helps: dict[str, str] = {}
     for one, after in itertools.pairwise(body):
         if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
             text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""

@@ -136,7 +136,7 @@ def test_what_cannot_fit_says_what_would() -> None:
         ({"model": "opt-125n", "tokens": 5, "hardware": "t4"}, "no model preset"),
         ({"model": "opt-125m", "tokens": 5, "hardware": "t44"}, "is not known hardware"),
         ({"model": "opt-125m", "tokens": 5, "hardware": "t4", "precision": "bf16"}, "does not compute"),
-        ({"model": "lavra-1m", "tokens": 0, "hardware": "t4"}, "--tokens is 0"),
+        ({"model": "lavra-1m", "tokens": 0, "hardware": "t4"}, "--tokens 0 is no value"),
     ],
 )
 def test_wrong_requests_are_refused_in_words(fields: dict[str, Any], message: str) -> None:

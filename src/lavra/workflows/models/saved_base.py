@@ -20,7 +20,7 @@ from lavra.models.transforms.apply import apply_transforms, load_learned_weights
 from lavra.models.transforms.base import ModelTransform
 from lavra.tasks.table import find_task
 from lavra.training.plan import Plan
-from lavra.workflows.models.task_head import attach_head, own_weights, write_head
+from lavra.workflows.models.task_head import give_head, own_weights, write_head
 
 BASE = "base"
 """Name of the folder of the base model in a run."""
@@ -116,7 +116,7 @@ def finish_model(model: Decoder | HFModel, plan: Plan) -> list[ModelTransform]:
         The transforms that were applied.
     """
     transforms = apply_transforms(model, plan.transforms, plan.seed)
-    attach_head(model, find_task(plan.task), plan.facts, plan.seed)
+    give_head(model, find_task(plan.task), plan.facts, plan.seed)
     return transforms
 
 

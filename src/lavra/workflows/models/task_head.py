@@ -9,6 +9,7 @@ import torch
 
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import CorruptFile
+from lavra.models.heads import attach_head, width_of
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.tasks.base import Task
@@ -22,8 +23,8 @@ HEAD_WEIGHTS = "head.safetensors"
 _PREFIX = "task_head."
 
 
-def attach_head(model: Decoder | HFModel, task: Task, facts: dict[str, Any], seed: int) -> None:
-    """Give a model the head of a task as `model.task_head`, with initial weights; nothing for a task without one.
+def give_head(model: Decoder | HFModel, task: Task, facts: dict[str, Any], seed: int) -> None:
+    """Give a model the head of a task, with initial weights; nothing for a task without one.
 
     The model's own language-modelling head is frozen then, because nothing is learned by it.
 
@@ -36,19 +37,8 @@ def attach_head(model: Decoder | HFModel, task: Task, facts: dict[str, Any], see
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = task.head(facts, width_of(model))
-    if head is None:
-        return
-    embedding = model.embedding.weight if isinstance(model, Decoder) else model.inner.get_input_embeddings().weight
-    weight, bias = model.output_projection()
-    for part in (weight, bias):
-        if isinstance(part, torch.nn.Parameter) and part is not embedding:
-            part.requires_grad_(False)
-    model.task_head = head
-
-
-def width_of(model: Decoder | HFModel) -> int:
-    """Return the size of the features of a model."""
-    return int(model.output_projection()[0].shape[-1])
+    if head is not None:
+        attach_head(model, head)
 
 
 def own_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -97,7 +87,7 @@ def read_head(folder: Path, model: Decoder | HFModel) -> str | None:
     if not path.is_file():
         return None
     record: Any = read_json(path)
-    attach_head(model, find_task(record["task"]), record["facts"], 0)
+    give_head(model, find_task(record["task"]), record["facts"], 0)
     try:
         cast(torch.nn.Module, model.task_head).load_state_dict(load_file(folder / HEAD_WEIGHTS))
     except (RuntimeError, OSError) as error:
