@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 STEPS = 24
-VALIDATIONS = 8
+VALIDATIONS = 1
 CHECKPOINTS = 6
 MOMENTS = {
     "step.backward": 2 * STEPS,

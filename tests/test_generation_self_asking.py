@@ -38,7 +38,7 @@ def test_it_concludes_without_questions_and_after_too_many() -> None:
     assert self_ask("What?", TEMPLATE, script, str).answer == "42"
     assert script.read[1].endswith(" No.\nSo the final answer is:")
     endless = Script(*["Follow up: why?\nIntermediate answer:"] * 3, " because")
-    found = self_ask("What?", TEMPLATE, endless, lambda _: "", most=2)
+    found = self_ask("What?", TEMPLATE, endless, lambda _: "", limit=2)
     assert (found.answer, len(found.follow_ups)) == ("because", 2)
 
 

@@ -117,8 +117,8 @@ def test_a_wrong_field_of_the_specification_is_named(tmp_path: Path, field: str,
 def test_a_newer_format_wants_a_newer_lavra(tmp_path: Path):
     saved(tmp_path)
     record = json.loads((tmp_path / SPECIFICATION).read_text())
-    (tmp_path / SPECIFICATION).write_text(json.dumps(record | {"format": 2}))
-    with pytest.raises(CorruptFile, match="has format 2, not 1") as caught:
+    (tmp_path / SPECIFICATION).write_text(json.dumps(record | {"format": 3}))
+    with pytest.raises(CorruptFile, match="has format 3, not 2") as caught:
         load_decoder(tmp_path)
     assert caught.value.remedy == "update lavra"
 

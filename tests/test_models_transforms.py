@@ -53,7 +53,7 @@ def test_an_adapter_begins_as_the_base_learns_alone_and_folds_into_it(name: str,
 
 @pytest.mark.parametrize("name", NAMES)
 def test_base_record_and_learned_tensors_are_the_whole_edited_model(name: str) -> None:
-    config = adapted("dora", saved=("output",) if name == "ours" else ("lm_head",))
+    config = adapted("dora", modules_to_save=("output",) if name == "ours" else ("lm_head",))
     model = base_model(name)
     apply_transforms(model, config, seed=7)
     learn(model)
@@ -95,7 +95,7 @@ def test_what_matches_nothing_is_refused_with_what_there_is() -> None:
     with pytest.raises(InputError, match=r"'q_porj' matches none of the model's linear layers[\s\S]*q_proj"):
         apply_transforms(base_model("opt"), adapted("lora", targets=("q_porj",)))
     with pytest.raises(InputError, match=r"'heads' matches none of the model's modules[\s\S]*blocks.\*.attention.qkv"):
-        apply_transforms(base_model("ours"), adapted("lora", saved=("heads",)))
+        apply_transforms(base_model("ours"), adapted("lora", modules_to_save=("heads",)))
     with pytest.raises(InputError, match="'decoder' matches none of the model's parameters"):
         apply_transforms(base_model("ours"), TransformConfig(freeze=("decoder",)))
 
@@ -105,7 +105,7 @@ def test_what_matches_nothing_is_refused_with_what_there_is() -> None:
 def test_peft_opens_the_saved_adapter_over_the_base(name: str, kind: AdapterKind, tmp_path: Path) -> None:
     import peft
 
-    config = adapted(kind, saved=("lm_head",))
+    config = adapted(kind, modules_to_save=("lm_head",))
     model = base_model(name)
     transforms = apply_transforms(model, config)
     learn(model)
@@ -119,7 +119,7 @@ def test_peft_opens_the_saved_adapter_over_the_base(name: str, kind: AdapterKind
 
 def test_a_module_trained_whole_is_trained_under_all_its_names_and_stays_tied() -> None:
     model = base_model("t5")
-    transforms = apply_transforms(model, adapted("lora", saved=("lm_head",)))
+    transforms = apply_transforms(model, adapted("lora", modules_to_save=("lm_head",)))
     whole = [key for key in learned_weights(model) if ".lora_" not in key]
     assert whole == ["inner.shared.weight"]
     before = learned_weights(model)[whole[0]].clone()

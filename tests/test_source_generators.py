@@ -13,7 +13,7 @@ import lavra
 from lavra.core.seeds import torch_stream
 
 SOURCES = sorted(Path(lavra.__file__).parent.rglob("*.py"))
-MODEL_OWN = {"models/native/decoder.py"}
+MODEL_OWN = {"models/heads.py", "models/native/decoder.py"}
 """Where weights are drawn in their place, by `nn.init`: they are made on the generator's device just before."""
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lavra.core.errors import CorruptFile, InputError, LavraError
 from lavra.training.checkpoints import checkpoints as module
 from lavra.training.checkpoints.checkpoints import CheckpointStore
-from lavra.training.checkpoints.format import Checkpoint
+from lavra.training.checkpoints.format import FORMAT, Checkpoint
 from lavra.training.checkpoints.tensor_files import dtype_names, write_tensors
 from lavra.training.fault_injection import InjectedError, injected
 
@@ -246,10 +246,10 @@ def test_if_all_are_damaged_that_is_an_error(tmp_path: Path):
 
 
 def test_a_newer_format_is_refused_by_name(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("lavra.training.checkpoints.format.FORMAT", 2)
+    monkeypatch.setattr("lavra.training.checkpoints.format.FORMAT", FORMAT + 1)
     save(CheckpointStore(tmp_path), 1)
     monkeypatch.undo()
-    with pytest.raises(InputError, match="has format 2, and this lavra reads format 1"):
+    with pytest.raises(InputError, match=f"has format {FORMAT + 1}, and this lavra reads format {FORMAT}"):
         CheckpointStore(tmp_path).latest()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lavra.config.planning import PlanRequest
-from lavra.config.training import MachineConfig, OptimizationConfig, TrainConfig
+from lavra.config.training import MachineConfig, ModelConfig, OptimizationConfig, TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -61,6 +61,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lavra.workflows.planning.plan._PROBE_SECONDS", 0.05)
     monkeypatch.setattr("lavra.planning.machine.hardware._SIDES", {"cpu": 256})
     monkeypatch.setattr("lavra.workflows.training.autoconfig.should_compile", lambda *_: False)
+    monkeypatch.setattr("lavra.planning.machine.memory._STEPS", 1)
 
 
 @pytest.fixture
@@ -131,9 +132,9 @@ def test_subsets_cost_what_was_allowed_and_are_no_more_than_the_text() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "lavra-1m"}, "both name a model"),
+        ({"model": ModelConfig("lavra-1m")}, "both name a model"),
         ({"base": "nowhere/at/all"}, "there is no model at"),
-        ({"hardware": "t4", "precision": "fp32", "pilot": "10%"}, "on this machine"),
+        ({"hardware": "t4", "pilot": "10%"}, "on this machine"),
     ],
 )
 def test_wrong_requests_are_refused(text: Path, base: Path, changes: dict[str, Any], message: str, quick: None) -> None:
