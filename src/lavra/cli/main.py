@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
 from lavra.core.errors import NO_SPACE, LavraError
@@ -66,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     shield_terminal()
     try:
-        code = _dispatch(words)
+        run, rest = _chosen(words)
+        code = run(rest)
         sys.stdout.flush()
         return code
     except LavraError as error:
@@ -88,20 +90,29 @@ def main(arguments: list[str] | None = None) -> int:
         return _fault()
 
 
-def _dispatch(words: list[str]) -> int:
+def _chosen(words: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
+    """Return the function that the words ask for, and the words that it takes."""
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0
+        return _print_help, []
     if words[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"lavra {version('lavra')}")
-        return 0
+        return _print_version, []
     if words[0] not in COMMANDS:
-        return _unknown(words[0])
+        return _unknown, words[:1]
     if words[0] in _COMPUTE:
         keep_freed_memory()  # before a command imports what starts threads
-    return import_module(f"lavra.cli.{words[0].replace('-', '_')}").main(words[1:])
+    return import_module(f"lavra.cli.{words[0].replace('-', '_')}").main, words[1:]
+
+
+def _print_help(_: list[str]) -> int:
+    print(_help())
+    return 0
+
+
+def _print_version(_: list[str]) -> int:
+    from importlib.metadata import version
+
+    print(f"lavra {version('lavra')}")
+    return 0
 
 
 def _help() -> str:
@@ -121,9 +132,10 @@ def _help() -> str:
     )
 
 
-def _unknown(word: str) -> int:
+def _unknown(words: list[str]) -> int:
     from difflib import get_close_matches
 
+    word = words[0]
     near = get_close_matches(word, COMMANDS, 1)
     hint = f"did you mean `lavra {near[0]}`?" if near else "`lavra --help` lists the commands"
     print(f"lavra: there is no command {word!r}\n  what to do: {hint}", file=sys.stderr)

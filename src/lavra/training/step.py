@@ -143,16 +143,43 @@ class Step:
             self._compute()
 
     def _compute(self) -> None:
-        while not self._try():
-            pass
-
-    def _try(self) -> bool:
-        """Compute the loss and its gradient, and return whether there was memory for them on every process."""
+        """Compute the loss and its gradient, with smaller micro-batches until the memory suffices on every process."""
         objective = self.trainer.objective
-        several = self.batches.distributed.world_size > 1 or len(self.micro_batches) > 1
-        if several and isinstance(objective, ComparingObjective):
-            return self._compare(objective)
-        return self._attempt(self._accumulate)
+        while True:
+            several = self.batches.distributed.world_size > 1 or len(self.micro_batches) > 1
+            if several and isinstance(objective, ComparingObjective):
+                if self._compare(objective):
+                    return
+                continue
+            try:
+                total = torch.zeros((), dtype=torch.float32, device=self.device)
+                batches = self._begin()
+                for index, batch in enumerate(batches):
+                    fault_point("step.backward")
+                    self._seed_dropout(index)
+                    loss = objective.loss(self.model, batch.to(self.device))
+                    (loss.sum * (self.scale.value / self.weight)).backward()
+                    self.master_weights.accumulate(self.scale.value)
+                    total += loss.sum.detach().float()
+                if batches:
+                    self._reduce(total)
+                    self.loss = float(total) / self.weight
+                return
+            except (RuntimeError, MemoryError) as error:
+                self._halve(error)
+
+    def _halve(self, error: Exception) -> None:
+        """Halve the micro-batch after an error of memory; any other error is raised again."""
+        if not is_out_of_memory(error):
+            raise error
+        smaller = halve(self.batches.micro_batch_size, self.batches.share)
+        release_memory(error)
+        self.trainer.report(
+            f"out of memory at step {self.number + 1}: micro-batch {self.batches.micro_batch_size} -> {smaller} rows; "
+            "the step is done again with the same tokens"
+        )
+        self.batches.micro_batch_size = smaller
+        self._micro = None
 
     def _attempt(self, compute: Callable[[], None]) -> bool:
         """Return whether there was memory for a computation; if there was not, the micro-batch is halved."""
@@ -160,16 +187,7 @@ class Step:
             compute()
             return True
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            smaller = halve(self.batches.micro_batch_size, self.batches.share)
-            release_memory(error)
-        self.trainer.report(
-            f"out of memory at step {self.number + 1}: micro-batch {self.batches.micro_batch_size} -> {smaller} rows; "
-            "the step is done again with the same tokens"
-        )
-        self.batches.micro_batch_size = smaller
-        self._micro = None
+            self._halve(error)
         return False
 
     def _begin(self) -> list[Batch]:
@@ -182,21 +200,6 @@ class Step:
             weight, count = sum(batch.weight for batch in batches), float(sum(batch.count for batch in batches))
             self.weight, self.targets = sums_over_ranks((weight, count), self.batches.distributed)
         return batches if self.weight else []  # masks may leave a step without a target
-
-    def _accumulate(self) -> None:
-        batches = self._begin()
-        if not batches:
-            return
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
-        for index, batch in enumerate(batches):
-            fault_point("step.backward")
-            self._seed_dropout(index)
-            loss = self.trainer.objective.loss(self.model, batch.to(self.device))
-            (loss.sum * (self.scale.value / self.weight)).backward()
-            self.master_weights.accumulate(self.scale.value)
-            total += loss.sum.detach().float()
-        self._reduce(total)
-        self.loss = float(total) / self.weight
 
     def _compare(self, objective: ComparingObjective) -> bool:
         """Compute the gradient of a loss over all micro-batches and processes, and return whether all had the memory.

@@ -157,11 +157,13 @@ class TaskEvaluation:
         model: The location of the model that was measured.
         task: The name of the task.
         measured: The figures of the task, with their table.
+        stopped_by: The signal that ended it early; it never is.
     """
 
     model: str
     task: str
     measured: Measured
+    stopped_by: None = None
 
     @property
     def table(self) -> str:

@@ -10,7 +10,7 @@ from lavra.core.disk.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lavra.generation.generate import Generation
-    from lavra.workflows.evaluate import Evaluation
+    from lavra.workflows.evaluate import Evaluation, TaskEvaluation
 
 
 class Run:
@@ -80,7 +80,7 @@ class Run:
 
         return generate(str(self.path), [prompt] if isinstance(prompt, str) else prompt, GenerateOptions(**options))
 
-    def evaluate(self, data: str | Sequence[str] = (), **options: Any) -> Evaluation:
+    def evaluate(self, data: str | Sequence[str] = (), **options: Any) -> Evaluation | TaskEvaluation:
         """Measure the model of the run on text: perplexity and bits per byte, with intervals.
 
         Args:

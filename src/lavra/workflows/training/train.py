@@ -56,11 +56,15 @@ def train(config: TrainConfig) -> RunFolder:
         run = RunFolder.create(folder, to_toml(config), force=config.force, inputs=inputs_of(config))
         with no_ghost(run), run.training(), page_at_the_end(run):
             record_machine(run.path, device, 0)
-            return _train(config, run, distributed)
+            job = _prepared_job(config, run, distributed)
+            job.fit()
+            job.finish()
+        return run
     return _follow(config, distributed)
 
 
-def _train(config: TrainConfig, run: RunFolder, distributed: DistributedInfo) -> RunFolder:
+def _prepared_job(config: TrainConfig, run: RunFolder, distributed: DistributedInfo) -> TrainingJob:
+    """Return the job of a request before its first step: checked, with its plan made and written."""
     begun = time.monotonic()
     job = TrainingJob.create(config, run.path, run, distributed)
     job.build()
@@ -79,9 +83,7 @@ def _train(config: TrainConfig, run: RunFolder, distributed: DistributedInfo) ->
         after = seconds_after(plan, plan.probe["step_seconds"] / plan.batch_tokens)
         end = job.began + plan.budget_seconds - after
         job.time_budget = TimeBudget(plan, job.trainer.step, end, plan_writer(run))
-    job.fit()
-    job.finish()
-    return run
+    return job
 
 
 def _follow(config: TrainConfig, distributed: DistributedInfo) -> RunFolder:
