@@ -15,5 +15,6 @@ def a_plan() -> Plan:
         micro_batch_size=8, steps=300, tokens=1_228_800, epochs=1.5, device="cpu", precision="bf16", compile=True,
         threads=2, optimizer=OptimizerOptions(betas=(0.8, 0.99)), schedule=Schedule("cosine"), seed=3, isolate=True,
         label_smoothing=0.1, max_grad_norm=1.0, validation_rows=64, validate_every=30, checkpoint_every=15,
-        evaluation_tokens=10_000, flops_per_token=1e9, budget_seconds=600.0, probe={"step_seconds": 0.25},
+        evaluation_tokens=10_000, flops_per_token=1e9, task="language-modelling",
+        objective="causal", budget_seconds=600.0, probe={"step_seconds": 0.25},
     )  # fmt: skip

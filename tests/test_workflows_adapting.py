@@ -16,6 +16,7 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.hf.folders import open_hf_model
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
+from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.workflows.models.open import open_model
 
 QUICK: dict[str, Any] = {
@@ -270,6 +271,18 @@ def test_a_vocabulary_grows_for_the_users_text(method: str, text: Path, base: Pa
     assert opened.model.vocabulary == opened.tokenizer.vocabulary_size
     plain = train(text, base, tmp_path / "plain", steps=1)
     assert _tokens(run) < _tokens(plain)
+
+
+def test_an_adapter_trains_the_rows_of_new_tokens_too(text: Path, base: Path, tmp_path: Path) -> None:
+    lora = {"adapter": {"kind": "lora"}}
+    learned = {}
+    for out, asked in (("same", {}), ("grown", {"extend": 100})):
+        train(text, base, tmp_path / out, steps=1, text=asked, transforms=lora)
+        checkpoint = CheckpointStore(tmp_path / out / "checkpoints").latest()
+        assert checkpoint is not None
+        learned[out] = checkpoint.load("master_weights")
+    assert "embedding.weight" in learned["grown"]
+    assert "embedding.weight" not in learned["same"]
 
 
 def _tokens(run: lavra.Run) -> int:

@@ -69,7 +69,7 @@ class Plan:
         ...     micro_batch_size=8, steps=300, tokens=1_228_800, epochs=1.5, device="cpu", precision="fp32",
         ...     compile=False, threads=2, optimizer=OptimizerOptions(), schedule=Schedule(), seed=3, isolate=True,
         ...     label_smoothing=0.0, max_grad_norm=1.0, validation_rows=64, validate_every=30, checkpoint_every=15,
-        ...     evaluation_tokens=10_000, flops_per_token=1e6,
+        ...     evaluation_tokens=10_000, flops_per_token=1e6, task="language-modelling", objective="causal",
         ... )
         >>> Plan.from_json(plan.to_json(), "plan.json") == plan
         True
@@ -99,11 +99,11 @@ class Plan:
     checkpoint_every: int
     evaluation_tokens: int
     flops_per_token: float
+    task: str
+    objective: str
     budget_seconds: float | None = None
     probe: dict[str, float] = field(default_factory=dict)
     base: str | None = None
-    task: str = "language-modelling"
-    objective: str = "causal"
     facts: dict[str, Any] = field(default_factory=dict)
     source_context: int = 0
     mask_rate: float = 0.15

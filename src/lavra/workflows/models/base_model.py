@@ -58,6 +58,7 @@ class Base:
         flops_per_token: FLOPs of a training step for each token.
         tokenizer: The model's own tokenizer.
         opened: The model itself; None where only its shape was read, for a plan.
+        another_vocabulary: Whether its vocabulary was changed for this run, so that rows of its embedding are new.
     """
 
     place: str
@@ -73,6 +74,7 @@ class Base:
     flops_per_token: float
     tokenizer: Tokenizer
     opened: OpenModel | None = None
+    another_vocabulary: bool = False
 
     @property
     def model(self) -> Decoder | HFModel:

@@ -77,7 +77,8 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
     if before is not None and after is not None:
         log(f"before training: {before:.3f} bits per byte with the old vocabulary, {after:.3f} with the new one")
     opened = replace(base.opened, model=changed, tokenizer=new, folder=None)
-    return base_of(opened, base.task, base.objective, base.window, base.source_window)
+    changed_base = base_of(opened, base.task, base.objective, base.window, base.source_window)
+    return replace(changed_base, another_vocabulary=True)
 
 
 def _with_marks_of_chats(new: Tokenizer, base: Base) -> Tokenizer:

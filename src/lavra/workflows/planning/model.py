@@ -20,7 +20,7 @@ from lavra.models.spec import PRESETS, DecoderSpec
 from lavra.planning.forecast import Shape
 from lavra.planning.machine.dry_run import HubShape
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
-from lavra.tasks.table import find_task
+from lavra.tasks.table import plain_task
 from lavra.workflows.models.base_model import Base, windows_of
 from lavra.workflows.models.open import hugging_face_folder, open_model
 
@@ -107,7 +107,7 @@ def outline_of(request: PlanRequest, model: DecoderSpec | Path, place: str, devi
         place: The location of the model.
         device: The device that would train it, which decides the default length of sequences.
     """
-    task, objective = find_task("language-modelling"), "causal"
+    task = plain_task()
     if isinstance(model, DecoderSpec):
         shape = described(model, place)
         window, _ = windows_of(request, model.context, model.positions != "learned", "decoder", device)
@@ -121,7 +121,18 @@ def outline_of(request: PlanRequest, model: DecoderSpec | Path, place: str, devi
         flops = 6.0 * sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, torch.nn.Linear))
     tokenizer = starting_model(place).tokenizer if request.base is not None else Tokenizer.load(Path(place))
     return Base(
-        place, task, objective, window, 0, spec, shape.parameters, shape.depth, shape.width, True, flops, tokenizer
+        place,
+        task,
+        task.objectives[0],
+        window,
+        0,
+        spec,
+        shape.parameters,
+        shape.depth,
+        shape.width,
+        True,
+        flops,
+        tokenizer,
     )
 
 

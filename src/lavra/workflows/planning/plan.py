@@ -27,7 +27,7 @@ from lavra.planning.machine.memory import estimate_memory
 from lavra.planning.machine.timed_steps import probe_dry_run
 from lavra.planning.scaling_law.past_runs import Calibration, load_calibration
 from lavra.tasks.datasets import DataSize, RowShape
-from lavra.tasks.table import find_task
+from lavra.tasks.table import plain_task
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device, use_threads
 from lavra.training.plan import Plan
@@ -88,7 +88,8 @@ def plan(request: PlanRequest) -> PlanReport:
         learner = learner_of(request, start, data, start.task, start.objective)
     else:
         spec = start or draft_model(request, machine, data.bytes)
-        learner = learner_of(request, spec, data, find_task("language-modelling"), "causal")
+        task = plain_task()
+        learner = learner_of(request, spec, data, task, task.objectives[0])
     planned = autoconfig(request, machine, learner, data, DistributedInfo())
     shape = learner.spec or Path(hugging_face_folder(planned.base or "") or planned.base or "")
     flops = count_flops(shape, planned.context)

@@ -299,11 +299,18 @@ def autoconfig(
         final_mask_rate=asked.mask_rate if asked.final_mask_rate is None else asked.final_mask_rate,
         whole_words=asked.whole_words,
         pure_mask=asked.pure_mask,
-        transforms=config.transforms,
+        transforms=_transforms(config.transforms, learner.base),
         budget_seconds=seconds,
         **warm_start,
         **length,
     )
+
+
+def _transforms(asked: TransformConfig, base: Base | None) -> TransformConfig:
+    """Return the transforms of a run: an adapter also trains embedding and head where rows of them are new."""
+    if base is None or not base.another_vocabulary:
+        return asked
+    return replace(asked, vocabulary=base.tokenizer.vocabulary_size)
 
 
 def _warm_start(
