@@ -45,7 +45,7 @@ def test_the_most_frequent_pairs_are_kept_in_their_order() -> None:
 
 def test_a_large_corpus_is_counted_in_stretches() -> None:
     ids = np.random.default_rng(0).integers(1, 9, 40_000).astype(np.uint16)
-    whole, part = count_trigrams(ids, 9, 64, END), count_trigrams(ids, 9, 64, END, most=4_000)
+    whole, part = count_trigrams(ids, 9, 64, END), count_trigrams(ids, 9, 64, END, limit=4_000)
     assert 0.08 < part.times.sum() / whole.times.sum() < 0.12
 
 

@@ -208,7 +208,7 @@ FAULTS: dict[str, tuple[Any, str, Any, str]] = {
     "an index": (
         Decoder,
         "_embed",
-        lambda self, inputs, positions, read: self.embedding(inputs.cpu()),
+        lambda self, inputs, *_: self.embedding(inputs.cpu()),
         "first_loss: it ended with RuntimeError: Expected all tensors to be on the same device",
     ),
 }

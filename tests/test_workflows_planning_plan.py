@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -12,13 +12,15 @@ import pytest
 
 from lavra.cli.plan import main
 from lavra.config.planning import PlanRequest
-from lavra.config.training import MachineConfig, ModelConfig, OptimizationConfig, TrainConfig
+from lavra.config.training import MachineConfig, ModelConfig, OptimizationConfig, TextConfig, TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.planning.forecast import PlanReport
 from lavra.planning.scaling_law.builtin import scaling_law_for
 from lavra.planning.scaling_law.law import Observation
+from lavra.planning.scaling_law.past_runs import Calibration, save_calibration
 from lavra.reports.forecast import rough_duration, show_plan_report
+from lavra.workflows.datasets.preparation import prepare_text
 from lavra.workflows.evaluate import evaluate
 from lavra.workflows.planning.pilot import Rung, ladder, parse_share, pilot_law, run_ladder
 from lavra.workflows.planning.plan import plan
@@ -148,7 +150,7 @@ def test_a_probe_of_real_steps_plans_for_this_machine(monkeypatch: pytest.Monkey
     monkeypatch.setattr("lavra.workflows.planning.plan._PROBE_SECONDS", 0.05)
     monkeypatch.setattr("lavra.planning.machine.hardware._SIDES", {"cpu": 256})
     shape: dict[str, Any] = {"model": "2x32x512", "context": 32, "batch_tokens": 64, "micro_batch_size": 1}
-    found = plan(PlanRequest(**shape, budget=60.0, precision="fp32"))
+    found = plan(wanted(**shape, budget=60.0, precision="fp32"))
     assert found.hardware.here
     assert "real steps" in found.speed.source
     assert found.cost.seconds == pytest.approx(60.0, rel=0.15)  # the final evaluation takes its part
@@ -156,8 +158,26 @@ def test_a_probe_of_real_steps_plans_for_this_machine(monkeypatch: pytest.Monkey
     assert found.tokens == found.plan.tokens == found.plan.steps * 64
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_plan_is_that_of_the_run(
+    calibrated: bool, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lavra.workflows.planning.plan._PROBE_SECONDS", 0.05)
+    if calibrated:
+        save_calibration(Calibration(efficiency={"cpu": 0.0003}, folder="runs", runs=3))
+    prepare_text([str(text)], tmp_path / "prepared", TextConfig(vocabulary=400))
+    request = PlanRequest(data=(str(tmp_path / "prepared"),), epochs=0.5, model=ModelConfig(context=64), samples=0)
+    config = TrainConfig(
+        **{one.name: getattr(request, one.name) for one in fields(TrainConfig)} | {"out": str(tmp_path / "run")}
+    )
+    planned, made = plan(request).plan, train(config).plan
+    assert planned is not None
+    same = {**planned.to_json(), **{name: made[name] for name in ("probe", "forecast", "start_bits_per_byte")}}
+    assert same == made
+
+
 def test_the_command_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--model lavra-1m --tokens 330M --hardware a100-40gb --efficiency 0.4 --micro-batch-size 1 --quiet"
+    words = "--model lavra-1m --tokens 330M --hardware a100-40gb --efficiency 0.4 --machine.micro-batch-size 1 --quiet"
     assert main([*words.split(), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["speed"]["efficiency"] == 0.4

@@ -26,6 +26,10 @@ class PlanRequest(TrainConfig):
 
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], shown(metavar="[DATA…]")] = ()
     """Files, folders, globs, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
+    out: str | None = None
+    """The run folder, as for `lavra train`; a plan writes nothing."""
+    force: bool = False
+    """As for `lavra train`; a plan replaces nothing."""
     hardware: Annotated[str, Common] = "this"
     """What to train on: this machine, measured; or an accelerator by name: colab-t4, rtx-4090, a100-40gb, h100, …"""
     efficiency: float | None = None

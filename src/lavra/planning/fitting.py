@@ -58,7 +58,7 @@ def what_would_fit(dry_run: DryRun, available: float, rows: int) -> tuple[str, .
             (few for few in (rows // 2, rows // 4, 1) if few and estimate_memory(dry_run, few).fits(available)), None
         )
         if smaller:
-            found.append(f"--micro-batch-size {smaller}")
+            found.append(f"--machine.micro-batch-size {smaller}")
     transforms = dry_run.transforms
     checkpointed = replace(dry_run, transforms=replace(transforms, gradient_checkpointing=True))
     adapted = replace(dry_run, transforms=replace(transforms, adapter=AdapterConfig(kind="lora")))

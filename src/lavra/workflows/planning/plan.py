@@ -42,7 +42,7 @@ from lavra.workflows.training.autoconfig import (
     draft_model,
     given_seconds,
     learner_of,
-    steps_in,
+    steps_within,
     with_length,
 )
 from lavra.workflows.training.limits import refuse_impossible
@@ -266,10 +266,10 @@ def _timed(
 def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed, calibration: Calibration) -> Plan:
     """Return the plan with the length that fits into its time budget at a speed, as a run sets it after timed steps."""
     per_token = 1.0 / speed.tokens_per_second
-    planned = with_length(planned, planned.steps, request, data, per_token)
     if planned.budget_seconds is None:
         return planned
-    steps = steps_in(planned.budget_seconds, per_token * planned.batch_tokens, planned, per_token)
+    step_seconds = per_token * planned.batch_tokens
+    steps = steps_within(planned.budget_seconds, step_seconds, planned, request, data, per_token)
     return with_length(planned, steps, request, data, per_token)
 
 

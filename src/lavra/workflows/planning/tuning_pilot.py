@@ -69,7 +69,7 @@ def subset_sizes(tokens: float, epoch: float, step: int) -> list[int]:
     raise InputError(
         f"{show_count(min(tokens, 2 * epoch))} tokens are too few for a pilot: {_LEAST_SUBSETS} subsets, the smallest "
         f"of {_LEAST_STEPS} steps of {step} tokens, need {show_count(need)}",
-        "give a larger share (--pilot 20%), a longer budget, or smaller steps (--batch-tokens 1024)",
+        "give a larger share (--pilot 20%), a longer budget, or smaller steps (--optimization.batch-tokens 1024)",
     )
 
 

@@ -439,6 +439,33 @@ def steps_between_checkpoints(parameters: int, transforms: TransformConfig, step
     return max(1, math.ceil(seconds / (_WRITING_SHARE * step_seconds)))
 
 
+_ROUNDS = 3
+"""Times that the length is reckoned again with the validations of the length before it."""
+
+
+def steps_within(
+    seconds: float, step_seconds: float, plan: Plan, config: TrainConfig, data: DataSize, seconds_per_token: float
+) -> int:
+    """Return how many steps fit into a time, with as many and as large validations as a run of that length has.
+
+    Args:
+        seconds: The time that is left.
+        step_seconds: Seconds of one step.
+        plan: The plan with a guess of its length.
+        config: The request.
+        data: How much data there is.
+        seconds_per_token: Seconds of training for each token.
+
+    Returns:
+        At least 1.
+    """
+    steps = plan.steps
+    for _ in range(_ROUNDS):
+        plan = with_length(plan, steps, config, data, seconds_per_token)
+        steps = steps_in(seconds, step_seconds, plan, seconds_per_token)
+    return steps
+
+
 def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token: float) -> int:
     """Return how many steps fit into a time, beside validations and the final evaluation.
 

@@ -14,7 +14,7 @@ from lavra.planning.machine.timed_steps import TimedSteps
 from lavra.tasks.datasets import DataSize
 from lavra.training.batches import DistributedInfo
 from lavra.training.plan import Plan
-from lavra.workflows.training.autoconfig import steps_in, with_length
+from lavra.workflows.training.autoconfig import steps_within, with_length
 
 _MOMENTS = (0.4, 0.85)
 """Shares of the steps before the decay after which the length is set: early, so that a run whose first estimate was far
@@ -75,8 +75,8 @@ def length_by_speed(
     """
     probe, guess, taken = timed.probe, plan, len(timed.reports)
     per_token = probe.step_seconds / plan.batch_tokens
-    plan = with_length(plan, plan.steps, config, data, per_token)
-    more = steps_in((plan.budget_seconds or 0.0) - spent, probe.step_seconds, plan, per_token)
+    left = (plan.budget_seconds or 0.0) - spent
+    more = steps_within(left, probe.step_seconds, plan, config, data, per_token)
     plan = with_length(plan, more + taken if kept else more, config, data, per_token)
     if not (kept and _same_rates(guess, plan, taken)):
         plan, kept = with_length(plan, more, config, data, per_token), False
