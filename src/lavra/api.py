@@ -80,12 +80,14 @@ def train(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Ru
         return Run(run_training(_request(locations, config, fields, "lavra.train")).path)
 
 
-def check(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Report:
+def check(data: Data, *, config: TrainConfig | None = None, time_limit: float | None = None, **fields: Any) -> Report:
     """Check a training set-up before time is spent on it: leaks, gradients, labels, saving, resuming, precision.
 
     Args:
         data: The data as for `train`, or the folder of one run, whose own request, data and weights are then checked.
         config: The values of the fields that are not given by name; the defaults of `TrainConfig` if None.
+        time_limit: Seconds for the checks, of which those that do not fit are left out and counted. None is a minute on
+            a GPU, and no limit on a processor.
         fields: Fields of `TrainConfig` by name, as for `train`.
 
     Returns:
@@ -104,7 +106,7 @@ def check(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Re
     from lavra.workflows.check import check as run_suite
 
     with _located(data) as locations:
-        return run_suite(_request(locations, config, fields, "lavra.check"))
+        return run_suite(_request(locations, config, fields, "lavra.check"), time_limit)
 
 
 def plan(data: Data = (), **fields: Any) -> PlanReport:

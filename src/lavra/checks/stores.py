@@ -141,7 +141,7 @@ def check_copies(check_context: CheckContext) -> list[CheckResult]:
         check_context: Training set-up to check.
 
     Returns:
-        One result, named `held_out_copies`.
+        One result, named `validation_copies`.
     """
     name, expected = "validation_copies", "no validation document in the training text"
     if check_context.data is None:
@@ -165,7 +165,7 @@ def check_near_duplicates(check_context: CheckContext) -> list[CheckResult]:
         check_context: Training set-up to check.
 
     Returns:
-        One result, named `held_out_near_duplicates`.
+        One result, named `validation_near_duplicates`.
     """
     name = "validation_near_duplicates"
     expected = f"less than {_FEW:.0%} of the validation text with a resemblance of {THRESHOLD:g} to training text"

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     )
     from lavra.workflows.check import check
 
-    report = check(options.training)
+    report = check(options.training, options.time_limit)
     if as_json:
         print_json(report.to_json())
     else:

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from lavra.config.flags import Common, shown
+from lavra.config.quantities import Duration
 from lavra.config.training import SetupConfig, TextConfig, TrainConfig
 
 
@@ -24,11 +25,14 @@ class CheckConfig(SetupConfig):
 
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], shown(metavar="RUN|DATA…")] = field()
     """The folder of a run, or text as for training."""
+    time_limit: Annotated[Duration | None, Common] = None
+    """Time for the checks; those that do not fit into it are left out and counted. A minute on a GPU by default, and no
+    limit on a processor."""
 
     @property
     def training(self) -> TrainConfig:
         """The training run that the set-up is for."""
-        return TrainConfig(**vars(self))
+        return TrainConfig(**{name: value for name, value in vars(self).items() if name != "time_limit"})
 
 
 @dataclass(frozen=True, kw_only=True)

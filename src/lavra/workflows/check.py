@@ -16,13 +16,18 @@ from lavra.workflows.datasets.text import request_of
 from lavra.workflows.training.checking import check_context, checked
 from lavra.workflows.training.job import TrainingJob
 
+_GPU_SECONDS = 60.0
+"""Seconds that all checks may take on a GPU, whose time is dear; on a processor they take what they need."""
 
-def check(config: TrainConfig) -> Report:
+
+def check(config: TrainConfig, time_limit: float | None = None) -> Report:
     """Run all checks on a run, or on text and the model that would be trained on it.
 
     Args:
         config: The request, as for training. Its data may be the folder of one run, whose own request, text and weights
             are then checked.
+        time_limit: Seconds for the checks, of which those that do not fit are left out and counted. None is a minute on
+            a GPU, and no limit on a processor.
 
     Returns:
         The report, with a verdict, what was measured and what was expected for each check.
@@ -33,11 +38,11 @@ def check(config: TrainConfig) -> Report:
     if not config.data:
         raise InputError("nothing to check was given", "lavra check RUN, or lavra check DATA --model gpt2-124m")
     if len(config.data) == 1 and is_run(Path(config.data[0])):
-        return _check_run(RunFolder(config.data[0]))
-    return _check_text(config)
+        return _check_run(RunFolder(config.data[0]), time_limit)
+    return _check_text(config, time_limit)
 
 
-def _check_run(run: RunFolder) -> Report:
+def _check_run(run: RunFolder, time_limit: float | None) -> Report:
     request_of(run)
     if not run.plan:
         raise InputError(f"{run.path} was stopped before its plan was made", "check its text: lavra check DATA")
@@ -47,12 +52,13 @@ def _check_run(run: RunFolder) -> Report:
     if job.checkpoint is not None:
         job.trainer.master_weights.load(job.checkpoint.load("master_weights"))
     try:
-        return checked(check_context(job, loaded=job.checkpoint is not None), job.trainer, FULL, None)
+        context = check_context(job, loaded=job.checkpoint is not None)
+        return checked(context, job.trainer, FULL, _limit(job, time_limit))
     finally:
         job.close()
 
 
-def _check_text(config: TrainConfig) -> Report:
+def _check_text(config: TrainConfig, time_limit: float | None) -> Report:
     with scratch_folder() as folder:
         job = TrainingJob.create(config, Path(folder), None, DistributedInfo())
         assert job.machine is not None
@@ -61,6 +67,11 @@ def _check_text(config: TrainConfig) -> Report:
         job.build()
         log(f"model: {job.plan.parameters:,} parameters, {job.plan.precision} on {job.plan.device}")
         try:
-            return checked(check_context(job), job.trainer, FULL, None)
+            return checked(check_context(job), job.trainer, FULL, _limit(job, time_limit))
         finally:
             job.close()
+
+
+def _limit(job: TrainingJob, asked: float | None) -> float | None:
+    """Return the seconds for the checks."""
+    return asked or (_GPU_SECONDS if job.device.type == "cuda" else None)
