@@ -203,14 +203,14 @@ def test_means_of_micro_batches_averaged_by_the_step(tales, monkeypatch):
         self.weight = sum(batch.weight for batch in self.micro_batches)
         total = 0.0
         for batch in self.micro_batches:
-            loss = self.objective.loss(self.model, batch)
+            loss = self.trainer.objective.loss(self.model, batch)
             mean = loss.sum / loss.weight / len(self.micro_batches)
             mean.backward()
             self.master_weights.accumulate()
             total += float(mean.detach())
         self.loss = total
 
-    monkeypatch.setattr(Step, "_accumulate", averaging)
+    monkeypatch.setattr(Step, "_compute", averaging)
     assert verdicts(decoder_check_context(shrunk("gpt2-124m"), tales), check_accumulation) == {"accumulation": "fail"}
 
 

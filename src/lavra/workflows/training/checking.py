@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lavra.checks.base import CheckContext, Storage, Store
 from lavra.checks.suite import QUICK, Report, run_checks
@@ -24,9 +24,7 @@ from lavra.tasks.datasets import Dataset, ExampleDataset, TextDataset
 from lavra.training.precision import TYPES
 from lavra.training.trainer import Trainer
 from lavra.workflows.models.saved_base import model_with
-
-if TYPE_CHECKING:
-    from lavra.workflows.training.job import TrainingJob
+from lavra.workflows.training.job_parts import JobParts
 
 CHECKS = "checks.json"
 """Name of the file in the run's folder to which the checks before training are written."""
@@ -75,7 +73,7 @@ def checked(context: CheckContext, trainer: Trainer, checks: Sequence[Any], seco
         return run_checks(context, checks, seconds=seconds)
 
 
-def check_context(job: TrainingJob, *, loaded: bool = False, quick: bool = False) -> CheckContext:
+def check_context(job: JobParts, *, loaded: bool = False, quick: bool = False) -> CheckContext:
     """Return what the checks look at: a training job, with sequences that are short enough for the machine.
 
     Args:
@@ -124,7 +122,7 @@ def _tied(model: Decoder | HFModel) -> bool:
     return model.spec.tied if isinstance(model, Decoder) else model.tied
 
 
-def _storage(job: TrainingJob) -> Storage:
+def _storage(job: JobParts) -> Storage:
     """Return how the trained weights are saved as in a checkpoint, and loaded into a model of the plan again.
 
     A base model is copied and not read again, since it may be large: what was trained comes from the file all the same.
@@ -159,7 +157,7 @@ def _storage(job: TrainingJob) -> Storage:
     return Storage(save, load)
 
 
-def _export(job: TrainingJob) -> Storage | None:
+def _export(job: JobParts) -> Storage | None:
     """Return how the model is saved and loaded as a Hugging Face folder; None where no architecture expresses it."""
     model, device, data = job.model, job.trainer.device, job.dataset
     if job.plan.transforms.adapter.kind != "none" or hasattr(model, "task_head"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lavra.config.transforms import TransformConfig
 from lavra.core.progress import log, printable
@@ -15,9 +15,7 @@ from lavra.workflows.models.saved_base import companions_folder, write_model
 from lavra.workflows.training.autoconfig import SAMPLES_SHARE
 from lavra.workflows.training.best_step import checkpoint_to_deliver
 from lavra.workflows.training.forecast import against, measured_memory
-
-if TYPE_CHECKING:
-    from lavra.workflows.training.job import TrainingJob
+from lavra.workflows.training.job_parts import JobParts
 
 MODEL_FOLDER = "model"
 """Name of the folder of the finished model in a run."""
@@ -26,7 +24,7 @@ _SHOWN_PROMPT = 300
 """Most characters of the prompt of a sample text that are printed."""
 
 
-def finish(job: TrainingJob) -> dict[str, Any]:
+def finish(job: JobParts) -> dict[str, Any]:
     """Write and measure the trained model, and write the result of the run.
 
     Args:
@@ -78,7 +76,7 @@ def finish(job: TrainingJob) -> dict[str, Any]:
     return result
 
 
-def export_model(job: TrainingJob) -> dict[str, Any] | None:
+def export_model(job: JobParts) -> dict[str, Any] | None:
     """Write the model with its fp32 master weights, its head and its tokenizer; averaged weights take their place.
 
     Args:

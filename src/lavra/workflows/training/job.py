@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,15 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted
-from lavra.models.hf.model import HFModel
-from lavra.models.native.decoder import Decoder
 from lavra.planning.budget import demand_text
-from lavra.planning.machine.timed_steps import TimedSteps, time_steps
-from lavra.tasks.base import Task, Trained
+from lavra.planning.machine.timed_steps import time_steps
+from lavra.tasks.base import Task
 from lavra.tasks.datasets import DataDescription, Dataset, open_dataset
 from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task
 from lavra.training.acceleration.compiling import compile_step, is_compiled
 from lavra.training.batches import BatchSource, DistributedInfo
 from lavra.training.callbacks import Callbacks
-from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
+from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.deadline import Deadline
 from lavra.training.devices import choose_device, describe, use_threads
 from lavra.training.distributed import join_ranks, wait_for_ranks
@@ -50,62 +48,20 @@ from lavra.workflows.training.best_step import OverfittingWatch, with_early_stop
 from lavra.workflows.training.checking import CHECKS, check_context, quick_checks
 from lavra.workflows.training.finish import finish
 from lavra.workflows.training.forecast import live_forecasts
-from lavra.workflows.training.time_budget import TimeBudget, length_by_speed, probe_seconds
+from lavra.workflows.training.job_parts import JobParts
+from lavra.workflows.training.time_budget import length_by_speed, probe_seconds
 from lavra.workflows.training.updates import anomaly_recorder, first_snapshot, reporter, update_chain
 
 _MOST_LOGGED = 5000
 """Most lines of training metrics that a run writes."""
 
 
-@dataclass
-class TrainingJob:
-    """One training run: what was asked, where it is recorded, what computes, what learns from what, and the plan.
+class TrainingJob(JobParts):
+    """One training run, from its request or from its folder to its result; its attributes are those of `JobParts`.
 
     `create` and `restore` make a job, `build` makes the model and the trainer, and then come `check`, `warm_start` and
     `fit_to_budget` (before a first step), `fit` and `finish`. A resumed run goes from `build` to `fit`.
-
-    Attributes:
-        config: The request.
-        home: The folder of the run; for a check without a run, a folder for the prepared data.
-        run: The record of the run; None on processes that keep none.
-        device: Device that holds the model and computes.
-        distributed: The place of this process among all.
-        dataset: The data set.
-        task: The task.
-        plan: The plan of the run.
-        base: The base model; None for training from scratch, and after a resume.
-        machine: The measured machine; None after a resume.
-        checkpoint: The checkpoint to continue from; None for the first step.
-        model: The model, once it was built.
-        trainer: The trainer, once it was built.
-        validation: The validation during training; None where there is none.
-        frozen: The names of the parameters that are frozen on purpose.
-        timed: The timed steps that stay part of the run; None for none.
-        time_budget: What sets the length once more while the run goes on; None for a fixed length.
-        waited: Seconds that training waited for checkpoints.
     """
-
-    config: TrainConfig
-    home: Path
-    run: RunFolder | None
-    device: torch.device
-    distributed: DistributedInfo
-    dataset: Dataset
-    task: Task
-    plan: Plan
-    base: Base | None = None
-    machine: Machine | None = None
-    checkpoint: Checkpoint | None = None
-    validation: Validation | None = None
-    frozen: frozenset[str] = frozenset()
-    timed: TimedSteps | None = None
-    time_budget: TimeBudget | None = None
-    waited: float = 0.0
-    began: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.model: Decoder | HFModel
-        self.trainer: Trainer
 
     @classmethod
     def create(
@@ -338,22 +294,6 @@ class TrainingJob:
             The final figures, which are also in `result.json`; nothing on processes that keep no record.
         """
         return {} if self.run is None else finish(self)
-
-    def trained(self, share_after: float = 0.0) -> Trained:
-        """Return the model with what its task needs to measure it.
-
-        Args:
-            share_after: Share of the time budget that has to be left after the measurement.
-        """
-        folder, budget, deadline = None if self.run is None else self.run.path, self.plan.budget_seconds, None
-        if self.began and budget is not None:
-            deadline = Deadline(self.began + (1.0 - share_after) * budget)
-        return Trained(self.model, self.trainer.objective, self.dataset, self.plan, self.device, folder, deadline)
-
-    def undo_compilation(self) -> None:
-        """Return to the blocks as they were before compilation; does nothing where nothing is compiled."""
-        if self.trainer.compilation is not None:
-            self.trainer.compilation.undo()
 
     def close(self) -> None:
         """Stop the thread that prepares batches."""
