@@ -114,7 +114,7 @@ def test_an_update_at_its_neutral_value_is_the_run_without_it():
 # Training: an observer.
 
 
-# --8<-- [start:observer]
+# --8<-- [start:callback]
 class StopWhenGoodEnough:
     """Ask for a validation every few steps, and end the run as soon as the text is told in few enough bits."""
 
@@ -130,7 +130,7 @@ class StopWhenGoodEnough:
         return None
 
 
-# --8<-- [end:observer]
+# --8<-- [end:callback]
 
 
 def test_an_observer_ends_the_run():
@@ -391,7 +391,7 @@ def test_a_family_is_read_and_written(tmp_path: Path, monkeypatch: pytest.Monkey
 # Models: an edit.
 
 
-# --8<-- [start:edit]
+# --8<-- [start:transform]
 @dataclass(frozen=True)
 class TrainOnlyBiases:
     """Let biases learn and nothing else (BitFit, arXiv 2106.10199)."""
@@ -409,7 +409,7 @@ class TrainOnlyBiases:
         model.requires_grad_(True)
 
 
-# --8<-- [end:edit]
+# --8<-- [end:transform]
 
 
 def test_an_edit_decides_what_learns():

@@ -316,7 +316,7 @@ class TrainingJob(JobParts):
             )
 
         peak = self.plan.probe.get("peak_flops", 0.0) * self.distributed.world_size
-        return Units(metrics, self.plan.flops_per_token, peak)
+        return Units(metrics, self.plan.flops_per_token * self.trainer.gradients_per_step, peak)
 
     def _patience(self) -> int | None:
         """Return the patience of early stopping, which is refused for several processes: they could stop apart."""
