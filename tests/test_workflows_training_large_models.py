@@ -15,8 +15,8 @@ from lavra.config.transforms import AdapterConfig, TransformConfig
 from lavra.planning.machine import timed_steps
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.workflows.training import forecast
-from lavra.workflows.training.autoconfig import steps_between_checkpoints, validations_of
 from lavra.workflows.training.optimization import schedule_of
+from lavra.workflows.training.run_length import steps_between_checkpoints, validations_of
 from lavra.workflows.training.time_budget import begins_alike
 from plans import a_plan
 from test_workflows_any_model import folder_of

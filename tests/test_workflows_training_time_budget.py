@@ -13,7 +13,7 @@ from lavra.config.training import AverageConfig, TrainConfig
 from lavra.training.deadline import Deadline, amount_in_time
 from lavra.training.optimizers.schedules import Schedule
 from lavra.training.plan import Plan
-from lavra.workflows.training.autoconfig import SAMPLES_SHARE, seconds_after, steps_in, with_length
+from lavra.workflows.training.run_length import SAMPLES_SHARE, seconds_after, steps_in, with_length
 from lavra.workflows.training.time_budget import TimeBudget, begins_alike
 from plans import a_plan
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from lavra.config.choices import Activation, Norm, Positions
 from lavra.core.errors import InputError
+from lavra.core.nearest import did_you_mean
 
 GATED: frozenset[str] = frozenset({"geglu", "swiglu"})
 """Activations with a gate, whose MLP has two matrices on its way in."""
@@ -286,6 +286,5 @@ def preset(name: str) -> DecoderSpec:
         heads = next(heads for heads in range(max(1, width // _HEAD_WIDTH), 0, -1) if width % heads == 0)
         spec = DecoderSpec(depth=depth, width=width, heads=heads)
         return replace(spec, vocabulary=int(sizes[3])) if sizes[3] else spec
-    near = difflib.get_close_matches(name, PRESETS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(name, PRESETS)
     raise InputError(f"there is no model preset {name!r}", f"{hint}presets: {', '.join(PRESETS)}")

@@ -117,9 +117,13 @@ class Task(ABC):
             return frozenset()
         return EXAMPLE_COLUMNS if self.columns is None else frozenset(self.columns.names)
 
-    @abstractmethod
     def recognises(self, data: DataDescription) -> bool:
-        """Return whether rows like these are what the task learns from, where the request does not name a task."""
+        """Return whether rows like these are what the task learns from, where the request does not name a task.
+
+        By default a task of text takes any documents, and another task nothing.
+        """
+        plain = data.prepared == "text" or (data.prepared is None and not data.pairs_named)
+        return self.rows == "text" and plain
 
     @abstractmethod
     def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> Objective:

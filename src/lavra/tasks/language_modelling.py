@@ -17,7 +17,7 @@ from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.objectives.causal import Causal
 from lavra.tasks.base import LEAST_EVALUATED, TRIAL_SHARE, Measured, Task, Trained
-from lavra.tasks.datasets import DataDescription, Dataset, TextDataset
+from lavra.tasks.datasets import Dataset, TextDataset
 from lavra.tasks.samples import written_samples
 from lavra.training.deadline import amount_in_time
 from lavra.training.plan import Plan
@@ -34,10 +34,6 @@ class LanguageModelling(Task):
     rows = "text"
     gives_likelihood = True
     follows_scaling_law = True
-
-    def recognises(self, data: DataDescription) -> bool:
-        """Any documents."""
-        return data.prepared == "text" or (data.prepared is None and not data.pairs_named)
 
     def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> Causal:
         """Return the causal objective."""

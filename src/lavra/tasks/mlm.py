@@ -8,7 +8,7 @@ from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.objectives.mlm import MaskedLM, mask_token_of
 from lavra.tasks.base import Task
-from lavra.tasks.datasets import DataDescription, Dataset
+from lavra.tasks.datasets import Dataset
 from lavra.training.plan import Plan
 
 
@@ -21,10 +21,6 @@ class MaskedLanguageModelling(Task):
     rows = "text"
     causal = False
     bos = True
-
-    def recognises(self, data: DataDescription) -> bool:
-        """Any documents."""
-        return data.prepared == "text" or (data.prepared is None and not data.pairs_named)
 
     def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> MaskedLM:
         """Return the masked objective."""

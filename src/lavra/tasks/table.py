@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-
 from lavra.core.errors import InputError
+from lavra.core.nearest import did_you_mean
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.completion import CompletionTask
 from lavra.tasks.datasets import DataDescription
@@ -54,8 +53,7 @@ def find_task(name: str) -> Task:
     """
     if name in _TABLE:
         return _TABLE[name]
-    near = difflib.get_close_matches(name, _TABLE, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(name, _TABLE)
     raise InputError(
         f"there is no task {name!r}",
         f"{hint}tasks: {', '.join(_TABLE)}; one of your own is registered by lavra.tasks.table.register",

@@ -187,9 +187,7 @@ class Loop:
     def _validate(self) -> Request:
         validation, trainer = self.validation, self.trainer
         assert validation is not None
-        with trainer.eval_mode():
-            rows = trainer.batches.micro_batch_size
-            measured = validation.measure(trainer.model, trainer.objective, rows, trainer.device)
+        measured = validation.of_trainer(trainer)
         record = validation.record(trainer.step, trainer.targets, measured)
         self.validation_loss, self._validated_at = measured["loss"], trainer.step
         self._shown = record.get(validation.headline)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -19,6 +20,7 @@ from lavra.objectives.base import ComparingObjective, Loss, Objective
 from lavra.training.batches import Source
 from lavra.training.comparing import put_together
 from lavra.training.fault_injection import fault_point
+from lavra.training.learner import Learner
 
 
 def likelihood_metrics(
@@ -43,6 +45,14 @@ def likelihood_metrics(
         return {**found, **(parts or {})}
 
     return metrics
+
+
+class EvaluatedLearner(Learner, Protocol):
+    """A learner that can be measured."""
+
+    def eval_mode(self) -> AbstractContextManager[None]:
+        """Switch dropout off, and put averaged weights in place, during a block."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,16 @@ class Validation:
         parts = {name: value for name, value in measured.items() if name != "loss"}
         loss = measured["loss"]
         return {"step": step, "split": "validation", "tokens": int(tokens), "loss": loss, **self.metrics(loss, parts)}
+
+    def of_trainer(self, trainer: EvaluatedLearner) -> dict[str, float]:
+        """Return what `measure` returns for a trainer, with its averaged weights where it keeps some.
+
+        Args:
+            trainer: The trainer, at any step.
+        """
+        with trainer.eval_mode():
+            rows = trainer.batches.micro_batch_size
+            return self.measure(trainer.model, trainer.objective, rows, trainer.device)
 
     def measure(
         self, model: Model, objective: Objective, micro_batch_size: int, device: torch.device

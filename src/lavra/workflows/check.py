@@ -53,7 +53,7 @@ def _check_run(run: RunFolder, time_limit: float | None) -> Report:
         job.trainer.master_weights.load(job.checkpoint.load("master_weights"))
     try:
         context = check_context(job, loaded=job.checkpoint is not None)
-        return checked(context, job.trainer, FULL, _limit(job, time_limit))
+        return checked(context, FULL, _limit(job, time_limit))
     finally:
         job.close()
 
@@ -67,7 +67,7 @@ def _check_text(config: TrainConfig, time_limit: float | None) -> Report:
         job.build()
         log(f"model: {job.plan.parameters:,} parameters, {job.plan.precision} on {job.plan.device}")
         try:
-            return checked(check_context(job), job.trainer, FULL, _limit(job, time_limit))
+            return checked(check_context(job), FULL, _limit(job, time_limit))
         finally:
             job.close()
 

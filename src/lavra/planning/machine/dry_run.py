@@ -21,6 +21,7 @@ from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec
 from lavra.training.batches import DistributedInfo
 from lavra.training.optimizers.optimizers import OptimizerOptions
+from lavra.training.plan import Plan
 from lavra.training.precision import Precision
 
 if TYPE_CHECKING:
@@ -59,6 +60,25 @@ class DryRun:
     gpu: bool = False
     micro_batches: int = 2
     attention: str = "sdpa"
+
+    @classmethod
+    def of_plan(cls, plan: Plan, model: DecoderSpec | Path) -> DryRun:
+        """Return the dry run of a step of a plan.
+
+        Args:
+            plan: Plan of the run.
+            model: Shape of its model, or the folder of one of `transformers`.
+        """
+        return cls(
+            model,
+            plan.context,
+            plan.precision,
+            plan.optimizer,
+            plan.transforms,
+            plan.isolate,
+            gpu=plan.device == "cuda",
+            micro_batches=min(2, max(1, plan.global_batch_size // plan.micro_batch_size)),
+        )
 
     def trainer(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from lavra.core.errors import InputError
+from lavra.core.nearest import did_you_mean
 from lavra.planning.machine.memory import memory_of
 from lavra.training.devices import describe, synchronize
 from lavra.training.precision import TYPES, Precision, choose_precision
@@ -158,8 +158,7 @@ def accelerator(name: str) -> Accelerator:
     written = written.removeprefix("nvidia-").removeprefix("geforce-")
     if written in _BY_ALIAS:
         return _BY_ALIAS[written]
-    near = difflib.get_close_matches(written, _BY_ALIAS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(written, _BY_ALIAS)
     raise InputError(f"{name!r} is not known hardware", f"{hint}known: this, {', '.join(ACCELERATORS)}")
 
 

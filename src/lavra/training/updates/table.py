@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lavra.core.errors import InputError
+from lavra.core.nearest import did_you_mean
 from lavra.training.updates.base import Update
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def make_update(name: str, trainer: Trainer) -> Update:
     """
     if name in _TABLE:
         return _TABLE[name](trainer)
-    near = difflib.get_close_matches(name, _TABLE, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(name, _TABLE)
     known = f"registered: {', '.join(_TABLE)}; " if _TABLE else ""
     raise InputError(
         f"no update {name!r} is registered",

@@ -128,8 +128,7 @@ def base_of(opened: OpenModel, task: Task, objective: str, window: int, source_w
     else:
         spec, config = None, model.inner.config.get_text_config()
         depth, width = getattr(config, "num_hidden_layers", 24), getattr(config, "hidden_size", 1024)
-        # Two FLOPs for a weight in the forward pass, four in the backward pass (Kaplan et al., arXiv 2001.08361).
-        flops = 6.0 * sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
+        flops = linear_flops(model)
     return Base(
         opened.place,
         task,
@@ -145,6 +144,14 @@ def base_of(opened: OpenModel, task: Task, objective: str, window: int, source_w
         opened.tokenizer,
         opened,
     )
+
+
+def linear_flops(model: nn.Module) -> float:
+    """Return the FLOPs of a training step for each token in the linear layers of a model.
+
+    They are two for a weight in the forward pass and four in the backward pass (Kaplan et al., arXiv 2001.08361).
+    """
+    return 6.0 * sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
 
 
 def is_rotary(model: Decoder | HFModel) -> bool:

@@ -21,7 +21,7 @@ from lavra.planning.forecast import Shape
 from lavra.planning.machine.dry_run import HubShape
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
 from lavra.tasks.table import plain_task
-from lavra.workflows.models.base_model import Base, windows_of
+from lavra.workflows.models.base_model import Base, linear_flops, windows_of
 from lavra.workflows.models.open import hugging_face_folder, open_model
 
 
@@ -117,8 +117,7 @@ def outline_of(request: PlanRequest, model: DecoderSpec | Path, place: str, devi
         shape, spec = described(model, place), None
         window, _ = windows_of(request, shape.context, False, "decoder", device)
         with torch.device("meta"):
-            network = HubShape(model)
-        flops = 6.0 * sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, torch.nn.Linear))
+            flops = linear_flops(HubShape(model))
     tokenizer = starting_model(place).tokenizer if request.base is not None else Tokenizer.load(Path(place))
     return Base(
         place,

@@ -36,16 +36,9 @@ from lavra.workflows.models.base_model import Base
 from lavra.workflows.models.open import hugging_face_folder
 from lavra.workflows.planning.forecast import COMFORTABLE_BUDGET, expected_start, forecast_of, notes_on
 from lavra.workflows.planning.model import asked_shape, described, outline_of, starting_model
-from lavra.workflows.training.autoconfig import (
-    Machine,
-    autoconfig,
-    draft_model,
-    given_seconds,
-    learner_of,
-    steps_within,
-    with_length,
-)
+from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, given_seconds, learner_of
 from lavra.workflows.training.limits import refuse_impossible
+from lavra.workflows.training.run_length import steps_within, with_length
 
 _SHORTEST_BUDGET = 10.0
 """Seconds that start-up, timed steps and the final evaluation take by themselves; a shorter budget is refused."""
@@ -222,19 +215,6 @@ class _Size:
         return max(1, math.ceil(self._validation / shape.context))
 
 
-def _dry_run(planned: Plan, shape: DecoderSpec | Path) -> DryRun:
-    return DryRun(
-        shape,
-        planned.context,
-        planned.precision,
-        planned.optimizer,
-        planned.transforms,
-        planned.isolate,
-        gpu=planned.device == "cuda",
-        micro_batches=min(2, max(1, planned.global_batch_size // planned.micro_batch_size)),
-    )
-
-
 def _timed(
     request: PlanRequest,
     hardware: Hardware,
@@ -248,7 +228,7 @@ def _timed(
 
     The speed is that of timed steps on this machine, else a share of the peak of the hardware.
     """
-    dry_run, rows = _dry_run(planned, shape), planned.micro_batch_size
+    dry_run, rows = DryRun.of_plan(planned, shape), planned.micro_batch_size
     if request.machine.micro_batch_size is None:
         while rows > 1 and not estimate_memory(dry_run, rows).fits(hardware.memory):
             rows = max(part for part in range(1, rows) if planned.global_batch_size % part == 0)
@@ -285,7 +265,7 @@ def _report(
     calibration: Calibration,
 ) -> PlanReport:
     memory = memory_forecast(
-        _dry_run(planned, shape),
+        DryRun.of_plan(planned, shape),
         hardware.memory,
         asked=request.machine.micro_batch_size,
         most_rows=planned.micro_batch_size,

@@ -22,7 +22,6 @@ from lavra.models.native.store import WEIGHTS
 from lavra.models.transforms.apply import learned_weights, load_learned_weights
 from lavra.tasks.datasets import Dataset, ExampleDataset, TextDataset
 from lavra.training.precision import TYPES
-from lavra.training.trainer import Trainer
 from lavra.workflows.models.saved_base import model_with
 from lavra.workflows.training.job_parts import JobParts
 
@@ -44,31 +43,29 @@ _SHORTEST = 32
 _LONGEST = 512
 
 
-def quick_checks(context: CheckContext, trainer: Trainer, budget_seconds: float | None) -> Report:
+def quick_checks(context: CheckContext, budget_seconds: float | None) -> Report:
     """Run the short form of the checks: at most 9 seconds, and at most 3 % of a time budget.
 
     Checks that do not fit into that time are left out, and the summary counts them.
 
     Args:
         context: What the checks look at.
-        trainer: The trainer at its first step, which is left unchanged.
         budget_seconds: The time budget of the run; None for a run without one.
     """
     allowed = _MOST_SECONDS if budget_seconds is None else min(_MOST_SECONDS, _BUDGET_SHARE * budget_seconds)
-    return checked(context, trainer, QUICK, allowed)
+    return checked(context, QUICK, allowed)
 
 
-def checked(context: CheckContext, trainer: Trainer, checks: Sequence[Any], seconds: float | None) -> Report:
+def checked(context: CheckContext, checks: Sequence[Any], seconds: float | None) -> Report:
     """Run checks with nothing compiled: their sequences are shorter than those of training, and compiled blocks would
     be compiled again for each new length.
 
     Args:
         context: What the checks look at.
-        trainer: The trainer.
         checks: The checks.
         seconds: The time that they may take; None for as long as they need.
     """
-    compilation = trainer.compilation
+    compilation = context.trainer.compilation
     with nullcontext() if compilation is None else compilation.eagerly():
         return run_checks(context, checks, seconds=seconds)
 

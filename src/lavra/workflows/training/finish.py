@@ -12,10 +12,10 @@ from lavra.reports.run_table import predicted_table
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.workflows.models.merging import write_merged
 from lavra.workflows.models.saved_base import companions_folder, write_model
-from lavra.workflows.training.autoconfig import SAMPLES_SHARE
 from lavra.workflows.training.best_step import checkpoint_to_deliver
 from lavra.workflows.training.forecast import against, measured_memory
 from lavra.workflows.training.job_parts import JobParts
+from lavra.workflows.training.run_length import SAMPLES_SHARE
 
 MODEL_FOLDER = "model"
 """Name of the folder of the finished model in a run."""

@@ -152,17 +152,7 @@ def _expected_memory(plan: Plan, shape: DecoderSpec | Path) -> float:
 
     A checkpoint is written beside the training, from a copy in main memory of the weights and the optimiser's state.
     """
-    dry_run = DryRun(
-        shape,
-        plan.context,
-        plan.precision,
-        plan.optimizer,
-        plan.transforms,
-        plan.isolate,
-        gpu=plan.device == "cuda",
-        micro_batches=min(2, max(1, plan.global_batch_size // plan.micro_batch_size)),
-    )
-    estimate = estimate_memory(dry_run, plan.micro_batch_size)
+    estimate = estimate_memory(DryRun.of_plan(plan, shape), plan.micro_batch_size)
     if plan.device == "cuda":
         return float(estimate.peak)
     copied = (estimate.master_weights or estimate.weights) + estimate.optimizer

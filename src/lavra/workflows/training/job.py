@@ -43,12 +43,13 @@ from lavra.workflows.datasets.text_record import write_text_record
 from lavra.workflows.models.base_model import Base, certify_base, read_base
 from lavra.workflows.models.ngram_init import warm_start
 from lavra.workflows.models.saved_base import finish_model, initial_model
-from lavra.workflows.training.autoconfig import EVALUATION_SHARE, Machine, autoconfig, draft_model, learner_of
+from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, learner_of
 from lavra.workflows.training.best_step import OverfittingWatch, with_early_stopping
 from lavra.workflows.training.checking import CHECKS, check_context, quick_checks
 from lavra.workflows.training.finish import finish
 from lavra.workflows.training.forecast import live_forecasts
 from lavra.workflows.training.job_parts import JobParts
+from lavra.workflows.training.run_length import EVALUATION_SHARE
 from lavra.workflows.training.time_budget import length_by_speed, probe_seconds
 from lavra.workflows.training.updates import anomaly_recorder, first_snapshot, reporter, update_chain
 
@@ -96,16 +97,13 @@ class TrainingJob(JobParts):
         return cls(config, home, run, device, distributed, data, task, plan, base, machine, began=began)
 
     @classmethod
-    def restore(
-        cls, run: RunFolder, *, micro_batch_size: int | None = None, record: bool = True, checkpoint: bool = True
-    ) -> TrainingJob:
+    def restore(cls, run: RunFolder, *, micro_batch_size: int | None = None, record: bool = True) -> TrainingJob:
         """Return the job of a run that was stopped, at its last checkpoint.
 
         Args:
             run: The folder of the run.
             micro_batch_size: Sequences of a micro-batch; None keeps the number of the run.
             record: Whether this process keeps the record of the run.
-            checkpoint: Whether the last checkpoint is looked for.
 
         Raises:
             InputError: If the prepared data of the run are gone.
@@ -124,7 +122,7 @@ class TrainingJob(JobParts):
         folder = data_folder(config, run.path)
         if not folder.exists():
             raise InputError(f"the text of the run is gone: {folder}", "bring the folder back, or train anew")
-        found = checkpoint_store(config, run).latest() if checkpoint else None
+        found = checkpoint_store(config, run).latest()
         if found is not None:
             micro_batch_size = micro_batch_size or found.state["micro_batch_size"]
         if micro_batch_size:
@@ -182,7 +180,7 @@ class TrainingJob(JobParts):
         Raises:
             CheckFailed: If a check failed.
         """
-        report = quick_checks(check_context(self, quick=True), self.trainer, self.plan.budget_seconds)
+        report = quick_checks(check_context(self, quick=True), self.plan.budget_seconds)
         write_json(self.home / CHECKS, report.to_json())
         reporter(self.run)(report.summary())
         for result in report.results:
@@ -198,12 +196,7 @@ class TrainingJob(JobParts):
 
     def _validate(self) -> dict[str, float] | None:
         """Return what is measured on the validation rows at the present step; None without validation."""
-        validation, trainer = self.validation, self.trainer
-        if validation is None:
-            return None
-        with trainer.eval_mode():
-            rows = trainer.batches.micro_batch_size
-            return validation.measure(trainer.model, trainer.objective, rows, trainer.device)
+        return None if self.validation is None else self.validation.of_trainer(self.trainer)
 
     def _measure_base(self, run: RunFolder) -> None:
         validation, measured = self.validation, self._validate()

@@ -14,7 +14,7 @@ from lavra.planning.machine.timed_steps import TimedSteps
 from lavra.tasks.datasets import DataSize
 from lavra.training.batches import DistributedInfo
 from lavra.training.plan import Plan
-from lavra.workflows.training.autoconfig import steps_within, with_length
+from lavra.workflows.training.run_length import steps_within, with_length
 
 _MOMENTS = (0.4, 0.85)
 """Shares of the steps before the decay after which the length is set: early, so that a run whose first estimate was far

@@ -11,18 +11,21 @@ from lavra.core.configuration import to_toml
 from lavra.core.disk.run_folder import RunFolder, check_new_run
 from lavra.core.errors import InputError
 from lavra.core.machine import give_back_freed_memory
+from lavra.core.progress import log
+from lavra.core.units import counted, show_count, show_duration
 from lavra.reports.run_page import page_at_the_end
+from lavra.tasks.datasets import Dataset
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device
 from lavra.training.distributed import join_ranks, wait_for_ranks
 from lavra.training.plan import Plan
 from lavra.workflows.models.open import refuse_absent
-from lavra.workflows.training.autoconfig import log_plan, seconds_after
 from lavra.workflows.training.first_look import located, look_first, no_ghost
 from lavra.workflows.training.forecast import with_forecast
 from lavra.workflows.training.job import TrainingJob, plan_writer
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.machine_record import record_machine
+from lavra.workflows.training.run_length import seconds_after
 from lavra.workflows.training.time_budget import TimeBudget, begins_alike
 
 
@@ -78,7 +81,7 @@ def _prepared_job(config: TrainConfig, run: RunFolder, distributed: DistributedI
     run.write_plan(plan.to_json())
     wait_for_ranks(distributed)
     give_back_freed_memory()
-    log_plan(plan, job.dataset, begun)
+    _log_plan(plan, job.dataset, begun)
     if plan.budget_seconds is not None and distributed.world_size == 1 and begins_alike(plan, config):
         after = seconds_after(plan, plan.probe["step_seconds"] / plan.batch_tokens)
         end = job.began + plan.budget_seconds - after
@@ -99,6 +102,34 @@ def _follow(config: TrainConfig, distributed: DistributedInfo) -> RunFolder:
     job.set_plan(Plan.from_json(run.plan, str(run.path / "plan.json")))
     job.fit()
     return run
+
+
+def _log_plan(plan: Plan, data: Dataset, begun: float) -> None:
+    """Say which model will be trained, for how long and how fast, before the first step.
+
+    Args:
+        plan: The plan of the run.
+        data: The training data.
+        begun: When the command started (`time.monotonic`).
+    """
+    shape = f"context {plan.context}"
+    if plan.model is not None:
+        shape = f"{counted(plan.model.depth, 'block')}, width {plan.model.width}, {shape}, vocabulary "
+        shape += f"{plan.model.vocabulary}"
+    log(
+        f"model: {show_count(plan.parameters)} parameters ({shape}), {plan.precision} on {plan.device}"
+        + (", compiled" if plan.compile else "")
+        + (f", {plan.objective}, from {plan.base}" if plan.base else "")
+    )
+    length = f"{show_count(plan.tokens)} tokens ({plan.epochs:.2f} epochs)"
+    parts = [counted(plan.steps, "step"), length]
+    if speed := plan.probe.get("tokens_per_second"):
+        parts.append(f"{show_count(speed)} tokens/s")
+    if "step_seconds" in plan.probe:
+        parts.append(f"about {show_duration(plan.steps * plan.probe['step_seconds'])}")
+    ready = show_duration(time.monotonic() - begun)
+    log(f"ready after {ready}; an epoch has {show_count(data.epoch_tokens(plan))} tokens")
+    log(" · ".join(parts))
 
 
 def inputs_of(config: TrainConfig) -> list[str]:
