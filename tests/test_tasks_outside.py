@@ -237,3 +237,4 @@ def test_a_row_with_a_label_is_its_task_and_other_rows_are_what_they_were(review
 def test_an_update_that_nobody_registered_is_refused_by_name(reviews: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no update 'half-nois' is registered"):
         lavra.train(reviews, out=str(tmp_path / "run"), **{**SMALL, "update": ("half-nois",)})
+    assert not (tmp_path / "run").exists()  # it is refused before anything is read or written

@@ -146,6 +146,14 @@ def test_wrong_requests_are_refused_in_words(fields: dict[str, Any], message: st
         plan(wanted(**fields))
 
 
+def test_a_plan_for_another_task_is_refused(text: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("\n".join(json.dumps({"prompt": f"Say {n}.", "completion": str(n)}) for n in range(50)))
+    for request in (PlanRequest(data=(str(pairs),)), PlanRequest(data=(str(text),), task="completion")):
+        with pytest.raises(InputError, match="only language modelling on text can be planned"):
+            plan(replace(request, hardware="t4"))
+
+
 def test_a_probe_of_real_steps_plans_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lavra.workflows.planning.plan._PROBE_SECONDS", 0.05)
     monkeypatch.setattr("lavra.planning.machine.hardware._SIDES", {"cpu": 256})

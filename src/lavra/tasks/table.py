@@ -60,11 +60,6 @@ def find_task(name: str) -> Task:
     )
 
 
-def plain_task() -> Task:
-    """Return the task of a decoder on plain text."""
-    return choose_task("auto", "auto", "decoder", DataDescription(), FROM_SCRATCH)[0]
-
-
 def choose_task(asked: str, objective: str, kind: ModelKind, data: DataDescription, place: str) -> tuple[Task, str]:
     """Return the task of a run and its objective: those of the request, or the first that fits model and data.
 

@@ -26,18 +26,17 @@ def register_update(name: str, make: Callable[[Trainer], Update]) -> None:
     _TABLE[name] = make
 
 
-def make_update(name: str, trainer: Trainer) -> Update:
-    """Return a registered update for a trainer.
+def find_update(name: str) -> Callable[[Trainer], Update]:
+    """Return the function that makes a registered update for a trainer.
 
     Args:
         name: Name of the update.
-        trainer: The trainer whose steps it wraps.
 
     Raises:
         InputError: If no update of this name is registered.
     """
     if name in _TABLE:
-        return _TABLE[name](trainer)
+        return _TABLE[name]
     hint = did_you_mean(name, _TABLE)
     known = f"registered: {', '.join(_TABLE)}; " if _TABLE else ""
     raise InputError(

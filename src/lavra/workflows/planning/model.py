@@ -20,7 +20,10 @@ from lavra.models.spec import PRESETS, DecoderSpec
 from lavra.planning.forecast import Shape
 from lavra.planning.machine.dry_run import HubShape
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
-from lavra.tasks.table import plain_task
+from lavra.tasks.base import Task
+from lavra.tasks.datasets import DataDescription
+from lavra.tasks.table import FROM_SCRATCH, choose_task
+from lavra.workflows.datasets.preparation import describe_data
 from lavra.workflows.models.base_model import Base, linear_flops, windows_of
 from lavra.workflows.models.open import hugging_face_folder, open_model
 
@@ -98,7 +101,28 @@ def shape_of_folder(folder: Path) -> DecoderSpec | Path:
         return folder
 
 
-def outline_of(request: PlanRequest, model: DecoderSpec | Path, place: str, device: torch.device) -> Base:
+def planned_task(request: PlanRequest) -> tuple[Task, str]:
+    """Return the task of a request and its objective.
+
+    Args:
+        request: The request of the plan.
+
+    Raises:
+        InputError: If it is another task than language modelling on text, which alone can be planned.
+    """
+    described = describe_data(request) if request.data else DataDescription()
+    task, objective = choose_task(request.task, request.objective.name, "decoder", described, FROM_SCRATCH)
+    if not task.follows_scaling_law:
+        raise InputError(
+            f"the data or the request are for the task {task.name}, and only language modelling on text can be planned",
+            "train on it as it is, with a budget: lavra train DATA --budget 20m",
+        )
+    return task, objective
+
+
+def outline_of(
+    request: PlanRequest, model: DecoderSpec | Path, place: str, device: torch.device, task: Task, objective: str
+) -> Base:
     """Return a model as the base of a run, from its shape alone: no weights are read.
 
     Args:
@@ -106,8 +130,9 @@ def outline_of(request: PlanRequest, model: DecoderSpec | Path, place: str, devi
         model: The shape of the decoder, or the Hugging Face folder of another model.
         place: The location of the model.
         device: The device that would train it, which decides the default length of sequences.
+        task: The task that it would be trained for.
+        objective: The name of the objective.
     """
-    task = plain_task()
     if isinstance(model, DecoderSpec):
         shape = described(model, place)
         window, _ = windows_of(request, model.context, model.positions != "learned", "decoder", device)
@@ -122,7 +147,7 @@ def outline_of(request: PlanRequest, model: DecoderSpec | Path, place: str, devi
     return Base(
         place,
         task,
-        task.objectives[0],
+        objective,
         window,
         0,
         spec,

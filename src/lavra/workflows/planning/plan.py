@@ -26,8 +26,8 @@ from lavra.planning.machine.hardware import Hardware, named_hardware, this_hardw
 from lavra.planning.machine.memory import estimate_memory
 from lavra.planning.machine.timed_steps import probe_dry_run
 from lavra.planning.scaling_law.past_runs import Calibration, load_calibration
+from lavra.tasks.base import Task
 from lavra.tasks.datasets import DataSize, RowShape
-from lavra.tasks.table import plain_task
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device, use_threads
 from lavra.training.plan import Plan
@@ -35,7 +35,7 @@ from lavra.workflows.datasets.text import is_prepared, open_tokenizer
 from lavra.workflows.models.base_model import Base
 from lavra.workflows.models.open import hugging_face_folder
 from lavra.workflows.planning.forecast import COMFORTABLE_BUDGET, expected_start, forecast_of, notes_on
-from lavra.workflows.planning.model import asked_shape, described, outline_of, starting_model
+from lavra.workflows.planning.model import asked_shape, described, outline_of, planned_task, starting_model
 from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, given_seconds, learner_of
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.run_length import steps_within, with_length
@@ -70,24 +70,20 @@ def plan(request: PlanRequest) -> PlanReport:
         InputError: If the request or the text is wrong, or the budget is spent before the first step.
     """
     _check(request)
+    task, objective = planned_task(request)
     calibration = load_calibration()
     hardware = _hardware(request)
     log(f"hardware: {hardware.name}, {hardware.peak_flops / 1e12:,.3g} TFLOP/s of {hardware.precision}")
     machine, source = _machine(request, hardware, calibration)
-    start = _start(request, machine)
+    start = _start(request, machine, task, objective)
     text = _text(request, machine, start)
     data = _Size(request, text, start)
-    if isinstance(start, Base):
-        learner = learner_of(request, start, data, start.task, start.objective)
-    else:
-        spec = start or draft_model(request, machine, data.bytes)
-        task = plain_task()
-        learner = learner_of(request, spec, data, task, task.objectives[0])
+    learner = learner_of(request, start or draft_model(request, machine, data.bytes), data, task, objective)
     planned = autoconfig(request, machine, learner, data, DistributedInfo())
     shape = learner.spec or Path(hugging_face_folder(planned.base or "") or planned.base or "")
     flops = count_flops(shape, planned.context)
     planned, speed = _timed(request, hardware, planned, shape, flops, machine, source)
-    planned = _sized(request, planned, data, speed, calibration)
+    planned = _sized(request, planned, data, speed)
     report = _report(request, hardware, planned, shape, flops, speed, text, data, calibration)
     return _with_loss(request, report, text, calibration)
 
@@ -136,13 +132,13 @@ def _machine(request: PlanRequest, hardware: Hardware, calibration: Calibration)
     return Machine(device, hardware.precision, hardware.peak_flops, threads, hardware.memory, efficiency), source
 
 
-def _start(request: PlanRequest, machine: Machine) -> DecoderSpec | Base | None:
+def _start(request: PlanRequest, machine: Machine, task: Task, objective: str) -> DecoderSpec | Base | None:
     """Return the model that the request names by a folder or a base; None where it names a preset or nothing."""
     if request.base is not None:
-        return outline_of(request, starting_model(request.base).model, request.base, machine.device)
+        return outline_of(request, starting_model(request.base).model, request.base, machine.device, task, objective)
     shape = asked_shape(request)
     if isinstance(shape, Path):
-        return outline_of(request, shape, request.model.preset, machine.device)
+        return outline_of(request, shape, request.model.preset, machine.device, task, objective)
     return shape if shape is None or request.model.context is None else replace(shape, context=request.model.context)
 
 
@@ -243,7 +239,7 @@ def _timed(
     return planned, Speed.from_probe(probe.tokens_per_second, hardware.peak_flops, flops.exact)
 
 
-def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed, calibration: Calibration) -> Plan:
+def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed) -> Plan:
     """Return the plan with the length that fits into its time budget at a speed, as a run sets it after timed steps."""
     per_token = 1.0 / speed.tokens_per_second
     if planned.budget_seconds is None:

@@ -20,6 +20,7 @@ from lavra.data.readers.locations import find_files
 from lavra.data.readers.rows import BadRows
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.tasks.table import FROM_SCRATCH, choose_task
+from lavra.training.updates.table import find_update
 from lavra.workflows.datasets.preparation import describe_data
 from lavra.workflows.datasets.text import is_prepared
 from lavra.workflows.training.autoconfig import given_seconds
@@ -35,12 +36,14 @@ def look_first(config: TrainConfig) -> None:
         config: The request.
 
     Raises:
-        InputError: If a file, a column or a package is missing, or several lengths are given.
+        InputError: If a file, a column, a package or an update is missing, or several lengths are given.
     """
     given_seconds(config)
     for name in config.track:
         if find_spec(_TRACKERS[name]) is None:
             raise InputError(f"--track {name} needs the package {_TRACKERS[name]}", "pip install 'lavra[track]'")
+    for name in config.update:
+        find_update(name)
     if any(location.startswith("hf:") for location in config.data) and find_spec("datasets") is None:
         raise InputError("hf: needs the package datasets", "pip install datasets")
     if config.text.tokenizer:

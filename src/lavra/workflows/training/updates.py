@@ -14,7 +14,7 @@ from lavra.training.step import Step
 from lavra.training.trainer import Trainer
 from lavra.training.updates import AnomalyGuard, Clip, ExponentialAverage, Monitor, SnapshotAverage, Update
 from lavra.training.updates.anomalies import SpikeDetector
-from lavra.training.updates.table import make_update
+from lavra.training.updates.table import find_update
 
 _EXCERPT = 200
 """Characters of each document that are logged when a step has a loss or gradient that is not finite."""
@@ -47,7 +47,7 @@ def update_chain(
         chain.append(ExponentialAverage(trainer.master_weights, average.decay))
     elif average.kind == "swa":
         chain.append(SnapshotAverage(trainer.master_weights, first_snapshot(config, plan), average.every))
-    chain += [make_update(name, trainer) for name in config.update]
+    chain += [find_update(name)(trainer) for name in config.update]
     chain.append(Clip(plan.max_grad_norm))
     return chain
 
