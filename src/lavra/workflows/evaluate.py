@@ -25,7 +25,7 @@ from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
 from lavra.models.protocols import device_of
 from lavra.tasks.base import Measured, Trained
-from lavra.tasks.datasets import open_dataset
+from lavra.tasks.opening import open_dataset
 from lavra.tasks.table import find_task
 from lavra.training.plan import Plan
 from lavra.training.signals import StopRequest

@@ -62,6 +62,8 @@ BAD_JSON = "bad JSON"
 BAD_CSV = "bad CSV"
 TOO_LONG = "too long for memory"
 NO_PART_TO_LEARN = "no part to learn"
+UNLABELLED = "no label"
+BAD_LABEL = "label that cannot be used"
 ANSWER_TOO_LONG = "answer longer than the context"
 REFUSED_CHAT = "chat that the template refuses"
 FAILING_TEMPLATE = "chat on which the template fails"
@@ -113,6 +115,8 @@ _REMEDIES = {
     BAD_CSV: "put quotes around fields that hold the separator, and check the quotes of this line",
     TOO_LONG: "split the document into several rows",
     NO_PART_TO_LEARN: "name the columns of prompt and completion; a chat needs a turn of the assistant",
+    UNLABELLED: "label these rows, or leave them: they stay in your files for later, and are not learned",
+    BAD_LABEL: "correct the labels of these rows",
     ANSWER_TOO_LONG: "shorten the answers, or train with a longer context",
     REFUSED_CHAT: "bring the turns into the order that the template wants, often user and assistant in turn",
     FAILING_TEMPLATE: "it is the template that fails: correct the line that is named, or give what it asks for",

@@ -202,6 +202,10 @@ class _Size:
             shape = start or (preset(request.model.preset) if request.model.preset != "auto" else DecoderSpec())
             self.vocabulary = request.text.vocabulary or shape.vocabulary
 
+    def batch_tokens(self, shape: RowShape) -> int | None:
+        """Return None: the length of the run decides."""
+        return None
+
     def epoch_tokens(self, shape: RowShape) -> float:
         """Return the tokens of one pass over the training text."""
         return self._tokens

@@ -200,9 +200,10 @@ def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, t
         base, parameters, context, source = None, _parameters(spec), spec.context, 0
         flops, packs = training_flops_per_token(spec), True
     else:
-        spec, base, parameters, context, source = model.spec, model, model.parameters, model.window, model.source_window
+        spec, base, parameters, source = model.spec, model, model.parameters, model.source_window
+        context = min(model.window, data.context or model.window)
         flops, packs = model.flops_per_token, model.supports_packing
-    isolate = config.text.isolate and packs
+    isolate = config.text.isolate and packs and task.packs
     return Learner(task, objective, spec, base, parameters, context, source, flops, isolate, config.seed)
 
 
@@ -233,17 +234,20 @@ def autoconfig(
         _asked_tokens(config, data.epoch_tokens(learner)) if seconds is None else seconds * 0.85 * world / per_token
     )
     busy = busy_tokens(machine.device.type, world * machine.expected_flops, learner.flops_per_token)
-    rows = _global_batch_size(config, learner.context, tokens, distributed, busy, adapting=adapting)
+    suited = data.batch_tokens(learner)
+    rows = _global_batch_size(config, learner.context, tokens, distributed, busy, suited, adapting=adapting)
     micro = _micro_batch_size(config, learner.context, rows // world, _tokens_at_once(machine, learner))
     compile = learner.spec is not None and should_compile(  # a wrapped model has no blocks that are known to compile
         config.machine.compile, machine.device, seconds or tokens * per_token / world
     )
     warm_start = _warm_start(config, machine, learner, tokens, compile, seconds)
+    most = _most_steps(config, learner, data, rows * learner.context)
+    steps = config.steps or max(1, round(tokens / (rows * learner.context)))
     length = length_fields(
         config,
         data,
         learner,
-        config.steps or max(1, round(tokens / (rows * learner.context))),
+        steps if most is None else min(steps, most),
         parameters=learner.parameters,
         batch_tokens=rows * learner.context,
         micro_batch_size=micro,
@@ -258,6 +262,7 @@ def autoconfig(
         task=learner.task.name,
         objective=learner.objective,
         facts=facts or {},
+        most_steps=most,
         parameters=learner.parameters,
         context=learner.context,
         source_context=learner.source_context,
@@ -282,6 +287,15 @@ def autoconfig(
         **warm_start,
         **length,
     )
+
+
+def _most_steps(config: TrainConfig, learner: Learner, data: DataSize, batch_tokens: int) -> int | None:
+    """Return the number of steps beyond which the task only memorises its data; None where the request says how long,
+    or the task has no such number."""
+    if learner.task.most_epochs is None or (config.tokens or config.epochs or config.steps) is not None:
+        return None
+    epochs = learner.task.most_epochs[0 if learner.base is not None else 1]
+    return max(1, math.ceil(epochs * data.epoch_tokens(learner) / batch_tokens))
 
 
 def _transforms(asked: TransformConfig, base: Base | None) -> TransformConfig:
@@ -319,7 +333,14 @@ def _asked_tokens(config: TrainConfig, corpus: float) -> float:
 
 
 def _global_batch_size(
-    config: TrainConfig, context: int, tokens: float, distributed: DistributedInfo, busy: float, *, adapting: bool
+    config: TrainConfig,
+    context: int,
+    tokens: float,
+    distributed: DistributedInfo,
+    busy: float,
+    suited: int | None,
+    *,
+    adapting: bool,
 ) -> int:
     asked = config.optimization.batch_tokens
     if asked is not None:
@@ -331,7 +352,7 @@ def _global_batch_size(
                 f"{max(1, round(asked / context / distributed.world_size)) * context * distributed.world_size}",
             )
         return asked // context
-    rows = max(1, batch_tokens_for(tokens, context, busy, adapting=adapting) // context)
+    rows = max(1, (suited or batch_tokens_for(tokens, context, busy, adapting=adapting)) // context)
     return -(-rows // distributed.world_size) * distributed.world_size
 
 

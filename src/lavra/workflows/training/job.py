@@ -19,10 +19,12 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted
+from lavra.models.hf.model import HFModel
 from lavra.planning.budget import demand_text
 from lavra.planning.machine.timed_steps import time_steps
-from lavra.tasks.base import Task
-from lavra.tasks.datasets import DataDescription, Dataset, open_dataset
+from lavra.tasks.base import ModelKind, Task
+from lavra.tasks.datasets import DataDescription, Dataset
+from lavra.tasks.opening import open_dataset
 from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task
 from lavra.training.acceleration.compiling import compile_step, is_compiled
 from lavra.training.batches import BatchSource, DistributedInfo
@@ -43,6 +45,7 @@ from lavra.workflows.datasets.text_record import write_text_record
 from lavra.workflows.models.base_model import Base, certify_base, read_base
 from lavra.workflows.models.ngram_init import warm_start
 from lavra.workflows.models.saved_base import finish_model, initial_model
+from lavra.workflows.models.task_head import head_facts
 from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, learner_of
 from lavra.workflows.training.best_step import OverfittingWatch, with_early_stopping
 from lavra.workflows.training.checking import CHECKS, check_context, quick_checks
@@ -93,7 +96,10 @@ class TrainingJob(JobParts):
         began = time.monotonic()
         base, task, objective, data = prepared or _read_prepared(config, home, device, described)
         learner = learner_of(config, base or draft_model(config, machine, data.bytes), data, task, objective)
-        plan = autoconfig(config, machine, learner, data, distributed, task.facts(data))
+        facts = task.facts(data)
+        if task.rows == "labelled":
+            facts = {**facts, "head": head_facts(config.head, _kind_of(base))}
+        plan = autoconfig(config, machine, learner, data, distributed, facts)
         return cls(config, home, run, device, distributed, data, task, plan, base, machine, began=began)
 
     @classmethod
@@ -360,6 +366,11 @@ def _read_prepared(
     """Read what the first process prepared: base, task, objective, data set."""
     base = None if config.base is None else read_base(config, device, described)
     return base, *_task_of(config, base, described), open_dataset(data_folder(config, home))
+
+
+def _kind_of(base: Base | None) -> ModelKind:
+    """Return the kind of the model of a run; one from scratch is a decoder."""
+    return base.model.kind if base is not None and isinstance(base.model, HFModel) else "decoder"
 
 
 def _task_of(config: TrainConfig, base: Base | None, described: DataDescription) -> tuple[Task, str]:
