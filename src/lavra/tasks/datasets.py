@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from lavra.core.units import counted
-from lavra.data.examples.prepare import PreparedExamples, holds_examples, open_prepared_examples
+from lavra.data.examples.prepare import PreparedExamples
 from lavra.data.examples.store import ExampleSource, ExampleStore
 from lavra.data.packing import WindowSource, cut
 from lavra.data.shuffle import WindowPlace, WindowShuffle
 from lavra.data.token_store.ngram_counts import Bigrams, Trigrams, as_read, count_bigrams, count_trigrams
-from lavra.data.token_store.prepare import Prepared, open_prepared
+from lavra.data.token_store.prepare import Prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.data.usage import data_usage
 from lavra.training.batches import Source

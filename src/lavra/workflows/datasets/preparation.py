@@ -17,8 +17,8 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.data.examples.chats import ChatTemplate
 from lavra.data.examples.default_chat import default_chat_template, with_turn_token
-from lavra.data.examples.prepare import prepare_examples
 from lavra.data.examples.labelled import LabelReader
+from lavra.data.examples.prepare import prepare_examples
 from lavra.data.examples.rows import PairColumns, read_examples
 from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.rows import BadRows
