@@ -19,7 +19,7 @@ _ROWS_OF_CLASS = 2.0
 
 
 class ClassificationTask(LabelledTextTask):
-    """Which of some classes a text belongs to. Labels are text or whole numbers, and `label_probs` are shares of them."""
+    """Which of some classes a text belongs to: labels are text or whole numbers, and `label_probs` shares of them."""
 
     name, objectives = "classification", ("classification",)
     outputs = "classes"
@@ -66,7 +66,7 @@ def class_name(label: object) -> str:
     """
     if isinstance(label, str):
         return label.strip()
-    if isinstance(label, bool) or isinstance(label, int):
+    if isinstance(label, bool | int):
         return str(label)
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
