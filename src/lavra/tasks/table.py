@@ -10,12 +10,16 @@ from lavra.tasks.completion import CompletionTask
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.language_modelling import LanguageModelling
 from lavra.tasks.mlm import MaskedLanguageModelling
+from lavra.tasks.multi_label import MultiLabelTask
+from lavra.tasks.regression import RegressionTask
 from lavra.tasks.seq2seq import Seq2SeqTask
 
 _TABLE: dict[str, Task] = {
     task.name: task
     for task in (
+        MultiLabelTask(),
         ClassificationTask(),
+        RegressionTask(),
         CompletionTask(),
         Seq2SeqTask(),
         MaskedLanguageModelling(),

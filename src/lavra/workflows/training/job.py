@@ -24,6 +24,7 @@ from lavra.planning.budget import demand_text
 from lavra.planning.machine.timed_steps import time_steps
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataDescription, Dataset
+from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.opening import open_dataset
 from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task
 from lavra.training.acceleration.compiling import compile_step, is_compiled
@@ -97,8 +98,9 @@ class TrainingJob(JobParts):
         base, task, objective, data = prepared or _read_prepared(config, home, device, described)
         learner = learner_of(config, base or draft_model(config, machine, data.bytes), data, task, objective)
         facts = task.facts(data)
-        if task.rows == "labelled":
-            facts = {**facts, "head": head_facts(config.head, _kind_of(base))}
+        if isinstance(data, LabelledDataset):
+            head = head_facts(config.head, _kind_of(base), learner.isolate, learner.context)
+            facts = {**facts, "columns": data.columns_read, "head": head}
         plan = autoconfig(config, machine, learner, data, distributed, facts)
         return cls(config, home, run, device, distributed, data, task, plan, base, machine, began=began)
 
