@@ -51,7 +51,8 @@ def predict_file(
         encoding: Encoding of the file; None recognises it.
 
     Returns:
-        A dictionary with `rows`, each with its columns, `predicted` and `probabilities`.
+        A dictionary with `rows`, each with its columns, `predicted` and `probabilities`, and with `text_columns`, the
+        names of the columns that were read.
     """
     _, reader = task_of(opened)
     bad_rows, fields = BadRows(policy=on_bad_row), list[Mapping[str, Any]]()
@@ -73,11 +74,15 @@ def predict_file(
         {**columns, **(nothing if one is None else {"predicted": one.label, "probabilities": one.probabilities})}
         for columns, one in zip(fields, found, strict=True)
     ]
-    return {"rows": rows}
+    return {"rows": rows, "text_columns": list(_text_columns(reader))}
+
+
+def _text_columns(reader: LabelReader) -> tuple[str, ...]:
+    return reader.texts if isinstance(reader, LabelColumns) else reader.names
 
 
 def _row(number: int, text: Any, reader: LabelReader) -> SourceDocument:
-    names = reader.texts if isinstance(reader, LabelColumns) else reader.names
+    names = _text_columns(reader)
     if isinstance(text, Mapping):
         fields = dict(text)
     else:
@@ -88,7 +93,7 @@ def _row(number: int, text: Any, reader: LabelReader) -> SourceDocument:
                 "give rows with these columns",
             )
         fields = dict(zip(names, parts, strict=True))
-    return SourceDocument("texts", f"text {number + 1}", "", fields)
+    return SourceDocument("", "texts", f"text {number + 1}", fields)
 
 
 def _predicted(opened: OpenModel, rows: Iterable[ExampleRow | None], bad_rows: BadRows) -> list[Classification | None]:
