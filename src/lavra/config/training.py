@@ -15,6 +15,7 @@ from lavra.config.choices import Activation, NewRows, Norm, OptimizerName, Polic
 from lavra.config.flags import Common, shown
 from lavra.config.quantities import Count, Duration, Size
 from lavra.config.reading import ReadingConfig
+from lavra.config.techniques import TechniqueConfig
 from lavra.config.transforms import TransformConfig
 
 
@@ -274,6 +275,7 @@ class SetupConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    technique: TechniqueConfig = field(default_factory=TechniqueConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
 

@@ -39,6 +39,7 @@ from lavra.workflows.planning.model import asked_shape, described, outline_of, p
 from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, given_seconds, learner_of
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.run_length import steps_within, with_length
+from lavra.workflows.training.techniques import cost_of_steps
 
 _SHORTEST_BUDGET = 10.0
 """Seconds that start-up, timed steps and the final evaluation take by themselves; a shorter budget is refused."""
@@ -226,7 +227,8 @@ def _timed(
 ) -> tuple[Plan, Speed]:
     """Return the plan with a micro-batch that fits into memory, and its speed.
 
-    The speed is that of timed steps on this machine, else a share of the peak of the hardware.
+    The speed is that of timed steps on this machine, else a share of the peak of the hardware; it counts every gradient
+    that the techniques of the request take.
     """
     dry_run, rows = DryRun.of_plan(planned, shape), planned.micro_batch_size
     if request.machine.micro_batch_size is None:
@@ -234,13 +236,14 @@ def _timed(
             rows = max(part for part in range(1, rows) if planned.global_batch_size % part == 0)
     planned = replace(planned, micro_batch_size=rows)
     efficiency = machine.expected_flops / machine.peak
-    by_peak = Speed.from_efficiency(hardware.peak_flops, flops.exact, efficiency, source)
+    cost = cost_of_steps(request.technique)
+    by_peak = Speed.from_efficiency(hardware.peak_flops, cost * flops.exact, efficiency, source)
     if not hardware.here or request.efficiency is not None:
         return planned, by_peak
     if not estimate_memory(dry_run, rows).fits(hardware.memory):
         return planned, by_peak
     probe = probe_dry_run(dry_run, rows, machine.device, _PROBE_SECONDS, compile=planned.compile)
-    return planned, Speed.from_probe(probe.tokens_per_second, hardware.peak_flops, flops.exact)
+    return planned, Speed.from_probe(probe.tokens_per_second / cost, hardware.peak_flops, cost * flops.exact)
 
 
 def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed) -> Plan:
@@ -270,7 +273,8 @@ def _report(
         asked=request.machine.micro_batch_size,
         most_rows=planned.micro_batch_size,
     )
-    rule = Speed.from_efficiency(hardware.peak_flops, flops.rule, speed.efficiency, speed.source)
+    by_rule = cost_of_steps(request.technique) * flops.rule
+    rule = Speed.from_efficiency(hardware.peak_flops, by_rule, speed.efficiency, speed.source)
     power = {"watts": request.watts or hardware.watts, "price_per_hour": request.price_per_hour}
     # A length in tokens or epochs is forecast as it was asked for, and not rounded to whole steps.
     epoch = data.epoch_tokens(planned)

@@ -54,6 +54,7 @@ from lavra.workflows.training.finish import finish
 from lavra.workflows.training.forecast import live_forecasts
 from lavra.workflows.training.job_parts import JobParts
 from lavra.workflows.training.run_length import EVALUATION_SHARE
+from lavra.workflows.training.techniques import cost_of_first_steps, cost_of_steps, passes_of, with_techniques
 from lavra.workflows.training.time_budget import length_by_speed, probe_seconds
 from lavra.workflows.training.updates import anomaly_recorder, first_snapshot, reporter, update_chain
 
@@ -156,6 +157,7 @@ class TrainingJob(JobParts):
             if not weight.requires_grad and id(weight) not in mistaken
         )
         objective = self.task.objective(plan, self.model, self.dataset)
+        objective = with_techniques(self.config.technique, objective, self.model, self.dataset, plan.context)
         batches = BatchSource(
             self.dataset.source(plan),
             objective,
@@ -229,7 +231,8 @@ class TrainingJob(JobParts):
             return
         seconds, kept = probe_seconds(self.plan, self.config, self.distributed)
         self.trainer.deadline = Deadline(self.began + (1.0 - EVALUATION_SHARE) * self.plan.budget_seconds)
-        timed = time_steps(self.trainer, seconds)
+        asked = self.config.technique
+        timed = time_steps(self.trainer, seconds).slower(cost_of_steps(asked) / cost_of_first_steps(asked))
         if is_compiled(self.trainer):
             self._validate()  # compiles the forward pass on its own, before the time that is left is reckoned
         plan = replace(self.plan, compile=is_compiled(self.trainer))
@@ -317,7 +320,8 @@ class TrainingJob(JobParts):
             )
 
         peak = self.plan.probe.get("peak_flops", 0.0) * self.distributed.world_size
-        return Units(metrics, self.plan.flops_per_token * self.trainer.gradients_per_step, peak)
+        cost = self.trainer.gradients_per_step * passes_of(self.config.technique)
+        return Units(metrics, self.plan.flops_per_token * cost, peak)
 
     def _patience(self) -> int | None:
         """Return the patience of early stopping, which is refused for several processes: they could stop apart."""
