@@ -158,6 +158,22 @@ def vocabulary_for(wanted: int, corpus_bytes: float) -> int:
     return int(min(wanted, max(512, round(limit / 64) * 64)))
 
 
+def vocabulary_note(wanted: int, text_bytes: float) -> str | None:
+    """Return a warning if a vocabulary is too large for a text, or None.
+
+    Args:
+        wanted: Vocabulary size.
+        text_bytes: Size of the training text in bytes.
+    """
+    suits = vocabulary_for(wanted, text_bytes)
+    if suits >= wanted:
+        return None
+    return (
+        f"{text_bytes / 1e6:.2f} MB of text is little for a vocabulary of {wanted} tokens: the "
+        f"rarest of them occur only a few times. {suits} tokens suit this text (--text.vocabulary {suits})"
+    )
+
+
 def batch_tokens_for(tokens: float, context: int, busy: float = 0.0, *, adapting: bool = False) -> int:
     """Return the batch size in tokens: a power of two from 2,048 to 524,288, or one sequence if that is longer.
 

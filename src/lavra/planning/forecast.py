@@ -255,7 +255,9 @@ class PlanReport:
 
     @property
     def seconds(self) -> float:
-        """Expected seconds from the start of the program to its end."""
+        """Expected seconds from the start of the command to its end; on this machine, a time budget is all of it."""
+        if self.preparation_seconds is not None and self.plan is not None and self.plan.budget_seconds is not None:
+            return self.plan.budget_seconds
         return self.cost.seconds + (self.preparation_seconds or 0.0)
 
     def to_json(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from lavra.tasks.table import find_task
 from lavra.training.callbacks import Request
 from lavra.training.plan import Plan
 from lavra.workflows.models.saved_base import BASE
+from lavra.workflows.training.run_length import seconds_after
 
 _LIBRARIES = psutil.Process().memory_info().rss
 """Bytes of the process before any model is made, which the libraries themselves take."""
@@ -46,7 +47,9 @@ _COMPARED = ("seconds", "tokens_per_second", "peak_bytes", "bits_per_byte", "los
 """Names of the figures that are forecast and compared at the end."""
 
 
-def with_forecast(plan: Plan, data: Dataset, home: Path | None = None) -> Plan:
+def with_forecast(
+    plan: Plan, data: Dataset, home: Path | None = None, spent: float = 0.0, left: float | None = None
+) -> Plan:
     """Return the plan with its forecast: time, speed, memory, loss.
 
     The loss is forecast only for models trained from scratch; that of an adapted model depends on its pretraining.
@@ -56,6 +59,8 @@ def with_forecast(plan: Plan, data: Dataset, home: Path | None = None) -> Plan:
         data: The data set.
         home: The folder of the run, in which the base model is saved; without it, the memory of a model of
             `transformers` is not forecast.
+        spent: Seconds since the command started.
+        left: Expected seconds from now to the end of a run without a time budget; None where they are not known.
     """
     calibration = load_calibration()
     expected: dict[str, float] = {}
@@ -65,6 +70,8 @@ def with_forecast(plan: Plan, data: Dataset, home: Path | None = None) -> Plan:
         expected["tokens_per_second"] = plan.probe["tokens_per_second"]
     if plan.budget_seconds is not None:
         expected["seconds"] = plan.budget_seconds
+    elif left is not None:
+        expected["seconds"] = spent + left
     peak = plan.probe.get("peak_flops")
     rough = seconds or (plan.tokens * plan.flops_per_token / (0.3 * peak) if peak else 0.0)
     shape = _shape_to_dry_run(plan, home)
@@ -88,6 +95,17 @@ def with_forecast(plan: Plan, data: Dataset, home: Path | None = None) -> Plan:
             f"[{found.low:.2f}, {found.high:.2f}], by {law.origin}"
         )
     return replace(plan, forecast=expected)
+
+
+def seconds_by_peak(plan: Plan, flops: float) -> float:
+    """Return the seconds that a run whose steps were not timed will roughly take, from its first step to its end.
+
+    Args:
+        plan: The plan of the run.
+        flops: FLOP/s that training usually reaches on this machine, on all devices together.
+    """
+    per_token = plan.flops_per_token / flops
+    return plan.tokens * per_token * load_calibration().overhead + seconds_after(plan, per_token)
 
 
 def run_scaling_law(plan: Plan, data: Dataset) -> ScalingLaw | None:
