@@ -266,17 +266,26 @@ def worth(epochs: float) -> float:
 
 
 def effective_tokens(tokens: float, unique: float) -> float:
-    """Return the number of tokens of new text that are worth `tokens` tokens from a text of `unique` tokens."""
+    """Return the number of tokens of new text that are worth `tokens` tokens from a text of `unique` tokens.
+
+    Examples:
+        >>> effective_tokens(50.0, 100.0), round(effective_tokens(400.0, 100.0))
+        (50.0, 373)
+    """
     return tokens if tokens <= unique else unique * worth(tokens / unique)
 
 
 def repetition_note(epochs: float) -> str | None:
-    """Return a warning if so many epochs teach clearly less than new text would, or None."""
+    """Return what repetition costs if so many epochs teach clearly less than new text would, or None.
+
+    Examples:
+        >>> repetition_note(12.0)  # doctest: +ELLIPSIS
+        'the text is read 12.0 times; beyond 4 epochs, ... these are worth 8.9 epochs of new text, 74% of the compute'
+    """
     if epochs <= NEARLY_NEW:
         return None
     share = worth(epochs) / epochs
     return (
-        f"the text would be repeated for {epochs:.1f} epochs; beyond {NEARLY_NEW:.0f} epochs, repetition teaches less "
-        f"and less: these are worth {worth(epochs):.1f} epochs of new text, {share:.0%} of the compute. "
-        "A larger model, more text, or a shorter run uses the time better"
+        f"the text is read {epochs:.1f} times; beyond {NEARLY_NEW:.0f} epochs, repetition teaches less and less: these "
+        f"are worth {worth(epochs):.1f} epochs of new text, {share:.0%} of the compute"
     )

@@ -310,7 +310,9 @@ def _with_loss(
     if request.base is None and report.plan is not None:
         model = report.plan.model or Path(request.model.preset)
         start = expected_start(model, report.tokens, report.flops, text)
-        forecast = forecast_of(report.model.matrix_parameters, report.tokens, text, calibration, start=start)
+        forecast = forecast_of(
+            report.model.matrix_parameters, report.tokens, text, calibration, start=start, epochs=report.epochs
+        )
         report = replace(report, forecast=forecast)
     if request.pilot and request.base is None:
         from lavra.workflows.planning.pilot import piloted

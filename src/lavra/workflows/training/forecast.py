@@ -16,7 +16,7 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.progress import log
 from lavra.models.families.importing import CONFIG
 from lavra.models.spec import DecoderSpec
-from lavra.planning.budget import worth
+from lavra.planning.budget import repetition_note, worth
 from lavra.planning.corpus_stats import compressed_bits_per_byte, stretches
 from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import matrix_parameters
@@ -28,8 +28,9 @@ from lavra.planning.scaling_law.builtin import (
     scaling_law_for,
 )
 from lavra.planning.scaling_law.curves import CurvePoint, forecast_from_curve
-from lavra.planning.scaling_law.law import ScalingLaw
+from lavra.planning.scaling_law.law import FAR, ScalingLaw
 from lavra.planning.scaling_law.past_runs import load_calibration
+from lavra.reports.forecast import rough_factor
 from lavra.tasks.datasets import Dataset, TextDataset
 from lavra.tasks.table import find_task
 from lavra.training.callbacks import Request
@@ -88,12 +89,20 @@ def with_forecast(
             "bits_per_byte_low": found.low,
             "bits_per_byte_high": found.high,
             "law_bits_per_byte": law.loss(size, read, start_of(plan)),
+            "times_the_largest_run": law.beyond(size, read),
             "loss": found.value * data.bytes_per_target * math.log(2),
         }
         log(
             f"forecast: {found.value:.2f} bits per byte of validation text at the end "
             f"[{found.low:.2f}, {found.high:.2f}], by {law.origin}"
+            + (
+                f", EXTRAPOLATED to {rough_factor(beyond)} times the compute of the largest of them"
+                if (beyond := law.beyond(size, read)) > FAR
+                else ""
+            )
         )
+        if note := repetition_note(plan.epochs):
+            log(f"note: {note}")
     return replace(plan, forecast=expected)
 
 
