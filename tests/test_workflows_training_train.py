@@ -162,12 +162,14 @@ def test_the_preparation_is_part_of_a_time_budget_and_training_gets_half_of_it_a
 
 
 def test_a_length_in_steps_says_beforehand_how_long_it_takes(
-    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lavra.workflows.training.forecast.FAR", 0.5)
     run = lavra.train(prepared, steps=2, out=str(tmp_path / "run"), check=False, **SMALL)
-    assert re.search(
-        r"2 steps · .* epochs\) · roughly .* s, by what this machine usually reaches", capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert re.search(r"2 steps · .* epochs\) · roughly .* s, by what this machine usually reaches", told)
+    assert "EXTRAPOLATED to 1 times the compute of the largest of them" in told
+    assert run.plan["forecast"]["times_the_largest_run"] == 1.0
     assert run.plan["forecast"]["seconds"] > 0
     assert "seconds" in run.result["predicted"]
 
