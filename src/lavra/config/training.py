@@ -295,8 +295,7 @@ class TrainConfig(SetupConfig):
     """
 
     budget: Annotated[Duration | None, Common] = None
-    """Length of the run as a time: timed steps, compilation, steps, validation and final evaluation. 10m when no length
-    is given."""
+    """Length of the run as the time from the start of the command to its end. 10m when no length is given."""
     tokens: Count | None = None
     """Length of the run in tokens, instead of a time."""
     epochs: Annotated[float | None, Common] = None

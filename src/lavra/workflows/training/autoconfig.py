@@ -101,13 +101,32 @@ def given_seconds(config: TrainConfig) -> float | None:
     return config.budget if config.budget is not None else DEFAULT_BUDGET
 
 
-def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> DecoderSpec:
+LEAST_TRAINING = 0.5
+"""Share of a time budget that training gets at least, however long the preparation before it took."""
+
+
+def seconds_to_train(budget: float, spent: float) -> float:
+    """Return the seconds that are left for training in a time budget, of which at least half is kept for it.
+
+    Args:
+        budget: The time budget in seconds.
+        spent: Seconds from the start of the command to the plan, for reading and tokenising the text.
+
+    Examples:
+        >>> seconds_to_train(60.0, 10.0), seconds_to_train(60.0, 50.0)
+        (50.0, 30.0)
+    """
+    return max(budget - spent, LEAST_TRAINING * budget)
+
+
+def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float, spent: float = 0.0) -> DecoderSpec:
     """Return the shape of the model to train from scratch.
 
     Args:
         config: The request, which may name a preset and single values of the shape.
         machine: The machine that will train.
         corpus_bytes: Bytes of the training text.
+        spent: Seconds of the time budget that the preparation took.
 
     Returns:
         The preset, or the compute-optimal shape for budget and text, with the values of the request.
@@ -116,7 +135,7 @@ def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> D
         return _overridden(preset(config.model.preset), config.model)
     seconds = given_seconds(config)
     if seconds is not None:
-        flops = seconds * 0.85 * machine.expected_flops
+        flops = seconds_to_train(seconds, spent) * 0.85 * machine.expected_flops
     else:
         flops = _flops_of_length(config, corpus_bytes)
     spec = draft_shape(flops, corpus_bytes, machine.memory).spec
@@ -215,6 +234,7 @@ def autoconfig(
     data: DataSize,
     distributed: DistributedInfo,
     facts: dict[str, Any] | None = None,
+    spent: float = 0.0,
 ) -> Plan:
     """Return the plan of a run, with a length that is a guess where a time budget is given and no step was timed yet.
 
@@ -225,13 +245,15 @@ def autoconfig(
         data: The data, or how much there is.
         distributed: The place of this process among all.
         facts: What the task knows of the data.
+        spent: Seconds of the time budget that are gone, for reading and tokenising the text.
 
     Raises:
         InputError: If the lengths of the request contradict each other.
     """
     world, adapting, asked = distributed.world_size, learner.base is not None, config.objective
     cost, group = cost_of_steps(config.technique), rows_together(config.technique)
-    seconds, per_token = given_seconds(config), cost * learner.flops_per_token / machine.expected_flops
+    budget, per_token = given_seconds(config), cost * learner.flops_per_token / machine.expected_flops
+    seconds = None if budget is None else seconds_to_train(budget, spent)
     tokens = (
         _asked_tokens(config, data.epoch_tokens(learner)) if seconds is None else seconds * 0.85 * world / per_token
     )
@@ -253,7 +275,7 @@ def autoconfig(
         parameters=learner.parameters,
         batch_tokens=rows * learner.context,
         micro_batch_size=micro,
-        budget=seconds,
+        budget=None if seconds is None else spent + seconds,
         adapting=adapting,
         compile=compile,
         seconds_per_token=per_token,
@@ -285,7 +307,7 @@ def autoconfig(
         whole_words=asked.whole_words,
         pure_mask=asked.pure_mask,
         transforms=_transforms(config.transforms, learner.base),
-        budget_seconds=seconds,
+        budget_seconds=None if seconds is None else spent + seconds,
         **warm_start,
         **length,
     )
