@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from lavra.core.errors import InputError
 from lavra.core.nearest import did_you_mean
@@ -19,10 +21,10 @@ _ROWS_OF_CLASS = 2.0
 
 
 class ClassificationTask(LabelledTextTask):
-    """Which of some classes a text belongs to. Labels are text or whole numbers, and `label_probs` are shares of them."""
+    """Which of some classes a text belongs to: labels are text or whole numbers, and `label_probs` shares of them."""
 
     name, objectives = "classification", ("classification",)
-    outputs = "classes"
+    outputs, kind = "classes", "classes"
 
     def label_facts(self, column: str, dataset: LabelledDataset) -> dict[str, Any]:
         """Return the names of the classes, in order, their frequencies, and their weights where they are balanced."""
@@ -49,6 +51,16 @@ class ClassificationTask(LabelledTextTask):
             probabilities[number] = share
         return probabilities
 
+    def targets(self, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Return the probability of each class for each row; NaN where a row has no label."""
+        classes = facts["classes"]
+        found = np.full((len(rows), len(classes)), np.nan)
+        for number, row in enumerate(rows):
+            label = self.target(facts, row)
+            if label is not None:
+                found[number] = label if isinstance(label, list) else np.eye(len(classes))[label]
+        return found
+
     def first_loss(self, facts: dict[str, Any]) -> float:
         """Return the loss of guessing all classes alike."""
         return math.log(len(facts["classes"]))
@@ -66,7 +78,7 @@ def class_name(label: object) -> str:
     """
     if isinstance(label, str):
         return label.strip()
-    if isinstance(label, bool) or isinstance(label, int):
+    if isinstance(label, bool | int):
         return str(label)
     if isinstance(label, float) and label.is_integer():
         return str(int(label))

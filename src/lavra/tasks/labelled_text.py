@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from lavra.core.errors import InputError
-from lavra.core.progress import Progress
-from lavra.core.seeds import Streams, row_streams
+from lavra.core.seeds import Streams
 from lavra.data.examples.labelled import LabelColumns
 from lavra.data.examples.store import Example, PackedRow
-from lavra.models.heads import SequenceHead, head_of
+from lavra.evaluation.labels.metrics import scores
+from lavra.evaluation.labels.predictions import Kind, Predictions
+from lavra.evaluation.labels.predictions_file import write_predictions
+from lavra.models.heads import SequenceHead
 from lavra.models.protocols import Batch, Model
 from lavra.objectives.base import Loss
 from lavra.objectives.classify import Classify, LabelledText, Outputs
-from lavra.tasks.base import Task, Trained
+from lavra.tasks.base import Measured, Task, Trained
 from lavra.tasks.datasets import DataDescription, Dataset
+from lavra.tasks.label_predictions import predictions_of, scores_table
 from lavra.tasks.labelled_dataset import LabelledDataset
 
 LABEL_NAMES = ("label", "labels", "class", "category", "intent", "sentiment")
@@ -38,8 +42,8 @@ _PAIR_NAMES = (
     ("sentence_a", "sentence_b"),
 )
 
-_ROWS_AT_ONCE = 16
-"""Rows of tokens that are predicted at once."""
+PREDICTIONS = "predictions.parquet"
+"""Name of the table of predictions for the validation texts in the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class LabelledTextTask(Task):
 
     Attributes:
         outputs: What the outputs of the head are, see `lavra.objectives.classify.Outputs`.
+        kind: What the predictions are, see `lavra.evaluation.labels.predictions.Kind`.
         label_names: Names of columns that are recognised as labels, in the order in which they are tried.
     """
 
@@ -90,6 +95,7 @@ class LabelledTextTask(Task):
     most_epochs = (5.0, 30.0)
     headline = "accuracy"
     outputs: ClassVar[Outputs]
+    kind: ClassVar[Kind]
     label_names: ClassVar[tuple[str, ...]] = LABEL_NAMES
 
     def recognises(self, data: DataDescription) -> bool:
@@ -184,6 +190,58 @@ class LabelledTextTask(Task):
         )
         return LabelObjective(inner, lambda row: self.target(facts, row))
 
+    @abstractmethod
+    def targets(self, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Return what is known of each row, (rows, outputs), as `Predictions` takes it.
+
+        Args:
+            facts: What `facts` returned.
+            rows: The columns of each row.
+
+        Raises:
+            InputError: If a label is none of those that the model knows.
+        """
+
+    def predictions(self, trained: Trained) -> Predictions:
+        """Return the table of predictions for the validation texts.
+
+        Args:
+            trained: The model and its data.
+        """
+        dataset, facts = trained.dataset, trained.plan.facts
+        assert isinstance(dataset, LabelledDataset)
+        rows = list(dataset.labelled(validation=True))
+        return predictions_of(trained, rows, self.targets(facts, rows), self.names(facts), self.kind)
+
+    def names(self, facts: Mapping[str, Any]) -> list[str]:
+        """Return the names of the outputs."""
+        return list(facts["classes"])
+
+    def evaluate(self, trained: Trained) -> Measured:
+        """Measure a trained model on the validation texts, with intervals, beside the baseline that sees no text.
+
+        Args:
+            trained: The model and its data; its folder gets the table of predictions.
+        """
+        table = self.predictions(trained)
+        if trained.folder is not None:
+            write_predictions(trained.folder / PREDICTIONS, table)
+        measured = {"model": scores(table, seed=trained.plan.seed)}
+        measured["majority"] = scores(self.majority(trained.plan.facts, table), seed=trained.plan.seed)
+        figures = measured["model"].to_json()
+        figures["baselines"] = {name: one.to_json() for name, one in measured.items() if name != "model"}
+        return Measured(figures, scores_table(measured, self.kind, len(table), "validation texts"))
+
+    def majority(self, facts: Mapping[str, Any], table: Predictions) -> Predictions:
+        """Return what a model without any text would predict: the frequencies of the training data for every row.
+
+        Args:
+            facts: What `facts` returned.
+            table: The predictions of the model, whose rows are taken.
+        """
+        frequencies = np.array(facts["frequencies"], dtype=float)
+        return table.with_probabilities(np.tile(frequencies / frequencies.sum(), (len(table), 1)))
+
     def must_learn(self, tokenizer: Any) -> tuple[int, ...]:
         """Return nothing: no token has to be learned."""
         return ()
@@ -191,20 +249,3 @@ class LabelledTextTask(Task):
     def metrics(self, loss: float, parts: Mapping[str, float], **_: Any) -> dict[str, float]:
         """Return what the objective measured beside the loss."""
         return dict(parts)
-
-
-def outputs_of(trained: Trained) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield the number of each validation text in its store, and the outputs of the head for it, (outputs,) in float32.
-
-    Args:
-        trained: The model and its data.
-    """
-    objective, found = trained.objective, trained.dataset.validation_set(trained.plan)
-    source, rows = found.source, found.rows
-    with Progress("predicting", rows, "rows") as progress, torch.no_grad():
-        for first in range(0, rows, _ROWS_AT_ONCE):
-            taken = source.rows(first, min(_ROWS_AT_ONCE, rows - first))
-            batch = objective.encode(taken, row_streams(0, "validation", first=first), 1.0).to(trained.device)
-            outputs = head_of(trained.model)(trained.model.features(batch), batch).float().cpu()
-            yield from zip(batch.documents, outputs, strict=True)
-            progress.update(first + len(taken))

@@ -154,7 +154,7 @@ class LabelColumns(LabelReader):
             detail = missing_column(" and ".join(missing), list(fields))
             bad_rows.add(MISSING_COLUMN, row.place, detail, size=size)
             return None
-        bad_rows.note_columns(row.file, self.names, fields)
+        bad_rows.note_columns(row.file, [name for name in self.names if name in fields], fields)
         lacking = [name for name in self.labels if is_nothing(fields.get(name))]
         if lacking and not self.may_lack_labels and is_nothing(fields.get("label_probs")):
             absent = [name for name in lacking if name not in fields]
