@@ -22,6 +22,7 @@ from lavra.models.heads import SequenceHead
 from lavra.models.protocols import Batch, Model
 from lavra.objectives.base import Loss
 from lavra.objectives.classify import Classify, LabelledText, Outputs
+from lavra.objectives.span import Span
 from lavra.tasks.base import Measured, Task, Trained
 from lavra.tasks.datasets import DataDescription, Dataset
 from lavra.tasks.label_predictions import predictions_of, scores_table
@@ -59,7 +60,7 @@ class LabelObjective:
         target: What makes of the columns of a text the label that `inner` learns; None where nothing is known.
     """
 
-    inner: Classify
+    inner: Classify | Span
     target: Callable[[Mapping[str, Any]], Any]
 
     def encode(self, rows: Sequence[PackedRow], streams: Streams, progress: float) -> Batch:

@@ -389,4 +389,5 @@ def _normalized(row: ExampleRow) -> ExampleRow:
         completion=composed(row.completion),
         messages=tuple(composed(turn) for turn in row.messages),
         given=composed(dict(row.given)),
+        labels=composed(dict(row.labels)),
     )
