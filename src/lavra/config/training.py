@@ -55,6 +55,29 @@ class TextConfig(ReadingConfig):
     completion: str | None = None
     """Column of the completion, which is learned; completion, target, answer, query, … are recognised by their names,
     and so are chats."""
+    label: Annotated[str | None, Common, shown("--label-column", metavar="COLUMN")] = None
+    """Column of the labels; label, labels, class, category, score, … are recognised by their names."""
+    template: str = ""
+    """Text that is made of several columns, as "similarity of {anchor} to {target} in {context}"; a template for
+    labelled rows."""
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The head that a model gets for labels.
+
+    Examples:
+        >>> from lavra.config.training import HeadConfig
+        >>> HeadConfig(pooling="max").dropout
+        0.1
+    """
+
+    pooling: Literal["auto", "first", "mean", "last", "max", "attention"] = "auto"
+    """How the hidden states of a text become one vector; by default the mean for encoders and the last for decoders."""
+    dropout: float = 0.1
+    """Dropout probability of that vector, from 0 to below 1."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Whether rare classes weigh more in the loss: balanced weighs each class by the inverse of its frequency."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +277,7 @@ class SetupConfig:
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     technique: TechniqueConfig = field(default_factory=TechniqueConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
 
 
 @dataclass(frozen=True)
@@ -271,8 +295,7 @@ class TrainConfig(SetupConfig):
     """
 
     budget: Annotated[Duration | None, Common] = None
-    """Length of the run as a time: timed steps, compilation, steps, validation and final evaluation. 10m when no length
-    is given."""
+    """Length of the run as the time from the start of the command to its end. 10m when no length is given."""
     tokens: Count | None = None
     """Length of the run in tokens, instead of a time."""
     epochs: Annotated[float | None, Common] = None

@@ -42,12 +42,15 @@ class LabelledText:
             class or label, or the values. For a head of tokens, (n,) classes, `IGNORED` where a token has none. None
             where nothing is known, which is then not learned.
         weight: Weight of the text in the loss, 0 or more.
+        second: Index from which the tokens are of the second kind, of two texts that are read together (BERT's token
+            type 1); 0 where all are of the first.
     """
 
     number: int
     tokens: np.ndarray
     label: int | Sequence[float] | np.ndarray | None
     weight: float = 1.0
+    second: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Classify:
     Several texts may share a sequence. The class of a text stands in the targets of its batch at its first token, and
     those of tokens at each token, so that the targets are counted, weighted and cut like those of any other objective.
     What is no single class stands in `model_inputs["labels"]`, (sequences, texts of a sequence, outputs), and the
-    target of such a text is 0.
+    target of such a text is 0. `model_inputs["token_types"]` holds the kinds of the tokens where there are two.
 
     Attributes:
         context: Longest sequence in tokens.
@@ -115,6 +118,7 @@ class Classify:
         targets, document_ids = np.full(shape, IGNORED, dtype=np.int64), np.full(shape, -1, dtype=np.int32)
         weights = np.ones(shape, dtype=np.float32)
         labels = np.zeros((len(rows), max(map(len, rows)), self.size), dtype=np.float32)
+        kinds = np.zeros(shape, dtype=np.int64)
         given = False
         for number, row in enumerate(rows):
             start = 0
@@ -122,12 +126,17 @@ class Classify:
                 span = slice(start, start + len(text.tokens))
                 inputs[number, span], document_ids[number, span] = text.tokens, place
                 positions[number, span] = np.arange(len(text.tokens))
+                if text.second:
+                    kinds[number, start + text.second : span.stop] = 1
                 classes, factors, numbers = self._label(text)
                 targets[number, start : start + len(classes)] = classes
                 weights[number, start : start + len(classes)] = text.weight * factors
                 labels[number, place] = numbers
                 given = given or self._is_soft(text)
                 start = span.stop
+        further = {"labels": torch.from_numpy(labels)} if given else {}
+        if kinds.any():
+            further["token_types"] = torch.from_numpy(kinds)
         batch = Batch(
             inputs=torch.from_numpy(inputs),
             targets=torch.from_numpy(targets),
@@ -135,7 +144,7 @@ class Classify:
             positions=torch.from_numpy(positions),
             weight=float((targets != IGNORED).sum()),
             documents=tuple(text.number for row in rows for text in row),
-            model_inputs={"labels": torch.from_numpy(labels)} if given else {},
+            model_inputs=further,
         )
         return batch if bool((weights == 1).all()) else batch.weighted(torch.from_numpy(weights))
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lavra.core.errors import InputError
 from lavra.core.units import counted
 from lavra.data.examples.chats import ChatTemplate, FailingTemplate, RefusedChat, Span
+from lavra.data.examples.labelled import LabelReader
 from lavra.data.examples.rows import ExampleRow
 from lavra.data.examples.store import Kind
 from lavra.data.examples.turns import ASSISTANT, texts_in
@@ -51,12 +52,14 @@ class EncodedExample:
         learned: (n,) bool; whether each token is learned.
         source: (m,) int64 ids that an encoder reads; None for a decoder.
         learned_bytes: Bytes of the text that is learned, as UTF-8.
+        labels: What is kept with a labelled text, as plain values.
     """
 
     tokens: np.ndarray
     learned: np.ndarray
     source: np.ndarray | None
     learned_bytes: int
+    labels: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -123,6 +126,7 @@ class ExampleEncoder:
         context: Largest number of positions on the decoder's side; no limit by default.
         source_context: Largest number of positions on the encoder's side; no limit by default.
         chat_template: Template for chats; without it, a chat is an error.
+        reader: What encodes labelled rows; None for other kinds.
 
     Attributes:
         cut: Number of examples that were cut to fit.
@@ -152,8 +156,9 @@ class ExampleEncoder:
         context: int | None = None,
         source_context: int | None = None,
         chat_template: ChatTemplate | None = None,
+        reader: LabelReader | None = None,
     ) -> None:
-        self.tokenizer, self.bad_rows = tokenizer, bad_rows
+        self.tokenizer, self.bad_rows, self.reader = tokenizer, bad_rows, reader
         self.kind: Kind = kind
         self.context, self.source_context, self.chat_template = context, source_context, chat_template
         self.cut = CutExamples()
@@ -167,17 +172,18 @@ class ExampleEncoder:
             InputError: for a chat without a template, or for a model that is no decoder.
         """
         pairs = [row for row in rows if not row.messages]
-        pair = {
-            "decoder": self._encode_for_decoder,
-            "encoder-decoder": self._encode_for_both,
-            "labelled": self._encode_labelled,
-        }[self.kind]
-        encoded = iter(pair(pairs))
+        encoded = iter((self._encode_for_decoder if self.kind == "decoder" else self._encode_for_both)(pairs))
         found = [self._encode_chat(row) if row.messages else next(encoded) for row in rows]
         if self.tokenizer.unknown not in (None, self.tokenizer.end_of_document):
             used = [one.tokens[one.learned] == self.tokenizer.unknown for one in found if one is not None]
             self.unknown += sum(int(unknown.sum()) for unknown in used)
         return found
+
+    def encode_parts(self, rows: Sequence[ExampleRow]) -> list[list[EncodedExample]]:
+        """Return the examples of each row: one, none of a row that cannot be used, or several of a labelled row."""
+        if self.kind == "labelled":
+            return self._encode_labelled(rows)
+        return [[] if one is None else [one] for one in self.encode(rows)]
 
     def _encode_for_decoder(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
         found: list[EncodedExample | None] = []
@@ -231,17 +237,25 @@ class ExampleEncoder:
             found.append(EncodedExample(tokens, np.ones(len(tokens), bool), read, size))
         return found
 
-    def _encode_labelled(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
-        """Return texts with the tokens that the tokenizer puts around them, at least one that ends a document."""
-        begin, end = self.tokenizer.around_source
-        end = end or [self.tokenizer.end_of_document]
-        found: list[EncodedExample | None] = []
-        for row, ids in zip(rows, self.tokenizer.encode_many([row.prompt for row in rows]), strict=True):
-            room = len(ids) if self.context is None else self.context - len(begin) - len(end)
-            if len(ids) > room:
+    def _encode_labelled(self, rows: Sequence[ExampleRow]) -> list[list[EncodedExample]]:
+        """Return the texts of labelled rows, as their reader encodes them; a row without tokens is left out."""
+        if self.reader is None:
+            raise ValueError("labelled rows are encoded by their reader")
+        found = []
+        for row, parts in zip(rows, self.reader.encode(rows, self.tokenizer, self.context), strict=True):
+            if any(part.cut for part in parts):
                 self._cut(row, sources=1)
-            tokens = np.array([*begin, *ids[:room], *end], np.int64)
-            found.append(EncodedExample(tokens, np.zeros(len(tokens), bool), None, len(row.prompt.encode())))
+            if not parts:
+                self._left_out(NO_PART_TO_LEARN, row, "no tokens")
+            size = (len(row.prompt.encode()) + len(row.completion.encode())) // max(1, len(parts))
+            found.append(
+                [
+                    EncodedExample(
+                        part.tokens, np.zeros(len(part.tokens), bool), None, size, {**row.labels, **part.labels}
+                    )
+                    for part in parts
+                ]
+            )
         return found
 
     def _encode_chat(self, row: ExampleRow) -> EncodedExample | None:

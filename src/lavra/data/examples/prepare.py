@@ -15,9 +15,9 @@ from lavra.core.progress import Progress, log
 from lavra.core.units import counted
 from lavra.data.examples.chats import TEMPLATE_FILE, ChatTemplate
 from lavra.data.examples.encoding import ExampleEncoder
+from lavra.data.examples.labelled import LabelReader
 from lavra.data.examples.rows import (
     ExampleRow,
-    LabelColumns,
     PairColumns,
     read_example_cache,
     read_examples,
@@ -52,6 +52,17 @@ class PreparedExamples:
     folder: Path
     train: ExampleStore
     validation: ExampleStore
+
+    @classmethod
+    def of_one(cls, folder: Path, store: Path) -> PreparedExamples:
+        """Return the examples of one store, which are both sides: for rows that are only measured or predicted.
+
+        Args:
+            folder: Path of the folder with the tokenizer and the report.
+            store: Path of the store.
+        """
+        opened = ExampleStore.open(store)
+        return cls(folder, opened, opened)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -101,7 +112,7 @@ def prepare_examples(
     kind: Kind = "decoder",
     context: int | None = None,
     source_context: int | None = None,
-    columns: PairColumns | LabelColumns | None = None,
+    columns: PairColumns | LabelReader | None = None,
     chat_template: ChatTemplate | None = None,
     validation_share: float = 0.05,
     validation_limit: int = VALIDATION_LIMIT,
@@ -123,7 +134,8 @@ def prepare_examples(
             answer is left out. No limit by default.
         source_context: Largest number of positions on the encoder's side; a longer text loses its end. No limit by
             default.
-        columns: Columns of prompt and completion, or of labelled rows; by default chats and usual names are recognised.
+        columns: Columns of prompt and completion, or what reads labelled rows; by default chats and usual names are
+            recognised.
         chat_template: Chat template of the tokenizer; it is written beside it where there are chats.
         validation_share: Share of the prompts' bytes that becomes validation data; a hash of the prompt decides, see
             `lavra.data.split`. 0.05 by default.
@@ -160,6 +172,7 @@ def prepare_examples(
             context=context,
             source_context=source_context,
             chat_template=chat_template,
+            reader=None if columns is None or isinstance(columns, PairColumns) else columns,
         )
         split = counter.train_on_all() if given.documents else counter.decide()
         examples = counter.documents + given.documents
@@ -178,6 +191,7 @@ def prepare_examples(
                 log(text)
         report = {
             "data": list(locations),
+            **({} if encoder.reader is None else {"columns_read": encoder.reader.to_json()}),
             **_told(encoder, split, manifests, chats),
             "normalize": normalize,
             "encoding": encoding,
@@ -227,7 +241,7 @@ def _sizes(manifest: ExampleManifest) -> dict[str, int]:
 def _reading(
     locations: Sequence[str],
     bad_rows: BadRows,
-    columns: PairColumns | LabelColumns | None,
+    columns: PairColumns | LabelReader | None,
     normalize: bool,
     encoding: str | None,
     validation: Sequence[str],
@@ -270,18 +284,18 @@ def _write(
         ExampleWriter(folder / VALIDATION, encoder.tokenizer, encoder.kind) as validation,
         Progress("tokenising", examples, "examples") as progress,
     ):
-        for batch, encoded in prefetch(_batches(read_example_cache(example_cache)), encoder.encode):
-            for row, example in zip(batch, encoded, strict=True):
-                if example is None:
+        for batch, encoded in prefetch(_batches(read_example_cache(example_cache)), encoder.encode_parts):
+            for row, examples_of_row in zip(batch, encoded, strict=True):
+                if not examples_of_row:
                     continue
                 validation_set = row.is_validation or content_hash(row.key.encode()) < split.threshold
                 if not row.is_validation and row.key.encode() in given:
                     encoder.bad_rows.change(OVERLAP, row.place)
                 texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
-                labels = row.labels if encoder.kind == "labelled" else None
-                (validation if validation_set else train).add(
-                    row.group, texts, example.tokens, example.learned, example.source, example.learned_bytes, labels
-                )
+                for one in examples_of_row:
+                    (validation if validation_set else train).add(
+                        row.group, texts, one.tokens, one.learned, one.source, one.learned_bytes, one.labels
+                    )
             done += len(batch)
             progress.update(done)
         if not train.examples or not validation.examples:

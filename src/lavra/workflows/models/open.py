@@ -24,7 +24,7 @@ from lavra.models.hf.model import HFModel
 from lavra.models.hf.unmerged import adapter_base, folder_of_adapter, folder_of_gguf, gguf_file
 from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import SPECIFICATION, load_decoder
-from lavra.tasks.datasets import open_dataset
+from lavra.tasks.opening import open_dataset
 from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.devices import choose_device
 from lavra.training.plan import Plan

@@ -16,7 +16,7 @@ from lavra.core.units import show_duration
 from lavra.data.token_store.prepare import open_prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.spec import DecoderSpec, preset
-from lavra.planning.budget import demand_text, vocabulary_for, worth
+from lavra.planning.budget import demand_text, worth
 from lavra.planning.corpus_stats import CorpusStats, corpus_stats, corpus_stats_of_prepared
 from lavra.planning.fitting import memory_forecast
 from lavra.planning.forecast import PlanReport, Speed, cost_of
@@ -31,6 +31,7 @@ from lavra.tasks.datasets import DataSize, RowShape
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device, use_threads
 from lavra.training.plan import Plan
+from lavra.workflows.datasets.preparation import vocabulary_of
 from lavra.workflows.datasets.text import is_prepared, open_tokenizer
 from lavra.workflows.models.base_model import Base
 from lavra.workflows.models.open import hugging_face_folder
@@ -78,14 +79,16 @@ def plan(request: PlanRequest) -> PlanReport:
     machine, source = _machine(request, hardware, calibration)
     start = _start(request, machine, task, objective)
     text = _text(request, machine, start)
-    data = _Size(request, text, start)
-    learner = learner_of(request, start or draft_model(request, machine, data.bytes), data, task, objective)
-    planned = autoconfig(request, machine, learner, data, DistributedInfo())
+    data, before = _Size(request, text, start), _seconds_before(hardware, text)
+    model = start or draft_model(request, machine, data.bytes, before)
+    learner = learner_of(request, model, data, task, objective)
+    planned = autoconfig(request, machine, learner, data, DistributedInfo(), spent=before)
     shape = learner.spec or Path(hugging_face_folder(planned.base or "") or planned.base or "")
     flops = count_flops(shape, planned.context)
     planned, speed = _timed(request, hardware, planned, shape, flops, machine, source)
-    planned = _sized(request, planned, data, speed)
+    planned = _sized(request, planned, data, speed, before)
     report = _report(request, hardware, planned, shape, flops, speed, text, data, calibration)
+    report = replace(report, preparation_seconds=before if hardware.here else None)
     return _with_loss(request, report, text, calibration)
 
 
@@ -173,7 +176,7 @@ def _tokenizer(
 
     def choose(text_bytes: int) -> int:
         wanted = (start or draft_model(request, machine, text_bytes)).vocabulary
-        return request.text.vocabulary or vocabulary_for(wanted, text_bytes)
+        return vocabulary_of(request, wanted, text_bytes)
 
     return choose
 
@@ -202,6 +205,10 @@ class _Size:
         else:
             shape = start or (preset(request.model.preset) if request.model.preset != "auto" else DecoderSpec())
             self.vocabulary = request.text.vocabulary or shape.vocabulary
+
+    def batch_tokens(self, shape: RowShape) -> int | None:
+        """Return None: the length of the run decides."""
+        return None
 
     def epoch_tokens(self, shape: RowShape) -> float:
         """Return the tokens of one pass over the training text."""
@@ -242,13 +249,21 @@ def _timed(
     return planned, Speed.from_probe(probe.tokens_per_second / cost, hardware.peak_flops, cost * flops.exact)
 
 
-def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed) -> Plan:
+def _seconds_before(hardware: Hardware, text: CorpusStats | None) -> float:
+    """Return the expected seconds from the start of the command to the plan: start-up, reading, tokenising.
+
+    They are known for this machine alone; for other hardware they are left out.
+    """
+    return _START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else 0.0
+
+
+def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed, before: float) -> Plan:
     """Return the plan with the length that fits into its time budget at a speed, as a run sets it after timed steps."""
     per_token = 1.0 / speed.tokens_per_second
     if planned.budget_seconds is None:
         return planned
     step_seconds = per_token * planned.batch_tokens
-    steps = steps_within(planned.budget_seconds, step_seconds, planned, request, data, per_token)
+    steps = steps_within(planned.budget_seconds - before, step_seconds, planned, request, data, per_token)
     return with_length(planned, steps, request, data, per_token)
 
 
@@ -292,7 +307,6 @@ def _report(
         cost_of(tokens / rule.tokens_per_second, **power),
         memory,
         None,
-        preparation_seconds=_START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else None,
         plan=planned,
     )
 
@@ -304,7 +318,9 @@ def _with_loss(
     if request.base is None and report.plan is not None:
         model = report.plan.model or Path(request.model.preset)
         start = expected_start(model, report.tokens, report.flops, text)
-        forecast = forecast_of(report.model.matrix_parameters, report.tokens, text, calibration, start=start)
+        forecast = forecast_of(
+            report.model.matrix_parameters, report.tokens, text, calibration, start=start, epochs=report.epochs
+        )
         report = replace(report, forecast=forecast)
     if request.pilot and request.base is None:
         from lavra.workflows.planning.pilot import piloted

@@ -101,13 +101,32 @@ def given_seconds(config: TrainConfig) -> float | None:
     return config.budget if config.budget is not None else DEFAULT_BUDGET
 
 
-def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> DecoderSpec:
+LEAST_TRAINING = 0.5
+"""Share of a time budget that training gets at least, however long the preparation before it took."""
+
+
+def seconds_to_train(budget: float, spent: float) -> float:
+    """Return the seconds that are left for training in a time budget, of which at least half is kept for it.
+
+    Args:
+        budget: The time budget in seconds.
+        spent: Seconds from the start of the command to the plan, for reading and tokenising the text.
+
+    Examples:
+        >>> seconds_to_train(60.0, 10.0), seconds_to_train(60.0, 50.0)
+        (50.0, 30.0)
+    """
+    return max(budget - spent, LEAST_TRAINING * budget)
+
+
+def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float, spent: float = 0.0) -> DecoderSpec:
     """Return the shape of the model to train from scratch.
 
     Args:
         config: The request, which may name a preset and single values of the shape.
         machine: The machine that will train.
         corpus_bytes: Bytes of the training text.
+        spent: Seconds of the time budget that the preparation took.
 
     Returns:
         The preset, or the compute-optimal shape for budget and text, with the values of the request.
@@ -116,7 +135,7 @@ def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float) -> D
         return _overridden(preset(config.model.preset), config.model)
     seconds = given_seconds(config)
     if seconds is not None:
-        flops = seconds * 0.85 * machine.expected_flops
+        flops = seconds_to_train(seconds, spent) * 0.85 * machine.expected_flops
     else:
         flops = _flops_of_length(config, corpus_bytes)
     spec = draft_shape(flops, corpus_bytes, machine.memory).spec
@@ -201,9 +220,10 @@ def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, t
         base, parameters, context, source = None, _parameters(spec), spec.context, 0
         flops, packs = training_flops_per_token(spec), True
     else:
-        spec, base, parameters, context, source = model.spec, model, model.parameters, model.window, model.source_window
+        spec, base, parameters, source = model.spec, model, model.parameters, model.source_window
+        context = min(model.window, data.context or model.window)
         flops, packs = model.flops_per_token, model.supports_packing
-    isolate = config.text.isolate and packs
+    isolate = config.text.isolate and packs and task.packs
     return Learner(task, objective, spec, base, parameters, context, source, flops, isolate, config.seed)
 
 
@@ -214,6 +234,7 @@ def autoconfig(
     data: DataSize,
     distributed: DistributedInfo,
     facts: dict[str, Any] | None = None,
+    spent: float = 0.0,
 ) -> Plan:
     """Return the plan of a run, with a length that is a guess where a time budget is given and no step was timed yet.
 
@@ -224,32 +245,37 @@ def autoconfig(
         data: The data, or how much there is.
         distributed: The place of this process among all.
         facts: What the task knows of the data.
+        spent: Seconds of the time budget that are gone, for reading and tokenising the text.
 
     Raises:
         InputError: If the lengths of the request contradict each other.
     """
     world, adapting, asked = distributed.world_size, learner.base is not None, config.objective
     cost, group = cost_of_steps(config.technique), rows_together(config.technique)
-    seconds, per_token = given_seconds(config), cost * learner.flops_per_token / machine.expected_flops
+    budget, per_token = given_seconds(config), cost * learner.flops_per_token / machine.expected_flops
+    seconds = None if budget is None else seconds_to_train(budget, spent)
     tokens = (
         _asked_tokens(config, data.epoch_tokens(learner)) if seconds is None else seconds * 0.85 * world / per_token
     )
     busy = busy_tokens(machine.device.type, world * machine.expected_flops, learner.flops_per_token)
-    rows = _global_batch_size(config, learner.context, tokens, world * group, busy, adapting=adapting)
+    suited = data.batch_tokens(learner)
+    rows = _global_batch_size(config, learner.context, tokens, world * group, busy, suited, adapting=adapting)
     micro = _micro_batch_size(config, learner.context, rows // world, _tokens_at_once(machine, learner), group)
     compile = learner.spec is not None and should_compile(  # a wrapped model has no blocks that are known to compile
         config.machine.compile, machine.device, seconds or tokens * per_token / world
     )
     warm_start = _warm_start(config, machine, learner, tokens, compile, seconds)
+    most = _most_steps(config, learner, data, rows * learner.context)
+    steps = config.steps or max(1, round(tokens / (rows * learner.context)))
     length = length_fields(
         config,
         data,
         learner,
-        config.steps or max(1, round(tokens / (rows * learner.context))),
+        steps if most is None else min(steps, most),
         parameters=learner.parameters,
         batch_tokens=rows * learner.context,
         micro_batch_size=micro,
-        budget=seconds,
+        budget=None if seconds is None else spent + seconds,
         adapting=adapting,
         compile=compile,
         seconds_per_token=per_token,
@@ -260,6 +286,7 @@ def autoconfig(
         task=learner.task.name,
         objective=learner.objective,
         facts=facts or {},
+        most_steps=most,
         parameters=learner.parameters,
         context=learner.context,
         source_context=learner.source_context,
@@ -280,10 +307,19 @@ def autoconfig(
         whole_words=asked.whole_words,
         pure_mask=asked.pure_mask,
         transforms=_transforms(config.transforms, learner.base),
-        budget_seconds=seconds,
+        budget_seconds=None if seconds is None else spent + seconds,
         **warm_start,
         **length,
     )
+
+
+def _most_steps(config: TrainConfig, learner: Learner, data: DataSize, batch_tokens: int) -> int | None:
+    """Return the number of steps beyond which the task only memorises its data; None where the request says how long,
+    or the task has no such number."""
+    if learner.task.most_epochs is None or (config.tokens or config.epochs or config.steps) is not None:
+        return None
+    epochs = learner.task.most_epochs[0 if learner.base is not None else 1]
+    return max(1, math.ceil(epochs * data.epoch_tokens(learner) / batch_tokens))
 
 
 def _transforms(asked: TransformConfig, base: Base | None) -> TransformConfig:
@@ -321,7 +357,7 @@ def _asked_tokens(config: TrainConfig, corpus: float) -> float:
 
 
 def _global_batch_size(
-    config: TrainConfig, context: int, tokens: float, multiple: int, busy: float, *, adapting: bool
+    config: TrainConfig, context: int, tokens: float, multiple: int, busy: float, suited: int | None, *, adapting: bool
 ) -> int:
     """Return the rows of a step: a multiple of the number of processes, times the rows that must stay together."""
     asked = config.optimization.batch_tokens
@@ -333,7 +369,7 @@ def _global_batch_size(
                 f"choose e.g. {max(1, round(asked / context / multiple)) * context * multiple}",
             )
         return asked // context
-    rows = max(1, batch_tokens_for(tokens, context, busy, adapting=adapting) // context)
+    rows = max(1, (suited or batch_tokens_for(tokens, context, busy, adapting=adapting)) // context)
     return -(-rows // multiple) * multiple
 
 

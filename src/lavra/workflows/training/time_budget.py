@@ -78,7 +78,8 @@ def length_by_speed(
     per_token = probe.step_seconds / plan.batch_tokens
     left = (plan.budget_seconds or 0.0) - spent
     more = steps_within(left, probe.step_seconds, plan, config, data, per_token)
-    plan = with_length(plan, more + taken if kept else more, config, data, per_token)
+    steps = more + taken if kept else more
+    plan = with_length(plan, steps if plan.most_steps is None else min(steps, plan.most_steps), config, data, per_token)
     if not (kept and _same_rates(guess, plan, taken)):
         plan, kept = with_length(plan, more, config, data, per_token), False
     figures = {
@@ -135,7 +136,8 @@ class TimeBudget:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.plan, self.end, self.accept, self.clock = plan, end, accept, clock or time.monotonic
-        self._most = int(_MOST_MORE * plan.steps)
+        most = int(_MOST_MORE * plan.steps)
+        self._most = most if plan.most_steps is None else min(most, plan.most_steps)
         self._shares = list(_MOMENTS)
         self._look_ahead(step)
 
