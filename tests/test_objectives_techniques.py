@@ -241,8 +241,11 @@ def test_every_window_of_a_text_is_taken_as_often():
 
 
 def test_a_pair_is_left_whole_and_examples_of_a_store_are_cut():
-    pair = LabelledText(0, np.r_[MARK, 2:9, MARK, 9:20, MARK], 1)
-    assert cropped([pair], 6, SPECIAL, lambda windows: 0)[0] is pair
+    for pair in (
+        LabelledText(0, np.r_[MARK, 2:9, MARK, 9:20, MARK], 1),
+        LabelledText(0, np.r_[MARK, 2:20, MARK], 1, second=8),
+    ):
+        assert cropped([pair], 6, SPECIAL, lambda windows: 0)[0] is pair
     tokens = np.r_[MARK, 2:20, MARK]
     row = PackedRow((Example(3, tokens, np.zeros(len(tokens), bool), labels={"label": "a"}),))
     (found,) = cropped(row, 6, SPECIAL, lambda windows: windows - 1).examples
