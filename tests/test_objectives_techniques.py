@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from hf_models import hf_model
 from lavra.core.errors import InputError
 from lavra.core.seeds import row_streams
 from lavra.data.examples.store import Example, PackedRow
 from lavra.models.heads import OrdinalHead, SequenceHead, attach_head, head_from_dict, width_of
+from lavra.models.hf.model import set_dropout
 from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives.base import MEASURED, Objective
@@ -76,13 +78,13 @@ class Texts:
 
 
 def trainer_of(
-    objective: Objective, micro_batch_size: int = ROWS, dropout: float = 0.0, ordinal: bool = False
+    objective: Objective, micro_batch_size: int = ROWS, dropout: float = 0.0, ordinal: bool = False, model: Any = None
 ) -> Trainer:
     batches = BatchSource(
         Texts(), objective, global_batch_size=ROWS, micro_batch_size=micro_batch_size, steps=STEPS, seed=0
     )
     return Trainer(
-        classifier(dropout, ordinal),
+        model or classifier(dropout, ordinal),
         objective,
         batches,
         optimizer=OptimizerOptions(),
@@ -175,6 +177,15 @@ def test_it_works_under_a_second_gradient(name: str):
 
 def learned(objective: Objective, rows: int = 4, progress: float = 0.0, seed: int = 0) -> Batch:
     return objective.encode(Texts().rows(0, rows), row_streams(seed, "encode", first=0), progress)
+
+
+@every
+def test_a_wrapped_encoder_learns_with_it(name: str):
+    model = hf_model("bert", vocab_size=SPEC.vocabulary)
+    set_dropout(model, 0.1)
+    attach_head(model, SequenceHead(width_of(model), SIZE, dropout=0.1))
+    trainer = trainer_of(TECHNIQUES[name](1), 4, model=model)
+    assert all(report.applied for report in run(trainer, 2))
 
 
 # Cutout.

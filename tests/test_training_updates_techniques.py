@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 from safetensors.torch import load_file, save_file
 
 from lavra.core.errors import InputError
@@ -276,6 +277,20 @@ def test_a_first_gradient_that_is_not_finite_is_never_followed():
         objective=Poisoned({0}, 6),
     )
     assert [report.applied for report in run(trainer, 2)] == [False, True]
+
+
+def test_compiled_blocks_are_not_compiled_again():
+    chain: Chain = lambda trainer: [SharpnessAware(0.1), GradualUnfreezing(trainer.master_weights.weights, 0.5)]  # noqa: E731
+    trainer = trainer_with(chain, precision="bf16")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for block in trainer.model.blocks:  # pyright: ignore[reportAttributeAccessIssue]
+        block.compile(backend="eager", dynamic=False)
+    run(trainer, 1)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    run(trainer)
+    assert graphs == torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch._dynamo.reset()
 
 
 def test_the_gradient_is_clipped_as_it_is_applied():
