@@ -40,7 +40,7 @@ from lavra.workflows.planning.model import asked_shape, described, outline_of, p
 from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, given_seconds, learner_of
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.run_length import steps_within, with_length
-from lavra.workflows.training.techniques import cost_of_steps
+from lavra.workflows.training.techniques import cost_of_steps, perturbs_weights
 
 _SHORTEST_BUDGET = 10.0
 """Seconds that start-up, timed steps and the final evaluation take by themselves; a shorter budget is refused."""
@@ -233,7 +233,7 @@ def _timed(
     The speed is that of timed steps on this machine, else a share of the peak of the hardware; it counts every gradient
     that the techniques of the request take.
     """
-    dry_run, rows = DryRun.of_plan(planned, shape), planned.micro_batch_size
+    dry_run, rows = _dry_run(request, planned, shape), planned.micro_batch_size
     if request.machine.micro_batch_size is None:
         while rows > 1 and not estimate_memory(dry_run, rows).fits(hardware.memory):
             rows = max(part for part in range(1, rows) if planned.global_batch_size % part == 0)
@@ -245,7 +245,8 @@ def _timed(
         return planned, by_peak
     if not estimate_memory(dry_run, rows).fits(hardware.memory):
         return planned, by_peak
-    probe = probe_dry_run(dry_run, rows, machine.device, _PROBE_SECONDS, compile=planned.compile)
+    plain = replace(dry_run, perturbs=False)  # the cost of the techniques is reckoned
+    probe = probe_dry_run(plain, rows, machine.device, _PROBE_SECONDS, compile=planned.compile)
     return planned, Speed.from_probe(probe.tokens_per_second / cost, hardware.peak_flops, cost * flops.exact)
 
 
@@ -255,6 +256,10 @@ def _seconds_before(hardware: Hardware, text: CorpusStats | None) -> float:
     They are known for this machine alone; for other hardware they are left out.
     """
     return _START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else 0.0
+
+
+def _dry_run(request: PlanRequest, planned: Plan, shape: DecoderSpec | Path) -> DryRun:
+    return DryRun.of_plan(planned, shape, perturbs=perturbs_weights(request.technique))
 
 
 def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed, before: float) -> Plan:
@@ -279,7 +284,7 @@ def _report(
     calibration: Calibration,
 ) -> PlanReport:
     memory = memory_forecast(
-        DryRun.of_plan(planned, shape),
+        _dry_run(request, planned, shape),
         hardware.memory,
         asked=request.machine.micro_batch_size,
         most_rows=planned.micro_batch_size,

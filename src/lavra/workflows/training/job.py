@@ -171,7 +171,7 @@ class TrainingJob(JobParts):
             if not weight.requires_grad and id(weight) not in mistaken
         )
         objective = self.task.objective(plan, self.model, self.dataset)
-        objective = with_techniques(self.config.technique, objective, self.model, self.dataset, plan.context)
+        objective = with_techniques(self.config.technique, objective, self.model, self.dataset)
         batches = BatchSource(
             self.dataset.source(plan),
             objective,

@@ -28,6 +28,7 @@ from lavra.workflows.training.job import TrainingJob, plan_writer
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.machine_record import record_machine
 from lavra.workflows.training.run_length import seconds_after
+from lavra.workflows.training.techniques import cost_of_steps, perturbs_weights
 from lavra.workflows.training.time_budget import TimeBudget, begins_alike
 
 
@@ -84,8 +85,10 @@ def _prepared_job(config: TrainConfig, run: RunFolder, distributed: DistributedI
     job.fit_to_budget()
     assert job.machine is not None
     plan = replace(job.plan, probe={**job.plan.probe, "peak_flops": job.machine.peak})
-    left = seconds_by_peak(plan, job.machine.expected_flops * distributed.world_size)
-    job.plan = plan = with_forecast(plan, job.dataset, run.path, time.monotonic() - began, left)
+    flops = job.machine.expected_flops * distributed.world_size / cost_of_steps(config.technique)
+    left, spent = seconds_by_peak(plan, flops), time.monotonic() - began
+    perturbs = perturbs_weights(config.technique)
+    job.plan = plan = with_forecast(plan, job.dataset, run.path, spent, left, perturbs=perturbs)
     run.write_plan(plan.to_json())
     wait_for_ranks(distributed)
     give_back_freed_memory()
