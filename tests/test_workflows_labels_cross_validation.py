@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return train(tiny_request(data, tmp_path_factory.mktemp("runs") / "run", folds=2, seeds=2, steps=6))
 
 
+def _rows(files: Iterable[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+
+
 def test_every_labelled_row_is_predicted_once_with_each_seed_by_a_model_that_never_saw_it(run: RunFolder) -> None:
     table = read_predictions(run.path / "out_of_fold.parquet")
     folds = pq.read_table(run.path / "folds.parquet").to_pylist()
@@ -48,7 +53,7 @@ def test_every_labelled_row_is_predicted_once_with_each_seed_by_a_model_that_nev
     rows = written_rows(run.path)
     assert rows is not None
     for number in range(2):
-        trained = {json.loads(line)["id"] for file in rows.training(number) for line in Path(file).open()}
+        trained = {row["id"] for row in _rows(rows.training(number))}
         assert trained.isdisjoint(name for name, where in fold.items() if where == number)
 
 
@@ -225,8 +230,7 @@ def test_folds_by_time_are_trained_on_what_came_before(tmp_path: Path) -> None:
     assert found is not None
     for fold in range(3):
         trained, measured = (
-            [when[json.loads(line)["id"]] for file in files for line in Path(file).open()]
-            for files in (found.training(fold), found.validation(fold))
+            [when[row["id"]] for row in _rows(files)] for files in (found.training(fold), found.validation(fold))
         )
         assert max(trained) < min(measured)
     assert sum(len(Path(file).read_text().splitlines()) for file in found.every()) == 48

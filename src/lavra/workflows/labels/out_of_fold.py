@@ -126,8 +126,8 @@ def write_label_errors(path: Path, table: Predictions, texts: Mapping[str, Seque
         texts: The texts of each row, by its id.
 
     Returns:
-        `flagged`, the number of rows so flagged, `listed`, `examined`, and `confused`, the pairs of label and suggestion that are most
-        frequent; nothing for predictions of numbers, whose file is not written.
+        `flagged`, the number of rows so flagged, `listed`, `examined`, and `confused`, the pairs of label and
+        suggestion that are most frequent; nothing for predictions of numbers, whose file is not written.
     """
     if table.kind == "values" or not table.known.any():
         return {}
