@@ -18,6 +18,7 @@ from lavra.data.examples.store import Example, PackedRow
 from lavra.evaluation.labels.metrics import scores
 from lavra.evaluation.labels.predictions import Kind, Predictions
 from lavra.evaluation.labels.predictions_file import write_predictions
+from lavra.evaluation.labels.thresholds import Thresholds
 from lavra.models.heads import SequenceHead
 from lavra.models.protocols import Batch, Model
 from lavra.objectives.base import Loss
@@ -227,10 +228,23 @@ class LabelledTextTask(Task):
         """Return the outputs of the head, (…, outputs), as probabilities, or as values in their own units.
 
         Args:
-            facts: What `facts` returned.
+            facts: What `facts` returned; the outputs of classes are divided by its `temperature` where it has one.
             outputs: Outputs of the head.
         """
-        return outputs.softmax(-1) if self.outputs == "classes" else outputs.sigmoid()
+        if self.outputs != "classes":
+            return outputs.sigmoid()
+        temperature = facts.get("temperature", 1.0)
+        return (outputs if temperature == 1.0 else outputs / temperature).softmax(-1)
+
+    def decisions(self, facts: Mapping[str, Any], table: Predictions) -> np.ndarray:
+        """Return what is decided for each row of a table, in the form of `Predictions.decisions`.
+
+        Args:
+            facts: What `facts` returned, with the `thresholds` of the labels where these were fitted.
+            table: The predictions.
+        """
+        thresholds = facts.get("thresholds")
+        return table.decisions() if thresholds is None else Thresholds(np.array(thresholds)).decide(table)
 
     def evaluate(self, trained: Trained) -> Measured:
         """Measure a trained model on the validation texts, with intervals, beside the baseline that sees no text.
@@ -260,7 +274,8 @@ class LabelledTextTask(Task):
             seed: Seed of the bootstrap intervals.
         """
         columns = {"model": table, **beside, "majority": self.majority(facts, table)}
-        measured = {name: scores(one, seed=seed) for name, one in columns.items()}
+        decided = {"model": self.decisions(facts, table)}
+        measured = {name: scores(one, decided.get(name), seed=seed) for name, one in columns.items()}
         figures = measured["model"].to_json()
         figures["baseline_scores"] = {name: one.to_json() for name, one in measured.items() if name != "model"}
         return Measured(figures, scores_table(measured, self.kind, len(table), "texts"))
@@ -286,7 +301,9 @@ class LabelledTextTask(Task):
         if self.kind == "values":
             return float(probabilities[0])
         if self.kind == "labels":
-            return [name for name, share in zip(classes, probabilities, strict=True) if share >= _HOLDS]
+            thresholds = facts.get("thresholds", [_HOLDS] * len(classes))
+            shares = zip(classes, probabilities, thresholds, strict=True)
+            return [name for name, share, threshold in shares if share >= threshold]
         return classes[int(probabilities.argmax())]
 
     def must_learn(self, tokenizer: Any) -> tuple[int, ...]:
@@ -296,3 +313,27 @@ class LabelledTextTask(Task):
     def metrics(self, loss: float, parts: Mapping[str, float], **_: Any) -> dict[str, float]:
         """Return what the objective measured beside the loss."""
         return dict(parts)
+
+
+_BY_CLASS = {"frequencies": 0.0, "class_weights": 1.0}
+"""Facts with a number for each class, and what stands for a class that the data have no row of."""
+
+
+def with_known(facts: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a task knows of its labels, with what is known of them from elsewhere.
+
+    Args:
+        facts: What `Task.facts` returned.
+        known: Facts that take the place of these. With other `classes`, what is counted by class is put in their order.
+
+    Examples:
+        >>> with_known({"classes": ["b"], "frequencies": [3.0]}, {"classes": ["a", "b"], "temperature": 1.5})
+        {'classes': ['a', 'b'], 'frequencies': [0.0, 3.0], 'temperature': 1.5}
+    """
+    found = dict(facts)
+    if "classes" in known and "classes" in facts:
+        for name, absent in _BY_CLASS.items():
+            if name in facts:
+                counted = dict(zip(facts["classes"], facts[name], strict=True))
+                found[name] = [counted.get(one, absent) for one in known["classes"]]
+    return {**found, **known}

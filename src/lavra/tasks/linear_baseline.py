@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lavra.core.disk.files import read_json, write_json
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.models.linear.files import is_linear, load_linear, save_linear
@@ -77,6 +79,15 @@ def linear_predictions(
     numbers = model.predict_proba(texts_of(rows))
     targets = task.targets(facts, rows)
     return Predictions(ids_of(rows), targets, numbers, facts["classes"], task.kind, weights=weights_of(rows))
+
+
+def with_temperature(facts: Mapping[str, Any], numbers: np.ndarray) -> np.ndarray:
+    """Return probabilities of classes, (rows, classes), at the temperature of the facts; as they are without one."""
+    temperature = facts.get("temperature", 1.0)
+    if temperature == 1.0:
+        return numbers
+    powers = np.maximum(numbers, 1e-12) ** (1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def save_baseline(folder: Path, model: LinearModel, task: str, facts: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from lavra.data.readers.rows import BadRows, OnBadRow
 from lavra.models.protocols import device_of
 from lavra.tasks.base import Measured, Trained
 from lavra.tasks.labelled_dataset import LabelledDataset
-from lavra.tasks.linear_baseline import linear_predictions
+from lavra.tasks.linear_baseline import linear_predictions, with_temperature
 from lavra.tasks.opening import open_dataset
 from lavra.training.plan import Plan
 from lavra.workflows.datasets.text import data_folder, request_of
@@ -119,5 +119,6 @@ def evaluate_linear(
     else:
         raise InputError(f"{labeller.place} keeps no rows of its own", "say what to measure on: --data FILES")
     table = linear_predictions(labeller.model, task, facts, rows)
+    table = table.with_probabilities(with_temperature(facts, table.probabilities))
     measured = task.measured(facts, table, {}, seed)
     return TaskEvaluation(labeller.place, task.name, measured, bad_rows.report() if data else None)

@@ -17,7 +17,7 @@ from lavra.data.readers.rows import BadRows
 from lavra.models.linear.model import LinearModel
 from lavra.tasks.label_predictions import outputs_of
 from lavra.tasks.labelled_text import LabelledTextTask
-from lavra.tasks.linear_baseline import LINEAR, read_baseline, texts_of
+from lavra.tasks.linear_baseline import LINEAR, read_baseline, texts_of, with_temperature
 from lavra.tasks.table import find_task
 from lavra.workflows.labels.given_rows import given_rows
 from lavra.workflows.models.open import OpenModel
@@ -125,12 +125,8 @@ class LinearLabeller:
         ]
         if not columns:
             raise InputError("no row can be used", bad_rows.remedy() or "give rows with text")
-        yield from (
-            (number, row, shares)
-            for number, (row, shares) in enumerate(
-                zip(columns, self.model.predict_proba(texts_of(columns)), strict=True)
-            )
-        )
+        numbers = with_temperature(self.facts, self.model.predict_proba(texts_of(columns)))
+        yield from ((place, row, shares) for place, (row, shares) in enumerate(zip(columns, numbers, strict=True)))
 
 
 def linear_at(location: str) -> LinearLabeller | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.disk.run_folder import RunFolder
@@ -12,10 +14,11 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted, show_duration
 from lavra.evaluation.labels.predictions_file import write_predictions
-from lavra.tasks.base import Task
+from lavra.models.linear.model import LinearModel
+from lavra.tasks.base import Measured, Task
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.labelled_dataset import LabelledDataset
-from lavra.tasks.labelled_text import PREDICTIONS, LabelledTextTask
+from lavra.tasks.labelled_text import PREDICTIONS, LabelledTextTask, with_known
 from lavra.tasks.linear_baseline import LINEAR, fit_baseline, is_available, linear_predictions, save_baseline
 from lavra.tasks.table import FROM_SCRATCH, choose_task
 from lavra.workflows.datasets.preparation import describe_data, measured_machine, training_dataset
@@ -55,22 +58,30 @@ def _task(config: TrainConfig, described: DataDescription) -> Task:
     return choose_task(config.task, config.objective.name, "decoder", described, FROM_SCRATCH)[0]
 
 
-def train_linear(config: TrainConfig, run: RunFolder, began: float) -> None:
+def train_linear(
+    config: TrainConfig,
+    run: RunFolder,
+    began: float,
+    *,
+    known: Mapping[str, Any] | None = None,
+    measure: Callable[[], Measured] | None = None,
+) -> None:
     """Train a linear model on labelled rows, and measure it on those that are kept for validation.
 
     Args:
         config: The request.
         run: The folder of the run.
         began: When the command started (`time.monotonic`), from which a time budget counts.
+        known: What is known of the labels from elsewhere, see `lavra.tasks.labelled_text.with_known`.
+        measure: What measures the model; None for the validation rows.
     """
-
     if config.model.preset != LINEAR:
         log("no --from MODEL is given, so a linear model is trained; a pretrained model learns more from the same rows")
     described = describe_data(config)
     task = _task(config, described)
     assert isinstance(task, LabelledTextTask)
     data = _data(config, run.path, task)
-    facts = task.facts(data)
+    facts = with_known(task.facts(data), known or {})
     head = head_facts(config.head, "encoder", isolate=True, context=data.context or 0)
     facts = {**facts, "columns": data.columns_read, "head": head}
     left = None if config.budget is None else max(1.0, config.budget - (time.monotonic() - began))
@@ -78,9 +89,7 @@ def train_linear(config: TrainConfig, run: RunFolder, began: float) -> None:
     for note in model.notes:
         log(note)
     save_baseline(run.path / LINEAR, model, task.name, facts)
-    table = linear_predictions(model, task, facts, list(data.labelled(validation=True)))
-    write_predictions(run.path / PREDICTIONS, table)
-    measured = task.measured(facts, table, {}, config.seed)
+    measured = _measured(task, model, facts, data, run.path, config.seed) if measure is None else measure()
     taken = time.monotonic() - began
     plan = {"task": task.name, "objective": task.name, "model": {"preset": LINEAR}, "facts": facts, "seed": config.seed}
     run.write_plan({**plan, "parameters": int(model.weights.size)})
@@ -96,6 +105,14 @@ def train_linear(config: TrainConfig, run: RunFolder, began: float) -> None:
     )
     log(measured.table)
     log(f"a linear model of {counted(int(model.weights.size), 'weight')}, in {show_duration(taken)}")
+
+
+def _measured(
+    task: LabelledTextTask, model: LinearModel, facts: Mapping[str, Any], data: LabelledDataset, run: Path, seed: int
+) -> Measured:
+    table = linear_predictions(model, task, facts, list(data.labelled(validation=True)))
+    write_predictions(run / PREDICTIONS, table)
+    return task.measured(facts, table, {}, seed)
 
 
 def _data(config: TrainConfig, home: Path, task: Task) -> LabelledDataset:

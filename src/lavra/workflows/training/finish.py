@@ -39,13 +39,13 @@ def finish(job: JobParts) -> dict[str, Any]:
     computed = trainer.computed()
     step, targets = trainer.step, trainer.targets
     store = CheckpointStore(run.checkpoints, job.config.keep_checkpoints, on_warning=run.log)
-    delivered = checkpoint_to_deliver(store, run, step)
+    delivered = checkpoint_to_deliver(store, run, step) if job.config.deliver == "best" else None
     if delivered is not None:
         trainer.restore(delivered.load, delivered.state)
     job.undo_compilation()  # evaluation and generation use many shapes, and each would be compiled anew
     with trainer.eval_mode():
         merged = export_model(job)
-        measured = job.task.evaluate(job.trained(SAMPLES_SHARE))
+        measured = job.measure() if job.measure is not None else job.task.evaluate(job.trained(SAMPLES_SHARE))
         samples = job.task.samples(job.trained(), job.config.samples)
     _show(samples)
     chosen, told = choose_model(job)
