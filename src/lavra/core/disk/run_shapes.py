@@ -47,7 +47,12 @@ RESULT = Table(
         **dict.fromkeys(("seconds", "budget_seconds", "tokens_per_second", "peak_bytes"), NUMBER),
         "data": Either((TEXT, ListOf(TEXT))),
         "evaluation": _MEASURED,
-        "baselines": ListOf(Table({"name": TEXT, "bits_per_byte": NUMBER}, needed=("name", "bits_per_byte"))),
+        "baselines": Either(
+            (
+                Table(rest=Table()),  # the metrics of a labelled task by the name of the baseline
+                ListOf(Table({"name": TEXT, "bits_per_byte": NUMBER}, needed=("name", "bits_per_byte"))),
+            )
+        ),
         "data_usage": ListOf(
             Table({"source": TEXT} | dict.fromkeys(("tokens", "epochs", "seen", "left", "total"), NUMBER))
         ),
