@@ -9,7 +9,8 @@ import pytest
 from tests.prediction_tables import table_of
 
 from lavra.core.errors import CorruptFile, InputError
-from lavra.evaluation.labels.predictions import NO_FOLD, Predictions, joined, mean_over_seeds, one_hot
+from lavra.evaluation.labels.joining import aligned, joined, mean_over_seeds
+from lavra.evaluation.labels.predictions import NO_FOLD, Predictions, one_hot
 from lavra.evaluation.labels.predictions_file import read_predictions, write_predictions
 
 
@@ -127,3 +128,17 @@ def test_truth_needs_labels() -> None:
     with pytest.raises(InputError, match="1 rows have no label"):
         table.truth()
     assert table.select(table.known).truth().tolist() == [1]
+
+
+def test_tables_are_set_side_by_side_by_id() -> None:
+    one, two = table_of(seed=1), table_of(seed=2)
+    order = np.random.default_rng(0).permutation(200)
+    again = aligned([one, two.select(order)])[1]
+    assert again.ids == one.ids
+    np.testing.assert_array_equal(again.probabilities, two.probabilities)
+    with pytest.raises(InputError, match="base predicts row 'r9' with seed 0, and big does not"):
+        aligned([one, two.select(np.arange(200) != 9)], ["base", "big"])
+    with pytest.raises(InputError, match="targets of row 'r0' differ between table 1 and table 2"):
+        aligned([one, Predictions(**{**vars(two), "targets": np.roll(two.targets, 1, axis=1)})])
+    with pytest.raises(InputError, match="predict the same classes"):
+        aligned([one, Predictions(**{**vars(two), "classes": "xyz"})])

@@ -15,6 +15,7 @@ from lavra.config.choices import Activation, NewRows, Norm, OptimizerName, Polic
 from lavra.config.flags import Common, shown
 from lavra.config.quantities import Count, Duration, Size
 from lavra.config.reading import ReadingConfig
+from lavra.config.techniques import TechniqueConfig
 from lavra.config.transforms import TransformConfig
 
 
@@ -274,6 +275,7 @@ class SetupConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    technique: TechniqueConfig = field(default_factory=TechniqueConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
 
@@ -293,8 +295,7 @@ class TrainConfig(SetupConfig):
     """
 
     budget: Annotated[Duration | None, Common] = None
-    """Length of the run as a time: timed steps, compilation, steps, validation and final evaluation. 10m when no length
-    is given."""
+    """Length of the run as the time from the start of the command to its end. 10m when no length is given."""
     tokens: Count | None = None
     """Length of the run in tokens, instead of a time."""
     epochs: Annotated[float | None, Common] = None

@@ -218,21 +218,7 @@ class Classify:
         Raises:
             InputError: If no head is attached to the model, or it has another number of outputs.
         """
-        outputs = head_of(model)(model.features(batch), batch)
-        if outputs.shape[-1] != self.size:
-            raise InputError(
-                f"the head has {outputs.shape[-1]} outputs where {self.size} are learned", "make a head of that size"
-            )
-        targets, weights = batch.targets.reshape(-1), None if batch.weights is None else batch.weights.reshape(-1)
-        labels = batch.model_inputs.get("labels")
-        if self.tokens:
-            outputs = outputs.reshape(-1, outputs.shape[-1])
-        else:
-            first = documents_of(batch).first
-            targets, weights = targets[first], None if weights is None else weights[first]
-            if labels is not None:
-                document_ids = torch.zeros_like(batch.inputs) if batch.document_ids is None else batch.document_ids
-                labels = labels[first // batch.inputs.shape[1], document_ids.reshape(-1)[first].long()]
+        outputs, targets, weights, labels = self._labelled(head_of(model)(model.features(batch), batch), batch)
         losses = self._losses(outputs, targets, labels, self.label_smoothing if learning else 0.0)
 
         def summed(values: torch.Tensor) -> torch.Tensor:
@@ -241,6 +227,61 @@ class Classify:
 
         parts = {} if learning else {name: summed(one) for name, one in self._parts(outputs, targets, labels).items()}
         return Loss(summed(losses), batch.weight, parts)
+
+    @property
+    def head_size(self) -> int:
+        """Number of outputs of the head."""
+        return self.size
+
+    def _labelled(
+        self, outputs: torch.Tensor, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Return the (n, size) outputs of the texts or tokens, with their targets, weights and further labels.
+
+        Args:
+            outputs: Outputs of the head.
+            batch: Batch that they belong to.
+        """
+        if outputs.shape[-1] != self.head_size:
+            raise InputError(
+                f"the head has {outputs.shape[-1]} outputs where {self.head_size} are learned",
+                "make a head of that size",
+            )
+        targets, weights = batch.targets.reshape(-1), None if batch.weights is None else batch.weights.reshape(-1)
+        labels = batch.model_inputs.get("labels")
+        if self.tokens:
+            return outputs.reshape(-1, outputs.shape[-1]), targets, weights, None
+        first = documents_of(batch).first
+        if labels is not None:
+            document_ids = torch.zeros_like(batch.inputs) if batch.document_ids is None else batch.document_ids
+            labels = labels[first // batch.inputs.shape[1], document_ids.reshape(-1)[first].long()]
+        return outputs, targets[first], None if weights is None else weights[first], labels
+
+    def divergence(self, one: torch.Tensor, other: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return how far two outputs of the head for the same batch are apart, a () sum over what has a label.
+
+        It is the symmetric Kullback-Leibler divergence ½·KL(p‖q) + ½·KL(q‖p) of the probabilities, for labels their
+        mean, and for values the mean squared difference, each times the weight of the text or token.
+
+        Args:
+            one: Outputs of the head.
+            other: Outputs of the head for the same batch.
+            batch: Batch on the model's device.
+        """
+        one, targets, weights, _ = self._labelled(one, batch)
+        other = self._labelled(other, batch)[0]
+        wide = torch.promote_types(one.dtype, torch.float32)
+        apart = self._apart(one.to(wide), other.to(wide)).masked_fill(targets == IGNORED, 0.0)
+        return (apart if weights is None else apart * weights).sum()
+
+    def _apart(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return the divergence of each text or token, (n,)."""
+        if self.outputs == "values":
+            return (one - other).square().mean(-1)
+        if self.outputs == "labels":
+            return bernoulli_divergence(one, other).mean(-1)
+        one, other = one.log_softmax(-1), other.log_softmax(-1)
+        return ((one.exp() - other.exp()) * (one - other)).sum(-1) / 2
 
     def _parts(
         self, outputs: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor | None
@@ -272,3 +313,15 @@ class Classify:
             losses = (outputs - labels).square()
             losses = losses if factors is None else losses * factors
         return losses.mean(-1)
+
+
+def bernoulli_divergence(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return the symmetric divergence of the probabilities of two logits, element by element, in nats.
+
+    It is ½·KL(p‖q) + ½·KL(q‖p) = ½·(p - q)·(logit p - logit q).
+
+    Args:
+        one: Logits.
+        other: Logits of the same shape.
+    """
+    return (one.sigmoid() - other.sigmoid()) * (one - other) / 2

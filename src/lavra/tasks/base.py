@@ -134,6 +134,19 @@ class Task(ABC):
         """
         return self.columns
 
+    def reader_from(self, columns: dict[str, Any]) -> LabelReader:
+        """Return what reads further rows of a trained model, which may lack labels.
+
+        Args:
+            columns: What `LabelReader.to_json` returned when the model was trained; the facts hold it as `columns`.
+
+        Raises:
+            ValueError: If the rows of the task have no labels.
+        """
+        if self.columns is None:
+            raise ValueError(f"the task {self.name} reads no labelled rows")
+        return type(self.columns)(**columns)
+
     @abstractmethod
     def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> Objective:
         """Return the training objective.
@@ -147,7 +160,8 @@ class Task(ABC):
     def facts(self, dataset: Dataset) -> dict[str, Any]:
         """Return what the task has to know of the data for good, such as the names of classes, as plain values.
 
-        They are kept in the plan of the run and beside the model, with the options of the head as `head`.
+        They are kept in the plan of the run and beside the model. For labelled rows, what reads them is added as
+        `columns`, and the options of the head as `head`.
 
         Args:
             dataset: The data set.

@@ -43,7 +43,7 @@ class ClassificationTask(LabelledTextTask):
         """Return the number of the class, or the probability of each."""
         classes = facts["classes"]
         found = shares(row, facts["columns"]["labels"][0])
-        numbers = [_number(name, classes) for name in found]
+        numbers = [number_of(name, classes) for name in found]
         if len(found) <= 1:
             return numbers[0] if numbers else None
         probabilities = [0.0] * len(classes)
@@ -126,7 +126,12 @@ def ordered(names: Mapping[str, Any] | set[str]) -> list[str]:
         return sorted(names)
 
 
-def _number(name: str, classes: list[str]) -> int:
+def number_of(name: str, classes: list[str]) -> int:
+    """Return the number of a class by its name.
+
+    Raises:
+        InputError: If there is no such class; the message names the nearest.
+    """
     try:
         return classes.index(name)
     except ValueError:

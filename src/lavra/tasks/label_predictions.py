@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,12 @@ def outputs_of(trained: Trained) -> Iterator[tuple[int, torch.Tensor]]:
 
 
 def predictions_of(
-    trained: Trained, rows: Sequence[Mapping[str, Any]], targets: np.ndarray, classes: Sequence[str], kind: Kind
+    trained: Trained,
+    rows: Sequence[Mapping[str, Any]],
+    targets: np.ndarray,
+    classes: Sequence[str],
+    kind: Kind,
+    probabilities: Callable[[torch.Tensor], torch.Tensor],
 ) -> Predictions:
     """Return the table of predictions for the validation texts, in the order of the store.
 
@@ -46,20 +51,14 @@ def predictions_of(
         rows: The columns of each validation text.
         targets: What is known of each text, see `Predictions`.
         classes: Names of the outputs.
-        kind: What the outputs are; they become probabilities by a softmax for classes, and one by one for labels.
+        kind: What the predictions are.
+        probabilities: What makes predictions of the outputs of the head.
     """
     outputs = np.zeros((len(rows), len(classes)))
     for number, values in outputs_of(trained):
-        outputs[number] = as_probabilities(values.double(), kind).numpy()
+        outputs[number] = probabilities(values.double()).numpy()
     weights = np.array([1.0 if row.get("weight") is None else float(row["weight"]) for row in rows])
     return Predictions(ids_of(rows), targets, outputs, classes, kind, weights=weights)
-
-
-def as_probabilities(outputs: torch.Tensor, kind: Kind) -> torch.Tensor:
-    """Return the outputs of a head, (…, K), as probabilities of classes or labels; values stay as they are."""
-    if kind == "classes":
-        return outputs.softmax(-1)
-    return outputs.sigmoid() if kind == "labels" else outputs
 
 
 def ids_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

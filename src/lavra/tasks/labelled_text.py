@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,6 +43,9 @@ _PAIR_NAMES = (
     ("text_a", "text_b"),
     ("sentence_a", "sentence_b"),
 )
+
+_HOLDS = 0.5
+"""Probability from which on a label holds."""
 
 PREDICTIONS = "predictions.parquet"
 """Name of the table of predictions for the validation texts in the folder of a run."""
@@ -141,10 +145,13 @@ class LabelledTextTask(Task):
         )
 
     def facts(self, dataset: Dataset) -> dict[str, Any]:
-        """Return what reads the rows, and what the labels are."""
+        """Return what the labels are."""
         assert isinstance(dataset, LabelledDataset)
-        columns = dataset.columns_read
-        return {"columns": columns, **self.label_facts(columns["labels"][0], dataset)}
+        return self.label_facts(dataset.columns_read["labels"][0], dataset)
+
+    def reader_from(self, columns: dict[str, Any]) -> LabelColumns:
+        """Return what reads further rows, which may lack labels."""
+        return LabelColumns(**columns, may_lack_labels=True)
 
     @abstractmethod
     def label_facts(self, column: str, dataset: LabelledDataset) -> dict[str, Any]:
@@ -212,11 +219,17 @@ class LabelledTextTask(Task):
         dataset, facts = trained.dataset, trained.plan.facts
         assert isinstance(dataset, LabelledDataset)
         rows = list(dataset.labelled(validation=True))
-        return predictions_of(trained, rows, self.targets(facts, rows), self.names(facts), self.kind)
+        numbers = partial(self.probabilities, facts)
+        return predictions_of(trained, rows, self.targets(facts, rows), facts["classes"], self.kind, numbers)
 
-    def names(self, facts: Mapping[str, Any]) -> list[str]:
-        """Return the names of the outputs."""
-        return list(facts["classes"])
+    def probabilities(self, facts: Mapping[str, Any], outputs: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of the head, (…, outputs), as probabilities, or as values in their own units.
+
+        Args:
+            facts: What `facts` returned.
+            outputs: Outputs of the head.
+        """
+        return outputs.softmax(-1) if self.outputs == "classes" else outputs.sigmoid()
 
     def evaluate(self, trained: Trained) -> Measured:
         """Measure a trained model on the validation texts, with intervals, beside the baseline that sees no text.
@@ -230,7 +243,7 @@ class LabelledTextTask(Task):
         measured = {"model": scores(table, seed=trained.plan.seed)}
         measured["majority"] = scores(self.majority(trained.plan.facts, table), seed=trained.plan.seed)
         figures = measured["model"].to_json()
-        figures["baselines"] = {name: one.to_json() for name, one in measured.items() if name != "model"}
+        figures["baseline_scores"] = {name: one.to_json() for name, one in measured.items() if name != "model"}
         return Measured(figures, scores_table(measured, self.kind, len(table), "validation texts"))
 
     def majority(self, facts: Mapping[str, Any], table: Predictions) -> Predictions:
@@ -242,6 +255,20 @@ class LabelledTextTask(Task):
         """
         frequencies = np.array(facts["frequencies"], dtype=float)
         return table.with_probabilities(np.tile(frequencies / frequencies.sum(), (len(table), 1)))
+
+    def answer(self, facts: Mapping[str, Any], probabilities: np.ndarray) -> Any:
+        """Return what is predicted for a text: the likeliest class, the labels from one half on, or the number.
+
+        Args:
+            facts: What `facts` returned.
+            probabilities: The prediction for each output, (outputs,).
+        """
+        classes = facts["classes"]
+        if self.kind == "values":
+            return float(probabilities[0])
+        if self.kind == "labels":
+            return [name for name, share in zip(classes, probabilities, strict=True) if share >= _HOLDS]
+        return classes[int(probabilities.argmax())]
 
     def must_learn(self, tokenizer: Any) -> tuple[int, ...]:
         """Return nothing: no token has to be learned."""

@@ -10,15 +10,19 @@ from lavra.tasks.completion import CompletionTask
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.language_modelling import LanguageModelling
 from lavra.tasks.mlm import MaskedLanguageModelling
+from lavra.tasks.multi_label import MultiLabelTask
 from lavra.tasks.question_answering import QuestionAnsweringTask
+from lavra.tasks.regression import RegressionTask
 from lavra.tasks.seq2seq import Seq2SeqTask
 from lavra.tasks.token_classification import TokenClassificationTask
 
 _TABLE: dict[str, Task] = {
     task.name: task
     for task in (
+        MultiLabelTask(),
         TokenClassificationTask(),
         ClassificationTask(),
+        RegressionTask(),
         CompletionTask(),
         QuestionAnsweringTask(),
         Seq2SeqTask(),

@@ -12,7 +12,8 @@ from lavra.data.readers.lines import read_records, text_or_number
 from lavra.generation.classifying import Classification, Classifier, Combine, LongText
 from lavra.generation.few_shot import Choice, Example, ExampleChooser
 from lavra.text.templates import read_templates
-from lavra.workflows.models.open import open_model
+from lavra.workflows.labels.predict import predict_file, predict_texts
+from lavra.workflows.models.open import OpenModel, open_model
 
 
 def classify(
@@ -32,7 +33,10 @@ def classify(
     device: str = "auto",
     precision: str = "fp32",
 ) -> list[Classification]:
-    """Label texts with a language model, zero-shot or from a few examples in the prompt.
+    """Label texts with a model that was trained for labels, or by prompting a language model.
+
+    A model that was trained for labels (`lavra train` on rows with labels) needs nothing but the texts. A language
+    model labels them zero-shot, or from a few examples in the prompt.
 
     Every label is scored by its probability after the prompt, so that only the given labels are ever answered. The
     examples are chosen at random, by similarity, or by vote-k (Su et al., arXiv 2209.01975), and the preference of the
@@ -68,11 +72,16 @@ def classify(
         >>> found = lavra.classify("runs/book", ["I loved it"], ["good", "bad"])  # doctest: +SKIP
         >>> found[0].predicted, found[0].probabilities                            # doctest: +SKIP
     """
+    opened = open_model(model, device, precision)
+    if opened.task is not None:
+        _refuse_prompting(opened, labels, few_shot)
+        return predict_texts(opened, texts)
     examples = _examples(few_shot, labels) if few_shot else []
+    if not examples and not labels:
+        raise _nothing_to_choose(opened)
     known = list(labels) or sorted({one.label for one in examples})
     chooser = ExampleChooser(examples, shots, choice, seed) if examples else None
     phrasings = read_templates(templates)
-    opened = open_model(model, device, precision)
     classifier = Classifier(
         opened.model,
         opened.tokenizer,
@@ -96,7 +105,7 @@ def classify(
 
 
 def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any) -> dict[str, Any]:
-    """Label the "text" of every line of a JSON Lines file.
+    """Label every row of a file: of any format with columns for a model that was trained for labels, else JSON Lines.
 
     Args:
         model: The location of the model, as for `classify`.
@@ -111,6 +120,10 @@ def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any)
     Raises:
         InputError: If a line has no "text", or as for `classify`.
     """
+    opened = open_model(model, how.get("device", "auto"), how.get("precision", "fp32"))
+    if opened.task is not None:
+        _refuse_prompting(opened, labels, how.get("few_shot", ""))
+        return predict_file(opened, path)
     records = read_records(path, {"text": text_or_number})
     found = classify(model, [one["text"] for one in records], labels, **how)
     rows = [{**record, **one.to_json()} for record, one in zip(records, found, strict=True)]
@@ -118,6 +131,21 @@ def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any)
         return {"rows": rows}
     right = sum(_label(path, row["label"]) == row["predicted"] for row in rows)
     return {"rows": rows, "accuracy": right / len(rows)}
+
+
+def _refuse_prompting(opened: OpenModel, labels: Sequence[str], few_shot: str) -> None:
+    if labels or few_shot:
+        raise InputError(
+            f"{opened.place} was trained for labels of its own, and is given others",
+            "leave out --labels, --zero-shot and --few-shot, or choose a language model",
+        )
+
+
+def _nothing_to_choose(opened: OpenModel) -> InputError:
+    return InputError(
+        f"{opened.place} is a language model, and there are no labels to choose from",
+        "give --zero-shot with --labels, or --few-shot FILE; or train it for labels: lavra train DATA --from MODEL",
+    )
 
 
 def _label(path: str, value: Any) -> str:

@@ -44,7 +44,9 @@ RESULT = Table(
     {
         **_MEASURES,
         **dict.fromkeys(("step", "tokens", "parameters", "skipped_steps"), WHOLE),
-        **dict.fromkeys(("seconds", "budget_seconds", "tokens_per_second", "peak_bytes"), NUMBER),
+        **dict.fromkeys(
+            ("seconds", "preparation_seconds", "budget_seconds", "tokens_per_second", "peak_bytes"), NUMBER
+        ),
         "data": Either((TEXT, ListOf(TEXT))),
         "evaluation": _MEASURED,
         "baselines": Either(

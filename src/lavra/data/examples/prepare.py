@@ -53,6 +53,17 @@ class PreparedExamples:
     train: ExampleStore
     validation: ExampleStore
 
+    @classmethod
+    def of_one(cls, folder: Path, store: Path) -> PreparedExamples:
+        """Return the examples of one store, which are both sides: for rows that are only measured or predicted.
+
+        Args:
+            folder: Path of the folder with the tokenizer and the report.
+            store: Path of the store.
+        """
+        opened = ExampleStore.open(store)
+        return cls(folder, opened, opened)
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of both stores.

@@ -88,7 +88,7 @@ def scores(
         >>> scores(table).metrics["accuracy"].value
         0.5
     """
-    statistics = known_statistics(table, decisions, _wanted(table.kind, names))
+    statistics = known_statistics(table, decisions, names or METRICS[table.kind])
     found: dict[str, Estimate] = {}
     for statistic in statistics:
         values = statistic.values()
@@ -109,7 +109,7 @@ def metric_value(table: Predictions, name: str, decisions: NDArray[Any] | None =
     Raises:
         InputError: If no row has a known target, the metric is unknown, or all weights are zero.
     """
-    return known_statistics(table, decisions, _wanted(table.kind, (name,)))[0].values()[name]
+    return known_statistics(table, decisions, (name,))[0].values()[name]
 
 
 def gain(name: str, before: float, after: float) -> float:
@@ -126,8 +126,13 @@ def known_statistics(table: Predictions, decisions: NDArray[Any] | None, names: 
         names: Names of the metrics.
 
     Raises:
-        InputError: If no row has a known target, or all weights are zero.
+        InputError: If no row has a known target, a metric is unknown, or all weights are zero.
     """
+    unknown = [name for name in names if name not in METRICS[table.kind]]
+    if unknown:
+        raise InputError(
+            f"{unknown[0]!r} is no metric of {table.kind}", f"choose among {', '.join(METRICS[table.kind])}"
+        )
     known = table.known
     decided = table.decisions() if decisions is None else np.asarray(decisions)
     if len(decided) != len(table):
@@ -151,10 +156,3 @@ def estimate(name: str, value: float, resampled: NDArray[np.float64], units: int
     if name == _BIASED:
         finite = np.maximum(0.0, finite - (finite.mean() - value))
     return Estimate(value, *interval(finite, units))
-
-
-def _wanted(kind: Kind, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    unknown = [name for name in names or () if name not in METRICS[kind]]
-    if unknown:
-        raise InputError(f"{unknown[0]!r} is no metric of {kind}", f"choose among {', '.join(METRICS[kind])}")
-    return names or METRICS[kind]

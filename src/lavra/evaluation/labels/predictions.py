@@ -165,7 +165,7 @@ class Predictions:
         return replace(
             self,
             ids=[self.ids[row] for row in chosen.tolist()],
-            **{name: getattr(self, name)[chosen] for name in _BY_ROW},
+            **{name: getattr(self, name)[chosen] for name in BY_ROW},
         )
 
     def with_probabilities(self, probabilities: ArrayLike) -> Predictions:
@@ -173,7 +173,8 @@ class Predictions:
         return replace(self, probabilities=np.asarray(probabilities, dtype=np.float64))
 
 
-_BY_ROW = ("targets", "probabilities", "folds", "seeds", "weights")
+BY_ROW = ("targets", "probabilities", "folds", "seeds", "weights")
+"""Names of the arrays of a table that have one row for each of its rows."""
 
 
 def _decided(numbers: NDArray[np.float64], kind: Kind) -> NDArray[Any]:
@@ -204,53 +205,3 @@ def one_hot(labels: ArrayLike, classes: int) -> NDArray[np.float64]:
     targets[np.flatnonzero(known), numbers[known]] = 1.0
     targets[~known] = np.nan
     return targets
-
-
-def joined(tables: Sequence[Predictions]) -> Predictions:
-    """Return one table of the rows of several, such as those of the folds or of the seeds, in their order.
-
-    Args:
-        tables: At least one table. All have the same classes in the same order.
-
-    Raises:
-        InputError: If the classes or the kinds differ, or a row occurs twice with one seed.
-    """
-    first = tables[0]
-    for table in tables[1:]:
-        if (table.classes, table.kind) != (first.classes, first.kind):
-            raise InputError(
-                f"predictions of {first.kind} {first.classes} and of {table.kind} {table.classes} cannot be joined",
-                "predict the same classes in the same order everywhere",
-            )
-    return replace(
-        first,
-        ids=[one for table in tables for one in table.ids],
-        **{name: np.concatenate([getattr(table, name) for table in tables]) for name in _BY_ROW},
-    )
-
-
-def mean_over_seeds(table: Predictions) -> Predictions:
-    """Return a table with one row for each id, in the same order, whose predictions are the mean over the seeds.
-
-    Args:
-        table: A table with any number of seeds for each id.
-
-    Raises:
-        InputError: If the targets or weights of a row differ between its seeds.
-    """
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(table.ids))}
-    unit = np.array([numbers[one] for one in table.ids], dtype=np.int64)
-    first = np.unique(unit, return_index=True)[1]
-    for name in ("targets", "weights"):
-        values = getattr(table, name)
-        same = np.equal(values, values[first][unit]) | (np.isnan(values) & np.isnan(values[first][unit]))
-        if not same.all():
-            row = table.ids[int(np.argmin(same.reshape(len(table), -1).all(axis=1)))]
-            raise InputError(
-                f"the {name} of row {row!r} differ between its seeds", "predict the same rows with each seed"
-            )
-    total = np.zeros((len(first), len(table.classes)))
-    np.add.at(total, unit, table.probabilities)
-    means = total / np.bincount(unit, minlength=len(first))[:, None]
-    chosen = table.select(first)
-    return replace(chosen, probabilities=means, seeds=np.zeros(len(first), dtype=np.int64))

@@ -26,7 +26,8 @@ from lavra.data.token_store.prepare import TOKENIZER
 from lavra.data.tokenizers.report import CorpusSample, TokenizerReport
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.companions import TEMPLATES, copy_files
-from lavra.planning.budget import vocabulary_for
+from lavra.models.spec import named_vocabulary
+from lavra.planning.budget import vocabulary_for, vocabulary_note
 from lavra.planning.machine.hardware import measure_matrix_peak
 from lavra.planning.machine.memory import memory_of
 from lavra.planning.scaling_law.past_runs import load_calibration
@@ -213,11 +214,24 @@ def _vocabulary_chooser(config: TrainConfig, machine: Machine) -> Callable[[int]
     """Return a function that chooses the size of the vocabulary from the bytes of the text."""
 
     def choose(corpus_bytes: int) -> int:
-        if config.text.vocabulary:
-            return config.text.vocabulary
-        return vocabulary_for(draft_model(config, machine, corpus_bytes).vocabulary, corpus_bytes)
+        size = vocabulary_of(config, draft_model(config, machine, corpus_bytes).vocabulary, corpus_bytes)
+        if config.text.vocabulary is None and (note := vocabulary_note(size, corpus_bytes)):
+            log(f"note: {note}")
+        return size
 
     return choose
+
+
+def vocabulary_of(config: TrainConfig, drafted: int, corpus_bytes: float) -> int:
+    """Return the size of the vocabulary to train: what was asked for, what the preset's name says, or what suits.
+
+    Args:
+        config: The request.
+        drafted: Vocabulary size of the shape that would be trained.
+        corpus_bytes: Bytes of the training text.
+    """
+    asked = config.text.vocabulary or named_vocabulary(config.model.preset)
+    return asked or vocabulary_for(drafted, corpus_bytes)
 
 
 def measured_machine(config: TrainConfig, device: torch.device) -> Machine:

@@ -24,16 +24,24 @@ HEAD_WEIGHTS = "head.safetensors"
 _PREFIX = "task_head."
 
 
-def head_facts(asked: HeadConfig, kind: ModelKind) -> dict[str, Any]:
+def head_facts(asked: HeadConfig, kind: ModelKind, isolate: bool, context: int) -> dict[str, Any]:
     """Return the options of the head of a labelled task as plain values, for its facts.
 
     Args:
         asked: The options of the request.
         kind: The kind of the model: an encoder's texts are pooled by their mean, a decoder's by their last token, which
             alone has read all of the text.
+        isolate: Whether several texts may share a row.
+        context: Longest text in tokens that the model was trained for.
     """
     pooling = asked.pooling if asked.pooling != "auto" else "last" if kind == "decoder" else "mean"
-    return {"pooling": pooling, "dropout": asked.dropout, "class_weights": asked.class_weights}
+    return {
+        "pooling": pooling,
+        "dropout": asked.dropout,
+        "class_weights": asked.class_weights,
+        "isolate": isolate,
+        "context": context,
+    }
 
 
 def give_head(model: Decoder | HFModel, task: Task, facts: dict[str, Any], seed: int) -> None:

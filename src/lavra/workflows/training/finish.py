@@ -57,6 +57,7 @@ def finish(job: JobParts) -> dict[str, Any]:
         "tokens": int(targets),
         "parameters": plan.parameters,
         "seconds": time.monotonic() - job.began if job.began else None,
+        "preparation_seconds": round(job.preparation, 3) if job.began else None,
         "budget_seconds": plan.budget_seconds,
         "checkpoint_wait_seconds": round(job.waited, 3),
         "tokens_per_second": speed_after(lines, int(plan.probe.get("steps", 0))),

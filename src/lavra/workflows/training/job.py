@@ -18,12 +18,14 @@ from lavra.core.disk.files import write_json
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import log
-from lavra.core.units import counted
+from lavra.core.units import counted, show_count, show_duration
 from lavra.models.hf.model import HFModel
+from lavra.models.spec import named_vocabulary
 from lavra.planning.budget import demand_text
 from lavra.planning.machine.timed_steps import time_steps
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataDescription, Dataset
+from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.opening import open_dataset
 from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task
 from lavra.training.acceleration.compiling import compile_step, is_compiled
@@ -32,7 +34,7 @@ from lavra.training.callbacks import Callbacks
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.deadline import Deadline
 from lavra.training.devices import choose_device, describe, use_threads
-from lavra.training.distributed import join_ranks, wait_for_ranks
+from lavra.training.distributed import join_ranks, max_over_ranks, wait_for_ranks
 from lavra.training.loop import Intervals, Loop, Units
 from lavra.training.plan import Plan
 from lavra.training.trackers import make_tracker
@@ -40,19 +42,20 @@ from lavra.training.trainer import Trainer
 from lavra.training.updates import SnapshotAverage
 from lavra.training.validation import Validation
 from lavra.workflows.datasets.preparation import describe_data, measured_machine, opened_base, training_dataset
-from lavra.workflows.datasets.text import data_folder, request_of
+from lavra.workflows.datasets.text import data_folder, is_prepared, request_of
 from lavra.workflows.datasets.text_record import write_text_record
 from lavra.workflows.models.base_model import Base, certify_base, read_base
 from lavra.workflows.models.ngram_init import warm_start
 from lavra.workflows.models.saved_base import finish_model, initial_model
 from lavra.workflows.models.task_head import head_facts
-from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, learner_of
+from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, given_seconds, learner_of
 from lavra.workflows.training.best_step import OverfittingWatch, with_early_stopping
 from lavra.workflows.training.checking import CHECKS, check_context, quick_checks
 from lavra.workflows.training.finish import finish
 from lavra.workflows.training.forecast import live_forecasts
 from lavra.workflows.training.job_parts import JobParts
 from lavra.workflows.training.run_length import EVALUATION_SHARE
+from lavra.workflows.training.techniques import cost_of_first_steps, cost_of_steps, passes_of, with_techniques
 from lavra.workflows.training.time_budget import length_by_speed, probe_seconds
 from lavra.workflows.training.updates import anomaly_recorder, first_snapshot, reporter, update_chain
 
@@ -69,7 +72,12 @@ class TrainingJob(JobParts):
 
     @classmethod
     def create(
-        cls, config: TrainConfig, home: Path, run: RunFolder | None, distributed: DistributedInfo
+        cls,
+        config: TrainConfig,
+        home: Path,
+        run: RunFolder | None,
+        distributed: DistributedInfo,
+        began: float | None = None,
     ) -> TrainingJob:
         """Return the job of a request: the data are prepared, the base model is opened, and the plan is made.
 
@@ -80,10 +88,12 @@ class TrainingJob(JobParts):
             home: The folder of the run, which gets the prepared data and a copy of the base model.
             run: The record of the run; None for a check, and on processes that keep none.
             distributed: The place of this process among all.
+            began: When the command started (`time.monotonic`), from which a time budget counts; now if None.
 
         Raises:
             InputError: If the request is wrong or the data cannot be used.
         """
+        began = time.monotonic() if began is None else began
         device = choose_device(config.machine.device)
         machine = measured_machine(config, device)
         first = distributed.rank == 0
@@ -93,14 +103,21 @@ class TrainingJob(JobParts):
         described = describe_data(config)
         prepared = _prepared(config, home, machine, described) if first else None
         wait_for_ranks(distributed)  # the others read what was prepared
-        began = time.monotonic()
         base, task, objective, data = prepared or _read_prepared(config, home, device, described)
-        learner = learner_of(config, base or draft_model(config, machine, data.bytes), data, task, objective)
+        spent = max_over_ranks(time.monotonic() - began, distributed)
+        model = base or draft_model(config, machine, data.bytes, spent)
+        learner = learner_of(config, model, data, task, objective)
         facts = task.facts(data)
-        if task.rows == "labelled":
-            facts = {**facts, "head": head_facts(config.head, _kind_of(base))}
-        plan = autoconfig(config, machine, learner, data, distributed, facts)
-        return cls(config, home, run, device, distributed, data, task, plan, base, machine, began=began)
+        if isinstance(data, LabelledDataset):
+            head = head_facts(config.head, _kind_of(base), learner.isolate, learner.context)
+            facts = {**facts, "columns": data.columns_read, "head": head}
+        plan = autoconfig(config, machine, learner, data, distributed, facts, spent)
+        if first:
+            _tell_of_vocabulary(config, plan)
+            _tell_of_preparation(config, plan, spent)
+        return cls(
+            config, home, run, device, distributed, data, task, plan, base, machine, began=began, preparation=spent
+        )
 
     @classmethod
     def restore(cls, run: RunFolder, *, micro_batch_size: int | None = None, record: bool = True) -> TrainingJob:
@@ -154,6 +171,7 @@ class TrainingJob(JobParts):
             if not weight.requires_grad and id(weight) not in mistaken
         )
         objective = self.task.objective(plan, self.model, self.dataset)
+        objective = with_techniques(self.config.technique, objective, self.model, self.dataset, plan.context)
         batches = BatchSource(
             self.dataset.source(plan),
             objective,
@@ -227,7 +245,8 @@ class TrainingJob(JobParts):
             return
         seconds, kept = probe_seconds(self.plan, self.config, self.distributed)
         self.trainer.deadline = Deadline(self.began + (1.0 - EVALUATION_SHARE) * self.plan.budget_seconds)
-        timed = time_steps(self.trainer, seconds)
+        asked = self.config.technique
+        timed = time_steps(self.trainer, seconds).slower(cost_of_steps(asked) / cost_of_first_steps(asked))
         if is_compiled(self.trainer):
             self._validate()  # compiles the forward pass on its own, before the time that is left is reckoned
         plan = replace(self.plan, compile=is_compiled(self.trainer))
@@ -315,7 +334,8 @@ class TrainingJob(JobParts):
             )
 
         peak = self.plan.probe.get("peak_flops", 0.0) * self.distributed.world_size
-        return Units(metrics, self.plan.flops_per_token * self.trainer.gradients_per_step, peak)
+        cost = self.trainer.gradients_per_step * passes_of(self.config.technique)
+        return Units(metrics, self.plan.flops_per_token * cost, peak)
 
     def _patience(self) -> int | None:
         """Return the patience of early stopping, which is refused for several processes: they could stop apart."""
@@ -343,6 +363,35 @@ def _recorded_end(job: TrainingJob) -> Iterator[None]:
         raise
     finally:
         job.close()
+
+
+def _tell_of_vocabulary(config: TrainConfig, plan: Plan) -> None:
+    """Say so where the model has another vocabulary than the preset whose name it bears."""
+    said = named_vocabulary(config.model.preset)
+    if plan.base is not None or plan.model is None or said in (None, plan.model.vocabulary):
+        return
+    if config.text.vocabulary:
+        reason = "as asked"
+    else:
+        taken = config.text.tokenizer is not None or is_prepared(config.data)
+        reason = "that of the tokenizer" if taken else "the text gives no more"
+    log(
+        f"note: {config.model.preset} has a vocabulary of {said:,} tokens, and this model one of "
+        f"{plan.model.vocabulary:,} ({reason}): it has {show_count(plan.parameters)} parameters, and is not the model "
+        "of that name"
+    )
+
+
+def _tell_of_preparation(config: TrainConfig, plan: Plan, spent: float) -> None:
+    """Say how long the command will take where the preparation left less than half of the time budget."""
+    budget = given_seconds(config)
+    if budget is None or plan.budget_seconds is None or plan.budget_seconds <= budget:
+        return
+    again = "" if is_prepared(config.data) else "; `lavra prepare` reads and tokenises a text once for many runs"
+    log(
+        f"the preparation took {show_duration(spent)} of the budget of {show_duration(budget)}: training gets half of "
+        f"the budget all the same, and the command takes about {show_duration(plan.budget_seconds)} in all{again}"
+    )
 
 
 def _prepared(

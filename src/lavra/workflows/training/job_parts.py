@@ -48,6 +48,8 @@ class JobParts:
         timed: The timed steps that stay part of the run; None for none.
         time_budget: What sets the length once more while the run goes on; None for a fixed length.
         waited: Seconds that training waited for checkpoints.
+        began: When the command started (`time.monotonic`); 0 after a resume.
+        preparation: Seconds from then to the plan, in which the text was read and tokenised.
     """
 
     config: TrainConfig
@@ -67,6 +69,7 @@ class JobParts:
     time_budget: TimeBudget | None = None
     waited: float = 0.0
     began: float = 0.0
+    preparation: float = 0.0
 
     def __post_init__(self) -> None:
         self.model: Decoder | HFModel

@@ -21,7 +21,7 @@ from lavra.training.distributed import join_ranks, wait_for_ranks
 from lavra.training.plan import Plan
 from lavra.workflows.models.open import refuse_absent
 from lavra.workflows.training.first_look import located, look_first, no_ghost
-from lavra.workflows.training.forecast import with_forecast
+from lavra.workflows.training.forecast import seconds_by_peak, with_forecast
 from lavra.workflows.training.job import TrainingJob, plan_writer
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.machine_record import record_machine
@@ -29,11 +29,12 @@ from lavra.workflows.training.run_length import seconds_after
 from lavra.workflows.training.time_budget import TimeBudget, begins_alike
 
 
-def train(config: TrainConfig) -> RunFolder:
+def train(config: TrainConfig, began: float | None = None) -> RunFolder:
     """Train a language model, and measure it.
 
     Args:
         config: The request.
+        began: When the command started (`time.monotonic`), from which a time budget counts; now if None.
 
     Returns:
         The folder of the finished run.
@@ -44,6 +45,7 @@ def train(config: TrainConfig) -> RunFolder:
         Interrupted: After a signal to stop; a checkpoint is written, and `resume` continues.
         Diverged: If the loss stays not finite, by the policy for anomalies.
     """
+    began = time.monotonic() if began is None else began
     refuse_impossible(config)
     if not config.data:
         raise InputError("no text was given", "lavra train FOLDER, or try: lavra train installed-docs: --budget 2m")
@@ -59,17 +61,16 @@ def train(config: TrainConfig) -> RunFolder:
         run = RunFolder.create(folder, to_toml(config), force=config.force, inputs=inputs_of(config))
         with no_ghost(run), run.training(), page_at_the_end(run):
             record_machine(run.path, device, 0)
-            job = _prepared_job(config, run, distributed)
+            job = _prepared_job(config, run, distributed, began)
             job.fit()
             job.finish()
         return run
-    return _follow(config, distributed)
+    return _follow(config, distributed, began)
 
 
-def _prepared_job(config: TrainConfig, run: RunFolder, distributed: DistributedInfo) -> TrainingJob:
+def _prepared_job(config: TrainConfig, run: RunFolder, distributed: DistributedInfo, began: float) -> TrainingJob:
     """Return the job of a request before its first step: checked, with its plan made and written."""
-    begun = time.monotonic()
-    job = TrainingJob.create(config, run.path, run, distributed)
+    job = TrainingJob.create(config, run.path, run, distributed, began)
     job.build()
     if config.check:
         job.check()
@@ -77,11 +78,12 @@ def _prepared_job(config: TrainConfig, run: RunFolder, distributed: DistributedI
     job.fit_to_budget()
     assert job.machine is not None
     plan = replace(job.plan, probe={**job.plan.probe, "peak_flops": job.machine.peak})
-    job.plan = plan = with_forecast(plan, job.dataset, run.path)
+    left = seconds_by_peak(plan, job.machine.expected_flops * distributed.world_size)
+    job.plan = plan = with_forecast(plan, job.dataset, run.path, time.monotonic() - began, left)
     run.write_plan(plan.to_json())
     wait_for_ranks(distributed)
     give_back_freed_memory()
-    _log_plan(plan, job.dataset, begun)
+    _log_plan(plan, job.dataset, began, left)
     if plan.budget_seconds is not None and distributed.world_size == 1 and begins_alike(plan, config):
         after = seconds_after(plan, plan.probe["step_seconds"] / plan.batch_tokens)
         end = job.began + plan.budget_seconds - after
@@ -89,11 +91,11 @@ def _prepared_job(config: TrainConfig, run: RunFolder, distributed: DistributedI
     return job
 
 
-def _follow(config: TrainConfig, distributed: DistributedInfo) -> RunFolder:
+def _follow(config: TrainConfig, distributed: DistributedInfo, began: float) -> RunFolder:
     """Train as a process that keeps no record: it takes part in the timed steps, then follows the plan of the first."""
     if config.out is None:
         raise InputError("several processes need --out, so that they find one folder", "add --out runs/NAME")
-    job = TrainingJob.create(config, Path(config.out), None, distributed)
+    job = TrainingJob.create(config, Path(config.out), None, distributed, began)
     run = RunFolder.open(config.out)
     job.build()
     job.warm_start()
@@ -104,13 +106,14 @@ def _follow(config: TrainConfig, distributed: DistributedInfo) -> RunFolder:
     return run
 
 
-def _log_plan(plan: Plan, data: Dataset, begun: float) -> None:
+def _log_plan(plan: Plan, data: Dataset, began: float, left: float) -> None:
     """Say which model will be trained, for how long and how fast, before the first step.
 
     Args:
         plan: The plan of the run.
         data: The training data.
-        begun: When the command started (`time.monotonic`).
+        began: When the command started (`time.monotonic`).
+        left: The expected seconds of a run whose steps were not timed.
     """
     shape = f"context {plan.context}"
     if plan.model is not None:
@@ -127,7 +130,9 @@ def _log_plan(plan: Plan, data: Dataset, begun: float) -> None:
         parts.append(f"{show_count(speed)} tokens/s")
     if "step_seconds" in plan.probe:
         parts.append(f"about {show_duration(plan.steps * plan.probe['step_seconds'])}")
-    ready = show_duration(time.monotonic() - begun)
+    else:
+        parts.append(f"roughly {show_duration(left)}, by what this machine usually reaches")
+    ready = show_duration(time.monotonic() - began)
     log(f"ready after {ready}; an epoch has {show_count(data.epoch_tokens(plan))} tokens")
     log(" · ".join(parts))
 
