@@ -32,7 +32,7 @@ from lavra.training.precision import TYPES, choose_precision
 from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.models.merging import model_for_use
 from lavra.workflows.models.saved_base import companions_folder
-from lavra.workflows.models.task_head import read_head
+from lavra.workflows.models.task_head import HEAD_FILE, read_head
 
 
 @dataclass(frozen=True)
@@ -204,12 +204,16 @@ def read_hugging_face(folder: Path, *, new_head: bool = False) -> Decoder | HFMo
     """
     config = read_config(folder)
     kind = choose_kind(config, folder)
+    # The class with the head of a task has no language-model head, and may be none of those that lavra reads itself.
+    for_task = (folder / HEAD_FILE).is_file()
     if kind != "decoder" or config.get("model_type") not in FAMILIES:
-        return open_hf_model(folder, kind, new_head=new_head)
+        return open_hf_model(folder, kind, for_task_head=for_task, new_head=new_head)
     try:
         imported = import_decoder(folder)
     except InputError as error:
-        model = open_hf_model(folder, kind)  # raises the better error where the files themselves are wrong
+        model = open_hf_model(
+            folder, kind, for_task_head=for_task
+        )  # raises the better error where the files themselves are wrong
         log(f"{folder}: {error.message}; it is computed by transformers instead, more slowly")
         return model
     for note in imported.notes:
