@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lavra.core.units import counted, show_count, show_duration, show_size
-from lavra.reports.formatting import TITLES, UNKNOWN, plain, setting, shown
+from lavra.reports.formatting import TITLES, UNKNOWN, plain, setting, shown, title
+from lavra.reports.labels.figures import figures_section
+from lavra.reports.labels.headline import headline_of
 from lavra.reports.page import Section, Table
 from lavra.reports.plots import Bar, bar_plot
 from lavra.reports.run_files import RunFiles
+
+_WHILE_TRAINING = ("bits_per_byte", "accuracy", "mean_squared_error", "loss")
+"""Metrics of a validation during training, of which the first that there is is shown."""
 
 MEASURES = ("bits_per_byte", "loss", "perplexity", "bits_per_word")
 _MOST_SOURCES = 12
@@ -22,12 +28,16 @@ def headline(run: RunFiles) -> str:
     steps = run.plan.get("steps")
     if run.status != "finished" and run.step:
         parts.append(f"at step {run.step:,} of {steps:,}" if isinstance(steps, int) else f"at step {run.step:,}")
-    if "bits_per_byte" in run.result:
+    labelled = headline_of(run.result)
+    if labelled is not None:
+        parts.append(f"{title(labelled[0])} {shown(*labelled)} {measured_on(run.result)}")
+    elif "bits_per_byte" in run.result:
         parts.append(f"{shown('bits_per_byte', run.result['bits_per_byte'])} bits per byte {measured_on(run.result)}")
     elif run.validation:
         last = run.validation[-1]
         where = f"on a sample of the validation text at step {last.get('step')}"
-        parts.append(f"{shown('bits_per_byte', last.get('bits_per_byte'))} bits per byte {where}")
+        name = next((name for name in _WHILE_TRAINING if name in last), "bits_per_byte")
+        parts.append(f"{shown(name, last.get(name))} {title(name)} {where}")
     if run.plan.get("parameters"):
         parts.append(f"{show_count(run.plan['parameters'])} parameters")
     if run.result.get("seconds"):
@@ -42,6 +52,8 @@ def measured_on(result: Mapping[str, Any]) -> str:
         result: Values of `result.json`.
     """
     measured = result.get("evaluation") or {}
+    if headline_of(result) is not None and isinstance(result.get("rows"), int):
+        return f"on {counted(result['rows'], 'validation row')}"
     unit = "document" if "documents" in measured else "row"
     count, every = measured.get(f"{unit}s"), measured.get(f"validation_{unit}s")
     if count is None:
@@ -175,11 +187,11 @@ def outcome_section(run: RunFiles) -> Section:
     result = run.result
     if not result:
         return _outcome_so_far(run)
+    if headline_of(result) is not None:
+        return replace(figures_section(result), facts=_spent(result))
     measured = result.get("evaluation") or {}
     rows = [(TITLES[name], shown(name, result[name])) for name in MEASURES if name in result]
-    rows += [(TITLES[name], shown(name, result.get(name))) for name in ("tokens", "tokens_per_second", "peak_bytes")]
-    spent = shown("seconds", result.get("seconds")).replace(UNKNOWN, "not known, since the run was resumed")
-    rows += [("training time", spent)]
+    rows += _spent(result)
     sizes = [
         counted(measured[name], noun)
         for name, noun in (("bytes", "byte"), ("words", "word"), ("tokens", "token"), ("targets", "target"))
@@ -196,6 +208,13 @@ def outcome_section(run: RunFiles) -> Section:
         "refer to the bytes of the original text, so they compare between all models on the same text; loss and "
         "perplexity compare only between models with the same tokenizer.",
     )
+
+
+def _spent(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the run took: tokens, speed, memory and time."""
+    rows = [(TITLES[name], shown(name, result.get(name))) for name in ("tokens", "tokens_per_second", "peak_bytes")]
+    spent = shown("seconds", result.get("seconds")).replace(UNKNOWN, "not known, since the run was resumed")
+    return [*rows, ("training time", spent)]
 
 
 def _outcome_so_far(run: RunFiles) -> Section:

@@ -17,7 +17,7 @@ from lavra.data.examples.labelled import LabelColumns
 from lavra.data.examples.store import Example, PackedRow
 from lavra.evaluation.labels.metrics import scores
 from lavra.evaluation.labels.predictions import Kind, Predictions
-from lavra.evaluation.labels.predictions_file import write_predictions
+from lavra.evaluation.labels.predictions_file import PREDICTIONS, write_predictions
 from lavra.models.heads import SequenceHead
 from lavra.models.protocols import Batch, Model
 from lavra.objectives.base import Loss
@@ -25,6 +25,7 @@ from lavra.objectives.classify import Classify, LabelledText, Outputs
 from lavra.objectives.span import Span
 from lavra.tasks.base import Measured, Task, Trained
 from lavra.tasks.datasets import DataDescription, Dataset
+from lavra.tasks.deciding_words import write_deciding_words
 from lavra.tasks.label_predictions import predictions_of, scores_table
 from lavra.tasks.labelled_dataset import LabelledDataset
 
@@ -46,9 +47,6 @@ _PAIR_NAMES = (
 
 _HOLDS = 0.5
 """Probability from which on a label holds."""
-
-PREDICTIONS = "predictions.parquet"
-"""Name of the table of predictions for the validation texts in the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -240,11 +238,19 @@ class LabelledTextTask(Task):
         table = self.predictions(trained)
         if trained.folder is not None:
             write_predictions(trained.folder / PREDICTIONS, table)
+            self._write_words(trained, table)
         measured = {"model": scores(table, seed=trained.plan.seed)}
         measured["majority"] = scores(self.majority(trained.plan.facts, table), seed=trained.plan.seed)
         figures = measured["model"].to_json()
         figures["baseline_scores"] = {name: one.to_json() for name, one in measured.items() if name != "model"}
         return Measured(figures, scores_table(measured, self.kind, len(table), "validation texts"))
+
+    def _write_words(self, trained: Trained, table: Predictions) -> None:
+        facts, dataset = trained.plan.facts, trained.dataset
+        assert isinstance(dataset, LabelledDataset)
+        texts = [row["texts"] for row in dataset.labelled(validation=True)]
+        reader = self.reader_from(facts["columns"])
+        write_deciding_words(trained, table, texts, reader, partial(self.probabilities, facts))
 
     def majority(self, facts: Mapping[str, Any], table: Predictions) -> Predictions:
         """Return what a model without any text would predict: the frequencies of the training data for every row.
