@@ -220,10 +220,11 @@ def _verdicts(runs: Sequence[RunFiles], names: Sequence[str]) -> tuple[Verdict, 
     verdicts = []
     for name, one, reason in zip(names[1:], found, reasons, strict=True):
         if one is not None and not one.enough:
-            unit, count = (
-                ("rows", one.paired.rows) if isinstance(one, LabelComparison) else ("documents", one.documents)
+            of_rows = isinstance(one, LabelComparison)
+            reason = (
+                f"too few {'rows' if of_rows else 'documents'} in common to tell from chance: "
+                f"{one.paired.rows if of_rows else one.documents}, {FEWEST_DOCUMENTS} at least"
             )
-            reason = f"too few {unit} in common to tell from chance: {count}, {FEWEST_DOCUMENTS} at least"
         known = one is not None and one.enough
         verdicts.append(Verdict(name, one, next(chances) if known else None, reason))
     return tuple(verdicts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,38 +37,58 @@ _LEAST_COST = 64  # and so many at least
 _WORD = re.compile(r"\S+\s*")
 
 
-def write_deciding_words(
+def deciding_words(
     trained: Trained,
     table: Predictions,
     texts: Sequence[Sequence[str]],
     reader: LabelReader,
     probabilities: Callable[[torch.Tensor], torch.Tensor],
-) -> None:
-    """Write which words decided on the surest errors of a model into the folder of its run.
+) -> list[dict[str, Any]]:
+    """Return which words decided on the surest errors of a model.
 
-    It costs at most as much as half of the predictions that were made, or 64 texts, and is left out where no time is
-    left.
+    It costs at most as much as half of the predictions that were made, or 64 texts.
 
     Args:
-        trained: The model and its data; nothing is written without a folder.
+        trained: The model and its data.
         table: The predictions.
         texts: The text, or the two texts, of each row of the table.
         reader: What reads the rows of the task.
         probabilities: What makes predictions of the outputs of the head.
+
+    Returns:
+        For each of some texts its `row` in the table, the `output` that was wrong, and its `words` in their order, each
+        with its `effect`: by how much the prediction of the output falls without the word.
     """
-    late = trained.deadline is not None and trained.deadline.seconds_left <= 0
-    if trained.folder is None or late:
-        return
-    cost = max(_LEAST_COST, len(table) // _COST)
+    most = min(_MOST_PARTS, max(_LEAST_COST, len(table) // _COST) // _MOST_TEXTS)
     rows = []
     for error in sure_errors(table, _MOST_TEXTS):
-        left = min(_MOST_PARTS, cost // _MOST_TEXTS)
-        parts, without = occluded(texts[error.row], left)
+        parts, without = occluded(texts[error.row], most)
         outputs = _outputs(trained, [texts[error.row], *without], reader)
         said = np.asarray(probabilities(outputs.double()))[:, error.output]
         words = [{"word": part, "effect": float(said[0] - one)} for part, one in zip(parts, said[1:], strict=True)]
         rows.append({"row": error.row, "output": table.classes[error.output], "words": words})
-    write_json(trained.folder / WORDS, {"method": "occlusion", "rows": rows})
+    return rows
+
+
+def write_words(
+    folder: Path,
+    method: str,
+    rows: Sequence[Mapping[str, Any]] = (),
+    weights: Mapping[str, Sequence[tuple[str, float]]] | None = None,
+) -> None:
+    """Write the words that decided into the folder of a run.
+
+    Args:
+        folder: The folder of the run.
+        method: How they were found: "occlusion", or "weights" of a linear model alone.
+        rows: What `deciding_words` returned.
+        weights: For each output of a linear model its words with the largest weights, which may be negative.
+    """
+    outputs = {
+        name: [{"word": word, "effect": float(weight)} for word, weight in words]
+        for name, words in (weights or {}).items()
+    }
+    write_json(folder / WORDS, {"method": method, "rows": list(rows), "outputs": outputs})
 
 
 def occluded(texts: Sequence[str], most: int) -> tuple[list[str], list[list[str]]]:

@@ -57,8 +57,12 @@ def predictions_of(
     outputs = np.zeros((len(rows), len(classes)))
     for number, values in outputs_of(trained):
         outputs[number] = probabilities(values.double()).numpy()
-    weights = np.array([1.0 if row.get("weight") is None else float(row["weight"]) for row in rows])
-    return Predictions(ids_of(rows), targets, outputs, classes, kind, weights=weights)
+    return Predictions(ids_of(rows), targets, outputs, classes, kind, weights=weights_of(rows))
+
+
+def weights_of(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Return the weight of each row, (rows,): its column `weight`, else 1."""
+    return np.array([1.0 if row.get("weight") is None else float(row["weight"]) for row in rows])
 
 
 def ids_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

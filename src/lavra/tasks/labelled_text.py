@@ -25,9 +25,10 @@ from lavra.objectives.classify import Classify, LabelledText, Outputs
 from lavra.objectives.span import Span
 from lavra.tasks.base import Measured, Task, Trained
 from lavra.tasks.datasets import DataDescription, Dataset
-from lavra.tasks.deciding_words import write_deciding_words
+from lavra.tasks.deciding_words import deciding_words, write_words
 from lavra.tasks.label_predictions import predictions_of, scores_table
 from lavra.tasks.labelled_dataset import LabelledDataset
+from lavra.tasks.linear_baseline import LINEAR, linear_predictions, read_baseline
 
 LABEL_NAMES = ("label", "labels", "class", "category", "intent", "sentiment")
 """Names of columns that are recognised as labels."""
@@ -235,22 +236,47 @@ class LabelledTextTask(Task):
         Args:
             trained: The model and its data; its folder gets the table of predictions.
         """
-        table = self.predictions(trained)
+        table, facts = self.predictions(trained), trained.plan.facts
         if trained.folder is not None:
             write_predictions(trained.folder / PREDICTIONS, table)
-            self._write_words(trained, table)
-        measured = {"model": scores(table, seed=trained.plan.seed)}
-        measured["majority"] = scores(self.majority(trained.plan.facts, table), seed=trained.plan.seed)
+        beside = {}
+        found = None if trained.run is None else read_baseline(trained.run / LINEAR)
+        self._write_words(trained, table, {} if found is None else found[0].deciding_words())
+        if found is not None and isinstance(trained.dataset, LabelledDataset):
+            rows = list(trained.dataset.labelled(validation=True))
+            beside["linear"] = linear_predictions(found[0], self, facts, rows)
+        return self.measured(facts, table, beside, trained.plan.seed)
+
+    def measured(
+        self, facts: Mapping[str, Any], table: Predictions, beside: Mapping[str, Predictions], seed: int
+    ) -> Measured:
+        """Return the figures of predictions, beside those of other models and of the majority on the same rows.
+
+        Args:
+            facts: What `facts` returned.
+            table: The predictions of the model.
+            beside: The predictions of other models by their names.
+            seed: Seed of the bootstrap intervals.
+        """
+        columns = {"model": table, **beside, "majority": self.majority(facts, table)}
+        measured = {name: scores(one, seed=seed) for name, one in columns.items()}
         figures = measured["model"].to_json()
         figures["baseline_scores"] = {name: one.to_json() for name, one in measured.items() if name != "model"}
-        return Measured(figures, scores_table(measured, self.kind, len(table), "validation texts"))
+        return Measured(figures, scores_table(measured, self.kind, len(table), "texts"))
 
-    def _write_words(self, trained: Trained, table: Predictions) -> None:
+    def _write_words(
+        self, trained: Trained, table: Predictions, of_baseline: Mapping[str, Sequence[tuple[str, float]]]
+    ) -> None:
+        """Write the words that decided into the folder of the run, where it is one and there is time."""
+        late = trained.deadline is not None and trained.deadline.seconds_left <= 0
+        if trained.folder is None or late:
+            return
         facts, dataset = trained.plan.facts, trained.dataset
         assert isinstance(dataset, LabelledDataset)
         texts = [row["texts"] for row in dataset.labelled(validation=True)]
         reader = self.reader_from(facts["columns"])
-        write_deciding_words(trained, table, texts, reader, partial(self.probabilities, facts))
+        found = deciding_words(trained, table, texts, reader, partial(self.probabilities, facts))
+        write_words(trained.folder, "occlusion", found, of_baseline)
 
     def majority(self, facts: Mapping[str, Any], table: Predictions) -> Predictions:
         """Return what a model without any text would predict: the frequencies of the training data for every row.

@@ -84,7 +84,9 @@ class JobParts:
         folder, budget, deadline = None if self.run is None else self.run.path, self.plan.budget_seconds, None
         if self.began and budget is not None:
             deadline = Deadline(self.began + (1.0 - share_after) * budget)
-        return Trained(self.model, self.trainer.objective, self.dataset, self.plan, self.device, folder, deadline)
+        return Trained(
+            self.model, self.trainer.objective, self.dataset, self.plan, self.device, folder, deadline, folder
+        )
 
     def undo_compilation(self) -> None:
         """Return to the blocks as they were before compilation; does nothing where nothing is compiled."""

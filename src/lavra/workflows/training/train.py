@@ -19,6 +19,8 @@ from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device
 from lavra.training.distributed import join_ranks, wait_for_ranks
 from lavra.training.plan import Plan
+from lavra.workflows.labels.baseline import fit_linear_baseline
+from lavra.workflows.labels.linear_run import is_linear_request, train_linear
 from lavra.workflows.models.open import refuse_absent
 from lavra.workflows.training.first_look import located, look_first, no_ghost
 from lavra.workflows.training.forecast import seconds_by_peak, with_forecast
@@ -61,6 +63,9 @@ def train(config: TrainConfig, began: float | None = None) -> RunFolder:
         run = RunFolder.create(folder, to_toml(config), force=config.force, inputs=inputs_of(config))
         with no_ghost(run), run.training(), page_at_the_end(run):
             record_machine(run.path, device, 0)
+            if is_linear_request(config):
+                train_linear(config, run, began)
+                return run
             job = _prepared_job(config, run, distributed, began)
             job.fit()
             job.finish()
@@ -71,6 +76,7 @@ def train(config: TrainConfig, began: float | None = None) -> RunFolder:
 def _prepared_job(config: TrainConfig, run: RunFolder, distributed: DistributedInfo, began: float) -> TrainingJob:
     """Return the job of a request before its first step: checked, with its plan made and written."""
     job = TrainingJob.create(config, run.path, run, distributed, began)
+    fit_linear_baseline(job)
     job.build()
     if config.check:
         job.check()
