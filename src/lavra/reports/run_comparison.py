@@ -15,6 +15,7 @@ from lavra.evaluation.significance import holm
 from lavra.reports.labels.comparison import LabelComparison, compare_labels, headline_metric
 from lavra.reports.run_evidence import flattened
 from lavra.reports.run_files import RunFiles, read_run
+from lavra.reports.run_overview import is_linear
 
 LEVEL = 0.05
 """Significance level: differences with a corrected p-value below it are called more than chance."""
@@ -150,7 +151,7 @@ def compare_runs(folders: Sequence[RunFolder]) -> RunComparison:
         runs=runs,
         names=names,
         asked=_differing([run.config for run in runs], _OF_THE_FOLDER),
-        decided=_differing([run.plan for run in runs], _FOLLOWS) if all(run.plan for run in runs) else (),
+        decided=_decided(runs),
         surroundings=_differing([_surroundings(run) for run in runs]),
         figures=_figures(runs),
         verdicts=_verdicts(runs, names),
@@ -170,6 +171,16 @@ def _differing(tables: Sequence[dict[str, Any]], without: Sequence[str] = ()) ->
         and one.name not in without
         and not one.name.startswith(_MEASURED)
     )
+
+
+def _decided(runs: Sequence[RunFiles]) -> tuple[Setting, ...]:
+    """Return what differs in the plans; of a linear model, which has no steps, only what both kinds of plans have."""
+    if not all(run.plan for run in runs):
+        return ()
+    found = _differing([run.plan for run in runs], _FOLLOWS)
+    if not any(map(is_linear, runs)):
+        return found
+    return tuple(one for one in found if None not in one.values or one.name.startswith("model."))
 
 
 def _surroundings(run: RunFiles) -> dict[str, Any]:

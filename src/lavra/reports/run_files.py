@@ -91,11 +91,13 @@ def read_run(run: RunFolder) -> RunFiles:
         run: Run folder.
     """
     reader = _Reader(run.path)
-    metrics = reader.lines("metrics.jsonl", METRICS, "no step has been logged yet")
     config = reader.toml(run)
     status = _status(run)
     checked, data = config.get("check", True), _data_report(run.path, config)
     plan = reader.json("plan.json", PLAN, "no plan has been made" + (" yet" if status == "running" else ""))
+    labels = reader.labels(data)
+    linear = (plan.get("model") or {}).get("preset") == "linear"  # it is solved, and has no steps
+    metrics = reader.lines("metrics.jsonl", METRICS, "" if linear else "no step has been logged yet")
     return RunFiles(
         path=run.path,
         status=status,
@@ -107,14 +109,16 @@ def read_run(run: RunFolder) -> RunFiles:
         training=[line for line in metrics if line.get("split", "train") == "train"],
         validation=[line for line in metrics if line.get("split") == "validation"],
         samples=reader.lines(
-            "samples.jsonl", SAMPLE, "" if status != "finished" or not config.get("samples", 1) else "no samples exist"
+            "samples.jsonl",
+            SAMPLE,
+            "" if status != "finished" or labels is not None or not config.get("samples", 1) else "no samples exist",
         ),
         events=reader.guarded("events.log", lambda _: run.events, []),
         checks=reader.json("checks.json", CHECKS, "no checks ran before training" if checked else ""),
         data=reader.json(data, DATA, "the sizes of the data are not known"),
         machines=reader.lines("machines.jsonl", MACHINE, "the machine is only known from the plan"),
         losses=reader.losses(),
-        labels=reader.labels(data),
+        labels=labels,
         words=reader.json("words.json", WORDS, ""),
         missing=tuple(reader.missing),
     )

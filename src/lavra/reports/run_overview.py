@@ -68,9 +68,15 @@ def measured_on(result: Mapping[str, Any]) -> str:
     return f"on {of}" + ("" if known else " (too few for an interval)")
 
 
+def is_linear(run: RunFiles) -> bool:
+    """Return whether the model of a run is linear, and was not trained step by step."""
+    return (run.plan.get("model") or {}).get("preset") == "linear"
+
+
 def what_section(run: RunFiles) -> Section:
     """Return the section about the data, the model, the length of the run, the optimiser and the machine."""
-    facts = [*_data(run), *_model(run), *_length(run), *_machine(run)]
+    learned = () if is_linear(run) else _length(run)
+    facts = [*_data(run), *_model(run), *learned, *_machine(run)]
     return Section("Data, model and machine", facts=[(name, value) for name, value in facts if value])
 
 
@@ -121,7 +127,9 @@ def _model(run: RunFiles) -> Iterator[tuple[str, str]]:
     plan, spec = run.plan, run.plan.get("model") or {}
     if plan.get("base"):
         yield "base model", str(plan["base"])
-    if spec:
+    if is_linear(run):
+        yield "model", "linear, on the words and parts of words of a text (TF-IDF)"
+    elif spec:
         heads = f"{spec.get('heads')} heads" + (f", {spec['kv_heads']} for keys" if spec.get("kv_heads") else "")
         yield (
             "model",
@@ -163,7 +171,7 @@ def _length(run: RunFiles) -> Iterator[tuple[str, str]]:
 
 def _machine(run: RunFiles) -> Iterator[tuple[str, str]]:
     plan = run.plan
-    if plan:
+    if plan and not is_linear(run):
         compiled = "compiled" if plan.get("compile") else "not compiled"
         yield (
             "computed on",
@@ -188,7 +196,7 @@ def outcome_section(run: RunFiles) -> Section:
     if not result:
         return _outcome_so_far(run)
     if headline_of(result) is not None:
-        return replace(figures_section(result), facts=_spent(result))
+        return replace(figures_section(result), facts=_spent_on_labels(run))
     measured = result.get("evaluation") or {}
     rows = [(TITLES[name], shown(name, result[name])) for name in MEASURES if name in result]
     rows += _spent(result)
@@ -210,11 +218,26 @@ def outcome_section(run: RunFiles) -> Section:
     )
 
 
+_SPENT = ("tokens", "tokens_per_second", "peak_bytes", "seconds")
+
+
 def _spent(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what the run took: tokens, speed, memory and time."""
-    rows = [(TITLES[name], shown(name, result.get(name))) for name in ("tokens", "tokens_per_second", "peak_bytes")]
+    rows = [(TITLES[name], shown(name, result.get(name))) for name in _SPENT[:-1]]
     spent = shown("seconds", result.get("seconds")).replace(UNKNOWN, "not known, since the run was resumed")
     return [*rows, ("training time", spent)]
+
+
+def _spent_on_labels(run: RunFiles) -> list[tuple[str, str]]:
+    """Return what a run that predicts labels took; its targets are texts, or words and answers of them."""
+    of_texts = {"tokens": "texts learned from, in all epochs", "tokens_per_second": "texts per second"}
+    names = (
+        of_texts
+        if run.labels is not None
+        else {"tokens": "targets learned from", "tokens_per_second": "targets per second"}
+    )
+    rows = [(names.get(name, title), value) for (title, value), name in zip(_spent(run.result), _SPENT, strict=True)]
+    return [(name, value) for name, value in rows if value != UNKNOWN]
 
 
 def _outcome_so_far(run: RunFiles) -> Section:

@@ -8,7 +8,7 @@ from lavra.reports.formatting import shown, title
 from lavra.reports.labels.headline import figures_of, headline_of
 from lavra.reports.run_evidence import notable
 from lavra.reports.run_files import RunFiles, read_run
-from lavra.reports.run_overview import headline, outcome_section, what_section
+from lavra.reports.run_overview import headline, is_linear, outcome_section, what_section
 
 _WIDTH = 110
 _MOST_NOTABLE = 3
@@ -46,7 +46,7 @@ def next_lines(run: RunFiles) -> list[str]:
         [
             ("report", str(page) if page.exists() else command("report", run.path)),
             *_uses(run),
-            ("export", command("export", run.path, "--out", f"{run.path.name}-export")),
+            *([] if is_linear(run) else [("export", command("export", run.path, "--out", f"{run.path.name}-export"))]),
         ]
     )
 

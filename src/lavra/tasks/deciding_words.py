@@ -21,7 +21,7 @@ from lavra.data.examples.rows import ExampleRow
 from lavra.evaluation.labels.confusions import sure_errors
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.models.heads import head_of
-from lavra.objectives.classify import Classify, LabelledText
+from lavra.objectives.classify import LabelledText
 from lavra.objectives.wrapping import innermost
 from lavra.tasks.base import Trained
 
@@ -128,8 +128,7 @@ def _outputs(trained: Trained, texts: Sequence[Sequence[str]], reader: LabelRead
     plan, tokenizer = trained.plan, trained.dataset.tokenizer
     rows = [ExampleRow("", "", *(*text, "")[:2], labels={}) for text in texts]
     encoded = [parts[0] if parts else None for parts in reader.encode(rows, tokenizer, plan.context)]
-    inner = innermost(trained.objective)
-    assert isinstance(inner, Classify)
+    inner = innermost(trained.objective).inner  # what learns texts whose labels are numbers already
     found = []
     for first in range(0, len(encoded), _AT_ONCE):
         batch = inner.encode(

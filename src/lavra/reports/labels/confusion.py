@@ -16,7 +16,8 @@ MOST_CLASSES = 20
 """Number of classes up to which the whole matrix is shown; of more, only the most confused pairs."""
 
 _CELL = 46  # pixels of a cell, of the margin above, and of a letter of a name
-_TOP = 64
+_TOP = 74
+_NARROWEST = 300
 _LETTER = 6.2
 _LONGEST = 22  # letters of a name that are shown
 _MOST_PAIRS = 15
@@ -68,13 +69,14 @@ def confusion_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> str:
     names = [_short(name) for name in classes]
     left = 24 + max(len(name) for name in names) * _LETTER
     above = _TOP + max(0, max(len(name) for name in names) * _LETTER * 0.6 - 20)
-    width, height = left + _CELL * len(names) + 60, above + _CELL * len(names) + 8
+    width, height = max(_NARROWEST, left + _CELL * len(names) + 60), above + _CELL * len(names) + 8
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif" '
-        'font-size="11" role="img" aria-label="Confusion matrix">',
+        f'font-size="11" role="img" aria-label="Confusion matrix" style="max-width: {1.3 * width:.0f}px">',
         f'<rect width="{width:.0f}" height="{height:.0f}" fill="white"/>',
-        '<text x="8" y="18" font-weight="bold" font-size="13">Confusion matrix (line: it is; column: the model says)'
-        "</text>",
+        '<text x="8" y="18" font-weight="bold" font-size="13">Confusion matrix</text>',
+        f'<text x="{left:.1f}" y="36" fill="#444444">the model says</text>',
+        f'<text x="{left - 8:.1f}" y="{above - 8:.1f}" text-anchor="end" fill="#444444">it is</text>',
     ]
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     for number, name in enumerate(names):

@@ -64,7 +64,7 @@ def square_plot(
     up = lambda value: _TOP + _SIDE - (value - y[1]) / (y[2] - y[1]) * _SIDE  # noqa: E731
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        f'font-size="11" role="img" aria-label="{escape(title)}">',
+        f'font-size="11" role="img" aria-label="{escape(title)}" style="max-width: {round(1.3 * width)}px">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
         f'<text x="{_LEFT}" y="18" font-weight="bold" font-size="13">{escape(title)}</text>',
         f'<text x="{_LEFT + _SIDE}" y="{_TOP + _SIDE + 38}" text-anchor="end" fill="#444444">{escape(x[0])}</text>',

@@ -17,10 +17,7 @@ _OCCLUSION = (
     "Each word was removed from the text in turn (of a long text, several words at once): a number is by how much what "
     "the model predicted here fell (+) or rose (−). Removing a word shows what the model uses, not why it is wrong."
 )
-_WEIGHTS = (
-    "The words and parts of words with the largest weights of the linear model, for (+) and against (−) each class. A "
-    "weight counts once for each text that has the word, times how rare the word is."
-)
+_WEIGHTS = "A weight of the linear model counts once for each text that has the word, the more the rarer the word is."
 
 
 def words_section(words: Mapping[str, Any], record: LabelRecord | None) -> Section:
@@ -58,8 +55,9 @@ def _strongest(words: Sequence[Mapping[str, Any]], side: int) -> list[str]:
 
 def _weights(outputs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     shown = list(outputs.items())[:_MOST_OUTPUTS]
-    rows = [[name, *(", ".join(_strongest(words, side)) for side in (1, -1))] for name, words in shown]
-    left = len(outputs) - len(shown)
-    return Table(
-        ["class" + f" (the first {len(shown)} of {len(outputs)})" * (left > 0), "for", "against"], rows, words=3
-    )
+    rows = [[_NUMBERS.get(name, name), ", ".join(_strongest(words, 1))] for name, words in shown]
+    some = f" (the first {len(shown)} of {len(outputs)})" if len(outputs) > len(shown) else ""
+    return Table([f"linear model{some}", "words with the largest weights"], rows, words=2)
+
+
+_NUMBERS = {">": "higher", "<": "lower"}  # what a model of numbers calls its two sides

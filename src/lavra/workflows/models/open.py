@@ -129,6 +129,11 @@ def _open(location: str, where: torch.device, new_head: bool = False) -> OpenMod
     path = Path(location)
     if is_run(path):
         run = RunFolder(path)
+        if run.result.get("delivers") == "linear":
+            raise InputError(
+                f"the model of {location} is linear: it labels texts, and is no network",
+                f"{command('classify', location, '--text', '…')}, or {command('evaluate', location, '--data', 'FILE')}",
+            )
         if (path / "model" / SPECIFICATION).exists() and run.status == "finished":
             return _from_folder(path / "model", where, run)
         if is_hugging_face_folder(path / "model") and run.status == "finished":
