@@ -15,7 +15,7 @@ from lavra.data.examples.spans import SpanColumns
 from lavra.data.tokenizers.offsets import encode_with_offsets
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.evaluation.intervals import Estimate
-from lavra.evaluation.labels.answers import AnswerScores, answer_scores, normalize_answer
+from lavra.evaluation.labels.answers import ARTICLES, AnswerScores, answer_scores, normalize_answer
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.tasks.base import Measured
@@ -180,7 +180,7 @@ def measure_answers(
     model = answer_scores([one.text for _, one in pairs], truth, language, seed=seed)
     simple = [likeliest_sentence(*labels["texts"], language) for labels, _ in pairs]
     baseline = answer_scores(simple, truth, language, seed=seed)
-    figures = {**model.to_json(), "language": language, "baselines": [{"name": BASELINE, **baseline.to_json()}]}
+    figures = {**model.to_json(), "language": language, "baselines": {BASELINE: baseline.to_json()}}
     return Measured(figures, _table([("the model", model), (BASELINE, baseline)], language))
 
 
@@ -188,7 +188,8 @@ def _table(named: Sequence[tuple[str, AnswerScores]], language: str | None) -> s
     model = named[0][1]
     wide = max(len(name) for name, _ in named)
     beside = f", {model.unanswerable:,} of them without an answer" if model.unanswerable else ""
-    lines = [f"answers to {counted(model.questions, 'question')}{beside} (articles left out of: {language or 'none'})"]
+    articles = f"; articles of {language} do not count" if language in ARTICLES else ""
+    lines = [f"answers to {counted(model.questions, 'question')}{beside}{articles}"]
     lines += [f"  {name:<{wide}}  exact match {_told(one.exact_match)}  F1 {_told(one.f1)}" for name, one in named]
     return "\n".join(lines)
 

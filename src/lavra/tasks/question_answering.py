@@ -112,7 +112,9 @@ class QuestionAnsweringTask(Task):
 
     def head(self, facts: dict[str, Any], width: int) -> SpanHead:
         """Return the head of beginnings and ends."""
-        return SpanHead(width, dropout=facts["head"]["dropout"])
+        head = SpanHead(width, dropout=facts["head"]["dropout"])
+        head.initialize()
+        return head
 
     def objective(self, plan: Any, model: Any, dataset: Dataset) -> SpanObjective:
         """Return the objective on the rows of the store."""

@@ -157,7 +157,7 @@ def measure_tags(
     if frequent is not None:
         tags = [[frequent.get(word, _default(facts)) for word, *_ in row] for row in rows]
         named.append((BASELINE, _scores(facts, truth, tags, seed)))
-        figures["baselines"] = [{"name": BASELINE, **_headline(facts, named[1][1])}]
+        figures["baselines"] = {BASELINE: _headline(facts, named[1][1])}
     unknown = Counter(name for row in truth for name in row if name not in set(facts["classes"]))
     if unknown:
         figures["unknown_tags"] = dict(unknown)
@@ -183,14 +183,14 @@ def _headline(facts: Mapping[str, Any], scores: TagScores) -> dict[str, Any]:
 
 def _figures(facts: Mapping[str, Any], scores: TagScores) -> dict[str, Any]:
     types = {name: one.to_json() for name, one in scores.types.items()}
-    return {**_headline(facts, scores), "types": types, "sentences": scores.sentences, "words": scores.tokens}
+    return {**_headline(facts, scores), "types": types, "sentences": scores.sequences, "words": scores.tokens}
 
 
 def _table(facts: Mapping[str, Any], named: Sequence[tuple[str, TagScores]], unknown: Counter[str]) -> str:
     """Return the scores as a table of plain text."""
     model = named[0][1]
     what = "entities" if facts["entities"] else "words with their tags"
-    lines = [f"{what} in {counted(model.sentences, 'sentence')} of {counted(model.tokens, 'word')}"]
+    lines = [f"{what} in {counted(model.sequences, 'sentence')} of {counted(model.tokens, 'word')}"]
     wide = max(len(name) for name in (*model.types, *(name for name, _ in named)))
     for name, scores in named:
         parts = [

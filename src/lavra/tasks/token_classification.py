@@ -119,7 +119,9 @@ class TokenClassificationTask(Task):
 
     def head(self, facts: dict[str, Any], width: int) -> TokenHead:
         """Return the head of tokens."""
-        return TokenHead(width, len(facts["classes"]), dropout=facts["head"]["dropout"])
+        head = TokenHead(width, len(facts["classes"]), dropout=facts["head"]["dropout"])
+        head.initialize()
+        return head
 
     def objective(self, plan: Any, model: Any, dataset: Dataset) -> TagObjective:
         """Return the objective on the rows of the store."""

@@ -79,7 +79,7 @@ class SpanColumns(LabelReader):
         if missing:
             bad_rows.add(MISSING_COLUMN, row.place, missing_column(" and ".join(missing), list(fields)), size=size)
             return None
-        bad_rows.note_columns(row.file, self.names, fields)
+        bad_rows.note_columns(row.file, [name for name in self.names if name in fields], fields)
         for name, text in zip(self.names, texts, strict=False):
             fault = NOT_TEXT if not isinstance(text, str) else fault_of(text)
             if fault:

@@ -71,7 +71,7 @@ class TaggedColumns(LabelReader):
             detail = missing_column(self.tokens, list(fields))
             bad_rows.add(MISSING_COLUMN, row.place, detail, size=_size(fields.values()))
             return None
-        bad_rows.note_columns(row.file, self.names, fields)
+        bad_rows.note_columns(row.file, [name for name in self.names if name in fields], fields)
         words, tags = _listed(fields[self.tokens]), _listed(fields.get(self.tags))
         fault = self._fault(words, tags, fields)
         if fault is not None:
