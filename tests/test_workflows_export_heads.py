@@ -111,7 +111,9 @@ def test_a_span_class_gives_the_same_scores_with_both_kinds_of_tokens(tmp_path: 
     question, context = "Quem mora?", "Ana mora em Lisboa."
     [parts] = SpanColumns().encode([ExampleRow("", "", context, question)], opened.tokenizer, None)
     [ours] = outputs_of_tokens(opened.model, parts, lambda part, outputs: outputs)
-    ids = AutoTokenizer.from_pretrained(tmp_path / "out")(question, context, return_tensors="pt")
+    ids = AutoTokenizer.from_pretrained(tmp_path / "out")(
+        question, context, return_tensors="pt", return_token_type_ids=True
+    )
     assert ids["input_ids"][0].tolist() == parts[0].tokens.tolist()
     with torch.no_grad():
         theirs = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out")(**ids)

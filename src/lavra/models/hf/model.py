@@ -109,7 +109,7 @@ class HFModel(Cached):
         arguments |= read_by_model | {names[1]: self._padding_mask(batch.document_ids)}
         if "use_cache" in self._takes:
             arguments["use_cache"] = False
-        if self.reads_token_types and "token_types" in batch.model_inputs:
+        if "token_type_ids" in self._takes and "token_types" in batch.model_inputs:
             arguments["token_type_ids"] = batch.model_inputs["token_types"]
         document_ids, read = (batch.document_ids, read) if self.supports_packing else (None, None)
         if read is not None and document_ids is None:
@@ -177,11 +177,6 @@ class HFModel(Cached):
         finally:
             handle.remove()
         return found[0]
-
-    @property
-    def reads_token_types(self) -> bool:
-        """Whether the model is told of two texts in one sequence which tokens belong to the second (BERT is)."""
-        return "token_type_ids" in self._takes
 
     def use_task_head(self) -> None:
         """Let features be the last hidden states from now on, and freeze what only the language-model head uses."""

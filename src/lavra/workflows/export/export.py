@@ -268,9 +268,7 @@ def _write_tokenizer(source: _Source, folder: Path) -> None:
     write_companions(folder, source.tokenizer, source.files, ours=False)
     if not read_origin(source.files):
         settings = folder / TOKENIZER_CONFIG
-        kinds = ["token_type_ids"] if isinstance(source.model, HFModel) and source.model.reads_token_types else []
-        names = ["input_ids", *kinds, "attention_mask"]
-        asked = {"model_max_length": source.model.context, "model_input_names": names}
+        asked = {"model_max_length": source.model.context, "model_input_names": ["input_ids", "attention_mask"]}
         write_json(settings, {**read_json(settings), **asked})
 
 
