@@ -55,7 +55,7 @@ class TextConfig(ReadingConfig):
     completion: str | None = None
     """Column of the completion, which is learned; completion, target, answer, query, … are recognised by their names,
     and so are chats."""
-    label: Annotated[str | None, Common, shown("--label-column", metavar="COLUMN")] = None
+    label: Annotated[str | None, shown("--label-column", metavar="COLUMN")] = None
     """Column of the labels; label, labels, class, category, score, … are recognised by their names."""
     template: str = ""
     """Text that is made of several columns, as "similarity of {anchor} to {target} in {context}"; a template for
