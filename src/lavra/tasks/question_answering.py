@@ -77,8 +77,12 @@ class QuestionAnsweringTask(Task):
         there = answers is not None and {"context", "question"} <= data.columns
         return SpanColumns(answers=answers) if there and answers is not None else None
 
+    def reader_from(self, columns: dict[str, Any]) -> SpanColumns:
+        """Return what reads further rows, which may lack labels."""
+        return SpanColumns(**columns, may_lack_labels=True)
+
     def facts(self, dataset: Dataset) -> dict[str, Any]:
-        """Return what reads the rows, the share of questions without an answer, and the most tokens of an answer."""
+        """Return the share of questions without an answer, and the most tokens of an answer."""
         assert isinstance(dataset, LabelledDataset)
         questions = unanswerable = split = 0
         lengths: list[int] = []
@@ -103,7 +107,6 @@ class QuestionAnsweringTask(Task):
             )
         usual = int(np.quantile(lengths, _USUAL, method="higher"))
         return {
-            "columns": dataset.columns_read,
             "questions": questions,
             "unanswerable": unanswerable / questions,
             "answer_tokens": max(ANSWER_TOKENS, usual),
