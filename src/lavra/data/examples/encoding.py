@@ -70,17 +70,20 @@ class CutExamples:
         prompts: Number of prompts that lost their beginning.
         sources: Number of sources, the texts that an encoder reads, that lost their end.
         chats: Number of chats that lost their last turns.
+        texts: Number of labelled texts that lost their end.
         places: Places of the first few, as "file:line".
     """
 
     prompts: int = 0
     sources: int = 0
     chats: int = 0
+    texts: int = 0
     places: list[str] = field(default_factory=list)
 
-    def add(self, place: str, *, prompts: int = 0, sources: int = 0, chats: int = 0) -> None:
+    def add(self, place: str, *, prompts: int = 0, sources: int = 0, chats: int = 0, texts: int = 0) -> None:
         """Count one example at `place` that was cut in one or more of the ways."""
         self.prompts, self.sources, self.chats = self.prompts + prompts, self.sources + sources, self.chats + chats
+        self.texts += texts
         if len(self.places) < EXAMPLES:
             self.places.append(place)
 
@@ -104,6 +107,7 @@ class CutExamples:
             (self.prompts, f"cut to fit {context} tokens: the beginning of the prompt"),
             (self.sources, f"cut to fit {source_context} tokens: the end of the source"),
             (self.chats, f"cut to fit {context} tokens: the last turns of the chat"),
+            (self.texts, f"cut to fit {context} tokens: the end of the text"),
         )
         places = ", ".join(self.places) + (", ..." if sum(count for count, _ in kinds) > EXAMPLES else "")
         lines = [f"{what} in {count:,} of {counted(examples, 'example')}" for count, what in kinds if count]
@@ -244,7 +248,7 @@ class ExampleEncoder:
         found = []
         for row, parts in zip(rows, self.reader.encode(rows, self.tokenizer, self.context), strict=True):
             if any(part.cut for part in parts):
-                self._cut(row, sources=1)
+                self._cut(row, texts=1)
             if not parts:
                 self._left_out(NO_PART_TO_LEARN, row, "no tokens")
             size = (len(row.prompt.encode()) + len(row.completion.encode())) // max(1, len(parts))
@@ -367,10 +371,10 @@ class ExampleEncoder:
 
         return Library.from_str(self.tokenizer.serialised)
 
-    def _cut(self, row: ExampleRow, *, prompts: int = 0, sources: int = 0, chats: int = 0) -> None:
+    def _cut(self, row: ExampleRow, *, prompts: int = 0, sources: int = 0, chats: int = 0, texts: int = 0) -> None:
         """Count an example that is cut; under the policy "strict" it is an error."""
         self.bad_rows.cut(row.place)
-        self.cut.add(row.place, prompts=prompts, sources=sources, chats=chats)
+        self.cut.add(row.place, prompts=prompts, sources=sources, chats=chats, texts=texts)
 
     def _left_out(self, kind: str, row: ExampleRow, detail: str) -> None:
         self.bad_rows.add(kind, row.place, detail)

@@ -172,7 +172,8 @@ class LabelColumns(LabelReader):
                 bad_rows.add(fault, row.place, detail, size=size)
                 return None
         kept = {name: fields[name] for name in (*self.labels, *BESIDE) if not is_nothing(fields.get(name))}
-        return ExampleRow(row.source, row.place, *(*texts, "")[:2], labels=kept)
+        stratum = _stratum(kept.get(self.labels[0])) if len(self.labels) == 1 else None
+        return ExampleRow(row.source, row.place, *(*texts, "")[:2], labels=kept, stratum=stratum)
 
     def encode(
         self, rows: Sequence[ExampleRow], tokenizer: Tokenizer, context: int | None
@@ -190,6 +191,15 @@ class LabelColumns(LabelReader):
     def to_json(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
         return {"text": self.text, "labels": list(self.labels), "second": self.second, "template": self.template}
+
+
+def _stratum(label: Any) -> str | float | None:
+    """Return the class of a row as text, or its number where that is not whole; None for a list of labels."""
+    if isinstance(label, float):
+        return label
+    if isinstance(label, list | dict) or label is None:
+        return None
+    return str(label).strip()
 
 
 def is_nothing(value: object) -> bool:

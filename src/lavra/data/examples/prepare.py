@@ -15,6 +15,7 @@ from lavra.core.progress import Progress, log
 from lavra.core.units import counted
 from lavra.data.examples.chats import TEMPLATE_FILE, ChatTemplate
 from lavra.data.examples.encoding import ExampleEncoder
+from lavra.data.examples.label_split import validation_rows
 from lavra.data.examples.labelled import LabelReader
 from lavra.data.examples.rows import (
     ExampleRow,
@@ -176,7 +177,10 @@ def prepare_examples(
         )
         split = counter.train_on_all() if given.documents else counter.decide()
         examples = counter.documents + given.documents
-        manifests = _write(building, example_cache, encoder, split, examples, given)
+        chosen = None
+        if encoder.reader is not None and not given.documents:
+            chosen = validation_rows(read_example_cache(example_cache), validation_share)
+        manifests = _write(building, example_cache, encoder, split, examples, given, chosen)
         if encoder.unknown:
             bad_rows.change(UNKNOWN_TOKEN, str(out), f"{encoder.unknown:,} of the tokens to learn")
         learned = sum(manifest.learned for manifest in manifests.values())
@@ -185,7 +189,7 @@ def prepare_examples(
         if chats and chat_template is not None:
             write_atomically(building / TOKENIZER / TEMPLATE_FILE, chat_template.text)
             log(f"chats are written as text by {chat_template.origin}")
-        notes = encoder.cut.summary(examples, context, context if kind == "labelled" else source_context)
+        notes = encoder.cut.summary(examples, context, source_context)
         for text in (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned), _unwritten(encoder)):
             if text:
                 log(text)
@@ -263,7 +267,13 @@ def _reading(
 
 
 def _write(
-    folder: Path, example_cache: Path, encoder: ExampleEncoder, split: Split, examples: int, given: GivenValidation
+    folder: Path,
+    example_cache: Path,
+    encoder: ExampleEncoder,
+    split: Split,
+    examples: int,
+    given: GivenValidation,
+    chosen: set[int] | None,
 ) -> dict[str, ExampleManifest]:
     """Encode the rows while the next ones are read, and write both stores.
 
@@ -274,6 +284,7 @@ def _write(
         split: Decides by a row's prompt whether it is validation data.
         examples: Number of rows, for the progress line.
         given: The prompts of the validation data that the user named.
+        chosen: The numbers of the labelled rows that are validation data; None where the split decides.
 
     Returns:
         The manifests of the stores by side, "train" and "validation".
@@ -285,10 +296,11 @@ def _write(
         Progress("tokenising", examples, "examples") as progress,
     ):
         for batch, encoded in prefetch(_batches(read_example_cache(example_cache)), encoder.encode_parts):
-            for row, examples_of_row in zip(batch, encoded, strict=True):
+            for number, (row, examples_of_row) in enumerate(zip(batch, encoded, strict=True), start=done):
                 if not examples_of_row:
                     continue
-                validation_set = row.is_validation or content_hash(row.key.encode()) < split.threshold
+                picked = content_hash(row.key.encode()) < split.threshold if chosen is None else number in chosen
+                validation_set = row.is_validation or picked
                 if not row.is_validation and row.key.encode() in given:
                     encoder.bad_rows.change(OVERLAP, row.place)
                 texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]

@@ -110,6 +110,8 @@ class ExampleRow:
         given: Further variables for the template of a chat: `tools`, `documents`, variables of its own.
         is_validation: Whether it is validation data.
         labels: The further columns of a labelled row, whose text is the prompt.
+        stratum: Class or number of a labelled row, of which training and validation data get their share; None where it
+            has none of the kind.
 
     Examples:
         >>> from lavra.data.examples.rows import ExampleRow
@@ -128,6 +130,7 @@ class ExampleRow:
     given: Mapping[str, Any] = field(default_factory=dict)
     is_validation: bool = False
     labels: Mapping[str, Any] = field(default_factory=dict)
+    stratum: str | float | None = None
 
     @property
     def key(self) -> str:

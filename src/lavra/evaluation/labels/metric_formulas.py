@@ -36,9 +36,7 @@ def statistics_of(table: Predictions, decisions: NDArray, names: tuple[str, ...]
         decisions: What is decided for each row.
         names: Names of the metrics.
     """
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(table.ids))}
-    unit = np.array([numbers[one] for one in table.ids], dtype=np.int64)
-    rows = _Rows(table, decisions, unit, len(numbers))
+    rows = _Rows(table, decisions, *table.units)
     makers = {
         "classes": (_class_counts, _probabilities, _calibration),
         "labels": (_label_counts, _label_sets, _probabilities, _calibration),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -159,6 +160,12 @@ class Predictions:
         """
         return _decided(self.probabilities, self.kind)
 
+    @cached_property
+    def units(self) -> tuple[NDArray[np.int64], int]:
+        """Number of the id of each row, (n,), and the number of ids: the rows of one id are drawn together."""
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.ids))}
+        return np.array([numbers[one] for one in self.ids], dtype=np.int64), len(numbers)
+
     def select(self, rows: ArrayLike) -> Predictions:
         """Return the table of some rows, given by their indices or by a mask."""
         chosen = np.arange(len(self))[np.asarray(rows)]
@@ -167,6 +174,12 @@ class Predictions:
             ids=[self.ids[row] for row in chosen.tolist()],
             **{name: getattr(self, name)[chosen] for name in BY_ROW},
         )
+
+    def with_shuffled(self, targets: NDArray[np.float64]) -> Predictions:
+        """Return the table with its own targets in another order, (n, K); they are not checked again."""
+        shuffled = object.__new__(Predictions)
+        vars(shuffled).update(vars(self) | {"targets": targets})
+        return shuffled
 
     def with_probabilities(self, probabilities: ArrayLike) -> Predictions:
         """Return the table with other predictions for the same rows, (n, K)."""
