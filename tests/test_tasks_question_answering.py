@@ -53,6 +53,9 @@ def test_it_learns_and_answers_from_contexts_of_any_length(base: str, tmp_path: 
     found = answer(opened.model, opened.tokenizer, opened.task[1], "Onde mora?", context)
     assert found.text == context[found.start : found.start + len(found.text)] == "Lisboa"
     assert 0.0 < found.score <= 1.0
+    [same] = lavra.classify(str(run.path), [(context, "Onde mora?")])  # pyright: ignore[reportArgumentType]
+    assert same.label == "Lisboa"
+    assert same.probabilities == {"Lisboa": pytest.approx(found.score, rel=1e-4)}
     long = "Não se sabe nada. " * 30 + context + " Nada se sabe." * 30
     found = answer(opened.model, opened.tokenizer, opened.task[1], "Onde mora?", long)
     assert long[found.start : found.start + len(found.text)] == found.text

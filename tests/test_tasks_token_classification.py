@@ -20,6 +20,7 @@ from lavra.tasks.datasets import DataDescription
 from lavra.tasks.table import choose_task
 from lavra.tasks.tagging import BASELINE, MAJORITY, TaggedSentence, frequent_tags, measure_tags, tag
 from lavra.training.checkpoints.checkpoints import CheckpointStore
+from lavra.workflows.classify import classify_file
 from lavra.workflows.models.open import open_model
 
 ENTITIES: dict[str, Any] = {
@@ -101,6 +102,11 @@ def test_it_learns_what_windows_of_long_sentences_hold(base: str, tmp_path: Path
     assert [len(tags) for tags in given] == [len(words), 0, 1, 4]
     assert sum(a == b for a, b in zip(given[0], rows[0]["tags"], strict=True)) > 0.9 * len(words)
     assert given[2] == ["O"]  # nothing of it is read
+    text, mapped = lavra.classify(str(run.path), [" ".join(words), {"tokens": words}])  # pyright: ignore[reportArgumentType]
+    assert text.label == mapped.label == given[0]
+    rows_given = classify_file(str(run.path), str(tmp_path / "dev.jsonl"))["rows"]
+    assert [len(row["predicted"]) for row in rows_given] == [len(row["tokens"]) for row in rows[:8]]
+    assert rows_given[0]["predicted"] == given[0]
 
 
 @pytest.mark.parametrize("sides", [("decoder", "tags"), ("encoder", "upos"), ("encoder", "ner_tags")])

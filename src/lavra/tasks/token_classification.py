@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.data.examples.store import Example
 from lavra.data.examples.tagged import NO_TOKEN, TaggedColumns
+from lavra.generation.classifying import Classification
 from lavra.models.heads import TokenHead
 from lavra.models.protocols import IGNORED
 from lavra.objectives.classify import Classify, LabelledText
@@ -167,6 +168,13 @@ class TokenClassificationTask(Task):
                 measured, table=f"{measured.table}\n(on {len(rows):,} of {len(every):,}, to keep to the time)"
             )
         return measured
+
+    def predict(self, trained: Trained) -> Iterator[tuple[int, Classification]]:
+        """Yield the number of each given row, and its words with a list of tags as their label."""
+        rows = validation_parts(trained)
+        tagged = tagged_sentences(trained.model, trained.plan.facts, rows)
+        for row, one in zip(rows, tagged, strict=True):
+            yield row[0].labels["row"], Classification(" ".join(one.words), one.predicted, {})
 
     def samples(self, trained: Trained, count: int) -> list[dict[str, str]]:
         """Return the first validation sentences with their predicted tags beside the true ones."""

@@ -12,6 +12,8 @@ from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.data.examples.labelled import LabelColumns, LabelReader
 from lavra.data.examples.rows import ExampleRow
+from lavra.data.examples.spans import SpanColumns
+from lavra.data.examples.tagged import TaggedColumns, words_and_signs
 from lavra.data.readers.documents import read_rows
 from lavra.data.readers.rows import BadRows, OnBadRow, SourceDocument
 from lavra.generation.classifying import Classification
@@ -27,7 +29,8 @@ def predict_texts(opened: OpenModel, texts: Sequence[Any]) -> list[Classificatio
     Args:
         opened: The model, with its head.
         texts: Texts, or for a model that reads several columns, mappings from their names to their values; two texts
-            may also be given as a pair.
+            may also be given as a pair. For a model that tags words, lists of words, or texts that are divided into
+            words and punctuation marks.
 
     Raises:
         InputError: If a text cannot be read, or the model has no head for labels.
@@ -78,13 +81,16 @@ def predict_file(
 
 
 def _text_columns(reader: LabelReader) -> tuple[str, ...]:
-    return reader.texts if isinstance(reader, LabelColumns) else reader.names
+    known = isinstance(reader, LabelColumns | TaggedColumns | SpanColumns)
+    return reader.texts if known else reader.names
 
 
 def _row(number: int, text: Any, reader: LabelReader) -> SourceDocument:
     names = _text_columns(reader)
     if isinstance(text, Mapping):
         fields = dict(text)
+    elif isinstance(reader, TaggedColumns):
+        fields = {reader.tokens: words_and_signs(text) if isinstance(text, str) else list(text)}
     else:
         parts = (text,) if isinstance(text, str) else tuple(text)
         if len(parts) != len(names):
@@ -99,8 +105,6 @@ def _row(number: int, text: Any, reader: LabelReader) -> SourceDocument:
 def _predicted(opened: OpenModel, rows: Iterable[ExampleRow | None], bad_rows: BadRows) -> list[Classification | None]:
     """Return the prediction for each row, None for one that could not be used."""
     task, _ = task_of(opened)
-    if not isinstance(task, LabelledTextTask):
-        raise InputError(f"{opened.place} is a model for {task.name}", "use it with the command of that task")
     places, used = list[int](), list[ExampleRow]()
     count = 0
     for row in rows:
@@ -110,6 +114,10 @@ def _predicted(opened: OpenModel, rows: Iterable[ExampleRow | None], bad_rows: B
         count += 1
     found: list[Classification | None] = [None] * count
     with given_rows(opened, used, bad_rows) as trained:
+        if not isinstance(task, LabelledTextTask):
+            for number, predicted in task.predict(trained):
+                found[places[number]] = predicted
+            return found
         facts = trained.plan.facts
         kept = list(trained.dataset.labelled(validation=True))  # pyright: ignore[reportAttributeAccessIssue]
         for number, outputs in outputs_of(trained):
