@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer as Library
+from tokenizers import processors
 
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from little_tokenizers import wordpiece
@@ -24,11 +27,22 @@ QUICK: dict[str, Any] = {
 }
 
 
+@cache
+def pair_wordpiece() -> Tokenizer:
+    """A WordPiece like BERT's, which puts a [SEP] between two texts and calls the second one another kind."""
+    inner = Library.from_str(wordpiece().serialised)
+    ids = [(name, inner.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+    )
+    return Tokenizer(inner, "[SEP]")
+
+
 def encoder(folder: Path, tokenizer: Tokenizer | None = None, length: int = 64) -> Path:
     """Write a random BERT without a language-model head, and the tokenizer of its family."""
     import transformers
 
-    tokenizer = tokenizer or wordpiece()
+    tokenizer = tokenizer or pair_wordpiece()
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = transformers.BertConfig(

@@ -173,14 +173,19 @@ def measure_answers(
         given: The predicted answer of each question.
         seed: Seed of the bootstrap.
         language: Language whose articles do not count, "en" or "pt"; by default it is guessed by the contexts.
+
+    Raises:
+        InputError: If nothing is known of any question.
     """
     pairs = [(row[0].labels, one) for row, one in zip(rows, given, strict=True) if row[0].labels["answers"] is not None]
+    if not pairs:
+        raise InputError("no question of these rows has an answer", "give answers, or none for unanswerable questions")
     language = language or guess_language(labels["texts"][1] for labels, _ in pairs[:_CONTEXTS_FOR_LANGUAGE]).language
     truth = [labels["answers"] for labels, _ in pairs]
     model = answer_scores([one.text for _, one in pairs], truth, language, seed=seed)
     simple = [likeliest_sentence(*labels["texts"], language) for labels, _ in pairs]
     baseline = answer_scores(simple, truth, language, seed=seed)
-    figures = {**model.to_json(), "language": language, "baselines": {BASELINE: baseline.to_json()}}
+    figures = {**model.to_json(), "language": language, "baseline_scores": {BASELINE: baseline.to_json()}}
     return Measured(figures, _table([("the model", model), (BASELINE, baseline)], language))
 
 

@@ -49,12 +49,7 @@ RESULT = Table(
         ),
         "data": Either((TEXT, ListOf(TEXT))),
         "evaluation": _MEASURED,
-        "baselines": Either(
-            (
-                Table(rest=Table()),  # the metrics of a labelled task by the name of the baseline
-                ListOf(Table({"name": TEXT, "bits_per_byte": NUMBER}, needed=("name", "bits_per_byte"))),
-            )
-        ),
+        "baselines": ListOf(Table({"name": TEXT, "bits_per_byte": NUMBER}, needed=("name", "bits_per_byte"))),
         "data_usage": ListOf(
             Table({"source": TEXT} | dict.fromkeys(("tokens", "epochs", "seen", "left", "total"), NUMBER))
         ),

@@ -63,6 +63,11 @@ class SpanColumns(LabelReader):
     may_lack_labels: bool = False
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns that the model reads."""
+        return (self.context, self.question)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of all columns that are read where a row has them."""
         return (self.context, self.question, self.answers, *BESIDE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -27,6 +28,8 @@ from lavra.data.readers.tables import missing_column
 from lavra.data.tokenizers.offsets import encode_with_offsets
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.text.bio import TAG, valid_bio
+
+_WORD_OR_SIGN = re.compile(r"\w+(?:[-'’.]\w+)*|[^\w\s]")
 
 NO_TOKEN = -1
 """What stands in the place of the first token of a word that has no tokens, such as an empty one."""
@@ -58,6 +61,11 @@ class TaggedColumns(LabelReader):
     tokens: str = "tokens"
     tags: str = "tags"
     may_lack_labels: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns that the model reads."""
+        return (self.tokens,)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -133,6 +141,16 @@ class TaggedColumns(LabelReader):
     def to_json(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
         return {"tokens": self.tokens, "tags": self.tags}
+
+
+def words_and_signs(text: str) -> list[str]:
+    """Return the words of a text and its punctuation marks one by one, as tagged sentences usually have them.
+
+    Examples:
+        >>> words_and_signs("Disse-lhe: d'água, não!")
+        ['Disse-lhe', ':', "d'água", ',', 'não', '!']
+    """
+    return _WORD_OR_SIGN.findall(text)
 
 
 def _encoded(sentences: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:

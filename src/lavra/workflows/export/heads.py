@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,9 @@ from lavra.models.hf.kinds import quietly
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.models.reference import ATTENTION_KEYS, AUTOMATIC, attention_options
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 KINDS = ("token", "span")
 """Kinds of heads that classes of `transformers` have in the same form: a linear layer on the last hidden states."""
@@ -68,7 +71,7 @@ def write_head_class(folder: Path, model: Decoder | HFModel, facts: Mapping[str,
     except ValueError:
         log(f"transformers has no class of the family {family} with such a head; the head is written beside the model")
         return False
-    layer = _layer(opened, sorted(report["missing_keys"]), output)
+    layer = _layer(opened, set(report["missing_keys"]), output)
     if layer is None:
         log(
             f"{type(opened).__name__} has more than a linear layer on the last hidden states; the head is written "
@@ -87,10 +90,12 @@ def write_head_class(folder: Path, model: Decoder | HFModel, facts: Mapping[str,
     return True
 
 
-def _layer(opened: nn.Module, missing: list[str], output: nn.Linear) -> nn.Linear | None:
-    """Return the one layer that the folder has no weights for, where it has the shape of the head; else None."""
-    owners = {name.rpartition(".")[0] for name in missing}
-    if len(owners) != 1:
+def _layer(opened: PreTrainedModel, missing: set[str], output: nn.Linear) -> nn.Linear | None:
+    """Return the layer after the body, where it is the only one, is new, and has the shape of the head; else None."""
+    body = {id(parameter) for parameter in opened.base_model.parameters()}
+    after = {name for name, parameter in opened.named_parameters() if id(parameter) not in body}
+    owners = {name.rpartition(".")[0] for name in after}
+    if len(owners) != 1 or not missing <= after:
         return None
     layer = opened.get_submodule(owners.pop())
     fits = isinstance(layer, nn.Linear) and layer.weight.shape == output.weight.shape and layer.bias is not None

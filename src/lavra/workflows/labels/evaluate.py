@@ -18,7 +18,7 @@ from lavra.tasks.opening import open_dataset
 from lavra.training.plan import Plan
 from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.labels.given_rows import given_rows, task_of
-from lavra.workflows.labels.labeller import LinearLabeller
+from lavra.workflows.labels.labeller import LinearLabeller, columns_of
 from lavra.workflows.models.open import OpenModel
 
 
@@ -109,7 +109,7 @@ def evaluate_linear(
     bad_rows, task, facts = BadRows(policy=on_bad_row), labeller.task, labeller.facts
     if data:
         given = read_examples(data, bad_rows, columns=labeller.reader, encoding=encoding)
-        rows = [row for _, row, _ in sorted(labeller.predict(given, bad_rows), key=lambda one: one[0])]
+        rows = columns_of(given)
         if bad_rows.summary():
             log(bad_rows.summary())
     elif labeller.run is not None:
