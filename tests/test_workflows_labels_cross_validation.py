@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tests.forked_processes import LAVRA, TRAINING, ForkServer
-from tests.labelled_rows import reviews, tiny_request, write_rows
 
 import lavra
+from labelled_reviews import reviews, tiny_request, write_rows
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.evaluation.labels.predictions_file import read_predictions
