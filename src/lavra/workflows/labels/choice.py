@@ -34,7 +34,7 @@ def choose_model(job: JobParts) -> tuple[dict[str, Any], str]:
     if run is None or not isinstance(task, LabelledTextTask) or not isinstance(data, LabelledDataset):
         return {}, ""
     found = read_baseline(run.path / LINEAR)
-    if found is None:
+    if found is None or not (run.path / PREDICTIONS).is_file():  # a model of all rows has none to be measured on
         return {}, ""
     rows = list(data.labelled(validation=True))
     linear = linear_predictions(found[0], task, job.plan.facts, rows)
