@@ -98,13 +98,14 @@ def test_the_temperature_is_applied_by_the_model_and_changes_no_decision(run: Ru
     head = json.loads((run.path / "model" / "head.json").read_text())
     assert head["facts"]["temperature"] == run.result["calibration"]["temperature"] != 1.0
     with_it = lavra.classify(str(run.path), texts)
-    plan = run.plan
-    run.write_plan({**plan, "facts": {**plan["facts"], "temperature": 1.0}})
+    kept = (run.path / "model" / "head.json").read_text()
+    changed = {**head, "facts": {**head["facts"], "temperature": 1.0}}
+    (run.path / "model" / "head.json").write_text(json.dumps(changed))
     without = lavra.classify(str(run.path), texts)
-    run.write_plan(plan)
+    (run.path / "model" / "head.json").write_text(kept)
     assert [one.label for one in with_it] == [one.label for one in without]
     assert with_it[0].probabilities != without[0].probabilities
-    tempered = np.log([without[0].probabilities[name] for name in ("bad", "good")]) / plan["facts"]["temperature"]
+    tempered = np.log([without[0].probabilities[name] for name in ("bad", "good")]) / head["facts"]["temperature"]
     expected = np.exp(tempered) / np.exp(tempered).sum()
     assert with_it[0].probabilities["bad"] == pytest.approx(expected[0], rel=1e-5)
 
