@@ -11,11 +11,12 @@ import torch
 import torch._dynamo
 from safetensors.torch import load_file, save_file
 
+from hf_models import hf_model
 from lavra.core.errors import InputError
 from lavra.models.protocols import IGNORED
 from lavra.objectives.causal import Causal
 from lavra.training.batches import DistributedInfo
-from lavra.training.precision import Precision
+from lavra.training.precision import MasterWeights, Precision
 from lavra.training.step import Step
 from lavra.training.trainer import Trainer
 from lavra.training.updates import (
@@ -179,6 +180,13 @@ def test_sam_climbs_by_rho_along_the_gradient_and_the_loss_rises():
     assert uphill.loss == pytest.approx(report.metrics["perturbed_loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sam", "asam", "awp clamped", "fgm"])
+def test_the_loss_rises_in_bf16_too(name: str):
+    trainer = trainer_with(lambda trainer: ACTIVE[name](trainer), precision="bf16")
+    (report,) = run(trainer, 1)
+    assert report.metrics["perturbed_loss"] > report.loss
+
+
 def changes_of(update: Perturbation, trainer: Trainer) -> dict[str, torch.Tensor]:
     """Return the change that an update makes at the first step, and leave the gradients as they were."""
     step = Step(0, 0.0, trainer)
@@ -227,6 +235,13 @@ def test_fgm_adds_the_gradient_of_a_moved_embedding():
     run(other, 1)
     expected = {name: part + uphill.gradients[0][name] for name, part in clean.gradients[0].items()}
     assert distance(both.gradients[0], expected) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2", "modernbert", "gpt2", "llama"])
+def test_fgm_finds_the_table_of_tokens_and_no_other(family: str):
+    model = hf_model(family)
+    (name,) = FastGradientMethod(1.0, MasterWeights(model, "fp32")).tables
+    assert model.get_parameter(name) is model.inner.get_input_embeddings().weight
 
 
 def test_the_head_learns_first_and_the_embedding_last():
