@@ -98,7 +98,7 @@ class LabelledTextTask(Task):
     causal = False
     bos = True
     most_epochs = (5.0, 30.0)
-    headline = "accuracy"
+    learns, headline = "texts", "accuracy"
     outputs: ClassVar[Outputs]
     kind: ClassVar[Kind]
     label_names: ClassVar[tuple[str, ...]] = LABEL_NAMES

@@ -347,7 +347,7 @@ class TrainingJob(JobParts):
 
         peak = self.plan.probe.get("peak_flops", 0.0) * self.distributed.world_size
         cost = self.trainer.gradients_per_step * passes_of(self.config.technique)
-        return Units(metrics, self.plan.flops_per_token * cost, peak)
+        return Units(metrics, self.plan.flops_per_token * cost, peak, task.learns)
 
     def _patience(self) -> int | None:
         """Return the patience of early stopping, which is refused for several processes: they could stop apart."""
