@@ -90,7 +90,9 @@ def answers_of(
     """
     longest = int(facts["answer_tokens"])
     found = iter(
-        outputs_of_tokens(model, [part for row in rows for part in row], lambda *given: _best_span(*given, longest))
+        outputs_of_tokens(
+            model, [part for row in rows for part in row], lambda part, outputs: _best_span(part, outputs, longest)
+        )
     )
     contexts = list(dict.fromkeys(row[0].labels["texts"][1] for row in rows))
     placed = {
@@ -183,7 +185,7 @@ def measure_answers(
     language = language or guess_language(labels["texts"][1] for labels, _ in pairs[:_CONTEXTS_FOR_LANGUAGE]).language
     truth = [labels["answers"] for labels, _ in pairs]
     model = answer_scores([one.text for _, one in pairs], truth, language, seed=seed)
-    simple = [likeliest_sentence(*labels["texts"], language) for labels, _ in pairs]
+    simple = [likeliest_sentence(labels["texts"][0], labels["texts"][1], language) for labels, _ in pairs]
     baseline = answer_scores(simple, truth, language, seed=seed)
     figures = {**model.to_json(), "language": language, "baseline_scores": {BASELINE: baseline.to_json()}}
     return Measured(figures, _table([("the model", model), (BASELINE, baseline)], language))
