@@ -101,10 +101,10 @@ def answers_of(
     }
     answers = []
     for row in rows:
-        windows = [next(found) for _ in row]
-        best = max(windows, key=lambda one: one.score)
-        nothing = min(one.nothing for one in windows)  # every window has to say that it holds no answer
-        everything = torch.tensor([one.everything for one in windows]).logsumexp(0)
+        said = [next(found) for _ in row]
+        best = max(said, key=lambda one: one.score)
+        nothing = min(one.nothing for one in said)  # every window has to say that it holds no answer
+        everything = torch.tensor([one.everything for one in said]).logsumexp(0)
         context = row[0].labels["texts"][1]
         if facts["unanswerable"]:
             everything = torch.logaddexp(everything, torch.tensor(nothing))
