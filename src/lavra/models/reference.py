@@ -2,8 +2,8 @@
 
 It is run as `python -P reference.py FOLDER TOKENS OUT`. TOKENS is a safetensors file with (windows, length) ids, a mask
 of those that are not padding, and the kind of the model, or of the head of its task; for an encoder-decoder the ids are
-the text that it writes, and `source_ids` are the text that it reads. OUT receives the logits of the tokens, and
-OUT.json what was found about the weights.
+the text that it writes, and `source_ids` are the text that it reads. OUT receives the logits of the tokens, or of the
+texts, and OUT.json what was found about the weights.
 """
 
 from __future__ import annotations

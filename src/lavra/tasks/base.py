@@ -50,6 +50,7 @@ class Trained:
         device: Device that holds the model and computes.
         folder: The folder of the run, in which a task may write files of its own; None where it may not.
         deadline: When the measurement should be done; None for no limit.
+        run: The folder of the run that the model comes from, whose baselines are measured beside it; None for none.
     """
 
     model: Decoder | HFModel
@@ -59,6 +60,7 @@ class Trained:
     device: torch.device
     folder: Path | None = None
     deadline: Deadline | None = None
+    run: Path | None = None
 
 
 @dataclass(frozen=True)

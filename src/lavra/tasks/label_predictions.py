@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,21 @@ from lavra.evaluation.labels.metrics import METRICS, Scores
 from lavra.evaluation.labels.predictions import Kind, Predictions
 from lavra.models.heads import head_of
 from lavra.tasks.base import Trained
+
+
+class LabelTargets(Protocol):
+    """What says what is known of rows: a task with one label for each text.
+
+    Attributes:
+        kind: What the predictions are.
+    """
+
+    kind: ClassVar[Kind]
+
+    def targets(self, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Return what is known of each row, (rows, outputs), as `Predictions` takes it."""
+        ...
+
 
 _ROWS_AT_ONCE = 16
 """Rows of tokens that are predicted at once."""
@@ -57,8 +72,12 @@ def predictions_of(
     outputs = np.zeros((len(rows), len(classes)))
     for number, values in outputs_of(trained):
         outputs[number] = probabilities(values.double()).numpy()
-    weights = np.array([1.0 if row.get("weight") is None else float(row["weight"]) for row in rows])
-    return Predictions(ids_of(rows), targets, outputs, classes, kind, weights=weights)
+    return Predictions(ids_of(rows), targets, outputs, classes, kind, weights=weights_of(rows))
+
+
+def weights_of(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Return the weight of each row, (rows,): its column `weight`, else 1."""
+    return np.array([1.0 if row.get("weight") is None else float(row["weight"]) for row in rows])
 
 
 def ids_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -42,6 +42,10 @@ class LabelledDataset(ExampleDataset):
     def _mean_length(self) -> float:
         return float(self.prepared.train.lengths().mean())
 
+    def validation_rows(self, shape: RowShape) -> int:
+        """Return the number of validation rows; none where the model is trained on all rows."""
+        return 0 if self.prepared.report.get("trained_on_all") else super().validation_rows(shape)
+
     def batch_tokens(self, shape: RowShape) -> int:
         """Return the tokens of a step on some 32 texts, in whole rows."""
         in_row = shape.context / self._mean_length if shape.isolate else 1.0
@@ -86,9 +90,10 @@ class LabelledDataset(ExampleDataset):
     def summary(self) -> str:
         """Return a line that says how many texts there are for training and for validation."""
         train, validation = self.prepared.train.manifest, self.prepared.validation.manifest
+        held_out = 0 if self.prepared.report.get("trained_on_all") else validation.examples
         return (
             f"{train.examples:,} labelled texts for training, of {self._mean_length:.0f} tokens on average and at most "
-            f"{int(self.prepared.train.lengths().max())}; {validation.examples:,} for validation"
+            f"{int(self.prepared.train.lengths().max())}; {held_out:,} for validation"
         )
 
     def samples(self, count: int) -> list[tuple[str, str]]:

@@ -17,7 +17,8 @@ from lavra.data.examples.labelled import LabelColumns
 from lavra.data.examples.store import Example, PackedRow
 from lavra.evaluation.labels.metrics import scores
 from lavra.evaluation.labels.predictions import Kind, Predictions
-from lavra.evaluation.labels.predictions_file import write_predictions
+from lavra.evaluation.labels.predictions_file import PREDICTIONS, write_predictions
+from lavra.evaluation.labels.thresholds import Thresholds
 from lavra.models.heads import SequenceHead
 from lavra.models.protocols import Batch, Model
 from lavra.objectives.base import Loss
@@ -25,8 +26,10 @@ from lavra.objectives.classify import Classify, LabelledText, Outputs
 from lavra.objectives.span import Span
 from lavra.tasks.base import Measured, Task, Trained
 from lavra.tasks.datasets import DataDescription, Dataset
+from lavra.tasks.deciding_words import deciding_words, write_words
 from lavra.tasks.label_predictions import predictions_of, scores_table
 from lavra.tasks.labelled_dataset import LabelledDataset
+from lavra.tasks.linear_baseline import LINEAR, linear_predictions, read_baseline
 
 LABEL_NAMES = ("label", "labels", "class", "category", "intent", "sentiment")
 """Names of columns that are recognised as labels."""
@@ -46,9 +49,6 @@ _PAIR_NAMES = (
 
 _HOLDS = 0.5
 """Probability from which on a label holds."""
-
-PREDICTIONS = "predictions.parquet"
-"""Name of the table of predictions for the validation texts in the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -226,10 +226,23 @@ class LabelledTextTask(Task):
         """Return the outputs of the head, (…, outputs), as probabilities, or as values in their own units.
 
         Args:
-            facts: What `facts` returned.
+            facts: What `facts` returned; the outputs of classes are divided by its `temperature` where it has one.
             outputs: Outputs of the head.
         """
-        return outputs.softmax(-1) if self.outputs == "classes" else outputs.sigmoid()
+        if self.outputs != "classes":
+            return outputs.sigmoid()
+        temperature = facts.get("temperature", 1.0)
+        return (outputs if temperature == 1.0 else outputs / temperature).softmax(-1)
+
+    def decisions(self, facts: Mapping[str, Any], table: Predictions) -> np.ndarray:
+        """Return what is decided for each row of a table, in the form of `Predictions.decisions`.
+
+        Args:
+            facts: What `facts` returned, with the `thresholds` of the labels where these were fitted.
+            table: The predictions.
+        """
+        thresholds = facts.get("thresholds")
+        return table.decisions() if thresholds is None else Thresholds(np.array(thresholds)).decide(table)
 
     def evaluate(self, trained: Trained) -> Measured:
         """Measure a trained model on the validation texts, with intervals, beside the baseline that sees no text.
@@ -237,14 +250,48 @@ class LabelledTextTask(Task):
         Args:
             trained: The model and its data; its folder gets the table of predictions.
         """
-        table = self.predictions(trained)
+        table, facts = self.predictions(trained), trained.plan.facts
         if trained.folder is not None:
             write_predictions(trained.folder / PREDICTIONS, table)
-        measured = {"model": scores(table, seed=trained.plan.seed)}
-        measured["majority"] = scores(self.majority(trained.plan.facts, table), seed=trained.plan.seed)
+        beside = {}
+        found = None if trained.run is None else read_baseline(trained.run / LINEAR)
+        self._write_words(trained, table, {} if found is None else found[0].deciding_words())
+        if found is not None and isinstance(trained.dataset, LabelledDataset):
+            rows = list(trained.dataset.labelled(validation=True))
+            beside["linear"] = linear_predictions(found[0], self, facts, rows)
+        return self.measured(facts, table, beside, trained.plan.seed)
+
+    def measured(
+        self, facts: Mapping[str, Any], table: Predictions, beside: Mapping[str, Predictions], seed: int
+    ) -> Measured:
+        """Return the figures of predictions, beside those of other models and of the majority on the same rows.
+
+        Args:
+            facts: What `facts` returned.
+            table: The predictions of the model.
+            beside: The predictions of other models by their names.
+            seed: Seed of the bootstrap intervals.
+        """
+        columns = {"model": table, **beside, "majority": self.majority(facts, table)}
+        decided = {"model": self.decisions(facts, table)}
+        measured = {name: scores(one, decided.get(name), seed=seed) for name, one in columns.items()}
         figures = measured["model"].to_json()
         figures["baseline_scores"] = {name: one.to_json() for name, one in measured.items() if name != "model"}
-        return Measured(figures, scores_table(measured, self.kind, len(table), "validation texts"))
+        return Measured(figures, scores_table(measured, self.kind, len(table), "texts"))
+
+    def _write_words(
+        self, trained: Trained, table: Predictions, of_baseline: Mapping[str, Sequence[tuple[str, float]]]
+    ) -> None:
+        """Write the words that decided into the folder of the run, where it is one and there is time."""
+        late = trained.deadline is not None and trained.deadline.seconds_left <= 0
+        if trained.folder is None or late:
+            return
+        facts, dataset = trained.plan.facts, trained.dataset
+        assert isinstance(dataset, LabelledDataset)
+        texts = [row["texts"] for row in dataset.labelled(validation=True)]
+        reader = self.reader_from(facts["columns"])
+        found = deciding_words(trained, table, texts, reader, partial(self.probabilities, facts))
+        write_words(trained.folder, "occlusion", found, of_baseline)
 
     def majority(self, facts: Mapping[str, Any], table: Predictions) -> Predictions:
         """Return what a model without any text would predict: the frequencies of the training data for every row.
@@ -267,7 +314,9 @@ class LabelledTextTask(Task):
         if self.kind == "values":
             return float(probabilities[0])
         if self.kind == "labels":
-            return [name for name, share in zip(classes, probabilities, strict=True) if share >= _HOLDS]
+            thresholds = facts.get("thresholds", [_HOLDS] * len(classes))
+            shares = zip(classes, probabilities, thresholds, strict=True)
+            return [name for name, share, threshold in shares if share >= threshold]
         return classes[int(probabilities.argmax())]
 
     def must_learn(self, tokenizer: Any) -> tuple[int, ...]:
@@ -277,3 +326,27 @@ class LabelledTextTask(Task):
     def metrics(self, loss: float, parts: Mapping[str, float], **_: Any) -> dict[str, float]:
         """Return what the objective measured beside the loss."""
         return dict(parts)
+
+
+_BY_CLASS = {"frequencies": 0.0, "class_weights": 1.0}
+"""Facts with a number for each class, and what stands for a class that the data have no row of."""
+
+
+def with_known(facts: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a task knows of its labels, with what is known of them from elsewhere.
+
+    Args:
+        facts: What `Task.facts` returned.
+        known: Facts that take the place of these. With other `classes`, what is counted by class is put in their order.
+
+    Examples:
+        >>> with_known({"classes": ["b"], "frequencies": [3.0]}, {"classes": ["a", "b"], "temperature": 1.5})
+        {'classes': ['a', 'b'], 'frequencies': [0.0, 3.0], 'temperature': 1.5}
+    """
+    found = dict(facts)
+    if "classes" in known and "classes" in facts:
+        for name, absent in _BY_CLASS.items():
+            if name in facts:
+                counted = dict(zip(facts["classes"], facts[name], strict=True))
+                found[name] = [counted.get(one, absent) for one in known["classes"]]
+    return {**found, **known}

@@ -15,6 +15,7 @@ from lavra.training.batches import DistributedInfo
 from lavra.workflows.datasets.text import request_of
 from lavra.workflows.training.checking import check_context, checked
 from lavra.workflows.training.job import TrainingJob
+from lavra.workflows.training.techniques import passes_of
 
 _GPU_SECONDS = 60.0
 """Seconds that all checks may take on a GPU, whose time is dear; on a processor they take what they need."""
@@ -62,7 +63,8 @@ def _check_text(config: TrainConfig, time_limit: float | None) -> Report:
     with scratch_folder() as folder:
         job = TrainingJob.create(config, Path(folder), None, DistributedInfo())
         assert job.machine is not None
-        expected = {"tokens_per_second": job.machine.expected_flops / job.plan.flops_per_token}
+        flops = job.plan.flops_per_token * passes_of(config.technique)
+        expected = {"tokens_per_second": job.machine.expected_flops / flops}
         job.plan = replace(job.plan, compile=False, probe=expected)
         job.build()
         log(f"model: {job.plan.parameters:,} parameters, {job.plan.precision} on {job.plan.device}")

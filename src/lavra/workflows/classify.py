@@ -12,6 +12,7 @@ from lavra.data.readers.lines import read_records, text_or_number
 from lavra.generation.classifying import Classification, Classifier, Combine, LongText
 from lavra.generation.few_shot import Choice, Example, ExampleChooser
 from lavra.text.templates import read_templates
+from lavra.workflows.labels.labeller import Labeller, NetworkLabeller, linear_at
 from lavra.workflows.labels.predict import predict_file, predict_texts
 from lavra.workflows.models.open import OpenModel, open_model
 
@@ -72,10 +73,11 @@ def classify(
         >>> found = lavra.classify("runs/book", ["I loved it"], ["good", "bad"])  # doctest: +SKIP
         >>> found[0].predicted, found[0].probabilities                            # doctest: +SKIP
     """
-    opened = open_model(model, device, precision)
-    if opened.task is not None:
-        _refuse_prompting(opened, labels, few_shot)
-        return predict_texts(opened, texts)
+    found = _labeller(model, device, precision)
+    if not isinstance(found, OpenModel):
+        _refuse_prompting(found, labels, few_shot)
+        return predict_texts(found, texts)
+    opened = found
     examples = _examples(few_shot, labels) if few_shot else []
     if not examples and not labels:
         raise _nothing_to_choose(opened)
@@ -93,15 +95,15 @@ def classify(
         long_text=long_text,
         bos=bos,
     )
-    found = classifier.classify(texts)
-    cut = sum(one.left_out > 0 for one in found)
+    labelled = classifier.classify(texts)
+    cut = sum(one.left_out > 0 for one in labelled)
     if cut:
-        left_out = sum(one.left_out for one in found) / sum(map(len, texts))
+        left_out = sum(one.left_out for one in labelled) / sum(map(len, texts))
         log(
-            f"{cut:,} of {counted(len(found), 'text')} did not fit the model's context of {opened.model.context} "
+            f"{cut:,} of {counted(len(labelled), 'text')} did not fit the model's context of {opened.model.context} "
             f"tokens; their ends were left out, {left_out:.1%} of all characters"
         )
-    return found
+    return labelled
 
 
 def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any) -> dict[str, Any]:
@@ -120,10 +122,10 @@ def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any)
     Raises:
         InputError: If a line has no "text", or as for `classify`.
     """
-    opened = open_model(model, how.get("device", "auto"), how.get("precision", "fp32"))
-    if opened.task is not None:
-        _refuse_prompting(opened, labels, how.get("few_shot", ""))
-        return predict_file(opened, path)
+    trained = _labeller(model, how.get("device", "auto"), how.get("precision", "fp32"))
+    if not isinstance(trained, OpenModel):
+        _refuse_prompting(trained, labels, how.get("few_shot", ""))
+        return predict_file(trained, path)
     records = read_records(path, {"text": text_or_number})
     found = classify(model, [one["text"] for one in records], labels, **how)
     rows = [{**record, **one.to_json()} for record, one in zip(records, found, strict=True)]
@@ -133,7 +135,16 @@ def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any)
     return {"rows": rows, "accuracy": right / len(rows)}
 
 
-def _refuse_prompting(opened: OpenModel, labels: Sequence[str], few_shot: str) -> None:
+def _labeller(model: str, device: str, precision: str) -> Labeller | OpenModel:
+    """Return the model at a location: what labels texts by itself, or a language model."""
+    linear = linear_at(model)
+    if linear is not None:
+        return linear
+    opened = open_model(model, device, precision)
+    return opened if opened.task is None else NetworkLabeller(opened)
+
+
+def _refuse_prompting(opened: Labeller, labels: Sequence[str], few_shot: str) -> None:
     if labels or few_shot:
         raise InputError(
             f"{opened.place} was trained for labels of its own, and is given others",

@@ -25,7 +25,8 @@ from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
 from lavra.training.signals import StopRequest
 from lavra.workflows.datasets.text import data_folder, request_of
-from lavra.workflows.labels.evaluate import TaskEvaluation, evaluate_labels
+from lavra.workflows.labels.evaluate import TaskEvaluation, evaluate_labels, evaluate_linear
+from lavra.workflows.labels.labeller import linear_at
 from lavra.workflows.models.open import OpenModel, open_model
 
 _STOPPING = "ending with the documents that were measured; a second Ctrl-C stops at once, without figures"
@@ -112,6 +113,9 @@ def evaluate(
         >>> found.result.total.bits_per_byte                         # doctest: +SKIP
     """
     deadline = math.inf if budget is None else time.monotonic() + parse_duration(budget)
+    linear = linear_at(model)
+    if linear is not None:
+        return evaluate_linear(linear, data, seed, on_bad_row=on_bad_row, encoding=encoding)
     opened = open_model(model, device)
     if opened.task is not None:
         return evaluate_labels(opened, data, seed, on_bad_row=on_bad_row, encoding=encoding)

@@ -37,6 +37,8 @@ _EXAMPLE_CACHE = "examples.zst"
 # Share of unknown tokens among the learned ones from which a warning is printed.
 _UNWRITABLE = 0.001
 
+_ANY_SHARE = 0.05  # for counting rows of which none is split off
+
 _AT_ONCE = 1 << 20  # characters encoded at once
 
 
@@ -139,7 +141,8 @@ def prepare_examples(
             recognised.
         chat_template: Chat template of the tokenizer; it is written beside it where there are chats.
         validation_share: Share of the prompts' bytes that becomes validation data; a hash of the prompt decides, see
-            `lavra.data.split`. 0.05 by default.
+            `lavra.data.split`. 0.05 by default. With 0 all rows are training data, and the store of the validation data
+            holds a copy of the first one alone, so that it can be opened; `report.json` then says `trained_on_all`.
         validation_limit: Largest number of bytes of the validation data's prompts; 10 MB by default.
         on_bad_row: Leave bad rows out ("skip", the default), stop at them ("error"), or also at whatever is left out,
             guessed or cut ("strict").
@@ -159,7 +162,7 @@ def prepare_examples(
     bad_rows = BadRows(policy=on_bad_row)
     with building_folder(Path(out), force=force, inputs=locations, kind="prepared examples") as building:
         example_cache = building / _EXAMPLE_CACHE
-        counter, chats = SplitCounter(validation_share, validation_limit), 0
+        counter, chats = SplitCounter(validation_share or _ANY_SHARE, validation_limit), 0
         given = GivenValidation()
         for row in write_example_cache(
             _reading(locations, bad_rows, columns, normalize, encoding, validation), example_cache
@@ -175,12 +178,13 @@ def prepare_examples(
             chat_template=chat_template,
             reader=None if columns is None or isinstance(columns, PairColumns) else columns,
         )
-        split = counter.train_on_all() if given.documents else counter.decide()
+        all_rows = not validation_share and not given.documents
+        split = counter.train_on_all() if given.documents or all_rows else counter.decide()
         examples = counter.documents + given.documents
         chosen = None
-        if encoder.reader is not None and not given.documents:
+        if encoder.reader is not None and not given.documents and not all_rows:
             chosen = validation_rows(read_example_cache(example_cache), validation_share)
-        manifests = _write(building, example_cache, encoder, split, examples, given, chosen)
+        manifests = _write(building, example_cache, encoder, split, examples, given, chosen, all_rows=all_rows)
         if encoder.unknown:
             bad_rows.change(UNKNOWN_TOKEN, str(out), f"{encoder.unknown:,} of the tokens to learn")
         learned = sum(manifest.learned for manifest in manifests.values())
@@ -201,6 +205,7 @@ def prepare_examples(
             "encoding": encoding,
             "validation_data": list(validation),
             "validation_given": given.documents > 0,
+            "trained_on_all": all_rows,
         }
         write_json(building / REPORT, report)
     return open_prepared_examples(out)
@@ -274,6 +279,8 @@ def _write(
     examples: int,
     given: GivenValidation,
     chosen: set[int] | None,
+    *,
+    all_rows: bool,
 ) -> dict[str, ExampleManifest]:
     """Encode the rows while the next ones are read, and write both stores.
 
@@ -285,6 +292,7 @@ def _write(
         examples: Number of rows, for the progress line.
         given: The prompts of the validation data that the user named.
         chosen: The numbers of the labelled rows that are validation data; None where the split decides.
+        all_rows: Whether all rows are training data, of which the first is copied into the store of the others.
 
     Returns:
         The manifests of the stores by side, "train" and "validation".
@@ -304,10 +312,10 @@ def _write(
                 if not row.is_validation and row.key.encode() in given:
                     encoder.bad_rows.change(OVERLAP, row.place)
                 texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
+                copied = [validation] if all_rows and not validation.examples else []
                 for one in examples_of_row:
-                    (validation if validation_set else train).add(
-                        row.group, texts, one.tokens, one.learned, one.source, one.learned_bytes, one.labels
-                    )
+                    for store in (validation if validation_set else train, *copied):
+                        store.add(row.group, texts, one.tokens, one.learned, one.source, one.learned_bytes, one.labels)
             done += len(batch)
             progress.update(done)
         if not train.examples or not validation.examples:

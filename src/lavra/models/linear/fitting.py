@@ -238,7 +238,7 @@ def _chosen(
         return {}, "" if len(options) == 1 else f"{len(problem.rows):,} rows are too few to choose the penalty by"
     found: dict[float, tuple[float, float]] = {}
     rounds = 1.5 + folds.count / _parallel(problem, folds)  # of fits: the final one takes half as long again
-    slowest = 0.0
+    slowest = _seconds_of_a_fit(problem, options[len(options) // 2], clock)
 
     def try_out(place: int) -> bool:
         nonlocal slowest
@@ -249,7 +249,7 @@ def _chosen(
         slowest = max(slowest, (clock() - began) / (rounds - 1.5))
         return True
 
-    with Progress("choosing the penalty of the linear model", total=3 * folds.count, unit="fits") as progress:
+    with Progress("choosing the penalty of the linear model", total=4 * folds.count, unit="fits") as progress:
         middle = len(options) // 2
         late = not try_out(middle)
         for step in (1, -1):
@@ -262,6 +262,16 @@ def _chosen(
             if here != middle:
                 break
     return found, f"{len(found)} penalties were tried; for more there was no time" if late else ""
+
+
+def _seconds_of_a_fit(problem: _Problem, strength: float, clock: Callable[[], float]) -> float:
+    """Return about how long a fit takes, by one of many columns; 0 where they are few, and the first fit will show."""
+    columns = problem.columns.shape[1]
+    if problem.is_ridge or columns <= 2 * usable_cores():
+        return 0.0
+    began = clock()
+    logistic(problem.matrix, problem.columns[:, :1], problem.weights[:, :1], strength)
+    return (clock() - began) * columns / usable_cores()
 
 
 def _parallel(problem: _Problem, folds: Folds) -> int:

@@ -82,7 +82,8 @@ def given_rows(opened: OpenModel, rows: Iterable[ExampleRow], bad_rows: BadRows,
         dataset = LabelledDataset(store)
         plan = replace(plan, context=dataset.context or plan.context)
         objective = task.objective(plan, opened.model, dataset)
-        yield Trained(opened.model, objective, dataset, plan, device_of(opened.model))
+        run = None if opened.run is None else opened.run.path
+        yield Trained(opened.model, objective, dataset, plan, device_of(opened.model), run=run)
 
 
 def _write(folder: Path, encoder: ExampleEncoder, rows: Iterable[ExampleRow]) -> int:

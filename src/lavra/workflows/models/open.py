@@ -10,6 +10,7 @@ import torch
 
 from lavra.core.disk.run_folder import RunFolder, is_run
 from lavra.core.errors import InputError
+from lavra.core.program import command
 from lavra.core.progress import log
 from lavra.data.tokenizers.llama2c import find_llama2c_tokenizer, load_llama2c_tokenizer
 from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -91,10 +92,48 @@ def open_model(location: str, device: str = "auto", precision: str = "fp32", *, 
     return opened
 
 
+def open_language_model(location: str, device: str = "auto", precision: str = "fp32") -> OpenModel:
+    """Open a model that predicts text, see `open_model`.
+
+    Args:
+        location: The location of the model.
+        device: Device that holds the model and computes.
+        precision: Type of the weights.
+
+    Raises:
+        InputError: If there is no such model, or it was trained for labels and predicts no text.
+    """
+    opened = open_model(location, device, precision)
+    refuse_labels(opened, location)
+    return opened
+
+
+def refuse_labels(opened: OpenModel, location: str) -> None:
+    """Raise an error for a model that was trained for labels, and predicts no text.
+
+    Args:
+        opened: The model.
+        location: Its location, as it was given.
+
+    Raises:
+        InputError: If it has the head of a task.
+    """
+    if opened.task is not None:
+        raise InputError(
+            f"{location} was trained for labels ({opened.task[0]}), and predicts no text",
+            f"{command('classify', location, '--text', '…')}, or {command('evaluate', location, '--data', 'FILE')}",
+        )
+
+
 def _open(location: str, where: torch.device, new_head: bool = False) -> OpenModel:
     path = Path(location)
     if is_run(path):
         run = RunFolder(path)
+        if run.result.get("delivers") == "linear":
+            raise InputError(
+                f"the model of {location} is linear: it labels texts, and is no network",
+                f"{command('classify', location, '--text', '…')}, or {command('evaluate', location, '--data', 'FILE')}",
+            )
         if (path / "model" / SPECIFICATION).exists() and run.status == "finished":
             return _from_folder(path / "model", where, run)
         if is_hugging_face_folder(path / "model") and run.status == "finished":

@@ -11,7 +11,7 @@ import torch
 from lavra.config.training import ModelConfig, TrainConfig
 from lavra.config.transforms import TransformConfig
 from lavra.core.errors import InputError
-from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.models.native.decoder import parameters_of
 from lavra.models.spec import DecoderSpec, preset
 from lavra.planning.budget import (
     BYTES_PER_TOKEN,
@@ -217,7 +217,7 @@ def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, t
     """
     if isinstance(model, DecoderSpec):
         spec = replace(model, vocabulary=data.vocabulary, context=data.context or model.context)
-        base, parameters, context, source = None, _parameters(spec), spec.context, 0
+        base, parameters, context, source = None, parameters_of(spec), spec.context, 0
         flops, packs = training_flops_per_token(spec), True
     else:
         spec, base, parameters, source = model.spec, model, model.parameters, model.source_window
@@ -400,8 +400,3 @@ def _micro_batch_size(config: TrainConfig, context: int, share: int, tokens: int
     most = max(1, tokens // context)
     possible = range(min(most, share), 0, -1)
     return next((rows for rows in possible if share % rows == 0 and rows % group == 0), group)
-
-
-def _parameters(spec: DecoderSpec) -> int:
-    with torch.device("meta"):
-        return count_parameters(Decoder(spec))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ from lavra.planning.machine.timed_steps import time_steps
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataDescription, Dataset
 from lavra.tasks.labelled_dataset import LabelledDataset
+from lavra.tasks.labelled_text import with_known
 from lavra.tasks.opening import open_dataset
 from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task
 from lavra.training.acceleration.compiling import compile_step, is_compiled
@@ -78,6 +79,7 @@ class TrainingJob(JobParts):
         run: RunFolder | None,
         distributed: DistributedInfo,
         began: float | None = None,
+        known: Mapping[str, Any] | None = None,
     ) -> TrainingJob:
         """Return the job of a request: the data are prepared, the base model is opened, and the plan is made.
 
@@ -89,6 +91,8 @@ class TrainingJob(JobParts):
             run: The record of the run; None for a check, and on processes that keep none.
             distributed: The place of this process among all.
             began: When the command started (`time.monotonic`), from which a time budget counts; now if None.
+            known: What is known of the labels from elsewhere, such as the classes of all rows where the data are a part
+                of them (`lavra.tasks.labelled_text.with_known`).
 
         Raises:
             InputError: If the request is wrong or the data cannot be used.
@@ -110,7 +114,7 @@ class TrainingJob(JobParts):
         facts = task.facts(data)
         if isinstance(data, LabelledDataset):
             head = head_facts(config.head, _kind_of(base), learner.isolate, learner.context)
-            facts = {**facts, "columns": data.columns_read, "head": head}
+            facts = {**with_known(facts, known or {}), "columns": data.columns_read, "head": head}
         plan = autoconfig(config, machine, learner, data, distributed, facts, spent)
         if first:
             _tell_of_vocabulary(config, plan)
@@ -120,19 +124,27 @@ class TrainingJob(JobParts):
         )
 
     @classmethod
-    def restore(cls, run: RunFolder, *, micro_batch_size: int | None = None, record: bool = True) -> TrainingJob:
+    def restore(
+        cls,
+        run: RunFolder,
+        *,
+        micro_batch_size: int | None = None,
+        record: bool = True,
+        config: TrainConfig | None = None,
+    ) -> TrainingJob:
         """Return the job of a run that was stopped, at its last checkpoint.
 
         Args:
             run: The folder of the run.
             micro_batch_size: Sequences of a micro-batch; None keeps the number of the run.
             record: Whether this process keeps the record of the run.
+            config: The request; None for that of the folder.
 
         Raises:
             InputError: If the prepared data of the run are gone.
             CorruptFile: If there are checkpoints and none of them is whole.
         """
-        config = request_of(run)
+        config = request_of(run) if config is None else config
         device = choose_device(config.machine.device)
         distributed = join_ranks(device)
         plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
@@ -171,7 +183,7 @@ class TrainingJob(JobParts):
             if not weight.requires_grad and id(weight) not in mistaken
         )
         objective = self.task.objective(plan, self.model, self.dataset)
-        objective = with_techniques(self.config.technique, objective, self.model, self.dataset, plan.context)
+        objective = with_techniques(self.config.technique, objective, self.model, self.dataset)
         batches = BatchSource(
             self.dataset.source(plan),
             objective,

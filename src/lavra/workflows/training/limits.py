@@ -46,6 +46,8 @@ _RANGES = {
     "checkpoint_every": _AT_LEAST_ONE,
     "keep_checkpoints": _AT_LEAST_ONE,
     "samples": _NOT_NEGATIVE,
+    "folds": _Range(2),
+    "seeds": _AT_LEAST_ONE,
     "seed": _NOT_NEGATIVE,
     "text.validation_share": _Range(0, 1, above=True),
     "text.validation_limit": _AT_LEAST_ONE,
@@ -81,7 +83,6 @@ _RANGES = {
     "technique.progressive_length": _SHARE,
     "technique.r_drop": _NOT_NEGATIVE,
     "technique.dropout_samples": _AT_LEAST_ONE,
-    "technique.head_dropout": _SHARE,
     "technique.unfreeze": _SHARE,
     "machine.threads": _AT_LEAST_ONE,
     "machine.micro_batch_size": _AT_LEAST_ONE,
@@ -105,6 +106,9 @@ def refuse_impossible(config: TrainConfig) -> None:
         if isinstance(value, int | float) and not wanted.holds(value):
             flag = "--" + place.replace("_", "-")
             raise InputError(f"{flag} {value:g} is no value that a run can have", f"give {wanted}")
+    if config.folds is None and (config.seeds > 1 or config.fold_by is not None):
+        flag = "--seeds" if config.seeds > 1 else "--fold-by"
+        raise InputError(f"{flag} is for a cross-validated run", "add --folds 5")
     if config.technique.progressive_length and not (config.steps or config.epochs or config.tokens):
         raise InputError(
             "--progressive-length makes the first steps faster than the later ones, so that no time can be kept",
