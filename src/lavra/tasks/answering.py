@@ -90,7 +90,9 @@ def answers_of(
     """
     longest = int(facts["answer_tokens"])
     found = iter(
-        outputs_of_tokens(model, [part for row in rows for part in row], lambda *given: _best_span(*given, longest))
+        outputs_of_tokens(
+            model, [part for row in rows for part in row], lambda part, outputs: _best_span(part, outputs, longest)
+        )
     )
     contexts = list(dict.fromkeys(row[0].labels["texts"][1] for row in rows))
     placed = {
@@ -99,10 +101,10 @@ def answers_of(
     }
     answers = []
     for row in rows:
-        windows = [next(found) for _ in row]
-        best = max(windows, key=lambda one: one.score)
-        nothing = min(one.nothing for one in windows)  # every window has to say that it holds no answer
-        everything = torch.tensor([one.everything for one in windows]).logsumexp(0)
+        said = [next(found) for _ in row]
+        best = max(said, key=lambda one: one.score)
+        nothing = min(one.nothing for one in said)  # every window has to say that it holds no answer
+        everything = torch.tensor([one.everything for one in said]).logsumexp(0)
         context = row[0].labels["texts"][1]
         if facts["unanswerable"]:
             everything = torch.logaddexp(everything, torch.tensor(nothing))
@@ -183,7 +185,7 @@ def measure_answers(
     language = language or guess_language(labels["texts"][1] for labels, _ in pairs[:_CONTEXTS_FOR_LANGUAGE]).language
     truth = [labels["answers"] for labels, _ in pairs]
     model = answer_scores([one.text for _, one in pairs], truth, language, seed=seed)
-    simple = [likeliest_sentence(*labels["texts"], language) for labels, _ in pairs]
+    simple = [likeliest_sentence(labels["texts"][0], labels["texts"][1], language) for labels, _ in pairs]
     baseline = answer_scores(simple, truth, language, seed=seed)
     figures = {**model.to_json(), "language": language, "baseline_scores": {BASELINE: baseline.to_json()}}
     return Measured(figures, _table([("the model", model), (BASELINE, baseline)], language))

@@ -98,5 +98,6 @@ def _layer(opened: PreTrainedModel, missing: set[str], output: nn.Linear) -> nn.
     if len(owners) != 1 or not missing <= after:
         return None
     layer = opened.get_submodule(owners.pop())
-    fits = isinstance(layer, nn.Linear) and layer.weight.shape == output.weight.shape and layer.bias is not None
-    return layer if fits else None
+    if not isinstance(layer, nn.Linear) or layer.weight.shape != output.weight.shape or layer.bias is None:
+        return None
+    return layer
