@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lavra.cli.options import parse, print_json, say_last
 from lavra.config.inference import EvaluateConfig
+from lavra.core.messages.catalogue import told
 from lavra.core.program import command, without_display_flags
 
 
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
     if as_json:
         print_json(found.to_json())
     else:
-        print(found.table)
+        print(told(found.table))
         kept = command("evaluate", *without_display_flags(arguments), "--json")
         say_last(
             ("result", f"printed above, and not kept; {kept} > evaluation.json keeps it"),
