@@ -108,9 +108,11 @@ def _show(samples: list[dict[str, str]]) -> None:
     for number, sample in enumerate(samples, start=1):
         if "expected" in sample:
             log(f"--- sample {number}: {printable(sample['prompt'].strip())[-_SHOWN_PROMPT:]}")
-            log(f"generated: {printable(sample['text'].strip())}\nexpected:  {printable(sample['expected'].strip())}")
+            text = f"generated: {printable(sample['text'].strip())}\nexpected:  {printable(sample['expected'].strip())}"
+            log(text, as_it_is=True)
         else:
-            log(f"--- sample {number}\n{printable(sample['text'].strip())}")
+            log(f"--- sample {number}")
+            log(printable(sample["text"].strip()), as_it_is=True)
 
 
 def speed_after(lines: list[dict[str, Any]], probed: int) -> float | None:

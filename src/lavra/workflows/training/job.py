@@ -218,7 +218,7 @@ class TrainingJob(JobParts):
             CheckFailed: If a check failed.
         """
         report = quick_checks(check_context(self, quick=True), self.plan.budget_seconds).with_results(
-            label_checks(self)
+            label_checks(self, quick=True)
         )
         write_json(self.home / CHECKS, report.to_json())
         reporter(self.run)(report.summary())
