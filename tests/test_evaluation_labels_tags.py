@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
-from lavra.evaluation.labels.tags import Entity, entities, entity_counts, tag_scores, valid_bio
+from lavra.evaluation.labels.tags import Entity, entities, entity_counts, tag_scores
+from lavra.text.bio import valid_bio
 
 TAGS = ["O", "B-A", "I-A", "B-B", "I-B", "E-A", "S-B", "E-B", "S-A", "B", "I"]
 

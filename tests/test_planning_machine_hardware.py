@@ -51,4 +51,4 @@ def test_repetition_is_worth_less_and_less() -> None:
 
 def test_only_many_epochs_are_warned_of() -> None:
     assert repetition_note(4.0) is None
-    assert "12.0 epochs" in (repetition_note(12.0) or "")
+    assert "read 12.0 times" in (repetition_note(12.0) or "")

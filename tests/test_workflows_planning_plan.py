@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -110,6 +111,51 @@ def test_the_plan_chooses_for_budget_text_and_hardware(text: Path) -> None:
     assert any("--model.ngram-copy" in note and "--model.bigram-embedding 65536" in note for note in small.notes)
 
 
+def test_a_plan_does_not_argue_with_its_own_choice_and_says_what_repetition_costs(text: Path) -> None:
+    long = wanted(data=(str(text),), budget=600.0, hardware="t4", efficiency=0.001, micro_batch_size=1)
+    chosen, named = plan(long), plan(replace(long, model=ModelConfig("1x32")))
+    for found, larger in ((chosen, False), (named, True)):
+        assert found.epochs is not None
+        assert found.epochs > 20
+        note = next(note for note in found.notes if "the text is read" in note)
+        assert ("a larger model" in note) == larger
+        assert found.forecast is not None
+        assert found.forecast.all_new is not None
+        assert found.forecast.half_time is not None
+        assert found.forecast.all_new < found.forecast.bits_per_byte.value <= found.forecast.half_time
+        assert f"{found.forecast.all_new:.3f} bits per byte" in note
+        assert f"{found.forecast.half_time:.3f})" in note
+    short = plan(replace(long, budget=20.0, efficiency=5e-6))
+    assert short.steps < 50
+    assert not [note for note in short.notes if "smaller model" in note or "larger model" in note]
+    assert any("a longer run would learn more" in note for note in short.notes)
+
+
+def test_a_repeated_text_is_forecast_as_so_much_new_text(text: Path) -> None:
+    once = plan(wanted(data=(str(text),), epochs=1.0, model="1x32", hardware="t4", micro_batch_size=1))
+    often = plan(wanted(data=(str(text),), epochs=9.0, model="1x32", hardware="t4", micro_batch_size=1))
+    assert once.forecast is not None
+    assert often.forecast is not None
+    assert once.forecast.all_new is None
+    # D' = U + U R* (1 - exp(-R / R*)) with R* = 15.39 and eight repetitions (arXiv 2305.16264, equation 5)
+    effective = once.tokens * (1.0 + 15.39 * (1.0 - math.exp(-8.0 / 15.39)))
+    assert once.text is not None
+    law = scaling_law_for(once.text.compressed)
+    expected = law.loss(often.model.matrix_parameters, effective * once.text.bytes_per_token, often.forecast.start)
+    assert often.forecast.law_bits_per_byte == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_lies_far_beyond_the_runs_of_the_law_is_called_an_extrapolation(notes: PlanReport) -> None:
+    assert notes.forecast is not None
+    assert notes.forecast.extrapolated
+    assert notes.to_json()["forecast"]["extrapolated"] is True
+    assert notes.to_json()["forecast"]["times_the_largest_run"] > 1000
+    assert "EXTRAPOLATED" in show_plan_report(notes)
+    near = plan(wanted(model="lavra-1m", tokens=1_000_000, hardware="t4", micro_batch_size=1))
+    assert near.to_json()["forecast"]["extrapolated"] is False
+    assert "EXTRAPOLATED" not in show_plan_report(near)
+
+
 def test_a_text_too_small_for_the_vocabulary_is_warned_of(text: Path) -> None:
     found = plan(wanted(data=(str(text),), model="2x64x4096", epochs=1.0, hardware="t4", micro_batch_size=1))
     assert found.epochs == pytest.approx(1.0)
@@ -139,6 +185,10 @@ def test_what_cannot_fit_says_what_would() -> None:
         ({"model": "opt-125m", "tokens": 5, "hardware": "t44"}, "is not known hardware"),
         ({"model": "opt-125m", "tokens": 5, "hardware": "t4", "precision": "bf16"}, "does not compute"),
         ({"model": "lavra-1m", "tokens": 0, "hardware": "t4"}, "--tokens 0 is no value"),
+        (
+            {"model": "llama3-8b", "budget": 20.0, "hardware": "t4", "efficiency": 0.01},
+            "longer than the budget of 20 s",
+        ),
     ],
 )
 def test_wrong_requests_are_refused_in_words(fields: dict[str, Any], message: str) -> None:
@@ -161,7 +211,9 @@ def test_a_probe_of_real_steps_plans_for_this_machine(monkeypatch: pytest.Monkey
     found = plan(wanted(**shape, budget=60.0, precision="fp32"))
     assert found.hardware.here
     assert "real steps" in found.speed.source
-    assert found.cost.seconds == pytest.approx(60.0, rel=0.15)  # the final evaluation takes its part
+    assert found.preparation_seconds is not None
+    assert found.seconds == 60.0  # start-up and the final evaluation take their part of the budget
+    assert found.cost.seconds == pytest.approx(60.0 - found.preparation_seconds, rel=0.15)
     assert found.plan is not None
     assert found.tokens == found.plan.tokens == found.plan.steps * 64
 

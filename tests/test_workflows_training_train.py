@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,13 @@ import pytest
 from tests.simulated_time import SimulatedClock
 
 import lavra
+from lavra.config.training import TrainConfig
+from lavra.core.configuration import from_table
 from lavra.core.disk.run_folder import _MARK, RunFolder, _seal
 from lavra.core.errors import InputError
 from lavra.data.examples.prepare import PreparedExamples, open_prepared_examples
 from lavra.training.fault_injection import injected
+from lavra.workflows.training.train import train
 
 SMALL: dict[str, Any] = {
     "model": {"depth": 2, "width": 32, "heads": 2, "context": 64},
@@ -132,6 +136,61 @@ def test_a_run_by_time_keeps_its_first_steps_and_is_the_run_of_as_many_steps(
     assert first.exists()
     assert resumed.result["step"] == steps
     assert (timed.path / "model/model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(("spent", "budget", "said"), [(3.0, 12.0, False), (20.0, 26.0, True)])
+def test_the_preparation_is_part_of_a_time_budget_and_training_gets_half_of_it_at_least(
+    spent: float,
+    budget: float,
+    said: bool,
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    request = {**SMALL, "data": (str(prepared),), "budget": 12.0, "out": str(tmp_path / "run"), "samples": 0}
+    clock = SimulatedClock(step_seconds=0.25)
+    clock.install(monkeypatch)
+    run = train(from_table(TrainConfig, request, "request"), clock.now - spent)
+    assert run.result is not None
+    assert run.plan["budget_seconds"] == pytest.approx(
+        budget, abs=3.0 if said else 0.0
+    )  # the clock runs while it works
+    assert spent <= run.result["preparation_seconds"] <= spent + 3.0
+    assert 0.8 * budget <= run.result["seconds"] <= 1.15 * budget + 2.0
+    assert ("training gets half of the budget all the same" in capsys.readouterr().err) == said
+
+
+def test_a_length_in_steps_says_beforehand_how_long_it_takes(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lavra.workflows.training.forecast.FAR", 0.5)
+    run = lavra.train(prepared, steps=2, out=str(tmp_path / "run"), check=False, **SMALL)
+    told = capsys.readouterr().err
+    assert re.search(r"2 steps · .* epochs\) · roughly .* s, by what this machine usually reaches", told)
+    assert "EXTRAPOLATED to 1 times the compute of the largest of them" in told
+    assert run.plan["forecast"]["times_the_largest_run"] == 1.0
+    assert run.plan["forecast"]["seconds"] > 0
+    assert "seconds" in run.result["predicted"]
+
+
+def test_a_preset_of_a_real_model_keeps_its_vocabulary_or_says_that_it_is_another_model(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = {"preset": "gpt2-124m", "depth": 1, "width": 32, "heads": 2, "context": 64}
+    fields = {**SMALL, "model": tiny, "check": False, "samples": 0}
+    run = lavra.train(prepared.parent / "topics", steps=1, out=str(tmp_path / "new"), **fields)
+    told = capsys.readouterr().err
+    assert "training a tokenizer of 50257 tokens" in told
+    assert "is little for a vocabulary of 50257 tokens" in told
+    given = run.plan["model"]["vocabulary"]
+    assert given < 50257  # the text is too short for so many tokens
+    assert (
+        f"gpt2-124m has a vocabulary of 50,257 tokens, and this model one of {given:,} (the text gives no more)" in told
+    )
+    for text, reason in (({"vocabulary": 300}, "as asked"), ({"tokenizer": str(prepared)}, "that of the tokenizer")):
+        lavra.train(prepared.parent / "topics", steps=1, out=str(tmp_path / reason), text=text, **fields)
+        assert f"({reason})" in capsys.readouterr().err
 
 
 def test_two_epochs_take_every_token_exactly_twice(prepared: Path, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 from lavra.cli.options import log_next, parse, print_json
 from lavra.config.training import TrainConfig
 
 
 def main(arguments: list[str]) -> int:
     """Run `lavra train …`."""
+    began = time.monotonic()  # before the libraries are imported: a time budget is the time that a person waits
     config, as_json = parse(
         TrainConfig,
         arguments,
@@ -23,9 +26,9 @@ def main(arguments: list[str]) -> int:
             "lavra train chats.jsonl --from Qwen/Qwen2.5-0.5B-Instruct --adapter lora --epochs 2",
         ],
     )
-    from lavra.workflows.training.train import train
+    from lavra.workflows.train import train
 
-    run = train(config)
+    run = train(config, began)
     if as_json:
         print_json({"run": str(run.path), **run.result})
     else:

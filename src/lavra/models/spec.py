@@ -260,6 +260,32 @@ PRESETS: dict[str, DecoderSpec] = {
 whose names they bear."""
 
 
+_OWN = "lavra-"
+"""Beginning of the names of presets that are shapes of our own, whose vocabulary suits the text."""
+
+
+def named_vocabulary(name: str) -> int | None:
+    """Return the vocabulary size that the name of a preset promises, or None where it promises none.
+
+    A preset that bears the name of a real model has that model's vocabulary, because it would have another number of
+    parameters without it; DEPTHxWIDTHxVOCABULARY states one. Shapes of our own take a size that suits the text.
+
+    Args:
+        name: Name of the preset, or a shape as `preset` takes it.
+
+    Examples:
+        >>> named_vocabulary("gpt2-124m"), named_vocabulary("8x512x32000"), named_vocabulary("lavra-9m")
+        (50257, 32000, None)
+    """
+    if name in PRESETS:
+        return None if name.startswith(_OWN) else PRESETS[name].vocabulary
+    sizes = _SIZES.fullmatch(name)
+    return int(sizes[3]) if sizes and sizes[3] else None
+
+
+_SIZES = re.compile(r"(\d+)x(\d+)(?:x(\d+))?")
+"""DEPTHxWIDTH or DEPTHxWIDTHxVOCABULARY."""
+
 _HEAD_WIDTH = 64  # of a shape that does not say how many heads it has
 
 
@@ -281,7 +307,7 @@ def preset(name: str) -> DecoderSpec:
     """
     if name in PRESETS:
         return PRESETS[name]
-    if sizes := re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", name):
+    if sizes := _SIZES.fullmatch(name):
         depth, width = int(sizes[1]), int(sizes[2])
         heads = next(heads for heads in range(max(1, width // _HEAD_WIDTH), 0, -1) if width % heads == 0)
         spec = DecoderSpec(depth=depth, width=width, heads=heads)

@@ -158,6 +158,22 @@ def vocabulary_for(wanted: int, corpus_bytes: float) -> int:
     return int(min(wanted, max(512, round(limit / 64) * 64)))
 
 
+def vocabulary_note(wanted: int, text_bytes: float) -> str | None:
+    """Return a warning if a vocabulary is too large for a text, or None.
+
+    Args:
+        wanted: Vocabulary size.
+        text_bytes: Size of the training text in bytes.
+    """
+    suits = vocabulary_for(wanted, text_bytes)
+    if suits >= wanted:
+        return None
+    return (
+        f"{text_bytes / 1e6:.2f} MB of text is little for a vocabulary of {wanted} tokens: the "
+        f"rarest of them occur only a few times. {suits} tokens suit this text (--text.vocabulary {suits})"
+    )
+
+
 def batch_tokens_for(tokens: float, context: int, busy: float = 0.0, *, adapting: bool = False) -> int:
     """Return the batch size in tokens: a power of two from 2,048 to 524,288, or one sequence if that is longer.
 
@@ -250,17 +266,26 @@ def worth(epochs: float) -> float:
 
 
 def effective_tokens(tokens: float, unique: float) -> float:
-    """Return the number of tokens of new text that are worth `tokens` tokens from a text of `unique` tokens."""
+    """Return the number of tokens of new text that are worth `tokens` tokens from a text of `unique` tokens.
+
+    Examples:
+        >>> effective_tokens(50.0, 100.0), round(effective_tokens(400.0, 100.0))
+        (50.0, 373)
+    """
     return tokens if tokens <= unique else unique * worth(tokens / unique)
 
 
 def repetition_note(epochs: float) -> str | None:
-    """Return a warning if so many epochs teach clearly less than new text would, or None."""
+    """Return what repetition costs if so many epochs teach clearly less than new text would, or None.
+
+    Examples:
+        >>> repetition_note(12.0)  # doctest: +ELLIPSIS
+        'the text is read 12.0 times; beyond 4 epochs, ... these are worth 8.9 epochs of new text, 74% of the compute'
+    """
     if epochs <= NEARLY_NEW:
         return None
     share = worth(epochs) / epochs
     return (
-        f"the text would be repeated for {epochs:.1f} epochs; beyond {NEARLY_NEW:.0f} epochs, repetition teaches less "
-        f"and less: these are worth {worth(epochs):.1f} epochs of new text, {share:.0%} of the compute. "
-        "A larger model, more text, or a shorter run uses the time better"
+        f"the text is read {epochs:.1f} times; beyond {NEARLY_NEW:.0f} epochs, repetition teaches less and less: these "
+        f"are worth {worth(epochs):.1f} epochs of new text, {share:.0%} of the compute"
     )

@@ -10,7 +10,7 @@ from lavra.planning.corpus_stats import CorpusStats
 from lavra.planning.machine.flops import FlopCount
 from lavra.planning.machine.hardware import Hardware
 from lavra.planning.machine.memory import MemoryEstimate
-from lavra.planning.scaling_law.law import Interval
+from lavra.planning.scaling_law.law import FAR, Interval
 from lavra.training.plan import Plan
 
 # Time, energy and money, from the speed of training.
@@ -179,6 +179,9 @@ class Forecast:
         before: Bits per byte of a pretrained model before its first step; None for training from scratch.
         curve: For fine-tuning, (tokens of a subset, bits per byte after training on it) from pilot runs.
         start: Bits per byte before the first step of a run with a warm start from bigram counts; infinite without one.
+        beyond: How many times the compute of the run is that of the largest run that the law was fitted to; at least 1.
+        all_new: Expected bits per byte if no text were repeated; None where none is.
+        half_time: Expected bits per byte after half of the tokens.
     """
 
     bits_per_byte: Interval
@@ -188,6 +191,14 @@ class Forecast:
     before: float | None = None
     curve: tuple[tuple[float, float], ...] = ()
     start: float = math.inf
+    beyond: float = 1.0
+    all_new: float | None = None
+    half_time: float | None = None
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether the run lies far beyond the runs that the law was fitted to."""
+        return self.beyond > FAR
 
     @property
     def loss(self) -> Interval | None:
@@ -205,6 +216,10 @@ class Forecast:
             "before": self.before,
             "curve": [{"tokens": tokens, "bits_per_byte": bits} for tokens, bits in self.curve],
             "start_bits_per_byte": self.start if math.isfinite(self.start) else None,
+            "extrapolated": self.extrapolated,
+            "times_the_largest_run": self.beyond,
+            "bits_per_byte_without_repetition": self.all_new,
+            "bits_per_byte_in_half_the_time": self.half_time,
         }
 
 
@@ -255,7 +270,9 @@ class PlanReport:
 
     @property
     def seconds(self) -> float:
-        """Expected seconds from the start of the program to its end."""
+        """Expected seconds from the start of the command to its end; on this machine, a time budget is all of it."""
+        if self.preparation_seconds is not None and self.plan is not None and self.plan.budget_seconds is not None:
+            return self.plan.budget_seconds
         return self.cost.seconds + (self.preparation_seconds or 0.0)
 
     def to_json(self) -> dict[str, Any]:

@@ -46,6 +46,19 @@ def rough_duration(seconds: float) -> str:
     return f"about {seconds / 86400:.1f} days"
 
 
+def rough_factor(factor: float) -> str:
+    """Return an approximate factor as text.
+
+    Args:
+        factor: Factor above 1.
+
+    Examples:
+        >>> rough_factor(34.2), rough_factor(12_345.0)
+        ('34', '12,000')
+    """
+    return f"{float(f'{factor:.2g}'):,.0f}"
+
+
 def rough_speed(tokens_per_second: float) -> str:
     """Return an approximate speed as text.
 
@@ -182,6 +195,11 @@ def _forecast(plan_report: PlanReport) -> Iterator[str]:
     yield f"validation loss: {_interval(forecast.bits_per_byte, '.3f')} bits per byte (90 % interval)"
     if forecast.loss is not None:
         yield f"validation loss: {_interval(forecast.loss, '.3f')} nats per token (90 % interval)"
+    if forecast.extrapolated:
+        yield (
+            f"EXTRAPOLATED: {rough_factor(forecast.beyond)} times the compute of the largest run that the law was "
+            "fitted to; the form of the law is an assumption there"
+        )
     yield f"based on {forecast.origin}"
 
 

@@ -2,7 +2,7 @@
 
 Each constant describes one file or one line of a file: `CONFIG` what is read of `config.toml`, `PLAN` `plan.json`,
 `RESULT` `result.json`, `METRICS` a line of `metrics.jsonl`, `SAMPLE` a line of `samples.jsonl`, `CHECKS`
-`checks.json`, `DATA` the report on the prepared data, and `MACHINE` a line of `machines.jsonl`.
+`checks.json`, `WORDS` `words.json`, `DATA` the report on the prepared data, and `MACHINE` a line of `machines.jsonl`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ RESULT = Table(
     {
         **_MEASURES,
         **dict.fromkeys(("step", "tokens", "parameters", "skipped_steps"), WHOLE),
-        **dict.fromkeys(("seconds", "budget_seconds", "tokens_per_second", "peak_bytes"), NUMBER),
+        **dict.fromkeys(
+            ("seconds", "preparation_seconds", "budget_seconds", "tokens_per_second", "peak_bytes"), NUMBER
+        ),
         "data": Either((TEXT, ListOf(TEXT))),
         "evaluation": _MEASURED,
         "baselines": ListOf(Table({"name": TEXT, "bits_per_byte": NUMBER}, needed=("name", "bits_per_byte"))),
@@ -89,6 +91,16 @@ DATA = Table(
         "split": Table({side: Table(_SIZES) for side in ("train", "validation")}),
         "tokenizer": Table(dict.fromkeys(("vocabulary_size", "fertility", "bytes_per_token"), NUMBER)),
         "bad_rows": Table(),
+    }
+)
+
+_WORDS = ListOf(Table({"word": TEXT, "effect": NUMBER}, needed=("word", "effect")))
+
+WORDS = Table(
+    {
+        "method": TEXT,
+        "rows": ListOf(Table({"row": WHOLE, "output": TEXT, "words": _WORDS}, needed=("row", "output"))),
+        "outputs": Table(rest=_WORDS),
     }
 )
 

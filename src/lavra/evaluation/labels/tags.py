@@ -7,7 +7,6 @@ read as conlleval reads it: an `I-` that follows no token of its type begins an 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 
 from lavra.core.errors import InputError
 from lavra.evaluation.intervals import FEWEST_DOCUMENTS, Estimate, interval, resampled_sums
+from lavra.text.bio import TAG
 
-_TAG = re.compile(r"(?P<outside>O)|(?P<place>[BIES])(?:-(?P<type>.+))?", re.DOTALL)
 _WITHOUT_TYPE = "_"  # what seqeval calls the type of a bare "B" or "I"
 
 
@@ -35,24 +34,6 @@ class Entity:
     type: str
     start: int
     end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """The first place at which a sequence of tags is not well formed.
-
-    Attributes:
-        position: Index of the token.
-        tag: Its tag.
-        reason: What is wrong, as the end of a sentence, such as "follows O, and not B-PER or I-PER".
-    """
-
-    position: int
-    tag: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"tag {self.position + 1} is {self.tag!r}, which {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,32 +116,6 @@ def entities(tags: Sequence[str]) -> list[Entity]:
             start = position
         before, type_before = place, kind
     return found
-
-
-def valid_bio(tags: Sequence[str]) -> Violation | None:
-    """Return the first place at which tags break the rules of BIO (IOB2), or None where they keep them.
-
-    Every entity begins with `B-`, and every `I-` follows a `B-` or an `I-` of its own type. `E-` and `S-` belong to
-    BIOES and are violations here.
-
-    Args:
-        tags: One tag for each token.
-
-    Examples:
-        >>> print(valid_bio(["O", "I-PER"]))
-        tag 2 is 'I-PER', which follows O, and not B-PER or I-PER
-        >>> valid_bio(["B-PER", "I-PER", "B-PER"]) is None
-        True
-    """
-    before = "O"
-    for position, tag in enumerate(tags):
-        match = _TAG.fullmatch(tag)
-        if match is None or match["place"] in ("E", "S"):
-            return Violation(position, tag, "is neither O nor B- or I- with a type")
-        if match["place"] == "I" and before not in (tag, "B" + tag[1:]):
-            return Violation(position, tag, f"follows {before}, and not B{tag[1:]} or {tag}")
-        before = tag
-    return None
 
 
 def tag_scores(
@@ -289,7 +244,7 @@ def _entities_of(tags: Iterable[str], which: str, number: int) -> set[Entity]:
 
 def _parts(tag: str, position: int) -> tuple[str, str]:
     """Return the place of a token in its entity (O, B, I, E or S) and the entity's type."""
-    match = _TAG.fullmatch(tag)
+    match = TAG.fullmatch(tag)
     if match is None:
         raise InputError(
             f"tag {position + 1} is {tag!r}, which is neither O nor B-, I-, E- or S- with a type",

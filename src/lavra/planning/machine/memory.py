@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lavra.core.progress import Waiting
+from lavra.models.spec import DecoderSpec
 from lavra.planning.machine.dry_run import DryRun, chunks_of_a_gpu, fake_tensors
 
 # How much memory tensors hold at each moment: a record of all storages, for real tensors and for fake ones alike.
@@ -50,15 +53,16 @@ class LiveMemory(TorchDispatchMode):
 
     Attributes:
         live: Bytes that are alive now.
-        peak: Largest number of bytes that were alive at once so far.
-        peak_at: Number of the operation at which that was.
+        peaks: For each phase, the largest number of bytes that were alive at once, and the number of the operation at
+            which that was. There is one phase unless `begin_phase` is called.
         storages: All storages in the order of their creation.
     """
 
     def __init__(self, *, fake: bool = False, block: int = 1) -> None:
         super().__init__()
         self.fake, self.block = fake, block
-        self.live = self.peak = self.peak_at = self.operation = 0
+        self.live = self.operation = 0
+        self.peaks = [(0, 0)]
         self.storages: list[Storage] = []
         self._numbers: dict[int, int] = {}  # of the storages alive, by their address as C++ objects
 
@@ -70,6 +74,15 @@ class LiveMemory(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self.enter(tree_leaves(result))
         return result
+
+    @property
+    def peak(self) -> int:
+        """Largest number of bytes that were alive at once so far."""
+        return max(self.peaks)[0]
+
+    def begin_phase(self) -> None:
+        """Record the peak of what follows on its own."""
+        self.peaks.append((self.live, self.operation))
 
     def enter(self, values: Iterable[Any]) -> None:
         """Record the storages of those tensors among `values` that are not known yet."""
@@ -87,8 +100,8 @@ class LiveMemory(TorchDispatchMode):
         self._numbers[address] = number
         weakref.finalize(storage, self._leave, address, number)
         self.live += size
-        if self.live > self.peak:
-            self.peak, self.peak_at = self.live, self.operation
+        if self.live > self.peaks[-1][0]:
+            self.peaks[-1] = self.live, self.operation
 
     def _leave(self, address: int, number: int) -> None:
         if self._numbers.get(address) != number:
@@ -102,13 +115,12 @@ class LiveMemory(TorchDispatchMode):
         addresses = (tensor.untyped_storage()._cdata for tensor in tensors)
         return {self._numbers[address] for address in addresses if address in self._numbers}
 
-    def at_peak(self) -> list[int]:
-        """Return the indices in `storages` of those that were alive at the peak."""
-        peak = self.peak_at
+    def at(self, operation: int) -> list[int]:
+        """Return the indices in `storages` of those that were alive after an operation, given by its number."""
         return [
             number
             for number, storage in enumerate(self.storages)
-            if storage.born <= peak and (storage.died is None or storage.died > peak)
+            if storage.born <= operation and (storage.died is None or storage.died > operation)
         ]
 
 
@@ -116,6 +128,12 @@ class LiveMemory(TorchDispatchMode):
 
 _STEPS = 2
 """Number of steps of the dry run: the first creates the state of the optimiser, the second has the lasting peak."""
+
+_DEPTHS = (2, 3)
+"""Numbers of blocks of the dry runs from which deeper models are extrapolated."""
+
+_PARTS = ("weights", "master_weights", "gradients", "optimizer", "logits", "activations")
+"""The parts of the memory of a step, which add up to its peak."""
 
 SPARE = {"cpu": (1.3, 192 << 20), "cuda": (1.06, 768 << 20)}
 """Overhead (factor, constant in bytes) of a process: for `b` bytes of tensors it takes factor x b + constant. On a CPU:
@@ -161,6 +179,9 @@ class MemoryEstimate:
 def estimate_memory(dry_run: DryRun, micro_batch_size: int) -> MemoryEstimate:
     """Return the memory that a training step takes, from a dry run with fake tensors.
 
+    The blocks of lavra's decoder are alike, so that a model of many is extrapolated from models of two and three, phase
+    by phase: within each phase (building, gradients, update) the peak is a linear function of the depth.
+
     Args:
         dry_run: Configuration of the training step.
         micro_batch_size: Number of sequences of a micro-batch.
@@ -168,9 +189,49 @@ def estimate_memory(dry_run: DryRun, micro_batch_size: int) -> MemoryEstimate:
     Raises:
         InputError: if the model or a transform of it is wrong.
     """
+    with Waiting("estimating the memory of a training step"):
+        return _estimated(dry_run, micro_batch_size)
+
+
+def _estimated(dry_run: DryRun, micro_batch_size: int) -> MemoryEstimate:
+    model = dry_run.model
+    if not isinstance(model, DecoderSpec) or model.depth <= _DEPTHS[1]:
+        return max(_phases(dry_run, micro_batch_size), key=lambda found: found.peak)
+    few, more = (_phases(replace(dry_run, model=replace(model, depth=depth)), micro_batch_size) for depth in _DEPTHS)
+    factor = (model.depth - _DEPTHS[0]) / (_DEPTHS[1] - _DEPTHS[0])
+    deep = (_extrapolated(one, other, factor, dry_run.gpu) for one, other in zip(few, more, strict=True))
+    return max(deep, key=lambda found: found.peak)
+
+
+def _phases(dry_run: DryRun, micro_batch_size: int) -> list[MemoryEstimate]:
+    """Return the memory at the peak of each phase of a dry run with fake tensors."""
+    if isinstance(dry_run.model, DecoderSpec):
+        return _remembered(dry_run, micro_batch_size, _STEPS)
+    return _dry_run(dry_run, micro_batch_size)  # the folder of a model may hold another one next time
+
+
+@lru_cache(maxsize=256)
+def _remembered(dry_run: DryRun, micro_batch_size: int, _steps: int) -> list[MemoryEstimate]:
+    return _dry_run(dry_run, micro_batch_size)
+
+
+def _dry_run(dry_run: DryRun, micro_batch_size: int) -> list[MemoryEstimate]:
     block = CUDA_BLOCK if dry_run.gpu else 1
     with fake_tensors(), LiveMemory(fake=True, block=block) as live_memory:
-        return memory_of_step(dry_run, micro_batch_size, live_memory)
+        return _phases_of_steps(dry_run, micro_batch_size, live_memory)
+
+
+def _extrapolated(few: MemoryEstimate, more: MemoryEstimate, factor: float, gpu: bool) -> MemoryEstimate:
+    """Return the estimate that lies `factor` times as far from the first as the second does."""
+    sums = {name: round(getattr(few, name) + factor * (getattr(more, name) - getattr(few, name))) for name in _PARTS}
+    return _estimate(few.micro_batch_size, sums, gpu)
+
+
+def _estimate(micro_batch_size: int, sums: dict[str, int], gpu: bool) -> MemoryEstimate:
+    """Return the estimate of parts in bytes, with the overhead of a process."""
+    factor, constant = SPARE["cuda" if gpu else "cpu"]
+    peak = sum(sums.values())
+    return MemoryEstimate(micro_batch_size, **sums, peak=peak, process=int(factor * peak) + constant)
 
 
 def memory_of_step(
@@ -184,9 +245,24 @@ def memory_of_step(
         live_memory: Dispatch mode that is active and records the storages.
         make: Function that returns a model with real values, to check the estimate; None builds the one of the dry run.
     """
+    return max(_phases_of_steps(dry_run, micro_batch_size, live_memory, make), key=lambda found: found.peak)
+
+
+def _phases_of_steps(
+    dry_run: DryRun, micro_batch_size: int, live_memory: LiveMemory, make: Callable[[], nn.Module] | None = None
+) -> list[MemoryEstimate]:
+    """Return the memory at the peak of building, and of the gradient and the update of each step."""
     trainer = dry_run.trainer(micro_batch_size, make)
+    update = trainer.optimizers.step
+
+    def in_its_own_phase(factor: float) -> None:
+        live_memory.begin_phase()
+        update(factor)
+
+    trainer.optimizers.step = in_its_own_phase
     with chunks_of_a_gpu(dry_run.gpu):
         for _ in range(_STEPS):
+            live_memory.begin_phase()
             trainer.run_step()
     master_weights = trainer.master_weights
     model: Any = trainer.model
@@ -195,9 +271,11 @@ def memory_of_step(
         "optimizer": live_memory.of(trainer.optimizers.tensors().values()),
     }
     groups["master_weights"] = live_memory.of(master_weights.weights.values()) - groups["weights"]
-    return _summed(
-        live_memory, groups, dry_run, micro_batch_size, _shapes(master_weights.weights.values()), _vocabularies(model)
-    )
+    shapes, vocabularies = _shapes(master_weights.weights.values()), _vocabularies(model)
+    return [
+        _estimate(micro_batch_size, _summed(live_memory, moment, groups, shapes, vocabularies), dry_run.gpu)
+        for _, moment in live_memory.peaks
+    ]
 
 
 def _shapes(tensors: Any) -> set[tuple[int, ...]]:
@@ -211,17 +289,14 @@ def _vocabularies(model: Any) -> set[int]:
 
 def _summed(
     live_memory: LiveMemory,
+    moment: int,
     groups: dict[str, set[int]],
-    dry_run: DryRun,
-    micro_batch_size: int,
     learned: set[tuple[int, ...]],
     vocabularies: set[int],
-) -> MemoryEstimate:
-    """Divide the memory at the peak into its parts: by owner where one is known, otherwise by shape."""
-    sums: dict[str, int] = dict.fromkeys(
-        ("weights", "master_weights", "gradients", "optimizer", "logits", "activations"), 0
-    )
-    for number in live_memory.at_peak():
+) -> dict[str, int]:
+    """Divide the memory at a moment into its parts: by owner where one is known, otherwise by shape."""
+    sums = dict.fromkeys(_PARTS, 0)
+    for number in live_memory.at(moment):
         storage = live_memory.storages[number]
         kind = next((name for name, members in groups.items() if number in members), None)
         if kind is None:
@@ -230,9 +305,7 @@ def _summed(
             else:
                 kind = "logits" if storage.shape and storage.shape[-1] in vocabularies else "activations"
         sums[kind] += storage.size
-    factor, constant = SPARE["cuda" if dry_run.gpu else "cpu"]
-    peak = live_memory.peak
-    return MemoryEstimate(micro_batch_size, **sums, peak=peak, process=int(factor * peak) + constant)
+    return sums
 
 
 def memory_table(dry_run: DryRun, memory: float, most_rows: int = 64) -> list[MemoryEstimate]:

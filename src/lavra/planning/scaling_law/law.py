@@ -24,6 +24,9 @@ HUBER = 1e-2
 """Threshold of the Huber loss on residuals of the log loss: larger residuals count linearly, so that one diverged run
 does not distort the law. Hoffmann et al. take 1e-3; the short runs here scatter by about a hundredth."""
 
+FAR = 10.0
+"""Factor by which N x D must exceed that of the largest run for a forecast to be called an extrapolation."""
+
 FORM = 0.02
 """Model error in extrapolation: standard deviation of the log loss for each factor of ten by which N x D exceeds that
 of the largest run. The three terms describe the runs that the law was fitted to; beyond them its form is an
@@ -168,11 +171,20 @@ class ScalingLaw:
         logs = _predict(np.array(self.samples), features)[:, 0]
         # Three sources of error: the bootstrap samples, the scatter of a single run, and the form of the law, which is
         # the less certain the further N x D lies beyond the runs that it was fitted to.
-        decades = max(0.0, float(np.log10(parameters * text_bytes / self.reach))) if self.reach else 0.0
+        decades = float(np.log10(self.beyond(parameters, text_bytes)))
         deviation = float(np.hypot(self.noise, FORM * decades))
         luck = numpy_stream(seed, "forecast").standard_normal(len(logs)) * deviation
         low, high = np.quantile(logs[1:] + luck[1:], (0.05, 0.95)) if len(logs) > 1 else (logs[0], logs[0])
         return Interval(float(np.exp(logs[0])), float(np.exp(min(low, logs[0]))), float(np.exp(max(high, logs[0]))))
+
+    def beyond(self, parameters: float, text_bytes: float) -> float:
+        """Return how many times the N x D of a run is that of the largest run the law was fitted to; 1 at most of them.
+
+        Args:
+            parameters: Number of parameters that take part in matrix products, including the head.
+            text_bytes: Effective bytes of text trained on.
+        """
+        return max(1.0, parameters * text_bytes / self.reach) if self.reach else 1.0
 
     def shifted(self, factor: float) -> ScalingLaw:
         """Return the law with all three terms multiplied by `factor`, such as the mean error of past forecasts."""

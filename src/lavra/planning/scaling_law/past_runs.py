@@ -101,7 +101,7 @@ class PastRun:
     Attributes:
         device: Kind of device: `cpu`, `cuda` or `mps`.
         efficiency: Share of the measured matrix peak that training reached.
-        overhead: Ratio of the time of the run to the time of its steps alone.
+        overhead: Ratio of the time of the run, without the preparation of its text, to the time of its steps alone.
         law_ratio: Ratio of its bits per byte to those that the built-in law had forecast.
     """
 
@@ -126,7 +126,8 @@ def past_run(run: RunFolder) -> PastRun | None:
     efficiency = speed * plan["flops_per_token"] / peak if speed and peak else None
     steps_alone = result["tokens"] / speed if speed else None
     seconds = result.get("seconds")
-    overhead = seconds / steps_alone if seconds and steps_alone and steps_alone >= _LONG_ENOUGH else None
+    trained = seconds - (result.get("preparation_seconds") or 0.0) if seconds else None
+    overhead = trained / steps_alone if trained and steps_alone and steps_alone >= _LONG_ENOUGH else None
     expected = plan.get("forecast", {}).get("law_bits_per_byte")
     reached = _value(result.get("bits_per_byte"))
     return PastRun(plan["device"], efficiency, overhead, reached / expected if reached and expected else None)

@@ -17,21 +17,24 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.data.examples.chats import ChatTemplate
 from lavra.data.examples.default_chat import default_chat_template, with_turn_token
+from lavra.data.examples.labelled import LabelReader
 from lavra.data.examples.prepare import prepare_examples
-from lavra.data.examples.rows import LabelColumns, PairColumns, read_examples
+from lavra.data.examples.rows import PairColumns, read_examples
 from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.rows import BadRows
 from lavra.data.token_store.prepare import TOKENIZER
 from lavra.data.tokenizers.report import CorpusSample, TokenizerReport
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.companions import TEMPLATES, copy_files
-from lavra.planning.budget import vocabulary_for
+from lavra.models.spec import named_vocabulary
+from lavra.planning.budget import vocabulary_for, vocabulary_note
 from lavra.planning.machine.hardware import measure_matrix_peak
 from lavra.planning.machine.memory import memory_of
 from lavra.planning.scaling_law.past_runs import load_calibration
 from lavra.tasks.base import Task
-from lavra.tasks.datasets import DataDescription, Dataset, TextDataset, open_dataset
-from lavra.tasks.table import choose_task, tasks
+from lavra.tasks.datasets import DataDescription, Dataset, TextDataset
+from lavra.tasks.opening import open_dataset
+from lavra.tasks.table import choose_task
 from lavra.training.devices import use_threads
 from lavra.training.precision import choose_precision
 from lavra.workflows.datasets.text import (
@@ -67,20 +70,19 @@ def describe_data(config: TrainConfig) -> DataDescription:
     named = bool(text.prompt or text.completion)
     if is_prepared(config.data):
         return open_dataset(Path(config.data[0])).description
-    plain = DataDescription(text_column=text.column, pairs_named=named)
+    plain = DataDescription(text_column=text.column, pairs_named=named, label_column=text.label, template=text.template)
     if not all(is_repeatable(location) for location in config.data):
         return plain
-    columns = {name for task in tasks() for name in task.wanted_columns}
     try:
         rows = read_rows(
             config.data,
             text_column=None,
             encoding=text.encoding,
             validation=text.validation,
-            wanted={*columns, text.column},
             bad_rows=BadRows(),
         )
-        return replace(plain, columns=frozenset(next(rows).fields))
+        first = dict(next(rows).fields)
+        return replace(plain, columns=frozenset(first), first_row=first)
     except (InputError, StopIteration):  # files without columns; what is wrong with others is told when they are read
         return plain
 
@@ -140,7 +142,7 @@ def _prepared_text(
 def _prepared_examples(
     config: TrainConfig, home: Path, folder: Path, machine: Machine, base: Base | None, task: Task
 ) -> Dataset:
-    columns = pair_columns(config.text) if task.columns is None else task.columns
+    columns = task.reader(describe_data(config)) if task.rows == "labelled" else pair_columns(config.text)
     if base is None:
         tokenizer, context = _from_nothing(config, machine, columns)
     else:
@@ -167,7 +169,7 @@ def _prepared_examples(
 
 
 def _from_nothing(
-    config: TrainConfig, machine: Machine, columns: PairColumns | LabelColumns | None
+    config: TrainConfig, machine: Machine, columns: PairColumns | LabelReader | None
 ) -> tuple[Tokenizer, int]:
     """Return a tokenizer for the examples, and the row length in tokens of the model that will be trained on them."""
     sample, sizes, chats = CorpusSample(), array("L"), False
@@ -212,11 +214,24 @@ def _vocabulary_chooser(config: TrainConfig, machine: Machine) -> Callable[[int]
     """Return a function that chooses the size of the vocabulary from the bytes of the text."""
 
     def choose(corpus_bytes: int) -> int:
-        if config.text.vocabulary:
-            return config.text.vocabulary
-        return vocabulary_for(draft_model(config, machine, corpus_bytes).vocabulary, corpus_bytes)
+        size = vocabulary_of(config, draft_model(config, machine, corpus_bytes).vocabulary, corpus_bytes)
+        if config.text.vocabulary is None and (note := vocabulary_note(size, corpus_bytes)):
+            log(f"note: {note}")
+        return size
 
     return choose
+
+
+def vocabulary_of(config: TrainConfig, drafted: int, corpus_bytes: float) -> int:
+    """Return the size of the vocabulary to train: what was asked for, what the preset's name says, or what suits.
+
+    Args:
+        config: The request.
+        drafted: Vocabulary size of the shape that would be trained.
+        corpus_bytes: Bytes of the training text.
+    """
+    asked = config.text.vocabulary or named_vocabulary(config.model.preset)
+    return asked or vocabulary_for(drafted, corpus_bytes)
 
 
 def measured_machine(config: TrainConfig, device: torch.device) -> Machine:

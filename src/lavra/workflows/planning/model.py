@@ -14,9 +14,9 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.importing import is_hugging_face_folder, read_config
 from lavra.models.families.registry import FAMILIES, family_of
 from lavra.models.hf.kinds import choose_kind
-from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.models.native.decoder import Decoder, count_parameters, parameters_of
 from lavra.models.native.store import SPECIFICATION, read_spec
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.spec import PRESETS, DecoderSpec, named_vocabulary
 from lavra.planning.forecast import Shape
 from lavra.planning.machine.dry_run import HubShape
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
@@ -160,6 +160,23 @@ def outline_of(
     )
 
 
+def shape_name(asked: str, model: DecoderSpec) -> str:
+    """Return the name of a shape: as it was asked for, and with its vocabulary where that is not what the name says.
+
+    Args:
+        asked: The name of the model in the request; "auto" if the plan chose it.
+        model: The shape of the decoder.
+
+    Examples:
+        >>> shape_name("gpt2-124m", DecoderSpec(vocabulary=8768)), shape_name("auto", DecoderSpec(depth=4, width=192))
+        ('gpt2-124m with another vocabulary', '4x192')
+    """
+    if asked == "auto":
+        return f"{model.depth}x{model.width}"
+    said = named_vocabulary(asked)
+    return asked if said in (None, model.vocabulary) else f"{asked} with another vocabulary"
+
+
 def described(model: DecoderSpec | Path, asked: str) -> Shape:
     """Return the figures by which a person recognises a model: name, parameters, vocabulary, context, depth, width.
 
@@ -168,11 +185,9 @@ def described(model: DecoderSpec | Path, asked: str) -> Shape:
         asked: The name of the model in the request; "auto" if the plan chose it.
     """
     if isinstance(model, DecoderSpec):
-        with torch.device("meta"):
-            parameters = count_parameters(Decoder(model))
         return Shape(
-            f"{model.depth}x{model.width}" if asked == "auto" else asked,
-            parameters,
+            shape_name(asked, model),
+            parameters_of(model),
             matrix_parameters(model),
             model.vocabulary,
             model.context,

@@ -153,6 +153,7 @@ def piloted(request: PlanRequest, plan_report: PlanReport) -> PlanReport:
         load_calibration(),
         law,
         plan_report.forecast.start,
+        plan_report.epochs,
     )
     return replace(plan_report, forecast=forecast)
 

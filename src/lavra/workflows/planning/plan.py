@@ -11,12 +11,12 @@ import torch
 
 from lavra.config.planning import PlanRequest
 from lavra.core.errors import InputError
-from lavra.core.progress import log
-from lavra.core.units import show_duration
+from lavra.core.progress import Waiting, log
+from lavra.core.units import show_count, show_duration
 from lavra.data.token_store.prepare import open_prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.spec import DecoderSpec, preset
-from lavra.planning.budget import demand_text, vocabulary_for, worth
+from lavra.planning.budget import demand_text, worth
 from lavra.planning.corpus_stats import CorpusStats, corpus_stats, corpus_stats_of_prepared
 from lavra.planning.fitting import memory_forecast
 from lavra.planning.forecast import PlanReport, Speed, cost_of
@@ -31,6 +31,7 @@ from lavra.tasks.datasets import DataSize, RowShape
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device, use_threads
 from lavra.training.plan import Plan
+from lavra.workflows.datasets.preparation import vocabulary_of
 from lavra.workflows.datasets.text import is_prepared, open_tokenizer
 from lavra.workflows.models.base_model import Base
 from lavra.workflows.models.open import hugging_face_folder
@@ -39,6 +40,7 @@ from lavra.workflows.planning.model import asked_shape, described, outline_of, p
 from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, given_seconds, learner_of
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.run_length import steps_within, with_length
+from lavra.workflows.training.techniques import cost_of_steps, perturbs_weights
 
 _SHORTEST_BUDGET = 10.0
 """Seconds that start-up, timed steps and the final evaluation take by themselves; a shorter budget is refused."""
@@ -77,14 +79,17 @@ def plan(request: PlanRequest) -> PlanReport:
     machine, source = _machine(request, hardware, calibration)
     start = _start(request, machine, task, objective)
     text = _text(request, machine, start)
-    data = _Size(request, text, start)
-    learner = learner_of(request, start or draft_model(request, machine, data.bytes), data, task, objective)
-    planned = autoconfig(request, machine, learner, data, DistributedInfo())
+    data, before = _Size(request, text, start), _seconds_before(hardware, text)
+    model = start or draft_model(request, machine, data.bytes, before)
+    learner = learner_of(request, model, data, task, objective)
+    planned = autoconfig(request, machine, learner, data, DistributedInfo(), spent=before)
     shape = learner.spec or Path(hugging_face_folder(planned.base or "") or planned.base or "")
     flops = count_flops(shape, planned.context)
+    _tell_roughly(request, planned, flops, machine)
     planned, speed = _timed(request, hardware, planned, shape, flops, machine, source)
-    planned = _sized(request, planned, data, speed)
+    planned = _sized(request, planned, data, speed, before)
     report = _report(request, hardware, planned, shape, flops, speed, text, data, calibration)
+    report = replace(report, preparation_seconds=before if hardware.here else None)
     return _with_loss(request, report, text, calibration)
 
 
@@ -172,7 +177,7 @@ def _tokenizer(
 
     def choose(text_bytes: int) -> int:
         wanted = (start or draft_model(request, machine, text_bytes)).vocabulary
-        return request.text.vocabulary or vocabulary_for(wanted, text_bytes)
+        return vocabulary_of(request, wanted, text_bytes)
 
     return choose
 
@@ -202,6 +207,10 @@ class _Size:
             shape = start or (preset(request.model.preset) if request.model.preset != "auto" else DecoderSpec())
             self.vocabulary = request.text.vocabulary or shape.vocabulary
 
+    def batch_tokens(self, shape: RowShape) -> int | None:
+        """Return None: the length of the run decides."""
+        return None
+
     def epoch_tokens(self, shape: RowShape) -> float:
         """Return the tokens of one pass over the training text."""
         return self._tokens
@@ -222,30 +231,64 @@ def _timed(
 ) -> tuple[Plan, Speed]:
     """Return the plan with a micro-batch that fits into memory, and its speed.
 
-    The speed is that of timed steps on this machine, else a share of the peak of the hardware.
+    The speed is that of timed steps on this machine, else a share of the peak of the hardware; it counts every gradient
+    that the techniques of the request take.
     """
-    dry_run, rows = DryRun.of_plan(planned, shape), planned.micro_batch_size
+    dry_run, rows = _dry_run(request, planned, shape), planned.micro_batch_size
     if request.machine.micro_batch_size is None:
-        while rows > 1 and not estimate_memory(dry_run, rows).fits(hardware.memory):
-            rows = max(part for part in range(1, rows) if planned.global_batch_size % part == 0)
+        with Waiting("estimating the memory of a training step"):
+            rows = _rows_that_fit(dry_run, planned, hardware.memory)
     planned = replace(planned, micro_batch_size=rows)
     efficiency = machine.expected_flops / machine.peak
-    by_peak = Speed.from_efficiency(hardware.peak_flops, flops.exact, efficiency, source)
+    cost = cost_of_steps(request.technique)
+    by_peak = Speed.from_efficiency(hardware.peak_flops, cost * flops.exact, efficiency, source)
     if not hardware.here or request.efficiency is not None:
         return planned, by_peak
     if not estimate_memory(dry_run, rows).fits(hardware.memory):
         return planned, by_peak
-    probe = probe_dry_run(dry_run, rows, machine.device, _PROBE_SECONDS, compile=planned.compile)
-    return planned, Speed.from_probe(probe.tokens_per_second, hardware.peak_flops, flops.exact)
+    plain = replace(dry_run, perturbs=False)  # the cost of the techniques is reckoned
+    probe = probe_dry_run(plain, rows, machine.device, _PROBE_SECONDS, compile=planned.compile)
+    return planned, Speed.from_probe(probe.tokens_per_second / cost, hardware.peak_flops, cost * flops.exact)
 
 
-def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed) -> Plan:
+def _tell_roughly(request: PlanRequest, planned: Plan, flops: FlopCount, machine: Machine) -> None:
+    """Say what plain arithmetic tells, before steps are timed and memory is estimated, which takes seconds."""
+    speed = machine.expected_flops / flops.exact
+    tokens = float(request.tokens or planned.tokens)
+    name = request.base or ("a model that the plan chose" if request.model.preset == "auto" else request.model.preset)
+    log(
+        f"roughly: {name}, {show_count(planned.parameters)} parameters, {show_count(tokens)} tokens at "
+        f"{show_count(speed)} tokens/s in {show_duration(tokens / speed)}"
+    )
+
+
+def _rows_that_fit(dry_run: DryRun, planned: Plan, memory: float) -> int:
+    """Return the largest micro-batch of at most the planned sequences that fits into memory, or 1."""
+    rows = planned.micro_batch_size
+    while rows > 1 and not estimate_memory(dry_run, rows).fits(memory):
+        rows = max(part for part in range(1, rows) if planned.global_batch_size % part == 0)
+    return rows
+
+
+def _seconds_before(hardware: Hardware, text: CorpusStats | None) -> float:
+    """Return the expected seconds from the start of the command to the plan: start-up, reading, tokenising.
+
+    They are known for this machine alone; for other hardware they are left out.
+    """
+    return _START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else 0.0
+
+
+def _dry_run(request: PlanRequest, planned: Plan, shape: DecoderSpec | Path) -> DryRun:
+    return DryRun.of_plan(planned, shape, perturbs=perturbs_weights(request.technique))
+
+
+def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed, before: float) -> Plan:
     """Return the plan with the length that fits into its time budget at a speed, as a run sets it after timed steps."""
     per_token = 1.0 / speed.tokens_per_second
     if planned.budget_seconds is None:
         return planned
     step_seconds = per_token * planned.batch_tokens
-    steps = steps_within(planned.budget_seconds, step_seconds, planned, request, data, per_token)
+    steps = steps_within(planned.budget_seconds - before, step_seconds, planned, request, data, per_token)
     return with_length(planned, steps, request, data, per_token)
 
 
@@ -260,13 +303,15 @@ def _report(
     data: DataSize,
     calibration: Calibration,
 ) -> PlanReport:
-    memory = memory_forecast(
-        DryRun.of_plan(planned, shape),
-        hardware.memory,
-        asked=request.machine.micro_batch_size,
-        most_rows=planned.micro_batch_size,
-    )
-    rule = Speed.from_efficiency(hardware.peak_flops, flops.rule, speed.efficiency, speed.source)
+    with Waiting("estimating the memory of micro-batches"):
+        memory = memory_forecast(
+            _dry_run(request, planned, shape),
+            hardware.memory,
+            asked=request.machine.micro_batch_size,
+            most_rows=planned.micro_batch_size,
+        )
+    by_rule = cost_of_steps(request.technique) * flops.rule
+    rule = Speed.from_efficiency(hardware.peak_flops, by_rule, speed.efficiency, speed.source)
     power = {"watts": request.watts or hardware.watts, "price_per_hour": request.price_per_hour}
     # A length in tokens or epochs is forecast as it was asked for, and not rounded to whole steps.
     epoch = data.epoch_tokens(planned)
@@ -288,7 +333,6 @@ def _report(
         cost_of(tokens / rule.tokens_per_second, **power),
         memory,
         None,
-        preparation_seconds=_START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else None,
         plan=planned,
     )
 
@@ -300,7 +344,9 @@ def _with_loss(
     if request.base is None and report.plan is not None:
         model = report.plan.model or Path(request.model.preset)
         start = expected_start(model, report.tokens, report.flops, text)
-        forecast = forecast_of(report.model.matrix_parameters, report.tokens, text, calibration, start=start)
+        forecast = forecast_of(
+            report.model.matrix_parameters, report.tokens, text, calibration, start=start, epochs=report.epochs
+        )
         report = replace(report, forecast=forecast)
     if request.pilot and request.base is None:
         from lavra.workflows.planning.pilot import piloted

@@ -18,11 +18,10 @@ from lavra.core.errors import InputError
 from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.locations import find_files
 from lavra.data.readers.rows import BadRows
-from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.tasks.table import FROM_SCRATCH, choose_task
 from lavra.training.updates.table import find_update
 from lavra.workflows.datasets.preparation import describe_data
-from lavra.workflows.datasets.text import is_prepared
+from lavra.workflows.datasets.text import is_prepared, open_tokenizer
 from lavra.workflows.training.autoconfig import given_seconds
 
 _TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
@@ -47,7 +46,7 @@ def look_first(config: TrainConfig) -> None:
     if any(location.startswith("hf:") for location in config.data) and find_spec("datasets") is None:
         raise InputError("hf: needs the package datasets", "pip install datasets")
     if config.text.tokenizer:
-        Tokenizer.load(config.text.tokenizer)
+        open_tokenizer(config.text.tokenizer)
     files = [location for location in config.data if is_repeatable(location)]
     if not files or is_prepared(config.data):
         return

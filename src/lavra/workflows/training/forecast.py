@@ -16,7 +16,7 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.progress import log
 from lavra.models.families.importing import CONFIG
 from lavra.models.spec import DecoderSpec
-from lavra.planning.budget import worth
+from lavra.planning.budget import repetition_note, worth
 from lavra.planning.corpus_stats import compressed_bits_per_byte, stretches
 from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import matrix_parameters
@@ -28,13 +28,15 @@ from lavra.planning.scaling_law.builtin import (
     scaling_law_for,
 )
 from lavra.planning.scaling_law.curves import CurvePoint, forecast_from_curve
-from lavra.planning.scaling_law.law import ScalingLaw
+from lavra.planning.scaling_law.law import FAR, ScalingLaw
 from lavra.planning.scaling_law.past_runs import load_calibration
+from lavra.reports.forecast import rough_factor
 from lavra.tasks.datasets import Dataset, TextDataset
 from lavra.tasks.table import find_task
 from lavra.training.callbacks import Request
 from lavra.training.plan import Plan
 from lavra.workflows.models.saved_base import BASE
+from lavra.workflows.training.run_length import seconds_after
 
 _LIBRARIES = psutil.Process().memory_info().rss
 """Bytes of the process before any model is made, which the libraries themselves take."""
@@ -46,7 +48,15 @@ _COMPARED = ("seconds", "tokens_per_second", "peak_bytes", "bits_per_byte", "los
 """Names of the figures that are forecast and compared at the end."""
 
 
-def with_forecast(plan: Plan, data: Dataset, home: Path | None = None) -> Plan:
+def with_forecast(
+    plan: Plan,
+    data: Dataset,
+    home: Path | None = None,
+    spent: float = 0.0,
+    left: float | None = None,
+    *,
+    perturbs: bool = False,
+) -> Plan:
     """Return the plan with its forecast: time, speed, memory, loss.
 
     The loss is forecast only for models trained from scratch; that of an adapted model depends on its pretraining.
@@ -56,6 +66,9 @@ def with_forecast(plan: Plan, data: Dataset, home: Path | None = None) -> Plan:
         data: The data set.
         home: The folder of the run, in which the base model is saved; without it, the memory of a model of
             `transformers` is not forecast.
+        spent: Seconds since the command started.
+        left: Expected seconds from now to the end of a run without a time budget; None where they are not known.
+        perturbs: Whether a technique of the run perturbs the weights, which takes copies of them.
     """
     calibration = load_calibration()
     expected: dict[str, float] = {}
@@ -65,13 +78,15 @@ def with_forecast(plan: Plan, data: Dataset, home: Path | None = None) -> Plan:
         expected["tokens_per_second"] = plan.probe["tokens_per_second"]
     if plan.budget_seconds is not None:
         expected["seconds"] = plan.budget_seconds
+    elif left is not None:
+        expected["seconds"] = spent + left
     peak = plan.probe.get("peak_flops")
     rough = seconds or (plan.tokens * plan.flops_per_token / (0.3 * peak) if peak else 0.0)
     shape = _shape_to_dry_run(plan, home)
     if shape is not None and rough >= _WORTH_A_DRY_RUN:
         # The timed steps ran the compiler as well, whose memory a dry run does not see.
         so_far = measured_memory(plan.device) if step else None
-        expected["peak_bytes"] = max(_expected_memory(plan, shape), so_far or 0.0)
+        expected["peak_bytes"] = max(_expected_memory(plan, shape, perturbs), so_far or 0.0)
     law = run_scaling_law(plan, data)
     if law is not None and plan.model is not None:
         size, read = matrix_parameters(plan.model), read_bytes(plan, data, plan.epochs)
@@ -81,13 +96,32 @@ def with_forecast(plan: Plan, data: Dataset, home: Path | None = None) -> Plan:
             "bits_per_byte_low": found.low,
             "bits_per_byte_high": found.high,
             "law_bits_per_byte": law.loss(size, read, start_of(plan)),
+            "times_the_largest_run": law.beyond(size, read),
             "loss": found.value * data.bytes_per_target * math.log(2),
         }
         log(
             f"forecast: {found.value:.2f} bits per byte of validation text at the end "
             f"[{found.low:.2f}, {found.high:.2f}], by {law.origin}"
+            + (
+                f", EXTRAPOLATED to {rough_factor(beyond)} times the compute of the largest of them"
+                if (beyond := law.beyond(size, read)) > FAR
+                else ""
+            )
         )
+        if note := repetition_note(plan.epochs):
+            log(f"note: {note}")
     return replace(plan, forecast=expected)
+
+
+def seconds_by_peak(plan: Plan, flops: float) -> float:
+    """Return the seconds that a run whose steps were not timed will roughly take, from its first step to its end.
+
+    Args:
+        plan: The plan of the run.
+        flops: FLOP/s that training usually reaches on this machine, on all devices together.
+    """
+    per_token = plan.flops_per_token / flops
+    return plan.tokens * per_token * load_calibration().overhead + seconds_after(plan, per_token)
 
 
 def run_scaling_law(plan: Plan, data: Dataset) -> ScalingLaw | None:
@@ -147,12 +181,12 @@ def _shape_to_dry_run(plan: Plan, home: Path | None) -> DecoderSpec | Path | Non
     return folder if folder is not None and (folder / CONFIG).is_file() and not plan.source_context else None
 
 
-def _expected_memory(plan: Plan, shape: DecoderSpec | Path) -> float:
+def _expected_memory(plan: Plan, shape: DecoderSpec | Path, perturbs: bool) -> float:
     """Return the expected peak memory in bytes: of the whole process, or on a GPU of the tensors there.
 
     A checkpoint is written beside the training, from a copy in main memory of the weights and the optimiser's state.
     """
-    estimate = estimate_memory(DryRun.of_plan(plan, shape), plan.micro_batch_size)
+    estimate = estimate_memory(DryRun.of_plan(plan, shape, perturbs=perturbs), plan.micro_batch_size)
     if plan.device == "cuda":
         return float(estimate.peak)
     copied = (estimate.master_weights or estimate.weights) + estimate.optimizer
