@@ -24,6 +24,12 @@ SMALL: dict[str, Any] = {
 WORDS = ("awful", "poor", "fair", "good", "great")
 
 
+@pytest.fixture(autouse=True)
+def networks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the linear baseline, which would label these texts better than a network of a few steps."""
+    monkeypatch.setattr("lavra.workflows.labels.baseline.is_available", lambda: False)
+
+
 def written(folder: Path, labels: tuple[Any, ...]) -> Path:
     rows = [{"text": f"a {WORDS[n % 5]} film, number {n}", "label": labels[n % 5]} for n in range(150)]
     path = folder / "stars.jsonl"
