@@ -21,13 +21,14 @@ from torch.nn import functional as F
 import lavra
 from lavra.core.errors import InputError
 from lavra.core.seeds import row_streams
-from lavra.data.examples.rows import LabelColumns
+from lavra.data.examples.labelled import LabelColumns
 from lavra.evaluation.intervals import ratio_estimates
 from lavra.models.heads import head_of
 from lavra.models.protocols import Batch
 from lavra.objectives.base import Loss, padded_width
 from lavra.tasks.base import Measured, Task, Trained
-from lavra.tasks.datasets import DataDescription, Dataset, LabelledDataset
+from lavra.tasks.datasets import DataDescription, Dataset
+from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.table import choose_task, register, tasks
 from lavra.training.plan import Plan
 from lavra.training.updates import Outcome, Update
@@ -85,7 +86,7 @@ class SentimentTask(Task):
 
     name, objectives = "sentiment", ("sentiment",)
     rows, columns = "labelled", LabelColumns("text", ("label",))
-    causal, headline = False, "accuracy"
+    causal, packs, headline = False, False, "accuracy"
 
     def recognises(self, data: DataDescription) -> bool:
         return {"text", "label"} <= data.columns or (data.prepared == "labelled" and "label" in data.columns)
@@ -191,7 +192,7 @@ def weights(run: lavra.Run) -> dict[str, torch.Tensor]:
 def test_a_task_from_outside_is_trained_killed_resumed_evaluated_and_exported(reviews: Path, tmp_path: Path) -> None:
     whole = lavra.train(reviews, out=str(tmp_path / "whole"), **SMALL)
     assert whole.plan["task"] == "sentiment"
-    assert whole.plan["facts"] == {"classes": ["bad", "good"]}
+    assert whole.plan["facts"]["classes"] == ["bad", "good"]
     assert {"accuracy"} <= set(whole.metrics[-1])
 
     child = os.fork()

@@ -74,7 +74,7 @@ def train(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Ru
         ... )
         >>> run.result["bits_per_byte"]                                   # doctest: +SKIP
     """
-    from lavra.workflows.training.train import train as run_training
+    from lavra.workflows.train import train as run_training
 
     with _located(data) as locations:
         return Run(run_training(_request(locations, config, fields, "lavra.train")).path)
@@ -186,7 +186,7 @@ def resume(folder: str | Path, *, micro_batch_size: int | None = None) -> Run:
         >>> import lavra
         >>> run = lavra.resume("runs/tales")                              # doctest: +SKIP
     """
-    from lavra.workflows.training.resume import resume as go_on
+    from lavra.workflows.train import resume as go_on
 
     return Run(go_on(folder, micro_batch_size=micro_batch_size).path)
 

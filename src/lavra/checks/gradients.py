@@ -11,7 +11,9 @@ from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.batches import ragged
 from lavra.checks.sandbox import train_on
 from lavra.core.errors import LavraError
+from lavra.core.units import counted
 from lavra.models.protocols import Batch, eval_mode
+from lavra.objectives.base import group_of
 from lavra.training.acceleration.temporary_weights import full_precision, lively
 from lavra.training.precision import LossScale
 from lavra.training.step import Step
@@ -25,6 +27,8 @@ _NAMED = 5  # names that a message lists before it counts the rest
 def check_accumulation(check_context: CheckContext) -> list[CheckResult]:
     """Check that N micro-batches of one row give the same loss and gradient as one batch of N rows.
 
+    An objective that mixes neighbouring rows is checked with micro-batches of the rows that it mixes.
+
     Args:
         check_context: Training set-up to check.
 
@@ -34,10 +38,10 @@ def check_accumulation(check_context: CheckContext) -> list[CheckResult]:
     name = "accumulation"
     expected = f"the same loss and gradient to {TOLERANCE:g}, although rows have different numbers of targets"
     batch = ragged(check_context.encoded)
-    rows = batch.inputs.shape[0]
-    if rows < 2:
-        return [CheckResult(name, "warn", "the batch has one row only", expected, "give more text")]
-    singles = [batch.take(slice(row, row + 1)) for row in range(rows)]
+    rows, group = batch.inputs.shape[0], group_of(check_context.objective)
+    if rows <= group:
+        return [CheckResult(name, "warn", f"the batch has {counted(rows, 'row')} only", expected, "give more text")]
+    singles = [batch.take(slice(row, row + group)) for row in range(0, rows, group)]
     with full_precision(check_context.trainer), lively(check_context.trainer), eval_mode(check_context.model):
         loss, gradients = _gradient(check_context, [batch])
         loss_of_singles, others = _gradient(check_context, singles)
@@ -48,7 +52,7 @@ def check_accumulation(check_context: CheckContext) -> list[CheckResult]:
     )
     apart = max(math.sqrt(sum(squares)) / weight, abs(loss - loss_of_singles) / max(abs(loss), 1e-30))
     measured = (
-        f"1 x {rows} rows: loss {loss:.6f}; {rows} x 1 row: {loss_of_singles:.6f}; "
+        f"1 x {rows} rows: loss {loss:.6f}; {len(singles)} x {counted(group, 'row')}: {loss_of_singles:.6f}; "
         f"loss and gradient differ by at most {apart:.1e}"
     )
     if apart <= TOLERANCE and gradients.keys() == others.keys():

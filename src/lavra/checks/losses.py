@@ -33,6 +33,8 @@ def check_first_loss(check_context: CheckContext) -> list[CheckResult]:
     with full_precision(check_context.trainer), eval_mode(model), torch.no_grad():
         loss = float(check_context.objective.loss(model, batch, learning=False).sum) / max(1.0, counted(batch))
     even = math.log(model.vocabulary) if check_context.first_loss is None else check_context.first_loss
+    if (of_batch := getattr(check_context.objective, "uninformed_loss", None)) is not None:
+        even = of_batch(batch)  # it depends on the lengths of the texts
     if check_context.loaded and check_context.first_loss is None:
         return [_of_loaded(loss, _unigram(check_context), even)]
     apart = abs(loss / even - 1.0)

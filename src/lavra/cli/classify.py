@@ -18,13 +18,15 @@ def main(arguments: list[str]) -> int:
         ClassifyConfig,
         arguments,
         prog="lavra classify",
-        description="Label texts by what a language model expects after a prompt; only the labels are ever answered.",
+        description="Label texts by a model that was trained for labels, or by what a language model expects after a "
+        "prompt; only the labels are ever answered.",
         examples=[
+            'lavra classify runs/reviews --text "I loved it"',
             'lavra classify runs/book --zero-shot --labels good bad --text "I loved it"',
             "lavra classify runs/book --few-shot examples.jsonl --choice similar --in reviews.jsonl --json",
         ],
     )
-    if request.zero_shot == bool(request.few_shot):
+    if request.zero_shot and request.few_shot:
         raise InputError("classify wants either --zero-shot or --few-shot FILE", "say which")
     if bool(request.text) == bool(request.input):
         raise InputError("classify wants either --text or --in FILE", "say what to label")
@@ -68,6 +70,19 @@ def _give(found: dict, out: str, as_json: bool) -> None:
         print_json(found)
         return
     for row in [] if out else found["rows"]:
-        print(f"{row['predicted']}\t{row['probabilities'][row['predicted']]:.3f}\t{printable(row['text'])}")
+        print(_line(row, found.get("text_columns", ["text"])))
     if "accuracy" in found:
         print(f"accuracy {found['accuracy']:.1%} on {counted(len(found['rows']), 'text')}")
+
+
+def _line(row: dict, columns: list[str]) -> str:
+    """Return the prediction of a row, its probability where it is one class, and its text."""
+    predicted, shares = row["predicted"], row["probabilities"]
+    text = printable(" | ".join(str(row.get(name, "")) for name in columns))
+    if isinstance(predicted, str):
+        return f"{predicted}\t{shares[predicted]:.3f}\t{text}"
+    if isinstance(predicted, list) and not shares:  # a tag for each word
+        return "\t".join([" ".join(predicted), text])
+    if isinstance(predicted, list):
+        return "\t".join([", ".join(predicted) or "-", ", ".join(f"{shares[one]:.3f}" for one in predicted), text])
+    return f"{'-' if predicted is None else format(predicted, '.4g')}\t\t{text}"

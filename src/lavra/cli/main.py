@@ -44,7 +44,8 @@ _EVERYWHERE = (
 
 _EXTRAS = {
     "search": ("bm25s", "Stemmer", "ir_measures", "ctranslate2", "sacrebleu", "rouge_score"),
-    "finetune": ("peft", "sklearn", "pytorch_optimizer"),
+    "classify": ("sklearn", "scipy"),
+    "finetune": ("peft", "pytorch_optimizer"),
     "track": ("tensorboard", "wandb", "mlflow"),
     "generate": ("llguidance",),
 }

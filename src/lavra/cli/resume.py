@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
         description="Continue an interrupted run from its last checkpoint, exactly where it stopped.",
         examples=["lavra resume runs/book"],
     )
-    from lavra.workflows.training.resume import resume
+    from lavra.workflows.train import resume
 
     run = resume(options.run, micro_batch_size=options.micro_batch_size)
     if as_json:

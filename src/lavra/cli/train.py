@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
             "lavra train chats.jsonl --from Qwen/Qwen2.5-0.5B-Instruct --adapter lora --epochs 2",
         ],
     )
-    from lavra.workflows.training.train import train
+    from lavra.workflows.train import train
 
     run = train(config, began)
     if as_json:

@@ -15,6 +15,7 @@ from lavra.config.choices import Activation, NewRows, Norm, OptimizerName, Polic
 from lavra.config.flags import Common, shown
 from lavra.config.quantities import Count, Duration, Size
 from lavra.config.reading import ReadingConfig
+from lavra.config.techniques import TechniqueConfig
 from lavra.config.transforms import TransformConfig
 
 
@@ -54,6 +55,36 @@ class TextConfig(ReadingConfig):
     completion: str | None = None
     """Column of the completion, which is learned; completion, target, answer, query, … are recognised by their names,
     and so are chats."""
+    label: Annotated[str | None, shown("--label-column", metavar="COLUMN")] = None
+    """Column of the labels; label, labels, class, category, score, … are recognised by their names."""
+    template: str = ""
+    """Text that is made of several columns, as "similarity of {anchor} to {target} in {context}"; a template for
+    labelled rows."""
+
+
+Prefer = Literal["best", "small"]
+"""Which of two models is taken."""
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The head that a model gets for labels.
+
+    Examples:
+        >>> from lavra.config.training import HeadConfig
+        >>> HeadConfig(pooling="max").dropout
+        0.1
+    """
+
+    pooling: Literal["auto", "first", "mean", "last", "max", "attention"] = "auto"
+    """How the hidden states of a text become one vector; by default the mean for encoders and the last for decoders."""
+    dropout: float = 0.1
+    """Dropout probability of that vector, from 0 to below 1."""
+    prefer: Annotated[Prefer, shown("--prefer")] = "best"
+    """Which model labels texts in the end: the best on the validation texts, or the linear one where it is as good
+    within the interval (small)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Whether rare classes weigh more in the loss: balanced weighs each class by the inverse of its frequency."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +282,9 @@ class SetupConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    technique: TechniqueConfig = field(default_factory=TechniqueConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
 
 
 @dataclass(frozen=True)
@@ -286,10 +319,21 @@ class TrainConfig(SetupConfig):
     """Number of newest checkpoints to keep, besides the best."""
     early_stopping: int | None = None
     """End the run after this many validations without a better one; by default it never ends early."""
+    deliver: Annotated[Literal["best", "last"], tyro.conf.Suppress] = "best"
+    """Which checkpoint is the result: the best by the validation loss where the last is clearly worse, or the last. A
+    fold delivers the last, because the rows that measure it may not choose it."""
     update: tuple[str, ...] = ()
     """Further updates around each step, by the names under which they are registered; the first is the outermost."""
     samples: int = 3
     """Number of texts to generate with the finished model."""
+    folds: int | None = None
+    """Number of folds of a cross-validated run, for rows with labels: a model is trained for each fold, all rows are
+    predicted by models that never saw them, and then one model is trained on all rows. The budget is for all of it.
+    Columns `group` and `fold` are respected."""
+    seeds: int = 1
+    """Number of seeds with which each fold is trained."""
+    fold_by: Annotated[str | None, shown(metavar="COLUMN")] = None
+    """Column of dates or numbers: each fold is then validated on rows that are later than those it is trained on."""
     check: bool = True
     """Check the set-up before the first step, which takes some seconds; a failed check ends the run. --no-check leaves
     this out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -63,6 +63,63 @@ def _finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
+class Resamples:
+    """Bootstrap resamples of documents as counts, for statistics that are no functions of a few sums.
+
+    What `resampled_sums` draws, these draw: two objects of equally many documents and one seed hold the same resamples.
+
+    Args:
+        documents: Number of documents.
+        draws: Number of resamples.
+        seed: Seed of the draws.
+
+    Attributes:
+        documents: Number of documents.
+        draws: Number of resamples.
+        units: Number of units that are resampled: the documents, or `MOST_UNITS` random groups of them.
+
+    Examples:
+        >>> [(first, times.tolist()) for first, times in Resamples(1, draws=2).blocks()]
+        [(0, [[1], [1]])]
+    """
+
+    def __init__(self, documents: int, *, draws: int = 2000, seed: int = 0) -> None:
+        self.documents, self.draws = documents, draws
+        self.units = min(documents, MOST_UNITS)
+        self._random = numpy_stream(seed, "bootstrap")
+        self._order = self._random.permutation(documents) if documents > MOST_UNITS else None
+
+    def merged(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the sums of each unit, (units, columns), from (documents, columns) values."""
+        if self._order is None:
+            return values
+        return np.add.reduceat(values[self._order], self._borders(), axis=0)
+
+    def unit_of(self) -> NDArray[np.int64]:
+        """Return the unit of each document, (documents,)."""
+        if self._order is None:
+            return np.arange(self.documents)
+        units = np.empty(self.documents, dtype=np.int64)
+        units[self._order] = np.searchsorted(self._borders(), np.arange(self.documents), side="right") - 1
+        return units
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield the number of a first resample, and how often it and the next ones draw each unit, (rows, units).
+
+        The draws can be made once only.
+        """
+        # A resample is a vector of counts, so that its sums are one matrix product. Several resamples are counted at
+        # once by giving each its own range of numbers.
+        at_once = max(1, 2**20 // max(1, self.units))
+        for first in range(0, self.draws, at_once):
+            rows = min(at_once, self.draws - first)
+            drawn = self._random.integers(0, self.units, (rows, self.units)) + np.arange(rows)[:, None] * self.units
+            yield first, np.bincount(drawn.ravel(), minlength=rows * self.units).reshape(rows, self.units)
+
+    def _borders(self) -> NDArray[np.int64]:
+        return np.linspace(0, self.documents, self.units, endpoint=False).astype(np.int64)
+
+
 def resampled_sums(values: ArrayLike, *, draws: int = 2000, seed: int = 0) -> NDArray[np.float64]:
     """Draw bootstrap resamples of the documents and return the sums of each resample.
 
@@ -84,22 +141,11 @@ def resampled_sums(values: ArrayLike, *, draws: int = 2000, seed: int = 0) -> ND
         >>> resampled_sums([[1.0, 2.0]] * 6, draws=2).tolist()
         [[6.0, 12.0], [6.0, 12.0]]
     """
-    units = np.asarray(values, dtype=np.float64)
-    random = numpy_stream(seed, "bootstrap")
-    if len(units) > MOST_UNITS:
-        shuffled = units[random.permutation(len(units))]
-        borders = np.linspace(0, len(units), MOST_UNITS, endpoint=False).astype(np.int64)
-        units = np.add.reduceat(shuffled, borders, axis=0)
-    count = len(units)
-    # A resample is a vector of counts, how often each unit was drawn, so that its sums are one matrix product. Several
-    # resamples are counted at once by giving each its own range of numbers.
+    resamples = Resamples(len(np.asarray(values)), draws=draws, seed=seed)
+    units = resamples.merged(np.asarray(values, dtype=np.float64))
     sums = np.empty((draws, units.shape[1]))
-    at_once = max(1, 2**20 // max(1, count))
-    for first in range(0, draws, at_once):
-        rows = min(at_once, draws - first)
-        drawn = random.integers(0, count, (rows, count)) + np.arange(rows)[:, None] * count
-        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
-        sums[first : first + rows] = times @ units
+    for first, times in resamples.blocks():
+        sums[first : first + len(times)] = times @ units
     return sums
 
 

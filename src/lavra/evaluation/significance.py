@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,16 +102,27 @@ def randomisation_test(differences: ArrayLike, *, samples: int = 10_000, seed: i
     # is 0. That sum is twice the sum of the differences added, minus the sum of all.
     observed = abs(values.sum())
     margin = 1e-12 * np.abs(values).sum()  # sums that are equal on paper differ by rounding
-    random = numpy_stream(seed, "randomisation test")
-    packed = (len(values) + 7) // 8
-    at_once = max(1, 2**22 // len(values))
     extreme = 0
-    for first in range(0, samples, at_once):
-        rows = min(at_once, samples - first)
-        bits = np.unpackbits(random.integers(0, 256, (rows, packed), dtype=np.uint8), axis=1, count=len(values))
+    for bits in fair_coins(len(values), samples=samples, seed=seed):
         sums = 2 * (bits.astype(np.float64) @ values) - values.sum()
         extreme += int((np.abs(sums) >= observed - margin).sum())
     return (1 + extreme) / (1 + samples)
+
+
+def fair_coins(units: int, *, samples: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield the random assignments of a paired randomisation test, (rows, units) of 0 and 1, some rows at a time.
+
+    Args:
+        units: Number of queries, or rows, whose results may be exchanged.
+        samples: Number of assignments.
+        seed: Seed of the assignments, which depend on nothing else but the number of units.
+    """
+    random = numpy_stream(seed, "randomisation test")
+    packed = (units + 7) // 8
+    at_once = max(1, 2**22 // units)
+    for first in range(0, samples, at_once):
+        rows = min(at_once, samples - first)
+        yield np.unpackbits(random.integers(0, 256, (rows, packed), dtype=np.uint8), axis=1, count=units)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -91,11 +91,18 @@ class LMHead(Head):
 class SequenceHead(Head):
     """Classes, labels or values of a document: pooling, dropout, and a linear layer.
 
+    `pooled` and `outputs` are its two halves, between which vectors of documents can be mixed.
+
     Args:
         width: Size of the features.
         classes: Number of outputs of a document.
         pooling: How the features of a document become one vector.
         dropout: Dropout probability of the vector, from 0 to below 1.
+
+    Attributes:
+        dropout_samples: Number of dropout masks that are drawn for each vector while the model learns; its outputs are
+            the mean over them (multi-sample dropout, Inoue 2019, arXiv 1905.09788, with the mean of logits). 1 is plain
+            dropout. It is no part of the specification: the trained head is the same.
 
     Examples:
         >>> head = SequenceHead(8, classes=3, pooling="last")
@@ -110,12 +117,74 @@ class SequenceHead(Head):
     def __init__(self, width: int, classes: int, pooling: Pooling = "mean", dropout: float = 0.0) -> None:
         super().__init__(width, classes=_positive("classes", classes), pooling=pooling, dropout=dropout)
         self.pooler = _Pooler(width, pooling)
-        self.output = nn.Linear(width, classes)
+        self.output = self._layer(width, classes)
+        self.dropout_samples = 1
+
+    def _layer(self, width: int, classes: int) -> nn.Module:
+        return nn.Linear(width, classes)
 
     def forward(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the outputs of each document, (documents, classes)."""
-        pooled = self.pooler(features, batch)
-        return self.output(F.dropout(pooled, self.options["dropout"], self.training))
+        return self.outputs(self.pooled(features, batch))
+
+    def pooled(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the vector of each document, (documents, width).
+
+        Args:
+            features: Hidden states of the batch, (sequences, length, width).
+            batch: Batch that the features belong to.
+        """
+        return self.pooler(features, batch)
+
+    def outputs(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of documents from their vectors, (documents, classes), with dropout while learning.
+
+        Args:
+            vectors: Vectors of documents, (documents, width).
+        """
+        probability, samples = self.options["dropout"], self.dropout_samples
+        if samples == 1 or not (self.training and probability):
+            return self.output(F.dropout(vectors, probability, self.training))
+        # The layer is linear: the mean of its outputs is its output for the mean of the vectors.
+        return self.output(F.dropout(vectors.expand(samples, *vectors.shape), probability).mean(0))
+
+
+class OrdinalHead(SequenceHead):
+    """Ranks of a document: whether it lies above each threshold between two ranks (CORAL, Cao et al. 2020, 1901.07884).
+
+    All thresholds share one vector of weights and have a bias each. The biases are read in descending order, to which
+    they converge anyway, so that the probability of lying above a threshold never rises from one to the next.
+
+    Args:
+        width: Size of the features.
+        classes: Number of ranks, at least 2.
+        pooling: How the features of a document become one vector.
+        dropout: Dropout probability of the vector, from 0 to below 1.
+
+    Examples:
+        >>> head = OrdinalHead(8, classes=5)
+        >>> head(torch.zeros(2, 5, 8), Batch(torch.zeros(2, 5), torch.zeros(2, 5))).shape
+        torch.Size([2, 4])
+    """
+
+    kind = "ordinal"
+
+    def _layer(self, width: int, classes: int) -> nn.Module:
+        if classes < 2:
+            raise InputError(f"{classes} rank has no threshold", "choose at least 2 classes")
+        return _Thresholds(width, classes - 1)
+
+
+class _Thresholds(nn.Module):
+    """One score, and a bias for each threshold."""
+
+    def __init__(self, width: int, thresholds: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(thresholds))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return self.score(vectors) + self.bias.sort(descending=True, stable=True).values
 
 
 class TokenHead(Head):
@@ -217,7 +286,9 @@ def _positive(name: str, number: int) -> int:
     return number
 
 
-HEADS: dict[str, type[Head]] = {head.kind: head for head in (LMHead, SequenceHead, TokenHead, SpanHead, EmbeddingHead)}
+HEADS: dict[str, type[Head]] = {
+    head.kind: head for head in (LMHead, SequenceHead, OrdinalHead, TokenHead, SpanHead, EmbeddingHead)
+}
 """Heads by their kind; a head of one's own is added here by `HEADS[MyHead.kind] = MyHead`."""
 
 

@@ -96,11 +96,11 @@ class Batch:
         else:
             self.weight = float(self.weights.double().where(learned, 0.0).sum())
 
-    def take(self, rows: slice) -> Batch:
+    def take(self, rows: slice | list[int]) -> Batch:
         """Return a batch of some of the sequences, whose weight is that of their targets.
 
         Args:
-            rows: Slice of the sequences to take.
+            rows: Slice or numbers of the sequences to take.
         """
         part = replace(
             self,

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from lavra.models.protocols import Model
 
 
+MEASURED = 1.0
+"""Progress with which rows are encoded that the model is only measured on; while it learns, progress is below it."""
+
+
 @dataclass(slots=True)
 class Loss:
     """A loss as a sum and a weight, so that micro-batches and processes add up to the loss of one big batch.
@@ -47,7 +51,8 @@ class Objective(Protocol):
             rows: Rows that the data order gives to this micro-batch.
             streams: Function from a place in `rows` to the random generator of that row. An objective may use no other
                 randomness, so that a row is encoded in the same way in whatever micro-batch it comes.
-            progress: Share of the run that is done, from 0 to 1, for values that follow a schedule.
+            progress: Share of the run that is done, from 0 to 1, for values that follow a schedule. Rows to learn from
+                come with less than `MEASURED`, and rows that are only measured with `MEASURED`.
 
         Returns:
             The batch, on the CPU.
@@ -64,6 +69,15 @@ class Objective(Protocol):
                 without what helps learning, such as label smoothing.
         """
         ...
+
+
+def group_of(objective: Any) -> int:
+    """Return how many neighbouring rows of a step must share a micro-batch, because the objective mixes them.
+
+    Args:
+        objective: Objective, whose attribute `group` says so; 1 for one that has none, which works row by row.
+    """
+    return getattr(objective, "group", 1)
 
 
 class WithEmbeddings:

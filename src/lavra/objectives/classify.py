@@ -42,12 +42,15 @@ class LabelledText:
             class or label, or the values. For a head of tokens, (n,) classes, `IGNORED` where a token has none. None
             where nothing is known, which is then not learned.
         weight: Weight of the text in the loss, 0 or more.
+        second: Index from which the tokens are of the second kind, of two texts that are read together (BERT's token
+            type 1); 0 where all are of the first.
     """
 
     number: int
     tokens: np.ndarray
     label: int | Sequence[float] | np.ndarray | None
     weight: float = 1.0
+    second: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Classify:
     Several texts may share a sequence. The class of a text stands in the targets of its batch at its first token, and
     those of tokens at each token, so that the targets are counted, weighted and cut like those of any other objective.
     What is no single class stands in `model_inputs["labels"]`, (sequences, texts of a sequence, outputs), and the
-    target of such a text is 0.
+    target of such a text is 0. `model_inputs["token_types"]` holds the kinds of the tokens where there are two.
 
     Attributes:
         context: Longest sequence in tokens.
@@ -115,6 +118,7 @@ class Classify:
         targets, document_ids = np.full(shape, IGNORED, dtype=np.int64), np.full(shape, -1, dtype=np.int32)
         weights = np.ones(shape, dtype=np.float32)
         labels = np.zeros((len(rows), max(map(len, rows)), self.size), dtype=np.float32)
+        kinds = np.zeros(shape, dtype=np.int64)
         given = False
         for number, row in enumerate(rows):
             start = 0
@@ -122,12 +126,17 @@ class Classify:
                 span = slice(start, start + len(text.tokens))
                 inputs[number, span], document_ids[number, span] = text.tokens, place
                 positions[number, span] = np.arange(len(text.tokens))
+                if text.second:
+                    kinds[number, start + text.second : span.stop] = 1
                 classes, factors, numbers = self._label(text)
                 targets[number, start : start + len(classes)] = classes
                 weights[number, start : start + len(classes)] = text.weight * factors
                 labels[number, place] = numbers
                 given = given or self._is_soft(text)
                 start = span.stop
+        further = {"labels": torch.from_numpy(labels)} if given else {}
+        if kinds.any():
+            further["token_types"] = torch.from_numpy(kinds)
         batch = Batch(
             inputs=torch.from_numpy(inputs),
             targets=torch.from_numpy(targets),
@@ -135,7 +144,7 @@ class Classify:
             positions=torch.from_numpy(positions),
             weight=float((targets != IGNORED).sum()),
             documents=tuple(text.number for row in rows for text in row),
-            model_inputs={"labels": torch.from_numpy(labels)} if given else {},
+            model_inputs=further,
         )
         return batch if bool((weights == 1).all()) else batch.weighted(torch.from_numpy(weights))
 
@@ -209,21 +218,7 @@ class Classify:
         Raises:
             InputError: If no head is attached to the model, or it has another number of outputs.
         """
-        outputs = head_of(model)(model.features(batch), batch)
-        if outputs.shape[-1] != self.size:
-            raise InputError(
-                f"the head has {outputs.shape[-1]} outputs where {self.size} are learned", "make a head of that size"
-            )
-        targets, weights = batch.targets.reshape(-1), None if batch.weights is None else batch.weights.reshape(-1)
-        labels = batch.model_inputs.get("labels")
-        if self.tokens:
-            outputs = outputs.reshape(-1, outputs.shape[-1])
-        else:
-            first = documents_of(batch).first
-            targets, weights = targets[first], None if weights is None else weights[first]
-            if labels is not None:
-                document_ids = torch.zeros_like(batch.inputs) if batch.document_ids is None else batch.document_ids
-                labels = labels[first // batch.inputs.shape[1], document_ids.reshape(-1)[first].long()]
+        outputs, targets, weights, labels = self._labelled(head_of(model)(model.features(batch), batch), batch)
         losses = self._losses(outputs, targets, labels, self.label_smoothing if learning else 0.0)
 
         def summed(values: torch.Tensor) -> torch.Tensor:
@@ -232,6 +227,61 @@ class Classify:
 
         parts = {} if learning else {name: summed(one) for name, one in self._parts(outputs, targets, labels).items()}
         return Loss(summed(losses), batch.weight, parts)
+
+    @property
+    def head_size(self) -> int:
+        """Number of outputs of the head."""
+        return self.size
+
+    def _labelled(
+        self, outputs: torch.Tensor, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Return the (n, size) outputs of the texts or tokens, with their targets, weights and further labels.
+
+        Args:
+            outputs: Outputs of the head.
+            batch: Batch that they belong to.
+        """
+        if outputs.shape[-1] != self.head_size:
+            raise InputError(
+                f"the head has {outputs.shape[-1]} outputs where {self.head_size} are learned",
+                "make a head of that size",
+            )
+        targets, weights = batch.targets.reshape(-1), None if batch.weights is None else batch.weights.reshape(-1)
+        labels = batch.model_inputs.get("labels")
+        if self.tokens:
+            return outputs.reshape(-1, outputs.shape[-1]), targets, weights, None
+        first = documents_of(batch).first
+        if labels is not None:
+            document_ids = torch.zeros_like(batch.inputs) if batch.document_ids is None else batch.document_ids
+            labels = labels[first // batch.inputs.shape[1], document_ids.reshape(-1)[first].long()]
+        return outputs, targets[first], None if weights is None else weights[first], labels
+
+    def divergence(self, one: torch.Tensor, other: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return how far two outputs of the head for the same batch are apart, a () sum over what has a label.
+
+        It is the symmetric Kullback-Leibler divergence ½·KL(p‖q) + ½·KL(q‖p) of the probabilities, for labels their
+        mean, and for values the mean squared difference, each times the weight of the text or token.
+
+        Args:
+            one: Outputs of the head.
+            other: Outputs of the head for the same batch.
+            batch: Batch on the model's device.
+        """
+        one, targets, weights, _ = self._labelled(one, batch)
+        other = self._labelled(other, batch)[0]
+        wide = torch.promote_types(one.dtype, torch.float32)
+        apart = self._apart(one.to(wide), other.to(wide)).masked_fill(targets == IGNORED, 0.0)
+        return (apart if weights is None else apart * weights).sum()
+
+    def _apart(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return the divergence of each text or token, (n,)."""
+        if self.outputs == "values":
+            return (one - other).square().mean(-1)
+        if self.outputs == "labels":
+            return bernoulli_divergence(one, other).mean(-1)
+        one, other = one.log_softmax(-1), other.log_softmax(-1)
+        return ((one.exp() - other.exp()) * (one - other)).sum(-1) / 2
 
     def _parts(
         self, outputs: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor | None
@@ -263,3 +313,15 @@ class Classify:
             losses = (outputs - labels).square()
             losses = losses if factors is None else losses * factors
         return losses.mean(-1)
+
+
+def bernoulli_divergence(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return the symmetric divergence of the probabilities of two logits, element by element, in nats.
+
+    It is ½·KL(p‖q) + ½·KL(q‖p) = ½·(p - q)·(logit p - logit q).
+
+    Args:
+        one: Logits.
+        other: Logits of the same shape.
+    """
+    return (one.sigmoid() - other.sigmoid()) * (one - other) / 2

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from lavra.data.examples.rows import EXAMPLE_COLUMNS, LabelColumns
+from lavra.core.errors import InputError
+from lavra.data.examples.labelled import LabelReader
 from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.generation.classifying import Classification
 from lavra.objectives.base import Objective
 from lavra.tasks.datasets import DataDescription, Dataset, Rows
 from lavra.training.deadline import Deadline, amount_in_time
@@ -48,6 +50,7 @@ class Trained:
         device: Device that holds the model and computes.
         folder: The folder of the run, in which a task may write files of its own; None where it may not.
         deadline: When the measurement should be done; None for no limit.
+        run: The folder of the run that the model comes from, whose baselines are measured beside it; None for none.
     """
 
     model: Decoder | HFModel
@@ -57,6 +60,7 @@ class Trained:
     device: torch.device
     folder: Path | None = None
     deadline: Deadline | None = None
+    run: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,17 @@ class Task(ABC):
         objectives: The names of its objectives, as in `--objective`; the first is the default.
         kinds: The kinds of models that can learn it.
         rows: What its rows are.
-        columns: For labelled rows, the column of the text and the further columns that are kept.
+        columns: For labelled rows, what reads them where their columns have fixed names; see `reader`.
         causal: Whether a prediction may depend only on the tokens before it, which the checks prove.
         bos: Whether documents begin with the tokenizer's own first token, as encoders need it.
         gives_likelihood: Whether its models give a text a probability, which is measured in bits per byte.
         follows_scaling_law: Whether the built-in scaling law forecasts its loss, and n-gram counts its warm start.
+        packs: Whether its objective takes several documents or examples in one row, where the model can keep them
+            apart.
+        most_epochs: Passes over the data after which a base model, and a model from scratch, only memorises them, in
+            a run whose length is not given otherwise; None for no such number.
         sources: Whether the model reads a source beside the text that it writes.
+        learns: What its targets are called, in the plural.
         headline: The metric that is shown while training goes on.
 
     Examples:
@@ -102,20 +111,16 @@ class Task(ABC):
     objectives: ClassVar[tuple[str, ...]]
     kinds: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
     rows: ClassVar[Rows] = "pairs"
-    columns: ClassVar[LabelColumns | None] = None
+    columns: ClassVar[LabelReader | None] = None
     causal: ClassVar[bool] = True
     bos: ClassVar[bool] = False
     gives_likelihood: ClassVar[bool] = False
     follows_scaling_law: ClassVar[bool] = False
+    packs: ClassVar[bool] = True
+    most_epochs: ClassVar[tuple[float, float] | None] = None
     sources: ClassVar[bool] = False
+    learns: ClassVar[str] = "tokens"
     headline: ClassVar[str] = "bits_per_byte"
-
-    @property
-    def wanted_columns(self) -> frozenset[str]:
-        """The names of the columns by which rows of this task are recognised, or of which they are made."""
-        if self.rows == "text":
-            return frozenset()
-        return EXAMPLE_COLUMNS if self.columns is None else frozenset(self.columns.names)
 
     def recognises(self, data: DataDescription) -> bool:
         """Return whether rows like these are what the task learns from, where the request does not name a task.
@@ -124,6 +129,29 @@ class Task(ABC):
         """
         plain = data.prepared == "text" or (data.prepared is None and not data.pairs_named)
         return self.rows == "text" and plain
+
+    def reader(self, data: DataDescription) -> LabelReader | None:
+        """Return what reads the labelled rows of data like these; None for other rows.
+
+        By default it is `columns`.
+
+        Args:
+            data: What is known of the data.
+        """
+        return self.columns
+
+    def reader_from(self, columns: dict[str, Any]) -> LabelReader:
+        """Return what reads further rows of a trained model, which may lack labels.
+
+        Args:
+            columns: What `LabelReader.to_json` returned when the model was trained; the facts hold it as `columns`.
+
+        Raises:
+            ValueError: If the rows of the task have no labels.
+        """
+        if self.columns is None:
+            raise ValueError(f"the task {self.name} reads no labelled rows")
+        return type(self.columns)(**columns)
 
     @abstractmethod
     def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> Objective:
@@ -138,7 +166,8 @@ class Task(ABC):
     def facts(self, dataset: Dataset) -> dict[str, Any]:
         """Return what the task has to know of the data for good, such as the names of classes, as plain values.
 
-        They are kept in the plan of the run and beside the model.
+        They are kept in the plan of the run and beside the model. For labelled rows, what reads them is added as
+        `columns`, and the options of the head as `head`.
 
         Args:
             dataset: The data set.
@@ -220,6 +249,17 @@ class Task(ABC):
         values = measured.to_json()
         figures = {name: values[name] for name in ("loss", "perplexity", "bits_per_byte")}
         return Measured({**figures, "evaluation": {**values, "validation_rows": found.rows}}, str(measured))
+
+    def predict(self, trained: Trained) -> Iterator[tuple[int, Classification]]:
+        """Yield the number of each row that was given to a trained model (its label `row`), and what is predicted.
+
+        Args:
+            trained: The model, with the given rows as its validation data.
+
+        Raises:
+            InputError: If the models of the task predict nothing of this kind.
+        """
+        raise InputError(f"a model for {self.name} says nothing of rows", "use it with the command of its task")
 
     def samples(self, trained: Trained, count: int) -> list[dict[str, str]]:
         """Return what the model makes of some validation rows, for a person to read: `prompt`, `text` and `expected`.

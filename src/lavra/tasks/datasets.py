@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from lavra.core.units import counted
-from lavra.data.examples.prepare import PreparedExamples, holds_examples, open_prepared_examples
+from lavra.data.examples.prepare import PreparedExamples
 from lavra.data.examples.store import ExampleSource, ExampleStore
 from lavra.data.packing import WindowSource, cut
 from lavra.data.shuffle import WindowPlace, WindowShuffle
 from lavra.data.token_store.ngram_counts import Bigrams, Trigrams, as_read, count_bigrams, count_trigrams
-from lavra.data.token_store.prepare import Prepared, open_prepared
+from lavra.data.token_store.prepare import Prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.data.usage import data_usage
 from lavra.training.batches import Source
@@ -47,6 +47,9 @@ class DataDescription:
         columns: The names of the columns of its first row; empty for documents without columns.
         text_column: The column that would be read as documents.
         pairs_named: Whether the request names the columns of prompts and completions.
+        label_column: The column of the labels that the request names; None where it names none.
+        template: The template of the text that the request gives, with names of columns in braces.
+        first_row: The first row, by column.
         prepared: What `lavra prepare` or an earlier run made of it; None for data as it was brought.
 
     Examples:
@@ -57,6 +60,9 @@ class DataDescription:
     columns: frozenset[str] = frozenset()
     text_column: str = "text"
     pairs_named: bool = False
+    label_column: str | None = None
+    template: str = ""
+    first_row: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prepared: Rows | None = None
 
 
@@ -114,6 +120,10 @@ class DataSize(Protocol):
 
     def validation_rows(self, shape: RowShape) -> int:
         """Return the number of validation rows."""
+        ...
+
+    def batch_tokens(self, shape: RowShape) -> int | None:
+        """Return the tokens of an optimiser step that suits this data; None for what suits the length of the run."""
         ...
 
 
@@ -185,6 +195,10 @@ class Dataset(ABC):
     @abstractmethod
     def epoch_tokens(self, shape: RowShape) -> int:
         """Return the tokens of one pass over the training data, in the unit of the plan's `batch_tokens`."""
+
+    def batch_tokens(self, shape: RowShape) -> int | None:
+        """Return the tokens of an optimiser step that suits this data; None for what suits the length of the run."""
+        return None
 
     @abstractmethod
     def source(self, shape: RowShape) -> Source:
@@ -430,64 +444,3 @@ class ExampleDataset(Dataset):
                 }
             )
         return lines
-
-
-class LabelledDataset(ExampleDataset):
-    """Texts with further columns, one in each row.
-
-    Args:
-        prepared: The example stores for training and validation, and the tokenizer.
-    """
-
-    rows = "labelled"
-
-    def __init__(self, prepared: PreparedExamples) -> None:
-        super().__init__(prepared)
-        self.bytes = prepared.train.manifest.learned_bytes
-
-    def source(self, shape: RowShape) -> ExampleSource:
-        """Return single texts in the order that the seed gives."""
-        return self._source(self.prepared.train, shape, shape.seed, pack=False)
-
-    def validation_set(self, shape: RowShape) -> ValidationSet:
-        """Return the validation texts."""
-        store = self.prepared.validation
-        source = self._source(store, shape, 0, pack=False)
-        return ValidationSet(source, source.rows_per_epoch, store.manifest.bytes_per_token)
-
-    @property
-    def description(self) -> DataDescription:
-        """The names of the columns, from which a task is chosen."""
-        return DataDescription(frozenset(self.prepared.train.labels(0)), prepared=self.rows)
-
-    def labels(self, name: str) -> list[Any]:
-        """Return the values of a column over the training texts.
-
-        Args:
-            name: Name of the column.
-        """
-        store = self.prepared.train
-        return [store.labels(number)[name] for number in range(len(store))]
-
-    def samples(self, count: int) -> list[tuple[str, str]]:
-        """Return nothing: no text follows these rows."""
-        return []
-
-
-def open_dataset(folder: Path) -> Dataset:
-    """Open a folder of prepared text or examples.
-
-    Args:
-        folder: A folder that `lavra prepare` or a training run wrote.
-
-    Returns:
-        The data set.
-
-    Raises:
-        InputError: If it is not such a folder.
-        CorruptFile: If a file is missing or cut short.
-    """
-    if holds_examples(folder):
-        prepared = open_prepared_examples(folder)
-        return (LabelledDataset if prepared.train.manifest.kind == "labelled" else ExampleDataset)(prepared)
-    return TextDataset(open_prepared(folder))

@@ -5,14 +5,32 @@ from __future__ import annotations
 from lavra.core.errors import InputError
 from lavra.core.nearest import did_you_mean
 from lavra.tasks.base import ModelKind, Task
+from lavra.tasks.classification import ClassificationTask
 from lavra.tasks.completion import CompletionTask
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.language_modelling import LanguageModelling
 from lavra.tasks.mlm import MaskedLanguageModelling
+from lavra.tasks.multi_label import MultiLabelTask
+from lavra.tasks.ordinal import OrdinalTask
+from lavra.tasks.question_answering import QuestionAnsweringTask
+from lavra.tasks.regression import RegressionTask
 from lavra.tasks.seq2seq import Seq2SeqTask
+from lavra.tasks.token_classification import TokenClassificationTask
 
 _TABLE: dict[str, Task] = {
-    task.name: task for task in (CompletionTask(), Seq2SeqTask(), MaskedLanguageModelling(), LanguageModelling())
+    task.name: task
+    for task in (
+        MultiLabelTask(),
+        TokenClassificationTask(),
+        ClassificationTask(),
+        RegressionTask(),
+        OrdinalTask(),
+        CompletionTask(),
+        QuestionAnsweringTask(),
+        Seq2SeqTask(),
+        MaskedLanguageModelling(),
+        LanguageModelling(),
+    )
 }
 """Every task by its name. Where several fit, the first one is taken."""
 

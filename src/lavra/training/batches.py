@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ import torch
 from lavra.core.errors import InputError
 from lavra.core.seeds import row_streams
 from lavra.models.protocols import Batch
-from lavra.objectives.base import Objective
+from lavra.objectives.base import MEASURED, Objective, group_of
+
+_JUST_BEFORE_THE_END = math.nextafter(MEASURED, 0.0)
+"""Largest progress with which rows are encoded that the model learns from."""
 
 
 class Source(Protocol):
@@ -125,6 +129,12 @@ class BatchSource:
                 f"step evenly",
                 f"choose --machine.micro-batch-size as a divisor of {self.share}",
             )
+        group = group_of(objective)
+        if micro_batch_size % group:
+            raise InputError(
+                f"the objective mixes each {group} neighbouring rows, and a micro-batch has {micro_batch_size}",
+                f"choose --machine.micro-batch-size, and the rows of a step, as multiples of {group}",
+            )
         self.micro_batch_size = micro_batch_size
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: tuple[tuple[int, int], Future[list[Batch]]] | None = None
@@ -150,7 +160,8 @@ class BatchSource:
             # One random stream per row number: a row is encoded the same in every micro-batch size, and no two steps or
             # processes share a stream.
             streams = row_streams(self.seed, "encode", first=first + start)
-            batch = self.objective.encode(rows[start : start + micro_batch_size], streams, min(1.0, step / self.steps))
+            progress = min(step / self.steps, _JUST_BEFORE_THE_END)
+            batch = self.objective.encode(rows[start : start + micro_batch_size], streams, progress)
             batches.append(_pinned(batch) if self.pin else batch)
         return batches
 

@@ -48,6 +48,7 @@ class Plan:
         task: Name of the task (`lavra.tasks`).
         objective: Name of the training objective.
         facts: What the task knows of the data (`Task.facts`).
+        most_steps: Number of steps beyond which more only memorises the data; None for no such number.
         source_context: Longest source of an encoder-decoder in tokens.
         mask_rate: Share of the tokens that the masked objective predicts at the start of the run.
         final_mask_rate: Share of the tokens that the masked objective predicts at the end of the run.
@@ -105,6 +106,7 @@ class Plan:
     probe: dict[str, float] = field(default_factory=dict)
     base: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    most_steps: int | None = None
     source_context: int = 0
     mask_rate: float = 0.15
     final_mask_rate: float = 0.15

@@ -12,7 +12,7 @@ from lavra.core.errors import InputError
 from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.core.seeds import derive_seed
 from lavra.models.protocols import Batch
-from lavra.objectives.base import ComparingObjective
+from lavra.objectives.base import ComparingObjective, group_of
 from lavra.training.acceleration.compiling import CompilableLearner
 from lavra.training.acceleration.recovery import recoveries
 from lavra.training.comparing import Embedded, gather, put_together
@@ -22,7 +22,7 @@ from lavra.training.fault_injection import fault_point
 # The next smaller micro-batch to try when memory runs out.
 
 
-def halve(micro_batch_size: int, global_batch_size: int) -> int:
+def halve(micro_batch_size: int, global_batch_size: int, group: int = 1) -> int:
     """Return the micro-batch to try next: the largest divisor of `global_batch_size` that is at most half of
     `micro_batch_size`.
 
@@ -31,16 +31,18 @@ def halve(micro_batch_size: int, global_batch_size: int) -> int:
     Args:
         micro_batch_size: rows per micro-batch that did not fit.
         global_batch_size: rows per optimiser step (on this rank), which stays as it is.
+        group: rows that must stay together (`lavra.objectives.base.group_of`), of which the result is a multiple.
 
     Raises:
-        InputError: if one row was already too much.
+        InputError: if one row, or one group of rows, was already too much.
     """
-    if micro_batch_size <= 1:
+    if micro_batch_size <= group:
         raise InputError(
-            "out of memory with a micro-batch of a single row",
+            "out of memory with a micro-batch of " + ("a single row" if group == 1 else f"{group} rows"),
             "shorten the context, choose a smaller model (--model), or end other programs that use this memory",
         )
-    return next(rows for rows in range(micro_batch_size // 2, 0, -1) if global_batch_size % rows == 0)
+    possible = range(micro_batch_size // 2, 0, -1)
+    return next((rows for rows in possible if global_batch_size % rows == 0 and rows % group == 0), group)
 
 
 # One optimiser step as an object: its micro-batches, and a gradient that can be computed again.
@@ -75,6 +77,8 @@ class Step:
         self._micro: list[Batch] | None = None
         self._norm: float | None = None
         self._embedded: Embedded | None = None
+        self._share = 1.0
+        self._part_weight: float | None = None
 
     @property
     def micro_batches(self) -> list[Batch]:
@@ -88,7 +92,7 @@ class Step:
         """Numbers of the documents that the step trains on (on this rank)."""
         return sorted({document for batch in self.micro_batches for document in batch.documents})
 
-    def backward(self, *, record: bool = True) -> None:
+    def backward(self, *, record: bool = True, share: float = 1.0) -> float:
         """Compute the mean loss of the whole step and its gradient, into the masters' `grad`.
 
         When memory runs out, the step is done again with half the micro-batch and the same rows. When fp16 gradients
@@ -98,18 +102,30 @@ class Step:
         Args:
             record: False where an update computes the gradient once more, at other weights: `loss` and the gradient's
                 norm, which the log shows, stay those of the first time.
+            share: Share of the rows of the step that are computed, above 0 and at most 1. They are spread evenly over
+                the step, and are the same in micro-batches of any size and on any number of processes, as long as each
+                has one of them.
+
+        Returns:
+            The mean loss at the weights as they are now.
 
         Raises:
             InputError: if one row alone is too much for the memory.
+            ValueError: if a share is asked of an objective that compares all rows of the step.
         """
+        if share < 1.0 and isinstance(self.trainer.objective, ComparingObjective):
+            raise ValueError("an objective that compares the rows of a step has no gradient of a part of them")
+        self._share = share
         recorded = None if record else (self.loss, self.gradient_norm())
         self._compute()
         if self.scale.active:
             self._rescale()
         if not self.finite:
             self._compute_plainly()
+        found = self.loss
         if recorded is not None:
             self.loss, self._norm = recorded
+        return found
 
     @property
     def finite(self) -> bool:
@@ -158,12 +174,12 @@ class Step:
                     fault_point("step.backward")
                     self._seed_dropout(index)
                     loss = objective.loss(self.model, batch.to(self.device))
-                    (loss.sum * (self.scale.value / self.weight)).backward()
+                    (loss.sum * (self.scale.value / self._divisor)).backward()
                     self.master_weights.accumulate(self.scale.value)
                     total += loss.sum.detach().float()
                 if batches:
                     self._reduce(total)
-                    self.loss = float(total) / self.weight
+                    self.loss = float(total) / self._divisor
                 return
             except (RuntimeError, MemoryError) as error:
                 self._halve(error)
@@ -172,7 +188,7 @@ class Step:
         """Halve the micro-batch after an error of memory; any other error is raised again."""
         if not is_out_of_memory(error):
             raise error
-        smaller = halve(self.batches.micro_batch_size, self.batches.share)
+        smaller = halve(self.batches.micro_batch_size, self.batches.share, self._group)
         release_memory(error)
         self.trainer.report(
             f"out of memory at step {self.number + 1}: micro-batch {self.batches.micro_batch_size} -> {smaller} rows; "
@@ -199,7 +215,31 @@ class Step:
             # Once a step: a rank that runs out of memory and begins again must not ask the others, who went on, again.
             weight, count = sum(batch.weight for batch in batches), float(sum(batch.count for batch in batches))
             self.weight, self.targets = sums_over_ranks((weight, count), self.batches.distributed)
-        return batches if self.weight else []  # masks may leave a step without a target
+        if not self.weight:
+            return []  # masks may leave a step without a target
+        return batches if self._share == 1.0 else self._part()
+
+    def _part(self) -> list[Batch]:
+        """Return the rows of this process that belong to the share, or all where none of them has a target."""
+        number, parts = self.batches.distributed.rank * self.batches.share, []
+        for batch in self.micro_batches:
+            rows = batch.inputs.shape[0]
+            chosen = [row for row in range(rows) if _belongs(number + row, self._share, self._group)]
+            parts += [batch.take(chosen)] if chosen else []
+            number += rows
+        parts = parts or [self.micro_batches[0].take(list(range(self._group)))]
+        if self._part_weight is None:
+            (self._part_weight,) = sums_over_ranks([sum(batch.weight for batch in parts)], self.batches.distributed)
+        return parts if self._part_weight else self.micro_batches
+
+    @property
+    def _divisor(self) -> float:
+        """Sum of the weights of the targets that are computed, over all ranks."""
+        return self.weight if self._share == 1.0 else self._part_weight or self.weight
+
+    @property
+    def _group(self) -> int:
+        return group_of(self.trainer.objective)
 
     def _compare(self, objective: ComparingObjective) -> bool:
         """Compute the gradient of a loss over all micro-batches and processes, and return whether all had the memory.
@@ -258,7 +298,16 @@ class Step:
     def gradient_norm(self) -> float:
         """Return the L2 norm of the whole gradient, as it was before any update changed it."""
         if self._norm is None:
-            gradients = self.master_weights.gradients()
-            norms = torch._foreach_norm(gradients)
-            self._norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+            self._norm = self.current_norm()
         return self._norm
+
+    def current_norm(self) -> float:
+        """Return the L2 norm of the whole gradient as it is now, after the updates around have changed it."""
+        norms = torch._foreach_norm(self.master_weights.gradients())
+        return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+
+def _belongs(row: int, share: float, group: int) -> bool:
+    """Return whether a row of a step, counted from 0, is one of those that make up a share of it, evenly spread."""
+    number = row // group
+    return math.ceil((number + 1) * share) > math.ceil(number * share)

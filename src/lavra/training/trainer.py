@@ -12,7 +12,7 @@ import torch
 from lavra.core.machine import is_out_of_memory, keep_freed_memory, release_memory
 from lavra.models.native.attention import distrust, distrusted_ways
 from lavra.models.protocols import Model
-from lavra.objectives.base import Objective
+from lavra.objectives.base import Objective, group_of
 from lavra.training.acceleration.compiling import EAGER, Compilation
 from lavra.training.acceleration.proof import prove_compilation
 from lavra.training.batches import Batches
@@ -118,7 +118,7 @@ class Trainer:
         if number in self.excluded:
             return self._left_out()
         step = Step(number, number / self.steps, self)
-        step.backward()
+        step.backward(share=min((update.gradient_share for update in self.updates), default=1.0))
         if not step.weight:
             return self._left_out()
         outcome = run_chain(self.updates, step, lambda: self._apply(number))
@@ -149,7 +149,9 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
                 self.master_weights.clear()
-                self.batches.micro_batch_size = halve(self.batches.micro_batch_size, self.batches.share)
+                self.batches.micro_batch_size = halve(
+                    self.batches.micro_batch_size, self.batches.share, group_of(self.objective)
+                )
                 release_memory(error)
 
     def _left_out(self) -> StepReport:

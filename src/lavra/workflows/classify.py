@@ -12,7 +12,9 @@ from lavra.data.readers.lines import read_records, text_or_number
 from lavra.generation.classifying import Classification, Classifier, Combine, LongText
 from lavra.generation.few_shot import Choice, Example, ExampleChooser
 from lavra.text.templates import read_templates
-from lavra.workflows.models.open import open_model
+from lavra.workflows.labels.labeller import Labeller, NetworkLabeller, linear_at
+from lavra.workflows.labels.predict import predict_file, predict_texts
+from lavra.workflows.models.open import OpenModel, open_model
 
 
 def classify(
@@ -32,7 +34,10 @@ def classify(
     device: str = "auto",
     precision: str = "fp32",
 ) -> list[Classification]:
-    """Label texts with a language model, zero-shot or from a few examples in the prompt.
+    """Label texts with a model that was trained for labels, or by prompting a language model.
+
+    A model that was trained for labels (`lavra train` on rows with labels) needs nothing but the texts. A language
+    model labels them zero-shot, or from a few examples in the prompt.
 
     Every label is scored by its probability after the prompt, so that only the given labels are ever answered. The
     examples are chosen at random, by similarity, or by vote-k (Su et al., arXiv 2209.01975), and the preference of the
@@ -68,11 +73,17 @@ def classify(
         >>> found = lavra.classify("runs/book", ["I loved it"], ["good", "bad"])  # doctest: +SKIP
         >>> found[0].predicted, found[0].probabilities                            # doctest: +SKIP
     """
+    found = _labeller(model, device, precision)
+    if not isinstance(found, OpenModel):
+        _refuse_prompting(found, labels, few_shot)
+        return predict_texts(found, texts)
+    opened = found
     examples = _examples(few_shot, labels) if few_shot else []
+    if not examples and not labels:
+        raise _nothing_to_choose(opened)
     known = list(labels) or sorted({one.label for one in examples})
     chooser = ExampleChooser(examples, shots, choice, seed) if examples else None
     phrasings = read_templates(templates)
-    opened = open_model(model, device, precision)
     classifier = Classifier(
         opened.model,
         opened.tokenizer,
@@ -84,19 +95,19 @@ def classify(
         long_text=long_text,
         bos=bos,
     )
-    found = classifier.classify(texts)
-    cut = sum(one.left_out > 0 for one in found)
+    labelled = classifier.classify(texts)
+    cut = sum(one.left_out > 0 for one in labelled)
     if cut:
-        left_out = sum(one.left_out for one in found) / sum(map(len, texts))
+        left_out = sum(one.left_out for one in labelled) / sum(map(len, texts))
         log(
-            f"{cut:,} of {counted(len(found), 'text')} did not fit the model's context of {opened.model.context} "
+            f"{cut:,} of {counted(len(labelled), 'text')} did not fit the model's context of {opened.model.context} "
             f"tokens; their ends were left out, {left_out:.1%} of all characters"
         )
-    return found
+    return labelled
 
 
 def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any) -> dict[str, Any]:
-    """Label the "text" of every line of a JSON Lines file.
+    """Label every row of a file: of any format with columns for a model that was trained for labels, else JSON Lines.
 
     Args:
         model: The location of the model, as for `classify`.
@@ -111,6 +122,10 @@ def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any)
     Raises:
         InputError: If a line has no "text", or as for `classify`.
     """
+    trained = _labeller(model, how.get("device", "auto"), how.get("precision", "fp32"))
+    if not isinstance(trained, OpenModel):
+        _refuse_prompting(trained, labels, how.get("few_shot", ""))
+        return predict_file(trained, path)
     records = read_records(path, {"text": text_or_number})
     found = classify(model, [one["text"] for one in records], labels, **how)
     rows = [{**record, **one.to_json()} for record, one in zip(records, found, strict=True)]
@@ -118,6 +133,30 @@ def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any)
         return {"rows": rows}
     right = sum(_label(path, row["label"]) == row["predicted"] for row in rows)
     return {"rows": rows, "accuracy": right / len(rows)}
+
+
+def _labeller(model: str, device: str, precision: str) -> Labeller | OpenModel:
+    """Return the model at a location: what labels texts by itself, or a language model."""
+    linear = linear_at(model)
+    if linear is not None:
+        return linear
+    opened = open_model(model, device, precision)
+    return opened if opened.task is None else NetworkLabeller(opened)
+
+
+def _refuse_prompting(opened: Labeller, labels: Sequence[str], few_shot: str) -> None:
+    if labels or few_shot:
+        raise InputError(
+            f"{opened.place} was trained for labels of its own, and is given others",
+            "leave out --labels, --zero-shot and --few-shot, or choose a language model",
+        )
+
+
+def _nothing_to_choose(opened: OpenModel) -> InputError:
+    return InputError(
+        f"{opened.place} is a language model, and there are no labels to choose from",
+        "give --zero-shot with --labels, or --few-shot FILE; or train it for labels: lavra train DATA --from MODEL",
+    )
 
 
 def _label(path: str, value: Any) -> str:

@@ -23,13 +23,10 @@ from lavra.evaluation.baselines import Baseline, baselines, count_tokens
 from lavra.evaluation.documents import documents_of_rows, documents_of_store
 from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
-from lavra.models.protocols import device_of
-from lavra.tasks.base import Measured, Trained
-from lavra.tasks.datasets import open_dataset
-from lavra.tasks.table import find_task
-from lavra.training.plan import Plan
 from lavra.training.signals import StopRequest
 from lavra.workflows.datasets.text import data_folder, request_of
+from lavra.workflows.labels.evaluate import TaskEvaluation, evaluate_labels, evaluate_linear
+from lavra.workflows.labels.labeller import linear_at
 from lavra.workflows.models.open import OpenModel, open_model
 
 _STOPPING = "ending with the documents that were measured; a second Ctrl-C stops at once, without figures"
@@ -116,9 +113,12 @@ def evaluate(
         >>> found.result.total.bits_per_byte                         # doctest: +SKIP
     """
     deadline = math.inf if budget is None else time.monotonic() + parse_duration(budget)
+    linear = linear_at(model)
+    if linear is not None:
+        return evaluate_linear(linear, data, seed, on_bad_row=on_bad_row, encoding=encoding)
     opened = open_model(model, device)
     if opened.task is not None:
-        return _evaluate_task(opened, data, seed)
+        return evaluate_labels(opened, data, seed, on_bad_row=on_bad_row, encoding=encoding)
     own = _own_text(opened)
     store = _store(opened, own, data, split)
     bad_rows = BadRows()
@@ -147,48 +147,6 @@ def evaluate(
     sticks = baselines(documents, documents.texts(opened.tokenizer), vocabulary, _training_counts(opened, own))
     reading = bad_rows.report() if store is None else None
     return Evaluation(opened.place, result, sticks, reading, asked.requested)
-
-
-@dataclass(frozen=True)
-class TaskEvaluation:
-    """The result of the evaluation of a model with the head of a task.
-
-    Attributes:
-        model: The location of the model that was measured.
-        task: The name of the task.
-        measured: The figures of the task, with their table.
-        stopped_by: The signal that ended it early; it never is.
-    """
-
-    model: str
-    task: str
-    measured: Measured
-    stopped_by: None = None
-
-    @property
-    def table(self) -> str:
-        """The figures as a table of plain text."""
-        return self.measured.table
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as plain values."""
-        return {"model": self.model, "task": self.task, **self.measured.figures}
-
-
-def _evaluate_task(opened: OpenModel, data: Sequence[str], seed: int) -> TaskEvaluation:
-    """Measure a model with the head of a task as its run did, on all of the validation data of that run."""
-    assert opened.task is not None
-    name, _ = opened.task
-    if data or opened.run is None:
-        raise InputError(
-            f"{opened.place} is a model for the task {name}, which is measured on the validation data of its run",
-            "lavra evaluate RUN, without --data",
-        )
-    folder = data_folder(request_of(opened.run), opened.run.path)
-    plan, task, dataset = Plan.from_json(opened.run.plan, "plan.json"), find_task(name), open_dataset(folder)
-    plan = replace(plan, evaluation_tokens=dataset.validation_rows(plan) * plan.context, seed=seed)
-    objective, device = task.objective(plan, opened.model, dataset), device_of(opened.model)
-    return TaskEvaluation(opened.place, name, task.evaluate(Trained(opened.model, objective, dataset, plan, device)))
 
 
 def _store(opened: OpenModel, own: Prepared | None, data: Sequence[str], split: str) -> TokenStore | None:

@@ -130,6 +130,6 @@ class Run:
         Examples:
             >>> run.resume().status   # doctest: +SKIP
         """
-        from lavra.workflows.training.resume import resume
+        from lavra.workflows.train import resume
 
         return Run(resume(self.path).path)

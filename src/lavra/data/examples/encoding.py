@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lavra.core.errors import InputError
 from lavra.core.units import counted
 from lavra.data.examples.chats import ChatTemplate, FailingTemplate, RefusedChat, Span
+from lavra.data.examples.labelled import LabelReader
 from lavra.data.examples.rows import ExampleRow
 from lavra.data.examples.store import Kind
 from lavra.data.examples.turns import ASSISTANT, texts_in
@@ -51,12 +52,14 @@ class EncodedExample:
         learned: (n,) bool; whether each token is learned.
         source: (m,) int64 ids that an encoder reads; None for a decoder.
         learned_bytes: Bytes of the text that is learned, as UTF-8.
+        labels: What is kept with a labelled text, as plain values.
     """
 
     tokens: np.ndarray
     learned: np.ndarray
     source: np.ndarray | None
     learned_bytes: int
+    labels: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -67,17 +70,20 @@ class CutExamples:
         prompts: Number of prompts that lost their beginning.
         sources: Number of sources, the texts that an encoder reads, that lost their end.
         chats: Number of chats that lost their last turns.
+        texts: Number of labelled texts that lost their end.
         places: Places of the first few, as "file:line".
     """
 
     prompts: int = 0
     sources: int = 0
     chats: int = 0
+    texts: int = 0
     places: list[str] = field(default_factory=list)
 
-    def add(self, place: str, *, prompts: int = 0, sources: int = 0, chats: int = 0) -> None:
+    def add(self, place: str, *, prompts: int = 0, sources: int = 0, chats: int = 0, texts: int = 0) -> None:
         """Count one example at `place` that was cut in one or more of the ways."""
         self.prompts, self.sources, self.chats = self.prompts + prompts, self.sources + sources, self.chats + chats
+        self.texts += texts
         if len(self.places) < EXAMPLES:
             self.places.append(place)
 
@@ -101,6 +107,7 @@ class CutExamples:
             (self.prompts, f"cut to fit {context} tokens: the beginning of the prompt"),
             (self.sources, f"cut to fit {source_context} tokens: the end of the source"),
             (self.chats, f"cut to fit {context} tokens: the last turns of the chat"),
+            (self.texts, f"cut to fit {context} tokens: the end of the text"),
         )
         places = ", ".join(self.places) + (", ..." if sum(count for count, _ in kinds) > EXAMPLES else "")
         lines = [f"{what} in {count:,} of {counted(examples, 'example')}" for count, what in kinds if count]
@@ -123,6 +130,7 @@ class ExampleEncoder:
         context: Largest number of positions on the decoder's side; no limit by default.
         source_context: Largest number of positions on the encoder's side; no limit by default.
         chat_template: Template for chats; without it, a chat is an error.
+        reader: What encodes labelled rows; None for other kinds.
 
     Attributes:
         cut: Number of examples that were cut to fit.
@@ -152,8 +160,9 @@ class ExampleEncoder:
         context: int | None = None,
         source_context: int | None = None,
         chat_template: ChatTemplate | None = None,
+        reader: LabelReader | None = None,
     ) -> None:
-        self.tokenizer, self.bad_rows = tokenizer, bad_rows
+        self.tokenizer, self.bad_rows, self.reader = tokenizer, bad_rows, reader
         self.kind: Kind = kind
         self.context, self.source_context, self.chat_template = context, source_context, chat_template
         self.cut = CutExamples()
@@ -167,17 +176,18 @@ class ExampleEncoder:
             InputError: for a chat without a template, or for a model that is no decoder.
         """
         pairs = [row for row in rows if not row.messages]
-        pair = {
-            "decoder": self._encode_for_decoder,
-            "encoder-decoder": self._encode_for_both,
-            "labelled": self._encode_labelled,
-        }[self.kind]
-        encoded = iter(pair(pairs))
+        encoded = iter((self._encode_for_decoder if self.kind == "decoder" else self._encode_for_both)(pairs))
         found = [self._encode_chat(row) if row.messages else next(encoded) for row in rows]
         if self.tokenizer.unknown not in (None, self.tokenizer.end_of_document):
             used = [one.tokens[one.learned] == self.tokenizer.unknown for one in found if one is not None]
             self.unknown += sum(int(unknown.sum()) for unknown in used)
         return found
+
+    def encode_parts(self, rows: Sequence[ExampleRow]) -> list[list[EncodedExample]]:
+        """Return the examples of each row: one, none of a row that cannot be used, or several of a labelled row."""
+        if self.kind == "labelled":
+            return self._encode_labelled(rows)
+        return [[] if one is None else [one] for one in self.encode(rows)]
 
     def _encode_for_decoder(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
         found: list[EncodedExample | None] = []
@@ -231,17 +241,25 @@ class ExampleEncoder:
             found.append(EncodedExample(tokens, np.ones(len(tokens), bool), read, size))
         return found
 
-    def _encode_labelled(self, rows: Sequence[ExampleRow]) -> list[EncodedExample | None]:
-        """Return texts with the tokens that the tokenizer puts around them, at least one that ends a document."""
-        begin, end = self.tokenizer.around_source
-        end = end or [self.tokenizer.end_of_document]
-        found: list[EncodedExample | None] = []
-        for row, ids in zip(rows, self.tokenizer.encode_many([row.prompt for row in rows]), strict=True):
-            room = len(ids) if self.context is None else self.context - len(begin) - len(end)
-            if len(ids) > room:
-                self._cut(row, sources=1)
-            tokens = np.array([*begin, *ids[:room], *end], np.int64)
-            found.append(EncodedExample(tokens, np.zeros(len(tokens), bool), None, len(row.prompt.encode())))
+    def _encode_labelled(self, rows: Sequence[ExampleRow]) -> list[list[EncodedExample]]:
+        """Return the texts of labelled rows, as their reader encodes them; a row without tokens is left out."""
+        if self.reader is None:
+            raise ValueError("labelled rows are encoded by their reader")
+        found = []
+        for row, parts in zip(rows, self.reader.encode(rows, self.tokenizer, self.context), strict=True):
+            if any(part.cut for part in parts):
+                self._cut(row, texts=1)
+            if not parts:
+                self._left_out(NO_PART_TO_LEARN, row, "no tokens")
+            size = (len(row.prompt.encode()) + len(row.completion.encode())) // max(1, len(parts))
+            found.append(
+                [
+                    EncodedExample(
+                        part.tokens, np.zeros(len(part.tokens), bool), None, size, {**row.labels, **part.labels}
+                    )
+                    for part in parts
+                ]
+            )
         return found
 
     def _encode_chat(self, row: ExampleRow) -> EncodedExample | None:
@@ -353,10 +371,10 @@ class ExampleEncoder:
 
         return Library.from_str(self.tokenizer.serialised)
 
-    def _cut(self, row: ExampleRow, *, prompts: int = 0, sources: int = 0, chats: int = 0) -> None:
+    def _cut(self, row: ExampleRow, *, prompts: int = 0, sources: int = 0, chats: int = 0, texts: int = 0) -> None:
         """Count an example that is cut; under the policy "strict" it is an error."""
         self.bad_rows.cut(row.place)
-        self.cut.add(row.place, prompts=prompts, sources=sources, chats=chats)
+        self.cut.add(row.place, prompts=prompts, sources=sources, chats=chats, texts=texts)
 
     def _left_out(self, kind: str, row: ExampleRow, detail: str) -> None:
         self.bad_rows.add(kind, row.place, detail)

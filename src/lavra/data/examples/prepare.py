@@ -15,9 +15,10 @@ from lavra.core.progress import Progress, log
 from lavra.core.units import counted
 from lavra.data.examples.chats import TEMPLATE_FILE, ChatTemplate
 from lavra.data.examples.encoding import ExampleEncoder
+from lavra.data.examples.label_split import validation_rows
+from lavra.data.examples.labelled import LabelReader
 from lavra.data.examples.rows import (
     ExampleRow,
-    LabelColumns,
     PairColumns,
     read_example_cache,
     read_examples,
@@ -36,6 +37,8 @@ _EXAMPLE_CACHE = "examples.zst"
 # Share of unknown tokens among the learned ones from which a warning is printed.
 _UNWRITABLE = 0.001
 
+_ANY_SHARE = 0.05  # for counting rows of which none is split off
+
 _AT_ONCE = 1 << 20  # characters encoded at once
 
 
@@ -52,6 +55,17 @@ class PreparedExamples:
     folder: Path
     train: ExampleStore
     validation: ExampleStore
+
+    @classmethod
+    def of_one(cls, folder: Path, store: Path) -> PreparedExamples:
+        """Return the examples of one store, which are both sides: for rows that are only measured or predicted.
+
+        Args:
+            folder: Path of the folder with the tokenizer and the report.
+            store: Path of the store.
+        """
+        opened = ExampleStore.open(store)
+        return cls(folder, opened, opened)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -101,7 +115,7 @@ def prepare_examples(
     kind: Kind = "decoder",
     context: int | None = None,
     source_context: int | None = None,
-    columns: PairColumns | LabelColumns | None = None,
+    columns: PairColumns | LabelReader | None = None,
     chat_template: ChatTemplate | None = None,
     validation_share: float = 0.05,
     validation_limit: int = VALIDATION_LIMIT,
@@ -123,10 +137,12 @@ def prepare_examples(
             answer is left out. No limit by default.
         source_context: Largest number of positions on the encoder's side; a longer text loses its end. No limit by
             default.
-        columns: Columns of prompt and completion, or of labelled rows; by default chats and usual names are recognised.
+        columns: Columns of prompt and completion, or what reads labelled rows; by default chats and usual names are
+            recognised.
         chat_template: Chat template of the tokenizer; it is written beside it where there are chats.
         validation_share: Share of the prompts' bytes that becomes validation data; a hash of the prompt decides, see
-            `lavra.data.split`. 0.05 by default.
+            `lavra.data.split`. 0.05 by default. With 0 all rows are training data, and the store of the validation data
+            holds a copy of the first one alone, so that it can be opened; `report.json` then says `trained_on_all`.
         validation_limit: Largest number of bytes of the validation data's prompts; 10 MB by default.
         on_bad_row: Leave bad rows out ("skip", the default), stop at them ("error"), or also at whatever is left out,
             guessed or cut ("strict").
@@ -146,7 +162,7 @@ def prepare_examples(
     bad_rows = BadRows(policy=on_bad_row)
     with building_folder(Path(out), force=force, inputs=locations, kind="prepared examples") as building:
         example_cache = building / _EXAMPLE_CACHE
-        counter, chats = SplitCounter(validation_share, validation_limit), 0
+        counter, chats = SplitCounter(validation_share or _ANY_SHARE, validation_limit), 0
         given = GivenValidation()
         for row in write_example_cache(
             _reading(locations, bad_rows, columns, normalize, encoding, validation), example_cache
@@ -160,10 +176,15 @@ def prepare_examples(
             context=context,
             source_context=source_context,
             chat_template=chat_template,
+            reader=None if columns is None or isinstance(columns, PairColumns) else columns,
         )
-        split = counter.train_on_all() if given.documents else counter.decide()
+        all_rows = not validation_share and not given.documents
+        split = counter.train_on_all() if given.documents or all_rows else counter.decide()
         examples = counter.documents + given.documents
-        manifests = _write(building, example_cache, encoder, split, examples, given)
+        chosen = None
+        if encoder.reader is not None and not given.documents and not all_rows:
+            chosen = validation_rows(read_example_cache(example_cache), validation_share)
+        manifests = _write(building, example_cache, encoder, split, examples, given, chosen, all_rows=all_rows)
         if encoder.unknown:
             bad_rows.change(UNKNOWN_TOKEN, str(out), f"{encoder.unknown:,} of the tokens to learn")
         learned = sum(manifest.learned for manifest in manifests.values())
@@ -172,17 +193,19 @@ def prepare_examples(
         if chats and chat_template is not None:
             write_atomically(building / TOKENIZER / TEMPLATE_FILE, chat_template.text)
             log(f"chats are written as text by {chat_template.origin}")
-        notes = encoder.cut.summary(examples, context, context if kind == "labelled" else source_context)
+        notes = encoder.cut.summary(examples, context, source_context)
         for text in (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned), _unwritten(encoder)):
             if text:
                 log(text)
         report = {
             "data": list(locations),
+            **({} if encoder.reader is None else {"columns_read": encoder.reader.to_json()}),
             **_told(encoder, split, manifests, chats),
             "normalize": normalize,
             "encoding": encoding,
             "validation_data": list(validation),
             "validation_given": given.documents > 0,
+            "trained_on_all": all_rows,
         }
         write_json(building / REPORT, report)
     return open_prepared_examples(out)
@@ -227,7 +250,7 @@ def _sizes(manifest: ExampleManifest) -> dict[str, int]:
 def _reading(
     locations: Sequence[str],
     bad_rows: BadRows,
-    columns: PairColumns | LabelColumns | None,
+    columns: PairColumns | LabelReader | None,
     normalize: bool,
     encoding: str | None,
     validation: Sequence[str],
@@ -249,7 +272,15 @@ def _reading(
 
 
 def _write(
-    folder: Path, example_cache: Path, encoder: ExampleEncoder, split: Split, examples: int, given: GivenValidation
+    folder: Path,
+    example_cache: Path,
+    encoder: ExampleEncoder,
+    split: Split,
+    examples: int,
+    given: GivenValidation,
+    chosen: set[int] | None,
+    *,
+    all_rows: bool,
 ) -> dict[str, ExampleManifest]:
     """Encode the rows while the next ones are read, and write both stores.
 
@@ -260,6 +291,8 @@ def _write(
         split: Decides by a row's prompt whether it is validation data.
         examples: Number of rows, for the progress line.
         given: The prompts of the validation data that the user named.
+        chosen: The numbers of the labelled rows that are validation data; None where the split decides.
+        all_rows: Whether all rows are training data, of which the first is copied into the store of the others.
 
     Returns:
         The manifests of the stores by side, "train" and "validation".
@@ -270,18 +303,19 @@ def _write(
         ExampleWriter(folder / VALIDATION, encoder.tokenizer, encoder.kind) as validation,
         Progress("tokenising", examples, "examples") as progress,
     ):
-        for batch, encoded in prefetch(_batches(read_example_cache(example_cache)), encoder.encode):
-            for row, example in zip(batch, encoded, strict=True):
-                if example is None:
+        for batch, encoded in prefetch(_batches(read_example_cache(example_cache)), encoder.encode_parts):
+            for number, (row, examples_of_row) in enumerate(zip(batch, encoded, strict=True), start=done):
+                if not examples_of_row:
                     continue
-                validation_set = row.is_validation or content_hash(row.key.encode()) < split.threshold
+                picked = content_hash(row.key.encode()) < split.threshold if chosen is None else number in chosen
+                validation_set = row.is_validation or picked
                 if not row.is_validation and row.key.encode() in given:
                     encoder.bad_rows.change(OVERLAP, row.place)
                 texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
-                labels = row.labels if encoder.kind == "labelled" else None
-                (validation if validation_set else train).add(
-                    row.group, texts, example.tokens, example.learned, example.source, example.learned_bytes, labels
-                )
+                copied = [validation] if all_rows and not validation.examples else []
+                for one in examples_of_row:
+                    for store in (validation if validation_set else train, *copied):
+                        store.add(row.group, texts, one.tokens, one.learned, one.source, one.learned_bytes, one.labels)
             done += len(batch)
             progress.update(done)
         if not train.examples or not validation.examples:

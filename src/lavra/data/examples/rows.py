@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lavra.data.examples.turns import (
     Turns,
@@ -62,29 +62,6 @@ class PairColumns:
         return (self.prompt, *self.beside, self.completion)
 
 
-@dataclass(frozen=True, slots=True)
-class LabelColumns:
-    """The columns of labelled rows: a text, and what is known of it.
-
-    Attributes:
-        text: Column of the text.
-        labels: Columns that every row has beside it; their values are kept as they are.
-
-    Examples:
-        >>> from lavra.data.examples.rows import LabelColumns
-        >>> LabelColumns("review", ("stars",)).names
-        ('review', 'stars')
-    """
-
-    text: str
-    labels: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all columns."""
-        return (self.text, *self.labels)
-
-
 PAIR_COLUMNS = (
     PairColumns("prompt", "completion", separator=""),
     PairColumns("prompt", "response"),
@@ -133,6 +110,8 @@ class ExampleRow:
         given: Further variables for the template of a chat: `tools`, `documents`, variables of its own.
         is_validation: Whether it is validation data.
         labels: The further columns of a labelled row, whose text is the prompt.
+        stratum: Class or number of a labelled row, of which training and validation data get their share; None where it
+            has none of the kind.
 
     Examples:
         >>> from lavra.data.examples.rows import ExampleRow
@@ -151,13 +130,17 @@ class ExampleRow:
     given: Mapping[str, Any] = field(default_factory=dict)
     is_validation: bool = False
     labels: Mapping[str, Any] = field(default_factory=dict)
+    stratum: str | float | None = None
 
     @property
     def key(self) -> str:
         """The text whose hash decides whether the row is training or validation data.
 
-        It is the prompt, so that rows with equal prompts are on the same side.
+        It is the group of a labelled row that has one, else the prompt, so that rows with equal prompts are on the same
+        side.
         """
+        if self.labels.get("group") is not None:
+            return f"group {self.labels['group']}"
         return self.prompt if self.prompt.strip() else self.completion
 
     @property
@@ -165,6 +148,23 @@ class ExampleRow:
         """The prompt, and the completion as a decoder writes it after the prompt."""
         begins = not self.prompt or self.prompt[-1].isspace() or self.completion[:1].isspace()
         return self.prompt, self.completion if begins else self.separator + self.completion
+
+
+class RowReader(Protocol):
+    """What makes examples of rows with other columns than those of prompts and completions.
+
+    Attributes:
+        names: The names of all columns that are read where a row has them.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all columns that are read where a row has them."""
+        ...
+
+    def read(self, row: SourceDocument, bad_rows: BadRows) -> ExampleRow | None:
+        """Return the example of a row; None, counted in `bad_rows`, for one that cannot be used."""
+        ...
 
 
 def looks_like_example(fields: Mapping[str, Any]) -> bool:
@@ -182,7 +182,7 @@ def read_examples(
     locations: Sequence[str],
     bad_rows: BadRows,
     *,
-    columns: PairColumns | LabelColumns | None = None,
+    columns: PairColumns | RowReader | None = None,
     normalize: bool = False,
     encoding: str | None = None,
     validation: Sequence[str] | None = None,
@@ -193,7 +193,7 @@ def read_examples(
     Args:
         locations: Files, folders and other locations, see `lavra.data.readers.documents`; formats with columns only.
         bad_rows: Is filled with what was left out; its policy decides whether that is an error.
-        columns: Columns of prompt and completion, or of labelled rows; by default chats and the columns of
+        columns: Columns of prompt and completion, or what reads labelled rows; by default chats and the columns of
             `PAIR_COLUMNS` are recognised.
         normalize: Bring text to Unicode's normal form C.
         encoding: Encoding of the files, see `lavra.data.readers.documents.read_rows`.
@@ -214,10 +214,10 @@ def read_examples(
         counter=counter,
     )
     for row in rows:
-        if isinstance(columns, LabelColumns):
-            found = _labelled(row, columns, bad_rows)
-        else:
+        if columns is None or isinstance(columns, PairColumns):
             found = _example(row, columns, bad_rows)
+        else:
+            found = columns.read(row, bad_rows)
         if found is None:
             bad_rows.rows -= 1
         else:
@@ -258,7 +258,7 @@ def _example(row: SourceDocument, columns: PairColumns | None, bad_rows: BadRows
     if found is None:
         wanted = columns or PAIR_COLUMNS[0]
         place = missing_column(f"{wanted.prompt} and {wanted.completion}", list(row.fields))
-        bad_rows.add(MISSING_COLUMN if columns else NO_PART_TO_LEARN, row.place, place, size=_fields_size(row))
+        bad_rows.add(MISSING_COLUMN if columns else NO_PART_TO_LEARN, row.place, place, size=fields_size(row))
         return None
     if all(is_list_of_turns(row.fields[name]) for name in (found.prompt, found.completion)):
         return _chat(row, (found.prompt, found.completion), bad_rows)
@@ -267,14 +267,14 @@ def _example(row: SourceDocument, columns: PairColumns | None, bad_rows: BadRows
     if found.completion == "answers":
         parts["answers"] = _first_answer(parts["answers"])
         if not parts["answers"]:
-            bad_rows.add(NO_PART_TO_LEARN, row.place, "no answer", size=_fields_size(row))
+            bad_rows.add(NO_PART_TO_LEARN, row.place, "no answer", size=fields_size(row))
             return None
     for name in found.beside:
         parts[name] = parts[name] or ""
     for name, text in parts.items():
         if not isinstance(text, str):
             detail = f"{name!r} holds a {type(text).__name__}"
-            bad_rows.add(EMPTY if text is None else NOT_TEXT, row.place, detail, size=_fields_size(row))
+            bad_rows.add(EMPTY if text is None else NOT_TEXT, row.place, detail, size=fields_size(row))
             return None
     prompt, completion = parts[found.prompt], parts[found.completion]
     if found.beside:
@@ -284,23 +284,8 @@ def _example(row: SourceDocument, columns: PairColumns | None, bad_rows: BadRows
     return ExampleRow(row.source, row.place, prompt, completion, found.separator)
 
 
-def _labelled(row: SourceDocument, columns: LabelColumns, bad_rows: BadRows) -> ExampleRow | None:
-    missing = [name for name in columns.names if row.fields.get(name) is None]
-    if missing:
-        place = missing_column(" and ".join(missing), list(row.fields))
-        bad_rows.add(MISSING_COLUMN, row.place, place, size=_fields_size(row))
-        return None
-    bad_rows.note_columns(row.file, columns.names, row.fields)
-    text = row.fields[columns.text]
-    if not isinstance(text, str):
-        bad_rows.add(NOT_TEXT, row.place, f"{columns.text!r} holds a {type(text).__name__}", size=_fields_size(row))
-        return None
-    if _is_faulty(row.place, [text], bad_rows):
-        return None
-    return ExampleRow(row.source, row.place, text, "", labels={name: row.fields[name] for name in columns.labels})
-
-
-def _fields_size(row: SourceDocument) -> int:
+def fields_size(row: SourceDocument) -> int:
+    """Return the bytes of the text in all columns of a row, as UTF-8."""
     return sum(len(value.encode("utf8", "surrogatepass")) for value in row.fields.values() if isinstance(value, str))
 
 
@@ -407,4 +392,5 @@ def _normalized(row: ExampleRow) -> ExampleRow:
         completion=composed(row.completion),
         messages=tuple(composed(turn) for turn in row.messages),
         given=composed(dict(row.given)),
+        labels=composed(dict(row.labels)),
     )

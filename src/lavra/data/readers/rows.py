@@ -62,6 +62,9 @@ BAD_JSON = "bad JSON"
 BAD_CSV = "bad CSV"
 TOO_LONG = "too long for memory"
 NO_PART_TO_LEARN = "no part to learn"
+UNLABELLED = "no label"
+BAD_LABEL = "label that cannot be used"
+ABSENT_ANSWER = "answer that is not in its context"
 ANSWER_TOO_LONG = "answer longer than the context"
 REFUSED_CHAT = "chat that the template refuses"
 FAILING_TEMPLATE = "chat on which the template fails"
@@ -77,6 +80,7 @@ FEWER_FIELDS = "row with fewer fields than the header"
 REPEATED_NAME = "column name given twice, of which the last value is used"
 OVERLAP = "training text that is also in the validation data"
 CUT_EXAMPLE = "example cut to fit the context"
+MOVED_ANSWER = "answer that does not stand where its row says, found elsewhere in its context"
 SEVERAL_LISTS = "object with several lists of rows, of which the longest is read"
 UNKNOWN_TOKEN = "text that the tokenizer cannot write, replaced by its unknown token"
 SPELLED_END = "spelling of the end-of-document token, which this tokenizer cannot write as text, left out"
@@ -86,6 +90,9 @@ SPELLED_END = "spelling of the end-of-document token, which this tokenizer canno
 BY_MARK = "read in the encoding that the byte order mark names"
 SEPARATOR = "separator other than a comma"
 BESIDE_ROWS = "values beside the rows in a JSON file, ignored"
+ODD_TAGS = "tags that break the rules of BIO, learned as they are"
+UNTAGGED = "words without a tag, which are only read"
+FIRST_OF_SEVERAL = "answer without its place that occurs several times in its context, of which the first is learned"
 VALIDATION_FILE = "used as validation data, because of their names"
 
 # Reasons for which a file is left out.
@@ -113,6 +120,9 @@ _REMEDIES = {
     BAD_CSV: "put quotes around fields that hold the separator, and check the quotes of this line",
     TOO_LONG: "split the document into several rows",
     NO_PART_TO_LEARN: "name the columns of prompt and completion; a chat needs a turn of the assistant",
+    UNLABELLED: "label these rows, or leave them: they stay in your files for later, and are not learned",
+    BAD_LABEL: "correct the labels of these rows",
+    ABSENT_ANSWER: "copy each answer out of its context, letter by letter; give no answer where the context has none",
     ANSWER_TOO_LONG: "shorten the answers, or train with a longer context",
     REFUSED_CHAT: "bring the turns into the order that the template wants, often user and assistant in turn",
     FAILING_TEMPLATE: "it is the template that fails: correct the line that is named, or give what it asks for",
@@ -127,6 +137,7 @@ _REMEDIES = {
     OVERLAP: "remove the documents from one of the two",
     UNKNOWN_TOKEN: "choose a tokenizer made for this language, or one that works on bytes",
     SPELLED_END: "remove the token from the text, or choose a tokenizer that works on bytes",
+    MOVED_ANSWER: "count answer_start in characters of the context, from 0",
     CUT_EXAMPLE: "shorten the examples, or train with a longer context",
 }
 

@@ -207,8 +207,8 @@ class Tokenizer:
         )
 
     @cached_property
-    def _ends_by_spelling(self) -> bool:
-        """Whether the literal text of the end-of-document token would become that token (in Unigram models)."""
+    def ends_by_spelling(self) -> bool:
+        """Whether the spelling of the end-of-document token would become that token, as in Unigram models."""
         return self.end_of_document in self._encode_whole(f"a {self.end_of_document_token} b")
 
     def _encode_whole(self, text: str) -> list[int]:
@@ -236,7 +236,7 @@ class Tokenizer:
         for batch, encodings in prefetch(_batches(texts, self.cut), self._encode_batch):
             for encoding, (_, last) in zip(encodings, batch, strict=True):
                 ids = np.array(encoding.ids, dtype=np.int32)
-                if self._ends_by_spelling:
+                if self.ends_by_spelling:
                     kept = ids[ids != self.end_of_document]
                     self.spellings_left_out += len(ids) - len(kept)
                     ids = kept

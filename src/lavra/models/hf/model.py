@@ -109,6 +109,8 @@ class HFModel(Cached):
         arguments |= read_by_model | {names[1]: self._padding_mask(batch.document_ids)}
         if "use_cache" in self._takes:
             arguments["use_cache"] = False
+        if "token_type_ids" in self._takes and "token_types" in batch.model_inputs:
+            arguments["token_type_ids"] = batch.model_inputs["token_types"]
         document_ids, read = (batch.document_ids, read) if self.supports_packing else (None, None)
         if read is not None and document_ids is None:
             document_ids = torch.zeros_like(batch.inputs)

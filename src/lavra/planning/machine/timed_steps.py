@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -51,6 +51,12 @@ class TimedSteps:
     probe: Probe
     reports: tuple[StepReport, ...]
     take_back: Callable[[], None]
+
+    def slower(self, factor: float) -> TimedSteps:
+        """Return the same steps with the speed of steps that take `factor` times as long, as later ones may."""
+        probe = self.probe
+        seconds, speed = probe.step_seconds * factor, probe.tokens_per_second / factor
+        return replace(self, probe=replace(probe, step_seconds=seconds, tokens_per_second=speed))
 
 
 def time_steps(trainer: Trainer, seconds: float, least: int = 3) -> TimedSteps:

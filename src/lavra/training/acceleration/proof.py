@@ -18,7 +18,7 @@ from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.models.native.agreement import Reference
 from lavra.models.native.attention import attending_plainly
 from lavra.models.protocols import Batch, eval_mode
-from lavra.objectives.base import ComparingObjective
+from lavra.objectives.base import ComparingObjective, group_of
 from lavra.training.acceleration.compiling import (
     EAGER,
     SAFER,
@@ -213,7 +213,8 @@ def _reference(trainer: CompilableLearner, compilation: Compilation, batch: Batc
     """
     rows = batch.inputs.shape[0]
     # A loss that compares the examples of a batch is not the sum of those of its parts.
-    size = rows if isinstance(trainer.objective, ComparingObjective) else max(1, rows // _SLICES)
+    group = group_of(trainer.objective)
+    size = rows if isinstance(trainer.objective, ComparingObjective) else max(1, rows // _SLICES // group) * group
     parts = [batch.take(slice(start, start + size)) for start in range(0, rows, size)]
     try:
         with compilation.eagerly():

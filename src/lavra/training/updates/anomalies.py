@@ -172,13 +172,18 @@ class AnomalyGuard(Update):
     def around(self, step: Step, inner: Inner) -> Outcome:
         """Apply the step if its loss and gradient are sound, and return the outcome.
 
+        A step that an update further inside refuses is an anomaly, too.
+
         Raises:
             RollBack: if the step is anomalous and the policy is `rollback`.
             Diverged: if the step is anomalous and the policy is `stop`, or if too many in a row were.
         """
         reason = self._fault(step)
         if reason is None:
-            return inner()
+            outcome = inner()
+            if outcome.applied:
+                return outcome
+            reason = outcome.reason  # an update further inside refused the step
         self.bad.add(step.number)
         self.record(step, reason)
         in_a_row = self._in_a_row(step.number)

@@ -43,6 +43,8 @@ class Update:
         gradients_per_step: Mean number of gradients that a step takes with this update alone. It is 1 for an update
             that works with the gradient that is there, and 2 for one that calls `step.backward()` once more in every
             step, as sharpness-aware minimisation does. Plans multiply the cost of a step by it.
+        gradient_share: Share of the rows of a step of which `around` finds the gradient, above 0 and at most 1. An
+            update that asks for less computes the gradient of the whole step itself.
 
     Examples:
         >>> class Nothing(Update):
@@ -53,6 +55,7 @@ class Update:
 
     name: str
     gradients_per_step: float = 1.0
+    gradient_share: float = 1.0
 
     def around(self, step: Step, inner: Inner) -> Outcome:
         """Perform the step by calling `inner` once, or skip it by not calling it, and return the outcome.

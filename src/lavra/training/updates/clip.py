@@ -12,7 +12,8 @@ class Clip(Update):
     """Update that clips the gradient by its global norm (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1).
 
     When the L2 norm of the gradients of all weights together exceeds `limit`, all of them are multiplied by
-    limit / norm, as `torch.nn.utils.clip_grad_norm_` does. The direction stays the same.
+    limit / norm, as `torch.nn.utils.clip_grad_norm_` does. The direction stays the same. The norm is that of the
+    gradient as the updates around this one have left it.
 
     Args:
         limit: Largest norm that is left unchanged; infinity clips nothing.
@@ -31,7 +32,7 @@ class Clip(Update):
 
     def around(self, step: Step, inner: Inner) -> Outcome:
         """Clip the gradient, perform the rest of the step, and return its outcome with `clipped` (0 or 1) as metric."""
-        norm = step.gradient_norm()
+        norm = step.current_norm()
         clipped = norm > self.limit
         if clipped:
             torch._foreach_mul_(step.master_weights.gradients(), self.limit / norm)

@@ -17,8 +17,9 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.data.examples.chats import ChatTemplate
 from lavra.data.examples.default_chat import default_chat_template, with_turn_token
+from lavra.data.examples.labelled import LabelReader
 from lavra.data.examples.prepare import prepare_examples
-from lavra.data.examples.rows import LabelColumns, PairColumns, read_examples
+from lavra.data.examples.rows import PairColumns, read_examples
 from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.rows import BadRows
 from lavra.data.token_store.prepare import TOKENIZER
@@ -31,8 +32,9 @@ from lavra.planning.machine.hardware import measure_matrix_peak
 from lavra.planning.machine.memory import memory_of
 from lavra.planning.scaling_law.past_runs import load_calibration
 from lavra.tasks.base import Task
-from lavra.tasks.datasets import DataDescription, Dataset, TextDataset, open_dataset
-from lavra.tasks.table import choose_task, tasks
+from lavra.tasks.datasets import DataDescription, Dataset, TextDataset
+from lavra.tasks.opening import open_dataset
+from lavra.tasks.table import choose_task
 from lavra.training.devices import use_threads
 from lavra.training.precision import choose_precision
 from lavra.workflows.datasets.text import (
@@ -68,20 +70,19 @@ def describe_data(config: TrainConfig) -> DataDescription:
     named = bool(text.prompt or text.completion)
     if is_prepared(config.data):
         return open_dataset(Path(config.data[0])).description
-    plain = DataDescription(text_column=text.column, pairs_named=named)
+    plain = DataDescription(text_column=text.column, pairs_named=named, label_column=text.label, template=text.template)
     if not all(is_repeatable(location) for location in config.data):
         return plain
-    columns = {name for task in tasks() for name in task.wanted_columns}
     try:
         rows = read_rows(
             config.data,
             text_column=None,
             encoding=text.encoding,
             validation=text.validation,
-            wanted={*columns, text.column},
             bad_rows=BadRows(),
         )
-        return replace(plain, columns=frozenset(next(rows).fields))
+        first = dict(next(rows).fields)
+        return replace(plain, columns=frozenset(first), first_row=first)
     except (InputError, StopIteration):  # files without columns; what is wrong with others is told when they are read
         return plain
 
@@ -141,7 +142,7 @@ def _prepared_text(
 def _prepared_examples(
     config: TrainConfig, home: Path, folder: Path, machine: Machine, base: Base | None, task: Task
 ) -> Dataset:
-    columns = pair_columns(config.text) if task.columns is None else task.columns
+    columns = task.reader(describe_data(config)) if task.rows == "labelled" else pair_columns(config.text)
     if base is None:
         tokenizer, context = _from_nothing(config, machine, columns)
     else:
@@ -168,7 +169,7 @@ def _prepared_examples(
 
 
 def _from_nothing(
-    config: TrainConfig, machine: Machine, columns: PairColumns | LabelColumns | None
+    config: TrainConfig, machine: Machine, columns: PairColumns | LabelReader | None
 ) -> tuple[Tokenizer, int]:
     """Return a tokenizer for the examples, and the row length in tokens of the model that will be trained on them."""
     sample, sizes, chats = CorpusSample(), array("L"), False

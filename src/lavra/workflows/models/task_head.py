@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import torch
 
+from lavra.config.training import HeadConfig
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import CorruptFile
 from lavra.models.heads import attach_head, width_of
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
-from lavra.tasks.base import Task
+from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.table import find_task
 
 HEAD_FILE = "head.json"
@@ -21,6 +22,26 @@ HEAD_WEIGHTS = "head.safetensors"
 """Name of the weights of a head in the folder of a model."""
 
 _PREFIX = "task_head."
+
+
+def head_facts(asked: HeadConfig, kind: ModelKind, isolate: bool, context: int) -> dict[str, Any]:
+    """Return the options of the head of a labelled task as plain values, for its facts.
+
+    Args:
+        asked: The options of the request.
+        kind: The kind of the model: an encoder's texts are pooled by their mean, a decoder's by their last token, which
+            alone has read all of the text.
+        isolate: Whether several texts may share a row.
+        context: Longest text in tokens that the model was trained for.
+    """
+    pooling = asked.pooling if asked.pooling != "auto" else "last" if kind == "decoder" else "mean"
+    return {
+        "pooling": pooling,
+        "dropout": asked.dropout,
+        "class_weights": asked.class_weights,
+        "isolate": isolate,
+        "context": context,
+    }
 
 
 def give_head(model: Decoder | HFModel, task: Task, facts: dict[str, Any], seed: int) -> None:

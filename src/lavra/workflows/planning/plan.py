@@ -40,6 +40,7 @@ from lavra.workflows.planning.model import asked_shape, described, outline_of, p
 from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, given_seconds, learner_of
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.run_length import steps_within, with_length
+from lavra.workflows.training.techniques import cost_of_steps, perturbs_weights
 
 _SHORTEST_BUDGET = 10.0
 """Seconds that start-up, timed steps and the final evaluation take by themselves; a shorter budget is refused."""
@@ -206,6 +207,10 @@ class _Size:
             shape = start or (preset(request.model.preset) if request.model.preset != "auto" else DecoderSpec())
             self.vocabulary = request.text.vocabulary or shape.vocabulary
 
+    def batch_tokens(self, shape: RowShape) -> int | None:
+        """Return None: the length of the run decides."""
+        return None
+
     def epoch_tokens(self, shape: RowShape) -> float:
         """Return the tokens of one pass over the training text."""
         return self._tokens
@@ -226,21 +231,24 @@ def _timed(
 ) -> tuple[Plan, Speed]:
     """Return the plan with a micro-batch that fits into memory, and its speed.
 
-    The speed is that of timed steps on this machine, else a share of the peak of the hardware.
+    The speed is that of timed steps on this machine, else a share of the peak of the hardware; it counts every gradient
+    that the techniques of the request take.
     """
-    dry_run, rows = DryRun.of_plan(planned, shape), planned.micro_batch_size
+    dry_run, rows = _dry_run(request, planned, shape), planned.micro_batch_size
     if request.machine.micro_batch_size is None:
         with Waiting("estimating the memory of a training step"):
             rows = _rows_that_fit(dry_run, planned, hardware.memory)
     planned = replace(planned, micro_batch_size=rows)
     efficiency = machine.expected_flops / machine.peak
-    by_peak = Speed.from_efficiency(hardware.peak_flops, flops.exact, efficiency, source)
+    cost = cost_of_steps(request.technique)
+    by_peak = Speed.from_efficiency(hardware.peak_flops, cost * flops.exact, efficiency, source)
     if not hardware.here or request.efficiency is not None:
         return planned, by_peak
     if not estimate_memory(dry_run, rows).fits(hardware.memory):
         return planned, by_peak
-    probe = probe_dry_run(dry_run, rows, machine.device, _PROBE_SECONDS, compile=planned.compile)
-    return planned, Speed.from_probe(probe.tokens_per_second, hardware.peak_flops, flops.exact)
+    plain = replace(dry_run, perturbs=False)  # the cost of the techniques is reckoned
+    probe = probe_dry_run(plain, rows, machine.device, _PROBE_SECONDS, compile=planned.compile)
+    return planned, Speed.from_probe(probe.tokens_per_second / cost, hardware.peak_flops, cost * flops.exact)
 
 
 def _tell_roughly(request: PlanRequest, planned: Plan, flops: FlopCount, machine: Machine) -> None:
@@ -270,6 +278,10 @@ def _seconds_before(hardware: Hardware, text: CorpusStats | None) -> float:
     return _START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else 0.0
 
 
+def _dry_run(request: PlanRequest, planned: Plan, shape: DecoderSpec | Path) -> DryRun:
+    return DryRun.of_plan(planned, shape, perturbs=perturbs_weights(request.technique))
+
+
 def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed, before: float) -> Plan:
     """Return the plan with the length that fits into its time budget at a speed, as a run sets it after timed steps."""
     per_token = 1.0 / speed.tokens_per_second
@@ -293,12 +305,13 @@ def _report(
 ) -> PlanReport:
     with Waiting("estimating the memory of micro-batches"):
         memory = memory_forecast(
-            DryRun.of_plan(planned, shape),
+            _dry_run(request, planned, shape),
             hardware.memory,
             asked=request.machine.micro_batch_size,
             most_rows=planned.micro_batch_size,
         )
-    rule = Speed.from_efficiency(hardware.peak_flops, flops.rule, speed.efficiency, speed.source)
+    by_rule = cost_of_steps(request.technique) * flops.rule
+    rule = Speed.from_efficiency(hardware.peak_flops, by_rule, speed.efficiency, speed.source)
     power = {"watts": request.watts or hardware.watts, "price_per_hour": request.price_per_hour}
     # A length in tokens or epochs is forecast as it was asked for, and not rounded to whole steps.
     epoch = data.epoch_tokens(planned)

@@ -34,6 +34,7 @@ from lavra.workflows.models.ngram_init import contexts_to_count, pairs_worth_cou
 from lavra.workflows.training.one_step import refuse_too_large
 from lavra.workflows.training.optimization import optimizer_options, options_after_bigrams
 from lavra.workflows.training.run_length import length_fields
+from lavra.workflows.training.techniques import cost_of_steps, rows_together
 
 DEFAULT_BUDGET = 600.0
 """Time budget in seconds of a run whose length is not given."""
@@ -220,9 +221,10 @@ def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, t
         base, parameters, context, source = None, parameters_of(spec), spec.context, 0
         flops, packs = training_flops_per_token(spec), True
     else:
-        spec, base, parameters, context, source = model.spec, model, model.parameters, model.window, model.source_window
+        spec, base, parameters, source = model.spec, model, model.parameters, model.source_window
+        context = min(model.window, data.context or model.window)
         flops, packs = model.flops_per_token, model.supports_packing
-    isolate = config.text.isolate and packs
+    isolate = config.text.isolate and packs and task.packs
     return Learner(task, objective, spec, base, parameters, context, source, flops, isolate, config.seed)
 
 
@@ -250,26 +252,30 @@ def autoconfig(
         InputError: If the lengths of the request contradict each other, or no step fits into the time budget.
     """
     world, adapting, asked = distributed.world_size, learner.base is not None, config.objective
-    budget, per_token = given_seconds(config), learner.flops_per_token / machine.expected_flops
+    cost, group = cost_of_steps(config.technique), rows_together(config.technique)
+    budget, per_token = given_seconds(config), cost * learner.flops_per_token / machine.expected_flops
     seconds = None if budget is None else seconds_to_train(budget, spent)
     tokens = (
         _asked_tokens(config, data.epoch_tokens(learner)) if seconds is None else seconds * 0.85 * world / per_token
     )
     busy = busy_tokens(machine.device.type, world * machine.expected_flops, learner.flops_per_token)
-    rows = _global_batch_size(config, learner.context, tokens, distributed, busy, adapting=adapting)
+    suited = data.batch_tokens(learner)
+    rows = _global_batch_size(config, learner.context, tokens, world * group, busy, suited, adapting=adapting)
     if seconds is not None and budget is not None:
         step_seconds = rows * learner.context * per_token / world
         refuse_too_large(step_seconds, seconds, budget, learner.context, machine.expected_flops)
-    micro = _micro_batch_size(config, learner.context, rows // world, _tokens_at_once(machine, learner))
+    micro = _micro_batch_size(config, learner.context, rows // world, _tokens_at_once(machine, learner), group)
     compile = learner.spec is not None and should_compile(  # a wrapped model has no blocks that are known to compile
         config.machine.compile, machine.device, seconds or tokens * per_token / world
     )
     warm_start = _warm_start(config, machine, learner, tokens, compile, seconds)
+    most = _most_steps(config, learner, data, rows * learner.context)
+    steps = config.steps or max(1, round(tokens / (rows * learner.context)))
     length = length_fields(
         config,
         data,
         learner,
-        config.steps or max(1, round(tokens / (rows * learner.context))),
+        steps if most is None else min(steps, most),
         parameters=learner.parameters,
         batch_tokens=rows * learner.context,
         micro_batch_size=micro,
@@ -284,6 +290,7 @@ def autoconfig(
         task=learner.task.name,
         objective=learner.objective,
         facts=facts or {},
+        most_steps=most,
         parameters=learner.parameters,
         context=learner.context,
         source_context=learner.source_context,
@@ -308,6 +315,15 @@ def autoconfig(
         **warm_start,
         **length,
     )
+
+
+def _most_steps(config: TrainConfig, learner: Learner, data: DataSize, batch_tokens: int) -> int | None:
+    """Return the number of steps beyond which the task only memorises its data; None where the request says how long,
+    or the task has no such number."""
+    if learner.task.most_epochs is None or (config.tokens or config.epochs or config.steps) is not None:
+        return None
+    epochs = learner.task.most_epochs[0 if learner.base is not None else 1]
+    return max(1, math.ceil(epochs * data.epoch_tokens(learner) / batch_tokens))
 
 
 def _transforms(asked: TransformConfig, base: Base | None) -> TransformConfig:
@@ -345,20 +361,20 @@ def _asked_tokens(config: TrainConfig, corpus: float) -> float:
 
 
 def _global_batch_size(
-    config: TrainConfig, context: int, tokens: float, distributed: DistributedInfo, busy: float, *, adapting: bool
+    config: TrainConfig, context: int, tokens: float, multiple: int, busy: float, suited: int | None, *, adapting: bool
 ) -> int:
+    """Return the rows of a step: a multiple of the number of processes, times the rows that must stay together."""
     asked = config.optimization.batch_tokens
     if asked is not None:
-        if asked % (context * distributed.world_size):
+        if asked % (context * multiple):
             raise InputError(
                 f"--optimization.batch-tokens {asked} is no multiple of the context {context}"
-                + (f" x {distributed.world_size} processes" if distributed.world_size > 1 else ""),
-                f"choose e.g. "
-                f"{max(1, round(asked / context / distributed.world_size)) * context * distributed.world_size}",
+                + (f" x {multiple} (processes, and rows that are mixed)" if multiple > 1 else ""),
+                f"choose e.g. {max(1, round(asked / context / multiple)) * context * multiple}",
             )
         return asked // context
-    rows = max(1, batch_tokens_for(tokens, context, busy, adapting=adapting) // context)
-    return -(-rows // distributed.world_size) * distributed.world_size
+    rows = max(1, (suited or batch_tokens_for(tokens, context, busy, adapting=adapting)) // context)
+    return -(-rows // multiple) * multiple
 
 
 def tokens_at_once(device: str, flops_per_token: float) -> int:
@@ -382,8 +398,9 @@ def _tokens_at_once(machine: Machine, learner: Learner) -> int:
     return min(wanted, tokens_that_fit(machine.memory, learner.parameters, shape.depth, shape.width))
 
 
-def _micro_batch_size(config: TrainConfig, context: int, share: int, tokens: int) -> int:
+def _micro_batch_size(config: TrainConfig, context: int, share: int, tokens: int, group: int) -> int:
     if config.machine.micro_batch_size:
         return config.machine.micro_batch_size
     most = max(1, tokens // context)
-    return next(rows for rows in range(min(most, share), 0, -1) if share % rows == 0)
+    possible = range(min(most, share), 0, -1)
+    return next((rows for rows in possible if share % rows == 0 and rows % group == 0), group)

@@ -20,6 +20,7 @@ from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import WEIGHTS
 from lavra.models.transforms.apply import learned_weights, load_learned_weights
+from lavra.objectives.wrapping import Wrapper
 from lavra.tasks.datasets import Dataset, ExampleDataset, TextDataset
 from lavra.training.precision import TYPES
 from lavra.workflows.models.saved_base import model_with
@@ -86,10 +87,10 @@ def check_context(job: JobParts, *, loaded: bool = False, quick: bool = False) -
     rows = _ROWS if tokens >= _ROWS * 2 * _SHORTEST else 2
     longest = min(plan.context, _LONGEST // (4 if quick else 1), max(_SHORTEST, tokens // rows))
     sample = data.rows_to_check(plan, longest)
-    shorter = {} if sample.context == plan.context else {"context": sample.context}
+    objective = trainer.objective if sample.context == plan.context else _shorter(trainer.objective, sample.context)
     return CheckContext(
         trainer,
-        replace(trainer.objective, **shorter),  # pyright: ignore[reportArgumentType, reportCallIssue]
+        objective,
         sample.source,
         rows=rows,
         token_targets=job.task.rows != "labelled",
@@ -107,6 +108,13 @@ def check_context(job: JobParts, *, loaded: bool = False, quick: bool = False) -
         tokenizer=data.tokenizer,
         tokens_per_second=plan.probe.get("tokens_per_second"),
     )
+
+
+def _shorter(objective: Any, context: int) -> Any:
+    """Return an objective, and those inside it, for sequences of another length."""
+    if isinstance(objective, Wrapper):
+        return replace(objective, inner=_shorter(objective.inner, context))
+    return replace(objective, context=context)
 
 
 def _stores(data: Dataset) -> tuple[Store, ...]:

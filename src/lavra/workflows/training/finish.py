@@ -10,6 +10,7 @@ from lavra.core.progress import log, printable
 from lavra.core.seeds import row_streams
 from lavra.reports.run_table import predicted_table
 from lavra.training.checkpoints.checkpoints import CheckpointStore
+from lavra.workflows.labels.choice import choose_model
 from lavra.workflows.models.merging import write_merged
 from lavra.workflows.models.saved_base import companions_folder, write_model
 from lavra.workflows.training.best_step import checkpoint_to_deliver
@@ -38,15 +39,16 @@ def finish(job: JobParts) -> dict[str, Any]:
     computed = trainer.computed()
     step, targets = trainer.step, trainer.targets
     store = CheckpointStore(run.checkpoints, job.config.keep_checkpoints, on_warning=run.log)
-    delivered = checkpoint_to_deliver(store, run, step)
+    delivered = checkpoint_to_deliver(store, run, step) if job.config.deliver == "best" else None
     if delivered is not None:
         trainer.restore(delivered.load, delivered.state)
     job.undo_compilation()  # evaluation and generation use many shapes, and each would be compiled anew
     with trainer.eval_mode():
         merged = export_model(job)
-        measured = job.task.evaluate(job.trained(SAMPLES_SHARE))
+        measured = job.measure() if job.measure is not None else job.task.evaluate(job.trained(SAMPLES_SHARE))
         samples = job.task.samples(job.trained(), job.config.samples)
     _show(samples)
+    chosen, told = choose_model(job)
     for sample in samples:
         run.samples.append({"step": step, **sample})
     lines = run.metrics.read()
@@ -65,6 +67,7 @@ def finish(job: JobParts) -> dict[str, Any]:
         "peak_bytes": measured_memory(plan.device),
         "data": list(job.config.data),
         **measured.figures,
+        **chosen,
         **({} if merged is None else {"folded": merged}),
         "data_usage": data.data_usage(plan, step * plan.global_batch_size),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),
@@ -72,6 +75,8 @@ def finish(job: JobParts) -> dict[str, Any]:
     result["predicted"] = against(plan.forecast, result)
     run.write_result(result)
     log(measured.table)
+    if told:
+        log(told)
     if result["predicted"]:
         log(f"predicted against actual\n{predicted_table(result['predicted'])}")
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,11 +19,15 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
+from lavra.models.hf.model import HFModel
 from lavra.models.spec import named_vocabulary
 from lavra.planning.budget import demand_text
 from lavra.planning.machine.timed_steps import time_steps
-from lavra.tasks.base import Task
-from lavra.tasks.datasets import DataDescription, Dataset, open_dataset
+from lavra.tasks.base import ModelKind, Task
+from lavra.tasks.datasets import DataDescription, Dataset
+from lavra.tasks.labelled_dataset import LabelledDataset
+from lavra.tasks.labelled_text import with_known
+from lavra.tasks.opening import open_dataset
 from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task
 from lavra.training.acceleration.compiling import compile_step, is_compiled
 from lavra.training.batches import BatchSource, DistributedInfo
@@ -41,9 +45,11 @@ from lavra.training.validation import Validation
 from lavra.workflows.datasets.preparation import describe_data, measured_machine, opened_base, training_dataset
 from lavra.workflows.datasets.text import data_folder, is_prepared, request_of
 from lavra.workflows.datasets.text_record import write_text_record
+from lavra.workflows.labels.permuted import label_checks
 from lavra.workflows.models.base_model import Base, certify_base, read_base
 from lavra.workflows.models.ngram_init import warm_start
 from lavra.workflows.models.saved_base import finish_model, initial_model
+from lavra.workflows.models.task_head import head_facts
 from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, given_seconds, learner_of
 from lavra.workflows.training.best_step import OverfittingWatch, with_early_stopping
 from lavra.workflows.training.checking import CHECKS, check_context, quick_checks
@@ -51,6 +57,7 @@ from lavra.workflows.training.finish import finish
 from lavra.workflows.training.forecast import live_forecasts
 from lavra.workflows.training.job_parts import JobParts
 from lavra.workflows.training.run_length import EVALUATION_SHARE
+from lavra.workflows.training.techniques import cost_of_first_steps, cost_of_steps, passes_of, with_techniques
 from lavra.workflows.training.time_budget import length_by_speed, probe_seconds
 from lavra.workflows.training.updates import anomaly_recorder, first_snapshot, reporter, update_chain
 
@@ -73,6 +80,7 @@ class TrainingJob(JobParts):
         run: RunFolder | None,
         distributed: DistributedInfo,
         began: float | None = None,
+        known: Mapping[str, Any] | None = None,
     ) -> TrainingJob:
         """Return the job of a request: the data are prepared, the base model is opened, and the plan is made.
 
@@ -84,6 +92,8 @@ class TrainingJob(JobParts):
             run: The record of the run; None for a check, and on processes that keep none.
             distributed: The place of this process among all.
             began: When the command started (`time.monotonic`), from which a time budget counts; now if None.
+            known: What is known of the labels from elsewhere, such as the classes of all rows where the data are a part
+                of them (`lavra.tasks.labelled_text.with_known`).
 
         Raises:
             InputError: If the request is wrong or the data cannot be used.
@@ -102,7 +112,11 @@ class TrainingJob(JobParts):
         spent = max_over_ranks(time.monotonic() - began, distributed)
         model = base or draft_model(config, machine, data.bytes, spent)
         learner = learner_of(config, model, data, task, objective)
-        plan = autoconfig(config, machine, learner, data, distributed, task.facts(data), spent)
+        facts = task.facts(data)
+        if isinstance(data, LabelledDataset):
+            head = head_facts(config.head, _kind_of(base), learner.isolate, learner.context)
+            facts = {**with_known(facts, known or {}), "columns": data.columns_read, "head": head}
+        plan = autoconfig(config, machine, learner, data, distributed, facts, spent)
         if first:
             _tell_of_vocabulary(config, plan)
             _tell_of_preparation(config, plan, spent)
@@ -111,19 +125,27 @@ class TrainingJob(JobParts):
         )
 
     @classmethod
-    def restore(cls, run: RunFolder, *, micro_batch_size: int | None = None, record: bool = True) -> TrainingJob:
+    def restore(
+        cls,
+        run: RunFolder,
+        *,
+        micro_batch_size: int | None = None,
+        record: bool = True,
+        config: TrainConfig | None = None,
+    ) -> TrainingJob:
         """Return the job of a run that was stopped, at its last checkpoint.
 
         Args:
             run: The folder of the run.
             micro_batch_size: Sequences of a micro-batch; None keeps the number of the run.
             record: Whether this process keeps the record of the run.
+            config: The request; None for that of the folder.
 
         Raises:
             InputError: If the prepared data of the run are gone.
             CorruptFile: If there are checkpoints and none of them is whole.
         """
-        config = request_of(run)
+        config = request_of(run) if config is None else config
         device = choose_device(config.machine.device)
         distributed = join_ranks(device)
         plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
@@ -162,6 +184,7 @@ class TrainingJob(JobParts):
             if not weight.requires_grad and id(weight) not in mistaken
         )
         objective = self.task.objective(plan, self.model, self.dataset)
+        objective = with_techniques(self.config.technique, objective, self.model, self.dataset)
         batches = BatchSource(
             self.dataset.source(plan),
             objective,
@@ -194,7 +217,9 @@ class TrainingJob(JobParts):
         Raises:
             CheckFailed: If a check failed.
         """
-        report = quick_checks(check_context(self, quick=True), self.plan.budget_seconds)
+        report = quick_checks(check_context(self, quick=True), self.plan.budget_seconds).with_results(
+            label_checks(self, quick=True)
+        )
         write_json(self.home / CHECKS, report.to_json())
         reporter(self.run)(report.summary())
         for result in report.results:
@@ -235,7 +260,8 @@ class TrainingJob(JobParts):
             return
         seconds, kept = probe_seconds(self.plan, self.config, self.distributed)
         self.trainer.deadline = Deadline(self.began + (1.0 - EVALUATION_SHARE) * self.plan.budget_seconds)
-        timed = time_steps(self.trainer, seconds)
+        asked = self.config.technique
+        timed = time_steps(self.trainer, seconds).slower(cost_of_steps(asked) / cost_of_first_steps(asked))
         if is_compiled(self.trainer):
             self._validate()  # compiles the forward pass on its own, before the time that is left is reckoned
         plan = replace(self.plan, compile=is_compiled(self.trainer))
@@ -323,7 +349,8 @@ class TrainingJob(JobParts):
             )
 
         peak = self.plan.probe.get("peak_flops", 0.0) * self.distributed.world_size
-        return Units(metrics, self.plan.flops_per_token * self.trainer.gradients_per_step, peak)
+        cost = self.trainer.gradients_per_step * passes_of(self.config.technique)
+        return Units(metrics, self.plan.flops_per_token * cost, peak, task.learns)
 
     def _patience(self) -> int | None:
         """Return the patience of early stopping, which is refused for several processes: they could stop apart."""
@@ -403,6 +430,11 @@ def _read_prepared(
     """Read what the first process prepared: base, task, objective, data set."""
     base = None if config.base is None else read_base(config, device, described)
     return base, *_task_of(config, base, described), open_dataset(data_folder(config, home))
+
+
+def _kind_of(base: Base | None) -> ModelKind:
+    """Return the kind of the model of a run; one from scratch is a decoder."""
+    return base.model.kind if base is not None and isinstance(base.model, HFModel) else "decoder"
 
 
 def _task_of(config: TrainConfig, base: Base | None, described: DataDescription) -> tuple[Task, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.planning.machine.timed_steps import TimedSteps
-from lavra.tasks.base import Task, Trained
+from lavra.tasks.base import Measured, Task, Trained
 from lavra.tasks.datasets import Dataset
 from lavra.training.batches import DistributedInfo
 from lavra.training.checkpoints.checkpoints import Checkpoint
@@ -50,6 +51,7 @@ class JobParts:
         waited: Seconds that training waited for checkpoints.
         began: When the command started (`time.monotonic`); 0 after a resume.
         preparation: Seconds from then to the plan, in which the text was read and tokenised.
+        measure: What measures the finished model; None for the task on the validation data.
     """
 
     config: TrainConfig
@@ -70,6 +72,7 @@ class JobParts:
     waited: float = 0.0
     began: float = 0.0
     preparation: float = 0.0
+    measure: Callable[[], Measured] | None = None
 
     def __post_init__(self) -> None:
         self.model: Decoder | HFModel
@@ -84,7 +87,9 @@ class JobParts:
         folder, budget, deadline = None if self.run is None else self.run.path, self.plan.budget_seconds, None
         if self.began and budget is not None:
             deadline = Deadline(self.began + (1.0 - share_after) * budget)
-        return Trained(self.model, self.trainer.objective, self.dataset, self.plan, self.device, folder, deadline)
+        return Trained(
+            self.model, self.trainer.objective, self.dataset, self.plan, self.device, folder, deadline, folder
+        )
 
     def undo_compilation(self) -> None:
         """Return to the blocks as they were before compilation; does nothing where nothing is compiled."""

@@ -46,6 +46,8 @@ _RANGES = {
     "checkpoint_every": _AT_LEAST_ONE,
     "keep_checkpoints": _AT_LEAST_ONE,
     "samples": _NOT_NEGATIVE,
+    "folds": _Range(2),
+    "seeds": _AT_LEAST_ONE,
     "seed": _NOT_NEGATIVE,
     "text.validation_share": _Range(0, 1, above=True),
     "text.validation_limit": _AT_LEAST_ONE,
@@ -68,6 +70,20 @@ _RANGES = {
     "optimization.batch_tokens": _AT_LEAST_ONE,
     "optimization.max_grad_norm": _POSITIVE,
     "optimization.label_smoothing": _SHARE,
+    "technique.sam": _NOT_NEGATIVE,
+    "technique.asam": _NOT_NEGATIVE,
+    "technique.ascent_fraction": _Range(0, 1.0000001, above=True),
+    "technique.awp": _NOT_NEGATIVE,
+    "technique.awp_limit": _POSITIVE,
+    "technique.awp_start": _SHARE,
+    "technique.fgm": _NOT_NEGATIVE,
+    "technique.mixup": _NOT_NEGATIVE,
+    "technique.cutout": _SHARE,
+    "technique.random_crop": _NOT_NEGATIVE,
+    "technique.progressive_length": _SHARE,
+    "technique.r_drop": _NOT_NEGATIVE,
+    "technique.dropout_samples": _AT_LEAST_ONE,
+    "technique.unfreeze": _SHARE,
     "machine.threads": _AT_LEAST_ONE,
     "machine.micro_batch_size": _AT_LEAST_ONE,
     "anomalies.max_in_a_row": _AT_LEAST_ONE,
@@ -90,3 +106,11 @@ def refuse_impossible(config: TrainConfig) -> None:
         if isinstance(value, int | float) and not wanted.holds(value):
             flag = "--" + place.replace("_", "-")
             raise InputError(f"{flag} {value:g} is no value that a run can have", f"give {wanted}")
+    if config.folds is None and (config.seeds > 1 or config.fold_by is not None):
+        flag = "--seeds" if config.seeds > 1 else "--fold-by"
+        raise InputError(f"{flag} is for a cross-validated run", "add --folds 5")
+    if config.technique.progressive_length and not (config.steps or config.epochs or config.tokens):
+        raise InputError(
+            "--progressive-length makes the first steps faster than the later ones, so that no time can be kept",
+            "give the length of the run as --epochs or --steps",
+        )

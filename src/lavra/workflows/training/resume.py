@@ -48,13 +48,19 @@ def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFol
         return train(replace(config, out=str(run.path), force=True))
     first = join_ranks(choose_device(config.machine.device)).rank == 0
     with run.training() if first else nullcontext(), page_at_the_end(run) if first else nullcontext():
-        _resume(run, micro_batch_size)
+        job = TrainingJob.restore(run, micro_batch_size=micro_batch_size)
+        go_on(job, run)
     return run
 
 
-def _resume(run: RunFolder, micro_batch_size: int | None) -> None:
+def go_on(job: TrainingJob, run: RunFolder) -> None:
+    """Take a restored job to its end.
+
+    Args:
+        job: The job, as `TrainingJob.restore` returned it.
+        run: The folder of its run.
+    """
     begun = time.monotonic()
-    job = TrainingJob.restore(run, micro_batch_size=micro_batch_size)
     job.build()
     step = 0
     if job.checkpoint is None:

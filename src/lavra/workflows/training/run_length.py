@@ -180,6 +180,7 @@ def steps_within(
     for _ in range(_ROUNDS):
         plan = with_length(plan, steps, config, data, seconds_per_token)
         steps = steps_in(seconds, step_seconds, plan, seconds_per_token)
+        steps = steps if plan.most_steps is None else min(steps, plan.most_steps)
     return steps
 
 

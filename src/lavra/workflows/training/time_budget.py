@@ -15,6 +15,7 @@ from lavra.tasks.datasets import DataSize
 from lavra.training.batches import DistributedInfo
 from lavra.training.plan import Plan
 from lavra.workflows.training.run_length import steps_within, with_length
+from lavra.workflows.training.techniques import follow_progress
 
 _MOMENTS = (0.4, 0.85)
 """Shares of the steps before the decay after which the length is set: early, so that a run whose first estimate was far
@@ -77,7 +78,8 @@ def length_by_speed(
     per_token = probe.step_seconds / plan.batch_tokens
     left = (plan.budget_seconds or 0.0) - spent
     more = steps_within(left, probe.step_seconds, plan, config, data, per_token)
-    plan = with_length(plan, more + taken if kept else more, config, data, per_token)
+    steps = more + taken if kept else more
+    plan = with_length(plan, steps if plan.most_steps is None else min(steps, plan.most_steps), config, data, per_token)
     if not (kept and _same_rates(guess, plan, taken)):
         plan, kept = with_length(plan, more, config, data, per_token), False
     figures = {
@@ -100,14 +102,14 @@ def begins_alike(plan: Plan, config: TrainConfig) -> bool:
     """Return whether the first steps of a run do not depend on its length, so that the length may be set while it runs.
 
     That holds for learning rates that stay constant after the warm-up, for a constant masking rate, and without
-    snapshots of the weights at shares of the run.
+    snapshots of the weights or techniques that go by shares of the run.
 
     Args:
         plan: The plan of the run.
         config: The request.
     """
     wide = plan.schedule.shape in ("constant", "wsd") and config.average.kind != "swa"
-    return wide and plan.mask_rate == plan.final_mask_rate
+    return wide and plan.mask_rate == plan.final_mask_rate and not follow_progress(config.technique)
 
 
 class TimeBudget:
@@ -134,7 +136,8 @@ class TimeBudget:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.plan, self.end, self.accept, self.clock = plan, end, accept, clock or time.monotonic
-        self._most = int(_MOST_MORE * plan.steps)
+        most = int(_MOST_MORE * plan.steps)
+        self._most = most if plan.most_steps is None else min(most, plan.most_steps)
         self._shares = list(_MOMENTS)
         self._look_ahead(step)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lavra.config.training import TrainConfig
 from lavra.core.configuration import to_toml
@@ -15,10 +17,13 @@ from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
 from lavra.reports.run_page import page_at_the_end
 from lavra.tasks.datasets import Dataset
+from lavra.tasks.table import find_task
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device
 from lavra.training.distributed import join_ranks, wait_for_ranks
 from lavra.training.plan import Plan
+from lavra.workflows.labels.baseline import fit_linear_baseline
+from lavra.workflows.labels.linear_run import is_linear_request, train_linear
 from lavra.workflows.models.open import refuse_absent
 from lavra.workflows.training.first_look import located, look_first, no_ghost
 from lavra.workflows.training.forecast import seconds_by_peak, with_forecast
@@ -26,15 +31,17 @@ from lavra.workflows.training.job import TrainingJob, plan_writer
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.machine_record import record_machine
 from lavra.workflows.training.run_length import seconds_after
+from lavra.workflows.training.techniques import cost_of_steps, perturbs_weights
 from lavra.workflows.training.time_budget import TimeBudget, begins_alike
 
 
-def train(config: TrainConfig, began: float | None = None) -> RunFolder:
-    """Train a language model, and measure it.
+def train(config: TrainConfig, began: float | None = None, *, known: Mapping[str, Any] | None = None) -> RunFolder:
+    """Train a model once, and measure it; a cross-validated run is made of several calls (`workflows.train`).
 
     Args:
         config: The request.
         began: When the command started (`time.monotonic`), from which a time budget counts; now if None.
+        known: What is known of the labels from elsewhere, see `TrainingJob.create`.
 
     Returns:
         The folder of the finished run.
@@ -47,6 +54,8 @@ def train(config: TrainConfig, began: float | None = None) -> RunFolder:
     """
     began = time.monotonic() if began is None else began
     refuse_impossible(config)
+    if config.folds is not None:
+        raise InputError("--folds is for `lavra train` on rows with labels", "leave it out here")
     if not config.data:
         raise InputError("no text was given", "lavra train FOLDER, or try: lavra train installed-docs: --budget 2m")
     if config.base is not None:
@@ -55,22 +64,40 @@ def train(config: TrainConfig, began: float | None = None) -> RunFolder:
     config = located(config)
     distributed = join_ranks(device)
     if distributed.rank == 0:
-        folder = _new_folder(config)
+        folder = new_folder(config)
         check_new_run(folder, force=config.force, inputs=inputs_of(config))
         look_first(config)
         run = RunFolder.create(folder, to_toml(config), force=config.force, inputs=inputs_of(config))
         with no_ghost(run), run.training(), page_at_the_end(run):
             record_machine(run.path, device, 0)
-            job = _prepared_job(config, run, distributed, began)
+            if is_linear_request(config):
+                train_linear(config, run, began, known=known)
+                return run
+            job = prepared_job(config, run, distributed, began, known)
             job.fit()
             job.finish()
         return run
     return _follow(config, distributed, began)
 
 
-def _prepared_job(config: TrainConfig, run: RunFolder, distributed: DistributedInfo, began: float) -> TrainingJob:
-    """Return the job of a request before its first step: checked, with its plan made and written."""
-    job = TrainingJob.create(config, run.path, run, distributed, began)
+def prepared_job(
+    config: TrainConfig,
+    run: RunFolder,
+    distributed: DistributedInfo,
+    began: float,
+    known: Mapping[str, Any] | None = None,
+) -> TrainingJob:
+    """Return the job of a request before its first step: checked, with its plan made and written.
+
+    Args:
+        config: The request.
+        run: The folder of the run.
+        distributed: The place of this process among all.
+        began: When the command started (`time.monotonic`).
+        known: What is known of the labels from elsewhere, see `TrainingJob.create`.
+    """
+    job = TrainingJob.create(config, run.path, run, distributed, began, known)
+    fit_linear_baseline(job)
     job.build()
     if config.check:
         job.check()
@@ -78,8 +105,10 @@ def _prepared_job(config: TrainConfig, run: RunFolder, distributed: DistributedI
     job.fit_to_budget()
     assert job.machine is not None
     plan = replace(job.plan, probe={**job.plan.probe, "peak_flops": job.machine.peak})
-    left = seconds_by_peak(plan, job.machine.expected_flops * distributed.world_size)
-    job.plan = plan = with_forecast(plan, job.dataset, run.path, time.monotonic() - began, left)
+    flops = job.machine.expected_flops * distributed.world_size / cost_of_steps(config.technique)
+    left, spent = seconds_by_peak(plan, flops), time.monotonic() - began
+    perturbs = perturbs_weights(config.technique)
+    job.plan = plan = with_forecast(plan, job.dataset, run.path, spent, left, perturbs=perturbs)
     run.write_plan(plan.to_json())
     wait_for_ranks(distributed)
     give_back_freed_memory()
@@ -127,7 +156,7 @@ def _log_plan(plan: Plan, data: Dataset, began: float, left: float) -> None:
     length = f"{show_count(plan.tokens)} tokens ({plan.epochs:.2f} epochs)"
     parts = [counted(plan.steps, "step"), length]
     if speed := plan.probe.get("tokens_per_second"):
-        parts.append(f"{show_count(speed)} tokens/s")
+        parts.append(f"{show_count(speed)} {find_task(plan.task).learns}/s")
     if "step_seconds" in plan.probe:
         parts.append(f"about {show_duration(plan.steps * plan.probe['step_seconds'])}")
     else:
@@ -146,7 +175,12 @@ def inputs_of(config: TrainConfig) -> list[str]:
     return [*config.data, *(one for one in (config.base, config.text.tokenizer) if one)]
 
 
-def _new_folder(config: TrainConfig) -> Path:
+def new_folder(config: TrainConfig) -> Path:
+    """Return the folder of a new run: the one that is named, or the first free one below `runs/`.
+
+    Args:
+        config: The request.
+    """
     if config.out is not None:
         return Path(config.out)
     name = "".join(letter if letter.isalnum() else "-" for letter in Path(config.data[0].rstrip("/:")).stem).strip("-")

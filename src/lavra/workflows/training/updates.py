@@ -15,6 +15,7 @@ from lavra.training.trainer import Trainer
 from lavra.training.updates import AnomalyGuard, Clip, ExponentialAverage, Monitor, SnapshotAverage, Update
 from lavra.training.updates.anomalies import SpikeDetector
 from lavra.training.updates.table import find_update
+from lavra.workflows.training.techniques import technique_updates
 
 _EXCERPT = 200
 """Characters of each document that are logged when a step has a loss or gradient that is not finite."""
@@ -25,7 +26,8 @@ def update_chain(
 ) -> list[Update]:
     """Return the updates of a run, outermost first.
 
-    They are the monitor, the guard against anomalies, weight averaging, the updates that the request names, clipping.
+    They are the monitor, the guard against anomalies, weight averaging, the updates that the request names, techniques,
+    and clipping.
 
     Args:
         config: The request.
@@ -48,6 +50,7 @@ def update_chain(
     elif average.kind == "swa":
         chain.append(SnapshotAverage(trainer.master_weights, first_snapshot(config, plan), average.every))
     chain += [find_update(name)(trainer) for name in config.update]
+    chain += technique_updates(config.technique, trainer)
     chain.append(Clip(plan.max_grad_norm))
     return chain
 

@@ -1,0 +1,132 @@
+"""A run whose model is linear: what `lavra train` makes of labelled rows where no pretrained model is given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lavra.config.training import ModelConfig, TrainConfig
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.errors import InputError
+from lavra.core.progress import log
+from lavra.core.units import counted, show_duration
+from lavra.evaluation.labels.predictions_file import write_predictions
+from lavra.models.linear.model import LinearModel
+from lavra.tasks.base import Measured, Task
+from lavra.tasks.datasets import DataDescription
+from lavra.tasks.deciding_words import write_words
+from lavra.tasks.labelled_dataset import LabelledDataset
+from lavra.tasks.labelled_text import PREDICTIONS, LabelledTextTask, with_known
+from lavra.tasks.linear_baseline import LINEAR, fit_baseline, is_available, linear_predictions, save_baseline
+from lavra.tasks.table import FROM_SCRATCH, choose_task
+from lavra.workflows.datasets.preparation import describe_data, measured_machine, training_dataset
+from lavra.workflows.labels.labeller import DELIVERS
+from lavra.workflows.models.task_head import head_facts
+
+_VOCABULARY = 512
+"""Size of the vocabulary of the prepared rows, of which a linear model reads nothing but the texts."""
+
+
+def is_linear_request(config: TrainConfig, described: DataDescription | None = None) -> bool:
+    """Return whether a request is for a linear model: by its name, or labelled rows without any model.
+
+    Args:
+        config: The request.
+        described: What is known of the data; read from them if None.
+
+    Raises:
+        InputError: If a linear model is asked for, and the rows have no single label each.
+    """
+    asked = config.model.preset == LINEAR
+    if config.base is not None or not (asked or config.model == ModelConfig()):
+        return False
+    task = _task(config, described or describe_data(config))
+    if isinstance(task, LabelledTextTask):
+        if asked and not is_available():
+            raise InputError("a linear model needs scikit-learn", "pip install 'lavra[classify]'")
+        return is_available()
+    if asked:
+        raise InputError(
+            f"--model linear labels texts, and the task is {task.name}", "give rows with a text and a label"
+        )
+    return False
+
+
+def _task(config: TrainConfig, described: DataDescription) -> Task:
+    return choose_task(config.task, config.objective.name, "decoder", described, FROM_SCRATCH)[0]
+
+
+def train_linear(
+    config: TrainConfig,
+    run: RunFolder,
+    began: float,
+    *,
+    known: Mapping[str, Any] | None = None,
+    measure: Callable[[], Measured] | None = None,
+) -> None:
+    """Train a linear model on labelled rows, and measure it on those that are kept for validation.
+
+    Args:
+        config: The request.
+        run: The folder of the run.
+        began: When the command started (`time.monotonic`), from which a time budget counts.
+        known: What is known of the labels from elsewhere, see `lavra.tasks.labelled_text.with_known`.
+        measure: What measures the model; None for the validation rows.
+    """
+    if config.model.preset != LINEAR:
+        log("no --from MODEL is given, so a linear model is trained; a pretrained model learns more from the same rows")
+    described = describe_data(config)
+    task = _task(config, described)
+    assert isinstance(task, LabelledTextTask)
+    data = _data(config, run.path, task)
+    facts = with_known(task.facts(data), known or {})
+    head = head_facts(config.head, "encoder", isolate=True, context=data.context or 0)
+    facts = {**facts, "columns": data.columns_read, "head": head}
+    left = None if config.budget is None else max(1.0, config.budget - (time.monotonic() - began))
+    model = fit_baseline(task, facts, data, left, config.seed)
+    for note in model.notes:
+        log(note)
+    save_baseline(run.path / LINEAR, model, task.name, facts)
+    measured = _measured(task, model, facts, data, run.path, config.seed) if measure is None else measure()
+    write_words(run.path, "weights", weights=model.deciding_words())
+    taken = time.monotonic() - began
+    plan = {"task": task.name, "objective": task.name, "model": {"preset": LINEAR}, "facts": facts, "seed": config.seed}
+    run.write_plan({**plan, "parameters": int(model.weights.size)})
+    run.write_result(
+        {
+            "task": task.name,
+            DELIVERS: LINEAR,
+            "parameters": int(model.weights.size),
+            "seconds": taken,
+            "data": list(config.data),
+            **measured.figures,
+        }
+    )
+    log(measured.table)
+    log(f"a linear model of {counted(int(model.weights.size), 'weight')}, in {show_duration(taken)}")
+
+
+def _measured(
+    task: LabelledTextTask, model: LinearModel, facts: Mapping[str, Any], data: LabelledDataset, run: Path, seed: int
+) -> Measured:
+    table = linear_predictions(model, task, facts, list(data.labelled(validation=True)))
+    write_predictions(run / PREDICTIONS, table)
+    return task.measured(facts, table, {}, seed)
+
+
+def _data(config: TrainConfig, home: Path, task: Task) -> LabelledDataset:
+    """Return the prepared rows, in the layout of all labelled rows."""
+    from lavra.training.devices import choose_device
+
+    asked = replace(
+        config,
+        text=replace(config.text, vocabulary=config.text.vocabulary or _VOCABULARY),
+        model=replace(config.model, preset="auto"),
+    )
+    machine = measured_machine(asked, choose_device("cpu"))
+    data = training_dataset(asked, home, machine, None, task)
+    assert isinstance(data, LabelledDataset)
+    return data

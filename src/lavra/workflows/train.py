@@ -1,0 +1,57 @@
+"""`lavra train` and `lavra resume`: one run, or a cross-validated one that is made of several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lavra.config.training import TrainConfig
+from lavra.core.disk.run_folder import RunFolder
+from lavra.core.errors import InputError
+from lavra.workflows.datasets.text import request_of
+from lavra.workflows.labels.cross_validation import cross_validate, resume_folds
+from lavra.workflows.training.resume import resume as resume_one
+from lavra.workflows.training.train import train as train_one
+
+
+def train(config: TrainConfig, began: float | None = None) -> RunFolder:
+    """Train a model as a request says: once, or cross-validated where it names folds.
+
+    Args:
+        config: The request.
+        began: When the command started (`time.monotonic`), from which a time budget counts; now if None.
+
+    Returns:
+        The folder of the finished run.
+
+    Raises:
+        InputError: If the request is wrong, the data cannot be used, or the folder may not be written.
+        CheckFailed: If a check found the set-up wrong, before the first step.
+        Interrupted: After a signal to stop; `resume` continues.
+        Diverged: If the loss stays not finite, by the policy for anomalies.
+    """
+    return train_one(config, began) if config.folds is None else cross_validate(config, began)
+
+
+def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFolder:
+    """Continue an interrupted run to its end, cross-validated or not.
+
+    Args:
+        folder: The folder of the run.
+        micro_batch_size: Sequences of a micro-batch; None keeps the number of the run.
+
+    Returns:
+        The folder of the finished run.
+
+    Raises:
+        InputError: If the folder is not a run, another process trains it, or its data are gone.
+        CorruptFile: If there are checkpoints and none of them is whole.
+        Interrupted: After a signal to stop; a checkpoint is written.
+    """
+    run = RunFolder.open(folder)
+    if request_of(run).folds is None:
+        return resume_one(folder, micro_batch_size=micro_batch_size)
+    if micro_batch_size is not None:
+        raise InputError(
+            "--micro-batch-size is for a single run", f"resume the fold that was stopped by its folder in {run.path}"
+        )
+    return resume_folds(run)
