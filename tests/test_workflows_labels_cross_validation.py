@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from tests.forked_processes import LAVRA, TRAINING, ForkServer
 from tests.labelled_rows import reviews, tiny_request, write_rows
 
 import lavra
+from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.evaluation.labels.predictions_file import read_predictions
@@ -92,19 +94,19 @@ def test_the_final_model_learned_all_rows_for_as_many_passes_and_is_measured_out
     ]
 
 
-def test_the_temperature_is_applied_by_the_model_and_changes_no_decision(run: RunFolder) -> None:
+def test_the_temperature_is_applied_by_the_model_and_changes_no_decision(run: RunFolder, tmp_path: Path) -> None:
     texts = [row["text"] for row in reviews(20, seed=5)]
     assert run.result["calibration"]["used"]
     head = json.loads((run.path / "model" / "head.json").read_text())
     assert head["facts"]["temperature"] == run.result["calibration"]["temperature"] != 1.0
     with_it = lavra.classify(str(run.path), texts)
-    plan = run.plan
-    run.write_plan({**plan, "facts": {**plan["facts"], "temperature": 1.0}})
-    without = lavra.classify(str(run.path), texts)
-    run.write_plan(plan)
+    temperature = head["facts"].pop("temperature")
+    shutil.copytree(run.path / "model", tmp_path / "model")
+    (tmp_path / "model" / "head.json").write_text(json.dumps(head))
+    without = lavra.classify(str(tmp_path / "model"), texts)
     assert [one.label for one in with_it] == [one.label for one in without]
     assert with_it[0].probabilities != without[0].probabilities
-    tempered = np.log([without[0].probabilities[name] for name in ("bad", "good")]) / plan["facts"]["temperature"]
+    tempered = np.log([without[0].probabilities[name] for name in ("bad", "good")]) / temperature
     expected = np.exp(tempered) / np.exp(tempered).sum()
     assert with_it[0].probabilities["bad"] == pytest.approx(expected[0], rel=1e-5)
 
@@ -259,3 +261,31 @@ def test_what_cannot_be_cross_validated_is_said_and_leaves_no_run(
         train(request)
     assert said in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+# Linear models, alone and beside a network.
+
+
+def test_a_linear_model_stands_beside_the_network_out_of_fold(run: RunFolder) -> None:
+    table = read_predictions(run.path / "out_of_fold_linear.parquet")
+    assert sorted(table.ids) == sorted(f"r{number}" for number in range(80))
+    assert run.result["baseline_scores"]["linear"]["accuracy"]["value"] > 0.9
+    assert run.result["against_linear"]["first"] == run.result["baseline_scores"]["linear"]["accuracy"]
+    assert "linear" in lavra.evaluate(str(run.path)).table
+    assert lavra.evaluate(str(run.path)).to_json()["accuracy"] == run.result["accuracy"]
+
+
+def test_rows_without_a_base_model_are_cross_validated_with_linear_models(data: Path, tmp_path: Path) -> None:
+    found = train(TrainConfig(data=(str(data),), out=str(tmp_path / "run"), folds=3))
+    result = found.result
+    assert result["delivers"] == "linear"
+    assert result["accuracy"]["value"] > 0.9
+    assert len(read_predictions(found.path / "out_of_fold.parquet")) == 80
+    assert [one["rows"] for one in result["cross_validation"]["models"]] == [26, 28, 26]
+    labelled = lavra.classify(str(found.path), ["a great and lovely film"])[0]
+    assert labelled.label == "good"
+    facts = json.loads((found.path / "linear" / "task.json").read_text())["facts"]
+    assert sum(facts["frequencies"]) == 80
+    assert facts.get("temperature", 1.0) == (
+        result["calibration"]["temperature"] if result["calibration"]["used"] else 1
+    )

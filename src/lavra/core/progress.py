@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar, cast
 
 from lavra.core.units import show_count, show_duration
@@ -74,6 +75,17 @@ def set_quiet(quiet: bool) -> None:
     """Turn every message and progress line of this process off (`quiet` true, as by `--quiet`) or on again."""
     global _quiet
     _quiet = quiet
+
+
+@contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """Turn every message and progress line off for the length of a block; with `on` false, nothing changes."""
+    before = _quiet
+    set_quiet(before or on)
+    try:
+        yield
+    finally:
+        set_quiet(before)
 
 
 def log(text: str) -> None:

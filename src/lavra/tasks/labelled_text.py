@@ -49,6 +49,9 @@ _PAIR_NAMES = (
 _HOLDS = 0.5
 """Probability from which on a label holds."""
 
+UNMEASURED = Measured({}, "nothing was measured, because all rows were learned; lavra evaluate measures on others")
+"""What is said of a model for which no rows were kept."""
+
 PREDICTIONS = "predictions.parquet"
 """Name of the table of predictions for the validation texts in the folder of a run."""
 
@@ -252,6 +255,8 @@ class LabelledTextTask(Task):
         Args:
             trained: The model and its data; its folder gets the table of predictions.
         """
+        if not trained.dataset.validation_rows(trained.plan):
+            return UNMEASURED
         table, facts = self.predictions(trained), trained.plan.facts
         if trained.folder is not None:
             write_predictions(trained.folder / PREDICTIONS, table)

@@ -32,7 +32,7 @@ def fit_linear_baseline(job: JobParts) -> None:
     seconds = None if job.plan.budget_seconds is None else _SHARE * job.plan.budget_seconds
     model = fit_baseline(task, job.plan.facts, data, seconds, job.plan.seed)
     save_baseline(run.path / LINEAR, model, task.name, job.plan.facts)
-    if not data.validation_rows(job.plan):
+    if data.trained_on_all:
         return
     table = linear_predictions(model, task, job.plan.facts, list(data.labelled(validation=True)))
     metric = METRICS[task.kind][0]

@@ -28,17 +28,23 @@ from lavra.evaluation.labels.predictions import Predictions
 from lavra.evaluation.labels.predictions_file import read_predictions, write_predictions
 from lavra.reports.run_page import page_at_the_end
 from lavra.tasks.base import Measured
+from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import PREDICTIONS, LabelledTextTask
-from lavra.tasks.table import FROM_SCRATCH, choose_task, tasks
+from lavra.tasks.linear_baseline import LINEAR, linear_predictions, read_baseline
+from lavra.tasks.opening import open_dataset
+from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task, tasks
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device
 from lavra.training.distributed import join_ranks
 from lavra.workflows.datasets.preparation import describe_data
-from lavra.workflows.datasets.text import is_prepared, request_of
+from lavra.workflows.datasets.text import data_folder, is_prepared, request_of
 from lavra.workflows.labels.fold_rows import FOLDER, FoldRows, write_rows, written_rows
+from lavra.workflows.labels.labeller import DELIVERS
+from lavra.workflows.labels.linear_run import is_linear_request, train_linear
 from lavra.workflows.labels.out_of_fold import (
     LABEL_ERRORS,
     OUT_OF_FOLD,
+    OUT_OF_FOLD_LINEAR,
     OutOfFold,
     doubts_sentence,
     out_of_fold,
@@ -176,16 +182,24 @@ def _take_to_the_end(config: TrainConfig, run: RunFolder, began: float | None) -
         for fold in range(rows.count)
     ]
     spent = 0.0 if began is None else time.monotonic() - began
-    share = _plan(config, rows, trials, spent)
+    share = None if _is_quick(config) else _plan(config, rows, trials, spent)
     for number, trial in enumerate(trials):
         _train_fold(config, rows, trial, share, run, f"{number + 1} of {len(trials)}")
     table = _joined(rows, trials)
     write_predictions(run.path / OUT_OF_FOLD, table)
-    found = out_of_fold(table, seed=config.seed)
+    linear = _linear_beside(trials)
+    if linear is not None:
+        write_predictions(run.path / OUT_OF_FOLD_LINEAR, linear)
+    found = out_of_fold(table, linear, seed=config.seed)
     doubts = write_label_errors(run.path / LABEL_ERRORS, table, rows.texts)
     told = {"folds": rows.count, "seeds": config.seeds, "rows": rows.rows, "notes": list(rows.notes)}
     told |= {"models": [_told(trial, table) for trial in trials], "label_errors": doubts}
     _final(config, run, rows, trials, found, told | {"began": begun if began is None else began})
+
+
+def _is_quick(config: TrainConfig) -> bool:
+    """Return whether the models are linear and no time is given, so that they take as long as they take: seconds."""
+    return config.budget is None and is_linear_request(config)
 
 
 def _plan(config: TrainConfig, rows: FoldRows, trials: list[_Trial], spent: float) -> float | None:
@@ -280,7 +294,7 @@ def _told(trial: _Trial, table: Predictions) -> dict[str, Any]:
     return {
         "fold": trial.fold,
         "seed": trial.seed,
-        "step": result["step"],
+        **({"step": result["step"]} if "step" in result else {}),
         "rows": len(inside),
         metric: metric_value(inside, metric) if inside.known.any() else None,
     }
@@ -289,7 +303,29 @@ def _told(trial: _Trial, table: Predictions) -> dict[str, Any]:
 def _passes(trials: list[_Trial]) -> float:
     """Return the mean passes of the folds' models over their rows."""
     plans = [RunFolder(trial.run).plan for trial in trials]
-    return float(np.mean([plan["epochs"] for plan in plans]))
+    return float(np.mean([plan.get("epochs", 1.0) for plan in plans]))
+
+
+def _linear_beside(trials: list[_Trial]) -> Predictions | None:
+    """Return what the linear models of the folds, which stand beside the networks, predict out of fold.
+
+    They are fitted to the same rows, with the first seed alone. None where there are none, or the run itself is linear.
+    """
+    tables = []
+    for trial in trials:
+        run = RunFolder(trial.run)
+        found = read_baseline(trial.run / LINEAR)
+        if found is None or run.result.get(DELIVERS) == LINEAR:
+            return None
+        if trial.seed == trials[0].seed:
+            model, name, facts = found
+            task, data = find_task(name), open_dataset(data_folder(request_of(run), run.path))
+            assert isinstance(task, LabelledTextTask)
+            assert isinstance(data, LabelledDataset)
+            table = linear_predictions(model, task, facts, list(data.labelled(validation=True)))
+            folds, seeds = (np.full(len(table), number) for number in (trial.fold, trial.seed))
+            tables.append(replace(table, folds=folds, seeds=seeds))
+    return joined(tables)
 
 
 def _final(
@@ -313,13 +349,7 @@ def _final(
         steps=None,
         check=False,
     )
-    resumed = bool(run.plan)
-    if resumed:
-        job = TrainingJob.restore(run, config=asked)
-    else:
-        log(f"one model on all {counted(rows.rows, 'row')}, {passes:.2f} passes as in the folds")
-        job = prepared_job(asked, run, DistributedInfo(), time.monotonic(), {**rows.known, **found.settings})
-    began = told.pop("began")
+    began, known = told.pop("began"), {**rows.known, **found.settings}
 
     def measure() -> Measured:
         figures = {
@@ -331,6 +361,14 @@ def _final(
         doubts = doubts_sentence(told["label_errors"])
         return Measured(figures, f"{found.measured.table}\n{doubts}".rstrip())
 
+    if is_linear_request(asked):
+        train_linear(asked, run, time.monotonic(), known=known, measure=measure)
+        return
+    if resumed := bool(run.plan):
+        job = TrainingJob.restore(run, config=asked)
+    else:
+        log(f"one model on all {counted(rows.rows, 'row')}, {passes:.2f} passes as in the folds")
+        job = prepared_job(asked, run, DistributedInfo(), time.monotonic(), known)
     job.measure = measure
     if resumed:
         go_on(job, run)

@@ -18,9 +18,10 @@ from lavra.core.disk.json_lines import one_line
 from lavra.core.units import counted
 from lavra.evaluation.labels.baselines import majority_out_of_fold
 from lavra.evaluation.labels.calibration import fit_calibration
+from lavra.evaluation.labels.comparison import compare
 from lavra.evaluation.labels.joining import mean_over_seeds
 from lavra.evaluation.labels.label_errors import LabelErrors, label_errors, one_label
-from lavra.evaluation.labels.metrics import scores
+from lavra.evaluation.labels.metrics import METRICS, scores
 from lavra.evaluation.labels.nested import Fit, Gain, calibrating, cross_fitted, nested_gain, thresholding
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.evaluation.labels.thresholds import fit_thresholds
@@ -29,6 +30,8 @@ from lavra.tasks.label_predictions import scores_table
 
 OUT_OF_FOLD = "out_of_fold.parquet"
 """Name of the table of out-of-fold predictions in the folder of a cross-validated run."""
+OUT_OF_FOLD_LINEAR = "out_of_fold_linear.parquet"
+"""Name of that of the linear models that stand beside the networks."""
 LABEL_ERRORS = "label_errors.jsonl"
 """Name of the file of rows whose label is doubtful in the folder of a cross-validated run."""
 
@@ -51,11 +54,12 @@ class OutOfFold:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def out_of_fold(table: Predictions, *, seed: int = 0) -> OutOfFold:
+def out_of_fold(table: Predictions, linear: Predictions | None = None, *, seed: int = 0) -> OutOfFold:
     """Return what follows from out-of-fold predictions.
 
     Args:
         table: The predictions of all folds and seeds, as the models gave them.
+        linear: Those of linear models on the same rows, with one of the seeds; None for none.
         seed: Seed of the intervals, and of the division for what is fitted.
 
     Raises:
@@ -84,11 +88,16 @@ def out_of_fold(table: Predictions, *, seed: int = 0) -> OutOfFold:
     columns = {"model": scores(shown, decisions, seed=seed)}
     columns["majority"] = scores(majority_out_of_fold(table), seed=seed)
     figures = columns["model"].to_json() | {"measured_on": "out-of-fold predictions"}
-    figures["baseline_scores"] = {"majority": columns["majority"].to_json()}
+    if linear is not None:
+        columns = {"model": columns["model"], "linear": scores(linear, seed=seed), "majority": columns["majority"]}
+        same = shown.select(np.isin(shown.seeds, linear.seeds))
+        gains["against_linear"] = compare(linear, same, METRICS[table.kind][0], seed=seed).to_json()
+    figures["baseline_scores"] = {name: one.to_json() for name, one in columns.items() if name != "model"}
     if len(np.unique(table.seeds)) > 1:
         together = scores(mean_over_seeds(table), seed=seed)
         figures["mean_of_seeds"] = together.to_json()
-        columns["seeds together"] = together
+        columns["seeds"] = together
+        lines.append("seeds: the mean of the models of all seeds")
     what = f"{_rows(table)} texts, each by a model that never saw it"
     text = "\n".join([scores_table(columns, table.kind, _rows(table), what.split(" ", 1)[1]), *lines])
     return OutOfFold(Measured(figures | gains, text), settings)
