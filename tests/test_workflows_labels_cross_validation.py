@@ -281,7 +281,8 @@ def test_rows_without_a_base_model_are_cross_validated_with_linear_models(data: 
     assert result["delivers"] == "linear"
     assert result["accuracy"]["value"] > 0.9
     assert len(read_predictions(found.path / "out_of_fold.parquet")) == 80
-    assert [one["rows"] for one in result["cross_validation"]["models"]] == [26, 28, 26]
+    sizes = [one["rows"] for one in result["cross_validation"]["models"]]
+    assert (sum(sizes), max(sizes) - min(sizes) <= 2) == (80, True)
     labelled = lavra.classify(str(found.path), ["a great and lovely film"])[0]
     assert labelled.label == "good"
     facts = json.loads((found.path / "linear" / "task.json").read_text())["facts"]

@@ -25,8 +25,8 @@ from lavra.workflows.labels.out_of_fold import OUT_OF_FOLD
 from lavra.workflows.run import Run
 
 Member = Run | Path | str | Predictions
-"""A member of an ensemble: a cross-validated run or its folder, or a table of out-of-fold predictions or its file, which
-has a weight but no model."""
+"""A member of an ensemble: a cross-validated run or its folder, or a table of out-of-fold predictions or its file,
+which has a weight but no model."""
 
 _HOLDS = 0.5  # probability from which on a label holds
 
