@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavra.core.progress import fitted
+from lavra.core.progress import Waiting, fitted
 
 _PROGRAM = """
 from lavra.core import progress
@@ -74,3 +74,19 @@ def test_a_fitted_line_is_shorter_than_the_terminal_and_begins_alike(text: str, 
     assert text.startswith(found.removesuffix("…"))
     if len(text) < columns:
         assert found == text
+
+
+def test_work_that_cannot_be_counted_is_named_from_two_seconds_on(capsys: pytest.CaptureFixture[str]) -> None:
+    waited: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        return len(waited) == 4
+
+    Waiting("timing steps").say(wait)
+    assert waited == [2.0, 15.0, 15.0, 15.0]
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["timing steps: 2.0 s", "timing steps: 17 s", "timing steps: 32 s"]
+    with Waiting("outer"), Waiting("inner") as inner:
+        assert not inner._thread.is_alive()
+    assert not capsys.readouterr().err

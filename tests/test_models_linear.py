@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lavra.core.errors import CorruptFile, InputError
+from lavra.models.linear import fitting
 from lavra.models.linear.files import is_linear, load_linear, save_linear
 from lavra.models.linear.fitting import fit_linear
 from lavra.models.linear.model import from_scores
@@ -219,6 +220,22 @@ def test_the_time_limit_cuts_the_choice_short_but_never_the_model() -> None:
     assert len(some.chosen_from) == 1
     called = fit_linear(texts, hot(labels, 2), ["good", "bad"], seconds=lambda: -1.0)
     assert called.chosen_from == {}
+
+
+def test_many_classes_are_timed_by_one_of_them(monkeypatch) -> None:
+    monkeypatch.setattr(fitting, "usable_cores", lambda: 2)
+    labels = np.arange(80) % 10
+    texts, now = [f"film w{label}" for label in labels], [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    names = [f"c{number}" for number in range(10)]
+    # One column takes a second, so that a fit takes five, and a round of three folds with the final fit thirty.
+    short = fit_linear(texts, hot(labels, 10), names, seconds=28.0, clock=clock)
+    assert short.chosen_from == {}
+    assert fit_linear(texts, hot(labels, 10), names, seconds=34.0, clock=clock).chosen_from.keys() == {10.0}
 
 
 def test_bad_input_is_refused() -> None:

@@ -17,12 +17,14 @@ from lavra.models.native.decoder import build_decoder
 from lavra.models.spec import DecoderSpec, preset
 from lavra.planning.fitting import memory_forecast
 from lavra.planning.machine.dry_run import DryRun, fake_tensors
-from lavra.planning.machine.flops import count_flops, training_flops_per_token
+from lavra.planning.machine.flops import _counted, count_flops, training_flops_per_token
 from lavra.planning.machine.memory import (
+    _phases,
     estimate_memory,
     largest_that_fits,
     memory_table,
 )
+from lavra.training.optimizers.optimizers import OptimizerOptions
 
 _SPEC = DecoderSpec(vocabulary=1000, context=64, depth=2, width=64, heads=2)
 _BASE = DryRun(_SPEC, 64, "fp32")
@@ -97,6 +99,26 @@ def test_what_saves_memory_saves_it() -> None:
     assert estimated(adamw, 1).optimizer > estimated(_BASE, 1).optimizer
 
 
+@pytest.mark.parametrize(
+    "dry_run",
+    [
+        _BASE,
+        replace(_BASE, precision="bf16", gpu=True),
+        replace(_BASE, precision="bf16", context=16, micro_batches=1),
+        replace(_BASE, whole_logits=True, optimizer=OptimizerOptions(name="adamw")),
+        _CHECKPOINTED,
+        _ADAPTED,
+    ],
+    ids=["fp32", "bf16 on a GPU", "short", "whole logits", "checkpointing", "LoRA"],
+)
+def test_a_deep_model_takes_the_memory_that_two_shallow_ones_tell(dry_run: DryRun) -> None:
+    deep = replace(dry_run, model=replace(_SPEC, depth=7))
+    for rows in (1, 4):
+        whole = max(_phases(deep, rows), key=lambda found: found.peak)
+        assert estimate_memory(deep, rows).peak == pytest.approx(whole.peak, rel=1e-3)
+        assert estimate_memory(deep, rows).activations == pytest.approx(whole.activations, rel=1e-3)
+
+
 def test_the_table_ends_where_it_does_not_fit() -> None:
     sizes = [estimated(_BASE, rows).process for rows in (1, 2, 4)]
     table = memory_table(_BASE, (sizes[1] + sizes[2]) / 2)
@@ -153,7 +175,8 @@ def test_the_rehearsal_is_within_a_tenth_of_the_peak_on_a_gpu() -> None:
 )
 def test_counted_flops_are_those_of_the_formula(spec: DecoderSpec) -> None:
     for context in (16, 64):
-        assert count_flops(spec, context).exact == training_flops_per_token(spec, context)
+        assert _counted(spec, context).exact == training_flops_per_token(spec, context)
+        assert count_flops(spec, context) == _counted(spec, context)
 
 
 def test_the_rule_takes_n_in_three_digits() -> None:

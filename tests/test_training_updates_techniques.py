@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
+from safetensors.torch import load_file, save_file
 
+from hf_models import hf_model
 from lavra.core.errors import InputError
 from lavra.models.protocols import IGNORED
 from lavra.objectives.causal import Causal
 from lavra.training.batches import DistributedInfo
-from lavra.training.precision import Precision
+from lavra.training.precision import MasterWeights, Precision
 from lavra.training.step import Step
 from lavra.training.trainer import Trainer
 from lavra.training.updates import (
@@ -37,6 +41,7 @@ from tiny_training import (
     run,
     tiny_trainer,
 )
+from two_processes import in_two_processes
 
 NEUTRAL: dict[str, Chain] = {
     "sam": lambda _: [SharpnessAware(0.0)],
@@ -125,6 +130,33 @@ def test_a_part_of_the_rows_is_the_same_on_several_processes(monkeypatch: pytest
     assert whole == rows(1, 0, 2) == rows(2, 0, 4) + rows(2, 1, 2)
 
 
+def as_rank(folder: Path) -> None:
+    """What each of the processes below does: train with a perturbation that follows a part of the rows."""
+    from lavra.training.distributed import join_ranks, wait_for_ranks
+
+    distributed = join_ranks(torch.device("cpu"))
+    capture = Capture()
+    trainer = trainer_with(
+        lambda trainer: [*ACTIVE["sam by a part"](trainer), capture], micro_batch_size=2, distributed=distributed
+    )
+    report = run(trainer, 1)[0]
+    wait_for_ranks(distributed)
+    figures = torch.tensor([report.loss, report.metrics["perturbed_loss"]], dtype=torch.float64)
+    save_file({"figures": figures, **capture.gradients[0]}, folder / f"{distributed.rank}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_climb_where_one_climbs(tmp_path: Path):
+    in_two_processes(f"from test_training_updates_techniques import as_rank; as_rank(Path({str(tmp_path)!r}))")
+    capture = Capture()
+    trainer = trainer_with(lambda trainer: [*ACTIVE["sam by a part"](trainer), capture])
+    report = run(trainer, 1)[0]
+    for rank in range(2):
+        found = load_file(tmp_path / f"{rank}.safetensors")
+        assert found.pop("figures").tolist() == pytest.approx([report.loss, report.metrics["perturbed_loss"]], rel=1e-5)
+        assert distance(found, capture.gradients[0]) < 1e-4
+
+
 def test_a_part_without_a_target_is_replaced_by_the_whole():
     step = Step(0, 0.0, trainer_with(lambda _: []))
     (batch,) = step.micro_batches
@@ -146,6 +178,13 @@ def test_sam_climbs_by_rho_along_the_gradient_and_the_loss_rises():
             weight.add_(gradient[name] * (0.1 / norm))
     (uphill,) = run(other, 1)
     assert uphill.loss == pytest.approx(report.metrics["perturbed_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sam", "asam", "awp clamped", "fgm"])
+def test_the_loss_rises_in_bf16_too(name: str):
+    trainer = trainer_with(lambda trainer: ACTIVE[name](trainer), precision="bf16")
+    (report,) = run(trainer, 1)
+    assert report.metrics["perturbed_loss"] > report.loss
 
 
 def changes_of(update: Perturbation, trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -198,6 +237,13 @@ def test_fgm_adds_the_gradient_of_a_moved_embedding():
     assert distance(both.gradients[0], expected) < 1e-5
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2", "modernbert", "gpt2", "llama"])
+def test_fgm_finds_the_table_of_tokens_and_no_other(family: str):
+    model = hf_model(family)
+    (name,) = FastGradientMethod(1.0, MasterWeights(model, "fp32")).tables
+    assert model.get_parameter(name) is model.inner.get_input_embeddings().weight
+
+
 def test_the_head_learns_first_and_the_embedding_last():
     capture = Capture()
     chain: Chain = lambda trainer: [GradualUnfreezing(trainer.master_weights.weights, 0.5), capture]  # noqa: E731
@@ -246,6 +292,20 @@ def test_a_first_gradient_that_is_not_finite_is_never_followed():
         objective=Poisoned({0}, 6),
     )
     assert [report.applied for report in run(trainer, 2)] == [False, True]
+
+
+def test_compiled_blocks_are_not_compiled_again():
+    chain: Chain = lambda trainer: [SharpnessAware(0.1), GradualUnfreezing(trainer.master_weights.weights, 0.5)]  # noqa: E731
+    trainer = trainer_with(chain, precision="bf16")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for block in trainer.model.blocks:  # pyright: ignore[reportAttributeAccessIssue]
+        block.compile(backend="eager", dynamic=False)
+    run(trainer, 1)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    run(trainer)
+    assert graphs == torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch._dynamo.reset()
 
 
 def test_the_gradient_is_clipped_as_it_is_applied():

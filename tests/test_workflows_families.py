@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -97,6 +98,25 @@ _OWN: dict[str, dict[str, Any]] = {
     "bamba": {**_FALCON_H1, "mamba_d_head": 16, "attn_layer_indices": [1]},
     "granitemoehybrid": {**_FALCON_H1, "mamba_d_head": 16, "layer_types": ["mamba", "attention"]},
     "xlstm": {"hidden_size": 256, "embedding_dim": 256},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        "mamba_d_state": 8,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+    },
+    "zamba2": {
+        "layer_types": ["linear_attention", "hybrid"],
+        "mamba_d_state": 8,
+        "mamba_headdim": 16,
+        "n_mamba_heads": 4,
+        "mamba_ngroups": 1,
+        "num_mem_blocks": 1,
+        "chunk_size": 16,
+    },
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "qwen3_5_moe_text": _DELTA,
+    "zaya": {"num_experts_per_tok": 1},
     "qwen3_next": _DELTA,
     "qwen3_5_text": _DELTA,
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
@@ -141,6 +161,8 @@ DECODERS = [
     "nemotron",
     "mpt",
     "xglm",
+]
+RECURRENT = [
     "mamba",
     "mamba2",
     "falcon_h1",
@@ -160,7 +182,13 @@ DECODERS = [
     "recurrent_gemma",
     "rwkv",
     "xlstm",
+    "zamba",
+    "zamba2",
+    "lfm2_moe",
+    "qwen3_5_moe_text",
+    "zaya",
 ]
+"""Decoders that keep a state of fixed size, in some layers or in all."""
 OTHERS = [
     "deepseek_v4",
     "flint",
@@ -244,7 +272,7 @@ def folder_of(family: str, kind: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", [*DECODERS, *OTHERS])
+@pytest.mark.parametrize("family", [*DECODERS, *RECURRENT, *OTHERS])
 def test_a_family_writes_what_transformers_writes(family: str, tmp_path: Path):
     import transformers
 
@@ -291,3 +319,23 @@ def test_a_family_is_trained_finished_evaluated_and_exported(family: str, kind: 
         assert run.evaluate().to_json()["bits_per_byte"]
     made = export(str(run.path), tmp_path / "out")
     assert made.certificate.holds
+
+
+@pytest.mark.parametrize("family", RECURRENT)
+def test_a_recurrent_family_is_resumed_to_the_same_bits_and_exported(family: str, data: dict[str, str], tmp_path):
+    folder = folder_of(family, "decoder", tmp_path / "base")
+    fields = {**QUICK, "steps": 4, "samples": 1, "checkpoint_every": 1, "keep_checkpoints": 9}
+    run = lavra.train([data["text"]], base=str(folder), out=str(tmp_path / "run"), **fields)
+    losses = [line["loss"] for line in run.metrics if line["split"] == "train"]
+    figure, weights = run.evaluate().to_json()["bits_per_byte"], run.path / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    for later in sorted((run.path / "checkpoints").glob("step-*"))[2:]:  # as after a kill in the third step
+        shutil.rmtree(later)
+    for late in (run.path / "result.json", weights):
+        late.unlink()
+    resumed = lavra.resume(run.path)
+    assert resumed.status == "finished"
+    assert [line["loss"] for line in resumed.metrics if line["split"] == "train"] == losses
+    assert weights.read_bytes() == whole
+    assert resumed.evaluate().to_json()["bits_per_byte"] == figure
+    assert export(str(run.path), tmp_path / "out").certificate.holds

@@ -144,7 +144,7 @@ def test_a_shape_that_ctranslate2_lacks_is_refused_with_what_to_export_instead(
 ) -> None:
     shape = {"positions": "rope", "norm": "rmsnorm", "activation": "relu2"}
     model = OpenModel(decoder("gpt2-124m", **shape), byte_tokenizer(), "here", None)
-    monkeypatch.setattr(exporting, "open_model", lambda *_: model)
+    monkeypatch.setattr(exporting, "open_language_model", lambda *_: model)
     with pytest.raises(InputError, match="cannot be written for ctranslate2") as refused:
         exporting.export_ctranslate2("here", tmp_path / "out")
     assert "--format hf" in str(refused.value)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tests.forked_processes import LAVRA, TRAINING, ForkServer
-from tests.labelled_rows import reviews, tiny_request, write_rows
+from tests.labelled_reviews import reviews, tiny_request, write_rows
 
 import lavra
 from lavra.config.training import TrainConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.labelled_rows import reviews, write_rows
+from tests.labelled_reviews import reviews, write_rows
 from tests.prediction_tables import table_of
 
 import lavra

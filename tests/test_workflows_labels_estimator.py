@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
-from tests.labelled_rows import TINY, reviews
+from tests.labelled_reviews import TINY, reviews
 
 from lavra import TextClassifier
 from lavra.core.errors import InputError

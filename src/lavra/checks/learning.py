@@ -16,6 +16,7 @@ from lavra.checks.sandbox import InTurn, restored, train_on
 from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives.wrapping import innermost
 from lavra.training.updates import GradualUnfreezing
+from lavra.training.updates.perturbation import Perturbation
 
 _STEPS = 200
 """Limits of the check in steps and in seconds, and the number of steps after which a loss that has not decreased at all
@@ -32,7 +33,8 @@ _LEAST_STEPS = 4
 def check_overfit(check_context: CheckContext) -> list[CheckResult]:
     """Check that one batch can be overfitted with the optimiser of the run, and that every trainable weight changes.
 
-    What is learned is the objective inside all wrappers (`lavra.objectives.wrapping`), with all layers from the start.
+    What is learned is the objective inside all wrappers (`lavra.objectives.wrapping`), at the weights themselves and
+    with all layers from the start.
 
     Args:
         check_context: Training set-up to check.
@@ -46,10 +48,10 @@ def check_overfit(check_context: CheckContext) -> list[CheckResult]:
     losses: list[float] = []
     with restored(trainer):
         before = {name: weight.detach().clone() for name, weight in trainer.master_weights.weights.items()}
-        # Mixed labels cannot be learned by heart, and layers that are held still do not change.
+        # Mixed labels and sharp minima cannot be learned by heart, and layers that are held still do not change.
         train_on(trainer, innermost(check_context.objective), [[check_context.encoded]])
-        turn = InTurn(trainer)
-        trainer.updates = [*(one for one in trainer.updates if not isinstance(one, GradualUnfreezing)), turn]
+        turn, regularizing = InTurn(trainer), (Perturbation, GradualUnfreezing)
+        trainer.updates = [*(one for one in trainer.updates if not isinstance(one, regularizing)), turn]
         trainer.schedule, trainer.steps = replace(trainer.schedule, shape="constant", warmup_steps=0), _STEPS
         while not _over(losses, floor, time.monotonic() - begun):
             losses.append(trainer.run_step().loss)

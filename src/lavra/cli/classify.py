@@ -81,6 +81,8 @@ def _line(row: dict, columns: list[str]) -> str:
     text = printable(" | ".join(str(row.get(name, "")) for name in columns))
     if isinstance(predicted, str):
         return f"{predicted}\t{shares[predicted]:.3f}\t{text}"
+    if isinstance(predicted, list) and not shares:  # a tag for each word
+        return "\t".join([" ".join(predicted), text])
     if isinstance(predicted, list):
         return "\t".join([", ".join(predicted) or "-", ", ".join(f"{shares[one]:.3f}" for one in predicted), text])
     return f"{'-' if predicted is None else format(predicted, '.4g')}\t\t{text}"

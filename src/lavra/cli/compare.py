@@ -16,7 +16,8 @@ def main(arguments: list[str]) -> int:
         prog="lavra compare",
         description="Set runs side by side: the settings that differ, the outcome with intervals, and whether the "
         "difference of bits per byte from the first run is more than chance, by a paired test over validation "
-        "documents.",
+        "documents; of runs that predict labels, the difference of their first metric, over the rows that both "
+        "predicted.",
         examples=["lavra compare runs/first runs/second", "lavra compare runs/* --html comparison.html"],
     )
     from lavra.reports.comparison import show_comparison, write_comparison

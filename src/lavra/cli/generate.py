@@ -73,9 +73,9 @@ def _chat(options: GenerateConfig) -> int:
     """Open a conversation, where the model is one for conversations."""
     from lavra.cli.chat import converse
     from lavra.workflows.generation.chat import chat_template_of, open_chat
-    from lavra.workflows.models.open import open_model
+    from lavra.workflows.models.open import open_language_model
 
-    opened = open_model(options.model, options.device)
+    opened = open_language_model(options.model, options.device)
     if chat_template_of(opened) is None:
         raise InputError(
             "there is no prompt, and the model is none for conversations",

@@ -7,6 +7,7 @@ from pathlib import Path
 from lavra.cli.options import parse, print_json, say_last
 from lavra.config.planning import PlanRequest
 from lavra.core.program import command
+from lavra.core.progress import Waiting
 
 
 def main(arguments: list[str]) -> int:
@@ -35,8 +36,9 @@ def main(arguments: list[str]) -> int:
             print(report["file"])
             say_last(("all later plans use it, such as", command("plan", "TEXT", "--budget", "20m")))
         return 0
-    from lavra.reports.forecast import show_plan_report
-    from lavra.workflows.planning.plan import plan
+    with Waiting("starting"):
+        from lavra.reports.forecast import show_plan_report
+        from lavra.workflows.planning.plan import plan
 
     plan_report = plan(request)
     if as_json:

@@ -34,7 +34,7 @@ class TechniqueConfig:
     ascent_fraction: float = 1.0
     """Share of the rows of a step that say where SAM and ASAM climb; less than 1 makes the second gradient cheaper."""
     awp: Annotated[float, shown("--awp", metavar="STRENGTH")] = 0.0
-    """Adversarial weight perturbation (AWP) by this share of the norm of each matrix, such as 0.01; a second gradient
+    """Adversarial weight perturbation (AWP) by this share of the norm of each matrix, such as 0.001; a second gradient
     in every step."""
     awp_form: Literal["paper", "clamped"] = "paper"
     """The form of AWP: as published (paper), or with a limit for each weight (clamped), as in competitions."""
@@ -53,7 +53,7 @@ class TechniqueConfig:
     random_crop: Annotated[int, shown("--random-crop", metavar="TOKENS")] = 0
     """Learn from a random window of so many tokens of each longer text; 0 reads whole texts."""
     progressive_length: Annotated[float, shown("--progressive-length", metavar="SHARE")] = 0.0
-    """Share of the run over which texts grow from an eighth of the context to their whole length."""
+    """Share of the run over which texts grow from an eighth of the longest one to their whole length."""
     r_drop: Annotated[float, shown("--r-drop", metavar="ALPHA")] = 0.0
     """R-Drop: compute each batch twice with different dropout, and weigh by this how far the outputs are apart, such as
     1.0."""
@@ -61,8 +61,6 @@ class TechniqueConfig:
     """Number of dropout masks that the head draws for each text (multi-sample dropout); 1 is plain dropout."""
     dropout_average: Literal["logits", "losses"] = "logits"
     """What is averaged over these masks."""
-    head_dropout: Annotated[float | None, shown("--head-dropout", metavar="PROBABILITY")] = None
-    """Dropout probability of the vector that the head of the task reads; the task's own by default."""
     unfreeze: Annotated[float, shown("--unfreeze", metavar="SHARE")] = 0.0
     """Gradual unfreezing: share of the run over which the blocks begin to learn, from the last one down to the
     embedding."""

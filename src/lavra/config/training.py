@@ -63,6 +63,10 @@ class TextConfig(ReadingConfig):
     labelled rows."""
 
 
+Prefer = Literal["best", "small"]
+"""Which of two models is taken."""
+
+
 @dataclass(frozen=True)
 class HeadConfig:
     """The head that a model gets for labels.
@@ -77,6 +81,9 @@ class HeadConfig:
     """How the hidden states of a text become one vector; by default the mean for encoders and the last for decoders."""
     dropout: float = 0.1
     """Dropout probability of that vector, from 0 to below 1."""
+    prefer: Annotated[Prefer, shown("--prefer")] = "best"
+    """Which model labels texts in the end: the best on the validation texts, or the linear one where it is as good
+    within the interval (small)."""
     class_weights: Literal["none", "balanced"] = "none"
     """Whether rare classes weigh more in the loss: balanced weighs each class by the inverse of its frequency."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar, cast
 
+from lavra.core.messages.catalogue import told, told_number
 from lavra.core.units import show_count, show_duration
 
 # Text that others wrote, made safe to show on a terminal.
@@ -68,6 +70,7 @@ Item = TypeVar("Item")
 
 _quiet = False
 _line_is_live = False  # whether a progress line stands in the terminal, without an end of line
+_waiting = 0  # number of `with Waiting` blocks that are running, one inside the other
 _open = 0  # number of `with Progress` blocks that are running, one inside the other
 
 
@@ -88,11 +91,16 @@ def quiet(on: bool = True) -> Iterator[None]:
         set_quiet(before)
 
 
-def log(text: str) -> None:
-    """Print one line for the person watching, on standard error (standard output is for results)."""
+def log(text: str, *, as_it_is: bool = False) -> None:
+    """Print a message for the person watching, on standard error (standard output is for results).
+
+    Args:
+        text: The message in English, which is printed in the language of the user (see `lavra.core.messages`).
+        as_it_is: Whether the text is none of lavra's own, such as what a model wrote, and is not looked up.
+    """
     if not _quiet:
         _clear()
-        print(printable(text), file=sys.stderr, flush=True)
+        print(printable(text if as_it_is else told(text)), file=sys.stderr, flush=True)
 
 
 def fitted(text: str, columns: int) -> str:
@@ -130,6 +138,17 @@ def _columns() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
+
+
+def _show_line(text: str, live: bool) -> None:
+    """Show a line of progress: in the place of the one before it on a terminal (`live`), else below it."""
+    global _line_is_live
+    if live and not _quiet:
+        sys.stderr.write("\r\x1b[2K" + fitted(text, _columns()))
+        sys.stderr.flush()
+        _line_is_live = True
+    elif not live:
+        log(text, as_it_is=True)  # its words are in the language of the user already
 
 
 class Progress:
@@ -195,27 +214,72 @@ class Progress:
             now = self.done - self._before
             known = now > 0.01 * self.total  # the first hundredth says too little of the speed
             left = show_duration(elapsed * max(0.0, self.total - self.done) / now) if known else "?"
-            amount = f"{share:4.0%}  {show_count(self.done)}/{show_count(self.total)} {self.unit}  {left} left"
+            done = told_number(f"{show_count(self.done)}/{show_count(self.total)}")
+            amount = f"{share:4.0%}  {done} {told(self.unit)}  {told(f'{left} left')}"
         else:
-            amount = f"{show_count(self.done)} {self.unit}  {show_duration(elapsed)}"
-        return f"{self.title}: {amount}" + (f"  {note}" if note else "")
+            amount = f"{told_number(show_count(self.done))} {told(self.unit)}  {told_number(show_duration(elapsed))}"
+        notes = "  ".join(map(told, note.split("  "))) if note else ""
+        return f"{told(self.title)}: {amount}" + (f"  {notes}" if note else "")
 
     def _show(self, text: str) -> None:
         if _quiet or self._inner:
             return
         self._shown = True
-        if self._live:
-            global _line_is_live
-            sys.stderr.write("\r\x1b[2K" + fitted(text, _columns()))
-            sys.stderr.flush()
-            _line_is_live = True
-        else:
-            log(text)
+        _show_line(text, self._live)
 
     def close(self) -> None:
         """Erase the progress line from the terminal."""
         if self._shown and self._live:
             _clear()
+
+
+class Waiting:
+    """Says what is being done where that cannot be counted, from two seconds on, from a thread of its own.
+
+    On a terminal the line is renewed each second, in a log every 15 seconds. Where blocks of it are nested, only the
+    outermost is shown.
+
+    Args:
+        title: What is being done, such as "training a tokenizer".
+
+    Examples:
+        >>> from lavra.core.progress import Waiting
+        >>> with Waiting("training a tokenizer"):
+        ...     pass
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self.say, args=(self._done.wait,), daemon=True)
+
+    def __enter__(self) -> Waiting:
+        global _waiting
+        _waiting += 1
+        if _waiting == 1:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _waiting
+        _waiting -= 1
+        if not _waiting:
+            self._done.set()
+            self._thread.join()
+            _clear()
+
+    def say(self, wait: Callable[[float], bool]) -> None:
+        """Show the line when it is due, until the work is done.
+
+        Args:
+            wait: The function that waits a number of seconds, and returns whether the work is done then.
+        """
+        live = sys.stderr.isatty()
+        pause, elapsed = 2.0, 0.0
+        while not wait(pause):
+            elapsed += pause
+            pause = 1.0 if live else 15.0
+            _show_line(f"{told(self.title)}: {told_number(show_duration(elapsed))}", live)
 
 
 def track(items: Iterable[Item], title: str, total: float | None = None, unit: str = "") -> Iterator[Item]:

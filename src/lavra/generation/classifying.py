@@ -43,7 +43,7 @@ class Classification:
     Attributes:
         text: Text that was classified.
         label: Label with the highest probability; of a model trained for several labels or for numbers, the list of
-            labels that hold, or the number.
+            labels that hold, or the number; the list of the tags of its words, or the answer to a question.
         probabilities: Probability of each label; they sum to 1.
         left_out: Number of characters at the end of the text that did not fit the context of the model, with the
             phrasing that leaves least room.

@@ -141,7 +141,7 @@ def certify(
         LavraError: If the other process fails; the message has the last line of its output.
     """
     kind = "decoder" if isinstance(model, Decoder) else model.kind
-    theirs, found = _ask(folder, kind, windows, sources)
+    theirs, found = reference_outputs(folder, kind, windows, sources)
     ours = _logits(model, windows, sources)
     targets, counted = _targets(windows, kind)
     if tied is None:
@@ -164,9 +164,23 @@ def certify(
     )
 
 
-def _ask(
-    folder: Path, kind: str, windows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]]
+def reference_outputs(
+    folder: Path, kind: str, windows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] = ()
 ) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return what `transformers` computes for windows in a fresh process, in float32, and what it found in the folder.
+
+    Args:
+        folder: Hugging Face folder.
+        kind: Kind of the model, or of the head that it has: one of those of `lavra.models.reference`.
+        windows: Token ids of each window.
+        sources: For an encoder-decoder, the source that its encoder reads for each window.
+
+    Returns:
+        The (tokens, outputs) logits of all windows one after the other, and the findings as plain values.
+
+    Raises:
+        LavraError: If the other process fails; the message has the last line of its output.
+    """
     from safetensors.torch import load_file, save_file
 
     with scratch_folder() as temporary:

@@ -1,9 +1,9 @@
 """A separate program that opens a folder with `transformers`, without anything of lavra, and writes its logits.
 
 It is run as `python -P reference.py FOLDER TOKENS OUT`. TOKENS is a safetensors file with (windows, length) ids, a mask
-of those that are not padding, and the kind of the model; for an encoder-decoder the ids are the text that it writes,
-and `source_ids` are the text that it reads. OUT receives the logits of the tokens, and OUT.json what was found about
-the weights.
+of those that are not padding, and the kind of the model, or of the head of its task; for an encoder-decoder the ids are
+the text that it writes, and `source_ids` are the text that it reads. OUT receives the logits of the tokens, or of the
+texts, and OUT.json what was found about the weights.
 """
 
 from __future__ import annotations
@@ -30,11 +30,7 @@ def run(folder: str, tokens: Path, out: Path) -> None:
 
     with safe_open(tokens, "pt") as file:
         kind = file.metadata()["kind"]
-    opened: Any = {
-        "decoder": transformers.AutoModelForCausalLM,
-        "encoder": transformers.AutoModelForMaskedLM,
-        "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
-    }[kind]
+    opened: Any = getattr(transformers, AUTOMATIC[kind])
     options = attention_options(folder)
     model, report = opened.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
@@ -48,13 +44,22 @@ def run(folder: str, tokens: Path, out: Path) -> None:
         "architecture": type(model).__name__,
         "transformers": transformers.__version__,
         "torch": torch.__version__,
-        "tied": head.weight is embedding.weight,
+        "tied": head is not None and head.weight is embedding.weight,
         "tied_by_config": any(getattr(config, "tie_word_embeddings", False) for config in configs),
         "missing": sorted(report["missing_keys"]),
         "unexpected": sorted(report["unexpected_keys"]),
     }
     Path(f"{out}.json").write_text(json.dumps(found), encoding="utf8")
 
+
+AUTOMATIC = {
+    "decoder": "AutoModelForCausalLM",
+    "encoder": "AutoModelForMaskedLM",
+    "encoder-decoder": "AutoModelForSeq2SeqLM",
+    "token": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
+}
+"""The class of `transformers` that opens a folder, by the kind of its model or of its head."""
 
 ATTENTION_KEYS = ("_attn_implementation", "attn_implementation")
 """Keys of a configuration that may name the implementation of attention."""
@@ -81,8 +86,11 @@ def attention_options(folder: str) -> dict[str, Any]:
 @torch.no_grad()
 def _logits(model: Any, kind: str, request: dict[str, torch.Tensor]) -> torch.Tensor:
     windows = _parts(request["ids"], request["attention_mask"])
-    if kind == "encoder":
+    if kind in ("encoder", "token"):
         rows = [model(input_ids=ids).logits for ids in windows]
+    elif kind == "span":
+        found = [model(input_ids=ids) for ids in windows]
+        rows = [torch.stack([one.start_logits, one.end_logits], -1) for one in found]
     elif kind == "decoder":
         rows = [model(input_ids=ids, use_cache=False).logits for ids in windows]
     else:  # as labels, so that the model shifts them by its own rule

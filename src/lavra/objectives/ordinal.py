@@ -84,6 +84,7 @@ def rank_probabilities(outputs: torch.Tensor) -> torch.Tensor:
         [[0.27, 0.46, 0.27]]
     """
     # The outputs of a head fall from threshold to threshold; those of another model may not, and are made to.
-    above = outputs.float().sigmoid().cummin(-1).values
+    wide = torch.promote_types(outputs.dtype, torch.float32)
+    above = outputs.to(wide).sigmoid().cummin(-1).values
     edge = above.new_ones(*above.shape[:-1], 1)
     return torch.cat([edge, above], -1) - torch.cat([above, edge * 0], -1)

@@ -28,9 +28,9 @@ _FIRST_SHARE = 1 / 8
 class ProgressiveLength(Wrapper):
     """Reads the beginning of each long text while a run is young (sequence length warm-up, Li et al. 2021, 2108.06084).
 
-    The length grows linearly from an eighth of the context to the whole context. The rows of a step stay the same, so
-    that a step has the same number of texts and fewer tokens, and the schedule goes on by texts. Special tokens at both
-    ends are kept, and texts with special tokens in their middle are left whole.
+    The length grows linearly from an eighth of the longest text to the whole of it. The rows of a step stay the same,
+    so that a step has the same number of texts and fewer tokens, and the schedule goes on by texts. Special tokens at
+    both ends are kept; pairs of texts, and texts with special tokens in their middle, are left whole.
 
     Attributes:
         special: (vocabulary,) bool; the tokens that are no text.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lavra.core.errors import InputError
 from lavra.objectives.base import Loss
-from lavra.objectives.wrapping import RecordedOutputs, Wrapper, innermost
+from lavra.objectives.wrapping import RecordedOutputs, Wrapper
 
 if TYPE_CHECKING:
     from lavra.models.protocols import Batch, Model
@@ -32,8 +32,16 @@ class RDrop(Wrapper):
     def __post_init__(self) -> None:
         if self.alpha < 0:
             raise InputError(f"a weight of {self.alpha:g} for R-Drop is not possible", "choose 0 or more")
-        if not hasattr(innermost(self.inner), "divergence"):
+        if self._judge is None:
             raise InputError("R-Drop needs an objective of classes, labels or values", "leave out --r-drop")
+
+    @property
+    def _judge(self) -> Any:
+        """The objective inside that says how far outputs are apart; None where there is none."""
+        judge: Any = self.inner
+        while judge is not None and not hasattr(judge, "divergence"):
+            judge = getattr(judge, "inner", None)
+        return judge
 
     def loss(self, model: Model, batch: Batch, *, learning: bool = True) -> Loss:
         """Return the summed loss of both passes with their divergence; that of one pass if it is only measured.
@@ -47,6 +55,5 @@ class RDrop(Wrapper):
             return self.inner.loss(model, batch, learning=learning)
         one, other = RecordedOutputs(model), RecordedOutputs(model)
         losses = [self.inner.loss(cast("Model", recorded), batch) for recorded in (one, other)]
-        judge: Any = innermost(self.inner)
-        apart = judge.divergence(one.outputs, other.outputs, batch)
+        apart = self._judge.divergence(one.outputs, other.outputs, batch)
         return Loss((losses[0].sum + losses[1].sum) / 2 + self.alpha * apart, losses[0].weight)

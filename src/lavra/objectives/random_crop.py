@@ -24,8 +24,8 @@ _NUMBER = 1
 class RandomCrop(Wrapper):
     """Reads a random window of each text that is longer than a window, while the model learns.
 
-    Texts are cropped before the objective inside encodes them. The special tokens at both ends are kept. A text with
-    special tokens in its middle, such as a pair, is left whole. What is measured is the whole text.
+    Texts are cropped before the objective inside encodes them. The special tokens at both ends are kept. A pair of
+    texts, and a text with special tokens in its middle, are left whole. What is measured is the whole text.
 
     Attributes:
         special: (vocabulary,) bool; the tokens that are no text.
@@ -81,6 +81,8 @@ def cropped(row: Any, length: int, special: np.ndarray, begin: Callable[[int], A
     """
 
     def crop(text: Any) -> Any:
+        if getattr(text, "second", 0) or getattr(text, "labels", {}).get("second_type_from"):
+            return text  # the first of two texts has an end that would be lost
         kept = _window(text.tokens, length, special, begin)
         if kept is None:
             return text

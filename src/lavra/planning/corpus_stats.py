@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lavra.core.errors import InputError
+from lavra.core.progress import Waiting
 from lavra.core.seeds import numpy_stream
 from lavra.data.readers.compressed import BytesRead
 from lavra.data.readers.documents import files_of, is_repeatable, read_rows
@@ -115,18 +116,21 @@ def corpus_stats(
     """
     reading = _Reading(locations, text_column, normalize, encoding, validation)
     sample, times = _Sample(seed), [time.perf_counter()]
-    for text in reading:
-        sample.add(text)
+    with Waiting("reading the text"):
+        for text in reading:
+            sample.add(text)
     texts = sample.texts
     times.append(time.perf_counter())
     if isinstance(tokenizer, Tokenizer):
         used, learned, measured, origin = tokenizer, [], texts, "as given"
     else:
         learned, measured = texts[0::2] or texts, texts[1::2] or texts
-        used = Tokenizer.train(learned, tokenizer(int(reading.text_bytes)))
+        with Waiting("training a tokenizer on a sample of the text"):
+            used = Tokenizer.train(learned, tokenizer(int(reading.text_bytes)))
         origin = "trained on a sample"
     times.append(time.perf_counter())
-    tokens = np.array([len(ids) + 1 for ids in used.encode_many(measured)], float)
+    with Waiting("tokenising a sample of the text"):
+        tokens = np.array([len(ids) + 1 for ids in used.encode_many(measured)], float)
     times.append(time.perf_counter())
     sizes = np.array([len(text.encode()) for text in measured], float)
     read, trained, encoded = np.diff(times)

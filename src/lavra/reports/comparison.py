@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.units import counted, show_duration
-from lavra.reports.formatting import TITLES, UNKNOWN, plain, setting, shown, text_table
+from lavra.evaluation.labels.metrics import SMALLER_IS_BETTER
+from lavra.reports.formatting import UNKNOWN, plain, setting, shown, text_table, title
+from lavra.reports.labels.comparison import LabelComparison
 from lavra.reports.page import Section, Table, render_page, write_html
 from lavra.reports.plots import Axis, Bar, Series, bar_plot, line_plot
 from lavra.reports.run_comparison import LEVEL, RunComparison, Setting, Verdict
-from lavra.reports.run_curves import SPEED, TIME, TOKENS, points, step_seconds, timed, tokens_of
+from lavra.reports.run_curves import LOSS, SPEED, TIME, TOKENS, points, step_seconds, timed, tokens_of
 
 
 def show_comparison(comparison: RunComparison) -> str:
@@ -22,13 +24,14 @@ def show_comparison(comparison: RunComparison) -> str:
     """
     headers = ["", *comparison.names]
     sections = []
-    for title, settings in setting_groups(comparison):
-        sections.append(f"{title}\n" + _indented(text_table(headers, setting_rows(settings), left=len(headers))))
+    for heading, settings in setting_groups(comparison):
+        sections.append(f"{heading}\n" + _indented(text_table(headers, setting_rows(settings), left=len(headers))))
     if not sections:
         sections.append("the requests, plans and data are the same")
     sections.append("results\n" + _indented(text_table(headers, figure_rows(comparison))))
     verdicts = [f"  {sentence(verdict, comparison.names[0])}" for verdict in comparison.verdicts]
-    sections.append("bits per byte\n" + "\n".join([*verdicts, *([f"  ({CAUTION})"] if tested(comparison) else [])]))
+    caution = [f"  ({caution_of(comparison)})"] if tested(comparison) else []
+    sections.append(f"{title(comparison.metric)}\n" + "\n".join([*verdicts, *caution]))
     sections += [f"note: {note}" for note in comparison.notes]
     return "\n\n".join(sections)
 
@@ -41,6 +44,11 @@ CAUTION = (
 """Explanation of what the test states and what it does not."""
 
 
+def caution_of(comparison: RunComparison) -> str:
+    """Return what the test of a comparison states, by what was compared: documents, or rows with labels."""
+    return CAUTION if comparison.metric == "bits_per_byte" else CAUTION.replace("documents", "rows")
+
+
 def setting_groups(comparison: RunComparison) -> Iterator[tuple[str, Sequence[Setting]]]:
     """Yield the title and the settings of each group of settings in which the runs differ."""
     groups = (
@@ -48,7 +56,7 @@ def setting_groups(comparison: RunComparison) -> Iterator[tuple[str, Sequence[Se
         ("plans that differ", comparison.decided),
         ("data and machines that differ", comparison.surroundings),
     )
-    yield from ((title, settings) for title, settings in groups if settings)
+    yield from ((heading, settings) for heading, settings in groups if settings)
 
 
 def setting_rows(settings: Sequence[Setting]) -> list[list[str]]:
@@ -60,7 +68,7 @@ def setting_rows(settings: Sequence[Setting]) -> list[list[str]]:
 def figure_rows(comparison: RunComparison) -> list[list[str]]:
     """Return a table row for each figure: its title and its value in each run, with its interval if there is one."""
     rows = [["status", *(run.status for run in comparison.runs)]]
-    return rows + [[TITLES[name], *(shown(name, one) for one in values)] for name, values in comparison.figures.items()]
+    return rows + [[title(name), *(shown(name, one) for one in values)] for name, values in comparison.figures.items()]
 
 
 def tested(comparison: RunComparison) -> bool:
@@ -78,6 +86,8 @@ def sentence(verdict: Verdict, baseline: str) -> str:
     found = verdict.comparison
     if found is None:
         return f"{verdict.run} against {baseline}: not comparable: {verdict.reason}"
+    if isinstance(found, LabelComparison):
+        return f"{verdict.run} against {baseline}: {_of_labels(verdict, found)}"
     difference = found.difference
     interval = "" if difference.low is None else f" [{difference.low:+.4f}, {difference.high:+.4f}]"
     measured = (
@@ -90,6 +100,24 @@ def sentence(verdict: Verdict, baseline: str) -> str:
     sign = "<" if verdict.more_than_chance else "≥"
     return (
         f"{measured}, better on {found.better:,} and worse on {found.worse:,} of them; {told} "
+        f"(p = {verdict.p_holm:.2g} {sign} {LEVEL})"
+    )
+
+
+def _of_labels(verdict: Verdict, found: LabelComparison) -> str:
+    """Return the comparison of the labels of two runs, in words."""
+    difference, paired = found.difference, found.paired
+    interval = "" if difference.low is None else f" [{difference.low:+.4f}, {difference.high:+.4f}]"
+    note = f" ({found.note})" if found.note else ""
+    measured = f"{difference.value:+.4f}{interval} on {counted(paired.rows, 'row')}{note}"
+    if verdict.more_than_chance is None:
+        return f"{measured}; {verdict.reason}"
+    told = "no more than chance would bring"
+    if verdict.more_than_chance:
+        told = f"{'better' if paired.gain > 0 else 'worse'}, more than chance"
+    sign = "<" if verdict.more_than_chance else "≥"
+    return (
+        f"{measured}, better on {paired.wins:,} and worse on {paired.losses:,} of them; {told} "
         f"(p = {verdict.p_holm:.2g} {sign} {LEVEL})"
     )
 
@@ -118,15 +146,15 @@ def comparison_page(comparison: RunComparison) -> str:
     """Return a comparison as a self-contained HTML page."""
     baseline, headers = comparison.names[0], ["", *comparison.names]
     settings = [
-        Section(title.capitalize(), tables=[Table(headers, setting_rows(rows), words=len(headers))])
-        for title, rows in setting_groups(comparison)
+        Section(heading.capitalize(), tables=[Table(headers, setting_rows(rows), words=len(headers))])
+        for heading, rows in setting_groups(comparison)
     ]
-    verdicts = [sentence(verdict, baseline) for verdict in comparison.verdicts]
+    verdicts, caution = [sentence(one, baseline) for one in comparison.verdicts], caution_of(comparison)
     outcome = Section("Results", tables=[Table(headers, figure_rows(comparison))], pictures=[_bars(comparison)])
     test = Section(
         "Is the difference more than chance?",
-        tables=[Table(["bits per byte"], [[line] for line in verdicts])],
-        note=f"{CAUTION[0].upper()}{CAUTION[1:]}." if tested(comparison) else "",
+        tables=[Table([title(comparison.metric)], [[line] for line in verdicts])],
+        note=f"{caution[0].upper()}{caution[1:]}." if tested(comparison) else "",
     )
     missing = [
         f"{name}: missing: {line}"
@@ -144,12 +172,16 @@ def comparison_page(comparison: RunComparison) -> str:
 def _bars(comparison: RunComparison) -> str:
     bars = []
     for number, (name, figure) in enumerate(
-        zip(comparison.names, comparison.figures.get("bits_per_byte", ()), strict=False)
+        zip(comparison.names, comparison.figures.get(comparison.metric, ()), strict=False)
     ):
         if plain(figure) is not None:
             ends = (figure.get("low"), figure.get("high")) if isinstance(figure, dict) else (None, None)
             bars.append(Bar(name, float(plain(figure)), *ends, strong=number == 0))
-    return bar_plot("Bits per byte on the validation text (lower is better)", bars)
+    if comparison.metric == "bits_per_byte":
+        return bar_plot("Bits per byte on the validation text (lower is better)", bars)
+    better = "lower" if comparison.metric in SMALLER_IS_BETTER else "higher"
+    name = title(comparison.metric)
+    return bar_plot(f"{name[0].upper()}{name[1:]} on the validation rows ({better} is better)", bars)
 
 
 def _curves(comparison: RunComparison) -> Section:
@@ -162,6 +194,14 @@ def _curves(comparison: RunComparison) -> Section:
             for name, run, place in zip(comparison.names, comparison.runs, places, strict=True)
         ]
 
+    if comparison.metric != "bits_per_byte":
+        plots = [
+            line_plot("Validation by tokens", lines("validation", "loss", by_tokens), TOKENS, LOSS),
+            line_plot("Validation by time", lines("validation", "loss", clocks), TIME, LOSS),
+            line_plot("Training by tokens", lines("training", "loss", by_tokens), TOKENS, LOSS),
+            line_plot("Speed", lines("training", "tokens_per_second", by_tokens), TOKENS, SPEED),
+        ]
+        return Section("Curves", pictures=[plot for plot in plots if plot])
     plots = [
         line_plot("Validation by tokens", lines("validation", "bits_per_byte", by_tokens), TOKENS, _BITS),
         line_plot("Validation by time", lines("validation", "bits_per_byte", clocks), TIME, _BITS),

@@ -53,6 +53,16 @@ _SHOW: dict[str, Callable[[float], str]] = {
     "step": "{:,.0f}".format,
     "skipped_steps": "{:,.0f}".format,
     "epochs": "{:.3g}".format,
+    "mean_squared_error": "{:.4g}".format,
+    "mean_absolute_error": "{:.4g}".format,
+    **dict.fromkeys(
+        (
+            *("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "samples_f1", "subset_accuracy", "f1"),
+            *("matthews_correlation", "log_loss", "brier", "calibration_error", "pearson", "spearman"),
+            *("quadratic_kappa", "precision", "recall", "exact_match"),
+        ),
+        "{:.3f}".format,
+    ),
 }
 
 TITLES = {
@@ -70,6 +80,19 @@ TITLES = {
     "skipped_steps": "skipped steps",
 }
 """Titles of figures by their names in the files of a run."""
+
+
+def title(name: str) -> str:
+    """Return the title of a figure; one that has none in `TITLES` is called by its name.
+
+    Examples:
+        >>> title("seconds"), title("macro_f1"), title("log_loss")
+        ('time', 'macro F1', 'log-loss')
+    """
+    return TITLES.get(name) or _SPELLED.get(name, name.replace("_f1", " F1").replace("_", " "))
+
+
+_SPELLED = {"log_loss": "log-loss", "brier": "Brier score", "f1": "F1", "pearson": "Pearson", "spearman": "Spearman"}
 
 
 def plain(figure: Any) -> Any:

@@ -10,14 +10,18 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.evaluation.document_losses import LossComparison, compare_losses, why_not_comparable
 from lavra.evaluation.intervals import FEWEST_DOCUMENTS
+from lavra.evaluation.labels.metrics import METRICS
 from lavra.evaluation.significance import holm
+from lavra.reports.labels.comparison import LabelComparison, compare_labels, headline_metric
 from lavra.reports.run_evidence import flattened
 from lavra.reports.run_files import RunFiles, read_run
+from lavra.reports.run_overview import is_linear
 
 LEVEL = 0.05
 """Significance level: differences with a corrected p-value below it are called more than chance."""
 
 FIGURES = (
+    *dict.fromkeys(name for names in METRICS.values() for name in names),
     *("bits_per_byte", "loss", "perplexity", "bits_per_word", "parameters", "tokens", "step"),
     *("tokens_per_second", "seconds", "peak_bytes", "skipped_steps"),
 )
@@ -53,13 +57,14 @@ class Verdict:
 
     Attributes:
         run: Name of the run.
-        comparison: Comparison over the documents that both were measured on; None if they cannot be compared.
+        comparison: Comparison over the documents that both were measured on, or for runs that predict labels over the
+            rows that both predicted; None if they cannot be compared.
         p_holm: P-value with Holm's correction for the number of runs (Holm 1979); None if it cannot be computed.
         reason: Why the runs cannot be compared, or why a difference cannot be tested; empty otherwise.
     """
 
     run: str
-    comparison: LossComparison | None
+    comparison: LossComparison | LabelComparison | None
     p_holm: float | None
     reason: str
 
@@ -86,7 +91,7 @@ class RunComparison:
         decided: Settings of the plans that differ.
         surroundings: Properties of data, tokenizer, machine and versions that differ.
         figures: Value of each figure in each run, by name; None if it is not known.
-        verdicts: Comparison of every run but the first with the first, in bits per byte.
+        verdicts: Comparison of every run but the first with the first, in bits per byte or in a metric of labels.
         notes: Caveats, a sentence each.
     """
 
@@ -98,6 +103,12 @@ class RunComparison:
     figures: Mapping[str, tuple[Any, ...]]
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
+
+    @property
+    def metric(self) -> str:
+        """What the runs are compared in: the first metric of the labels of the baseline, or `bits_per_byte`."""
+        labels = self.runs[0].labels
+        return "bits_per_byte" if labels is None else headline_metric(labels)
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values."""
@@ -113,7 +124,7 @@ class RunComparison:
                 for title, group in groups.items()
             },
             "baseline": self.names[0],
-            "bits_per_byte_against_the_baseline": [verdict.to_json() for verdict in self.verdicts],
+            f"{self.metric}_against_the_baseline": [verdict.to_json() for verdict in self.verdicts],
             "notes": list(self.notes),
         }
 
@@ -140,7 +151,7 @@ def compare_runs(folders: Sequence[RunFolder]) -> RunComparison:
         runs=runs,
         names=names,
         asked=_differing([run.config for run in runs], _OF_THE_FOLDER),
-        decided=_differing([run.plan for run in runs], _FOLLOWS) if all(run.plan for run in runs) else (),
+        decided=_decided(runs),
         surroundings=_differing([_surroundings(run) for run in runs]),
         figures=_figures(runs),
         verdicts=_verdicts(runs, names),
@@ -160,6 +171,16 @@ def _differing(tables: Sequence[dict[str, Any]], without: Sequence[str] = ()) ->
         and one.name not in without
         and not one.name.startswith(_MEASURED)
     )
+
+
+def _decided(runs: Sequence[RunFiles]) -> tuple[Setting, ...]:
+    """Return what differs in the plans; of a linear model, which has no steps, only what both kinds of plans have."""
+    if not all(run.plan for run in runs):
+        return ()
+    found = _differing([run.plan for run in runs], _FOLLOWS)
+    if not any(map(is_linear, runs)):
+        return found
+    return tuple(one for one in found if None not in one.values or one.name.startswith("model."))
 
 
 def _surroundings(run: RunFiles) -> dict[str, Any]:
@@ -203,19 +224,35 @@ def _so_far(run: RunFiles, name: str) -> Any:
 
 
 def _verdicts(runs: Sequence[RunFiles], names: Sequence[str]) -> tuple[Verdict, ...]:
-    reasons = [_incomparable(runs[0], run) for run in runs[1:]]
-    found = [
-        compare_losses(runs[0].losses, run.losses) if not reason and runs[0].losses and run.losses else None
-        for run, reason in zip(runs[1:], reasons, strict=True)
-    ]
+    compared = [_compared(runs[0], run) for run in runs[1:]]
+    reasons = [one if isinstance(one, str) else "" for one in compared]
+    found = [None if isinstance(one, str) else one for one in compared]
     chances = iter(holm([one.p_randomisation for one in found if one is not None and one.enough]))
     verdicts = []
     for name, one, reason in zip(names[1:], found, reasons, strict=True):
         if one is not None and not one.enough:
-            reason = f"too few documents in common to tell from chance: {one.documents}, {FEWEST_DOCUMENTS} at least"
+            of_rows = isinstance(one, LabelComparison)
+            reason = (
+                f"too few {'rows' if of_rows else 'documents'} in common to tell from chance: "
+                f"{one.paired.rows if of_rows else one.documents}, {FEWEST_DOCUMENTS} at least"
+            )
         known = one is not None and one.enough
         verdicts.append(Verdict(name, one, next(chances) if known else None, reason))
     return tuple(verdicts)
+
+
+def _compared(baseline: RunFiles, run: RunFiles) -> LossComparison | LabelComparison | str:
+    """Return the comparison of a run with the baseline, or why there is none."""
+    if baseline.labels is not None and run.labels is not None:
+        return compare_labels(baseline.labels, run.labels)
+    if (baseline.labels is None) != (run.labels is None):
+        one, other = (baseline, run) if baseline.labels is None else (run, baseline)
+        why = "has no predictions of labels" if one.result else f"is {one.status}, not finished"
+        return f"{one.name} {why}, and {other.name} has"
+    reason = _incomparable(baseline, run)
+    if reason or baseline.losses is None or run.losses is None:
+        return reason
+    return compare_losses(baseline.losses, run.losses)
 
 
 def _incomparable(baseline: RunFiles, run: RunFiles) -> str:
@@ -244,6 +281,9 @@ def _another_text(one: RunFiles, other: RunFiles) -> bool:
 
 def _notes(runs: Sequence[RunFiles]) -> list[str]:
     notes = []
+    unknown = [run.name for run in runs if run.labels is not None and run.labels.texts is None]
+    if unknown:
+        notes.append(f"the texts are not known of {', '.join(unknown)}, so that rows are matched by their ids alone")
     known = [run.losses for run in runs if run.losses is not None]
     if len({losses.tokenizer for losses in known}) > 1:
         notes.append(

@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 from lavra.core.disk.files import read_json
 from lavra.core.disk.json_lines import JsonLines
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.disk.run_shapes import CHECKS, CONFIG, DATA, MACHINE, METRICS, PLAN, RESULT, SAMPLE
+from lavra.core.disk.run_shapes import CHECKS, CONFIG, DATA, MACHINE, METRICS, PLAN, RESULT, SAMPLE, WORDS
 from lavra.core.disk.shapes import Misfits, Shape, fitting
-from lavra.core.errors import CorruptFile
+from lavra.core.errors import LavraError
 from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses
+from lavra.evaluation.labels.predictions_file import PREDICTIONS
+from lavra.reports.labels.record import LabelRecord, read_labels
 
 Found = TypeVar("Found")
 
@@ -41,6 +43,8 @@ class RunFiles:
         data: Report of the preparation of the data; empty if it is missing.
         machines: Machine of each part of the run: one entry for the start and for each resume.
         losses: Loss of each validation document; None if they were not recorded.
+        labels: Labels that were predicted for the validation texts; None if they were not recorded.
+        words: Words that decided on labels; empty if they were not recorded.
         missing: Files and records that are missing or damaged, a sentence each.
     """
 
@@ -57,6 +61,8 @@ class RunFiles:
     data: dict[str, Any]
     machines: list[dict[str, Any]]
     losses: DocumentLosses | None
+    labels: LabelRecord | None
+    words: dict[str, Any]
     missing: tuple[str, ...]
 
     @property
@@ -85,11 +91,13 @@ def read_run(run: RunFolder) -> RunFiles:
         run: Run folder.
     """
     reader = _Reader(run.path)
-    metrics = reader.lines("metrics.jsonl", METRICS, "no step has been logged yet")
     config = reader.toml(run)
     status = _status(run)
-    checked = config.get("check", True)
+    checked, data = config.get("check", True), _data_report(run.path, config)
     plan = reader.json("plan.json", PLAN, "no plan has been made" + (" yet" if status == "running" else ""))
+    labels = reader.labels(data)
+    linear = (plan.get("model") or {}).get("preset") == "linear"  # it is solved, and has no steps
+    metrics = reader.lines("metrics.jsonl", METRICS, "" if linear else "no step has been logged yet")
     return RunFiles(
         path=run.path,
         status=status,
@@ -101,13 +109,17 @@ def read_run(run: RunFolder) -> RunFiles:
         training=[line for line in metrics if line.get("split", "train") == "train"],
         validation=[line for line in metrics if line.get("split") == "validation"],
         samples=reader.lines(
-            "samples.jsonl", SAMPLE, "" if status != "finished" or not config.get("samples", 1) else "no samples exist"
+            "samples.jsonl",
+            SAMPLE,
+            "" if status != "finished" or labels is not None or not config.get("samples", 1) else "no samples exist",
         ),
         events=reader.guarded("events.log", lambda _: run.events, []),
         checks=reader.json("checks.json", CHECKS, "no checks ran before training" if checked else ""),
-        data=reader.json(_data_report(run.path, config), DATA, "the sizes of the data are not known"),
+        data=reader.json(data, DATA, "the sizes of the data are not known"),
         machines=reader.lines("machines.jsonl", MACHINE, "the machine is only known from the plan"),
         losses=reader.losses(),
+        labels=labels,
+        words=reader.json("words.json", WORDS, ""),
         missing=tuple(reader.missing),
     )
 
@@ -144,8 +156,8 @@ class _Reader:
             return otherwise
         try:
             return read(path)
-        except (CorruptFile, OSError, ValueError, RecursionError) as error:
-            self.missing.append(f"{name}: {error.message if isinstance(error, CorruptFile) else error}")
+        except (LavraError, OSError, ValueError, RecursionError) as error:
+            self.missing.append(f"{name}: {error.message if isinstance(error, LavraError) else error}")
             return otherwise
 
     def json(self, name: str, shape: Shape, why_missing: str) -> dict[str, Any]:
@@ -182,3 +194,11 @@ class _Reader:
         found: list[DocumentLosses] = []
         self.guarded(DOCUMENT_LOSSES, lambda path: found.append(DocumentLosses.load(path)), None)
         return found[0] if found else None
+
+    def labels(self, data_report: str) -> LabelRecord | None:
+        def read(path: Path) -> LabelRecord:
+            return read_labels(path, (self.folder / data_report).parent)
+
+        found = self.guarded(PREDICTIONS, read, None)
+        self._note([found.missing] if found is not None and found.missing else [])
+        return found

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lavra.core.units import counted, show_count, show_duration, show_size
-from lavra.reports.formatting import TITLES, UNKNOWN, plain, setting, shown
+from lavra.reports.formatting import TITLES, UNKNOWN, plain, setting, shown, title
+from lavra.reports.labels.figures import figures_section
+from lavra.reports.labels.headline import headline_of
 from lavra.reports.page import Section, Table
 from lavra.reports.plots import Bar, bar_plot
 from lavra.reports.run_files import RunFiles
+
+_WHILE_TRAINING = ("bits_per_byte", "accuracy", "mean_squared_error", "loss")
+"""Metrics of a validation during training, of which the first that there is is shown."""
 
 MEASURES = ("bits_per_byte", "loss", "perplexity", "bits_per_word")
 _MOST_SOURCES = 12
@@ -22,12 +28,16 @@ def headline(run: RunFiles) -> str:
     steps = run.plan.get("steps")
     if run.status != "finished" and run.step:
         parts.append(f"at step {run.step:,} of {steps:,}" if isinstance(steps, int) else f"at step {run.step:,}")
-    if "bits_per_byte" in run.result:
+    labelled = headline_of(run.result)
+    if labelled is not None:
+        parts.append(f"{title(labelled[0])} {shown(*labelled)} {measured_on(run.result)}")
+    elif "bits_per_byte" in run.result:
         parts.append(f"{shown('bits_per_byte', run.result['bits_per_byte'])} bits per byte {measured_on(run.result)}")
     elif run.validation:
         last = run.validation[-1]
         where = f"on a sample of the validation text at step {last.get('step')}"
-        parts.append(f"{shown('bits_per_byte', last.get('bits_per_byte'))} bits per byte {where}")
+        name = next((name for name in _WHILE_TRAINING if name in last), "bits_per_byte")
+        parts.append(f"{shown(name, last.get(name))} {title(name)} {where}")
     if run.plan.get("parameters"):
         parts.append(f"{show_count(run.plan['parameters'])} parameters")
     if run.result.get("seconds"):
@@ -42,6 +52,8 @@ def measured_on(result: Mapping[str, Any]) -> str:
         result: Values of `result.json`.
     """
     measured = result.get("evaluation") or {}
+    if headline_of(result) is not None and isinstance(result.get("rows"), int):
+        return f"on {counted(result['rows'], 'validation row')}"
     unit = "document" if "documents" in measured else "row"
     count, every = measured.get(f"{unit}s"), measured.get(f"validation_{unit}s")
     if count is None:
@@ -56,9 +68,15 @@ def measured_on(result: Mapping[str, Any]) -> str:
     return f"on {of}" + ("" if known else " (too few for an interval)")
 
 
+def is_linear(run: RunFiles) -> bool:
+    """Return whether the model of a run is linear, and was not trained step by step."""
+    return (run.plan.get("model") or {}).get("preset") == "linear"
+
+
 def what_section(run: RunFiles) -> Section:
     """Return the section about the data, the model, the length of the run, the optimiser and the machine."""
-    facts = [*_data(run), *_model(run), *_length(run), *_machine(run)]
+    learned = () if is_linear(run) else _length(run)
+    facts = [*_data(run), *_model(run), *learned, *_machine(run)]
     return Section("Data, model and machine", facts=[(name, value) for name, value in facts if value])
 
 
@@ -109,7 +127,9 @@ def _model(run: RunFiles) -> Iterator[tuple[str, str]]:
     plan, spec = run.plan, run.plan.get("model") or {}
     if plan.get("base"):
         yield "base model", str(plan["base"])
-    if spec:
+    if is_linear(run):
+        yield "model", "linear, on the words and parts of words of a text (TF-IDF)"
+    elif spec:
         heads = f"{spec.get('heads')} heads" + (f", {spec['kv_heads']} for keys" if spec.get("kv_heads") else "")
         yield (
             "model",
@@ -151,7 +171,7 @@ def _length(run: RunFiles) -> Iterator[tuple[str, str]]:
 
 def _machine(run: RunFiles) -> Iterator[tuple[str, str]]:
     plan = run.plan
-    if plan:
+    if plan and not is_linear(run):
         compiled = "compiled" if plan.get("compile") else "not compiled"
         yield (
             "computed on",
@@ -175,11 +195,11 @@ def outcome_section(run: RunFiles) -> Section:
     result = run.result
     if not result:
         return _outcome_so_far(run)
+    if headline_of(result) is not None:
+        return replace(figures_section(result), facts=_spent_on_labels(run))
     measured = result.get("evaluation") or {}
     rows = [(TITLES[name], shown(name, result[name])) for name in MEASURES if name in result]
-    rows += [(TITLES[name], shown(name, result.get(name))) for name in ("tokens", "tokens_per_second", "peak_bytes")]
-    spent = shown("seconds", result.get("seconds")).replace(UNKNOWN, "not known, since the run was resumed")
-    rows += [("training time", spent)]
+    rows += _spent(result)
     sizes = [
         counted(measured[name], noun)
         for name, noun in (("bytes", "byte"), ("words", "word"), ("tokens", "token"), ("targets", "target"))
@@ -196,6 +216,28 @@ def outcome_section(run: RunFiles) -> Section:
         "refer to the bytes of the original text, so they compare between all models on the same text; loss and "
         "perplexity compare only between models with the same tokenizer.",
     )
+
+
+_SPENT = ("tokens", "tokens_per_second", "peak_bytes", "seconds")
+
+
+def _spent(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the run took: tokens, speed, memory and time."""
+    rows = [(TITLES[name], shown(name, result.get(name))) for name in _SPENT[:-1]]
+    spent = shown("seconds", result.get("seconds")).replace(UNKNOWN, "not known, since the run was resumed")
+    return [*rows, ("training time", spent)]
+
+
+def _spent_on_labels(run: RunFiles) -> list[tuple[str, str]]:
+    """Return what a run that predicts labels took; its targets are texts, or words and answers of them."""
+    of_texts = {"tokens": "texts learned from, in all epochs", "tokens_per_second": "texts per second"}
+    names = (
+        of_texts
+        if run.labels is not None
+        else {"tokens": "targets learned from", "tokens_per_second": "targets per second"}
+    )
+    rows = [(names.get(name, title), value) for (title, value), name in zip(_spent(run.result), _SPENT, strict=True)]
+    return [(name, value) for name, value in rows if value != UNKNOWN]
 
 
 def _outcome_so_far(run: RunFiles) -> Section:

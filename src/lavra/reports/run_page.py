@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.progress import log
+from lavra.reports.labels.sections import label_sections
 from lavra.reports.page import render_page, write_html
 from lavra.reports.run_curves import curves_section
 from lavra.reports.run_evidence import checks_section, data_usage_section, events_section, notable, samples_section
@@ -37,6 +38,7 @@ def run_page(run: RunFiles) -> str:
     """Return the page of a run as HTML, without scripts and external resources, and with all texts escaped."""
     sections = [
         outcome_section(run),
+        *label_sections(run),
         samples_section(run),
         curves_section(run),
         predicted_section(run),

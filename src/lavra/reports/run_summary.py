@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.program import command, last_lines
+from lavra.reports.formatting import shown, title
+from lavra.reports.labels.headline import figures_of, headline_of
 from lavra.reports.run_evidence import notable
 from lavra.reports.run_files import RunFiles, read_run
-from lavra.reports.run_overview import headline, outcome_section, what_section
+from lavra.reports.run_overview import headline, is_linear, outcome_section, what_section
 
 _WIDTH = 110
 _MOST_NOTABLE = 3
@@ -19,7 +21,8 @@ def summary(folder: RunFolder) -> str:
         folder: Run folder.
     """
     run = read_run(folder)
-    facts = [*what_section(run).facts, *outcome_section(run).facts]
+    own = [(title(name), shown(name, value)) for name, value in figures_of(run.result).items()]
+    facts = [*what_section(run).facts, *own, *outcome_section(run).facts]
     wide = max((len(name) for name, _ in facts), default=0)
     lines = [f"{run.path}: {headline(run)}", ""]
     lines += [_cut(f"  {name:<{wide}}  {value}") for name, value in facts]
@@ -42,10 +45,19 @@ def next_lines(run: RunFiles) -> list[str]:
     return last_lines(
         [
             ("report", str(page) if page.exists() else command("report", run.path)),
-            ("generate", command("generate", run.path, "--prompt", "…")),
-            ("export", command("export", run.path, "--out", f"{run.path.name}-export")),
+            *_uses(run),
+            *([] if is_linear(run) else [("export", command("export", run.path, "--out", f"{run.path.name}-export"))]),
         ]
     )
+
+
+def _uses(run: RunFiles) -> list[tuple[str, str]]:
+    """Return the commands that use the model of a finished run."""
+    if headline_of(run.result) is None:
+        return [("generate", command("generate", run.path, "--prompt", "…"))]
+    evaluate = ("evaluate", command("evaluate", run.path, "--data", "FILE"))
+    # Only models of whole texts are used by `lavra classify`; their runs have a table of predictions.
+    return [("classify", command("classify", run.path, "--text", "…")), evaluate] if run.labels else [evaluate]
 
 
 def _cut(line: str) -> str:

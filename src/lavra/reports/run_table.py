@@ -12,7 +12,8 @@ from lavra.core.disk.run_shapes import CONFIG, METRICS
 from lavra.core.disk.shapes import demand
 from lavra.core.errors import CorruptFile
 from lavra.core.units import show_count, show_duration
-from lavra.reports.formatting import text_table
+from lavra.reports.formatting import shown, text_table, title
+from lavra.reports.labels.headline import headline_of
 
 _UNKNOWN = "–"
 
@@ -38,6 +39,7 @@ def run_line(run: RunFolder) -> dict[str, Any]:
             "tokens_per_second": figures.get("tokens_per_second"),
             "perplexity": figures.get("perplexity"),
             "bits_per_byte": figures.get("bits_per_byte"),
+            "headline": None if (found := headline_of(figures)) is None else {"metric": found[0], **found[1]},
             "status": run.status,
         }
     except CorruptFile as error:
@@ -67,6 +69,7 @@ def run_record(run: RunFolder) -> dict[str, Any]:
 
 def show_runs(runs: Iterable[RunFolder]) -> str:
     """Return a table with one line for each run, as text."""
+    found = [run_line(run) for run in runs]
     rows = [
         [
             line["run"],
@@ -78,12 +81,21 @@ def show_runs(runs: Iterable[RunFolder]) -> str:
             _shown(line.get("budget_seconds"), show_duration),
             _shown(line.get("tokens_per_second"), show_count),
             _shown(line.get("perplexity"), "{:.2f}".format),
-            _shown(line.get("bits_per_byte"), "{:.4f}".format),
+            _quality(line),
         ]
-        for line in map(run_line, runs)
+        for line in found
     ]
     headers = ["run", "data", "status", "parameters", "context", "tokens", "budget", "tokens/s"]
-    return text_table([*headers, "perplexity", "bits/byte"], rows, left=3)
+    lines = [line.get("headline") for line in found]
+    return text_table([*headers, "perplexity", "bits/byte, or metric" if any(lines) else "bits/byte"], rows, left=3)
+
+
+def _quality(line: Mapping[str, Any]) -> str:
+    """Return the bits per byte of a run, or the first metric of one that predicts labels, with its interval."""
+    first = line.get("headline")
+    if first is None:
+        return _shown(line.get("bits_per_byte"), "{:.4f}".format)
+    return f"{title(first['metric'])} {shown(first['metric'], first)}"
 
 
 def show_run(run: RunFolder) -> str:
@@ -100,14 +112,14 @@ def show_run(run: RunFolder) -> str:
     predicted = record["result"].get("predicted") or {}
     result = {name: value for name, value in record["result"].items() if name not in ("data_usage", "predicted")}
     sections = [f"{record['run']}: {record['status']}"]
-    for title, values in (
+    for heading, values in (
         ("request", record["config"]),
         ("plan", record["plan"]),
         ("result", result),
         ("last metrics", record["last_metrics"]),
     ):
         if values:
-            sections.append(f"{title}\n" + "\n".join(_lines(values)))
+            sections.append(f"{heading}\n" + "\n".join(_lines(values)))
     if predicted:
         sections.append("predicted against actual\n" + predicted_table(predicted))
     if data_usage:

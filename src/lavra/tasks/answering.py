@@ -15,7 +15,7 @@ from lavra.data.examples.spans import SpanColumns
 from lavra.data.tokenizers.offsets import encode_with_offsets
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.evaluation.intervals import Estimate
-from lavra.evaluation.labels.answers import AnswerScores, answer_scores, normalize_answer
+from lavra.evaluation.labels.answers import ARTICLES, AnswerScores, answer_scores, normalize_answer
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.tasks.base import Measured
@@ -90,7 +90,9 @@ def answers_of(
     """
     longest = int(facts["answer_tokens"])
     found = iter(
-        outputs_of_tokens(model, [part for row in rows for part in row], lambda *given: _best_span(*given, longest))
+        outputs_of_tokens(
+            model, [part for row in rows for part in row], lambda part, outputs: _best_span(part, outputs, longest)
+        )
     )
     contexts = list(dict.fromkeys(row[0].labels["texts"][1] for row in rows))
     placed = {
@@ -99,10 +101,10 @@ def answers_of(
     }
     answers = []
     for row in rows:
-        windows = [next(found) for _ in row]
-        best = max(windows, key=lambda one: one.score)
-        nothing = min(one.nothing for one in windows)  # every window has to say that it holds no answer
-        everything = torch.tensor([one.everything for one in windows]).logsumexp(0)
+        said = [next(found) for _ in row]
+        best = max(said, key=lambda one: one.score)
+        nothing = min(one.nothing for one in said)  # every window has to say that it holds no answer
+        everything = torch.tensor([one.everything for one in said]).logsumexp(0)
         context = row[0].labels["texts"][1]
         if facts["unanswerable"]:
             everything = torch.logaddexp(everything, torch.tensor(nothing))
@@ -173,14 +175,19 @@ def measure_answers(
         given: The predicted answer of each question.
         seed: Seed of the bootstrap.
         language: Language whose articles do not count, "en" or "pt"; by default it is guessed by the contexts.
+
+    Raises:
+        InputError: If nothing is known of any question.
     """
     pairs = [(row[0].labels, one) for row, one in zip(rows, given, strict=True) if row[0].labels["answers"] is not None]
+    if not pairs:
+        raise InputError("no question of these rows has an answer", "give answers, or none for unanswerable questions")
     language = language or guess_language(labels["texts"][1] for labels, _ in pairs[:_CONTEXTS_FOR_LANGUAGE]).language
     truth = [labels["answers"] for labels, _ in pairs]
     model = answer_scores([one.text for _, one in pairs], truth, language, seed=seed)
-    simple = [likeliest_sentence(*labels["texts"], language) for labels, _ in pairs]
+    simple = [likeliest_sentence(labels["texts"][0], labels["texts"][1], language) for labels, _ in pairs]
     baseline = answer_scores(simple, truth, language, seed=seed)
-    figures = {**model.to_json(), "language": language, "baselines": [{"name": BASELINE, **baseline.to_json()}]}
+    figures = {**model.to_json(), "language": language, "baseline_scores": {BASELINE: baseline.to_json()}}
     return Measured(figures, _table([("the model", model), (BASELINE, baseline)], language))
 
 
@@ -188,7 +195,8 @@ def _table(named: Sequence[tuple[str, AnswerScores]], language: str | None) -> s
     model = named[0][1]
     wide = max(len(name) for name, _ in named)
     beside = f", {model.unanswerable:,} of them without an answer" if model.unanswerable else ""
-    lines = [f"answers to {counted(model.questions, 'question')}{beside} (articles left out of: {language or 'none'})"]
+    articles = f"; articles of {language} do not count" if language in ARTICLES else ""
+    lines = [f"answers to {counted(model.questions, 'question')}{beside}{articles}"]
     lines += [f"  {name:<{wide}}  exact match {_told(one.exact_match)}  F1 {_told(one.f1)}" for name, one in named]
     return "\n".join(lines)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from lavra.core.errors import InputError
 from lavra.data.examples.labelled import LabelReader
 from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.generation.classifying import Classification
 from lavra.objectives.base import Objective
 from lavra.tasks.datasets import DataDescription, Dataset, Rows
 from lavra.training.deadline import Deadline, amount_in_time
@@ -96,6 +98,7 @@ class Task(ABC):
         most_epochs: Passes over the data after which a base model, and a model from scratch, only memorises them, in
             a run whose length is not given otherwise; None for no such number.
         sources: Whether the model reads a source beside the text that it writes.
+        learns: What its targets are called, in the plural.
         headline: The metric that is shown while training goes on.
 
     Examples:
@@ -116,6 +119,7 @@ class Task(ABC):
     packs: ClassVar[bool] = True
     most_epochs: ClassVar[tuple[float, float] | None] = None
     sources: ClassVar[bool] = False
+    learns: ClassVar[str] = "tokens"
     headline: ClassVar[str] = "bits_per_byte"
 
     def recognises(self, data: DataDescription) -> bool:
@@ -245,6 +249,17 @@ class Task(ABC):
         values = measured.to_json()
         figures = {name: values[name] for name in ("loss", "perplexity", "bits_per_byte")}
         return Measured({**figures, "evaluation": {**values, "validation_rows": found.rows}}, str(measured))
+
+    def predict(self, trained: Trained) -> Iterator[tuple[int, Classification]]:
+        """Yield the number of each row that was given to a trained model (its label `row`), and what is predicted.
+
+        Args:
+            trained: The model, with the given rows as its validation data.
+
+        Raises:
+            InputError: If the models of the task predict nothing of this kind.
+        """
+        raise InputError(f"a model for {self.name} says nothing of rows", "use it with the command of its task")
 
     def samples(self, trained: Trained, count: int) -> list[dict[str, str]]:
         """Return what the model makes of some validation rows, for a person to read: `prompt`, `text` and `expected`.

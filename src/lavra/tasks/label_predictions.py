@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,21 @@ from lavra.evaluation.labels.metrics import METRICS, Scores
 from lavra.evaluation.labels.predictions import Kind, Predictions
 from lavra.models.heads import head_of
 from lavra.tasks.base import Trained
+
+
+class LabelTargets(Protocol):
+    """What says what is known of rows: a task with one label for each text.
+
+    Attributes:
+        kind: What the predictions are.
+    """
+
+    kind: ClassVar[Kind]
+
+    def targets(self, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Return what is known of each row, (rows, outputs), as `Predictions` takes it."""
+        ...
+
 
 _ROWS_AT_ONCE = 16
 """Rows of tokens that are predicted at once."""

@@ -17,7 +17,7 @@ from lavra.data.examples.labelled import LabelColumns
 from lavra.data.examples.store import Example, PackedRow
 from lavra.evaluation.labels.metrics import scores
 from lavra.evaluation.labels.predictions import Kind, Predictions
-from lavra.evaluation.labels.predictions_file import write_predictions
+from lavra.evaluation.labels.predictions_file import PREDICTIONS, write_predictions
 from lavra.evaluation.labels.thresholds import Thresholds
 from lavra.models.heads import SequenceHead
 from lavra.models.protocols import Batch, Model
@@ -26,6 +26,7 @@ from lavra.objectives.classify import Classify, LabelledText, Outputs
 from lavra.objectives.span import Span
 from lavra.tasks.base import Measured, Task, Trained
 from lavra.tasks.datasets import DataDescription, Dataset
+from lavra.tasks.deciding_words import deciding_words, write_words
 from lavra.tasks.label_predictions import predictions_of, scores_table
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.linear_baseline import LINEAR, linear_predictions, read_baseline
@@ -51,9 +52,6 @@ _HOLDS = 0.5
 
 UNMEASURED = Measured({}, "nothing was measured, because all rows were learned; lavra evaluate measures on others")
 """What is said of a model for which no rows were kept."""
-
-PREDICTIONS = "predictions.parquet"
-"""Name of the table of predictions for the validation texts in the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class LabelledTextTask(Task):
     causal = False
     bos = True
     most_epochs = (5.0, 30.0)
-    headline = "accuracy"
+    learns, headline = "texts", "accuracy"
     outputs: ClassVar[Outputs]
     kind: ClassVar[Kind]
     label_names: ClassVar[tuple[str, ...]] = LABEL_NAMES
@@ -262,6 +260,7 @@ class LabelledTextTask(Task):
             write_predictions(trained.folder / PREDICTIONS, table)
         beside = {}
         found = None if trained.run is None else read_baseline(trained.run / LINEAR)
+        self._write_words(trained, table, {} if found is None else found[0].deciding_words())
         if found is not None and isinstance(trained.dataset, LabelledDataset):
             rows = list(trained.dataset.labelled(validation=True))
             beside["linear"] = linear_predictions(found[0], self, facts, rows)
@@ -284,6 +283,20 @@ class LabelledTextTask(Task):
         figures = measured["model"].to_json()
         figures["baseline_scores"] = {name: one.to_json() for name, one in measured.items() if name != "model"}
         return Measured(figures, scores_table(measured, self.kind, len(table), "texts"))
+
+    def _write_words(
+        self, trained: Trained, table: Predictions, of_baseline: Mapping[str, Sequence[tuple[str, float]]]
+    ) -> None:
+        """Write the words that decided into the folder of the run, where it is one and there is time."""
+        late = trained.deadline is not None and trained.deadline.seconds_left <= 0
+        if trained.folder is None or late:
+            return
+        facts, dataset = trained.plan.facts, trained.dataset
+        assert isinstance(dataset, LabelledDataset)
+        texts = [row["texts"] for row in dataset.labelled(validation=True)]
+        reader = self.reader_from(facts["columns"])
+        found = deciding_words(trained, table, texts, reader, partial(self.probabilities, facts))
+        write_words(trained.folder, "occlusion", found, of_baseline)
 
     def majority(self, facts: Mapping[str, Any], table: Predictions) -> Predictions:
         """Return what a model without any text would predict: the frequencies of the training data for every row.

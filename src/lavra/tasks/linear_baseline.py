@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +13,8 @@ from lavra.core.disk.files import read_json, write_json
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.models.linear.files import is_linear, load_linear, save_linear
 from lavra.models.linear.model import LinearModel
-from lavra.tasks.label_predictions import ids_of, weights_of
+from lavra.tasks.label_predictions import LabelTargets, ids_of, weights_of
 from lavra.tasks.labelled_dataset import LabelledDataset
-
-if TYPE_CHECKING:
-    from lavra.tasks.labelled_text import LabelledTextTask
 
 LINEAR = "linear"
 """Name of the folder of the linear baseline in a run, and of the model in `--model`."""
@@ -32,7 +29,7 @@ def is_available() -> bool:
 
 
 def fit_baseline(
-    task: LabelledTextTask, facts: Mapping[str, Any], dataset: LabelledDataset, seconds: float | None, seed: int
+    task: LabelTargets, facts: Mapping[str, Any], dataset: LabelledDataset, seconds: float | None, seed: int
 ) -> LinearModel:
     """Fit the linear model to the training rows of a data set.
 
@@ -66,7 +63,7 @@ def texts_of(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def linear_predictions(
-    model: LinearModel, task: LabelledTextTask, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    model: LinearModel, task: LabelTargets, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> Predictions:
     """Return the table of what a linear model predicts for rows.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.data.examples.spans import SpanColumns
+from lavra.generation.classifying import Classification
 from lavra.models.heads import SpanHead
 from lavra.models.protocols import Batch
 from lavra.objectives.span import Span
@@ -77,8 +78,12 @@ class QuestionAnsweringTask(Task):
         there = answers is not None and {"context", "question"} <= data.columns
         return SpanColumns(answers=answers) if there and answers is not None else None
 
+    def reader_from(self, columns: dict[str, Any]) -> SpanColumns:
+        """Return what reads further rows, which may lack labels."""
+        return SpanColumns(**columns, may_lack_labels=True)
+
     def facts(self, dataset: Dataset) -> dict[str, Any]:
-        """Return what reads the rows, the share of questions without an answer, and the most tokens of an answer."""
+        """Return the share of questions without an answer, and the most tokens of an answer."""
         assert isinstance(dataset, LabelledDataset)
         questions = unanswerable = split = 0
         lengths: list[int] = []
@@ -103,7 +108,6 @@ class QuestionAnsweringTask(Task):
             )
         usual = int(np.quantile(lengths, _USUAL, method="higher"))
         return {
-            "columns": dataset.columns_read,
             "questions": questions,
             "unanswerable": unanswerable / questions,
             "answer_tokens": max(ANSWER_TOKENS, usual),
@@ -112,7 +116,9 @@ class QuestionAnsweringTask(Task):
 
     def head(self, facts: dict[str, Any], width: int) -> SpanHead:
         """Return the head of beginnings and ends."""
-        return SpanHead(width, dropout=facts["head"]["dropout"])
+        head = SpanHead(width, dropout=facts["head"]["dropout"])
+        head.initialize()
+        return head
 
     def objective(self, plan: Any, model: Any, dataset: Dataset) -> SpanObjective:
         """Return the objective on the rows of the store."""
@@ -141,6 +147,13 @@ class QuestionAnsweringTask(Task):
             return measured
         told = f"(on {len(rows):,} of {counted(len(every), 'question')}, to keep to the time)"
         return replace(measured, table=f"{measured.table}\n{told}")
+
+    def predict(self, trained: Trained) -> Iterator[tuple[int, Classification]]:
+        """Yield the number of each given row, and its question with the answer as its label, empty for none."""
+        rows = validation_parts(trained)
+        given = answers_of(trained.model, trained.dataset.tokenizer, trained.plan.facts, rows)
+        for row, one in zip(rows, given, strict=True):
+            yield row[0].labels["row"], Classification(row[0].labels["texts"][0], one.text, {one.text: one.score})
 
     def samples(self, trained: Trained, count: int) -> list[dict[str, str]]:
         """Return the first validation questions with their predicted answers beside the right ones."""

@@ -11,6 +11,7 @@ from lavra.tasks.datasets import DataDescription
 from lavra.tasks.language_modelling import LanguageModelling
 from lavra.tasks.mlm import MaskedLanguageModelling
 from lavra.tasks.multi_label import MultiLabelTask
+from lavra.tasks.ordinal import OrdinalTask
 from lavra.tasks.question_answering import QuestionAnsweringTask
 from lavra.tasks.regression import RegressionTask
 from lavra.tasks.seq2seq import Seq2SeqTask
@@ -23,6 +24,7 @@ _TABLE: dict[str, Task] = {
         TokenClassificationTask(),
         ClassificationTask(),
         RegressionTask(),
+        OrdinalTask(),
         CompletionTask(),
         QuestionAnsweringTask(),
         Seq2SeqTask(),

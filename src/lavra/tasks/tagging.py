@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lavra.core.errors import InputError
 from lavra.core.units import counted
 from lavra.data.examples.rows import ExampleRow
 from lavra.data.examples.tagged import NO_TOKEN, TaggedColumns
@@ -23,6 +24,9 @@ from lavra.text.bio import TAG
 
 BASELINE = "most frequent tag of each word"
 """Name of the baseline."""
+
+MAJORITY = "most frequent tag"
+"""Name of the baseline where the training data are not at hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +145,11 @@ def measure_tags(
     Args:
         sentences: The sentences. Words without a true tag are left out.
         facts: What the task knows.
-        frequent: The most frequent tag of each word in training, for the baseline; None measures none.
+        frequent: The most frequent tag of each word in training, for the baseline; None where that is not known.
         seed: Seed of the bootstrap.
+
+    Raises:
+        InputError: If no word has a true tag, or the model predicts entities and a true tag marks none.
     """
     rows = [
         [(word, true, said) for word, true, said in zip(one.words, one.truth, one.predicted, strict=True) if true]
@@ -150,14 +157,16 @@ def measure_tags(
         if one.truth is not None
     ]
     rows = [row for row in rows if row]
+    if not rows:
+        raise InputError("no word of these rows has a tag", "give rows with tags, or predict them without measuring")
     truth = [[true for _, true, _ in row] for row in rows]
     model = _scores(facts, truth, [[said for *_, said in row] for row in rows], seed)
     figures: dict[str, Any] = _figures(facts, model)
     named = [("the model", model)]
-    if frequent is not None:
-        tags = [[frequent.get(word, _default(facts)) for word, *_ in row] for row in rows]
-        named.append((BASELINE, _scores(facts, truth, tags, seed)))
-        figures["baselines"] = [{"name": BASELINE, **_headline(facts, named[1][1])}]
+    name = BASELINE if frequent else MAJORITY
+    tags = [[(frequent or {}).get(word, _default(facts)) for word, *_ in row] for row in rows]
+    named.append((name, _scores(facts, truth, tags, seed)))
+    figures["baseline_scores"] = {name: _headline(facts, named[1][1])}
     unknown = Counter(name for row in truth for name in row if name not in set(facts["classes"]))
     if unknown:
         figures["unknown_tags"] = dict(unknown)
@@ -183,14 +192,14 @@ def _headline(facts: Mapping[str, Any], scores: TagScores) -> dict[str, Any]:
 
 def _figures(facts: Mapping[str, Any], scores: TagScores) -> dict[str, Any]:
     types = {name: one.to_json() for name, one in scores.types.items()}
-    return {**_headline(facts, scores), "types": types, "sentences": scores.sentences, "words": scores.tokens}
+    return {**_headline(facts, scores), "types": types, "sentences": scores.sequences, "words": scores.tokens}
 
 
 def _table(facts: Mapping[str, Any], named: Sequence[tuple[str, TagScores]], unknown: Counter[str]) -> str:
     """Return the scores as a table of plain text."""
     model = named[0][1]
     what = "entities" if facts["entities"] else "words with their tags"
-    lines = [f"{what} in {counted(model.sentences, 'sentence')} of {counted(model.tokens, 'word')}"]
+    lines = [f"{what} in {counted(model.sequences, 'sentence')} of {counted(model.tokens, 'word')}"]
     wide = max(len(name) for name in (*model.types, *(name for name, _ in named)))
     for name, scores in named:
         parts = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.data.examples.store import Example
 from lavra.data.examples.tagged import NO_TOKEN, TaggedColumns
+from lavra.generation.classifying import Classification
 from lavra.models.heads import TokenHead
 from lavra.models.protocols import IGNORED
 from lavra.objectives.classify import Classify, LabelledText
@@ -94,8 +95,12 @@ class TokenClassificationTask(Task):
         tags = next((name for name in known if name in data.columns), None)
         return None if words is None or tags is None else (words, tags)
 
+    def reader_from(self, columns: dict[str, Any]) -> TaggedColumns:
+        """Return what reads further rows, which may lack labels."""
+        return TaggedColumns(**columns, may_lack_labels=True)
+
     def facts(self, dataset: Dataset) -> dict[str, Any]:
-        """Return what reads the rows, and the tags: their names in order, how often each occurs, and their weights
+        """Return the tags: their names in order, how often each occurs, and their weights
         where they are balanced; and as `entities` whether they mark entities, as BIO tags do."""
         assert isinstance(dataset, LabelledDataset)
         counts, lost = _counted(dataset, validation=False)
@@ -110,7 +115,6 @@ class TokenClassificationTask(Task):
         frequencies = [counts[name] for name in classes]
         total = sum(frequencies)
         return {
-            "columns": dataset.columns_read,
             "classes": classes,
             "frequencies": frequencies,
             "class_weights": [total / (len(classes) * frequency) for frequency in frequencies],
@@ -119,7 +123,9 @@ class TokenClassificationTask(Task):
 
     def head(self, facts: dict[str, Any], width: int) -> TokenHead:
         """Return the head of tokens."""
-        return TokenHead(width, len(facts["classes"]), dropout=facts["head"]["dropout"])
+        head = TokenHead(width, len(facts["classes"]), dropout=facts["head"]["dropout"])
+        head.initialize()
+        return head
 
     def objective(self, plan: Any, model: Any, dataset: Dataset) -> TagObjective:
         """Return the objective on the rows of the store."""
@@ -153,12 +159,22 @@ class TokenClassificationTask(Task):
         every = [row for row in validation_parts(trained) if row[0].labels["tags"] is not None]
         rows = rows_in_time(trained, every, lambda some: tagged_sentences(trained.model, facts, some))
         sentences = tagged_sentences(trained.model, facts, rows)
-        measured = measure_tags(sentences, facts, frequent_tags(dataset.labelled()), trained.plan.seed)
+        # Rows that are given to a trained model come without the data that it was trained on.
+        known = dataset.prepared.train.folder != dataset.prepared.validation.folder
+        frequent = frequent_tags(dataset.labelled()) if known else None
+        measured = measure_tags(sentences, facts, frequent, trained.plan.seed)
         if len(rows) < len(every):
             return replace(
                 measured, table=f"{measured.table}\n(on {len(rows):,} of {len(every):,}, to keep to the time)"
             )
         return measured
+
+    def predict(self, trained: Trained) -> Iterator[tuple[int, Classification]]:
+        """Yield the number of each given row, and its words with a list of tags as their label."""
+        rows = validation_parts(trained)
+        tagged = tagged_sentences(trained.model, trained.plan.facts, rows)
+        for row, one in zip(rows, tagged, strict=True):
+            yield row[0].labels["row"], Classification(" ".join(one.words), one.predicted, {})
 
     def samples(self, trained: Trained, count: int) -> list[dict[str, str]]:
         """Return the first validation sentences with their predicted tags beside the true ones."""

@@ -13,8 +13,10 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.training.batches import DistributedInfo
 from lavra.workflows.datasets.text import request_of
+from lavra.workflows.labels.permuted import label_checks
 from lavra.workflows.training.checking import check_context, checked
 from lavra.workflows.training.job import TrainingJob
+from lavra.workflows.training.techniques import passes_of
 
 _GPU_SECONDS = 60.0
 """Seconds that all checks may take on a GPU, whose time is dear; on a processor they take what they need."""
@@ -53,7 +55,7 @@ def _check_run(run: RunFolder, time_limit: float | None) -> Report:
         job.trainer.master_weights.load(job.checkpoint.load("master_weights"))
     try:
         context = check_context(job, loaded=job.checkpoint is not None)
-        return checked(context, FULL, _limit(job, time_limit))
+        return checked(context, FULL, _limit(job, time_limit)).with_results(label_checks(job))
     finally:
         job.close()
 
@@ -62,12 +64,13 @@ def _check_text(config: TrainConfig, time_limit: float | None) -> Report:
     with scratch_folder() as folder:
         job = TrainingJob.create(config, Path(folder), None, DistributedInfo())
         assert job.machine is not None
-        expected = {"tokens_per_second": job.machine.expected_flops / job.plan.flops_per_token}
+        flops = job.plan.flops_per_token * passes_of(config.technique)
+        expected = {"tokens_per_second": job.machine.expected_flops / flops}
         job.plan = replace(job.plan, compile=False, probe=expected)
         job.build()
         log(f"model: {job.plan.parameters:,} parameters, {job.plan.precision} on {job.plan.device}")
         try:
-            return checked(check_context(job), FULL, _limit(job, time_limit))
+            return checked(check_context(job), FULL, _limit(job, time_limit)).with_results(label_checks(job))
         finally:
             job.close()
 

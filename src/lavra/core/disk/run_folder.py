@@ -28,7 +28,7 @@ _LOST = "bring the file back from a copy; the checkpoints and the model in the f
 
 LATER = (
     *("plan.json", "result.json", "metrics.jsonl", "samples.jsonl", "machines.jsonl", "checks.json", "text.json"),
-    *("predictions.parquet", "folds.parquet", "out_of_fold*.parquet", "label_errors.jsonl", "linear/*"),
+    *("predictions.parquet", "words.json", "folds.parquet", "out_of_fold*.parquet", "label_errors.jsonl", "linear/*"),
     *("folds/*.jsonl", "folds/folds.json"),
     *("events.log", "report.html", "document_losses.json", "doc2query*.json", ".lock", "tracker.json"),
     *("checkpoints/step-*", "checkpoints/.*", "tensorboard/*", "wandb/*", "mlruns/*"),

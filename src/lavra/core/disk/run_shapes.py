@@ -2,7 +2,7 @@
 
 Each constant describes one file or one line of a file: `CONFIG` what is read of `config.toml`, `PLAN` `plan.json`,
 `RESULT` `result.json`, `METRICS` a line of `metrics.jsonl`, `SAMPLE` a line of `samples.jsonl`, `CHECKS`
-`checks.json`, `DATA` the report on the prepared data, and `MACHINE` a line of `machines.jsonl`.
+`checks.json`, `WORDS` `words.json`, `DATA` the report on the prepared data, and `MACHINE` a line of `machines.jsonl`.
 """
 
 from __future__ import annotations
@@ -91,6 +91,16 @@ DATA = Table(
         "split": Table({side: Table(_SIZES) for side in ("train", "validation")}),
         "tokenizer": Table(dict.fromkeys(("vocabulary_size", "fertility", "bytes_per_token"), NUMBER)),
         "bad_rows": Table(),
+    }
+)
+
+_WORDS = ListOf(Table({"word": TEXT, "effect": NUMBER}, needed=("word", "effect")))
+
+WORDS = Table(
+    {
+        "method": TEXT,
+        "rows": ListOf(Table({"row": WHOLE, "output": TEXT, "words": _WORDS}, needed=("row", "output"))),
+        "outputs": Table(rest=_WORDS),
     }
 )
 

@@ -63,6 +63,11 @@ class SpanColumns(LabelReader):
     may_lack_labels: bool = False
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns that the model reads."""
+        return (self.context, self.question)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of all columns that are read where a row has them."""
         return (self.context, self.question, self.answers, *BESIDE)
@@ -79,7 +84,7 @@ class SpanColumns(LabelReader):
         if missing:
             bad_rows.add(MISSING_COLUMN, row.place, missing_column(" and ".join(missing), list(fields)), size=size)
             return None
-        bad_rows.note_columns(row.file, self.names, fields)
+        bad_rows.note_columns(row.file, [name for name in self.names if name in fields], fields)
         for name, text in zip(self.names, texts, strict=False):
             fault = NOT_TEXT if not isinstance(text, str) else fault_of(text)
             if fault:

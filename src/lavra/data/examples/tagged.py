@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -27,6 +28,8 @@ from lavra.data.readers.tables import missing_column
 from lavra.data.tokenizers.offsets import encode_with_offsets
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.text.bio import TAG, valid_bio
+
+_WORD_OR_SIGN = re.compile(r"\w+(?:[-'’.]\w+)*|[^\w\s]")
 
 NO_TOKEN = -1
 """What stands in the place of the first token of a word that has no tokens, such as an empty one."""
@@ -60,6 +63,11 @@ class TaggedColumns(LabelReader):
     may_lack_labels: bool = False
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns that the model reads."""
+        return (self.tokens,)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of all columns that are read where a row has them."""
         return (self.tokens, self.tags, *BESIDE)
@@ -71,7 +79,7 @@ class TaggedColumns(LabelReader):
             detail = missing_column(self.tokens, list(fields))
             bad_rows.add(MISSING_COLUMN, row.place, detail, size=_size(fields.values()))
             return None
-        bad_rows.note_columns(row.file, self.names, fields)
+        bad_rows.note_columns(row.file, [name for name in self.names if name in fields], fields)
         words, tags = _listed(fields[self.tokens]), _listed(fields.get(self.tags))
         fault = self._fault(words, tags, fields)
         if fault is not None:
@@ -133,6 +141,16 @@ class TaggedColumns(LabelReader):
     def to_json(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
         return {"tokens": self.tokens, "tags": self.tags}
+
+
+def words_and_signs(text: str) -> list[str]:
+    """Return the words of a text and its punctuation marks one by one, as tagged sentences usually have them.
+
+    Examples:
+        >>> words_and_signs("Disse-lhe: d'água, não!")
+        ['Disse-lhe', ':', "d'água", ',', 'não', '!']
+    """
+    return _WORD_OR_SIGN.findall(text)
 
 
 def _encoded(sentences: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -12,6 +12,9 @@ from lavra.core.disk.files import write_atomically
 from lavra.core.errors import CorruptFile, InputError
 from lavra.evaluation.labels.predictions import NO_FOLD, Predictions
 
+PREDICTIONS = "predictions.parquet"
+"""Name of the file in the folder of a run."""
+
 FORMAT = 1
 """Version of the file's layout."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from lavra.models.native.attention import takes_documents
@@ -416,3 +419,30 @@ def count_parameters(model: nn.Module) -> int:
         9
     """
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+class _WithoutNumbers(TorchFunctionMode):
+    """Leaves tensors as they are where `torch.nn.init` would draw them.
+
+    Drawing meta tensors would import the compiler's modules, which takes a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one function of torch."""
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return (kwargs or {})["tensor"] if not args else args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def parameters_of(spec: DecoderSpec) -> int:
+    """Return the number of parameters of a decoder, which is not made; shared ones are counted once.
+
+    Args:
+        spec: Specification of the decoder.
+
+    Examples:
+        >>> parameters_of(DecoderSpec(vocabulary=512, context=64, depth=1, width=64, heads=1))
+        114688
+    """
+    with torch.device("meta"), _WithoutNumbers():
+        return count_parameters(Decoder(spec))

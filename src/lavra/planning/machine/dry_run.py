@@ -48,6 +48,7 @@ class DryRun:
         gpu: Whether the loss is computed in the chunks that a GPU uses.
         micro_batches: Number of micro-batches of a step: 2 with gradient accumulation, 1 without.
         attention: Attention implementation of a `transformers` model: `sdpa`, or `eager`, which holds all scores.
+        perturbs: Whether a step takes a second gradient at perturbed weights, as sharpness-aware minimisation does.
     """
 
     model: DecoderSpec | Path
@@ -60,14 +61,16 @@ class DryRun:
     gpu: bool = False
     micro_batches: int = 2
     attention: str = "sdpa"
+    perturbs: bool = False
 
     @classmethod
-    def of_plan(cls, plan: Plan, model: DecoderSpec | Path) -> DryRun:
+    def of_plan(cls, plan: Plan, model: DecoderSpec | Path, *, perturbs: bool = False) -> DryRun:
         """Return the dry run of a step of a plan.
 
         Args:
             plan: Plan of the run.
             model: Shape of its model, or the folder of one of `transformers`.
+            perturbs: Whether a technique of the run perturbs the weights.
         """
         return cls(
             model,
@@ -78,6 +81,7 @@ class DryRun:
             plan.isolate,
             gpu=plan.device == "cuda",
             micro_batches=min(2, max(1, plan.global_batch_size // plan.micro_batch_size)),
+            perturbs=perturbs,
         )
 
     def trainer(
@@ -97,7 +101,7 @@ class DryRun:
         from lavra.objectives.causal import Causal
         from lavra.training.optimizers.schedules import Schedule
         from lavra.training.trainer import Trainer
-        from lavra.training.updates import Clip
+        from lavra.training.updates import Clip, SharpnessAware
 
         model: Any = bare_model(self.model, self.attention) if make is None else make()
         model.train()
@@ -112,7 +116,7 @@ class DryRun:
             precision=self.precision,
             device=device,
             steps=10,
-            updates=[Clip(1.0)],
+            updates=[*([SharpnessAware(0.05)] if self.perturbs else []), Clip(1.0)],
         )
 
 

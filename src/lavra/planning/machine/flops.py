@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lavra.models.native.decoder import count_parameters
+from lavra.models.native.decoder import count_parameters, parameters_of
 from lavra.models.protocols import Batch
 from lavra.models.spec import GATED, DecoderSpec
 from lavra.planning.machine.dry_run import bare_model, fake_tensors
@@ -87,6 +87,13 @@ def count_flops(model: DecoderSpec | Path, context: int) -> FlopCount:
     Raises:
         InputError: if the folder does not contain the configuration of a language model.
     """
+    if isinstance(model, DecoderSpec):
+        return FlopCount(parameters_of(model), training_flops_per_token(model, context), context)
+    return _counted(model, context)
+
+
+def _counted(model: DecoderSpec | Path, context: int) -> FlopCount:
+    """Count by operation, on one sequence without values."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from lavra.objectives.causal import Causal

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lavra.core.progress import Waiting
 from lavra.models.spec import DecoderSpec
 from lavra.planning.machine.dry_run import DryRun, chunks_of_a_gpu, fake_tensors
 
@@ -188,6 +189,11 @@ def estimate_memory(dry_run: DryRun, micro_batch_size: int) -> MemoryEstimate:
     Raises:
         InputError: if the model or a transform of it is wrong.
     """
+    with Waiting("estimating the memory of a training step"):
+        return _estimated(dry_run, micro_batch_size)
+
+
+def _estimated(dry_run: DryRun, micro_batch_size: int) -> MemoryEstimate:
     model = dry_run.model
     if not isinstance(model, DecoderSpec) or model.depth <= _DEPTHS[1]:
         return max(_phases(dry_run, micro_batch_size), key=lambda found: found.peak)

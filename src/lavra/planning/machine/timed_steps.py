@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lavra.core.progress import log
+from lavra.core.progress import Waiting, log
 from lavra.planning.machine.dry_run import DryRun
 from lavra.training.acceleration.compiling import compile_step
 from lavra.training.devices import synchronize
@@ -134,4 +134,5 @@ def probe_dry_run(
     if compile:
         log("compiling the model, as the run will do")
         compile_step(trainer)
-    return probe_steps(trainer, seconds)
+    with Waiting("timing steps of this model"):
+        return probe_steps(trainer, seconds)

@@ -12,7 +12,7 @@ from lavra.training.precision import MasterWeights
 from lavra.training.step import Step
 from lavra.training.updates.perturbation import Perturbation
 
-_OTHER_TABLES = re.compile(r"position|token_type|relative|wpe|norm", re.IGNORECASE)
+_OTHER_TABLES = re.compile(r"position|token_type|relative|rel_embed|wpe|norm|bigram", re.IGNORECASE)
 
 
 class FastGradientMethod(Perturbation):

@@ -23,7 +23,7 @@ from lavra.generation.engines.converting import (
 )
 from lavra.models.certificate import SENTENCES
 from lavra.models.families.companions import write_tokenizer
-from lavra.workflows.models.open import open_model
+from lavra.workflows.models.open import open_language_model
 
 Quantization = Literal["int8", "int8_float32", "int8_bfloat16", "int8_float16", "bfloat16", "float16", "float32"]
 
@@ -107,7 +107,7 @@ def export_ctranslate2(
     """
     out = Path(out)
     check_replaceable(out, force=force or (out / FILE).exists(), inputs=[model])
-    opened = open_model(model, "cpu")
+    opened = open_language_model(model, "cpu")
     source = Convertible(opened.model, opened.tokenizer, opened.family)
     reason = why_not_convertible(source)
     if reason is not None:

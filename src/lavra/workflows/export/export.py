@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -35,9 +36,12 @@ from lavra.models.families.companions import (
 )
 from lavra.models.families.exporting import SpecialIds, export_decoder
 from lavra.models.families.importing import read_config
+from lavra.models.head_certificate import HeadCertificate, certify_head
+from lavra.models.heads import ATTRIBUTE
 from lavra.models.hf.folders import write_hf_model
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.workflows.export.heads import head_kind, write_head_class
 from lavra.workflows.export.model_card import hf_model_card, model_card
 from lavra.workflows.models.open import OpenModel, hugging_face_folder, open_model, read_hugging_face
 from lavra.workflows.models.task_head import write_head
@@ -56,7 +60,8 @@ class Export:
     Attributes:
         folder: The new folder.
         family: The `model_type` of the exported model.
-        certificate: The comparison of the exported model, opened by `transformers`, with lavra's.
+        certificate: The comparison of the exported model, opened by `transformers`, with lavra's: of logits, or of the
+            outputs of the head of its task.
         of_source: The comparison of the folder that the model was read from with lavra's model; None for a model that
             lavra trained from scratch.
         merged: How far the merged model is from the trained one, for a run with an adapter; else None.
@@ -64,7 +69,7 @@ class Export:
 
     folder: Path
     family: str
-    certificate: Certificate
+    certificate: Certificate | HeadCertificate
     of_source: Certificate | None
     merged: dict[str, Any] | None = None
 
@@ -118,15 +123,19 @@ def export(
     if not force and was_made_by(out, request):
         log(f"{out} holds this export already, whole")
         return _made_before(out)
-    if source.folder is not None and (source.run is None or isinstance(source.model, Decoder)):
+    changed = source.run is not None and not isinstance(source.model, Decoder)
+    if source.folder is not None and not changed and not hasattr(source.model, ATTRIBUTE):
         of_source = certify(source.model, source.folder, windows, sources=read)
         _demand(of_source, f"{source.folder} is not read as transformers reads it")
     with building_folder(out, request=request, force=force, inputs=[model, *data], kind="exported model") as building:
         family, tied = _write(source, building)
-        if source.opened is not None and source.opened.task is not None:
-            write_head(building, source.model, {}, *source.opened.task)
+        in_class = _write_head(source, building)
         _write_tokenizer(source, building)
-        certificate = certify(source.model, building, windows, sources=read, tied=tied)
+        if in_class:
+            certificate = certify_head(source.model, building, windows, str(head_kind(source.model)))
+        else:
+            with _as_language_model(source.model):
+                certificate = certify(source.model, building, windows, sources=read, tied=tied)
         certificate = replace(certificate, lost=lost_companions(building, source.files))
         _demand(certificate, f"{model} was not exported as it is")
         write_json(building / FILE, _certificates(certificate, of_source, merged))
@@ -149,8 +158,32 @@ def _request(source: _Source, windows: list[list[int]]) -> str:
 def _made_before(folder: Path) -> Export:
     values = read_json(folder / FILE)
     of_source = Certificate.from_json(values["of_source"]) if "of_source" in values else None
-    family = read_config(folder)["model_type"]
-    return Export(folder, family, Certificate.from_json(values["certificate"]), of_source, values.get("folded"))
+    family, found = read_config(folder)["model_type"], values["certificate"]
+    certificate = (HeadCertificate if "largest_output" in found else Certificate).from_json(found)
+    return Export(folder, family, certificate, of_source, values.get("folded"))
+
+
+def _write_head(source: _Source, folder: Path) -> bool:
+    """Write the head of a task, for lavra and where it can be for `transformers`; return whether it could."""
+    if source.opened is None or source.opened.task is None:
+        return False
+    task, facts = source.opened.task
+    in_class = head_kind(source.model) is not None and write_head_class(folder, source.model, facts)
+    write_head(folder, source.model, {}, task, facts)
+    return in_class
+
+
+@contextmanager
+def _as_language_model(model: Decoder | HFModel) -> Iterator[None]:
+    """Let the features of a wrapped model be those of its language-model head during the block."""
+    if not isinstance(model, HFModel):
+        yield
+        return
+    before, model.for_task_head = model.for_task_head, False
+    try:
+        yield
+    finally:
+        model.for_task_head = before
 
 
 def _write(source: _Source, folder: Path) -> tuple[str, bool]:
@@ -169,16 +202,17 @@ def _write(source: _Source, folder: Path) -> tuple[str, bool]:
     return exported.family, exported.spec.tied
 
 
-def _card(source: _Source, name: str, family: str, certificate: Certificate) -> str:
+def _card(source: _Source, name: str, family: str, certificate: Certificate | HeadCertificate) -> str:
     result = source.run.result if source.run is not None else {}
     parameters = count_parameters(source.model)
+    head = head_kind(source.model) if isinstance(certificate, HeadCertificate) else None
     if isinstance(source.model, HFModel):
-        return hf_model_card(name, family, source.model, parameters, certificate, result)
-    return model_card(name, family, source.model.spec, parameters, certificate, result)
+        return hf_model_card(name, family, source.model, parameters, certificate, result, head=head)
+    return model_card(name, family, source.model.spec, parameters, certificate, result, head=head)
 
 
 def _certificates(
-    certificate: Certificate, of_source: Certificate | None, merged: dict[str, Any] | None
+    certificate: Certificate | HeadCertificate, of_source: Certificate | None, merged: dict[str, Any] | None
 ) -> dict[str, Any]:
     return {
         "certificate": certificate.to_json(),
@@ -187,7 +221,7 @@ def _certificates(
     }
 
 
-def _demand(certificate: Certificate, what: str) -> None:
+def _demand(certificate: Certificate | HeadCertificate, what: str) -> None:
     if not certificate.holds:
         raise CheckFailed(f"{what}:\n{certificate}", "nothing was written; report this with the model's config.json")
 

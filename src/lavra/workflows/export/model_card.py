@@ -7,6 +7,7 @@ from typing import Any
 
 from lavra.core.units import counted
 from lavra.models.certificate import Certificate
+from lavra.models.head_certificate import HeadCertificate
 from lavra.models.hf.model import HFModel
 from lavra.models.spec import DecoderSpec
 
@@ -69,18 +70,50 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0], skip_special
 ```
 """
 
+_USE_TOKENS = """
+## Use
+
+```python
+from transformers import pipeline
+
+tag = pipeline("token-classification", "{name}", aggregation_strategy="simple")
+print(tag("{prompt}"))
+```
+"""
+
+_USE_SPANS = """
+## Use
+
+```python
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForQuestionAnswering.from_pretrained("{name}")
+ids = tokenizer("a question", "{prompt}", return_tensors="pt")
+scores = model(**ids)  # of each token as the first and as the last of the answer
+print(tokenizer.decode(ids["input_ids"][0, scores.start_logits.argmax() : scores.end_logits.argmax() + 1]))
+```
+"""
+
 _KINDS = {
     "decoder": ("text-generation", _USE),
     "encoder": ("fill-mask", _USE_MASKED),
     "encoder-decoder": ("text2text-generation", _USE_SEQ2SEQ),
+    "token": ("token-classification", _USE_TOKENS),
+    "span": ("question-answering", _USE_SPANS),
 }
-"""For each kind of model the name of its task on the Hugging Face hub, and the section about its use."""
+"""For each kind of model, or of the head of a task, the name of its task on the Hugging Face hub, and the section about
+its use."""
 
 _MEASURES = (
     ("loss", "nats per token"),
     ("perplexity", "perplexity per token"),
     ("bits_per_byte", "bits per byte"),
     ("bits_per_word", "bits per word"),
+    ("accuracy", "accuracy"),
+    ("exact_match", "exact match"),
+    ("f1", "F1"),
+    ("macro_f1", "macro F1"),
 )
 
 
@@ -89,9 +122,11 @@ def model_card(
     family: str,
     spec: DecoderSpec,
     parameters: int,
-    certificate: Certificate,
+    certificate: Certificate | HeadCertificate,
     result: Mapping[str, Any],
     prompt: str = "Era uma vez",
+    *,
+    head: str | None = None,
 ) -> str:
     """Return the model card of a decoder of lavra's own, in Markdown.
 
@@ -103,11 +138,12 @@ def model_card(
         certificate: The certificate of the export.
         result: The final figures of the run that trained the model; empty where there is none.
         prompt: The prompt of the example of use.
+        head: The kind of the head of a task that the exported model has; None for a language model.
     """
     blocks = counted(spec.depth, "block")
     shape = {"blocks": blocks, "width": spec.width, "vocabulary": spec.vocabulary, "context": spec.context}
     description = _DECODER.format(parameters=parameters, family=family, **shape)
-    return _card(name, family, "decoder", description, certificate, result, prompt)
+    return _card(name, family, head or "decoder", description, certificate, result, prompt)
 
 
 def hf_model_card(
@@ -115,9 +151,11 @@ def hf_model_card(
     family: str,
     model: HFModel,
     parameters: int,
-    certificate: Certificate,
+    certificate: Certificate | HeadCertificate,
     result: Mapping[str, Any],
     prompt: str = "Era uma vez",
+    *,
+    head: str | None = None,
 ) -> str:
     """Return the model card of a model with an architecture of `transformers`, in Markdown.
 
@@ -129,6 +167,7 @@ def hf_model_card(
         certificate: The certificate of the export.
         result: The final figures of the run that trained the model; empty where there is none.
         prompt: The prompt of the example of use.
+        head: The kind of the head of a task that the exported model has; None for a language model.
     """
     description = _HF_MODEL.format(
         architecture=certificate.architecture,
@@ -136,7 +175,7 @@ def hf_model_card(
         vocabulary=model.vocabulary,
         context=model.context,
     )
-    return _card(name, family, model.kind, description, certificate, result, prompt)
+    return _card(name, family, head or model.kind, description, certificate, result, prompt)
 
 
 def _card(
@@ -144,7 +183,7 @@ def _card(
     family: str,
     kind: str,
     description: str,
-    certificate: Certificate,
+    certificate: Certificate | HeadCertificate,
     result: Mapping[str, Any],
     prompt: str,
 ) -> str:

@@ -12,7 +12,7 @@ from lavra.generation.chat import Conversation
 from lavra.generation.engines.engine import TorchEngine
 from lavra.workflows.datasets.text import request_of
 from lavra.workflows.generation.engines import open_engine
-from lavra.workflows.models.open import OpenModel, open_model
+from lavra.workflows.models.open import OpenModel, open_language_model
 
 
 def open_chat(
@@ -46,7 +46,7 @@ def open_chat(
             "a conversation samples or is greedy, one answer at a time",
             "leave out --beams, --samples, --contrastive and the constraints",
         )
-    opened = open_model(model, device) if isinstance(model, str) else model
+    opened = open_language_model(model, device) if isinstance(model, str) else model
     template = chat_template_of(opened)
     if template is None:
         raise InputError(

@@ -18,7 +18,7 @@ from lavra.generation.prompts import encode_prompt, writes_from_source
 from lavra.models.native.decoder import Decoder
 from lavra.models.native.low_precision import FEW_ROWS, can_pack, pack_weights, round_weights
 from lavra.training.precision import TYPES, choose_precision
-from lavra.workflows.models.open import OpenModel, open_model
+from lavra.workflows.models.open import OpenModel, open_language_model, refuse_labels
 
 MANY_TEXTS = 64
 """Number of texts from which on `auto` converts a model for CTranslate2, because the conversion takes some seconds."""
@@ -62,7 +62,8 @@ def open_engine(
         raise InputError(f"{engine!r} is not an engine", "choose one of auto, torch, ctranslate2")
     if precision not in ("auto", "int8", *TYPES):
         raise InputError(f"{precision!r} is not a precision", f"choose one of auto, {', '.join(TYPES)}, int8")
-    opened = open_model(model, device, "fp32") if isinstance(model, str) else model
+    opened = open_language_model(model, device, "fp32") if isinstance(model, str) else model
+    refuse_labels(opened, opened.place)
     texts = len(prompts) * options.samples
     if engine == "torch":
         return _torch(opened, options, precision, texts)

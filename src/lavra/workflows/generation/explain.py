@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lavra.config.generation import GenerateOptions
 from lavra.generation.explaining import Step
 from lavra.generation.explaining import explain as explain_prompt
-from lavra.workflows.models.open import open_model
+from lavra.workflows.models.open import open_language_model
 
 
 def explain(
@@ -35,7 +35,7 @@ def explain(
         >>> steps = lavra.explain("runs/book", "Era uma", top=3)     # doctest: +SKIP
         >>> [one.text for one in steps[0].candidates]                # doctest: +SKIP
     """
-    opened = open_model(model, device)
+    opened = open_language_model(model, device)
     return explain_prompt(opened.model, opened.tokenizer, prompt, options, top=top)
 
 

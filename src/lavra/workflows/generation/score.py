@@ -12,7 +12,7 @@ from lavra.core.errors import InputError
 from lavra.data.readers.lines import read_records, text, texts
 from lavra.generation.scoring import By, Score, shares
 from lavra.generation.scoring import score as score_options
-from lavra.workflows.models.open import open_model
+from lavra.workflows.models.open import open_language_model
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -99,7 +99,7 @@ def score(
         raise InputError("the options of a prompt are one string", "give a list of strings for each prompt")
     if any(not mine for mine in options):
         raise InputError("a prompt has no options", "give at least one option")
-    opened = open_model(model, device)
+    opened = open_language_model(model, device)
     how: dict[str, Any] = {"by": by, "neutral": neutral, "long_prompt": long_prompt, "bos": bos}
     return score_with(opened.model, opened.tokenizer, prompts, options, **how)
 

@@ -12,7 +12,7 @@ from lavra.generation.generate import generate
 from lavra.generation.self_asking import SelfAsked
 from lavra.generation.self_asking import self_ask as ask_oneself
 from lavra.text.templates import read_templates
-from lavra.workflows.models.open import open_model
+from lavra.workflows.models.open import open_language_model
 
 
 def self_ask(
@@ -47,7 +47,7 @@ def self_ask(
     """
     template = read_templates(templates)[0]
     how = options or GenerateOptions(greedy=True, max_new_tokens=60)
-    opened = open_model(model, device)
+    opened = open_language_model(model, device)
 
     def write(prompt: str, stop: tuple[str, ...]) -> str:
         with torch.no_grad():

@@ -21,7 +21,7 @@ from lavra.tasks.opening import open_dataset
 from lavra.training.plan import Plan
 from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.labels.given_rows import given_rows, task_of
-from lavra.workflows.labels.labeller import LinearLabeller
+from lavra.workflows.labels.labeller import LinearLabeller, columns_of
 from lavra.workflows.labels.out_of_fold import OUT_OF_FOLD, OUT_OF_FOLD_LINEAR, out_of_fold
 from lavra.workflows.models.open import OpenModel
 
@@ -132,7 +132,7 @@ def evaluate_linear(
         return known
     if data:
         given = read_examples(data, bad_rows, columns=labeller.reader, encoding=encoding)
-        rows = [row for _, row, _ in sorted(labeller.predict(given, bad_rows), key=lambda one: one[0])]
+        rows = columns_of(given)
         if bad_rows.summary():
             log(bad_rows.summary())
     elif labeller.run is not None:

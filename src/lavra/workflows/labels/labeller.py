@@ -14,8 +14,11 @@ from lavra.core.errors import InputError
 from lavra.data.examples.labelled import LabelReader
 from lavra.data.examples.rows import ExampleRow
 from lavra.data.readers.rows import BadRows
+from lavra.generation.classifying import Classification
 from lavra.models.linear.model import LinearModel
+from lavra.tasks.base import Task
 from lavra.tasks.label_predictions import outputs_of
+from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
 from lavra.tasks.linear_baseline import LINEAR, read_baseline, texts_of, with_temperature
 from lavra.tasks.table import find_task
@@ -25,8 +28,8 @@ from lavra.workflows.models.open import OpenModel
 DELIVERS = "delivers"
 """Name of the entry of `result.json` that says which model of a run labels texts: `model` or `linear`."""
 
-Predicted = tuple[int, Mapping[str, Any], np.ndarray]
-"""The number of a row among those that were given, its columns with its texts, and the (outputs,) prediction."""
+Predicted = tuple[int, Classification]
+"""The number of a row among those that were given, and what is predicted for it."""
 
 
 class Labeller(Protocol):
@@ -34,15 +37,18 @@ class Labeller(Protocol):
 
     Attributes:
         place: The location of the model, in words.
-        task: Its task.
         facts: What the task knows of its training data.
         run: The run that it comes from; None for none.
     """
 
     place: str
-    task: LabelledTextTask
     facts: dict[str, Any]
     run: RunFolder | None
+
+    @property
+    def task(self) -> Task:
+        """Its task."""
+        ...
 
     @property
     def reader(self) -> LabelReader:
@@ -76,10 +82,7 @@ class NetworkLabeller:
                 "train one on rows with labels: lavra train DATA --from MODEL",
             )
         name, self.facts = self.opened.task
-        task = find_task(name)
-        if not isinstance(task, LabelledTextTask):
-            raise InputError(f"{self.opened.place} is a model for {name}", "use it with the command of that task")
-        self.task, self.place, self.run = task, self.opened.place, self.opened.run
+        self.task, self.place, self.run = find_task(name), self.opened.place, self.opened.run
 
     @property
     def reader(self) -> LabelReader:
@@ -89,10 +92,14 @@ class NetworkLabeller:
     def predict(self, rows: Iterable[ExampleRow], bad_rows: BadRows) -> Iterator[Predicted]:
         """Yield the prediction of each row that can be used; see `Labeller`."""
         with given_rows(self.opened, rows, bad_rows) as trained:
-            kept = list(trained.dataset.labelled(validation=True))  # pyright: ignore[reportAttributeAccessIssue]
+            if not isinstance(self.task, LabelledTextTask):
+                yield from self.task.predict(trained)
+                return
+            assert isinstance(trained.dataset, LabelledDataset)
+            kept = list(trained.dataset.labelled(validation=True))
             for number, outputs in outputs_of(trained):
                 shares = np.asarray(self.task.probabilities(self.facts, outputs.double()))
-                yield kept[number]["row"], kept[number], shares
+                yield kept[number]["row"], _classified(self.task, self.facts, kept[number], shares)
 
 
 @dataclass
@@ -120,13 +127,24 @@ class LinearLabeller:
 
     def predict(self, rows: Iterable[ExampleRow], bad_rows: BadRows) -> Iterator[Predicted]:
         """Yield the prediction of each row; see `Labeller`."""
-        columns = [
-            {**row.labels, "texts": [row.prompt, row.completion] if row.completion else [row.prompt]} for row in rows
-        ]
+        columns = columns_of(rows)
         if not columns:
             raise InputError("no row can be used", bad_rows.remedy() or "give rows with text")
         numbers = with_temperature(self.facts, self.model.predict_proba(texts_of(columns)))
-        yield from ((place, row, shares) for place, (row, shares) in enumerate(zip(columns, numbers, strict=True)))
+        for number, (row, shares) in enumerate(zip(columns, numbers, strict=True)):
+            yield number, _classified(self.task, self.facts, row, shares)
+
+
+def columns_of(rows: Iterable[ExampleRow]) -> list[dict[str, Any]]:
+    """Return the columns of rows, with their texts as `texts`, as data sets hold them."""
+    return [{**row.labels, "texts": [row.prompt, row.completion] if row.completion else [row.prompt]} for row in rows]
+
+
+def _classified(
+    task: LabelledTextTask, facts: Mapping[str, Any], row: Mapping[str, Any], shares: np.ndarray
+) -> Classification:
+    named = {name: float(share) for name, share in zip(facts["classes"], shares, strict=True)}
+    return Classification("\n".join(row["texts"]), task.answer(facts, shares), named)
 
 
 def linear_at(location: str) -> LinearLabeller | None:

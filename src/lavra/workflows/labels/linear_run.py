@@ -17,6 +17,7 @@ from lavra.evaluation.labels.predictions_file import write_predictions
 from lavra.models.linear.model import LinearModel
 from lavra.tasks.base import Measured, Task
 from lavra.tasks.datasets import DataDescription
+from lavra.tasks.deciding_words import write_words
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import PREDICTIONS, UNMEASURED, LabelledTextTask, with_known
 from lavra.tasks.linear_baseline import LINEAR, fit_baseline, is_available, linear_predictions, save_baseline
@@ -90,6 +91,7 @@ def train_linear(
         log(note)
     save_baseline(run.path / LINEAR, model, task.name, facts)
     measured = _measured(task, model, facts, data, run.path, config.seed) if measure is None else measure()
+    write_words(run.path, "weights", weights=model.deciding_words())
     taken = time.monotonic() - began
     plan = {"task": task.name, "objective": task.name, "model": {"preset": LINEAR}, "facts": facts, "seed": config.seed}
     run.write_plan({**plan, "parameters": int(model.weights.size)})

@@ -10,6 +10,8 @@ from lavra.core.progress import log
 from lavra.core.units import counted
 from lavra.data.examples.labelled import LabelColumns, LabelReader
 from lavra.data.examples.rows import ExampleRow
+from lavra.data.examples.spans import SpanColumns
+from lavra.data.examples.tagged import TaggedColumns, words_and_signs
 from lavra.data.readers.documents import read_rows
 from lavra.data.readers.rows import BadRows, OnBadRow, SourceDocument
 from lavra.generation.classifying import Classification
@@ -22,7 +24,8 @@ def predict_texts(labeller: Labeller, texts: Sequence[Any]) -> list[Classificati
     Args:
         labeller: The model.
         texts: Texts, or for a model that reads several columns, mappings from their names to their values; two texts
-            may also be given as a pair.
+            may also be given as a pair. For a model that tags words, lists of words, or texts that are divided into
+            words and punctuation marks.
 
     Raises:
         InputError: If a text cannot be read.
@@ -71,13 +74,16 @@ def predict_file(
 
 
 def _text_columns(reader: LabelReader) -> tuple[str, ...]:
-    return reader.texts if isinstance(reader, LabelColumns) else reader.names
+    known = isinstance(reader, LabelColumns | TaggedColumns | SpanColumns)
+    return reader.texts if known else reader.names
 
 
 def _row(number: int, text: Any, reader: LabelReader) -> SourceDocument:
     names = _text_columns(reader)
     if isinstance(text, Mapping):
         fields = dict(text)
+    elif isinstance(reader, TaggedColumns):
+        fields = {reader.tokens: words_and_signs(text) if isinstance(text, str) else list(text)}
     else:
         parts = (text,) if isinstance(text, str) else tuple(text)
         if len(parts) != len(names):
@@ -99,8 +105,6 @@ def _predicted(labeller: Labeller, rows: Iterable[ExampleRow | None], bad_rows: 
             used.append(row)
         count += 1
     found: list[Classification | None] = [None] * count
-    for number, columns, numbers in labeller.predict(used, bad_rows):
-        shares = {name: float(share) for name, share in zip(labeller.facts["classes"], numbers, strict=True)}
-        label = labeller.task.answer(labeller.facts, numbers)
-        found[places[number]] = Classification("\n".join(columns["texts"]), label, shares)
+    for number, predicted in labeller.predict(used, bad_rows):
+        found[places[number]] = predicted
     return found

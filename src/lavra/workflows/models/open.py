@@ -10,6 +10,7 @@ import torch
 
 from lavra.core.disk.run_folder import RunFolder, is_run
 from lavra.core.errors import InputError
+from lavra.core.program import command
 from lavra.core.progress import log
 from lavra.data.tokenizers.llama2c import find_llama2c_tokenizer, load_llama2c_tokenizer
 from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -32,7 +33,7 @@ from lavra.training.precision import TYPES, choose_precision
 from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.models.merging import model_for_use
 from lavra.workflows.models.saved_base import companions_folder
-from lavra.workflows.models.task_head import read_head
+from lavra.workflows.models.task_head import HEAD_FILE, read_head
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,48 @@ def open_model(location: str, device: str = "auto", precision: str = "fp32", *, 
     return opened
 
 
+def open_language_model(location: str, device: str = "auto", precision: str = "fp32") -> OpenModel:
+    """Open a model that predicts text, see `open_model`.
+
+    Args:
+        location: The location of the model.
+        device: Device that holds the model and computes.
+        precision: Type of the weights.
+
+    Raises:
+        InputError: If there is no such model, or it was trained for labels and predicts no text.
+    """
+    opened = open_model(location, device, precision)
+    refuse_labels(opened, location)
+    return opened
+
+
+def refuse_labels(opened: OpenModel, location: str) -> None:
+    """Raise an error for a model that was trained for labels, and predicts no text.
+
+    Args:
+        opened: The model.
+        location: Its location, as it was given.
+
+    Raises:
+        InputError: If it has the head of a task.
+    """
+    if opened.task is not None:
+        raise InputError(
+            f"{location} was trained for labels ({opened.task[0]}), and predicts no text",
+            f"{command('classify', location, '--text', '…')}, or {command('evaluate', location, '--data', 'FILE')}",
+        )
+
+
 def _open(location: str, where: torch.device, new_head: bool = False) -> OpenModel:
     path = Path(location)
     if is_run(path):
         run = RunFolder(path)
+        if run.result.get("delivers") == "linear":
+            raise InputError(
+                f"the model of {location} is linear: it labels texts, and is no network",
+                f"{command('classify', location, '--text', '…')}, or {command('evaluate', location, '--data', 'FILE')}",
+            )
         if (path / "model" / SPECIFICATION).exists() and run.status == "finished":
             return _from_folder(path / "model", where, run)
         if is_hugging_face_folder(path / "model") and run.status == "finished":
@@ -204,12 +243,16 @@ def read_hugging_face(folder: Path, *, new_head: bool = False) -> Decoder | HFMo
     """
     config = read_config(folder)
     kind = choose_kind(config, folder)
+    # The class with the head of a task has no language-model head, and may be none of those that lavra reads itself.
+    for_task = (folder / HEAD_FILE).is_file()
     if kind != "decoder" or config.get("model_type") not in FAMILIES:
-        return open_hf_model(folder, kind, new_head=new_head)
+        return open_hf_model(folder, kind, for_task_head=for_task, new_head=new_head)
     try:
         imported = import_decoder(folder)
     except InputError as error:
-        model = open_hf_model(folder, kind)  # raises the better error where the files themselves are wrong
+        model = open_hf_model(
+            folder, kind, for_task_head=for_task
+        )  # raises the better error where the files themselves are wrong
         log(f"{folder}: {error.message}; it is computed by transformers instead, more slowly")
         return model
     for note in imported.notes:

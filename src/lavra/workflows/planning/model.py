@@ -14,7 +14,7 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.importing import is_hugging_face_folder, read_config
 from lavra.models.families.registry import FAMILIES, family_of
 from lavra.models.hf.kinds import choose_kind
-from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.models.native.decoder import Decoder, count_parameters, parameters_of
 from lavra.models.native.store import SPECIFICATION, read_spec
 from lavra.models.spec import PRESETS, DecoderSpec, named_vocabulary
 from lavra.planning.forecast import Shape
@@ -185,11 +185,9 @@ def described(model: DecoderSpec | Path, asked: str) -> Shape:
         asked: The name of the model in the request; "auto" if the plan chose it.
     """
     if isinstance(model, DecoderSpec):
-        with torch.device("meta"):
-            parameters = count_parameters(Decoder(model))
         return Shape(
             shape_name(asked, model),
-            parameters,
+            parameters_of(model),
             matrix_parameters(model),
             model.vocabulary,
             model.context,

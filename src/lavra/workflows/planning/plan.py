@@ -11,8 +11,8 @@ import torch
 
 from lavra.config.planning import PlanRequest
 from lavra.core.errors import InputError
-from lavra.core.progress import log
-from lavra.core.units import show_duration
+from lavra.core.progress import Waiting, log
+from lavra.core.units import show_count, show_duration
 from lavra.data.token_store.prepare import open_prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.spec import DecoderSpec, preset
@@ -40,7 +40,7 @@ from lavra.workflows.planning.model import asked_shape, described, outline_of, p
 from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, given_seconds, learner_of
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.run_length import steps_within, with_length
-from lavra.workflows.training.techniques import cost_of_steps
+from lavra.workflows.training.techniques import cost_of_steps, perturbs_weights
 
 _SHORTEST_BUDGET = 10.0
 """Seconds that start-up, timed steps and the final evaluation take by themselves; a shorter budget is refused."""
@@ -85,6 +85,7 @@ def plan(request: PlanRequest) -> PlanReport:
     planned = autoconfig(request, machine, learner, data, DistributedInfo(), spent=before)
     shape = learner.spec or Path(hugging_face_folder(planned.base or "") or planned.base or "")
     flops = count_flops(shape, planned.context)
+    _tell_roughly(request, planned, flops, machine)
     planned, speed = _timed(request, hardware, planned, shape, flops, machine, source)
     planned = _sized(request, planned, data, speed, before)
     report = _report(request, hardware, planned, shape, flops, speed, text, data, calibration)
@@ -233,10 +234,10 @@ def _timed(
     The speed is that of timed steps on this machine, else a share of the peak of the hardware; it counts every gradient
     that the techniques of the request take.
     """
-    dry_run, rows = DryRun.of_plan(planned, shape), planned.micro_batch_size
+    dry_run, rows = _dry_run(request, planned, shape), planned.micro_batch_size
     if request.machine.micro_batch_size is None:
-        while rows > 1 and not estimate_memory(dry_run, rows).fits(hardware.memory):
-            rows = max(part for part in range(1, rows) if planned.global_batch_size % part == 0)
+        with Waiting("estimating the memory of a training step"):
+            rows = _rows_that_fit(dry_run, planned, hardware.memory)
     planned = replace(planned, micro_batch_size=rows)
     efficiency = machine.expected_flops / machine.peak
     cost = cost_of_steps(request.technique)
@@ -245,8 +246,28 @@ def _timed(
         return planned, by_peak
     if not estimate_memory(dry_run, rows).fits(hardware.memory):
         return planned, by_peak
-    probe = probe_dry_run(dry_run, rows, machine.device, _PROBE_SECONDS, compile=planned.compile)
+    plain = replace(dry_run, perturbs=False)  # the cost of the techniques is reckoned
+    probe = probe_dry_run(plain, rows, machine.device, _PROBE_SECONDS, compile=planned.compile)
     return planned, Speed.from_probe(probe.tokens_per_second / cost, hardware.peak_flops, cost * flops.exact)
+
+
+def _tell_roughly(request: PlanRequest, planned: Plan, flops: FlopCount, machine: Machine) -> None:
+    """Say what plain arithmetic tells, before steps are timed and memory is estimated, which takes seconds."""
+    speed = machine.expected_flops / flops.exact
+    tokens = float(request.tokens or planned.tokens)
+    name = request.base or ("a model that the plan chose" if request.model.preset == "auto" else request.model.preset)
+    log(
+        f"roughly: {name}, {show_count(planned.parameters)} parameters, {show_count(tokens)} tokens at "
+        f"{show_count(speed)} tokens/s in {show_duration(tokens / speed)}"
+    )
+
+
+def _rows_that_fit(dry_run: DryRun, planned: Plan, memory: float) -> int:
+    """Return the largest micro-batch of at most the planned sequences that fits into memory, or 1."""
+    rows = planned.micro_batch_size
+    while rows > 1 and not estimate_memory(dry_run, rows).fits(memory):
+        rows = max(part for part in range(1, rows) if planned.global_batch_size % part == 0)
+    return rows
 
 
 def _seconds_before(hardware: Hardware, text: CorpusStats | None) -> float:
@@ -255,6 +276,10 @@ def _seconds_before(hardware: Hardware, text: CorpusStats | None) -> float:
     They are known for this machine alone; for other hardware they are left out.
     """
     return _START_UP_SECONDS + (text.preparation_seconds if text else 0.0) if hardware.here else 0.0
+
+
+def _dry_run(request: PlanRequest, planned: Plan, shape: DecoderSpec | Path) -> DryRun:
+    return DryRun.of_plan(planned, shape, perturbs=perturbs_weights(request.technique))
 
 
 def _sized(request: PlanRequest, planned: Plan, data: DataSize, speed: Speed, before: float) -> Plan:
@@ -278,12 +303,13 @@ def _report(
     data: DataSize,
     calibration: Calibration,
 ) -> PlanReport:
-    memory = memory_forecast(
-        DryRun.of_plan(planned, shape),
-        hardware.memory,
-        asked=request.machine.micro_batch_size,
-        most_rows=planned.micro_batch_size,
-    )
+    with Waiting("estimating the memory of micro-batches"):
+        memory = memory_forecast(
+            _dry_run(request, planned, shape),
+            hardware.memory,
+            asked=request.machine.micro_batch_size,
+            most_rows=planned.micro_batch_size,
+        )
     by_rule = cost_of_steps(request.technique) * flops.rule
     rule = Speed.from_efficiency(hardware.peak_flops, by_rule, speed.efficiency, speed.source)
     power = {"watts": request.watts or hardware.watts, "price_per_hour": request.price_per_hour}

@@ -16,7 +16,7 @@ from lavra.search.expansion.prompts import BARE, QueryPrompt, prompt_of
 from lavra.search.expansion.query_generator import ModelQueryGenerator, QueryGenerator, Sampling, reads_with_encoder
 from lavra.search.expansion.scorers import LikelihoodScorer, QueryScorer, open_scorer
 from lavra.training.devices import choose_device
-from lavra.workflows.models.open import OpenModel, open_model
+from lavra.workflows.models.open import OpenModel, open_language_model
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ def open_query_generator(config: ExpandConfig) -> OpenQueryGenerator:
         InputError: If there is no such model, or the engine does not support it.
     """
     device = choose_device(config.device)
-    opened = open_model(config.model, config.device, "fp32")
+    opened = open_language_model(config.model, config.device, "fp32")
     reads = reads_with_encoder(opened.model)
     prompt = prompt_of(config.model, BARE if reads else QueryPrompt())
     engine = _ctranslate2(config, opened, device, reads)
     if engine is None:
-        opened = open_model(config.model, config.device, config.precision)
+        opened = open_language_model(config.model, config.device, config.precision)
     sampling = Sampling(config.top_k, config.temperature)
     writer = ModelQueryGenerator(opened.model, opened.tokenizer, prompt, sampling, engine)
     return OpenQueryGenerator(writer, prompt, "ctranslate2" if engine else "torch", opened.model)

@@ -11,7 +11,7 @@ import torch
 from lavra.config.training import ModelConfig, TrainConfig
 from lavra.config.transforms import TransformConfig
 from lavra.core.errors import InputError
-from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.models.native.decoder import parameters_of
 from lavra.models.spec import DecoderSpec, preset
 from lavra.planning.budget import (
     BYTES_PER_TOKEN,
@@ -31,6 +31,7 @@ from lavra.training.plan import Plan
 from lavra.training.precision import Precision
 from lavra.workflows.models.base_model import Base
 from lavra.workflows.models.ngram_init import contexts_to_count, pairs_worth_counting
+from lavra.workflows.training.one_step import refuse_too_large
 from lavra.workflows.training.optimization import optimizer_options, options_after_bigrams
 from lavra.workflows.training.run_length import length_fields
 from lavra.workflows.training.techniques import cost_of_steps, rows_together
@@ -217,7 +218,7 @@ def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, t
     """
     if isinstance(model, DecoderSpec):
         spec = replace(model, vocabulary=data.vocabulary, context=data.context or model.context)
-        base, parameters, context, source = None, _parameters(spec), spec.context, 0
+        base, parameters, context, source = None, parameters_of(spec), spec.context, 0
         flops, packs = training_flops_per_token(spec), True
     else:
         spec, base, parameters, source = model.spec, model, model.parameters, model.source_window
@@ -248,7 +249,7 @@ def autoconfig(
         spent: Seconds of the time budget that are gone, for reading and tokenising the text.
 
     Raises:
-        InputError: If the lengths of the request contradict each other.
+        InputError: If the lengths of the request contradict each other, or no step fits into the time budget.
     """
     world, adapting, asked = distributed.world_size, learner.base is not None, config.objective
     cost, group = cost_of_steps(config.technique), rows_together(config.technique)
@@ -260,6 +261,9 @@ def autoconfig(
     busy = busy_tokens(machine.device.type, world * machine.expected_flops, learner.flops_per_token)
     suited = data.batch_tokens(learner)
     rows = _global_batch_size(config, learner.context, tokens, world * group, busy, suited, adapting=adapting)
+    if seconds is not None and budget is not None:
+        step_seconds = rows * learner.context * per_token / world
+        refuse_too_large(step_seconds, seconds, budget, learner.context, machine.expected_flops)
     micro = _micro_batch_size(config, learner.context, rows // world, _tokens_at_once(machine, learner), group)
     compile = learner.spec is not None and should_compile(  # a wrapped model has no blocks that are known to compile
         config.machine.compile, machine.device, seconds or tokens * per_token / world
@@ -400,8 +404,3 @@ def _micro_batch_size(config: TrainConfig, context: int, share: int, tokens: int
     most = max(1, tokens // context)
     possible = range(min(most, share), 0, -1)
     return next((rows for rows in possible if share % rows == 0 and rows % group == 0), group)
-
-
-def _parameters(spec: DecoderSpec) -> int:
-    with torch.device("meta"):
-        return count_parameters(Decoder(spec))

@@ -10,6 +10,7 @@ from lavra.core.progress import log, printable
 from lavra.core.seeds import row_streams
 from lavra.reports.run_table import predicted_table
 from lavra.training.checkpoints.checkpoints import CheckpointStore
+from lavra.workflows.labels.choice import choose_model
 from lavra.workflows.models.merging import write_merged
 from lavra.workflows.models.saved_base import companions_folder, write_model
 from lavra.workflows.training.best_step import checkpoint_to_deliver
@@ -47,6 +48,7 @@ def finish(job: JobParts) -> dict[str, Any]:
         measured = job.measure() if job.measure is not None else job.task.evaluate(job.trained(SAMPLES_SHARE))
         samples = job.task.samples(job.trained(), job.config.samples)
     _show(samples)
+    chosen, told = choose_model(job)
     for sample in samples:
         run.samples.append({"step": step, **sample})
     lines = run.metrics.read()
@@ -65,6 +67,7 @@ def finish(job: JobParts) -> dict[str, Any]:
         "peak_bytes": measured_memory(plan.device),
         "data": list(job.config.data),
         **measured.figures,
+        **chosen,
         **({} if merged is None else {"folded": merged}),
         "data_usage": data.data_usage(plan, step * plan.global_batch_size),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),
@@ -72,6 +75,8 @@ def finish(job: JobParts) -> dict[str, Any]:
     result["predicted"] = against(plan.forecast, result)
     run.write_result(result)
     log(measured.table)
+    if told:
+        log(told)
     if result["predicted"]:
         log(f"predicted against actual\n{predicted_table(result['predicted'])}")
     return result
@@ -103,9 +108,11 @@ def _show(samples: list[dict[str, str]]) -> None:
     for number, sample in enumerate(samples, start=1):
         if "expected" in sample:
             log(f"--- sample {number}: {printable(sample['prompt'].strip())[-_SHOWN_PROMPT:]}")
-            log(f"generated: {printable(sample['text'].strip())}\nexpected:  {printable(sample['expected'].strip())}")
+            text = f"generated: {printable(sample['text'].strip())}\nexpected:  {printable(sample['expected'].strip())}"
+            log(text, as_it_is=True)
         else:
-            log(f"--- sample {number}\n{printable(sample['text'].strip())}")
+            log(f"--- sample {number}")
+            log(printable(sample["text"].strip()), as_it_is=True)
 
 
 def speed_after(lines: list[dict[str, Any]], probed: int) -> float | None:

@@ -49,7 +49,13 @@ _COMPARED = ("seconds", "tokens_per_second", "peak_bytes", "bits_per_byte", "los
 
 
 def with_forecast(
-    plan: Plan, data: Dataset, home: Path | None = None, spent: float = 0.0, left: float | None = None
+    plan: Plan,
+    data: Dataset,
+    home: Path | None = None,
+    spent: float = 0.0,
+    left: float | None = None,
+    *,
+    perturbs: bool = False,
 ) -> Plan:
     """Return the plan with its forecast: time, speed, memory, loss.
 
@@ -62,6 +68,7 @@ def with_forecast(
             `transformers` is not forecast.
         spent: Seconds since the command started.
         left: Expected seconds from now to the end of a run without a time budget; None where they are not known.
+        perturbs: Whether a technique of the run perturbs the weights, which takes copies of them.
     """
     calibration = load_calibration()
     expected: dict[str, float] = {}
@@ -79,7 +86,7 @@ def with_forecast(
     if shape is not None and rough >= _WORTH_A_DRY_RUN:
         # The timed steps ran the compiler as well, whose memory a dry run does not see.
         so_far = measured_memory(plan.device) if step else None
-        expected["peak_bytes"] = max(_expected_memory(plan, shape), so_far or 0.0)
+        expected["peak_bytes"] = max(_expected_memory(plan, shape, perturbs), so_far or 0.0)
     law = run_scaling_law(plan, data)
     if law is not None and plan.model is not None:
         size, read = matrix_parameters(plan.model), read_bytes(plan, data, plan.epochs)
@@ -174,12 +181,12 @@ def _shape_to_dry_run(plan: Plan, home: Path | None) -> DecoderSpec | Path | Non
     return folder if folder is not None and (folder / CONFIG).is_file() and not plan.source_context else None
 
 
-def _expected_memory(plan: Plan, shape: DecoderSpec | Path) -> float:
+def _expected_memory(plan: Plan, shape: DecoderSpec | Path, perturbs: bool) -> float:
     """Return the expected peak memory in bytes: of the whole process, or on a GPU of the tensors there.
 
     A checkpoint is written beside the training, from a copy in main memory of the weights and the optimiser's state.
     """
-    estimate = estimate_memory(DryRun.of_plan(plan, shape), plan.micro_batch_size)
+    estimate = estimate_memory(DryRun.of_plan(plan, shape, perturbs=perturbs), plan.micro_batch_size)
     if plan.device == "cuda":
         return float(estimate.peak)
     copied = (estimate.master_weights or estimate.weights) + estimate.optimizer

@@ -83,7 +83,6 @@ _RANGES = {
     "technique.progressive_length": _SHARE,
     "technique.r_drop": _NOT_NEGATIVE,
     "technique.dropout_samples": _AT_LEAST_ONE,
-    "technique.head_dropout": _SHARE,
     "technique.unfreeze": _SHARE,
     "machine.threads": _AT_LEAST_ONE,
     "machine.micro_batch_size": _AT_LEAST_ONE,

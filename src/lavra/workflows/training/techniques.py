@@ -25,7 +25,7 @@ from lavra.objectives.multi_sample import MultiSampleDropout
 from lavra.objectives.progressive_length import ProgressiveLength
 from lavra.objectives.r_drop import RDrop
 from lavra.objectives.random_crop import RandomCrop
-from lavra.tasks.datasets import Dataset
+from lavra.tasks.datasets import Dataset, ExampleDataset
 from lavra.training.trainer import Trainer
 from lavra.training.updates import (
     AdversarialWeights,
@@ -67,20 +67,17 @@ def technique_updates(asked: TechniqueConfig, trainer: Trainer) -> list[Update]:
     return found
 
 
-_OF_LABELS = ("mixup", "random_crop", "progressive_length", "r_drop", "dropout_samples", "head_dropout")
+_OF_LABELS = ("mixup", "random_crop", "progressive_length", "r_drop", "dropout_samples")
 """Techniques for rows with labels."""
 
-_OF_HEADS = ("mixup", "dropout_samples", "head_dropout")
-"""Techniques that need a head of texts in two halves, such as `SequenceHead`."""
-
-_OF_TEXTS = ("random_crop", "progressive_length")
-"""Techniques that cut texts, and would cut labels of tokens."""
+_OF_TEXTS = ("mixup", "random_crop", "progressive_length", "dropout_samples")
+"""Techniques for labels of whole texts, by a head that makes one vector of each, such as `SequenceHead`."""
 
 
 def with_techniques(
-    asked: TechniqueConfig, objective: Objective, model: Decoder | HFModel, dataset: Dataset, context: int
+    asked: TechniqueConfig, objective: Objective, model: Decoder | HFModel, dataset: Dataset
 ) -> Objective:
-    """Return an objective inside those of the techniques, and give the head of the model its dropout.
+    """Return an objective inside those of the techniques, and tell the head of the model its dropout samples.
 
     What is only measured is the same as without them.
 
@@ -89,7 +86,6 @@ def with_techniques(
         objective: The objective of the task.
         model: The model with the head of the task.
         dataset: The data set.
-        context: Tokens of the longest text.
 
     Raises:
         InputError: If a technique does not fit the task, the data or the model.
@@ -99,12 +95,12 @@ def with_techniques(
     if not given:
         return objective
     _refuse_misfits(given, objective, model, dataset)
-    _prepare_head(asked, model)
+    _prepare_dropout(asked, model)
     special = Words.of(dataset.tokenizer).special
     if asked.cutout:
         objective = Cutout(objective, special, asked.cutout, _mask_token(dataset.tokenizer))
     if asked.progressive_length:
-        objective = ProgressiveLength(objective, special, context, asked.progressive_length)
+        objective = ProgressiveLength(objective, special, _longest(dataset), asked.progressive_length)
     if asked.random_crop:
         objective = RandomCrop(objective, special, asked.random_crop)
     if asked.dropout_samples > 1 and asked.dropout_average == "losses":
@@ -124,25 +120,27 @@ def _refuse_misfits(given: Sequence[str], objective: Objective, model: Decoder |
         raise InputError(f"{flag} is for texts with labels", "leave it out")
     if isinstance(objective, ComparingObjective) or (isinstance(model, HFModel) and model.kind == "encoder-decoder"):
         raise InputError(f"{first(given)} does not fit the task or the model", "leave it out")
-    if (flag := first(_OF_TEXTS)) and getattr(objective, "tokens", False):
-        raise InputError(f"{flag} is for labels of whole texts, not of tokens", "leave it out")
-    if (flag := first(_OF_HEADS)) and not hasattr(head_of(model), "pooled"):
-        raise InputError(f"{flag} needs a head that makes one vector of a text", "leave it out")
+    if (flag := first(_OF_TEXTS)) and not hasattr(head_of(model), "pooled"):
+        raise InputError(f"{flag} is for labels of whole texts", "leave it out")
 
 
-def _prepare_head(asked: TechniqueConfig, model: Decoder | HFModel) -> None:
-    """Set the dropout of the head and the number of its samples."""
+def _longest(dataset: Dataset) -> int:
+    assert isinstance(dataset, ExampleDataset)
+    return int(dataset.prepared.train.lengths().max())
+
+
+def _prepare_dropout(asked: TechniqueConfig, model: Decoder | HFModel) -> None:
+    """Refuse what does nothing without dropout, and set the number of dropout samples of the head."""
     head: Any = getattr(model, "task_head", None)
-    if asked.head_dropout is not None:
-        head.options["dropout"] = asked.head_dropout
     if asked.dropout_samples > 1:
         if not head.options["dropout"]:
-            raise InputError("--dropout-samples needs dropout in the head", "add --head-dropout 0.3")
+            raise InputError("--dropout-samples needs dropout in the head", "add --head.dropout 0.3")
         if asked.dropout_average == "logits":
             head.dropout_samples = asked.dropout_samples
     if asked.r_drop and not _has_dropout(model, head):
         raise InputError(
-            "--r-drop compares passes that differ by dropout, and there is none", "add --model.dropout 0.1"
+            "--r-drop compares passes that differ by dropout, and there is none",
+            "add --model.dropout 0.1, or --head.dropout 0.1",
         )
 
 
@@ -197,6 +195,11 @@ def cost_of_steps(asked: TechniqueConfig) -> float:
     """
     later = 1.0 - asked.awp_start if asked.awp and asked.awp_start else 0.0
     return cost_of_first_steps(asked) + later * passes_of(asked)
+
+
+def perturbs_weights(asked: TechniqueConfig) -> bool:
+    """Return whether a technique takes a second gradient at other weights, which takes two more copies of them."""
+    return any((asked.sam, asked.asam, asked.awp, asked.fgm))
 
 
 def follow_progress(asked: TechniqueConfig) -> bool:

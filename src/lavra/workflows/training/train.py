@@ -17,6 +17,7 @@ from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
 from lavra.reports.run_page import page_at_the_end
 from lavra.tasks.datasets import Dataset
+from lavra.tasks.table import find_task
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device
 from lavra.training.distributed import join_ranks, wait_for_ranks
@@ -30,6 +31,7 @@ from lavra.workflows.training.job import TrainingJob, plan_writer
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.machine_record import record_machine
 from lavra.workflows.training.run_length import seconds_after
+from lavra.workflows.training.techniques import cost_of_steps, perturbs_weights
 from lavra.workflows.training.time_budget import TimeBudget, begins_alike
 
 
@@ -103,8 +105,10 @@ def prepared_job(
     job.fit_to_budget()
     assert job.machine is not None
     plan = replace(job.plan, probe={**job.plan.probe, "peak_flops": job.machine.peak})
-    left = seconds_by_peak(plan, job.machine.expected_flops * distributed.world_size)
-    job.plan = plan = with_forecast(plan, job.dataset, run.path, time.monotonic() - began, left)
+    flops = job.machine.expected_flops * distributed.world_size / cost_of_steps(config.technique)
+    left, spent = seconds_by_peak(plan, flops), time.monotonic() - began
+    perturbs = perturbs_weights(config.technique)
+    job.plan = plan = with_forecast(plan, job.dataset, run.path, spent, left, perturbs=perturbs)
     run.write_plan(plan.to_json())
     wait_for_ranks(distributed)
     give_back_freed_memory()
@@ -152,7 +156,7 @@ def _log_plan(plan: Plan, data: Dataset, began: float, left: float) -> None:
     length = f"{show_count(plan.tokens)} tokens ({plan.epochs:.2f} epochs)"
     parts = [counted(plan.steps, "step"), length]
     if speed := plan.probe.get("tokens_per_second"):
-        parts.append(f"{show_count(speed)} tokens/s")
+        parts.append(f"{show_count(speed)} {find_task(plan.task).learns}/s")
     if "step_seconds" in plan.probe:
         parts.append(f"about {show_duration(plan.steps * plan.probe['step_seconds'])}")
     else:

@@ -1,0 +1,1 @@
+"""The sections of a page about the labels that a model predicted."""
