@@ -50,6 +50,9 @@ _PAIR_NAMES = (
 _HOLDS = 0.5
 """Probability from which on a label holds."""
 
+SETTINGS = ("temperature", "thresholds")
+"""Facts that are fitted to out-of-fold predictions of a model, and belong to that model alone."""
+
 UNMEASURED = Measured({}, "nothing was measured, because all rows were learned; lavra evaluate measures on others")
 """What is said of a model for which no rows were kept."""
 

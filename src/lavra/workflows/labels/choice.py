@@ -40,7 +40,7 @@ def choose_model(job: JobParts) -> tuple[dict[str, Any], str]:
     linear = linear_predictions(found[0], task, job.plan.facts, rows)
     compared = compare(linear, read_predictions(run.path / PREDICTIONS), METRICS[task.kind][0], seed=job.plan.seed)
     chosen = better(compared, job.config.head.prefer)
-    return {DELIVERS: chosen, "against_linear": compared.to_json()}, _told(compared, chosen, job.config.head.prefer)
+    return {DELIVERS: chosen, "against_linear": compared.to_json()}, sentence(compared, chosen, job.config.head.prefer)
 
 
 def better(compared: PairedComparison, prefer: Prefer) -> str:
@@ -61,7 +61,14 @@ def _is_certain(compared: PairedComparison) -> bool:
     return compared.gain > 0 and low is not None and high is not None and low * high > 0
 
 
-def _told(compared: PairedComparison, chosen: str, prefer: Prefer) -> str:
+def sentence(compared: PairedComparison, chosen: str, prefer: Prefer) -> str:
+    """Return in words how the network and the linear model compare, and which of them is delivered.
+
+    Args:
+        compared: The network (second) against the linear model (first).
+        chosen: What `better` returned.
+        prefer: What is wanted.
+    """
     name, change = compared.metric.replace("_", " "), compared.difference
     low, high = change.low, change.high
     interval = "" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]"

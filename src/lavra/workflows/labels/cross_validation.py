@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from lavra.config.training import TrainConfig
+from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.configuration import to_toml
 from lavra.core.disk.run_folder import RunFolder, check_new_run, is_run, remove_run
 from lavra.core.errors import InputError, Interrupted
 from lavra.core.progress import log
 from lavra.core.units import counted, show_duration
+from lavra.evaluation.labels.comparison import compare
 from lavra.evaluation.labels.joining import joined
-from lavra.evaluation.labels.metrics import metric_value
+from lavra.evaluation.labels.metrics import METRICS, metric_value
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.evaluation.labels.predictions_file import read_predictions, write_predictions
 from lavra.reports.run_page import page_at_the_end
@@ -38,14 +39,14 @@ from lavra.training.devices import choose_device
 from lavra.training.distributed import join_ranks
 from lavra.workflows.datasets.preparation import describe_data
 from lavra.workflows.datasets.text import data_folder, is_prepared, request_of
+from lavra.workflows.labels.choice import better, sentence
 from lavra.workflows.labels.fold_rows import FOLDER, FoldRows, write_rows, written_rows
-from lavra.workflows.labels.labeller import DELIVERS
 from lavra.workflows.labels.linear_run import is_linear_request, train_linear
 from lavra.workflows.labels.out_of_fold import (
     LABEL_ERRORS,
     OUT_OF_FOLD,
-    OUT_OF_FOLD_LINEAR,
     OutOfFold,
+    beside_file,
     doubts_sentence,
     out_of_fold,
     write_label_errors,
@@ -182,24 +183,37 @@ def _take_to_the_end(config: TrainConfig, run: RunFolder, began: float | None) -
         for fold in range(rows.count)
     ]
     spent = 0.0 if began is None else time.monotonic() - began
-    share = None if _is_quick(config) else _plan(config, rows, trials, spent)
+    is_linear = is_linear_request(replace(config, data=rows.every(), task=rows.task))
+    share = None if is_linear and config.budget is None else _plan(config, rows, trials, spent)
     for number, trial in enumerate(trials):
         _train_fold(config, rows, trial, share, run, f"{number + 1} of {len(trials)}")
-    table = _joined(rows, trials)
+    network = _joined(trials)
+    linear = None if is_linear else _linear_beside(trials)
+    table, beside, told = _chosen(config, network, linear)
     write_predictions(run.path / OUT_OF_FOLD, table)
-    linear = _linear_beside(trials)
-    if linear is not None:
-        write_predictions(run.path / OUT_OF_FOLD_LINEAR, linear)
-    found = out_of_fold(table, linear, seed=config.seed)
+    for name, other in beside.items():
+        write_predictions(run.path / beside_file(name), other)
+    found = out_of_fold(table, beside, seed=config.seed)
     doubts = write_label_errors(run.path / LABEL_ERRORS, table, rows.texts)
-    told = {"folds": rows.count, "seeds": config.seeds, "rows": rows.rows, "notes": list(rows.notes)}
-    told |= {"models": [_told(trial, table) for trial in trials], "label_errors": doubts}
+    told |= {"folds": rows.count, "seeds": config.seeds, "rows": rows.rows, "notes": list(rows.notes)}
+    told |= {"models": [_told(trial, network) for trial in trials], "label_errors": doubts}
+    if table is linear:  # better than the networks, so that no network has to learn all rows
+        config = replace(config, base=None, model=ModelConfig(preset=LINEAR))
     _final(config, run, rows, trials, found, told | {"began": begun if began is None else began})
 
 
-def _is_quick(config: TrainConfig) -> bool:
-    """Return whether the models are linear and no time is given, so that they take as long as they take: seconds."""
-    return config.budget is None and is_linear_request(config)
+def _chosen(
+    config: TrainConfig, network: Predictions, linear: Predictions | None
+) -> tuple[Predictions, dict[str, Predictions], dict[str, Any]]:
+    """Return the predictions of the model that is delivered, those of the other by its name, and how they compare."""
+    if linear is None:
+        return network, {}, {}
+    same = network.select(np.isin(network.seeds, linear.seeds))
+    compared = compare(linear, same, METRICS[network.kind][0], seed=config.seed)
+    chosen = better(compared, config.head.prefer)
+    log(sentence(compared, chosen, config.head.prefer))
+    told = {"against_linear": compared.to_json()}
+    return (linear, {"network": same}, told) if chosen == LINEAR else (network, {"linear": linear}, told)
 
 
 def _plan(config: TrainConfig, rows: FoldRows, trials: list[_Trial], spent: float) -> float | None:
@@ -277,7 +291,7 @@ def fold_request(
     )
 
 
-def _joined(rows: FoldRows, trials: list[_Trial]) -> Predictions:
+def _joined(trials: list[_Trial]) -> Predictions:
     tables = []
     for trial in trials:
         table = read_predictions(trial.run / PREDICTIONS)
@@ -309,13 +323,13 @@ def _passes(trials: list[_Trial]) -> float:
 def _linear_beside(trials: list[_Trial]) -> Predictions | None:
     """Return what the linear models of the folds, which stand beside the networks, predict out of fold.
 
-    They are fitted to the same rows, with the first seed alone. None where there are none, or the run itself is linear.
+    They are fitted to the same rows, with the first seed alone. None where there are none.
     """
     tables = []
     for trial in trials:
         run = RunFolder(trial.run)
         found = read_baseline(trial.run / LINEAR)
-        if found is None or run.result.get(DELIVERS) == LINEAR:
+        if found is None:
             return None
         if trial.seed == trials[0].seed:
             model, name, facts = found

@@ -22,7 +22,7 @@ from lavra.training.plan import Plan
 from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.labels.given_rows import given_rows, task_of
 from lavra.workflows.labels.labeller import LinearLabeller, columns_of
-from lavra.workflows.labels.out_of_fold import OUT_OF_FOLD, OUT_OF_FOLD_LINEAR, out_of_fold
+from lavra.workflows.labels.out_of_fold import OUT_OF_FOLD, beside_file, out_of_fold
 from lavra.workflows.models.open import OpenModel
 
 
@@ -105,8 +105,9 @@ def _out_of_fold(run: RunFolder | None, place: str, task: str, seed: int) -> Tas
     """Return the out-of-fold quality of a cross-validated run, whose model learned all rows; None for other runs."""
     if run is None or not (run.path / OUT_OF_FOLD).exists():
         return None
-    table, linear = read_predictions(run.path / OUT_OF_FOLD), run.path / OUT_OF_FOLD_LINEAR
-    found = out_of_fold(table, read_predictions(linear) if linear.exists() else None, seed=seed)
+    files = {name: run.path / beside_file(name) for name in ("linear", "network")}
+    beside = {name: read_predictions(file) for name, file in files.items() if file.exists()}
+    found = out_of_fold(read_predictions(run.path / OUT_OF_FOLD), beside, seed=seed)
     return TaskEvaluation(place, task, found.measured)
 
 

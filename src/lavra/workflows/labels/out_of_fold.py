@@ -18,10 +18,9 @@ from lavra.core.disk.json_lines import one_line
 from lavra.core.units import counted
 from lavra.evaluation.labels.baselines import majority_out_of_fold
 from lavra.evaluation.labels.calibration import fit_calibration
-from lavra.evaluation.labels.comparison import compare
 from lavra.evaluation.labels.joining import mean_over_seeds
 from lavra.evaluation.labels.label_errors import LabelErrors, label_errors, one_label
-from lavra.evaluation.labels.metrics import METRICS, scores
+from lavra.evaluation.labels.metrics import scores
 from lavra.evaluation.labels.nested import Fit, Gain, calibrating, cross_fitted, nested_gain, thresholding
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.evaluation.labels.thresholds import fit_thresholds
@@ -30,8 +29,6 @@ from lavra.tasks.label_predictions import scores_table
 
 OUT_OF_FOLD = "out_of_fold.parquet"
 """Name of the table of out-of-fold predictions in the folder of a cross-validated run."""
-OUT_OF_FOLD_LINEAR = "out_of_fold_linear.parquet"
-"""Name of that of the linear models that stand beside the networks."""
 LABEL_ERRORS = "label_errors.jsonl"
 """Name of the file of rows whose label is doubtful in the folder of a cross-validated run."""
 
@@ -54,12 +51,17 @@ class OutOfFold:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def out_of_fold(table: Predictions, linear: Predictions | None = None, *, seed: int = 0) -> OutOfFold:
+def beside_file(name: str) -> str:
+    """Return the name of the table of the model that stands beside the delivered one: `network` or `linear`."""
+    return f"out_of_fold_{name}.parquet"
+
+
+def out_of_fold(table: Predictions, beside: Mapping[str, Predictions] | None = None, *, seed: int = 0) -> OutOfFold:
     """Return what follows from out-of-fold predictions.
 
     Args:
         table: The predictions of all folds and seeds, as the models gave them.
-        linear: Those of linear models on the same rows, with one of the seeds; None for none.
+        beside: Those of other models on the same rows by their names, as the models gave them; None for none.
         seed: Seed of the intervals, and of the division for what is fitted.
 
     Raises:
@@ -86,12 +88,9 @@ def out_of_fold(table: Predictions, linear: Predictions | None = None, *, seed: 
             decisions = cross_fitted([table], thresholding(), seed=seed)[1]
             lines.append(f"a threshold for each label: {_told(gain)}")
     columns = {"model": scores(shown, decisions, seed=seed)}
+    columns |= {name: scores(other, seed=seed) for name, other in (beside or {}).items()}
     columns["majority"] = scores(majority_out_of_fold(table), seed=seed)
     figures = columns["model"].to_json() | {"measured_on": "out-of-fold predictions"}
-    if linear is not None:
-        columns = {"model": columns["model"], "linear": scores(linear, seed=seed), "majority": columns["majority"]}
-        same = shown.select(np.isin(shown.seeds, linear.seeds))
-        gains["against_linear"] = compare(linear, same, METRICS[table.kind][0], seed=seed).to_json()
     figures["baseline_scores"] = {name: one.to_json() for name, one in columns.items() if name != "model"}
     if len(np.unique(table.seeds)) > 1:
         together = scores(mean_over_seeds(table), seed=seed)
