@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar, cast
 
 from lavra.core.messages.catalogue import told, told_number
@@ -77,6 +78,17 @@ def set_quiet(quiet: bool) -> None:
     """Turn every message and progress line of this process off (`quiet` true, as by `--quiet`) or on again."""
     global _quiet
     _quiet = quiet
+
+
+@contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """Turn every message and progress line off for the length of a block; with `on` false, nothing changes."""
+    before = _quiet
+    set_quiet(before or on)
+    try:
+        yield
+    finally:
+        set_quiet(before)
 
 
 def log(text: str, *, as_it_is: bool = False) -> None:

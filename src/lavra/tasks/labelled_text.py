@@ -50,6 +50,12 @@ _PAIR_NAMES = (
 _HOLDS = 0.5
 """Probability from which on a label holds."""
 
+SETTINGS = ("temperature", "thresholds")
+"""Facts that are fitted to out-of-fold predictions of a model, and belong to that model alone."""
+
+UNMEASURED = Measured({}, "nothing was measured, because all rows were learned; lavra evaluate measures on others")
+"""What is said of a model for which no rows were kept."""
+
 
 @dataclass(frozen=True)
 class LabelObjective:
@@ -250,6 +256,8 @@ class LabelledTextTask(Task):
         Args:
             trained: The model and its data; its folder gets the table of predictions.
         """
+        if not trained.dataset.validation_rows(trained.plan):
+            return UNMEASURED
         table, facts = self.predictions(trained), trained.plan.facts
         if trained.folder is not None:
             write_predictions(trained.folder / PREDICTIONS, table)

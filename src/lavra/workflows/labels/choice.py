@@ -47,7 +47,7 @@ def choose_model(job: JobParts, measured: Measured) -> tuple[Measured, str]:
         write_predictions(run.path / PREDICTIONS, linear)
         measured = task.measured(job.plan.facts, linear, {"network": network}, job.plan.seed)
     figures = {**measured.figures, DELIVERS: chosen, "against_linear": compared.to_json()}
-    return Measured(figures, measured.table), _told(compared, chosen, job.config.head.prefer)
+    return Measured(figures, measured.table), sentence(compared, chosen, job.config.head.prefer)
 
 
 def better(compared: PairedComparison, prefer: Prefer) -> str:
@@ -68,7 +68,14 @@ def _is_certain(compared: PairedComparison) -> bool:
     return compared.gain > 0 and low is not None and high is not None and low * high > 0
 
 
-def _told(compared: PairedComparison, chosen: str, prefer: Prefer) -> str:
+def sentence(compared: PairedComparison, chosen: str, prefer: Prefer) -> str:
+    """Return in words how the network and the linear model compare, and which of them is delivered.
+
+    Args:
+        compared: The network (second) against the linear model (first).
+        chosen: What `better` returned.
+        prefer: What is wanted.
+    """
     name, change = compared.metric.replace("_", " "), compared.difference
     low, high = change.low, change.high
     interval = "" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]"
