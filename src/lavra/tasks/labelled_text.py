@@ -190,7 +190,9 @@ class LabelledTextTask(Task):
     def head(self, facts: dict[str, Any], width: int) -> torch.nn.Module:
         """Return the head of a text."""
         options = facts["head"]
-        return SequenceHead(width, self.size(facts), pooling=options["pooling"], dropout=options["dropout"])
+        # The classes of `transformers` for labels of decoders have no bias, and nothing else could hold a mean.
+        bias = self.outputs == "values" or not (options.get("kind") == "decoder" and options["pooling"] == "last")
+        return SequenceHead(width, self.size(facts), options["pooling"], options["dropout"], bias)
 
     def objective(self, plan: Any, model: Any, dataset: Dataset) -> LabelObjective:
         """Return the objective on the rows of the store."""
