@@ -42,6 +42,7 @@ def classifier(folder: Path, name: str, task: str = "classification", pooling: s
     if name == "native":
         spec = DecoderSpec(vocabulary=tokenizer.vocabulary_size, context=48, depth=1, width=32, heads=4)
         model: Any = build_decoder(spec, 0)
+        save_decoder(folder, model)
     else:
         model = tiny.hf_model(name, vocab_size=tokenizer.vocabulary_size)
     kind = model.kind if isinstance(model, HFModel) else "decoder"
@@ -56,8 +57,6 @@ def classifier(folder: Path, name: str, task: str = "classification", pooling: s
             parameter.normal_(std=0.5)
     if isinstance(model, HFModel):
         save_hf_model(folder, model)
-    else:
-        save_decoder(folder, model)
     tokenizer.save(folder)
     write_head(folder, model, {}, task, facts)
     return folder
