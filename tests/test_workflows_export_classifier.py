@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import hf_models as tiny
+from lavra.cli.main import main
+from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import CheckFailed, InputError
 from lavra.data.examples.labelled import LabelColumns
 from lavra.models.hf.folders import save_hf_model
@@ -22,7 +24,7 @@ from lavra.workflows.export import classifier as recipe
 from lavra.workflows.export.export import export
 from lavra.workflows.labels.labeller import NetworkLabeller
 from lavra.workflows.labels.predict import predict_texts
-from lavra.workflows.models.open import open_model
+from lavra.workflows.models.open import open_language_model, open_model
 from lavra.workflows.models.task_head import give_head, write_head
 from little_tokenizers import byte_level, wordpiece
 
@@ -42,6 +44,7 @@ def classifier(folder: Path, name: str, task: str = "classification", pooling: s
     if name == "native":
         spec = DecoderSpec(vocabulary=tokenizer.vocabulary_size, context=48, depth=1, width=32, heads=4)
         model: Any = build_decoder(spec, 0)
+        save_decoder(folder, model)
     else:
         model = tiny.hf_model(name, vocab_size=tokenizer.vocabulary_size)
     kind = model.kind if isinstance(model, HFModel) else "decoder"
@@ -56,8 +59,6 @@ def classifier(folder: Path, name: str, task: str = "classification", pooling: s
             parameter.normal_(std=0.5)
     if isinstance(model, HFModel):
         save_hf_model(folder, model)
-    else:
-        save_decoder(folder, model)
     tokenizer.save(folder)
     write_head(folder, model, {}, task, facts)
     return folder
@@ -150,3 +151,25 @@ def test_the_head_of_a_decoder_has_no_bias_where_its_class_has_none() -> None:
     assert find_task("classification").head(facts, 8).output.bias is None
     facts["head"]["kind"] = "encoder"
     assert find_task("classification").head(facts, 8).output.bias is not None
+
+
+def test_a_model_for_labels_is_refused_where_text_is_predicted(tmp_path: Path) -> None:
+    folder = classifier(tmp_path / "labels", "bert")
+    with pytest.raises(InputError) as caught:
+        open_language_model(str(folder), "cpu")
+    assert "was trained for labels (classification), and predicts no text" in caught.value.message
+    assert "classify" in caught.value.remedy
+    run = RunFolder.create(tmp_path / "linear", 'data = ["rows.csv"]')
+    run.write_result({"delivers": "linear"})
+    with pytest.raises(InputError, match="is linear: it labels texts"):
+        open_model(str(run.path), "cpu")
+
+
+def test_the_next_commands_of_an_export_are_those_of_a_classifier(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = classifier(tmp_path / "source", "bert")
+    assert main(["export", str(source), "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().err
+    assert "classify" in told
+    assert "generate" not in told
