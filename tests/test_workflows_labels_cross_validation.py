@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tests.forked_processes import LAVRA, TRAINING, ForkServer
+from tests.labelled_reviews import reviews, tiny_request, write_rows
 
 import lavra
-from labelled_reviews import reviews, tiny_request, write_rows
+from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.evaluation.labels.predictions_file import read_predictions
@@ -33,8 +35,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return train(tiny_request(data, tmp_path_factory.mktemp("runs") / "run", folds=2, seeds=2, steps=6))
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
+    """A run of networks without linear models beside them, which would be better on so few rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lavra.workflows.labels.baseline.is_available", lambda: False)
+        yield train(tiny_request(data, tmp_path_factory.mktemp("runs") / "run", folds=2, seeds=2, steps=6))
 
 
 def _rows(files: Iterable[str]) -> list[dict[str, Any]]:
@@ -92,20 +97,19 @@ def test_the_final_model_learned_all_rows_for_as_many_passes_and_is_measured_out
     ]
 
 
-def test_the_temperature_is_applied_by_the_model_and_changes_no_decision(run: RunFolder) -> None:
+def test_the_temperature_is_applied_by_the_model_and_changes_no_decision(run: RunFolder, tmp_path: Path) -> None:
     texts = [row["text"] for row in reviews(20, seed=5)]
     assert run.result["calibration"]["used"]
     head = json.loads((run.path / "model" / "head.json").read_text())
     assert head["facts"]["temperature"] == run.result["calibration"]["temperature"] != 1.0
     with_it = lavra.classify(str(run.path), texts)
-    kept = (run.path / "model" / "head.json").read_text()
-    changed = {**head, "facts": {**head["facts"], "temperature": 1.0}}
-    (run.path / "model" / "head.json").write_text(json.dumps(changed))
-    without = lavra.classify(str(run.path), texts)
-    (run.path / "model" / "head.json").write_text(kept)
+    temperature = head["facts"].pop("temperature")
+    shutil.copytree(run.path / "model", tmp_path / "model")
+    (tmp_path / "model" / "head.json").write_text(json.dumps(head))
+    without = lavra.classify(str(tmp_path / "model"), texts)
     assert [one.label for one in with_it] == [one.label for one in without]
     assert with_it[0].probabilities != without[0].probabilities
-    tempered = np.log([without[0].probabilities[name] for name in ("bad", "good")]) / head["facts"]["temperature"]
+    tempered = np.log([without[0].probabilities[name] for name in ("bad", "good")]) / temperature
     expected = np.exp(tempered) / np.exp(tempered).sum()
     assert with_it[0].probabilities["bad"] == pytest.approx(expected[0], rel=1e-5)
 
@@ -114,6 +118,14 @@ def test_the_temperature_is_applied_by_the_model_and_changes_no_decision(run: Ru
 
 _WORDS = "--folds 2 --steps 4 --no-check --vocabulary 300 --model.depth 1 --model.width 32 --model.heads 2 --quiet"
 _MORE = "--model.context 64 --device cpu --precision fp32 --checkpoint-every 2"
+
+
+_NO_LINEAR = """
+import lavra.workflows.train
+import lavra.workflows.labels.baseline as baseline
+baseline.is_available = lambda: False
+"""
+"""Statements that leave out the linear models, which would be better on so few rows."""
 
 
 def _fingerprint(run: Path) -> dict[str, Any]:
@@ -129,7 +141,7 @@ def _fingerprint(run: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with ForkServer(tmp_path_factory.mktemp("forked"), TRAINING + "\nimport lavra.workflows.train") as found:
+    with ForkServer(tmp_path_factory.mktemp("forked"), TRAINING + _NO_LINEAR) as found:
         yield found
 
 
@@ -260,3 +272,39 @@ def test_what_cannot_be_cross_validated_is_said_and_leaves_no_run(
         train(request)
     assert said in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+# Linear models, alone and beside a network.
+
+
+def test_a_linear_model_that_is_better_out_of_fold_learns_all_rows_and_is_delivered(data: Path, tmp_path: Path) -> None:
+    found = train(tiny_request(data, tmp_path / "run", folds=2, steps=2))
+    result = found.result
+    assert result["delivers"] == "linear"
+    compared = result["cross_validation"]["against_linear"]
+    assert compared["first"] == result["accuracy"]
+    assert compared["second"] == result["baseline_scores"]["network"]["accuracy"]
+    assert compared["first"]["value"] > compared["second"]["value"]
+    tables = [read_predictions(found.path / f"out_of_fold{name}.parquet") for name in ("", "_network")]
+    assert sorted(tables[0].ids) == sorted(tables[1].ids) == sorted(f"r{number}" for number in range(80))
+    assert lavra.classify(str(found.path), ["a great and lovely film"])[0].label == "good"
+    evaluated = lavra.evaluate(str(found.path))
+    assert evaluated.to_json()["accuracy"] == result["accuracy"]
+    assert "network" in evaluated.table
+
+
+def test_rows_without_a_base_model_are_cross_validated_with_linear_models(data: Path, tmp_path: Path) -> None:
+    found = train(TrainConfig(data=(str(data),), out=str(tmp_path / "run"), folds=3))
+    result = found.result
+    assert result["delivers"] == "linear"
+    assert result["accuracy"]["value"] > 0.9
+    assert len(read_predictions(found.path / "out_of_fold.parquet")) == 80
+    sizes = [one["rows"] for one in result["cross_validation"]["models"]]
+    assert (sum(sizes), max(sizes) - min(sizes) <= 2) == (80, True)
+    labelled = lavra.classify(str(found.path), ["a great and lovely film"])[0]
+    assert labelled.label == "good"
+    facts = json.loads((found.path / "linear" / "task.json").read_text())["facts"]
+    assert sum(facts["frequencies"]) == 80
+    assert facts.get("temperature", 1.0) == (
+        result["calibration"]["temperature"] if result["calibration"]["used"] else 1
+    )

@@ -125,7 +125,7 @@ def test_a_plan_does_not_argue_with_its_own_choice_and_says_what_repetition_cost
         assert found.forecast.all_new < found.forecast.bits_per_byte.value <= found.forecast.half_time
         assert f"{found.forecast.all_new:.3f} bits per byte" in note
         assert f"{found.forecast.half_time:.3f})" in note
-    short = plan(replace(long, budget=20.0, efficiency=2e-7))
+    short = plan(replace(long, budget=20.0, efficiency=5e-6))
     assert short.steps < 50
     assert not [note for note in short.notes if "smaller model" in note or "larger model" in note]
     assert any("a longer run would learn more" in note for note in short.notes)
@@ -185,6 +185,10 @@ def test_what_cannot_fit_says_what_would() -> None:
         ({"model": "opt-125m", "tokens": 5, "hardware": "t44"}, "is not known hardware"),
         ({"model": "opt-125m", "tokens": 5, "hardware": "t4", "precision": "bf16"}, "does not compute"),
         ({"model": "lavra-1m", "tokens": 0, "hardware": "t4"}, "--tokens 0 is no value"),
+        (
+            {"model": "llama3-8b", "budget": 20.0, "hardware": "t4", "efficiency": 0.01},
+            "longer than the budget of 20 s",
+        ),
     ],
 )
 def test_wrong_requests_are_refused_in_words(fields: dict[str, Any], message: str) -> None:

@@ -69,6 +69,12 @@ MANY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def networks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the linear baseline, which would label these texts better than a network of a few steps."""
+    monkeypatch.setattr("lavra.workflows.labels.baseline.is_available", lambda: False)
+
+
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reviews") / "reviews.jsonl"

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         train,
     )
     from lavra.config.training import TrainConfig
+    from lavra.workflows.labels.ensemble import ensemble
+    from lavra.workflows.labels.estimator import TextClassifier
     from lavra.workflows.run import Run
 
 for _library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
@@ -39,10 +41,12 @@ for _library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
 
 __all__ = [
     "Run",
+    "TextClassifier",
     "TrainConfig",
     "check",
     "classify",
     "compare",
+    "ensemble",
     "evaluate",
     "explain",
     "generate",
@@ -55,7 +59,12 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_HOMES = {"Run": "lavra.workflows.run", "TrainConfig": "lavra.config.training"}
+_HOMES = {
+    "Run": "lavra.workflows.run",
+    "TextClassifier": "lavra.workflows.labels.estimator",
+    "TrainConfig": "lavra.config.training",
+    "ensemble": "lavra.workflows.labels.ensemble",
+}
 """The modules of the public names that are not in `lavra.api`."""
 
 

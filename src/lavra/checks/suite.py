@@ -6,7 +6,7 @@ import contextlib
 import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,10 @@ class Report:
     results: tuple[CheckResult, ...]
     skipped: tuple[str, ...]
     seconds: float
+
+    def with_results(self, further: Sequence[CheckResult]) -> Report:
+        """Return the report with further results at its end."""
+        return replace(self, results=(*self.results, *further))
 
     @property
     def verdict(self) -> Verdict:

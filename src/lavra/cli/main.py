@@ -9,6 +9,7 @@ from importlib import import_module
 
 from lavra.core.errors import NO_SPACE, LavraError
 from lavra.core.machine import keep_freed_memory
+from lavra.core.messages.catalogue import told
 from lavra.core.progress import printable, shield_terminal
 
 COMMANDS = {
@@ -33,6 +34,13 @@ COMMANDS = {
     "compare": "Set runs side by side: what differs, and whether it is more than chance",
 }
 """The commands in the order of the help; each is the file of the same name (`-` written `_`) in this folder."""
+
+_PURPOSE = "Give lavra your text and the time you have: it trains the best language model that this machine can make."
+
+_EVERYWHERE = (
+    "Everywhere: --json (one JSON object on standard output), --quiet, --recipe FILE.toml; lavra --version.",
+    "To begin:   lavra train mytext/ --budget 10m --out runs/first",
+)
 
 _EXTRAS = {
     "search": ("bm25s", "Stemmer", "ir_measures", "ctranslate2", "sacrebleu", "rouge_score"),
@@ -73,12 +81,13 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except LavraError as error:
-        print(printable(f"lavra: {error}"), file=sys.stderr)
+        _print_error(error.message, error.remedy)
         return error.exit_code
     except SystemExit as stop:  # the option parser ends so, after its message
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
-        print("\nlavra: interrupted", file=sys.stderr)
+        print(file=sys.stderr)
+        _print_error("interrupted")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains as it ends
@@ -118,17 +127,19 @@ def _print_version(_: list[str]) -> int:
 
 def _help() -> str:
     width = max(len(name) for name in COMMANDS)
-    lines = [f"  {name.ljust(width)}  {line}" for name, line in COMMANDS.items()]
+    lines = [f"  {name.ljust(width)}  {told(line)}" for name, line in COMMANDS.items()]
     return "\n".join(
         [
-            "Give lavra your text and the time you have: it trains the best language model that this machine can make.",
+            told(_PURPOSE),
             "",
-            "usage: lavra COMMAND …        lavra COMMAND --help says more and gives examples",
+            told("usage: lavra COMMAND …        lavra COMMAND --help says more and gives examples"),
             "",
             *lines,
             "",
-            "Everywhere: --json (one JSON object on standard output), --quiet, --recipe FILE.toml; lavra --version.",
-            "To begin:   lavra train mytext/ --budget 10m --out runs/first",
+            told(
+                "Everywhere: --json (one JSON object on standard output), --quiet, --recipe FILE.toml; lavra --version."
+            ),
+            told("To begin:   lavra train mytext/ --budget 10m --out runs/first"),
         ]
     )
 
@@ -139,25 +150,30 @@ def _unknown(words: list[str]) -> int:
     word = words[0]
     near = get_close_matches(word, COMMANDS, 1)
     hint = f"did you mean `lavra {near[0]}`?" if near else "`lavra --help` lists the commands"
-    print(f"lavra: there is no command {word!r}\n  what to do: {hint}", file=sys.stderr)
+    _print_error(f"there is no command {word!r}", hint)
     return 2
+
+
+def _print_error(message: str, remedy: str = "") -> None:
+    """Print what went wrong and what to do about it, in the language of the user."""
+    text = f"lavra: {told(message)}" + (f"\n  {told(f'what to do: {remedy}')}" if remedy else "")
+    print(printable(text), file=sys.stderr)
 
 
 def _missing_module(error: ModuleNotFoundError) -> int:
     package = (error.name or "").partition(".")[0]
     for extra, packages in _EXTRAS.items():
         if package in packages:
-            print(f"lavra: this needs {package}\n  what to do: pip install 'lavra[{extra}]'", file=sys.stderr)
+            _print_error(f"this needs {package}", f"pip install 'lavra[{extra}]'")
             return 2
     return _fault()
 
 
 def _full_disk(error: OSError) -> int:
     place = f" to {error.filename}" if error.filename else ""
-    print(
-        f"lavra: DISK FULL: could not write{place} ({error.strerror})\n"
-        "  what to do: make room on that disk, or lift the limit on file sizes (ulimit -f), and give the command again",
-        file=sys.stderr,
+    _print_error(
+        f"DISK FULL: could not write{place} ({error.strerror})",
+        "make room on that disk, or lift the limit on file sizes (ulimit -f), and give the command again",
     )
     return 1
 
@@ -166,7 +182,8 @@ def _fault() -> int:
     import traceback
 
     traceback.print_exc()
-    print(f"\nlavra: {_REPORT}", file=sys.stderr)
+    print(file=sys.stderr)
+    _print_error(_REPORT)
     return 1
 
 

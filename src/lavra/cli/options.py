@@ -98,7 +98,7 @@ def say_last(*steps: tuple[str, str]) -> None:
         steps: A title and a path, a sentence or a command line; see `lavra.core.program.last_lines`.
     """
     for line in last_lines(steps):
-        log(line)
+        log(line, as_it_is=True)  # `last_lines` is in the language of the user
 
 
 def log_next(run: Path) -> None:
@@ -111,7 +111,7 @@ def log_next(run: Path) -> None:
     from lavra.reports.run_summary import next_lines
 
     for line in next_lines(read_run(RunFolder(run))):
-        log(line)
+        log(line)  # a line that `last_lines` made is in the language of the user already, and has no template
 
 
 def print_json(value: object) -> None:

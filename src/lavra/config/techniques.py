@@ -34,7 +34,7 @@ class TechniqueConfig:
     ascent_fraction: float = 1.0
     """Share of the rows of a step that say where SAM and ASAM climb; less than 1 makes the second gradient cheaper."""
     awp: Annotated[float, shown("--awp", metavar="STRENGTH")] = 0.0
-    """Adversarial weight perturbation (AWP) by this share of the norm of each matrix, such as 0.01; a second gradient
+    """Adversarial weight perturbation (AWP) by this share of the norm of each matrix, such as 0.001; a second gradient
     in every step."""
     awp_form: Literal["paper", "clamped"] = "paper"
     """The form of AWP: as published (paper), or with a limit for each weight (clamped), as in competitions."""

@@ -35,7 +35,8 @@ class TextConfig(ReadingConfig):
     normalize: bool = False
     """Bring the text to Unicode's NFC form; recorded with the run."""
     validation_share: float = 0.05
-    """Share of the text, from 0 to 0.5, that becomes validation data; a hash of each document's content decides."""
+    """Share of the text, up to 0.5, that becomes validation data; a hash of each document's content decides. With 0 all
+    rows with one label each are learned, and nothing is measured."""
     validation_limit: Size = 10_000_000
     """Largest size of the validation data in bytes."""
     tokenizer: Annotated[str | None, shown("--tokenizer", metavar="FROM")] = None

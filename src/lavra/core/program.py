@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lavra.core.messages.catalogue import told
+
 _EVERYWHERE = {"--json", "--quiet"}
 """Flags that say how a result is shown, not what it is; a recommended command goes without them."""
 
@@ -40,8 +42,9 @@ def last_lines(steps: Sequence[tuple[str, str]]) -> list[str]:
         >>> last_lines([("page", "runs/book/report.html"), ("try it", "lavra generate runs/book")])
         ['page:   runs/book/report.html', 'try it: lavra generate runs/book']
     """
-    width = max((len(title) for title, _ in steps), default=0) + 1
-    return [f"{title + ':':<{width}} {rest}" for title, rest in steps]
+    shown = [(told(title), told(rest)) for title, rest in steps]
+    width = max((len(title) for title, _ in shown), default=0) + 1
+    return [f"{title + ':':<{width}} {rest}" for title, rest in shown]
 
 
 def without_display_flags(arguments: Sequence[str]) -> list[str]:

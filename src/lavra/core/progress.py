@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar, cast
 
+from lavra.core.messages.catalogue import told, told_number
 from lavra.core.units import show_count, show_duration
 
 # Text that others wrote, made safe to show on a terminal.
@@ -78,11 +80,27 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
-def log(text: str) -> None:
-    """Print one line for the person watching, on standard error (standard output is for results)."""
+@contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """Turn every message and progress line off for the length of a block; with `on` false, nothing changes."""
+    before = _quiet
+    set_quiet(before or on)
+    try:
+        yield
+    finally:
+        set_quiet(before)
+
+
+def log(text: str, *, as_it_is: bool = False) -> None:
+    """Print a message for the person watching, on standard error (standard output is for results).
+
+    Args:
+        text: The message in English, which is printed in the language of the user (see `lavra.core.messages`).
+        as_it_is: Whether the text is none of lavra's own, such as what a model wrote, and is not looked up.
+    """
     if not _quiet:
         _clear()
-        print(printable(text), file=sys.stderr, flush=True)
+        print(printable(text if as_it_is else told(text)), file=sys.stderr, flush=True)
 
 
 def fitted(text: str, columns: int) -> str:
@@ -130,7 +148,7 @@ def _show_line(text: str, live: bool) -> None:
         sys.stderr.flush()
         _line_is_live = True
     elif not live:
-        log(text)
+        log(text, as_it_is=True)  # its words are in the language of the user already
 
 
 class Progress:
@@ -196,10 +214,12 @@ class Progress:
             now = self.done - self._before
             known = now > 0.01 * self.total  # the first hundredth says too little of the speed
             left = show_duration(elapsed * max(0.0, self.total - self.done) / now) if known else "?"
-            amount = f"{share:4.0%}  {show_count(self.done)}/{show_count(self.total)} {self.unit}  {left} left"
+            done = told_number(f"{show_count(self.done)}/{show_count(self.total)}")
+            amount = f"{share:4.0%}  {done} {told(self.unit)}  {told(f'{left} left')}"
         else:
-            amount = f"{show_count(self.done)} {self.unit}  {show_duration(elapsed)}"
-        return f"{self.title}: {amount}" + (f"  {note}" if note else "")
+            amount = f"{told_number(show_count(self.done))} {told(self.unit)}  {told_number(show_duration(elapsed))}"
+        notes = "  ".join(map(told, note.split("  "))) if note else ""
+        return f"{told(self.title)}: {amount}" + (f"  {notes}" if note else "")
 
     def _show(self, text: str) -> None:
         if _quiet or self._inner:
@@ -259,7 +279,7 @@ class Waiting:
         while not wait(pause):
             elapsed += pause
             pause = 1.0 if live else 15.0
-            _show_line(f"{self.title}: {show_duration(elapsed)}", live)
+            _show_line(f"{told(self.title)}: {told_number(show_duration(elapsed))}", live)
 
 
 def track(items: Iterable[Item], title: str, total: float | None = None, unit: str = "") -> Iterator[Item]:

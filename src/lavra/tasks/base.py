@@ -98,6 +98,7 @@ class Task(ABC):
         most_epochs: Passes over the data after which a base model, and a model from scratch, only memorises them, in
             a run whose length is not given otherwise; None for no such number.
         sources: Whether the model reads a source beside the text that it writes.
+        learns: What its targets are called, in the plural.
         headline: The metric that is shown while training goes on.
 
     Examples:
@@ -118,6 +119,7 @@ class Task(ABC):
     packs: ClassVar[bool] = True
     most_epochs: ClassVar[tuple[float, float] | None] = None
     sources: ClassVar[bool] = False
+    learns: ClassVar[str] = "tokens"
     headline: ClassVar[str] = "bits_per_byte"
 
     def recognises(self, data: DataDescription) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +28,7 @@ class ClassificationTask(LabelledTextTask):
 
     def label_facts(self, column: str, dataset: LabelledDataset) -> dict[str, Any]:
         """Return the names of the classes, in order, their frequencies, and their weights where they are balanced."""
-        counts: Counter[str] = Counter()
+        counts: defaultdict[str, float] = defaultdict(float)
         for row in dataset.labelled():
             for name, share in shares(row, column).items():
                 counts[name] += share
@@ -141,7 +141,7 @@ def number_of(name: str, classes: list[str]) -> int:
         ) from None
 
 
-def _refuse(classes: list[str], counts: Counter[str], column: str) -> None:
+def _refuse(classes: list[str], counts: Mapping[str, float], column: str) -> None:
     """Refuse labels from which no classes can be learned, and say what is odd about others."""
     rows = sum(counts.values())
     if len(classes) < 2:

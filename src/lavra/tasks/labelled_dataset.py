@@ -42,9 +42,14 @@ class LabelledDataset(ExampleDataset):
     def _mean_length(self) -> float:
         return float(self.prepared.train.lengths().mean())
 
+    @property
+    def trained_on_all(self) -> bool:
+        """Whether all rows are training rows, so that none is left to measure on."""
+        return bool(self.prepared.report.get("trained_on_all"))
+
     def validation_rows(self, shape: RowShape) -> int:
         """Return the number of validation rows; none where the model is trained on all rows."""
-        return 0 if self.prepared.report.get("trained_on_all") else super().validation_rows(shape)
+        return 0 if self.trained_on_all else super().validation_rows(shape)
 
     def batch_tokens(self, shape: RowShape) -> int:
         """Return the tokens of a step on some 32 texts, in whole rows."""
@@ -90,7 +95,7 @@ class LabelledDataset(ExampleDataset):
     def summary(self) -> str:
         """Return a line that says how many texts there are for training and for validation."""
         train, validation = self.prepared.train.manifest, self.prepared.validation.manifest
-        held_out = 0 if self.prepared.report.get("trained_on_all") else validation.examples
+        held_out = 0 if self.trained_on_all else validation.examples
         return (
             f"{train.examples:,} labelled texts for training, of {self._mean_length:.0f} tokens on average and at most "
             f"{int(self.prepared.train.lengths().max())}; {held_out:,} for validation"

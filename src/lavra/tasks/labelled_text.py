@@ -50,6 +50,12 @@ _PAIR_NAMES = (
 _HOLDS = 0.5
 """Probability from which on a label holds."""
 
+SETTINGS = ("temperature", "thresholds")
+"""Facts that are fitted to out-of-fold predictions of a model, and belong to that model alone."""
+
+UNMEASURED = Measured({}, "nothing was measured, because all rows were learned; lavra evaluate measures on others")
+"""What is said of a model for which no rows were kept."""
+
 
 @dataclass(frozen=True)
 class LabelObjective:
@@ -98,7 +104,7 @@ class LabelledTextTask(Task):
     causal = False
     bos = True
     most_epochs = (5.0, 30.0)
-    headline = "accuracy"
+    learns, headline = "texts", "accuracy"
     outputs: ClassVar[Outputs]
     kind: ClassVar[Kind]
     label_names: ClassVar[tuple[str, ...]] = LABEL_NAMES
@@ -184,7 +190,9 @@ class LabelledTextTask(Task):
     def head(self, facts: dict[str, Any], width: int) -> torch.nn.Module:
         """Return the head of a text."""
         options = facts["head"]
-        return SequenceHead(width, self.size(facts), pooling=options["pooling"], dropout=options["dropout"])
+        # The classes of `transformers` for labels of decoders have no bias, and nothing else could hold a mean.
+        bias = self.outputs == "values" or not (options.get("kind") == "decoder" and options["pooling"] == "last")
+        return SequenceHead(width, self.size(facts), options["pooling"], options["dropout"], bias)
 
     def objective(self, plan: Any, model: Any, dataset: Dataset) -> LabelObjective:
         """Return the objective on the rows of the store."""
@@ -250,6 +258,8 @@ class LabelledTextTask(Task):
         Args:
             trained: The model and its data; its folder gets the table of predictions.
         """
+        if not trained.dataset.validation_rows(trained.plan):
+            return UNMEASURED
         table, facts = self.predictions(trained), trained.plan.facts
         if trained.folder is not None:
             write_predictions(trained.folder / PREDICTIONS, table)

@@ -42,7 +42,8 @@ class MultiLabelTask(LabelledTextTask):
         columns = self.columns_of(data)
         if columns is None or data.prepared is not None:
             return False
-        return len(columns.labels) > 1 or isinstance(data.first_row.get(columns.labels[0]), list | tuple)
+        first, *others = columns.labels
+        return bool(others) or isinstance(data.first_row.get(first), list | tuple)
 
     def columns_of(self, data: DataDescription) -> LabelColumns | None:
         """Return the columns of text and labels; columns `label_…` count where there is no other column of labels."""

@@ -55,11 +55,13 @@ class Units:
         metrics: Function from the mean loss of a step in nats to the metrics that stand beside it in the record.
         flops_per_token: Floating-point operations per token of a training step, forward and backward pass.
         peak_flops: Peak speed of this machine in matrix products, in FLOP/s; 0 if it was not measured.
+        noun: What the targets are, in the plural, for the line of progress.
     """
 
     metrics: Callable[[float], Mapping[str, float]]
     flops_per_token: float
     peak_flops: float = 0.0
+    noun: str = "tokens"
 
 
 class Loop:
@@ -262,10 +264,11 @@ class Loop:
 
     def _note(self, report: StepReport) -> str:
         speed = self.tokens_per_second
-        parts = [f"{show_count(self.trainer.targets)} tokens", f"loss {report.loss:.3f}"]
+        noun = self.units.noun
+        parts = [f"{show_count(self.trainer.targets)} {noun}", f"loss {report.loss:.3f}"]
         if self.validation is not None and self._shown is not None:
             parts.append(f"validation {self._shown:.3f} {self.validation.headline.replace('_', ' ')}")
-        parts.append(f"{show_count(speed)} tokens/s")
+        parts.append(f"{show_count(speed)} {noun}/s")
         if self.units.peak_flops:
             parts.append(f"{speed * self.units.flops_per_token / self.units.peak_flops:.0%} of peak")
         return "  ".join(parts)

@@ -13,6 +13,7 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.training.batches import DistributedInfo
 from lavra.workflows.datasets.text import request_of
+from lavra.workflows.labels.permuted import label_checks
 from lavra.workflows.training.checking import check_context, checked
 from lavra.workflows.training.job import TrainingJob
 from lavra.workflows.training.techniques import passes_of
@@ -54,7 +55,7 @@ def _check_run(run: RunFolder, time_limit: float | None) -> Report:
         job.trainer.master_weights.load(job.checkpoint.load("master_weights"))
     try:
         context = check_context(job, loaded=job.checkpoint is not None)
-        return checked(context, FULL, _limit(job, time_limit))
+        return checked(context, FULL, _limit(job, time_limit)).with_results(label_checks(job))
     finally:
         job.close()
 
@@ -69,7 +70,7 @@ def _check_text(config: TrainConfig, time_limit: float | None) -> Report:
         job.build()
         log(f"model: {job.plan.parameters:,} parameters, {job.plan.precision} on {job.plan.device}")
         try:
-            return checked(check_context(job), FULL, _limit(job, time_limit))
+            return checked(check_context(job), FULL, _limit(job, time_limit)).with_results(label_checks(job))
         finally:
             job.close()
 

@@ -73,7 +73,7 @@ def classify(
         >>> found = lavra.classify("runs/book", ["I loved it"], ["good", "bad"])  # doctest: +SKIP
         >>> found[0].predicted, found[0].probabilities                            # doctest: +SKIP
     """
-    found = _labeller(model, device, precision)
+    found = _opened(model, device, precision)
     if not isinstance(found, OpenModel):
         _refuse_prompting(found, labels, few_shot)
         return predict_texts(found, texts)
@@ -122,7 +122,7 @@ def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any)
     Raises:
         InputError: If a line has no "text", or as for `classify`.
     """
-    trained = _labeller(model, how.get("device", "auto"), how.get("precision", "fp32"))
+    trained = _opened(model, how.get("device", "auto"), how.get("precision", "fp32"))
     if not isinstance(trained, OpenModel):
         _refuse_prompting(trained, labels, how.get("few_shot", ""))
         return predict_file(trained, path)
@@ -135,7 +135,22 @@ def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any)
     return {"rows": rows, "accuracy": right / len(rows)}
 
 
-def _labeller(model: str, device: str, precision: str) -> Labeller | OpenModel:
+def labeller_at(location: str, device: str = "auto", precision: str = "fp32") -> Labeller:
+    """Open a model that was trained for labels.
+
+    Args:
+        location: The location of the model: a run, a checkpoint or a model folder.
+        device: Device that computes: auto, cpu, cuda or mps.
+        precision: Type of the weights: fp32, bf16, fp16 or auto.
+
+    Raises:
+        InputError: If it is a language model without labels of its own.
+    """
+    found = _opened(location, device, precision)
+    return NetworkLabeller(found) if isinstance(found, OpenModel) else found
+
+
+def _opened(model: str, device: str, precision: str) -> Labeller | OpenModel:
     """Return the model at a location: what labels texts by itself, or a language model."""
     linear = linear_at(model)
     if linear is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lavra.core.disk.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from lavra.generation.classifying import Classification
     from lavra.generation.generate import Generation
     from lavra.workflows.evaluate import Evaluation, TaskEvaluation
 
@@ -79,6 +80,28 @@ class Run:
         from lavra.workflows.generation.generate import generate
 
         return generate(str(self.path), [prompt] if isinstance(prompt, str) else prompt, GenerateOptions(**options))
+
+    def classify(self, texts: str | Sequence[Any], labels: Sequence[str] = (), **options: Any) -> list[Classification]:
+        """Label texts with the model of the run.
+
+        Args:
+            texts: A text or several; pairs of texts for a model that reads two.
+            labels: The labels to choose from, for a language model; a model that was trained for labels has its own.
+            options: The other arguments of `lavra.classify`, by name.
+
+        Returns:
+            The predicted label and the probability of every label for each text, in the order of the texts.
+
+        Raises:
+            InputError: If the run has no model yet, or a text cannot be read.
+
+        Examples:
+            >>> run.classify(["A fine film."])[0].label   # doctest: +SKIP
+            'good'
+        """
+        from lavra.workflows.classify import classify
+
+        return classify(str(self.path), [texts] if isinstance(texts, str) else texts, labels, **options)
 
     def evaluate(self, data: str | Sequence[str] = (), **options: Any) -> Evaluation | TaskEvaluation:
         """Measure the model of the run on text: perplexity and bits per byte, with intervals.

@@ -173,7 +173,8 @@ class LabelColumns(LabelReader):
                 return None
         kept = {name: fields[name] for name in (*self.labels, *BESIDE) if not is_nothing(fields.get(name))}
         stratum = _stratum(kept.get(self.labels[0])) if len(self.labels) == 1 else None
-        return ExampleRow(row.source, row.place, *(*texts, "")[:2], labels=kept, stratum=stratum)
+        first, second = (*texts, "")[:2]
+        return ExampleRow(row.source, row.place, first, second, labels=kept, stratum=stratum)
 
     def encode(
         self, rows: Sequence[ExampleRow], tokenizer: Tokenizer, context: int | None

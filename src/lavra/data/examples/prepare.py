@@ -141,8 +141,9 @@ def prepare_examples(
             recognised.
         chat_template: Chat template of the tokenizer; it is written beside it where there are chats.
         validation_share: Share of the prompts' bytes that becomes validation data; a hash of the prompt decides, see
-            `lavra.data.split`. 0.05 by default. With 0 all rows are training data, and the store of the validation data
-            holds a copy of the first one alone, so that it can be opened; `report.json` then says `trained_on_all`.
+            `lavra.data.split`. 0.05 by default. With 0 all labelled rows are training data, and the store of the
+            validation data holds a copy of the first one alone, so that it can be opened; `report.json` then says
+            `trained_on_all`.
         validation_limit: Largest number of bytes of the validation data's prompts; 10 MB by default.
         on_bad_row: Leave bad rows out ("skip", the default), stop at them ("error"), or also at whatever is left out,
             guessed or cut ("strict").
@@ -162,7 +163,8 @@ def prepare_examples(
     bad_rows = BadRows(policy=on_bad_row)
     with building_folder(Path(out), force=force, inputs=locations, kind="prepared examples") as building:
         example_cache = building / _EXAMPLE_CACHE
-        counter, chats = SplitCounter(validation_share or _ANY_SHARE, validation_limit), 0
+        all_rows = kind == "labelled" and validation_share == 0 and not validation
+        counter, chats = SplitCounter(_ANY_SHARE if all_rows else validation_share, validation_limit), 0
         given = GivenValidation()
         for row in write_example_cache(
             _reading(locations, bad_rows, columns, normalize, encoding, validation), example_cache
@@ -178,7 +180,7 @@ def prepare_examples(
             chat_template=chat_template,
             reader=None if columns is None or isinstance(columns, PairColumns) else columns,
         )
-        all_rows = not validation_share and not given.documents
+        all_rows = all_rows and not given.documents
         split = counter.train_on_all() if given.documents or all_rows else counter.decide()
         examples = counter.documents + given.documents
         chosen = None

@@ -17,7 +17,7 @@ from lavra.core.progress import Progress
 from lavra.data.folds import Folds, make_folds
 from lavra.models.linear.features import Features, Texts
 from lavra.models.linear.model import Kind, LinearModel, from_scores
-from lavra.models.linear.solvers import Solution, counting_steps, logistic, needed, ridge
+from lavra.models.linear.solvers import ROUGH, TOLERANCE, Solution, counting_steps, logistic, needed, ridge
 
 STRENGTHS = {"logistic": (1.0, 3.0, 10.0, 30.0, 100.0), "ridge": (0.1, 0.3, 1.0, 3.0, 10.0)}
 """Inverse penalties among which is chosen, for logistic regressions (`C`) and for ridge regressions (`1 / alpha`).
@@ -49,11 +49,11 @@ class _Problem:
         """Whether the columns are numbers."""
         return self.kind in ("values", "ordinal")
 
-    def solve(self, rows: Any, strength: float) -> Solution:
+    def solve(self, rows: Any, strength: float, tolerance: float = TOLERANCE) -> Solution:
         matrix = self.matrix if isinstance(rows, slice) else self.matrix[rows]
         if self.is_ridge:
             return ridge(matrix, self.columns[rows], self.weights[rows, 0], strength)
-        return logistic(matrix, self.columns[rows], self.weights[rows], strength)
+        return logistic(matrix, self.columns[rows], self.weights[rows], strength, tolerance=tolerance)
 
 
 def fit_linear(
@@ -237,7 +237,8 @@ def _chosen(
     if folds is None:
         return {}, "" if len(options) == 1 else f"{len(problem.rows):,} rows are too few to choose the penalty by"
     found: dict[float, tuple[float, float]] = {}
-    rounds = 1.5 + folds.count / _parallel(problem, folds)  # of fits: the final one takes half as long again
+    # Of fits: the final one has half as many rows again, and is made with more care.
+    rounds = 3 + folds.count / _parallel(problem, folds)
     slowest = _seconds_of_a_fit(problem, options[len(options) // 2], clock)
 
     def try_out(place: int) -> bool:
@@ -246,7 +247,7 @@ def _chosen(
             return False
         began = clock()
         found[options[place]] = _cross_validated(problem, folds, options[place], progress)
-        slowest = max(slowest, (clock() - began) / (rounds - 1.5))
+        slowest = max(slowest, (clock() - began) / (rounds - 3))
         return True
 
     with Progress("choosing the penalty of the linear model", total=4 * folds.count, unit="fits") as progress:
@@ -270,7 +271,7 @@ def _seconds_of_a_fit(problem: _Problem, strength: float, clock: Callable[[], fl
     if problem.is_ridge or columns <= 2 * usable_cores():
         return 0.0
     began = clock()
-    logistic(problem.matrix, problem.columns[:, :1], problem.weights[:, :1], strength)
+    logistic(problem.matrix, problem.columns[:, :1], problem.weights[:, :1], strength, tolerance=ROUGH)
     return (clock() - began) * columns / usable_cores()
 
 
@@ -284,7 +285,7 @@ def _cross_validated(problem: _Problem, folds: Folds, strength: float, progress:
 
     def one(fold: int) -> NDArray[np.float64]:
         inside, outside = folds.validation(fold), folds.training(fold)
-        solution = problem.solve(outside, strength)
+        solution = problem.solve(outside, strength, ROUGH)
         scores = np.asarray(problem.matrix[inside] @ solution.weights.astype(np.float64)) + solution.biases
         amounts = problem.rows[inside]
         errors = ((scores - problem.columns[inside]) ** 2).mean(axis=1)

@@ -33,6 +33,7 @@ from lavra.planning.machine.memory import memory_of
 from lavra.planning.scaling_law.past_runs import load_calibration
 from lavra.tasks.base import Task
 from lavra.tasks.datasets import DataDescription, Dataset, TextDataset
+from lavra.tasks.labelled_text import LabelledTextTask
 from lavra.tasks.opening import open_dataset
 from lavra.tasks.table import choose_task
 from lavra.training.devices import use_threads
@@ -142,6 +143,8 @@ def _prepared_text(
 def _prepared_examples(
     config: TrainConfig, home: Path, folder: Path, machine: Machine, base: Base | None, task: Task
 ) -> Dataset:
+    if task.rows == "labelled" and not config.text.validation_share and not isinstance(task, LabelledTextTask):
+        raise InputError(f"--text.validation-share 0 is not for {task.name}", "keep some rows to measure on")
     columns = task.reader(describe_data(config)) if task.rows == "labelled" else pair_columns(config.text)
     if base is None:
         tokenizer, context = _from_nothing(config, machine, columns)

@@ -8,7 +8,7 @@ from lavra.core.progress import log
 from lavra.core.units import show_duration
 from lavra.evaluation.labels.metrics import METRICS, metric_value
 from lavra.tasks.labelled_dataset import LabelledDataset
-from lavra.tasks.labelled_text import LabelledTextTask
+from lavra.tasks.labelled_text import SETTINGS, LabelledTextTask
 from lavra.tasks.linear_baseline import LINEAR, fit_baseline, is_available, linear_predictions, save_baseline
 from lavra.workflows.training.job_parts import JobParts
 
@@ -31,8 +31,9 @@ def fit_linear_baseline(job: JobParts) -> None:
     began = time.monotonic()
     seconds = None if job.plan.budget_seconds is None else _SHARE * job.plan.budget_seconds
     model = fit_baseline(task, job.plan.facts, data, seconds, job.plan.seed)
-    save_baseline(run.path / LINEAR, model, task.name, job.plan.facts)
-    if not data.validation_rows(job.plan):
+    facts = {name: fact for name, fact in job.plan.facts.items() if name not in SETTINGS}  # those are the network's
+    save_baseline(run.path / LINEAR, model, task.name, facts)
+    if data.trained_on_all:
         return
     table = linear_predictions(model, task, job.plan.facts, list(data.labelled(validation=True)))
     metric = METRICS[task.kind][0]

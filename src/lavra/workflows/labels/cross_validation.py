@@ -16,30 +16,37 @@ from typing import Any
 
 import numpy as np
 
-from lavra.config.training import TrainConfig
+from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.configuration import to_toml
 from lavra.core.disk.run_folder import RunFolder, check_new_run, is_run, remove_run
 from lavra.core.errors import InputError, Interrupted
 from lavra.core.progress import log
 from lavra.core.units import counted, show_duration
+from lavra.evaluation.labels.comparison import compare
 from lavra.evaluation.labels.joining import joined
-from lavra.evaluation.labels.metrics import metric_value
+from lavra.evaluation.labels.metrics import METRICS, metric_value
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.evaluation.labels.predictions_file import read_predictions, write_predictions
 from lavra.reports.run_page import page_at_the_end
 from lavra.tasks.base import Measured
+from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import PREDICTIONS, LabelledTextTask
-from lavra.tasks.table import FROM_SCRATCH, choose_task, tasks
+from lavra.tasks.linear_baseline import LINEAR, linear_predictions, read_baseline
+from lavra.tasks.opening import open_dataset
+from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task, tasks
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device
 from lavra.training.distributed import join_ranks
 from lavra.workflows.datasets.preparation import describe_data
-from lavra.workflows.datasets.text import is_prepared, request_of
+from lavra.workflows.datasets.text import data_folder, is_prepared, request_of
+from lavra.workflows.labels.choice import better, sentence
 from lavra.workflows.labels.fold_rows import FOLDER, FoldRows, write_rows, written_rows
+from lavra.workflows.labels.linear_run import is_linear_request, train_linear
 from lavra.workflows.labels.out_of_fold import (
     LABEL_ERRORS,
     OUT_OF_FOLD,
     OutOfFold,
+    beside_file,
     doubts_sentence,
     out_of_fold,
     write_label_errors,
@@ -176,16 +183,37 @@ def _take_to_the_end(config: TrainConfig, run: RunFolder, began: float | None) -
         for fold in range(rows.count)
     ]
     spent = 0.0 if began is None else time.monotonic() - began
-    share = _plan(config, rows, trials, spent)
+    is_linear = is_linear_request(replace(config, data=rows.every(), task=rows.task))
+    share = None if is_linear and config.budget is None else _plan(config, rows, trials, spent)
     for number, trial in enumerate(trials):
         _train_fold(config, rows, trial, share, run, f"{number + 1} of {len(trials)}")
-    table = _joined(rows, trials)
+    network = _joined(trials)
+    linear = None if is_linear else _linear_beside(trials)
+    table, beside, told = _chosen(config, network, linear)
     write_predictions(run.path / OUT_OF_FOLD, table)
-    found = out_of_fold(table, seed=config.seed)
+    for name, other in beside.items():
+        write_predictions(run.path / beside_file(name), other)
+    found = out_of_fold(table, beside, seed=config.seed)
     doubts = write_label_errors(run.path / LABEL_ERRORS, table, rows.texts)
-    told = {"folds": rows.count, "seeds": config.seeds, "rows": rows.rows, "notes": list(rows.notes)}
-    told |= {"models": [_told(trial, table) for trial in trials], "label_errors": doubts}
+    told |= {"folds": rows.count, "seeds": config.seeds, "rows": rows.rows, "notes": list(rows.notes)}
+    told |= {"models": [_told(trial, network) for trial in trials], "label_errors": doubts}
+    if table is linear:  # better than the networks, so that no network has to learn all rows
+        config = replace(config, base=None, model=ModelConfig(preset=LINEAR))
     _final(config, run, rows, trials, found, told | {"began": begun if began is None else began})
+
+
+def _chosen(
+    config: TrainConfig, network: Predictions, linear: Predictions | None
+) -> tuple[Predictions, dict[str, Predictions], dict[str, Any]]:
+    """Return the predictions of the model that is delivered, those of the other by its name, and how they compare."""
+    if linear is None:
+        return network, {}, {}
+    same = network.select(np.isin(network.seeds, linear.seeds))
+    compared = compare(linear, same, METRICS[network.kind][0], seed=config.seed)
+    chosen = better(compared, config.head.prefer)
+    log(sentence(compared, chosen, config.head.prefer))
+    told = {"against_linear": compared.to_json()}
+    return (linear, {"network": same}, told) if chosen == LINEAR else (network, {"linear": linear}, told)
 
 
 def _plan(config: TrainConfig, rows: FoldRows, trials: list[_Trial], spent: float) -> float | None:
@@ -263,7 +291,7 @@ def fold_request(
     )
 
 
-def _joined(rows: FoldRows, trials: list[_Trial]) -> Predictions:
+def _joined(trials: list[_Trial]) -> Predictions:
     tables = []
     for trial in trials:
         table = read_predictions(trial.run / PREDICTIONS)
@@ -280,7 +308,7 @@ def _told(trial: _Trial, table: Predictions) -> dict[str, Any]:
     return {
         "fold": trial.fold,
         "seed": trial.seed,
-        "step": result["step"],
+        **({"step": result["step"]} if "step" in result else {}),
         "rows": len(inside),
         metric: metric_value(inside, metric) if inside.known.any() else None,
     }
@@ -289,7 +317,29 @@ def _told(trial: _Trial, table: Predictions) -> dict[str, Any]:
 def _passes(trials: list[_Trial]) -> float:
     """Return the mean passes of the folds' models over their rows."""
     plans = [RunFolder(trial.run).plan for trial in trials]
-    return float(np.mean([plan["epochs"] for plan in plans]))
+    return float(np.mean([plan.get("epochs", 1.0) for plan in plans]))
+
+
+def _linear_beside(trials: list[_Trial]) -> Predictions | None:
+    """Return what the linear models of the folds, which stand beside the networks, predict out of fold.
+
+    They are fitted to the same rows, with the first seed alone. None where there are none.
+    """
+    tables = []
+    for trial in trials:
+        run = RunFolder(trial.run)
+        found = read_baseline(trial.run / LINEAR)
+        if found is None:
+            return None
+        if trial.seed == trials[0].seed:
+            model, name, facts = found
+            task, data = find_task(name), open_dataset(data_folder(request_of(run), run.path))
+            assert isinstance(task, LabelledTextTask)
+            assert isinstance(data, LabelledDataset)
+            table = linear_predictions(model, task, facts, list(data.labelled(validation=True)))
+            folds, seeds = (np.full(len(table), number) for number in (trial.fold, trial.seed))
+            tables.append(replace(table, folds=folds, seeds=seeds))
+    return joined(tables)
 
 
 def _final(
@@ -313,13 +363,7 @@ def _final(
         steps=None,
         check=False,
     )
-    resumed = bool(run.plan)
-    if resumed:
-        job = TrainingJob.restore(run, config=asked)
-    else:
-        log(f"one model on all {counted(rows.rows, 'row')}, {passes:.2f} passes as in the folds")
-        job = prepared_job(asked, run, DistributedInfo(), time.monotonic(), {**rows.known, **found.settings})
-    began = told.pop("began")
+    began, known = told.pop("began"), {**rows.known, **found.settings}
 
     def measure() -> Measured:
         figures = {
@@ -331,6 +375,14 @@ def _final(
         doubts = doubts_sentence(told["label_errors"])
         return Measured(figures, f"{found.measured.table}\n{doubts}".rstrip())
 
+    if is_linear_request(asked):
+        train_linear(asked, run, time.monotonic(), known=known, measure=measure)
+        return
+    if resumed := bool(run.plan):
+        job = TrainingJob.restore(run, config=asked)
+    else:
+        log(f"one model on all {counted(rows.rows, 'row')}, {passes:.2f} passes as in the folds")
+        job = prepared_job(asked, run, DistributedInfo(), time.monotonic(), known)
     job.measure = measure
     if resumed:
         go_on(job, run)

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.data.examples.rows import read_examples
 from lavra.data.readers.rows import BadRows, OnBadRow
+from lavra.evaluation.labels.predictions_file import read_predictions
 from lavra.models.protocols import device_of
 from lavra.tasks.base import Measured, Trained
+from lavra.tasks.datasets import Dataset
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.linear_baseline import linear_predictions, with_temperature
 from lavra.tasks.opening import open_dataset
@@ -19,6 +22,7 @@ from lavra.training.plan import Plan
 from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.labels.given_rows import given_rows, task_of
 from lavra.workflows.labels.labeller import LinearLabeller, columns_of
+from lavra.workflows.labels.out_of_fold import OUT_OF_FOLD, beside_file, out_of_fold
 from lavra.workflows.models.open import OpenModel
 
 
@@ -72,9 +76,12 @@ def evaluate_labels(
         InputError: If the rows cannot be used, or no rows are given for a model without its run.
     """
     task, reader = task_of(opened)
+    if not data and (known := _out_of_fold(opened.run, opened.place, task.name, seed)) is not None:
+        return known
     if not data and opened.run is not None:
         folder = data_folder(request_of(opened.run), opened.run.path)
         plan, dataset = Plan.from_json(opened.run.plan, "plan.json"), open_dataset(folder)
+        _refuse_learned(opened.place, dataset)
         plan = replace(plan, evaluation_tokens=dataset.validation_rows(plan) * plan.context, seed=seed)
         objective, device = task.objective(plan, opened.model, dataset), device_of(opened.model)
         measured = task.evaluate(Trained(opened.model, objective, dataset, plan, device, run=opened.run.path))
@@ -87,6 +94,21 @@ def evaluate_labels(
         if bad_rows.summary():
             log(bad_rows.summary())
         return TaskEvaluation(opened.place, task.name, task.evaluate(trained), bad_rows.report())
+
+
+def _refuse_learned(place: str, dataset: Dataset) -> None:
+    if isinstance(dataset, LabelledDataset) and dataset.trained_on_all:
+        raise InputError(f"{place} learned all of its rows", "say what to measure on: --data FILES")
+
+
+def _out_of_fold(run: RunFolder | None, place: str, task: str, seed: int) -> TaskEvaluation | None:
+    """Return the out-of-fold quality of a cross-validated run, whose model learned all rows; None for other runs."""
+    if run is None or not (run.path / OUT_OF_FOLD).exists():
+        return None
+    files = {name: run.path / beside_file(name) for name in ("linear", "network")}
+    beside = {name: read_predictions(file) for name, file in files.items() if file.exists()}
+    found = out_of_fold(read_predictions(run.path / OUT_OF_FOLD), beside, seed=seed)
+    return TaskEvaluation(place, task, found.measured)
 
 
 def evaluate_linear(
@@ -107,6 +129,8 @@ def evaluate_linear(
         encoding: Encoding of the files; None recognises it.
     """
     bad_rows, task, facts = BadRows(policy=on_bad_row), labeller.task, labeller.facts
+    if not data and (known := _out_of_fold(labeller.run, labeller.place, task.name, seed)) is not None:
+        return known
     if data:
         given = read_examples(data, bad_rows, columns=labeller.reader, encoding=encoding)
         rows = columns_of(given)
@@ -115,6 +139,7 @@ def evaluate_linear(
     elif labeller.run is not None:
         dataset = open_dataset(data_folder(request_of(labeller.run), labeller.run.path))
         assert isinstance(dataset, LabelledDataset)
+        _refuse_learned(labeller.place, dataset)
         rows = list(dataset.labelled(validation=True))
     else:
         raise InputError(f"{labeller.place} keeps no rows of its own", "say what to measure on: --data FILES")

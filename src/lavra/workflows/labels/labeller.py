@@ -37,15 +37,18 @@ class Labeller(Protocol):
 
     Attributes:
         place: The location of the model, in words.
-        task: Its task.
         facts: What the task knows of its training data.
         run: The run that it comes from; None for none.
     """
 
     place: str
-    task: Task
     facts: dict[str, Any]
     run: RunFolder | None
+
+    @property
+    def task(self) -> Task:
+        """Its task."""
+        ...
 
     @property
     def reader(self) -> LabelReader:

@@ -19,7 +19,7 @@ from lavra.tasks.base import Measured, Task
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.deciding_words import write_words
 from lavra.tasks.labelled_dataset import LabelledDataset
-from lavra.tasks.labelled_text import PREDICTIONS, LabelledTextTask, with_known
+from lavra.tasks.labelled_text import PREDICTIONS, UNMEASURED, LabelledTextTask, with_known
 from lavra.tasks.linear_baseline import LINEAR, fit_baseline, is_available, linear_predictions, save_baseline
 from lavra.tasks.table import FROM_SCRATCH, choose_task
 from lavra.workflows.datasets.preparation import describe_data, measured_machine, training_dataset
@@ -112,6 +112,8 @@ def train_linear(
 def _measured(
     task: LabelledTextTask, model: LinearModel, facts: Mapping[str, Any], data: LabelledDataset, run: Path, seed: int
 ) -> Measured:
+    if data.trained_on_all:
+        return UNMEASURED
     table = linear_predictions(model, task, facts, list(data.labelled(validation=True)))
     write_predictions(run / PREDICTIONS, table)
     return task.measured(facts, table, {}, seed)

@@ -51,11 +51,17 @@ class OutOfFold:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def out_of_fold(table: Predictions, *, seed: int = 0) -> OutOfFold:
+def beside_file(name: str) -> str:
+    """Return the name of the table of the model that stands beside the delivered one: `network` or `linear`."""
+    return f"out_of_fold_{name}.parquet"
+
+
+def out_of_fold(table: Predictions, beside: Mapping[str, Predictions] | None = None, *, seed: int = 0) -> OutOfFold:
     """Return what follows from out-of-fold predictions.
 
     Args:
         table: The predictions of all folds and seeds, as the models gave them.
+        beside: Those of other models on the same rows by their names, as the models gave them; None for none.
         seed: Seed of the intervals, and of the division for what is fitted.
 
     Raises:
@@ -82,13 +88,15 @@ def out_of_fold(table: Predictions, *, seed: int = 0) -> OutOfFold:
             decisions = cross_fitted([table], thresholding(), seed=seed)[1]
             lines.append(f"a threshold for each label: {_told(gain)}")
     columns = {"model": scores(shown, decisions, seed=seed)}
+    columns |= {name: scores(other, seed=seed) for name, other in (beside or {}).items()}
     columns["majority"] = scores(majority_out_of_fold(table), seed=seed)
     figures = columns["model"].to_json() | {"measured_on": "out-of-fold predictions"}
-    figures["baseline_scores"] = {"majority": columns["majority"].to_json()}
+    figures["baseline_scores"] = {name: one.to_json() for name, one in columns.items() if name != "model"}
     if len(np.unique(table.seeds)) > 1:
         together = scores(mean_over_seeds(table), seed=seed)
         figures["mean_of_seeds"] = together.to_json()
-        columns["seeds together"] = together
+        columns["seeds"] = together
+        lines.append("seeds: the mean of the models of all seeds")
     what = f"{_rows(table)} texts, each by a model that never saw it"
     text = "\n".join([scores_table(columns, table.kind, _rows(table), what.split(" ", 1)[1]), *lines])
     return OutOfFold(Measured(figures | gains, text), settings)

@@ -31,6 +31,7 @@ from lavra.training.plan import Plan
 from lavra.training.precision import Precision
 from lavra.workflows.models.base_model import Base
 from lavra.workflows.models.ngram_init import contexts_to_count, pairs_worth_counting
+from lavra.workflows.training.one_step import refuse_too_large
 from lavra.workflows.training.optimization import optimizer_options, options_after_bigrams
 from lavra.workflows.training.run_length import length_fields
 from lavra.workflows.training.techniques import cost_of_steps, rows_together
@@ -248,7 +249,7 @@ def autoconfig(
         spent: Seconds of the time budget that are gone, for reading and tokenising the text.
 
     Raises:
-        InputError: If the lengths of the request contradict each other.
+        InputError: If the lengths of the request contradict each other, or no step fits into the time budget.
     """
     world, adapting, asked = distributed.world_size, learner.base is not None, config.objective
     cost, group = cost_of_steps(config.technique), rows_together(config.technique)
@@ -260,6 +261,9 @@ def autoconfig(
     busy = busy_tokens(machine.device.type, world * machine.expected_flops, learner.flops_per_token)
     suited = data.batch_tokens(learner)
     rows = _global_batch_size(config, learner.context, tokens, world * group, busy, suited, adapting=adapting)
+    if seconds is not None and budget is not None:
+        step_seconds = rows * learner.context * per_token / world
+        refuse_too_large(step_seconds, seconds, budget, learner.context, machine.expected_flops)
     micro = _micro_batch_size(config, learner.context, rows // world, _tokens_at_once(machine, learner), group)
     compile = learner.spec is not None and should_compile(  # a wrapped model has no blocks that are known to compile
         config.machine.compile, machine.device, seconds or tokens * per_token / world

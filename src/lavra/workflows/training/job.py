@@ -45,6 +45,7 @@ from lavra.training.validation import Validation
 from lavra.workflows.datasets.preparation import describe_data, measured_machine, opened_base, training_dataset
 from lavra.workflows.datasets.text import data_folder, is_prepared, request_of
 from lavra.workflows.datasets.text_record import write_text_record
+from lavra.workflows.labels.permuted import label_checks
 from lavra.workflows.models.base_model import Base, certify_base, read_base
 from lavra.workflows.models.ngram_init import warm_start
 from lavra.workflows.models.saved_base import finish_model, initial_model
@@ -216,7 +217,9 @@ class TrainingJob(JobParts):
         Raises:
             CheckFailed: If a check failed.
         """
-        report = quick_checks(check_context(self, quick=True), self.plan.budget_seconds)
+        report = quick_checks(check_context(self, quick=True), self.plan.budget_seconds).with_results(
+            label_checks(self, quick=True)
+        )
         write_json(self.home / CHECKS, report.to_json())
         reporter(self.run)(report.summary())
         for result in report.results:
@@ -347,7 +350,7 @@ class TrainingJob(JobParts):
 
         peak = self.plan.probe.get("peak_flops", 0.0) * self.distributed.world_size
         cost = self.trainer.gradients_per_step * passes_of(self.config.technique)
-        return Units(metrics, self.plan.flops_per_token * cost, peak)
+        return Units(metrics, self.plan.flops_per_token * cost, peak, task.learns)
 
     def _patience(self) -> int | None:
         """Return the patience of early stopping, which is refused for several processes: they could stop apart."""

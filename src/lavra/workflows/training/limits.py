@@ -49,7 +49,7 @@ _RANGES = {
     "folds": _Range(2),
     "seeds": _AT_LEAST_ONE,
     "seed": _NOT_NEGATIVE,
-    "text.validation_share": _Range(0, 1, above=True),
+    "text.validation_share": _SHARE,
     "text.validation_limit": _AT_LEAST_ONE,
     "text.extend": _AT_LEAST_ONE,
     "model.context": _AT_LEAST_ONE,

@@ -17,6 +17,7 @@ from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
 from lavra.reports.run_page import page_at_the_end
 from lavra.tasks.datasets import Dataset
+from lavra.tasks.table import find_task
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device
 from lavra.training.distributed import join_ranks, wait_for_ranks
@@ -155,7 +156,7 @@ def _log_plan(plan: Plan, data: Dataset, began: float, left: float) -> None:
     length = f"{show_count(plan.tokens)} tokens ({plan.epochs:.2f} epochs)"
     parts = [counted(plan.steps, "step"), length]
     if speed := plan.probe.get("tokens_per_second"):
-        parts.append(f"{show_count(speed)} tokens/s")
+        parts.append(f"{show_count(speed)} {find_task(plan.task).learns}/s")
     if "step_seconds" in plan.probe:
         parts.append(f"about {show_duration(plan.steps * plan.probe['step_seconds'])}")
     else:

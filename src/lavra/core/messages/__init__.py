@@ -1,0 +1,1 @@
+"""What a person reads on the terminal, in the language of their locale."""

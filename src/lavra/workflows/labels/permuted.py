@@ -1,0 +1,78 @@
+"""The permuted-label check of a training job: its linear pipeline must learn nothing from shuffled labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lavra.checks.base import CheckResult
+from lavra.checks.leaks import check_permuted_labels
+from lavra.data.folds import Folds, make_folds
+from lavra.evaluation.labels.predictions import Predictions
+from lavra.models.linear.cross_validation import linear_out_of_fold
+from lavra.tasks.label_predictions import ids_of, weights_of
+from lavra.tasks.labelled_dataset import LabelledDataset
+from lavra.tasks.labelled_text import LabelledTextTask
+from lavra.tasks.linear_baseline import is_available, texts_of
+from lavra.workflows.training.job_parts import JobParts
+
+_FOLDS = 2
+_STRENGTH = 3.0
+"""Inverse penalty of the linear models, which is not chosen anew: the check asks whether labels leak."""
+
+_MOST_ROWS = 4000
+"""Most rows that are taken, so that the check costs seconds, and most in its short form."""
+_MOST_QUICK = 1000
+
+
+def label_checks(job: JobParts, *, quick: bool = False) -> tuple[CheckResult, ...]:
+    """Return the result of the permuted-label check; nothing for a job without one label for each text.
+
+    The folds are those that cross-validation would make of the training rows: near duplicates and groups stay together.
+    A copy of a row in another fold, or a stage that reads labels outside its fold, lets shuffled labels be predicted.
+
+    Args:
+        job: The training job, whose data are prepared.
+        quick: Whether fewer rows are taken, for the short form before the first step.
+    """
+    task, data = job.task, job.dataset
+    if not isinstance(task, LabelledTextTask) or not isinstance(data, LabelledDataset) or not is_available():
+        return ()
+    rows, facts = (
+        [row for _, row in zip(range(_MOST_QUICK if quick else _MOST_ROWS), data.labelled(), strict=False)],
+        job.plan.facts,
+    )
+    targets = task.targets(facts, rows)
+    known = ~np.isnan(targets).any(axis=1)
+    rows, targets = [row for row, there in zip(rows, known, strict=True) if there], targets[known]
+    if len(rows) < 2 * _FOLDS:
+        return ()
+    folds = _folds(task, rows, targets)
+    table = Predictions(ids_of(rows), targets, _nothing(task, targets), facts["classes"], task.kind, folds=folds.fold)
+
+    def pipeline(texts: Any, shuffled: np.ndarray, _fold: np.ndarray) -> np.ndarray:
+        return linear_out_of_fold(
+            texts, shuffled, folds, facts["classes"], task.kind, weights=weights_of(rows), strength=_STRENGTH
+        )
+
+    return (check_permuted_labels(texts_of(rows), table, pipeline, seed=job.plan.seed),)
+
+
+def _folds(task: LabelledTextTask, rows: list[dict[str, Any]], targets: np.ndarray) -> Folds:
+    groups = [row.get("group") for row in rows]
+    values = task.kind == "values"
+    labels = targets[:, 0] if values else targets if task.kind == "labels" else targets.argmax(axis=1).tolist()
+    return make_folds(
+        labels,
+        _FOLDS,
+        values=values,
+        texts=["\n".join(row["texts"]) for row in rows],
+        groups=groups if any(one is not None for one in groups) else None,
+        rare=True,
+    )
+
+
+def _nothing(task: LabelledTextTask, targets: np.ndarray) -> np.ndarray:
+    """Return predictions that say nothing, which the check does not look at."""
+    return np.full(targets.shape, 0.0 if task.kind == "values" else 1.0 / targets.shape[1])
