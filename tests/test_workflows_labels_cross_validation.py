@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of networks without linear models beside them, which would be better on so few rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lavra.workflows.labels.baseline.is_available", lambda: False)
-        yield train(tiny_request(data, tmp_path_factory.mktemp("runs") / "run", folds=2, seeds=2, steps=6))
+        return train(tiny_request(data, tmp_path_factory.mktemp("runs") / "run", folds=2, seeds=2, steps=6))
 
 
 def _rows(files: Iterable[str]) -> list[dict[str, Any]]:

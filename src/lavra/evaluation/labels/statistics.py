@@ -78,7 +78,7 @@ class Sums:
 
     def totals(self) -> NDArray[np.float64]:
         """Return the sums over all units, (columns,)."""
-        return np.bincount(self.places, weights=self.amounts, minlength=self.columns)
+        return np.bincount(self.places, weights=self.amounts, minlength=self.columns).astype(np.float64)
 
     def values(self) -> dict[str, float]:
         """Return the metrics on all rows."""
