@@ -56,7 +56,7 @@ def ready_tokenizer(
     path = folder / TOKENIZER_CONFIG
     settings: Any = read_json(path) if path.exists() else {}
     write_json(path, {**settings, **changed})
-    return (max(tokenizer.vocabulary_size, len(opened)) if new else int(pad)), new
+    return (max(tokenizer.vocabulary_size, len(opened)) if new or pad is None else int(pad)), new
 
 
 def _differs(opened: Any, tokenizer: Tokenizer) -> bool:
