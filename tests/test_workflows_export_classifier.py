@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,11 @@ FACTS: dict[str, dict[str, Any]] = {
 def classifier(folder: Path, name: str, task: str = "classification", pooling: str = "first", second: str = "") -> Path:
     """Write a random model with a head, whose every weight matters, and a tokenizer."""
     tokenizer = wordpiece() if name == "bert" else byte_level()
-    if name == "native":
+    if name in ("native", "nanochat"):
         spec = DecoderSpec(vocabulary=tokenizer.vocabulary_size, context=48, depth=1, width=32, heads=4)
+        if name == "native":
+            like = {"activation": "swiglu", "norm_weight": True, "qk_norm": False, "embedding_norm": False}
+            spec = replace(spec, mlp_width=40, kv_heads=2, **like)
         model: Any = build_decoder(spec, 0)
         save_decoder(folder, model)
     else:
@@ -72,7 +76,7 @@ def classifier(folder: Path, name: str, task: str = "classification", pooling: s
         ("roberta", "multi-label", "first", "RobertaForSequenceClassification"),
         ("deberta-v2", "classification", "first", "DebertaV2ForSequenceClassification"),
         ("gpt2", "classification", "last", "GPT2ForSequenceClassification"),
-        ("native", "multi-label", "last", "ForSequenceClassification"),
+        ("native", "multi-label", "last", "LlamaForSequenceClassification"),
     ],
 )
 def test_a_pipeline_gives_what_lavra_gives(
@@ -116,6 +120,7 @@ def test_a_pair_of_texts_is_encoded_alike(tmp_path: Path) -> None:
         ("bert", "classification", "mean", "takes the mean of the tokens", "--head.pooling first"),
         ("llama", "classification", "mean", "takes the mean of the tokens", "--head.pooling last"),
         ("llama", "regression", "last", "has no bias that could hold the mean", "train an encoder"),
+        ("nanochat", "classification", "last", "no class of the family nanochat", "use the model with lavra"),
         ("modernbert", "classification", "first", "on a modernbert exactly", "use the model with lavra"),
     ],
 )

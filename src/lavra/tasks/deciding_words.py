@@ -126,7 +126,7 @@ def _cut(text: str, spans: Sequence[tuple[int, int]]) -> str:
 def _outputs(trained: Trained, texts: Sequence[Sequence[str]], reader: LabelReader) -> torch.Tensor:
     """Return the outputs of the head for texts, (texts, outputs) in float32."""
     plan, tokenizer = trained.plan, trained.dataset.tokenizer
-    rows = [ExampleRow("", "", *(*text, "")[:2], labels={}) for text in texts]
+    rows = [ExampleRow("", "", text[0], text[1] if len(text) > 1 else "", labels={}) for text in texts]
     encoded = [parts[0] if parts else None for parts in reader.encode(rows, tokenizer, plan.context)]
     inner = innermost(trained.objective).inner  # what learns texts whose labels are numbers already
     found = []

@@ -103,8 +103,12 @@ def compare_labels(first: LabelRecord, second: LabelRecord) -> LabelComparison |
     ids = [str(number) for number in range(len(left))]
     # Weights are part of how a run learned; rows are compared with those of the baseline.
     paired = compare(replace(left, ids=ids), replace(right, ids=ids, weights=left.weights), METRICS[left.kind][0])
-    alone = [len(record.table) - len(mine) for record in (one, other)]
-    return LabelComparison(paired, *alone, int((~same).sum()))
+    return LabelComparison(
+        paired,
+        only_first=len(one.table) - len(mine),
+        only_second=len(other.table) - len(mine),
+        other_labels=int((~same).sum()),
+    )
 
 
 def _averaged(record: LabelRecord) -> LabelRecord:

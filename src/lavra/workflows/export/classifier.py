@@ -97,10 +97,13 @@ def write_classifier(opened: OpenModel, folder: Path, texts: Sequence[Sequence[s
     told = facts["head"].get("context", opened.model.context) if opened.run is None else opened.run.plan["context"]
     encoder = getattr(opened.model, "kind", "decoder") != "decoder"
     context = min(opened.model.context, int(told))
-    pad, new_pad = ready_tokenizer(folder, opened.tokenizer, context, encoder=encoder)
+    pad, new_pad = ready_tokenizer(folder, opened.tokenizer, context, encoder=encoder, pairs=len(texts[0]) > 1)
     write_sequence_class(folder, opened.model, facts, task.outputs, pad, new_pad)
     write_head(folder, opened.model, {}, name, facts)
-    rows = [ExampleRow("", f"text {number}", *(*text, "")[:2], labels={}) for number, text in enumerate(texts)]
+    rows = [
+        ExampleRow("", f"text {number}", text[0], text[1] if len(text) > 1 else "", labels={})
+        for number, text in enumerate(texts)
+    ]
     bad_rows = BadRows(policy="error")
     with given_rows(opened, rows, bad_rows) as trained, torch.no_grad():
         found: dict[int, Any] = dict(outputs_of(trained))

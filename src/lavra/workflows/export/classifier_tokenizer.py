@@ -17,7 +17,9 @@ PAD = "<pad>"
 _FILE = "tokenizer.json"
 
 
-def ready_tokenizer(folder: Path, tokenizer: Tokenizer, context: int, *, encoder: bool) -> tuple[int, bool]:
+def ready_tokenizer(
+    folder: Path, tokenizer: Tokenizer, context: int, *, encoder: bool, pairs: bool
+) -> tuple[int, bool]:
     """Let the tokenizer in a folder encode texts as the model read them, cut them as it did, and pad them.
 
     Args:
@@ -25,6 +27,7 @@ def ready_tokenizer(folder: Path, tokenizer: Tokenizer, context: int, *, encoder
         tokenizer: The tokenizer of the model.
         context: Largest number of tokens of a text.
         encoder: Whether the model is an encoder, whose own token for padding is kept.
+        pairs: Whether the model reads two texts, whose tokens may be of two kinds.
 
     Returns:
         The id of the token for padding, and whether it is new, one after the last of the vocabulary.
@@ -35,8 +38,11 @@ def ready_tokenizer(folder: Path, tokenizer: Tokenizer, context: int, *, encoder
     opened: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     changed: dict[str, Any] = {"model_max_length": context}
     differs = _differs(opened, tokenizer)
-    pad = opened.pad_token_id
-    told = read_json(folder / CONFIG).get("pad_token_id") if encoder else None
+    pad: Any = opened.pad_token_id
+    config: Any = read_json(folder / CONFIG)
+    if pairs and config.get("type_vocab_size", 0) > 1 and pair_layout(tokenizer).second_kind:
+        changed["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    told = config.get("pad_token_id") if encoder else None
     if told is not None:  # positions of some encoders begin after it, so that it must stay
         changed |= {} if told == pad else {"pad_token": opened.convert_ids_to_tokens(told)}
         pad = told
@@ -46,12 +52,11 @@ def ready_tokenizer(folder: Path, tokenizer: Tokenizer, context: int, *, encoder
         _rewrite(folder / _FILE, tokenizer if differs else None, new)
         changed |= {"tokenizer_class": "PreTrainedTokenizerFast"} if differs else {}
     if new:
-        pad = max(tokenizer.vocabulary_size, len(opened))
         changed["pad_token"] = PAD
     path = folder / TOKENIZER_CONFIG
     settings: Any = read_json(path) if path.exists() else {}
     write_json(path, {**settings, **changed})
-    return int(pad), new
+    return (max(tokenizer.vocabulary_size, len(opened)) if new or pad is None else int(pad)), new
 
 
 def _differs(opened: Any, tokenizer: Tokenizer) -> bool:
