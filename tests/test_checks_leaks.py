@@ -115,9 +115,20 @@ def test_labels_are_shuffled_within_folds_and_unknown_ones_stay() -> None:
     assert not np.array_equal(shuffled[table.known], table.targets[table.known])
 
 
+def test_rows_that_are_only_trained_on_are_not_measured() -> None:
+    rows, table = noise()
+    folds = np.where(np.arange(ROWS) < 40, -1, table.folds)
+    partly = Predictions(**{**vars(table), "folds": folds})
+
+    def pipeline(rows, targets, folds):
+        return np.where(folds[:, None] < 0, np.nan, targets)
+
+    assert permuted_label_test(rows, partly, pipeline).score == 1.0
+
+
 def test_bad_pipelines_are_refused() -> None:
     rows, table = noise()
-    with pytest.raises(InputError, match="some rows have no fold"):
+    with pytest.raises(InputError, match="no row has a fold"):
         permuted_label_test(rows, Predictions(**{**vars(table), "folds": None}), lambda *_: None)
     with pytest.raises(InputError, match=r"predictions of the shape \(3, 2\) for 120 rows"):
         permuted_label_test(rows, table, lambda *_: np.full((3, 2), 0.5))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavra.data.examples.labelled import LabelledTokens
-from lavra.data.examples.rows import ExampleRow
+from lavra.data.examples.rows import ExampleRow, read_examples
 from lavra.data.examples.spans import SpanColumns, window_starts
 from lavra.data.readers.rows import (
     ABSENT_ANSWER,
@@ -209,3 +212,18 @@ def test_a_row_without_answers_may_be_read_for_prediction():
 def test_a_reader_is_made_again_of_its_plain_values():
     reader = SpanColumns(answers="answer", overlap=3)
     assert SpanColumns(**reader.to_json()) == reader
+
+
+def test_composing_characters_moves_the_answer_with_its_context(tmp_path: Path):
+    context = unicodedata.normalize("NFD", CONTEXT)
+    answer = unicodedata.normalize("NFD", "às margens")
+    fields = {
+        "context": context,
+        "question": QUESTION,
+        "answers": {"text": [answer], "answer_start": [context.index(answer)]},
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(fields), encoding="utf8")
+    [row] = read_examples([str(tmp_path / "rows.jsonl")], BadRows(), columns=SpanColumns(), normalize=True)
+    assert row.prompt == CONTEXT
+    [[part]] = SpanColumns().encode([row], byte_level(), None)
+    assert text_of(part, byte_level()) == "às margens"

@@ -171,7 +171,7 @@ def test_what_is_measured_is_measured_without_it(name: str):
 @every
 def test_it_works_under_a_second_gradient(name: str):
     trainer = trainer_of(TECHNIQUES[name](1), 4, 0.2)
-    trainer.updates = [SharpnessAware(0.05, ascent_fraction=0.5)]
+    trainer.updates.append(SharpnessAware(0.05, ascent_fraction=0.5))
     assert all(report.applied for report in run(trainer, 2))
 
 

@@ -106,7 +106,7 @@ _OWN: dict[str, dict[str, Any]] = {
         "attention_head_dim": 16,
     },
     "zamba2": {
-        "layer_types": ["linear_attention", "hybrid"],
+        "layers_block_type": ["linear_attention", "hybrid"],
         "mamba_d_state": 8,
         "mamba_headdim": 16,
         "n_mamba_heads": 4,

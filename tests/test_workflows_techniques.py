@@ -69,6 +69,12 @@ MANY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def networks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the linear baseline, which would label these texts better than a network of a few steps."""
+    monkeypatch.setattr("lavra.workflows.labels.baseline.is_available", lambda: False)
+
+
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reviews") / "reviews.jsonl"
@@ -116,10 +122,8 @@ def test_a_request_without_techniques_is_left_as_it_is():
 
 def test_each_technique_is_made():
     trainer = tiny_trainer()
-    made = {
-        name: technique_updates(TechniqueConfig(**{name: 0.1}), trainer)[0].name
-        for name in ("sam", "asam", "awp", "fgm", "unfreeze")
-    }
+    requests: dict[str, Any] = {name: {name: 0.1} for name in ("sam", "asam", "awp", "fgm", "unfreeze")}
+    made = {name: technique_updates(TechniqueConfig(**asked), trainer)[0].name for name, asked in requests.items()}
     assert made == {"sam": "sam", "asam": "asam", "awp": "awp", "fgm": "fgm", "unfreeze": "unfreezing"}
     together = technique_updates(TechniqueConfig(unfreeze=0.2, sam=0.1), trainer)
     assert [one.name for one in together] == ["sam", "unfreezing"]
@@ -139,9 +143,9 @@ def wrapped(model: Any = None, objective: Any = None, rows: str = "labelled", **
 
 def test_every_technique_of_an_objective_is_a_wrapper(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lavra.workflows.training.techniques._longest", lambda dataset: 32)
-    changed = {"random_crop": 8, "dropout_samples": 2}
-    for name in ("mixup", "cutout", "random_crop", "progressive_length", "r_drop"):
-        found = wrapped(**{name: changed.get(name, 0.2)})
+    requests: list[dict[str, Any]] = [{name: 0.2} for name in ("mixup", "cutout", "progressive_length", "r_drop")]
+    for asked in [*requests, {"random_crop": 8}]:
+        found, name = wrapped(**asked), next(iter(asked))
         assert isinstance(found, Wrapper), name
         assert isinstance(innermost(found), Classify)
     assert isinstance(wrapped(dropout_samples=2, dropout_average="losses"), Wrapper)
@@ -187,8 +191,9 @@ def test_values_out_of_range_are_refused_before_anything_is_read():
     for field in fields(TechniqueConfig):
         if "Literal" in str(field.type):
             continue
+        given: dict[str, Any] = {field.name: -1}
         with pytest.raises(InputError, match=f"--technique.{field.name.replace('_', '-')} -1"):
-            refuse_impossible(TrainConfig(technique=TechniqueConfig(**{field.name: -1}), steps=3))
+            refuse_impossible(TrainConfig(technique=TechniqueConfig(**given), steps=3))
     with pytest.raises(InputError, match="no time can be kept"):
         refuse_impossible(TrainConfig(technique=TechniqueConfig(progressive_length=0.2), budget=60.0))
 

@@ -23,7 +23,7 @@ def check_permuted_labels(
         seed: Seed of the shuffles.
 
     Raises:
-        InputError: If a row has no fold, or the pipeline returns no predictions.
+        InputError: If no row has a fold, or the pipeline returns no predictions.
     """
     found = permuted_label_test(rows, table, pipeline, metric=metric, seed=seed)
     chance = f"{found.chance.value:.3f} [{found.chance.low:.3f}, {found.chance.high:.3f}]"

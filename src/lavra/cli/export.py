@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lavra.cli.options import parse, print_json, say_last
 from lavra.config.inference import ExportConfig
 from lavra.core.errors import InputError
@@ -53,8 +55,20 @@ def main(arguments: list[str]) -> int:
         print(f"{made.folder}: a {made.family} model\n{made.certificate}")
         if made.merged is not None:
             print(f"  its adapter was merged: logits differ by at most {made.merged['largest_difference']:.2e}")
-        say_last(
-            ("generate", command("generate", made.folder, "--prompt", "…")),
-            ("evaluate", command("evaluate", made.folder, "--data", "TEXT")),
-        )
+        say_last(*_next(made.folder))
     return 0
+
+
+def _next(folder: Path) -> list[tuple[str, str]]:
+    """Return the commands that a person wants next, by what the exported model is for."""
+    from lavra.core.disk.files import read_json
+    from lavra.tasks.labelled_text import LabelledTextTask
+    from lavra.tasks.table import find_task
+    from lavra.workflows.models.task_head import HEAD_FILE
+
+    if not (folder / HEAD_FILE).is_file():
+        evaluate = ("evaluate", command("evaluate", folder, "--data", "TEXT"))
+        return [("generate", command("generate", folder, "--prompt", "…")), evaluate]
+    evaluate = ("evaluate", command("evaluate", folder, "--data", "FILE"))
+    of_texts = isinstance(find_task(read_json(folder / HEAD_FILE)["task"]), LabelledTextTask)
+    return [("classify", command("classify", folder, "--text", "…")), evaluate] if of_texts else [evaluate]

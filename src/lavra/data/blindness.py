@@ -123,8 +123,9 @@ def student(name: str, validated: Fold | None, trained: Iterable[Fold], teachers
 
 def _told(way: tuple[str, ...], fold: Fold) -> str:
     """Return in words how a model came to know a fold."""
+    source = way[-1]
     learned = "".join(f"{one} learns from labels of {other}, " for one, other in pairwise(way))
-    return f"{learned}{'and ' if len(way) > 1 else ''}{way[-1]} saw the labels of fold {fold}"
+    return f"{learned}{'and ' if len(way) > 1 else ''}{source} saw the labels of fold {fold}"
 
 
 def _line(row: str, parents: Mapping[str, str]) -> list[str]:

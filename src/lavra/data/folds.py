@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -183,7 +184,8 @@ def _strata(
         return every, np.zeros(number, dtype=np.int64), None
     if np.ndim(labels) == 2:  # pyright: ignore[reportArgumentType]
         matrix = np.nan_to_num(np.asarray(labels, dtype=np.float64)) >= 0.5
-        return *np.nonzero(np.column_stack([matrix, ~matrix.any(axis=1)])), None
+        row, stratum = np.nonzero(np.column_stack([matrix, ~matrix.any(axis=1)]))
+        return row, stratum, None
     if values:
         numbers = np.asarray(labels, dtype=np.float64)
         known = np.isfinite(numbers)
@@ -191,7 +193,9 @@ def _strata(
         ranks = np.argsort(np.argsort(numbers[known], kind="stable"), kind="stable")
         strata[known] = ranks * _QUANTILES // max(1, int(known.sum()))
         return every, strata, None
-    given = [None if one is None or one != one else one for one in labels]  # NaN is not equal to itself
+    given = [
+        None if one is None or one != one else one for one in cast(Sequence[Hashable], labels)
+    ]  # NaN is not equal to itself
     names = {name: place for place, name in enumerate(sorted({one for one in given if one is not None}, key=str))}
     strata = np.array([len(names) if one is None else names[one] for one in given], dtype=np.int64)
     return every, strata, [str(name) for name in names]
@@ -211,8 +215,8 @@ def _check_classes(
     few = few[np.argsort(units[few], kind="stable")]
     told = []
     for one in few[:_NAMED].tolist():
-        apart = f" in {_counted(units[one], 'group')} that stay together" if units[one] < rows[one] else ""
-        told.append(f"{names[one]!r} has {_counted(rows[one], 'row')}{apart}")
+        apart = f" in {_counted(int(units[one]), 'group')} that stay together" if units[one] < rows[one] else ""
+        told.append(f"{names[one]!r} has {_counted(int(rows[one]), 'row')}{apart}")
     more = f", and {len(few) - _NAMED} more classes have too few" if len(few) > _NAMED else ""
     if rare:
         return (f"{', '.join(told)}{more}: not every one of {count} folds has rows of each class",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -165,7 +166,11 @@ def certify(
 
 
 def reference_outputs(
-    folder: Path, kind: str, windows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] = ()
+    folder: Path,
+    kind: str,
+    windows: Sequence[Sequence[int]],
+    sources: Sequence[Sequence[int]] = (),
+    texts: Sequence[Sequence[str]] = (),
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return what `transformers` computes for windows in a fresh process, in float32, and what it found in the folder.
 
@@ -174,9 +179,12 @@ def reference_outputs(
         kind: Kind of the model, or of the head that it has: one of those of `lavra.models.reference`.
         windows: Token ids of each window.
         sources: For an encoder-decoder, the source that its encoder reads for each window.
+        texts: For the labels of texts, each text, or the two texts of each pair, which the tokenizer of the folder
+            encodes in place of windows.
 
     Returns:
-        The (tokens, outputs) logits of all windows one after the other, and the findings as plain values.
+        The (tokens, outputs) logits of all windows one after the other, or those of texts, (texts, outputs), and the
+        findings as plain values.
 
     Raises:
         LavraError: If the other process fails; the message has the last line of its output.
@@ -186,7 +194,7 @@ def reference_outputs(
     with scratch_folder() as temporary:
         tokens, out = Path(temporary) / "tokens.safetensors", Path(temporary) / "logits.safetensors"
         request = _rows(windows, "") | (_rows(sources, "source_") if sources else {})
-        save_file(request, tokens, metadata={"kind": kind})
+        save_file(request, tokens, metadata={"kind": kind, "texts": json.dumps([list(one) for one in texts])})
         command = [sys.executable, "-P", str(reference.__file__), str(folder.resolve()), str(tokens), str(out)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:

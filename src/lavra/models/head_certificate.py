@@ -33,6 +33,7 @@ class HeadCertificate:
         transformers: Version of `transformers`.
         torch: Version of torch.
         lost: Settings beside the weights that the folder states differently from the source of the model.
+        allowed: Largest difference that is allowed, relative to the largest output where that is above 1.
     """
 
     architecture: str
@@ -45,11 +46,12 @@ class HeadCertificate:
     transformers: str
     torch: str
     lost: tuple[str, ...] = ()
+    allowed: float = TOLERANCE
 
     @property
     def tolerance(self) -> float:
         """Largest difference between two outputs that is allowed."""
-        return TOLERANCE * max(1.0, self.largest_output)
+        return self.allowed * max(1.0, self.largest_output)
 
     @property
     def holds(self) -> bool:
@@ -117,6 +119,42 @@ def certify_head(
         unexpected=tuple(found["unexpected"]),
         transformers=found["transformers"],
         torch=found["torch"],
+    )
+
+
+OF_TEXTS = 1e-4
+"""Largest difference allowed between two outputs for a text: what passes through a tanh on the way loses some digits,
+see `lavra.workflows.export.sequence_forms`."""
+
+
+def certify_texts(ours: torch.Tensor, folder: Path, texts: Sequence[Sequence[str]], tokens: int) -> HeadCertificate:
+    """Compare the outputs of a model for texts with a folder that `transformers` opens in a fresh process.
+
+    The other process reads the texts themselves: its tokenizer, padding and choice of the token are compared, too.
+
+    Args:
+        ours: Outputs of the model, in the units that the folder states, (texts, outputs).
+        folder: Hugging Face folder. Its model computes in float32.
+        texts: Each text, or the two texts of each pair.
+        tokens: Number of tokens of the texts.
+
+    Raises:
+        LavraError: If the other process fails; the message has the last line of its output.
+    """
+    theirs, found = reference_outputs(folder, "sequence", [[0]], texts=texts)
+    several = ours.shape[1] > 1
+    same = (ours.argmax(1) == theirs.argmax(1)) if several else torch.isclose(ours[:, 0], theirs[:, 0], rtol=OF_TEXTS)
+    return HeadCertificate(
+        architecture=found["architecture"],
+        tokens=tokens,
+        largest_difference=float((ours - theirs).abs().max()),
+        largest_output=float(theirs.abs().max()),
+        same_prediction=float(same.float().mean()),
+        missing=tuple(found["missing"]),
+        unexpected=tuple(found["unexpected"]),
+        transformers=found["transformers"],
+        torch=found["torch"],
+        allowed=OF_TEXTS,
     )
 
 

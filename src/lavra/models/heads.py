@@ -98,6 +98,7 @@ class SequenceHead(Head):
         classes: Number of outputs of a document.
         pooling: How the features of a document become one vector.
         dropout: Dropout probability of the vector, from 0 to below 1.
+        bias: Whether the linear layer has a bias.
 
     Attributes:
         dropout_samples: Number of dropout masks that are drawn for each vector while the model learns; its outputs are
@@ -109,19 +110,21 @@ class SequenceHead(Head):
         >>> head(torch.zeros(2, 5, 8), Batch(torch.zeros(2, 5), torch.zeros(2, 5))).shape
         torch.Size([2, 3])
         >>> head.to_dict()
-        {'kind': 'sequence', 'width': 8, 'classes': 3, 'pooling': 'last', 'dropout': 0.0}
+        {'kind': 'sequence', 'width': 8, 'classes': 3, 'pooling': 'last', 'dropout': 0.0, 'bias': True}
     """
 
     kind = "sequence"
 
-    def __init__(self, width: int, classes: int, pooling: Pooling = "mean", dropout: float = 0.0) -> None:
-        super().__init__(width, classes=_positive("classes", classes), pooling=pooling, dropout=dropout)
+    def __init__(
+        self, width: int, classes: int, pooling: Pooling = "mean", dropout: float = 0.0, bias: bool = True
+    ) -> None:
+        super().__init__(width, classes=_positive("classes", classes), pooling=pooling, dropout=dropout, bias=bias)
         self.pooler = _Pooler(width, pooling)
         self.output = self._layer(width, classes)
         self.dropout_samples = 1
 
     def _layer(self, width: int, classes: int) -> nn.Module:
-        return nn.Linear(width, classes)
+        return nn.Linear(width, classes, bias=self.options["bias"])
 
     def forward(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the outputs of each document, (documents, classes)."""

@@ -2,7 +2,8 @@
 
 It is run as `python -P reference.py FOLDER TOKENS OUT`. TOKENS is a safetensors file with (windows, length) ids, a mask
 of those that are not padding, and the kind of the model, or of the head of its task; for an encoder-decoder the ids are
-the text that it writes, and `source_ids` are the text that it reads. OUT receives the logits of the tokens, or of the
+the text that it writes, and `source_ids` are the text that it reads. For the labels of texts its metadata hold the
+texts, which the tokenizer of the folder encodes. OUT receives the logits of the tokens, or of the
 texts, and OUT.json what was found about the weights.
 """
 
@@ -29,14 +30,17 @@ def run(folder: str, tokens: Path, out: Path) -> None:
     import transformers
 
     with safe_open(tokens, "pt") as file:
-        kind = file.metadata()["kind"]
+        metadata = file.metadata()
+    kind = metadata["kind"]
     opened: Any = getattr(transformers, AUTOMATIC[kind])
     options = attention_options(folder)
     model, report = opened.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
     )
     model.eval()
-    save_file({"logits": _logits(model, kind, load_file(tokens))}, out)
+    request = load_file(tokens)
+    logits = _of_texts(model, folder, metadata) if kind == "sequence" else _logits(model, kind, request)
+    save_file({"logits": logits}, out)
     side = model.get_decoder() if kind == "encoder-decoder" else model
     head, embedding = model.get_output_embeddings(), side.get_input_embeddings()
     configs = model.config, getattr(model.config, "decoder", None)
@@ -58,6 +62,7 @@ AUTOMATIC = {
     "encoder-decoder": "AutoModelForSeq2SeqLM",
     "token": "AutoModelForTokenClassification",
     "span": "AutoModelForQuestionAnswering",
+    "sequence": "AutoModelForSequenceClassification",
 }
 """The class of `transformers` that opens a folder, by the kind of its model or of its head."""
 
@@ -81,6 +86,17 @@ def attention_options(folder: str) -> dict[str, Any]:
     config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
     config._attn_implementation = "sdpa"
     return {"config": config}
+
+
+@torch.no_grad()
+def _of_texts(model: Any, folder: str, metadata: dict[str, str]) -> torch.Tensor:
+    """Return the (texts, outputs) logits of texts, or of pairs, in one padded batch of the folder's own tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    texts = list(zip(*json.loads(metadata["texts"]), strict=True))
+    batch = tokenizer(*map(list, texts), padding=True, truncation=True, return_tensors="pt")
+    return model(**batch).logits.float()
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from lavra.core.errors import InputError
 from lavra.core.nearest import did_you_mean
 from lavra.core.progress import log
 from lavra.core.units import counted
+from lavra.tasks.label_predictions import placed
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
 
@@ -30,8 +31,9 @@ class ClassificationTask(LabelledTextTask):
         """Return the names of the classes, in order, their frequencies, and their weights where they are balanced."""
         counts: defaultdict[str, float] = defaultdict(float)
         for row in dataset.labelled():
-            for name, share in shares(row, column).items():
-                counts[name] += share
+            with placed(row):
+                for name, share in shares(row, column).items():
+                    counts[name] += share
         classes = ordered(counts)
         _refuse(classes, counts, column)
         frequencies = [counts[name] for name in classes]
@@ -42,8 +44,9 @@ class ClassificationTask(LabelledTextTask):
     def target(self, facts: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
         """Return the number of the class, or the probability of each."""
         classes = facts["classes"]
-        found = shares(row, facts["columns"]["labels"][0])
-        numbers = [number_of(name, classes) for name in found]
+        with placed(row):
+            found = shares(row, facts["columns"]["labels"][0])
+            numbers = [number_of(name, classes) for name in found]
         if len(found) <= 1:
             return numbers[0] if numbers else None
         probabilities = [0.0] * len(classes)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 
+from lavra.core.errors import InputError
 from lavra.core.progress import Progress
 from lavra.core.seeds import row_streams
 from lavra.evaluation.labels.metrics import METRICS, Scores
@@ -73,6 +75,22 @@ def predictions_of(
     for number, values in outputs_of(trained):
         outputs[number] = probabilities(values.double()).numpy()
     return Predictions(ids_of(rows), targets, outputs, classes, kind, weights=weights_of(rows))
+
+
+@contextmanager
+def placed(row: Mapping[str, Any]) -> Iterator[None]:
+    """Name the place of a row in an error that its label raises in the block.
+
+    Args:
+        row: The columns of the row, with its `place` where that is known.
+    """
+    try:
+        yield
+    except InputError as error:
+        place = row.get("place")
+        if place is None or error.message.startswith(str(place)):
+            raise
+        raise InputError(f"{place}: {error.message}", error.remedy) from error
 
 
 def weights_of(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -31,13 +31,16 @@ from lavra.tasks.label_predictions import predictions_of, scores_table
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.linear_baseline import LINEAR, linear_predictions, read_baseline
 
-LABEL_NAMES = ("label", "labels", "class", "category", "intent", "sentiment")
+LABEL_NAMES = ("label", "labels", "class", "category", "intent", "sentiment", "rótulo", "rotulo", "classe", "categoria")
 """Names of columns that are recognised as labels."""
 
-SCORE_NAMES = ("score", "rating", "similarity")
+SCORE_NAMES = ("score", "rating", "similarity", "nota")
 """Names of columns that are recognised as numbers to predict."""
 
-_TEXT_NAMES = ("text", "sentence", "content", "review", "comment", "body", "utterance", "tweet")
+_TEXT_NAMES = (
+    *("text", "sentence", "content", "review", "comment", "body", "utterance", "tweet"),
+    *("texto", "frase", "sentença", "comentário", "comentario", "avaliação", "avaliacao"),
+)
 _PAIR_NAMES = (
     ("text1", "text2"),
     ("sentence1", "sentence2"),
@@ -190,7 +193,9 @@ class LabelledTextTask(Task):
     def head(self, facts: dict[str, Any], width: int) -> torch.nn.Module:
         """Return the head of a text."""
         options = facts["head"]
-        return SequenceHead(width, self.size(facts), pooling=options["pooling"], dropout=options["dropout"])
+        # The classes of `transformers` for labels of decoders have no bias, and nothing else could hold a mean.
+        bias = self.outputs == "values" or not (options.get("kind") == "decoder" and options["pooling"] == "last")
+        return SequenceHead(width, self.size(facts), options["pooling"], options["dropout"], bias)
 
     def objective(self, plan: Any, model: Any, dataset: Dataset) -> LabelObjective:
         """Return the objective on the rows of the store."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from lavra.data.examples.labelled import LabelColumns
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.tasks.classification import class_name, number_of, ordered
 from lavra.tasks.datasets import DataDescription
+from lavra.tasks.label_predictions import placed
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
 
@@ -122,19 +124,22 @@ def labels_of(row: Mapping[str, Any], columns: Sequence[str], separator: str) ->
         >>> labels_of({"label_a": "0", "label_b": 1}, ["label_a", "label_b"], "")
         ['b']
     """
-    if len(columns) > 1:
-        return [name.removeprefix(_PREFIX) for name in columns if _holds(row[name], name)]
-    value = row.get(columns[0])
+    with placed(row):
+        if len(columns) > 1:
+            return [name.removeprefix(_PREFIX) for name in columns if _holds(row[name], name)]
+        return list(dict.fromkeys(_names_in(row.get(columns[0]), separator)))
+
+
+def _names_in(value: object, separator: str) -> list[str]:
+    """Return the names in a cell: the members of a list, also of one written as JSON, or what the separator parts."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        with suppress(ValueError):
+            value = json.loads(value)
     if isinstance(value, list | tuple):
-        return list(dict.fromkeys(class_name(one) for one in value))
+        return [class_name(one) for one in value]
     text = class_name(value)
-    if text.startswith("["):
-        try:
-            return list(dict.fromkeys(class_name(one) for one in json.loads(text)))
-        except (ValueError, TypeError):
-            pass
     parts = text.split(separator) if separator else [text]
-    return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _separator(values: Sequence[Any]) -> str:

@@ -45,7 +45,7 @@ class QuestionAnsweringTask(Task):
     causal = False
     bos = True
     most_epochs = (3.0, 30.0)
-    headline = "accuracy"
+    learns, headline = "windows", "accuracy"
 
     def recognises(self, data: DataDescription) -> bool:
         """Return whether there are columns of a context, a question and answers.

@@ -11,6 +11,7 @@ import torch
 
 from lavra.core.errors import InputError
 from lavra.evaluation.labels.predictions import Predictions
+from lavra.tasks.label_predictions import placed
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import SCORE_NAMES, LabelledTextTask
 
@@ -25,19 +26,19 @@ class RegressionTask(LabelledTextTask):
 
     def label_facts(self, column: str, dataset: LabelledDataset) -> dict[str, Any]:
         """Return the mean of the numbers, and their standard deviation; a constant has the deviation 1."""
-        numbers = np.array([as_number(row[column]) for row in dataset.labelled()])
+        numbers = np.array([_number_in(row, column) for row in dataset.labelled()])
         deviation = float(numbers.std())
         return {"classes": [column], "mean": float(numbers.mean()), "deviation": deviation if deviation > 0 else 1.0}
 
     def target(self, facts: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
         """Return the number in units of the deviation, from the mean."""
         value = row.get(facts["classes"][0])
-        return None if value is None else [(as_number(value) - facts["mean"]) / facts["deviation"]]
+        return None if value is None else [(_number_in(row, facts["classes"][0]) - facts["mean"]) / facts["deviation"]]
 
     def targets(self, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Return the number of each row; NaN where it has none."""
         column = facts["classes"][0]
-        return np.array([[math.nan if row.get(column) is None else as_number(row[column])] for row in rows])
+        return np.array([[math.nan if row.get(column) is None else _number_in(row, column)] for row in rows])
 
     def probabilities(self, facts: Mapping[str, Any], outputs: torch.Tensor) -> torch.Tensor:
         """Return the outputs in the units of the numbers."""
@@ -54,6 +55,11 @@ class RegressionTask(LabelledTextTask):
     def metrics(self, loss: float, parts: Mapping[str, float], **_: Any) -> dict[str, float]:
         """Return the loss by its name: the mean squared error in units of the variance of the training data."""
         return {"mean_squared_error": loss}
+
+
+def _number_in(row: Mapping[str, Any], column: str) -> float:
+    with placed(row):
+        return as_number(row[column])
 
 
 def as_number(value: object) -> float:

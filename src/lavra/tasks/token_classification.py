@@ -64,7 +64,7 @@ class TokenClassificationTask(Task):
     causal = False
     bos = True
     most_epochs = (5.0, 30.0)
-    headline = "accuracy"
+    learns, headline = "words", "accuracy"
 
     def recognises(self, data: DataDescription) -> bool:
         """Return whether there is a column with a list of words, and one with a list of tags."""

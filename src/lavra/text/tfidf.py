@@ -11,15 +11,15 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lavra.core.errors import InputError
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+Sparse = Any
+"""A sparse matrix of SciPy in the CSR layout. Its types are not known to type checkers."""
 
 _WORD = re.compile(r"\w+")
 _LENGTHS = (2, 3, 4, 5)  # characters of an n-gram
@@ -100,7 +100,7 @@ class TfIdf:
         return TfIdf.fit_transform(texts, fewest=fewest)[0]
 
     @staticmethod
-    def fit_transform(texts: Sequence[str], *, fewest: int = 1) -> tuple[TfIdf, csr_matrix]:
+    def fit_transform(texts: Sequence[str], *, fewest: int = 1) -> tuple[TfIdf, Sparse]:
         """Return the features of some texts, and the texts in them; see `fit` and `transform`."""
         word_terms: dict[str, int] = {}
         ngram_terms: dict[str, int] = {}
@@ -120,12 +120,12 @@ class TfIdf:
             raise InputError(f"none of the {len(texts):,} texts holds a word", "give other texts")
         return features, features._weighted(counts)
 
-    def transform(self, texts: Sequence[str]) -> csr_matrix:
+    def transform(self, texts: Sequence[str]) -> Sparse:
         """Return the features of texts, (texts, columns) float64; terms that no training text had are left out."""
         plain = [normalized(text) for text in texts]
         return self._weighted([_word_counts(plain, self._word_columns), _ngram_counts(plain, self._ngram_columns)])
 
-    def _weighted(self, counts: list[csr_matrix]) -> csr_matrix:
+    def _weighted(self, counts: list[Sparse]) -> Sparse:
         from scipy.sparse import hstack
 
         blocks, first = [], 0
@@ -137,20 +137,21 @@ class TfIdf:
         return hstack(blocks, format="csr")
 
 
-def unit_rows(matrix: csr_matrix) -> csr_matrix:
+def unit_rows(matrix: Sparse) -> Sparse:
     """Return the matrix with rows of length 1; an empty row stays empty."""
     from scipy.sparse import diags_array
 
     lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
-    return (diags_array(1 / np.where(lengths > 0, lengths, 1.0)) @ matrix).tocsr()
+    scales: Any = diags_array(1 / np.where(lengths > 0, lengths, 1.0))
+    return (scales @ matrix).tocsr()
 
 
-def _word_counts(texts: Sequence[str], columns: dict[str, int], *, grow: bool = False) -> csr_matrix:
+def _word_counts(texts: Sequence[str], columns: dict[str, int], *, grow: bool = False) -> Sparse:
     """Return how often each text has each word and bigram; with `grow`, new ones get a column."""
     return _counts([words_and_bigrams(text) for text in texts], columns, grow)
 
 
-def _ngram_counts(texts: Sequence[str], columns: dict[str, int], *, grow: bool = False) -> csr_matrix:
+def _ngram_counts(texts: Sequence[str], columns: dict[str, int], *, grow: bool = False) -> Sparse:
     """Return how often each text has each character n-gram: that of each word, times how often each text has it."""
     pieces: dict[str, int] = {}
     in_texts = _counts([text.split() for text in texts], pieces, grow=True)
@@ -158,7 +159,7 @@ def _ngram_counts(texts: Sequence[str], columns: dict[str, int], *, grow: bool =
     return (in_texts @ in_pieces).tocsr()
 
 
-def _counts(terms: list[list[str]], columns: dict[str, int], grow: bool) -> csr_matrix:
+def _counts(terms: list[list[str]], columns: dict[str, int], grow: bool) -> Sparse:
     from scipy.sparse import csr_matrix
 
     if grow:

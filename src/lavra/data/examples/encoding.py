@@ -255,7 +255,11 @@ class ExampleEncoder:
             found.append(
                 [
                     EncodedExample(
-                        part.tokens, np.zeros(len(part.tokens), bool), None, size, {**row.labels, **part.labels}
+                        part.tokens,
+                        np.zeros(len(part.tokens), bool),
+                        None,
+                        size,
+                        {**row.labels, **part.labels, "place": row.place},
                     )
                     for part in parts
                 ]

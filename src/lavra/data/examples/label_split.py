@@ -45,6 +45,7 @@ def validation_rows(rows: Iterable[ExampleRow], share: float) -> set[int]:
         groups.append(None if group is None else str(group))
     if len(texts) < 2:
         raise InputError(f"{len(texts)} rows are too few to learn from", "give more rows")
+    _refuse_swapped(texts, labels)
     share = max(share, min(_MOST, _ENOUGH / len(texts)))
     numbers = _as_numbers(labels)
     folds = make_folds(
@@ -69,3 +70,18 @@ def _as_numbers(labels: list[Any]) -> np.ndarray | None:
     except (TypeError, ValueError):
         return None
     return numbers if len(np.unique(numbers)) > _CLASSES else None
+
+
+def _refuse_swapped(texts: list[str], labels: list[Any]) -> None:
+    """Refuse rows whose text takes few values while nearly every row has another label.
+
+    Raises:
+        InputError: If text and label look swapped.
+    """
+    different, named = len(set(texts)), len({str(label) for label in labels})
+    if different <= _CLASSES and named > _CLASSES and named > len(texts) / 2 > different:
+        raise InputError(
+            f"the text takes {counted(different, 'value')} in {len(texts):,} rows, and the label {named:,}: they look "
+            "swapped",
+            "name the columns the other way round: --text-column COLUMN --label-column COLUMN",
+        )

@@ -112,11 +112,11 @@ def rooms(first: int, second: int, room: int | None) -> tuple[int, int]:
         room: Tokens of both together; None for no limit.
 
     Examples:
-        >>> rooms(10, 4, 8), rooms(10, 9, 8), rooms(2, 3, None)
-        ((4, 4), (4, 4), (2, 3))
+        >>> rooms(10, 4, 8), rooms(10, 9, 8), rooms(2, 3, None), rooms(9, 9, 7)
+        ((4, 4), (4, 4), (2, 3), (3, 4))
     """
     if room is None or first + second <= room:
         return first, second
     shorter = min(first, second, room // 2)
     longer = room - shorter
-    return (shorter, longer) if first < second else (longer, shorter)
+    return (shorter, longer) if first <= second else (longer, shorter)

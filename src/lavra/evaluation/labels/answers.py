@@ -157,7 +157,7 @@ def answer_scores(
     values = answer_values(predictions, answers, language)
     estimates = mean_estimates(values, ANSWER_MEASURES, draws=draws, seed=seed)
     unanswerable = sum(_right_answers(several, language) == [""] for several in answers)
-    return AnswerScores(*(estimates[name] for name in ANSWER_MEASURES), len(values), unanswerable)
+    return AnswerScores(estimates["exact_match"], estimates["f1"], len(values), unanswerable)
 
 
 _ASCII_PUNCTUATION = frozenset(string.punctuation)

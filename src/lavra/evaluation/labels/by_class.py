@@ -102,4 +102,5 @@ def share(hits: float, count: float) -> Estimate:
     found, z2 = hits / count, _Z**2
     middle = (found + z2 / (2 * count)) / (1 + z2 / count)
     half = _Z / (1 + z2 / count) * math.sqrt(found * (1 - found) / count + z2 / (4 * count**2))
-    return Estimate(found, max(0.0, middle - half), min(1.0, middle + half))
+    # A share of 0 or 1 is an end of its own interval, but for the rounding.
+    return Estimate(found, max(0.0, min(found, middle - half)), min(1.0, max(found, middle + half)))

@@ -132,18 +132,20 @@ def _fit_platt(
         values = design @ found
         return float(weights @ (np.logaddexp(0, values) - targets * values) + ((found - prior) ** 2).sum() / 2)
 
-    found = prior.copy()
+    found: NDArray[np.float64] = prior.copy()
     for _ in range(_STEPS):
         probabilities = _sigmoid(design @ found)
         gradient = design.T @ (weights * (probabilities - targets)) + found - prior
         curvature = (design * (weights * probabilities * (1 - probabilities))[:, None]).T @ design + np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
+        step = np.asarray(np.linalg.solve(curvature, gradient), dtype=np.float64)
         before, size = loss(found), 1.0
-        while size > 1e-6 and (loss(found - size * step) > before or found[0] - size * step[0] < _SLOPES[0]):
+        while size > 1e-6 and (
+            loss(np.asarray(found - size * step)) > before or found[0] - size * step[0] < _SLOPES[0]
+        ):
             size /= 2
         if size <= 1e-6 or np.abs(size * step).max() <= 1e-10:
             break
-        found = found - size * step
+        found = np.asarray(found - size * step, dtype=np.float64)
     return float(found[0]), float(found[1])
 
 

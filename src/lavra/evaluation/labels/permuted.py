@@ -76,13 +76,14 @@ def permuted_label_test(
 
     Args:
         rows: Texts or rows, in the order of the table; they are handed on to the pipeline.
-        table: Targets and folds of the rows; the predictions in it are not looked at.
+        table: Targets and folds of the rows; the predictions in it are not looked at. Rows of `NO_FOLD`, such as the
+            earliest ones of folds by time, are shuffled too and may be trained on, but are not measured.
         pipeline: The whole pipeline, with everything that reads labels: choices, thresholds, pseudo-labels, ensembles.
         metric: Name of the metric; None for that of `METRIC`.
         seed: Seed of the shuffles.
 
     Raises:
-        InputError: If a row has no fold, or the pipeline returns no predictions.
+        InputError: If no row has a fold, or the pipeline returns no predictions.
 
     Examples:
         A pipeline that looks at the labels is caught:
@@ -95,8 +96,8 @@ def permuted_label_test(
         >>> permuted_label_test([""] * 60, table, lambda rows, targets, folds: np.full((60, 2), 0.5)).leaks
         False
     """
-    if (table.folds == NO_FOLD).any():
-        raise InputError("some rows have no fold", "give the fold of each row")
+    if (table.folds == NO_FOLD).all():
+        raise InputError("no row has a fold, so that nothing is measured", "give the fold of each row")
     metric = metric or METRIC[table.kind]
     shuffled = replace(table, targets=shuffled_targets(table, seed))
     said = pipeline(rows, shuffled.targets.copy(), table.folds.copy())
@@ -106,9 +107,9 @@ def permuted_label_test(
             f"the pipeline returned predictions of the shape {np.shape(probabilities)} for {len(table)} rows",
             f"return {table.targets.shape}",
         )
-    known = shuffled.known
-    measured = shuffled.with_probabilities(probabilities).select(known)
-    decided = measured.decisions() if decisions is None else np.asarray(decisions)[known]
+    there = shuffled.known & (shuffled.folds != NO_FOLD)
+    measured = replace(shuffled.select(there), probabilities=np.asarray(probabilities, dtype=np.float64)[there])
+    decided = measured.decisions() if decisions is None else np.asarray(decisions)[there]
     score = metric_value(measured, metric, decided)
     by_chance = np.empty(SHUFFLES)
     for number in track(range(SHUFFLES), "shuffled labels", total=SHUFFLES, unit="shuffles"):
@@ -121,7 +122,7 @@ def permuted_label_test(
         metric,
         score,
         Estimate(float(by_chance.mean()), float(low), float(high)),
-        scores(majority_out_of_fold(shuffled), names=(metric,)).metrics[metric],
+        scores(majority_out_of_fold(measured), names=(metric,)).metrics[metric],
         p_value,
         p_value <= LIMIT,
     )

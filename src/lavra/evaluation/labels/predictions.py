@@ -120,7 +120,8 @@ class Predictions:
             all_wrong[rows[wrong]] = True
             self._refuse(all_wrong, f"has {name} that are no probabilities")
 
-    def _refuse(self, wrong: NDArray[np.bool_], what: str) -> None:
+    def _refuse(self, rows: ArrayLike, what: str) -> None:
+        wrong = np.asarray(rows)
         if wrong.any():
             first = int(np.argmax(wrong))
             more = f", and {int(wrong.sum()) - 1} more rows" if wrong.sum() > 1 else ""
@@ -136,7 +137,7 @@ class Predictions:
     @property
     def known(self) -> NDArray[np.bool_]:
         """Whether the target of each row is known, (n,)."""
-        return ~np.isnan(self.targets).any(axis=1)
+        return np.asarray(~np.isnan(self.targets).any(axis=1))
 
     def truth(self) -> NDArray[Any]:
         """Return what is right, from the known rows alone.

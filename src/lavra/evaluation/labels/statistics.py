@@ -78,7 +78,7 @@ class Sums:
 
     def totals(self) -> NDArray[np.float64]:
         """Return the sums over all units, (columns,)."""
-        return np.bincount(self.places, weights=self.amounts, minlength=self.columns)
+        return np.bincount(self.places, weights=self.amounts, minlength=self.columns).astype(np.float64)
 
     def values(self) -> dict[str, float]:
         """Return the metrics on all rows."""
@@ -131,7 +131,10 @@ class _Matrix:
         units, self._columns = shape
         if self._columns <= _DENSE:
             flat = np.bincount(rows * self._columns + places, weights=amounts, minlength=units * self._columns)
+            # Of two models that are compared, most rows do not differ, and add nothing to the difference.
             self._dense, self.cost = flat.reshape(shape), max(units, self._columns)
+            self._filled = np.flatnonzero(self._dense.any(axis=1))
+            self._dense = self._dense[self._filled]
             return
         self._dense = None
         keys, inverse = np.unique(places * units + rows, return_inverse=True)
@@ -144,7 +147,8 @@ class _Matrix:
     def sums(self, times: NDArray[np.integer]) -> NDArray[np.float64]:
         """Return (draws, columns) sums from (draws, units) counts."""
         if self._dense is not None:
-            return times.astype(np.float64) @ self._dense
+            some = times if len(self._filled) == times.shape[1] else times[:, self._filled]
+            return some.astype(np.float64) @ self._dense
         sums = np.zeros((len(times), self._columns))
         if len(self._filled):
             for first in range(0, len(times), step := max(1, 2**22 // self.cost)):

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lavra.core.errors import InputError
-from lavra.text.tfidf import TfIdf, unit_rows
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from lavra.text.tfidf import Sparse, TfIdf, unit_rows
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 """One text for each row, or two."""
@@ -41,7 +38,7 @@ class Features:
     scales: NDArray[np.float64]
 
     @staticmethod
-    def fit(texts: Texts, *, fewest: int) -> tuple[Features, csr_matrix]:
+    def fit(texts: Texts, *, fewest: int) -> tuple[Features, Sparse]:
         """Return the features of the training rows, and the rows in them.
 
         Args:
@@ -65,7 +62,7 @@ class Features:
     def __len__(self) -> int:
         return len(self.tfidf) if not self.pairs else len(self.means) + len(SIDES) * len(self.tfidf.words)
 
-    def transform(self, texts: Texts) -> csr_matrix:
+    def transform(self, texts: Texts) -> Sparse:
         """Return the rows as a matrix, (rows, columns) float64.
 
         Raises:
@@ -90,7 +87,7 @@ class Features:
         first = len(self.means)
         return [(name, slice(first + place * count, first + (place + 1) * count)) for place, name in enumerate(SIDES)]
 
-    def _matrix(self, one: csr_matrix, two: csr_matrix) -> csr_matrix:
+    def _matrix(self, one: Sparse, two: Sparse) -> Sparse:
         from scipy.sparse import csr_matrix, hstack
 
         numbers = (_numbers(self.tfidf, one, two) - self.means) / self.scales
@@ -113,12 +110,12 @@ def is_pairs(texts: Texts) -> bool:
     return kinds == {False}
 
 
-def _sides(tfidf: TfIdf, texts: Any) -> tuple[csr_matrix, csr_matrix]:
+def _sides(tfidf: TfIdf, texts: Any) -> tuple[Sparse, Sparse]:
     one, two = (tfidf.transform([row[side] for row in texts]) for side in (0, 1))
     return one, two
 
 
-def _numbers(tfidf: TfIdf, one: csr_matrix, two: csr_matrix) -> NDArray[np.float64]:
+def _numbers(tfidf: TfIdf, one: Sparse, two: Sparse) -> NDArray[np.float64]:
     """Return numbers that compare the two texts of each row, (rows, numbers)."""
     words = len(tfidf.words)
     columns: list[NDArray[np.float64]] = []

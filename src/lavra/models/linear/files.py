@@ -15,6 +15,7 @@ from lavra.core.disk.files import read_json, write_atomically, write_json
 from lavra.core.errors import CorruptFile, InputError
 from lavra.models.linear.features import Features
 from lavra.models.linear.model import LinearModel
+from lavra.models.linear.solvers import needed
 from lavra.text.tfidf import TfIdf
 
 FORMAT = 1
@@ -77,8 +78,9 @@ def load_linear(folder: Path) -> LinearModel:
 
     Raises:
         CorruptFile: If a file is missing, damaged, or of another model than the other file.
-        InputError: If another version of lavra wrote it.
+        InputError: If another version of lavra wrote it, or SciPy is not installed.
     """
+    needed("scipy.sparse")
     told = read_json(folder / DESCRIPTION)
     version = told.get("format") if isinstance(told, dict) else None
     if version is not None and version != FORMAT:

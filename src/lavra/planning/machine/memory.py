@@ -132,7 +132,7 @@ _STEPS = 2
 _DEPTHS = (2, 3)
 """Numbers of blocks of the dry runs from which deeper models are extrapolated."""
 
-_PARTS = ("weights", "master_weights", "gradients", "optimizer", "logits", "activations")
+_PARTS: tuple[str, ...] = ("weights", "master_weights", "gradients", "optimizer", "logits", "activations")
 """The parts of the memory of a step, which add up to its peak."""
 
 SPARE = {"cpu": (1.3, 192 << 20), "cuda": (1.06, 768 << 20)}
@@ -295,7 +295,7 @@ def _summed(
     vocabularies: set[int],
 ) -> dict[str, int]:
     """Divide the memory at a moment into its parts: by owner where one is known, otherwise by shape."""
-    sums = dict.fromkeys(_PARTS, 0)
+    sums: dict[str, int] = dict.fromkeys(_PARTS, 0)
     for number in live_memory.at(moment):
         storage = live_memory.storages[number]
         kind = next((name for name, members in groups.items() if number in members), None)

@@ -94,8 +94,8 @@ def _cell(x: float, y: float, share: float, count: int, told: str, right: bool) 
     colour = "#225588" if right else "#cc5522"
     ink = "white" if share > 0.55 else "#222222"
     square = (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{_CELL}" height="{_CELL}" fill="{colour}" fill-opacity="{share:.3f}" '
-        f'stroke="#dddddd"><title>{escape(told)}</title></rect>'
+        f'<g><title>{escape(told)}</title><rect x="{x:.1f}" y="{y:.1f}" width="{_CELL}" height="{_CELL}" '
+        f'fill="{colour}" fill-opacity="{share:.3f}" stroke="#dddddd"/></g>'
     )
     if not count:
         return [square]

@@ -84,9 +84,9 @@ def square_plot(
         if one.low is not None and one.high is not None:
             path = f"M{across(one.x):.1f} {up(one.low):.1f}V{up(one.high):.1f}"
             parts.append(f'<path d="{path}" stroke="#225588" stroke-opacity="0.6"/>')
-        told = f"<title>{escape(one.told)}</title>" if one.told else ""
         dot = f'<circle cx="{across(one.x):.1f}" cy="{up(one.y):.1f}" r="{one.size:.1f}" fill="#225588"'
-        parts.append(f'{dot} fill-opacity="{0.4 if faint else 1}">{told}</circle>')
+        dot = f'{dot} fill-opacity="{0.4 if faint else 1}"/>'
+        parts.append(f"<g><title>{escape(one.told)}</title>{dot}</g>" if one.told else dot)
     return "\n".join([*parts, "</svg>"])
 
 

@@ -41,6 +41,7 @@ from lavra.models.heads import ATTRIBUTE
 from lavra.models.hf.folders import write_hf_model
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.workflows.export.classifier import compared_texts, write_classifier
 from lavra.workflows.export.heads import head_kind, write_head_class
 from lavra.workflows.export.model_card import hf_model_card, model_card
 from lavra.workflows.models.open import OpenModel, hugging_face_folder, open_model, read_hugging_face
@@ -114,12 +115,16 @@ def export(
     out = Path(out)
     check_replaceable(out, force=force or (out / FILE).exists(), inputs=[model, *data])
     source = _open(model)
-    rows = read_rows(data, text_column=text_column, on_bad_row=on_bad_row, encoding=encoding, wanted=())
-    windows = _windows(source, (row.text for row in rows) if data else SENTENCES)
+    of_texts = head_kind(source.model) == "sequence"
+    texts = compared_texts(source.opened, data, on_bad_row, encoding) if of_texts and source.opened else []
+    rows = read_rows(
+        () if texts else data, text_column=text_column, on_bad_row=on_bad_row, encoding=encoding, wanted=()
+    )
+    windows = _windows(source, (row.text for row in rows) if data and not texts else SENTENCES)
     read = windows if isinstance(source.model, HFModel) and source.model.kind == "encoder-decoder" else ()
     merged = None if source.run is None else source.run.result.get("folded")
     of_source = None
-    request = _request(source, windows)
+    request = _request(source, [windows, [list(one) for one in texts]])
     if not force and was_made_by(out, request):
         log(f"{out} holds this export already, whole")
         return _made_before(out)
@@ -129,25 +134,44 @@ def export(
         _demand(of_source, f"{source.folder} is not read as transformers reads it")
     with building_folder(out, request=request, force=force, inputs=[model, *data], kind="exported model") as building:
         family, tied = _write(source, building)
-        in_class = _write_head(source, building)
-        _write_tokenizer(source, building)
-        if in_class:
-            certificate = certify_head(source.model, building, windows, str(head_kind(source.model)))
-        else:
-            with _as_language_model(source.model):
-                certificate = certify(source.model, building, windows, sources=read, tied=tied)
-        certificate = replace(certificate, lost=lost_companions(building, source.files))
+        certificate = _completed(source, building, windows, read, texts, tied)
+        lost = lost_companions(building, source.files)
+        # A classifier writes no text, and may have been given a token for padding.
+        lost = (
+            tuple(one for one in lost if "generation_config" not in one and "pad_token" not in one) if texts else lost
+        )
+        certificate = replace(certificate, lost=lost)
         _demand(certificate, f"{model} was not exported as it is")
         write_json(building / FILE, _certificates(certificate, of_source, merged))
         write_atomically(building / "README.md", _card(source, out.name, family, certificate))
     return Export(out, family, certificate, of_source, merged)
 
 
-def _request(source: _Source, windows: list[list[int]]) -> str:
-    """Return a fingerprint of everything that the exported folder depends on."""
+def _completed(
+    source: _Source,
+    folder: Path,
+    windows: list[list[int]],
+    read: Sequence[list[int]],
+    texts: Sequence[Sequence[str]],
+    tied: bool,
+) -> Certificate | HeadCertificate:
+    """Write the head of a task and the tokenizer beside the weights of a model, and compare the folder with it."""
+    if texts and source.opened is not None:
+        _write_tokenizer(source, folder)
+        return write_classifier(source.opened, folder, texts)
+    in_class = _write_head(source, folder)
+    _write_tokenizer(source, folder)
+    if in_class:
+        return certify_head(source.model, folder, windows, str(head_kind(source.model)))
+    with _as_language_model(source.model):
+        return certify(source.model, folder, windows, sources=read, tied=tied)
+
+
+def _request(source: _Source, compared: list[Any]) -> str:
+    """Return a fingerprint of everything that the exported folder depends on, with what it is compared on."""
     digest = hashlib.blake2b(digest_size=16)
     tokenizer = None if source.tokenizer is None else source.tokenizer.fingerprint
-    about = [version("lavra"), source.family, str(source.folder), tokenizer, windows]
+    about = [version("lavra"), source.family, str(source.folder), tokenizer, compared]
     digest.update(one_line(about).encode())
     for name, tensor in sorted(source.model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -205,10 +229,11 @@ def _write(source: _Source, folder: Path) -> tuple[str, bool]:
 def _card(source: _Source, name: str, family: str, certificate: Certificate | HeadCertificate) -> str:
     result = source.run.result if source.run is not None else {}
     parameters = count_parameters(source.model)
+    task = None if source.opened is None else source.opened.task
     head = head_kind(source.model) if isinstance(certificate, HeadCertificate) else None
     if isinstance(source.model, HFModel):
-        return hf_model_card(name, family, source.model, parameters, certificate, result, head=head)
-    return model_card(name, family, source.model.spec, parameters, certificate, result, head=head)
+        return hf_model_card(name, family, source.model, parameters, certificate, result, head=head, task=task)
+    return model_card(name, family, source.model.spec, parameters, certificate, result, head=head, task=task)
 
 
 def _certificates(

@@ -10,6 +10,8 @@ from lavra.models.certificate import Certificate
 from lavra.models.head_certificate import HeadCertificate
 from lavra.models.hf.model import HFModel
 from lavra.models.spec import DecoderSpec
+from lavra.reports.labels.headline import headline_of
+from lavra.workflows.export.labels_card import labels_section, metrics_section, used
 
 _HEADER = """---
 library_name: transformers
@@ -95,12 +97,26 @@ print(tokenizer.decode(ids["input_ids"][0, scores.start_logits.argmax() : scores
 ```
 """
 
+_USE_LABELS = """
+## Use
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", "{name}")
+print(classify({given}{options}))
+```
+
+`lavra classify {name} --text "…"` gives the same, and `lavra evaluate {name} --data FILE` measures it.
+"""
+
 _KINDS = {
     "decoder": ("text-generation", _USE),
     "encoder": ("fill-mask", _USE_MASKED),
     "encoder-decoder": ("text2text-generation", _USE_SEQ2SEQ),
     "token": ("token-classification", _USE_TOKENS),
     "span": ("question-answering", _USE_SPANS),
+    "sequence": ("text-classification", _USE_LABELS),
 }
 """For each kind of model, or of the head of a task, the name of its task on the Hugging Face hub, and the section about
 its use."""
@@ -110,10 +126,6 @@ _MEASURES = (
     ("perplexity", "perplexity per token"),
     ("bits_per_byte", "bits per byte"),
     ("bits_per_word", "bits per word"),
-    ("accuracy", "accuracy"),
-    ("exact_match", "exact match"),
-    ("f1", "F1"),
-    ("macro_f1", "macro F1"),
 )
 
 
@@ -127,6 +139,7 @@ def model_card(
     prompt: str = "Era uma vez",
     *,
     head: str | None = None,
+    task: tuple[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Return the model card of a decoder of lavra's own, in Markdown.
 
@@ -139,11 +152,12 @@ def model_card(
         result: The final figures of the run that trained the model; empty where there is none.
         prompt: The prompt of the example of use.
         head: The kind of the head of a task that the exported model has; None for a language model.
+        task: The name and the facts of that task.
     """
     blocks = counted(spec.depth, "block")
     shape = {"blocks": blocks, "width": spec.width, "vocabulary": spec.vocabulary, "context": spec.context}
     description = _DECODER.format(parameters=parameters, family=family, **shape)
-    return _card(name, family, head or "decoder", description, certificate, result, prompt)
+    return _card(name, family, head or "decoder", description, certificate, result, prompt, task)
 
 
 def hf_model_card(
@@ -156,6 +170,7 @@ def hf_model_card(
     prompt: str = "Era uma vez",
     *,
     head: str | None = None,
+    task: tuple[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Return the model card of a model with an architecture of `transformers`, in Markdown.
 
@@ -168,6 +183,7 @@ def hf_model_card(
         result: The final figures of the run that trained the model; empty where there is none.
         prompt: The prompt of the example of use.
         head: The kind of the head of a task that the exported model has; None for a language model.
+        task: The name and the facts of that task.
     """
     description = _HF_MODEL.format(
         architecture=certificate.architecture,
@@ -175,7 +191,7 @@ def hf_model_card(
         vocabulary=model.vocabulary,
         context=model.context,
     )
-    return _card(name, family, head or model.kind, description, certificate, result, prompt)
+    return _card(name, family, head or model.kind, description, certificate, result, prompt, task)
 
 
 def _card(
@@ -186,12 +202,16 @@ def _card(
     certificate: Certificate | HeadCertificate,
     result: Mapping[str, Any],
     prompt: str,
+    task: tuple[str, Mapping[str, Any]] | None,
 ) -> str:
-    task, use = _KINDS[kind]
-    parts = [_HEADER.format(name=name, family=family, task=task), description]
+    purpose, use = _KINDS[kind]
+    parts = [_HEADER.format(name=name, family=family, task=purpose), description]
+    if task is not None:
+        parts.append(labels_section(*task))
     if result:
         parts.append(_training(result))
-    parts.append(use.format(name=name, prompt=prompt))
+    example = {"given": f'"{prompt}"', "options": ""} if task is None else used(*task, prompt)
+    parts.append(use.format(name=name, prompt=prompt, **example))
     parts.append(f"\n## Certificate\n\n```\n{certificate}\n```\n")
     return "".join(parts)
 
@@ -200,10 +220,12 @@ def _training(result: Mapping[str, Any]) -> str:
     lines = ["\n## Training\n\n"]
     data = ", ".join(f"`{location}`" for location in result.get("data", ()))
     lines.append(f"Trained with lavra on {data or 'its own text'}: {counted(result.get('step'), 'step')}, ")
-    lines.append(counted(result.get("tokens"), "token"))
+    targets = "target" if headline_of(result) else "token"
+    lines.append(counted(result.get("tokens"), targets))
     seconds = result.get("seconds")
     lines.append(f" in {seconds / 60:.1f} minutes.\n" if seconds else ".\n")
-    rows = [(title, _estimate(result.get(key))) for key, title in _MEASURES]
+    measures = () if headline_of(result) else _MEASURES  # those of labels have a table of their own
+    rows = [(title, _estimate(result.get(key))) for key, title in measures]
     rows = [(title, text) for title, text in rows if text]
     if rows:
         documents = result.get("evaluated_documents")
@@ -211,7 +233,7 @@ def _training(result: Mapping[str, Any]) -> str:
         lines.append(f"\nOn {where} (with 95 % intervals over documents, where there are enough):\n\n")
         lines.append("| measure | value |\n|---|---|\n")
         lines += [f"| {title} | {text} |\n" for title, text in rows]
-    return "".join(lines)
+    return "".join(lines) + metrics_section(result)
 
 
 def _estimate(value: Any) -> str:

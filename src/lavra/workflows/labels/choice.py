@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lavra.config.training import Prefer
 from lavra.evaluation.labels.comparison import PairedComparison, compare
 from lavra.evaluation.labels.metrics import METRICS
-from lavra.evaluation.labels.predictions_file import read_predictions
+from lavra.evaluation.labels.predictions_file import read_predictions, write_predictions
+from lavra.tasks.base import Measured
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import PREDICTIONS, LabelledTextTask
 from lavra.tasks.linear_baseline import LINEAR, linear_predictions, read_baseline
@@ -18,29 +17,37 @@ NETWORK = "model"
 """What `result.json` calls the network of a run."""
 
 
-def choose_model(job: JobParts) -> tuple[dict[str, Any], str]:
-    """Return the entries of `result.json` on which model of a run labels texts, and a sentence about it.
+def choose_model(job: JobParts, measured: Measured) -> tuple[Measured, str]:
+    """Return the figures of the model of a run that labels texts, and a sentence on why it does.
 
     The better one on the validation texts is taken, by the first metric of the task; with `--prefer small` the linear
     one, unless the network is better beyond the interval of the difference.
 
     Args:
-        job: The training job, whose predictions for the validation texts lie in the folder of the run.
+        job: The training job, whose predictions for the validation texts lie in the folder of the run; they become
+            those of the model that is taken.
+        measured: The figures of the network.
 
     Returns:
-        Nothing, and an empty text, for a run without a linear baseline.
+        The same figures and an empty text for a run without a linear baseline. The figures say in `delivers` which
+        model is taken, and in `against_linear` how the two compare.
     """
     task, data, run = job.task, job.dataset, job.run
     if run is None or not isinstance(task, LabelledTextTask) or not isinstance(data, LabelledDataset):
-        return {}, ""
+        return measured, ""
     found = read_baseline(run.path / LINEAR)
     if found is None or not (run.path / PREDICTIONS).is_file():  # a model of all rows has none to be measured on
-        return {}, ""
+        return measured, ""
     rows = list(data.labelled(validation=True))
     linear = linear_predictions(found[0], task, job.plan.facts, rows)
-    compared = compare(linear, read_predictions(run.path / PREDICTIONS), METRICS[task.kind][0], seed=job.plan.seed)
+    network = read_predictions(run.path / PREDICTIONS)
+    compared = compare(linear, network, METRICS[task.kind][0], seed=job.plan.seed)
     chosen = better(compared, job.config.head.prefer)
-    return {DELIVERS: chosen, "against_linear": compared.to_json()}, sentence(compared, chosen, job.config.head.prefer)
+    if chosen == LINEAR:
+        write_predictions(run.path / PREDICTIONS, linear)
+        measured = task.measured(job.plan.facts, linear, {"network": network}, job.plan.seed)
+    figures = {**measured.figures, DELIVERS: chosen, "against_linear": compared.to_json()}
+    return Measured(figures, measured.table), sentence(compared, chosen, job.config.head.prefer)
 
 
 def better(compared: PairedComparison, prefer: Prefer) -> str:

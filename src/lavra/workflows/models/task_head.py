@@ -36,6 +36,7 @@ def head_facts(asked: HeadConfig, kind: ModelKind, isolate: bool, context: int) 
     """
     pooling = asked.pooling if asked.pooling != "auto" else "last" if kind == "decoder" else "mean"
     return {
+        "kind": kind,
         "pooling": pooling,
         "dropout": asked.dropout,
         "class_weights": asked.class_weights,

@@ -48,7 +48,7 @@ def finish(job: JobParts) -> dict[str, Any]:
         measured = job.measure() if job.measure is not None else job.task.evaluate(job.trained(SAMPLES_SHARE))
         samples = job.task.samples(job.trained(), job.config.samples)
     _show(samples)
-    chosen, told = choose_model(job)
+    measured, told = choose_model(job, measured)
     for sample in samples:
         run.samples.append({"step": step, **sample})
     lines = run.metrics.read()
@@ -67,7 +67,6 @@ def finish(job: JobParts) -> dict[str, Any]:
         "peak_bytes": measured_memory(plan.device),
         "data": list(job.config.data),
         **measured.figures,
-        **chosen,
         **({} if merged is None else {"folded": merged}),
         "data_usage": data.data_usage(plan, step * plan.global_batch_size),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),

@@ -15,9 +15,11 @@ from pathlib import Path
 from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder, remove_run
 from lavra.core.errors import InputError
+from lavra.core.progress import log
 from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.locations import find_files
 from lavra.data.readers.rows import BadRows
+from lavra.tasks.datasets import DataDescription
 from lavra.tasks.table import FROM_SCRATCH, choose_task
 from lavra.training.updates.table import find_update
 from lavra.workflows.datasets.preparation import describe_data
@@ -56,8 +58,32 @@ def look_first(config: TrainConfig) -> None:
     described, asked = describe_data(config), (config.task, config.objective.name)
     if config.base is None:
         choose_task(*asked, "decoder", described, FROM_SCRATCH)
+    _tell_of_other_columns(config, described)
     if asked == ("auto", "auto") and choose_task(*asked, "decoder", described, FROM_SCRATCH)[0].rows == "text":
         next(read_rows(files, text_column=config.text.column, bad_rows=BadRows(policy=config.text.on_bad_row)), None)
+
+
+_ABOUT_TEXT = frozenset(
+    ("id", "source", "url", "title", "date", "author", "lang", "language", "split", "meta", "group")
+)
+"""Columns that tell about a text, and are no labels."""
+
+
+def _tell_of_other_columns(config: TrainConfig, described: DataDescription) -> None:
+    """Say how labels would be learned, where text is learned from a table that has another column."""
+    others = sorted(described.columns - {config.text.column} - _ABOUT_TEXT)
+    if (
+        not others
+        or config.task != "auto"
+        or config.objective.name != "auto"
+        or config.text.column not in described.columns
+    ):
+        return
+    if choose_task("auto", "auto", "decoder", described, FROM_SCRATCH)[0].rows == "text":
+        log(
+            f"the column {config.text.column!r} is read as text to write like; to learn labels from another column "
+            f"({', '.join(others[:5])}), name it: --label-column {others[0]}"
+        )
 
 
 def located(config: TrainConfig) -> TrainConfig:

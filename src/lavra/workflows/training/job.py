@@ -46,6 +46,7 @@ from lavra.workflows.datasets.preparation import describe_data, measured_machine
 from lavra.workflows.datasets.text import data_folder, is_prepared, request_of
 from lavra.workflows.datasets.text_record import write_text_record
 from lavra.workflows.labels.permuted import label_checks
+from lavra.workflows.labels.probe import fit_head
 from lavra.workflows.models.base_model import Base, certify_base, read_base
 from lavra.workflows.models.ngram_init import warm_start
 from lavra.workflows.models.saved_base import finish_model, initial_model
@@ -228,7 +229,9 @@ class TrainingJob(JobParts):
         report.raise_if_failed(str(self.home / CHECKS))
 
     def warm_start(self) -> None:
-        """Start from n-gram counts where the plan says so; of a base model, measure and record the validation loss."""
+        """Start from n-gram counts, or with a head that was fitted, where the plan says so; of a base model, measure
+        and record the validation loss."""
+        fit_head(self)
         if self.base is not None and self.run is not None:
             self._measure_base(self.run)
         self.plan = warm_start(self.trainer, self.plan, self.dataset)

@@ -49,6 +49,5 @@ def _smaller(seconds: float, flops_per_second: float) -> str:
         for name, spec in PRESETS.items()
     }
     fitting = [name for name in costs if _STEPS * costs[name] <= seconds]
-    return (
-        f"or take a smaller model (--model {max(fitting, key=costs.__getitem__)})" if fitting else "take a smaller one"
-    )
+    model = f" (--model {max(fitting, key=costs.__getitem__)})" if fitting else ""
+    return f"or take a smaller model{model}"
