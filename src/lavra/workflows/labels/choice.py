@@ -35,6 +35,8 @@ def choose_model(job: JobParts, measured: Measured) -> tuple[Measured, str]:
     task, data, run = job.task, job.dataset, job.run
     if run is None or not isinstance(task, LabelledTextTask) or not isinstance(data, LabelledDataset):
         return measured, ""
+    if job.config.deliver == "last":  # a fold: the rows that measure it may not choose, neither step nor model
+        return measured, ""
     found = read_baseline(run.path / LINEAR)
     if found is None or not (run.path / PREDICTIONS).is_file():  # a model of all rows has none to be measured on
         return measured, ""

@@ -125,7 +125,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             for row, weight in zip(rows, np.asarray(sample_weight, dtype=np.float64).tolist(), strict=True):
                 row["weight"] = weight
         self._home = None if self.out is not None else tempfile.TemporaryDirectory(prefix="lavra-classifier-")
-        folder = Path(self.out) if self._home is None else Path(self._home.name) / "run"
+        folder = Path(self.out) if self.out is not None else Path(self._home.name) / "run"
         with self._silence(), tempfile.TemporaryDirectory() as scratch:
             data = Path(scratch) / "rows.jsonl"
             data.write_text("".join(one_line(row) + "\n" for row in rows), encoding="utf8")
@@ -161,7 +161,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             X: Texts or pairs of texts, as for `fit`.
         """
         shares = self.predict_proba(X)
-        if self._labeller.task.kind != "labels":
+        if getattr(self._labeller.task, "kind", "classes") != "labels":
             return self.classes_[shares.argmax(axis=1)]
         known = self._labeller.facts
         thresholds = dict(zip(known["classes"], known.get("thresholds", [0.5] * len(known["classes"])), strict=True))
