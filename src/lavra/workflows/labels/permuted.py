@@ -44,7 +44,7 @@ def label_checks(job: JobParts, *, quick: bool = False) -> tuple[CheckResult, ..
         job.plan.facts,
     )
     targets = task.targets(facts, rows)
-    known = ~np.isnan(targets).any(axis=1)
+    known = np.atleast_1d(~np.isnan(targets).any(axis=1))
     rows, targets = [row for row, there in zip(rows, known, strict=True) if there], targets[known]
     if len(rows) < 2 * _FOLDS:
         return ()

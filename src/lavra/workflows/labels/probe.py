@@ -32,7 +32,7 @@ _MOST = 20_000
 _FEWEST = 8
 """Fewest texts for each output on which a head is fitted."""
 
-_PENALTY = 1.0
+_PENALTY = 20.0
 """Sum of squares of the weights on standardised features, as a weight in the summed loss."""
 
 _STEPS = 200
