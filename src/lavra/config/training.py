@@ -81,9 +81,9 @@ class HeadConfig:
     """How the hidden states of a text become one vector; by default the mean for encoders and the last for decoders."""
     dropout: float = 0.1
     """Dropout probability of that vector, from 0 to below 1."""
-    probe: bool = True
-    """Begin with a head that was fitted on the frozen features of a pretrained model; --head.no-probe begins with a
-    random one."""
+    probe: bool | None = None
+    """Begin with a head that was fitted on the frozen features of a pretrained model, or, --head.no-probe, with a
+    random one; by default the former where there are fewer than 500 texts."""
     prefer: Annotated[Prefer, shown("--prefer")] = "best"
     """Which model labels texts in the end: the best on the validation texts, or the linear one where it is as good
     within the interval (small)."""

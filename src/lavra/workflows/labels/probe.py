@@ -1,7 +1,8 @@
 """The head of a pretrained model is fitted on the frozen features first, so that tuning begins with a head that knows.
 
 A head with random weights pulls the features of a pretrained model apart in the first steps. One that was fitted on
-them does not (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and is already a classifier in the shortest budget.
+them does not (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and is already a classifier in the shortest budget. With thousands
+of labels it was worse here (see the lab notebook), so it is the default for few.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ _SHARE = 0.06
 _MOST = 20_000
 """Most texts whose features are computed."""
 
+_FEW = 500
+"""Training texts below which the head is fitted first; with many, tuning from random weights ended better here."""
+
 _FEWEST = 8
 """Fewest texts for each output on which a head is fitted."""
 
@@ -51,7 +55,12 @@ def fit_head(job: JobParts) -> None:
     task, data, head = job.task, job.dataset, getattr(job.model, ATTRIBUTE, None)
     if job.base is None or not isinstance(task, LabelledTextTask) or not isinstance(data, LabelledDataset):
         return
-    if not job.config.head.probe or type(head) is not SequenceHead or not isinstance(head.output, nn.Linear):
+    asked = job.config.head.probe
+    if (
+        not (len(data.prepared.train) < _FEW if asked is None else asked)
+        or type(head) is not SequenceHead
+        or not isinstance(head.output, nn.Linear)
+    ):
         return
     began = time.monotonic()
     numbers, vectors = _features(job, head)
