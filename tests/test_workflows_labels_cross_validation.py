@@ -99,14 +99,16 @@ def test_the_final_model_learned_all_rows_for_as_many_passes_and_is_measured_out
 
 def test_the_temperature_is_applied_by_the_model_and_changes_no_decision(run: RunFolder, tmp_path: Path) -> None:
     texts = [row["text"] for row in reviews(20, seed=5)]
-    assert run.result["calibration"]["used"]
+    calibration, temperature = run.result["calibration"], 1.7
     head = json.loads((run.path / "model" / "head.json").read_text())
-    assert head["facts"]["temperature"] == run.result["calibration"]["temperature"] != 1.0
-    with_it = lavra.classify(str(run.path), texts)
-    temperature = head["facts"].pop("temperature")
-    shutil.copytree(run.path / "model", tmp_path / "model")
-    (tmp_path / "model" / "head.json").write_text(json.dumps(head))
-    without = lavra.classify(str(tmp_path / "model"), texts)
+    assert head["facts"].get("temperature", 1.0) == (calibration["temperature"] if calibration["used"] else 1.0)
+    found = []
+    for name, asked in (("with", temperature), ("without", 1.0)):
+        shutil.copytree(run.path / "model", tmp_path / name)
+        changed = {**head, "facts": {**head["facts"], "temperature": asked}}
+        (tmp_path / name / "head.json").write_text(json.dumps(changed))
+        found.append(lavra.classify(str(tmp_path / name), texts))
+    with_it, without = found
     assert [one.label for one in with_it] == [one.label for one in without]
     assert with_it[0].probabilities != without[0].probabilities
     tempered = np.log([without[0].probabilities[name] for name in ("bad", "good")]) / temperature

@@ -274,8 +274,8 @@ class SetupConfig:
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], shown(metavar="DATA…")] = ()
     """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
     task: Annotated[str, Common, shown(metavar="TASK")] = "auto"
-    """What is learned: language-modelling, completion, seq2seq, mlm; from labels classification, multi-label, regression,
-    ordinal, token-classification, question-answering. auto: what fits the columns of the data and the model."""
+    """What is learned: language-modelling, completion, seq2seq, mlm; from labels classification, multi-label,
+    regression, ordinal, token-classification, question-answering. auto: what fits the columns and the model."""
     base: Annotated[str | None, Common, shown("--from", metavar="MODEL")] = None
     """The model to fine-tune: a run, a Hugging Face folder or a hub name. By default a model is trained from
     scratch."""

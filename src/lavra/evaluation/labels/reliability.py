@@ -36,7 +36,7 @@ def reliability(table: Predictions) -> list[ReliabilityBin]:
 
     Examples:
         >>> table = Predictions("ab", [[1, 0], [0, 1]], [[0.9, 0.1], [0.9, 0.1]], ["no", "yes"])
-        >>> [(round(one.confidence, 2), one.right.value, one.count) for one in reliability(table)]
+        >>> [(round(one.confidence, 2), float(one.right.value), one.count) for one in reliability(table)]
         [(0.9, 0.5, 2)]
     """
     sure, right = (side.ravel() for side in confidences(table.select(table.known)))

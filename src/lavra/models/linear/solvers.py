@@ -81,6 +81,8 @@ def logistic(
         )
         found[:, column] = weight
 
+    # scikit-learn brings a matrix into its canonical form in place, which threads that share it must not do at once.
+    matrix.sum_duplicates()
     with ThreadPoolExecutor(max_workers=min(usable_cores(), targets.shape[1])) as pool:
         list(pool.map(solve, range(targets.shape[1])))  # the list raises what a thread raised
     return Solution(found, biases, int(stopped.sum()))
@@ -102,9 +104,8 @@ def _one_logistic(
     rows, labels, amounts = rows[order], labels[order], amounts[order]
     if not np.array_equal(rows, np.arange(matrix.shape[0])):  # hard targets need no copy of the matrix
         matrix = matrix[rows]
-    model = needed().LogisticRegression(
-        C=strength, solver="liblinear", dual=True, tol=tolerance, max_iter=MOST_STEPS, random_state=0
-    )
+    # The primal form: the dual one draws from a generator that all threads share, so that no two fits would be equal.
+    model = needed().LogisticRegression(C=strength, solver="liblinear", dual=False, tol=tolerance, max_iter=MOST_STEPS)
     model.fit(matrix, labels, sample_weight=amounts)
     return model.coef_[0], float(model.intercept_[0]), bool(np.max(model.n_iter_) >= MOST_STEPS)
 

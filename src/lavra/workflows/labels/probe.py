@@ -1,8 +1,8 @@
 """The head of a pretrained model is fitted on the frozen features first, so that tuning begins with a head that knows.
 
 A head with random weights pulls the features of a pretrained model apart in the first steps. One that was fitted on
-them does not (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and is already a classifier in the shortest budget. With thousands
-of labels it was worse here (see the lab notebook), so it is the default for few.
+them does not (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and is already a classifier in the shortest budget. With
+thousands of labels it was worse here (see the lab notebook), so it is the default for few.
 """
 
 from __future__ import annotations
@@ -56,11 +56,8 @@ def fit_head(job: JobParts) -> None:
     if job.base is None or not isinstance(task, LabelledTextTask) or not isinstance(data, LabelledDataset):
         return
     asked = job.config.head.probe
-    if (
-        not (len(data.prepared.train) < _FEW if asked is None else asked)
-        or type(head) is not SequenceHead
-        or not isinstance(head.output, nn.Linear)
-    ):
+    wanted = len(data.prepared.train) < _FEW if asked is None else asked
+    if not wanted or type(head) is not SequenceHead or not isinstance(head.output, nn.Linear):
         return
     began = time.monotonic()
     numbers, vectors = _features(job, head)
