@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lavra.models.hf.attention import register_attention
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -69,6 +71,7 @@ def _narrow_masks() -> None:
     """Register our makers of masks, once, and not before they are needed, because the import takes long."""
     from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
+    register_attention()
     AttentionMaskInterface.register("sdpa", _narrowed(sdpa_mask))
     AttentionMaskInterface.register("eager", _narrowed(eager_mask))
 
