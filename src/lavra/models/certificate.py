@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch.nn import functional as F
@@ -35,8 +35,61 @@ _PADDING = -1
 """Id that marks padding until the mask is made."""
 
 
+class Proof:
+    """What certificates share: a dataclass of what was compared, with the names of what is missing on either side."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    lost: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing, unused or lost."""
+        return not self.missing and not self.unexpected and not self.lost
+
+    @property
+    def holds(self) -> bool:
+        """Whether both are the same model."""
+        raise NotImplementedError
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference that is allowed."""
+        raise NotImplementedError
+
+    @property
+    def verdict(self) -> str:
+        """Whether both are the same model, in words."""
+        return "the same model" if self.holds else "NOT the same model"
+
+    @property
+    def lacks(self) -> str:
+        """What is missing, unused or lost, a line each; empty where nothing is."""
+        lists = (
+            ("missing tensors", self.missing),
+            ("unused tensors", self.unexpected),
+            ("not carried over", self.lost),
+        )
+        return "".join(f"\n  {what}: {', '.join(names)}" for what, names in lists if names)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object with the fields as named here, for `certificate.json`."""
+        return {"holds": self.holds, "tolerance": self.tolerance, **asdict(cast("Any", self))}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Return the certificate that `to_json` wrote.
+
+        Args:
+            values: JSON object of a certificate.
+        """
+        found = {field.name: values[field.name] for field in fields(cast("Any", cls))}
+        lists = {name: tuple(found[name]) for name in ("missing", "unexpected", "lost")}
+        return cls(**{**found, **lists})
+
+
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Proof):
     """The result of comparing a model with a Hugging Face folder.
 
     Attributes:
@@ -84,39 +137,16 @@ class Certificate:
     @property
     def holds(self) -> bool:
         """Whether both are the same model: logits within the tolerance, equal ties, nothing missing or lost."""
-        complete = not self.missing and not self.unexpected and not self.lost
-        return complete and self.tied == self.transformers_tied and self.largest_difference <= self.tolerance
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object with the fields as named here, for `certificate.json`."""
-        return {"holds": self.holds, "tolerance": self.tolerance, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Certificate:
-        """Return the certificate that `to_json` wrote.
-
-        Args:
-            values: JSON object of a certificate.
-        """
-        found = {field.name: values[field.name] for field in fields(cls)}
-        lists = {name: tuple(found[name]) for name in ("missing", "unexpected", "lost")}
-        return cls(**{**found, **lists})
+        return self.complete and self.tied == self.transformers_tied and self.largest_difference <= self.tolerance
 
     def __str__(self) -> str:
-        verdict = "the same model" if self.holds else "NOT the same model"
         ties = f"head tied: {_yes(self.tied)}, in transformers: {_yes(self.transformers_tied)}"
-        lists = (
-            ("missing tensors", self.missing),
-            ("unused tensors", self.unexpected),
-            ("not carried over", self.lost),
-        )
-        lost = "".join(f"\n  {what}: {', '.join(names)}" for what, names in lists if names)
         return (
-            f"certificate: {verdict} in transformers {self.transformers} ({self.architecture})\n"
+            f"certificate: {self.verdict} in transformers {self.transformers} ({self.architecture})\n"
             f"  logits of {self.tokens} tokens differ by at most {self.largest_difference:.2e} "
             f"(allowed {self.tolerance:.2e}); perplexity {self.perplexity:.6g} here, "
             f"{self.transformers_perplexity:.6g} there; same next token in {self.same_next_token:.2%}\n"
-            f"  {ties}{lost}"
+            f"  {ties}{self.lacks}"
         )
 
 

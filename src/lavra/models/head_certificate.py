@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from lavra.models.certificate import TOLERANCE, reference_outputs
+from lavra.models.certificate import TOLERANCE, Proof, reference_outputs
 from lavra.models.heads import head_of
 from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import IGNORED, Batch, device_of, eval_mode
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HeadCertificate:
+class HeadCertificate(Proof):
     """The result of comparing a model with a head and a Hugging Face folder.
 
     Attributes:
@@ -56,36 +56,13 @@ class HeadCertificate:
     @property
     def holds(self) -> bool:
         """Whether both are the same model: outputs within the tolerance, nothing missing or lost."""
-        complete = not self.missing and not self.unexpected and not self.lost
-        return complete and self.largest_difference <= self.tolerance
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object with the fields as named here, for `certificate.json`."""
-        return {"holds": self.holds, "tolerance": self.tolerance, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> HeadCertificate:
-        """Return the certificate that `to_json` wrote.
-
-        Args:
-            values: JSON object of a certificate.
-        """
-        found = {field.name: values[field.name] for field in fields(cls)}
-        lists = {name: tuple(found[name]) for name in ("missing", "unexpected", "lost")}
-        return cls(**{**found, **lists})
+        return self.complete and self.largest_difference <= self.tolerance
 
     def __str__(self) -> str:
-        verdict = "the same model" if self.holds else "NOT the same model"
-        lists = (
-            ("missing tensors", self.missing),
-            ("unused tensors", self.unexpected),
-            ("not carried over", self.lost),
-        )
-        lost = "".join(f"\n  {what}: {', '.join(names)}" for what, names in lists if names)
         return (
-            f"certificate: {verdict} in transformers {self.transformers} ({self.architecture})\n"
+            f"certificate: {self.verdict} in transformers {self.transformers} ({self.architecture})\n"
             f"  the outputs of its head for {self.tokens} tokens differ by at most {self.largest_difference:.2e} "
-            f"(allowed {self.tolerance:.2e}); same prediction in {self.same_prediction:.2%}{lost}"
+            f"(allowed {self.tolerance:.2e}); same prediction in {self.same_prediction:.2%}{self.lacks}"
         )
 
 

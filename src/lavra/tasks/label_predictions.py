@@ -98,6 +98,12 @@ def weights_of(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.array([1.0 if row.get("weight") is None else float(row["weight"]) for row in rows])
 
 
+def groups_of(rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+    """Return what each row belongs to, its column `group`, of which None is nothing; None where no row has any."""
+    groups = [row.get("group") for row in rows]
+    return groups if any(one is not None for one in groups) else None
+
+
 def ids_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the ids of rows: those of their column `id` where all have one of their own, else their numbers.
 

@@ -99,6 +99,7 @@ class LabelledTextTask(Task):
     Attributes:
         outputs: What the outputs of the head are, see `lavra.objectives.classify.Outputs`.
         kind: What the predictions are, see `lavra.evaluation.labels.predictions.Kind`.
+        losses: The objective on texts whose labels are numbers.
         label_names: Names of columns that are recognised as labels, in the order in which they are tried.
     """
 
@@ -110,6 +111,7 @@ class LabelledTextTask(Task):
     learns, headline = "texts", "accuracy"
     outputs: ClassVar[Outputs]
     kind: ClassVar[Kind]
+    losses: ClassVar[type[Classify]] = Classify
     label_names: ClassVar[tuple[str, ...]] = LABEL_NAMES
 
     def recognises(self, data: DataDescription) -> bool:
@@ -200,7 +202,7 @@ class LabelledTextTask(Task):
     def objective(self, plan: Any, model: Any, dataset: Dataset) -> LabelObjective:
         """Return the objective on the rows of the store."""
         facts = plan.facts
-        inner = Classify(
+        inner = self.losses(
             plan.context,
             self.size(facts),
             self.outputs,

@@ -13,7 +13,7 @@ from lavra.core.disk.files import read_json, write_json
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.models.linear.files import is_linear, load_linear, save_linear
 from lavra.models.linear.model import LinearModel
-from lavra.tasks.label_predictions import LabelTargets, ids_of, weights_of
+from lavra.tasks.label_predictions import LabelTargets, groups_of, ids_of, weights_of
 from lavra.tasks.labelled_dataset import LabelledDataset
 
 LINEAR = "linear"
@@ -43,7 +43,6 @@ def fit_baseline(
     from lavra.models.linear.fitting import fit_linear
 
     rows = list(dataset.labelled())
-    groups = [row.get("group") for row in rows]
     return fit_linear(
         texts_of(rows),
         task.targets(facts, rows),
@@ -51,7 +50,7 @@ def fit_baseline(
         task.kind,
         weights=weights_of(rows),
         class_weights="balanced" if facts["head"]["class_weights"] == "balanced" and task.kind == "classes" else None,
-        groups=groups if any(one is not None for one in groups) else None,
+        groups=groups_of(rows),
         seconds=seconds,
         seed=seed,
     )
@@ -85,6 +84,24 @@ def with_temperature(facts: Mapping[str, Any], numbers: np.ndarray) -> np.ndarra
         return numbers
     powers = np.maximum(numbers, 1e-12) ** (1 / temperature)
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+def baseline_predictions(
+    run: Path, task: LabelTargets, facts: Mapping[str, Any], dataset: LabelledDataset
+) -> Predictions | None:
+    """Return what the linear baseline of a run predicts for the validation rows; None for a run without one.
+
+    Args:
+        run: The folder of the run.
+        task: The task.
+        facts: What the task knows of the data.
+        dataset: The data set.
+
+    Raises:
+        CorruptFile: If a file of the baseline is damaged.
+    """
+    found = read_baseline(run / LINEAR)
+    return None if found is None else linear_predictions(found[0], task, facts, list(dataset.labelled(validation=True)))
 
 
 def save_baseline(folder: Path, model: LinearModel, task: str, facts: Mapping[str, Any]) -> None:

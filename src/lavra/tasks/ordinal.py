@@ -12,9 +12,8 @@ from lavra.core.errors import InputError
 from lavra.models.heads import OrdinalHead
 from lavra.objectives.ordinal import Ordinal, rank_probabilities
 from lavra.tasks.classification import ClassificationTask
-from lavra.tasks.datasets import DataDescription, Dataset
+from lavra.tasks.datasets import DataDescription
 from lavra.tasks.labelled_dataset import LabelledDataset
-from lavra.tasks.labelled_text import LabelObjective
 
 
 class OrdinalTask(ClassificationTask):
@@ -24,7 +23,7 @@ class OrdinalTask(ClassificationTask):
     """
 
     name, objectives = "ordinal", ("ordinal",)
-    kind = "ordinal"
+    kind, losses = "ordinal", Ordinal
 
     def recognises(self, data: DataDescription) -> bool:
         """Return False: rows look like those of classification."""
@@ -49,17 +48,6 @@ class OrdinalTask(ClassificationTask):
         """Return the head of a text, whose outputs are the thresholds between the ranks."""
         options = facts["head"]
         return OrdinalHead(width, self.size(facts), pooling=options["pooling"], dropout=options["dropout"])
-
-    def objective(self, plan: Any, model: Any, dataset: Dataset) -> LabelObjective:
-        """Return the objective on the rows of the store."""
-        facts = plan.facts
-        inner = Ordinal(
-            plan.context,
-            self.size(facts),
-            class_weights=facts.get("class_weights") if facts["head"]["class_weights"] == "balanced" else None,
-            label_smoothing=plan.label_smoothing,
-        )
-        return LabelObjective(inner, lambda row: self.target(facts, row))
 
     def first_loss(self, facts: dict[str, Any]) -> float:
         """Return the loss of guessing at every threshold."""

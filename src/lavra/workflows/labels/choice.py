@@ -9,7 +9,7 @@ from lavra.evaluation.labels.predictions_file import read_predictions, write_pre
 from lavra.tasks.base import Measured
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import PREDICTIONS, LabelledTextTask
-from lavra.tasks.linear_baseline import LINEAR, linear_predictions, read_baseline
+from lavra.tasks.linear_baseline import LINEAR, baseline_predictions
 from lavra.workflows.labels.labeller import DELIVERS
 from lavra.workflows.training.job_parts import JobParts
 
@@ -37,11 +37,11 @@ def choose_model(job: JobParts, measured: Measured) -> tuple[Measured, str]:
         return measured, ""
     if job.config.deliver == "last":  # a fold: the rows that measure it may not choose, neither step nor model
         return measured, ""
-    found = read_baseline(run.path / LINEAR)
-    if found is None or not (run.path / PREDICTIONS).is_file():  # a model of all rows has none to be measured on
+    if not (run.path / PREDICTIONS).is_file():  # a model of all rows has none to be measured on
         return measured, ""
-    rows = list(data.labelled(validation=True))
-    linear = linear_predictions(found[0], task, job.plan.facts, rows)
+    linear = baseline_predictions(run.path, task, job.plan.facts, data)
+    if linear is None:
+        return measured, ""
     network = read_predictions(run.path / PREDICTIONS)
     compared = compare(linear, network, METRICS[task.kind][0], seed=job.plan.seed)
     chosen = better(compared, job.config.head.prefer)

@@ -292,12 +292,13 @@ def fold_request(
 
 
 def _joined(trials: list[_Trial]) -> Predictions:
-    tables = []
-    for trial in trials:
-        table = read_predictions(trial.run / PREDICTIONS)
-        folds, seeds = (np.full(len(table), number) for number in (trial.fold, trial.seed))
-        tables.append(replace(table, folds=folds, seeds=seeds))
-    return joined(tables)
+    return joined([_of_trial(read_predictions(trial.run / PREDICTIONS), trial) for trial in trials])
+
+
+def _of_trial(table: Predictions, trial: _Trial) -> Predictions:
+    """Return the table of a fold's run with the fold and the seed of each row."""
+    folds, seeds = (np.full(len(table), number) for number in (trial.fold, trial.seed))
+    return replace(table, folds=folds, seeds=seeds)
 
 
 def _told(trial: _Trial, table: Predictions) -> dict[str, Any]:
@@ -337,8 +338,7 @@ def _linear_beside(trials: list[_Trial]) -> Predictions | None:
             assert isinstance(task, LabelledTextTask)
             assert isinstance(data, LabelledDataset)
             table = linear_predictions(model, task, facts, list(data.labelled(validation=True)))
-            folds, seeds = (np.full(len(table), number) for number in (trial.fold, trial.seed))
-            tables.append(replace(table, folds=folds, seeds=seeds))
+            tables.append(_of_trial(table, trial))
     return joined(tables)
 
 

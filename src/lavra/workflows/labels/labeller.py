@@ -22,7 +22,7 @@ from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
 from lavra.tasks.linear_baseline import LINEAR, read_baseline, texts_of, with_temperature
 from lavra.tasks.table import find_task
-from lavra.workflows.labels.given_rows import given_rows
+from lavra.workflows.labels.given_rows import given_rows, task_of
 from lavra.workflows.models.open import OpenModel
 
 DELIVERS = "delivers"
@@ -76,18 +76,14 @@ class NetworkLabeller:
     opened: OpenModel
 
     def __post_init__(self) -> None:
-        if self.opened.task is None:
-            raise InputError(
-                f"{self.opened.place} predicts text and has no head for labels",
-                "train one on rows with labels: lavra train DATA --from MODEL",
-            )
-        name, self.facts = self.opened.task
-        self.task, self.place, self.run = find_task(name), self.opened.place, self.opened.run
+        self.task, self._reader = task_of(self.opened)
+        assert self.opened.task is not None
+        self.facts, self.place, self.run = self.opened.task[1], self.opened.place, self.opened.run
 
     @property
     def reader(self) -> LabelReader:
         """What reads its rows."""
-        return self.task.reader_from(self.facts["columns"])
+        return self._reader
 
     def predict(self, rows: Iterable[ExampleRow], bad_rows: BadRows) -> Iterator[Predicted]:
         """Yield the prediction of each row that can be used; see `Labeller`."""

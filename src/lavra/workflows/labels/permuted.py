@@ -11,7 +11,7 @@ from lavra.checks.leaks import check_permuted_labels
 from lavra.data.folds import Folds, make_folds
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.models.linear.cross_validation import linear_out_of_fold
-from lavra.tasks.label_predictions import ids_of, weights_of
+from lavra.tasks.label_predictions import groups_of, ids_of, weights_of
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
 from lavra.tasks.linear_baseline import is_available, texts_of
@@ -60,7 +60,6 @@ def label_checks(job: JobParts, *, quick: bool = False) -> tuple[CheckResult, ..
 
 
 def _folds(task: LabelledTextTask, rows: list[dict[str, Any]], targets: np.ndarray) -> Folds:
-    groups = [row.get("group") for row in rows]
     values = task.kind == "values"
     labels = targets[:, 0] if values else targets if task.kind == "labels" else targets.argmax(axis=1).tolist()
     return make_folds(
@@ -68,7 +67,7 @@ def _folds(task: LabelledTextTask, rows: list[dict[str, Any]], targets: np.ndarr
         _FOLDS,
         values=values,
         texts=["\n".join(row["texts"]) for row in rows],
-        groups=groups if any(one is not None for one in groups) else None,
+        groups=groups_of(rows),
         rare=True,
     )
 

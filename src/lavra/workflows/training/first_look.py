@@ -58,8 +58,8 @@ def look_first(config: TrainConfig) -> None:
     described, asked = describe_data(config), (config.task, config.objective.name)
     if config.base is None:
         choose_task(*asked, "decoder", described, FROM_SCRATCH)
-    _tell_of_other_columns(config, described)
     if asked == ("auto", "auto") and choose_task(*asked, "decoder", described, FROM_SCRATCH)[0].rows == "text":
+        _tell_of_other_columns(config, described)
         next(read_rows(files, text_column=config.text.column, bad_rows=BadRows(policy=config.text.on_bad_row)), None)
 
 
@@ -72,14 +72,7 @@ _ABOUT_TEXT = frozenset(
 def _tell_of_other_columns(config: TrainConfig, described: DataDescription) -> None:
     """Say how labels would be learned, where text is learned from a table that has another column."""
     others = sorted(described.columns - {config.text.column} - _ABOUT_TEXT)
-    if (
-        not others
-        or config.task != "auto"
-        or config.objective.name != "auto"
-        or config.text.column not in described.columns
-    ):
-        return
-    if choose_task("auto", "auto", "decoder", described, FROM_SCRATCH)[0].rows == "text":
+    if others and config.text.column in described.columns:
         log(
             f"the column {config.text.column!r} is read as text to write like; to learn labels from another column "
             f"({', '.join(others[:5])}), name it: --label-column {others[0]}"
