@@ -3,7 +3,7 @@
 `python bench/_adapting_trainer.py SETTINGS`, a JSON object: `model`, `kind`, `way`, `context`, `rows` of a step,
 `train` (a file), `out` (a folder), `bf16`, `compiled`, `learning_rate`, `steps`. All else is the library's default. The
 last line that it prints is a JSON object: `first_step_done` and `steps_done`, seconds since `began` (`time.time`) at
-which the first and the last step had ended, and the number of `tokens` read.
+which the first and the last step had ended, and the number of `tokens` read, padding left out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ def main() -> None:
     tokenizer, model = opened(settings)
     rows, collator = rows_of(settings, tokenizer)
     times: list[float] = []
+    read: list[int] = []
+
+    def collate(batch: list[dict[str, Any]]) -> Any:
+        made = collator(batch)
+        read.append(int(made["attention_mask"].sum()) if "attention_mask" in made else made["input_ids"].numel())
+        return made
 
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -43,10 +49,10 @@ def main() -> None:
         report_to="none",
         disable_tqdm=True,
     )
-    Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=[Clock()]).train()
+    Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[Clock()]).train()
     if settings["save"]:
         save(model, tokenizer, settings)
-    tokens = settings["rows"] * settings["context"] * len(times)
+    tokens = sum(read) / len(read) * len(times)  # batches are made one ahead of the steps
     print(json.dumps({"first_step_done": times[0], "steps_done": times[-1], "steps": len(times), "tokens": tokens}))
 
 

@@ -21,12 +21,19 @@ class Watch:
     Attributes:
         report: `first_step_began`, `first_step_done`, `steps`, `loop_seconds` and `data_wait_seconds` without the first
             step, `checkpoint_wait_seconds`, `checkpoints`; `learned_from`, the end of the first step that the run
-            keeps, which may be one of those that were timed before the loop.
+            keeps, which may be one of those that were timed before the loop; `positions` and `targets`, how many tokens
+            the batches of the loop held, padding left out, and how many of these were to be predicted.
     """
 
     def __init__(self, began: float) -> None:
         self.began = began
-        self.report: dict[str, Any] = {"steps": 0, "data_wait_seconds": 0.0, "checkpoints": 0}
+        self.report: dict[str, Any] = {
+            "steps": 0,
+            "data_wait_seconds": 0.0,
+            "checkpoints": 0,
+            "positions": 0,
+            "targets": 0,
+        }
         self._looping = False
         self._before_the_loop: list[float] = []
 
@@ -79,6 +86,11 @@ class Watch:
         batches = inner()
         if self._looping and self.report["steps"]:
             self.report["data_wait_seconds"] += time.perf_counter() - start
+        if self._looping:
+            for batch in batches:
+                ids = batch.document_ids
+                self.report["positions"] += batch.inputs.numel() if ids is None else int((ids >= 0).sum())
+                self.report["targets"] += batch.count
         return batches
 
     def _save(self, inner: Callable[[], Any], *_: Any, **__: Any) -> Any:

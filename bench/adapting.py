@@ -9,7 +9,7 @@ holds pt_freecodecamp, pt_python_docs and instruct_en, each a folder of JSON Lin
 `output`). `--list` names the cases.
 
 lavra gets the budget and chooses the rest. "time" is the whole life of its process over the budget, "first step" counts
-from the start of the process, "tokens/s" and "memory" are as measured, with what the run's plan said beside them. Bits
+from the start of the process, "tokens/s" (tokens read, padding left out) and "memory" are as measured, with what the run's plan said beside them. Bits
 per byte are those of held-out documents before and after, by one measure for all sides.
 
 The peer reads the same rows with the library's defaults, and 2,048 tokens a step. Its number of steps is set from a
@@ -131,17 +131,19 @@ class Bench:
             return {"failed": str(error)}
         result = json.loads((out / "result.json").read_text())
         plan = json.loads((out / "plan.json").read_text())
+        watch = json.loads(report.read_text())
+        read = watch["positions"] / watch["targets"] if watch["targets"] else 1.0  # tokens read for each one predicted
         return {
             "taken_seconds": ended.seconds,
-            "first_step_seconds": json.loads(report.read_text()).get("learned_from"),
+            "first_step_seconds": watch.get("learned_from"),
             "steps": result["step"],
             "tokens": result["tokens"],
             "batch_tokens": plan["batch_tokens"],
             "compiled": plan["compile"],
             "precision": plan["precision"],
             "tokens_per_second": {
-                "planned": plan["forecast"].get("tokens_per_second"),
-                "measured": result["tokens_per_second"],
+                "planned": _times(plan["forecast"].get("tokens_per_second"), read),
+                "measured": _times(result["tokens_per_second"], read),
             },
             "peak_bytes": {"planned": plan["forecast"].get("peak_bytes"), "measured": ended.peak_bytes},
             "bits_per_byte": scored,
@@ -234,6 +236,10 @@ def lines_of(row: dict[str, Any]) -> list[str]:
         ]
         lines.append(" ".join(cells))
     return lines
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,0 +1,1 @@
+"""Vectors of texts: what makes them, and the files that hold them."""
