@@ -9,8 +9,9 @@ holds pt_freecodecamp, pt_python_docs and instruct_en, each a folder of JSON Lin
 `output`). `--list` names the cases.
 
 lavra gets the budget and chooses the rest. "time" is the whole life of its process over the budget, "first step" counts
-from the start of the process, "tokens/s" (tokens read, padding left out) and "memory" are as measured, with what the run's plan said beside them. Bits
-per byte are those of held-out documents before and after, by one measure for all sides.
+from the start of the process, "tokens/s" (tokens read, padding left out) and "memory" are as measured, with what the
+run's plan said beside them. Bits per byte are those of held-out documents before and after, by one measure for all
+sides.
 
 The peer reads the same rows with the library's defaults, and 2,048 tokens a step. Its number of steps is set from a
 short run, which is not counted, so that its last step ends with the budget; bf16 or fp32, whichever was faster there.

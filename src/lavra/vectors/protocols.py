@@ -1,4 +1,4 @@
-"""The contract of what makes vectors of texts, so that search, topics and measures know nothing of the model behind it."""
+"""The contract of what makes vectors of texts: search, topics and measures know nothing of the model behind it."""
 
 from __future__ import annotations
 
