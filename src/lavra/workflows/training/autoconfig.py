@@ -31,7 +31,7 @@ from lavra.training.plan import Plan
 from lavra.training.precision import Precision
 from lavra.workflows.models.base_model import Base
 from lavra.workflows.models.ngram_init import contexts_to_count, pairs_worth_counting
-from lavra.workflows.training.one_step import refuse_too_large
+from lavra.workflows.training.one_step import refuse_too_large, refuse_without_time
 from lavra.workflows.training.optimization import optimizer_options, options_after_bigrams
 from lavra.workflows.training.run_length import length_fields
 from lavra.workflows.training.techniques import cost_of_steps, rows_together
@@ -264,6 +264,8 @@ def autoconfig(
     if seconds is not None and budget is not None:
         step_seconds = rows * learner.context * per_token / world
         refuse_too_large(step_seconds, seconds, budget, learner.context, machine.expected_flops)
+        if adapting:
+            refuse_without_time(step_seconds, learner.context * per_token, learner.parameters, spent, budget)
     micro = _micro_batch_size(config, learner.context, rows // world, _tokens_at_once(machine, learner), group)
     compile = learner.spec is not None and should_compile(  # a wrapped model has no blocks that are known to compile
         config.machine.compile, machine.device, seconds or tokens * per_token / world

@@ -59,7 +59,7 @@ from lavra.workflows.training.forecast import live_forecasts
 from lavra.workflows.training.job_parts import JobParts
 from lavra.workflows.training.run_length import EVALUATION_SHARE
 from lavra.workflows.training.techniques import cost_of_first_steps, cost_of_steps, passes_of, with_techniques
-from lavra.workflows.training.time_budget import length_by_speed, probe_seconds
+from lavra.workflows.training.time_budget import length_by_speed, plan_for_timing, probe_seconds
 from lavra.workflows.training.updates import anomaly_recorder, first_snapshot, reporter, update_chain
 
 _MOST_LOGGED = 5000
@@ -263,11 +263,13 @@ class TrainingJob(JobParts):
             return
         seconds, kept = probe_seconds(self.plan, self.config, self.distributed)
         self.trainer.deadline = Deadline(self.began + (1.0 - EVALUATION_SHARE) * self.plan.budget_seconds)
+        guess = plan_for_timing(self.plan, self.config) if kept else self.plan
+        self.set_plan(guess)
         asked = self.config.technique
         timed = time_steps(self.trainer, seconds).slower(cost_of_steps(asked) / cost_of_first_steps(asked))
         if is_compiled(self.trainer):
             self._validate()  # compiles the forward pass on its own, before the time that is left is reckoned
-        plan = replace(self.plan, compile=is_compiled(self.trainer))
+        plan = replace(guess, compile=is_compiled(self.trainer))
         spent = time.monotonic() - self.began
         plan, kept = length_by_speed(plan, self.config, self.dataset, timed, spent, kept=kept)
         if not kept:
