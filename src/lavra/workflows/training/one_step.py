@@ -69,7 +69,7 @@ def refuse_without_time(
         step_seconds: Expected seconds of a step.
         context_seconds: Expected seconds of a step of one sequence, from which those of validations follow.
         parameters: Number of parameters of the model.
-        spent: Seconds of the budget that are gone, for opening and proving the model and for reading and tokenising the text.
+        spent: Seconds of the budget that are gone, for opening and proving the model and for preparing the text.
         budget: The time budget in seconds.
 
     Raises:
