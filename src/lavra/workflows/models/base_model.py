@@ -22,6 +22,7 @@ from lavra.planning.machine.flops import training_flops_per_token
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.table import choose_task
+from lavra.workflows.models.known_certificates import certificate_key, keep_certificate, known_certificate
 from lavra.workflows.models.open import OpenModel, open_model
 from lavra.workflows.models.saved_base import BASE
 
@@ -221,9 +222,15 @@ def certify_base(run: Path, base: Base, tokens: np.ndarray) -> None:
     opened = base.opened
     if opened is None or opened.folder is None or not isinstance(opened.model, Decoder):
         return
+    key = certificate_key(opened.folder)
+    if (known := known_certificate(key)) is not None:
+        write_json(run / BASE / FILE, known.to_json())
+        log(f"{known}\n  proved by an earlier run with these files on this machine")
+        return
     length = min(_CERTIFIED_TOKENS, max(16, _CERTIFIED_LOGITS // opened.model.spec.vocabulary), base.window)
     certificate = certify(opened.model.eval(), opened.folder, [tokens[:length].tolist()])
     write_json(run / BASE / FILE, certificate.to_json())
     if not certificate.holds:
         raise CheckFailed(f"{opened.folder} is not read as transformers reads it:\n{certificate}", "report this")
+    keep_certificate(key, certificate)
     log(str(certificate))
