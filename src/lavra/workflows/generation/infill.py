@@ -41,8 +41,8 @@ def infill(
         InputError: If there is no such model or precision, it cannot fill in, or a pair does not fit its context.
 
     Examples:
-        >>> from lavra.workflows.generation.infill import infill
-        >>> infill("runs/filler", [("Era uma vez", "e viveram felizes.")])[0].text   # doctest: +SKIP
+        >>> import lavra
+        >>> lavra.infill("runs/filler", [("Era uma vez", "e viveram felizes.")])[0].text   # doctest: +SKIP
     """
     options = (options or GenerateOptions()).with_files_read()
     determined = options.greedy or options.beams > 1 or options.contrastive is not None
