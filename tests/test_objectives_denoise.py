@@ -112,7 +112,7 @@ def test_sentinels_stand_in_their_order():
 )
 def test_spans_hide_what_the_paper_says(rate: float, mean: float):
     """The counts follow from the length; their positions and lengths are drawn, each division equally likely."""
-    length, pattern = 512, Spans(rate, mean)
+    length, pattern = 2048, Spans(rate, mean, limit=1000)
     hidden, spans = pattern.most(length)
     assert hidden == round(rate * length)
     assert abs(hidden / spans - mean) < 0.15 * mean

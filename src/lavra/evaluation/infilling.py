@@ -1,7 +1,8 @@
 """How well a model fills in what is missing of a text: the likelihood of middles, and words that it restores exactly.
 
 Each text is cut twice. A middle between two random places gives bits per byte, beside those of the same middle from the
-text before it alone: the difference is what the model gains from reading on. A single word is restored exactly where
+text before it alone (from left to right, or without a text after the gap by a model that learned to fill in hidden
+spans): the difference is what the model gains from reading on. A single word is restored exactly where
 each of its tokens, and the end after them, is the likeliest; that is what greedy generation would write.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,9 @@ from lavra.generation.infilling import can_infill
 from lavra.models.protocols import IGNORED, PREFIX, Batch, device_of, eval_mode, logit_cap_of
 from lavra.objectives.cross_entropy import chunk_logits, token_losses
 from lavra.objectives.denoise.fim import Cutter, Sections, infilled
-from lavra.objectives.denoise.layouts import Laid, left_to_right, one_sequence
+from lavra.objectives.denoise.layouts import Laid, encoder_and_decoder, left_to_right, one_sequence
 from lavra.objectives.denoise.marks import MODES, infilling_of, sentinels_of
+from lavra.objectives.denoise.rows import encoder_side
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -46,7 +48,7 @@ class InfillingResult:
 
     Attributes:
         bits_per_byte: Bits per byte of random middles, from the texts on both sides.
-        without_suffix: Bits per byte of the same middles from the text before alone, read from left to right.
+        without_suffix: Bits per byte of the same middles from the text before alone.
         exact_match: Share of single words that are restored exactly.
         documents: Number of texts.
     """
@@ -70,7 +72,7 @@ class InfillingResult:
         lines = [f"infilling, on {counted(self.documents, 'text')}; in brackets, 95 % intervals over texts"]
         for name, one in (
             ("middle, bits per byte", self.bits_per_byte),
-            ("the same from the text before", self.without_suffix),
+            ("the same without what follows", self.without_suffix),
             ("words restored exactly", self.exact_match),
         ):
             interval = "" if one.low is None else f"  [{one.low:.4g}, {one.high:.4g}]"
@@ -87,10 +89,10 @@ def infilling(
     documents: int = 200,
     seed: int = 0,
 ) -> InfillingResult | None:
-    """Measure how well a decoder fills in middles.
+    """Measure how well a decoder or an encoder-decoder fills in middles.
 
     Args:
-        model: Decoder. It is put into evaluation mode and back.
+        model: The model. It is put into evaluation mode and back.
         tokenizer: Tokenizer of the model.
         texts: Texts to measure on; the beginning of each is used, as far as it fits the context.
         context: Most tokens of a text; None takes the context of the model.
@@ -103,6 +105,7 @@ def infilling(
     if not can_infill(tokenizer):
         return None
     most = (context or model.context) - _SPARE
+    begin = tokenizer.document_bos
     cutter, ask = Cutter(tokenizer), _asking(model, tokenizer)
     middles: list[Sections] = []
     words: list[Sections] = []
@@ -124,8 +127,11 @@ def infilling(
         return None
     sizes = np.array([_bytes_of(tokenizer, one[1]) for one in middles])
     nll, _ = _scored(model, [_only(ask(one), len(one[1]), 1) for one in middles])
-    alone = [left_to_right(tokenizer.document_bos, np.concatenate(one[:2])) for one in middles]
-    before, _ = _scored(model, [_only(one, len(cut[1]), 0) for one, cut in zip(alone, middles, strict=True)])
+    if infilling_of(tokenizer) is not None:
+        alone = [_only(left_to_right(begin, np.concatenate(one[:2])), len(one[1]), 0) for one in middles]
+    else:
+        alone = [_only(ask((one[0], one[1], one[2][:0])), len(one[1]), 1) for one in middles]
+    before, _ = _scored(model, alone)
     _, right = _scored(model, [_only(ask(one), len(one[1]) + 1, 0) for one in words])
     bits = math.log(2) * np.maximum(1, sizes)
     return InfillingResult(
@@ -144,12 +150,18 @@ def _asking(model: Model, tokenizer: Tokenizer) -> Callable[[Sections], Laid]:
     sentinel, mode = sentinels_of(tokenizer)[0], tokenizer.inner.token_to_id(MODES["R"])
     first = tokenizer.document_bos if mode is None else mode
     bidirectional = bool(getattr(getattr(model, "spec", None), "prefix_attention", False))
+    shift: Any = getattr(model, "decoder_inputs", None)
+    reads = getattr(model, "kind", "decoder") == "encoder-decoder"
+    before, after = tokenizer.around_source
 
     def ask(cut: Sections) -> Laid:
-        laid = one_sequence(
-            first, np.concatenate([cut[0], [sentinel], cut[2]]), np.concatenate([[sentinel], cut[1]]), end
-        )
-        return laid if bidirectional else Laid(laid.inputs, laid.targets)
+        corrupted = np.concatenate([cut[0], [sentinel], cut[2]])
+        answer = np.concatenate([[sentinel], cut[1]])
+        if reads:
+            source = np.concatenate([before, [] if mode is None else [mode], corrupted, after])
+            return encoder_and_decoder(source, answer, end, shift([*answer.astype(int).tolist(), end]))
+        laid = one_sequence(first, corrupted, answer, end)
+        return laid if bidirectional else replace(laid, prefix=0)
 
     return ask
 
@@ -185,7 +197,7 @@ def _only(laid: Laid, count: int, after: int) -> Laid:
     stop = len(targets) - after
     targets[: stop - count] = IGNORED
     targets[stop:] = IGNORED
-    return Laid(laid.inputs, targets, laid.prefix)
+    return replace(laid, targets=targets)
 
 
 def _scored(model: Model, laid: Sequence[Laid]) -> tuple[np.ndarray, np.ndarray]:
@@ -222,10 +234,11 @@ def _batch(laid: Sequence[Laid]) -> Batch:
         inputs[row, : len(one)], targets[row, : len(one)] = one.inputs, one.targets
         document_ids[row, : len(one)] = 0
         prefix[row, : one.prefix] = True
+    extra = {PREFIX: torch.from_numpy(prefix)} if prefix.any() else {}
     return Batch(
         torch.from_numpy(inputs),
         torch.from_numpy(targets),
         document_ids=torch.from_numpy(document_ids),
         weight=float((targets != IGNORED).sum()),
-        model_inputs={PREFIX: torch.from_numpy(prefix)} if prefix.any() else {},
+        model_inputs=extra | encoder_side([[one] for one in laid]),
     )

@@ -140,7 +140,7 @@ class Denoising(Task):
                 {**likely.figures, "denoising": denoising},
                 f"read from left to right:\n{likely.table}\n{_table(plan.objective, denoising)}",
             )
-        return with_infilling(measured, trained) if isinstance(trained.model, Decoder) else measured
+        return with_infilling(measured, trained)
 
     def samples(self, trained: Trained, count: int) -> list[dict[str, str]]:
         """Return new documents of a model that learned to write from left to right; none of another."""

@@ -50,7 +50,7 @@ class Spans:
 
     Examples:
         >>> Spans(0.5, 2.0).hidden(8, np.random.default_rng(0)).astype(int).tolist()
-        [0, 0, 1, 1, 0, 0, 1, 1]
+        [0, 0, 0, 1, 1, 1, 0, 1]
     """
 
     rate: float

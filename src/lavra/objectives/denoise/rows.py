@@ -97,12 +97,16 @@ def batch_of_laid(windows: Sequence[Window], laid: Sequence[Sequence[Laid]], con
         positions=None if plain else torch.from_numpy(positions),
         weight=float((targets != IGNORED).sum()),
         documents=tuple(int(document) for window in windows for document in np.unique(window.documents)),
-        model_inputs=extra | _encoder_side(laid),
+        model_inputs=extra | encoder_side(laid),
     )
 
 
-def _encoder_side(laid: Sequence[Sequence[Laid]]) -> dict[str, torch.Tensor]:
-    """Return what the encoder reads, by the names of `lavra.models.hf.model`; nothing for a decoder alone."""
+def encoder_side(laid: Sequence[Sequence[Laid]]) -> dict[str, torch.Tensor]:
+    """Return what an encoder reads, by the names in `Batch.model_inputs`; nothing for a decoder alone.
+
+    Args:
+        laid: The texts of each row.
+    """
     sources = [[one.source for one in row if one.source is not None] for row in laid]
     if not sources[0]:
         return {}
