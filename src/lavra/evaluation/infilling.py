@@ -94,7 +94,8 @@ def infilling(
     Args:
         model: The model. It is put into evaluation mode and back.
         tokenizer: Tokenizer of the model.
-        texts: Texts to measure on; the beginning of each is used, as far as it fits the context.
+        texts: Texts to measure on, of which a random sample is taken; the beginning of each is used, as far as it fits
+            the context.
         context: Most tokens of a text; None takes the context of the model.
         documents: Most texts.
         seed: Seed of the cuts and of the bootstrap.
@@ -109,10 +110,9 @@ def infilling(
     cutter, ask = Cutter(tokenizer), _asking(model, tokenizer)
     middles: list[Sections] = []
     words: list[Sections] = []
-    with Progress("cutting texts", float(documents), "texts") as progress:
-        for number, text in enumerate(texts):
-            if len(middles) >= documents:
-                break
+    chosen = _sample(texts, documents, seed)
+    with Progress("cutting texts", float(len(chosen)), "texts") as progress:
+        for number, text in enumerate(chosen):
             piece, tokens = _beginning(tokenizer, text, most)
             if len(tokens) < 4:
                 continue
@@ -140,6 +140,17 @@ def infilling(
         ratio_estimates(right.astype(float), {"words": np.ones(len(words))}, seed=seed)["words"],
         len(middles),
     )
+
+
+def _sample(texts: Iterable[str], count: int, seed: int) -> list[str]:
+    """Return a random sample of texts whose number is not known beforehand (reservoir sampling)."""
+    stream, kept = numpy_stream(seed, "infilling", "texts"), list[str]()
+    for number, text in enumerate(texts):
+        if len(kept) < count:
+            kept.append(text)
+        elif (place := int(stream.integers(number + 1))) < count:
+            kept[place] = text
+    return kept
 
 
 def _asking(model: Model, tokenizer: Tokenizer) -> Callable[[Sections], Laid]:
