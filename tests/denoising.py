@@ -13,7 +13,7 @@ from lavra.models.spec import DecoderSpec
 from lavra.objectives.denoise.fim import fim_for
 from lavra.objectives.denoise.marks import with_marks
 from lavra.objectives.denoise.objective import MaskedAndCausal, denoise_for, mask_token
-from tiny_training import CONTEXT, SPEC, lively, topics_store
+from tiny_training import CONTEXT, SPEC, lively, topics_tokenizer
 
 OBJECTIVES = ("span-corruption", "ul2", "ul2r", "prefix-lm", "fim", "mlm+causal")
 
@@ -22,10 +22,10 @@ CAUSAL = ("fim", "ul2r")
 
 
 @cache
-def tokenizer_for(name: str) -> Tokenizer:
+def tokenizer_for(name: str, decoder: bool = True) -> Tokenizer:
     """Return the tokenizer of the topics with the special tokens of an objective."""
     mixture = () if name in ("fim", "mlm+causal") else DenoisingConfig().mixture(name)
-    return with_marks(topics_store().tokenizer, name, mixture, decoder=True)
+    return with_marks(topics_tokenizer(), name, mixture, decoder=decoder)
 
 
 @cache

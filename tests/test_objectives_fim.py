@@ -20,7 +20,7 @@ from lavra.objectives.denoise.fim import ROOM, Cutter, FillInTheMiddle, fim_for,
 from lavra.objectives.denoise.marks import Infilling, infilling_of, with_marks
 from lavra.objectives.denoise.rows import Part
 from little_tokenizers import byte_level, wordpiece
-from tiny_training import CONTEXT, topics_store
+from tiny_training import CONTEXT, topics_store, topics_tokenizer
 
 MARKS = Infilling(5001, 5002, 5003)
 END = 5000
@@ -43,7 +43,7 @@ def windows() -> list[Window]:
 
 
 def objective(**options: float) -> FillInTheMiddle:
-    return fim_for(marked(topics_store().tokenizer), CONTEXT, **options)  # pyright: ignore[reportArgumentType]
+    return fim_for(marked(topics_tokenizer()), CONTEXT, **options)  # pyright: ignore[reportArgumentType]
 
 
 texts = st.text(st.sampled_from("ab é世 \n.,'🙂x1"), max_size=60)
@@ -139,7 +139,7 @@ def test_rates_are_measured(rate: float, windows: list[Window]):
 def test_no_cut_crosses_the_border_of_a_document(windows: list[Window]):
     """Each text of a row is one part of a document, and every token of the text is a target exactly once."""
     one = objective(rate=1.0)
-    tokenizer = marked(topics_store().tokenizer)
+    tokenizer = marked(topics_tokenizer())
     batch = one.encode(windows, row_streams(3, "test", first=0), 0.0)
     assert batch.document_ids is not None
     for row, window in enumerate(windows):

@@ -166,9 +166,10 @@ def test_ul2r_goes_on_from_a_causal_model(text: Path, runs: dict[str, lavra.Run]
 
 
 def test_an_encoder_decoder_denoises_text(text: Path, t5: Path, tmp_path: Path):
-    run = train(text, tmp_path / "run", "span-corruption", base=str(t5))
+    run = train(text, tmp_path / "run", "span-corruption", base=str(t5), model={"context": 64})
     plan = json.loads((run.path / "plan.json").read_text())
-    assert plan["context"] == 512
+    assert plan["context"] == 64
+    assert run.result["infilling"]["bits_per_byte"]["value"] > 0
     opened = open_model(str(run.path))
     assert isinstance(opened.model, HFModel)
     assert opened.model.vocabulary >= VOCABULARY + 100

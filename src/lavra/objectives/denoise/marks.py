@@ -88,12 +88,13 @@ def mask_of(tokenizer: Tokenizer) -> int | None:
     return next((number for name in _MASKS if (number := tokenizer.inner.token_to_id(name)) is not None), None)
 
 
-def marks_of(objective: str, mixture: Sequence[Denoiser]) -> list[str]:
+def marks_of(objective: str, mixture: Sequence[Denoiser], *, decoder: bool = True) -> list[str]:
     """Return the names of the special tokens that an objective needs.
 
     Args:
         objective: Name of the objective.
         mixture: Its denoisers.
+        decoder: Whether the model is a decoder without an encoder, which needs no sentinel for the end of a text.
 
     Examples:
         >>> marks_of("fim", ())
@@ -103,10 +104,9 @@ def marks_of(objective: str, mixture: Sequence[Denoiser]) -> list[str]:
         return list(_INFILLING[0])
     if objective == "mlm+causal":
         return [MASK]
-    if objective == "prefix-lm":
-        return []
     modes = {one.mode for one in mixture}
-    return [name for mode, name in MODES.items() if mode in modes] + sentinel_names()
+    spans = not decoder or any(one.mean is not None for one in mixture)
+    return [name for mode, name in MODES.items() if mode in modes] + (sentinel_names() if spans else [])
 
 
 def with_marks(tokenizer: Tokenizer, objective: str, mixture: Sequence[Denoiser], *, decoder: bool) -> Tokenizer:
@@ -126,7 +126,9 @@ def with_marks(tokenizer: Tokenizer, objective: str, mixture: Sequence[Denoiser]
     if objective == "mlm+causal" and mask_of(tokenizer) is not None:
         return tokenizer
     changed = tokenizer
-    missing = [name for name in marks_of(objective, mixture) if tokenizer.inner.token_to_id(name) is None]
+    missing = [
+        name for name in marks_of(objective, mixture, decoder=decoder) if tokenizer.inner.token_to_id(name) is None
+    ]
     if missing:
         changed = with_special_tokens(tokenizer, missing, tokenizer.end_of_document_token)
     sequential = decoder and any(one.mode == "S" for one in mixture)

@@ -106,9 +106,11 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     kind: ModelKind = model.kind if isinstance(model, HFModel) else "decoder"
     task, objective = choose_task(config.task, config.objective.name, kind, data, opened.place)
     window, source = windows_of(config, model.context, is_rotary(model), kind, device)
-    both_sides = kind == "encoder-decoder" and task.rows == "text"  # what is read and what is written are one text
+    wanted = window
+    if kind == "encoder-decoder" and task.rows == "text":  # what is read and what is written are one text
+        wanted = config.objective.source_context or config.model.context or source
     limit = None if is_rotary(model) else model.context
-    room = task.room(config.objective, objective, kind, source if both_sides else window, limit, base=model)
+    room = task.room(config.objective, objective, kind, wanted, limit, base=model)
     if isinstance(model, Decoder):
         fitted = _fitted(model, room.model_context, config.model.dropout, room.bidirectional)
         opened = replace(opened, model=fitted)
