@@ -18,6 +18,7 @@ from lavra.workflows.datasets.preparation import prepare_text
 from lavra.workflows.evaluate import evaluate
 from lavra.workflows.generation.explain import explain
 from lavra.workflows.generation.generate import generate
+from lavra.workflows.generation.infill import infill
 from lavra.workflows.generation.score import score
 from lavra.workflows.run import Run
 
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate",
     "explain",
     "generate",
+    "infill",
     "plan",
     "prepare",
     "resume",

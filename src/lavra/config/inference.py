@@ -45,6 +45,11 @@ class GenerateConfig(InferenceConfig, GenerateOptions):
     prompt: Annotated[tuple[str, ...], Common] = ()
     """Several texts to continue, instead of PROMPT; an empty one starts a new document, and so does no prompt at
     all."""
+    prefix: Annotated[str | None, Common] = None
+    """With --suffix, instead of a prompt: the text before the gap that is filled in, by a model that learned to
+    (--objective fim, span-corruption or ul2)."""
+    suffix: Annotated[str | None, Common] = None
+    """The text after the gap."""
     input: Annotated[str, Common, shown("--in", metavar="FILE")] = ""
     """A file of JSON Lines whose "prompt" is continued, instead of PROMPT; --out must be given too."""
     out: Annotated[str, Common, shown(metavar="FILE")] = ""

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lavra.config.choices import Activation, NewRows, Norm, OptimizerName, Policy, Positions, Shape
+from lavra.config.denoising import DenoisingConfig
 from lavra.config.flags import Common, shown
 from lavra.config.quantities import Count, Duration, Size
 from lavra.config.reading import ReadingConfig
@@ -132,18 +133,22 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(DenoisingConfig):
     """What is learned.
 
     Examples:
         >>> from lavra.config.training import ObjectiveConfig
         >>> ObjectiveConfig(name="mlm", mask_rate=0.3).whole_words
         True
+        >>> ObjectiveConfig(name="fim", fim_rate=0.9).spm_share
+        0.5
     """
 
     name: Annotated[str, shown("--objective", metavar="NAME")] = "auto"
     """causal: every token from those before; completion: only the completions of prompts; seq2seq: targets from
-    sources; mlm: hidden words from both sides. auto: the task's usual one."""
+    sources; mlm: hidden words from both sides; fim: causal, with the middle of some texts at their end; prefix-lm: the
+    end of a text from its beginning; span-corruption: hidden spans, as T5; ul2 and ul2r: a mixture of both, from
+    scratch and from a causal model; mlm+causal: masked and causal texts in one decoder. auto: the task's usual one."""
     source_context: int | None = None
     """Largest number of tokens of a source, for seq2seq."""
     mask_rate: float = 0.15
@@ -274,8 +279,9 @@ class SetupConfig:
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], shown(metavar="DATA…")] = ()
     """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
     task: Annotated[str, Common, shown(metavar="TASK")] = "auto"
-    """What is learned: language-modelling, completion, seq2seq, mlm; from labels classification, multi-label,
-    regression, ordinal, token-classification, question-answering. auto: what fits the columns and the model."""
+    """What is learned: language-modelling, infilling, denoising, completion, seq2seq, mlm; from labels classification,
+    multi-label, regression, ordinal, token-classification, question-answering. auto: what fits the columns and the
+    model."""
     base: Annotated[str | None, Common, shown("--from", metavar="MODEL")] = None
     """The model to fine-tune: a run, a Hugging Face folder or a hub name. By default a model is trained from
     scratch."""

@@ -15,12 +15,14 @@ from lavra.data.examples.labelled import LabelReader
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.generation.classifying import Classification
 from lavra.objectives.base import Objective
+from lavra.objectives.room import Room
 from lavra.tasks.datasets import DataDescription, Dataset, Rows
 from lavra.training.deadline import Deadline, amount_in_time
 from lavra.training.plan import Plan
 from lavra.training.validation import ValidationLoss, likelihood_metrics, validation_loss
 
 if TYPE_CHECKING:
+    from lavra.config.training import ObjectiveConfig
     from lavra.models.hf.model import HFModel
     from lavra.models.native.decoder import Decoder
 
@@ -92,7 +94,8 @@ class Task(ABC):
         causal: Whether a prediction may depend only on the tokens before it, which the checks prove.
         bos: Whether documents begin with the tokenizer's own first token, as encoders need it.
         gives_likelihood: Whether its models give a text a probability, which is measured in bits per byte.
-        follows_scaling_law: Whether the built-in scaling law forecasts its loss, and n-gram counts its warm start.
+        follows_scaling_law: Whether the built-in scaling law forecasts its loss.
+        counts_ngrams: Whether a new model starts from n-gram counts, because it predicts what comes next.
         packs: Whether its objective takes several documents or examples in one row, where the model can keep them
             apart.
         most_epochs: Passes over the data after which a base model, and a model from scratch, only memorises them, in
@@ -116,6 +119,7 @@ class Task(ABC):
     bos: ClassVar[bool] = False
     gives_likelihood: ClassVar[bool] = False
     follows_scaling_law: ClassVar[bool] = False
+    counts_ngrams: ClassVar[bool] = False
     packs: ClassVar[bool] = True
     most_epochs: ClassVar[tuple[float, float] | None] = None
     sources: ClassVar[bool] = False
@@ -162,6 +166,43 @@ class Task(ABC):
             model: The model that learns.
             dataset: The data set.
         """
+
+    def room(
+        self, asked: ObjectiveConfig, objective: str, kind: ModelKind, context: int, limit: int | None, *, base: Any
+    ) -> Room:
+        """Return how much text a row holds, and how long the sequences become that are made of it.
+
+        By default a row is a sequence as it is.
+
+        Args:
+            asked: The request, as far as it is about the objective.
+            objective: The name of the objective.
+            kind: The kind of the model.
+            context: Tokens of a row that are wanted.
+            limit: Most tokens of a sequence that the model can read; None where that can be set.
+            base: The pretrained model, or the shape of a decoder of lavra's own; None for training from scratch.
+
+        Raises:
+            InputError: If such a model cannot learn the objective.
+        """
+        return Room(context, context)
+
+    def complete_tokenizer(
+        self, tokenizer: Tokenizer, asked: ObjectiveConfig, objective: str, kind: ModelKind
+    ) -> Tokenizer:
+        """Return a tokenizer with the special tokens that an objective needs; by default the tokenizer itself.
+
+        Args:
+            tokenizer: The tokenizer of the model.
+            asked: The request, as far as it is about the objective.
+            objective: The name of the objective.
+            kind: The kind of the model.
+        """
+        return tokenizer
+
+    def objective_named(self, name: str) -> str:
+        """Return the name of the objective of a request: the one that is named, or the task's first for "auto"."""
+        return name if name in self.objectives else self.objectives[0]
 
     def facts(self, dataset: Dataset) -> dict[str, Any]:
         """Return what the task has to know of the data for good, such as the names of classes, as plain values.

@@ -34,6 +34,7 @@ class LanguageModelling(Task):
     rows = "text"
     gives_likelihood = True
     follows_scaling_law = True
+    counts_ngrams = True
 
     def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> Causal:
         """Return the causal objective."""
@@ -44,7 +45,7 @@ class LanguageModelling(Task):
         plan, data = trained.plan, trained.dataset
         assert isinstance(data, TextDataset)
         every = documents_of_store(data.prepared.validation, data.tokenizer)
-        context = plan.context if plan.base is not None else None
+        context = plan.context  # the model may read longer ones, for what an objective adds to a text
         with torch.no_grad():
             tokens = amount_in_time(
                 min(plan.evaluation_tokens, int(every.lengths.sum())),

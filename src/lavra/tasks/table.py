@@ -8,6 +8,8 @@ from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.classification import ClassificationTask
 from lavra.tasks.completion import CompletionTask
 from lavra.tasks.datasets import DataDescription
+from lavra.tasks.denoising import Denoising
+from lavra.tasks.infilling import Infilling
 from lavra.tasks.language_modelling import LanguageModelling
 from lavra.tasks.mlm import MaskedLanguageModelling
 from lavra.tasks.multi_label import MultiLabelTask
@@ -30,6 +32,8 @@ _TABLE: dict[str, Task] = {
         Seq2SeqTask(),
         MaskedLanguageModelling(),
         LanguageModelling(),
+        Infilling(),
+        Denoising(),
     )
 }
 """Every task by its name. Where several fit, the first one is taken."""

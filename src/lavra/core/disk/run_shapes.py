@@ -50,6 +50,9 @@ RESULT = Table(
         "data": Either((TEXT, ListOf(TEXT))),
         "evaluation": _MEASURED,
         "baselines": ListOf(Table({"name": TEXT, "bits_per_byte": NUMBER}, needed=("name", "bits_per_byte"))),
+        "infilling": Table({"documents": WHOLE}),
+        "denoising": Table({"targets": WHOLE, "rows": WHOLE}),
+        "targets_per_token": NUMBER,
         "data_usage": ListOf(
             Table({"source": TEXT} | dict.fromkeys(("tokens", "epochs", "seen", "left", "total"), NUMBER))
         ),

@@ -110,6 +110,7 @@ def prepare(
     out: str | Path,
     *,
     tokenizer: Tokenizer | None = None,
+    complete: Callable[[Tokenizer], Tokenizer] | None = None,
     vocabulary_size: int | Callable[[int], int] | None = None,
     validation_share: float = 0.05,
     validation_limit: int = VALIDATION_LIMIT,
@@ -129,6 +130,7 @@ def prepare(
         out: The folder to make, with `train/`, `validation/`, `tokenizer/` and `report.json`. It appears whole or not
             at all.
         tokenizer: Tokenizer to encode with; by default a byte-level BPE is trained on a sample of the text.
+        complete: Function that adds special tokens to the tokenizer, given or trained; None adds none.
         vocabulary_size: Vocabulary size of that BPE: a number, or a function of the bytes of the text; by default
             `choose_vocabulary_size`.
         validation_share: Share of the bytes that becomes validation data, see `lavra.data.split`; 0.05 by default.
@@ -169,6 +171,8 @@ def prepare(
             log(text.bad_rows.summary())
         if tokenizer is None:
             tokenizer = _trained(vocabulary_size, sample if len(sample) else text.again(), counter.bytes)
+        if complete is not None:
+            tokenizer = complete(tokenizer)
         tokenizer.save(building / TOKENIZER)
         split = counter.train_on_all() if given.documents else counter.decide()
         writing = _Writing(building, tokenizer, split, _put_before(tokenizer) if bos else None)

@@ -175,7 +175,7 @@ def attend_plainly(
     unmasked = mask.allowed is None and mask.document_ids is None and queries.shape[2] == 1
     allowed = None if unmasked else allowed_pairs(mask, queries, keys)
     stripes = []
-    for queried, seen in _stripes(queries.shape[2], keys.shape[2]):
+    for queried, seen in _stripes(queries.shape[2], keys.shape[2], mask.causal):
         scores = (queries[:, :, queried] @ keys[:, :, seen].transpose(-1, -2)) * queries.shape[-1] ** -0.5
         if mask.bias is not None:
             scores = scores + mask.bias[..., queried, seen].to(scores.dtype)
@@ -185,12 +185,12 @@ def attend_plainly(
     return stripes[0] if len(stripes) == 1 else torch.cat(stripes, 2)
 
 
-def _stripes(queries: int, keys: int) -> list[tuple[slice, slice]]:
+def _stripes(queries: int, keys: int, causal: bool) -> list[tuple[slice, slice]]:
     """Return stripes of queries, each with the keys that any query of the stripe can see.
 
     Under a causal mask about half of the scores are hidden; stripes skip most of those.
     """
-    if queries != keys:
+    if queries != keys or not causal:
         return [(slice(None), slice(None))]
     size = max(_FEWEST_QUERIES, -(-queries // _MOST_STRIPES))
     return [(slice(start, start + size), slice(0, start + size)) for start in range(0, queries, size)]
@@ -343,4 +343,4 @@ def _part(
         bias = bias[..., :length, :length] if bias.dim() == 3 else bias[:rows, :, :length, :length]
     bounds = None if document_ids is None or mask.bounds is None else document_bounds(document_ids)
     part = tuple(tensor[:rows, :, :length] for tensor in (queries, keys, values))
-    return part, Mask(allowed, bias, document_ids, bounds)  # pyright: ignore[reportReturnType]
+    return part, Mask(allowed, bias, document_ids, bounds, mask.causal)  # pyright: ignore[reportReturnType]

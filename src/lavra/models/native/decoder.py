@@ -11,11 +11,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from lavra.models.native.attention import takes_documents
-from lavra.models.native.attention_masks import Mask, alibi_bias, alibi_slopes, causal_mask
+from lavra.models.native.attention_masks import Mask, alibi_bias, alibi_slopes, causal_mask, prompt_mask
 from lavra.models.native.decode_step import Step, StepProof, decode_steps
 from lavra.models.native.layers import Block, LayerCache, make_norm, rotary_table
 from lavra.models.native.ngrams import GAIN, BigramEmbedding, NgramCopy
-from lavra.models.protocols import Batch
+from lavra.models.protocols import PREFIX, Batch
 from lavra.models.spec import DecoderSpec
 
 
@@ -223,6 +223,7 @@ class Decoder(nn.Module):
         positions: torch.Tensor | None = None,
         bounds: torch.Tensor | None = None,
         embeddings: torch.Tensor | None = None,
+        prefix: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the features of token ids, (sequences, length, width).
 
@@ -233,12 +234,14 @@ class Decoder(nn.Module):
             positions: Position of each token in its document, see `Batch`; None means 0, 1, 2, ….
             bounds: Bounds of the documents, where attention is computed document by document; None uses a dense mask.
             embeddings: Input embeddings in place of the table's rows for `inputs`, see `features`; None looks them up.
+            prefix: Positions that every position of their document attends to, (sequences, length) bool; None for a
+                causal text.
         """
         length = inputs.shape[1]
         if positions is None:
             positions = torch.arange(length, device=inputs.device)[None]
         x = self._embed(inputs, positions, inputs, embeddings)
-        mask = causal_mask(document_ids, length, self._bias(positions, positions), bounds)
+        mask = causal_mask(document_ids, length, self._bias(positions, positions), bounds, prefix)
         table = self._table_at(positions, x.dtype)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
@@ -254,10 +257,10 @@ class Decoder(nn.Module):
                 the embedding), as `embed` returns them; None looks them up. Bigram embeddings and copied n-grams are
                 still made of the ids.
         """
-        bounds = (
-            batch.bounds if batch.document_ids is not None and self._attends_by_documents(batch.inputs.device) else None
-        )
-        return self(batch.inputs, batch.document_ids, batch.positions, bounds, embeddings)
+        prefix = batch.model_inputs.get(PREFIX)
+        by_documents = batch.document_ids is not None and prefix is None  # the kernel for documents is causal
+        bounds = batch.bounds if by_documents and self._attends_by_documents(batch.inputs.device) else None
+        return self(batch.inputs, batch.document_ids, batch.positions, bounds, embeddings, prefix)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the table's rows for token ids, (…, width of the embedding).
@@ -343,7 +346,8 @@ class Decoder(nn.Module):
         all_positions, allowed = cache.append(ids, attention_mask)
         positions = all_positions[:, start:]
         x = self._embed(ids, positions, cache.ids)
-        mask = Mask(allowed=allowed, bias=self._bias(positions, all_positions))
+        bias, both = self._bias(positions, all_positions), self.spec.prefix_attention and not start
+        mask = Mask(allowed=prompt_mask(ids, attention_mask), bias=bias, causal=False) if both else Mask(allowed, bias)
         table = self._table_at(positions, x.dtype)
         if cache.steps is None:
             cache.steps = decode_steps(self.blocks)

@@ -48,7 +48,7 @@ from lavra.workflows.datasets.text import (
 )
 from lavra.workflows.models.base_model import Base, read_base
 from lavra.workflows.models.saved_base import BASE, save_base
-from lavra.workflows.models.vocabulary import with_another_vocabulary
+from lavra.workflows.models.vocabulary import with_another_vocabulary, with_objective_tokens
 from lavra.workflows.training.autoconfig import Machine, draft_model
 
 _FITTING = 0.99
@@ -135,9 +135,16 @@ def _prepared_text(
             config.text,
             vocabulary_size=_vocabulary_chooser(config, machine),
             tokenizer=None if base is None else base.tokenizer,
+            complete=None if base is not None else _completer(config, task),
             bos=task.bos,
         )
     )
+
+
+def _completer(config: TrainConfig, task: Task) -> Callable[[Tokenizer], Tokenizer]:
+    """Return the function that gives the tokenizer of a new model the special tokens of its objective."""
+    objective = task.objective_named(config.objective.name)
+    return lambda tokenizer: task.complete_tokenizer(tokenizer, config.objective, objective, "decoder")
 
 
 def _prepared_examples(
@@ -268,7 +275,7 @@ def opened_base(config: TrainConfig, device: torch.device, home: Path, data: Dat
     """
     if config.base is None:
         return None
-    base = with_another_vocabulary(config, read_base(config, device, data))
+    base = with_objective_tokens(config, with_another_vocabulary(config, read_base(config, device, data)))
     assert base.opened is not None
     save_base(home, base.model, base.tokenizer, base.opened.files)
     return base

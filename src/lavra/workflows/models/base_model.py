@@ -49,7 +49,7 @@ class Base:
         place: The location of the model.
         task: The task that it will be trained for.
         objective: The name of the objective.
-        window: Tokens of a sequence.
+        window: Tokens of text in a sequence.
         source_window: Tokens of a source sequence, for an encoder-decoder; 0 for other models.
         spec: The shape of the model; None for a model of `transformers`.
         parameters: Number of parameters of the model, shared ones counted once.
@@ -60,6 +60,7 @@ class Base:
         tokenizer: The model's own tokenizer.
         opened: The model itself; None where only its shape was read, for a plan.
         another_vocabulary: Whether its vocabulary was changed for this run, so that rows of its embedding are new.
+        growth: Tokens that the model computes for each token of text, see `lavra.objectives.room.Room`.
     """
 
     place: str
@@ -76,6 +77,7 @@ class Base:
     tokenizer: Tokenizer
     opened: OpenModel | None = None
     another_vocabulary: bool = False
+    growth: float = 1.0
 
     @property
     def model(self) -> Decoder | HFModel:
@@ -105,11 +107,17 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     kind: ModelKind = model.kind if isinstance(model, HFModel) else "decoder"
     task, objective = choose_task(config.task, config.objective.name, kind, data, opened.place)
     window, source = windows_of(config, model.context, is_rotary(model), kind, device)
+    wanted = window
+    if kind == "encoder-decoder" and task.rows == "text":  # what is read and what is written are one text
+        wanted = config.objective.source_context or config.model.context or source
+    limit = None if is_rotary(model) else model.context
+    room = task.room(config.objective, objective, kind, wanted, limit, base=model)
     if isinstance(model, Decoder):
-        opened = replace(opened, model=_fitted(model, window, config.model.dropout))
+        fitted = _fitted(model, room.model_context, config.model.dropout, room.bidirectional)
+        opened = replace(opened, model=fitted)
     else:
         set_dropout(model, config.model.dropout or 0.0)
-    return base_of(opened, task, objective, window, source)
+    return replace(base_of(opened, task, objective, room.context, source), growth=room.growth)
 
 
 def base_of(opened: OpenModel, task: Task, objective: str, window: int, source_window: int) -> Base:
@@ -197,10 +205,15 @@ def windows_of(
     return window, source
 
 
-def _fitted(model: Decoder, window: int, dropout: float | None) -> Decoder:
-    """Return the decoder with the dropout that was asked for, and with longer sequences where its position encoding
-    allows them."""
-    spec = replace(model.spec, dropout=dropout or 0.0, context=max(model.spec.context, window))
+def _fitted(model: Decoder, window: int, dropout: float | None, bidirectional: bool) -> Decoder:
+    """Return the decoder with the dropout that was asked for, with longer sequences where its position encoding allows
+    them, and with the attention within a prefix that it will learn."""
+    spec = replace(
+        model.spec,
+        dropout=dropout or 0.0,
+        context=max(model.spec.context, window),
+        prefix_attention=bidirectional or model.spec.prefix_attention,
+    )
     if spec == model.spec:
         return model
     changed = Decoder(spec)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 
+from lavra.config.denoising import DenoisingConfig
 from lavra.config.training import ModelConfig, TrainConfig
 from lavra.config.transforms import TransformConfig
 from lavra.core.errors import InputError
@@ -187,11 +188,12 @@ class Learner:
         spec: The shape of lavra's own decoder; None for a model of `transformers`.
         base: The base model; None for training from scratch.
         parameters: Number of parameters of the model.
-        context: Tokens of a sequence.
+        context: Tokens of text in a sequence.
         source_context: Tokens of a source; 0 for other models than encoder-decoders.
-        flops_per_token: FLOPs of a training step for each token.
+        flops_per_token: FLOPs of a training step for each token of text.
         isolate: Whether the documents of a sequence are kept apart.
         seed: Seed of the run.
+        growth: Tokens that the model computes for each token of text.
     """
 
     task: Task
@@ -204,6 +206,7 @@ class Learner:
     flops_per_token: float
     isolate: bool
     seed: int
+    growth: float = 1.0
 
 
 def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, task: Task, objective: str) -> Learner:
@@ -217,15 +220,21 @@ def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, t
         objective: The name of the objective.
     """
     if isinstance(model, DecoderSpec):
-        spec = replace(model, vocabulary=data.vocabulary, context=data.context or model.context)
-        base, parameters, context, source = None, parameters_of(spec), spec.context, 0
-        flops, packs = training_flops_per_token(spec), True
+        wanted = data.context or model.context
+        room = task.room(config.objective, objective, "decoder", wanted, None, base=None)
+        spec = replace(
+            model, vocabulary=data.vocabulary, context=room.model_context, prefix_attention=room.bidirectional
+        )
+        base, parameters, context, source = None, parameters_of(spec), room.context, 0
+        growth, flops, packs = room.growth, training_flops_per_token(spec), True
     else:
         spec, base, parameters, source = model.spec, model, model.parameters, model.source_window
         context = min(model.window, data.context or model.window)
-        flops, packs = model.flops_per_token, model.supports_packing
+        growth, flops, packs = model.growth, model.flops_per_token, model.supports_packing
     isolate = config.text.isolate and packs and task.packs
-    return Learner(task, objective, spec, base, parameters, context, source, flops, isolate, config.seed)
+    return Learner(
+        task, objective, spec, base, parameters, context, source, growth * flops, isolate, config.seed, growth
+    )
 
 
 def autoconfig(
@@ -312,6 +321,8 @@ def autoconfig(
         final_mask_rate=asked.mask_rate if asked.final_mask_rate is None else asked.final_mask_rate,
         whole_words=asked.whole_words,
         pure_mask=asked.pure_mask,
+        denoising=DenoisingConfig(**{one.name: getattr(asked, one.name) for one in fields(DenoisingConfig)}),
+        growth=learner.growth,
         transforms=_transforms(config.transforms, learner.base),
         budget_seconds=None if seconds is None else spent + seconds,
         **warm_start,
@@ -341,7 +352,7 @@ def _warm_start(
     """Return the fields of the plan about the optimiser and the warm start, on which its learning rates depend."""
     adapting, adapter = learner.base is not None, config.transforms.adapter.kind != "none"
     options = optimizer_options(config.optimization, adapting, adapter, None if adapting else learner.spec)
-    plain = not adapting and learner.task.follows_scaling_law
+    plain = not adapting and learner.task.counts_ngrams
     contexts = contexts_to_count(config, learner.spec if plain else None, learner.flops_per_token, tokens)
     if not contexts or learner.spec is None:
         return {"optimizer": options}

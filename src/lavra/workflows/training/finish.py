@@ -52,6 +52,7 @@ def finish(job: JobParts) -> dict[str, Any]:
     for sample in samples:
         run.samples.append({"step": step, **sample})
     lines = run.metrics.read()
+    usage = data.data_usage(plan, step * plan.global_batch_size)
     result = {
         "step": step,
         **({} if delivered is None else {"delivered_step": delivered.step}),
@@ -68,7 +69,8 @@ def finish(job: JobParts) -> dict[str, Any]:
         "data": list(job.config.data),
         **measured.figures,
         **({} if merged is None else {"folded": merged}),
-        "data_usage": data.data_usage(plan, step * plan.global_batch_size),
+        "data_usage": usage,
+        **_targets_of_text(job, targets, usage),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),
     }
     result["predicted"] = against(plan.forecast, result)
@@ -79,6 +81,16 @@ def finish(job: JobParts) -> dict[str, Any]:
     if result["predicted"]:
         log(f"predicted against actual\n{predicted_table(result['predicted'])}")
     return result
+
+
+def _targets_of_text(job: JobParts, targets: float, usage: list[dict[str, Any]]) -> dict[str, float]:
+    """Return how often a token of the text was a target on average, for text of which not every token is one.
+
+    The marks that an objective adds and that are predicted, such as the end of an answer, count as targets.
+    """
+    seen = sum(source["total"] for source in usage)
+    plain = job.task.rows != "text" or job.plan.objective == "causal" or not seen
+    return {} if plain else {"targets_per_token": round(targets / seen, 4)}
 
 
 def export_model(job: JobParts) -> dict[str, Any] | None:
