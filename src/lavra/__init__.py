@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         runs,
         score,
         train,
+        tune,
     )
     from lavra.config.training import TrainConfig
     from lavra.workflows.labels.ensemble import ensemble
@@ -56,6 +57,7 @@ __all__ = [
     "runs",
     "score",
     "train",
+    "tune",
 ]
 __version__ = "0.1.0"
 

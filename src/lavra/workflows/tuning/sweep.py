@@ -119,6 +119,15 @@ def resume_sweep(run: RunFolder, *, train: Advance = advance, clock: Clock = tim
     return sweep
 
 
+def best_run(sweep: SweepFolder) -> Path:
+    """Return the folder of the run of the best point of a finished sweep.
+
+    Args:
+        sweep: Its folder.
+    """
+    return Path(sweep.run.result["sweep"]["best"]["run"])
+
+
 def sweep_request(run: RunFolder) -> TuneConfig:
     """Return the request of a sweep, from its `config.toml`.
 
