@@ -63,12 +63,14 @@ class PointRecord:
         values: The value of each field, by its name.
         reached: What it has reached at each rung, by the number of the rung.
         failed: Why it could not be trained; empty where it could.
+        failed_at: The rung on the way to which it failed.
     """
 
     number: int
     values: Mapping[str, Any]
     reached: Mapping[int, Reached]
     failed: str = ""
+    failed_at: int = 0
 
     @property
     def last(self) -> Reached | None:
@@ -127,13 +129,15 @@ class SweepRecord:
         return sum(1 for point in self.points if point.reached or point.failed)
 
     def ranked(self, rung: int, *, by_forecast: bool = False) -> list[PointRecord]:
-        """Return the points that reached a rung, the best first; those that failed are not among them.
+        """Return the points that reached a rung, the best first; those that failed by then are not among them.
 
         Args:
             rung: Number of the rung.
             by_forecast: Whether the forecast of the end decides, where there is one for each of them.
         """
-        there = [point for point in self.points if rung in point.reached and not point.failed]
+        there = [
+            point for point in self.points if rung in point.reached and not (point.failed and point.failed_at <= rung)
+        ]
         forecasts = [point.reached[rung].forecast for point in there]
         sign = 1.0 if is_error(self.measure) else -1.0
 
@@ -188,13 +192,13 @@ def _status(run: RunFolder) -> str:
 
 
 def _point(number: int, values: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], seeds: int) -> PointRecord:
-    failed = next((str(line["failed"]) for line in lines if line.get("failed")), "")
+    fault = next((line for line in lines if line.get("failed")), {})
     reached: dict[int, Reached] = {}
     for rung in sorted({line["rung"] for line in lines if "measure" in line}):
         by_seed = {line["seed"]: line for line in lines if line.get("rung") == rung and "measure" in line}
         if len(by_seed) == seeds:
             reached[rung] = _reached([by_seed[seed] for seed in sorted(by_seed)])
-    return PointRecord(number, values, reached, failed)
+    return PointRecord(number, values, reached, str(fault.get("failed", "")), fault.get("rung", 0))
 
 
 def _reached(lines: Sequence[Mapping[str, Any]]) -> Reached:

@@ -15,6 +15,7 @@ from lavra.core.errors import InputError
 from lavra.core.machine import give_back_freed_memory, usable_cores
 from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
+from lavra.data.readers.documents import is_repeatable
 from lavra.evaluation.labels.metrics import METRICS
 from lavra.tasks.base import Task
 from lavra.tasks.labelled_text import LabelledTextTask
@@ -192,6 +193,8 @@ def _decided(
     """Return the design, after every point was planned."""
     plan, swept = job.plan, [field.name for field in fields]
     shared = shares_data(swept, job.dataset.rows)
+    if not shared and not all(is_repeatable(location) for location in config.data):
+        raise InputError("the data can be read once only, and each trial would read them", "save them as a file first")
     base = pinned(replace(probe, budget=None), plan, job.dataset, swept)
     labelled = isinstance(job.task, LabelledTextTask)
     base = replace(

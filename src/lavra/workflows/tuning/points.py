@@ -125,8 +125,8 @@ def next_point(
 
     Args:
         fields: The fields of the space.
-        done: The points so far with their measures, of which less is better; None for one that failed, which counts
-            as the worst, and for one that is still trained, which counts as an average one.
+        done: The points so far with their measures, of which less is better; None for one that failed or that is
+            still trained, which counts as the worst.
         seed: Seed of the sweep.
         trials: Number of points of the sweep, of which the first third is random.
         suggest: What gives the places of the next point; Optuna's estimator if None.

@@ -80,7 +80,7 @@ def tune(
     config = located(config)
     folder = _new_folder(config)
     check_new_run(folder, force=config.force, inputs=inputs_of(config))
-    look_first(replace(config.training, steps=config.steps or 1, epochs=None, tokens=None))
+    look_first(config.training)
     run = RunFolder.create(folder, to_toml(config), force=config.force, inputs=inputs_of(config))
     sweep = SweepFolder(run)
     with _no_ghost(sweep), run.training(), sweep_page_at_the_end(sweep):
