@@ -75,7 +75,7 @@ def test_the_page_shows_every_point_each_field_and_what_was_stopped_when(tmp_pat
 
 def test_points_stand_in_the_order_of_how_far_they_came_and_how_good_they_are(tmp_path: Path) -> None:
     record = read_sweep(made(tmp_path / "sweep"))
-    assert [point.number for point in record.order()] == [2, 3, 1, 4, 0, 5]
+    assert [point.number for point in record.order()] == [2, 3, 1, 0, 4, 5]
     assert [state_of(record, record.points[number]) for number in (2, 4)] == [
         "trained to the end",
         "stopped after 1/3 of the run",

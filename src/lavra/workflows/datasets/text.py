@@ -25,11 +25,23 @@ def request_of(run: RunFolder) -> TrainConfig:
     Raises:
         InputError: If the file has an unknown key or a wrong value, or it is that of a sweep.
     """
+    refuse_sweep(run)
+    return from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
+
+
+def refuse_sweep(run: RunFolder) -> None:
+    """Raise an error where a folder is that of a sweep and not of a run.
+
+    Args:
+        run: The folder.
+
+    Raises:
+        InputError: If it is a sweep; the remedy names the run of its best point.
+    """
     if is_sweep(run):
         best = ((run.result.get("sweep") or {}).get("best") or {}).get("run")
         remedy = f"give the run of its best point: {best}" if best else f"finish it first: lavra resume {run.path}"
         raise InputError(f"{run.path} is a sweep, which has no model of its own", remedy)
-    return from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
 
 
 def data_folder(config: TrainConfig, run: Path) -> Path:

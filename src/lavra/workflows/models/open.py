@@ -30,7 +30,7 @@ from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.devices import choose_device
 from lavra.training.plan import Plan
 from lavra.training.precision import TYPES, choose_precision
-from lavra.workflows.datasets.text import data_folder, request_of
+from lavra.workflows.datasets.text import data_folder, refuse_sweep, request_of
 from lavra.workflows.models.merging import model_for_use
 from lavra.workflows.models.saved_base import companions_folder
 from lavra.workflows.models.task_head import HEAD_FILE, read_head
@@ -280,6 +280,7 @@ def _fitting(model: Decoder | HFModel, tokenizer: Tokenizer, folder: Path) -> De
 def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) -> OpenModel:
     checkpoint = CheckpointStore(run.checkpoints).latest() if folder is None else Checkpoint.open(folder)
     if checkpoint is None:
+        refuse_sweep(run)
         raise InputError(f"{run.path} has no model yet", f"train it first: lavra resume {run.path}")
     plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
     # An average has no tensors before its first snapshot; the weights themselves are the model until then.

@@ -122,7 +122,8 @@ class Design:
         """
         config = with_point(self.base, self.points[number])
         length = {"tokens": self.lengths[number]} if self.lengths[number] else {}
-        kept = {name: getattr(asked, name) for name in ("check", "samples", "keep_checkpoints", "track", "deliver")}
+        names = ("check", "samples", "checkpoint_every", "keep_checkpoints", "track", "deliver")
+        kept = {name: getattr(asked, name) for name in names}
         text = replace(config.text, held_out=False)
         return replace(config, data=tuple(self.data), text=text, seed=self.seeds[0], out=None, **kept, **length)
 

@@ -56,7 +56,10 @@ def pinned(
         compile="yes" if plan.compile else "no",
         micro_batch_size=config.machine.micro_batch_size if free else plan.micro_batch_size,
     )
-    return replace(config, machine=machine)
+    every = (
+        config.checkpoint_every or plan.checkpoint_every
+    )  # the plan chooses it, and that of validations, by the speed
+    return replace(config, machine=machine, checkpoint_every=every)
 
 
 def _pinned_model(asked: ModelConfig, plan: Plan, swept: Collection[str]) -> ModelConfig:
@@ -67,8 +70,8 @@ def _pinned_model(asked: ModelConfig, plan: Plan, swept: Collection[str]) -> Mod
     if free & {"width", *_HEADS}:
         free |= set(_HEADS) - {name for name in _HEADS if getattr(asked, name) is not None}
     names = [field.name for field in fields(ModelConfig) if field.name not in ("preset", *free)]
-    found = {name: getattr(plan.model, name) for name in names if hasattr(plan.model, name)}
-    return replace(asked, **found)
+    found = {name: getattr(plan.model, name, None) for name in names}
+    return replace(asked, **{name: value for name, value in found.items() if value})  # what is off is so by default
 
 
 def _vocabulary(config: TrainConfig, dataset: Dataset) -> int | None:

@@ -25,7 +25,10 @@ Point = Mapping[str, Any]
 Request = TypeVar("Request", bound=TrainConfig)
 
 STEP = 3.0
-"""Factor between neighbouring values where a range by factors becomes a grid, and around a default."""
+"""Factor between neighbouring values around a default."""
+
+_WIDEST = 3.5
+"""Largest factor between neighbouring values where a range by factors becomes a grid."""
 
 _LINEAR = 5
 """Values of an evenly spread range in a grid."""
@@ -87,7 +90,7 @@ class Field:
         if self.scale == "choice":
             return self.values
         if self.scale == "log":
-            count = max(2, round(math.log(self.high / self.low) / math.log(STEP)) + 1)
+            count = math.ceil(math.log(self.high / self.low) / math.log(_WIDEST)) + 1
         else:
             count = _LINEAR
         return tuple(dict.fromkeys(self.at(number / (count - 1)) for number in range(count)))
