@@ -41,6 +41,13 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def prepared(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "topics"
+    lavra.prepare(texts, folder, vocabulary=400)
+    return folder
+
+
 def request(source: Path, out: Path, *sweep: str, **fields: Any) -> TuneConfig:
     """Return the request of a sweep of the smallest models, of nine steps each."""
     asked: dict[str, Any] = {
@@ -236,9 +243,9 @@ NINE = ("optimization.muon-lr=0.001,0.003,0.005,0.008,0.01,0.02,0.03,0.04,0.05",
 
 
 @pretended
-def test_the_best_third_goes_on_at_each_rung(texts: Path, tmp_path: Path) -> None:
+def test_the_best_third_goes_on_at_each_rung(prepared: Path, tmp_path: Path) -> None:
     trials = Pretended()
-    found = tune(request(texts, tmp_path / "sweep", *NINE), train=trials)
+    found = tune(request(prepared, tmp_path / "sweep", *NINE), train=trials)
     assert trials.asked[:9] == [(number, 0.111) for number in range(9)]
     assert [number for number, share in trials.asked if share == 0.333] == [4, 3, 2]
     assert trials.asked[12:] == [(4, 1.0)]
@@ -249,36 +256,36 @@ def test_the_best_third_goes_on_at_each_rung(texts: Path, tmp_path: Path) -> Non
 
 
 @pretended
-def test_the_forecast_promotes_where_it_is_asked_for_and_there_is_one(texts: Path, tmp_path: Path) -> None:
+def test_the_forecast_promotes_where_it_is_asked_for_and_there_is_one(prepared: Path, tmp_path: Path) -> None:
     def backwards(config: TrainConfig, share: float, found: Outcome) -> Outcome:
         return replace(found, forecast=-found.measure["value"])  # type: ignore[operator]
 
     for promote, best in (("measure", 0.01), ("forecast", 0.05)):
         trials = Pretended(backwards)
-        asked = request(texts, tmp_path / promote, "optimization.muon-lr=0.01,0.02,0.05", promote=promote)
+        asked = request(prepared, tmp_path / promote, "optimization.muon-lr=0.01,0.02,0.05", promote=promote)
         tune(asked, train=trials)
         assert trials.asked[-1] == ([0.01, 0.02, 0.05].index(best), 1.0)
 
 
 @pretended
-def test_a_figure_of_which_more_is_better_is_maximised(texts: Path, tmp_path: Path) -> None:
+def test_a_figure_of_which_more_is_better_is_maximised(prepared: Path, tmp_path: Path) -> None:
     def accuracy(config: TrainConfig, share: float, found: Outcome) -> Outcome:
         return replace(found, name="accuracy")
 
-    found = tune(request(texts, tmp_path / "sweep"), train=Pretended(accuracy))
+    found = tune(request(prepared, tmp_path / "sweep"), train=Pretended(accuracy))
     assert found.run.result["sweep"]["best"]["values"] == {"optimization.muon_lr": 0.05}
 
 
 @pretended
 def test_a_trial_that_fails_counts_as_the_worst_is_named_and_the_sweep_goes_on(
-    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def one_diverges(config: TrainConfig, share: float, found: Outcome) -> Outcome:
         if config.optimization.muon_lr == 0.01:
             raise Diverged("the loss is not finite")
         return found
 
-    found = tune(request(texts, tmp_path / "sweep"), train=Pretended(one_diverges))
+    found = tune(request(prepared, tmp_path / "sweep"), train=Pretended(one_diverges))
     told = capsys.readouterr().err
     assert "point 2 of 3 (optimization.muon-lr 0.01): failed, and counts as the worst: the loss is not finite" in told
     assert found.run.result["sweep"]["failed"] == 1
@@ -287,36 +294,36 @@ def test_a_trial_that_fails_counts_as_the_worst_is_named_and_the_sweep_goes_on(
 
 
 @pretended
-def test_where_all_trials_fail_the_first_reason_is_given(texts: Path, tmp_path: Path) -> None:
+def test_where_all_trials_fail_the_first_reason_is_given(prepared: Path, tmp_path: Path) -> None:
     def diverges(config: TrainConfig, share: float, found: Outcome) -> Outcome:
         raise Diverged(f"the loss of {config.optimization.muon_lr} is not finite")
 
     with pytest.raises(LavraError, match=r"none of 3 points could be trained; the first.*the loss of 0\.002") as caught:
-        tune(request(texts, tmp_path / "sweep"), train=Pretended(diverges))
+        tune(request(prepared, tmp_path / "sweep"), train=Pretended(diverges))
     assert caught.value.exit_code == 1
     with pytest.raises(LavraError, match=r"the loss of 0\.002"):  # and again, without any training
         resume_sweep(RunFolder(tmp_path / "sweep"), train=Pretended(diverges))
 
 
 @pretended
-def test_a_full_disk_ends_the_sweep(texts: Path, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_sweep(prepared: Path, tmp_path: Path) -> None:
     def full(config: TrainConfig, share: float, found: Outcome) -> Outcome:
         raise LavraError("DISK FULL: could not write")
 
     trials = Pretended(full)
     with pytest.raises(LavraError, match="DISK FULL"):
-        tune(request(texts, tmp_path / "sweep"), train=trials)
+        tune(request(prepared, tmp_path / "sweep"), train=trials)
     assert len(trials.asked) == 1
     assert not SweepFolder(RunFolder(tmp_path / "sweep")).lines
 
 
 @pretended
-def test_seeds_are_trained_for_each_point_and_compared_by_their_means(texts: Path, tmp_path: Path) -> None:
+def test_seeds_are_trained_for_each_point_and_compared_by_their_means(prepared: Path, tmp_path: Path) -> None:
     def lucky(config: TrainConfig, share: float, found: Outcome) -> Outcome:
         luck = -1.0 if (config.seed, config.optimization.muon_lr) == (5, 0.05) else 0.3 * (config.seed - 5)
         return _outcome(config, share, found.measure["value"] + luck)  # type: ignore[operator]
 
-    asked = request(texts, tmp_path / "sweep", seeds=3, seed=5, method="grid")
+    asked = request(prepared, tmp_path / "sweep", seeds=3, seed=5, method="grid")
     found = tune(asked, train=Pretended(lucky))
     record = read_sweep(found)
     assert sorted(path.name for path in (found.path / "trials").iterdir() if path.is_dir())[:4] == [
@@ -345,7 +352,7 @@ class Clock:
 
 @pretended
 def test_a_budget_keeps_time_for_the_best_and_what_was_left_out_is_said(
-    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = Clock()
 
@@ -355,7 +362,7 @@ def test_a_budget_keeps_time_for_the_best_and_what_was_left_out_is_said(
         return replace(found, seconds=seconds)
 
     trials = Pretended(slow)
-    found = tune(request(texts, tmp_path / "sweep", *NINE, budget=170.0), began=0.0, train=trials, clock=clock)
+    found = tune(request(prepared, tmp_path / "sweep", *NINE, budget=170.0), began=0.0, train=trials, clock=clock)
     assert [share for _, share in trials.asked].count(0.111) == 4  # the rest of the time is for the rungs to come
     assert [share for _, share in trials.asked].count(1.0) == 1
     assert clock.now <= 170.0
@@ -365,7 +372,7 @@ def test_a_budget_keeps_time_for_the_best_and_what_was_left_out_is_said(
 
 @pretended
 def test_tpe_chooses_each_point_by_those_before_it(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[int] = []
 
@@ -377,7 +384,7 @@ def test_tpe_chooses_each_point_by_those_before_it(
     monkeypatch.setattr("lavra.workflows.tuning.points.require_optuna", lambda: None)
     monkeypatch.setattr("lavra.workflows.tuning.sweep.require_optuna", lambda: None)
     trials = Pretended()
-    asked = request(texts, tmp_path / "sweep", "optimization.muon-lr=0.001..0.1", method="tpe", trials=4)
+    asked = request(prepared, tmp_path / "sweep", "optimization.muon-lr=0.001..0.1", method="tpe", trials=4)
     found = tune(asked, train=trials)
     assert told == [0, 1, 2, 3]
     assert trials.asked == [(number, 1.0) for number in range(4)]
@@ -427,9 +434,9 @@ def test_a_linear_model_has_nothing_to_tune(tmp_path: Path) -> None:
 
 
 @pretended
-def test_without_a_sweep_the_rate_and_the_batch_of_the_plan_are_tried(texts: Path, tmp_path: Path) -> None:
+def test_without_a_sweep_the_rate_and_the_batch_of_the_plan_are_tried(prepared: Path, tmp_path: Path) -> None:
     trials = Pretended()
-    asked = replace(request(texts, tmp_path / "sweep"), sweep=())
+    asked = replace(request(prepared, tmp_path / "sweep"), sweep=())
     found = tune(asked, train=trials)
     first, second = found.design["fields"]
     assert (first["path"], second["path"]) == ("optimization.muon_lr", "optimization.batch_tokens")
@@ -440,12 +447,12 @@ def test_without_a_sweep_the_rate_and_the_batch_of_the_plan_are_tried(texts: Pat
 
 @pretended
 def test_points_of_another_cost_get_the_tokens_that_take_as_long(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.simulated_time import SimulatedClock
 
     SimulatedClock(step_seconds=0.05).install(monkeypatch)
-    asked = replace(request(texts, tmp_path / "sweep", "model.width=32,64,128"), steps=None, budget=60.0)
+    asked = replace(request(prepared, tmp_path / "sweep", "model.width=32,64,128"), steps=None, budget=60.0)
     asked = replace(asked, model=ModelConfig(depth=2, heads=2, context=64))
     found = tune(asked, train=Pretended())
     tokens = found.design["lengths"]

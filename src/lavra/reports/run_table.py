@@ -33,7 +33,7 @@ def run_line(run: RunFolder) -> dict[str, Any]:
         config, plan, figures = _config(run), run.plan, _figures(run)
         return line | {
             "data": figures.get("data") or config.get("data"),
-            "parameters": plan.get("parameters"),
+            "parameters": plan.get("parameters") or figures.get("parameters"),
             "context": plan.get("context"),
             "tokens": figures.get("tokens"),
             "budget_seconds": plan.get("budget_seconds"),

@@ -62,8 +62,9 @@ def notes(record: SweepRecord) -> list[str]:
         by = shown(record.measure, best.get("chosen_by"))
         if best.get("measured_on_other_data"):
             found.append(
-                f"the best of {len(record.points)} looks better on the data that chose it ({by}) than it is: selection "
-                "bias; the figure that is reported was measured on validation data that chose nothing"
+                "the figure that is reported was measured on validation data that chose nothing; the one on the data "
+                f"that chose from {counted(len(record.points), 'point')} ({by}) is too good by selection bias, and of other data, "
+                "so that the two do not compare"
             )
         else:
             found.append(

@@ -499,6 +499,11 @@ class _Sweep:
             },
         }
         sweep.run.write_result(result)
+        where = "on validation data that chose nothing" if measured else "on the validation data that chose it"
+        log(
+            f"best: {shown(design.fields, best.values)}; {title(record.measure)} "
+            f"{shown_figure(record.measure, reported)} {where}"
+        )
         self._forget([point.number for point in record.points])
         if left_out:
             log(f"{counted(left_out, 'point')} not trained, or not as far as planned: the budget was over")
