@@ -182,6 +182,8 @@ def test_a_finished_sweep_is_not_trained_again_and_has_no_model_of_its_own(
     with pytest.raises(InputError, match="is a sweep") as caught:
         lavra.Run(sweep.path).generate("a")
     assert str(winner(sweep)) in caught.value.remedy
+    assert main(["compare", str(sweep.path), str(winner(sweep))]) == 2
+    assert "is a sweep" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_held_out")

@@ -14,7 +14,7 @@ from lavra.core.disk.files import read_json, write_json
 from lavra.core.disk.json_lines import JsonLines
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.shapes import NUMBER, TEXT, WHOLE, ListOf, Plain, Table, demand
-from lavra.core.errors import CorruptFile
+from lavra.core.errors import CorruptFile, InputError
 
 RECIPE = "best.toml"
 """Name of the recipe of the best trial."""
@@ -111,3 +111,18 @@ def is_sweep(run: RunFolder) -> bool:
         return "sweep" in tomllib.loads(run.config)
     except (CorruptFile, tomllib.TOMLDecodeError, RecursionError):
         return False
+
+
+def refuse_sweep(run: RunFolder) -> None:
+    """Raise an error where a folder is that of a sweep and not of a run.
+
+    Args:
+        run: The folder.
+
+    Raises:
+        InputError: If it is a sweep; the remedy names the run of its best point.
+    """
+    if is_sweep(run):
+        best = ((run.result.get("sweep") or {}).get("best") or {}).get("run")
+        remedy = f"give the run of its best point: {best}" if best else f"finish it first: lavra resume {run.path}"
+        raise InputError(f"{run.path} is a sweep, which has no model of its own", remedy)

@@ -63,8 +63,8 @@ def notes(record: SweepRecord) -> list[str]:
         if best.get("measured_on_other_data"):
             found.append(
                 "the figure that is reported was measured on validation data that chose nothing; the one on the data "
-                f"that chose from {counted(len(record.points), 'point')} ({by}) is too good by selection bias, and of other data, "
-                "so that the two do not compare"
+                f"that chose from {counted(len(record.points), 'point')} ({by}) is too good by selection bias, and of "
+                "other data, so that the two do not compare"
             )
         else:
             found.append(

@@ -8,7 +8,7 @@ from pathlib import Path
 from lavra.config.training import TextConfig, TrainConfig
 from lavra.core.configuration import from_toml
 from lavra.core.disk.run_folder import RunFolder, is_run
-from lavra.core.disk.sweep_folder import is_sweep
+from lavra.core.disk.sweep_folder import refuse_sweep
 from lavra.core.errors import InputError
 from lavra.data.examples.rows import PairColumns
 from lavra.data.token_store.prepare import TOKENIZER, Prepared, prepare
@@ -27,21 +27,6 @@ def request_of(run: RunFolder) -> TrainConfig:
     """
     refuse_sweep(run)
     return from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
-
-
-def refuse_sweep(run: RunFolder) -> None:
-    """Raise an error where a folder is that of a sweep and not of a run.
-
-    Args:
-        run: The folder.
-
-    Raises:
-        InputError: If it is a sweep; the remedy names the run of its best point.
-    """
-    if is_sweep(run):
-        best = ((run.result.get("sweep") or {}).get("best") or {}).get("run")
-        remedy = f"give the run of its best point: {best}" if best else f"finish it first: lavra resume {run.path}"
-        raise InputError(f"{run.path} is a sweep, which has no model of its own", remedy)
 
 
 def data_folder(config: TrainConfig, run: Path) -> Path:

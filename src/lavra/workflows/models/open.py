@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lavra.core.disk.run_folder import RunFolder, is_run
+from lavra.core.disk.sweep_folder import refuse_sweep
 from lavra.core.errors import InputError
 from lavra.core.program import command
 from lavra.core.progress import log
@@ -30,7 +31,7 @@ from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.devices import choose_device
 from lavra.training.plan import Plan
 from lavra.training.precision import TYPES, choose_precision
-from lavra.workflows.datasets.text import data_folder, refuse_sweep, request_of
+from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.models.merging import model_for_use
 from lavra.workflows.models.saved_base import companions_folder
 from lavra.workflows.models.task_head import HEAD_FILE, read_head
