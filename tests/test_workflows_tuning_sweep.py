@@ -186,6 +186,22 @@ def test_a_finished_sweep_is_not_trained_again_and_has_no_model_of_its_own(
     assert "is a sweep" in capsys.readouterr().err
 
 
+def test_in_python_a_sweep_gives_the_run_of_its_best_point(
+    sweep: SweepFolder, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[TuneConfig] = []
+
+    def run_sweep(config: TuneConfig) -> SweepFolder:
+        asked.append(config)
+        return sweep
+
+    monkeypatch.setattr("lavra.workflows.tuning.sweep.tune", run_sweep)
+    found = lavra.tune(texts, budget="2h", sweep=["model.depth=2,4"], text={"vocabulary": 300})
+    assert (asked[0].budget, asked[0].sweep, asked[0].text.vocabulary) == (7200.0, ("model.depth=2,4",), 300)
+    assert found.path == winner(sweep) == lavra.resume(sweep.path).path
+    assert found.result["step"] == 9
+
+
 @pytest.mark.usefixtures("no_held_out")
 def test_a_sweep_is_removed_and_replaced_whole_but_never_with_a_file_of_somebody_else(
     texts: Path, tmp_path: Path

@@ -125,7 +125,8 @@ def best_run(sweep: SweepFolder) -> Path:
     Args:
         sweep: Its folder.
     """
-    return Path(sweep.run.result["sweep"]["best"]["run"])
+    seeds = sweep.design["seeds"]
+    return sweep.trial(sweep.run.result["sweep"]["best"]["point"], seeds[0], len(seeds))
 
 
 def sweep_request(run: RunFolder) -> TuneConfig:
