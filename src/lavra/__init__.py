@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         runs,
         score,
         train,
+        tune,
     )
     from lavra.config.training import TrainConfig
     from lavra.workflows.labels.ensemble import ensemble
@@ -58,6 +59,7 @@ __all__ = [
     "runs",
     "score",
     "train",
+    "tune",
 ]
 __version__ = "0.1.0"
 

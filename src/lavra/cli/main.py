@@ -14,7 +14,8 @@ from lavra.core.progress import printable, shield_terminal
 
 COMMANDS = {
     "train": "Train the best model this machine can make of your text in the time you give",
-    "resume": "Go on with an interrupted run, exactly where it stopped",
+    "tune": "Find the learning rate, the batch or any other option with which training does best",
+    "resume": "Go on with an interrupted run or sweep, exactly where it stopped",
     "prepare": "Tokenise a corpus once, to train on it many times",
     "plan": "Say what a training will take and bring before anything is spent: memory, time, money, loss",
     "check": "Prove that a training set-up is right: on your text, your model, in under a minute",
@@ -48,11 +49,13 @@ _EXTRAS = {
     "finetune": ("peft", "pytorch_optimizer"),
     "track": ("tensorboard", "wandb", "mlflow"),
     "generate": ("llguidance",),
+    "tune": ("optuna",),
 }
 _REPORT = "This is a fault in lavra, not in your request. Please report it with the lines above and your command."
 
 _COMPUTE = {
     "train",
+    "tune",
     "resume",
     "check",
     "plan",

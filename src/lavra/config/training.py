@@ -40,6 +40,8 @@ class TextConfig(ReadingConfig):
     rows with one label each are learned, and nothing is measured."""
     validation_limit: Size = 10_000_000
     """Largest size of the validation data in bytes."""
+    held_out: Annotated[bool, tyro.conf.Suppress] = False
+    """Keep half of the validation data apart, to measure what the other half chose. Sweeps do that."""
     tokenizer: Annotated[str | None, shown("--tokenizer", metavar="FROM")] = None
     """A tokenizer.json, a Hugging Face folder, or a run whose tokenizer is used; by default one is trained on the
     text."""

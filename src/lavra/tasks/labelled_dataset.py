@@ -33,7 +33,8 @@ class LabelledDataset(ExampleDataset):
     def __init__(self, prepared: PreparedExamples) -> None:
         super().__init__(prepared)
         self.bytes = prepared.train.manifest.learned_bytes
-        longest = max(int(store.lengths().max()) for store in (prepared.train, prepared.validation))
+        stores = [prepared.train, prepared.validation, *prepared.held_out]
+        longest = max(int(store.lengths().max()) for store in stores)
         wanted = max(longest, round(_TEXTS_IN_ROW * self._mean_length))
         most = self.context or longest
         self.context = max(longest, min(most, -(-wanted // _MULTIPLE) * _MULTIPLE))

@@ -1,4 +1,4 @@
-"""`lavra train` and `lavra resume`: one run, or a cross-validated one that is made of several."""
+"""`lavra train` and `lavra resume`: one run, a cross-validated one that is made of several, or a sweep."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pathlib import Path
 
 from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder
+from lavra.core.disk.sweep_folder import is_sweep
 from lavra.core.errors import InputError
 from lavra.workflows.datasets.text import request_of
 from lavra.workflows.labels.cross_validation import cross_validate, resume_folds
 from lavra.workflows.training.resume import resume as resume_one
 from lavra.workflows.training.train import train as train_one
+from lavra.workflows.tuning.sweep import resume_sweep
 
 
 def train(config: TrainConfig, began: float | None = None) -> RunFolder:
@@ -33,7 +35,7 @@ def train(config: TrainConfig, began: float | None = None) -> RunFolder:
 
 
 def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFolder:
-    """Continue an interrupted run to its end, cross-validated or not.
+    """Continue an interrupted run to its end, cross-validated or not, or a sweep.
 
     Args:
         folder: The folder of the run.
@@ -48,6 +50,10 @@ def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFol
         Interrupted: After a signal to stop; a checkpoint is written.
     """
     run = RunFolder.open(folder)
+    if is_sweep(run):
+        if micro_batch_size is not None:
+            raise InputError("--micro-batch-size is for a single run", f"resume {run.path} without it")
+        return resume_sweep(run).run
     if request_of(run).folds is None:
         return resume_one(folder, micro_batch_size=micro_batch_size)
     if micro_batch_size is not None:

@@ -218,6 +218,12 @@ def distrusted_ways() -> tuple[str, ...]:
     return tuple(sorted(_distrusted))
 
 
+def trust_again() -> None:
+    """Give every way another chance, as a process has it that was started anew."""
+    global _distrusted
+    _distrusted = frozenset()
+
+
 def distrust(*ways: str) -> None:
     """Stop using ways for the rest of the process.
 

@@ -172,6 +172,7 @@ def _prepared_examples(
         normalize=config.text.normalize,
         encoding=config.text.encoding,
         validation=config.text.validation,
+        held_out=config.text.held_out,
     )
     if base is not None and prepared.report["chats"] and ChatTemplate.load(home / BASE) is None:
         copy_files(folder / TOKENIZER, home / BASE, TEMPLATES)  # the model now learns this template, so it keeps it

@@ -8,6 +8,7 @@ from pathlib import Path
 from lavra.config.training import TextConfig, TrainConfig
 from lavra.core.configuration import from_toml
 from lavra.core.disk.run_folder import RunFolder, is_run
+from lavra.core.disk.sweep_folder import refuse_sweep
 from lavra.core.errors import InputError
 from lavra.data.examples.rows import PairColumns
 from lavra.data.token_store.prepare import TOKENIZER, Prepared, prepare
@@ -22,8 +23,9 @@ def request_of(run: RunFolder) -> TrainConfig:
     """Return the request that a run was started with, from its `config.toml`.
 
     Raises:
-        InputError: If the file has an unknown key or a wrong value.
+        InputError: If the file has an unknown key or a wrong value, or it is that of a sweep.
     """
+    refuse_sweep(run)
     return from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
 
 
@@ -130,6 +132,7 @@ def prepare_as_asked(
         normalize=text.normalize,
         encoding=text.encoding,
         validation=text.validation,
+        held_out=text.held_out,
         force=force,
     )
 

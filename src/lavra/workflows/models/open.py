@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lavra.core.disk.run_folder import RunFolder, is_run
+from lavra.core.disk.sweep_folder import refuse_sweep
 from lavra.core.errors import InputError
 from lavra.core.program import command
 from lavra.core.progress import log
@@ -280,6 +281,7 @@ def _fitting(model: Decoder | HFModel, tokenizer: Tokenizer, folder: Path) -> De
 def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) -> OpenModel:
     checkpoint = CheckpointStore(run.checkpoints).latest() if folder is None else Checkpoint.open(folder)
     if checkpoint is None:
+        refuse_sweep(run)
         raise InputError(f"{run.path} has no model yet", f"train it first: lavra resume {run.path}")
     plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
     # An average has no tensors before its first snapshot; the weights themselves are the model until then.

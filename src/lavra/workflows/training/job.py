@@ -292,6 +292,7 @@ class TrainingJob(JobParts):
 
         Raises:
             Interrupted: After a signal to stop, when a checkpoint is written.
+            Paused: When an observer asks to stop; a checkpoint is written, too.
             Diverged: If the loss stays not finite, by the policy for anomalies.
         """
         trainer, run, plan, config = self.trainer, self.run, self.plan, self.config
@@ -369,7 +370,8 @@ class TrainingJob(JobParts):
             return Callbacks(report=log)
         trackers = [make_tracker(name, self.run.path) for name in self.config.track]
         watches = [] if watch is None else [watch]
-        return Callbacks([*trackers, *live_forecasts(self.run, self.plan, self.dataset), *watches], report=self.run.log)
+        forecasts = live_forecasts(self.run, self.plan, self.dataset)
+        return Callbacks([*trackers, *forecasts, *watches, *self.observers], report=self.run.log)
 
 
 @contextmanager
