@@ -54,6 +54,7 @@ class Plan:
         final_mask_rate: Share of the tokens that the masked objective predicts at the end of the run.
         whole_words: Whether the masked objective masks whole words.
         pure_mask: Whether the masked objective replaces every chosen token by the mask token, and none by others.
+        z_loss: Weight of the squared logarithm of the softmax normaliser in the loss of tokens; 0 for none.
         transforms: Transforms of the model before training, such as adapters.
         bigram_contexts: Number of tokens whose followers are counted for a warm start
             (`lavra.models.native.bigram_init`); 0 for random weights.
@@ -112,6 +113,7 @@ class Plan:
     final_mask_rate: float = 0.15
     whole_words: bool = True
     pure_mask: bool = False
+    z_loss: float = 0.0
     transforms: TransformConfig = field(default_factory=TransformConfig)
     bigram_contexts: int = 0
     trigram_contexts: int = 0
