@@ -173,22 +173,38 @@ class OptimizationConfig:
         1.0
     """
 
-    name: OptimizerName | None = None
-    """Muon for the blocks' matrices and AdamW for the rest (default from scratch), or AdamW for all (default in
-    fine-tuning)."""
+    name: Annotated[OptimizerName | None, shown("--optimizer")] = None
+    """Optimiser: muon (default from scratch), soap and shampoo take the blocks' matrices and leave the rest to AdamW;
+    adamw (default in fine-tuning), lion, adafactor and schedule-free-adamw take all weights; adamw-8bit keeps the state
+    of matrices in 8 bits."""
     learning_rate: float | None = None
     """AdamW's peak learning rate: 6e-3 from scratch (3e-3 where the output layer is tied or embeddings are not
-    normalised), 1e-4 in fine-tuning, 5e-4 with an adapter."""
+    normalised), 1e-4 in fine-tuning, 5e-4 with an adapter; a fifth of it for lion, and ten times as much for adafactor,
+    relative to the size of the weights."""
     embedding_lr: float | None = None
-    """Peak learning rate of the embeddings: 0.15 from scratch where they are normalised, elsewhere AdamW's."""
+    """Peak learning rate of the embeddings: 0.15 from scratch where they are normalised (a fifth of it for lion),
+    elsewhere the learning rate."""
     muon_lr: float | None = None
     """Muon's peak learning rate: 0.014, less in short runs that start from bigram counts."""
     weight_decay: float = 0.0
-    """Weight decay of the matrices that AdamW trains."""
+    """Weight decay of the matrices, except those that Muon trains; norms, biases and embeddings have none."""
     muon_weight_decay: float = 0.01
     """Weight decay of the matrices that Muon trains."""
+    beta1: float | None = None
+    """Decay rate of the moving average of the gradient: 0.9 by default, 0.95 for soap; adafactor has none."""
+    beta2: float | None = None
+    """Decay rate of the moving average of the squared gradient: 0.95 by default; of the gradient for lion, 0.99."""
+    eps: float | None = None
+    """Constant added to the denominator: 1e-10 by default, 1e-8 for soap and adamw-8bit; lion has none."""
+    embedding_gradient: float = 1.0
+    """Factor on the gradient of the token embeddings, such as 0.1, which keeps it from ruling the norm of the whole
+    gradient (GLM-130B); 1 changes nothing."""
+    z_loss: float = 0.0
+    """Weight of the squared logarithm of the softmax normaliser in the loss, such as 1e-4, which keeps the logits from
+    drifting; 0 for none."""
     schedule: Shape | None = None
-    """Shape of the learning-rate schedule, wsd by default: warm-up, constant, and a linear decay over the last half."""
+    """Shape of the learning-rate schedule, wsd by default: warm-up, constant, and a linear decay over the last half;
+    constant for schedule-free-adamw."""
     warmup_steps: int | None = None
     """Steps of linear warm-up: 10 from scratch, about a twentieth of the run in fine-tuning."""
     decay_fraction: float = 0.5
@@ -246,6 +262,23 @@ class AnomalyConfig:
     """Number of such steps in a row that ends the run."""
     spikes: bool = False
     """Treat spikes of the loss or of the gradient norm in the same way."""
+
+
+@dataclass(frozen=True)
+class StabilityConfig:
+    """What is recorded of the stability of a run, layer by layer.
+
+    Examples:
+        >>> from lavra.config.training import StabilityConfig
+        >>> StabilityConfig(every=200).histograms
+        False
+    """
+
+    every: int | None = None
+    """Steps between two records of the norms of weights, gradients, updates and activations; a fortieth of the run, at
+    least 50, by default; 0 records nothing."""
+    histograms: bool = False
+    """Record histograms of the sizes of weights, gradients and activations, too."""
 
 
 @dataclass(frozen=True)
@@ -352,4 +385,5 @@ class TrainConfig(SetupConfig):
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Experiment trackers to report to (needs the extra `track`)."""
     anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
     average: AverageConfig = field(default_factory=AverageConfig)

@@ -57,6 +57,7 @@ class Plan:
         pure_mask: Whether the masked objective replaces every chosen token by the mask token, and none by others.
         denoising: What a denoising objective hides.
         growth: Tokens that the model computes for each token of text; `flops_per_token` are for a token of text.
+        z_loss: Weight of the squared logarithm of the softmax normaliser in the loss of tokens; 0 for none.
         transforms: Transforms of the model before training, such as adapters.
         bigram_contexts: Number of tokens whose followers are counted for a warm start
             (`lavra.models.native.bigram_init`); 0 for random weights.
@@ -117,6 +118,7 @@ class Plan:
     pure_mask: bool = False
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
     growth: float = 1.0
+    z_loss: float = 0.0
     transforms: TransformConfig = field(default_factory=TransformConfig)
     bigram_contexts: int = 0
     trigram_contexts: int = 0

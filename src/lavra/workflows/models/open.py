@@ -29,6 +29,8 @@ from lavra.models.native.store import SPECIFICATION, load_decoder
 from lavra.tasks.opening import open_dataset
 from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.devices import choose_device
+from lavra.training.optimizers.schedule_free import averages_of
+from lavra.training.optimizers.table import betas_of
 from lavra.training.plan import Plan
 from lavra.training.precision import TYPES, choose_precision
 from lavra.workflows.datasets.text import data_folder, request_of
@@ -287,6 +289,8 @@ def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) 
     # An average has no tensors before its first snapshot; the weights themselves are the model until then.
     groups = [name for name in ("ema", "swa", "master_weights") if name in checkpoint.groups]
     weights = next(tensors for tensors in map(checkpoint.load, groups) if tensors)
+    if plan.optimizer.name == "schedule-free-adamw":
+        weights = averages_of(weights, checkpoint.load("optimizer"), betas_of(plan.optimizer)[0])
     place = f"{run.path}, checkpoint of step {checkpoint.step}"
     data = data_folder(request_of(run), run.path)
     files = companions_folder(run.path, data)

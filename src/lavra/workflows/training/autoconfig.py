@@ -315,6 +315,7 @@ def autoconfig(
         seed=config.seed,
         isolate=learner.isolate,
         label_smoothing=config.optimization.label_smoothing,
+        z_loss=config.optimization.z_loss,
         max_grad_norm=config.optimization.max_grad_norm,
         flops_per_token=learner.flops_per_token,
         mask_rate=asked.mask_rate,

@@ -21,6 +21,7 @@ from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
 from lavra.models.hf.model import HFModel
 from lavra.models.spec import named_vocabulary
+from lavra.objectives.z_loss import with_z_loss
 from lavra.planning.budget import demand_text
 from lavra.planning.machine.timed_steps import time_steps
 from lavra.tasks.base import ModelKind, Task
@@ -40,7 +41,7 @@ from lavra.training.loop import Intervals, Loop, Units
 from lavra.training.plan import Plan
 from lavra.training.trackers import make_tracker
 from lavra.training.trainer import Trainer
-from lavra.training.updates import SnapshotAverage
+from lavra.training.updates import SnapshotAverage, Stability
 from lavra.training.validation import Validation
 from lavra.workflows.datasets.preparation import describe_data, measured_machine, opened_base, training_dataset
 from lavra.workflows.datasets.text import data_folder, is_prepared, request_of
@@ -58,9 +59,16 @@ from lavra.workflows.training.finish import finish
 from lavra.workflows.training.forecast import live_forecasts
 from lavra.workflows.training.job_parts import JobParts
 from lavra.workflows.training.run_length import EVALUATION_SHARE
+from lavra.workflows.training.spikes import Advisor, SpikeWatch
 from lavra.workflows.training.techniques import cost_of_first_steps, cost_of_steps, passes_of, with_techniques
 from lavra.workflows.training.time_budget import length_by_speed, plan_for_timing, probe_seconds
-from lavra.workflows.training.updates import anomaly_recorder, first_snapshot, reporter, update_chain
+from lavra.workflows.training.updates import (
+    anomaly_recorder,
+    first_snapshot,
+    reporter,
+    stability_every,
+    update_chain,
+)
 
 _MOST_LOGGED = 5000
 """Most lines of training metrics that a run writes."""
@@ -184,7 +192,7 @@ class TrainingJob(JobParts):
             for name, weight in self.model.named_parameters()
             if not weight.requires_grad and id(weight) not in mistaken
         )
-        objective = self.task.objective(plan, self.model, self.dataset)
+        objective = with_z_loss(self.task.objective(plan, self.model, self.dataset), plan.z_loss)
         objective = with_techniques(self.config.technique, objective, self.model, self.dataset)
         batches = BatchSource(
             self.dataset.source(plan),
@@ -207,7 +215,9 @@ class TrainingJob(JobParts):
             steps=plan.steps,
             report=reporter(run),
         )
-        self.trainer.updates = update_chain(self.config, plan, self.trainer, anomaly_recorder(run, self.dataset))
+        self.advisor = Advisor(self.config, plan, run, log if run is None else run.log)
+        record = anomaly_recorder(run, self.dataset, self.advisor)
+        self.trainer.updates = update_chain(self.config, plan, self.trainer, record, run)
         if plan.compile:
             compile_step(self.trainer)
         self.validation = self._make_validation()
@@ -274,6 +284,8 @@ class TrainingJob(JobParts):
         plan, kept = length_by_speed(plan, self.config, self.dataset, timed, spent, kept=kept)
         if not kept:
             timed.take_back()
+            if self.run is not None:
+                self.run.stability.keep(lambda _: False)  # what was recorded of these steps
         self.timed = timed if kept else None
         self.set_plan(replace(plan, micro_batch_size=self.trainer.batches.micro_batch_size))
 
@@ -285,6 +297,9 @@ class TrainingJob(JobParts):
         for update in self.trainer.updates:
             if isinstance(update, SnapshotAverage):
                 update.begin = first_snapshot(self.config, plan)
+            if isinstance(update, Stability):
+                update.every = stability_every(self.config, plan.steps)
+        self.advisor.plan = plan
         self.validation = self._make_validation()
 
     def fit(self) -> None:
@@ -369,7 +384,9 @@ class TrainingJob(JobParts):
         if self.run is None:
             return Callbacks(report=log)
         trackers = [make_tracker(name, self.run.path) for name in self.config.track]
-        watches = [] if watch is None else [watch]
+        watches: list[Any] = [] if watch is None else [watch]
+        if not self.config.anomalies.spikes:  # the guard logs those that it refuses
+            watches.append(SpikeWatch(self.run, self.advisor))
         forecasts = live_forecasts(self.run, self.plan, self.dataset)
         return Callbacks([*trackers, *forecasts, *watches, *self.observers], report=self.run.log)
 

@@ -24,6 +24,7 @@ from lavra.training.trainer import Trainer
 from lavra.training.validation import Validation
 from lavra.workflows.models.base_model import Base
 from lavra.workflows.training.autoconfig import Machine
+from lavra.workflows.training.spikes import Advisor
 from lavra.workflows.training.time_budget import TimeBudget
 
 
@@ -80,6 +81,7 @@ class JobParts:
     def __post_init__(self) -> None:
         self.model: Decoder | HFModel
         self.trainer: Trainer
+        self.advisor: Advisor
 
     def trained(self, share_after: float = 0.0) -> Trained:
         """Return the model with what its task needs to measure it.
