@@ -13,7 +13,7 @@ from lavra.checks.sandbox import train_on
 from lavra.core.errors import LavraError
 from lavra.core.units import counted
 from lavra.models.protocols import Batch, eval_mode
-from lavra.objectives.base import group_of
+from lavra.objectives.base import ComparingObjective, group_of
 from lavra.training.acceleration.temporary_weights import full_precision, lively
 from lavra.training.precision import LossScale
 from lavra.training.step import Step
@@ -37,7 +37,9 @@ def check_accumulation(check_context: CheckContext) -> list[CheckResult]:
     """
     name = "accumulation"
     expected = f"the same loss and gradient to {TOLERANCE:g}, although rows have different numbers of targets"
-    batch = ragged(check_context.encoded)
+    batch = check_context.encoded
+    if not isinstance(check_context.objective, ComparingObjective):  # whose texts all belong to the comparison
+        batch = ragged(batch)
     rows, group = batch.inputs.shape[0], group_of(check_context.objective)
     if rows <= group:
         return [CheckResult(name, "warn", f"the batch has {counted(rows, 'row')} only", expected, "give more text")]

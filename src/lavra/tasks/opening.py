@@ -7,6 +7,7 @@ from pathlib import Path
 from lavra.data.examples.prepare import holds_examples, open_prepared_examples
 from lavra.data.token_store.prepare import open_prepared
 from lavra.tasks.datasets import Dataset, ExampleDataset, TextDataset
+from lavra.tasks.embedding_dataset import EmbeddingDataset
 from lavra.tasks.labelled_dataset import LabelledDataset
 
 
@@ -25,5 +26,7 @@ def open_dataset(folder: Path) -> Dataset:
     """
     if holds_examples(folder):
         prepared = open_prepared_examples(folder)
-        return (LabelledDataset if prepared.train.manifest.kind == "labelled" else ExampleDataset)(prepared)
+        if prepared.train.manifest.kind != "labelled":
+            return ExampleDataset(prepared)
+        return (EmbeddingDataset if prepared.report.get("texts_apart") else LabelledDataset)(prepared)
     return TextDataset(open_prepared(folder))

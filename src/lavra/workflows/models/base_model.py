@@ -104,10 +104,12 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     kind: ModelKind = model.kind if isinstance(model, HFModel) else "decoder"
     task, objective = choose_task(config.task, config.objective.name, kind, data, opened.place)
     window, source = windows_of(config, model.context, is_rotary(model), kind, device)
+    usual, asked = task.usual_dropout(objective), config.model.dropout
+    dropout = usual if asked is None else asked
     if isinstance(model, Decoder):
-        opened = replace(opened, model=_fitted(model, window, config.model.dropout))
+        opened = replace(opened, model=_fitted(model, window, dropout))
     else:
-        set_dropout(model, config.model.dropout or 0.0)
+        set_dropout(model, dropout)
     return base_of(opened, task, objective, window, source)
 
 

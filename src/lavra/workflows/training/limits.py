@@ -86,6 +86,9 @@ _RANGES = {
     "technique.unfreeze": _SHARE,
     "machine.threads": _AT_LEAST_ONE,
     "machine.micro_batch_size": _AT_LEAST_ONE,
+    "embedding.batch": _Range(2),
+    "embedding.temperature": _POSITIVE,
+    "embedding.deleted": _SHARE,
     "anomalies.max_in_a_row": _AT_LEAST_ONE,
     "average.every": _AT_LEAST_ONE,
 }
