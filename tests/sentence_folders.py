@@ -1,4 +1,4 @@
-"""Tiny random encoders of texts, in folders of `transformers` and of sentence-transformers, which writes them itself."""
+"""Tiny random encoders of texts, in folders of `transformers` and of sentence-transformers, which writes its own."""
 
 from __future__ import annotations
 

@@ -66,9 +66,14 @@ def test_a_file_is_replaced_by_force_alone_and_stays_whole_when_writing_fails(tm
     before = write(path)
     with pytest.raises(InputError, match="exists already"):
         write(path, seed=1)
-    with pytest.raises(RuntimeError, match="stopped"), new_vectors(path, 3, force=True) as writer:
-        writer.add(["x"], np.array([1], np.uint64), np.ones((1, 3), np.float32))
-        raise RuntimeError("stopped")
+
+    def stopped() -> None:
+        with new_vectors(path, 3, force=True) as writer:
+            writer.add(["x"], np.array([1], np.uint64), np.ones((1, 3), np.float32))
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        stopped()
     assert np.array_equal(read_vectors(path).matrix, before)
     after = write(path, rows=2, seed=1, force=True)
     assert np.array_equal(read_vectors(path).matrix, after)

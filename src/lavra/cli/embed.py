@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
         EmbedConfig,
         arguments,
         prog="lavra embed",
-        description="Make vectors of texts with an encoder, for search, clustering and comparing: one row for each text, "
+        description="Make vectors of texts with an encoder, for search, clustering and comparing: a row for each text, "
         "in their order. Killed or interrupted, the same command goes on, and no text is read twice.",
         examples=[
             "lavra embed runs/encoder news.jsonl --out news.npy",

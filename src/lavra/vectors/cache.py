@@ -41,8 +41,8 @@ def key_of(text: str, encoder: str) -> bytes:
 class VectorCache:
     """Vectors by key in one SQLite file, which several processes may use.
 
-    Vectors are safe when `put` returns, also from `kill -9`; those of a `put` that was killed are in the file completely
-    or not at all.
+    Vectors are safe when `put` returns, also from `kill -9`; those of a `put` that was killed are in the file
+    completely or not at all.
 
     Args:
         path: The file, which is made where there is none.

@@ -247,9 +247,11 @@ def new_vectors(
     form, inputs = form_of(path), list(inputs)
     check_new(path, force=force, inputs=inputs)
     if form == "folder":
-        with building_folder(path, force=force, inputs=inputs, kind="vectors") as folder:
-            with VectorWriter(folder, form, dimensions) as writer:
-                yield writer
+        with (
+            building_folder(path, force=force, inputs=inputs, kind="vectors") as folder,
+            VectorWriter(folder, form, dimensions) as writer,
+        ):
+            yield writer
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(path.with_name(f".{path.name}.lock"), f"{path} is being made", remove=True):

@@ -247,7 +247,7 @@ def _complete(folder: Path) -> None:
 
 
 def _write_tokenizer(parts: EncoderParts, folder: Path) -> None:
-    """Write the tokenizer, which puts around a text what the encoder reads, cuts it where the encoder does, and pads."""
+    """Write the tokenizer, which puts around a text what the encoder reads, cuts where the encoder does, and pads."""
     from transformers import AutoTokenizer
 
     tokenizer = parts.tokenizer

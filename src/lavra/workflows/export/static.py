@@ -131,7 +131,7 @@ def distil(encoder: NetworkEncoder, texts: list[str], dimensions: int, tune: int
     counts = token_frequencies(ids, len(vectors))
     log(
         f"{counted(int((counts > 0).sum()), 'token')} of {len(real):,} occur in {counted(len(texts), 'text')}; "
-        f"{dimensions:,} of {vectors.shape[1]:,} dimensions keep {projection.share:.0%} of the variance of their vectors"
+        f"{dimensions:,} of {vectors.shape[1]:,} dimensions keep {projection.share:.0%} of their variance"
     )
     table = projection.apply(vectors) * sif_weights(counts)[:, None]
     table[special] = 0.0
