@@ -23,7 +23,9 @@ class Letters:
 
     def encode(self, texts: Sequence[str], *, kind: str = "text") -> np.ndarray:
         self.asked.append((kind, len(texts)))
-        return np.array([[text.count(chr(97 + place)) for place in range(26)] for text in texts], dtype=np.float32) + 0.01
+        return (
+            np.array([[text.count(chr(97 + place)) for place in range(26)] for text in texts], dtype=np.float32) + 0.01
+        )
 
 
 def test_pairs_are_searched_among_all_second_texts_and_negatives():

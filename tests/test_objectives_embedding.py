@@ -58,7 +58,9 @@ class Scored:
         return np.array([1, *words, 2])
 
 
-def trainer(objective: Any, *, micro_batch_size: int = ROWS, dropout: float = 0.0, capture: Capture | None = None) -> Trainer:
+def trainer(
+    objective: Any, *, micro_batch_size: int = ROWS, dropout: float = 0.0, capture: Capture | None = None
+) -> Trainer:
     model = lively(replace(SPEC, dropout=dropout))
     head = (ReconstructingHead if isinstance(innermost(objective), TSDAE) else EmbeddingHead)(width_of(model))
     head.initialize(torch.Generator().manual_seed(3))
@@ -154,7 +156,9 @@ def test_vectors_are_compared_by_the_cosine_also_where_the_head_leaves_their_len
 # The losses themselves.
 
 
-def compared(objective: Any, scores: Sequence[float], vectors: torch.Tensor, weights: Sequence[float] = (), **how: Any) -> Loss:
+def compared(
+    objective: Any, scores: Sequence[float], vectors: torch.Tensor, weights: Sequence[float] = (), **how: Any
+) -> Loss:
     """Return the loss of pairs whose texts are all different, from their vectors, anchor and positive in turn."""
     weights = weights or [1.0] * len(scores)
     pairs = zip(scores, weights, strict=True)
@@ -311,7 +315,9 @@ def test_a_model_whose_word_embeddings_have_another_size_is_told():
 # Matryoshka.
 
 
-@pytest.mark.parametrize("inner", [Contrastive(CONTEXT), CoSENT(CONTEXT), TSDAE(CONTEXT, SPECIAL)], ids=["nce", "cosent", "tsdae"])
+@pytest.mark.parametrize(
+    "inner", [Contrastive(CONTEXT), CoSENT(CONTEXT), TSDAE(CONTEXT, SPECIAL)], ids=["nce", "cosent", "tsdae"]
+)
 def test_matryoshka_at_the_whole_size_is_the_plain_run_to_the_bit(inner: Any):
     plain = trainer(inner, micro_batch_size=4)
     nested = trainer(matryoshka(inner, (SPEC.width,)), micro_batch_size=4)

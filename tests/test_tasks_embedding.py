@@ -100,10 +100,19 @@ def test_the_columns_say_what_is_learned():
 
 
 def test_negatives_are_read_in_the_order_of_their_numbers():
-    assert negatives_of({"negative_10", "negative_9", "negatives", "negatively"}) == ("negatives", "negative_9", "negative_10")
+    assert negatives_of({"negative_10", "negative_9", "negatives", "negatively"}) == (
+        "negatives",
+        "negative_9",
+        "negative_10",
+    )
     found = columns_of(DataDescription(frozenset({"query", "passage", "negative_2", "negative_1", "id"})))
     assert found is not None
-    assert (found.first, found.second, found.negatives, found.score) == ("query", "passage", ("negative_1", "negative_2"), "")
+    assert (found.first, found.second, found.negatives, found.score) == (
+        "query",
+        "passage",
+        ("negative_1", "negative_2"),
+        "",
+    )
 
 
 def test_rows_without_any_text_are_refused_with_what_would_do():
@@ -178,15 +187,28 @@ def test_sizes_of_a_matryoshka_are_learned_and_measured(files: dict[str, Path], 
 def test_an_encoder_keeps_its_prompts_pooling_and_longest_text(files: dict[str, Path], tmp_path: Path):
     base = body_of(tmp_path / "body")
     (base / "modules.json").write_text(
-        json.dumps([{"idx": n, "name": str(n), "path": p, "type": f"sentence_transformers.models.{t}"} for n, (p, t) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling")])])
+        json.dumps(
+            [
+                {"idx": n, "name": str(n), "path": p, "type": f"sentence_transformers.models.{t}"}
+                for n, (p, t) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling")])
+            ]
+        )
     )
     (base / "1_Pooling").mkdir()
-    (base / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, "pooling_mode_cls_token": True}))
+    (base / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 32, "pooling_mode_cls_token": True})
+    )
     (base / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24}))
     about = {"prompts": {"query": "query: ", "document": "passage: "}, "similarity_fn_name": "cosine"}
     (base / "config_sentence_transformers.json").write_text(json.dumps(about))
     options = {name: value for name, value in TINY.items() if name not in ("model", "text")}
-    run = lavra.train(files["queries"], base=str(base), out=str(tmp_path / "run"), embedding={"batch": 16, "passage_prompt": "p: "}, **{k: v for k, v in options.items() if k != "embedding"})
+    run = lavra.train(
+        files["queries"],
+        base=str(base),
+        out=str(tmp_path / "run"),
+        embedding={"batch": 16, "passage_prompt": "p: "},
+        **{k: v for k, v in options.items() if k != "embedding"},
+    )
     facts = run.plan["facts"]
     assert facts["prompts"] == {"query": "query: ", "passage": "p: "}
     assert facts["columns"]["prompts"] == ["query: ", "p: "]
@@ -213,7 +235,12 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path: Path, capsys: pytest.Cap
     for number in range(60):
         row = question(chance, number)
         rows.append({"query": row["query"], "passage": row["passage"], "negatives": [row["passage"], "another text"]})
-    rows += [{"query": " ", "passage": "x"}, {"query": "alone"}, {"query": 3, "passage": "x"}, {"query": "x", "passage": "y", "negatives": [7]}]
+    rows += [
+        {"query": " ", "passage": "x"},
+        {"query": "alone"},
+        {"query": 3, "passage": "x"},
+        {"query": "x", "passage": "y", "negatives": [7]},
+    ]
     run = train(write(tmp_path / "odd.jsonl", rows), tmp_path / "run", task="embedding", steps=1, check=False)
     report = json.loads((run.path / "data" / "report.json").read_text())
     assert report["bad_rows"]["empty document"]["count"] == 1

@@ -34,7 +34,9 @@ class Overlap:
 def pairs(tmp_path: Path) -> Path:
     rows: list[dict[str, Any]] = []
     for city in CITIES:
-        rows.append({"query": f"which river crosses {city}?", "passage": f"The river of {city} is wide and slow.", "id": city})
+        rows.append(
+            {"query": f"which river crosses {city}?", "passage": f"The river of {city} is wide and slow.", "id": city}
+        )
         rows.append({"query": f"which bridge has {city}?", "passage": f"The bridge of {city} is old and narrow."})
     rows.append({"query": "which river crosses Lisbon?", "passage": "Lisbon lies where the river meets the sea."})
     return write(tmp_path / "pairs.jsonl", rows)
@@ -60,11 +62,11 @@ def test_by_bm25_they_share_words_and_are_no_right_answers(pairs: Path, tmp_path
     assert found.left_out[ENOUGH] > 0
 
 
-def test_a_margin_leaves_out_what_may_be_an_answer_too(
-    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(mining, "opened", lambda model, device: Overlap())
-    further = write(tmp_path / "more.jsonl", [{"text": "In Porto the river runs fast."}, {"text": "Nothing of all that."}])
+def test_a_margin_leaves_out_what_may_be_an_answer_too(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mining, "open_encoder", lambda *_, **__: Overlap())
+    further = write(
+        tmp_path / "more.jsonl", [{"text": "In Porto the river runs fast."}, {"text": "Nothing of all that."}]
+    )
     found, rows = mined(pairs, tmp_path / "out.jsonl", model="m", count=9, passages=[str(further)], margin=0.05)
     porto = next(row for row in rows if row["query"] == "which river crosses Porto?")
     assert "In Porto the river runs fast." not in porto["negatives"]  # as near as the right one by the model

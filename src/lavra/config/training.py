@@ -144,8 +144,8 @@ class ObjectiveConfig:
 
     name: Annotated[str, shown("--objective", metavar="NAME")] = "auto"
     """causal: every token from those before; completion: only the completions of prompts; seq2seq: targets from
-    sources; mlm: hidden words from both sides; for embeddings contrastive, cosent, cosine-regression, margin-mse, simcse
-    or tsdae. auto: the usual one of the task and the columns."""
+    sources; mlm: hidden words from both sides; for embeddings contrastive, cosent, cosine-regression, margin-mse,
+    simcse or tsdae. auto: the usual one of the task and the columns."""
     source_context: int | None = None
     """Largest number of tokens of a source, for seq2seq."""
     mask_rate: float = 0.15

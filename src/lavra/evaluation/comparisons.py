@@ -94,7 +94,9 @@ class Comparison:
         every = list(dict.fromkeys([*self.first, *self.second]))
         features = TfIdf.fit(every)
         columns = slice(len(features.words), None)
-        first, second = (unit_rows(features.transform(list(side))[:, columns].tocsr()) for side in (self.first, self.second))
+        first, second = (
+            unit_rows(features.transform(list(side))[:, columns].tocsr()) for side in (self.first, self.second)
+        )
         return self.values(first, second)
 
     def estimates(self, values: NDArray[np.float64], *, seed: int = 0) -> dict[str, Estimate]:
@@ -112,8 +114,9 @@ class Comparison:
 def comparison_of(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Comparison:
     """Return what is measured on rows with vectors.
 
-    Pairs with a score are measured by its correlation with the cosine. Of pairs without one, the second text is searched
-    for among all second texts and negatives. A bare text is searched for by a copy that lost half of its words.
+    Pairs with a score are measured by its correlation with the cosine. Of pairs without one, the second text is
+    searched for among all second texts and negatives. A bare text is searched for by a copy that lost half of its
+    words.
 
     Args:
         rows: What is kept of each row: `texts`, one or two, and where it has them `negatives` and `target`.
@@ -134,7 +137,9 @@ def comparison_of(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Compar
     answers: dict[str, list[str]] = {}
     for one, other in zip(first, second, strict=True):
         answers.setdefault(one, []).append(other)
-    searched, right = _searched([[other, *some] for other, some in zip(second, negatives, strict=True)], [answers[one] for one in first])
+    searched, right = _searched(
+        [[other, *some] for other, some in zip(second, negatives, strict=True)], [answers[one] for one in first]
+    )
     what = f"pairs, each searched among {len(searched):,} texts"
     return Comparison(first, searched, ("query", "passage"), None, right, what)
 

@@ -1,4 +1,4 @@
-"""How good vectors of texts are: correlation with scores of pairs, and how soon the right text is found among others."""
+"""How good vectors of texts are: correlation with scores of pairs, and how soon the right text is found."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def estimates_table(columns: Mapping[str, Mapping[str, Estimate]], rows: int, wh
         what: What the rows are, in the plural.
 
     Examples:
-        >>> print(estimates_table({"model": {"MRR": Estimate(0.5, 0.4, 0.6)}, "tf-idf": {"MRR": Estimate(0.25)}}, 8, "pairs"))
+        >>> columns = {"model": {"MRR": Estimate(0.5, 0.4, 0.6)}, "tf-idf": {"MRR": Estimate(0.25)}}
+        >>> print(estimates_table(columns, 8, "pairs"))
         measured on 8 pairs
         <BLANKLINE>
                model    95 % interval      tf-idf

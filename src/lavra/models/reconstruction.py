@@ -26,6 +26,7 @@ class ReconstructingHead(EmbeddingHead):
         width: Size of the features, and of the word embeddings.
         pooling: How the features of a document become one vector.
         normalise: Whether vectors have the length 1.
+        dimensions: None: the vector has the size of the word embeddings.
 
     Examples:
         >>> head = ReconstructingHead(8)
@@ -35,9 +36,8 @@ class ReconstructingHead(EmbeddingHead):
 
     kind = "reconstructing"
 
-    def __init__(self, width: int, pooling: Pooling = "mean", normalise: bool = True) -> None:
-        super().__init__(width, pooling, normalise)
-        del self.options["dimensions"]
+    def __init__(self, width: int, pooling: Pooling = "mean", normalise: bool = True, dimensions: None = None) -> None:
+        super().__init__(width, pooling, normalise, dimensions)
         self.block = _Block(width)
         self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
 

@@ -219,6 +219,7 @@ class Task(ABC):
         Args:
             trained: The model as it came, its data, and the folder of the run.
         """
+        return
 
     def head(self, facts: dict[str, Any], width: int) -> torch.nn.Module | None:
         """Return the head that the model gets for this task; None to keep the model's own.

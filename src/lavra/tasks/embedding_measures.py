@@ -77,8 +77,9 @@ def validation_sample(trained: Trained, rows: int | None = None) -> list[dict[st
     dataset, plan = trained.dataset, trained.plan
     assert isinstance(dataset, EmbeddingDataset)
     every = list(dataset.labelled(validation=True))
-    if rows is None:  # they are read twice, before the first step and at the end
-        rows = min(_MOST, max(_FEWEST, plan.evaluation_tokens // plan.context // 2))
+    if rows is None:
+        affordable = plan.evaluation_tokens // plan.context // 2  # twice: before the first step, and at the end
+        rows = min(_MOST, len(every) if plan.budget_seconds is None else max(_FEWEST, affordable))
     if rows >= len(every):
         return every
     return [every[place] for place in np.linspace(0, len(every) - 1, rows).round().astype(int)]
@@ -136,4 +137,3 @@ def _untrained(folder: Path | None) -> tuple[int, NDArray[np.float64]] | None:
         return None
     record: Any = read_json(folder / UNTRAINED)
     return record["rows"], np.array(record["values"], dtype=np.float64)
-

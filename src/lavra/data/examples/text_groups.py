@@ -1,4 +1,4 @@
-"""Rows of texts that are compared: a pair with further negatives or a score, or a text alone, each encoded by itself."""
+"""Rows of texts that are compared, each encoded by itself: a pair with negatives or a score, or a text alone."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class TextGroups(LabelReader):
     def encode(
         self, rows: Sequence[ExampleRow], tokenizer: Tokenizer, context: int | None
     ) -> list[tuple[LabelledTokens, ...]]:
-        """Return the ids of the texts of each row, one after the other; nothing for a row with a text without tokens."""
+        """Return the ids of the texts of each row, one after the other; nothing where a text has no tokens."""
         limit, (first, others) = self.longest or context, self.prompts
         texts = [[first + row.prompt, *(others + text for text in self._others(row))] for row in rows]
         # One passage often comes with many queries, and is encoded once.

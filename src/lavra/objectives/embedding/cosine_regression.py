@@ -29,7 +29,9 @@ class CosineRegression(VectorObjective):
 
     def __post_init__(self) -> None:
         if not self.highest > self.lowest:
-            raise InputError(f"scores from {self.lowest} to {self.highest} do not differ", "give pairs of several scores")
+            raise InputError(
+                f"scores from {self.lowest} to {self.highest} do not differ", "give pairs of several scores"
+            )
 
     def compare(self, embeddings: torch.Tensor, info: dict[str, torch.Tensor], *, learning: bool = True) -> Loss:
         """Return the summed squared error; where it is only measured, with the correlations as parts."""

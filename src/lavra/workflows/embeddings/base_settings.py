@@ -67,7 +67,7 @@ def _folder(location: str) -> Path | None:
         path = path / "model"
     if path.is_dir():
         return path
-    name = None if path.exists() else hub_name(location)
+    name = None if Path(location).exists() else hub_name(location)
     return None if name is None else hub_folder(name)
 
 

@@ -20,6 +20,7 @@ from lavra.tasks.embedding_dataset import EmbeddingDataset
 from lavra.tasks.embedding_measures import AS_IT_CAME, measure
 from lavra.tasks.opening import open_dataset
 from lavra.vectors.protocols import TextEncoder
+from lavra.vectors.sentence_folder import SentenceHead
 from lavra.workflows.datasets.preparation import describe_data
 from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.embeddings.open_encoder import encoder_of, open_encoder, open_parts
@@ -92,28 +93,22 @@ def evaluate_vectors(
     rows = rows_to_compare(data, bad_rows, text_column, encoding) if data else _own_rows(run, model)
     if bad_rows.summary():
         log(bad_rows.summary())
-    encoder = opened(model, device)
+    encoder = open_encoder(model, device=device, precision="fp32")
     sizes = [] if run is None else run.plan.get("facts", {}).get("embedding", {}).get("matryoshka", [])
     beside: dict[str, TextEncoder] = {}
     if run is not None and (run.path / BASE).is_dir():
-        prompts = run.plan.get("facts", {}).get("prompts")
-        beside[AS_IT_CAME] = open_encoder(str(run.path / BASE), device=device, precision="fp32", prompts=prompts)
+        beside[AS_IT_CAME] = _as_it_came(run, device)
     measured = measure(encoder, rows, beside, sizes=sizes, seed=seed)
     return TaskEvaluation(model, _NAME, measured, bad_rows.report() if data else None)
 
 
-def opened(model: str, device: str = "auto") -> TextEncoder:
-    """Return the encoder at a location, in fp32, whose longest text is that of the training.
-
-    Args:
-        model: The location of the model.
-        device: Device that computes.
-    """
-    run = _run_of(Path(model))
-    if run is None:
-        return open_encoder(model, device=device, precision="fp32")
-    parts = open_parts(model)
-    parts.longest = min(parts.model.context, run.plan["facts"]["head"]["context"])
+def _as_it_came(run: RunFolder, device: str) -> TextEncoder:
+    """Return the base model of a run, with the pooling and the prompts with which the run began."""
+    facts = run.plan["facts"]
+    parts = open_parts(str(run.path / BASE), prompts=facts["prompts"])
+    asked, head = facts["embedding"], facts["head"]
+    parts.head = SentenceHead(head["pooling"] if asked["pooling"] == "auto" else asked["pooling"], parts.size)
+    parts.normalise, parts.longest = asked["normalise"], min(parts.model.context, head["context"])
     return encoder_of(parts, device=device, precision="fp32")
 
 

@@ -24,7 +24,7 @@ from lavra.data.readers.rows import BadRows
 from lavra.tasks.embedding import EmbeddingTask
 from lavra.workflows.datasets.preparation import describe_data
 from lavra.workflows.embeddings.candidates import Candidates, lexical_candidates, vector_candidates
-from lavra.workflows.embeddings.measure import opened
+from lavra.workflows.embeddings.open_encoder import open_encoder
 
 By = Literal["bm25", "model"]
 """What finds texts that come close to a query."""
@@ -78,7 +78,7 @@ def mine_negatives(
     by: Sequence[By] = ("bm25", "model"),
     count: int = 4,
     depth: int = 50,
-    margin: float = 0.05,
+    margin: float | None = 0.05,
     passages: Sequence[str] = (),
     device: str = "auto",
     force: bool = False,
@@ -96,7 +96,8 @@ def mine_negatives(
         by: What finds texts; without a model BM25 alone.
         count: Most negatives of a row. With both ways they are taken from each in turn.
         depth: Number of texts that are looked at for each query and way.
-        margin: Share by which the similarity of a negative has to be below that of the best right text.
+        margin: Share by which the similarity of a negative has to be below that of the best right text. None keeps near
+            ones too, for rows whose margins a teacher will say.
         passages: Files of further texts, in their column `text`.
         device: Device that computes.
         force: Whether an existing file is replaced.
@@ -128,13 +129,15 @@ def mine_negatives(
     return mined
 
 
-def _refuse(by: Sequence[By], count: int, depth: int, margin: float) -> None:
+def _refuse(by: Sequence[By], count: int, depth: int, margin: float | None) -> None:
     odd = [one for one in by if one not in get_args(By)]
     if odd or not by:
         raise InputError(f"negatives are not found by {odd[0] if odd else 'nothing'!r}", "choose of bm25 and model")
     if count < 1 or depth < count:
-        raise InputError(f"{count} negatives are not chosen among {depth} texts", "choose a depth of at least the count")
-    if not 0 <= margin < 1:
+        raise InputError(
+            f"{count} negatives are not chosen among {depth} texts", "choose a depth of at least the count"
+        )
+    if margin is not None and not 0 <= margin < 1:
         raise InputError(f"a margin of {margin} is no share", "choose from 0 to below 1, e.g. 0.05")
 
 
@@ -225,7 +228,8 @@ def _found(
         ways.append(lexical_candidates(asked, texts, right, deep))
     if model is None:
         return ways, _Nearness(ways[0], None)
-    by_model, *vectors = vector_candidates(asked, texts, right, deep, opened(model, device))
+    encoder = open_encoder(model, device=device, precision="fp32")
+    by_model, *vectors = vector_candidates(asked, texts, right, deep, encoder)
     return [*ways, by_model] if "model" in by else ways, _Nearness(by_model, (vectors[0], vectors[1]))
 
 
@@ -234,7 +238,7 @@ def _chosen(
     near: _NearQuery,
     right: frozenset[int],
     count: int,
-    margin: float,
+    margin: float | None,
     mined: Mined,
 ) -> list[int]:
     """Return the negatives of a row, taken from each way in turn; what is left out is counted."""
@@ -258,10 +262,12 @@ def _chosen(
     return list(chosen)[:count]
 
 
-def _reason(text: int, near: _NearQuery, right: frozenset[int], margin: float) -> str | None:
+def _reason(text: int, near: _NearQuery, right: frozenset[int], margin: float | None) -> str | None:
     """Return why a text is no negative of a query; None where it is one."""
     if text in right:
         return RIGHT
+    if margin is None:
+        return None
     if near.own == -np.inf:
         return NOT_COMPARED
     # The limit lies below the right text whatever its sign: a cosine may be negative.

@@ -221,8 +221,10 @@ def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, t
         objective: The name of the objective.
     """
     if isinstance(model, DecoderSpec):
-        spec = replace(model, vocabulary=data.vocabulary, context=data.context or model.context)
-        base, parameters, context, source = None, parameters_of(spec), spec.context, 0
+        context = data.context or model.context
+        # A row may be several texts that are read apart: then the model reads what the longest of them has.
+        spec = replace(model, vocabulary=data.vocabulary, context=getattr(data, "longest_text", None) or context)
+        base, parameters, source = None, parameters_of(spec), 0
         flops, packs = training_flops_per_token(spec), True
     else:
         spec, base, parameters, source = model.spec, model, model.parameters, model.source_window
