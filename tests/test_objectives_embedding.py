@@ -195,7 +195,7 @@ def test_cosent_is_the_logarithm_of_what_is_in_the_wrong_order(scores: list[int]
 def test_cosent_does_not_compare_pairs_of_equal_score_and_asks_for_the_order_alone():
     vectors = some_vectors(8).requires_grad_()
     equal = compared(CoSENT(4), [2.0] * 4, vectors)
-    assert float(equal.sum) == 0.0
+    assert equal.sum.item() == 0.0
     assert not torch.autograd.grad(equal.sum, vectors)[0].any()
     # A pair of the same score as another changes only what is compared with the pairs of other scores.
     one = compared(CoSENT(4), [1.0, 1.0, 3.0, 2.0], vectors.detach())
@@ -301,15 +301,14 @@ def test_a_text_is_learned_by_its_vector():
     made = trainer(TSDAE(CONTEXT, SPECIAL))
     losses = [report.loss for report in run(made)]
     assert losses[-1] < losses[0]
-    assert losses[0] == pytest.approx(math.log(SPEC.vocabulary), rel=0.35)
+    assert losses[0] == pytest.approx(math.log(SPEC.vocabulary), rel=0.2)
 
 
 def test_a_model_whose_word_embeddings_have_another_size_is_told():
     objective = TSDAE(CONTEXT, SPECIAL)
-    model = lively(replace(SPEC, embedding_width=16))
-    attach_head(model, ReconstructingHead(width_of(model)))
-    with pytest.raises(InputError, match="word embeddings have 16 dimensions, and the vectors 32"):
-        objective.loss(model, encoded(objective))
+    model = trainer(objective).model
+    with pytest.raises(InputError, match="word embeddings have 32 dimensions, and the vectors 48"):
+        objective.judge(model, torch.zeros(4, 48), encoded(objective))
 
 
 # Matryoshka.

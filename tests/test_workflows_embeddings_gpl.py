@@ -20,7 +20,9 @@ from little_tokenizers import byte_level
 from test_tasks_embedding import TINY, write
 
 PASSAGES = [
-    f"The {thing} of {city} is old." for city in ("Lisbon", "Porto", "Braga") for thing in ("bridge", "tower", "house")
+    f"The {thing} of {city} is old, and people come from far away to see it in summer."
+    for city in ("Lisbon", "Porto", "Braga", "Faro")
+    for thing in ("bridge", "tower", "house", "gate")
 ]
 
 
@@ -62,8 +64,8 @@ def test_margins_are_the_differences_of_the_scores(replaced: None, tmp_path: Pat
 
 def test_the_margins_are_learned(replaced: None, tmp_path: Path):
     data = write(tmp_path / "passages.jsonl", [{"text": text} for text in PASSAGES])
-    made = write_margins(str(data), tmp_path / "gpl", generator="g", cross_encoder="c", negatives=2, most=8)
-    assert made.report["asked"] == 8
+    made = write_margins(str(data), tmp_path / "gpl", generator="g", cross_encoder="c", negatives=4, most=12)
+    assert made.report["asked"] == 12
     run = lavra.train(made.margins, out=str(tmp_path / "run"), **{**TINY, "steps": 2, "check": False})
     assert run.plan["objective"] == "margin-mse"
 
@@ -71,10 +73,10 @@ def test_the_margins_are_learned(replaced: None, tmp_path: Path):
 def test_a_run_on_pairs_says_raw_scores(tmp_path: Path):
     rows: list[dict[str, Any]] = [
         {"text1": f"which number is {n}?", "text2": f"the number {n + n % 2}", "label": "no" if n % 2 else "yes"}
-        for n in range(40)
+        for n in range(80)
     ]
     options = {name: value for name, value in TINY.items() if name != "embedding"}
-    run = lavra.train(write(tmp_path / "p.jsonl", rows), out=str(tmp_path / "run"), **{**options, "check": False})
+    run = lavra.train(write(tmp_path / "p.jsonl", rows), out=str(tmp_path / "run"), **{**options, "check": False, "deliver": "last"})
     found = pair_scores(
         str(run.path), [("which number is 3?", "the number 3"), ("which number is 3?", "the number 8")], "cpu"
     )

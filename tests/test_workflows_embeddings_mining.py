@@ -76,7 +76,14 @@ def test_a_margin_leaves_out_what_may_be_an_answer_too(pairs: Path, tmp_path: Pa
     assert found.to_json()["left_out"][NEAR_THE_ANSWER] == found.left_out[NEAR_THE_ANSWER]
     wider, _ = mined(pairs, tmp_path / "wide.jsonl", model="m", count=9, passages=[str(further)], margin=0.9)
     assert wider.left_out[NEAR_THE_ANSWER] > found.left_out[NEAR_THE_ANSWER]
-    assert wider.without > 0
+    assert wider.negatives < found.negatives
+
+
+def test_rows_without_a_negative_are_written_and_counted(tmp_path: Path):
+    rows = [{"query": "which river?", "passage": "The river."}, {"query": "which hill?", "passage": "The river."}]
+    found, written = mined(write(tmp_path / "pairs.jsonl", rows), tmp_path / "out.jsonl")
+    assert (found.rows, found.without, found.negatives) == (2, 2, 0)
+    assert [row["negatives"] for row in written] == [[], []]
 
 
 def test_an_existing_file_and_impossible_options_are_refused(pairs: Path, tmp_path: Path):

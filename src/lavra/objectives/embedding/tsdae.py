@@ -137,7 +137,8 @@ class TSDAE:
             )
         before = table[batch.inputs]
         before = torch.cat([torch.zeros_like(before[:, :1]), before[:, 1:]], 1)
-        features = head.reconstruct(vectors.to(table.dtype), before)
+        # Tables differ in the length of their rows, by which logits would begin far too large or too small.
+        features = head.reconstruct(vectors.to(table.dtype), before) / table.detach().norm(dim=-1).mean()
         total = summed_cross_entropy(
             features.flatten(0, 1),
             table,

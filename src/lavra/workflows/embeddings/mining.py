@@ -258,7 +258,8 @@ def _chosen(
         for some in allowed:
             if rank < len(some):
                 chosen.setdefault(some[rank])
-    mined.left_out[ENOUGH] += max(0, len(chosen) - count)
+    if len(chosen) > count:
+        mined.left_out[ENOUGH] += len(chosen) - count
     return list(chosen)[:count]
 
 

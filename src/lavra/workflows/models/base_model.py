@@ -102,6 +102,9 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     opened = open_model(config.base, "cpu", new_head=True)
     model = opened.model
     kind: ModelKind = model.kind if isinstance(model, HFModel) else "decoder"
+    if opened.task is not None and isinstance(model, HFModel):  # its head froze what only predicting tokens uses
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in model.unused)
     task, objective = choose_task(config.task, config.objective.name, kind, data, opened.place)
     window, source = windows_of(config, model.context, is_rotary(model), kind, device)
     usual, asked = task.usual_dropout(objective), config.model.dropout
