@@ -21,7 +21,7 @@ class EmbeddingConfig:
         0.6
     """
 
-    batch: Annotated[int | None, shown("--embedding.batch", metavar="ROWS")] = None
+    batch: int | None = None
     """Rows of an optimiser step: 256 pairs, or 64 scored pairs or texts, by default, and fewer where the time is short.
     Memory holds a few at a time (gradient cache), whatever the number."""
     temperature: float = 0.05

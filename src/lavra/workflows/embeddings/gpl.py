@@ -144,9 +144,9 @@ def _texts(locations: Sequence[str]) -> list[str]:
     return texts
 
 
-def _drawn(texts: Sequence[str], most: int | None, seed: int) -> list[str]:
+def _drawn(texts: list[str], most: int | None, seed: int) -> list[str]:
     if most is None or most >= len(texts):
-        return list(texts)
+        return texts
     chosen = numpy_stream(seed, "passages").choice(len(texts), most, replace=False)
     return [texts[number] for number in sorted(chosen.tolist())]
 
@@ -158,7 +158,7 @@ def _queries(
     pairs, empty = list[tuple[str, str]](), 0
     with Progress("writing queries", len(passages), "passages") as progress:
         for first in range(0, len(passages), _AT_ONCE):
-            some = passages[first : first + _AT_ONCE]
+            some = list(passages[first : first + _AT_ONCE])
             read = [writer.tokenizer.decode(ids[: writer.room]) for ids in writer.tokenizer.encode_many(some)]
             for passage, written in zip(some, writer.write(read, count, seed + first), strict=True):
                 different = [query for query in dict.fromkeys(written) if query]
