@@ -17,6 +17,7 @@ from lavra.core.disk.sweep_folder import SweepFolder, is_sweep
 from lavra.core.errors import InputError
 from lavra.workflows.classify import classify
 from lavra.workflows.datasets.preparation import prepare_text
+from lavra.workflows.embeddings.embed import embed
 from lavra.workflows.evaluate import evaluate
 from lavra.workflows.generation.explain import explain
 from lavra.workflows.generation.generate import generate
@@ -33,6 +34,7 @@ __all__ = [
     "check",
     "classify",
     "compare",
+    "embed",
     "evaluate",
     "explain",
     "generate",

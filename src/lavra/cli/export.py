@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lavra.cli.options import parse, print_json, say_last
 from lavra.config.inference import ExportConfig
@@ -22,8 +23,12 @@ def main(arguments: list[str]) -> int:
             "lavra export runs/book --out exported/book",
             "lavra export gpt2 --out exported/gpt2",
             "lavra export gpt2 --format ct2 --quantization int8 --out exported/gpt2-int8",
+            "lavra export runs/encoder --format sentence-transformers --out exported/encoder",
+            "lavra export runs/encoder --format static --data news.jsonl --out exported/static",
         ],
     )
+    if options.format in ("sentence-transformers", "static"):
+        return _vectors(options, as_json)
     if options.format == "ct2":
         from lavra.workflows.export.ctranslate import export_ctranslate2
 
@@ -56,6 +61,33 @@ def main(arguments: list[str]) -> int:
         if made.merged is not None:
             print(f"  its adapter was merged: logits differ by at most {made.merged['largest_difference']:.2e}")
         say_last(*_next(made.folder))
+    return 0
+
+
+def _vectors(options: ExportConfig, as_json: bool) -> int:
+    """Export an encoder of texts."""
+    how: dict[str, Any] = {
+        "text_column": options.text.column,
+        "on_bad_row": options.text.on_bad_row,
+        "encoding": options.text.encoding,
+        "force": options.force,
+    }
+    if options.format == "static":
+        from lavra.workflows.export.static import export_static
+
+        data = list(options.data)
+        how |= {"dimensions": options.dimensions, "tune": options.tune}
+        made = export_static(options.model, options.out, data, **how)
+    else:
+        from lavra.workflows.export.sentence_transformers import export_sentence_transformers
+
+        made = export_sentence_transformers(options.model, options.out, options.data, **how)
+    if as_json:
+        print_json(made.to_json())
+        return 0
+    print(f"{made.folder}: vectors of {made.certificate.dimensions:,} dimensions\n{made.certificate}")
+    embed = ("embed", command("embed", made.folder, "TEXTS", "--out", "vectors.npy"))
+    say_last(("result", str(made.folder)), ("open", f"SentenceTransformer({str(made.folder)!r})"), embed)
     return 0
 
 

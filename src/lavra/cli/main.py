@@ -24,6 +24,7 @@ COMMANDS = {
     "chat": "Have a conversation with a chat model in the terminal",
     "score": "Measure how likely options are after a prompt",
     "classify": "Label texts with a language model: from the labels alone, or from a few examples",
+    "embed": "Make vectors of texts, for search, clustering and comparing",
     "explain": "Show what a model would write next, and what temperature, top-k and top-p leave of it",
     "export": "Write a model for transformers, with the proof that it is the same",
     "doc2query": "Train a model that writes the queries that a passage answers",
@@ -66,6 +67,7 @@ _COMPUTE = {
     "chat",
     "score",
     "classify",
+    "embed",
 }
 """Commands that run a model again and again, in tensors of the same sizes."""
 

@@ -13,6 +13,7 @@ import tyro
 
 from lavra.config.choices import Activation, NewRows, Norm, OptimizerName, Policy, Positions, Shape
 from lavra.config.denoising import DenoisingConfig
+from lavra.config.embedding import EmbeddingConfig
 from lavra.config.flags import Common, shown
 from lavra.config.quantities import Count, Duration, Size
 from lavra.config.reading import ReadingConfig
@@ -150,7 +151,9 @@ class ObjectiveConfig(DenoisingConfig):
     """causal: every token from those before; completion: only the completions of prompts; seq2seq: targets from
     sources; mlm: hidden words from both sides; fim: causal, with the middle of some texts at their end; prefix-lm: the
     end of a text from its beginning; span-corruption: hidden spans, as T5; ul2 and ul2r: a mixture of both, from
-    scratch and from a causal model; mlm+causal: masked and causal texts in one decoder. auto: the task's usual one."""
+    scratch and from a causal model; mlm+causal: masked and causal texts in one decoder. for
+    embeddings contrastive, cosent, cosine-regression, margin-mse, simcse or tsdae. auto: the usual one of the task and
+    the columns."""
     source_context: int | None = None
     """Largest number of tokens of a source, for seq2seq."""
     mask_rate: float = 0.15
@@ -315,8 +318,8 @@ class SetupConfig:
     """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
     task: Annotated[str, Common, shown(metavar="TASK")] = "auto"
     """What is learned: language-modelling, infilling, denoising, completion, seq2seq, mlm; from labels classification,
-    multi-label, regression, ordinal, token-classification, question-answering. auto: what fits the columns and the
-    model."""
+    multi-label, regression, ordinal, token-classification, question-answering; vectors of texts by embedding. auto:
+    what fits the columns and the model."""
     base: Annotated[str | None, Common, shown("--from", metavar="MODEL")] = None
     """The model to fine-tune: a run, a Hugging Face folder or a hub name. By default a model is trained from
     scratch."""
@@ -330,6 +333,7 @@ class SetupConfig:
     technique: TechniqueConfig = field(default_factory=TechniqueConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
 
 
 @dataclass(frozen=True)

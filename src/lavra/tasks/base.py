@@ -22,7 +22,7 @@ from lavra.training.plan import Plan
 from lavra.training.validation import ValidationLoss, likelihood_metrics, validation_loss
 
 if TYPE_CHECKING:
-    from lavra.config.training import ObjectiveConfig
+    from lavra.config.training import ObjectiveConfig, SetupConfig
     from lavra.models.hf.model import HFModel
     from lavra.models.native.decoder import Decoder
 
@@ -98,6 +98,8 @@ class Task(ABC):
         counts_ngrams: Whether a new model starts from n-gram counts, because it predicts what comes next.
         packs: Whether its objective takes several documents or examples in one row, where the model can keep them
             apart.
+        fewest_steps: Steps that a run has at least by its plan, for which a step is made smaller than suits the data
+            where the time is short; 1 for no such number.
         most_epochs: Passes over the data after which a base model, and a model from scratch, only memorises them, in
             a run whose length is not given otherwise; None for no such number.
         sources: Whether the model reads a source beside the text that it writes.
@@ -121,6 +123,7 @@ class Task(ABC):
     follows_scaling_law: ClassVar[bool] = False
     counts_ngrams: ClassVar[bool] = False
     packs: ClassVar[bool] = True
+    fewest_steps: ClassVar[int] = 1
     most_epochs: ClassVar[tuple[float, float] | None] = None
     sources: ClassVar[bool] = False
     learns: ClassVar[str] = "tokens"
@@ -133,6 +136,30 @@ class Task(ABC):
         """
         plain = data.prepared == "text" or (data.prepared is None and not data.pairs_named)
         return self.rows == "text" and plain
+
+    def usual_objective(self, data: DataDescription) -> str:
+        """Return the name of the objective that is taken for data like these where the request names none.
+
+        Args:
+            data: What is known of the data.
+        """
+        return self.objectives[0]
+
+    def headline_of(self, objective: str) -> str:
+        """Return the name of the metric that is shown while training goes on.
+
+        Args:
+            objective: The name of the objective.
+        """
+        return self.headline
+
+    def usual_dropout(self, objective: str) -> float:
+        """Return the dropout probability with which a base model learns where the request names none.
+
+        Args:
+            objective: The name of the objective.
+        """
+        return 0.0
 
     def reader(self, data: DataDescription) -> LabelReader | None:
         """Return what reads the labelled rows of data like these; None for other rows.
@@ -215,6 +242,25 @@ class Task(ABC):
         """
         return {}
 
+    def asked(self, config: SetupConfig, data: DataDescription) -> dict[str, Any]:
+        """Return what the task has to know of the request for good, as plain values, which become part of the facts.
+
+        Args:
+            config: The request.
+            data: What is known of the data, and of the model that is trained.
+        """
+        return {}
+
+    def before_training(self, trained: Trained) -> None:
+        """Measure a model before its first step, where the task compares the trained model with it.
+
+        It is called on the process that keeps the record. By default nothing is measured.
+
+        Args:
+            trained: The model as it came, its data, and the folder of the run.
+        """
+        return
+
     def head(self, facts: dict[str, Any], width: int) -> torch.nn.Module | None:
         """Return the head that the model gets for this task; None to keep the model's own.
 
@@ -231,7 +277,7 @@ class Task(ABC):
         """Return the loss in nats of predictions without any knowledge, which a new model is to have.
 
         None, the default, is for tasks that predict tokens: the logarithm of the size of the vocabulary, and for a base
-        model at most the loss of a unigram model.
+        model at most the loss of a unigram model. NaN says that nothing is known of it beforehand.
 
         Args:
             facts: What `facts` returned.

@@ -48,6 +48,11 @@ class LabelledDataset(ExampleDataset):
         """Whether all rows are training rows, so that none is left to measure on."""
         return bool(self.prepared.report.get("trained_on_all"))
 
+    @property
+    def longest_text(self) -> int | None:
+        """Largest number of tokens of a text, where a row holds several that are read apart; None elsewhere."""
+        return None
+
     def validation_rows(self, shape: RowShape) -> int:
         """Return the number of validation rows; none where the model is trained on all rows."""
         return 0 if self.trained_on_all else super().validation_rows(shape)

@@ -10,6 +10,7 @@ from lavra.data.examples.store import ExampleStore
 from lavra.data.token_store.prepare import HELD_OUT, open_prepared
 from lavra.data.token_store.store import TokenStore
 from lavra.tasks.datasets import Dataset, ExampleDataset, TextDataset
+from lavra.tasks.embedding_dataset import EmbeddingDataset
 from lavra.tasks.labelled_dataset import LabelledDataset
 
 
@@ -28,7 +29,9 @@ def open_dataset(folder: Path) -> Dataset:
     """
     if holds_examples(folder):
         prepared = open_prepared_examples(folder)
-        return (LabelledDataset if prepared.train.manifest.kind == "labelled" else ExampleDataset)(prepared)
+        if prepared.train.manifest.kind != "labelled":
+            return ExampleDataset(prepared)
+        return (EmbeddingDataset if prepared.report.get("texts_apart") else LabelledDataset)(prepared)
     return TextDataset(open_prepared(folder))
 
 

@@ -9,6 +9,7 @@ from lavra.tasks.classification import ClassificationTask
 from lavra.tasks.completion import CompletionTask
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.denoising import Denoising
+from lavra.tasks.embedding import EmbeddingTask
 from lavra.tasks.infilling import Infilling
 from lavra.tasks.language_modelling import LanguageModelling
 from lavra.tasks.mlm import MaskedLanguageModelling
@@ -28,6 +29,7 @@ _TABLE: dict[str, Task] = {
         RegressionTask(),
         OrdinalTask(),
         CompletionTask(),
+        EmbeddingTask(),
         QuestionAnsweringTask(),
         Seq2SeqTask(),
         MaskedLanguageModelling(),
@@ -110,7 +112,7 @@ def choose_task(asked: str, objective: str, kind: ModelKind, data: DataDescripti
     if not fitting or (explicit and not able):
         raise _misfit(asked, objective, kind, data, place)
     chosen = fitting[0]
-    return chosen, objective if objective != "auto" else chosen.objectives[0]
+    return chosen, objective if objective != "auto" else chosen.usual_objective(data)
 
 
 def _misfit(asked: str, objective: str, kind: ModelKind, data: DataDescription, place: str) -> InputError:

@@ -27,6 +27,7 @@ from lavra.evaluation.results import LikelihoodResult, likelihood_table
 from lavra.models.native.decoder import Decoder
 from lavra.training.signals import StopRequest
 from lavra.workflows.datasets.text import data_folder, request_of
+from lavra.workflows.embeddings.measure import evaluate_vectors, makes_vectors
 from lavra.workflows.labels.evaluate import TaskEvaluation, evaluate_labels, evaluate_linear
 from lavra.workflows.labels.labeller import linear_at
 from lavra.workflows.models.open import OpenModel, open_model
@@ -122,6 +123,10 @@ def evaluate(
     linear = linear_at(model)
     if linear is not None:
         return evaluate_linear(linear, data, seed, on_bad_row=on_bad_row, encoding=encoding)
+    if makes_vectors(model, data, text_column, encoding):
+        return evaluate_vectors(
+            model, data, text_column=text_column, device=device, seed=seed, on_bad_row=on_bad_row, encoding=encoding
+        )
     opened = open_model(model, device)
     if opened.task is not None:
         return evaluate_labels(opened, data, seed, on_bad_row=on_bad_row, encoding=encoding)

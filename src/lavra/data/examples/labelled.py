@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -45,7 +45,28 @@ class LabelReader(ABC):
 
     A reader is made of plain values only, so that a trained model carries its own: `to_json` gives them, and the
     constructor takes them by the same names.
+
+    Attributes:
+        apart: Whether the tokens of a row are several texts that the model reads one by one.
     """
+
+    apart: ClassVar[bool] = False
+
+    def for_context(self, context: int) -> LabelReader:
+        """Return the reader for a model that reads so many tokens at once; by default the reader itself.
+
+        Args:
+            context: Largest number of tokens that the model reads.
+        """
+        return self
+
+    def longest_text(self, context: int) -> int:
+        """Return the largest number of tokens of a text that a model with this context is given.
+
+        Args:
+            context: Largest number of tokens that the model reads.
+        """
+        return context
 
     @property
     @abstractmethod

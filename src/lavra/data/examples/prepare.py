@@ -212,7 +212,7 @@ def prepare_examples(
                 log(text)
         report = {
             "data": list(locations),
-            **({} if encoder.reader is None else {"columns_read": encoder.reader.to_json()}),
+            **({} if encoder.reader is None else reader_record(encoder.reader)),
             **_told(encoder, split, manifests, chats),
             "normalize": normalize,
             "encoding": encoding,
@@ -222,6 +222,15 @@ def prepare_examples(
         }
         write_json(building / REPORT, report)
     return open_prepared_examples(out)
+
+
+def reader_record(reader: LabelReader) -> dict[str, Any]:
+    """Return what the report says of the reader of labelled rows, as plain values.
+
+    Args:
+        reader: The reader.
+    """
+    return {"columns_read": reader.to_json(), "texts_apart": reader.apart}
 
 
 def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleManifest], chats: int) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from lavra.workflows.datasets.text import (
     prepare_as_asked,
     tokenizer_place,
 )
+from lavra.workflows.embeddings.base_settings import prompts_of, settings_of
 from lavra.workflows.models.base_model import Base, read_base
 from lavra.workflows.models.saved_base import BASE, save_base
 from lavra.workflows.models.vocabulary import with_another_vocabulary, with_objective_tokens
@@ -69,9 +70,18 @@ def describe_data(config: TrainConfig) -> DataDescription:
     """
     text = config.text
     named = bool(text.prompt or text.completion)
+    sentence = settings_of(config.base)
+    prompts = prompts_of(config.embedding, sentence)
     if is_prepared(config.data):
-        return open_dataset(Path(config.data[0])).description
-    plain = DataDescription(text_column=text.column, pairs_named=named, label_column=text.label, template=text.template)
+        return replace(open_dataset(Path(config.data[0])).description, sentence=sentence, prompts=prompts)
+    plain = DataDescription(
+        text_column=text.column,
+        pairs_named=named,
+        label_column=text.label,
+        template=text.template,
+        sentence=sentence,
+        prompts=prompts,
+    )
     if not all(is_repeatable(location) for location in config.data):
         return plain
     try:
@@ -157,6 +167,9 @@ def _prepared_examples(
         tokenizer, context = _from_nothing(config, machine, columns)
     else:
         tokenizer, context = base.tokenizer, base.window
+    if isinstance(columns, LabelReader):
+        columns = columns.for_context(context)
+        context = columns.longest_text(context)
     prepared = prepare_examples(
         config.data,
         folder,

@@ -105,6 +105,9 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     opened = open_model(config.base, "cpu", new_head=True)
     model = opened.model
     kind: ModelKind = model.kind if isinstance(model, HFModel) else "decoder"
+    if opened.task is not None and isinstance(model, HFModel):  # its head froze what only predicting tokens uses
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in model.unused)
     task, objective = choose_task(config.task, config.objective.name, kind, data, opened.place)
     window, source = windows_of(config, model.context, is_rotary(model), kind, device)
     wanted = window
@@ -112,11 +115,13 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
         wanted = config.objective.source_context or config.model.context or source
     limit = None if is_rotary(model) else model.context
     room = task.room(config.objective, objective, kind, wanted, limit, base=model)
+    usual, asked = task.usual_dropout(objective), config.model.dropout
+    dropout = usual if asked is None else asked
     if isinstance(model, Decoder):
-        fitted = _fitted(model, room.model_context, config.model.dropout, room.bidirectional)
+        fitted = _fitted(model, room.model_context, dropout, room.bidirectional)
         opened = replace(opened, model=fitted)
     else:
-        set_dropout(model, config.model.dropout or 0.0)
+        set_dropout(model, dropout)
     return replace(base_of(opened, task, objective, room.context, source), growth=room.growth)
 
 

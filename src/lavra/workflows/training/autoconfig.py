@@ -26,6 +26,7 @@ from lavra.planning.budget import (
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.tasks.base import Task
 from lavra.tasks.datasets import DataSize
+from lavra.tasks.embedding import EmbeddingTask
 from lavra.training.acceleration.compiling import should_compile
 from lavra.training.batches import DistributedInfo
 from lavra.training.plan import Plan
@@ -46,6 +47,9 @@ _TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 262144, "mps": 16384}
 _LARGE = 3e7
 """FLOPs for each token from which on a processor is busy with a smaller micro-batch, and its tokens."""
 _TOKENS_OF_LARGE = 2048
+
+_LEAST_ROWS = 16
+"""Rows that a step keeps at least where it is made smaller than suits the data."""
 
 _COMPILED_GAIN = 1.6
 """Speed of compiled blocks on a CPU relative to the expected speed, and the seconds that compiling takes."""
@@ -222,9 +226,9 @@ def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, t
     if isinstance(model, DecoderSpec):
         wanted = data.context or model.context
         room = task.room(config.objective, objective, "decoder", wanted, None, base=None)
-        spec = replace(
-            model, vocabulary=data.vocabulary, context=room.model_context, prefix_attention=room.bidirectional
-        )
+        # A row may be several texts that are read apart: then the model reads what the longest of them has.
+        longest = getattr(data, "longest_text", None) or room.model_context
+        spec = replace(model, vocabulary=data.vocabulary, context=longest, prefix_attention=room.bidirectional)
         base, parameters, context, source = None, parameters_of(spec), room.context, 0
         growth, flops, packs = room.growth, training_flops_per_token(spec), True
     else:
@@ -269,6 +273,11 @@ def autoconfig(
     )
     busy = busy_tokens(machine.device.type, world * machine.expected_flops, learner.flops_per_token)
     suited = data.batch_tokens(learner)
+    if config.embedding.batch is not None and learner.task.name == EmbeddingTask.name:
+        suited = config.embedding.batch * learner.context
+    elif suited is not None and seconds is not None and learner.task.fewest_steps > 1:
+        affordable = max(_LEAST_ROWS, int(tokens / learner.task.fewest_steps / learner.context))
+        suited = min(suited, learner.context << affordable.bit_length() - 1)  # a power of two, for micro-batches
     rows = _global_batch_size(config, learner.context, tokens, world * group, busy, suited, adapting=adapting)
     if seconds is not None and budget is not None:
         step_seconds = rows * learner.context * per_token / world

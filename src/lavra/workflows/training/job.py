@@ -123,8 +123,10 @@ class TrainingJob(JobParts):
         learner = learner_of(config, model, data, task, objective)
         facts = task.facts(data)
         if isinstance(data, LabelledDataset):
-            head = head_facts(config.head, _kind_of(base), learner.isolate, learner.context)
-            facts = {**with_known(facts, known or {}), "columns": data.columns_read, "head": head}
+            longest = data.longest_text or learner.context
+            head = head_facts(config.head, _kind_of(base), learner.isolate, longest)
+            asked = task.asked(config, described)
+            facts = {**with_known(facts, known or {}), "columns": data.columns_read, "head": head, **asked}
         plan = autoconfig(config, machine, learner, data, distributed, facts, spent)
         if first:
             _tell_of_vocabulary(config, plan)
@@ -263,6 +265,12 @@ class TrainingJob(JobParts):
             parts.append(f"{record[validation.headline]:.4f} {validation.headline.replace('_', ' ')}")
         log(f"before the first step: {', '.join(parts)}")
 
+    def measure_untrained(self) -> None:
+        """Measure the model as it came, where the task compares the trained model with it."""
+        if self.run is not None and self.plan.validation_rows:
+            with self.trainer.eval_mode():
+                self.task.before_training(self.trained())
+
     def fit_to_budget(self) -> None:
         """Take and time the first steps, and set the length of the run so that all of it fits the time budget.
 
@@ -359,7 +367,7 @@ class TrainingJob(JobParts):
             return None
         found = self.dataset.validation_set(plan)
         metrics = partial(self.task.metrics, bytes_per_target=found.bytes_per_target)
-        return Validation(found.source, plan.validation_rows, metrics, self.task.headline)
+        return Validation(found.source, plan.validation_rows, metrics, self.task.headline_of(plan.objective))
 
     def _units(self) -> Units:
         data, task = self.dataset, self.task

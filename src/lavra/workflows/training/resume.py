@@ -77,6 +77,7 @@ def make_ready(job: TrainingJob, run: RunFolder) -> None:
     step = 0
     if job.checkpoint is None:
         job.warm_start()
+        job.measure_untrained()
     else:
         step = job.checkpoint.step
     if job.run is not None:

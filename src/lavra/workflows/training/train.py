@@ -102,6 +102,7 @@ def prepared_job(
     if config.check:
         job.check()
     job.warm_start()
+    job.measure_untrained()
     job.fit_to_budget()
     assert job.machine is not None
     plan = replace(job.plan, probe={**job.plan.probe, "peak_flops": job.machine.peak})
