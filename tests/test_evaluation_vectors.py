@@ -51,7 +51,7 @@ def test_retrieval_by_vectors_is_exact_and_breaks_ties_as_trec_eval() -> None:
     queries = random.integers(-2, 3, (12, 4)).astype(np.float32)
     names = [f"p{number}" for number in random.permutation(60)]
     asked = [f"q{number}" for number in range(12)]
-    qrels = {name: {f"p{one}": 1 + one % 2 for one in random.choice(60, 5, replace=False)} for name in [*asked, "q99"]}
+    qrels = {name: {f"p{one}": 1 + int(one) % 2 for one in random.choice(60, 5, replace=False)} for name in [*asked, "q99"]}
     found = vector_retrieval(queries, asked, passages, names, qrels, depth=20)
     assert found.unanswered == 1
     run = {}

@@ -320,7 +320,6 @@ def _of_model(location: str) -> EncoderParts:
         raise _no_vectors(location, f"was trained for {'labels' if opened.task is None else opened.task[0]}")
     facts = opened.task[1]
     told = facts.get("head", {}).get("context", opened.model.context)
-    told = told if opened.run is None else opened.run.plan.get("context", told)
     begin, end = opened.tokenizer.around_source
     return EncoderParts(
         model=opened.model,
