@@ -46,6 +46,7 @@ _EVERYWHERE = (
 
 _EXTRAS = {
     "search": ("bm25s", "Stemmer", "ir_measures", "ctranslate2", "sacrebleu", "rouge_score"),
+    "dense": ("sentence_transformers", "usearch"),
     "classify": ("sklearn", "scipy"),
     "finetune": ("peft", "pytorch_optimizer"),
     "track": ("tensorboard", "wandb", "mlflow"),

@@ -11,9 +11,10 @@ import torch
 
 from lavra.core.errors import InputError
 from lavra.generation.scoring import Score, score
+from lavra.search.encoders import open_text_encoder
 from lavra.search.expansion.prompts import QueryPrompt
 from lavra.search.expansion.query_generator import fingerprint_of, weights_fingerprint
-from lavra.search.experiment.sentence_models import kind_of, open_cross_encoder, open_embedder
+from lavra.search.experiment.sentence_models import kind_of, open_sentence_model, pair_scores
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -90,20 +91,17 @@ class CrossEncoderScorer:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        self._model: Any = open_cross_encoder(folder, device)
+        self._model: Any = open_sentence_model(folder, "cross-encoder", device)
         self.fingerprint = fingerprint_of("cross-encoder", weights_fingerprint(self._model.model))
 
     def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return the score that the cross-encoder gives to each query with its chunk."""
         pairs = [(query, chunk) for chunk, some in zip(chunks, queries, strict=True) for query in some]
-        if not pairs:
-            return [[] for _ in chunks]
-        values = np.asarray(self._model.predict(pairs, show_progress_bar=False)).reshape(len(pairs), -1)[:, -1]
-        return _dealt(values.tolist(), queries)
+        return _dealt(pair_scores(self._model, pairs), queries)
 
 
 class EmbeddingScorer:
-    """Scores a query by the cosine of its embedding and that of the chunk, with a bi-encoder of sentence-transformers.
+    """Scores a query by the similarity of its vector and that of the chunk.
 
     Args:
         folder: The folder of the model; nothing is downloaded.
@@ -111,16 +109,17 @@ class EmbeddingScorer:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        self._model = open_embedder(folder, device)
-        self.fingerprint = fingerprint_of("bi-encoder", weights_fingerprint(self._model.inner))
+        self._encoder = open_text_encoder(folder, device)
+        self.fingerprint = fingerprint_of("bi-encoder", self._encoder.fingerprint)
 
     def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Return the cosine of each query with its chunk, from -1 to 1."""
+        """Return the similarity of each query and its chunk: the cosine, for an encoder of vectors of length 1."""
         flat = [query for some in queries for query in some]
         owners = np.repeat(np.arange(len(chunks)), [len(some) for some in queries])
         if not flat:
             return [[] for _ in chunks]
-        values = (self._model.queries(flat) * self._model.documents(chunks)[owners]).sum(1)
+        passages = self._encoder.encode(chunks, kind="passage")[owners]
+        values = (self._encoder.encode(flat, kind="query") * passages).sum(1)
         return _dealt(values.tolist(), queries)
 
 
