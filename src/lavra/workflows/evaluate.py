@@ -25,8 +25,8 @@ from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
 from lavra.training.signals import StopRequest
 from lavra.workflows.datasets.text import data_folder, request_of
-from lavra.workflows.labels.evaluate import TaskEvaluation, evaluate_labels, evaluate_linear
-from lavra.workflows.labels.labeller import linear_at
+from lavra.workflows.labels.evaluate import TaskEvaluation, evaluate_labels
+from lavra.workflows.labels.labeller import NetworkLabeller, linear_at
 from lavra.workflows.models.open import OpenModel, open_model
 
 _STOPPING = "ending with the documents that were measured; a second Ctrl-C stops at once, without figures"
@@ -115,10 +115,10 @@ def evaluate(
     deadline = math.inf if budget is None else time.monotonic() + parse_duration(budget)
     linear = linear_at(model)
     if linear is not None:
-        return evaluate_linear(linear, data, seed, on_bad_row=on_bad_row, encoding=encoding)
+        return evaluate_labels(linear, data, seed, on_bad_row=on_bad_row, encoding=encoding)
     opened = open_model(model, device)
     if opened.task is not None:
-        return evaluate_labels(opened, data, seed, on_bad_row=on_bad_row, encoding=encoding)
+        return evaluate_labels(NetworkLabeller(opened), data, seed, on_bad_row=on_bad_row, encoding=encoding)
     own = _own_text(opened)
     store = _store(opened, own, data, split)
     bad_rows = BadRows()

@@ -29,7 +29,7 @@ _LOST = "bring the file back from a copy; the checkpoints and the model in the f
 LATER = (
     *("plan.json", "result.json", "metrics.jsonl", "samples.jsonl", "machines.jsonl", "checks.json", "text.json"),
     *("predictions.parquet", "words.json", "folds.parquet", "out_of_fold*.parquet", "label_errors.jsonl", "linear/*"),
-    *("folds/*.jsonl", "folds/folds.json"),
+    *("folds/*.jsonl", "folds/folds.json", "learning_curve.json", "frozen/*"),
     *("events.log", "report.html", "document_losses.json", "doc2query*.json", ".lock", "tracker.json"),
     *("checkpoints/step-*", "checkpoints/.*", "tensorboard/*", "wandb/*", "mlruns/*"),
 )
