@@ -33,8 +33,8 @@ pytest.importorskip("sklearn")
 
 
 def rows_with_and_without_labels() -> list[dict[str, Any]]:
-    """60 rows with a label, 40 without, and two without that repeat one with a label."""
-    known = reviews(60)
+    """80 rows with a label, 40 without, and two without that repeat one with a label."""
+    known = reviews(80)
     others = [{**row, "id": f"u{row['id']}", "label": ""} for row in reviews(40, seed=9)]
     copies = [{"id": "copy", "text": known[0]["text"], "label": ""}, {"id": "near", "text": f"{known[1]['text']}!"}]
     return [*known, *others, *copies]
@@ -81,7 +81,7 @@ def test_the_figures_with_and_without_stand_beside_each_other_and_the_better_is_
     assert result["accuracy"]["value"] == delivered["value"]
     assert result["baseline_scores"][other]["accuracy"]["value"] == told["first" if told["kept"] else "second"]["value"]
     tables = [read_predictions(folds.path / f"out_of_fold{name}.parquet") for name in ("", f"_{other}")]
-    assert sorted(tables[0].ids) == sorted(tables[1].ids) == sorted(f"r{number}" for number in range(60))
+    assert sorted(tables[0].ids) == sorted(tables[1].ids) == sorted(f"r{number}" for number in range(80))
     final = [str(file) for file in folds.path.glob("folds/pseudo-teacher.jsonl")]
     assert bool(final) == told["kept"]
     assert other in lavra.evaluate(str(folds.path)).table
@@ -119,7 +119,7 @@ def test_without_folds_teacher_and_student_are_measured_on_rows_that_neither_saw
     trained = {row["id"] for name in ("always", "pseudo-0-0") for row in _lines(run.path / "folds" / f"{name}.jsonl")}
     assert validated
     assert not validated & trained
-    assert len(validated) + len(trained) == 100
+    assert len(validated) + len(trained) == 120
     assert lavra.classify(str(run.path), ["a great and lovely film"])[0].label == "good"
     assert lavra.evaluate(str(run.path)).to_json()["accuracy"] == run.result["accuracy"]
     again = _linear(data, run.path, force=True)  # everything in the folder is known to be lavra's
@@ -131,7 +131,7 @@ def test_given_validation_rows_are_those_that_both_are_measured_on(data: Path, t
     config = TrainConfig(data=(str(data),), out=str(tmp_path / "run"), labels=LabelsConfig(pseudo=1.0))
     run = train(replace(config, text=replace(config.text, validation=(str(held_out),))))
     assert len(read_predictions(run.path / "predictions.parquet")) == 24
-    assert len(_lines(run.path / "folds" / "always.jsonl")) == 60
+    assert len(_lines(run.path / "folds" / "always.jsonl")) == 80
 
 
 def test_several_seeds_without_folds_are_measured_on_the_same_rows_and_the_first_is_delivered(tmp_path: Path) -> None:

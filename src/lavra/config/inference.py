@@ -221,13 +221,13 @@ class ExportConfig:
     file."""
     out: Annotated[str, shown(metavar="FOLDER")]
     """The folder to write the model into."""
-    format: Literal["hf", "ct2"] = "hf"
+    format: Literal["hf", "ct2", "onnx"] = "hf"
     """hf: a folder that transformers opens (config.json, model.safetensors, tokenizer, model card); ct2: one that
-    ctranslate2 opens."""
+    ctranslate2 opens; onnx: a classifier of texts for onnxruntime."""
     quantization: Literal["int8", "int8_float32", "int8_bfloat16", "int8_float16", "bfloat16", "float16", "float32"] = (
         "int8"
     )
-    """Type of the weights, for --format ct2."""
+    """Type of the weights, for --format ct2; for onnx, int8 or float32."""
     data: Annotated[tuple[str, ...], shown(metavar="DATA…")] = ()
     """Text on which the logits of both models are compared; some sentences that come with lavra by default."""
     force: bool = False

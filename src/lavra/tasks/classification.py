@@ -158,9 +158,8 @@ def _refuse(classes: list[str], counts: Mapping[str, float], column: str) -> Non
         )
     single = [name for name in classes if counts[name] <= 1]
     if single:
-        log(
-            f"warning: {counted(len(single), 'class', 'classes')} with one row: {', '.join(single[:5])}; it cannot be validated"
-        )
+        named = f"{counted(len(single), 'class', 'classes')} with one row: {', '.join(single[:5])}"
+        log(f"warning: {named}; it cannot be validated")
     alike: dict[str, list[str]] = {}
     for name in classes:
         alike.setdefault(name.casefold(), []).append(name)
