@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lavra.checks.suite import Report
     from lavra.planning.forecast import PlanReport
     from lavra.reports.run_comparison import RunComparison
+    from lavra.workflows.labels.label_plan import LabelPlan
 
 __all__ = [
     "check",
@@ -149,7 +150,7 @@ def check(data: Data, *, config: TrainConfig | None = None, time_limit: float | 
         return run_suite(_request(locations, config, fields, "lavra.check"), time_limit)
 
 
-def plan(data: Data = (), **fields: Any) -> PlanReport:
+def plan(data: Data = (), **fields: Any) -> PlanReport | LabelPlan:
     """Forecast what a training run takes in memory, time and money, and which loss it reaches.
 
     Args:
@@ -158,7 +159,7 @@ def plan(data: Data = (), **fields: Any) -> PlanReport:
 
     Returns:
         The forecast. Its `steps`, `tokens`, `memory`, `cost` and `forecast` are what `lavra plan` prints, and
-        `to_json()` returns plain values.
+        `to_json()` returns plain values. Of rows with labels it is a `LabelPlan`.
 
     Raises:
         InputError: If a field is unknown or has a wrong value, or the text cannot be used.

@@ -22,6 +22,7 @@ def main(arguments: list[str]) -> int:
         examples=[
             "lavra export runs/book --out exported/book",
             "lavra export gpt2 --out exported/gpt2",
+            "lavra export runs/questions --format onnx --quantization int8 --out exported/questions-int8",
             "lavra export gpt2 --format ct2 --quantization int8 --out exported/gpt2-int8",
             "lavra export runs/encoder --format sentence-transformers --out exported/encoder",
             "lavra export runs/encoder --format static --data news.jsonl --out exported/static",
@@ -42,6 +43,26 @@ def main(arguments: list[str]) -> int:
         else:
             print(converted)
             say_last(("open", f"ctranslate2.Generator({str(converted.folder)!r}), or Translator"))
+        return 0
+    if options.format == "onnx":
+        from lavra.workflows.export.onnx import GRAPH, export_onnx
+
+        if options.quantization not in ("int8", "float32"):
+            raise InputError(f"--quantization {options.quantization} is for ct2", "choose int8 or float32")
+        graph = export_onnx(
+            options.model,
+            options.out,
+            options.data,
+            weights=options.quantization,
+            on_bad_row=options.text.on_bad_row,
+            encoding=options.text.encoding,
+            force=options.force,
+        )
+        if as_json:
+            print_json(graph.to_json())
+        else:
+            print(graph)
+            say_last(("open", f"onnxruntime.InferenceSession({str(graph.folder / GRAPH)!r})"))
         return 0
     from lavra.workflows.export.export import export
 

@@ -226,14 +226,15 @@ class ExportConfig:
     file."""
     out: Annotated[str, shown(metavar="FOLDER")]
     """The folder to write the model into."""
-    format: Literal["hf", "ct2", "sentence-transformers", "static"] = "hf"
+    format: Literal["hf", "ct2", "onnx", "sentence-transformers", "static"] = "hf"
     """hf: a folder that transformers opens (config.json, model.safetensors, tokenizer, model card); ct2: one that
-    ctranslate2 opens; sentence-transformers: an encoder of texts with pooling, prompts and normalisation; static: an
-    encoder distilled into one vector for each token, which embeds thousands of texts a second (it needs --data)."""
+    ctranslate2 opens; onnx: a classifier of texts for onnxruntime; sentence-transformers: an encoder of texts with
+    pooling, prompts and normalisation; static: an encoder distilled into one vector for each token, which embeds
+    thousands of texts a second (it needs --data)."""
     quantization: Literal["int8", "int8_float32", "int8_bfloat16", "int8_float16", "bfloat16", "float16", "float32"] = (
         "int8"
     )
-    """Type of the weights, for --format ct2."""
+    """Type of the weights, for --format ct2; for onnx, int8 or float32."""
     data: Annotated[tuple[str, ...], shown(metavar="DATA…")] = ()
     """Text on which the outputs of both models are compared; some sentences that come with lavra by default. For
     --format static, text like that which will be embedded: its tokens are counted, and the vectors tuned on it."""

@@ -96,6 +96,25 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
+class LabelsConfig:
+    """What labelled rows are learned from beside their labels.
+
+    Examples:
+        >>> from lavra.config.training import LabelsConfig
+        >>> LabelsConfig(pseudo=1.0).adapt
+        0.0
+    """
+
+    pseudo: float = 0.0
+    """Weight in the loss of the rows without a label: a teacher, trained first on the others, says how likely each
+    label is for them (pseudo-labels), and a student learns from all rows. It is kept where it is not worse. 0 leaves
+    these rows out."""
+    adapt: float = 0.0
+    """Share of a time budget, as .3, in which an encoder first learns to fill hidden words in the texts of the rows,
+    also of those without a label (domain adaptation); 0 leaves that out."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The shape of the model; what is not given is taken from the preset, or chosen by the plan.
 
@@ -380,7 +399,7 @@ class TrainConfig(SetupConfig):
     predicted by models that never saw them, and then one model is trained on all rows. The budget is for all of it.
     Columns `group` and `fold` are respected."""
     seeds: int = 1
-    """Number of seeds with which each fold is trained."""
+    """Number of seeds with which each fold, or without folds the model, is trained; for rows with labels."""
     fold_by: Annotated[str | None, shown(metavar="COLUMN")] = None
     """Column of dates or numbers: each fold is then validated on rows that are later than those it is trained on."""
     check: bool = True
@@ -388,6 +407,7 @@ class TrainConfig(SetupConfig):
     this out."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Experiment trackers to report to (needs the extra `track`)."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
     anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
     stability: StabilityConfig = field(default_factory=StabilityConfig)
     average: AverageConfig = field(default_factory=AverageConfig)

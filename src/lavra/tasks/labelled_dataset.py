@@ -9,7 +9,7 @@ import numpy as np
 
 from lavra.data.examples.prepare import PreparedExamples
 from lavra.data.examples.store import ExampleStore
-from lavra.tasks.datasets import DataDescription, ExampleDataset, RowShape
+from lavra.tasks.datasets import DataDescription, Dataset, ExampleDataset, RowShape
 
 _TEXTS_AT_ONCE = 32
 """Texts of an optimiser step, which is what fine-tuning on labels is usually done with."""
@@ -110,3 +110,15 @@ class LabelledDataset(ExampleDataset):
     def samples(self, count: int) -> list[tuple[str, str]]:
         """Return nothing: no text follows these rows."""
         return []
+
+
+def leaks_of(dataset: Dataset) -> dict[str, Any]:
+    """Return as `leaks` how many validation rows stand in the training rows too (`lavra.data.leaks.Leaks.to_json`).
+
+    It is nothing for other data, and for rows that lavra divided itself, which are kept apart.
+
+    Args:
+        dataset: The data set.
+    """
+    found = dataset.prepared.report.get("leaks") if isinstance(dataset, LabelledDataset) else None
+    return {} if found is None else {"leaks": found}

@@ -28,8 +28,8 @@ from lavra.models.native.decoder import Decoder
 from lavra.training.signals import StopRequest
 from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.embeddings.measure import evaluate_vectors, makes_vectors
-from lavra.workflows.labels.evaluate import TaskEvaluation, evaluate_labels, evaluate_linear
-from lavra.workflows.labels.labeller import linear_at
+from lavra.workflows.labels.evaluate import TaskEvaluation, evaluate_labels
+from lavra.workflows.labels.labeller import NetworkLabeller, linear_at
 from lavra.workflows.models.open import OpenModel, open_model
 
 _STOPPING = "ending with the documents that were measured; a second Ctrl-C stops at once, without figures"
@@ -122,14 +122,14 @@ def evaluate(
     deadline = math.inf if budget is None else time.monotonic() + parse_duration(budget)
     linear = linear_at(model)
     if linear is not None:
-        return evaluate_linear(linear, data, seed, on_bad_row=on_bad_row, encoding=encoding)
+        return evaluate_labels(linear, data, seed, on_bad_row=on_bad_row, encoding=encoding)
     if makes_vectors(model, data, text_column, encoding):
         return evaluate_vectors(
             model, data, text_column=text_column, device=device, seed=seed, on_bad_row=on_bad_row, encoding=encoding
         )
     opened = open_model(model, device)
     if opened.task is not None:
-        return evaluate_labels(opened, data, seed, on_bad_row=on_bad_row, encoding=encoding)
+        return evaluate_labels(NetworkLabeller(opened), data, seed, on_bad_row=on_bad_row, encoding=encoding)
     own = _own_text(opened)
     store = _store(opened, own, data, split)
     bad_rows = BadRows()

@@ -30,7 +30,7 @@ LATER = (
     *("plan.json", "result.json", "metrics.jsonl", "samples.jsonl", "machines.jsonl", "checks.json", "text.json"),
     "stability.jsonl",
     *("predictions.parquet", "words.json", "folds.parquet", "out_of_fold*.parquet", "label_errors.jsonl", "linear/*"),
-    *("folds/*.jsonl", "folds/folds.json"),
+    *("folds/*.jsonl", "folds/folds.json", "learning_curve.json", "frozen/*"),
     *("sweep.json", "trials.jsonl", "best.toml"),
     *("events.log", "report.html", "document_losses.json", "doc2query*.json", ".lock", "tracker.json"),
     *("checkpoints/step-*", "checkpoints/.*", "tensorboard/*", "wandb/*", "mlruns/*"),

@@ -24,6 +24,9 @@ BESIDE = ("id", "weight", "label_probs", "group", "fold", "source", "parent")
 each class, what must stay on one side of a split, its fold, where it comes from, and the id of the row that it was made
 from."""
 
+PSEUDO = "pseudo"
+"""What the column `source` says of rows whose labels a teacher gave."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledTokens:

@@ -16,6 +16,7 @@ from lavra.core.progress import Progress, log
 from lavra.core.units import counted
 from lavra.data.examples.chats import TEMPLATE_FILE, ChatTemplate
 from lavra.data.examples.encoding import ExampleEncoder
+from lavra.data.examples.label_leaks import leaks_across
 from lavra.data.examples.label_split import validation_rows
 from lavra.data.examples.labelled import LabelReader
 from lavra.data.examples.rows import (
@@ -193,9 +194,11 @@ def prepare_examples(
         all_rows = all_rows and not given.documents
         split = counter.train_on_all() if given.documents or all_rows else counter.decide()
         examples = counter.documents + given.documents
-        chosen = None
+        chosen, leaks = None, None
         if encoder.reader is not None and not given.documents and not all_rows:
             chosen = validation_rows(read_example_cache(example_cache), validation_share)
+        if encoder.reader is not None and given.documents:
+            leaks = leaks_across(read_example_cache(example_cache), bad_rows)
         halves = Halves() if held_out and not all_rows else None
         manifests = _write(building, example_cache, encoder, split, examples, given, chosen, halves, all_rows=all_rows)
         if encoder.unknown:
@@ -219,6 +222,7 @@ def prepare_examples(
             "validation_data": list(validation),
             "validation_given": given.documents > 0,
             "trained_on_all": all_rows,
+            **({} if leaks is None else {"leaks": leaks}),
         }
         write_json(building / REPORT, report)
     return open_prepared_examples(out)
@@ -335,7 +339,8 @@ def _write(
                     continue
                 picked = content_hash(row.key.encode()) < split.threshold if chosen is None else number in chosen
                 validation_set = row.is_validation or picked
-                if not row.is_validation and row.key.encode() in given:
+                by_key = encoder.reader is None or row.labels.get("group") is not None  # texts: see `leaks_across`
+                if by_key and not row.is_validation and row.key.encode() in given:
                     encoder.bad_rows.change(OVERLAP, row.place)
                 texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
                 copied = [validation] if all_rows and not validation.examples else []

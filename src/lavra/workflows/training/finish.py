@@ -9,8 +9,12 @@ from lavra.config.transforms import TransformConfig
 from lavra.core.progress import log, printable
 from lavra.core.seeds import row_streams
 from lavra.reports.run_table import predicted_table
+from lavra.tasks.labelled_dataset import leaks_of
 from lavra.training.checkpoints.checkpoints import CheckpointStore
-from lavra.workflows.labels.choice import choose_model
+from lavra.workflows.labels.choice import FROZEN, choose_model
+from lavra.workflows.labels.frozen import deliver_frozen, frozen_predictions, frozen_record
+from lavra.workflows.labels.labeller import DELIVERS
+from lavra.workflows.labels.quality_forecast import recorded_curve
 from lavra.workflows.models.merging import write_merged
 from lavra.workflows.models.saved_base import companions_folder, write_model
 from lavra.workflows.training.best_step import checkpoint_to_deliver
@@ -48,7 +52,9 @@ def finish(job: JobParts) -> dict[str, Any]:
         measured = job.measure() if job.measure is not None else job.task.evaluate(job.trained(SAMPLES_SHARE))
         samples = job.task.samples(job.trained(), job.config.samples)
     _show(samples)
-    measured, told = choose_model(job, measured)
+    measured, told = choose_model(job, measured, frozen_predictions(run.path))
+    if measured.figures.get(DELIVERS) == FROZEN:
+        deliver_frozen(job, run.path / MODEL_FOLDER)
     for sample in samples:
         run.samples.append({"step": step, **sample})
     lines = run.metrics.read()
@@ -68,6 +74,9 @@ def finish(job: JobParts) -> dict[str, Any]:
         "peak_bytes": measured_memory(plan.device),
         "data": list(job.config.data),
         **measured.figures,
+        **leaks_of(data),
+        **recorded_curve(run.path),
+        **frozen_record(run.path),
         **({} if merged is None else {"folded": merged}),
         "data_usage": usage,
         **_targets_of_text(job, targets, usage),
@@ -76,8 +85,12 @@ def finish(job: JobParts) -> dict[str, Any]:
     result["predicted"] = against(plan.forecast, result)
     run.write_result(result)
     log(measured.table)
+    if leaks := result.get("leaks"):
+        log(leaks["sentence"])
     if told:
         log(told)
+    if curve := result.get("learning_curve"):
+        log(curve["sentence"])
     if result["predicted"]:
         log(f"predicted against actual\n{predicted_table(result['predicted'])}")
     return result

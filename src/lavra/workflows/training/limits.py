@@ -90,6 +90,8 @@ _RANGES = {
     "technique.r_drop": _NOT_NEGATIVE,
     "technique.dropout_samples": _AT_LEAST_ONE,
     "technique.unfreeze": _SHARE,
+    "labels.pseudo": _NOT_NEGATIVE,
+    "labels.adapt": _SHARE,
     "machine.threads": _AT_LEAST_ONE,
     "machine.micro_batch_size": _AT_LEAST_ONE,
     "embedding.batch": _Range(2),
@@ -116,9 +118,8 @@ def refuse_impossible(config: TrainConfig) -> None:
         if isinstance(value, int | float) and not wanted.holds(value):
             flag = "--" + place.replace("_", "-")
             raise InputError(f"{flag} {value:g} is no value that a run can have", f"give {wanted}")
-    if config.folds is None and (config.seeds > 1 or config.fold_by is not None):
-        flag = "--seeds" if config.seeds > 1 else "--fold-by"
-        raise InputError(f"{flag} is for a cross-validated run", "add --folds 5")
+    if config.folds is None and config.fold_by is not None:
+        raise InputError("--fold-by is for a cross-validated run", "add --folds 5")
     if config.optimization.name == "schedule-free-adamw" and config.average.kind != "none":
         raise InputError(
             f"schedule-free-adamw averages the weights by itself, and --average.kind {config.average.kind} would "
