@@ -51,7 +51,7 @@ def check_influence(check_context: CheckContext) -> list[CheckResult]:
         known = [(place, norms.masked_fill(_later_prefix(batch, place, norms), 0.0)) for place, norms in known]
     after = sum(float(norms[place + 1 :].sum()) for place, norms in known)
     results = [_causal(name, known, before, after) if check_context.causal else _both(name, before, after)]
-    results += _prefix(check_context, batch)
+    results += _prefix(check_context)
     return [*results, _source(check_context, batch, known[0][0])] if ENCODER_INPUTS in batch.model_inputs else results
 
 
@@ -92,9 +92,16 @@ def _later_prefix(batch: Batch, place: int, norms: torch.Tensor) -> torch.Tensor
     return later & batch.model_inputs[PREFIX][0] if PREFIX in batch.model_inputs else torch.zeros_like(later)
 
 
-def _prefix(check_context: CheckContext, batch: Batch) -> list[CheckResult]:
+def _prefix(check_context: CheckContext) -> list[CheckResult]:
     """Check that the beginning of a prefix depends on its end; nothing for a batch without prefixes."""
-    places = batch.model_inputs[PREFIX][0].nonzero()[:, 0].tolist() if PREFIX in batch.model_inputs else []
+    batch = check_context.encoded
+    if PREFIX not in batch.model_inputs:
+        return []
+    given = batch.model_inputs[PREFIX]
+    found = [(row, span) for row in range(given.shape[0]) for span in spans(batch, row)]
+    row, span = max(found, key=lambda place: int(given[place[0], place[1]].sum()))
+    batch = cut(batch.take(slice(row, row + 1)), slice(span.start, min(span.stop, span.start + _LONGEST)))
+    places = batch.model_inputs[PREFIX][0].nonzero()[:, 0].tolist()
     if len(places) < 2:
         return []
     with (
@@ -132,7 +139,9 @@ def _longest_document(batch: Batch) -> Batch:
 
     def worth(place: tuple[int, slice]) -> tuple[bool, int]:
         row, span = place
-        return bool(counted(cut(batch.take(slice(row, row + 1)), span))), span.stop - span.start
+        given = int(batch.model_inputs[PREFIX][row, span].sum()) if PREFIX in batch.model_inputs else 0
+        # What follows a prefix shows whether a prediction sees what comes after it; within one, it may.
+        return bool(counted(cut(batch.take(slice(row, row + 1)), span))), span.stop - span.start - given
 
     row, span = max(found, key=worth)
     # The part must contain targets, and those of a completion come only after a prompt that may be long.
