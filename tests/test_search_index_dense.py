@@ -234,7 +234,13 @@ def snapshot_of(folder: Path, vectors: NDArray[np.float32], old: Path | None = N
 def test_products_are_those_of_the_vectors(tmp_path: Path, store: Store, error: float) -> None:
     vectors, queries = clustered(500, 48), clustered(3, 48, seed=1)
     dense = snapshot_of(tmp_path, vectors, store=store)
-    assert np.abs(dense.vectors.products(queries) - queries @ vectors.T).max() < error
+    whole = dense.vectors.products(queries)
+    assert np.abs(whole - queries @ vectors.T).max() < error
+    with pytest.MonkeyPatch.context() as patch:  # by blocks, as many vectors are
+        patch.setattr("lavra.search.index.dense.stores._KEPT", 10)
+        patch.setattr("lavra.search.index.dense.stores._AT_ONCE", 64)
+        by_blocks = StoredVectors(dense.folder, store).products(queries)
+        assert np.allclose(by_blocks, whole, atol=1e-6)
     assert np.abs(dense.vectors.rows(slice(7, 9)) - vectors[7:9]).max() < error
     assert dense.vectors.bytes == 500 * {"float16": 96, "int8": 52, "binary": 60}[store]
 
