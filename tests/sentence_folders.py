@@ -55,7 +55,8 @@ def sentence_folder(
     longest: int = LONGEST,
 ) -> Path:
     """Let sentence-transformers write a folder of a tiny random BERT."""
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules as models
 
     bert = models.Transformer(str(tiny_bert(folder.with_name(folder.name + "-bert"))), max_seq_length=longest)
     modules: list[Any] = [bert, models.Pooling(16, pooling, include_prompt=include_prompt)]

@@ -86,7 +86,7 @@ def test_an_encoder_without_pooling_is_pooled_by_the_mean_and_says_so(
 ) -> None:
     folder = tiny_bert(tmp_path / "bert")
     ours = opened(folder).encode(TEXTS)
-    assert "has no pooling of its own: of the features of a text, their mean" in capsys.readouterr().err
+    assert "does not say how the features of a text become its vector: their mean is taken" in capsys.readouterr().err
     theirs = their_vectors(folder, normalize_embeddings=True)
     np.testing.assert_allclose(ours, theirs, **SAME)
 
@@ -110,7 +110,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_decoder_gives_the_features_of_the_last_token(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     encoder = opened(decoder)
-    assert "those of its last token become its vector" in capsys.readouterr().err
+    assert "those of its last token are taken" in capsys.readouterr().err
     together = encoder.encode(TEXTS)
     alone = np.concatenate([encoder.encode([text]) for text in TEXTS])
     np.testing.assert_allclose(together, alone, **SAME)

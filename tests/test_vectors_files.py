@@ -90,7 +90,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         read_vectors(tmp_path / "none.npy")
     write(tmp_path / "v.npy")
     rows = tmp_path / "v.rows.jsonl"
-    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:4]))
+    rows.write_bytes(b"".join(rows.read_bytes().splitlines(keepends=True)[:4]))
     with pytest.raises(CorruptFile, match="has 4 ids and vectors of shape"):
         read_vectors(tmp_path / "v.npy")
     write(tmp_path / "w.npy")

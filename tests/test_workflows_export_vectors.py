@@ -69,7 +69,7 @@ def test_models_without_modules_get_them(
     if name == "decoder":
         spec = DecoderSpec(
             vocabulary=byte_level().vocabulary_size, width=16, depth=2, heads=2, context=48, positions="rotary",
-            norm="rms", activation="swiglu",
+            norm="rmsnorm", activation="swiglu",
         )  # fmt: skip
         save_decoder(model, lively(spec))
         byte_level().save(model)

@@ -56,7 +56,7 @@ class VectorCache:
         >>> with tempfile.TemporaryDirectory() as folder, VectorCache(Path(folder) / "cache") as cache:
         ...     cache.put({key_of("rio", "e"): np.ones(2, np.float32)})
         ...     {key.hex()[:4]: vector.tolist() for key, vector in cache.get([key_of("rio", "e")]).items()}
-        {'9b67': [1.0, 1.0]}
+        {'0083': [1.0, 1.0]}
     """
 
     def __init__(self, path: Path) -> None:

@@ -123,7 +123,7 @@ def hash_of(text: str) -> int:
 
     Examples:
         >>> f"{hash_of('rio'):016x}"
-        '6e8e6d3b6ee5a6c5'
+        'e2d9ba9cacbd54d4'
     """
     return xxhash.xxh3_64_intdigest(text.encode("utf8", "surrogatepass"))
 

@@ -346,8 +346,8 @@ def _pooled(
     if isinstance(model, HFModel):
         model.use_task_head()
     pooling = "last" if kind == "decoder" else "mean"
-    how = "those of its last token" if kind == "decoder" else "their mean"
-    log(f"{place} has no pooling of its own: of the features of a text, {how} become its vector")
+    how = "those of its last token are taken" if kind == "decoder" else "their mean is taken"
+    log(f"{place} does not say how the features of a text become its vector: {how}")
     width = width_of(model)
     begin, end = tokenizer.around
     return EncoderParts(
