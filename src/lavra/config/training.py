@@ -173,7 +173,7 @@ class OptimizationConfig:
     fine-tuning)."""
     learning_rate: float | None = None
     """AdamW's peak learning rate: 6e-3 from scratch (3e-3 where the output layer is tied or embeddings are not
-    normalised), 1e-4 in fine-tuning, 5e-4 with an adapter."""
+    normalised), 1e-4 in fine-tuning (5e-5 for embeddings), 5e-4 with an adapter."""
     embedding_lr: float | None = None
     """Peak learning rate of the embeddings: 0.15 from scratch where they are normalised, elsewhere AdamW's."""
     muon_lr: float | None = None

@@ -349,7 +349,10 @@ def _warm_start(
 ) -> dict[str, Any]:
     """Return the fields of the plan about the optimiser and the warm start, on which its learning rates depend."""
     adapting, adapter = learner.base is not None, config.transforms.adapter.kind != "none"
-    options = optimizer_options(config.optimization, adapting, adapter, None if adapting else learner.spec)
+    asked = config.optimization
+    if adapting and not adapter and asked.learning_rate is None:
+        asked = replace(asked, learning_rate=learner.task.adapting_rate)
+    options = optimizer_options(asked, adapting, adapter, None if adapting else learner.spec)
     plain = not adapting and learner.task.follows_scaling_law
     contexts = contexts_to_count(config, learner.spec if plain else None, learner.flops_per_token, tokens)
     if not contexts or learner.spec is None:
