@@ -212,11 +212,14 @@ def test_cosine_regression_is_the_squared_error_of_the_score_from_zero_to_one():
 
 
 def test_what_is_only_measured_tells_the_correlations():
-    vectors = torch.tensor([[1.0, 0.0], [0.6, 0.8]] * 3)
-    vectors[3], vectors[5] = torch.tensor([0.8, 0.6]), torch.tensor([1.0, 0.0])
-    loss = compared(CoSENT(4), [1.0, 2.0, 9.0], vectors, learning=False)
+    scores = [float(number**2) for number in range(20)]
+    angles = torch.linspace(1.5, 0.1, 20)
+    vectors = torch.stack([torch.tensor([1.0, 0.0]).expand(20, 2), torch.stack([angles.cos(), angles.sin()], 1)], 1)
+    loss = compared(CoSENT(4), scores, vectors.flatten(0, 1), learning=False)
     assert float(loss.parts["spearman"]) / loss.weight == pytest.approx(1.0)
-    assert float(loss.parts["pearson"]) / loss.weight == pytest.approx(np.corrcoef([0.6, 0.8, 1.0], [1, 2, 9])[0, 1])
+    wanted = np.corrcoef(angles.cos().numpy(), scores)[0, 1]
+    assert float(loss.parts["pearson"]) / loss.weight == pytest.approx(wanted, abs=1e-5)
+    assert not compared(CoSENT(4), scores[:9], vectors.flatten(0, 1)[:18], learning=False).parts  # too few to say
 
 
 def margins(vectors: torch.Tensor, wanted: Sequence[float], temperature: float) -> Loss:

@@ -76,7 +76,9 @@ def test_a_run_on_pairs_says_raw_scores(tmp_path: Path):
         for n in range(80)
     ]
     options = {name: value for name, value in TINY.items() if name != "embedding"}
-    run = lavra.train(write(tmp_path / "p.jsonl", rows), out=str(tmp_path / "run"), **{**options, "check": False, "deliver": "last"})
+    run = lavra.train(
+        write(tmp_path / "p.jsonl", rows), out=str(tmp_path / "run"), **{**options, "check": False, "deliver": "last"}
+    )
     found = pair_scores(
         str(run.path), [("which number is 3?", "the number 3"), ("which number is 3?", "the number 8")], "cpu"
     )

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import torch
 
+FEWEST = 16
+"""Fewest pairs whose correlation is told; that of four is 1 by chance."""
+
 
 def correlations(similarities: torch.Tensor, scores: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return Spearman's and Pearson's correlation, () float64 each; 0 where either side does not vary.
+
+    Nothing is returned for fewer than 16 pairs.
 
     Args:
         similarities: Similarities of the pairs, (pairs,).
         scores: Their scores, (pairs,).
 
     Examples:
-        >>> found = correlations(torch.tensor([0.1, 0.2, 0.9]), torch.tensor([1.0, 2.0, 3.0]))
+        >>> found = correlations(torch.arange(20.0) ** 3, torch.arange(20.0))
         >>> round(float(found["spearman"]), 6)
         1.0
     """
+    if len(scores) < FEWEST:
+        return {}
     similarities, scores = similarities.detach().double(), scores.detach().double()
     return {"spearman": _pearson(_ranks(similarities), _ranks(scores)), "pearson": _pearson(similarities, scores)}
 

@@ -51,7 +51,11 @@ _WARMUP_SHARE = 0.05
 
 
 def optimizer_options(
-    asked: OptimizationConfig, adapting: bool, adapter: bool = False, spec: DecoderSpec | None = None
+    asked: OptimizationConfig,
+    adapting: bool,
+    adapter: bool = False,
+    spec: DecoderSpec | None = None,
+    adapting_rate: float | None = None,
 ) -> OptimizerOptions:
     """Return the optimiser and its learning rates: Muon from scratch, AdamW at low rates for a base model.
 
@@ -62,6 +66,7 @@ def optimizer_options(
         adapting: Whether training starts from a pretrained model.
         adapter: Whether only an adapter is trained.
         spec: The shape of a decoder to train from scratch; None for other models.
+        adapting_rate: AdamW's rate for all weights of a base model; None for the usual one.
 
     Raises:
         InputError: If the request gives an option that the optimiser does not have.
@@ -71,7 +76,7 @@ def optimizer_options(
     normed = not adapting and spec is not None and spec.embedding_norm and not spec.tied
     lr, embeddings = asked.learning_rate, asked.embedding_lr
     if lr is None:
-        lr = _ADAPTER if adapter else _ADAPTING if adapting else _FROM_NOTHING if normed else _SMALL
+        lr = _ADAPTER if adapter else (adapting_rate or _ADAPTING) if adapting else _FROM_NOTHING if normed else _SMALL
         lr *= method.lr_factor
     if embeddings is None and normed:
         embeddings = _NORMED_EMBEDDING * _embedding_factor(method)
