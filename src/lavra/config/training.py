@@ -110,8 +110,9 @@ class LabelsConfig:
     label is for them (pseudo-labels), and a student learns from all rows. It is kept where it is not worse. 0 leaves
     these rows out."""
     adapt: float = 0.0
-    """Share of a time budget, as .3, in which an encoder first learns to fill hidden words in the texts of the rows,
-    also of those without a label (domain adaptation); 0 leaves that out."""
+    """Share of the length of a run, as .3, for which a pretrained model first reads the texts of the training rows and
+    of those without a label (domain adaptation): an encoder fills hidden words. Of a time budget it is a part, to steps
+    or passes it is added. 0 leaves that out."""
 
 
 @dataclass(frozen=True)

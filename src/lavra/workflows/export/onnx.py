@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -189,19 +190,17 @@ def _convert(folder: Path, path: Path, inputs: dict[str, torch.Tensor]) -> None:
 
 def _round(path: Path) -> None:
     """Round the weights of the matrices to int8."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
+    library: Any = import_module("onnxruntime.quantization")
     rounded = path.with_name("rounded.onnx")
     with _silence():
-        quantize_dynamic(str(path), str(rounded), weight_type=QuantType.QInt8, per_channel=True)
+        library.quantize_dynamic(str(path), str(rounded), weight_type=library.QuantType.QInt8, per_channel=True)
     rounded.replace(path)
 
 
 def _compared(
     out: Path, folder: Path, weights: Weights, theirs: NDArray[np.float32], inputs: dict[str, torch.Tensor]
 ) -> OnnxExport:
-    import onnxruntime
-
+    onnxruntime: Any = import_module("onnxruntime")
     session = onnxruntime.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
     found: Any = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})[0]
     real = inputs["attention_mask"][0].bool()  # one text alone, so that other numbers and lengths are proved, too

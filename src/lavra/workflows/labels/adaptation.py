@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lavra.config.training import TrainConfig
 from lavra.core.disk.files import write_atomically
@@ -19,6 +20,7 @@ from lavra.core.progress import log
 from lavra.core.units import counted, show_duration
 from lavra.workflows.labels.fold_rows import FoldRows
 from lavra.workflows.labels.trials import train_trial
+from lavra.workflows.training.autoconfig import given_seconds
 
 _FOLDER = "adapted"
 """Name of the folder of the adapted model among those of the folds."""
@@ -26,20 +28,16 @@ _TEXTS = "texts.jsonl"
 
 
 def refuse_adaptation(config: TrainConfig) -> None:
-    """Refuse a request for an adaptation that has no model or no time to share.
+    """Refuse a request for an adaptation that has no model.
 
     Args:
         config: The request.
 
     Raises:
-        InputError: If it names no pretrained model, or another length than a time budget.
+        InputError: If it names no pretrained model.
     """
-    if not config.labels.adapt:
-        return
-    if config.base is None:
+    if config.labels.adapt and config.base is None:
         raise InputError("--labels.adapt adapts a pretrained model", "name one: --from MODEL")
-    if config.budget is None:
-        raise InputError("--labels.adapt is a share of a time budget", "give one: --budget 20m")
 
 
 def adapted(config: TrainConfig, rows: FoldRows, run: RunFolder, began: float) -> TrainConfig:
@@ -56,26 +54,39 @@ def adapted(config: TrainConfig, rows: FoldRows, run: RunFolder, began: float) -
     """
     if not config.labels.adapt:
         return config
-    assert config.budget is not None
-    seconds = max(1.0, config.labels.adapt * (config.budget - (time.monotonic() - began)))
     path, texts = rows.folder / _FOLDER, rows.folder / _TEXTS
     read = _texts(config, rows)
     if not texts.exists():
         write_atomically(texts, "".join(one_line({"text": text}) + "\n" for text in read))
-    log(f"{config.base} first reads {counted(len(read), 'text')} without labels, for {show_duration(seconds)}")
+    length, told = _length(config, began)
+    log(f"{config.base} first reads {counted(len(read), 'text')} without labels, for {told}")
     asked = TrainConfig(
         data=(str(texts),),
         base=config.base,
         out=str(path),
         force=True,
-        budget=seconds,
         seed=config.seed,
         machine=config.machine,
         check=False,
         samples=0,
+        **length,
     )
     train_trial(asked, {}, run)
     return replace(config, base=str(path), labels=replace(config.labels, adapt=0.0))
+
+
+def _length(config: TrainConfig, began: float) -> tuple[dict[str, Any], str]:
+    """Return the length of the adaptation as a field of its request, and in words."""
+    share, budget = config.labels.adapt, given_seconds(config)
+    if budget is not None:
+        seconds = max(1.0, share * (budget - (time.monotonic() - began)))
+        return {"budget": seconds}, show_duration(seconds)
+    if config.steps is not None:
+        steps = max(1, round(share * config.steps))
+        return {"steps": steps}, counted(steps, "step")
+    name = "epochs" if config.epochs is not None else "tokens"
+    amount = type(getattr(config, name))(share * getattr(config, name))
+    return {name: amount}, f"{amount:,.3g} {name}"
 
 
 def _texts(config: TrainConfig, rows: FoldRows) -> list[str]:
