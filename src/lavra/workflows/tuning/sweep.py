@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lavra.config.tuning import TuneConfig
 from lavra.core.configuration import from_toml, to_toml
@@ -77,7 +77,7 @@ def tune(
     began = clock() if began is None else began
     fields = parse_fields(config.sweep)
     _refuse(config)
-    config = located(config)
+    config = cast(TuneConfig, located(config))
     folder = _new_folder(config)
     check_new_run(folder, force=config.force, inputs=inputs_of(config))
     look_first(config.training)
