@@ -579,10 +579,11 @@ def test_trials_at_the_same_time_bring_what_they_bring_one_after_another(
 
 
 @pytest.mark.heavy
-def test_two_full_lengths_of_halving_are_those_of_a_grid(texts: Path, sweep: SweepFolder, tmp_path: Path) -> None:
+def test_the_survivor_of_halving_is_the_same_point_of_a_grid(texts: Path, sweep: SweepFolder, tmp_path: Path) -> None:
     grid = tune(request(texts, tmp_path / "grid", method="grid"))
-    assert winner(grid).name == winner(sweep).name
-    assert weights(winner(grid)) == weights(winner(sweep))
+    survivor = winner(sweep)
+    assert weights(grid.path / "trials" / survivor.name) == weights(survivor)
+    assert lines(grid.path / "trials" / survivor.name) == lines(survivor)
 
 
 @pytest.mark.usefixtures("no_held_out")

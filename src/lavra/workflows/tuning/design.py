@@ -36,12 +36,15 @@ DEFAULT_BUDGET = 3600.0
 _TRAINING = 0.85
 """Share of the time that is left after the preparation which the trials may be planned to take."""
 
-_START = 2.0
-"""Seconds that each start of a trial takes before its first step."""
+_START = 1.5
+"""Seconds that each start of a trial takes besides building the model and its warm start."""
+
+_EVALUATION = 0.7
+"""Time of measuring a token relative to that of training on it: a forward pass, over windows that overlap by half."""
 
 _EVALUATED = 0.02
 """Tokens on which a trial is measured, as a share of those that it is trained on, and fewest of them."""
-_LEAST_EVALUATED = 16384
+_LEAST_EVALUATED = 4096
 
 _SHORT = 5.0
 """Seconds of a whole run below which a warning is printed."""
@@ -151,28 +154,30 @@ def make_design(
     points = choose_points(fields, config.method, config.trials, config.seed) if fields else []
     count = len(points) if points else TRIALS if config.trials is None else config.trials
     rungs = rungs_of(count) if config.method == "halving" else (1.0,)
-    whole = cost(count, rungs) * config.seeds / parallel
-    share = None if budget is None else _seconds_of_run(budget, 0.0, whole, count, rungs, config.seeds, parallel)
-    probe = replace(asked, budget=share) if budget is not None else asked
+    many = config.seeds / parallel
+    times = None if budget is None else _Times(budget, cost(count, rungs) * many, starts(count, rungs) * many)
+    probe = asked if times is None else replace(asked, budget=times.of_run(0.0, _START))
     probe = probe if given or budget is not None else with_point(probe, _first(fields, points))
     threads = max(1, (config.machine.threads or usable_cores()) // parallel) if parallel > 1 else None
     if threads is not None:
         probe = replace(probe, machine=replace(probe.machine, threads=threads))
-    job = TrainingJob.create(probe, sweep.path, None, DistributedInfo(), began)
+    job, tokens = TrainingJob.create(probe, sweep.path, None, DistributedInfo(), began), 0
     try:
         _refuse_measure(config.measure, job.task)
         if not fields:
             fields = default_fields(job.plan)
             points = choose_points(fields, config.method, config.trials, config.seed)
             log(f"no --sweep is given: {', '.join(_told(field) for field in fields)}")
+        ready = time.monotonic()
         job.build()
+        if times is not None:
+            job.warm_start()
+        ready = time.monotonic() - ready
         if config.check:
             job.check()
-        if budget is not None:
-            left = _seconds_of_run(budget, time.monotonic() - began, whole, count, rungs, config.seeds, parallel)
-            job.plan, job.began = replace(job.plan, budget_seconds=left), time.monotonic()
-            job.fit_to_budget()
-        design = _decided(config, probe, job, fields, points, rungs, parallel, budget is not None)
+        if times is not None:
+            tokens = _tokens_in_time(job, times, began, ready + _START)
+        design = _decided(config, probe, job, fields, points, rungs, parallel, tokens)
     finally:
         if hasattr(job, "trainer"):
             job.close()
@@ -189,7 +194,7 @@ def _decided(
     points: Sequence[Point],
     rungs: Sequence[float],
     parallel: int,
-    by_time: bool,
+    tokens: int,
 ) -> Design:
     """Return the design, after every point was planned."""
     plan, swept = job.plan, [field.name for field in fields]
@@ -207,10 +212,9 @@ def _decided(
         deliver="last" if labelled else base.deliver,  # a trial is the network, not the linear model beside it
     )
     planner = _Planner(base, job, shared)
-    tokens = plan.tokens if by_time else 0
     lengths = [planner.length(fields, point, tokens) for point in points]
     seeds = list(range(config.seed, config.seed + config.seeds))
-    evaluated = max(_LEAST_EVALUATED, 2 * plan.context, round(_EVALUATED * plan.tokens))
+    evaluated = _evaluated(plan, tokens or plan.tokens)
     design = Design(
         base,
         fields,
@@ -225,7 +229,7 @@ def _decided(
         parallel,
         tokens,
     )
-    _tell(design, plan, by_time)
+    _tell(design, plan)
     return design
 
 
@@ -299,12 +303,51 @@ def default_fields(plan: Plan) -> list[Field]:
     ]
 
 
-def _seconds_of_run(
-    budget: float, spent: float, whole: float, points: int, rungs: Sequence[float], seeds: int, parallel: int
-) -> float:
-    """Return the seconds of one whole run, so that all trials take the budget."""
-    started = starts(points, rungs) * seeds / parallel * _START
-    return max(1.0, (_TRAINING * (budget - spent) - started) / whole)
+@dataclass(frozen=True)
+class _Times:
+    """How the time of a sweep is divided.
+
+    Attributes:
+        budget: Seconds of the sweep.
+        runs: How much it trains, in whole runs, one after another.
+        starts: How often it starts or resumes a run, one after another.
+    """
+
+    budget: float
+    runs: float
+    starts: float
+
+    def of_run(self, spent: float, start: float) -> float:
+        """Return the seconds of the steps of one whole run.
+
+        Args:
+            spent: Seconds of the budget that are gone.
+            start: Seconds that each start takes besides the steps.
+        """
+        return max(1.0, (_TRAINING * (self.budget - spent) - self.starts * start) / self.runs)
+
+
+def _tokens_in_time(job: TrainingJob, times: _Times, began: float, start: float) -> int:
+    """Time some steps, and return the tokens of a run with which all trials fit into the budget.
+
+    Args:
+        job: The job, before its first step.
+        times: How the time is divided.
+        began: When the command started.
+        start: Seconds that each start of a trial takes before its first step.
+    """
+    left = times.of_run(time.monotonic() - began, start)
+    job.plan, job.began = replace(job.plan, budget_seconds=left), time.monotonic()
+    job.fit_to_budget()
+    plan = job.plan
+    measuring = _EVALUATION * _evaluated(plan, plan.tokens) * plan.probe["step_seconds"] / plan.batch_tokens
+    share = min(1.0, times.of_run(time.monotonic() - began, start + measuring) / left)
+    return max(1, round(share * plan.steps)) * plan.batch_tokens
+
+
+def _evaluated(plan: Plan, tokens: int) -> int:
+    """Return the tokens on which each trial of so many tokens is measured."""
+    return max(_LEAST_EVALUATED, 2 * plan.context, round(_EVALUATED * tokens))
 
 
 def _first(fields: Sequence[Field], points: Sequence[Point]) -> Point:
@@ -333,18 +376,19 @@ def _told(field: Field) -> str:
     return f"{field.flag} {values}"
 
 
-def _tell(design: Design, plan: Plan, by_time: bool) -> None:
+def _tell(design: Design, plan: Plan) -> None:
     """Say how much will be trained."""
-    count = len(design.points) or TRIALS
+    count, tokens = len(design.points) or TRIALS, design.tokens or plan.tokens
     seeds = f" with {counted(len(design.seeds), 'seed')}" if len(design.seeds) > 1 else ""
-    step = plan.probe.get("step_seconds")
-    long = f", about {show_duration(plan.steps * step)}" if step and by_time else ""
-    text = f"{counted(count, 'point')}{seeds}; a whole run has {show_count(plan.tokens)} tokens{long}"
+    step = plan.probe.get("step_seconds") if design.tokens else None
+    seconds = None if step is None else tokens / plan.batch_tokens * step
+    long = "" if seconds is None else f", about {show_duration(seconds)}"
+    text = f"{counted(count, 'point')}{seeds}; a whole run has {show_count(tokens)} tokens{long}"
     if len(design.rungs) > 1:
         text += f"; pauses at {', '.join(f'1/{round(1 / share)}' for share in design.rungs[:-1])} of it"
     log(text)
-    if step and by_time and plan.steps * step < _SHORT:
+    if seconds is not None and seconds < _SHORT:
         log(
-            f"warning: {show_duration(plan.steps * step)} is little for a run, and what is best in it need not be best "
-            "in a longer one; a longer --budget or fewer --trials help"
+            f"warning: {show_duration(seconds)} is little for a run, and what is best in it need not be best in a "
+            "longer one; a longer --budget or fewer --trials help"
         )

@@ -135,11 +135,12 @@ def next_point(
     worst = max(known, default=0.0)
     history = [(point, value if value is not None and math.isfinite(value) else worst) for point, value in done]
     suggest = suggest or _by_optuna
+    point: Point = {}
     for attempt in range(_DRAWS):
         places = suggest(fields, history, derive_seed(seed, "tpe", len(done), attempt), max(2, trials // 3))
         point = {field.name: _value(field, place) for field, place in zip(fields, places, strict=True)}
         if all(point != before for before, _ in done):
-            return point
+            break
     return point
 
 
@@ -148,7 +149,7 @@ def _value(field: Field, place: float) -> object:
 
 
 def _by_optuna(fields: Sequence[Field], history: Sequence[tuple[Point, float]], seed: int, random: int) -> list[float]:
-    import optuna
+    import optuna  # pyright: ignore[reportMissingImports]
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     spaces = {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lavra.config.tuning import TuneConfig
 from lavra.core.configuration import from_toml, to_toml
@@ -37,7 +37,7 @@ from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.machine_record import record_machine
 from lavra.workflows.training.train import inputs_of, new_folder
 from lavra.workflows.tuning.design import DEFAULT_BUDGET, Design, make_design, next_length
-from lavra.workflows.tuning.halving import cost, survivors
+from lavra.workflows.tuning.halving import FACTOR, cost, survivors
 from lavra.workflows.tuning.held_out import measure_held_out
 from lavra.workflows.tuning.points import TRIALS, next_point, require_optuna
 from lavra.workflows.tuning.pool import Pool, devices_of
@@ -77,7 +77,7 @@ def tune(
     began = clock() if began is None else began
     fields = parse_fields(config.sweep)
     _refuse(config)
-    config = located(config)
+    config = cast(TuneConfig, located(config))
     folder = _new_folder(config)
     check_new_run(folder, force=config.force, inputs=inputs_of(config))
     look_first(config.training)
@@ -246,7 +246,10 @@ class _Sweep:
             if not ranked:
                 self._raise_first()
             if rung + 1 < len(self.design.rungs):
-                going_on = [point.number for point in ranked[: survivors(len(self.design.points), rung + 1)]]
+                many = survivors(len(self.design.points), rung + 1)
+                if self.left_out:  # of the few for which there was time no more than the best third goes on
+                    many = min(many, max(1, len(ranked) // FACTOR))
+                going_on = [point.number for point in ranked[:many]]
                 self._say_who_goes_on(ranked, going_on, rung)
                 self._forget([number for number in alive if number not in going_on])
                 alive = going_on
