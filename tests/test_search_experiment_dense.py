@@ -14,8 +14,6 @@ pytest.importorskip("sentence_transformers")
 
 from lavra.core.errors import InputError
 from lavra.search.corpora.documents import Document
-from lavra.search.encoders import open_text_encoder
-from lavra.search.expansion.scorers import open_scorer
 from lavra.search.experiment.dense import WEIGHTS, Beside, FusionTuning, tune_weight
 from lavra.search.experiment.experiment import run_experiment, systems_for
 from lavra.search.experiment.files import table
@@ -28,6 +26,8 @@ from lavra.search.index.manifest import IndexSettings
 from lavra.search.reranking import CrossEncoderReranker
 from lavra.text.analyzers import Analyzer
 from lavra.vectors.protocols import TextEncoder
+from lavra.workflows.embeddings.open_encoder import open_encoder
+from lavra.workflows.search.query_generators import open_scorer
 from word_vectors import WordEncoder
 
 CPU = torch.device("cpu")
@@ -81,18 +81,20 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 def test_a_folder_is_what_its_configuration_says(bi_encoder: Path, cross_encoder: Path, tmp_path: Path) -> None:
     assert (kind_of(bi_encoder), kind_of(cross_encoder), kind_of(tmp_path)) == ("bi-encoder", "cross-encoder", None)
-    with pytest.raises(InputError, match="lavra downloads none"):
-        open_text_encoder(tmp_path, CPU)
     with pytest.raises(InputError, match="holds no cross-encoder"):
         CrossEncoderReranker(bi_encoder, CPU)
-    with pytest.raises(InputError, match="holds no model that scores queries"):
-        open_scorer(str(tmp_path), CPU)
+    with pytest.raises(InputError, match="there is no model"):
+        open_scorer(str(tmp_path), "cpu")
+
+
+def opened(folder: Path) -> TextEncoder:
+    return open_encoder(str(folder), device="cpu", precision="fp32")
 
 
 def test_vectors_are_those_of_sentence_transformers(bi_encoder: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    encoder = open_text_encoder(bi_encoder, CPU)
+    encoder = opened(bi_encoder)
     texts = ["aa bb", "cc", "dd ee ff gg", ""]
     own = SentenceTransformer(str(bi_encoder)).encode(texts, normalize_embeddings=True)
     assert np.allclose(encoder.encode(texts, kind="passage"), own, atol=1e-5)
@@ -104,20 +106,20 @@ def test_vectors_are_those_of_sentence_transformers(bi_encoder: Path) -> None:
 def test_prefixes_are_those_of_the_model_and_part_of_its_fingerprint(bi_encoder: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    plain = open_text_encoder(bi_encoder, CPU)
+    plain = opened(bi_encoder)
     whole = SentenceTransformer(str(bi_encoder))
     whole.prompts = {"query": "qq ", "document": "dd "}
     folder = tmp_path / "named"
     whole.save(str(folder))
     named, e5 = (
-        open_text_encoder(folder, CPU),
-        open_text_encoder(shutil.copytree(bi_encoder, tmp_path / "my-e5-pt"), CPU),
+        opened(folder),
+        opened(shutil.copytree(bi_encoder, tmp_path / "my-e5-pt")),
     )
     for encoder, kind, prefix in ((named, "query", "qq "), (named, "passage", "dd "), (e5, "passage", "passage: ")):
         assert np.allclose(encoder.encode(["aa"], kind=kind), plain.encode([prefix + "aa"]), atol=1e-6)
     assert np.allclose(named.encode(["aa"], kind="text"), plain.encode(["aa"]), atol=1e-6)
     assert len({one.fingerprint for one in (plain, named, e5)}) == 3
-    assert open_text_encoder(bi_encoder, CPU).fingerprint == plain.fingerprint
+    assert opened(bi_encoder).fingerprint == plain.fingerprint
 
 
 def test_dense_hybrid_and_reranked_stand_beside_the_others(index: Index, cross_encoder: Path, tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_a_weight_is_tuned_to_the_side_that_knows(tmp_path: Path) -> None:
 def test_scores_are_the_models_own_whatever_the_grouping(kind: str, bi_encoder: Path, cross_encoder: Path) -> None:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    scorer = open_scorer(str(bi_encoder if kind == "bi" else cross_encoder), CPU)
+    scorer = open_scorer(str(bi_encoder if kind == "bi" else cross_encoder), "cpu")
     chunks, queries = ["aa bb cc", "dd ee"], [["aa", "zz yy"], ["ee dd"]]
     scores = scorer.score(chunks, queries)
     assert [len(some) for some in scores] == [2, 1]

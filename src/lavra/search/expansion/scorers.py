@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from lavra.core.errors import InputError
 from lavra.generation.scoring import Score, score
-from lavra.search.encoders import open_text_encoder
 from lavra.search.expansion.prompts import QueryPrompt
 from lavra.search.expansion.query_generator import fingerprint_of, weights_fingerprint
-from lavra.search.experiment.sentence_models import kind_of, open_sentence_model, pair_scores
+from lavra.search.experiment.sentence_models import open_sentence_model, pair_scores
+from lavra.vectors.protocols import TextEncoder
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -104,13 +103,12 @@ class EmbeddingScorer:
     """Scores a query by the similarity of its vector and that of the chunk.
 
     Args:
-        folder: The folder of the model; nothing is downloaded.
-        device: Device that holds the model and computes.
+        encoder: Makes the vectors.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self._encoder = open_text_encoder(folder, device)
-        self.fingerprint = fingerprint_of("bi-encoder", self._encoder.fingerprint)
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
+        self.fingerprint = fingerprint_of("bi-encoder", encoder.fingerprint)
 
     def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return the similarity of each query and its chunk: the cosine, for an encoder of vectors of length 1."""
@@ -125,26 +123,6 @@ class EmbeddingScorer:
 
 _LOWEST = float(np.finfo(np.float32).min)
 """The score of an empty query: the lowest float32, below every other score."""
-
-
-def open_scorer(folder: str, device: torch.device) -> QueryScorer:
-    """Open the scorer in a folder of sentence-transformers, which is a cross-encoder or a bi-encoder.
-
-    Args:
-        folder: The folder of the model.
-        device: Device that holds the model and computes.
-
-    Raises:
-        InputError: If there is no such model in the folder.
-    """
-    path = Path(folder)
-    kind = kind_of(path)
-    if kind is None:
-        raise InputError(
-            f"{folder} holds no model that scores queries",
-            "give a folder with a cross-encoder or a bi-encoder of sentence-transformers, or `model` for the generator",
-        )
-    return CrossEncoderScorer(path, device) if kind == "cross-encoder" else EmbeddingScorer(path, device)
 
 
 def _dealt(values: list[float], queries: Sequence[Sequence[str]]) -> list[list[float]]:

@@ -13,7 +13,7 @@ from lavra.core.errors import InputError
 from lavra.data.examples.labelled import LabelColumns
 from lavra.data.examples.rows import ExampleRow
 from lavra.data.readers.rows import BadRows
-from lavra.search.experiment.sentence_models import kind_of, open_cross_encoder
+from lavra.search.experiment.sentence_models import kind_of, open_sentence_model
 from lavra.tasks.label_predictions import outputs_of
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
@@ -40,7 +40,7 @@ def pair_scores(model: str, pairs: Sequence[tuple[str, str]], device: str = "aut
     if kind_of(Path(model)) == "cross-encoder":
         from torch import nn
 
-        encoder: Any = open_cross_encoder(model, choose_device(device))
+        encoder: Any = open_sentence_model(Path(model), "cross-encoder", choose_device(device))
         found = encoder.predict(list(pairs), batch_size=_AT_ONCE, show_progress_bar=False, activation_fn=nn.Identity())
         return np.asarray(found, dtype=np.float64).reshape(len(pairs), -1)[:, -1]
     return _by_our_model(model, pairs, device)

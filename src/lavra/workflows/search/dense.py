@@ -130,9 +130,9 @@ def open_encoder(location: str, device: str = "auto") -> TextEncoder:
         location: Its location.
         device: Device that holds it and computes: auto, cpu, cuda or mps.
     """
-    from lavra.search.encoders import open_text_encoder
+    from lavra.workflows.embeddings import open_encoder as encoders  # torch takes seconds; words alone need none of it
 
-    return open_text_encoder(location, _device(device))
+    return encoders.open_encoder(location, device=device)
 
 
 def open_reranker(location: str, device: str = "auto") -> Reranker:
