@@ -44,7 +44,7 @@ _EVALUATION = 0.7
 
 _EVALUATED = 0.02
 """Tokens on which a trial is measured, as a share of those that it is trained on, and fewest of them."""
-_LEAST_EVALUATED = 4096
+_LEAST_EVALUATED = 8192
 
 _SHORT = 5.0
 """Seconds of a whole run below which a warning is printed."""

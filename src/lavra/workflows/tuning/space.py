@@ -62,8 +62,8 @@ class Field:
 
     Examples:
         >>> rate = Field(("optimization", "muon_lr"), "optimization.muon-lr", "log", low=1e-3, high=1e-1)
-        >>> rate.at(0.5), [round(value, 5) for value in rate.grid]
-        (0.01, [0.001, 0.00316, 0.01, 0.0316, 0.1])
+        >>> rate.at(0.5), rate.grid
+        (0.01, (0.001, 0.003162, 0.01, 0.03162, 0.1))
     """
 
     path: tuple[str, ...]
