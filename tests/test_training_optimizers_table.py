@@ -47,7 +47,7 @@ def drawn(shapes: tuple[tuple[int, ...], ...] = SHAPES, seed: int = 0) -> list[t
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def learned(make: Callable[[list[torch.Tensor]], Any], steps: int, shapes: Any = SHAPES) -> list[torch.Tensor]:
+def learned(make: Callable[[Any], Any], steps: int, shapes: Any = SHAPES) -> list[torch.Tensor]:
     """Return weights after some steps on the same gradients for every optimiser."""
     weights = [torch.nn.Parameter(weight) for weight in drawn(shapes)]
     optimizer = make(weights)
@@ -560,6 +560,8 @@ def test_z_loss_is_the_square_of_the_log_normaliser_and_zero_moves_no_bit() -> N
     weights = torch.tensor([1.0, 0.5, 1.0, 2.0, 0.0])
     loss = summed_cross_entropy(features, head, targets, weights=weights, z_loss=0.3, label_smoothing=0.1)
     loss.backward()
+    assert features.grad is not None
+    assert head.grad is not None
     found = features.grad.clone(), head.grad.clone()
     features.grad = head.grad = None
     logits = features @ head.T
