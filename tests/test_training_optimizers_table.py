@@ -81,7 +81,7 @@ def test_lion_is_the_librarys_to_the_bit(decay: float) -> None:
 def test_adafactor_is_torchs_to_the_bit() -> None:
     ours = learned(lambda weights: Adafactor(weights, lr=0.02, weight_decay=0.1), 6)
     theirs = learned(
-        lambda weights: torch.optim.Adafactor(weights, lr=0.02, eps=(1e-15, 1e-3), weight_decay=0.1, foreach=False), 6
+        lambda weights: torch.optim.Adafactor(weights, lr=0.02, eps=(1e-15, 0.1), weight_decay=0.1, foreach=False), 6
     )
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 

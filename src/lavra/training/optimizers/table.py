@@ -101,9 +101,9 @@ METHODS: dict[OptimizerName, Method] = {
     "lion": Method(
         lambda groups, options: Lion(groups, betas=betas_of(options)), lr_factor=0.2, betas=(0.9, 0.99), eps=None
     ),
-    # The rate is relative to the size of the weights: 1e-3 in the fine-tuning of T5 (arXiv 1910.10683, section 3.1.2),
-    # where AdamW's is 1e-4 here. 6e-2 from scratch is then above the paper's 1e-2 at first, and its 1/sqrt(step) later.
-    # Embeddings of unit variance, which have a rate of their own, have relative steps with AdamW already.
+    # The rate is relative to the size of the weights, of at least 0.1, so that most weights move as with AdamW; 1e-3 in
+    # fine-tuning, where AdamW's rate is 1e-4 here, is that of T5 (arXiv 1910.10683, section 3.1.2). Embeddings of unit
+    # variance, which have a rate of their own, have relative steps with AdamW already.
     "adafactor": Method(
         lambda groups, options: Adafactor(groups, eps=_eps(options)),
         lr_factor=10.0,
