@@ -71,7 +71,8 @@ def test_a_branch_that_is_detached_is_named_although_its_weights_decay(
     tales: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_context = with_optimizer(decoder_check_context(shrunk("gpt2-124m"), tales), name="adamw", weight_decay=0.1)
-    mlp: Any = check_context.module.blocks[1].mlp
+    module: Any = check_context.module
+    mlp = module.blocks[1].mlp
     forward = mlp.forward
     monkeypatch.setattr(mlp, "forward", lambda x: forward(x).detach())
     result = result_of(check_context)
@@ -110,7 +111,8 @@ def test_frozen_weights_stay_and_one_that_does_not_is_named(tales: Prepared, mon
     result = result_of(check_context)
     assert result.verdict == "ok"
     assert f"none of {len(frozen)} frozen ones" in result.measured
-    weight: Any = check_context.module.blocks[0].mlp.up.weight
+    module: Any = check_context.module
+    weight = module.blocks[0].mlp.up.weight
     check_context.trainer.updates = [*check_context.trainer.updates, Leaking(weight)]
     result = result_of(check_context)
     assert result.verdict == "fail"

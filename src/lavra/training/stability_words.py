@@ -51,7 +51,7 @@ def outstanding(records: Sequence[Mapping[str, Any]]) -> list[str]:
         []
         >>> tensors["blocks.3.w"]["update"] = 0.5
         >>> outstanding([{"step": 1, "applied": True, "tensors": tensors, "layers": {}}])[0][:12]
-        'blocks.3.w c'
+        'blocks.3.w ('
     """
     if not records:
         return []

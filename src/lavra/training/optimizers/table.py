@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from lavra.config.choices import OptimizerName
 from lavra.training.optimizers.adafactor import Adafactor
@@ -16,9 +16,6 @@ from lavra.training.optimizers.schedule_free import ScheduleFreeAdamW
 from lavra.training.optimizers.shampoo import Shampoo
 from lavra.training.optimizers.soap import SOAP
 
-if TYPE_CHECKING:
-    from lavra.training.optimizers.optimizers import OptimizerOptions
-
 Role = Literal["block", "decayed", "plain", "embedding"]
 """What a weight is in a run: `block` is a matrix inside the blocks, `decayed` any other matrix, such as the head,
 `plain` a norm, a bias or a gain, and `embedding` a table."""
@@ -27,6 +24,30 @@ _ALL: frozenset[Role] = frozenset({"block", "decayed", "plain", "embedding"})
 _BLOCKS: frozenset[Role] = frozenset({"block"})
 
 Groups = list[dict[str, Any]]
+
+
+class Settings(Protocol):
+    """What an optimiser is made of, as far as the table reads it; see `OptimizerOptions`, which has more."""
+
+    @property
+    def name(self) -> OptimizerName:
+        """Name of the optimiser."""
+        ...
+
+    @property
+    def betas(self) -> tuple[float, float] | None:
+        """Decay rates that were asked for; None takes those of the optimiser."""
+        ...
+
+    @property
+    def eps(self) -> float | None:
+        """Constant in the denominator that was asked for; None takes that of the optimiser."""
+        ...
+
+    @property
+    def momentum(self) -> float:
+        """Decay rate of Muon's moving average."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +65,7 @@ class Method:
         averages: Whether the weights that are measured and exported are not those that learn.
     """
 
-    make: Callable[[Groups, OptimizerOptions], WeightGroups]
+    make: Callable[[Groups, Settings], WeightGroups]
     takes: frozenset[Role] = _ALL
     lr_factor: float = 1.0
     embedding_factor: float | None = None
@@ -58,7 +79,7 @@ _REST = ((0.9, 0.95), 1e-10)
 """Betas and eps of AdamW for the weights that another optimiser leaves."""
 
 
-def betas_of(options: OptimizerOptions) -> tuple[float, float]:
+def betas_of(options: Settings) -> tuple[float, float]:
     """Return the betas that the options give, or those of the optimiser.
 
     Args:
@@ -67,7 +88,7 @@ def betas_of(options: OptimizerOptions) -> tuple[float, float]:
     return options.betas or METHODS[options.name].betas or _REST[0]
 
 
-def _eps(options: OptimizerOptions) -> float:
+def _eps(options: Settings) -> float:
     """Return the eps that the options give, or that of the optimiser."""
     eps = METHODS[options.name].eps if options.eps is None else options.eps
     return _REST[1] if eps is None else eps
@@ -80,9 +101,9 @@ METHODS: dict[OptimizerName, Method] = {
     "lion": Method(
         lambda groups, options: Lion(groups, betas=betas_of(options)), lr_factor=0.2, betas=(0.9, 0.99), eps=None
     ),
-    # The rate is relative to the size of the weights: 1e-3 in the fine-tuning of T5 (arXiv 1910.10683, section 3.1.2),
-    # where AdamW's is 1e-4 here. 6e-2 from scratch is then above the paper's 1e-2 at first, and its 1/sqrt(step) later.
-    # Embeddings of unit variance, which have a rate of their own, have relative steps with AdamW already.
+    # The rate is relative to the size of the weights, of at least 0.1, so that most weights move as with AdamW; 1e-3 in
+    # fine-tuning, where AdamW's rate is 1e-4 here, is that of T5 (arXiv 1910.10683, section 3.1.2). Embeddings of unit
+    # variance, which have a rate of their own, have relative steps with AdamW already.
     "adafactor": Method(
         lambda groups, options: Adafactor(groups, eps=_eps(options)),
         lr_factor=10.0,
@@ -116,7 +137,7 @@ METHODS: dict[OptimizerName, Method] = {
 """The optimisers by name."""
 
 
-def rest_of(groups: Groups, options: OptimizerOptions) -> WeightGroups:
+def rest_of(groups: Groups, options: Settings) -> WeightGroups:
     """Return AdamW for the weights that an optimiser of the table leaves.
 
     Args:
