@@ -127,14 +127,13 @@ class Searcher:
                 return Answer(lexical, lexical)
         assert self._encoder is not None
         assert self.index.vectors is not None
-        if vector is None:
-            vector = self._encoder.encode([query], kind="query")[0]
-        near = self.index.vectors.search(vector, depth)
+        asked = self._encoder.encode([query], kind="query")[0] if vector is None else vector
+        near = self.index.vectors.search(asked, depth)
         dense = Ranking(near.numbers, near.similarities)
         units = dict(zip(near.numbers.tolist(), near.units.tolist(), strict=True))
         if lexical is None:
-            return Answer(dense, None, dense, vector, units)
-        return Answer(self._fused(lexical, dense, top_k), lexical, dense, vector, units)
+            return Answer(dense, None, dense, asked, units)
+        return Answer(self._fused(lexical, dense, top_k), lexical, dense, asked, units)
 
     def _fused(self, lexical: Ranking, dense: Ranking, top_k: int) -> Ranking:
         assert self._snapshot is not None
