@@ -40,7 +40,7 @@ from lavra.workflows.training.job import TrainingJob
 
 OBJECTIVES = ("span-corruption", "ul2", "prefix-lm", "fim", "mlm+causal")
 VOCABULARY = 400
-SHAPE = {"depth": 2, "width": 32, "heads": 2, "context": 64}
+SHAPE: dict[str, Any] = {"depth": 2, "width": 32, "heads": 2, "context": 64}
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def t5(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("t5")
-    shape = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
-    ids = {"pad_token_id": 1, "decoder_start_token_id": 1, "eos_token_id": 0}
+    shape: dict[str, Any] = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    ids: dict[str, Any] = {"pad_token_id": 1, "decoder_start_token_id": 1, "eos_token_id": 0}
     T5ForConditionalGeneration(T5Config(vocab_size=VOCABULARY, **shape, **ids)).save_pretrained(folder)
     Tokenizer.train(texts, VOCABULARY).save(folder)
     return folder
@@ -183,7 +183,7 @@ def test_a_decoder_of_transformers_reads_a_prefix_causally_or_says_that_it_canno
 
     torch.manual_seed(0)
     folder = tmp_path / "mamba"
-    shape = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    shape: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
     MambaForCausalLM(MambaConfig(**shape, bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
     Tokenizer.train([text.read_text()], VOCABULARY).save(folder)
     with pytest.raises(InputError, match="prefix-lm needs a decoder that sees"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from lavra.core.errors import InputError
 
@@ -75,7 +75,7 @@ class Denoiser:
             return cls(
                 float(found["rate"]),
                 None if mean is None else float(mean),
-                found["mode"] or "",
+                cast(Mode, found["mode"] or ""),
                 1.0 if weight is None else float(weight),
             )
         except ValueError as error:

@@ -15,6 +15,7 @@ from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
+from lavra.objectives.base import Objective
 from lavra.objectives.causal import Causal
 from lavra.tasks.base import LEAST_EVALUATED, TRIAL_SHARE, Measured, Task, Trained
 from lavra.tasks.datasets import Dataset, TextDataset
@@ -36,7 +37,7 @@ class LanguageModelling(Task):
     follows_scaling_law = True
     counts_ngrams = True
 
-    def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> Causal:
+    def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> Objective:
         """Return the causal objective."""
         return Causal(plan.context, plan.isolate, plan.label_smoothing)
 

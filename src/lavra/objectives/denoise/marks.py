@@ -73,8 +73,8 @@ def infilling_of(tokenizer: Tokenizer) -> Infilling | None:
         tokenizer: Tokenizer of any kind.
     """
     for names in _INFILLING:
-        ids = [tokenizer.inner.token_to_id(name) for name in names]
-        if all(number is not None for number in ids):
+        ids = [number for name in names if (number := tokenizer.inner.token_to_id(name)) is not None]
+        if len(ids) == len(names):
             return Infilling(*ids)
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 import torch
 
@@ -23,6 +24,7 @@ from lavra.models.families.companions import template_tokens
 from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import Model
 from lavra.models.transforms.vocabulary import swap_vocabulary
+from lavra.tasks.base import ModelKind
 from lavra.workflows.datasets.text import open_tokenizer, pair_columns
 from lavra.workflows.models.base_model import Base, base_of
 
@@ -92,7 +94,7 @@ def with_objective_tokens(config: TrainConfig, base: Base) -> Base:
     Returns:
         The base model with rows for the new tokens, which begin as the mean of all others; unchanged where it has them.
     """
-    old, kind = base.tokenizer, getattr(base.model, "kind", "decoder")
+    old, kind = base.tokenizer, cast(ModelKind, getattr(base.model, "kind", "decoder"))
     new = base.task.complete_tokenizer(old, config.objective, base.objective, kind)
     if new.fingerprint == old.fingerprint:
         return base
