@@ -20,7 +20,10 @@ Encode = Callable[[list[str]], np.ndarray]
 
 
 def lavra(model: str, precision: str) -> Encode:
-    """Return lavra's encoder."""
+    """Return lavra's encoder, in a process that keeps freed memory as `lavra embed` does."""
+    from lavra.core.machine import keep_freed_memory
+
+    keep_freed_memory()
     from lavra.workflows.embeddings.open_encoder import open_encoder
 
     return open_encoder(model, device="cpu", precision=precision).encode

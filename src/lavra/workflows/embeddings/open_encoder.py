@@ -16,9 +16,11 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.importing import read_config
 from lavra.models.heads import EmbeddingHead, head_of, width_of
 from lavra.models.hf.folders import open_hf_model
-from lavra.models.hf.kinds import body_parameters, choose_kind
+from lavra.models.hf.fused import pack_body
+from lavra.models.hf.kinds import body_of, body_parameters, choose_kind
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
+from lavra.models.native.low_precision import can_pack
 from lavra.training.devices import choose_device
 from lavra.training.precision import TYPES, choose_precision
 from lavra.vectors.encoder import NetworkEncoder
@@ -213,6 +215,8 @@ def encoder_of(
     model, head = parts.model.to(where).eval(), parts.head.to(where).eval()
     for parameter in model.parameters():  # buffers stay fp32: the angles of rotary positions need all digits
         parameter.data = parameter.data.to(TYPES[chosen])
+    if can_pack(where, TYPES[chosen]):
+        pack_body(model if isinstance(model, Decoder) else body_of(model.inner))
     reading = TextReading(parts.tokenizer, parts.longest, parts.begin, parts.end, parts.prompts)
     return NetworkEncoder(
         model,
