@@ -59,7 +59,10 @@ class EmbeddingDataset(LabelledDataset):
 
     Attributes:
         context: Mean tokens of a row, by which steps and speed are counted; a row may be longer.
+        fewest_validated: Fewest rows of one of several validations: a few, compared with each other, say nothing.
     """
+
+    fewest_validated = 64
 
     def __init__(self, prepared: PreparedExamples) -> None:
         super().__init__(prepared)

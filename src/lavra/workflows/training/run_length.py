@@ -101,7 +101,7 @@ def length_fields(
         -(-steps // (_VALIDATIONS if short else _CHECKPOINTS)),
         steps_between_checkpoints(parameters, config.transforms, seconds_per_token * batch_tokens),
     )
-    times, rows = validations_of(tokens / shape.context)
+    times, rows = validations_of(tokens / shape.context, getattr(data, "fewest_validated", _VALIDATION_ROWS))
     # Validations fall on checkpoints, so that the best checkpoint by validation can be kept.
     every = save_every * max(1, round(steps / times / save_every))
     validation_rows = data.validation_rows(shape)
@@ -127,13 +127,14 @@ def length_fields(
     }
 
 
-def validations_of(sequences: float) -> tuple[int, int]:
+def validations_of(sequences: float, fewest: int = _VALIDATION_ROWS) -> tuple[int, int]:
     """Return how often a run validates, and on how many sequences, so that all of it takes a small share of the time.
 
     A run that is too short for all validations has fewer of them, and one that is too short for one has a small one.
 
     Args:
         sequences: Number of sequences that the run trains on.
+        fewest: Fewest sequences of one of several validations.
 
     Examples:
         A long run, and one of a dozen steps of a large model:
@@ -142,8 +143,9 @@ def validations_of(sequences: float) -> tuple[int, int]:
         ((8, 714), (1, 4))
     """
     affordable = sequences * _VALIDATION_SHARE / _FORWARD_SHARE
-    times = min(_VALIDATIONS, max(1, int(affordable / _VALIDATION_ROWS)))
-    return times, max(_LEAST_ROWS if times == 1 else _VALIDATION_ROWS, round(affordable / times))
+    times = min(_VALIDATIONS, max(1, int(affordable / fewest)))
+    least = fewest * _LEAST_ROWS // _VALIDATION_ROWS if times == 1 else fewest
+    return times, max(least, round(affordable / times))
 
 
 def steps_between_checkpoints(parameters: int, transforms: TransformConfig, step_seconds: float) -> int:
