@@ -22,7 +22,7 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 SMOOTHING = 1e-3
 """The a of a / (a + p): a token that is every thousandth of the text counts half (Arora, Liang and Ma 2017)."""
 
-RIDGE = 0.1
+RIDGE = 0.03
 """Weight of the distance from the first vectors, where the weight of a text is 1."""
 
 _ROUNDS = 40
