@@ -95,7 +95,7 @@ def sif_weights(counts: NDArray[np.int64], smoothing: float = SMOOTHING) -> NDAr
         smoothing: The number a.
 
     Examples:
-        >>> sif_weights(np.array([0, 1, 999])).round(3).tolist()
+        >>> [round(float(weight), 3) for weight in sif_weights(np.array([0, 1, 999]))]
         [1.0, 0.5, 0.001]
     """
     shares = counts / max(1, counts.sum())
