@@ -48,7 +48,7 @@ class Projection:
 
     def apply(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return (rows, dimensions) projections of (rows, width) vectors."""
-        return (vectors - self.centre) @ self.axes
+        return np.asarray((vectors - self.centre) @ self.axes, np.float32)
 
 
 def principal_components(vectors: NDArray[np.float32], dimensions: int) -> Projection:
