@@ -68,7 +68,7 @@ def test_models_without_modules_get_them(
     model = tmp_path / name
     if name == "decoder":
         spec = DecoderSpec(
-            vocabulary=byte_level().vocabulary_size, width=16, depth=2, heads=2, context=48, positions="rotary",
+            vocabulary=byte_level().vocabulary_size, width=16, depth=2, heads=2, context=48,
             norm="rmsnorm", activation="swiglu",
         )  # fmt: skip
         save_decoder(model, lively(spec))

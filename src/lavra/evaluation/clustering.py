@@ -77,7 +77,7 @@ def cluster_vectors(
     count = clusters or len(names)
     if not 1 <= count <= len(vectors):
         raise InputError(f"{len(vectors):,} texts cannot be {count:,} clusters", "give more texts, or fewer clusters")
-    fitted = KMeans(count, n_init=STARTS, random_state=seed).fit(vectors)
+    fitted = KMeans(count, n_init=STARTS, random_state=seed).fit(vectors)  # pyright: ignore[reportArgumentType]
     found = np.asarray(fitted.labels_, np.int64)
     return Clustering(found, **agreement(found, classes, seed=seed, draws=draws))
 

@@ -22,7 +22,7 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 SMOOTHING = 1e-3
 """The a of a / (a + p): a token that is every thousandth of the text counts half (Arora, Liang and Ma 2017)."""
 
-RIDGE = 0.1
+RIDGE = 0.03
 """Weight of the distance from the first vectors, where the weight of a text is 1."""
 
 _ROUNDS = 40
@@ -48,7 +48,7 @@ class Projection:
 
     def apply(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return (rows, dimensions) projections of (rows, width) vectors."""
-        return (vectors - self.centre) @ self.axes
+        return np.asarray((vectors - self.centre) @ self.axes, np.float32)
 
 
 def principal_components(vectors: NDArray[np.float32], dimensions: int) -> Projection:
@@ -95,7 +95,7 @@ def sif_weights(counts: NDArray[np.int64], smoothing: float = SMOOTHING) -> NDAr
         smoothing: The number a.
 
     Examples:
-        >>> sif_weights(np.array([0, 1, 999])).round(3).tolist()
+        >>> [round(float(weight), 3) for weight in sif_weights(np.array([0, 1, 999]))]
         [1.0, 0.5, 0.001]
     """
     shares = counts / max(1, counts.sum())

@@ -162,7 +162,7 @@ def certified(
     """
     of_kind = dict.fromkeys(KINDS, texts)
     ours = {kind: encoder.encode(some, kind=kind) for kind, some in of_kind.items()}
-    certificate = certify_vectors(ours, building, of_kind)
+    certificate = certify_vectors({**ours}, building, {**of_kind})
     if not certificate.holds:
         raise CheckFailed(f"the model was not exported as it is:\n{certificate}", "nothing was written; report this")
     write_json(building / FILE, {"certificate": certificate.to_json(), "facts": facts})
