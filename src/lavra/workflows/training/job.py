@@ -115,7 +115,8 @@ class TrainingJob(JobParts):
         learner = learner_of(config, model, data, task, objective)
         facts = task.facts(data)
         if isinstance(data, LabelledDataset):
-            head = head_facts(config.head, _kind_of(base), learner.isolate, learner.context)
+            texts = len(data.prepared.train)
+            head = head_facts(config.head, _kind_of(base), learner.isolate, learner.context, texts)
             facts = {**with_known(facts, known or {}), "columns": data.columns_read, "head": head}
         plan = autoconfig(config, machine, learner, data, distributed, facts, spent)
         if first:
