@@ -82,7 +82,8 @@ class HeadConfig:
     """
 
     pooling: Literal["auto", "first", "mean", "last", "max", "attention"] = "auto"
-    """How the hidden states of a text become one vector; by default the mean for encoders and the last for decoders."""
+    """How the hidden states of a text become one vector; by default the last for decoders, and for encoders the first,
+    or the mean where there are fewer than 500 texts."""
     dropout: float = 0.1
     """Dropout probability of that vector, from 0 to below 1."""
     probe: bool | None = None

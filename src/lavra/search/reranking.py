@@ -61,7 +61,7 @@ def reranked(ranking: Ranking, scores: Sequence[float]) -> Ranking:
 
     Examples:
         >>> found = reranked(Ranking(np.array([7, 8, 9]), np.zeros(3, dtype=np.float32)), [0.1, 0.9])
-        >>> found.numbers.tolist(), found.scores.round(1).tolist()
+        >>> found.numbers.tolist(), [round(float(score), 1) for score in found.scores]
         ([8, 7, 9], [0.9, 0.1, -0.9])
     """
     new = np.array(scores, dtype=np.float32)

@@ -8,7 +8,7 @@ network in the end, as with few labels or little time, it is delivered.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from lavra.evaluation.labels.metrics import METRICS, metric_value
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.evaluation.labels.predictions_file import read_predictions, write_predictions
 from lavra.models.heads import ATTRIBUTE, SequenceHead
+from lavra.models.pooling import Pooling
 from lavra.tasks.base import Trained
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
@@ -76,13 +77,40 @@ def can_stay_frozen(job: JobParts) -> bool:
     return job.run is not None and whole and isinstance(data, LabelledDataset) and not data.trained_on_all
 
 
-def keep_frozen(job: JobParts, found: Features, weight: torch.Tensor, bias: torch.Tensor) -> None:
+def frozen_pooling(job: JobParts, head: SequenceHead) -> Pooling:
+    """Return the pooling of a candidate with frozen features: the mean where the request leaves it open for an encoder.
+
+    What the first token says of a text is little before the model was tuned.
+
+    Args:
+        job: The training job.
+        head: The head of the network.
+    """
+    is_open = job.config.head.pooling == "auto" and job.plan.facts["head"].get("kind") == "encoder"
+    return "mean" if is_open else head.options["pooling"]
+
+
+def frozen_head(head: SequenceHead, pooling: Pooling) -> SequenceHead:
+    """Return a head like another one, with weights of its own that are yet to be fitted.
+
+    Args:
+        head: The other head.
+        pooling: How the features of a document become one vector.
+    """
+    found = SequenceHead(head.width, **{**head.options, "pooling": pooling})
+    found.load_state_dict(head.state_dict(), strict=False)
+    weight = next(head.output.parameters())
+    return found.to(device=weight.device, dtype=weight.dtype).eval()
+
+
+def keep_frozen(job: JobParts, found: Features, head: SequenceHead, weight: torch.Tensor, bias: torch.Tensor) -> None:
     """Compare a head on frozen features with the linear model, measure it on the validation rows, and keep it.
 
     Args:
         job: The training job before its first step.
-        found: The features of training texts.
-        weight: Weight of the head that was fitted to them.
+        found: The features of training texts, as the head pools them.
+        head: The head, which gets the weights.
+        weight: Weight that was fitted to the features.
         bias: Its bias.
     """
     task, data, run, budget = job.task, job.dataset, job.run, job.plan.budget_seconds
@@ -96,8 +124,8 @@ def keep_frozen(job: JobParts, found: Features, weight: torch.Tensor, bias: torc
         return
     folder = run.path / FROZEN
     folder.mkdir(exist_ok=True)
-    record = _judged(job, task, data, found)
-    table = _predicted(job, task, weight, bias, folder)
+    record = {"pooling": head.options["pooling"], **_judged(job, task, data, found)}
+    table = _predicted(job, task, head, weight, bias, folder)
     metric = METRICS[task.kind][0]
     log(f"a linear head on frozen features: {metric.replace('_', ' ')} {metric_value(table, metric):.3f}")
     write_predictions(folder / _PREDICTIONS, table)
@@ -138,25 +166,29 @@ def _head_predict(
 
 
 def _predicted(
-    job: JobParts, task: LabelledTextTask, weight: torch.Tensor, bias: torch.Tensor, folder: Path
+    job: JobParts,
+    task: LabelledTextTask,
+    head: SequenceHead,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    folder: Path,
 ) -> Predictions:
-    """Return what the model with the fitted head says of the validation rows; the head is written into a folder."""
+    """Return what the model with a fitted head says of the validation rows; the head is written into a folder."""
     from safetensors.torch import save_file
 
-    head = getattr(job.model, ATTRIBUTE)
-    assert isinstance(head, SequenceHead)
-    output = head.output
+    output, before = head.output, getattr(job.model, ATTRIBUTE)
     assert isinstance(output, nn.Linear)
-    kept = {name: value.clone() for name, value in head.state_dict().items()}
-    with torch.no_grad(), job.trainer.eval_mode():
+    with torch.no_grad():
         output.weight.copy_(weight)
         if output.bias is not None:
             output.bias.copy_(bias)
-        save_file({name: one.float().cpu().contiguous() for name, one in head.state_dict().items()}, folder / _HEAD)
-        trained = Trained(job.model, job.trainer.objective, job.dataset, job.plan, job.device)
-        table = task.predictions(trained)
-        head.load_state_dict(kept)
-    return table
+    save_file({name: one.float().cpu().contiguous() for name, one in head.state_dict().items()}, folder / _HEAD)
+    setattr(job.model, ATTRIBUTE, head)
+    try:
+        with torch.no_grad(), job.trainer.eval_mode():
+            return task.predictions(Trained(job.model, job.trainer.objective, job.dataset, job.plan, job.device))
+    finally:
+        setattr(job.model, ATTRIBUTE, before)
 
 
 def frozen_predictions(run: Path) -> Predictions | None:
@@ -186,8 +218,10 @@ def deliver_frozen(job: JobParts, out: Path) -> None:
     """
     from safetensors.torch import load_file
 
+    pooling = read_json(job.home / FROZEN / _RECORD)["pooling"]
+    facts = {**job.plan.facts, "head": {**job.plan.facts["head"], "pooling": pooling}}
     model = initial_model(job.plan, job.home)
-    finish_model(model, job.plan)
+    finish_model(model, replace(job.plan, facts=facts))
     getattr(model, ATTRIBUTE).load_state_dict(load_file(job.home / FROZEN / _HEAD))
     files = companions_folder(job.home, job.dataset.folder)
-    write_model(out, model, job.dataset.tokenizer, files, None, (job.plan.task, job.plan.facts))
+    write_model(out, model, job.dataset.tokenizer, files, None, (job.plan.task, facts))

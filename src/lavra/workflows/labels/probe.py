@@ -19,8 +19,9 @@ from lavra.core.units import counted, show_duration
 from lavra.models.heads import ATTRIBUTE, SequenceHead
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
-from lavra.workflows.labels.frozen import Features, can_stay_frozen, keep_frozen
+from lavra.workflows.labels.frozen import Features, can_stay_frozen, frozen_head, frozen_pooling, keep_frozen
 from lavra.workflows.labels.linear_head import fitted, head_targets
+from lavra.workflows.models.task_head import FEW_TEXTS
 from lavra.workflows.training.job_parts import JobParts
 
 _SHARE = 0.06
@@ -32,9 +33,6 @@ _MOST = 20_000
 _UNASKED = 0.18
 """The same where the head does not begin fitted and there is no budget, as a share of the texts that the run trains on;
 features take about a third of the time of a step."""
-
-_FEW = 500
-"""Training texts below which the head is fitted first; with many, tuning from random weights ended better here."""
 
 _FEWEST = 8
 """Fewest texts for each output on which a head is fitted."""
@@ -57,14 +55,15 @@ def fit_head(job: JobParts) -> None:
     if type(head) is not SequenceHead or not isinstance(head.output, nn.Linear):
         return
     asked = job.config.head.probe
-    begins = len(data.prepared.train) < _FEW if asked is None else asked
+    begins = len(data.prepared.train) < FEW_TEXTS if asked is None else asked
     candidate = can_stay_frozen(job)
     if not begins and not candidate:
         return
     began = time.monotonic()
     timed = begins or job.plan.budget_seconds is not None
     most = _MOST if timed else min(_MOST, round(_UNASKED * job.plan.epochs * len(data.prepared.train)))
-    found = _features(job, head, most)
+    own = frozen_head(head, head.options["pooling"] if begins else frozen_pooling(job, head))
+    found = _features(job, own, most)
     if len(found.numbers) < _FEWEST * head.output.out_features:
         return
     store = data.prepared.train
@@ -73,7 +72,7 @@ def fit_head(job: JobParts) -> None:
     has_bias = head.output.bias is not None  # the classes of `transformers` for labels of decoders have none
     weight, bias = fitted(found.vectors[known], targets[known], task.outputs, bias=has_bias)
     if candidate:
-        keep_frozen(job, found, weight, bias)
+        keep_frozen(job, found, own, weight, bias)
     if begins:
         _begin_with(job, weight, bias)
         taken = show_duration(time.monotonic() - began)

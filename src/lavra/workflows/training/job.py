@@ -123,8 +123,8 @@ class TrainingJob(JobParts):
         learner = learner_of(config, model, data, task, objective)
         facts = task.facts(data)
         if isinstance(data, LabelledDataset):
-            longest = data.longest_text or learner.context
-            head = head_facts(config.head, _kind_of(base), learner.isolate, longest)
+            longest, texts = data.longest_text or learner.context, len(data.prepared.train)
+            head = head_facts(config.head, _kind_of(base), learner.isolate, longest, texts)
             asked = task.asked(config, described)
             facts = {**with_known(facts, known or {}), "columns": data.columns_read, "head": head, **asked}
         plan = autoconfig(config, machine, learner, data, distributed, facts, spent)
