@@ -160,9 +160,8 @@ def certified(
     Raises:
         CheckFailed: If the vectors differ.
     """
-    of_kind = dict.fromkeys(KINDS, texts)
-    ours = {kind: encoder.encode(some, kind=kind) for kind, some in of_kind.items()}
-    certificate = certify_vectors({**ours}, building, {**of_kind})
+    ours: dict[str, Any] = {kind: encoder.encode(texts, kind=kind) for kind in KINDS}
+    certificate = certify_vectors(ours, building, {str(kind): texts for kind in KINDS})
     if not certificate.holds:
         raise CheckFailed(f"the model was not exported as it is:\n{certificate}", "nothing was written; report this")
     write_json(building / FILE, {"certificate": certificate.to_json(), "facts": facts})
