@@ -152,7 +152,7 @@ def _by_optuna(fields: Sequence[Field], history: Sequence[tuple[Point, float]], 
     import optuna  # pyright: ignore[reportMissingImports]
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    spaces = {
+    spaces: dict[str, Any] = {
         field.name: (
             optuna.distributions.CategoricalDistribution(list(range(len(field.values))))
             if field.is_finite
