@@ -127,7 +127,7 @@ class PrefixMemory(nn.Module):
         length = self.keys.shape[1]
         allowed = F.pad(allowed_pairs(mask, queries, keys), (length, 0), value=True)
         bias = None if mask.bias is None else F.pad(mask.bias, (length, 0))
-        return *self.before(keys, values), Mask(allowed, bias)
+        return *self.before(keys, values), Mask(allowed, bias, causal=mask.causal)
 
 
 def _self_attentions(model: Any) -> list[tuple[Any, int, int]]:
@@ -141,7 +141,8 @@ def _self_attentions(model: Any) -> list[tuple[Any, int, int]]:
     from lavra.models.native.decoder import Decoder
 
     if isinstance(model, Decoder):
-        return [(block.attention, block.attention.kv_heads, block.attention.size) for block in model.blocks]  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
+        blocks: list[Any] = [*model.blocks, *getattr(getattr(model, "encoder", None), "blocks", ())]
+        return [(block.attention, block.attention.kv_heads, block.attention.size) for block in blocks]
     found: dict[int, tuple[Any, int, int]] = {}
 
     def note(module: Any, queries: torch.Tensor, keys: torch.Tensor) -> None:
