@@ -163,6 +163,14 @@ class Task(ABC):
             dataset: The data set.
         """
 
+    def predicted(self, mask_rates: tuple[float, float]) -> float:
+        """Return the share of the tokens at which the head of a model from scratch is computed: all, by default.
+
+        Args:
+            mask_rates: The share that a masked objective predicts at the beginning and at the end of the run.
+        """
+        return 1.0
+
     def facts(self, dataset: Dataset) -> dict[str, Any]:
         """Return what the task has to know of the data for good, such as the names of classes, as plain values.
 

@@ -91,6 +91,7 @@ def prepare_as_asked(
     *,
     vocabulary_size: int | Callable[[int], int] | None,
     tokenizer: Tokenizer | None = None,
+    encoder: bool = False,
     bos: bool = False,
     force: bool = False,
 ) -> Prepared:
@@ -103,6 +104,7 @@ def prepare_as_asked(
         vocabulary_size: Tokens of a new vocabulary, a function that chooses it from the bytes of the text, or None for
             the default; see `lavra.data.token_store.prepare.prepare`.
         tokenizer: The tokenizer to use; None for the one that the request names, or a new one.
+        encoder: Whether the vocabulary gets the tokens that an encoder needs.
         bos: Whether documents begin with the tokenizer's own first token, as encoders need it.
         force: Whether an existing folder is replaced.
 
@@ -118,7 +120,8 @@ def prepare_as_asked(
         locations,
         out,
         tokenizer=tokenizer,
-        bos=bos,
+        encoder=encoder or text.encoder_tokens,
+        bos=bos or text.encoder_tokens,
         vocabulary_size=vocabulary_size,
         validation_share=text.validation_share,
         validation_limit=text.validation_limit,

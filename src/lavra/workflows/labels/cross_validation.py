@@ -33,7 +33,7 @@ from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import PREDICTIONS, LabelledTextTask
 from lavra.tasks.linear_baseline import LINEAR, linear_predictions, read_baseline
 from lavra.tasks.opening import open_dataset
-from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task, tasks
+from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task, kind_from_scratch, tasks
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device
 from lavra.training.distributed import join_ranks
@@ -152,7 +152,7 @@ def _refuse(config: TrainConfig) -> None:
 
 def _task_of(config: TrainConfig) -> LabelledTextTask:
     described = describe_data(config)
-    kind = "decoder" if config.base is None else "encoder"
+    kind = kind_from_scratch(config) if config.base is None else "encoder"
     task, _ = choose_task(config.task, config.objective.name, kind, described, config.base or FROM_SCRATCH)
     if not isinstance(task, LabelledTextTask):
         able = ", ".join(one.name for one in tasks() if isinstance(one, LabelledTextTask))
