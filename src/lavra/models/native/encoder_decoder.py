@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from lavra.models.native.attention_masks import Mask, attention_mask
 from lavra.models.native.cross_attention import CrossBlock, CrossLayerCache
 from lavra.models.native.decoder import Decoder, KeyValueCache
-from lavra.models.native.layers import Block, make_norm
+from lavra.models.native.layers import Block, LayerCache, make_norm
 from lavra.models.native.relative_positions import RelativePositions
 from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec
@@ -139,10 +139,11 @@ class EncoderDecoder(Decoder):
         encoded = self._encoded(ids, torch.where(seen, 0, -1))
         order = torch.tensor([place[tuple(source)] for source in sources], device=device)
         cache = super().new_cache(rows, length)
-        cache.layers = [
+        layers: list[LayerCache] = [
             CrossLayerCache(layer.keys, layer.values, *_taken(block.cross.project(encoded), order), seen[order])
             for layer, block in zip(cache.layers, self._cross_blocks(), strict=True)
         ]
+        cache.layers = layers
         return cache
 
     def _cross_blocks(self) -> list[Any]:

@@ -51,7 +51,7 @@ class Experts(nn.Module):
         self.shared = FeedForward(together) if spec.shared_experts else None
 
     @torch.compiler.disable
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
         """Return the weighted outputs of the chosen experts, and those of the shared ones, (rows, length, width).
 
         Args:

@@ -243,7 +243,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
-        self.activation = spec.activation
+        self.activation: Activation = spec.activation
         hidden = spec.hidden_width
         self.up = nn.Linear(spec.width, hidden * (2 if spec.activation in GATED else 1), bias=spec.mlp_bias)
         self.down = nn.Linear(hidden, spec.width, bias=spec.mlp_bias)
@@ -288,7 +288,7 @@ class HeadTransform(nn.Module):
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
-        self.activation = spec.activation
+        self.activation: Activation = spec.activation
         self.linear = nn.Linear(spec.width, spec.width, bias=spec.mlp_bias)
         self.norm = make_norm(spec, spec.width, spec.norm_weight)
 
