@@ -69,7 +69,7 @@ lock: ## resolve the dependencies anew and write requirements/*.lock
 	build/lock/bin/pip install --quiet torch==$(TORCH) hatchling editables
 	build/lock/bin/pip install --quiet --no-build-isolation -e .
 	$(FREEZE) > requirements/core.lock
-	build/lock/bin/pip install --quiet --no-build-isolation -e '.[search,dense,finetune,generate,track,dev]'
+	build/lock/bin/pip install --quiet --no-build-isolation -e '.[search,classify,dense,finetune,generate,gguf,tune,onnx,track,dev]'
 	$(FREEZE) > requirements/all.lock
 	rm -rf build/lock
 

@@ -1,6 +1,7 @@
 """Kill a training run with SIGKILL at random moments, resume it, and compare it bit by bit with one never stopped.
 
-Usage: python bench/kill.py [--times 50] [--seed 0] [--json]; exits 1 unless every trial ends in the same bits.
+Usage: python bench/kill.py [--times 50] [--seed 0] [--optimizer muon] [--json]; exits 1 unless every trial ends in the
+same bits.
 
 Moments: inside a step, inside a validation, inside the writing of a checkpoint (at fault points compiled into the
 program), and at a random time chosen by the clock, from the first import to the last line.
@@ -51,15 +52,18 @@ def lavra(*words: str, fault: str = "", threads: int = 1) -> subprocess.Popen[by
     )
 
 
-def train_words(data: Path, run: Path) -> list[str]:
-    """Return the command that trains the small model of the trials."""
+def train_words(data: Path, run: Path, optimizer: str = "muon") -> list[str]:
+    """Return the command that trains the small model of the trials, with an optimiser by its name."""
     words = (
         f"--steps {STEPS} --checkpoint-every {STEPS // CHECKPOINTS} --model.depth 2 --model.width 32 --model.heads 2"
     )
     more = (
         "--model.context 64 --optimization.batch-tokens 512 --machine.micro-batch-size 4 --average.kind ema --samples 0"
     )
-    return ["train", str(data), "--out", str(run), *words.split(), *more.split()]
+    chosen = ["--optimizer", optimizer, "--stability.every", "5"]
+    if optimizer == "schedule-free-adamw":
+        more = more.replace("--average.kind ema ", "")  # it averages by itself
+    return ["train", str(data), "--out", str(run), *words.split(), *more.split(), *chosen]
 
 
 def prepare(folder: Path) -> Path:
@@ -86,12 +90,15 @@ def fingerprint(run: Path) -> dict[str, Any]:
     weights = hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     metrics = [{key: value for key, value in line.items() if key not in _IGNORED} for line in lines]
-    return {"weights": weights, "metrics": metrics}
+    stability = (run / "stability.jsonl").read_text()
+    return {"weights": weights, "metrics": metrics, "stability": stability}
 
 
-def killed_and_resumed(data: Path, run: Path, *, fault: str = "", after: float | None = None) -> bool:
+def killed_and_resumed(
+    data: Path, run: Path, *, fault: str = "", after: float | None = None, optimizer: str = "muon"
+) -> bool:
     """Train, die at the fault point or after some seconds, resume to the end; return whether it died at all."""
-    process = lavra(*train_words(data, run), fault=fault)
+    process = lavra(*train_words(data, run, optimizer), fault=fault)
     if after is not None:
         try:
             process.wait(after)
@@ -105,7 +112,7 @@ def killed_and_resumed(data: Path, run: Path, *, fault: str = "", after: float |
     if (run / "config.toml").exists():
         finish(lavra("resume", str(run)))
     else:  # killed before there was a run folder: nothing is lost, and the command is simply given again
-        finish(lavra(*train_words(data, run)))
+        finish(lavra(*train_words(data, run, optimizer)))
     return True
 
 
@@ -113,6 +120,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--optimizer", default="muon")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     chance = random.Random(options.seed)
@@ -121,11 +129,11 @@ def main() -> int:
     try:
         data = prepare(folder)
         begin = time.monotonic()
-        finish(lavra(*train_words(data, folder / "whole")))
+        finish(lavra(*train_words(data, folder / "whole", options.optimizer)))
         whole = time.monotonic() - begin
         wanted = fingerprint(folder / "whole")
         for number in range(options.times):
-            trials.append(_trial(number, chance, data, folder, whole, wanted))
+            trials.append(_trial(number, chance, data, folder, whole, wanted, options.optimizer))
             if not options.json:
                 print("{moment:<32} {verdict}".format(**trials[-1]), flush=True)
     finally:
@@ -139,17 +147,23 @@ def main() -> int:
 
 
 def _trial(
-    number: int, chance: random.Random, data: Path, folder: Path, whole: float, wanted: dict[str, Any]
+    number: int,
+    chance: random.Random,
+    data: Path,
+    folder: Path,
+    whole: float,
+    wanted: dict[str, Any],
+    optimizer: str,
 ) -> dict[str, str]:
     run = folder / f"run-{number}"
     if number % 2:
         moment = chance.choice(list(MOMENTS))
         fault = f"{moment}:{chance.randint(1, MOMENTS[moment])}:kill"
-        died = killed_and_resumed(data, run, fault=fault)
+        died = killed_and_resumed(data, run, fault=fault, optimizer=optimizer)
     else:
         after = chance.uniform(0.05 * whole, whole)
         fault = f"after {after:.2f} s"
-        died = killed_and_resumed(data, run, after=after)
+        died = killed_and_resumed(data, run, after=after, optimizer=optimizer)
     same = fingerprint(run) == wanted
     shutil.rmtree(run)
     return {"moment": fault if died else f"{fault} (had ended)", "verdict": "equal bits" if same else "DIFFERENT"}

@@ -3,8 +3,9 @@
 Usage: python bench/kill_search.py [--times 30] [--seed 0] [--json]; exits 1 unless every trial ends the same.
 
 Trials take turns: an expansion, a new index, and an index that is brought up to date after documents were changed,
-added and taken away. Each dies at a random access to the files that it makes, or at a random moment by the clock.
-Compared are the bytes of the expansions and of what is searched, and that nothing was written twice.
+added and taken away, both without vectors and with them. Each dies at a random access to the files that it makes, or at
+a random moment by the clock. Compared are the bytes of the expansions and of what is searched, and that nothing was
+written or embedded twice. The vectors are drawn by the content of a text, since what is tried is their keeping.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from typing import Any
 
 DOCUMENTS = 150
 SEGMENT = 40
+VECTORS = ("vectors", "vectors again")
+"""The trials of an index with vectors: a new one, and one that is brought up to date."""
+
 PROGRAM = """
-import os, signal, sys
+import os, signal, sys, zlib
 moment, root, segment = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 reached = 0
 
@@ -49,10 +53,25 @@ def put(cache, values):
     keep(cache, values)
     reach()
 
+import numpy as np
 from lavra.cli.main import main
 from lavra.search.expansion import expand
 from lavra.search.expansion.cache import ExpansionCache
+from lavra.search.index.dense import embedding
 from lavra.search.index.segments import SegmentWriter
+from lavra.workflows.search import dense
+
+class Drawn:
+    fingerprint, dimensions, longest = "drawn by content", 16, None
+
+    def encode(self, texts, *, kind="text"):
+        reach()
+        drawn = [np.random.default_rng(zlib.crc32(text.encode())).standard_normal(16) for text in texts]
+        vectors = np.array(drawn, dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+dense.open_encoder = lambda *_: Drawn()
+embedding.BATCH = 16
 expand._GROUP = 8
 SegmentWriter.is_full = property(lambda self: len(self) >= segment)
 keep, ExpansionCache.put = ExpansionCache.put, put
@@ -175,12 +194,26 @@ def index_fingerprint(folder: Path) -> dict[str, Any]:
     documents = hash_of("".join(repr((one.id, one.text, one.queries)) for one in index.documents()).encode())
     manifest = json.loads((folder / "index.json").read_text("utf8"))
     named = {*manifest["segments"], *manifest["vocabulary"], manifest["postings"], "index.json", "lock"}
+    dense = folder / manifest["dense"] if manifest["dense"] else None
     return {
         **{name: _hash(searched / f"{name}.npy") for name in names},
+        **{f"dense {name}": _hash(dense / f"{name}.npy") for name in ("vectors", "keys") if dense},
+        "waiting": manifest["vectors"],
         "documents": documents,
         "complete": index.is_complete,
-        "left": sorted(path.name for path in folder.iterdir() if path.name not in named),
+        "left": sorted(path.name for path in folder.iterdir() if path.name not in {*named, manifest["dense"]}),
     }
+
+
+def embedded_texts(folder: Path) -> set[bytes]:
+    """Return the keys of the texts of which an index has vectors, also of an unfinished update."""
+    import numpy as np
+
+    if not (folder / "index.json").exists():
+        return set()
+    manifest = json.loads((folder / "index.json").read_text("utf8"))
+    named = [name for name in (manifest["dense"], *manifest["vectors"]) if name]
+    return {key.tobytes() for name in named for key in np.load(folder / name / "keys.npy")}
 
 
 def _hash(path: Path) -> str:
@@ -207,7 +240,7 @@ class Bench:
         self.accesses: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
         self.expected: dict[str, dict[str, Any]] = {}
-        for kind in ("expand", "index", "update"):
+        for kind in ("expand", "index", "update", *VECTORS):
             home = folder / f"whole-{kind}"
             self.prepare(kind, home)
             begun = time.monotonic()
@@ -221,13 +254,15 @@ class Bench:
         """Return the command of a kind of trial."""
         if kind == "expand":
             return expand_words(self.corpora[0], self.model, home / "out.jsonl")
-        return index_words(self.corpora[kind == "update"], self.expansions, home / "index")
+        words = index_words(self.corpora[kind in ("update", VECTORS[1])], self.expansions, home / "index")
+        return [*words, "--dense", "drawn", "--dense.store", "int8"] if kind in VECTORS else words
 
     def prepare(self, kind: str, home: Path) -> None:
         """Make the folder of a trial; an update finds an index there."""
         home.mkdir()
-        if kind == "update":
-            shutil.copytree(self.folder / "whole-index" / "index", home / "index")
+        before = {"update": "index", VECTORS[1]: VECTORS[0]}.get(kind)
+        if before:
+            shutil.copytree(self.folder / f"whole-{before}" / "index", home / "index")
 
     def fingerprint(self, kind: str, home: Path) -> dict[str, Any]:
         """Return what must be equal."""
@@ -239,12 +274,14 @@ class Bench:
         self.prepare(kind, home)
         died = killed(command(*self.words(kind, home), root=home, moment=moment), after)
         kept = _entries(home / "out.jsonl.cache") if kind == "expand" else 0
+        embedded = embedded_texts(home / "index")
         report, _ = finish(command(*self.words(kind, home), root=home))
         same = self.fingerprint(kind, home) == self.expected[kind]
         if kind == "expand":
             once = report["written"] == _entries(home / "out.jsonl.cache") - kept
         else:
             once = report["added"] + report["replaced"] + report["unchanged"] == report["documents"]
+            once &= report["embedded"] == len(embedded_texts(home / "index") - embedded)
         shutil.rmtree(home)
         return died, "the same" if same and once else ("DIFFERENT" if not same else "SOMETHING TWICE")
 
@@ -272,7 +309,7 @@ def main() -> int:
     try:
         bench = Bench(folder)
         for number in range(options.times):
-            kind = ("expand", "index", "update")[number % 3]
+            kind = ("expand", "index", "update", *VECTORS)[number % 5]
             if chance.random() < 0.7:
                 given: dict[str, Any] = {"moment": chance.randint(1, bench.accesses[kind])}
             else:
@@ -281,7 +318,7 @@ def main() -> int:
             when = ", ".join(f"{name} {value:.4g}" for name, value in given.items())
             trials.append({"kind": kind, "moment": when if died else f"{when} (had ended)", "verdict": verdict})
             if not options.json:
-                print("{kind:<8} {moment:<32} {verdict}".format(**trials[-1]), flush=True)
+                print("{kind:<13} {moment:<32} {verdict}".format(**trials[-1]), flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     same = sum(trial["verdict"] == "the same" for trial in trials)

@@ -79,7 +79,7 @@ def test_clean_presets_pass_the_whole_battery(style, corpus, corpora):
     report = run_checks(decoder_check_context(shrunk(style), corpora(corpus)), FULL)
     assert complaints(report) == []
     assert report.verdict != "fail"
-    assert len(report.results) == 23
+    assert len(report.results) == 24
 
 
 @pytest.mark.parametrize("corpus", CORPORA)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.prediction_tables import softmax, table_of
 
 from lavra.core.errors import InputError
-from lavra.evaluation.labels.baselines import majority, majority_out_of_fold
+from lavra.evaluation.labels.baselines import majority_out_of_fold
+from lavra.evaluation.labels.joining import joined
 from lavra.evaluation.labels.label_errors import label_errors, one_label
 from lavra.evaluation.labels.metrics import metric_value
 from lavra.evaluation.labels.predictions import Predictions, one_hot
 
 
-def test_the_majority_has_the_smallest_losses_of_all_constants() -> None:
+def test_the_majority_of_equal_folds_has_the_smallest_losses_of_all_constants() -> None:
     table = table_of(weighted=True)
-    found = majority(table, table.targets, table.weights)
+    table = joined([replace(table, seeds=np.full(len(table), seed)) for seed in (0, 1)])
+    table = replace(table, folds=table.seeds)  # two folds of the same rows
+    found = majority_out_of_fold(table)
     share = np.bincount(table.truth(), weights=table.weights) / table.weights.sum()
     assert metric_value(found, "accuracy") == pytest.approx(share.max())
     for change in (np.array([0.01, -0.01, 0]), np.array([0, -0.01, 0.01])):
@@ -23,14 +28,10 @@ def test_the_majority_has_the_smallest_losses_of_all_constants() -> None:
         assert metric_value(found, "log_loss") < metric_value(other, "log_loss")
 
 
-def test_mean_and_median_of_values() -> None:
+def test_the_mean_of_values() -> None:
     targets = np.array([[0.0], [1.0], [5.0], [2.0]])
-    table = Predictions("abcd", targets, np.zeros((4, 1)), ["score"], "values")
-    assert majority(table, targets).probabilities[0] == 2.0
-    assert majority(table, targets, centre="median").probabilities[0] == 1.5
-    assert majority(table, targets, [1, 1, 3, 1], centre="median").probabilities[0] == 3.5
-    assert majority(table, targets, [1, 1, 4, 1], centre="median").probabilities[0] == 5.0
-    assert metric_value(majority(table, targets, centre="median"), "mean_absolute_error") == 1.5
+    table = Predictions("abcd", targets, np.zeros((4, 1)), ["score"], "values", folds=[0, 1, 1, 0])
+    assert majority_out_of_fold(table).probabilities[:, 0].tolist() == [3.0, 1.0, 1.0, 3.0]
 
 
 def test_out_of_fold_reads_the_other_folds_only() -> None:
@@ -38,8 +39,9 @@ def test_out_of_fold_reads_the_other_folds_only() -> None:
     assert majority_out_of_fold(table).probabilities.tolist() == [[0, 1], [0, 1], [1, 0], [1, 0]]
     with pytest.raises(InputError, match="4 rows have no fold"):
         majority_out_of_fold(Predictions("abcd", table.targets, table.probabilities, "xy"))
-    with pytest.raises(InputError, match="no training row has a label"):
-        majority(table, np.full((2, 2), np.nan))
+    nothing = Predictions("ab", np.full((2, 2), np.nan), np.full((2, 2), 0.5), "xy", folds=[0, 1])
+    with pytest.raises(InputError, match="no row outside a fold has a label"):
+        majority_out_of_fold(nothing)
 
 
 def flipped(share: float = 0.05) -> tuple[Predictions, np.ndarray]:

@@ -282,3 +282,19 @@ def test_a_model_that_was_downloaded_is_used_without_a_network(monkeypatch: pyte
         hub_folder("some/model")
     (folder / "model.safetensors").touch()
     assert hub_folder("some/model") == folder
+
+
+def test_the_modules_of_a_sentence_encoder_come_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+    modules = [{"path": "", "type": "Transformer"}, {"path": "1_Pooling", "type": "Pooling"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+
+    def download(name: str, *, allow_patterns: list[str], ignore_patterns: Any = None) -> str:
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("lavra.models.families.files.why_no_hub", lambda: None)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: ["model.safetensors"])
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert hub_folder("some/encoder") == tmp_path
+    assert asked[1:] == [["1_Pooling/*.json", "1_Pooling/*.safetensors"]]

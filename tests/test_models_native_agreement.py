@@ -49,6 +49,17 @@ def test_noise_around_zero_is_no_fault():
     assert judge.disagreement({"a product": exact, "bias": drawn(16)}) is not None
 
 
+def test_tensors_of_one_kind_share_the_largest_rounding_of_their_blocks():
+    exact = {f"blocks.{number}.norm.weight": drawn(64, seed=number) for number in range(3)}
+    plain = {
+        name: tensor + 0.02 * drawn(64, seed=9) * (number == 1) for number, (name, tensor) in enumerate(exact.items())
+    }
+    judge = Reference(exact, plain, torch.bfloat16)
+    for size, right in ((0.03, True), (0.2, False)):
+        fast = {name: tensor + size * drawn(64, seed=8) for name, tensor in exact.items()}
+        assert (judge.disagreement(fast) is None) == right
+
+
 def test_another_shape_and_a_missing_result_are_told():
     judge = reference(drawn(4, 4))
     assert judge.disagreement({}) == "a product is missing"

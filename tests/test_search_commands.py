@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,9 +16,13 @@ from lavra.cli import index as index_command
 from lavra.cli import search as search_command
 from lavra.core.disk.locks import exclusive
 from lavra.core.errors import InputError
+from lavra.data.examples.labelled import LabelColumns
+from lavra.generation.classifying import Classification
 from lavra.search.experiment.files import table
+from lavra.workflows.search.pair_reranker import PairReranker
 from lavra.workflows.search.search import evaluate_search, search_index
 from recommended import recommended
+from word_vectors import WordEncoder
 
 
 @pytest.fixture
@@ -54,7 +59,9 @@ def test_index_search_and_export(folder: Path, capsys: pytest.CaptureFixture[str
     assert search_command.main(["sinonimo3", "rio"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(" 1. Rio 3  (d3, ")
-    assert lines[2] == "    generated query: onde está o **sinónimo3**"
+    assert "    generated query: onde está o **sinónimo3**" in lines
+    assert lines[1].startswith("    words: rank 1, score ")
+    assert max(map(len, lines)) <= 80
     assert search_command.main(["sinónimo3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [hit["id"] for hit in found["hits"]] == ["d3"]
@@ -216,3 +223,132 @@ def test_one_document_is_one(folder: Path, capsys: pytest.CaptureFixture[str]) -
     (folder / "one.jsonl").write_text(json.dumps({"_id": "1", "text": "Um rio corre para o mar."}) + "\n")
     assert index_command.main(["one.jsonl", "--language", "pt"]) == 0
     assert capsys.readouterr().out.startswith("search-index: 1 document (1 added")
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> WordEncoder:
+    """The encoder that every location opens."""
+    encoder = WordEncoder({"rivulet": "rio"})
+    monkeypatch.setattr("lavra.workflows.search.dense.open_encoder", lambda *_: encoder)
+    return encoder
+
+
+def test_an_index_with_vectors_is_searched_by_both_sides(
+    folder: Path, words: WordEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert index_command.main(["beir", "--language", "pt", "--dense", "words"]) == 0
+    assert "12 vectors of 32 (float16, exact; 12 made now)" in capsys.readouterr().out
+    assert search_command.main(["rivulet", "nome3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["hits"]
+    assert len(found) == 10
+    assert found[0]["id"] == "d3"
+    assert found[0]["lexical_rank"] == 1
+    assert found[0]["dense_rank"] >= 1
+    assert [hit["lexical_rank"] for hit in found[1:]] == [None] * 9
+    assert search_command.main(["rivulet", "nome3", "--mode", "lexical"]) == 0
+    assert capsys.readouterr().out.count("words: rank") == 1
+    assert search_command.main(["rivulet", "--mode", "dense", "--top-k", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("vectors: rank") == 2
+    assert max(map(len, shown.splitlines())) <= 80
+    assert search_command.main(["rio", "--dense-weight", "0.3", "--top-k", "1"]) == 0
+
+
+def test_an_update_keeps_the_vectors_and_none_removes_them(
+    folder: Path, words: WordEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index_command.main(["beir", "--language", "pt", "--dense", "words", "--dense.store", "int8", "--json"])
+    first = json.loads(capsys.readouterr().out)
+    assert (first["vectors"], first["embedded"], first["dense"]["store"]) == (12, 12, "int8")
+    words.encoded.clear()
+    with (folder / "beir" / "corpus.jsonl").open("a") as handle:
+        handle.write(json.dumps({"_id": "new", "title": "", "text": "Um monte que ninguém conhece."}) + "\n")
+    index_command.main(["beir", "--language", "pt", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert (report["added"], report["vectors"], report["embedded"]) == (1, 13, 1)
+    assert [text for _, text in words.encoded] == ["Um monte que ninguém conhece."]
+    with pytest.raises(InputError, match="stored as int8, not as binary"):
+        index_command.main(["beir", "--language", "pt", "--dense.store", "binary"])
+    index_command.main(["beir", "--language", "pt", "--dense", "none", "--json"])
+    assert json.loads(capsys.readouterr().out)["dense"] is None
+    with pytest.raises(InputError, match="name their encoder"):
+        index_command.main(["beir", "--language", "pt", "--dense.store", "int8"])
+    with pytest.raises(InputError, match="has no vectors, and --mode hybrid"):
+        search_command.main(["rio", "--mode", "hybrid"])
+    with pytest.raises(InputError, match="--dense-weight has no part"):
+        search_command.main(["rio", "--dense-weight", "0.5"])
+
+
+def test_another_encoder_is_refused_by_name_before_anything_is_read(
+    folder: Path, words: WordEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index_command.main(["beir", "--language", "pt", "--dense", "words"])
+    words.fingerprint = "others"
+    for command, line in (
+        (index_command, ["beir", "--language", "pt", "--dense", "another"]),
+        (search_command, ["rio"]),
+        (search_command, ["rio", "--dense", "another"]),
+    ):
+        with pytest.raises(InputError, match=r"are those of the model words \(words\), not of .* \(others\)"):
+            command.main(line)
+    index_command.main(["beir", "--language", "pt", "--dense", "another", "--force"])
+    assert search_command.main(["rio"]) == 0
+
+    def gone(*_: object) -> None:
+        raise InputError("nothing there", "look elsewhere")
+
+    monkeypatch.setattr("lavra.workflows.search.dense.open_encoder", gone)
+    with pytest.raises(InputError, match=r"(?s)cannot be opened: nothing there.*--mode lexical"):
+        search_command.main(["rio"])
+    assert search_command.main(["rio", "--mode", "lexical"]) == 0
+
+
+def test_vectors_are_measured_beside_the_words(
+    folder: Path, words: WordEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["evaluate", "beir", "--language", "pt", "--expansions", "e.jsonl", "--dense", "words", "--out", "found"]
+    assert search_command.main([*line, "--tune-on", "train"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("dense ", "documents, fused with dense ", "documents + queries, fused with dense by weight"):
+        assert any(row.startswith(name) for row in shown.splitlines())
+    read = json.loads((folder / "found" / "experiment.json").read_text())
+    assert len({one["system"] for one in read["comparisons"]}) == len(read["systems"]) - 1
+    words.fingerprint = "others"
+    assert search_command.main([*line, "--force"]) == 0  # the vectors of the experiment before are not mixed in
+    assert search_command.main(["rio", "--index", "found/index"]) == 0
+
+
+def test_a_run_on_pairs_ranks_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Pairs:
+        task, facts = SimpleNamespace(kind="classes"), {"classes": ["0", "1"]}
+        reader = LabelColumns("text1", ("label",), second="text2", may_lack_labels=True)
+
+        def predict(self, rows, bad_rows):
+            for number, row in enumerate(rows):
+                share = float("número 7 " in row.completion)
+                yield number, Classification("", str(int(share)), {"0": 1 - share, "1": share})
+
+    monkeypatch.setattr("lavra.workflows.search.pair_reranker.labeller_at", lambda *_: Pairs())
+    index_command.main(["beir", "--language", "pt"])
+    capsys.readouterr()
+    assert search_command.main(["rio", "--rerank", "runs/pairs", "--json", "--top-k", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)["hits"]
+    assert found[0]["id"] == "d7"
+    assert [hit["rerank_score"] for hit in found] == [1.0, 0.0]
+    for facts, values in (
+        ({"classes": ["0", "1", "2"]}, {"0": 0.0, "1": 1.0, "2": 2.0}),
+        ({"classes": ["no", "yes"]}, {"yes": 1.0}),
+        ({"classes": ["contradiction", "neutral", "entailment"]}, {"entailment": 1.0}),
+    ):
+        monkeypatch.setattr(Pairs, "facts", facts)
+        assert PairReranker("runs/pairs")._weights == values
+    monkeypatch.setattr(Pairs, "facts", {"classes": ["sport", "music"]})
+    with pytest.raises(InputError, match=r"none of the classes of runs/pairs .*\(sport, music\)"):
+        PairReranker("runs/pairs")
+    monkeypatch.setattr(Pairs, "task", SimpleNamespace(kind="values"))
+    assert PairReranker("runs/pairs")._weights is None
+    monkeypatch.setattr(Pairs, "reader", LabelColumns("text", ("label",)))
+    with pytest.raises(InputError, match="reads single texts"):
+        PairReranker("runs/pairs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,21 @@ pytest.importorskip("sentence_transformers")
 
 from lavra.core.errors import InputError
 from lavra.search.corpora.documents import Document
-from lavra.search.expansion.scorers import open_scorer
-from lavra.search.experiment.dense import dense_ranking, embed_documents, fused
+from lavra.search.experiment.dense import WEIGHTS, Beside, FusionTuning, tune_weight
 from lavra.search.experiment.experiment import run_experiment, systems_for
 from lavra.search.experiment.files import table
-from lavra.search.experiment.sentence_models import kind_of, open_cross_encoder, open_embedder
+from lavra.search.experiment.retrieval import judged_queries
+from lavra.search.experiment.sentence_models import kind_of
+from lavra.search.index.dense.embedding import Vectorizer
+from lavra.search.index.dense.settings import DenseSettings
 from lavra.search.index.index import Index
 from lavra.search.index.manifest import IndexSettings
+from lavra.search.reranking import CrossEncoderReranker
 from lavra.text.analyzers import Analyzer
+from lavra.vectors.protocols import TextEncoder
+from lavra.workflows.embeddings.open_encoder import open_encoder
+from lavra.workflows.search.query_generators import open_scorer
+from word_vectors import WordEncoder
 
 CPU = torch.device("cpu")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##a", "##b"]
@@ -73,58 +81,111 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 def test_a_folder_is_what_its_configuration_says(bi_encoder: Path, cross_encoder: Path, tmp_path: Path) -> None:
     assert (kind_of(bi_encoder), kind_of(cross_encoder), kind_of(tmp_path)) == ("bi-encoder", "cross-encoder", None)
-    with pytest.raises(InputError, match="lavra downloads none"):
-        open_embedder(tmp_path, CPU)
     with pytest.raises(InputError, match="holds no cross-encoder"):
-        open_cross_encoder(bi_encoder, CPU)
-    with pytest.raises(InputError, match="holds no model that scores queries"):
-        open_scorer(str(tmp_path), CPU)
+        CrossEncoderReranker(bi_encoder, CPU)
+    with pytest.raises(InputError, match="there is no model"):
+        open_scorer(str(tmp_path), "cpu")
 
 
-def test_fusion_sums_reciprocal_ranks() -> None:
-    ranks = np.arange(6, dtype=np.int32)
-    first, second = np.array([2, 0, 1]), np.array([0, 4])
-    expected = {2: 1 / 61, 0: 1 / 62 + 1 / 61, 1: 1 / 63, 4: 1 / 62}
-    assert fused([first, second], ranks).tolist() == sorted(expected, key=lambda number: -expected[number])
-    assert fused([first], ranks).tolist() == [2, 0, 1]
-    assert fused([first, first], ranks, 2).tolist() == [2, 0]
+def opened(folder: Path) -> TextEncoder:
+    return open_encoder(str(folder), device="cpu", precision="fp32")
 
 
-def test_dense_search_is_by_cosine_of_what_the_model_says(bi_encoder: Path, index: Index) -> None:
+def test_vectors_are_those_of_sentence_transformers(bi_encoder: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    model = open_embedder(bi_encoder, CPU)
-    vectors = embed_documents(index, model)
-    texts = [document.contents for document in index.documents()]
+    encoder = opened(bi_encoder)
+    texts = ["aa bb", "cc", "dd ee ff gg", ""]
     own = SentenceTransformer(str(bi_encoder)).encode(texts, normalize_embeddings=True)
-    assert np.allclose(vectors.values, own, atol=1e-5)
-    query = model.queries(["aa bb"])[0]
-    assert index.snapshot is not None
-    found = dense_ranking(vectors, query, index.snapshot.ranks, 40)
-    cosines = (vectors.values @ query)[found]
-    assert len(found) == 40
-    assert (np.diff(cosines) <= 1e-6).all()
+    assert np.allclose(encoder.encode(texts, kind="passage"), own, atol=1e-5)
+    assert encoder.encode([]).shape == (0, encoder.dimensions) == (0, 16)
+    assert encoder.longest == 32
+    assert isinstance(encoder, TextEncoder)
 
 
-def test_dense_and_hybrid_stand_beside_the_others(bi_encoder: Path, index: Index, tmp_path: Path) -> None:
-    vectors = embed_documents(index, open_embedder(bi_encoder, CPU))
+def test_prefixes_are_those_of_the_model_and_part_of_its_fingerprint(bi_encoder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    plain = opened(bi_encoder)
+    whole = SentenceTransformer(str(bi_encoder))
+    whole.prompts = {"query": "qq ", "document": "dd "}
+    folder = tmp_path / "named"
+    whole.save(str(folder))
+    named, e5 = (
+        opened(folder),
+        opened(shutil.copytree(bi_encoder, tmp_path / "my-e5-pt")),
+    )
+    for encoder, kind, prefix in ((named, "query", "qq "), (named, "passage", "dd "), (e5, "passage", "passage: ")):
+        assert np.allclose(encoder.encode(["aa"], kind=kind), plain.encode([prefix + "aa"]), atol=1e-6)
+    assert np.allclose(named.encode(["aa"], kind="text"), plain.encode(["aa"]), atol=1e-6)
+    assert len({one.fingerprint for one in (plain, named, e5)}) == 3
+    assert opened(bi_encoder).fingerprint == plain.fingerprint
+
+
+def test_dense_hybrid_and_reranked_stand_beside_the_others(index: Index, cross_encoder: Path, tmp_path: Path) -> None:
+    encoder = WordEncoder({letter * 2: "abcdefghij"[place // 2] for place, letter in enumerate("abcdefghij")})
+    with index.update() as update:
+        update.vectorizer = Vectorizer(DenseSettings("m", "words", 32), lambda: encoder)
+    opened = Index(index.folder)
     queries = {f"q{number}": "abcdefghij"[number] * 2 for number in range(10)}
     qrels = {query: {f"d{number:02d}": 1, f"d{number + 10:02d}": 1} for number, query in enumerate(queries)}
-    systems = systems_for(index)[:2]
-    result = run_experiment(index, queries, qrels, tmp_path / "work", systems=systems, vectors=vectors)
-    names = [one.system.name for one in result.systems]
-    assert names[2:] == ["dense", "documents, fused with dense", "documents + queries, fused with dense"]
-    assert result.systems[2].to_json()["settings"] is None
-    assert result.systems[3].bytes > result.systems[2].bytes == vectors.bytes
-    assert result.comparison("dense") is not None
-    assert any(line.startswith("dense ") for line in table(result))
+    train, test = ({name: qrels[name] for name in sorted(qrels)[half]} for half in (slice(5), slice(5, 10)))
+    beside = Beside(encoder, CrossEncoderReranker(cross_encoder, CPU), 5)
+    found = run_experiment(
+        opened, queries, test, tmp_path / "work", systems=systems_for(opened)[:2], beside=beside, validation=train
+    )
+    fused = [
+        f"{name}, fused with dense{how}" for name in ("documents", "documents + queries") for how in ("", " by weight")
+    ]
+    assert [one.system.name for one in found.systems[2:]] == [
+        "dense",
+        *fused,
+        "documents + queries, fused with dense, reranked",
+    ]
+    dense, hybrid = found.systems[2], found.systems[3]
+    assert dense.to_json()["settings"] is None
+    assert opened.vectors is not None
+    assert hybrid.bytes > dense.bytes == opened.vectors.bytes
+    assert {one.system for one in found.comparisons} == {one.system.name for one in found.systems[1:]}
+    tuned = found.systems[4].tuning
+    assert isinstance(tuned, FusionTuning)
+    assert tuned.queries == 5
+    assert tuned.value == max(value for _, value in tuned.tried)
+    lines = table(found)
+    assert any(line.startswith("documents, fused with dense by weight: weight") for line in lines)
+    assert max(map(len, table(found, 80))) <= 80
+
+
+def test_without_vectors_the_words_alone_are_reranked(index: Index, cross_encoder: Path, tmp_path: Path) -> None:
+    queries, qrels = {"q": "aa"}, {"q": {"d00": 1}}
+    beside = Beside(reranker=CrossEncoderReranker(cross_encoder, CPU))
+    found = run_experiment(index, queries, qrels, tmp_path / "w", systems=systems_for(index)[:1], beside=beside)
+    assert [one.system.name for one in found.systems] == ["documents", "documents, reranked"]
+
+
+def test_a_weight_is_tuned_to_the_side_that_knows(tmp_path: Path) -> None:
+    encoder = WordEncoder({"automóvel": "carro"}, dimensions=64)
+    index = Index.create(tmp_path / "i", IndexSettings(Analyzer("pt", stop_words=False, stem=False)))
+    with index.update() as update:
+        update.vectorizer = Vectorizer(DenseSettings("m", "words", 64), lambda: encoder)
+        for name, text in {"a": "carro azul", "b": "automóvel", "c": "automóvel verde", "d": "rio"}.items():
+            update.put(Document(name, text))
+    index = Index(index.folder)
+    assert index.snapshot is not None
+    for relevant, weights in (("a", WEIGHTS[11:]), ("b", WEIGHTS[:11])):
+        judged = judged_queries(
+            index, {"q": "automóvel azul" if relevant == "a" else "automóvel"}, {"q": {relevant: 1}}
+        )
+        tuned = tune_weight(index, index.snapshot, encoder, judged)
+        assert tuned.value == 1.0
+        assert (tuned.weight in weights) or dict(tuned.tried)[0.5] == 1.0
 
 
 @pytest.mark.parametrize("kind", ["bi", "cross"])
 def test_scores_are_the_models_own_whatever_the_grouping(kind: str, bi_encoder: Path, cross_encoder: Path) -> None:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    scorer = open_scorer(str(bi_encoder if kind == "bi" else cross_encoder), CPU)
+    scorer = open_scorer(str(bi_encoder if kind == "bi" else cross_encoder), "cpu")
     chunks, queries = ["aa bb cc", "dd ee"], [["aa", "zz yy"], ["ee dd"]]
     scores = scorer.score(chunks, queries)
     assert [len(some) for some in scores] == [2, 1]

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("bm25s")
 
 from bench import kill_search
-from bench.kill_search import PROGRAM, SEGMENT, Bench
+from bench.kill_search import PROGRAM, SEGMENT, VECTORS, Bench, embedded_texts, finish, killed
 from tests.forked_processes import Ended, ForkServer
 
 from lavra.cli.main import main
@@ -24,7 +24,7 @@ from lavra.search.export import export_documents
 
 _IMPORTS = """
 import lavra.cli.main, lavra.cli.expand, lavra.cli.index
-import lavra.search.expansion.expand, lavra.search.index.segments
+import lavra.search.expansion.expand, lavra.search.index.segments, lavra.workflows.search.search
 """
 
 
@@ -42,15 +42,39 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 def test_the_commands_come_by_many_moments_to_die_at(bench: Bench) -> None:
     assert bench.accesses["expand"] >= 8
-    assert min(bench.accesses["index"], bench.accesses["update"]) > 60
+    assert min(bench.accesses[kind] for kind in ("index", "update", *VECTORS)) > 60
 
 
 @pytest.mark.parametrize(
-    ("kind", "share"), [("expand", 0.85), ("index", 0.4), ("index", 0.97), ("update", 0.3), ("update", 0.9)]
+    ("kind", "share"),
+    [
+        ("expand", 0.85),
+        ("index", 0.4),
+        ("index", 0.97),
+        ("update", 0.3),
+        ("update", 0.9),
+        *[(kind, share) for kind in VECTORS for share in (0.5, 0.65, 0.8, 0.99)],
+    ],
 )
 def test_a_killed_command_given_again_ends_as_one_never_stopped(bench: Bench, kind: str, share: float) -> None:
     moment = max(1, round(share * bench.accesses[kind]))
     assert bench.trial(kind, f"{kind}-{share}", moment=moment) == (True, "the same")
+
+
+def test_what_was_embedded_before_each_kill_is_kept_and_nothing_is_searched_before_all_is(bench: Bench) -> None:
+    home = bench.folder / "embedding"
+    bench.prepare(VECTORS[0], home)
+    words, index = bench.words(VECTORS[0], home), home / "index"
+    held = [0]
+    for _ in range(4):
+        assert killed(kill_search.command(*words, root=home, moment=bench.accesses[VECTORS[0]] // 2))
+        held.append(len(embedded_texts(index)))
+        assert json.loads((index / "index.json").read_text("utf8"))["dense"] == ""
+    report, _ = finish(kill_search.command(*words, root=home))
+    assert held == sorted(held)
+    assert 0 < held[-1] < report["vectors"]
+    assert report["embedded"] == report["vectors"] - held[-1]
+    assert bench.fingerprint(VECTORS[0], home) == bench.expected[VECTORS[0]]
 
 
 @contextmanager

@@ -7,7 +7,10 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("bm25s")
 pytest.importorskip("Stemmer")
@@ -16,10 +19,15 @@ from lavra.core.errors import InputError
 from lavra.data.readers.rows import BadRows
 from lavra.search.corpora.documents import Document
 from lavra.search.expansion.queries import UNUSED, Expansion, ExpansionFile, expanded
+from lavra.search.index.dense.embedding import Vectorizer
+from lavra.search.index.dense.settings import DenseSettings
 from lavra.search.index.index import Index
 from lavra.search.index.manifest import IndexSettings
+from lavra.search.ranking import Ranking, by_reciprocal_ranks, by_weight
 from lavra.search.search import PASSAGE_LETTERS, _window, marked, search
+from lavra.search.searcher import Searcher
 from lavra.text.analyzers import Analyzer
+from word_vectors import WordEncoder
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +146,136 @@ def test_marks_are_counted_in_linear_time_and_as_by_hand() -> None:
     text = "erro i " * 40_000
     start, end = _window(text, 0, len(text), marks)
     assert 0 <= start < end < 1000
+
+
+# By words, by vectors, by both, and ranked anew.
+
+CARS = [
+    Document("a", "Um automóvel azul corre.", "Um"),
+    Document("b", "O carro verde corre na estrada.", "Dois"),
+    Document("c", "O rio corre para o mar.", "Três"),
+]
+
+
+class ByLength:
+    """A reranker for which the longest passage is the best."""
+
+    name = "length"
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def score(self, query: str, passages) -> list[float]:
+        self.read += passages
+        return [float(len(passage)) for passage in passages]
+
+
+def dense_index(folder: Path, encoder: WordEncoder, documents=CARS, **changes) -> Index:
+    index = Index.create(folder, IndexSettings(Analyzer("pt"), **changes))
+    with index.update() as update:
+        update.vectorizer = Vectorizer(DenseSettings("m", encoder.fingerprint, encoder.dimensions), lambda: encoder)
+        for document in documents:
+            update.put(document)
+    return Index(folder)
+
+
+@pytest.fixture
+def cars() -> WordEncoder:
+    return WordEncoder({"automóvel": "carro"}, dimensions=64)
+
+
+def test_vectors_find_what_shares_no_word_and_each_side_says_so(tmp_path: Path, cars: WordEncoder) -> None:
+    index = dense_index(tmp_path / "i", cars)
+    assert [hit.id for hit in search(index, "carro")] == ["b"]
+    dense = search(index, "carro", searcher=Searcher(index, "dense", cars))
+    assert {hit.id for hit in dense[:2]} == {"a", "b"}
+    assert [hit.dense_rank for hit in dense] == [1, 2, 3]
+    assert all(hit.lexical_rank is None and hit.score == hit.similarity for hit in dense)
+    hybrid = search(index, "carro", searcher=Searcher(index, "hybrid", cars))
+    assert [hit.id for hit in hybrid] == ["b", "a", "c"]
+    assert hybrid[0].words == ("carro",)
+    assert hybrid[0].score == pytest.approx(1 / 61 + 1 / (60 + (hybrid[0].dense_rank or 0)))
+    assert hybrid[0].reason().startswith("words: rank 1, score ")
+    assert "vectors: rank" in hybrid[1].reason()
+    assert "words" not in hybrid[1].reason()
+    assert set(hybrid[0].to_json()) > {
+        "lexical_rank",
+        "lexical_score",
+        "dense_rank",
+        "similarity",
+        "rerank_score",
+        "words",
+    }
+
+
+def test_the_weight_goes_from_words_alone_to_vectors_alone(tmp_path: Path, cars: WordEncoder) -> None:
+    index = dense_index(tmp_path / "i", cars)
+
+    def found(weight: float) -> list[str]:
+        return [hit.id for hit in search(index, "carro corre", searcher=Searcher(index, "hybrid", cars, weight=weight))]
+
+    assert found(0) == [hit.id for hit in search(index, "carro corre")]
+    assert found(1) == [hit.id for hit in search(index, "carro corre", searcher=Searcher(index, "dense", cars))]
+    with pytest.raises(InputError, match=r"a weight of 1\.5"):
+        Searcher(index, "hybrid", cars, weight=1.5)
+
+
+def test_the_first_results_are_ranked_anew_and_the_rest_stays_behind(tmp_path: Path) -> None:
+    index = dense_index(tmp_path / "i", WordEncoder())
+    first = [hit.id for hit in search(index, "corre", 3)]
+    reranker = ByLength()
+    hits = search(index, "corre", 3, searcher=Searcher(index, reranker=reranker, rerank_depth=2))
+    assert len(reranker.read) == 2
+    assert [hit.id for hit in hits[2:]] == first[2:]
+    assert sorted(hit.id for hit in hits[:2]) == sorted(first[:2])
+    assert [hit.rerank_score for hit in hits[:2]] == sorted(map(float, map(len, reranker.read)), reverse=True)
+    assert hits[2].rerank_score is None
+    assert hits[2].rank_before == 3
+    assert "not read" in hits[2].reason()
+    assert hits[0].score > hits[1].score > hits[2].score
+    assert search(index, "corre", 1, searcher=Searcher(index, reranker=ByLength()))[0].id == "b"
+
+
+def test_a_long_document_is_shown_and_reranked_by_its_nearest_chunk(tmp_path: Path, cars: WordEncoder) -> None:
+    long = Document("long", "O rio corre para o mar. " * 5 + "Um automóvel azul. " + "O monte é alto. " * 5)
+    index = dense_index(tmp_path / "i", cars, [long, *CARS[2:]], chunk_words=5)
+    hit = search(index, "carro azul", searcher=Searcher(index, "dense", cars))[0]
+    assert hit.id == "long"
+    assert "automóvel" in hit.passage
+    assert "monte" not in hit.passage
+    reranker = ByLength()
+    search(index, "carro azul", searcher=Searcher(index, "hybrid", cars, reranker=reranker))
+    assert reranker.read[0].strip() == "Um automóvel azul."
+
+
+def test_searching_by_vectors_needs_those_of_the_model(tmp_path: Path, cars: WordEncoder) -> None:
+    with pytest.raises(InputError, match="has no vectors, and --mode dense"):
+        Searcher(make(tmp_path / "words"), "dense", cars)
+    with pytest.raises(InputError, match="are those of the model m"):
+        Searcher(dense_index(tmp_path / "i", cars), "hybrid", WordEncoder(fingerprint="others"))
+
+
+RANKINGS = st.lists(st.permutations(range(8)).map(lambda some: some[:5]), min_size=1, max_size=3)
+
+
+@given(RANKINGS)
+def test_fusion_sums_reciprocal_ranks(rankings: list[list[int]]) -> None:
+    ranks = np.arange(8, dtype=np.int32)[::-1].copy()
+    given_rankings = [Ranking(np.array(one), np.ones(len(one), dtype=np.float32)) for one in rankings]
+    expected = {number: 0.0 for one in rankings for number in one}
+    for one in rankings:
+        for rank, number in enumerate(one, start=1):
+            expected[number] += 1 / (60 + rank)
+    found = by_reciprocal_ranks(given_rankings, ranks)
+    scores = {number: np.float32(value) for number, value in expected.items()}
+    assert found.numbers.tolist() == sorted(scores, key=lambda number: (-scores[number], ranks[number]))
+    assert by_reciprocal_ranks(given_rankings, ranks, 2).numbers.tolist() == found.numbers[:2].tolist()
+
+
+@given(st.permutations(range(6)), st.permutations(range(6)))
+def test_a_fusion_by_weight_keeps_a_side_that_has_all(first: list[int], second: list[int]) -> None:
+    ranks, scores = np.arange(6, dtype=np.int32), np.linspace(5, 1, 6, dtype=np.float32)
+    one, other = Ranking(np.array(first), scores), Ranking(np.array(second), scores / 100)
+    assert by_weight(one, other, 0, ranks).numbers.tolist() == first
+    assert by_weight(one, other, 1, ranks).numbers.tolist() == second
+    assert by_weight(one, one, 0.3, ranks).numbers.tolist() == first

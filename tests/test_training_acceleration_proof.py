@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from lavra.core.code import code_fingerprint
 from lavra.data.packing import WindowSource
 from lavra.models.native import attention
 from lavra.models.native.decoder import build_decoder
@@ -310,7 +311,7 @@ def test_ranks_that_know_different_things_decide_alike(monkeypatch: pytest.Monke
 
 
 def test_a_verdict_holds_for_the_code_of_models():
-    assert verdicts._code() != hashlib.blake2b(digest_size=8).hexdigest()
+    assert code_fingerprint("models") != hashlib.blake2b(digest_size=8).hexdigest()
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(compiler: Compiler, own_cache: Path):

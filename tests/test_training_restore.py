@@ -47,7 +47,7 @@ def through_disk(trainer: Trainer, folder: Path) -> tuple[Callable[[str], dict[s
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "lion", "adafactor", "soap"])
 @pytest.mark.parametrize("name", CHAINS)
 def test_stopped_and_gone_on_is_never_stopped(
     tmp_path: Path, name: str, optimizer: OptimizerName, precision: Precision

@@ -75,6 +75,7 @@ def classifier(folder: Path, name: str, task: str = "classification", pooling: s
         ("bert", "regression", "first", "BertForSequenceClassification"),
         ("roberta", "multi-label", "first", "RobertaForSequenceClassification"),
         ("deberta-v2", "classification", "first", "DebertaV2ForSequenceClassification"),
+        ("modernbert", "classification", "first", "ModernBertForSequenceClassification"),
         ("gpt2", "classification", "last", "GPT2ForSequenceClassification"),
         ("native", "multi-label", "last", "LlamaForSequenceClassification"),
     ],
@@ -121,7 +122,7 @@ def test_a_pair_of_texts_is_encoded_alike(tmp_path: Path) -> None:
         ("llama", "classification", "mean", "takes the mean of the tokens", "--head.pooling last"),
         ("llama", "regression", "last", "has no bias that could hold the mean", "train an encoder"),
         ("nanochat", "classification", "last", "no class of the family nanochat", "use the model with lavra"),
-        ("modernbert", "classification", "first", "on a modernbert exactly", "use the model with lavra"),
+        ("modernbert", "classification", "mean", "takes the mean of the tokens", "--head.pooling first"),
     ],
 )
 def test_a_head_that_no_class_holds_is_refused_in_words(

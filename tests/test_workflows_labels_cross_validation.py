@@ -22,8 +22,8 @@ from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.evaluation.labels.predictions_file import read_predictions
-from lavra.workflows.labels.cross_validation import fold_request
 from lavra.workflows.labels.fold_rows import written_rows
+from lavra.workflows.labels.trials import fold_request
 from lavra.workflows.train import train
 
 
@@ -201,7 +201,7 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise StopAtTraining
 
-    monkeypatch.setattr("lavra.workflows.labels.cross_validation.train", stop)
+    monkeypatch.setattr("lavra.workflows.labels.trials.train", stop)
 
 
 class StopAtTraining(Exception):
@@ -260,7 +260,7 @@ def test_folds_by_time_are_trained_on_what_came_before(tmp_path: Path) -> None:
         ([{"text": f"some text {number} of many"} for number in range(99)], {}, "for rows with one label"),
         ([{"prompt": "a", "completion": str(number)} for number in range(99)], {}, "for rows with one label"),
         (reviews(20), {"early_stopping": 2}, "by the rows that measure it"),
-        (reviews(20), {"folds": None, "seeds": 2}, "--seeds is for a cross-validated run"),
+        (reviews(20), {"folds": None, "fold_by": "id"}, "--fold-by is for a cross-validated run"),
         (reviews(20), {"folds": 1}, "--folds 1 is no value"),
     ],
 )

@@ -10,15 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavra.config.training import AverageConfig, TrainConfig
+from lavra.planning.machine.timed_steps import Probe, TimedSteps
 from lavra.training.deadline import Deadline, amount_in_time
 from lavra.training.optimizers.schedules import Schedule
 from lavra.training.plan import Plan
 from lavra.workflows.training.run_length import SAMPLES_SHARE, seconds_after, steps_in, with_length
-from lavra.workflows.training.time_budget import TimeBudget, begins_alike
+from lavra.workflows.training.time_budget import TimeBudget, begins_alike, length_by_speed
 from plans import a_plan
 
 if TYPE_CHECKING:
     from lavra.tasks.datasets import Dataset
+    from lavra.training.trainer import StepReport
 
 STEPS = 1000
 
@@ -156,6 +158,23 @@ def test_a_budget_is_kept_within_a_tenth(
     assert 0.9 * budget <= machine.run(budget) <= 1.1 * budget
 
 
+def test_where_time_is_short_the_steps_that_were_timed_are_not_lost():
+    """Six steps are taken when the compiler has used up the time: what is left decays, and all of it is one run."""
+    guess = replace(a_timed_plan(), budget_seconds=100.0, most_steps=None)
+    report = cast("StepReport", None)
+    timed = TimedSteps(Probe(5.0, 5.0, 5, guess.batch_tokens / 5.0), (report,) * 6, lambda: None)
+    data = cast("Dataset", FakeData())
+    for spent, more in ((99.0, False), (50.0, True)):
+        plan, kept = length_by_speed(guess, TrainConfig(), data, timed, spent, kept=True)
+        assert kept
+        assert plan.steps >= 6
+        assert (plan.steps > 6) == more
+        rates = [plan.schedule.factor(step, plan.steps) for step in range(plan.steps)]
+        assert rates[:6] == [guess.schedule.factor(step, guess.steps) for step in range(6)]
+        assert rates[6:] == sorted(rates[6:], reverse=True)
+    assert not length_by_speed(guess, TrainConfig(), data, timed, 70.0, kept=False)[1]
+
+
 def test_without_a_limit_the_whole_work_is_done():
     assert amount_in_time(1000, None, lambda _: pytest.fail("nothing is tried"), trial=10, least=1) == 1000
 
@@ -177,6 +196,16 @@ def test_what_comes_after_the_steps_is_reckoned():
     assert seconds_after(replace(plan, parameters=10**9), 1e-4) > after + 20
     assert seconds_after(replace(plan, compile=True), 1e-4) > after
     assert seconds_after(replace(plan, budget_seconds=60.0, parameters=1), 1.0) <= 60.0 * 0.08 + 1.0
+
+
+def test_a_few_steps_of_a_large_model_are_not_followed_by_an_hour_of_evaluation():
+    plan = replace(a_timed_plan(), budget_seconds=None)
+    data = cast("Dataset", FakeData())
+    few, many = (with_length(plan, steps, TrainConfig(), data, 5e-3) for steps in (1, 1000))
+    every = data.validation_rows(plan) * plan.context
+    assert seconds_after(few, 5e-3) < 180
+    assert few.evaluation_tokens < many.evaluation_tokens <= every
+    assert with_length(plan, 1, TrainConfig(), data, 1e-6).evaluation_tokens == every
 
 
 def test_a_length_is_open_only_where_the_first_steps_do_not_depend_on_it():

@@ -39,10 +39,19 @@ Chain = Callable[[Trainer], Sequence[Update]]
 
 
 @cache
+def topics_tokenizer() -> Tokenizer:
+    """Return the tokenizer of the topics."""
+    return Tokenizer.train(_texts(), SPEC.vocabulary)
+
+
+def _texts() -> list[str]:
+    return sorted(topics.values(), key=len)[2:9]
+
+
+@cache
 def topics_store() -> TokenStore:
     """Return short topics of Python's documentation, tokenised: some hundreds of tokens, so that epochs are short."""
-    texts = sorted(topics.values(), key=len)[2:9]
-    tokenizer = Tokenizer.train(texts, SPEC.vocabulary)
+    texts, tokenizer = _texts(), topics_tokenizer()
     with tempfile.TemporaryDirectory() as folder:  # memory maps outlive their files
         with StoreWriter(Path(folder) / "store", tokenizer) as writer:
             for text in texts:

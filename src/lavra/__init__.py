@@ -20,17 +20,21 @@ if TYPE_CHECKING:
         check,
         classify,
         compare,
+        embed,
         evaluate,
         explain,
         generate,
+        infill,
         plan,
         prepare,
         resume,
         runs,
         score,
         train,
+        tune,
     )
     from lavra.config.training import TrainConfig
+    from lavra.workflows.embeddings.encoder import Encoder
     from lavra.workflows.labels.ensemble import ensemble
     from lavra.workflows.labels.estimator import TextClassifier
     from lavra.workflows.run import Run
@@ -40,26 +44,31 @@ for _library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
     logging.getLogger(_library).setLevel(logging.ERROR)
 
 __all__ = [
+    "Encoder",
     "Run",
     "TextClassifier",
     "TrainConfig",
     "check",
     "classify",
     "compare",
+    "embed",
     "ensemble",
     "evaluate",
     "explain",
     "generate",
+    "infill",
     "plan",
     "prepare",
     "resume",
     "runs",
     "score",
     "train",
+    "tune",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Encoder": "lavra.workflows.embeddings.encoder",
     "Run": "lavra.workflows.run",
     "TextClassifier": "lavra.workflows.labels.estimator",
     "TrainConfig": "lavra.config.training",

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavra.config.training import TextConfig, TrainConfig
+from lavra.config.tuning import TuneConfig
 from lavra.core.configuration import from_table, to_json
 from lavra.core.disk.json_lines import one_line
 from lavra.core.disk.run_folder import RunFolder, list_runs
 from lavra.core.disk.scratch import scratch_folder
+from lavra.core.disk.sweep_folder import SweepFolder, is_sweep
 from lavra.core.errors import InputError
 from lavra.workflows.classify import classify
 from lavra.workflows.datasets.preparation import prepare_text
+from lavra.workflows.embeddings.embed import embed
 from lavra.workflows.evaluate import evaluate
 from lavra.workflows.generation.explain import explain
 from lavra.workflows.generation.generate import generate
+from lavra.workflows.generation.infill import infill
 from lavra.workflows.generation.score import score
 from lavra.workflows.run import Run
 
@@ -25,20 +29,24 @@ if TYPE_CHECKING:
     from lavra.checks.suite import Report
     from lavra.planning.forecast import PlanReport
     from lavra.reports.run_comparison import RunComparison
+    from lavra.workflows.labels.label_plan import LabelPlan
 
 __all__ = [
     "check",
     "classify",
     "compare",
+    "embed",
     "evaluate",
     "explain",
     "generate",
+    "infill",
     "plan",
     "prepare",
     "resume",
     "runs",
     "score",
     "train",
+    "tune",
 ]
 
 Data = Any
@@ -80,6 +88,39 @@ def train(data: Data, *, config: TrainConfig | None = None, **fields: Any) -> Ru
         return Run(run_training(_request(locations, config, fields, "lavra.train")).path)
 
 
+def tune(data: Data, *, config: TuneConfig | None = None, **fields: Any) -> Run:
+    """Train a model with several values of some options, and return the run of the best ones.
+
+    The sweep around it, with its page and the recipe `best.toml`, is the folder that `out` names.
+
+    Args:
+        data: The data as for `train`.
+        config: The values of the fields that are not given by name; the defaults of `TuneConfig` if None.
+        fields: Fields of `lavra.config.tuning.TuneConfig` by name, as for `train`; `sweep` is a list of texts such as
+            `"optimization.muon-lr=0.005,0.015,0.045"`.
+
+    Returns:
+        The run of the best point, of its first seed.
+
+    Raises:
+        InputError: If a field is unknown or has a wrong value, or the data cannot be used.
+        LavraError: If none of the points could be trained.
+        Interrupted: After a signal to stop; `lavra.resume` continues with the sweep.
+
+    Examples:
+        >>> import lavra
+        >>> best = lavra.tune("mytext/", budget="2h", sweep=["model.depth=2,4,8"])   # doctest: +SKIP
+        >>> best.plan["model"]["depth"]                                              # doctest: +SKIP
+    """
+    from lavra.workflows.tuning.sweep import best_run
+    from lavra.workflows.tuning.sweep import tune as run_sweep
+
+    with _located(data) as locations:
+        asked = _plain(fields) | {"data": locations}
+        request = from_table(TuneConfig, _merged(to_json(config or TuneConfig()), asked), "lavra.tune")
+        return Run(best_run(run_sweep(request)))
+
+
 def check(data: Data, *, config: TrainConfig | None = None, time_limit: float | None = None, **fields: Any) -> Report:
     """Check a training set-up before time is spent on it: leaks, gradients, labels, saving, resuming, precision.
 
@@ -109,7 +150,7 @@ def check(data: Data, *, config: TrainConfig | None = None, time_limit: float | 
         return run_suite(_request(locations, config, fields, "lavra.check"), time_limit)
 
 
-def plan(data: Data = (), **fields: Any) -> PlanReport:
+def plan(data: Data = (), **fields: Any) -> PlanReport | LabelPlan:
     """Forecast what a training run takes in memory, time and money, and which loss it reaches.
 
     Args:
@@ -118,7 +159,7 @@ def plan(data: Data = (), **fields: Any) -> PlanReport:
 
     Returns:
         The forecast. Its `steps`, `tokens`, `memory`, `cost` and `forecast` are what `lavra plan` prints, and
-        `to_json()` returns plain values.
+        `to_json()` returns plain values. Of rows with labels it is a `LabelPlan`.
 
     Raises:
         InputError: If a field is unknown or has a wrong value, or the text cannot be used.
@@ -167,16 +208,16 @@ def prepare(data: Data, out: str | Path, *, force: bool = False, **text: Any) ->
 
 
 def resume(folder: str | Path, *, micro_batch_size: int | None = None) -> Run:
-    """Continue an interrupted run from its last whole checkpoint to its end.
+    """Continue an interrupted run from its last whole checkpoint to its end, or a sweep.
 
     Args:
-        folder: The folder of the run.
+        folder: The folder of the run or of the sweep.
         micro_batch_size: Sequences of a micro-batch, where memory is less than before; None keeps the number of the
             run. The tokens of an update and the order of the data stay the same.
 
     Returns:
-        The finished run. With the same device, threads and micro-batch its weights have the same bits as those of a run
-        that was never interrupted.
+        The finished run, or that of the best point of a sweep. With the same device, threads and micro-batch its
+        weights have the same bits as those of a run that was never interrupted.
 
     Raises:
         InputError: If the folder is not a run, another process trains it, or its text is gone.
@@ -187,8 +228,10 @@ def resume(folder: str | Path, *, micro_batch_size: int | None = None) -> Run:
         >>> run = lavra.resume("runs/tales")                              # doctest: +SKIP
     """
     from lavra.workflows.train import resume as go_on
+    from lavra.workflows.tuning.sweep import best_run
 
-    return Run(go_on(folder, micro_batch_size=micro_batch_size).path)
+    run = go_on(folder, micro_batch_size=micro_batch_size)
+    return Run(best_run(SweepFolder(run)) if is_sweep(run) else run.path)
 
 
 def runs(root: str | Path = "runs") -> list[Run]:

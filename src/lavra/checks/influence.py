@@ -14,7 +14,7 @@ from torch import nn
 
 from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.batches import ENCODER_INPUTS, counted, cut, only, spans
-from lavra.models.protocols import IGNORED, Batch, eval_mode
+from lavra.models.protocols import IGNORED, PREFIX, Batch, eval_mode
 from lavra.training.acceleration.temporary_weights import full_precision, lively
 
 _POSITIONS = 2  # target positions at which gradients are computed
@@ -28,7 +28,8 @@ def check_influence(check_context: CheckContext) -> list[CheckResult]:
         check_context: Training set-up to check.
 
     Returns:
-        A result named `causal_leak` or `both_directions`, and one named `source` for an encoder-decoder model.
+        A result named `causal_leak` or `both_directions`, one named `prefix` where the batch has prefixes that are read
+        in both directions, and one named `source` for an encoder-decoder model.
     """
     name = "causal_leak" if check_context.causal else "both_directions"
     batch = _longest_document(check_context.encoded)
@@ -46,8 +47,11 @@ def check_influence(check_context: CheckContext) -> list[CheckResult]:
             )
         ]
     before = sum(float(norms[:place].sum()) for place, norms in known)
+    if check_context.causal:  # a prefix is given, and may be read as a whole
+        known = [(place, norms.masked_fill(_later_prefix(batch, place, norms), 0.0)) for place, norms in known]
     after = sum(float(norms[place + 1 :].sum()) for place, norms in known)
     results = [_causal(name, known, before, after) if check_context.causal else _both(name, before, after)]
+    results += _prefix(check_context)
     return [*results, _source(check_context, batch, known[0][0])] if ENCODER_INPUTS in batch.model_inputs else results
 
 
@@ -82,6 +86,41 @@ def _both(name: str, before: float, after: float) -> CheckResult:
     return CheckResult(name, "fail", measured, expected, remedy)
 
 
+def _later_prefix(batch: Batch, place: int, norms: torch.Tensor) -> torch.Tensor:
+    """Return which positions after a place belong to a prefix, (length,) bool."""
+    later = torch.arange(len(norms), device=norms.device) > place
+    return later & batch.model_inputs[PREFIX][0] if PREFIX in batch.model_inputs else torch.zeros_like(later)
+
+
+def _prefix(check_context: CheckContext) -> list[CheckResult]:
+    """Check that the beginning of a prefix depends on its end; nothing for a batch without prefixes."""
+    batch = check_context.encoded
+    if PREFIX not in batch.model_inputs:
+        return []
+    given = batch.model_inputs[PREFIX]
+    found = [(row, span) for row in range(given.shape[0]) for span in spans(batch, row)]
+    row, span = max(found, key=lambda place: int(given[place[0], place[1]].sum()))
+    batch = cut(batch.take(slice(row, row + 1)), slice(span.start, min(span.stop, span.start + _LONGEST)))
+    places = batch.model_inputs[PREFIX][0].nonzero()[:, 0].tolist()
+    if len(places) < 2:
+        return []
+    with (
+        full_precision(check_context.trainer),
+        lively(check_context.trainer),
+        eval_mode(check_context.model),
+        _captured(check_context.module, batch.inputs) as outputs,
+    ):
+        features = check_context.model.features(batch)[0, places[0]]
+        gradients = torch.autograd.grad(features.square().sum(), outputs, allow_unused=True) if outputs else ()
+    total = sum(float(gradient[0, places[-1]].double().norm()) for gradient in gradients if gradient is not None)
+    measured = f"the gradient of the first features of a prefix at its last input is {total:.3g}"
+    expected = "more than 0: a prefix is read in both directions"
+    if total > 0:
+        return [CheckResult("prefix", "ok", measured, expected)]
+    remedy = "the model reads the prefix causally: its attention mask must follow `prefix` of the batch"
+    return [CheckResult("prefix", "fail", measured, expected, remedy)]
+
+
 def _source(check_context: CheckContext, batch: Batch, place: int) -> CheckResult:
     """Check that the predictions of the decoder depend on the inputs of the encoder."""
     with full_precision(check_context.trainer), lively(check_context.trainer), eval_mode(check_context.model):
@@ -100,7 +139,9 @@ def _longest_document(batch: Batch) -> Batch:
 
     def worth(place: tuple[int, slice]) -> tuple[bool, int]:
         row, span = place
-        return bool(counted(cut(batch.take(slice(row, row + 1)), span))), span.stop - span.start
+        given = int(batch.model_inputs[PREFIX][row, span].sum()) if PREFIX in batch.model_inputs else 0
+        # What follows a prefix shows whether a prediction sees what comes after it; within one, it may.
+        return bool(counted(cut(batch.take(slice(row, row + 1)), span))), span.stop - span.start - given
 
     row, span = max(found, key=worth)
     # The part must contain targets, and those of a completion come only after a prompt that may be long.

@@ -9,7 +9,7 @@ import torch
 from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.batches import only, read_by, spans
 from lavra.core.seeds import fixed_normal
-from lavra.models.protocols import IGNORED, Batch, logit_cap_of
+from lavra.models.protocols import IGNORED, PREFIX, Batch, logit_cap_of
 
 _EXAMPLES = 2  # rows that are shown, tokens of each, characters of a line
 _SHOWN = 28
@@ -71,6 +71,8 @@ def _shifted(check_context: CheckContext, batches: list[Batch]) -> tuple[str, st
             compared = kept[:, :-distance].clone()
             if batch.document_ids is not None:
                 compared &= batch.document_ids[:, distance:] == batch.document_ids[:, :-distance]
+            if PREFIX in batch.model_inputs:  # what is predicted there is hidden from the inputs
+                compared &= ~batch.model_inputs[PREFIX][:, distance:]
             same = (batch.targets[:, :-distance] == batch.inputs[:, distance:]) & compared
             if distance == 1:
                 right, total = right + int(same.sum()), total + int(compared.sum())

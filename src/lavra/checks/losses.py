@@ -32,6 +32,10 @@ def check_first_loss(check_context: CheckContext) -> list[CheckResult]:
     batch, model = check_context.encoded, check_context.model
     with full_precision(check_context.trainer), eval_mode(model), torch.no_grad():
         loss = float(check_context.objective.loss(model, batch, learning=False).sum) / max(1.0, counted(batch))
+    if check_context.first_loss is not None and math.isnan(check_context.first_loss):
+        verdict = "ok" if math.isfinite(loss) else "fail"
+        remedy = "" if verdict == "ok" else "look for overflow, logarithms of 0 and roots of 0"
+        return [CheckResult("first_loss", verdict, f"{loss:.3f}", "a finite number; no more is known of it", remedy)]
     even = math.log(model.vocabulary) if check_context.first_loss is None else check_context.first_loss
     if (of_batch := getattr(check_context.objective, "uninformed_loss", None)) is not None:
         even = of_batch(batch)  # it depends on the lengths of the texts

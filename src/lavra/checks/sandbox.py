@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from lavra.models.protocols import Batch
 from lavra.objectives.base import Objective
 from lavra.training.batches import DistributedInfo
-from lavra.training.optimizers.muon import Muon
 from lavra.training.step import Step
 from lavra.training.trainer import Trainer
 from lavra.training.updates import Outcome, Update
@@ -48,6 +47,7 @@ def restored(trainer: Trainer) -> Iterator[None]:
     state, excluded = copy.deepcopy(trainer.state()), set(trainer.excluded)
     batches, objective, updates = trainer.batches, trainer.objective, trainer.updates
     schedule, length = trainer.schedule, trainer.steps
+    trainer.updates = [update for update in updates if not update.observes]
     try:
         yield
     finally:
@@ -73,7 +73,8 @@ def train_on(trainer: Trainer, objective: Objective, steps: Sequence[Sequence[Ba
 # Updates for the steps that checks take: they skip the optimiser step, or update a part of the weights in turn.
 
 _PARAMETERS_AT_ONCE = 8_000_000
-"""Number of parameters of matrices that Muon updates in one step of a check on a CPU: about a second of work."""
+"""Number of parameters of matrices that Muon, or another heavy optimiser, updates in one step of a check on a CPU:
+about a second of work."""
 
 
 class Stay(Update):
@@ -92,7 +93,7 @@ def only_measuring() -> list[Update]:
 
 
 class InTurn(Stay):
-    """Update that lets the matrices of Muon train in turn, a part of them in each step.
+    """Update that lets the matrices of heavy optimisers, such as Muon, train in turn, a part of them in each step.
 
     On a CPU, the update of all matrices of a large model would take many seconds. All other weights always train.
 
@@ -111,7 +112,7 @@ class InTurn(Stay):
         heavy = {
             id(weight)
             for optimizer in trainer.optimizers.optimizers
-            if isinstance(optimizer, Muon)
+            if optimizer.heavy
             for group in optimizer.param_groups
             for weight in group["params"]
         }

@@ -19,6 +19,7 @@ from lavra.checks.kernels import check_compiled, check_kernels
 from lavra.checks.labels import check_labels
 from lavra.checks.learning import check_overfit
 from lavra.checks.losses import check_evaluation, check_first_loss, check_precision
+from lavra.checks.moves import check_moves
 from lavra.checks.saving import check_resume, check_saving
 from lavra.checks.speed import check_speed
 from lavra.checks.stores import check_copies, check_files, check_near_duplicates, check_tokenizer
@@ -140,9 +141,11 @@ QUICK: tuple[tuple[Check, float], ...] = (
     (check_accumulation, 6.0),
     (check_kernels, 1.0),
     (check_tokenizer, 0.0),
+    (check_moves, 14.0),
 )
-"""Checks that take no training step, the cheapest and most informative first. The number is the cost of a check in
-multiples of the time of the first one, by which it is decided whether the check still fits into the given time."""
+"""Checks before a training, the cheapest and most informative first; only the last takes steps. The number is the cost
+of a check in multiples of the time of the first one, by which it is decided whether the check still fits into the given
+time."""
 
 FULL: tuple[tuple[Check, float], ...] = (
     *QUICK,
@@ -155,7 +158,7 @@ FULL: tuple[tuple[Check, float], ...] = (
     (check_compiled, 30.0),
     (check_overfit, 30.0),
 )
-"""All checks with their costs; those that are not in `QUICK` take training steps or more time."""
+"""All checks with their costs; those that are not in `QUICK` take more training steps or more time."""
 
 
 _OF_TOKENS = (check_labels, check_documents, check_padding, check_influence, check_near_duplicates)

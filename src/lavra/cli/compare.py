@@ -5,6 +5,7 @@ from __future__ import annotations
 from lavra.cli.options import new_file, parse, print_json, say_last
 from lavra.config.runs import CompareConfig
 from lavra.core.disk.run_folder import RunFolder
+from lavra.core.disk.sweep_folder import refuse_sweep
 from lavra.core.program import command
 
 
@@ -24,7 +25,10 @@ def main(arguments: list[str]) -> int:
     from lavra.reports.run_comparison import compare_runs
 
     out = None if options.html is None else new_file(options.html, options.force)
-    comparison = compare_runs([RunFolder.open(path) for path in options.runs])
+    runs = [RunFolder.open(path) for path in options.runs]
+    for run in runs:
+        refuse_sweep(run)
+    comparison = compare_runs(runs)
     if out is not None:
         write_comparison(comparison, out)
     if as_json:

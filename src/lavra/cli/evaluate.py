@@ -64,5 +64,7 @@ def _next(options: EvaluateConfig, found: Evaluation | TaskEvaluation) -> list[t
     from lavra.tasks.table import find_task
 
     classify = ("classify", command("classify", options.model, "--text", "…"))
+    if found.task == "embedding":
+        return [("embed", command("embed", options.model, "texts.jsonl", "--out", "vectors.npy"))]
     of_texts = isinstance(find_task(found.task), LabelledTextTask)
     return [*([classify] if of_texts else []), ("export", command("export", options.model, "--out", "exported"))]

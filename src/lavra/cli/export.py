@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lavra.cli.options import parse, print_json, say_last
 from lavra.config.inference import ExportConfig
@@ -21,9 +22,14 @@ def main(arguments: list[str]) -> int:
         examples=[
             "lavra export runs/book --out exported/book",
             "lavra export gpt2 --out exported/gpt2",
+            "lavra export runs/questions --format onnx --quantization int8 --out exported/questions-int8",
             "lavra export gpt2 --format ct2 --quantization int8 --out exported/gpt2-int8",
+            "lavra export runs/encoder --format sentence-transformers --out exported/encoder",
+            "lavra export runs/encoder --format static --data news.jsonl --out exported/static",
         ],
     )
+    if options.format in ("sentence-transformers", "static"):
+        return _vectors(options, as_json)
     if options.format == "ct2":
         from lavra.workflows.export.ctranslate import export_ctranslate2
 
@@ -37,6 +43,26 @@ def main(arguments: list[str]) -> int:
         else:
             print(converted)
             say_last(("open", f"ctranslate2.Generator({str(converted.folder)!r}), or Translator"))
+        return 0
+    if options.format == "onnx":
+        from lavra.workflows.export.onnx import GRAPH, export_onnx
+
+        if options.quantization not in ("int8", "float32"):
+            raise InputError(f"--quantization {options.quantization} is for ct2", "choose int8 or float32")
+        graph = export_onnx(
+            options.model,
+            options.out,
+            options.data,
+            weights=options.quantization,
+            on_bad_row=options.text.on_bad_row,
+            encoding=options.text.encoding,
+            force=options.force,
+        )
+        if as_json:
+            print_json(graph.to_json())
+        else:
+            print(graph)
+            say_last(("open", f"onnxruntime.InferenceSession({str(graph.folder / GRAPH)!r})"))
         return 0
     from lavra.workflows.export.export import export
 
@@ -56,6 +82,33 @@ def main(arguments: list[str]) -> int:
         if made.merged is not None:
             print(f"  its adapter was merged: logits differ by at most {made.merged['largest_difference']:.2e}")
         say_last(*_next(made.folder))
+    return 0
+
+
+def _vectors(options: ExportConfig, as_json: bool) -> int:
+    """Export an encoder of texts."""
+    how: dict[str, Any] = {
+        "text_column": options.text.column,
+        "on_bad_row": options.text.on_bad_row,
+        "encoding": options.text.encoding,
+        "force": options.force,
+    }
+    if options.format == "static":
+        from lavra.workflows.export.static import export_static
+
+        data = list(options.data)
+        how |= {"dimensions": options.dimensions, "tune": options.tune}
+        made = export_static(options.model, options.out, data, **how)
+    else:
+        from lavra.workflows.export.sentence_transformers import export_sentence_transformers
+
+        made = export_sentence_transformers(options.model, options.out, options.data, **how)
+    if as_json:
+        print_json(made.to_json())
+        return 0
+    print(f"{made.folder}: vectors of {made.certificate.dimensions:,} dimensions\n{made.certificate}")
+    embed = ("embed", command("embed", made.folder, "TEXTS", "--out", "vectors.npy"))
+    say_last(("result", str(made.folder)), ("open", f"SentenceTransformer({str(made.folder)!r})"), embed)
     return 0
 
 

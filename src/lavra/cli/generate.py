@@ -26,10 +26,13 @@ def main(arguments: list[str]) -> int:
             "lavra generate runs/book --greedy --max-new-tokens 50 --json",
             'lavra generate runs/book --prompt "Era" --beams 5 --samples 5 --max-new-tokens 20',
             "lavra generate runs/book --in prompts.jsonl --out texts.jsonl --samples 4",
+            'lavra generate runs/filler --prefix "Era uma vez" --suffix "e viveram felizes."',
         ],
     )
     if bool(options.input) != bool(options.out):
         raise InputError("--in and --out belong together", "give both, or --prompt")
+    if options.prefix is not None or options.suffix is not None:
+        return _infilled(options, as_json)
     prompts = _prompts(options)
     if options.input:
         return _of_file(options, as_json)
@@ -45,6 +48,26 @@ def _prompts(options: GenerateConfig) -> tuple[str, ...]:
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} are ways to give prompts", "give one of them")
     return options.prompt if options.text is None else (options.text,)
+
+
+def _infilled(options: GenerateConfig, as_json: bool) -> int:
+    """Write what is missing between two texts."""
+    from lavra.workflows.generation.infill import infill
+
+    if options.text is not None or options.prompt or options.input:
+        raise InputError("--prefix and --suffix ask for what is between them", "leave out the prompt and --in")
+    if options.engine == "ctranslate2":
+        raise InputError("ctranslate2 does not fill in middles", "use --engine torch, or auto")
+    pair = options.prefix or "", options.suffix or ""
+    made = infill(options.model, [pair], options.options, device=options.device, precision=options.precision)
+    if as_json:
+        keys = ("sample", "text", "tokens", "reason", "score")
+        values = [{key: getattr(one, key) for key in keys} for one in made]
+        print_json({"prefix": pair[0], "suffix": pair[1], "generations": values})
+    else:
+        text = "\n\n---\n\n".join(pair[0] + one.text + pair[1] for one in made)
+        print(printable(text) if sys.stdout.isatty() else text)
+    return _told(sum(one.reason == "unfinished" for one in made), len(made), options.options)
 
 
 def _where(options: GenerateConfig) -> dict[str, str]:

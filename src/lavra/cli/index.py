@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lavra.cli.options import parse, print_json, say_last
 from lavra.config.search import IndexConfig
 from lavra.core.program import command, without_display_flags
+
+if TYPE_CHECKING:
+    from lavra.workflows.search.search import IndexReport
 
 
 def main(arguments: list[str]) -> int:
@@ -13,10 +18,12 @@ def main(arguments: list[str]) -> int:
         IndexConfig,
         arguments,
         prog="lavra index",
-        description="Make a BM25 index of documents and of the queries generated for them, or bring one up to date: "
-        "only what changed is counted again. Safe to interrupt; run it again and it goes on.",
+        description="Make a BM25 index of documents and of the queries generated for them, with --dense also of their "
+        "vectors, or bring one up to date: only what changed is counted and embedded again. Safe to interrupt; run it "
+        "again and it goes on.",
         examples=[
             "lavra index notes/ --language pt",
+            "lavra index notes/ --language pt --dense models/e5",
             "lavra index beir/scifact --expansions expanded.jsonl --keep-queries 0.3",
             "lavra index corpus.jsonl --expansions expanded.jsonl --export es.ndjson --export-format elasticsearch",
         ],
@@ -39,12 +46,26 @@ def main(arguments: list[str]) -> int:
         counts = ", ".join(f"{count:,} {name}" for name, count in made.changes.items())
         size = show_size(made.index.postings_bytes)
         print(f"{made.index.folder}: {counted(len(made.index), 'document')} ({counts}), {size}")
+        if made.index.vectors is not None:
+            print(f"  {_vectors(made)}")
         say_last(
             *([("exported", options.export)] if options.export else []),
             ("search", command("search", "…", "--index", made.index.folder)),
             ("update", command("index", *_again(arguments))),
         )
     return 0
+
+
+def _vectors(made: IndexReport) -> str:
+    """Return a sentence on the vectors of an index."""
+    from lavra.core.units import counted, show_size
+
+    vectors = made.index.vectors
+    assert vectors is not None
+    return (
+        f"{counted(len(vectors), 'vector')} of {vectors.settings.dimensions} ({vectors.settings.store}, "
+        f"{vectors.method}; {made.embedded:,} made now), {show_size(vectors.bytes)}"
+    )
 
 
 def _again(arguments: list[str]) -> list[str]:

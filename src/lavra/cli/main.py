@@ -14,7 +14,8 @@ from lavra.core.progress import printable, shield_terminal
 
 COMMANDS = {
     "train": "Train the best model this machine can make of your text in the time you give",
-    "resume": "Go on with an interrupted run, exactly where it stopped",
+    "tune": "Find the learning rate, the batch or any other option with which training does best",
+    "resume": "Go on with an interrupted run or sweep, exactly where it stopped",
     "prepare": "Tokenise a corpus once, to train on it many times",
     "plan": "Say what a training will take and bring before anything is spent: memory, time, money, loss",
     "check": "Prove that a training set-up is right: on your text, your model, in under a minute",
@@ -23,6 +24,7 @@ COMMANDS = {
     "chat": "Have a conversation with a chat model in the terminal",
     "score": "Measure how likely options are after a prompt",
     "classify": "Label texts with a language model: from the labels alone, or from a few examples",
+    "embed": "Make vectors of texts, for search, clustering and comparing",
     "explain": "Show what a model would write next, and what temperature, top-k and top-p leave of it",
     "export": "Write a model for transformers, with the proof that it is the same",
     "doc2query": "Train a model that writes the queries that a passage answers",
@@ -44,15 +46,18 @@ _EVERYWHERE = (
 
 _EXTRAS = {
     "search": ("bm25s", "Stemmer", "ir_measures", "ctranslate2", "sacrebleu", "rouge_score"),
+    "dense": ("sentence_transformers", "usearch"),
     "classify": ("sklearn", "scipy"),
     "finetune": ("peft", "pytorch_optimizer"),
     "track": ("tensorboard", "wandb", "mlflow"),
     "generate": ("llguidance",),
+    "tune": ("optuna",),
 }
 _REPORT = "This is a fault in lavra, not in your request. Please report it with the lines above and your command."
 
 _COMPUTE = {
     "train",
+    "tune",
     "resume",
     "check",
     "plan",
@@ -63,6 +68,7 @@ _COMPUTE = {
     "chat",
     "score",
     "classify",
+    "embed",
 }
 """Commands that run a model again and again, in tensors of the same sizes."""
 

@@ -18,6 +18,7 @@ from lavra.core.configuration import from_toml
 from lavra.core.disk.json_lines import one_line
 from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.disk.run_folder import RunFolder
+from lavra.core.disk.sweep_folder import SweepFolder, is_sweep
 from lavra.core.errors import InputError
 from lavra.core.program import last_lines
 from lavra.core.progress import log, set_quiet
@@ -102,15 +103,22 @@ def say_last(*steps: tuple[str, str]) -> None:
 
 
 def log_next(run: Path) -> None:
-    """Say where the result of a run lies and which commands a person wants next, after all else.
+    """Say where the result of a run or a sweep lies and which commands a person wants next, after all else.
 
     Args:
-        run: The folder of the run.
+        run: The folder of the run or of the sweep.
     """
-    from lavra.reports.run_files import read_run
-    from lavra.reports.run_summary import next_lines
+    folder = RunFolder(run)
+    if is_sweep(folder):
+        from lavra.reports.sweeps.summary import closing_lines, read_sweep
 
-    for line in next_lines(read_run(RunFolder(run))):
+        lines = closing_lines(read_sweep(SweepFolder(folder)))
+    else:
+        from lavra.reports.run_files import read_run
+        from lavra.reports.run_summary import next_lines
+
+        lines = next_lines(read_run(folder))
+    for line in lines:
         log(line)  # a line that `last_lines` made is in the language of the user already, and has no template
 
 

@@ -22,6 +22,7 @@ def main(arguments: list[str]) -> int:
             "lavra plan mytext/ --budget 1h",
             "lavra plan mytext/ --budget 1h --pilot 5%",
             "lavra plan mytext/ --from runs/mine --budget 20m --pilot 10%",
+            "lavra plan reviews.csv --from minilm/ --budget 10m",
             "lavra plan --model opt-125m --tokens 330M --hardware a100-40gb --efficiency 0.4 --price-per-hour 1.10",
             "lavra plan --calibrate runs/",
         ],
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> int:
             say_last(("all later plans use it, such as", command("plan", "TEXT", "--budget", "20m")))
         return 0
     with Waiting("starting"):
+        from lavra.planning.forecast import PlanReport
         from lavra.reports.forecast import show_plan_report
         from lavra.workflows.planning.plan import plan
 
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> int:
     if as_json:
         print_json(plan_report.to_json())
     else:
-        print(show_plan_report(plan_report))
+        print(show_plan_report(plan_report) if isinstance(plan_report, PlanReport) else plan_report)
         say_last(("result", "printed above, and not kept; --json prints it for a file"), _next(request))
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lavra.cli.options import new_file, parse, print_json
 from lavra.config.runs import ReportConfig
 from lavra.core.disk.run_folder import RunFolder
+from lavra.core.disk.sweep_folder import SweepFolder, is_sweep
 from lavra.core.progress import log
 
 
@@ -24,6 +25,15 @@ def main(arguments: list[str]) -> int:
 
     run = RunFolder.open(options.run)
     out = run.path / PAGE if options.out is None else new_file(options.out, options.force)
+    if is_sweep(run):
+        from lavra.reports.sweeps.page import write_sweep_page
+
+        status = write_sweep_page(SweepFolder(run), out).status
+        if as_json:
+            print_json({"run": str(run.path), "report": str(out), "status": status})
+        else:
+            print(out)
+        return 0
     record = write_page(run, out)
     if as_json:
         print_json({"run": str(run.path), "report": str(out), "status": record.status, "missing": record.missing})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lavra.cli.options import parse, print_json
 from lavra.config.runs import RemoveRunsConfig, RunsConfig, ShowRunConfig
 from lavra.core.disk.run_folder import RunFolder, check_removable, list_runs, remove_run
+from lavra.core.disk.sweep_folder import SweepFolder, is_sweep
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.reports.run_table import run_line, run_record, show_run, show_runs
@@ -47,6 +48,10 @@ def _show(arguments: list[str]) -> int:
     run = RunFolder.open(options.run)
     if as_json:
         print_json(run_record(run))
+    elif is_sweep(run) and not options.all:
+        from lavra.reports.sweeps.summary import summary as sweep_summary
+
+        print(sweep_summary(SweepFolder(run)))
     else:
         from lavra.reports.run_summary import summary  # imports numpy
 
@@ -66,7 +71,7 @@ def _remove(arguments: list[str]) -> int:
     runs = [RunFolder.open(path) for path in options.runs]
     for run in runs:
         check_removable(run.path)
-        trained = any(run.checkpoints.glob("step-*")) or (run.path / "model").exists()
+        trained = any(run.checkpoints.glob("step-*")) or (run.path / "model").exists() or is_sweep(run)
         if trained and not options.force:
             raise InputError(f"{run.path} has a trained model", "add --force to remove it; nothing was removed")
     for run in runs:

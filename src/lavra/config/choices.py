@@ -38,8 +38,8 @@ GELU by a tanh."""
 Shape = Literal["constant", "cosine", "linear", "wsd"]
 """The shapes of the learning-rate schedule after the warm-up; `wsd` is warm-up, stable, decay."""
 
-OptimizerName = Literal["muon", "adamw"]
-"""The optimisers."""
+OptimizerName = Literal["muon", "adamw", "lion", "adafactor", "soap", "shampoo", "schedule-free-adamw", "adamw-8bit"]
+"""The optimisers; muon, soap and shampoo take the matrices inside the blocks, and leave the rest to AdamW."""
 
 Policy = Literal["skip", "rollback", "stop"]
 """What a run does about a step whose loss or gradient is not finite."""

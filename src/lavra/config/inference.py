@@ -45,6 +45,11 @@ class GenerateConfig(InferenceConfig, GenerateOptions):
     prompt: Annotated[tuple[str, ...], Common] = ()
     """Several texts to continue, instead of PROMPT; an empty one starts a new document, and so does no prompt at
     all."""
+    prefix: Annotated[str | None, Common] = None
+    """With --suffix, instead of a prompt: the text before the gap that is filled in, by a model that learned to
+    (--objective fim, span-corruption or ul2)."""
+    suffix: Annotated[str | None, Common] = None
+    """The text after the gap."""
     input: Annotated[str, Common, shown("--in", metavar="FILE")] = ""
     """A file of JSON Lines whose "prompt" is continued, instead of PROMPT; --out must be given too."""
     out: Annotated[str, Common, shown(metavar="FILE")] = ""
@@ -221,15 +226,22 @@ class ExportConfig:
     file."""
     out: Annotated[str, shown(metavar="FOLDER")]
     """The folder to write the model into."""
-    format: Literal["hf", "ct2"] = "hf"
+    format: Literal["hf", "ct2", "onnx", "sentence-transformers", "static"] = "hf"
     """hf: a folder that transformers opens (config.json, model.safetensors, tokenizer, model card); ct2: one that
-    ctranslate2 opens."""
+    ctranslate2 opens; onnx: a classifier of texts for onnxruntime; sentence-transformers: an encoder of texts with
+    pooling, prompts and normalisation; static: an encoder distilled into one vector for each token, which embeds
+    thousands of texts a second (it needs --data)."""
     quantization: Literal["int8", "int8_float32", "int8_bfloat16", "int8_float16", "bfloat16", "float16", "float32"] = (
         "int8"
     )
-    """Type of the weights, for --format ct2."""
+    """Type of the weights, for --format ct2; for onnx, int8 or float32."""
     data: Annotated[tuple[str, ...], shown(metavar="DATA…")] = ()
-    """Text on which the logits of both models are compared; some sentences that come with lavra by default."""
+    """Text on which the outputs of both models are compared; some sentences that come with lavra by default. For
+    --format static, text like that which will be embedded: its tokens are counted, and the vectors tuned on it."""
+    dimensions: Annotated[int | None, shown(metavar="N")] = None
+    """Size of the vectors, for --format static; 256 by default."""
+    tune: Annotated[int, shown(metavar="TEXTS")] = 20_000
+    """Most texts on which the vectors are tuned, for --format static; 0 leaves that out."""
     force: bool = False
     """Replace an existing folder."""
     text: ReadingConfig = field(default_factory=ReadingConfig)

@@ -56,7 +56,7 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class ResumeConfig:
-    """An interrupted run to continue.
+    """An interrupted run or sweep to continue.
 
     Examples:
         >>> from lavra.config.runs import ResumeConfig
@@ -65,7 +65,7 @@ class ResumeConfig:
     """
 
     run: Annotated[tyro.conf.Positional[str], shown(metavar="RUN")]
-    """The folder of the run."""
+    """The folder of the run or of the sweep."""
     micro_batch_size: int | None = None
     """Sequences of a micro-batch, where memory is less than before; the tokens of an update and the order of the data
     stay the same."""

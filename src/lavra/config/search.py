@@ -104,6 +104,30 @@ class ExpandConfig:
     """Replace a file of queries that was made with other options."""
 
 
+NO_VECTORS = "none"
+"""What `--dense` says for an index without vectors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseConfig:
+    """The vectors of an index, by which texts are found that share no word with the query.
+
+    Examples:
+        >>> from lavra.config.search import DenseConfig
+        >>> DenseConfig(model="models/e5", store="int8").method is None
+        True
+    """
+
+    model: Annotated[str, Common, shown("--dense", metavar="MODEL")] = ""
+    """Encoder whose vectors of the texts are kept beside the words; an index that has vectors keeps its own encoder,
+    and none removes them."""
+    store: Annotated[Literal["float16", "int8", "binary"] | None, Common] = None
+    """Form of the vectors: float16, int8 (half the size), or binary (signs to find candidates by, int8 to order them);
+    float16 for a new index."""
+    method: Literal["auto", "exact", "hnsw"] | None = None
+    """How vectors are searched: exact compares all, hnsw goes by a graph, auto takes the graph beyond 100,000 texts."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LexicalConfig:
     """How documents are counted for BM25.
@@ -122,6 +146,10 @@ class LexicalConfig:
     """BM25 term-frequency saturation: the higher, the more each further occurrence of a term counts."""
     b: float = 0.4
     """BM25 length normalisation, from 0 (document length does not matter) to 1 (full normalisation)."""
+    device: Annotated[str, shown(metavar="DEVICE")] = "auto"
+    """Device of the encoder and of the reranker: auto, cpu, cuda, cuda:1 or mps."""
+    dense: DenseConfig = DenseConfig()
+    """The vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +207,18 @@ class SearchConfig:
     """The folder of the index."""
     top_k: int = 10
     """Most documents to show."""
+    mode: Literal["auto", "lexical", "dense", "hybrid"] = "auto"
+    """Search by words (lexical), by vectors (dense) or by both (hybrid); auto is hybrid for an index with vectors."""
+    dense: Annotated[str, shown(metavar="MODEL")] = ""
+    """Location of the encoder of the vectors, where it is no longer where the index found it."""
+    dense_weight: float | None = None
+    """Weight of the vectors in a hybrid search, from 0 to 1, for a sum of scores; by default ranks are fused."""
+    rerank: Annotated[str, shown(metavar="MODEL")] = ""
+    """Model that ranks the first results anew: a cross-encoder, or a run that was trained on pairs of texts."""
+    rerank_depth: int = 50
+    """Number of results that the reranker reads."""
+    device: Annotated[str, shown(metavar="DEVICE")] = "auto"
+    """Device of the encoder and of the reranker: auto, cpu, cuda, cuda:1 or mps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,14 +240,14 @@ class SearchEvaluateConfig(LexicalConfig):
     qrels: Annotated[str | None, Common, shown(metavar="FILE")] = None
     """File of relevance judgements, instead of the collection's, in the layout of TREC or of BEIR."""
     tune_on: Annotated[str, Common, shown(metavar="SPLIT")] = ""
-    """Split on which k1, b and the weight of generated queries are tuned, for each system; k1 and b have no effect
-    then."""
+    """Split on which k1, b and the weights of generated queries and of vectors are tuned, for each system; k1 and b
+    have no effect then."""
     oracle: Annotated[bool, Common] = False
     """Also measure the oracle: documents expanded with the questions that people asked of them."""
-    dense: Annotated[str, Common, shown(metavar="FOLDER")] = ""
-    """Folder of a bi-encoder of sentence-transformers: also measure its embeddings, alone and fused with BM25."""
-    device: Annotated[str, shown(metavar="DEVICE")] = "auto"
-    """Device of the bi-encoder: auto, cpu, cuda, cuda:1 or mps."""
+    rerank: Annotated[str, Common, shown(metavar="MODEL")] = ""
+    """Model that ranks the first results anew: a cross-encoder, or a run that was trained on pairs of texts."""
+    rerank_depth: int = 50
+    """Number of results that the reranker reads."""
     out: Annotated[str, Common, shown(metavar="FOLDER")] = "search-experiment"
     """Folder for the index, the table, the differences by query and the plot."""
     seed: int = 0

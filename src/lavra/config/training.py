@@ -22,6 +22,8 @@ from lavra.config.choices import (
     Positions,
     Shape,
 )
+from lavra.config.denoising import DenoisingConfig
+from lavra.config.embedding import EmbeddingConfig
 from lavra.config.flags import Common, shown
 from lavra.config.quantities import Count, Duration, Size
 from lavra.config.reading import ReadingConfig
@@ -49,6 +51,8 @@ class TextConfig(ReadingConfig):
     rows with one label each are learned, and nothing is measured."""
     validation_limit: Size = 10_000_000
     """Largest size of the validation data in bytes."""
+    held_out: Annotated[bool, tyro.conf.Suppress] = False
+    """Keep half of the validation data apart, to measure what the other half chose. Sweeps do that."""
     tokenizer: Annotated[str | None, shown("--tokenizer", metavar="FROM")] = None
     """A tokenizer.json, a Hugging Face folder, or a run whose tokenizer is used; by default one is trained on the
     text."""
@@ -91,7 +95,8 @@ class HeadConfig:
     """
 
     pooling: Literal["auto", "first", "mean", "last", "max", "attention"] = "auto"
-    """How the hidden states of a text become one vector; by default the mean for encoders and the last for decoders."""
+    """How the hidden states of a text become one vector; by default the last for decoders, and for encoders the first,
+    or the mean where there are fewer than 500 texts."""
     dropout: float = 0.1
     """Dropout probability of that vector, from 0 to below 1."""
     probe: bool | None = None
@@ -102,6 +107,26 @@ class HeadConfig:
     within the interval (small)."""
     class_weights: Literal["none", "balanced"] = "none"
     """Whether rare classes weigh more in the loss: balanced weighs each class by the inverse of its frequency."""
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """What labelled rows are learned from beside their labels.
+
+    Examples:
+        >>> from lavra.config.training import LabelsConfig
+        >>> LabelsConfig(pseudo=1.0).adapt
+        0.0
+    """
+
+    pseudo: float = 0.0
+    """Weight in the loss of the rows without a label: a teacher, trained first on the others, says how likely each
+    label is for them (pseudo-labels), and a student learns from all rows. It is kept where it is not worse. 0 leaves
+    these rows out."""
+    adapt: float = 0.0
+    """Share of the length of a run, as .3, for which a pretrained model first reads the texts of the training rows and
+    of those without a label (domain adaptation): an encoder fills hidden words. Of a time budget it is a part, to steps
+    or passes it is added. 0 leaves that out."""
 
 
 @dataclass(frozen=True)
@@ -180,18 +205,24 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(DenoisingConfig):
     """What is learned.
 
     Examples:
         >>> from lavra.config.training import ObjectiveConfig
         >>> ObjectiveConfig(name="mlm", mask_rate=0.3).whole_words
         True
+        >>> ObjectiveConfig(name="fim", fim_rate=0.9).spm_share
+        0.5
     """
 
     name: Annotated[str, shown("--objective", metavar="NAME")] = "auto"
     """causal: every token from those before; completion: only the completions of prompts; seq2seq: targets from
-    sources; mlm: hidden words from both sides. auto: the task's usual one."""
+    sources; mlm: hidden words from both sides; fim: causal, with the middle of some texts at their end; prefix-lm: the
+    end of a text from its beginning; span-corruption: hidden spans, as T5; ul2 and ul2r: a mixture of both, from
+    scratch and from a causal model; mlm+causal: masked and causal texts in one decoder. for
+    embeddings contrastive, cosent, cosine-regression, margin-mse, simcse or tsdae. auto: the usual one of the task and
+    the columns."""
     source_context: int | None = None
     """Largest number of tokens of a source, for seq2seq."""
     mask_rate: float | None = None
@@ -214,22 +245,38 @@ class OptimizationConfig:
         1.0
     """
 
-    name: OptimizerName | None = None
-    """Muon for the blocks' matrices and AdamW for the rest (default from scratch), or AdamW for all (default in
-    fine-tuning)."""
+    name: Annotated[OptimizerName | None, shown("--optimizer")] = None
+    """Optimiser: muon (default from scratch), soap and shampoo take the blocks' matrices and leave the rest to AdamW;
+    adamw (default in fine-tuning), lion, adafactor and schedule-free-adamw take all weights; adamw-8bit keeps the state
+    of matrices in 8 bits."""
     learning_rate: float | None = None
     """AdamW's peak learning rate: 6e-3 from scratch (3e-3 where the output layer is tied or embeddings are not
-    normalised), 1e-4 in fine-tuning, 5e-4 with an adapter."""
+    normalised), 1e-4 in fine-tuning (5e-5 for embeddings), 5e-4 with an adapter; a fifth of it for lion, and ten times
+    as much for adafactor, relative to the size of the weights."""
     embedding_lr: float | None = None
-    """Peak learning rate of the embeddings: 0.15 from scratch where they are normalised, elsewhere AdamW's."""
+    """Peak learning rate of the embeddings: 0.15 from scratch where they are normalised (a fifth of it for lion),
+    elsewhere the learning rate."""
     muon_lr: float | None = None
     """Muon's peak learning rate: 0.014, less in short runs that start from bigram counts."""
     weight_decay: float = 0.0
-    """Weight decay of the matrices that AdamW trains."""
+    """Weight decay of the matrices, except those that Muon trains; norms, biases and embeddings have none."""
     muon_weight_decay: float = 0.01
     """Weight decay of the matrices that Muon trains."""
+    beta1: float | None = None
+    """Decay rate of the moving average of the gradient: 0.9 by default, 0.95 for soap; adafactor has none."""
+    beta2: float | None = None
+    """Decay rate of the moving average of the squared gradient: 0.95 by default; of the gradient for lion, 0.99."""
+    eps: float | None = None
+    """Constant added to the denominator: 1e-10 by default, 1e-8 for soap and adamw-8bit; lion has none."""
+    embedding_gradient: float = 1.0
+    """Factor on the gradient of the token embeddings, such as 0.1, which keeps it from ruling the norm of the whole
+    gradient (GLM-130B); 1 changes nothing."""
+    z_loss: float = 0.0
+    """Weight of the squared logarithm of the softmax normaliser in the loss, such as 1e-4, which keeps the logits from
+    drifting; 0 for none."""
     schedule: Shape | None = None
-    """Shape of the learning-rate schedule, wsd by default: warm-up, constant, and a linear decay over the last half."""
+    """Shape of the learning-rate schedule, wsd by default: warm-up, constant, and a linear decay over the last half;
+    constant for schedule-free-adamw."""
     warmup_steps: int | None = None
     """Steps of linear warm-up: 10 from scratch, about a twentieth of the run in fine-tuning."""
     decay_fraction: float = 0.5
@@ -290,6 +337,23 @@ class AnomalyConfig:
 
 
 @dataclass(frozen=True)
+class StabilityConfig:
+    """What is recorded of the stability of a run, layer by layer.
+
+    Examples:
+        >>> from lavra.config.training import StabilityConfig
+        >>> StabilityConfig(every=200).histograms
+        False
+    """
+
+    every: int | None = None
+    """Steps between two records of the norms of weights, gradients, updates and activations; a fortieth of the run, at
+    least 50, by default; 0 records nothing."""
+    histograms: bool = False
+    """Record histograms of the sizes of weights, gradients and activations, too."""
+
+
+@dataclass(frozen=True)
 class AverageConfig:
     """Averaged weights, used for validation and export.
 
@@ -322,8 +386,9 @@ class SetupConfig:
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], shown(metavar="DATA…")] = ()
     """Files, folders, globs, -, hf:NAME[:SPLIT], installed-docs:, or a folder made by `lavra prepare`."""
     task: Annotated[str, Common, shown(metavar="TASK")] = "auto"
-    """What is learned: language-modelling, completion, seq2seq, mlm; from labels classification, multi-label,
-    regression, ordinal, token-classification, question-answering. auto: what fits the columns and the model."""
+    """What is learned: language-modelling, infilling, denoising, completion, seq2seq, mlm; from labels classification,
+    multi-label, regression, ordinal, token-classification, question-answering; vectors of texts by embedding. auto:
+    what fits the columns and the model."""
     base: Annotated[str | None, Common, shown("--from", metavar="MODEL")] = None
     """The model to fine-tune: a run, a Hugging Face folder or a hub name. By default a model is trained from
     scratch."""
@@ -337,6 +402,7 @@ class SetupConfig:
     technique: TechniqueConfig = field(default_factory=TechniqueConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
 
 
 @dataclass(frozen=True)
@@ -383,7 +449,7 @@ class TrainConfig(SetupConfig):
     predicted by models that never saw them, and then one model is trained on all rows. The budget is for all of it.
     Columns `group` and `fold` are respected."""
     seeds: int = 1
-    """Number of seeds with which each fold is trained."""
+    """Number of seeds with which each fold, or without folds the model, is trained; for rows with labels."""
     fold_by: Annotated[str | None, shown(metavar="COLUMN")] = None
     """Column of dates or numbers: each fold is then validated on rows that are later than those it is trained on."""
     check: bool = True
@@ -391,5 +457,7 @@ class TrainConfig(SetupConfig):
     this out."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Experiment trackers to report to (needs the extra `track`)."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
     anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
     average: AverageConfig = field(default_factory=AverageConfig)

@@ -72,3 +72,7 @@ class Interrupted(LavraError):
     def __init__(self, message: str, remedy: str = "", *, signal_number: int = 2) -> None:
         super().__init__(message, remedy)
         self.exit_code = 128 + signal_number
+
+
+class Paused(Interrupted):
+    """An observer of the run asked to stop, and everything is saved; see `lavra.training.callbacks.Request`."""

@@ -69,6 +69,7 @@ class _Shielded:
 Item = TypeVar("Item")
 
 _quiet = False
+_asked_quiet = False  # whether the person asked for quiet, and not only a block of the program
 _line_is_live = False  # whether a progress line stands in the terminal, without an end of line
 _waiting = 0  # number of `with Waiting` blocks that are running, one inside the other
 _open = 0  # number of `with Progress` blocks that are running, one inside the other
@@ -76,19 +77,35 @@ _open = 0  # number of `with Progress` blocks that are running, one inside the o
 
 def set_quiet(quiet: bool) -> None:
     """Turn every message and progress line of this process off (`quiet` true, as by `--quiet`) or on again."""
-    global _quiet
-    _quiet = quiet
+    global _quiet, _asked_quiet
+    _quiet = _asked_quiet = quiet
 
 
 @contextmanager
 def quiet(on: bool = True) -> Iterator[None]:
     """Turn every message and progress line off for the length of a block; with `on` false, nothing changes."""
+    global _quiet
     before = _quiet
-    set_quiet(before or on)
+    _quiet = before or on
     try:
         yield
     finally:
-        set_quiet(before)
+        _quiet = before
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Let messages and progress through for the length of a block that lies inside one of `quiet`.
+
+    Where the person asked for quiet, all stays off.
+    """
+    global _quiet
+    before = _quiet
+    _quiet = _asked_quiet
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 def log(text: str, *, as_it_is: bool = False) -> None:

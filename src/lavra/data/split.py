@@ -16,6 +16,8 @@ only when the corpus is small, or when it has grown to twice its size:
 from __future__ import annotations
 
 import heapq
+from collections import Counter
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -82,6 +84,46 @@ class Split:
     def to_json(self) -> dict[str, Any]:
         """Return the split as plain values."""
         return asdict(self)
+
+
+class Halves:
+    """Divides validation data in two: one half chooses among models, and the other measures the model that was chosen.
+
+    Each text goes to the half that has fewer of its kind so far, or fewer texts in all, so that both are alike. An
+    equal text goes where the first one went, and the first of all to the half that chooses. The division depends on the
+    texts and their order.
+
+    Examples:
+        >>> halves = Halves()
+        >>> [halves.is_held_out(text) for text in (b"one", b"two", b"three", b"two")]
+        [False, True, False, True]
+    """
+
+    def __init__(self) -> None:
+        self._sides: dict[int, bool] = {}
+        self._balance: Counter[Hashable] = Counter()  # texts of a kind that choose, less those that measure
+        self._total = 0
+
+    def is_held_out(self, text: bytes, kind: Hashable = None) -> bool:
+        """Return whether a text belongs to the half that measures.
+
+        Args:
+            text: The text, or what stands for it, as UTF-8.
+            kind: What both halves should have equally much of, such as the label of the text.
+        """
+        place = content_hash(text)
+        if place not in self._sides:
+            held_out = (self._balance[kind] or self._total) > 0
+            self._sides[place] = held_out
+            self._balance[kind] += -1 if held_out else 1
+            self._total += -1 if held_out else 1
+        return self._sides[place]
+
+
+def cut_in_half(text: str) -> tuple[str, str]:
+    """Return two parts of a text of about the same length, cut near its middle at the end of a paragraph."""
+    place = cut_near(text, len(text) // 2, len(text) // 4)
+    return text[:place], text[place:]
 
 
 class GivenValidation:

@@ -108,6 +108,8 @@ def generate_each(
     prompts: Sequence[str],
     options: GenerateOptions | None = None,
     constraint: Constraint | None = None,
+    *,
+    read: Sequence[Prompt] | None = None,
 ) -> Iterator[tuple[tuple[int, int], Generation]]:
     """Yield the generations of `generate`, each as soon as it is finished.
 
@@ -119,6 +121,7 @@ def generate_each(
         prompts: Texts to continue.
         options: Options of generation; None takes the defaults of `GenerateOptions`.
         constraint: Constraint on the texts, which replaces one that the options ask for.
+        read: The prompts as the model reads them; None encodes them.
 
     Yields:
         The number of the prompt and the number of the sample, both counted from 0, with the generation.
@@ -129,7 +132,7 @@ def generate_each(
     """
     options = options or GenerateOptions()
     constraint = constraint or constraint_of(tokenizer, options)
-    encoded = [encode_prompt(model, tokenizer, prompt, options.long_prompt, options.bos) for prompt in prompts]
+    encoded = read or [encode_prompt(model, tokenizer, prompt, options.long_prompt, options.bos) for prompt in prompts]
     by_length = sorted(range(len(prompts)), key=lambda number: encoded[number].size)
     longest = max((prompt.size for prompt in encoded), default=0) + options.max_new_tokens
     at_once = rows_at_once(model, min(model.context, longest), ROWS_AT_ONCE)
@@ -288,7 +291,7 @@ def _search(
     model: CachedModel,
     tokenizer: Tokenizer,
     numbers: list[int],
-    encoded: list[Prompt],
+    encoded: Sequence[Prompt],
     options: GenerateOptions,
     constraint: Constraint | None,
     at_once: int,

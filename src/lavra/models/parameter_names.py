@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Literal
 
 from torch import nn
 
@@ -51,6 +52,14 @@ def depths(names: Iterable[str]) -> dict[str, int]:
     return found
 
 
+_EMBEDDING = re.compile(r"embed|relative_attention_bias|(?:^|\.)(?:wte|wpe|shared)\.")
+"""Names of tables for tokens, positions or distances."""
+
+_NO_EMBEDDING = re.compile(r"embed_out\.|embeddings?_project|embedding_hidden_mapping|embedding_transformation")
+"""Names of linear layers that hold the word all the same: the head of GPT-NeoX, and the layers of ELECTRA, ALBERT and
+MobileBERT between embeddings and blocks of different widths."""
+
+
 def is_embedding(name: str) -> bool:
     """Return whether a parameter is an embedding: a table for tokens, positions or distances.
 
@@ -60,10 +69,39 @@ def is_embedding(name: str) -> bool:
         name: Dotted name of the parameter.
 
     Examples:
-        >>> is_embedding("transformer.wte.weight"), is_embedding("blocks.0.mlp.up.weight")
-        (True, False)
+        >>> [is_embedding(name) for name in ("transformer.wte.weight", "blocks.0.mlp.up.weight", "embed_out.weight")]
+        [True, False, False]
     """
-    return bool(re.search(r"embed|relative_attention_bias|(?:^|\.)(?:wte|wpe|shared)\.", name))
+    return bool(_EMBEDDING.search(name)) and not _NO_EMBEDDING.search(name)
+
+
+ParameterKind = Literal["embedding", "matrix", "other"]
+"""What a parameter is to an optimiser; `other` are norms, biases, gains, and factors of adapters without a product."""
+
+
+def kind_of(name: str, dimensions: int) -> ParameterKind:
+    """Return the kind of a parameter, which alone decides on its weight decay: only a matrix is decayed.
+
+    Norms, biases and gains have no product with an input that the decay could keep small, and a row of an embedding is
+    decayed in every step although its token occurs in few. Matrices that are stacked, one for each expert, are
+    matrices too.
+
+    Args:
+        name: Dotted name of the parameter.
+        dimensions: Number of its dimensions.
+
+    Examples:
+        >>> kind_of("blocks.0.mlp.up.weight", 2), kind_of("blocks.0.mlp_norm.weight", 1), kind_of("wte.weight", 2)
+        ('matrix', 'other', 'embedding')
+    """
+    if dimensions == 2 and is_embedding(name):
+        return "embedding"
+    if is_adapter(name):  # factors of IA³ and prefixes are matrices by their shape only
+        return "matrix" if ".lora_" in name and dimensions == 2 else "other"
+    if re.search(r"(?:bias|A_log)$", name):  # biases of every head, and decay rates of state-space models
+        return "other"
+    stacked = dimensions == 3 and ".experts." in name
+    return "matrix" if dimensions == 2 or stacked else "other"
 
 
 def is_adapter(name: str) -> bool:

@@ -15,6 +15,11 @@ IGNORED = -100
 """Target of a position that has no target; -100 is also what PyTorch's cross-entropy ignores."""
 
 
+PREFIX = "prefix"
+"""Name in `Batch.model_inputs` of a mask of the positions that every position of their document may attend to, later
+ones included, (sequences, length) bool: the prefix of a prefix language model, which stands before the rest."""
+
+
 @dataclass(slots=True)
 class Batch:
     """One micro-batch, whose tensors are all on one device.

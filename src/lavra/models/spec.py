@@ -101,6 +101,8 @@ class DecoderSpec:
             added to the embedding of the token (`lavra.models.native.ngrams`). 0 means no table.
         ngram_copy: Whether each token also gets the head's rows of the tokens that followed its last occurrences in the
             document (n-gram copy, `lavra.models.native.ngrams`).
+        prefix_attention: Whether the tokens of a prompt see each other in both directions, as in training with a
+            bidirectional prefix (prefix language models).
         tied: Whether the head shares the weight of the embedding.
         dropout: Dropout probability on the embeddings, the attention weights and the outputs of both branches.
         initialization: `gpt2` draws weights with a standard deviation of 0.02 and scales the outputs of the branches by
@@ -174,6 +176,7 @@ class DecoderSpec:
     embedding_width: int = 0
     bigram_embedding: int = 0
     ngram_copy: bool = False
+    prefix_attention: bool = False
     tied: bool = False
     dropout: float = 0.0
     initialization: Literal["gpt2", "zero_out"] = "zero_out"

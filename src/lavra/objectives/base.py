@@ -232,13 +232,14 @@ def target_features(features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor,
     return features.reshape(-1, features.shape[-1]).index_select(0, places), batch.targets.reshape(-1)[places]
 
 
-def loss_at_targets(model: Model, batch: Batch, label_smoothing: float) -> Loss:
+def loss_at_targets(model: Model, batch: Batch, label_smoothing: float, z_loss: float = 0.0) -> Loss:
     """Return the summed cross-entropy of the batch's targets in nats, each multiplied by its weight.
 
     Args:
         model: Model that computes the features and owns the output projection.
         batch: Batch on the model's device.
         label_smoothing: Share of each target's probability that is spread over the vocabulary.
+        z_loss: Weight of the squared logarithm of the softmax normaliser; 0 for none.
     """
     places = target_places(batch)
     features = model.features(batch)
@@ -252,6 +253,7 @@ def loss_at_targets(model: Model, batch: Batch, label_smoothing: float) -> Loss:
         vocabulary=model.vocabulary,
         label_smoothing=label_smoothing,
         cap=logit_cap_of(model),
+        z_loss=z_loss,
     )
     return Loss(total, batch.weight)
 

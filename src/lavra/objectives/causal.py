@@ -28,6 +28,7 @@ class Causal:
         label_smoothing: Share of each target's probability that is spread over the vocabulary while the model learns.
             Validation measures the plain likelihood.
         compiled: Whether the loss may be compiled by `torch.compile`, as the blocks of the model are.
+        z_loss: Weight of the squared logarithm of the softmax normaliser while the model learns; 0 for none.
 
     Examples:
         Two documents, 5 6 and 7, share a sequence. Token 0 ends each of them and is what the first token of a document
@@ -51,6 +52,7 @@ class Causal:
     isolate: bool = True
     label_smoothing: float = 0.0
     compiled: bool = False
+    z_loss: float = 0.0
 
     def encode(self, rows: Sequence[Window], streams: Streams, progress: float) -> Batch:
         """Return a batch with one sequence for each window; nothing is random.
@@ -86,5 +88,6 @@ class Causal:
             label_smoothing=self.label_smoothing if learning else 0.0,
             compiled=self.compiled,
             cap=logit_cap_of(model),
+            z_loss=self.z_loss if learning else 0.0,
         )
         return Loss(total, batch.weight)

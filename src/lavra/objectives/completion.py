@@ -28,6 +28,7 @@ class Completion:
         context: Longest sequence in tokens. A batch is only as long as its longest sequence needs.
         label_smoothing: Share of each target's probability that is spread over the vocabulary while the model learns.
             Validation measures the plain likelihood.
+        z_loss: Weight of the squared logarithm of the softmax normaliser while the model learns; 0 for none.
 
     Examples:
         The prompt is tokens 3 and 4; only the completion, tokens 8 and 1, is learned:
@@ -42,6 +43,7 @@ class Completion:
 
     context: int
     label_smoothing: float = 0.0
+    z_loss: float = 0.0
 
     def encode(self, rows: Sequence[PackedRow], streams: Streams, progress: float) -> Batch:
         """Return a batch with one sequence for each packed row; nothing is random.
@@ -84,4 +86,5 @@ class Completion:
             batch: Batch on the model's device.
             learning: Whether the model learns from it. Where the loss is only measured, it is not smoothed.
         """
-        return loss_at_targets(model, batch, self.label_smoothing if learning else 0.0)
+        smoothing, z_loss = (self.label_smoothing, self.z_loss) if learning else (0.0, 0.0)
+        return loss_at_targets(model, batch, smoothing, z_loss)

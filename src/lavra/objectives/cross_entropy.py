@@ -99,21 +99,33 @@ def token_losses(
 
 
 def _loss_and_gradient(
-    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, smoothing: float, vocabulary: int
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None,
+    smoothing: float,
+    vocabulary: int,
+    z_loss: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the chunk's summed loss and the gradient of that loss with respect to the logits, in their type.
 
     Label smoothing s mixes the target with the uniform distribution: q = (1-s)·onehot + s/V. The loss is -Σ q·log p,
     and its gradient with respect to the logits is p - q (Szegedy et al. 2016, section 7).
+
+    The z-loss z·(log Z)², where Z is the softmax normaliser, has the gradient 2z·log Z·p (PaLM, arXiv 2204.02311,
+    section 5).
     """
     kept = _factors(targets, weights)
     index = targets.clamp(min=0)[:, None]
     log_p = torch.log_softmax(logits, -1, dtype=wide_type(logits.dtype))
     expected = log_p.gather(1, index)
+    log_z = logits.gather(1, index).to(log_p.dtype) - expected if z_loss else None
     if smoothing:
         expected = (1 - smoothing) * expected + smoothing * log_p[:, :vocabulary].mean(-1, keepdim=True)
     loss = -(expected.squeeze(1) * kept).sum()
     gradient = log_p.exp_()
+    if log_z is not None:
+        loss = loss + z_loss * (log_z.squeeze(1).square() * kept).sum()
+        gradient *= 1.0 + 2.0 * z_loss * log_z
     if smoothing:
         gradient[:, :vocabulary] -= smoothing / vocabulary
     gradient.scatter_add_(1, index, torch.full_like(expected, smoothing - 1.0))
@@ -181,6 +193,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         smoothing: float,
         compiled: bool,
         cap: float | None,
+        z_loss: float,
     ) -> torch.Tensor:
         size = chunk_length(weight.shape[0], features.device)
         wide = wide_type(weight.dtype)
@@ -195,10 +208,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             slope = None if cap is None else 1 - (logits[:, :vocabulary] / cap).square()
             ids = targets[start : start + size]
             factors = None if weights is None else weights[start : start + size]
-            if compiled and not smoothing:
+            if compiled and not smoothing and not z_loss:
                 loss, gradient = _compiled_loss_and_gradient(logits, ids, factors)
             else:
-                loss, gradient = _loss_and_gradient(logits, ids, factors, smoothing, vocabulary)
+                loss, gradient = _loss_and_gradient(logits, ids, factors, smoothing, vocabulary, z_loss)
             total += loss
             if slope is not None:  # chain rule: y = cap · tanh(x / cap) has the derivative 1 - (y / cap)²
                 gradient[:, :vocabulary] *= slope
@@ -217,7 +230,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         features, weight, bias = ctx.saved_tensors
         weight = None if weight is None else (weight * scale).to(ctx.dtype)
         bias = None if bias is None else (bias * scale).to(ctx.dtype)
-        return features * scale, weight, bias, None, None, None, None, None, None
+        return features * scale, weight, bias, None, None, None, None, None, None, None
 
 
 def summed_cross_entropy(
@@ -231,6 +244,7 @@ def summed_cross_entropy(
     label_smoothing: float = 0.0,
     compiled: bool = False,
     cap: float | None = None,
+    z_loss: float = 0.0,
 ) -> torch.Tensor:
     """Return the () summed cross-entropy in nats over the targets that are not ignored, with a gradient.
 
@@ -248,8 +262,10 @@ def summed_cross_entropy(
         label_smoothing: Share of the target's probability that is spread over the vocabulary; 0 is the plain
             cross-entropy.
         compiled: Whether the computation on the logits may be compiled, once for each number of tokens in a chunk. It
-            has no effect together with label smoothing.
+            has no effect together with label smoothing or z-loss.
         cap: Bound of the logits: they become cap · tanh(logits / cap), as in Gemma 2. None leaves them as they are.
+        z_loss: Weight of the squared logarithm of the softmax normaliser, which is added for each target while there is
+            a gradient; 0 is the plain cross-entropy.
 
     Returns:
         A () tensor, float32 (float64 where the weight is float64).
@@ -271,5 +287,5 @@ def summed_cross_entropy(
         losses = token_losses(features, weight, targets, bias=bias, vocabulary=vocabulary, cap=cap)
         return losses.sum() if weights is None else (losses * _factors(targets, weights)).sum()
     return _ChunkedCrossEntropy.apply(  # pyright: ignore[reportReturnType]
-        features, weight, bias, targets, weights, vocabulary, label_smoothing, compiled, cap
+        features, weight, bias, targets, weights, vocabulary, label_smoothing, compiled, cap, z_loss
     )

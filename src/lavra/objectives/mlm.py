@@ -43,6 +43,7 @@ class MaskedLM:
             window is one text.
         label_smoothing: Share of each target's probability that is spread over the vocabulary while the model learns.
             Validation measures the plain likelihood.
+        z_loss: Weight of the squared logarithm of the softmax normaliser while the model learns; 0 for none.
 
     Raises:
         InputError: If a rate is not above 0 and at most 1, or the two shares are negative or add up to more than 1.
@@ -58,6 +59,7 @@ class MaskedLM:
     random_share: float = 0.1
     isolate: bool = True
     label_smoothing: float = 0.0
+    z_loss: float = 0.0
 
     def __post_init__(self) -> None:
         for rate in (self.rate, self.final_rate):
@@ -118,7 +120,8 @@ class MaskedLM:
             batch: Batch on the model's device.
             learning: Whether the model learns from it. Where the loss is only measured, it is not smoothed.
         """
-        return loss_at_targets(model, batch, self.label_smoothing if learning else 0.0)
+        smoothing, z_loss = (self.label_smoothing, self.z_loss) if learning else (0.0, 0.0)
+        return loss_at_targets(model, batch, smoothing, z_loss)
 
 
 def mask_token_of(tokenizer: Tokenizer) -> int:

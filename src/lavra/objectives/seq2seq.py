@@ -56,12 +56,14 @@ class Seq2Seq:
         shift: Function from the targets to the ids that the decoder reads.
         label_smoothing: Share of each target's probability that is spread over the vocabulary while the model learns.
             Validation measures the plain likelihood.
+        z_loss: Weight of the squared logarithm of the softmax normaliser while the model learns; 0 for none.
     """
 
     context: int
     source_context: int | None = None
     shift: Shift = StartToken(0)
     label_smoothing: float = 0.0
+    z_loss: float = 0.0
 
     def encode(self, rows: Sequence[PackedRow], streams: Streams, progress: float) -> Batch:
         """Return a batch of both sides, the encoder's side in `extra`; nothing is random.
@@ -110,7 +112,8 @@ class Seq2Seq:
             batch: Batch on the model's device.
             learning: Whether the model learns from it. Where the loss is only measured, it is not smoothed.
         """
-        return loss_at_targets(model, batch, self.label_smoothing if learning else 0.0)
+        smoothing, z_loss = (self.label_smoothing, self.z_loss) if learning else (0.0, 0.0)
+        return loss_at_targets(model, batch, smoothing, z_loss)
 
 
 def _empty(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

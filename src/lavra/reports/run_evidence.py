@@ -82,6 +82,12 @@ def _sum(run: RunFiles, entries: list[dict[str, Any]]) -> str:
     if _in_examples(run):
         return "Every example is used once in each epoch; the columns count examples."
     total, learned = sum(int(entry.get("total") or 0) for entry in entries), run.result.get("tokens")
+    often = run.result.get("targets_per_token")
+    if isinstance(often, int | float):
+        return (
+            f"The data loader delivered {total:,} tokens, each once in every epoch. A token was a target {often:.3g} "
+            "times on average: others are read only, and the marks of the objective count where they are predicted."
+        )
     if not isinstance(learned, int) or not run.measured_on_documents:
         return f"The data loader delivered {total:,} tokens."
     taken = f"The data loader delivered {total:,} tokens, and the trainer counted {learned:,}: "

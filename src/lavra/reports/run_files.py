@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from lavra.core.disk.files import read_json
 from lavra.core.disk.json_lines import JsonLines
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.disk.run_shapes import CHECKS, CONFIG, DATA, MACHINE, METRICS, PLAN, RESULT, SAMPLE, WORDS
+from lavra.core.disk.run_shapes import CHECKS, CONFIG, DATA, MACHINE, METRICS, PLAN, RESULT, SAMPLE, STABILITY, WORDS
 from lavra.core.disk.shapes import Misfits, Shape, fitting
 from lavra.core.errors import LavraError
 from lavra.evaluation.document_losses import DOCUMENT_LOSSES, DocumentLosses
@@ -38,6 +38,7 @@ class RunFiles:
         training: Training metrics in the order of the steps.
         validation: Validation metrics in the order of the steps.
         samples: Texts that the model generated.
+        stability: Norms of every layer in some steps, in the order of the steps; empty if they were not recorded.
         events: Lines of `events.log`.
         checks: Results of the checks; empty if none ran.
         data: Report of the preparation of the data; empty if it is missing.
@@ -56,6 +57,7 @@ class RunFiles:
     training: list[dict[str, Any]]
     validation: list[dict[str, Any]]
     samples: list[dict[str, Any]]
+    stability: list[dict[str, Any]]
     events: list[str]
     checks: dict[str, Any]
     data: dict[str, Any]
@@ -113,6 +115,7 @@ def read_run(run: RunFolder) -> RunFiles:
             SAMPLE,
             "" if status != "finished" or labels is not None or not config.get("samples", 1) else "no samples exist",
         ),
+        stability=reader.lines("stability.jsonl", STABILITY, ""),
         events=reader.guarded("events.log", lambda _: run.events, []),
         checks=reader.json("checks.json", CHECKS, "no checks ran before training" if checked else ""),
         data=reader.json(data, DATA, "the sizes of the data are not known"),

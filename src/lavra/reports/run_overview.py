@@ -163,10 +163,16 @@ def _length(run: RunFiles) -> Iterator[tuple[str, str]]:
     yield (
         "optimiser",
         f"{optimizer.get('name')}, peak learning rate {setting(optimizer.get('learning_rate'))}"
-        + (f", {setting(optimizer.get('muon_lr'))} for matrices" if optimizer.get("name") == "muon" else "")
+        + _of_matrices(optimizer)
         + f", schedule {schedule.get('shape')} with {schedule.get('warmup_steps')} steps of warm-up",
     )
     yield "seed", setting(plan.get("seed"))
+
+
+def _of_matrices(optimizer: Mapping[str, Any]) -> str:
+    """Return the learning rate of the matrices inside the blocks in words; empty where it is that of the others."""
+    lr = optimizer.get("muon_lr" if optimizer.get("name") == "muon" else "matrix_lr")
+    return "" if lr is None else f", {setting(lr)} for matrices"
 
 
 def _machine(run: RunFiles) -> Iterator[tuple[str, str]]:

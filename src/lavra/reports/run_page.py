@@ -14,6 +14,7 @@ from lavra.reports.run_curves import curves_section
 from lavra.reports.run_evidence import checks_section, data_usage_section, events_section, notable, samples_section
 from lavra.reports.run_files import RunFiles, read_run
 from lavra.reports.run_overview import headline, outcome_section, predicted_section, what_section
+from lavra.reports.run_stability import stability_section
 
 PAGE = "report.html"
 """Name of the file in the folder of a run."""
@@ -41,6 +42,7 @@ def run_page(run: RunFiles) -> str:
         *label_sections(run),
         samples_section(run),
         curves_section(run),
+        stability_section(run),
         predicted_section(run),
         checks_section(run),
         data_usage_section(run),

@@ -10,8 +10,9 @@ from typing import Any
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.run_shapes import CONFIG, METRICS
 from lavra.core.disk.shapes import demand
+from lavra.core.disk.sweep_folder import SweepFolder
 from lavra.core.errors import CorruptFile
-from lavra.core.units import show_count, show_duration
+from lavra.core.units import counted, show_count, show_duration
 from lavra.reports.formatting import shown, text_table, title
 from lavra.reports.labels.headline import headline_of
 
@@ -32,7 +33,7 @@ def run_line(run: RunFolder) -> dict[str, Any]:
         config, plan, figures = _config(run), run.plan, _figures(run)
         return line | {
             "data": figures.get("data") or config.get("data"),
-            "parameters": plan.get("parameters"),
+            "parameters": plan.get("parameters") or figures.get("parameters"),
             "context": plan.get("context"),
             "tokens": figures.get("tokens"),
             "budget_seconds": plan.get("budget_seconds"),
@@ -40,7 +41,7 @@ def run_line(run: RunFolder) -> dict[str, Any]:
             "perplexity": figures.get("perplexity"),
             "bits_per_byte": figures.get("bits_per_byte"),
             "headline": None if (found := headline_of(figures)) is None else {"metric": found[0], **found[1]},
-            "status": run.status,
+            "status": run.status + _trials(run),
         }
     except CorruptFile as error:
         return line | {"status": f"damaged: {error.message}"}
@@ -145,6 +146,18 @@ def _config(run: RunFolder) -> dict[str, Any]:
         return demand(CONFIG, tomllib.loads(run.config), str(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise CorruptFile(f"{path} is damaged: {error}") from error
+
+
+def _trials(run: RunFolder) -> str:
+    """Return how far a sweep is, in words; nothing for a run."""
+    sweep = SweepFolder(run)
+    if not sweep.design:
+        return ""
+    from lavra.reports.sweeps.record import read_sweep  # imports numpy
+
+    record = read_sweep(sweep)
+    done = "" if record.result else f"{record.done} of "
+    return f", sweep: {done}{counted(len(record.points), 'point')}"
 
 
 def _data(data: Any) -> str:

@@ -15,12 +15,14 @@ from lavra.data.examples.labelled import LabelReader
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.generation.classifying import Classification
 from lavra.objectives.base import Objective
+from lavra.objectives.room import Room
 from lavra.tasks.datasets import DataDescription, Dataset, Rows
 from lavra.training.deadline import Deadline, amount_in_time
 from lavra.training.plan import Plan
 from lavra.training.validation import ValidationLoss, likelihood_metrics, validation_loss
 
 if TYPE_CHECKING:
+    from lavra.config.training import ObjectiveConfig, SetupConfig
     from lavra.models.hf.model import HFModel
     from lavra.models.native.decoder import Decoder
 
@@ -92,9 +94,13 @@ class Task(ABC):
         causal: Whether a prediction may depend only on the tokens before it, which the checks prove.
         bos: Whether documents begin with the tokenizer's own first token, as encoders need it.
         gives_likelihood: Whether its models give a text a probability, which is measured in bits per byte.
-        follows_scaling_law: Whether the built-in scaling law forecasts its loss, and n-gram counts its warm start.
+        follows_scaling_law: Whether the built-in scaling law forecasts its loss.
+        counts_ngrams: Whether a new model starts from n-gram counts, because it predicts what comes next.
         packs: Whether its objective takes several documents or examples in one row, where the model can keep them
             apart.
+        fewest_steps: Steps that a run has at least by its plan, for which a step is made smaller than suits the data
+            where the time is short; 1 for no such number.
+        adapting_rate: AdamW's peak learning rate for all weights of a base model; None for the usual one.
         most_epochs: Passes over the data after which a base model, and a model from scratch, only memorises them, in
             a run whose length is not given otherwise; None for no such number.
         sources: Whether the model reads a source beside the text that it writes.
@@ -116,7 +122,10 @@ class Task(ABC):
     bos: ClassVar[bool] = False
     gives_likelihood: ClassVar[bool] = False
     follows_scaling_law: ClassVar[bool] = False
+    counts_ngrams: ClassVar[bool] = False
     packs: ClassVar[bool] = True
+    fewest_steps: ClassVar[int] = 1
+    adapting_rate: ClassVar[float | None] = None
     most_epochs: ClassVar[tuple[float, float] | None] = None
     sources: ClassVar[bool] = False
     learns: ClassVar[str] = "tokens"
@@ -129,6 +138,30 @@ class Task(ABC):
         """
         plain = data.prepared == "text" or (data.prepared is None and not data.pairs_named)
         return self.rows == "text" and plain
+
+    def usual_objective(self, data: DataDescription) -> str:
+        """Return the name of the objective that is taken for data like these where the request names none.
+
+        Args:
+            data: What is known of the data.
+        """
+        return self.objectives[0]
+
+    def headline_of(self, objective: str) -> str:
+        """Return the name of the metric that is shown while training goes on.
+
+        Args:
+            objective: The name of the objective.
+        """
+        return self.headline
+
+    def usual_dropout(self, objective: str) -> float:
+        """Return the dropout probability with which a base model learns where the request names none.
+
+        Args:
+            objective: The name of the objective.
+        """
+        return 0.0
 
     def reader(self, data: DataDescription) -> LabelReader | None:
         """Return what reads the labelled rows of data like these; None for other rows.
@@ -171,6 +204,43 @@ class Task(ABC):
         """
         return 1.0
 
+    def room(
+        self, asked: ObjectiveConfig, objective: str, kind: ModelKind, context: int, limit: int | None, *, base: Any
+    ) -> Room:
+        """Return how much text a row holds, and how long the sequences become that are made of it.
+
+        By default a row is a sequence as it is.
+
+        Args:
+            asked: The request, as far as it is about the objective.
+            objective: The name of the objective.
+            kind: The kind of the model.
+            context: Tokens of a row that are wanted.
+            limit: Most tokens of a sequence that the model can read; None where that can be set.
+            base: The pretrained model, or the shape of a decoder of lavra's own; None for training from scratch.
+
+        Raises:
+            InputError: If such a model cannot learn the objective.
+        """
+        return Room(context, context)
+
+    def complete_tokenizer(
+        self, tokenizer: Tokenizer, asked: ObjectiveConfig, objective: str, kind: ModelKind
+    ) -> Tokenizer:
+        """Return a tokenizer with the special tokens that an objective needs; by default the tokenizer itself.
+
+        Args:
+            tokenizer: The tokenizer of the model.
+            asked: The request, as far as it is about the objective.
+            objective: The name of the objective.
+            kind: The kind of the model.
+        """
+        return tokenizer
+
+    def objective_named(self, name: str) -> str:
+        """Return the name of the objective of a request: the one that is named, or the task's first for "auto"."""
+        return name if name in self.objectives else self.objectives[0]
+
     def facts(self, dataset: Dataset) -> dict[str, Any]:
         """Return what the task has to know of the data for good, such as the names of classes, as plain values.
 
@@ -181,6 +251,25 @@ class Task(ABC):
             dataset: The data set.
         """
         return {}
+
+    def asked(self, config: SetupConfig, data: DataDescription) -> dict[str, Any]:
+        """Return what the task has to know of the request for good, as plain values, which become part of the facts.
+
+        Args:
+            config: The request.
+            data: What is known of the data, and of the model that is trained.
+        """
+        return {}
+
+    def before_training(self, trained: Trained) -> None:
+        """Measure a model before its first step, where the task compares the trained model with it.
+
+        It is called on the process that keeps the record. By default nothing is measured.
+
+        Args:
+            trained: The model as it came, its data, and the folder of the run.
+        """
+        return
 
     def head(self, facts: dict[str, Any], width: int) -> torch.nn.Module | None:
         """Return the head that the model gets for this task; None to keep the model's own.
@@ -198,7 +287,7 @@ class Task(ABC):
         """Return the loss in nats of predictions without any knowledge, which a new model is to have.
 
         None, the default, is for tasks that predict tokens: the logarithm of the size of the vocabulary, and for a base
-        model at most the loss of a unigram model.
+        model at most the loss of a unigram model. NaN says that nothing is known of it beforehand.
 
         Args:
             facts: What `facts` returned.

@@ -139,7 +139,7 @@ def number_of(name: str, classes: list[str]) -> int:
         return classes.index(name)
     except ValueError:
         raise InputError(
-            f"the label {name!r} is none of the {counted(len(classes), 'class')} that the model learned",
+            f"the label {name!r} is none of the {counted(len(classes), 'class', 'classes')} that the model learned",
             f"{did_you_mean(name, classes)}classes: {', '.join(classes[:20])}{', …' if len(classes) > 20 else ''}",
         ) from None
 
@@ -158,7 +158,8 @@ def _refuse(classes: list[str], counts: Mapping[str, float], column: str) -> Non
         )
     single = [name for name in classes if counts[name] <= 1]
     if single:
-        log(f"warning: {counted(len(single), 'class')} with one row: {', '.join(single[:5])}; it cannot be validated")
+        named = f"{counted(len(single), 'class', 'classes')} with one row: {', '.join(single[:5])}"
+        log(f"warning: {named}; it cannot be validated")
     alike: dict[str, list[str]] = {}
     for name in classes:
         alike.setdefault(name.casefold(), []).append(name)

@@ -20,6 +20,7 @@ from lavra.data.token_store.prepare import Prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.data.usage import data_usage
 from lavra.training.batches import Source
+from lavra.vectors.sentence_folder import SentenceFolder
 
 _EXCERPT_TOKENS = 64
 """Tokens of a document that are shown in messages."""
@@ -50,6 +51,8 @@ class DataDescription:
         label_column: The column of the labels that the request names; None where it names none.
         template: The template of the text that the request gives, with names of columns in braces.
         first_row: The first row, by column.
+        sentence: What a folder of sentence-transformers says of the model that is trained; None where it says nothing.
+        prompts: What the model that is trained reads before texts, by their kind, with what the request says instead.
         prepared: What `lavra prepare` or an earlier run made of it; None for data as it was brought.
 
     Examples:
@@ -63,6 +66,8 @@ class DataDescription:
     label_column: str | None = None
     template: str = ""
     first_row: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    sentence: SentenceFolder | None = field(default=None, hash=False)
+    prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
     prepared: Rows | None = None
 
 
@@ -431,7 +436,7 @@ class ExampleDataset(Dataset):
 
     def data_usage(self, shape: RowShape, rows: int) -> list[dict[str, Any]]:
         """Return the data usage after so many rows, in examples, by source; every example occurs once in an epoch."""
-        source = self.source(shape)
+        source = self._source(self.prepared.train, shape, shape.seed, shape.isolate)
         epochs, rest = divmod(rows, source.rows_per_epoch)
         seen = {example.number for row in source.rows(epochs * source.rows_per_epoch, rest) for example in row.examples}
         lines, start = [], 0

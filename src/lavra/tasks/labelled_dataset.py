@@ -9,7 +9,7 @@ import numpy as np
 
 from lavra.data.examples.prepare import PreparedExamples
 from lavra.data.examples.store import ExampleStore
-from lavra.tasks.datasets import DataDescription, ExampleDataset, RowShape
+from lavra.tasks.datasets import DataDescription, Dataset, ExampleDataset, RowShape
 
 _TEXTS_AT_ONCE = 32
 """Texts of an optimiser step, which is what fine-tuning on labels is usually done with."""
@@ -33,7 +33,8 @@ class LabelledDataset(ExampleDataset):
     def __init__(self, prepared: PreparedExamples) -> None:
         super().__init__(prepared)
         self.bytes = prepared.train.manifest.learned_bytes
-        longest = max(int(store.lengths().max()) for store in (prepared.train, prepared.validation))
+        stores = [prepared.train, prepared.validation, *prepared.held_out]
+        longest = max(int(store.lengths().max()) for store in stores)
         wanted = max(longest, round(_TEXTS_IN_ROW * self._mean_length))
         most = self.context or longest
         self.context = max(longest, min(most, -(-wanted // _MULTIPLE) * _MULTIPLE))
@@ -46,6 +47,11 @@ class LabelledDataset(ExampleDataset):
     def trained_on_all(self) -> bool:
         """Whether all rows are training rows, so that none is left to measure on."""
         return bool(self.prepared.report.get("trained_on_all"))
+
+    @property
+    def longest_text(self) -> int | None:
+        """Largest number of tokens of a text, where a row holds several that are read apart; None elsewhere."""
+        return None
 
     def validation_rows(self, shape: RowShape) -> int:
         """Return the number of validation rows; none where the model is trained on all rows."""
@@ -104,3 +110,15 @@ class LabelledDataset(ExampleDataset):
     def samples(self, count: int) -> list[tuple[str, str]]:
         """Return nothing: no text follows these rows."""
         return []
+
+
+def leaks_of(dataset: Dataset) -> dict[str, Any]:
+    """Return as `leaks` how many validation rows stand in the training rows too (`lavra.data.leaks.Leaks.to_json`).
+
+    It is nothing for other data, and for rows that lavra divided itself, which are kept apart.
+
+    Args:
+        dataset: The data set.
+    """
+    found = dataset.prepared.report.get("leaks") if isinstance(dataset, LabelledDataset) else None
+    return {} if found is None else {"leaks": found}

@@ -41,7 +41,7 @@ _TEXT_NAMES = (
     *("text", "sentence", "content", "review", "comment", "body", "utterance", "tweet"),
     *("texto", "frase", "sentença", "comentário", "comentario", "avaliação", "avaliacao"),
 )
-_PAIR_NAMES = (
+PAIR_NAMES = (
     ("text1", "text2"),
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -49,6 +49,7 @@ _PAIR_NAMES = (
     ("text_a", "text_b"),
     ("sentence_a", "sentence_b"),
 )
+"""Names of the columns of two texts that are compared or read together."""
 
 _HOLDS = 0.5
 """Probability from which on a label holds."""
@@ -133,7 +134,7 @@ class LabelledTextTask(Task):
         if data.template:
             return LabelColumns("", (label,), template=data.template)
         known = (data.text_column, *_TEXT_NAMES)
-        pair = next((pair for pair in _PAIR_NAMES if set(pair) <= data.columns), None)
+        pair = next((pair for pair in PAIR_NAMES if set(pair) <= data.columns), None)
         text = next((name for name in known if name in data.columns and name != label), None)
         if text is None and pair is not None:
             return LabelColumns(pair[0], (label,), second=pair[1])

@@ -15,6 +15,7 @@ from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
+from lavra.objectives.base import Objective
 from lavra.objectives.causal import Causal
 from lavra.tasks.base import LEAST_EVALUATED, TRIAL_SHARE, Measured, Task, Trained
 from lavra.tasks.datasets import Dataset, TextDataset
@@ -34,8 +35,9 @@ class LanguageModelling(Task):
     rows = "text"
     gives_likelihood = True
     follows_scaling_law = True
+    counts_ngrams = True
 
-    def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> Causal:
+    def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> Objective:
         """Return the causal objective."""
         return Causal(plan.context, plan.isolate, plan.label_smoothing)
 
@@ -44,7 +46,7 @@ class LanguageModelling(Task):
         plan, data = trained.plan, trained.dataset
         assert isinstance(data, TextDataset)
         every = documents_of_store(data.prepared.validation, data.tokenizer)
-        context = plan.context if plan.base is not None else None
+        context = plan.context  # the model may read longer ones, for what an objective adds to a text
         with torch.no_grad():
             tokens = amount_in_time(
                 min(plan.evaluation_tokens, int(every.lengths.sum())),

@@ -63,15 +63,15 @@ class MultiLabelTask(LabelledTextTask):
             names, separator = [name.removeprefix(_PREFIX) for name in columns], ""
         else:
             separator = _separator(dataset.labels(column))
-            names = ordered({name for row in dataset.labelled() for name in labels_of(row, columns, separator)})
+            names = ordered({name for row in dataset.labelled() for name in _shares(row, columns, separator)})
         if not names:
             raise InputError(f"the column {column!r} holds no labels", "give rows with at least one label")
         counts = np.zeros(len(names))
         rows = 0
         for row in dataset.labelled():
             rows += 1
-            for name in labels_of(row, columns, separator):
-                counts[names.index(name)] += 1
+            for name, share in _shares(row, columns, separator).items():
+                counts[number_of(name, names)] += share
         return {"classes": names, "separator": separator, "frequencies": (counts / rows).tolist()}
 
     def target(self, facts: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
@@ -86,16 +86,11 @@ class MultiLabelTask(LabelledTextTask):
 
     def _row(self, facts: Mapping[str, Any], row: Mapping[str, Any]) -> np.ndarray | None:
         names, columns = facts["classes"], facts["columns"]["labels"]
-        numbers = np.zeros(len(names))
-        given = row.get(_RESERVED)
-        if isinstance(given, Mapping):
-            for name, share in given.items():
-                numbers[number_of(class_name(name), names)] = float(share)
-            return numbers
-        if any(row.get(name) is None for name in columns):
+        if not isinstance(row.get(_RESERVED), Mapping) and any(row.get(name) is None for name in columns):
             return None
-        for name in labels_of(row, columns, facts["separator"]):
-            numbers[number_of(name, names)] = 1.0
+        numbers = np.zeros(len(names))
+        for name, share in _shares(row, columns, facts["separator"]).items():
+            numbers[number_of(name, names)] = share
         return numbers
 
     def majority(self, facts: Mapping[str, Any], table: Predictions) -> Predictions:
@@ -105,6 +100,14 @@ class MultiLabelTask(LabelledTextTask):
     def first_loss(self, facts: dict[str, Any]) -> float:
         """Return the loss of guessing one half for each label."""
         return math.log(2.0)
+
+
+def _shares(row: Mapping[str, Any], columns: Sequence[str], separator: str) -> dict[str, float]:
+    """Return the labels of a row with the probability of each: 1, or those of `label_probs` where it is given."""
+    given = row.get(_RESERVED)
+    if isinstance(given, Mapping):
+        return {class_name(name): float(share) for name, share in given.items()}
+    return dict.fromkeys(labels_of(row, columns, separator), 1.0)
 
 
 def labels_of(row: Mapping[str, Any], columns: Sequence[str], separator: str) -> list[str]:

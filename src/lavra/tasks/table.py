@@ -10,6 +10,9 @@ from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.classification import ClassificationTask
 from lavra.tasks.completion import CompletionTask
 from lavra.tasks.datasets import DataDescription
+from lavra.tasks.denoising import Denoising
+from lavra.tasks.embedding import EmbeddingTask
+from lavra.tasks.infilling import Infilling
 from lavra.tasks.language_modelling import LanguageModelling
 from lavra.tasks.mlm import MaskedLanguageModelling
 from lavra.tasks.multi_label import MultiLabelTask
@@ -28,10 +31,13 @@ _TABLE: dict[str, Task] = {
         RegressionTask(),
         OrdinalTask(),
         CompletionTask(),
+        EmbeddingTask(),
         QuestionAnsweringTask(),
         Seq2SeqTask(),
         MaskedLanguageModelling(),
         LanguageModelling(),
+        Infilling(),
+        Denoising(),
     )
 }
 """Every task by its name. Where several fit, the first one is taken."""
@@ -108,7 +114,7 @@ def choose_task(asked: str, objective: str, kind: ModelKind, data: DataDescripti
     if not fitting or (explicit and not able):
         raise _misfit(asked, objective, kind, data, place)
     chosen = fitting[0]
-    return chosen, objective if objective != "auto" else chosen.objectives[0]
+    return chosen, objective if objective != "auto" else chosen.usual_objective(data)
 
 
 def kind_from_scratch(config: SetupConfig) -> ModelKind:

@@ -162,21 +162,21 @@ def release(*arrays: NDArray[Any]) -> None:
             base.madvise(mmap.MADV_DONTNEED)
 
 
-def new_array(path: Path, dtype: Any, length: int) -> NDArray[Any]:
+def new_array(path: Path, dtype: Any, shape: int | tuple[int, ...]) -> NDArray[Any]:
     """Return a new array on disk to be filled.
 
     Its space on disk is reserved now, so that a full disk is an error here and not a crash when the array is written.
-    An array of length 0 is not mapped, because no system can do that.
+    An array without entries is not mapped, because no system can do that.
 
     Args:
         path: The `.npy` file to make.
         dtype: Type of the numbers.
-        length: Number of entries.
+        shape: Number of entries, or of entries in each dimension.
     """
-    if not length:
-        np.save(path, np.zeros(0, dtype=dtype))
-        return np.zeros(0, dtype=dtype)
-    array = np.lib.format.open_memmap(path, "w+", dtype, (length,))
+    if not np.prod(shape):
+        np.save(path, np.zeros(shape, dtype=dtype))
+        return np.zeros(shape, dtype=dtype)
+    array = np.lib.format.open_memmap(path, "w+", dtype, (shape,) if isinstance(shape, int) else shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("rb+") as handle:
             os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.errors import Interrupted, LavraError
+from lavra.core.errors import Interrupted, LavraError, Paused
 from lavra.core.progress import Progress, log
 from lavra.core.units import show_count
 from lavra.training.callbacks import Callbacks, Request
@@ -110,7 +110,8 @@ class Loop:
         """Train to the last step.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, or when an observer asks to stop; everything is saved by then.
+            Interrupted: after SIGINT or SIGTERM; everything is saved by then.
+            Paused: when an observer asks to stop; everything is saved by then, too.
             Diverged: if training ends because of anomalies, see `AnomalyGuard`.
             LavraError: if a rollback is needed and impossible, or a checkpoint could not be written.
         """
@@ -214,7 +215,7 @@ class Loop:
         self.callbacks.on("checkpoint", {"step": trainer.step, "path": str(self.checkpoints.folder)})
 
     def _stop(self, signal_number: int, asked: Request) -> None:
-        """Save a checkpoint and raise `Interrupted`, unless the last step is done anyway."""
+        """Save a checkpoint and raise `Interrupted` or `Paused`, unless the last step is done anyway."""
         if self.trainer.step >= self.intervals.steps:
             return
         if self.checkpoints is not None:
@@ -224,10 +225,11 @@ class Loop:
                 self._save(background=False)
         place = f"stopped after step {self.trainer.step} of {self.intervals.steps}; everything is saved"
         self.callbacks.on("end", {"step": self.trainer.step, "status": "interrupted"})
+        kind = Interrupted if signal_number else Paused
         if self.run is None:
-            raise Interrupted(place, signal_number=signal_number or 2)
+            raise kind(place, signal_number=signal_number or 2)
         self.run.log(place + (f" ({asked.reason})" if asked.reason else ""))
-        raise Interrupted(place, f"continue with: lavra resume {self.run.path}", signal_number=signal_number or 2)
+        raise kind(place, f"continue with: lavra resume {self.run.path}", signal_number=signal_number or 2)
 
     def _roll_back(self, request: RollBack) -> None:
         """Restore the last checkpoint, and skip the anomalous step from now on."""

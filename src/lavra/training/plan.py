@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from lavra.config.denoising import DenoisingConfig
 from lavra.config.transforms import TransformConfig
 from lavra.core.configuration import from_table, to_json
 from lavra.models.spec import DecoderSpec
@@ -20,7 +21,7 @@ class Plan:
     Attributes:
         model: Shape of the model; None for a model of `transformers`, which has a configuration of its own.
         parameters: Number of parameters of the model.
-        context: Length of a training sequence in tokens.
+        context: Length of a training sequence in tokens of text; a denoising objective makes longer ones of it.
         batch_tokens: Tokens of one optimiser step over all processes: `global_batch_size` x `context`.
         global_batch_size: Sequences of one optimiser step over all processes (the global batch size).
         micro_batch_size: Sequences of one micro-batch at the start; it is halved when memory runs out.
@@ -54,6 +55,9 @@ class Plan:
         final_mask_rate: Share of the tokens that the masked objective predicts at the end of the run.
         whole_words: Whether the masked objective masks whole words.
         pure_mask: Whether the masked objective replaces every chosen token by the mask token, and none by others.
+        denoising: What a denoising objective hides.
+        growth: Tokens that the model computes for each token of text; `flops_per_token` are for a token of text.
+        z_loss: Weight of the squared logarithm of the softmax normaliser in the loss of tokens; 0 for none.
         transforms: Transforms of the model before training, such as adapters.
         bigram_contexts: Number of tokens whose followers are counted for a warm start
             (`lavra.models.native.bigram_init`); 0 for random weights.
@@ -112,6 +116,9 @@ class Plan:
     final_mask_rate: float = 0.15
     whole_words: bool = True
     pure_mask: bool = False
+    denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
+    growth: float = 1.0
+    z_loss: float = 0.0
     transforms: TransformConfig = field(default_factory=TransformConfig)
     bigram_contexts: int = 0
     trigram_contexts: int = 0

@@ -17,6 +17,7 @@ from lavra.training.acceleration.compiling import EAGER, Compilation
 from lavra.training.acceleration.proof import prove_compilation
 from lavra.training.batches import Batches
 from lavra.training.deadline import Deadline
+from lavra.training.embedding_gradient import shrink_embedding_gradient
 from lavra.training.fault_injection import fault_point
 from lavra.training.optimizers.optimizers import OptimizerOptions, Optimizers
 from lavra.training.optimizers.schedules import Schedule
@@ -90,6 +91,7 @@ class Trainer:
         self.master_weights = MasterWeights(model.to(device), precision)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         self.model.train()  # a model that was opened to go on from may come in evaluation mode
         self.optimizers = Optimizers(self.master_weights.weights, optimizer)
+        shrink_embedding_gradient(model, optimizer.embedding_gradient)
         self.scale = LossScale(precision == "fp16")
         self.step = 0
         self.targets = 0.0

@@ -21,12 +21,15 @@ from lavra.data.token_store.prepare import Prepared, open_prepared
 from lavra.data.token_store.store import TokenStore
 from lavra.evaluation.baselines import Baseline, baselines, count_tokens
 from lavra.evaluation.documents import documents_of_rows, documents_of_store
+from lavra.evaluation.infilling import InfillingResult, infilling
 from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
+from lavra.models.native.decoder import Decoder
 from lavra.training.signals import StopRequest
 from lavra.workflows.datasets.text import data_folder, request_of
-from lavra.workflows.labels.evaluate import TaskEvaluation, evaluate_labels, evaluate_linear
-from lavra.workflows.labels.labeller import linear_at
+from lavra.workflows.embeddings.measure import evaluate_vectors, makes_vectors
+from lavra.workflows.labels.evaluate import TaskEvaluation, evaluate_labels
+from lavra.workflows.labels.labeller import NetworkLabeller, linear_at
 from lavra.workflows.models.open import OpenModel, open_model
 
 _STOPPING = "ending with the documents that were measured; a second Ctrl-C stops at once, without figures"
@@ -40,6 +43,7 @@ class Evaluation:
         model: The location of the model that was measured.
         result: The likelihood of the text, in total and by source.
         baselines: Baselines on the same bytes: xz, a unigram model, guessing.
+        infilling: How well the model fills in middles; None for a model that did not learn to.
         reading: What was read, left out and changed of the text that was given; None for text that was prepared before.
         stopped_by: Number of the signal (Ctrl-C) that ended the evaluation early; 0 where none did.
     """
@@ -49,17 +53,20 @@ class Evaluation:
     baselines: list[Baseline]
     reading: dict[str, Any] | None = None
     stopped_by: int = 0
+    infilling: InfillingResult | None = None
 
     @property
     def table(self) -> str:
         """The figures as a table of plain text."""
-        return likelihood_table(self.result, self.baselines)
+        table = likelihood_table(self.result, self.baselines)
+        return table if self.infilling is None else f"{table}\n\n{self.infilling.table()}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
         sticks = [stick.to_json() for stick in self.baselines]
         reading = {} if self.reading is None else {"reading": self.reading}
-        return {"model": self.model, **self.result.to_json(), "baselines": sticks, **reading}
+        filled = {} if self.infilling is None else {"infilling": self.infilling.to_json()}
+        return {"model": self.model, **self.result.to_json(), "baselines": sticks, **filled, **reading}
 
 
 def evaluate(
@@ -115,10 +122,14 @@ def evaluate(
     deadline = math.inf if budget is None else time.monotonic() + parse_duration(budget)
     linear = linear_at(model)
     if linear is not None:
-        return evaluate_linear(linear, data, seed, on_bad_row=on_bad_row, encoding=encoding)
+        return evaluate_labels(linear, data, seed, on_bad_row=on_bad_row, encoding=encoding)
+    if makes_vectors(model, data, text_column, encoding):
+        return evaluate_vectors(
+            model, data, text_column=text_column, device=device, seed=seed, on_bad_row=on_bad_row, encoding=encoding
+        )
     opened = open_model(model, device)
     if opened.task is not None:
-        return evaluate_labels(opened, data, seed, on_bad_row=on_bad_row, encoding=encoding)
+        return evaluate_labels(NetworkLabeller(opened), data, seed, on_bad_row=on_bad_row, encoding=encoding)
     own = _own_text(opened)
     store = _store(opened, own, data, split)
     bad_rows = BadRows()
@@ -146,7 +157,23 @@ def evaluate(
     vocabulary = opened.tokenizer.vocabulary_size
     sticks = baselines(documents, documents.texts(opened.tokenizer), vocabulary, _training_counts(opened, own))
     reading = bad_rows.report() if store is None else None
-    return Evaluation(opened.place, result, sticks, reading, asked.requested)
+    filled = None
+    if isinstance(opened.model, Decoder) and not asked.requested and time.monotonic() < deadline:
+        filled = infilling(
+            opened.model, opened.tokenizer, documents.texts(opened.tokenizer), context=context, seed=seed
+        )
+    _tell_of_objective(opened)
+    return Evaluation(opened.place, result, sticks, reading, asked.requested, filled)
+
+
+def _tell_of_objective(opened: OpenModel) -> None:
+    """Say so where a model did not learn to predict texts from left to right, which is what was measured."""
+    objective = opened.run.plan.get("objective") if opened.run is not None else None
+    if objective == "span-corruption":
+        log(
+            "note: this model learned to fill in hidden spans, and never to read a text from left to right: its bits "
+            "per byte say little; the infilling figures are what it learned"
+        )
 
 
 def _store(opened: OpenModel, own: Prepared | None, data: Sequence[str], split: str) -> TokenStore | None:

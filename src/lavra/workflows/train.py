@@ -1,4 +1,4 @@
-"""`lavra train` and `lavra resume`: one run, or a cross-validated one that is made of several."""
+"""`lavra train` and `lavra resume`: one run, or one of several: folds, a teacher and a student, or a sweep."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from pathlib import Path
 
 from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder
+from lavra.core.disk.sweep_folder import is_sweep
 from lavra.core.errors import InputError
 from lavra.workflows.datasets.text import request_of
 from lavra.workflows.labels.cross_validation import cross_validate, resume_folds
+from lavra.workflows.labels.staged_run import resume_stages, train_in_stages
 from lavra.workflows.training.resume import resume as resume_one
 from lavra.workflows.training.train import train as train_one
+from lavra.workflows.tuning.sweep import resume_sweep
 
 
 def train(config: TrainConfig, began: float | None = None) -> RunFolder:
-    """Train a model as a request says: once, or cross-validated where it names folds.
+    """Train a model as a request says: once, cross-validated where it names folds, or in stages.
 
     Args:
         config: The request.
@@ -29,11 +32,18 @@ def train(config: TrainConfig, began: float | None = None) -> RunFolder:
         Interrupted: After a signal to stop; `resume` continues.
         Diverged: If the loss stays not finite, by the policy for anomalies.
     """
-    return train_one(config, began) if config.folds is None else cross_validate(config, began)
+    if config.folds is not None:
+        return cross_validate(config, began)
+    return train_in_stages(config, began) if has_stages(config) else train_one(config, began)
+
+
+def has_stages(config: TrainConfig) -> bool:
+    """Return whether a run on labelled rows has stages: an adaptation, a teacher and a student, or several seeds."""
+    return config.labels.pseudo > 0 or config.labels.adapt > 0 or config.seeds > 1
 
 
 def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFolder:
-    """Continue an interrupted run to its end, cross-validated or not.
+    """Continue an interrupted run to its end, cross-validated or not, or a sweep.
 
     Args:
         folder: The folder of the run.
@@ -48,10 +58,15 @@ def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFol
         Interrupted: After a signal to stop; a checkpoint is written.
     """
     run = RunFolder.open(folder)
-    if request_of(run).folds is None:
+    if is_sweep(run):
+        if micro_batch_size is not None:
+            raise InputError("--micro-batch-size is for a single run", f"resume {run.path} without it")
+        return resume_sweep(run).run
+    config = request_of(run)
+    if config.folds is None and not has_stages(config):
         return resume_one(folder, micro_batch_size=micro_batch_size)
     if micro_batch_size is not None:
         raise InputError(
-            "--micro-batch-size is for a single run", f"resume the fold that was stopped by its folder in {run.path}"
+            "--micro-batch-size is for a single run", f"resume the model that was stopped by its folder in {run.path}"
         )
-    return resume_folds(run)
+    return resume_folds(run) if config.folds is not None else resume_stages(run)

@@ -28,8 +28,10 @@ _LOST = "bring the file back from a copy; the checkpoints and the model in the f
 
 LATER = (
     *("plan.json", "result.json", "metrics.jsonl", "samples.jsonl", "machines.jsonl", "checks.json", "text.json"),
+    "stability.jsonl",
     *("predictions.parquet", "words.json", "folds.parquet", "out_of_fold*.parquet", "label_errors.jsonl", "linear/*"),
-    *("folds/*.jsonl", "folds/folds.json"),
+    *("folds/*.jsonl", "folds/folds.json", "learning_curve.json", "frozen/*"),
+    *("sweep.json", "trials.jsonl", "best.toml"),
     *("events.log", "report.html", "document_losses.json", "doc2query*.json", ".lock", "tracker.json"),
     *("checkpoints/step-*", "checkpoints/.*", "tensorboard/*", "wandb/*", "mlruns/*"),
 )
@@ -44,6 +46,7 @@ class RunFolder:
         path: Path of the folder.
         metrics: The file `metrics.jsonl`, with one object per logged step.
         samples: The file `samples.jsonl`, with the texts that the model generated during the run.
+        stability: The file `stability.jsonl`, with the norms of every layer in some steps.
         checkpoints: Path of the folder of the checkpoints.
     """
 
@@ -51,6 +54,7 @@ class RunFolder:
         self.path = Path(path)
         self.metrics = JsonLines(self.path / "metrics.jsonl")
         self.samples = JsonLines(self.path / "samples.jsonl")
+        self.stability = JsonLines(self.path / "stability.jsonl")
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod
@@ -156,9 +160,9 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Remove the record of what came after `step`, so that the curve of a resumed run equals that of one run.
 
-        Lines of the metrics and samples with a later `step` are removed, and so is the result.
+        Lines of the metrics, samples and stability with a later `step` are removed, and so is the result.
         """
-        for lines in (self.metrics, self.samples):
+        for lines in (self.metrics, self.samples, self.stability):
             lines.keep(lambda record: record.get("step", 0) <= step)
         (self.path / "result.json").unlink(missing_ok=True)
 

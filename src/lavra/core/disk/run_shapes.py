@@ -1,8 +1,9 @@
 """The shapes of the JSON files in a run folder, as far as reports and later commands read them.
 
 Each constant describes one file or one line of a file: `CONFIG` what is read of `config.toml`, `PLAN` `plan.json`,
-`RESULT` `result.json`, `METRICS` a line of `metrics.jsonl`, `SAMPLE` a line of `samples.jsonl`, `CHECKS`
-`checks.json`, `WORDS` `words.json`, `DATA` the report on the prepared data, and `MACHINE` a line of `machines.jsonl`.
+`RESULT` `result.json`, `METRICS` a line of `metrics.jsonl`, `SAMPLE` a line of `samples.jsonl`, `STABILITY` a line of
+`stability.jsonl`, `CHECKS` `checks.json`, `WORDS` `words.json`, `DATA` the report on the prepared data, and `MACHINE` a
+line of `machines.jsonl`.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ RESULT = Table(
         "data": Either((TEXT, ListOf(TEXT))),
         "evaluation": _MEASURED,
         "baselines": ListOf(Table({"name": TEXT, "bits_per_byte": NUMBER}, needed=("name", "bits_per_byte"))),
+        "infilling": Table({"documents": WHOLE}),
+        "denoising": Table({"targets": WHOLE, "rows": WHOLE}),
+        "targets_per_token": NUMBER,
         "data_usage": ListOf(
             Table({"source": TEXT} | dict.fromkeys(("tokens", "epochs", "seen", "left", "total"), NUMBER))
         ),
@@ -68,6 +72,17 @@ METRICS = Table(
 )
 
 SAMPLE = Table({"step": WHOLE, "prompt": TEXT, "text": TEXT, "expected": TEXT})
+
+STABILITY = Table(
+    {
+        "step": WHOLE,
+        "applied": SETTING,
+        "tensors": Table(rest=Table(rest=NUMBER)),
+        "layers": Table(rest=Table(rest=NUMBER)),
+        "histograms": Table(rest=ListOf(WHOLE)),
+    },
+    needed=("step",),
+)
 
 CHECKS = Table(
     {

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ BESIDE = ("id", "weight", "label_probs", "group", "fold", "source", "parent")
 """Columns that are kept with a labelled row where it has them: its name, its weight in the loss, the probability of
 each class, what must stay on one side of a split, its fold, where it comes from, and the id of the row that it was made
 from."""
+
+PSEUDO = "pseudo"
+"""What the column `source` says of rows whose labels a teacher gave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,28 @@ class LabelReader(ABC):
 
     A reader is made of plain values only, so that a trained model carries its own: `to_json` gives them, and the
     constructor takes them by the same names.
+
+    Attributes:
+        apart: Whether the tokens of a row are several texts that the model reads one by one.
     """
+
+    apart: ClassVar[bool] = False
+
+    def for_context(self, context: int) -> LabelReader:
+        """Return the reader for a model that reads so many tokens at once; by default the reader itself.
+
+        Args:
+            context: Largest number of tokens that the model reads.
+        """
+        return self
+
+    def longest_text(self, context: int) -> int:
+        """Return the largest number of tokens of a text that a model with this context is given.
+
+        Args:
+            context: Largest number of tokens that the model reads.
+        """
+        return context
 
     @property
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from lavra.core.progress import Progress, log
 from lavra.core.units import counted
 from lavra.data.examples.chats import TEMPLATE_FILE, ChatTemplate
 from lavra.data.examples.encoding import ExampleEncoder
+from lavra.data.examples.label_leaks import leaks_across
 from lavra.data.examples.label_split import validation_rows
 from lavra.data.examples.labelled import LabelReader
 from lavra.data.examples.rows import (
@@ -28,8 +30,8 @@ from lavra.data.examples.store import ExampleManifest, ExampleStore, Kind
 from lavra.data.examples.writer import ExampleWriter
 from lavra.data.readers.compressed import BytesRead
 from lavra.data.readers.rows import OVERLAP, UNKNOWN_TOKEN, BadRows, OnBadRow
-from lavra.data.split import GivenValidation, Split, SplitCounter, content_hash
-from lavra.data.token_store.prepare import REPORT, TOKENIZER, TRAIN, VALIDATION, VALIDATION_LIMIT
+from lavra.data.split import GivenValidation, Halves, Split, SplitCounter, content_hash
+from lavra.data.token_store.prepare import HELD_OUT, REPORT, TOKENIZER, TRAIN, VALIDATION, VALIDATION_LIMIT
 from lavra.data.tokenizers.streaming import prefetch
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
@@ -66,6 +68,11 @@ class PreparedExamples:
         """
         opened = ExampleStore.open(store)
         return cls(folder, opened, opened)
+
+    @cached_property
+    def held_out(self) -> list[ExampleStore]:
+        """The store of the validation examples that were kept apart, if there is one."""
+        return [ExampleStore.open(self.folder / HELD_OUT)] if (self.folder / HELD_OUT).is_dir() else []
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -123,6 +130,7 @@ def prepare_examples(
     normalize: bool = False,
     encoding: str | None = None,
     validation: Sequence[str] = (),
+    held_out: bool = False,
     force: bool = False,
 ) -> PreparedExamples:
     """Read rows with a part to learn, split them into training and validation data, and write example stores of both.
@@ -151,6 +159,9 @@ def prepare_examples(
         encoding: Encoding of the files without a byte order mark; UTF-8, else Windows-1252, by default.
         validation: Locations of the validation data, instead of a share. Without it, files whose names say that they
             are validation data are used as such; test files beside training files are never trained on.
+        held_out: Keep half of the validation examples apart in a store `held_out/`, so that what is chosen by the
+            others can be measured on them; see `lavra.data.split.Halves`. There is no such store where all validation
+            examples have the same prompt.
         force: Replace an existing folder.
 
     Returns:
@@ -183,10 +194,13 @@ def prepare_examples(
         all_rows = all_rows and not given.documents
         split = counter.train_on_all() if given.documents or all_rows else counter.decide()
         examples = counter.documents + given.documents
-        chosen = None
+        chosen, leaks = None, None
         if encoder.reader is not None and not given.documents and not all_rows:
             chosen = validation_rows(read_example_cache(example_cache), validation_share)
-        manifests = _write(building, example_cache, encoder, split, examples, given, chosen, all_rows=all_rows)
+        if encoder.reader is not None and given.documents:
+            leaks = leaks_across(read_example_cache(example_cache), bad_rows)
+        halves = Halves() if held_out and not all_rows else None
+        manifests = _write(building, example_cache, encoder, split, examples, given, chosen, halves, all_rows=all_rows)
         if encoder.unknown:
             bad_rows.change(UNKNOWN_TOKEN, str(out), f"{encoder.unknown:,} of the tokens to learn")
         learned = sum(manifest.learned for manifest in manifests.values())
@@ -201,16 +215,26 @@ def prepare_examples(
                 log(text)
         report = {
             "data": list(locations),
-            **({} if encoder.reader is None else {"columns_read": encoder.reader.to_json()}),
+            **({} if encoder.reader is None else reader_record(encoder.reader)),
             **_told(encoder, split, manifests, chats),
             "normalize": normalize,
             "encoding": encoding,
             "validation_data": list(validation),
             "validation_given": given.documents > 0,
             "trained_on_all": all_rows,
+            **({} if leaks is None else {"leaks": leaks}),
         }
         write_json(building / REPORT, report)
     return open_prepared_examples(out)
+
+
+def reader_record(reader: LabelReader) -> dict[str, Any]:
+    """Return what the report says of the reader of labelled rows, as plain values.
+
+    Args:
+        reader: The reader.
+    """
+    return {"columns_read": reader.to_json(), "texts_apart": reader.apart}
 
 
 def _told(encoder: ExampleEncoder, split: Split, manifests: dict[str, ExampleManifest], chats: int) -> dict[str, Any]:
@@ -281,6 +305,7 @@ def _write(
     examples: int,
     given: GivenValidation,
     chosen: set[int] | None,
+    halves: Halves | None,
     *,
     all_rows: bool,
 ) -> dict[str, ExampleManifest]:
@@ -294,29 +319,37 @@ def _write(
         examples: Number of rows, for the progress line.
         given: The prompts of the validation data that the user named.
         chosen: The numbers of the labelled rows that are validation data; None where the split decides.
+        halves: Divides the validation data, of which one half is kept apart; None where all of it stays together.
         all_rows: Whether all rows are training data, of which the first is copied into the store of the others.
 
     Returns:
-        The manifests of the stores by side, "train" and "validation".
+        The manifests of the stores by side, "train", "validation" and, where there is one, "held_out".
     """
     done = 0
-    with (
-        ExampleWriter(folder / TRAIN, encoder.tokenizer, encoder.kind) as train,
-        ExampleWriter(folder / VALIDATION, encoder.tokenizer, encoder.kind) as validation,
-        Progress("tokenising", examples, "examples") as progress,
-    ):
+    with ExitStack() as stack, Progress("tokenising", examples, "examples") as progress:
+
+        def opened(side: str) -> ExampleWriter:
+            return stack.enter_context(ExampleWriter(folder / side, encoder.tokenizer, encoder.kind))
+
+        stores = {side: opened(side) for side in (TRAIN, VALIDATION)}
+        train, validation = stores[TRAIN], stores[VALIDATION]
         for batch, encoded in prefetch(_batches(read_example_cache(example_cache)), encoder.encode_parts):
             for number, (row, examples_of_row) in enumerate(zip(batch, encoded, strict=True), start=done):
                 if not examples_of_row:
                     continue
                 picked = content_hash(row.key.encode()) < split.threshold if chosen is None else number in chosen
                 validation_set = row.is_validation or picked
-                if not row.is_validation and row.key.encode() in given:
+                by_key = encoder.reader is None or row.labels.get("group") is not None  # texts: see `leaks_across`
+                if by_key and not row.is_validation and row.key.encode() in given:
                     encoder.bad_rows.change(OVERLAP, row.place)
                 texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
                 copied = [validation] if all_rows and not validation.examples else []
+                held_out = validation_set and halves is not None and halves.is_held_out(row.key.encode(), _kind(row))
+                side = HELD_OUT if held_out else VALIDATION if validation_set else TRAIN
+                if side not in stores:
+                    stores[side] = opened(side)
                 for one in examples_of_row:
-                    for store in (validation if validation_set else train, *copied):
+                    for store in (stores[side], *copied):
                         store.add(row.group, texts, one.tokens, one.learned, one.source, one.learned_bytes, one.labels)
             done += len(batch)
             progress.update(done)
@@ -326,7 +359,12 @@ def _write(
                 "split into training and validation data",
                 encoder.bad_rows.remedy() or "give more examples",
             )
-    return {TRAIN: train.manifest, VALIDATION: validation.manifest}
+    return {side: store.manifest for side, store in stores.items()}
+
+
+def _kind(row: ExampleRow) -> str | None:
+    """Return the class of a row; None for a row without one, or with a number."""
+    return row.stratum if isinstance(row.stratum, str) else None
 
 
 def _batches(rows: Iterable[ExampleRow]) -> Iterator[list[ExampleRow]]:

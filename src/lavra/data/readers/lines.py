@@ -13,6 +13,9 @@ from lavra.core.units import counted
 from lavra.data.readers.compressed import open_binary
 from lavra.data.readers.rows import BAD_JSON, BROKEN_UTF8, EXAMPLES, BadRows
 
+ID_FIELDS = ("_id", "id", "docno", "doc_id", "docid", "pid")
+"""Names of the columns that may hold the id of a document, in the order in which they are tried."""
+
 
 def numbered_lines(path: Path, bad_rows: BadRows | None = None) -> Iterator[tuple[str, str]]:
     """Yield (place, line) for every line that is not blank, without its line end.

@@ -79,6 +79,7 @@ STRAY_QUOTE = "quote that is never closed, read as a character of the text"
 FEWER_FIELDS = "row with fewer fields than the header"
 REPEATED_NAME = "column name given twice, of which the last value is used"
 OVERLAP = "training text that is also in the validation data"
+LEAK = "validation row that is also, or nearly, a training row"
 CUT_EXAMPLE = "example cut to fit the context"
 MOVED_ANSWER = "answer that does not stand where its row says, found elsewhere in its context"
 SEVERAL_LISTS = "object with several lists of rows, of which the longest is read"
@@ -134,6 +135,7 @@ _REMEDIES = {
     FEWER_FIELDS: "give each line as many fields as the header has",
     REPEATED_NAME: "give each column a name of its own",
     SEVERAL_LISTS: "write the list that is meant to a file of its own",
+    LEAK: "remove these rows from one of the two",
     OVERLAP: "remove the documents from one of the two",
     UNKNOWN_TOKEN: "choose a tokenizer made for this language, or one that works on bytes",
     SPELLED_END: "remove the token from the text, or choose a tokenizer that works on bytes",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from lavra.data.readers.compressed import BytesRead, open_binary
 from lavra.data.readers.documents import files_of, is_repeatable, read_rows
 from lavra.data.readers.locations import find_files
 from lavra.data.readers.rows import OVERLAP, SPELLED_END, UNKNOWN_TOKEN, BadRows, OnBadRow, SourceDocument
-from lavra.data.split import GivenValidation, Split, SplitCounter
+from lavra.data.split import GivenValidation, Halves, Split, SplitCounter, cut_in_half
 from lavra.data.token_store.manifest import Manifest
 from lavra.data.token_store.store import TokenStore
 from lavra.data.token_store.writer import StoreWriter
@@ -59,6 +60,8 @@ def read_row_cache(path: Path) -> Iterator[SourceDocument]:
 # The parts of the folder that is made.
 TRAIN = "train"
 VALIDATION = "validation"
+HELD_OUT = "held_out"
+"""Half of the validation data, in a store of its own, where this was asked for."""
 TOKENIZER = "tokenizer"
 REPORT = "report.json"
 
@@ -111,6 +114,7 @@ def prepare(
     out: str | Path,
     *,
     tokenizer: Tokenizer | None = None,
+    complete: Callable[[Tokenizer], Tokenizer] | None = None,
     vocabulary_size: int | Callable[[int], int] | None = None,
     validation_share: float = 0.05,
     validation_limit: int = VALIDATION_LIMIT,
@@ -120,6 +124,7 @@ def prepare(
     encoding: str | None = None,
     validation: Sequence[str] = (),
     encoder: bool = False,
+    held_out: bool = False,
     bos: bool = False,
     seed: int = 0,
     force: bool = False,
@@ -131,6 +136,7 @@ def prepare(
         out: The folder to make, with `train/`, `validation/`, `tokenizer/` and `report.json`. It appears whole or not
             at all.
         tokenizer: Tokenizer to encode with; by default a byte-level BPE is trained on a sample of the text.
+        complete: Function that adds special tokens to the tokenizer, given or trained; None adds none.
         vocabulary_size: Vocabulary size of that BPE: a number, or a function of the bytes of the text; by default
             `choose_vocabulary_size`.
         validation_share: Share of the bytes that becomes validation data, see `lavra.data.split`; 0.05 by default.
@@ -144,6 +150,9 @@ def prepare(
             are validation data are used as such; test files beside training files are never trained on.
         encoder: Give the vocabulary the tokens that an encoder needs, see `lavra.data.tokenizers.for_encoders`. A new
             vocabulary has as many tokens all the same.
+        held_out: Keep half of the validation documents apart in a store `held_out/`, so that what is chosen by the
+            others can be measured on them; see `lavra.data.split.Halves`. There is no such store where there is one
+            validation document only, and it cannot be cut.
         bos: Put before every document the token that the tokenizer's own post-processor puts before a text
             ([CLS] for BERT), where there is one, because encoders need it.
         seed: Seed of the sample for the tokenizer; the split does not depend on it.
@@ -175,9 +184,11 @@ def prepare(
             texts = sample if len(sample) else text.again()
             tokenizer = _trained(vocabulary_size, texts, counter.bytes, len(ENCODER_TOKENS) if encoder else 0)
         tokenizer = for_encoder(tokenizer) if encoder else tokenizer
+        if complete is not None:
+            tokenizer = complete(tokenizer)
         tokenizer.save(building / TOKENIZER)
         split = counter.train_on_all() if given.documents else counter.decide()
-        writing = _Writing(building, tokenizer, split, _put_before(tokenizer) if bos else None)
+        writing = _Writing(building, tokenizer, split, _put_before(tokenizer) if bos else None, held_out=held_out)
         spelled = tokenizer.spellings_left_out
         manifests = writing.write(text.again(), counter, given, text.bad_rows)
         text.forget()
@@ -296,8 +307,11 @@ class _Text:
 class _Writing:
     """The second pass: rows are split, encoded while the next ones are read, and written to two stores."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, split: Split, begin: int | None) -> None:
+    def __init__(
+        self, folder: Path, tokenizer: Tokenizer, split: Split, begin: int | None, *, held_out: bool = False
+    ) -> None:
         self.folder, self.tokenizer, self.split, self.begin = folder, tokenizer, split, begin
+        self.halves = Halves() if held_out else None
         self.counts = np.zeros(tokenizer.vocabulary_size, np.int64)
 
     def write(
@@ -312,33 +326,34 @@ class _Writing:
             bad_rows: Counts the training rows that are also among these.
 
         Returns:
-            The manifests of the stores by side, "train" and "validation".
+            The manifests of the stores by side, "train", "validation" and, where there is one, "held_out".
         """
         seen, seen_given = SplitCounter(expected.share, expected.limit), GivenValidation()
         total = expected.bytes + given.bytes
-        with (
-            StoreWriter(self.folder / TRAIN, self.tokenizer, begin=self.begin) as train,
-            StoreWriter(self.folder / VALIDATION, self.tokenizer, keep_texts=True, begin=self.begin) as validation,
-            Progress("tokenising", total, "bytes") as progress,
-        ):
-            writers = {TRAIN: train, VALIDATION: validation}
+        with ExitStack() as stack, Progress("tokenising", total, "bytes") as progress:
+            writers = {side: stack.enter_context(self._writer(side)) for side in (TRAIN, VALIDATION)}
             for batch, arrays in prefetch(
                 _batches(self._divided(_told(rows, given, bad_rows), seen, seen_given)), self._encode
             ):
                 for (side, source, text), ids in zip(batch, arrays, strict=True):
+                    if side not in writers:
+                        writers[side] = stack.enter_context(self._writer(side))
                     writers[side].add(source, text, ids)
                 # Once for many documents: each count goes through the whole vocabulary.
                 self.counts += np.bincount(np.concatenate(arrays), minlength=len(self.counts))
-                progress.update(train.text_bytes + validation.text_bytes)
+                progress.update(sum(writer.text_bytes for writer in writers.values()))
             found = (seen.documents, seen.bytes, seen_given.documents, seen_given.bytes)
             if found != (expected.documents, expected.bytes, given.documents, given.bytes):
                 raise InputError("the data changed while it was being read", "try again when nothing writes to it")
-            if not train.documents or not validation.documents:
+            if not writers[TRAIN].documents or not writers[VALIDATION].documents:
                 raise InputError(
                     f"{counted(total, 'byte')} of text cannot be split into training and validation data",
                     "give more text",
                 )
         return {side: writer.manifest for side, writer in writers.items()}
+
+    def _writer(self, side: str) -> StoreWriter:
+        return StoreWriter(self.folder / side, self.tokenizer, keep_texts=side != TRAIN, begin=self.begin)
 
     def _divided(
         self, rows: Iterable[SourceDocument], seen: SplitCounter, seen_given: GivenValidation
@@ -346,12 +361,22 @@ class _Writing:
         for row in rows:
             if row.is_validation:
                 seen_given.add(row.text.encode())
-                yield VALIDATION, row.source, row.text
+                yield self._validation_side(row.text), row.source, row.text
                 continue
             seen.add(row.text.encode())
-            for side, text in zip((TRAIN, VALIDATION), self.split.divide(row.text), strict=True):
-                if text:
-                    yield side, row.source, text
+            head, tail = self.split.divide(row.text)
+            if head:
+                yield TRAIN, row.source, head
+            if head and tail and self.halves is not None:  # the end of a large document, perhaps of the only one
+                for side, text in zip((VALIDATION, HELD_OUT), cut_in_half(tail), strict=True):
+                    if text:
+                        yield side, row.source, text
+            elif tail:
+                yield self._validation_side(tail), row.source, tail
+
+    def _validation_side(self, text: str) -> str:
+        """Return the store of a validation document."""
+        return HELD_OUT if self.halves is not None and self.halves.is_held_out(text.encode()) else VALIDATION
 
     def _encode(self, batch: list[tuple[str, str, str]]) -> list[np.ndarray]:
         return self.tokenizer.encode_many([text for _, _, text in batch])

@@ -37,8 +37,8 @@ class LearningCurve:
         metric: Name of the metric.
         sizes: Numbers of labels, rising, (m,).
         scores: Metric at each size, with its interval.
-        labels: The largest of the sizes: the number of labels that there are.
         rows: Number of rows, or ids, on which it was measured.
+        labels: Number of labels that there are, from which on more are counted.
         curves: Floor, scale and power of the curve, (3,) in the first row, and of each resample, (1 + draws, 3).
         noise: Distance of each curve from the true one at sizes that were not seen, (1 + draws,); 0 in the first row.
     """
@@ -47,13 +47,9 @@ class LearningCurve:
     sizes: NDArray[np.float64]
     scores: tuple[Estimate, ...]
     rows: int
+    labels: int
     curves: NDArray[np.float64] = field(repr=False)
     noise: NDArray[np.float64] = field(repr=False)
-
-    @property
-    def labels(self) -> int:
-        """The largest of the sizes."""
-        return int(self.sizes[-1])
 
     def at(self, labels: float) -> Estimate:
         """Return what the curve says of a number of labels, with a 95 % interval."""
@@ -96,7 +92,13 @@ class LearningCurve:
 
 
 def learning_curve(
-    sizes: Sequence[float], tables: Sequence[Predictions], metric: str, *, draws: int = 500, seed: int = 0
+    sizes: Sequence[float],
+    tables: Sequence[Predictions],
+    metric: str,
+    *,
+    labels: int | None = None,
+    draws: int = 500,
+    seed: int = 0,
 ) -> LearningCurve:
     """Fit a learning curve to the predictions of models that were trained on growing parts of the rows.
 
@@ -104,6 +106,7 @@ def learning_curve(
         sizes: Number of labels that each model learned from, at least three different ones.
         tables: Predictions of each model for the same rows, such as those out of fold or of a validation set.
         metric: Name of the metric.
+        labels: Number of labels that there are; the largest of the sizes if None.
         draws: Number of bootstrap resamples of the rows.
         seed: Seed of the bootstrap.
 
@@ -120,11 +123,19 @@ def learning_curve(
     found = [known_statistics(table, None, (metric,))[0] for table in aligned(ordered)]
     values = np.array([one.values()[metric] for one in found])
     resampled = np.column_stack([one.resampled(draws=draws, seed=seed)[metric] for one in found])
-    return fit_curve(np.asarray(sizes, dtype=np.float64)[order], values, resampled, metric, found[0].units, seed=seed)
+    rising, rows = np.asarray(sizes, dtype=np.float64)[order], found[0].units
+    return fit_curve(rising, values, resampled, metric, rows, labels=labels, seed=seed)
 
 
 def fit_curve(
-    sizes: ArrayLike, values: ArrayLike, resampled: NDArray[np.float64], metric: str, rows: int, *, seed: int = 0
+    sizes: ArrayLike,
+    values: ArrayLike,
+    resampled: NDArray[np.float64],
+    metric: str,
+    rows: int,
+    *,
+    labels: int | None = None,
+    seed: int = 0,
 ) -> LearningCurve:
     """Fit a learning curve to the values of a metric.
 
@@ -134,6 +145,7 @@ def fit_curve(
         resampled: The metric on resamples of the rows, the same for every size, (draws, m).
         metric: Name of the metric, which says whether smaller is better.
         rows: Number of rows that were resampled.
+        labels: Number of labels that there are; the largest of the sizes if None.
         seed: Seed of the noise that stands for the distance of the sizes from the curve.
 
     Examples:
@@ -157,7 +169,7 @@ def fit_curve(
         Estimate(float(value), *interval(column, rows))
         for value, column in zip(metric_values, resampled.T, strict=True)
     )
-    return LearningCurve(metric, numbers, scores, rows, curves, noise)
+    return LearningCurve(metric, numbers, scores, rows, int(numbers[-1] if labels is None else labels), curves, noise)
 
 
 def _fitted(sizes: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:

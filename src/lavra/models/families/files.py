@@ -180,13 +180,23 @@ def hub_folder(name: str, *, weights: bool = True) -> Path:
         if weights:
             files = list_repo_files(name)
             patterns.append("*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin")
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        parts = _module_files(folder) if weights else []
+        return Path(snapshot_download(name, allow_patterns=parts)) if parts else folder
     except Exception as error:  # the library raises many kinds, its HTTP client's own among them
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{name} cannot be had from the hub: {said}",
             "check the name and the connection; for a gated model, accept its licence and run `hf auth login`",
         ) from error
+
+
+def _module_files(folder: Path) -> list[str]:
+    """Return patterns of the files of the modules that a folder of sentence-transformers keeps in folders of theirs."""
+    path = folder / "modules.json"
+    modules = read_json(path) if path.is_file() else []
+    places = [str(one.get("path") or "").strip("/") for one in modules if isinstance(one, dict)]
+    return [f"{place}/{file}" for place in places if place for file in ("*.json", "*.safetensors")]
 
 
 def _kept_folder(name: str, reason: str, weights: bool) -> Path:

@@ -6,6 +6,8 @@ and half of a training step of a small encoder. With its inputs converted to fp3
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -58,3 +60,65 @@ def learns_in_fp32(query: torch.Tensor) -> bool:
 
 def _is_half(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16
+
+
+# The scores of attention, for those who watch how large they become.
+
+
+@contextmanager
+def watching_wrapped_scores(see: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Show the largest score of each attention of a wrapped model before the softmax, during the block.
+
+    Nothing is shown of families that compute attention in a way of their own. Where no wrapped model was ever used, the
+    library is not imported.
+
+    Args:
+        see: Function that takes the largest score of an attention over all rows, heads and pairs of positions that see
+            each other, () float32.
+    """
+    if not register_attention.cache_info().currsize:
+        yield
+        return
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+    usual: Any = ALL_ATTENTION_FUNCTIONS[NAME]
+
+    def watched(
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **options: Any,
+    ) -> Any:
+        see(_largest_score(module, query, key, attention_mask, options))
+        return usual(module, query, key, value, attention_mask, **options)
+
+    AttentionInterface.register(NAME, watched)
+    try:
+        yield
+    finally:
+        AttentionInterface.register(NAME, usual)
+
+
+def _largest_score(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    options: dict[str, Any],
+) -> torch.Tensor:
+    """Return the largest score that PyTorch's kernel would put into the softmax, () float32."""
+    scaling, bias = options.get("scaling"), options.get("position_bias")
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    scores = (query @ key.transpose(-1, -2)).float() * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        mask = mask[..., : scores.shape[-1]]
+        return (scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask).amax()
+    asked = options.get("is_causal")
+    if (getattr(module, "is_causal", True) if asked is None else asked) and scores.shape[-2] > 1:
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return scores.amax()

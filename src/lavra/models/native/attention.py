@@ -72,7 +72,7 @@ def attend(
         [0.0, 0.5]
     """
     if cap:
-        return attend_plainly(queries, keys, values, mask, dropout, cap)
+        return WAYS["plain"](queries, keys, values, mask, dropout, cap)
     way = choose_way(queries, keys, mask, dropout)
     # For one token per row on a CPU, `decode_step` compares the whole block instead: here even the question costs time.
     if not torch.compiler.is_compiling() and (queries.shape[2] > 1 or queries.device.type != "cpu"):
@@ -233,6 +233,12 @@ def distrusted_ways() -> tuple[str, ...]:
     return tuple(sorted(_distrusted))
 
 
+def trust_again() -> None:
+    """Give every way another chance, as a process has it that was started anew."""
+    global _distrusted
+    _distrusted = frozenset()
+
+
 def distrust(*ways: str) -> None:
     """Stop using ways for the rest of the process.
 
@@ -365,3 +371,54 @@ def _part(
     bounds = None if document_ids is None or mask.bounds is None else document_bounds(document_ids)
     part = tuple(tensor[:rows, :, :length] for tensor in (queries, keys, values))
     return part, Mask(allowed, bias, document_ids, bounds, mask.causal, mask.window)  # pyright: ignore[reportReturnType]
+
+
+# The scores of attention, for those who watch how large they become.
+
+
+@contextmanager
+def watching_scores(see: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Compute attention plainly during the block, and show the largest score of each call before the softmax.
+
+    Args:
+        see: Function that takes the largest score of an attention over all rows, heads and pairs of positions that see
+            each other, () float32.
+    """
+
+    def watched(
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: Mask,
+        dropout: float = 0.0,
+        cap: float = 0.0,
+    ) -> torch.Tensor:
+        see(largest_score(queries, keys, mask, cap))
+        return attend_plainly(queries, keys, values, mask, dropout, cap)
+
+    with attending_plainly():
+        WAYS["plain"] = watched
+        try:
+            yield
+        finally:
+            WAYS["plain"] = attend_plainly
+
+
+def largest_score(queries: torch.Tensor, keys: torch.Tensor, mask: Mask, cap: float = 0.0) -> torch.Tensor:
+    """Return the largest score before the softmax, () float32.
+
+    Args:
+        queries: Queries, (rows, heads, length, size).
+        keys: Keys, (rows, kv heads, keys, size).
+        mask: Mask, see `attend`.
+        cap: Bound of the scores, see `attend`.
+    """
+    if queries.shape[1] != keys.shape[1]:
+        keys = _repeated(keys, queries.shape[1])
+    allowed = allowed_pairs(mask, queries, keys)
+    scores = (queries @ keys.transpose(-1, -2)).float() * queries.shape[-1] ** -0.5
+    if cap:
+        scores = cap * torch.tanh(scores / cap)
+    if mask.bias is not None:
+        scores = scores + mask.bias
+    return scores.masked_fill(~allowed, float("-inf")).amax()

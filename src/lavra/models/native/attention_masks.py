@@ -29,7 +29,8 @@ class Mask:
         document_ids: Number of the document of each position, (rows, length), where no dense `allowed` was made of it.
         bounds: Place where each document begins in the concatenated rows, (n,) int32, see `document_bounds`. It is
             given only together with `document_ids`.
-        causal: Whether no query attends to a later key. `allowed` must then hide these keys, too.
+        causal: Whether no query attends to a later key, where there are as many queries as keys; such keys are skipped.
+            `allowed` must then hide these keys, too.
         window: Largest distance between a query and a key, where no dense `allowed` was made of it; 0 sets no limit.
     """
 
@@ -42,9 +43,13 @@ class Mask:
 
 
 def causal_mask(
-    document_ids: torch.Tensor | None, length: int, bias: torch.Tensor | None, bounds: torch.Tensor | None = None
+    document_ids: torch.Tensor | None,
+    length: int,
+    bias: torch.Tensor | None,
+    bounds: torch.Tensor | None = None,
+    prefix: torch.Tensor | None = None,
 ) -> Mask:
-    """Return the mask of training, which is causal and within each document.
+    """Return the mask of training, which is causal and within each document, apart from prefixes.
 
     Args:
         document_ids: Number of the document of each position, (rows, length); None where every row is one document.
@@ -52,11 +57,18 @@ def causal_mask(
         bias: Bias that is added to the scores, see `Mask`.
         bounds: Bounds of the documents, where attention is to be computed document by document; None makes a dense
             mask.
+        prefix: Positions that every position of their document attends to, (rows, length) bool (`PREFIX` in
+            `lavra.models.protocols`); None for a mask that is causal throughout.
 
     Examples:
         >>> causal_mask(torch.tensor([[0, 0, 1]]), 3, None).allowed[0, 0].int().tolist()
         [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+        >>> prefix = torch.tensor([[True, True, False]])
+        >>> causal_mask(None, 3, None, prefix=prefix).allowed[0, 0].int().tolist()
+        [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
     """
+    if prefix is not None:
+        return Mask(allowed=_with_prefix(document_ids, prefix), bias=bias, causal=False)
     return attention_mask(document_ids, length, bias, bounds)
 
 
@@ -116,6 +128,34 @@ def _within_documents(document_ids: torch.Tensor, causal: bool, window: int) -> 
     index = torch.arange(document_ids.shape[1], device=document_ids.device)
     same = document_ids[:, :, None] == document_ids[:, None, :]
     return (same & near(index[:, None], index, causal, window))[:, None] if causal or window else same[:, None]
+
+
+def _with_prefix(document_ids: torch.Tensor | None, prefix: torch.Tensor) -> torch.Tensor:
+    """Return the mask that is within each document, and causal outside its prefix, (rows, 1, length, length) bool."""
+    index = torch.arange(prefix.shape[1], device=prefix.device)
+    allowed = (index[:, None] >= index[None, :]) | prefix[:, None, :]
+    if document_ids is not None:
+        allowed &= document_ids[:, :, None] == document_ids[:, None, :]
+    return allowed[:, None]
+
+
+def prompt_mask(ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the mask of a prompt whose tokens see each other in both directions, (rows or 1, 1, length, length) bool.
+
+    Args:
+        ids: Ids of the prompt, (rows, length).
+        attention_mask: False on padding, (rows, length) bool; None where there is none. Padding sees itself, too, so
+            that its output stays finite.
+
+    Examples:
+        >>> prompt_mask(torch.zeros(1, 2), torch.tensor([[False, True]])).int()[0, 0].tolist()
+        [[1, 1], [0, 1]]
+    """
+    length = ids.shape[1]
+    if attention_mask is None:
+        return torch.ones(1, 1, length, length, dtype=torch.bool, device=ids.device)
+    own = torch.eye(length, dtype=torch.bool, device=ids.device)
+    return (attention_mask[:, None, :] | own)[:, None]
 
 
 def document_bounds(document_ids: torch.Tensor) -> torch.Tensor:

@@ -116,7 +116,7 @@ class CrossBlock(Block):
         self.cross_norm = make_norm(spec, spec.width, spec.norm_weight)
         self.cross = CrossAttention(spec)
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: torch.Tensor,
         table: torch.Tensor | None,

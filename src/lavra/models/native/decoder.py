@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,12 +14,20 @@ from torch.utils.checkpoint import checkpoint
 from lavra.config.choices import Architecture
 from lavra.core.errors import InputError
 from lavra.models.native.attention import takes_documents
-from lavra.models.native.attention_masks import Mask, alibi_bias, alibi_slopes, attention_mask, causal_mask, near
+from lavra.models.native.attention_masks import (
+    Mask,
+    alibi_bias,
+    alibi_slopes,
+    attention_mask,
+    causal_mask,
+    near,
+    prompt_mask,
+)
 from lavra.models.native.decode_step import Step, StepProof, decode_steps
 from lavra.models.native.layers import Block, HeadTransform, LayerCache, make_norm, rotary_table, score_factor
 from lavra.models.native.ngrams import GAIN, BigramEmbedding, NgramCopy
 from lavra.models.native.relative_positions import RelativePositions
-from lavra.models.protocols import Batch
+from lavra.models.protocols import PREFIX, Batch
 from lavra.models.spec import DecoderSpec
 
 
@@ -273,6 +282,7 @@ class Decoder(nn.Module):
         positions: torch.Tensor | None = None,
         bounds: torch.Tensor | None = None,
         embeddings: torch.Tensor | None = None,
+        prefix: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the features of token ids, (sequences, length, width).
 
@@ -283,8 +293,10 @@ class Decoder(nn.Module):
             positions: Position of each token in its document, see `Batch`; None means 0, 1, 2, ….
             bounds: Bounds of the documents, where attention is computed document by document; None uses a dense mask.
             embeddings: Input embeddings in place of the table's rows for `inputs`, see `features`; None looks them up.
+            prefix: Positions that every position of their document attends to, (sequences, length) bool; None for a
+                causal text.
         """
-        return self._decode(inputs, document_ids, positions, bounds, embeddings)
+        return self._decode(inputs, document_ids, positions, bounds, embeddings, prefix=prefix)
 
     def _decode(
         self,
@@ -294,6 +306,7 @@ class Decoder(nn.Module):
         bounds: torch.Tensor | None,
         embeddings: torch.Tensor | None,
         source: tuple[Any, ...] = (),
+        prefix: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the features, see `forward`; `source` holds what each block gets beside its mask."""
         length = inputs.shape[1]
@@ -301,7 +314,7 @@ class Decoder(nn.Module):
             positions = torch.arange(length, device=inputs.device)[None]
         x = self._embed(inputs, positions, inputs, embeddings)
         bias = self._bias(positions, positions)
-        masks = self._masks(document_ids, length, bias, bounds, inputs.device)
+        masks = self._masks(document_ids, length, bias, bounds, prefix, inputs.device)
         tables = self._tables_at(positions, x.dtype)
         source = source or self._first_values(x)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
@@ -316,16 +329,19 @@ class Decoder(nn.Module):
         length: int,
         bias: torch.Tensor | None,
         bounds: torch.Tensor | None,
+        prefix: torch.Tensor | None,
         device: torch.device,
     ) -> tuple[Mask, Mask]:
         """Return the mask of the blocks without a window, and that of the blocks with one."""
         spec = self.spec
         if spec.causal:
-            whole = causal_mask(document_ids, length, bias, bounds)
+            whole = causal_mask(document_ids, length, bias, bounds, prefix)
         else:
             whole = attention_mask(document_ids, length, bias, bounds, causal=False)
         if not spec.window:
             return whole, whole
+        if prefix is not None:
+            return whole, replace(whole, allowed=self._allowed_near(whole.allowed, 0, length, device, causal=False))
         given = {"causal": spec.causal, "window": spec.window, "device": device}
         return whole, attention_mask(document_ids, length, bias, bounds, **given)
 
@@ -338,10 +354,10 @@ class Decoder(nn.Module):
                 the embedding), as `embed` returns them; None looks them up. Bigram embeddings and copied n-grams are
                 still made of the ids.
         """
-        bounds = (
-            batch.bounds if batch.document_ids is not None and self._attends_by_documents(batch.inputs.device) else None
-        )
-        return self(batch.inputs, batch.document_ids, batch.positions, bounds, embeddings)
+        prefix = batch.model_inputs.get(PREFIX)
+        by_documents = batch.document_ids is not None and prefix is None  # the kernel for documents is causal
+        bounds = batch.bounds if by_documents and self._attends_by_documents(batch.inputs.device) else None
+        return self(batch.inputs, batch.document_ids, batch.positions, bounds, embeddings, prefix)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the table's rows for token ids, (…, width of the embedding).
@@ -457,8 +473,11 @@ class Decoder(nn.Module):
         all_positions, allowed = cache.append(ids, attention_mask)
         positions = all_positions[:, start:]
         x = self._embed(ids, positions, cache.ids)
-        bias = self._bias(positions, all_positions)
-        masks = Mask(allowed=allowed, bias=bias), Mask(allowed=self._allowed_near(allowed, start, ids), bias=bias)
+        bias, both = self._bias(positions, all_positions), self.spec.prefix_attention and not start
+        if both:
+            allowed = prompt_mask(ids, attention_mask)
+        local = self._allowed_near(allowed, start, cache.length, ids.device, causal=not both)
+        masks = Mask(allowed, bias, causal=not both), Mask(local, bias, causal=not both)
         tables = self._tables_at(positions, x.dtype)
         if cache.steps is None:
             cache.steps = list(self.blocks) if self.spec.value_residual else decode_steps(self.blocks)
@@ -484,16 +503,18 @@ class Decoder(nn.Module):
         given = x if block.norm_after else block.attention_norm(x)
         return None, 0, block.attention.project(given)[2]  # no cache, of which nothing is stored
 
-    def _allowed_near(self, allowed: torch.Tensor | None, start: int, ids: torch.Tensor) -> torch.Tensor | None:
-        """Return what new tokens attend to within the window, given what they attend to without one, see `Mask`.
+    def _allowed_near(
+        self, allowed: torch.Tensor | None, start: int, end: int, device: torch.device, *, causal: bool
+    ) -> torch.Tensor | None:
+        """Return what the tokens from `start` on attend to within the window, given what they attend to without one,
+        see `Mask`.
 
         The distance of two tokens of a row is that of their places in the cache, because padding stands on the left.
         """
-        end = start + ids.shape[1]
         if not self.spec.window or end - 1 <= self.spec.window:
             return allowed
-        index = torch.arange(end, device=ids.device)
-        within = near(index[start:, None], index, True, self.spec.window)[None, None]
+        index = torch.arange(end, device=device)
+        within = near(index[start:, None], index, causal, self.spec.window)[None, None]
         return within if allowed is None else allowed & within
 
     def _embed(
@@ -531,7 +552,8 @@ class Decoder(nn.Module):
         return x if self.feature_projection is None else self.feature_projection(x)
 
     def _bias(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor | None:
-        return self._bias_of(self.relative, queries, keys, causal=self.spec.causal)
+        one_way = self.spec.causal and not self.spec.prefix_attention
+        return self._bias_of(self.relative, queries, keys, causal=one_way)
 
     def _bias_of(
         self, relative: RelativePositions | None, queries: torch.Tensor, keys: torch.Tensor, *, causal: bool

@@ -107,12 +107,14 @@ class PackedLinear(nn.Module):
 
     Args:
         layer: Linear layer on a CPU.
+        gelu: Whether GELU is applied to the outputs, without a second pass over them.
     """
 
     bias: torch.Tensor | None
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, *, gelu: bool = False) -> None:
         super().__init__()
+        self._after = ("gelu", "none") if gelu else ("none", "")  # GELU by the error function, not by a tanh
         # It is not a buffer, because such an opaque tensor can be neither saved nor moved to another device.
         self.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
@@ -123,7 +125,8 @@ class PackedLinear(nn.Module):
         Args:
             x: Input, (…, inputs).
         """
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        function, formula = self._after
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, function, [], formula)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:

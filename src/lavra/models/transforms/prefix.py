@@ -62,7 +62,7 @@ class Prefix:
             layer.prefix = PrefixMemory(heads, self.config.rank, size, generator).to(device_of(model))
         for name in saved:
             root.get_submodule(name).requires_grad_(True)
-        if getattr(model, "kind", None) == "decoder" and model.position_offset is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        if getattr(model, "kind", None) == "decoder" and getattr(model, "position_offset", None) is not None:
             model.position_offset += self.config.rank  # pyright: ignore[reportAttributeAccessIssue, reportOperatorIssue]
 
     def merge(self, model: nn.Module) -> None:
@@ -141,8 +141,8 @@ def _self_attentions(model: Any) -> list[tuple[Any, int, int]]:
     from lavra.models.native.decoder import Decoder
 
     if isinstance(model, Decoder):
-        blocks: list[Any] = [*model.blocks, *getattr(getattr(model, "encoder", None), "blocks", ())]
-        return [(block.attention, block.attention.kv_heads, block.attention.size) for block in blocks]
+        own: list[Any] = [*model.blocks, *getattr(getattr(model, "encoder", None), "blocks", ())]
+        return [(block.attention, block.attention.kv_heads, block.attention.size) for block in own]
     found: dict[int, tuple[Any, int, int]] = {}
 
     def note(module: Any, queries: torch.Tensor, keys: torch.Tensor) -> None:

@@ -76,7 +76,7 @@ class DryRun:
         """
         return cls(
             model,
-            plan.context,
+            round(plan.context * plan.growth),
             plan.precision,
             plan.optimizer,
             plan.transforms,

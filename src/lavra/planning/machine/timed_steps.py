@@ -95,14 +95,22 @@ def time_steps(trainer: Trainer, seconds: float, least: int = 3) -> TimedSteps:
     # All processes must stop after the same step: one that went on would wait forever for the gradients of the others.
     spent = 0.0
     while spent < seconds or len(times) < least:
+        if max_over_ranks(_is_late(trainer, times[-1] if times else 0.0), distributed):
+            break
         times.append(step())
         spent = max_over_ranks(sum(times), distributed)
         if spent >= max(seconds, _PATIENCE):
             break  # a step of a large model takes long enough to be timed well by itself
+    times = times or [first]
     most = 2.0 * statistics.median(times)
     mean = statistics.fmean(min(seconds, most) for seconds in times)
     probe = Probe(first, mean, len(times), trainer.targets / len(reports) / mean)
     return TimedSteps(probe, tuple(reports), take_back)
+
+
+def _is_late(trainer: Trainer, seconds: float) -> bool:
+    """Return whether a further step of some seconds would end after the time of the whole run."""
+    return trainer.deadline is not None and trainer.deadline.seconds_left < seconds
 
 
 def probe_steps(trainer: Trainer, seconds: float, least: int = 3) -> Probe:

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lavra.core.errors import InputError
-from lavra.data.readers.lines import json_objects, numbered_lines, optional_field, text_field
+from lavra.data.readers.lines import ID_FIELDS, json_objects, numbered_lines, optional_field, text_field
 from lavra.data.readers.locations import find_files, split_name
 from lavra.data.readers.rows import EMPTY, MISSING_COLUMN, NOT_TEXT, BadRows
 from lavra.search.corpora.documents import Document, read_qrels
 
 _ENDINGS = ("", ".gz", ".zst", ".xz")
 _CORPORA = frozenset(f"corpus.jsonl{ending}" for ending in _ENDINGS)
-_ID_FIELDS = ("_id", "id", "docno", "doc_id", "docid", "pid")
 _TEXT_FIELDS = ("text", "contents", "passage", "body")
 
 NO_ID = "document without an id"
 NO_TAB = "line that is not `id<tab>text`"
 BESIDE_CORPUS = "queries, judgements and the like beside the corpus of a BEIR folder"
 _REMEDIES = {
-    NO_ID: f"give every line a field {' or '.join(map(repr, _ID_FIELDS))}",
+    NO_ID: f"give every line a field {' or '.join(map(repr, ID_FIELDS))}",
     NO_TAB: "write one document per line: its id, a tab, its text",
     MISSING_COLUMN: "call the column that holds the text `text`",
     NOT_TEXT: "write text into the column `text`",
@@ -140,9 +139,9 @@ class FileCollection:
                 yield from read_tsv_corpus(path, self._bad_rows)
             else:
                 for row in read_rows(
-                    self._without_queries(location), wanted=(*_ID_FIELDS, "title"), bad_rows=self._bad_rows
+                    self._without_queries(location), wanted=(*ID_FIELDS, "title"), bad_rows=self._bad_rows
                 ):
-                    found = [row.fields[name] for name in _ID_FIELDS if row.fields.get(name) not in (None, "")]
+                    found = [row.fields[name] for name in ID_FIELDS if row.fields.get(name) not in (None, "")]
                     title = row.fields.get("title")
                     yield Document(
                         id=str(found[0]) if found else row.place,
@@ -224,7 +223,7 @@ def read_jsonl_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
         InputError: If a line cannot be used and bad rows are errors; the message names the line.
     """
     for place, row in json_objects(path, bad_rows):
-        identifier = optional_field(row, _ID_FIELDS)
+        identifier = optional_field(row, ID_FIELDS)
         if not identifier:
             bad_rows.add(NO_ID, place)
             continue
@@ -276,7 +275,7 @@ def read_tsv_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
         title = ""
         if names and line.count("\t") == len(names) - 1:
             row = dict(zip(names, line.split("\t"), strict=True))
-            identifier, title = optional_field(row, _ID_FIELDS), row.get("title", "")
+            identifier, title = optional_field(row, ID_FIELDS), row.get("title", "")
             text = optional_field(row, _TEXT_FIELDS)
         if not tab or not identifier:
             bad_rows.add(NO_TAB, place, line[:80])
@@ -288,7 +287,7 @@ def read_tsv_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
 
 def _is_header(line: str) -> bool:
     names = line.strip().lower().split("\t")
-    return len(names) > 1 and any(name in _ID_FIELDS for name in names) and any(name in _TEXT_FIELDS for name in names)
+    return len(names) > 1 and any(name in ID_FIELDS for name in names) and any(name in _TEXT_FIELDS for name in names)
 
 
 def read_queries(path: Path) -> dict[str, str]:
@@ -316,7 +315,7 @@ def read_queries(path: Path) -> dict[str, str]:
 def _query_lines(path: Path) -> Iterator[tuple[str, str, str]]:
     if path.name.endswith(_with("jsonl")):
         for place, row in json_objects(path):
-            yield place, text_field(row, _ID_FIELDS, place, "id"), text_field(row, ("text", "query"), place, "text")
+            yield place, text_field(row, ID_FIELDS, place, "id"), text_field(row, ("text", "query"), place, "text")
         return
     for place, line in numbered_lines(path):
         identifier, _, text = line.partition("\t")

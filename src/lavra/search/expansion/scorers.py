@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from lavra.core.errors import InputError
 from lavra.generation.scoring import Score, score
 from lavra.search.expansion.prompts import QueryPrompt
 from lavra.search.expansion.query_generator import fingerprint_of, weights_fingerprint
-from lavra.search.experiment.sentence_models import kind_of, open_cross_encoder, open_embedder
+from lavra.search.experiment.sentence_models import open_sentence_model, pair_scores
+from lavra.vectors.protocols import TextEncoder
 
 if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
@@ -90,62 +90,39 @@ class CrossEncoderScorer:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        self._model: Any = open_cross_encoder(folder, device)
+        self._model: Any = open_sentence_model(folder, "cross-encoder", device)
         self.fingerprint = fingerprint_of("cross-encoder", weights_fingerprint(self._model.model))
 
     def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return the score that the cross-encoder gives to each query with its chunk."""
         pairs = [(query, chunk) for chunk, some in zip(chunks, queries, strict=True) for query in some]
-        if not pairs:
-            return [[] for _ in chunks]
-        values = np.asarray(self._model.predict(pairs, show_progress_bar=False)).reshape(len(pairs), -1)[:, -1]
-        return _dealt(values.tolist(), queries)
+        return _dealt(pair_scores(self._model, pairs), queries)
 
 
 class EmbeddingScorer:
-    """Scores a query by the cosine of its embedding and that of the chunk, with a bi-encoder of sentence-transformers.
+    """Scores a query by the similarity of its vector and that of the chunk.
 
     Args:
-        folder: The folder of the model; nothing is downloaded.
-        device: Device that holds the model and computes.
+        encoder: Makes the vectors.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self._model = open_embedder(folder, device)
-        self.fingerprint = fingerprint_of("bi-encoder", weights_fingerprint(self._model.inner))
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
+        self.fingerprint = fingerprint_of("bi-encoder", encoder.fingerprint)
 
     def score(self, chunks: Sequence[str], queries: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Return the cosine of each query with its chunk, from -1 to 1."""
+        """Return the similarity of each query and its chunk: the cosine, for an encoder of vectors of length 1."""
         flat = [query for some in queries for query in some]
         owners = np.repeat(np.arange(len(chunks)), [len(some) for some in queries])
         if not flat:
             return [[] for _ in chunks]
-        values = (self._model.queries(flat) * self._model.documents(chunks)[owners]).sum(1)
+        passages = self._encoder.encode(chunks, kind="passage")[owners]
+        values = (self._encoder.encode(flat, kind="query") * passages).sum(1)
         return _dealt(values.tolist(), queries)
 
 
 _LOWEST = float(np.finfo(np.float32).min)
 """The score of an empty query: the lowest float32, below every other score."""
-
-
-def open_scorer(folder: str, device: torch.device) -> QueryScorer:
-    """Open the scorer in a folder of sentence-transformers, which is a cross-encoder or a bi-encoder.
-
-    Args:
-        folder: The folder of the model.
-        device: Device that holds the model and computes.
-
-    Raises:
-        InputError: If there is no such model in the folder.
-    """
-    path = Path(folder)
-    kind = kind_of(path)
-    if kind is None:
-        raise InputError(
-            f"{folder} holds no model that scores queries",
-            "give a folder with a cross-encoder or a bi-encoder of sentence-transformers, or `model` for the generator",
-        )
-    return CrossEncoderScorer(path, device) if kind == "cross-encoder" else EmbeddingScorer(path, device)
 
 
 def _dealt(values: list[float], queries: Sequence[Sequence[str]]) -> list[list[float]]:

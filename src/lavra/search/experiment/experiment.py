@@ -14,7 +14,7 @@ from lavra.core.units import counted
 from lavra.evaluation.intervals import Estimate
 from lavra.evaluation.retrieval import MEASURES, Qrels, RetrievalScores
 from lavra.evaluation.significance import Comparison, compare_with_baseline
-from lavra.search.experiment.dense import Vectors, evaluate_dense
+from lavra.search.experiment.dense import Beside, FusionTuning, evaluate_searchers, searchers_beside
 from lavra.search.experiment.retrieval import JudgedQuery, Latency, evaluate, judged_queries, measure_latency
 from lavra.search.experiment.tune import Tuning, tune
 from lavra.search.index.fields import TermShares
@@ -56,7 +56,8 @@ class SystemResult:
         latency: The time that the ten best documents of a query take.
         bytes: Size of the postings in bytes.
         shares: New and copied terms of the generated queries that the system indexes.
-        tuning: How k1, b and the weight of queries were tuned; None where they were not.
+        tuning: How k1, b and the weight of queries, or the weight of the vectors, were tuned; None where they were
+            not.
     """
 
     system: System
@@ -66,7 +67,7 @@ class SystemResult:
     latency: Latency
     bytes: int
     shares: TermShares
-    tuning: Tuning | None = None
+    tuning: Tuning | FusionTuning | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with the measures by their usual names."""
@@ -178,7 +179,7 @@ def run_experiment(
     systems: Sequence[System] | None = None,
     validation: Qrels | None = None,
     measures: Sequence[str] = MEASURES,
-    vectors: Vectors | None = None,
+    beside: Beside | None = None,
     seed: int = 0,
 ) -> ExperimentResult:
     """Measure each system on the same judged queries, and compare it with the baseline.
@@ -198,7 +199,8 @@ def run_experiment(
         validation: Judgements on which k1, b and the weight of queries are tuned, for each system; if None, all systems
             use the values of the index.
         measures: The names of the measures, which must include "MRR@10" and "Judged@10".
-        vectors: The embeddings of the documents, to measure dense search and its fusion with BM25 too; None for not.
+        beside: What is measured beside BM25: search by the vectors of the index, its fusion with BM25, a reranker; None
+            for nothing.
         seed: Seed of the intervals and tests.
 
     Returns:
@@ -213,8 +215,8 @@ def run_experiment(
     for number, system in enumerate(systems or systems_for(index)):
         log(f"measuring: {system.name}")
         results.append(_measure(index, system, judged, tuning_queries, folder / f"system-{number}", measures, seed))
-    if vectors is not None:
-        results += _measure_dense(index, vectors, judged, results[:2], folder, measures, seed)
+    if beside is not None:
+        results += _measure_beside(index, beside, judged, tuning_queries, results[:2], folder, measures, seed)
     others = {one.system.name: one.scores for one in results[1:]}
     result = ExperimentResult(
         collection=collection,
@@ -258,22 +260,27 @@ def _measure(
     )
 
 
-def _measure_dense(
+def _measure_beside(
     index: Index,
-    vectors: Vectors,
+    beside: Beside,
     judged: Sequence[JudgedQuery],
+    tuning_queries: Sequence[JudgedQuery] | None,
     lexical: Sequence[SystemResult],
     folder: Path,
     measures: Sequence[str],
     seed: int,
 ) -> list[SystemResult]:
-    """Measure dense search, alone and fused with BM25 on documents and on expanded documents."""
-    log("measuring: dense")
-    generations = {
-        one.system.name: index.variant(folder / f"fused-{number}", **vars(one.settings))
+    """Measure search by vectors, alone and fused with BM25 on documents and on expanded documents, and reranking."""
+    snapshots = {
+        one.system.name: index.variant(folder / f"beside-{number}", **vars(one.settings))
         for number, one in enumerate(lexical)
     }
-    found = evaluate_dense(index, generations, vectors, judged, measures)
+    systems = searchers_beside(index, beside, snapshots, tuning_queries, measure=PRIMARY, seed=seed)
+    log(f"measuring: {'; '.join(systems)}")
+    searchers = {name: searcher for name, (searcher, _) in systems.items()}
+    found = evaluate_searchers(searchers, beside.encoder, judged, measures)
+    vectors = index.vectors.bytes if index.vectors is not None else 0
+    postings = {one.system.name: one.bytes for one in lexical}
     return [
         SystemResult(
             system=System(name, {}),
@@ -281,8 +288,9 @@ def _measure_dense(
             scores=scores,
             estimates=scores.estimates(seed=seed),
             latency=latency,
-            bytes=vectors.bytes + next((one.bytes for one in lexical if name.startswith(f"{one.system.name}, ")), 0),
+            bytes=(0 if searchers[name].mode == "lexical" else vectors) + postings.get(name.partition(", ")[0], 0),
             shares=TermShares(),
+            tuning=systems[name][1],
         )
         for name, (scores, latency) in found.items()
     ]

@@ -9,6 +9,7 @@ from textwrap import wrap
 from lavra.core.disk.files import write_atomically, write_json
 from lavra.core.units import counted, show_size
 from lavra.evaluation.intervals import Estimate
+from lavra.search.experiment.dense import FusionTuning
 from lavra.search.experiment.experiment import PRIMARY, ExperimentResult, SystemResult
 
 # The curve of effectiveness and index size against the share of the generated queries that is kept.
@@ -141,7 +142,7 @@ def table(result: ExperimentResult, width: int | None = None) -> list[str]:
         share = result.gain_share(one.system.name)
         if share is not None and share > 0:
             lines.append(f"{one.system.name}: {share:.0%} of the gain in {PRIMARY} that human questions bring")
-    lines += [*_about_queries(result), *result.warnings]
+    lines += [*_about_fusions(result), *_about_queries(result), *result.warnings]
     return lines if width is None else [part for line in lines for part in (wrap(line, width) if line else [""])]
 
 
@@ -157,6 +158,16 @@ def _stacked(rows: list[list[str]]) -> list[str]:
         lines.append(name)
         lines += [f"  {head.ljust(most)}  {cell}" for head, cell in zip(heads[1:], cells, strict=True) if cell]
     return lines
+
+
+def _about_fusions(result: ExperimentResult) -> list[str]:
+    """Return a sentence for each fusion whose weight was tuned."""
+    return [
+        f"{one.system.name}: weight {one.tuning.weight:g} of the vectors, tuned on "
+        f"{counted(one.tuning.queries, 'validation query', 'validation queries')}"
+        for one in result.systems
+        if isinstance(one.tuning, FusionTuning)
+    ]
 
 
 def _about_queries(result: ExperimentResult) -> list[str]:

@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lavra.core.disk.files import read_json
 from lavra.core.errors import InputError, LavraError
 
 if TYPE_CHECKING:
     import torch
-
-_AT_ONCE = 64
-"""Number of texts in a batch."""
 
 
 def kind_of(folder: Path) -> Literal["cross-encoder", "bi-encoder"] | None:
@@ -43,71 +39,37 @@ def kind_of(folder: Path) -> Literal["cross-encoder", "bi-encoder"] | None:
     return "bi-encoder"
 
 
-class Embedder:
-    """A bi-encoder, which embeds queries and documents separately.
-
-    Args:
-        model: The model of sentence-transformers.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.inner = model
-
-    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return (texts, width) float32 embeddings of length 1, with the model's prompt for queries if it has one."""
-        return self._embed(self.inner.encode_query, texts)
-
-    def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return (texts, width) float32 embeddings of length 1, with the model's prompt for documents if it has one."""
-        return self._embed(self.inner.encode_document, texts)
-
-    def _embed(self, encode: Any, texts: Sequence[str]) -> NDArray[np.float32]:
-        vectors = encode(list(texts), batch_size=_AT_ONCE, show_progress_bar=False, normalize_embeddings=True)
-        return np.asarray(vectors, dtype=np.float32)
-
-    @property
-    def longest(self) -> int | None:
-        """Most tokens of a text that the model reads, the rest being left out; None where there is no limit."""
-        length = getattr(self.inner, "max_seq_length", None)
-        return int(length) if length else None
-
-
-def open_embedder(folder: str | Path, device: torch.device) -> Embedder:
-    """Open a bi-encoder of sentence-transformers.
+def open_sentence_model(folder: Path, kind: Literal["cross-encoder", "bi-encoder"], device: torch.device) -> Any:
+    """Open a model of sentence-transformers.
 
     Args:
         folder: The folder of the model.
+        kind: The kind that is wanted.
         device: Device that holds the model and computes.
 
     Raises:
-        InputError: If the folder holds no bi-encoder, or it cannot be opened.
+        InputError: If the folder holds no such model, or it cannot be opened.
         LavraError: If sentence-transformers is not installed.
     """
-    _check(Path(folder), "bi-encoder")
-    return Embedder(_opened("SentenceTransformer", Path(folder), device))
-
-
-def open_cross_encoder(folder: str | Path, device: torch.device) -> Any:
-    """Open a cross-encoder of sentence-transformers.
-
-    Args:
-        folder: The folder of the model.
-        device: Device that holds the model and computes.
-
-    Raises:
-        InputError: If the folder holds no cross-encoder, or it cannot be opened.
-        LavraError: If sentence-transformers is not installed.
-    """
-    _check(Path(folder), "cross-encoder")
-    return _opened("CrossEncoder", Path(folder), device)
-
-
-def _check(folder: Path, kind: str) -> None:
     if kind_of(folder) != kind:
         raise InputError(
             f"{folder} holds no {kind} of sentence-transformers",
             "give the folder of a model that is on this machine (lavra downloads none)",
         )
+    return _opened("CrossEncoder" if kind == "cross-encoder" else "SentenceTransformer", folder, device)
+
+
+def pair_scores(model: Any, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """Return the score that a cross-encoder gives to each pair of texts: the last of its numbers, where it has several.
+
+    Args:
+        model: The cross-encoder of sentence-transformers.
+        pairs: Pairs of a query and a passage.
+    """
+    if not pairs:
+        return []
+    found = np.asarray(model.predict(list(pairs), show_progress_bar=False), dtype=np.float64)
+    return found.reshape(len(pairs), -1)[:, -1].tolist()
 
 
 def _opened(name: str, folder: Path, device: torch.device) -> Any:

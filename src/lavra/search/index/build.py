@@ -14,6 +14,7 @@ from lavra.data.readers.rows import BadRows
 from lavra.search.corpora.documents import Document
 from lavra.search.corpora.formats import Collection
 from lavra.search.expansion.queries import ExpansionFile, expanded
+from lavra.search.index.dense.embedding import Vectorizer
 from lavra.search.index.index import Index
 from lavra.search.index.manifest import IndexSettings
 from lavra.search.index.update import Changes
@@ -30,6 +31,7 @@ def build_index(
     *,
     expansions: Path | None = None,
     complete: bool = True,
+    vectorizer: Vectorizer | None = None,
     bad_rows: BadRows | None = None,
 ) -> tuple[Index, Changes, list[str]]:
     """Make an index of a collection, or bring an existing one up to date; after a kill, another call continues.
@@ -41,6 +43,7 @@ def build_index(
             to these.
         expansions: File of generated queries, see `ExpansionFile`; None for those that the documents bring along.
         complete: Whether documents of an existing index that the collection does not have are deleted.
+        vectorizer: What makes the vectors of the index; None for an index without any, whose vectors are dropped.
         bad_rows: Counts what is wrong with the input; give the one of the collection to have all counts in one.
 
     Returns:
@@ -60,14 +63,15 @@ def build_index(
             pairs = expanded(documents, found)
         index = _open_or_create(folder, settings)
         update = stack.enter_context(index.update(complete=complete, bad_rows=problems))
-        update.settings = settings
+        update.settings, update.vectorizer = settings, vectorizer
         for document, scores in track(pairs, "indexing", unit="documents"):
             update.put(document, scores)
         if found is not None:
             found.count_unused(problems)
     warnings = warning_lines(problems)
     language = language_warning(sample, settings.analyzer.language)
-    return Index(folder), update.changes, [*warnings, *([language] if language else [])]
+    warnings += [language] if language else []
+    return Index(folder), update.changes, [*warnings, *(vectorizer.warnings() if vectorizer else [])]
 
 
 def _some(collection: Collection) -> Iterator[Document]:

@@ -20,6 +20,8 @@ from lavra.core.disk.locks import exclusive
 from lavra.core.errors import CorruptFile, InputError
 from lavra.data.readers.rows import BadRows
 from lavra.search.corpora.documents import Document
+from lavra.search.index.dense.settings import DenseSettings
+from lavra.search.index.dense.vectors import DenseSnapshot
 from lavra.search.index.manifest import LATER, NAME, IndexSettings, Manifest
 from lavra.search.index.snapshot import Snapshot, build_snapshot
 from lavra.search.index.update import IndexUpdate, open_segments, read_vocabulary
@@ -36,6 +38,7 @@ class Index:
         folder: The folder of the index.
         settings: The settings of the index.
         snapshot: The snapshot that is searched; None for an index without a committed document.
+        vectors: The vectors that are searched; None for an index without any.
 
     Raises:
         InputError: If the folder is not an index, or its analyzer has changed since.
@@ -62,6 +65,10 @@ class Index:
         self.settings = IndexSettings.from_json(self._manifest.settings)
         self._segments = open_segments(self.folder, self._manifest)[: self._manifest.searchable]
         self.snapshot = Snapshot(self.folder / self._manifest.postings) if self._manifest.postings else None
+        self.vectors: DenseSnapshot | None = None
+        if self.snapshot and self._manifest.dense:
+            folder = self.folder / self._manifest.dense
+            self.vectors = DenseSnapshot(folder, self.snapshot.ranks, self.snapshot.units)
         # The vocabulary is read now and not when it is needed: another index may take the place of this one.
         self._vocabulary = read_vocabulary(self.folder, self._manifest)
 
@@ -97,7 +104,14 @@ class Index:
     @property
     def is_complete(self) -> bool:
         """Whether the last update was finished; one that was killed is finished by running it again."""
-        return self._manifest.searchable > 0 and self._manifest.searchable == len(self._manifest.segments)
+        manifest = self._manifest
+        return manifest.searchable > 0 and manifest.searchable == len(manifest.segments) and not manifest.vectors
+
+    @property
+    def dense_settings(self) -> DenseSettings | None:
+        """The settings of the vectors, also of those that an unfinished update has begun; None for no vectors."""
+        values = self._manifest.dense_settings
+        return DenseSettings(**values) if values else None
 
     @property
     def postings_bytes(self) -> int:

@@ -74,13 +74,16 @@ class IndexSettings:
 
 # The manifest of an index: the one small file that says which files belong to it. Replacing it is the commit.
 
-FORMAT = 2
+FORMAT = 3
 """Version of the format of an index on disk."""
 
 NAME = "index.json"
 """Name of the manifest in the folder of an index."""
 
-LATER = (NAME, "lock", "segment-*", "postings-*", "vocabulary-*", ".segment-*", ".postings-*", ".vocabulary-*")
+_KINDS = ("segment-", "postings-", "vocabulary-", "vectors-", "dense-")
+"""What the names of the files and folders begin with that an index makes, each followed by a number."""
+
+LATER = (NAME, "lock", *(f"{dot}{kind}*" for kind in _KINDS for dot in ("", ".")))
 """Patterns of all files that lavra writes into the folder of an index, by which a foreign file is recognised."""
 
 
@@ -95,6 +98,9 @@ class Manifest:
         vocabulary: The files whose lines together are the terms, in the order of their numbers.
         postings: The folder of the postings that are searched; an empty string before the first commit.
         searchable: Number of segments that the postings cover; further segments belong to an unfinished update.
+        dense_settings: The settings of the vectors as plain values, see `DenseSettings`; None for an index without any.
+        dense: The folder of the vectors that are searched; an empty string for none.
+        vectors: Folders of vectors that are not searched yet and belong to an unfinished update.
         next_number: Number for the name of the next new file.
         format: Version of the format.
     """
@@ -105,6 +111,9 @@ class Manifest:
     vocabulary: list[str] = field(default_factory=list)
     postings: str = ""
     searchable: int = 0
+    dense_settings: dict[str, Any] | None = None
+    dense: str = ""
+    vectors: list[str] = field(default_factory=list)
     next_number: int = 1
     format: int = FORMAT
 
@@ -150,6 +159,6 @@ class Manifest:
 
     def unused(self, folder: Path) -> list[Path]:
         """Return the files of a killed process: those in the folder that belong to no committed state."""
-        used = {NAME, "lock", self.postings, *self.segments, *self.vocabulary}
-        kinds = ("segment-", "postings-", "vocabulary-", ".segment-", ".postings-", ".vocabulary-", f".{NAME}.")
+        used = {NAME, "lock", self.postings, self.dense, *self.segments, *self.vocabulary, *self.vectors}
+        kinds = (*_KINDS, *(f".{kind}" for kind in _KINDS), f".{NAME}.")
         return [path for path in folder.iterdir() if path.name not in used and path.name.startswith(kinds)]

@@ -224,13 +224,16 @@ class Postings:
         return engine
 
 
-def best(scores: NDArray[np.float32], ranks: NDArray[np.int32], top_k: int) -> NDArray[np.int64]:
+def best(
+    scores: NDArray[np.float32], ranks: NDArray[np.int32], top_k: int, *, zero_matches: bool = False
+) -> NDArray[np.int64]:
     """Return the best documents in the order of trec_eval: by score, ties by the given order.
 
     Args:
-        scores: (documents,) score of each document; a score of zero means that it does not match.
+        scores: (documents,) score of each document.
         ranks: (documents,) rank of each document in the order that breaks ties.
         top_k: Most documents to return, at least 1; it may be more than there are documents.
+        zero_matches: Whether a document with a score of zero matches, as one with a similarity of zero does.
 
     Returns:
         (found,) numbers of the documents, best first.
@@ -239,7 +242,7 @@ def best(scores: NDArray[np.float32], ranks: NDArray[np.int32], top_k: int) -> N
         >>> best(np.array([0.0, 2.0, 1.0], dtype=np.float32), np.arange(3, dtype=np.int32), 5).tolist()
         [1, 2]
     """
-    found = np.flatnonzero(scores)
+    found = np.arange(len(scores)) if zero_matches else np.flatnonzero(scores)
     if top_k < len(found):
         values = scores[found]  # the many zeros are left out first: they make selection several times slower
         threshold = np.partition(values, len(values) - top_k)[len(values) - top_k]

@@ -140,6 +140,7 @@ def merge_segments(segments: Sequence[Segment], rows: Sequence[Whole], folder: P
     np.save(folder / "alive.npy", np.concatenate([one.alive[some] for one, some in chosen]))
     np.save(folder / "units.npy", _starts([one.units[some + 1] - one.units[some] for one, some in chosen]))
     pairs = list(zip(segments, units, strict=True))
+    np.save(folder / "unit_keys.npy", np.concatenate([one.unit_keys[some] for one, some in pairs]))
     np.save(folder / "queries.npy", _starts([one.queries[some + 1] - one.queries[some] for one, some in pairs]))
     counted = list(zip(segments, queries, strict=True))
     np.save(folder / "query_scores.npy", np.concatenate([one.query_scores[some] for one, some in counted]))

@@ -37,6 +37,7 @@ class SegmentWriter:
         self._keys = array("Q")
         self._alive = bytearray()
         self._units, self._queries = array("q", [0]), array("q", [0])
+        self._unit_keys = array("Q")
         self._body, self._query_counts = TermCountsBuilder(), TermCountsBuilder()
         self._scores, self._repeats = array("f"), bytearray()
         self._text_bytes = 0
@@ -79,6 +80,8 @@ class SegmentWriter:
         else:
             for unit in range(len(body)):
                 self._body.add_counted(*body.text(unit))
+        for start, end in spans if len(spans) > 1 else [(0, len(contents))]:  # as `Segment.document` returns them
+            self._unit_keys.frombytes(key_of(contents[start:end]).tobytes())
         order = self._add_queries(document, scores, whole, len(spans))
         self._add_row(document.id, keys, alive=True)
         self._units.append(self._body.texts)
@@ -111,6 +114,7 @@ class SegmentWriter:
         np.save(folder / "keys.npy", np.array(self._keys, dtype=np.uint64).reshape(-1, 6))
         np.save(folder / "alive.npy", np.frombuffer(bytes(self._alive), dtype=np.bool_))
         np.save(folder / "units.npy", np.array(self._units, dtype=np.int64))
+        np.save(folder / "unit_keys.npy", np.array(self._unit_keys, dtype=np.uint64).reshape(-1, 2))
         np.save(folder / "queries.npy", np.array(self._queries, dtype=np.int64))
         np.save(folder / "query_scores.npy", np.array(self._scores, dtype=np.float32))
         np.save(folder / "query_repeats.npy", np.frombuffer(bytes(self._repeats), dtype=np.bool_))
@@ -176,6 +180,7 @@ class Segment:
         keys: (rows, 6) uint64 keys, see `keys_of`.
         alive: (rows,) False for the deletion of a document.
         units: (rows + 1,) first unit of each row; a unit is what is scored, a document or a chunk of it.
+        unit_keys: (units, 2) uint64 128-bit hash of the text of each unit, by which its vector is found.
         queries: (units + 1,) first generated query of each unit.
         ids: (bytes,) ids of all rows in UTF-8, one after the other.
         id_starts: (rows + 1,) where each id begins.
@@ -192,6 +197,7 @@ class Segment:
         self.keys: NDArray[np.uint64] = mapped(folder / "keys.npy")
         self.alive: NDArray[np.bool_] = mapped(folder / "alive.npy")
         self.units: Whole = mapped(folder / "units.npy")
+        self.unit_keys: NDArray[np.uint64] = mapped(folder / "unit_keys.npy")
         self.queries: Whole = mapped(folder / "queries.npy")
         self.ids: NDArray[np.uint8] = mapped(folder / "ids.npy")
         self.id_starts: Whole = mapped(folder / "id_starts.npy")

@@ -76,6 +76,7 @@ class Snapshot:
 
     Attributes:
         ranks: (documents,) rank of each document in the order that breaks ties.
+        units: (documents + 1,) first unit of each document; None where every document is one.
         rows: (documents, 2) segment and row of each document.
         shares: How much of the indexed queries is new to their documents.
     """
@@ -85,7 +86,7 @@ class Snapshot:
         self.postings = postings or Postings(folder)
         self.ranks: NDArray[np.int32] = mapped(folder / "ranks.npy")
         starts = folder / "document_units.npy"
-        self._units = mapped(starts) if starts.exists() else None
+        self.units: Whole | None = mapped(starts) if starts.exists() else None
         self.rows: NDArray[np.int32] = mapped(folder / "rows.npy")
         self._hashes: NDArray[np.uint64] = mapped(folder / "hashes.npy")
         self._ids: NDArray[np.uint8] = mapped(folder / "ids.npy")
@@ -110,8 +111,8 @@ class Snapshot:
         if not terms or not len(self):
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
         scores = self.postings.scores(terms)
-        if self._units is not None:
-            scores = np.maximum.reduceat(scores, self._units[:-1])
+        if self.units is not None:
+            scores = np.maximum.reduceat(scores, self.units[:-1])
         found = best(scores, self.ranks, top_k)
         return found, scores[found]
 

@@ -17,11 +17,14 @@ from lavra.core.disk.files import write_atomically
 from lavra.core.errors import InputError
 from lavra.data.readers.rows import BadRows
 from lavra.search.corpora.documents import Document
+from lavra.search.index.dense.embedding import Vectorizer, continues, embed_missing, unit_keys, write_vectors
+from lavra.search.index.dense.settings import DenseSettings
 from lavra.search.index.manifest import IndexSettings, Manifest
 from lavra.search.index.rows import RowFinder, last_rows, living_rows, merge_segments
 from lavra.search.index.segments import ID, Segment, SegmentWriter, key_of, keys_of
 from lavra.search.index.snapshot import build_snapshot
 from lavra.text.term_counts import TextCounter, Vocabulary, Whole
+from lavra.vectors.protocols import TextEncoder
 
 DUPLICATE_ID = "document id that came before in the same collection (the last one counts)"
 
@@ -64,6 +67,7 @@ class IndexUpdate:
     Attributes:
         changes: What was done so far.
         settings: The settings of the index from the end of the update on; analyzer and chunks must not be changed.
+        vectorizer: What makes the vectors of the index from the end of the update on; None for an index without any.
     """
 
     def __init__(self, folder: Path, *, complete: bool = False, bad_rows: BadRows | None = None) -> None:
@@ -74,6 +78,7 @@ class IndexUpdate:
         for leftover in self._manifest.unused(folder):
             _remove(leftover)
         self.settings = self._settings = IndexSettings.from_json(self._manifest.settings)
+        self.vectorizer = _without_encoder(folder, self._manifest)
         self._vocabulary = read_vocabulary(folder, self._manifest)
         self._terms_written = len(self._vocabulary)
         self._counter = TextCounter(self._settings.analyzer, self._vocabulary)
@@ -142,15 +147,37 @@ class IndexUpdate:
                 self.delete(identifier)
         self._write_segment()
         self._count_duplicates()
+        self._embed()  # before the segments are merged: the manifest that each batch writes still names the old ones
         self._merge()
+        dense = self._write_vectors()
         name = self._manifest.new_name("postings")
         with building_folder(self._folder / name, ours=True) as building:
             build_snapshot(building, self._segments, living_rows(self._segments), self.settings, len(self._vocabulary))
         self._manifest.postings, self._manifest.searchable = name, len(self._segments)
         self._manifest.settings = self.settings.to_json()
+        self._manifest.dense, self._manifest.vectors = dense, []
+        if self.vectorizer is None:
+            self._manifest.dense_settings = None
         self._manifest.write(self._folder)
         for leftover in self._manifest.unused(self._folder):
             _remove(leftover)
+
+    def _write_vectors(self) -> str:
+        """Write the vectors of the current rows; return the name of their folder, an empty string for none."""
+        if self.vectorizer is None:
+            return ""
+        keys = unit_keys(self._segments, living_rows(self._segments))
+        return write_vectors(self._folder, self._manifest, keys, self.vectorizer.settings)
+
+    def _embed(self) -> None:
+        """Embed the texts that have no vector of this model yet."""
+        if self.vectorizer is None:
+            return
+        manifest, settings = self._manifest, self.vectorizer.settings
+        if manifest.dense_settings is not None and not continues(manifest, settings, self._folder):
+            manifest.vectors = []  # of an update that was killed before its vectors were ever searched
+        manifest.dense_settings = settings.to_json()
+        embed_missing(self._folder, manifest, self._segments, living_rows(self._segments), self.vectorizer)
 
     def _write_segment(self) -> None:
         if not len(self._writer):
@@ -204,6 +231,21 @@ class IndexUpdate:
         with building_folder(self._folder / name, ours=True) as building:
             merge_segments(segments, rows, building)
         return name
+
+
+def _without_encoder(folder: Path, manifest: Manifest) -> Vectorizer | None:
+    """Return what keeps the vectors of an index as long as every text has one; None for an index without vectors."""
+    if manifest.dense_settings is None:
+        return None
+    settings = DenseSettings(**manifest.dense_settings)
+
+    def refuse() -> TextEncoder:
+        raise InputError(
+            f"{folder} has vectors of {settings.model}, and new texts need some",
+            "open the update with a vectorizer, as `lavra index` does, or set it to None to drop the vectors",
+        )
+
+    return Vectorizer(settings, refuse)
 
 
 def open_segments(folder: Path, manifest: Manifest) -> list[Segment]:

@@ -13,12 +13,12 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lavra.core.code import code_fingerprint
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import CorruptFile
 from lavra.core.machine import processor_flags, processor_name
@@ -122,7 +122,12 @@ def _hashed(known: Mapping[str, Any]) -> str:
 def key_of(trainer: CompilableLearner, batch: Batch) -> Key:
     """Return what a verdict on a trainer's step with such a micro-batch holds for."""
     machine = _hashed(
-        {"torch": torch.__version__, "compiler": _compiler(), "processor": _processor(trainer.device), "code": _code()}
+        {
+            "torch": torch.__version__,
+            "compiler": _compiler(),
+            "processor": _processor(trainer.device),
+            "code": code_fingerprint("models", "objectives"),
+        }
     )
     model: Any = trainer.model
     block = model.blocks[0] if len(getattr(model, "blocks", ())) else model
@@ -153,14 +158,3 @@ def _processor(device: torch.device) -> list[Any]:
     if device.type != "cuda":
         return [processor_name(), processor_flags(), torch.backends.cpu.get_cpu_capability()]
     return [torch.cuda.get_device_name(device), torch.version.cuda, torch.backends.cudnn.version()]
-
-
-@cache
-def _code() -> str:
-    """Return a hash of lavra's own code of models and objectives."""
-    digest = hashlib.blake2b(digest_size=8)
-    home = Path(__file__).resolve().parents[2]
-    for room in ("models", "objectives"):
-        for path in sorted((home / room).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 
@@ -29,7 +29,14 @@ class WeightGroups(ABC):
     Attributes:
         param_groups: List of groups, each a mapping with the weights as `params` and every setting by name.
         state: For each weight, its state tensors by name; a weight without an update yet has none.
+        heavy: Whether the update of a matrix takes long on a CPU, so that the checks before a run update large models a
+            part at a time.
+        on_cpu: Names of the state tensors that stay on the CPU, wherever the weight is: numbers that are read in every
+            step.
     """
+
+    heavy: ClassVar[bool] = False
+    on_cpu: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, groups: Iterable[Any], **defaults: Any) -> None:
         given = list(groups)
@@ -43,6 +50,16 @@ class WeightGroups(ABC):
     @abstractmethod
     def step(self) -> None:
         """Update every weight that has a gradient."""
+
+
+def learning(group: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return the weights of a group that have a gradient, and their gradients in the same order.
+
+    Args:
+        group: Parameter group.
+    """
+    weights = [weight for weight in group["params"] if weight.grad is not None]
+    return weights, [weight.grad for weight in weights if weight.grad is not None]
 
 
 # AdamW itself.
@@ -93,15 +110,13 @@ class AdamW(WeightGroups):
         """Update every weight that has a gradient, with one kernel call for each group."""
         proving, self._proved = not self._proved, True
         for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
+            weights, gradients = learning(group)
             if weights:
                 states = [self._state_of(weight) for weight in weights]
                 torch._foreach_add_([state["step"] for state in states], 1)
                 if proving:
                     self._prove(weights, states, group)
-                (fused_update if self.fused else plain_update)(
-                    weights, [weight.grad for weight in weights if weight.grad is not None], states, group
-                )
+                (fused_update if self.fused else plain_update)(weights, gradients, states, group)
 
     def _prove(self, weights: list[torch.Tensor], states: list[dict[str, torch.Tensor]], group: dict[str, Any]) -> None:
         """Compare the fused update with the plain one on a part of each weight, and disable it if it is wrong."""

@@ -75,6 +75,8 @@ class Muon(WeightGroups):
         True
     """
 
+    heavy = True
+
     def __init__(
         self,
         groups: Iterable[Any],

@@ -1,4 +1,4 @@
-"""The optimisers of a run: Muon for the matrices inside the blocks, AdamW for all other weights."""
+"""The optimisers of a run: one of the table, and AdamW for the weights that it does not take."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from lavra.config.choices import OptimizerName
 from lavra.core.errors import CorruptFile, InputError
-from lavra.models.parameter_names import block_of, depths, is_adapter, is_embedding
-from lavra.training.optimizers.adamw import AdamW, WeightGroups
-from lavra.training.optimizers.muon import Muon
+from lavra.models.parameter_names import block_of, depths, is_adapter, is_embedding, kind_of
+from lavra.training.optimizers.adamw import WeightGroups
+from lavra.training.optimizers.table import METHODS, Role, rest_of
 
 
 @dataclass(frozen=True)
@@ -20,41 +20,54 @@ class OptimizerOptions:
     """Choice of the optimiser and its hyperparameters.
 
     Attributes:
-        name: `muon` updates the matrices inside the blocks with Muon (`lavra.training.optimizers.muon`) and
-            embeddings, head, norms and biases with AdamW; `adamw` updates all weights with AdamW.
-        learning_rate: Peak learning rate of AdamW.
-        embedding_lr: Peak learning rate of AdamW for embeddings; None uses `learning_rate`. Embeddings need
-            a far larger rate than a head that starts at zero: their rows have unit variance and are followed by a norm,
-            so a row must turn by a large angle to change its meaning, and it is updated only in the steps in which its
-            token occurs.
+        name: Optimiser of the table (`lavra.training.optimizers.table`). `muon`, the default, updates the matrices
+            inside the blocks with Muon and embeddings, head, norms and biases with AdamW; `soap` and `shampoo` take
+            the same matrices, `adamw-8bit` all matrices, and the others all weights.
+        learning_rate: Peak learning rate of AdamW, or of the optimiser that takes all weights.
+        embedding_lr: Peak learning rate of embeddings; None uses `learning_rate`. Embeddings need a far larger rate
+            than a head that starts at zero: their rows have unit variance and are followed by a norm, so a row must
+            turn by a large angle to change its meaning, and it is updated only in the steps in which its token occurs.
         muon_lr: Peak learning rate of Muon.
-        weight_decay: Decoupled weight decay of the matrices that AdamW updates. Norms, biases and embeddings are never
-            decayed.
+        matrix_lr: Peak learning rate of the matrices inside the blocks for every optimiser but Muon; None uses
+            `learning_rate`.
+        weight_decay: Decoupled weight decay of the matrices, except those that Muon updates. Norms, biases and
+            embeddings are never decayed (`lavra.models.parameter_names.kind_of`).
         muon_weight_decay: Decoupled weight decay of the matrices that Muon updates.
-        betas: Decay rates of AdamW's moving averages of the gradient and of the squared gradient.
+        betas: Decay rates of the moving averages of the gradient and of the squared gradient; None takes those of the
+            optimiser.
+        eps: Constant that is added to the denominator; None takes that of the optimiser.
         momentum: Decay rate of Muon's moving average of the gradient.
+        embedding_gradient: Factor on the gradient that reaches the table of token embeddings from below the blocks
+            (GLM-130B, arXiv 2210.02414), above 0; 1 changes nothing.
         layer_decay: Layer-wise learning-rate decay for fine-tuning (ELECTRA, arXiv 2003.10555), above 0 and at most 1.
             The rates of block i of n, counted from 0, are multiplied by its power n - i, and those of embeddings by its
             power n + 1, so that the general knowledge in the lower layers changes least. 1 gives every layer the same
             rate.
 
     Raises:
-        InputError: if `layer_decay` is out of range.
+        InputError: if `layer_decay` is out of range, or the optimiser has no such option.
     """
 
     name: OptimizerName = "muon"
     learning_rate: float = 3e-3
     embedding_lr: float | None = None
     muon_lr: float = 0.02
+    matrix_lr: float | None = None
     weight_decay: float = 0.0
     muon_weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
     momentum: float = 0.95
+    embedding_gradient: float = 1.0
     layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.layer_decay <= 1.0:
             raise InputError(f"the layer decay is {self.layer_decay}; it must be above 0 and at most 1")
+        method = METHODS[self.name]
+        wrong = "betas" if self.betas and not method.betas else "eps" if self.eps and method.eps is None else None
+        if wrong is not None:
+            raise InputError(f"{self.name} has no {wrong}", "leave it out, or choose adamw")
 
 
 def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
@@ -82,15 +95,40 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
     return factors
 
 
-def _role(name: str, weight: torch.Tensor, optimizer: OptimizerName) -> str:
-    """Return how a weight is updated: `orthogonal` by Muon; `decayed`, `embedding` or `plain` (no decay) by AdamW."""
-    if weight.dim() == 2 and is_embedding(name):
-        return "embedding"
-    if weight.dim() != 2:
-        return "plain"
-    if is_adapter(name):  # factors of IA³ and prefixes are matrices by their shape only
-        return "decayed" if ".lora_" in name else "plain"
-    return "orthogonal" if optimizer == "muon" and block_of(name) else "decayed"
+def role_of(name: str, weight: torch.Tensor) -> Role:
+    """Return what a weight is in a run, see `Role`.
+
+    Args:
+        name: Dotted name of the parameter.
+        weight: The weight.
+    """
+    kind = kind_of(name, weight.dim())
+    if kind != "matrix":
+        return "embedding" if kind == "embedding" else "plain"
+    in_block = block_of(name) is not None and weight.dim() == 2 and not is_adapter(name)
+    return "block" if in_block else "decayed"
+
+
+_ROLES: tuple[Role, ...] = ("block", "decayed", "plain", "embedding")
+
+
+def _lrs(options: OptimizerOptions) -> dict[Role, float]:
+    """Return the peak learning rate of each role."""
+    lr, embeddings, blocks = options.learning_rate, options.embedding_lr, options.matrix_lr
+    if options.name == "muon":
+        blocks = options.muon_lr
+    return {
+        "block": lr if blocks is None else blocks,
+        "decayed": lr,
+        "plain": lr,
+        "embedding": lr if embeddings is None else embeddings,
+    }
+
+
+def _decays(options: OptimizerOptions) -> dict[Role, float]:
+    """Return the weight decay of each role."""
+    blocks = options.muon_weight_decay if options.name == "muon" else options.weight_decay
+    return {"block": blocks, "decayed": options.weight_decay, "plain": 0.0, "embedding": 0.0}
 
 
 class Optimizers:
@@ -101,9 +139,9 @@ class Optimizers:
         options: Choice of the optimiser and its hyperparameters.
 
     Attributes:
-        optimizers: Muon and AdamW, as far as each has weights to update.
-        peak: Peak learning rate of AdamW.
-        learning_rate: Learning rate of AdamW in the last step, before the factors of layers and embeddings.
+        optimizers: The optimiser of the table and AdamW, as far as each has weights to update.
+        peak: Peak learning rate of AdamW, or of the optimiser that takes all weights.
+        learning_rate: That learning rate in the last step, before the factors of layers and embeddings.
         lrs: Peak learning rate of every parameter group of every optimiser.
 
     Examples:
@@ -116,30 +154,33 @@ class Optimizers:
     def __init__(self, weights: Mapping[str, torch.Tensor], options: OptimizerOptions) -> None:
         self.names = {id(weight): name for name, weight in weights.items()}
         factors = layer_factors(weights, options.layer_decay)
-        roles = {name: _role(name, weight, options.name) for name, weight in weights.items()}
+        roles = {name: role_of(name, weight) for name, weight in weights.items()}
+        method = METHODS[options.name]
+        lrs, decays = _lrs(options), _decays(options)
 
-        def groups(role: str, lr: float, **settings: float) -> list[dict[str, Any]]:
+        def groups(role: Role, taken: bool) -> list[dict[str, Any]]:
             """Return the weights of one role, a group for each rate, the largest rate first."""
-            names = [name for name in weights if roles[name] == role]
+            names = [
+                name
+                for name in weights
+                if roles[name] == role and taken is (role in method.takes and weights[name].numel() >= method.smallest)
+            ]
             return [
                 {
                     "params": [weights[name] for name in names if factors[name] == factor],
-                    "lr": lr * factor,
-                    **settings,
+                    "lr": lrs[role] * factor,
+                    "weight_decay": decays[role],
                 }
                 for factor in sorted({factors[name] for name in names}, reverse=True)
             ]
 
+        own = [group for role in _ROLES for group in groups(role, taken=True)]
+        rest = [group for role in _ROLES for group in groups(role, taken=False)]
         self.optimizers: list[WeightGroups] = []
-        matrices = groups("orthogonal", options.muon_lr, weight_decay=options.muon_weight_decay)
-        if matrices:
-            self.optimizers.append(Muon(matrices, momentum=options.momentum))
-        rest = groups("decayed", options.learning_rate, weight_decay=options.weight_decay)
-        rest += groups("plain", options.learning_rate, weight_decay=0.0)
-        embeddings = options.embedding_lr
-        rest += groups("embedding", options.learning_rate if embeddings is None else embeddings, weight_decay=0.0)
+        if own:
+            self.optimizers.append(method.make(own, options))
         if rest:
-            self.optimizers.append(AdamW(rest, betas=options.betas, eps=1e-10))
+            self.optimizers.append(rest_of(rest, options))
         self.peak = self.learning_rate = options.learning_rate
         self.lrs = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
 
@@ -181,7 +222,8 @@ class Optimizers:
                 if state:
                     # The step count of fused AdamW stays on the weight's device; momenta have the weight's shape.
                     optimizer.state[weight] = {
-                        key: tensor.to(weight.device, copy=True) for key, tensor in state.items()
+                        key: tensor.to("cpu" if key in optimizer.on_cpu else weight.device, copy=True)
+                        for key, tensor in state.items()
                     }
         if by_name:
             raise CorruptFile(

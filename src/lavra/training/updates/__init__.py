@@ -10,7 +10,9 @@ from lavra.training.updates.base import Outcome, Update, run_chain
 from lavra.training.updates.clip import Clip
 from lavra.training.updates.fgm import FastGradientMethod
 from lavra.training.updates.monitor import Monitor
+from lavra.training.updates.schedule_free import ScheduleFreeWeights
 from lavra.training.updates.sharpness import SharpnessAware
+from lavra.training.updates.stability import Stability
 from lavra.training.updates.unfreezing import GradualUnfreezing
 
 __all__ = [
@@ -23,8 +25,10 @@ __all__ = [
     "Monitor",
     "Outcome",
     "RollBack",
+    "ScheduleFreeWeights",
     "SharpnessAware",
     "SnapshotAverage",
+    "Stability",
     "Update",
     "run_chain",
 ]

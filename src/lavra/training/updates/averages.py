@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +11,22 @@ import torch
 from lavra.training.precision import MasterWeights
 from lavra.training.step import Step
 from lavra.training.updates.base import Inner, Outcome, Update
+
+
+@contextmanager
+def exchanged(master_weights: MasterWeights, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Let the model compute with other weights during the block, then restore the raw weights exactly.
+
+    Args:
+        master_weights: Master weights of the model.
+        values: Values of all of them, by name.
+    """
+    raw = {name: weight.detach().clone() for name, weight in master_weights.weights.items()}
+    try:
+        master_weights.load(dict(values))
+        yield
+    finally:
+        master_weights.load(raw)
 
 
 class _Averaged(Update):
@@ -33,16 +49,8 @@ class _Averaged(Update):
 
         Before any step was averaged, the model keeps its raw weights.
         """
-        if not self.averages:
+        with exchanged(self.master_weights, self.averages) if self.averages else nullcontext():
             yield
-            return
-        weights = self.master_weights.weights
-        raw = {name: weight.detach().clone() for name, weight in weights.items()}
-        try:
-            self.master_weights.load(self.averages)
-            yield
-        finally:
-            self.master_weights.load(raw)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the averages by parameter name, for a checkpoint."""

@@ -45,6 +45,8 @@ class Update:
             step, as sharpness-aware minimisation does. Plans multiply the cost of a step by it.
         gradient_share: Share of the rows of a step of which `around` finds the gradient, above 0 and at most 1. An
             update that asks for less computes the gradient of the whole step itself.
+        observes: Whether the update only records what it sees, so that checks, whose steps are taken back, leave it
+            out.
 
     Examples:
         >>> class Nothing(Update):
@@ -56,6 +58,7 @@ class Update:
     name: str
     gradients_per_step: float = 1.0
     gradient_share: float = 1.0
+    observes: bool = False
 
     def around(self, step: Step, inner: Inner) -> Outcome:
         """Perform the step by calling `inner` once, or skip it by not calling it, and return the outcome.

@@ -47,9 +47,10 @@ from lavra.workflows.datasets.text import (
     prepare_as_asked,
     tokenizer_place,
 )
+from lavra.workflows.embeddings.base_settings import prompts_of, settings_of
 from lavra.workflows.models.base_model import Base, read_base
 from lavra.workflows.models.saved_base import BASE, save_base
-from lavra.workflows.models.vocabulary import with_another_vocabulary
+from lavra.workflows.models.vocabulary import with_another_vocabulary, with_objective_tokens
 from lavra.workflows.training.autoconfig import Machine, draft_model
 
 _FITTING = 0.99
@@ -70,9 +71,18 @@ def describe_data(config: TrainConfig) -> DataDescription:
     """
     text = config.text
     named = bool(text.prompt or text.completion)
+    sentence = settings_of(config.base)
+    prompts = prompts_of(config.embedding, sentence)
     if is_prepared(config.data):
-        return open_dataset(Path(config.data[0])).description
-    plain = DataDescription(text_column=text.column, pairs_named=named, label_column=text.label, template=text.template)
+        return replace(open_dataset(Path(config.data[0])).description, sentence=sentence, prompts=prompts)
+    plain = DataDescription(
+        text_column=text.column,
+        pairs_named=named,
+        label_column=text.label,
+        template=text.template,
+        sentence=sentence,
+        prompts=prompts,
+    )
     if not all(is_repeatable(location) for location in config.data):
         return plain
     try:
@@ -142,9 +152,16 @@ def _prepared_text(
             vocabulary_size=_vocabulary_chooser(config, machine),
             tokenizer=None if base is None else base.tokenizer,
             encoder=base is None and kind_from_scratch(config) == "encoder",
+            complete=None if base is not None else _completer(config, task),
             bos=task.bos,
         )
     )
+
+
+def _completer(config: TrainConfig, task: Task) -> Callable[[Tokenizer], Tokenizer]:
+    """Return the function that gives the tokenizer of a new model the special tokens of its objective."""
+    objective = task.objective_named(config.objective.name)
+    return lambda tokenizer: task.complete_tokenizer(tokenizer, config.objective, objective, "decoder")
 
 
 def _prepared_examples(
@@ -157,6 +174,9 @@ def _prepared_examples(
         tokenizer, context, source_context = _from_nothing(config, machine, columns)
     else:
         tokenizer, context, source_context = base.tokenizer, base.window, base.source_window
+    if isinstance(columns, LabelReader):
+        columns = columns.for_context(context)
+        context = columns.longest_text(context)
     prepared = prepare_examples(
         config.data,
         folder,
@@ -172,6 +192,7 @@ def _prepared_examples(
         normalize=config.text.normalize,
         encoding=config.text.encoding,
         validation=config.text.validation,
+        held_out=config.text.held_out,
     )
     if base is not None and prepared.report["chats"] and ChatTemplate.load(home / BASE) is None:
         copy_files(folder / TOKENIZER, home / BASE, TEMPLATES)  # the model now learns this template, so it keeps it
@@ -289,7 +310,7 @@ def opened_base(config: TrainConfig, device: torch.device, home: Path, data: Dat
     """
     if config.base is None:
         return None
-    base = with_another_vocabulary(config, read_base(config, device, data))
+    base = with_objective_tokens(config, with_another_vocabulary(config, read_base(config, device, data)))
     assert base.opened is not None
     save_base(home, base.model, base.tokenizer, base.opened.files)
     return base

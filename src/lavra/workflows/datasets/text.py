@@ -8,6 +8,7 @@ from pathlib import Path
 from lavra.config.training import TextConfig, TrainConfig
 from lavra.core.configuration import from_toml
 from lavra.core.disk.run_folder import RunFolder, is_run
+from lavra.core.disk.sweep_folder import refuse_sweep
 from lavra.core.errors import InputError
 from lavra.data.examples.rows import PairColumns
 from lavra.data.token_store.prepare import TOKENIZER, Prepared, prepare
@@ -22,8 +23,9 @@ def request_of(run: RunFolder) -> TrainConfig:
     """Return the request that a run was started with, from its `config.toml`.
 
     Raises:
-        InputError: If the file has an unknown key or a wrong value.
+        InputError: If the file has an unknown key or a wrong value, or it is that of a sweep.
     """
+    refuse_sweep(run)
     return from_toml(TrainConfig, run.config, str(run.path / "config.toml"))
 
 
@@ -92,6 +94,7 @@ def prepare_as_asked(
     vocabulary_size: int | Callable[[int], int] | None,
     tokenizer: Tokenizer | None = None,
     encoder: bool = False,
+    complete: Callable[[Tokenizer], Tokenizer] | None = None,
     bos: bool = False,
     force: bool = False,
 ) -> Prepared:
@@ -105,6 +108,7 @@ def prepare_as_asked(
             the default; see `lavra.data.token_store.prepare.prepare`.
         tokenizer: The tokenizer to use; None for the one that the request names, or a new one.
         encoder: Whether the vocabulary gets the tokens that an encoder needs.
+        complete: Function that adds special tokens to that tokenizer; None adds none.
         bos: Whether documents begin with the tokenizer's own first token, as encoders need it.
         force: Whether an existing folder is replaced.
 
@@ -121,6 +125,7 @@ def prepare_as_asked(
         out,
         tokenizer=tokenizer,
         encoder=encoder or text.encoder_tokens,
+        complete=complete,
         bos=bos or text.encoder_tokens,
         vocabulary_size=vocabulary_size,
         validation_share=text.validation_share,
@@ -130,6 +135,7 @@ def prepare_as_asked(
         normalize=text.normalize,
         encoding=text.encoding,
         validation=text.validation,
+        held_out=text.held_out,
         force=force,
     )
 

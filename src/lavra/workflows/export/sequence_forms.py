@@ -2,8 +2,9 @@
 
 Encoders of `transformers` put a layer of the width of the model with an activation before the linear layer. It is made
 the identity: of a tanh by a small factor, which the linear layer takes back, since tanh(x) is x for small x; of a ReLU
-or a GELU by a large offset, above which they are the identity. Decoders take the last token that is not padding, and
-their linear layer has no bias.
+or a GELU by a large offset, above which they are the identity. ModernBERT has a layer norm behind it: the features come
+from one themselves, so that the layer undoes its weights, and the norm makes them again. Decoders take the last token
+that is not padding, and their linear layer has no bias.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ _FACTOR = 2.0**-13
 _OFFSET = 64.0
 """Offset before a ReLU or a GELU, above all features, at which float32 still tells 4e-6 apart."""
 
+_STRONG = 64.0
+"""Factor before a layer norm, next to which the small number in its denominator is nothing."""
+_LEAST_SCALE = 1e-4
+"""Smallest weight of a layer norm that can be undone, as a share of its largest one."""
+
 _PASSES = {"tanh": (_FACTOR, 0.0), "relu": (1.0, _OFFSET), "gelu": (1.0, _OFFSET), "linear": (1.0, 0.0)}
 """Factor and offset with which an activation passes what it is given."""
 
@@ -37,15 +43,27 @@ class Form:
         activation: Activation behind it.
         output: Name of the last layer.
         settings: Keys of the configuration that make it so.
+        norm: Name of the layer norm between the two; empty for none.
+        last_norm: Name of the layer norm from which the features come, where there is a `norm`.
     """
 
     dense: str
     activation: str
     output: str
     settings: Mapping[str, Any]
+    norm: str = ""
+    last_norm: str = ""
 
 
 _ROBERTA = Form("classifier.dense", "tanh", "classifier.out_proj", {})
+_MODERNBERT = Form(
+    "head.dense",
+    "linear",
+    "classifier",
+    {"classifier_pooling": "cls", "classifier_activation": "linear", "classifier_bias": True},
+    norm="head.norm",
+    last_norm="model.final_norm",
+)
 _DEBERTA = Form("pooler.dense", "linear", "classifier", {"pooler_hidden_act": "linear"})
 
 FORMS = {
@@ -59,6 +77,7 @@ FORMS = {
     "distilbert": Form("pre_classifier", "relu", "classifier", {}),
     "deberta": _DEBERTA,
     "deberta-v2": _DEBERTA,
+    "modernbert": _MODERNBERT,
 }
 """The forms of encoders by `model_type`."""
 
@@ -121,6 +140,9 @@ def fill(opened: nn.Module, form: Form | None, head: SequenceHead, facts: Mappin
         head: The head.
         facts: What the task knows of the data: the mean and deviation of predicted numbers become weights.
         outputs: What its outputs are: "classes", "labels" or "values".
+
+    Raises:
+        InputError: If the weights of a norm cannot be undone.
     """
     layer = cast(nn.Linear, head.output)
     weight = layer.weight.detach().float()
@@ -132,10 +154,32 @@ def fill(opened: nn.Module, form: Form | None, head: SequenceHead, facts: Mappin
         return
     factor, offset = _PASSES[form.activation]
     dense, output = (cast(nn.Linear, opened.get_submodule(name)) for name in (form.dense, form.output))
+    if form.norm:
+        _undo_norm(opened, form, dense)
+        output.weight.copy_(weight)
+        output.bias.copy_(bias)
+        return
     dense.weight.copy_(factor * torch.eye(len(dense.weight)))
     dense.bias.fill_(offset)
     output.weight.copy_(weight / factor)
     output.bias.copy_(bias - offset * weight.sum(dim=1))
+
+
+def _undo_norm(opened: nn.Module, form: Form, dense: nn.Linear) -> None:
+    """Let a layer undo the weights of the norm from which the features come, and the norm behind it make them again."""
+    last, norm = (cast(nn.LayerNorm, opened.get_submodule(name)) for name in (form.last_norm, form.norm))
+    scale = last.weight.detach().float()
+    shift = torch.zeros_like(scale) if last.bias is None else last.bias.detach().float()
+    if float(scale.abs().min()) < _LEAST_SCALE * float(scale.abs().max()):
+        raise InputError(
+            "the last norm of this model drops features, so that the class for labels cannot hold this head",
+            "use the model with lavra",
+        )
+    dense.weight.copy_(torch.diag(_STRONG / scale))
+    dense.bias.copy_(-_STRONG * shift / scale)
+    norm.weight.copy_(scale)
+    if norm.bias is not None:
+        norm.bias.copy_(shift)
 
 
 def owners(form: Form | None) -> set[str]:
@@ -144,4 +188,4 @@ def owners(form: Form | None) -> set[str]:
     Args:
         form: The form; None for a decoder.
     """
-    return {SCORE} if form is None else {form.dense, form.output}
+    return {SCORE} if form is None else {name for name in (form.dense, form.output, form.norm) if name}

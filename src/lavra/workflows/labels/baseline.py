@@ -10,6 +10,7 @@ from lavra.evaluation.labels.metrics import METRICS, metric_value
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import SETTINGS, LabelledTextTask
 from lavra.tasks.linear_baseline import LINEAR, fit_baseline, is_available, linear_predictions, save_baseline
+from lavra.workflows.labels.quality_forecast import SECONDS, SHARE, forecast_quality, write_curve
 from lavra.workflows.training.job_parts import JobParts
 
 _SHARE = 0.1
@@ -35,6 +36,11 @@ def fit_linear_baseline(job: JobParts) -> None:
     save_baseline(run.path / LINEAR, model, task.name, facts)
     if data.trained_on_all:
         return
+    if job.config.deliver != "last":  # of a fold, all rows of the run say more
+        forecast = SECONDS if job.plan.budget_seconds is None else SHARE * job.plan.budget_seconds
+        rows = list(data.labelled())
+        curve = forecast_quality(task, facts, rows, model.strength, seconds=forecast, seed=job.plan.seed)
+        write_curve(run.path, curve)
     table = linear_predictions(model, task, job.plan.facts, list(data.labelled(validation=True)))
     metric = METRICS[task.kind][0]
     value = metric_value(table, metric)

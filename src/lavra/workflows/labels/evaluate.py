@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lavra.core.disk.run_folder import RunFolder
-from lavra.core.errors import InputError
+from lavra.core.errors import CorruptFile, InputError
 from lavra.core.progress import log
-from lavra.data.examples.rows import read_examples
+from lavra.data.examples.rows import ExampleRow, read_examples
+from lavra.data.leaks import Leaks, leaks_between
 from lavra.data.readers.rows import BadRows, OnBadRow
 from lavra.evaluation.labels.predictions_file import read_predictions
-from lavra.models.protocols import device_of
-from lavra.tasks.base import Measured, Trained
-from lavra.tasks.datasets import Dataset
-from lavra.tasks.labelled_dataset import LabelledDataset
-from lavra.tasks.linear_baseline import linear_predictions, with_temperature
-from lavra.tasks.opening import open_dataset
-from lavra.training.plan import Plan
-from lavra.workflows.datasets.text import data_folder, request_of
-from lavra.workflows.labels.given_rows import given_rows, task_of
-from lavra.workflows.labels.labeller import LinearLabeller, columns_of
-from lavra.workflows.labels.out_of_fold import OUT_OF_FOLD, beside_file, out_of_fold
-from lavra.workflows.models.open import OpenModel
+from lavra.tasks.base import Measured
+from lavra.workflows.labels.labeller import Labeller, columns_of, learned_from
+from lavra.workflows.labels.out_of_fold import BESIDE_MODELS, OUT_OF_FOLD, beside_file, out_of_fold
 
 
 @dataclass(frozen=True)
@@ -56,94 +48,77 @@ class TaskEvaluation:
 
 
 def evaluate_labels(
-    opened: OpenModel,
+    labeller: Labeller,
     data: Sequence[str],
     seed: int = 0,
     *,
     on_bad_row: OnBadRow = "skip",
     encoding: str | None = None,
 ) -> TaskEvaluation:
-    """Measure a model with a head as its run did, on all of the validation data of that run or on given rows.
+    """Measure a model that labels texts as its run did, on all of the validation data of that run or on given rows.
 
-    Args:
-        opened: The model.
-        data: Files of rows with the columns of the training data; the validation data of the run if empty.
-        seed: Seed of the bootstrap intervals.
-        on_bad_row: What to do with rows that cannot be used.
-        encoding: Encoding of the files; None recognises it.
-
-    Raises:
-        InputError: If the rows cannot be used, or no rows are given for a model without its run.
-    """
-    task, reader = task_of(opened)
-    if not data and (known := _out_of_fold(opened.run, opened.place, task.name, seed)) is not None:
-        return known
-    if not data and opened.run is not None:
-        folder = data_folder(request_of(opened.run), opened.run.path)
-        plan, dataset = Plan.from_json(opened.run.plan, "plan.json"), open_dataset(folder)
-        _refuse_learned(opened.place, dataset)
-        plan = replace(plan, evaluation_tokens=dataset.validation_rows(plan) * plan.context, seed=seed)
-        objective, device = task.objective(plan, opened.model, dataset), device_of(opened.model)
-        measured = task.evaluate(Trained(opened.model, objective, dataset, plan, device, run=opened.run.path))
-        return TaskEvaluation(opened.place, task.name, measured)
-    if not data:
-        raise InputError(f"{opened.place} keeps no rows of its own", "say what to measure on: --data FILES")
-    bad_rows = BadRows(policy=on_bad_row)
-    rows = read_examples(data, bad_rows, columns=reader, encoding=encoding)
-    with given_rows(opened, rows, bad_rows, seed) as trained:
-        if bad_rows.summary():
-            log(bad_rows.summary())
-        return TaskEvaluation(opened.place, task.name, task.evaluate(trained), bad_rows.report())
-
-
-def _refuse_learned(place: str, dataset: Dataset) -> None:
-    if isinstance(dataset, LabelledDataset) and dataset.trained_on_all:
-        raise InputError(f"{place} learned all of its rows", "say what to measure on: --data FILES")
-
-
-def _out_of_fold(run: RunFolder | None, place: str, task: str, seed: int) -> TaskEvaluation | None:
-    """Return the out-of-fold quality of a cross-validated run, whose model learned all rows; None for other runs."""
-    if run is None or not (run.path / OUT_OF_FOLD).exists():
-        return None
-    files = {name: run.path / beside_file(name) for name in ("linear", "network")}
-    beside = {name: read_predictions(file) for name, file in files.items() if file.exists()}
-    found = out_of_fold(read_predictions(run.path / OUT_OF_FOLD), beside, seed=seed)
-    return TaskEvaluation(place, task, found.measured)
-
-
-def evaluate_linear(
-    labeller: LinearLabeller,
-    data: Sequence[str],
-    seed: int = 0,
-    *,
-    on_bad_row: OnBadRow = "skip",
-    encoding: str | None = None,
-) -> TaskEvaluation:
-    """Measure a linear model, on the validation data of its run or on given rows; see `evaluate_labels`.
+    Given rows that the model learned, or nearly such, are counted and said.
 
     Args:
         labeller: The model.
         data: Files of rows with the columns of the training data; the validation data of the run if empty.
         seed: Seed of the bootstrap intervals.
-        on_bad_row: What to do with rows that cannot be used.
+        on_bad_row: What to do with rows that cannot be used; "strict" also refuses rows that the model learned.
         encoding: Encoding of the files; None recognises it.
+
+    Raises:
+        InputError: If the rows cannot be used, or no rows are given for a model without its run.
     """
-    bad_rows, task, facts = BadRows(policy=on_bad_row), labeller.task, labeller.facts
-    if not data and (known := _out_of_fold(labeller.run, labeller.place, task.name, seed)) is not None:
-        return known
+    place, task = labeller.place, labeller.task.name
+    bad_rows = BadRows(policy=on_bad_row)
     if data:
-        given = read_examples(data, bad_rows, columns=labeller.reader, encoding=encoding)
-        rows = columns_of(given)
+        rows = list(read_examples(data, bad_rows, columns=labeller.reader, encoding=encoding))
         if bad_rows.summary():
             log(bad_rows.summary())
-    elif labeller.run is not None:
-        dataset = open_dataset(data_folder(request_of(labeller.run), labeller.run.path))
-        assert isinstance(dataset, LabelledDataset)
-        _refuse_learned(labeller.place, dataset)
-        rows = list(dataset.labelled(validation=True))
-    else:
-        raise InputError(f"{labeller.place} keeps no rows of its own", "say what to measure on: --data FILES")
-    table = linear_predictions(labeller.model, task, facts, rows)
-    table = table.with_probabilities(with_temperature(facts, table.probabilities))
-    measured = task.measured(facts, table, {}, seed)
-    return TaskEvaluation(labeller.place, task.name, measured, bad_rows.report() if data else None)
+        return TaskEvaluation(place, task, _with_leaks(labeller, rows, bad_rows, seed), bad_rows.report())
+    if labeller.run is None:
+        raise InputError(f"{place} keeps no rows of its own", "say what to measure on: --data FILES")
+    if (known := _out_of_fold(labeller.run, place, task, seed)) is not None:
+        return known
+    if learned_from(labeller.run).trained_on_all:
+        raise InputError(f"{place} learned all of its rows", "say what to measure on: --data FILES")
+    return TaskEvaluation(place, task, labeller.measure(None, bad_rows, seed))
+
+
+def _with_leaks(labeller: Labeller, rows: Sequence[ExampleRow], bad_rows: BadRows, seed: int) -> Measured:
+    """Return the figures on given rows, with how many of these the model learned, where its data are still there."""
+    leaks = _leaks(labeller, rows)
+    if leaks is not None and leaks.found and bad_rows.policy == "strict":
+        raise InputError(leaks.sentence(), "remove them from the test rows, or accept them by leaving --strict out")
+    measured = labeller.measure(rows, bad_rows, seed)
+    if leaks is None:
+        return measured
+    return Measured({**measured.figures, "leaks": leaks.to_json()}, f"{measured.table}\n{leaks.sentence()}")
+
+
+def _leaks(labeller: Labeller, rows: Sequence[ExampleRow]) -> Leaks | None:
+    if labeller.run is None:
+        return None
+    try:
+        learned = learned_from(labeller.run)
+    except (InputError, CorruptFile) as error:
+        log(f"whether these rows were learned is not known, because the data of the run are missing: {error.message}")
+        return None
+    trained, given = ([_text_of(row) for row in side] for side in (learned.labelled(), columns_of(rows)))
+    return leaks_between(list(dict.fromkeys(trained)), given)
+
+
+def _text_of(row: Mapping[str, Any]) -> str:
+    """Return what is compared of a row; its texts in one order, because a reader may keep a question before its
+    context."""
+    return "\n".join(sorted(row["texts"])) if "texts" in row else " ".join(row.get("tokens", ()))
+
+
+def _out_of_fold(run: RunFolder, place: str, task: str, seed: int) -> TaskEvaluation | None:
+    """Return the out-of-fold quality of a cross-validated run, whose model learned all rows; None for other runs."""
+    if not (run.path / OUT_OF_FOLD).exists():
+        return None
+    files = {name: run.path / beside_file(name) for name in BESIDE_MODELS}
+    beside = {name: read_predictions(file) for name, file in files.items() if file.exists()}
+    found = out_of_fold(read_predictions(run.path / OUT_OF_FOLD), beside, seed=seed)
+    return TaskEvaluation(place, task, found.measured)

@@ -1,12 +1,12 @@
-"""The rows of a cross-validated run: read once, divided into folds, and written as one file for each fold.
+"""The rows of a run of several models: read once, divided into folds, and written as one file for each fold.
 
 The text is written once. A fold is validated on its own file and trained on those of the others; in folds by time it is
-trained on a file of what came before.
+trained on a file of what came before. A single division has one fold, and rows that are always trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,22 +20,18 @@ from lavra.core.disk.files import read_json, write_atomically, write_json
 from lavra.core.disk.json_lines import JsonLines, one_line
 from lavra.core.errors import InputError
 from lavra.core.progress import log
-from lavra.core.units import counted
-from lavra.data.examples.labelled import LabelReader, is_nothing
-from lavra.data.folds import ALWAYS_TRAINING, Folds, make_folds
-from lavra.data.readers.documents import read_rows
-from lavra.data.readers.rows import BadRows
-from lavra.tasks.label_predictions import ids_of
-from lavra.tasks.labelled_dataset import LabelledDataset
+from lavra.data.folds import ALWAYS_TRAINING, Folds
 from lavra.tasks.labelled_text import LabelledTextTask
-from lavra.text.near_duplicates import near_duplicates
 from lavra.workflows.datasets.preparation import describe_data
+from lavra.workflows.labels.fold_division import divided, divided_once
+from lavra.workflows.labels.table_rows import read_table
 
 FOLDER = "folds"
 """Name of the folder of the folds' rows and runs in the folder of a cross-validated run."""
 TABLE = "folds.parquet"
 """Name of the table of the fold of each row, `{id, fold, group}`, in the folder of a cross-validated run."""
 _RECORD = "folds.json"
+_UNLABELLED = "unlabelled.jsonl"
 
 _KNOWN = ("classes", "separator")
 """What a fold takes over from all rows: the names of the labels, which are no knowledge about a row."""
@@ -55,6 +51,8 @@ class FoldRows:
         by_time: Whether a fold is trained on what came before it alone.
         notes: Sentences on what a person should know of the division.
         columns: Columns of the text, or of the two texts.
+        unlabelled: Number of rows without a label.
+        copies: Number of further rows without a label, which repeat one that has a label and were left out.
     """
 
     folder: Path
@@ -66,6 +64,8 @@ class FoldRows:
     by_time: bool
     notes: Sequence[str]
     columns: Sequence[str]
+    unlabelled: int = 0
+    copies: int = 0
 
     def training(self, fold: int) -> tuple[str, ...]:
         """Return the files of the rows that a fold is trained on."""
@@ -80,6 +80,19 @@ class FoldRows:
     def every(self) -> tuple[str, ...]:
         """Return the files of all rows."""
         return self._files(self._parts)
+
+    def seen_by(self, fold: int) -> frozenset[int]:
+        """Return the folds whose labels the model of a fold is trained on."""
+        return frozenset(part for part in self._parts if (part < fold if self.by_time else part != fold))
+
+    def ids(self, fold: int) -> list[str]:
+        """Return the ids of the rows that a fold is validated on."""
+        return [row["id"] for file in self.validation(fold) for row in JsonLines(Path(file)).read()]
+
+    @property
+    def without_label(self) -> Path:
+        """The file of the rows without a label."""
+        return self.folder / _UNLABELLED
 
     @property
     def _parts(self) -> list[int]:
@@ -125,12 +138,16 @@ def write_rows(config: TrainConfig, run: Path, task: LabelledTextTask) -> FoldRo
         InputError: If the rows cannot be used, or cannot be divided as asked.
     """
     reader = task.reader(describe_data(config))
-    fields, labels, texts, times = _read(config, reader)
-    dataset = _InMemory(labels, reader)
-    facts = {**task.label_facts(reader.to_json()["labels"][0], dataset), "columns": reader.to_json()}
-    folds = _divided(config, task, facts, labels, texts, times)
-    ids = ids_of(labels)
-    rows = [{**row, "id": name} for row, name in zip(fields, ids, strict=True)]
+    table = read_table(config, reader)
+    if config.labels.pseudo and not table.unlabelled:
+        raise InputError(
+            "no row lacks a label, and --labels.pseudo is for such rows", "add rows without a label, or leave it out"
+        )
+    once = divided_once(config, table) if config.folds is None else None
+    facts = task.label_facts(reader.labels[0], table.dataset(None if once is None else once.training(0)))
+    facts = {**facts, "columns": reader.to_json()}
+    folds = once or divided(config, task, facts, table)
+    rows, unlabelled = table.with_ids()
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
     for part in sorted(set(folds.fold.tolist())):
@@ -138,7 +155,9 @@ def write_rows(config: TrainConfig, run: Path, task: LabelledTextTask) -> FoldRo
     if folds.by_time:
         for fold in range(folds.count):
             _write_rows(folder / f"before-{fold}.jsonl", rows, folds.training(fold))
-    _write_table(run / TABLE, ids, folds, [row.get("group") for row in labels])
+    if unlabelled:
+        _write_rows(folder / _UNLABELLED, unlabelled, np.arange(len(unlabelled)))
+    _write_table(run / TABLE, [row["id"] for row in rows], folds, [row.get("group") for row in table.labels])
     for note in folds.notes:
         log(f"note: {note}")
     record = {
@@ -150,115 +169,11 @@ def write_rows(config: TrainConfig, run: Path, task: LabelledTextTask) -> FoldRo
         "by_time": folds.by_time,
         "notes": list(folds.notes),
         "columns": list(reader.texts),
+        "unlabelled": len(unlabelled),
+        "copies": table.copies,
     }
     write_json(folder / _RECORD, record)  # the last file: where it is there, all others are
     return FoldRows(folder, **record)
-
-
-def _read(
-    config: TrainConfig, reader: LabelReader
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str], list[Any] | None]:
-    """Return of each usable row its columns, its labels, its text, and when it was made."""
-    text = config.text
-    bad_rows, time = BadRows(policy=text.on_bad_row), config.fold_by
-    wanted = [*reader.names, *([time] if time else [])]
-    source = read_rows(
-        config.data,
-        text_column=None,
-        on_bad_row=text.on_bad_row,
-        encoding=text.encoding,
-        validation=(),
-        wanted=wanted,
-        bad_rows=bad_rows,
-    )
-    fields, labels, texts, times, held_out = [], [], [], [], 0
-    for row in source:
-        found = None if row.is_validation else reader.read(row, bad_rows)
-        held_out += row.is_validation
-        if found is None:
-            bad_rows.rows -= 1
-            continue
-        if time and is_nothing(row.fields.get(time)):
-            raise InputError(f"{row.place} has no {time!r}", "give a time for each row, or leave these rows out")
-        fields.append({name: row.fields[name] for name in reader.names if name in row.fields})
-        texts.append("\n".join([found.prompt, found.completion] if found.completion else [found.prompt]))
-        bad_rows.bytes += len(texts[-1].encode())
-        labels.append({**found.labels, "texts": [texts[-1]]})
-        times.append(row.fields[time] if time else None)
-    if bad_rows.summary():
-        log(bad_rows.summary())
-    if held_out:
-        log(f"{counted(held_out, 'row')} of validation files are left out: measure on them with lavra evaluate")
-    if not fields:
-        raise InputError("no row has a label", bad_rows.remedy() or "label some rows")
-    return fields, labels, texts, times if time else None
-
-
-class _InMemory(LabelledDataset):
-    """Labelled rows in memory, from which a task learns what its labels are."""
-
-    def __init__(self, rows: Sequence[Mapping[str, Any]], reader: LabelReader) -> None:
-        self._rows, self._reader = rows, reader
-
-    @property
-    def columns_read(self) -> dict[str, Any]:
-        return self._reader.to_json()
-
-    def labelled(self, *, validation: bool = False) -> Iterator[dict[str, Any]]:
-        return iter([dict(row) for row in self._rows])
-
-
-def _divided(
-    config: TrainConfig,
-    task: LabelledTextTask,
-    facts: Mapping[str, Any],
-    labels: Sequence[Mapping[str, Any]],
-    texts: Sequence[str],
-    times: Sequence[Any] | None,
-) -> Folds:
-    assert config.folds is not None
-    given = [row.get("fold") for row in labels]
-    if times is None and any(one is not None for one in given):
-        return _given_folds(given, config.folds, texts)
-    targets, groups = task.targets(facts, labels), [row.get("group") for row in labels]
-    strata: Any = targets
-    if task.kind == "values":
-        strata = targets[:, 0]
-    elif task.kind != "labels":
-        strata = [facts["classes"][place] for place in targets.argmax(axis=1).tolist()]
-    return make_folds(
-        strata,
-        config.folds,
-        values=task.kind == "values",
-        texts=texts,
-        groups=groups if any(group is not None for group in groups) else None,
-        times=times,
-        seed=config.seed,
-    )
-
-
-def _given_folds(given: Sequence[Any], count: int, texts: Sequence[str]) -> Folds:
-    """Return the folds of the column `fold`; rows without one are trained on in every fold."""
-    names = sorted({str(one) for one in given if one is not None}, key=lambda name: (len(name), name))
-    if len(names) != count:
-        raise InputError(
-            f"the column 'fold' holds {counted(len(names), 'fold')}, and --folds says {count}",
-            f"give --folds {len(names)}, or rename the column",
-        )
-    place = {name: number for number, name in enumerate(names)}
-    fold = np.array([ALWAYS_TRAINING if one is None else place[str(one)] for one in given], dtype=np.int64)
-    split = {row for pair in near_duplicates(texts) for row in _apart(pair.first, pair.second, fold)}
-    notes = ["the folds are those of the column 'fold'"]
-    if split:
-        notes.append(
-            f"{counted(len(split), 'row')} are nearly the same as a row of another fold: the measured quality may be "
-            "too good"
-        )
-    return Folds(fold, count, np.arange(len(fold)), notes=tuple(notes))
-
-
-def _apart(first: int, second: int, fold: NDArray[np.int64]) -> tuple[int, ...]:
-    return () if fold[first] == fold[second] else (first, second)
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], chosen: NDArray[np.int64]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +16,16 @@ from lavra.data.examples.rows import ExampleRow
 from lavra.data.readers.rows import BadRows
 from lavra.generation.classifying import Classification
 from lavra.models.linear.model import LinearModel
-from lavra.tasks.base import Task
+from lavra.models.protocols import device_of
+from lavra.tasks.base import Measured, Task, Trained
 from lavra.tasks.label_predictions import outputs_of
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
-from lavra.tasks.linear_baseline import LINEAR, read_baseline, texts_of, with_temperature
+from lavra.tasks.linear_baseline import LINEAR, linear_predictions, read_baseline, texts_of, with_temperature
+from lavra.tasks.opening import open_dataset
 from lavra.tasks.table import find_task
+from lavra.training.plan import Plan
+from lavra.workflows.datasets.text import data_folder, request_of
 from lavra.workflows.labels.given_rows import given_rows, task_of
 from lavra.workflows.models.open import OpenModel
 
@@ -64,6 +68,16 @@ class Labeller(Protocol):
         """
         ...
 
+    def measure(self, rows: Sequence[ExampleRow] | None, bad_rows: BadRows, seed: int) -> Measured:
+        """Return the figures of the model on rows, as its run measured it.
+
+        Args:
+            rows: Rows as the reader returns them; None for the validation data of the run, which there must be.
+            bad_rows: Is filled with what cannot be used.
+            seed: Seed of the bootstrap intervals.
+        """
+        ...
+
 
 @dataclass
 class NetworkLabeller:
@@ -97,6 +111,18 @@ class NetworkLabeller:
                 shares = np.asarray(self.task.probabilities(self.facts, outputs.double()))
                 yield kept[number]["row"], _classified(self.task, self.facts, kept[number], shares)
 
+    def measure(self, rows: Sequence[ExampleRow] | None, bad_rows: BadRows, seed: int) -> Measured:
+        """Return the figures of the model on rows; see `Labeller`."""
+        if rows is not None:
+            with given_rows(self.opened, rows, bad_rows, seed) as trained:
+                return self.task.evaluate(trained)
+        assert self.run is not None
+        model, dataset = self.opened.model, learned_from(self.run)
+        plan = Plan.from_json(self.run.plan, "plan.json")
+        plan = replace(plan, evaluation_tokens=dataset.validation_rows(plan) * plan.context, seed=seed)
+        objective, device = self.task.objective(plan, model, dataset), device_of(model)
+        return self.task.evaluate(Trained(model, objective, dataset, plan, device, run=self.run.path))
+
 
 @dataclass
 class LinearLabeller:
@@ -129,6 +155,31 @@ class LinearLabeller:
         numbers = with_temperature(self.facts, self.model.predict_proba(texts_of(columns)))
         for number, (row, shares) in enumerate(zip(columns, numbers, strict=True)):
             yield number, _classified(self.task, self.facts, row, shares)
+
+    def measure(self, rows: Sequence[ExampleRow] | None, bad_rows: BadRows, seed: int) -> Measured:
+        """Return the figures of the model on rows; see `Labeller`."""
+        if rows is None:
+            assert self.run is not None
+            found = list(learned_from(self.run).labelled(validation=True))
+        else:
+            found = columns_of(rows)
+        table = linear_predictions(self.model, self.task, self.facts, found)
+        table = table.with_probabilities(with_temperature(self.facts, table.probabilities))
+        return self.task.measured(self.facts, table, {}, seed)
+
+
+def learned_from(run: RunFolder) -> LabelledDataset:
+    """Return the data set that the model of a run learned from.
+
+    Args:
+        run: The run, of a task with labelled rows.
+
+    Raises:
+        InputError: If the data are gone.
+    """
+    dataset = open_dataset(data_folder(request_of(run), run.path))
+    assert isinstance(dataset, LabelledDataset)
+    return dataset
 
 
 def columns_of(rows: Iterable[ExampleRow]) -> list[dict[str, Any]]:

@@ -18,12 +18,19 @@ from lavra.models.linear.model import LinearModel
 from lavra.tasks.base import Measured, Task
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.deciding_words import write_words
-from lavra.tasks.labelled_dataset import LabelledDataset
+from lavra.tasks.labelled_dataset import LabelledDataset, leaks_of
 from lavra.tasks.labelled_text import PREDICTIONS, UNMEASURED, LabelledTextTask, with_known
 from lavra.tasks.linear_baseline import LINEAR, fit_baseline, is_available, linear_predictions, save_baseline
 from lavra.tasks.table import FROM_SCRATCH, choose_task, kind_from_scratch
 from lavra.workflows.datasets.preparation import describe_data, measured_machine, training_dataset
 from lavra.workflows.labels.labeller import DELIVERS
+from lavra.workflows.labels.quality_forecast import (
+    SECONDS,
+    SHARE,
+    forecast_quality,
+    recorded_curve,
+    write_curve,
+)
 from lavra.workflows.models.task_head import head_facts
 
 _VOCABULARY = 512
@@ -85,11 +92,15 @@ def train_linear(
     facts = with_known(task.facts(data), known or {})
     head = head_facts(config.head, "encoder", isolate=True, context=data.context or 0)
     facts = {**facts, "columns": data.columns_read, "head": head}
-    left = None if config.budget is None else max(1.0, config.budget - (time.monotonic() - began))
+    left = None if config.budget is None else max(1.0, (1 - SHARE) * config.budget - (time.monotonic() - began))
     model = fit_baseline(task, facts, data, left, config.seed)
     for note in model.notes:
         log(note)
     save_baseline(run.path / LINEAR, model, task.name, facts)
+    if measure is None and not data.trained_on_all and config.deliver != "last":
+        seconds = SECONDS if config.budget is None else SHARE * config.budget
+        curve = forecast_quality(task, facts, list(data.labelled()), model.strength, seconds=seconds, seed=config.seed)
+        write_curve(run.path, curve)
     measured = _measured(task, model, facts, data, run.path, config.seed) if measure is None else measure()
     write_words(run.path, "weights", weights=model.deciding_words())
     taken = time.monotonic() - began
@@ -103,9 +114,13 @@ def train_linear(
             "seconds": taken,
             "data": list(config.data),
             **measured.figures,
+            **leaks_of(data),
+            **recorded_curve(run.path),
         }
     )
     log(measured.table)
+    if leaks := leaks_of(data):
+        log(leaks["leaks"]["sentence"])
     log(f"a linear model of {counted(int(model.weights.size), 'weight')}, in {show_duration(taken)}")
 
 

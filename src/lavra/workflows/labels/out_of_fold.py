@@ -29,6 +29,9 @@ from lavra.tasks.label_predictions import scores_table
 
 OUT_OF_FOLD = "out_of_fold.parquet"
 """Name of the table of out-of-fold predictions in the folder of a cross-validated run."""
+BESIDE_MODELS = ("linear", "network", "teacher", "student")
+"""Names of models that may stand beside the delivered one: the linear one, the network, and without or with
+pseudo-labels."""
 LABEL_ERRORS = "label_errors.jsonl"
 """Name of the file of rows whose label is doubtful in the folder of a cross-validated run."""
 
@@ -52,7 +55,7 @@ class OutOfFold:
 
 
 def beside_file(name: str) -> str:
-    """Return the name of the table of the model that stands beside the delivered one: `network` or `linear`."""
+    """Return the name of the table of a model that stands beside the delivered one, of `BESIDE_MODELS`."""
     return f"out_of_fold_{name}.parquet"
 
 

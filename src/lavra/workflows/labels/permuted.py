@@ -8,13 +8,11 @@ import numpy as np
 
 from lavra.checks.base import CheckResult
 from lavra.checks.leaks import check_permuted_labels
-from lavra.data.folds import Folds, make_folds
-from lavra.evaluation.labels.predictions import Predictions
 from lavra.models.linear.cross_validation import linear_out_of_fold
-from lavra.tasks.label_predictions import groups_of, ids_of, weights_of
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
 from lavra.tasks.linear_baseline import is_available, texts_of
+from lavra.workflows.labels.inner_rows import inner_rows
 from lavra.workflows.training.job_parts import JobParts
 
 _FOLDS = 2
@@ -43,33 +41,17 @@ def label_checks(job: JobParts, *, quick: bool = False) -> tuple[CheckResult, ..
         [row for _, row in zip(range(_MOST_QUICK if quick else _MOST_ROWS), data.labelled(), strict=False)],
         job.plan.facts,
     )
-    targets = task.targets(facts, rows)
-    known = np.atleast_1d(~np.isnan(targets).any(axis=1))
-    rows, targets = [row for row, there in zip(rows, known, strict=True) if there], targets[known]
-    if len(rows) < 2 * _FOLDS:
+    inner = inner_rows(task, facts, rows, _FOLDS)
+    if inner is None:
         return ()
-    folds = _folds(task, rows, targets)
-    table = Predictions(ids_of(rows), targets, _nothing(task, targets), facts["classes"], task.kind, folds=folds.fold)
+    table = inner.table(_nothing(task, inner.targets))
 
     def pipeline(texts: Any, shuffled: np.ndarray, _fold: np.ndarray) -> np.ndarray:
         return linear_out_of_fold(
-            texts, shuffled, folds, facts["classes"], task.kind, weights=weights_of(rows), strength=_STRENGTH
+            texts, shuffled, inner.folds, facts["classes"], task.kind, weights=inner.weights, strength=_STRENGTH
         )
 
-    return (check_permuted_labels(texts_of(rows), table, pipeline, seed=job.plan.seed),)
-
-
-def _folds(task: LabelledTextTask, rows: list[dict[str, Any]], targets: np.ndarray) -> Folds:
-    values = task.kind == "values"
-    labels = targets[:, 0] if values else targets if task.kind == "labels" else targets.argmax(axis=1).tolist()
-    return make_folds(
-        labels,
-        _FOLDS,
-        values=values,
-        texts=["\n".join(row["texts"]) for row in rows],
-        groups=groups_of(rows),
-        rare=True,
-    )
+    return (check_permuted_labels(texts_of(inner.rows), table, pipeline, seed=job.plan.seed),)
 
 
 def _nothing(task: LabelledTextTask, targets: np.ndarray) -> np.ndarray:

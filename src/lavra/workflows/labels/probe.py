@@ -1,20 +1,17 @@
-"""The head of a pretrained model is fitted on the frozen features first, so that tuning begins with a head that knows.
+"""The head of a pretrained model is fitted on its frozen features, to begin with, or to be delivered with them.
 
 A head with random weights pulls the features of a pretrained model apart in the first steps. One that was fitted on
 them does not (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and is already a classifier in the shortest budget. With
-thousands of labels it was worse here (see the lab notebook), so it is the default for few.
+thousands of labels it was worse here (see the lab notebook), so it is the default for few. The base model with such a
+head is also a candidate of its own, see `frozen`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from lavra.core.progress import Progress, log
 from lavra.core.seeds import row_streams
@@ -22,6 +19,9 @@ from lavra.core.units import counted, show_duration
 from lavra.models.heads import ATTRIBUTE, SequenceHead
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
+from lavra.workflows.labels.frozen import Features, can_stay_frozen, frozen_head, frozen_pooling, keep_frozen
+from lavra.workflows.labels.linear_head import fitted, head_targets
+from lavra.workflows.models.task_head import FEW_TEXTS
 from lavra.workflows.training.job_parts import JobParts
 
 _SHARE = 0.06
@@ -30,16 +30,13 @@ _SHARE = 0.06
 _MOST = 20_000
 """Most texts whose features are computed."""
 
-_FEW = 500
-"""Training texts below which the head is fitted first; with many, tuning from random weights ended better here."""
+_UNASKED = 0.18
+"""The same where the head does not begin fitted and there is no budget, as a share of the texts that the run trains on;
+features take about a third of the time of a step."""
 
 _FEWEST = 8
 """Fewest texts for each output on which a head is fitted."""
 
-_PENALTY = 20.0
-"""Sum of squares of the weights on standardised features, as a weight in the summed loss."""
-
-_STEPS = 200
 _ROWS_AT_ONCE = 16
 
 
@@ -55,37 +52,52 @@ def fit_head(job: JobParts) -> None:
     task, data, head = job.task, job.dataset, getattr(job.model, ATTRIBUTE, None)
     if job.base is None or not isinstance(task, LabelledTextTask) or not isinstance(data, LabelledDataset):
         return
+    if type(head) is not SequenceHead or not isinstance(head.output, nn.Linear):
+        return
     asked = job.config.head.probe
-    wanted = len(data.prepared.train) < _FEW if asked is None else asked
-    if not wanted or type(head) is not SequenceHead or not isinstance(head.output, nn.Linear):
+    begins = len(data.prepared.train) < FEW_TEXTS if asked is None else asked
+    candidate = can_stay_frozen(job)
+    if not begins and not candidate:
         return
     began = time.monotonic()
-    numbers, vectors = _features(job, head)
-    if len(numbers) < _FEWEST * head.output.out_features:
+    timed = begins or job.plan.budget_seconds is not None
+    most = _MOST if timed else min(_MOST, round(_UNASKED * job.plan.epochs * len(data.prepared.train)))
+    own = frozen_head(head, head.options["pooling"] if begins else frozen_pooling(job, head))
+    found = _features(job, own, most)
+    if len(found.numbers) < _FEWEST * head.output.out_features:
         return
     store = data.prepared.train
-    rows = [store.labels(number) for number in numbers]
-    targets = _targets(task, job.plan.facts, rows)
+    targets = head_targets(task, job.plan.facts, [store.labels(number) for number in found.numbers])
     known = ~torch.isnan(targets).any(-1)
-    weight, bias = fitted(vectors[known], targets[known], task.outputs)
+    has_bias = head.output.bias is not None  # the classes of `transformers` for labels of decoders have none
+    weight, bias = fitted(found.vectors[known], targets[known], task.outputs, bias=has_bias)
+    if candidate:
+        keep_frozen(job, found, own, weight, bias)
+    if begins:
+        _begin_with(job, weight, bias)
+        taken = show_duration(time.monotonic() - began)
+        log(f"the head begins fitted on the frozen features of {counted(len(found.numbers), 'text')} ({taken})")
+
+
+def _begin_with(job: JobParts, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Take weights as those of the head at the first step."""
     master = job.trainer.master_weights
     with torch.no_grad():
         master.weights[f"{ATTRIBUTE}.output.weight"].copy_(weight)
         if f"{ATTRIBUTE}.output.bias" in master.weights:
             master.weights[f"{ATTRIBUTE}.output.bias"].copy_(bias)
     master.copy_to_model()
-    taken = show_duration(time.monotonic() - began)
-    log(f"the head begins fitted on the frozen features of {counted(len(numbers), 'text')} ({taken})")
 
 
-def _features(job: JobParts, head: SequenceHead) -> tuple[list[int], torch.Tensor]:
-    """Return the numbers of training texts, and the (n, width) vectors that the head makes of them, in float32."""
+def _features(job: JobParts, head: SequenceHead, most: int) -> Features:
+    """Return the vectors that the head makes of training texts, of at most so many and as far as the time allows."""
     plan, trainer = job.plan, job.trainer
     assert isinstance(job.dataset, LabelledDataset)
     source = job.dataset.source(plan)
-    end = float("inf") if plan.budget_seconds is None else time.monotonic() + _SHARE * plan.budget_seconds
+    began = time.monotonic()
+    end = float("inf") if plan.budget_seconds is None else began + _SHARE * plan.budget_seconds
     numbers, found = list[int](), list[torch.Tensor]()
-    most = min(_MOST, len(job.dataset.prepared.train))
+    most = min(most, len(job.dataset.prepared.train))
     with trainer.eval_mode(), torch.no_grad(), Progress("features of the texts", most, "texts") as progress:
         for first in range(0, source.rows_per_epoch, _ROWS_AT_ONCE):
             rows = source.rows(first, min(_ROWS_AT_ONCE, source.rows_per_epoch - first))
@@ -95,54 +107,4 @@ def _features(job: JobParts, head: SequenceHead) -> tuple[list[int], torch.Tenso
             progress.update(min(most, len(numbers)))
             if len(numbers) >= most or time.monotonic() > end:
                 break
-    return numbers, torch.cat(found)
-
-
-def _targets(task: LabelledTextTask, facts: Mapping[str, Any], rows: list[dict[str, Any]]) -> torch.Tensor:
-    """Return what the head should give for each row, (rows, outputs): probabilities, or values in its units."""
-    targets = task.targets(facts, rows)
-    if task.outputs == "values":
-        targets = (targets - facts["mean"]) / facts["deviation"]
-    return torch.from_numpy(np.asarray(targets, np.float32))
-
-
-def fitted(vectors: torch.Tensor, targets: torch.Tensor, outputs: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weight and the bias of the linear layer that best gives the targets, with a small penalty.
-
-    Args:
-        vectors: Features, (n, width).
-        targets: Probabilities of classes or labels, or values, (n, outputs).
-        outputs: What the outputs are, see `lavra.objectives.classify.Outputs`.
-
-    Returns:
-        The weight, (outputs, width), and the bias, (outputs,).
-
-    Examples:
-        >>> weight, bias = fitted(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [3.0]]), "values")
-        >>> weight.shape, bias.shape
-        (torch.Size([1, 1]), torch.Size([1]))
-    """
-    mean, spread = vectors.mean(0), vectors.std(0, correction=0).clamp_min(1e-6)
-    scaled = (vectors - mean) / spread
-    layer = nn.Linear(vectors.shape[1], targets.shape[1])
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        given = layer(scaled)
-        if outputs == "classes":
-            value = F.cross_entropy(given, targets, reduction="sum")
-        elif outputs == "labels":
-            value = F.binary_cross_entropy_with_logits(given, targets, reduction="sum")
-        else:
-            value = (given - targets).square().sum()
-        total = (value + _PENALTY * layer.weight.square().sum()) / len(vectors)
-        total.backward()
-        return total
-
-    optimizer.step(loss)  # pyright: ignore[reportArgumentType]
-    with torch.no_grad():
-        weight = layer.weight / spread
-        return weight, layer.bias - weight @ mean
+    return Features(numbers, torch.cat(found), (time.monotonic() - began) / max(1, len(numbers)))

@@ -22,6 +22,7 @@ from lavra.planning.machine.flops import training_flops_per_token
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.table import choose_task
+from lavra.workflows.models.known_certificates import certificate_key, keep_certificate, known_certificate
 from lavra.workflows.models.open import OpenModel, open_model
 from lavra.workflows.models.saved_base import BASE
 
@@ -73,7 +74,7 @@ class Base:
         place: The location of the model.
         task: The task that it will be trained for.
         objective: The name of the objective.
-        window: Tokens of a sequence.
+        window: Tokens of text in a sequence.
         source_window: Tokens of a source sequence, for an encoder-decoder; 0 for other models.
         spec: The shape of the model; None for a model of `transformers`.
         parameters: Number of parameters of the model, shared ones counted once.
@@ -84,6 +85,7 @@ class Base:
         tokenizer: The model's own tokenizer.
         opened: The model itself; None where only its shape was read, for a plan.
         another_vocabulary: Whether its vocabulary was changed for this run, so that rows of its embedding are new.
+        growth: Tokens that the model computes for each token of text, see `lavra.objectives.room.Room`.
     """
 
     place: str
@@ -100,6 +102,7 @@ class Base:
     tokenizer: Tokenizer
     opened: OpenModel | None = None
     another_vocabulary: bool = False
+    growth: float = 1.0
 
     @property
     def model(self) -> Decoder | HFModel:
@@ -127,13 +130,26 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     opened = open_model(config.base, "cpu", new_head=True)
     model = opened.model
     kind: ModelKind = model.kind
+    if opened.task is not None:  # its head froze what only predicting tokens uses
+        unused = model.unused if isinstance(model, HFModel) else frozenset()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in unused)
     task, objective = choose_task(config.task, config.objective.name, kind, data, opened.place)
     window, source = windows_of(config, model.context, is_rotary(model), kind, device)
+    wanted = window
+    if kind == "encoder-decoder" and task.rows == "text":  # what is read and what is written are one text
+        wanted = config.objective.source_context or config.model.context or source
+    limit = None if is_rotary(model) else model.context
+    room = task.room(config.objective, objective, kind, wanted, limit, base=model)
+    usual, asked = task.usual_dropout(objective), config.model.dropout
+    dropout = usual if asked is None else asked
     if isinstance(model, Decoder):
-        opened = replace(opened, model=_fitted(model, max(window, source), config.model.dropout))
+        longest = max(room.model_context, source)  # a source is 0 but for an encoder-decoder
+        fitted = _fitted(model, longest, dropout, room.bidirectional)
+        opened = replace(opened, model=fitted)
     else:
-        set_dropout(model, config.model.dropout or 0.0)
-    return base_of(opened, task, objective, window, source)
+        set_dropout(model, dropout)
+    return replace(base_of(opened, task, objective, room.context, source), growth=room.growth)
 
 
 def base_of(opened: OpenModel, task: Task, objective: str, window: int, source_window: int) -> Base:
@@ -221,10 +237,15 @@ def windows_of(
     return window, source
 
 
-def _fitted(model: Decoder, window: int, dropout: float | None) -> Decoder:
-    """Return the decoder with the dropout that was asked for, and with longer sequences where its position encoding
-    allows them."""
-    spec = replace(model.spec, dropout=dropout or 0.0, context=max(model.spec.context, window))
+def _fitted(model: Decoder, window: int, dropout: float | None, bidirectional: bool) -> Decoder:
+    """Return the decoder with the dropout that was asked for, with longer sequences where its position encoding allows
+    them, and with the attention within a prefix that it will learn."""
+    spec = replace(
+        model.spec,
+        dropout=dropout or 0.0,
+        context=max(model.spec.context, window),
+        prefix_attention=bidirectional or model.spec.prefix_attention,
+    )
     if spec == model.spec:
         return model
     changed = decoder_of(spec)
@@ -246,9 +267,15 @@ def certify_base(run: Path, base: Base, tokens: np.ndarray) -> None:
     opened = base.opened
     if opened is None or opened.folder is None or not isinstance(opened.model, Decoder):
         return
+    key = certificate_key(opened.folder)
+    if (known := known_certificate(key)) is not None:
+        write_json(run / BASE / FILE, known.to_json())
+        log(f"{known}\n  proved by an earlier run with these files on this machine")
+        return
     length = min(_CERTIFIED_TOKENS, max(16, _CERTIFIED_LOGITS // opened.model.spec.vocabulary), base.window)
     certificate = certify(opened.model.eval(), opened.folder, [tokens[:length].tolist()])
     write_json(run / BASE / FILE, certificate.to_json())
     if not certificate.holds:
         raise CheckFailed(f"{opened.folder} is not read as transformers reads it:\n{certificate}", "report this")
+    keep_certificate(key, certificate)
     log(str(certificate))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lavra.core.disk.run_folder import RunFolder, is_run
+from lavra.core.disk.sweep_folder import refuse_sweep
 from lavra.core.errors import InputError
 from lavra.core.program import command
 from lavra.core.progress import log
@@ -28,6 +29,8 @@ from lavra.models.native.store import SPECIFICATION, load_decoder
 from lavra.tasks.opening import open_dataset
 from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.devices import choose_device
+from lavra.training.optimizers.schedule_free import averages_of
+from lavra.training.optimizers.table import betas_of
 from lavra.training.plan import Plan
 from lavra.training.precision import TYPES, choose_precision
 from lavra.workflows.datasets.text import data_folder, request_of
@@ -280,11 +283,14 @@ def _fitting(model: Decoder | HFModel, tokenizer: Tokenizer, folder: Path) -> De
 def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) -> OpenModel:
     checkpoint = CheckpointStore(run.checkpoints).latest() if folder is None else Checkpoint.open(folder)
     if checkpoint is None:
+        refuse_sweep(run)
         raise InputError(f"{run.path} has no model yet", f"train it first: lavra resume {run.path}")
     plan = Plan.from_json(run.plan, str(run.path / "plan.json"))
     # An average has no tensors before its first snapshot; the weights themselves are the model until then.
     groups = [name for name in ("ema", "swa", "master_weights") if name in checkpoint.groups]
     weights = next(tensors for tensors in map(checkpoint.load, groups) if tensors)
+    if plan.optimizer.name == "schedule-free-adamw":
+        weights = averages_of(weights, checkpoint.load("optimizer"), betas_of(plan.optimizer)[0])
     place = f"{run.path}, checkpoint of step {checkpoint.step}"
     data = data_folder(request_of(run), run.path)
     files = companions_folder(run.path, data)

@@ -21,20 +21,27 @@ HEAD_FILE = "head.json"
 HEAD_WEIGHTS = "head.safetensors"
 """Name of the weights of a head in the folder of a model."""
 
+FEW_TEXTS = 500
+"""Training texts below which the head of a pretrained model is fitted to its frozen features first; with many, tuning
+from random weights ended better."""
+
 _PREFIX = "task_head."
 
 
-def head_facts(asked: HeadConfig, kind: ModelKind, isolate: bool, context: int) -> dict[str, Any]:
+def head_facts(asked: HeadConfig, kind: ModelKind, isolate: bool, context: int, texts: int = 0) -> dict[str, Any]:
     """Return the options of the head of a labelled task as plain values, for its facts.
 
     Args:
         asked: The options of the request.
-        kind: The kind of the model: an encoder's texts are pooled by their mean, a decoder's by their last token, which
-            alone has read all of the text.
+        kind: The kind of the model: an encoder's texts are pooled by their first token, which the classes of
+            `transformers` hold, or where there are few by their mean, which says more before the model is tuned; a
+            decoder's by their last token, which alone has read all of the text.
         isolate: Whether several texts may share a row.
         context: Longest text in tokens that the model was trained for.
+        texts: Number of training texts.
     """
-    pooling = asked.pooling if asked.pooling != "auto" else "last" if kind == "decoder" else "mean"
+    usual = "last" if kind == "decoder" else "mean" if texts < FEW_TEXTS else "first"
+    pooling = usual if asked.pooling == "auto" else asked.pooling
     return {
         "kind": kind,
         "pooling": pooling,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 import torch
 
 from lavra.config.training import TrainConfig
 from lavra.core.errors import InputError
 from lavra.core.progress import log
+from lavra.core.units import counted
 from lavra.data.examples.rows import read_examples
 from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.rows import BadRows
@@ -22,6 +24,7 @@ from lavra.models.families.companions import template_tokens
 from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import Model
 from lavra.models.transforms.vocabulary import swap_vocabulary
+from lavra.tasks.base import ModelKind
 from lavra.workflows.datasets.text import open_tokenizer, pair_columns
 from lavra.workflows.models.base_model import Base, base_of
 
@@ -78,7 +81,29 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
         log(f"before training: {before:.3f} bits per byte with the old vocabulary, {after:.3f} with the new one")
     opened = replace(base.opened, model=changed, tokenizer=new, folder=None)
     changed_base = base_of(opened, base.task, base.objective, base.window, base.source_window)
-    return replace(changed_base, another_vocabulary=True)
+    return replace(changed_base, another_vocabulary=True, growth=base.growth)
+
+
+def with_objective_tokens(config: TrainConfig, base: Base) -> Base:
+    """Return the base model with the special tokens that its objective needs, such as sentinels.
+
+    Args:
+        config: The request.
+        base: The base model.
+
+    Returns:
+        The base model with rows for the new tokens, which begin as the mean of all others; unchanged where it has them.
+    """
+    old, kind = base.tokenizer, cast(ModelKind, getattr(base.model, "kind", "decoder"))
+    new = base.task.complete_tokenizer(old, config.objective, base.objective, kind)
+    if new.fingerprint == old.fingerprint:
+        return base
+    assert base.opened is not None
+    added = new.vocabulary_size - old.vocabulary_size
+    log(f"{counted(added, 'special token')} for {base.objective} added to the vocabulary of {old.vocabulary_size:,}")
+    opened = replace(base.opened, model=swap_vocabulary(base.model, old, new), tokenizer=new, folder=None)
+    changed = base_of(opened, base.task, base.objective, base.window, base.source_window)
+    return replace(changed, another_vocabulary=True, growth=base.growth)
 
 
 def _with_marks_of_chats(new: Tokenizer, base: Base) -> Tokenizer:

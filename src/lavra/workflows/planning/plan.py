@@ -33,6 +33,7 @@ from lavra.training.devices import choose_device, use_threads
 from lavra.training.plan import Plan
 from lavra.workflows.datasets.preparation import vocabulary_of
 from lavra.workflows.datasets.text import is_prepared, open_tokenizer
+from lavra.workflows.labels.label_plan import LabelPlan, labelled_task, plan_labels
 from lavra.workflows.models.base_model import Base
 from lavra.workflows.models.open import hugging_face_folder
 from lavra.workflows.planning.forecast import COMFORTABLE_BUDGET, expected_start, forecast_of, notes_on
@@ -55,12 +56,12 @@ _UNKNOWN_VALIDATION = 1_000_000
 """Tokens of validation text that are assumed where there is no text yet."""
 
 
-def plan(request: PlanRequest) -> PlanReport:
+def plan(request: PlanRequest) -> PlanReport | LabelPlan:
     """Forecast what a training run takes in memory, time and money, and which loss it reaches.
 
     The run is the one that `lavra train` makes of the same request: the same functions choose model, batch size,
     optimiser and length. Nothing is trained, except for some timed steps on this machine and a pilot if the request
-    asks for one.
+    asks for one. Of rows with labels the quality is forecast, by linear models on parts of the rows.
 
     Args:
         request: The request of the plan.
@@ -72,6 +73,9 @@ def plan(request: PlanRequest) -> PlanReport:
         InputError: If the request or the text is wrong, or the budget is spent before the first step.
     """
     _check(request)
+    labelled = labelled_task(request)
+    if labelled is not None:
+        return plan_labels(request, labelled)
     task, objective = planned_task(request)
     calibration = load_calibration()
     hardware = _hardware(request)

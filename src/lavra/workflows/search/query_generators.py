@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from lavra.generation.engines.converting import Convertible, why_not_convertible
 from lavra.generation.engines.ctranslate import CTranslate2Engine
 from lavra.search.expansion.prompts import BARE, QueryPrompt, prompt_of
 from lavra.search.expansion.query_generator import ModelQueryGenerator, QueryGenerator, Sampling, reads_with_encoder
-from lavra.search.expansion.scorers import LikelihoodScorer, QueryScorer, open_scorer
+from lavra.search.expansion.scorers import CrossEncoderScorer, EmbeddingScorer, LikelihoodScorer, QueryScorer
+from lavra.search.experiment.sentence_models import kind_of
 from lavra.training.devices import choose_device
+from lavra.workflows.embeddings.open_encoder import open_encoder
 from lavra.workflows.models.open import OpenModel, open_language_model
 
 
@@ -93,5 +96,20 @@ def open_query_scorer(config: ExpandConfig, opened: OpenQueryGenerator) -> Query
     if not config.score_with:
         return None
     if config.score_with != "model":
-        return open_scorer(config.score_with, choose_device(config.device))
+        return open_scorer(config.score_with, config.device)
     return LikelihoodScorer(opened.model, opened.writer.tokenizer, opened.prompt)
+
+
+def open_scorer(location: str, device: str = "auto") -> QueryScorer:
+    """Open a model that scores queries: a cross-encoder of sentence-transformers, or any encoder of texts.
+
+    Args:
+        location: The location of the model.
+        device: Device that computes: auto, cpu, cuda or mps.
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    if kind_of(Path(location)) == "cross-encoder":
+        return CrossEncoderScorer(Path(location), choose_device(device))
+    return EmbeddingScorer(open_encoder(location, device=device, precision="fp32"))

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from lavra.config.search import DenseConfig
 from lavra.core.disk.building import building_folder, remove_remains
 from lavra.core.disk.locks import exclusive, holder
 from lavra.core.disk.replacing import check_replaceable
@@ -19,18 +20,20 @@ from lavra.evaluation.retrieval import Qrels
 from lavra.search.corpora.documents import read_qrels
 from lavra.search.corpora.formats import BESIDE_CORPUS, BeirCollection, Collection, open_collection, read_queries
 from lavra.search.expansion.queries import read_provenance
-from lavra.search.experiment.dense import embed_documents
+from lavra.search.experiment.dense import Beside
 from lavra.search.experiment.experiment import ExperimentResult, run_experiment
 from lavra.search.experiment.files import write_experiment
-from lavra.search.experiment.sentence_models import Embedder, open_embedder
 from lavra.search.experiment.tune import evaluate_oracle
 from lavra.search.export import ExportFormat, export_documents
 from lavra.search.index.build import build_index
+from lavra.search.index.dense.embedding import Vectorizer
 from lavra.search.index.index import Index
 from lavra.search.index.manifest import LATER, Fields, IndexSettings
 from lavra.search.search import Hit, search, why_nothing
+from lavra.search.searcher import RERANKED, Mode
 from lavra.text.analyzers import LANGUAGES, Analyzer, Language
 from lavra.text.languages import guess_language
+from lavra.workflows.search.dense import open_reranker, searcher_for, vectorizer_for
 
 INDEX = "search-index"
 """Default folder of an index."""
@@ -44,14 +47,17 @@ class IndexReport:
         index: The index as it is now.
         changes: Number of documents "added", "replaced", "deleted" and "unchanged".
         warnings: Warnings about the input.
+        embedded: Number of texts whose vectors were made.
     """
 
     index: Index
     changes: dict[str, int]
     warnings: list[str]
+    embedded: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
+        vectors = self.index.vectors
         return {
             "index": str(self.index.folder),
             "documents": len(self.index),
@@ -59,6 +65,10 @@ class IndexReport:
             "generated_queries": self.index.generated_queries[0],
             "index_bytes": self.index.postings_bytes,
             "settings": self.index.settings.to_json(),
+            "dense": None if vectors is None else {**vectors.settings.to_json(), "searched_by": vectors.method},
+            "vectors": 0 if vectors is None else len(vectors),
+            "embedded": self.embedded,
+            "vector_bytes": 0 if vectors is None else vectors.bytes,
             "warnings": self.warnings,
         }
 
@@ -77,11 +87,13 @@ def make_index(
     drop_repeats: bool = False,
     chunk_words: int = 0,
     chunk_overlap: int = 0,
+    dense: DenseConfig | None = None,
+    device: str = "auto",
     add: bool = False,
     on_bad_row: Literal["skip", "error"] = "skip",
     force: bool = False,
 ) -> IndexReport:
-    """Make a BM25 index of a collection, or bring an existing one up to date.
+    """Make an index of a collection, of its words and where wanted of vectors, or bring an existing one up to date.
 
     Args:
         location: The documents: a BEIR folder, files or a folder of documents, `installed-docs:` or `ir_datasets:NAME`.
@@ -97,6 +109,8 @@ def make_index(
         drop_repeats: Whether queries that repeat another query of the document or copy its text are left out.
         chunk_words: Most words of a chunk; documents are scored by their best chunk (MaxP), and 0 scores them whole.
         chunk_overlap: Most words that consecutive chunks share; less than `chunk_words`.
+        dense: The vectors that are kept beside the words; None for those that the index has, if any.
+        device: Device of the encoder: auto, cpu, cuda or mps.
         add: Whether documents of the index that the collection does not have are kept; else they are deleted.
         on_bad_row: What to do with rows that cannot be used: "skip" counts them, "error" raises an error.
         force: Whether the index is built again from nothing, in place of what is there.
@@ -106,7 +120,7 @@ def make_index(
 
     Raises:
         InputError: If the collection cannot be read, the folder holds something else, or an existing index was made
-            with another analyzer or other chunks.
+            with another analyzer, other chunks or another encoder.
     """
     folder = Path(out)
     problems = BadRows(policy=on_bad_row)
@@ -123,31 +137,51 @@ def make_index(
     settings = IndexSettings(
         analyzer, fields, k1, b, query_weight, keep_queries, drop_repeats, chunk_words, chunk_overlap
     )
+    vectorizer = vectorizer_for(Index(folder) if Index.exists(folder) and not force else None, dense, device)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.with_name(f".{folder.name}.index.lock"), f"{folder} is being indexed", remove=True):
         if not force:
             remove_remains(folder)
-            return _index_of(collection, folder, settings, problems, expansions, add=add)
+            return _index_of(collection, folder, settings, problems, expansions, vectorizer, add=add)
         with building_folder(folder, force=True, inputs=inputs, kind="search index", later=LATER) as building:
             Index.begin(building, settings)
-            made = _index_of(collection, building, settings, problems, expansions, add=add)
+            made = _index_of(collection, building, settings, problems, expansions, vectorizer, add=add)
         return replace(made, index=Index(folder))
 
 
-def search_index(query: str, index: str | Path = INDEX, *, top_k: int = 10) -> list[Hit]:
+def search_index(
+    query: str,
+    index: str | Path = INDEX,
+    *,
+    top_k: int = 10,
+    mode: Mode | Literal["auto"] = "auto",
+    dense: str = "",
+    dense_weight: float | None = None,
+    rerank: str = "",
+    rerank_depth: int = RERANKED,
+    device: str = "auto",
+) -> list[Hit]:
     """Search an index, and return passages with the words of the query marked.
 
     Args:
         query: The query as a person writes it.
         index: The folder of the index.
         top_k: Most documents to return, at least 1.
+        mode: How the index is searched: by words ("lexical"), by vectors ("dense"), or by both ("hybrid"); "auto" is
+            "hybrid" for an index with vectors, else "lexical".
+        dense: The location of the encoder of the vectors, where it is not that of the index.
+        dense_weight: Weight of the vectors in a hybrid search, from 0 to 1; None fuses by reciprocal ranks.
+        rerank: The location of a model that ranks the first results anew; an empty string for none.
+        rerank_depth: Number of results that it reads.
+        device: Device of the models: auto, cpu, cuda or mps.
 
     Returns:
-        The best documents, best first, with a passage of each and, where it made the match, a generated query. Why
-        there is none is printed.
+        The best documents, best first, with a passage of each, by what it was found and, where it made the match, a
+        generated query. Why there is none is printed.
 
     Raises:
-        InputError: If there is no index in the folder, or `top_k` is below 1.
+        InputError: If there is no index in the folder, `top_k` is below 1, the index has no vectors where they are
+            asked for, or the encoder is another one than theirs.
     """
     opened = Index(Path(index))
     if not opened.is_complete:
@@ -156,7 +190,16 @@ def search_index(query: str, index: str | Path = INDEX, *, top_k: int = 10) -> l
             log(f"warning: the last update of {index} was interrupted; run `lavra index` again to finish it")
         else:
             log(f"{index} is being updated by process {owner}; what it held before is searched")
-    hits = search(opened, query, top_k)
+    searcher = searcher_for(
+        opened,
+        mode,
+        dense=dense,
+        dense_weight=dense_weight,
+        rerank=rerank,
+        rerank_depth=rerank_depth,
+        device=device,
+    )
+    hits = search(opened, query, top_k, searcher=searcher)
     if not hits:
         log(why_nothing(opened, query))
     return hits
@@ -191,14 +234,18 @@ def evaluate_search(
     qrels: str | Path | None = None,
     tune_on: str = "",
     oracle: bool = False,
-    dense: str = "",
+    dense: DenseConfig | None = None,
+    rerank: str = "",
+    rerank_depth: int = RERANKED,
     k1: float = 0.9,
     b: float = 0.4,
     device: str = "auto",
     seed: int = 0,
     force: bool = False,
 ) -> ExperimentResult:
-    """Measure BM25 on documents and on expanded documents, with intervals and tests, and write the results.
+    """Measure BM25 on documents and on expanded documents, search by vectors, fusions of both and reranking.
+
+    All systems search the same queries and stand in one table, with intervals, paired tests and Holm's correction.
 
     Args:
         location: A collection with queries and relevance judgements; see `make_index`.
@@ -209,14 +256,16 @@ def evaluate_search(
         expansions: File of generated queries, as `expand` writes it; None for the queries that documents bring along.
         queries: File of queries; None for those of the collection.
         qrels: File of relevance judgements; None for those of the collection.
-        tune_on: Split on which k1, b and the weight of queries are tuned, for each system; queries that are reported on
-            are left out of it. An empty string for no tuning.
+        tune_on: Split on which k1, b and the weights of queries and of vectors are tuned, for each system; queries that
+            are reported on are left out of it. An empty string for no tuning.
         oracle: Whether to measure the oracle too: documents expanded with the questions of people.
-        dense: Folder of a bi-encoder of sentence-transformers, whose embeddings are then measured too, alone and fused
-            with BM25 by reciprocal rank fusion; an empty string for none.
+        dense: The vectors that are measured too, alone and fused with BM25; None for none.
+        rerank: The location of a model that ranks the first results anew, which is measured too; an empty string for
+            none.
+        rerank_depth: Number of results that it reads.
         k1: BM25 term-frequency saturation, where it is not tuned.
         b: BM25 length normalisation from 0 to 1, where it is not tuned.
-        device: Device of the bi-encoder: auto, cpu, cuda or mps.
+        device: Device of encoder and reranker: auto, cpu, cuda or mps.
         seed: Seed of intervals, tests and samples.
         force: Whether the results of an earlier experiment are replaced.
 
@@ -229,19 +278,33 @@ def evaluate_search(
     folder = Path(out)
     if (folder / "experiment.json").exists() and not force:
         raise InputError(f"{folder} holds an experiment already", "choose another --out, or add --force to replace it")
-    model = _embedder(dense, device) if dense else None
+    index = folder / "index"
+    vectorizer = vectorizer_for(None, dense, device)
+    encoder = vectorizer.open_encoder() if vectorizer else None
+    reranker = open_reranker(rerank, device) if rerank else None
+    if vectorizer:
+        _remove_other_vectors(index, vectorizer)
     problems = BadRows()
     collection = open_collection(location, problems)
-    analyzer = _analyzer(collection, language, folder / "index")
+    analyzer = _analyzer(collection, language, index)
     problems.forget()
     asked = _asked(collection, problems, split=split, queries=queries, qrels=qrels, tune_on=tune_on)
     settings = IndexSettings(analyzer, k1=k1, b=b)
-    report = _index_of(collection, folder / "index", settings, problems, expansions)
-    result = _measured(report.index, collection, asked, folder / ".systems", model, oracle=oracle, seed=seed)
+    report = _index_of(collection, index, settings, problems, expansions, vectorizer)
+    beside = Beside(encoder, reranker, rerank_depth) if encoder or reranker else None
+    result = _measured(report.index, collection, asked, folder / ".systems", beside, oracle=oracle, seed=seed)
     result.warnings = [*report.warnings, *_unknown(report.index, asked.judged), *result.warnings]
     result.expansion = read_provenance(Path(expansions)) if expansions else None
     write_experiment(result, folder)
     return result
+
+
+def _remove_other_vectors(folder: Path, vectorizer: Vectorizer) -> None:
+    """Remove the index of an earlier experiment that has vectors of another encoder, or in another form."""
+    held = Index(folder).dense_settings if Index.exists(folder) else None
+    wanted = vectorizer.settings
+    if held is not None and (held.fingerprint, held.store) != (wanted.fingerprint, wanted.store):
+        shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)
@@ -275,7 +338,7 @@ def _measured(
     collection: Collection,
     asked: _Asked,
     work: Path,
-    model: Embedder | None,
+    beside: Beside | None,
     *,
     oracle: bool,
     seed: int,
@@ -292,7 +355,7 @@ def _measured(
             collection=collection.name,
             split=asked.split,
             validation=validation,
-            vectors=embed_documents(index, model) if model else None,
+            beside=beside,
             seed=seed,
         )
         if oracle:
@@ -305,26 +368,21 @@ def _measured(
     return result
 
 
-def _embedder(folder: str, device: str) -> Embedder:
-    from lavra.training.devices import choose_device  # torch takes seconds to import, and searching needs none of it
-
-    return open_embedder(folder, choose_device(device))
-
-
 def _index_of(
     collection: Collection,
     folder: Path,
     settings: IndexSettings,
     problems: BadRows,
     expansions: str | Path | None,
+    vectorizer: Vectorizer | None,
     *,
     add: bool = False,
 ) -> IndexReport:
     found = Path(expansions) if expansions else None
     index, changes, warnings = build_index(
-        collection, folder, settings, expansions=found, complete=not add, bad_rows=problems
+        collection, folder, settings, expansions=found, complete=not add, vectorizer=vectorizer, bad_rows=problems
     )
-    return IndexReport(index, vars(changes), warnings)
+    return IndexReport(index, vars(changes), warnings, vectorizer.embedded if vectorizer else 0)
 
 
 def _analyzer(collection: Collection, language: str, folder: Path, *, anew: bool = False) -> Analyzer:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 
+from lavra.config.denoising import DenoisingConfig
 from lavra.config.training import ModelConfig, SetupConfig, TrainConfig
 from lavra.config.transforms import TransformConfig
 from lavra.core.errors import InputError
@@ -25,6 +26,7 @@ from lavra.planning.budget import (
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataSize
+from lavra.tasks.embedding import EmbeddingTask
 from lavra.tasks.table import kind_from_scratch
 from lavra.training.acceleration.compiling import should_compile
 from lavra.training.batches import DistributedInfo
@@ -32,7 +34,7 @@ from lavra.training.plan import Plan
 from lavra.training.precision import Precision
 from lavra.workflows.models.base_model import Base
 from lavra.workflows.models.ngram_init import contexts_to_count, pairs_worth_counting
-from lavra.workflows.training.one_step import refuse_too_large
+from lavra.workflows.training.one_step import refuse_too_large, refuse_without_time
 from lavra.workflows.training.optimization import optimizer_options, options_after_bigrams
 from lavra.workflows.training.run_length import length_fields
 from lavra.workflows.training.techniques import cost_of_steps, rows_together
@@ -46,6 +48,9 @@ _TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 262144, "mps": 16384}
 _LARGE = 3e7
 """FLOPs for each token from which on a processor is busy with a smaller micro-batch, and its tokens."""
 _TOKENS_OF_LARGE = 2048
+
+_LEAST_ROWS = 16
+"""Rows that a step keeps at least where it is made smaller than suits the data."""
 
 _COMPILED_GAIN = 1.6
 """Speed of compiled blocks on a CPU relative to the expected speed, and the seconds that compiling takes."""
@@ -240,11 +245,12 @@ class Learner:
         spec: The shape of lavra's own decoder; None for a model of `transformers`.
         base: The base model; None for training from scratch.
         parameters: Number of parameters of the model.
-        context: Tokens of a sequence.
+        context: Tokens of text in a sequence.
         source_context: Tokens of a source; 0 for other models than encoder-decoders.
-        flops_per_token: FLOPs of a training step for each token.
+        flops_per_token: FLOPs of a training step for each token of text.
         isolate: Whether the documents of a sequence are kept apart.
         seed: Seed of the run.
+        growth: Tokens that the model computes for each token of text.
     """
 
     task: Task
@@ -257,6 +263,7 @@ class Learner:
     flops_per_token: float
     isolate: bool
     seed: int
+    growth: float = 1.0
 
 
 def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, task: Task, objective: str) -> Learner:
@@ -270,16 +277,27 @@ def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, t
         objective: The name of the objective.
     """
     if isinstance(model, DecoderSpec):
-        context, source = data.context or model.context, data.source_context if task.sources else 0
-        spec = replace(model, vocabulary=data.vocabulary, context=max(context, source))
-        base, parameters, predicted = None, parameters_of(spec), task.predicted(mask_rates(config, None))
-        flops, packs = training_flops_per_token(spec, context, predicted, source), True
+        wanted = data.context or model.context
+        room = task.room(config.objective, objective, model.architecture, wanted, None, base=None)
+        # A row may be several texts that are read apart: then the model reads what the longest of them has.
+        longest = getattr(data, "longest_text", None) or room.model_context
+        source, predicted = data.source_context if task.sources else 0, task.predicted(mask_rates(config, None))
+        spec = replace(
+            model,
+            vocabulary=data.vocabulary,
+            context=max(longest, source),
+            prefix_attention=room.bidirectional,
+        )
+        base, parameters, context = None, parameters_of(spec), room.context
+        growth, flops, packs = room.growth, training_flops_per_token(spec, longest, predicted, source), True
     else:
         spec, base, parameters, source = model.spec, model, model.parameters, model.source_window
         context = min(model.window, data.context or model.window)
-        flops, packs = model.flops_per_token, model.supports_packing
+        growth, flops, packs = model.growth, model.flops_per_token, model.supports_packing
     isolate = config.text.isolate and packs and task.packs
-    return Learner(task, objective, spec, base, parameters, context, source, flops, isolate, config.seed)
+    return Learner(
+        task, objective, spec, base, parameters, context, source, growth * flops, isolate, config.seed, growth
+    )
 
 
 def autoconfig(
@@ -316,10 +334,17 @@ def autoconfig(
     )
     busy = busy_tokens(machine.device.type, world * machine.expected_flops, learner.flops_per_token)
     suited = data.batch_tokens(learner)
+    if config.embedding.batch is not None and learner.task.name == EmbeddingTask.name:
+        suited = config.embedding.batch * learner.context
+    elif suited is not None and seconds is not None and learner.task.fewest_steps > 1:
+        affordable = max(_LEAST_ROWS, int(tokens / learner.task.fewest_steps / learner.context))
+        suited = min(suited, learner.context << affordable.bit_length() - 1)  # a power of two, for micro-batches
     rows = _global_batch_size(config, learner.context, tokens, world * group, busy, suited, adapting=adapting)
     if seconds is not None and budget is not None:
         step_seconds = rows * learner.context * per_token / world
         refuse_too_large(step_seconds, seconds, budget, learner.context, machine.expected_flops)
+        if adapting:
+            refuse_without_time(step_seconds, learner.context * per_token, learner.parameters, spent, budget)
     micro = _micro_batch_size(config, learner.context, rows // world, _tokens_at_once(machine, learner), group)
     compile = learner.spec is not None and should_compile(  # a wrapped model has no blocks that are known to compile
         config.machine.compile, machine.device, seconds or tokens * per_token / world
@@ -360,12 +385,15 @@ def autoconfig(
         seed=config.seed,
         isolate=learner.isolate,
         label_smoothing=config.optimization.label_smoothing,
+        z_loss=config.optimization.z_loss,
         max_grad_norm=config.optimization.max_grad_norm,
         flops_per_token=learner.flops_per_token,
         mask_rate=mask_rate,
         final_mask_rate=final_mask_rate,
         whole_words=asked.whole_words,
         pure_mask=asked.pure_mask,
+        denoising=DenoisingConfig(**{one.name: getattr(asked, one.name) for one in fields(DenoisingConfig)}),
+        growth=learner.growth,
         transforms=_transforms(config.transforms, learner.base),
         budget_seconds=None if seconds is None else spent + seconds,
         **warm_start,
@@ -403,8 +431,9 @@ def _warm_start(
 ) -> dict[str, Any]:
     """Return the fields of the plan about the optimiser and the warm start, on which its learning rates depend."""
     adapting, adapter = learner.base is not None, config.transforms.adapter.kind != "none"
-    options = optimizer_options(config.optimization, adapting, adapter, None if adapting else learner.spec)
-    plain = not adapting and learner.task.follows_scaling_law
+    shape, rate = None if adapting else learner.spec, learner.task.adapting_rate
+    options = optimizer_options(config.optimization, adapting, adapter, shape, rate)
+    plain = not adapting and learner.task.counts_ngrams
     contexts = contexts_to_count(config, learner.spec if plain else None, learner.flops_per_token, tokens)
     if not contexts or learner.spec is None:
         return {"optimizer": options}

@@ -9,8 +9,12 @@ from lavra.config.transforms import TransformConfig
 from lavra.core.progress import log, printable
 from lavra.core.seeds import row_streams
 from lavra.reports.run_table import predicted_table
+from lavra.tasks.labelled_dataset import leaks_of
 from lavra.training.checkpoints.checkpoints import CheckpointStore
-from lavra.workflows.labels.choice import choose_model
+from lavra.workflows.labels.choice import FROZEN, choose_model
+from lavra.workflows.labels.frozen import deliver_frozen, frozen_predictions, frozen_record
+from lavra.workflows.labels.labeller import DELIVERS
+from lavra.workflows.labels.quality_forecast import recorded_curve
 from lavra.workflows.models.merging import write_merged
 from lavra.workflows.models.saved_base import companions_folder, write_model
 from lavra.workflows.training.best_step import checkpoint_to_deliver
@@ -48,10 +52,13 @@ def finish(job: JobParts) -> dict[str, Any]:
         measured = job.measure() if job.measure is not None else job.task.evaluate(job.trained(SAMPLES_SHARE))
         samples = job.task.samples(job.trained(), job.config.samples)
     _show(samples)
-    measured, told = choose_model(job, measured)
+    measured, told = choose_model(job, measured, frozen_predictions(run.path))
+    if measured.figures.get(DELIVERS) == FROZEN:
+        deliver_frozen(job, run.path / MODEL_FOLDER)
     for sample in samples:
         run.samples.append({"step": step, **sample})
     lines = run.metrics.read()
+    usage = data.data_usage(plan, step * plan.global_batch_size)
     result = {
         "step": step,
         **({} if delivered is None else {"delivered_step": delivered.step}),
@@ -67,18 +74,36 @@ def finish(job: JobParts) -> dict[str, Any]:
         "peak_bytes": measured_memory(plan.device),
         "data": list(job.config.data),
         **measured.figures,
+        **leaks_of(data),
+        **recorded_curve(run.path),
+        **frozen_record(run.path),
         **({} if merged is None else {"folded": merged}),
-        "data_usage": data.data_usage(plan, step * plan.global_batch_size),
+        "data_usage": usage,
+        **_targets_of_text(job, targets, usage),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),
     }
     result["predicted"] = against(plan.forecast, result)
     run.write_result(result)
     log(measured.table)
+    if leaks := result.get("leaks"):
+        log(leaks["sentence"])
     if told:
         log(told)
+    if curve := result.get("learning_curve"):
+        log(curve["sentence"])
     if result["predicted"]:
         log(f"predicted against actual\n{predicted_table(result['predicted'])}")
     return result
+
+
+def _targets_of_text(job: JobParts, targets: float, usage: list[dict[str, Any]]) -> dict[str, float]:
+    """Return how often a token of the text was a target on average, for text of which not every token is one.
+
+    The marks that an objective adds and that are predicted, such as the end of an answer, count as targets.
+    """
+    seen = sum(source["total"] for source in usage)
+    plain = job.task.rows != "text" or job.plan.objective == "causal" or not seen
+    return {} if plain else {"targets_per_token": round(targets / seen, 4)}
 
 
 def export_model(job: JobParts) -> dict[str, Any] | None:

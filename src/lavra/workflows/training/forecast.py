@@ -28,7 +28,7 @@ from lavra.planning.scaling_law.builtin import (
     scaling_law_for,
 )
 from lavra.planning.scaling_law.curves import CurvePoint, forecast_from_curve
-from lavra.planning.scaling_law.law import FAR, ScalingLaw
+from lavra.planning.scaling_law.law import FAR, Interval, ScalingLaw
 from lavra.planning.scaling_law.past_runs import load_calibration
 from lavra.reports.forecast import rough_factor
 from lavra.tasks.datasets import Dataset, TextDataset
@@ -266,18 +266,7 @@ class LiveForecast:
         if event != "validation":
             return None
         steps = self.run.plan["steps"]  # a timed run may fix it anew
-        if info["step"] >= steps:
-            return None
-        assert self.plan.model is not None
-        found = forecast_from_curve(
-            [self._point(info)],
-            law=self.law,
-            parameters=matrix_parameters(self.plan.model),
-            steps=steps,
-            text_bytes=read_bytes(self.plan, self.data, self.plan.epochs * steps / self.plan.steps),
-            schedule=self.plan.schedule,
-            start=start_of(self.plan),
-        )
+        found = None if info["step"] >= steps else self.at(info, steps)
         if found is None:
             return None
         line = (
@@ -289,6 +278,24 @@ class LiveForecast:
             log(line)
             self._said = found.value
         return None
+
+    def at(self, info: Mapping[str, Any], steps: int) -> Interval | None:
+        """Return the forecast of the bits per byte at the end of the run; None where the run is too young for one.
+
+        Args:
+            info: The `step`, the `tokens` trained on and the `bits_per_byte` of a validation.
+            steps: Number of steps of the run.
+        """
+        assert self.plan.model is not None
+        return forecast_from_curve(
+            [self._point(info)],
+            law=self.law,
+            parameters=matrix_parameters(self.plan.model),
+            steps=steps,
+            text_bytes=read_bytes(self.plan, self.data, self.plan.epochs * steps / self.plan.steps),
+            schedule=self.plan.schedule,
+            start=start_of(self.plan),
+        )
 
     def _point(self, info: Mapping[str, Any]) -> CurvePoint:
         epochs = info["tokens"] / self.data.epoch_tokens(self.plan)

@@ -20,6 +20,7 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
 from lavra.models.spec import named_vocabulary
+from lavra.objectives.z_loss import with_z_loss
 from lavra.planning.budget import demand_text
 from lavra.planning.machine.timed_steps import time_steps
 from lavra.tasks.base import Task
@@ -39,7 +40,7 @@ from lavra.training.loop import Intervals, Loop, Units
 from lavra.training.plan import Plan
 from lavra.training.trackers import make_tracker
 from lavra.training.trainer import Trainer
-from lavra.training.updates import SnapshotAverage
+from lavra.training.updates import SnapshotAverage, Stability
 from lavra.training.validation import Validation
 from lavra.workflows.datasets.preparation import describe_data, measured_machine, opened_base, training_dataset
 from lavra.workflows.datasets.text import data_folder, is_prepared, request_of
@@ -57,9 +58,16 @@ from lavra.workflows.training.finish import finish
 from lavra.workflows.training.forecast import live_forecasts
 from lavra.workflows.training.job_parts import JobParts
 from lavra.workflows.training.run_length import EVALUATION_SHARE
+from lavra.workflows.training.spikes import Advisor, SpikeWatch
 from lavra.workflows.training.techniques import cost_of_first_steps, cost_of_steps, passes_of, with_techniques
-from lavra.workflows.training.time_budget import length_by_speed, probe_seconds
-from lavra.workflows.training.updates import anomaly_recorder, first_snapshot, reporter, update_chain
+from lavra.workflows.training.time_budget import length_by_speed, plan_for_timing, probe_seconds
+from lavra.workflows.training.updates import (
+    anomaly_recorder,
+    first_snapshot,
+    reporter,
+    stability_every,
+    update_chain,
+)
 
 _MOST_LOGGED = 5000
 """Most lines of training metrics that a run writes."""
@@ -114,9 +122,11 @@ class TrainingJob(JobParts):
         learner = learner_of(config, model, data, task, objective)
         facts = task.facts(data)
         if isinstance(data, LabelledDataset):
+            longest, texts = data.longest_text or learner.context, len(data.prepared.train)
             kind = kind_from_scratch(config) if base is None else base.model.kind
-            head = head_facts(config.head, kind, learner.isolate, learner.context)
-            facts = {**with_known(facts, known or {}), "columns": data.columns_read, "head": head}
+            head = head_facts(config.head, kind, learner.isolate, longest, texts)
+            asked = task.asked(config, described)
+            facts = {**with_known(facts, known or {}), "columns": data.columns_read, "head": head, **asked}
         plan = autoconfig(config, machine, learner, data, distributed, facts, spent)
         if first:
             _tell_of_vocabulary(config, plan)
@@ -184,7 +194,7 @@ class TrainingJob(JobParts):
             for name, weight in self.model.named_parameters()
             if not weight.requires_grad and id(weight) not in mistaken
         )
-        objective = self.task.objective(plan, self.model, self.dataset)
+        objective = with_z_loss(self.task.objective(plan, self.model, self.dataset), plan.z_loss)
         objective = with_techniques(self.config.technique, objective, self.model, self.dataset)
         batches = BatchSource(
             self.dataset.source(plan),
@@ -207,7 +217,9 @@ class TrainingJob(JobParts):
             steps=plan.steps,
             report=reporter(run),
         )
-        self.trainer.updates = update_chain(self.config, plan, self.trainer, anomaly_recorder(run, self.dataset))
+        self.advisor = Advisor(self.config, plan, run, log if run is None else run.log)
+        record = anomaly_recorder(run, self.dataset, self.advisor)
+        self.trainer.updates = update_chain(self.config, plan, self.trainer, record, run)
         if plan.compile:
             compile_step(self.trainer)
         self.validation = self._make_validation()
@@ -253,6 +265,12 @@ class TrainingJob(JobParts):
             parts.append(f"{record[validation.headline]:.4f} {validation.headline.replace('_', ' ')}")
         log(f"before the first step: {', '.join(parts)}")
 
+    def measure_untrained(self) -> None:
+        """Measure the model as it came, where the task compares the trained model with it."""
+        if self.run is not None and self.plan.validation_rows:
+            with self.trainer.eval_mode():
+                self.task.before_training(self.trained())
+
     def fit_to_budget(self) -> None:
         """Take and time the first steps, and set the length of the run so that all of it fits the time budget.
 
@@ -263,15 +281,19 @@ class TrainingJob(JobParts):
             return
         seconds, kept = probe_seconds(self.plan, self.config, self.distributed)
         self.trainer.deadline = Deadline(self.began + (1.0 - EVALUATION_SHARE) * self.plan.budget_seconds)
+        guess = plan_for_timing(self.plan, self.config) if kept else self.plan
+        self.set_plan(guess)
         asked = self.config.technique
         timed = time_steps(self.trainer, seconds).slower(cost_of_steps(asked) / cost_of_first_steps(asked))
         if is_compiled(self.trainer):
             self._validate()  # compiles the forward pass on its own, before the time that is left is reckoned
-        plan = replace(self.plan, compile=is_compiled(self.trainer))
+        plan = replace(guess, compile=is_compiled(self.trainer))
         spent = time.monotonic() - self.began
         plan, kept = length_by_speed(plan, self.config, self.dataset, timed, spent, kept=kept)
         if not kept:
             timed.take_back()
+            if self.run is not None:
+                self.run.stability.keep(lambda _: False)  # what was recorded of these steps
         self.timed = timed if kept else None
         self.set_plan(replace(plan, micro_batch_size=self.trainer.batches.micro_batch_size))
 
@@ -283,6 +305,9 @@ class TrainingJob(JobParts):
         for update in self.trainer.updates:
             if isinstance(update, SnapshotAverage):
                 update.begin = first_snapshot(self.config, plan)
+            if isinstance(update, Stability):
+                update.every = stability_every(self.config, plan.steps)
+        self.advisor.plan = plan
         self.validation = self._make_validation()
 
     def fit(self) -> None:
@@ -290,6 +315,7 @@ class TrainingJob(JobParts):
 
         Raises:
             Interrupted: After a signal to stop, when a checkpoint is written.
+            Paused: When an observer asks to stop; a checkpoint is written, too.
             Diverged: If the loss stays not finite, by the policy for anomalies.
         """
         trainer, run, plan, config = self.trainer, self.run, self.plan, self.config
@@ -341,7 +367,7 @@ class TrainingJob(JobParts):
             return None
         found = self.dataset.validation_set(plan)
         metrics = partial(self.task.metrics, bytes_per_target=found.bytes_per_target)
-        return Validation(found.source, plan.validation_rows, metrics, self.task.headline)
+        return Validation(found.source, plan.validation_rows, metrics, self.task.headline_of(plan.objective))
 
     def _units(self) -> Units:
         data, task = self.dataset, self.task
@@ -366,8 +392,11 @@ class TrainingJob(JobParts):
         if self.run is None:
             return Callbacks(report=log)
         trackers = [make_tracker(name, self.run.path) for name in self.config.track]
-        watches = [] if watch is None else [watch]
-        return Callbacks([*trackers, *live_forecasts(self.run, self.plan, self.dataset), *watches], report=self.run.log)
+        watches: list[Any] = [] if watch is None else [watch]
+        if not self.config.anomalies.spikes:  # the guard logs those that it refuses
+            watches.append(SpikeWatch(self.run, self.advisor))
+        forecasts = live_forecasts(self.run, self.plan, self.dataset)
+        return Callbacks([*trackers, *forecasts, *watches, *self.observers], report=self.run.log)
 
 
 @contextmanager

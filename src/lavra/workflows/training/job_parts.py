@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from lavra.planning.machine.timed_steps import TimedSteps
 from lavra.tasks.base import Measured, Task, Trained
 from lavra.tasks.datasets import Dataset
 from lavra.training.batches import DistributedInfo
+from lavra.training.callbacks import Callback
 from lavra.training.checkpoints.checkpoints import Checkpoint
 from lavra.training.deadline import Deadline
 from lavra.training.plan import Plan
@@ -23,6 +24,7 @@ from lavra.training.trainer import Trainer
 from lavra.training.validation import Validation
 from lavra.workflows.models.base_model import Base
 from lavra.workflows.training.autoconfig import Machine
+from lavra.workflows.training.spikes import Advisor
 from lavra.workflows.training.time_budget import TimeBudget
 
 
@@ -52,6 +54,7 @@ class JobParts:
         began: When the command started (`time.monotonic`); 0 after a resume.
         preparation: Seconds from then to the plan, in which the text was read and tokenised.
         measure: What measures the finished model; None for the task on the validation data.
+        observers: Further observers of the run, besides those that it always has.
     """
 
     config: TrainConfig
@@ -73,10 +76,12 @@ class JobParts:
     began: float = 0.0
     preparation: float = 0.0
     measure: Callable[[], Measured] | None = None
+    observers: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
         self.model: Decoder | HFModel
         self.trainer: Trainer
+        self.advisor: Advisor
 
     def trained(self, share_after: float = 0.0) -> Trained:
         """Return the model with what its task needs to measure it.

@@ -74,6 +74,12 @@ _RANGES = {
     "optimization.embedding_lr": _POSITIVE,
     "optimization.muon_lr": _POSITIVE,
     "optimization.weight_decay": _NOT_NEGATIVE,
+    "optimization.muon_weight_decay": _NOT_NEGATIVE,
+    "optimization.beta1": _SHARE,
+    "optimization.beta2": _SHARE,
+    "optimization.eps": _POSITIVE,
+    "optimization.embedding_gradient": _POSITIVE,
+    "optimization.z_loss": _NOT_NEGATIVE,
     "optimization.warmup_steps": _NOT_NEGATIVE,
     "optimization.decay_fraction": _Range(0, 1.0000001),
     "optimization.batch_tokens": _AT_LEAST_ONE,
@@ -93,10 +99,16 @@ _RANGES = {
     "technique.r_drop": _NOT_NEGATIVE,
     "technique.dropout_samples": _AT_LEAST_ONE,
     "technique.unfreeze": _SHARE,
+    "labels.pseudo": _NOT_NEGATIVE,
+    "labels.adapt": _SHARE,
     "machine.threads": _AT_LEAST_ONE,
     "machine.micro_batch_size": _AT_LEAST_ONE,
+    "embedding.batch": _Range(2),
+    "embedding.temperature": _POSITIVE,
+    "embedding.deleted": _SHARE,
     "anomalies.max_in_a_row": _AT_LEAST_ONE,
     "average.every": _AT_LEAST_ONE,
+    "stability.every": _NOT_NEGATIVE,
 }
 """The range of each option, by its place in the request; an option that is not given is not checked."""
 
@@ -115,9 +127,14 @@ def refuse_impossible(config: TrainConfig) -> None:
         if isinstance(value, int | float) and not wanted.holds(value):
             flag = "--" + place.replace("_", "-")
             raise InputError(f"{flag} {value:g} is no value that a run can have", f"give {wanted}")
-    if config.folds is None and (config.seeds > 1 or config.fold_by is not None):
-        flag = "--seeds" if config.seeds > 1 else "--fold-by"
-        raise InputError(f"{flag} is for a cross-validated run", "add --folds 5")
+    if config.folds is None and config.fold_by is not None:
+        raise InputError("--fold-by is for a cross-validated run", "add --folds 5")
+    if config.optimization.name == "schedule-free-adamw" and config.average.kind != "none":
+        raise InputError(
+            f"schedule-free-adamw averages the weights by itself, and --average.kind {config.average.kind} would "
+            "average what is not measured",
+            "leave out --average.kind, or choose another optimiser",
+        )
     if config.technique.progressive_length and not (config.steps or config.epochs or config.tokens):
         raise InputError(
             "--progressive-length makes the first steps faster than the later ones, so that no time can be kept",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lavra.core.errors import InputError
 from lavra.core.units import show_duration
 from lavra.models.spec import PRESETS
@@ -13,6 +15,22 @@ its matrix products were measured."""
 
 _STEPS = 20
 """Number of steps that a budget should have room for, for the model and the budget that are recommended."""
+
+_CHECK_SECONDS = 3.0
+"""Seconds of the short checks."""
+
+_MEASURED = 6.0
+"""Forward passes of one sequence, in seconds of a step of one, in the validations before and after and at the end."""
+
+_WRITTEN_BYTES = 28
+"""Bytes for each parameter that are written at the end, for the checkpoint and the model, and bytes written in a
+second."""
+_WRITING_SPEED = 4e8
+
+_TOO_MUCH = 1.25
+"""Factor on the budget from which on a run is refused, since all of these are estimates."""
+
+_FEW_STEPS = 10
 
 _USUAL_TOKENS = 2048
 """Tokens of the smallest step that a plan chooses."""
@@ -39,6 +57,34 @@ def refuse_too_large(step_seconds: float, seconds: float, budget: float, context
         f"{show_duration(budget)}{left}",
         f"give at least --budget {_STEPS * step_seconds / 60:.0f}m; {_smaller(seconds, flops_per_second)}; or fewer "
         f"tokens in a step (--optimization.batch-tokens {context})",
+    )
+
+
+def refuse_without_time(
+    step_seconds: float, context_seconds: float, parameters: int, spent: float, budget: float
+) -> None:
+    """Raise an error if what a base model is checked, measured and written with leaves no time for a step.
+
+    Args:
+        step_seconds: Expected seconds of a step.
+        context_seconds: Expected seconds of a step of one sequence, from which those of validations follow.
+        parameters: Number of parameters of the model.
+        spent: Seconds of the budget that are gone, for opening and proving the model and for preparing the text.
+        budget: The time budget in seconds.
+
+    Raises:
+        InputError: If all that takes a quarter more than the budget, even with a step twice as fast as expected.
+    """
+    besides = _CHECK_SECONDS + _MEASURED * context_seconds + _WRITTEN_BYTES * parameters / _WRITING_SPEED
+    least = spent + besides + step_seconds / _DOUBT
+    if least <= _TOO_MUCH * budget:
+        return
+    enough = math.ceil((spent + besides + _FEW_STEPS * step_seconds) / 30.0) * 30.0
+    raise InputError(
+        f"one step of this model takes about {show_duration(least)} here, with opening, reading, proving and writing, "
+        f"longer than the budget of {show_duration(budget)}",
+        f"give at least --budget {enough:.0f}s for some {_FEW_STEPS} steps; or take a "
+        "smaller model; or prepare the text beforehand with lavra prepare",
     )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from lavra.config.choices import OptimizerName
 from lavra.config.training import OptimizationConfig
+from lavra.core.errors import InputError
 from lavra.models.spec import DecoderSpec
 from lavra.training.optimizers.optimizers import OptimizerOptions
 from lavra.training.optimizers.schedules import Schedule
+from lavra.training.optimizers.table import METHODS, Method
 
 _FROM_NOTHING = 6e-3
 """AdamW's peak learning rates: from scratch with a norm on the embeddings, for a base model, and for an adapter."""
@@ -48,32 +51,65 @@ _WARMUP_SHARE = 0.05
 
 
 def optimizer_options(
-    asked: OptimizationConfig, adapting: bool, adapter: bool = False, spec: DecoderSpec | None = None
+    asked: OptimizationConfig,
+    adapting: bool,
+    adapter: bool = False,
+    spec: DecoderSpec | None = None,
+    adapting_rate: float | None = None,
 ) -> OptimizerOptions:
     """Return the optimiser and its learning rates: Muon from scratch, AdamW at low rates for a base model.
+
+    The rates of another optimiser are those of AdamW times its factor in the table of optimisers.
 
     Args:
         asked: The values of the request; those that are None get defaults.
         adapting: Whether training starts from a pretrained model.
         adapter: Whether only an adapter is trained.
         spec: The shape of a decoder to train from scratch; None for other models.
+        adapting_rate: AdamW's rate for all weights of a base model; None for the usual one.
+
+    Raises:
+        InputError: If the request gives an option that the optimiser does not have.
     """
+    name: OptimizerName = asked.name or ("adamw" if adapting else "muon")
+    method = METHODS[name]
     normed = not adapting and spec is not None and spec.embedding_norm and not spec.tied
     lr, embeddings = asked.learning_rate, asked.embedding_lr
     if lr is None:
-        lr = _ADAPTER if adapter else _ADAPTING if adapting else _FROM_NOTHING if normed else _SMALL
+        lr = _ADAPTER if adapter else (adapting_rate or _ADAPTING) if adapting else _FROM_NOTHING if normed else _SMALL
+        lr *= method.lr_factor
     if embeddings is None and normed:
-        embeddings = _NORMED_EMBEDDING
+        embeddings = _NORMED_EMBEDDING * _embedding_factor(method)
     return OptimizerOptions(
-        name=asked.name or ("adamw" if adapting else "muon"),
+        name=name,
         learning_rate=lr,
         embedding_lr=embeddings,
         muon_lr=_MATRICES if asked.muon_lr is None else asked.muon_lr,
         weight_decay=asked.weight_decay,
         muon_weight_decay=asked.muon_weight_decay,
+        betas=_betas(asked, name),
+        eps=asked.eps,
         momentum=_MOMENTUM,
+        embedding_gradient=asked.embedding_gradient,
         layer_decay=asked.layer_decay,
     )
+
+
+def _embedding_factor(method: Method) -> float:
+    return method.lr_factor if method.embedding_factor is None else method.embedding_factor
+
+
+def _betas(asked: OptimizationConfig, name: OptimizerName) -> tuple[float, float] | None:
+    """Return the decay rates of the request, filled up with those of the optimiser; None where none is given."""
+    if asked.beta1 is None and asked.beta2 is None:
+        return None
+    usual = METHODS[name].betas
+    if usual is None:
+        raise InputError(f"{name} has no betas", "leave out --optimization.beta1 and --optimization.beta2")
+    if name == "schedule-free-adamw" and asked.beta1 == 0:
+        raise InputError(f"--optimization.beta1 0 is no value for {name}", "give more than 0 and less than 1")
+    first, second = asked.beta1, asked.beta2
+    return usual[0] if first is None else first, usual[1] if second is None else second
 
 
 def lrs_after_bigrams(tokens: float, vocabulary: int, paired: bool) -> float:
@@ -111,11 +147,14 @@ def options_after_bigrams(
     matrices = asked.muon_lr
     length = tokens / vocabulary**1.5
     factor = lrs_after_bigrams(tokens, vocabulary, paired)
+    method, gentle = METHODS[options.name], min(1.0, length / _WHOLE_MATRICES_FROM)
     return replace(
         options,
-        learning_rate=factor * _HEAD_THAT_KNOWS if head is None else head,
-        embedding_lr=factor * _EMBEDDING_THAT_KNOWS if embeddings is None else embeddings,
-        muon_lr=_MATRICES * min(1.0, length / _WHOLE_MATRICES_FROM) if matrices is None else matrices,
+        learning_rate=factor * _HEAD_THAT_KNOWS * method.lr_factor if head is None else head,
+        embedding_lr=factor * _EMBEDDING_THAT_KNOWS * _embedding_factor(method) if embeddings is None else embeddings,
+        muon_lr=_MATRICES * gentle if matrices is None else matrices,
+        # The blocks hold nothing of the warm start, and keep the rate that they would have without one.
+        matrix_lr=options.learning_rate * gentle if head is None and options.name != "muon" else None,
     )
 
 
@@ -137,5 +176,5 @@ def schedule_of(asked: OptimizationConfig, adapting: bool, steps: int) -> Schedu
         warmup = _power_of_two(_WARMUP_SHARE * steps) if adapting else _WARMUP_STEPS
     # With wsd the first steps of a run do not depend on its length: those that are timed stay part of the run, and a
     # time budget can be kept by changing the length while it runs.
-    shape = asked.schedule or "wsd"
+    shape = asked.schedule or ("constant" if asked.name == "schedule-free-adamw" else "wsd")
     return Schedule(shape, min(warmup, max(1, steps // 10)), asked.decay_fraction, asked.min_lr_ratio)

@@ -60,11 +60,24 @@ def go_on(job: TrainingJob, run: RunFolder) -> None:
         job: The job, as `TrainingJob.restore` returned it.
         run: The folder of its run.
     """
+    make_ready(job, run)
+    job.fit()
+    job.finish()
+
+
+def make_ready(job: TrainingJob, run: RunFolder) -> None:
+    """Build a restored job, and put the record of its run back to the step of its checkpoint.
+
+    Args:
+        job: The job, as `TrainingJob.restore` returned it; `fit` then goes on with it.
+        run: The folder of its run.
+    """
     begun = time.monotonic()
     job.build()
     step = 0
     if job.checkpoint is None:
         job.warm_start()
+        job.measure_untrained()
     else:
         step = job.checkpoint.step
     if job.run is not None:
@@ -73,5 +86,3 @@ def go_on(job: TrainingJob, run: RunFolder) -> None:
         record_machine(run.path, job.device, step)
     ready = show_duration(time.monotonic() - begun)
     log(f"resuming after step {step:,} of {job.plan.steps:,} (ready after {ready})")
-    job.fit()
-    job.finish()

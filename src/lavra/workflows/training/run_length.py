@@ -16,6 +16,11 @@ from lavra.workflows.training.optimization import schedule_of
 EVALUATION_SHARE = 0.06
 """Share of a time budget that the final evaluation may take."""
 
+_EVALUATION_OF_TRAINING = 0.25
+"""The same share of the training time of a run without a time budget, and the seconds that it may take in any case: a
+few steps of a large model are not to be followed by an hour of evaluation."""
+_EVALUATION_SECONDS = 120.0
+
 _VALIDATIONS = 8
 """Number of validations of a run, and the share of the training time that they may take together."""
 _VALIDATION_SHARE = 0.02
@@ -96,18 +101,20 @@ def length_fields(
         -(-steps // (_VALIDATIONS if short else _CHECKPOINTS)),
         steps_between_checkpoints(parameters, config.transforms, seconds_per_token * batch_tokens),
     )
-    times, rows = validations_of(tokens / shape.context)
+    times, rows = validations_of(tokens / shape.context, getattr(data, "fewest_validated", _VALIDATION_ROWS))
     # Validations fall on checkpoints, so that the best checkpoint by validation can be kept.
     every = save_every * max(1, round(steps / times / save_every))
     validation_rows = data.validation_rows(shape)
     rows = min(validation_rows, rows)
     if rows > micro_batch_size:  # whole micro-batches: another shape would be compiled once more
         rows -= rows % micro_batch_size
-    measured = validation_rows * shape.context
-    if budget is not None:
-        seconds = EVALUATION_SHARE * budget
-        least = min(_LEAST_EVALUATED, 2 * shape.context)
-        measured = min(measured, max(least, int(seconds / _evaluation_seconds(compile, seconds_per_token))))
+    training = tokens * seconds_per_token
+    seconds = (
+        max(_EVALUATION_SECONDS, _EVALUATION_OF_TRAINING * training) if budget is None else EVALUATION_SHARE * budget
+    )
+    affordable = max(
+        min(_LEAST_EVALUATED, 2 * shape.context), int(seconds / _evaluation_seconds(compile, seconds_per_token))
+    )
     return {
         "steps": steps,
         "tokens": tokens,
@@ -116,17 +123,18 @@ def length_fields(
         "validation_rows": rows,
         "validate_every": every,
         "checkpoint_every": save_every,
-        "evaluation_tokens": measured,
+        "evaluation_tokens": min(validation_rows * shape.context, affordable),
     }
 
 
-def validations_of(sequences: float) -> tuple[int, int]:
+def validations_of(sequences: float, fewest: int = _VALIDATION_ROWS) -> tuple[int, int]:
     """Return how often a run validates, and on how many sequences, so that all of it takes a small share of the time.
 
     A run that is too short for all validations has fewer of them, and one that is too short for one has a small one.
 
     Args:
         sequences: Number of sequences that the run trains on.
+        fewest: Fewest sequences of one of several validations.
 
     Examples:
         A long run, and one of a dozen steps of a large model:
@@ -135,8 +143,9 @@ def validations_of(sequences: float) -> tuple[int, int]:
         ((8, 714), (1, 4))
     """
     affordable = sequences * _VALIDATION_SHARE / _FORWARD_SHARE
-    times = min(_VALIDATIONS, max(1, int(affordable / _VALIDATION_ROWS)))
-    return times, max(_LEAST_ROWS if times == 1 else _VALIDATION_ROWS, round(affordable / times))
+    times = min(_VALIDATIONS, max(1, int(affordable / fewest)))
+    least = fewest * _LEAST_ROWS // _VALIDATION_ROWS if times == 1 else fewest
+    return times, max(least, round(affordable / times))
 
 
 def steps_between_checkpoints(parameters: int, transforms: TransformConfig, step_seconds: float) -> int:
@@ -161,7 +170,13 @@ _ROUNDS = 3
 
 
 def steps_within(
-    seconds: float, step_seconds: float, plan: Plan, config: TrainConfig, data: DataSize, seconds_per_token: float
+    seconds: float,
+    step_seconds: float,
+    plan: Plan,
+    config: TrainConfig,
+    data: DataSize,
+    seconds_per_token: float,
+    least: int = 1,
 ) -> int:
     """Return how many steps fit into a time, with as many and as large validations as a run of that length has.
 
@@ -172,19 +187,17 @@ def steps_within(
         config: The request.
         data: How much data there is.
         seconds_per_token: Seconds of training for each token.
-
-    Returns:
-        At least 1.
+        least: The number to return where there is time for none.
     """
     steps = plan.steps
     for _ in range(_ROUNDS):
-        plan = with_length(plan, steps, config, data, seconds_per_token)
-        steps = steps_in(seconds, step_seconds, plan, seconds_per_token)
+        plan = with_length(plan, max(1, steps), config, data, seconds_per_token)
+        steps = steps_in(seconds, step_seconds, plan, seconds_per_token, least)
         steps = steps if plan.most_steps is None else min(steps, plan.most_steps)
     return steps
 
 
-def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token: float) -> int:
+def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token: float, least: int = 1) -> int:
     """Return how many steps fit into a time, beside validations and the final evaluation.
 
     Args:
@@ -192,13 +205,11 @@ def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token:
         step_seconds: Seconds of one step.
         plan: The plan of the run.
         seconds_per_token: Seconds of training for each token.
-
-    Returns:
-        At least 1.
+        least: The number to return where there is time for none.
     """
     validations = _VALIDATIONS * plan.validation_rows * plan.context * _FORWARD_SHARE * seconds_per_token
     left = seconds - seconds_after(plan, seconds_per_token) - validations
-    return max(1, int(left / (step_seconds * (1.0 + _OVERHEAD))))
+    return max(least, int(left / (step_seconds * (1.0 + _OVERHEAD))))
 
 
 def seconds_after(plan: Plan, seconds_per_token: float) -> float:

@@ -14,6 +14,7 @@ from lavra.planning.machine.timed_steps import TimedSteps
 from lavra.tasks.datasets import DataSize
 from lavra.training.batches import DistributedInfo
 from lavra.training.plan import Plan
+from lavra.workflows.training.optimization import schedule_of
 from lavra.workflows.training.run_length import steps_within, with_length
 from lavra.workflows.training.techniques import follow_progress
 
@@ -38,6 +39,9 @@ _LEAST_PROBE = 2.0
 _LONGEST_PROBE = 20.0
 """Most seconds of the timed steps."""
 
+_LEAST_PLANNED = 16
+"""Fewest steps of the plan under which steps are timed that stay part of the run."""
+
 _KEPT_SHARE = 0.15
 """The share where the timed steps stay part of the run: more, because they then cost nothing, and more steps give a
 more reliable speed."""
@@ -58,6 +62,22 @@ def probe_seconds(plan: Plan, config: TrainConfig, distributed: DistributedInfo)
     return min(longest, max(_LEAST_PROBE, share * (plan.budget_seconds or 0.0))), kept
 
 
+def plan_for_timing(plan: Plan, config: TrainConfig) -> Plan:
+    """Return the plan under which the first steps of a run are taken and timed, where they may stay part of it.
+
+    A plan that expects fewer steps than are timed would take some of them at the rates of its end, which the run that
+    comes of it does not have. It is therefore taken for a longer one.
+
+    Args:
+        plan: The plan of the run.
+        config: The request.
+    """
+    if plan.steps >= _LEAST_PLANNED:
+        return plan
+    schedule = schedule_of(config.optimization, plan.base is not None, _LEAST_PLANNED)
+    return replace(plan, steps=_LEAST_PLANNED, schedule=schedule)
+
+
 def length_by_speed(
     plan: Plan, config: TrainConfig, data: DataSize, timed: TimedSteps, spent: float, *, kept: bool
 ) -> tuple[Plan, bool]:
@@ -72,16 +92,20 @@ def length_by_speed(
         kept: Whether the timed steps may stay part of the run.
 
     Returns:
-        The plan, and whether the timed steps stay: only if a run of the new length starts with the same rates.
+        The plan, and whether the timed steps stay: only if a run of the new length starts with the same rates. Where
+        there is time for few more steps, these make up the decay, so that none of those taken is lost.
     """
     probe, guess, taken = timed.probe, plan, len(timed.reports)
     per_token = probe.step_seconds / plan.batch_tokens
     left = (plan.budget_seconds or 0.0) - spent
-    more = steps_within(left, probe.step_seconds, plan, config, data, per_token)
+    more = steps_within(left, probe.step_seconds, plan, config, data, per_token, least=0 if kept else 1)
     steps = more + taken if kept else more
     plan = with_length(plan, steps if plan.most_steps is None else min(steps, plan.most_steps), config, data, per_token)
+    if kept and not _same_rates(guess, plan, taken):
+        share = max(0, plan.steps - taken) / plan.steps
+        plan = replace(plan, schedule=replace(guess.schedule, decay_fraction=share))
     if not (kept and _same_rates(guess, plan, taken)):
-        plan, kept = with_length(plan, more, config, data, per_token), False
+        plan, kept = with_length(plan, max(1, more), config, data, per_token), False
     figures = {
         "first_step_seconds": probe.first_step_seconds,
         "step_seconds": probe.step_seconds,

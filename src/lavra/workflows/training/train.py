@@ -56,6 +56,8 @@ def train(config: TrainConfig, began: float | None = None, *, known: Mapping[str
     refuse_impossible(config)
     if config.folds is not None:
         raise InputError("--folds is for `lavra train` on rows with labels", "leave it out here")
+    if config.labels.pseudo or config.labels.adapt:
+        raise InputError("--labels.… are for `lavra train` on rows with labels", "leave them out here")
     if not config.data:
         raise InputError("no text was given", "lavra train FOLDER, or try: lavra train installed-docs: --budget 2m")
     if config.base is not None:
@@ -102,6 +104,7 @@ def prepared_job(
     if config.check:
         job.check()
     job.warm_start()
+    job.measure_untrained()
     job.fit_to_budget()
     assert job.machine is not None
     plan = replace(job.plan, probe={**job.plan.probe, "peak_flops": job.machine.peak})

@@ -1,0 +1,1 @@
+"""Vectors of texts: opening what makes them, making them for files, and the encoder for benchmarks."""
