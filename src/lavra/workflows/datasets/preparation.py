@@ -160,8 +160,8 @@ def _prepared_text(
 
 def _completer(config: TrainConfig, task: Task) -> Callable[[Tokenizer], Tokenizer]:
     """Return the function that gives the tokenizer of a new model the special tokens of its objective."""
-    objective = task.objective_named(config.objective.name)
-    return lambda tokenizer: task.complete_tokenizer(tokenizer, config.objective, objective, "decoder")
+    objective, kind = task.objective_named(config.objective.name), kind_from_scratch(config)
+    return lambda tokenizer: task.complete_tokenizer(tokenizer, config.objective, objective, kind)
 
 
 def _prepared_examples(
