@@ -10,6 +10,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.fault_injection import injected
 from lavra.workflows.classify import classify
 from lavra.workflows.datasets.preparation import prepare_text
+from lavra.workflows.embeddings.open_encoder import open_encoder
 from lavra.workflows.export.export import export
 from lavra.workflows.generation.generate import generate
 from little_tokenizers import byte_level, wordpiece
@@ -117,6 +119,33 @@ def test_labels_are_learned_from_it(run: lavra.Run, tmp_path: Path, monkeypatch:
     assert len(classify(str(labelled.path), ["a lovely film"])) == 1
     with pytest.raises(InputError, match=r"--model\.architecture"):
         lavra.train(rows, base=str(run.path), out=str(tmp_path / "no"), steps=1, model={"architecture": "decoder"})
+
+
+def test_its_vectors_are_those_of_its_export_and_of_each_text_alone(run: lavra.Run, tmp_path: Path) -> None:
+    export(str(run.path), tmp_path / "exported")
+    texts = ["a rose", "a longer text than the other one", "words"]
+    ours = open_encoder(str(run.path), device="cpu", precision="fp32")
+    theirs = open_encoder(str(tmp_path / "exported"), device="cpu", precision="fp32")
+    vectors = ours.encode(texts)
+    np.testing.assert_allclose(vectors, theirs.encode(texts), atol=2e-6)
+    np.testing.assert_allclose(vectors, np.concatenate([ours.encode([one]) for one in texts]), atol=2e-6)
+
+
+def test_it_is_trained_for_vectors(run: lavra.Run, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"anchor": f"rose number {n}", "positive": f"a flower, {n}"} for n in range(60)]
+    pairs.write_text("\n".join(map(json.dumps, rows)), encoding="utf8")
+    options = {name: value for name, value in SMALL.items() if name in ("machine", "samples")}
+    further = lavra.train(pairs, base=str(run.path), out=str(tmp_path / "vectors"), steps=2, **options)
+    plan = json.loads((further.path / "plan.json").read_text())
+    assert (plan["task"], plan["facts"]["head"]["kind"], plan["facts"]["head"]["pooling"]) == (
+        "embedding",
+        "encoder",
+        "mean",
+    )
+    texts = ["a rose", "a longer text than the other one"]
+    encoder = open_encoder(str(further.path), device="cpu", precision="fp32")
+    np.testing.assert_allclose(encoder.encode(texts)[:1], encoder.encode(texts[:1]), atol=2e-6)
 
 
 def test_it_writes_no_text(run: lavra.Run) -> None:
