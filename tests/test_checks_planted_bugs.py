@@ -153,7 +153,7 @@ def test_labels_shifted_twice(cls, tales):
 
 @pytest.mark.parametrize("style", ["gpt2-124m", "lavra-9m"])
 def test_one_future_token(style, tales, monkeypatch):
-    def leaky(document_ids: Any, length: int, bias: Any, bounds: Any, prefix: Any) -> Mask:
+    def leaky(document_ids: Any, length: int, bias: Any, bounds: Any, **_: Any) -> Mask:
         if document_ids is None:
             return Mask(bias=bias)
         index = torch.arange(length)
@@ -285,7 +285,7 @@ def test_positions_not_reset(style, tales):
 
 def test_documents_that_see_each_other(tales, monkeypatch):
     monkeypatch.setattr(
-        "lavra.models.native.decoder.causal_mask", lambda document_ids, length, bias, bounds, prefix: Mask(bias=bias)
+        "lavra.models.native.decoder.causal_mask", lambda document_ids, length, bias, bounds, **_: Mask(bias=bias)
     )
     assert verdicts(decoder_check_context(shrunk("lavra-9m"), tales), check_documents) == {"document_leak": "fail"}
 

@@ -183,5 +183,5 @@ def test_leaks_are_found_with_their_places() -> None:
         (4, 0, False),
     ]
     assert found.rows().tolist() == [1, 2, 3, 4]
-    assert found.sentence(1).startswith("4 of 5 test rows (80.0%) stand in the training rows too, 1 word for word")
+    assert found.sentence().startswith("4 of 5 test rows (80.0%) stand in the training rows too, 1 word for word")
     assert leaks_between(training, ["new"]).sentence() == "none of the 1 test rows stands in the training rows too"

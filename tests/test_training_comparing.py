@@ -144,7 +144,7 @@ def test_with_dropout_it_is_what_autograd_gives_for_the_same_masks(micro_batch_s
     loss, gradients = plain_gradients(pair_trainer(dropout=0.2, micro_batch_size=micro_batch_size))
     assert found.losses == [pytest.approx(loss, rel=1e-5)]
     assert distance(found.gradients[0], gradients) < 1e-5
-    assert found.losses[0] != pytest.approx(captured()[1].losses[0], rel=1e-4)
+    assert found.losses[0] != captured()[1].losses[0]
 
 
 @pytest.mark.parametrize("place", ["step.embed:3", "step.backward:2"])

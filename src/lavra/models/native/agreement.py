@@ -71,14 +71,14 @@ class Reference:
         # What rounding costs one tensor is a matter of luck: in a small one, such as a norm's gain, large terms cancel
         # in one block and not in the next. Tensors of one kind in all blocks therefore share the largest relative
         # distance.
-        relative = {name: _distance(plain[name], tensor) / (sizes[name] or 1.0) for name, tensor in exact.items()}
+        distances = {name: _distance(plain[name], tensor) for name, tensor in exact.items()}
         largest: dict[str, float] = {}
-        for name, distance in relative.items():
-            if math.isfinite(distance):
-                largest[_kind(name)] = max(largest.get(_kind(name), 0.0), distance)
+        for name, distance in distances.items():
+            if sizes[name] and math.isfinite(distance):
+                largest[_kind(name)] = max(largest.get(_kind(name), 0.0), distance / sizes[name])
         self.allowed = {
-            name: (FACTOR * (largest[_kind(name)] if math.isfinite(distance) else distance) + floor) * sizes[name]
-            for name, distance in relative.items()
+            name: FACTOR * max(distance, largest.get(_kind(name), 0.0) * sizes[name]) + floor * sizes[name]
+            for name, distance in distances.items()
         }
 
     def disagreement(self, fast: Tensors) -> str | None:

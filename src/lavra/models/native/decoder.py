@@ -335,7 +335,7 @@ class Decoder(nn.Module):
         """Return the mask of the blocks without a window, and that of the blocks with one."""
         spec = self.spec
         if spec.causal:
-            whole = causal_mask(document_ids, length, bias, bounds, prefix)
+            whole = causal_mask(document_ids, length, bias, bounds, prefix=prefix)
         else:
             whole = attention_mask(document_ids, length, bias, bounds, causal=False)
         if not spec.window:
