@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from lavra.config.transforms import AdapterConfig
 from lavra.core.errors import InputError
 from lavra.core.seeds import torch_stream
+from lavra.models.hf.attention import NAME, register_attention
 from lavra.models.native.attention_masks import Mask, allowed_pairs
 from lavra.models.parameter_names import block_of
 from lavra.models.protocols import Batch, device_of, eval_mode
@@ -175,12 +177,14 @@ def _probe(model: Any) -> Batch:
 _observers: list[Callable[[Any, torch.Tensor, torch.Tensor], None]] = []
 
 
+@cache
 def _install() -> None:
     """Make the attention function that models of `transformers` share use the prefix of the module that calls it."""
     from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    AttentionInterface.register("sdpa", _prefixed(sdpa_attention_forward))
+    register_attention()  # what is registered there stays below
+    AttentionInterface.register(NAME, _prefixed(ALL_ATTENTION_FUNCTIONS[NAME]))
 
 
 def _prefixed(attend: Callable[..., Any]) -> Callable[..., Any]:
