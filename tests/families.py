@@ -38,6 +38,14 @@ _NEOX: dict[str, Any] = {
     "num_attention_heads": 3,
     "max_position_embeddings": 64,
 }
+_GEMMA2: dict[str, Any] = {**_LLAMA, "head_dim": 12, "num_key_value_heads": 2, "query_pre_attn_scalar": 20}
+_MOE: dict[str, Any] = {
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "moe_intermediate_size": 20,
+    "num_experts": 5,
+    "num_experts_per_tok": 3,
+}
 _NANOCHAT: dict[str, Any] = {**_LLAMA, "final_logit_softcapping": None}
 
 CONFIGURATIONS: list[tuple[str, dict[str, Any]]] = [
@@ -58,12 +66,19 @@ CONFIGURATIONS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {**_LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 700.0, "hidden_act": "gelu"}),
     ("mistral", {**_LLAMA, "num_key_value_heads": 2, "sliding_window": 40}),
     ("mistral", {**_LLAMA, "num_key_value_heads": 4, "sliding_window": None, "head_dim": 12}),
+    ("mistral", {**_LLAMA, "num_key_value_heads": 2, "sliding_window": 6}),
     ("qwen2", {**_LLAMA, "num_key_value_heads": 2}),
     ("qwen2", {**_LLAMA, "num_key_value_heads": 4, "tie_word_embeddings": True, "rms_norm_eps": 1e-4}),
     ("qwen3", {**_LLAMA, "num_key_value_heads": 2, "head_dim": 8}),
     ("qwen3", {**_LLAMA, "num_key_value_heads": 1, "head_dim": 24, "attention_bias": True}),
     ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
     ("bloom", {"hidden_size": 36, "n_layer": 2, "n_head": 6, "tie_word_embeddings": False}),
+    ("gemma2", {**_GEMMA2, "sliding_window": 7, "attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0}),
+    ("gemma2", {**_GEMMA2, "attn_logit_softcapping": None, "query_pre_attn_scalar": 200, "sliding_window": 5}),
+    ("mixtral", {**_LLAMA, "num_key_value_heads": 2, "num_local_experts": 4}),
+    ("mixtral", {**_LLAMA, "num_key_value_heads": 4, "num_local_experts": 3, "sliding_window": 8, "head_dim": 12}),
+    ("qwen3_moe", {**_LLAMA, **_MOE, "norm_topk_prob": True}),
+    ("qwen3_moe", {**_LLAMA, **_MOE, "num_experts": 4, "num_experts_per_tok": 1, "attention_bias": True}),
     ("nanochat", _NANOCHAT),
     ("nanochat", {**_NANOCHAT, "num_key_value_heads": 2, "tie_word_embeddings": True, "attention_bias": True}),
 ]
@@ -86,7 +101,7 @@ def reference(kind: str, options: dict[str, Any], seed: int = 0) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             drawn = torch.randn_like(parameter)
-            if parameter.dim() == 2:
+            if parameter.dim() >= 2:
                 parameter.copy_(drawn * parameter.shape[-1] ** -0.5)
             else:
                 parameter.copy_(0.2 * drawn + (not name.endswith("bias")))  # gains are near one

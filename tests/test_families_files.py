@@ -203,9 +203,17 @@ def test_files_without_prefix_and_with_old_buffers_are_read(original: Any, folde
     assert_read(original, folder)
 
 
-def test_a_sliding_window_shortens_the_context(tmp_path: Path) -> None:
+def test_a_sliding_window_of_all_blocks_is_kept(tmp_path: Path) -> None:
     kind, options = next(entry for entry in CONFIGURATIONS if entry[0] == "mistral")
     reference(kind, options).save_pretrained(tmp_path)
+    imported = import_decoder(tmp_path)
+    assert (imported.model.spec.context, imported.model.spec.window) == (64, 39)
+    assert not imported.notes
+
+
+def test_a_sliding_window_of_some_blocks_shortens_the_context(tmp_path: Path) -> None:
+    kind, options = next(entry for entry in CONFIGURATIONS if entry[0] == "qwen2")
+    reference(kind, {**options, "use_sliding_window": True, "sliding_window": 40}).save_pretrained(tmp_path)
     imported = import_decoder(tmp_path)
     assert imported.model.context == 40
     assert "windows of 40 tokens, not of 64" in imported.notes[0]

@@ -24,6 +24,7 @@ from lavra.data.tokenizers.token_bytes import token_bytes
 from lavra.models.families.registry import family_for
 from lavra.models.native.attention import attend_plainly
 from lavra.models.native.attention_masks import Mask, additive_mask
+from lavra.models.native.decoder import build_decoder
 from lavra.models.protocols import IGNORED, PREFIX, Batch
 from lavra.objectives.denoise.layouts import Laid, restored
 from lavra.objectives.denoise.marks import MODES, sentinels_of, with_marks
@@ -212,6 +213,21 @@ def test_a_prompt_is_read_in_both_directions_as_in_training(windows: list[Window
         torch.testing.assert_close(together[1:], trained[1:])
         causal = decoder_for("fim").eval()
         assert not torch.allclose(causal.step(ids, causal.new_cache(2, 16))[:, 0].double(), trained[:, 0])
+
+
+@pytest.mark.parametrize("further", [{"window": 3, "global_every": 2}, {"window": 2}, {"positions": "alibi"}])
+def test_a_prefix_is_read_within_the_window_on_both_sides(further: dict[str, Any], windows: list[Window]):
+    shape = replace(SPEC, prefix_attention=True, initialization="gpt2", **further)
+    model, window = build_decoder(shape).eval().double(), shape.window
+    ids = torch.tensor([windows[0].tokens[:9].tolist()])
+    whole = Batch(ids, ids, model_inputs={PREFIX: torch.ones_like(ids, dtype=torch.bool)})
+    with torch.no_grad():
+        trained = model.features(whole)
+        torch.testing.assert_close(model.step(ids, model.new_cache(1, 16)), trained)
+        other = model.features(replace(whole, inputs=ids.index_fill(1, torch.tensor(8), 1)))
+    changed = (other != trained).any(-1)[0]
+    reach = window * SPEC.depth if window and not shape.global_every else len(changed)
+    assert changed.tolist() == [8 - place <= reach for place in range(9)]
 
 
 def test_no_other_program_reads_a_prefix_in_both_directions():

@@ -120,10 +120,11 @@ def _one_thread() -> Iterator[None]:
 
 
 def styles() -> list[str]:
-    """The first preset of each style."""
+    """The first preset of each style of decoder."""
     first: dict[DecoderSpec, str] = {}
-    for preset in PRESETS:
-        first.setdefault(tiny(preset), preset)
+    for preset, spec in PRESETS.items():
+        if spec.architecture == "decoder":
+            first.setdefault(tiny(preset), preset)
     return list(first.values())
 
 

@@ -129,6 +129,15 @@ def test_the_largest_score_is_that_before_the_softmax() -> None:
     assert len(seen) == 1
 
 
+def test_the_largest_score_is_that_of_capped_scores() -> None:
+    queries, keys, values = (10 * torch.randn(3, 1, 2, 9, 8, generator=torch.Generator().manual_seed(0))).unbind()
+    seen = list[torch.Tensor]()
+    with watching_scores(seen.append):
+        watched = attend(queries, keys, values, Mask(), cap=5.0)
+    torch.testing.assert_close(watched, attend(queries, keys, values, Mask(), cap=5.0))
+    assert [float(score) for score in seen] == [pytest.approx(5.0, rel=0.01)]
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "modernbert", "t5", "bart"])
 def test_wrapped_models_are_measured_by_block(name: str) -> None:
     model = hf_model(name)

@@ -165,6 +165,23 @@ def test_ul2r_goes_on_from_a_causal_model(text: Path, runs: dict[str, lavra.Run]
     lavra.resume(run.path)
 
 
+@pytest.mark.parametrize("objective", ["span-corruption", "ul2"])
+def test_an_encoder_decoder_of_our_own_denoises_text(text: Path, tmp_path: Path, objective: str):
+    shape = {**SHAPE, "architecture": "encoder-decoder", "depth": 1}
+    run = train(text, tmp_path / "run", objective, model=shape, text={"vocabulary": VOCABULARY})
+    plan = json.loads((run.path / "plan.json").read_text())
+    assert (plan["model"]["architecture"], plan["model"]["prefix_attention"]) == ("encoder-decoder", False)
+    assert plan["context"] == SHAPE["context"]
+    assert 0.5 < plan["growth"] < 1.0
+    assert plan["bigram_contexts"] == 0
+    names = open_model(str(run.path), "cpu").tokenizer.inner.get_vocab(with_added_tokens=True)
+    assert {"<extra_id_0>", "<extra_id_99>"} <= set(names)
+    assert losses(run)[-1] < losses(run)[0]
+    further = train(text, tmp_path / "further", objective, base=str(run.path), model={"context": 32})
+    plan = json.loads((further.path / "plan.json").read_text())
+    assert (plan["context"], plan["model"]["architecture"]) == (32, "encoder-decoder")
+
+
 def test_an_encoder_decoder_denoises_text(text: Path, t5: Path, tmp_path: Path):
     run = train(text, tmp_path / "run", "span-corruption", base=str(t5), model={"context": 64})
     plan = json.loads((run.path / "plan.json").read_text())

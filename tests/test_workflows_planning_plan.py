@@ -200,7 +200,7 @@ def test_a_plan_for_another_task_is_refused(text: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("\n".join(json.dumps({"prompt": f"Say {n}.", "completion": str(n)}) for n in range(50)))
     for request in (PlanRequest(data=(str(pairs),)), PlanRequest(data=(str(text),), task="completion")):
-        with pytest.raises(InputError, match="only language modelling on text can be planned"):
+        with pytest.raises(InputError, match="only learning from text can be planned"):
             plan(replace(request, hardware="t4"))
 
 

@@ -87,7 +87,7 @@ def check_gradients(check_context: CheckContext) -> list[CheckResult]:
         elif not parameter.requires_grad:
             stuck.append(name)
         elif gradient is None or not gradient.any():
-            dead.append(name)
+            dead += [] if _without_tokens(name, gradients) else [name]
         elif not torch.isfinite(gradient).all():
             bad.append(name)
     faults = [
@@ -105,6 +105,17 @@ def check_gradients(check_context: CheckContext) -> list[CheckResult]:
     verdict = "fail" if found else "ok"
     flow = CheckResult("gradient_flow", verdict, measured, expected, "; ".join(remedy for _, _, remedy in found))
     return [flow, check_tied(check_context.module, check_context.tied, "tied_weights")]
+
+
+def _without_tokens(name: str, gradients: dict[str, torch.Tensor]) -> bool:
+    """Return whether a parameter belongs to one of several experts that no token of the batch chose.
+
+    It is so where another expert of the same mixture has a gradient.
+    """
+    mixture, experts, rest = name.partition(".experts.")
+    kind = rest.partition(".")[2]
+    others = (grad for key, grad in gradients.items() if key.startswith(mixture + experts) and key.endswith(kind))
+    return bool(experts) and any(bool(grad.any()) for grad in others)
 
 
 def check_tied(module: nn.Module, tied: bool, name: str) -> CheckResult:

@@ -8,7 +8,7 @@ from torch import nn
 from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.sandbox import restored, train_on
 from lavra.models.native.attention import Way, distrusted_ways, takes_documents, wrong_way
-from lavra.models.native.attention_masks import causal_mask
+from lavra.models.native.attention_masks import attention_mask
 from lavra.models.native.decoder import Decoder
 from lavra.training.acceleration.compiling import EAGER, can_compile, compile_step
 from lavra.training.acceleration.proof import in_words, name_of, take_first_right_way
@@ -52,14 +52,18 @@ def _attention(check_context: CheckContext) -> dict[str, str | None]:
 
     queries, keys, values = drawn(spec.heads), drawn(spec.key_value_heads), drawn(spec.key_value_heads)
     document_ids = batch.document_ids
-    masks: dict[Way, torch.Tensor | None] = {"causal": None}
+    masks: dict[Way, torch.Tensor | None] = {"causal" if spec.causal else "whole": None}
     if document_ids is not None:
         masks["masked"] = document_ids
         if takes_documents(batch.inputs.device, dtype, spec.size_of_head):
             masks["documents"] = document_ids
     return {
         f"attention '{way}'": wrong_way(
-            way, queries, keys, values, causal_mask(given, length, None, batch.bounds if way == "documents" else None)
+            way,
+            queries,
+            keys,
+            values,
+            attention_mask(given, length, None, batch.bounds if way == "documents" else None, causal=spec.causal),
         )
         for way, given in masks.items()
     }

@@ -14,14 +14,24 @@ NewRows = Literal["mean", "focus"]
 """How the embeddings of new tokens are initialised when a model gets another vocabulary: `mean` averages the embeddings
 of the token's old parts, `focus` averages those of tokens that are used alike (FOCUS, arXiv 2305.14481)."""
 
-Positions = Literal["rope", "learned", "alibi", "none"]
-"""The position encodings that a model of lavra's own can have."""
+Architecture = Literal["decoder", "encoder", "encoder-decoder"]
+"""What a model of lavra's own is: a decoder, whose tokens see those before them and which writes text; an encoder,
+whose tokens see the text on both sides and which reads it; or an encoder-decoder, which reads one text and writes
+another."""
+
+Positions = Literal["rope", "learned", "alibi", "relative", "none"]
+"""The position encodings that a model of lavra's own can have; `relative` is the learned bias of T5."""
 
 Norm = Literal["layernorm", "rmsnorm"]
 """The normalisation layers that a model of lavra's own can have."""
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "geglu", "swiglu"]
-"""The activation functions of the feed-forward layers; `relu2` is the squared ReLU."""
+NormPlacement = Literal["before", "after", "both"]
+"""Where the norms of a block stand: before attention and MLP, after each sum, or before and after attention and MLP
+(sandwich norm)."""
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "geglu", "geglu_tanh", "swiglu"]
+"""The activation functions of the feed-forward layers; `relu2` is the squared ReLU, and `…_tanh` the approximation of
+GELU by a tanh."""
 
 # The optimisation.
 

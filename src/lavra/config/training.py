@@ -11,7 +11,17 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.config.choices import Activation, NewRows, Norm, OptimizerName, Policy, Positions, Shape
+from lavra.config.choices import (
+    Activation,
+    Architecture,
+    NewRows,
+    Norm,
+    NormPlacement,
+    OptimizerName,
+    Policy,
+    Positions,
+    Shape,
+)
 from lavra.config.denoising import DenoisingConfig
 from lavra.config.embedding import EmbeddingConfig
 from lavra.config.flags import Common, shown
@@ -53,6 +63,9 @@ class TextConfig(ReadingConfig):
     new_rows: NewRows = "mean"
     """How the embeddings of tokens that the model did not have are initialised: as the mean of their parts, or from
     tokens that are used alike (focus)."""
+    encoder_tokens: bool = False
+    """Give the vocabulary the tokens that an encoder needs: a mask, and a token before every text. For `lavra prepare`;
+    training an encoder from scratch on the text itself does so unasked."""
     isolate: bool = True
     """Keep the documents of one sequence apart; --text.no-isolate lets them attend to each other."""
     prompt: str | None = None
@@ -127,7 +140,10 @@ class ModelConfig:
     """
 
     preset: Annotated[str, Common, shown("--model", metavar="NAME")] = "auto"
-    """A preset's name (gpt2-124m, opt-125m, lavra-9m, …), or auto: the plan chooses."""
+    """A preset's name (gpt2-124m, lavra-9m, bert-small, modernbert-small, …), or auto: the plan chooses."""
+    architecture: Architecture | None = None
+    """Whether a token sees the text before it (decoder) or on both sides (encoder); by default what the preset is, or
+    what the task needs: an encoder for mlm, and a decoder otherwise."""
     context: Annotated[int | None, shown("--context")] = None
     """Tokens of a sequence."""
     depth: int | None = None
@@ -140,10 +156,42 @@ class ModelConfig:
     """Number of key and value heads; fewer than heads is grouped-query attention."""
     positions: Positions | None = None
     """Position encoding."""
+    window: int | None = None
+    """Largest distance in tokens between a token and one that it sees (sliding window); 0, the default, is no limit."""
+    global_every: int | None = None
+    """Every how many blocks one has no window, the first among them; 0, the default, gives all blocks the window."""
     norm: Norm | None = None
     """Normalisation layer."""
+    norm_placement: NormPlacement | None = None
+    """Whether norms stand before attention and MLP, after each sum, or before and after attention and MLP (both)."""
+    deepnorm: bool | None = None
+    """Scale the residual stream for deep models with norms after each sum (DeepNorm). Not by default."""
+    normformer: bool | None = None
+    """Add norms after attention and inside the MLP, and a factor on each head (NormFormer). Not by default."""
+    value_residual: bool | None = None
+    """Mix the values of each block with those of the first (value residual). Not by default."""
+    shared_blocks: int | None = None
+    """Number of different blocks, used in turn: 1 shares one block over the whole depth (ALBERT). All by default."""
+    attention_cap: float | None = None
+    """Bound of the attention scores, by cap · tanh(scores / cap), as in Gemma 2 (50); 0, the default, sets none."""
+    logit_cap: float | None = None
+    """Bound of the logits, by cap · tanh(logits / cap), as in Gemma 2 (30); 0, the default, sets none."""
     activation: Activation | None = None
     """Activation function of the feed-forward layers."""
+    experts: int | None = None
+    """Number of MLPs of each block of which a router chooses some for each token (mixture of experts): more parameters
+    for the same time of a step. One MLP by default."""
+    experts_per_token: int | None = None
+    """Number of experts that each token gets, 2 by default."""
+    shared_experts: int | None = None
+    """Number of further experts that every token gets. None by default."""
+    expert_normalized: bool | None = None
+    """Make the weights of a token's experts add up to 1, which is the default."""
+    balance_loss: float | None = None
+    """Factor of the auxiliary loss that makes experts get as many tokens as each other: 0.01 by default, and 0 with
+    --model.balance-bias."""
+    balance_bias: bool | None = None
+    """Balance experts by a bias on their choice instead of a loss (loss-free balancing). Not by default."""
     bigram_embedding: int | None = None
     """Rows of a hashed bigram embedding, e.g. 65536: some hundredths fewer bits per byte after the same steps, for
     more memory and a model that only lavra can read. None by default."""
@@ -177,8 +225,8 @@ class ObjectiveConfig(DenoisingConfig):
     the columns."""
     source_context: int | None = None
     """Largest number of tokens of a source, for seq2seq."""
-    mask_rate: float = 0.15
-    """Share of the tokens that the masked objective predicts."""
+    mask_rate: float | None = None
+    """Share of the tokens that the masked objective predicts: 0.3 from scratch and 0.15 with --from by default."""
     final_mask_rate: float | None = None
     """Mask rate at the end of the run, approached linearly; the same as --objective.mask-rate by default."""
     whole_words: bool = True

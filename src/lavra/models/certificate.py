@@ -171,12 +171,12 @@ def certify(
     Raises:
         LavraError: If the other process fails; the message has the last line of its output.
     """
-    kind = "decoder" if isinstance(model, Decoder) else model.kind
+    kind = model.kind
     theirs, found = reference_outputs(folder, kind, windows, sources)
     ours = _logits(model, windows, sources)
     targets, counted = _targets(windows, kind)
     if tied is None:
-        tied = model.spec.tied if isinstance(model, Decoder) else model.tied
+        tied = model.tied
     return Certificate(
         architecture=found["architecture"],
         tokens=len(ours),
@@ -253,8 +253,10 @@ def _logits(
         for number, window in enumerate(windows):
             ids, extra = list(window), {}
             if sources:
-                assert not isinstance(model, Decoder)
-                ids, extra = model.decoder_inputs(ids), {"encoder_inputs": torch.tensor([list(sources[number])])}
+                ids, extra = (
+                    cast("Any", model).decoder_inputs(ids),
+                    {"encoder_inputs": torch.tensor([list(sources[number])])},
+                )
             inputs = torch.tensor([ids])
             batch = Batch(inputs, torch.full_like(inputs, IGNORED), model_inputs=extra)
             rows.append(model.head(model.features(batch.to(device)))[0].float().cpu())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lavra.core.errors import InputError
+from lavra.data.tokenizers.for_encoders import MASKS
 from lavra.models.protocols import IGNORED, Batch
 from lavra.objectives.base import Loss, batch_of_windows, loss_at_targets
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from lavra.data.tokenizers.tokenizer import Tokenizer
     from lavra.data.tokenizers.word_boundaries import Words
     from lavra.models.protocols import Model
-
-_MASKS = ("[MASK]", "<mask>")
-"""Names of the mask token: the first is that of BERT, the second that of RoBERTa."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,10 +133,11 @@ def mask_token_of(tokenizer: Tokenizer) -> int:
     Raises:
         InputError: If the tokenizer has no mask token; those of decoders have none.
     """
-    for name in _MASKS:
+    for name in MASKS:
         number = tokenizer.inner.token_to_id(name)
         if number is not None:
             return number
     raise InputError(
-        f"the tokenizer has no mask token ({' or '.join(_MASKS)})", "start from an encoder such as BERT, or add one"
+        f"the tokenizer has no mask token ({' or '.join(MASKS)})",
+        "start from an encoder such as BERT, or give the text itself, for which an encoder's vocabulary is made",
     )

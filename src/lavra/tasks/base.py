@@ -196,6 +196,14 @@ class Task(ABC):
             dataset: The data set.
         """
 
+    def predicted(self, mask_rates: tuple[float, float]) -> float:
+        """Return the share of the tokens at which the head of a model from scratch is computed: all, by default.
+
+        Args:
+            mask_rates: The share that a masked objective predicts at the beginning and at the end of the run.
+        """
+        return 1.0
+
     def room(
         self, asked: ObjectiveConfig, objective: str, kind: ModelKind, context: int, limit: int | None, *, base: Any
     ) -> Room:

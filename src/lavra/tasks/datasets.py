@@ -109,10 +109,12 @@ class DataSize(Protocol):
         bytes: Bytes of the training text.
         vocabulary: Number of tokens of the vocabulary.
         context: Tokens of a row that the data was prepared for; None where rows may have any length.
+        source_context: Tokens of a source that the data was prepared for; 0 where there are no sources.
     """
 
     bytes: int
     context: int | None
+    source_context: int
 
     @property
     def vocabulary(self) -> int:
@@ -173,10 +175,12 @@ class Dataset(ABC):
         words_per_target: Words of training text for each predicted token.
         rows: What the rows are.
         context: Tokens of a row that the data was prepared for; None where rows may have any length.
+        source_context: Tokens of a source that the data was prepared for; 0 where there are no sources.
     """
 
     rows: ClassVar[Rows] = "text"
     context: int | None = None
+    source_context: int = 0
     folder: Path
     tokenizer: Tokenizer
     bytes: int
@@ -364,9 +368,10 @@ class ExampleDataset(Dataset):
         self.prepared, self.folder = prepared, prepared.folder
         manifest = prepared.train.manifest
         self.tokenizer, self.context = prepared.tokenizer, prepared.report["context"]
+        self.source_context = prepared.report.get("source_context") or 0
         self.bytes_per_target = manifest.bytes_per_token
         self.words_per_target = manifest.bytes_per_token / _BYTES_PER_WORD
-        self.bytes = round(manifest.tokens * self.bytes_per_target)
+        self.bytes = round((manifest.tokens + manifest.source_tokens) * self.bytes_per_target)
         self._packed: dict[tuple[Any, ...], ExampleSource] = {}
 
     def _source(self, store: ExampleStore, shape: RowShape, seed: int, pack: bool) -> ExampleSource:

@@ -37,6 +37,10 @@ class MaskedLanguageModelling(Task):
             label_smoothing=plan.label_smoothing,
         )
 
+    def predicted(self, mask_rates: tuple[float, float]) -> float:
+        """The mean of the rates: the head is computed for the hidden tokens alone."""
+        return sum(mask_rates) / 2
+
     def must_learn(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Nothing in particular: which tokens are hidden is drawn."""
         return ()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
+from lavra.models.native.encoder_decoder import EncoderDecoder
 from lavra.objectives.seq2seq import Seq2Seq
 from lavra.tasks.base import Task, Trained
 from lavra.tasks.datasets import DataDescription, Dataset
@@ -25,8 +28,8 @@ class Seq2SeqTask(Task):
 
     def objective(self, plan: Plan, model: Decoder | HFModel, dataset: Dataset) -> Seq2Seq:
         """Return the seq2seq objective."""
-        assert isinstance(model, HFModel)
-        return Seq2Seq(plan.context, plan.source_context, model.decoder_inputs, plan.label_smoothing)
+        shift = cast("HFModel | EncoderDecoder", model).decoder_inputs
+        return Seq2Seq(plan.context, plan.source_context, shift, plan.label_smoothing)
 
     def samples(self, trained: Trained, count: int) -> list[dict[str, str]]:
         """Return what is written for validation sources, beside the expected targets."""

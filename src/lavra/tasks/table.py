@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from lavra.config.training import SetupConfig
 from lavra.core.errors import InputError
 from lavra.core.nearest import did_you_mean
+from lavra.models.spec import named_architecture
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.classification import ClassificationTask
 from lavra.tasks.completion import CompletionTask
@@ -113,6 +115,24 @@ def choose_task(asked: str, objective: str, kind: ModelKind, data: DataDescripti
         raise _misfit(asked, objective, kind, data, place)
     chosen = fitting[0]
     return chosen, objective if objective != "auto" else chosen.usual_objective(data)
+
+
+def kind_from_scratch(config: SetupConfig) -> ModelKind:
+    """Return what a model trained from scratch is: what the request says, what its preset is, or what the task needs.
+
+    Args:
+        config: The request.
+
+    Examples:
+        >>> from lavra.config.training import ObjectiveConfig, SetupConfig
+        >>> kind_from_scratch(SetupConfig(objective=ObjectiveConfig(name="mlm"))), kind_from_scratch(SetupConfig())
+        ('encoder', 'decoder')
+    """
+    known = config.model.architecture or named_architecture(config.model.preset)
+    if known is not None:
+        return known
+    named = [task for task in tasks() if config.task == task.name or config.objective.name in task.objectives]
+    return "decoder" if not named or "decoder" in named[0].kinds else named[0].kinds[0]
 
 
 def _misfit(asked: str, objective: str, kind: ModelKind, data: DataDescription, place: str) -> InputError:

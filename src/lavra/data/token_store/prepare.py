@@ -30,9 +30,10 @@ from lavra.data.split import GivenValidation, Halves, Split, SplitCounter, cut_i
 from lavra.data.token_store.manifest import Manifest
 from lavra.data.token_store.store import TokenStore
 from lavra.data.token_store.writer import StoreWriter
+from lavra.data.tokenizers.for_encoders import for_encoder
 from lavra.data.tokenizers.report import CorpusSample, TokenizerReport
 from lavra.data.tokenizers.streaming import prefetch
-from lavra.data.tokenizers.tokenizer import Tokenizer, choose_vocabulary_size
+from lavra.data.tokenizers.tokenizer import ENCODER_TOKENS, Tokenizer, choose_vocabulary_size
 
 # The row cache between the two passes.
 
@@ -122,6 +123,7 @@ def prepare(
     normalize: bool = False,
     encoding: str | None = None,
     validation: Sequence[str] = (),
+    encoder: bool = False,
     held_out: bool = False,
     bos: bool = False,
     seed: int = 0,
@@ -146,6 +148,8 @@ def prepare(
         encoding: Encoding of the files without a byte order mark; UTF-8, else Windows-1252, by default.
         validation: Locations of the validation data, instead of a share. Without it, files whose names say that they
             are validation data are used as such; test files beside training files are never trained on.
+        encoder: Give the vocabulary the tokens that an encoder needs, see `lavra.data.tokenizers.for_encoders`. A new
+            vocabulary has as many tokens all the same.
         held_out: Keep half of the validation documents apart in a store `held_out/`, so that what is chosen by the
             others can be measured on them; see `lavra.data.split.Halves`. There is no such store where there is one
             validation document only, and it cannot be cut.
@@ -177,7 +181,9 @@ def prepare(
         if text.bad_rows.summary():
             log(text.bad_rows.summary())
         if tokenizer is None:
-            tokenizer = _trained(vocabulary_size, sample if len(sample) else text.again(), counter.bytes)
+            texts = sample if len(sample) else text.again()
+            tokenizer = _trained(vocabulary_size, texts, counter.bytes, len(ENCODER_TOKENS) if encoder else 0)
+        tokenizer = for_encoder(tokenizer) if encoder else tokenizer
         if complete is not None:
             tokenizer = complete(tokenizer)
         tokenizer.save(building / TOKENIZER)
@@ -212,13 +218,15 @@ def _trained(
     vocabulary_size: int | Callable[[int], int] | None,
     texts: Iterable[SourceDocument] | CorpusSample,
     corpus_bytes: int,
+    reserved: int,
 ) -> Tokenizer:
+    """Return a new tokenizer, with room in the vocabulary for a number of tokens that are added to it."""
     if vocabulary_size is None:
         vocabulary_size = choose_vocabulary_size
     size = vocabulary_size(corpus_bytes) if callable(vocabulary_size) else vocabulary_size
     log(f"training a tokenizer of {size} tokens")
     rows = (text for text in texts if isinstance(text, str) or not text.is_validation)
-    return Tokenizer.train((text if isinstance(text, str) else text.text for text in rows), size)
+    return Tokenizer.train((text if isinstance(text, str) else text.text for text in rows), size - reserved)
 
 
 def _tell_of_tokens(bad_rows: BadRows, fit: TokenizerReport, spelled: int, place: str) -> None:

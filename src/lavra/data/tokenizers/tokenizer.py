@@ -59,6 +59,10 @@ _PROBES = (
 )
 
 
+ENCODER_TOKENS = {"cls_token": "<cls>", "mask_token": "<mask>"}
+"""Special tokens of the vocabularies that lavra makes for encoders, by their names in `tokenizer_config.json`."""
+
+
 class Tokenizer:
     """A tokenizer of the `tokenizers` library, and the id that ends a document.
 
@@ -164,6 +168,10 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "model_max_length": 10**12,
         }
+        known = self.inner.get_vocab(with_added_tokens=True)
+        if ENCODER_TOKENS["cls_token"] in known:
+            config |= {key: name for key, name in ENCODER_TOKENS.items() if name in known}
+            config["sep_token"] = self.end_of_document_token
         write_json(folder / "tokenizer_config.json", config)
 
     @cached_property

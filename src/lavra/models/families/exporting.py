@@ -46,7 +46,7 @@ def export_decoder(
     carried: Mapping[str, Any] | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Write `config.json`, `generation_config.json` and `model.safetensors`.
+    """Write `config.json`, `model.safetensors` and, for a model that writes text, `generation_config.json`.
 
     The vocabulary is written without padding rows, and a tied head is written once. Gains and biases that the family
     has and the model lacks are written as ones and zeros.
@@ -74,9 +74,12 @@ def export_decoder(
     kind = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     special: SpecialIds = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **ids}
     config = family.write_config(replace(target, dropout=spec.dropout))
+    special |= {"pad_token_id": target.decoder_start} if _start(target) else {}  # it is shifted in before the targets
     same = carried if carried is not None and family.name == preferred else {}
     write_json(folder / CONFIG, {**same, **config, **special, "torch_dtype": kind})
-    settings = generation or {**_padding(special), **_named(special)}
+    if spec.architecture == "encoder":
+        return Exported(family.name, target)
+    settings = generation or {**_padding(special), **_named(special), **_start(target)}
     write_json(folder / GENERATION_CONFIG, dict(settings))
     return Exported(family.name, target)
 
@@ -88,6 +91,11 @@ def _padding(special: SpecialIds) -> SpecialIds:
     """
     end = special["eos_token_id"]
     return {"pad_token_id": end} if isinstance(end, int) else {}
+
+
+def _start(spec: DecoderSpec) -> SpecialIds:
+    """Return the token with which the decoder of an encoder-decoder begins."""
+    return {"decoder_start_token_id": spec.decoder_start} if spec.architecture == "encoder-decoder" else {}
 
 
 def _named(special: SpecialIds) -> SpecialIds:

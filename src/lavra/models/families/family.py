@@ -14,15 +14,18 @@ from torch.nn import functional as F
 from lavra.core.errors import CorruptFile, InputError
 from lavra.models.families.layouts import SAME, Layout
 from lavra.models.families.rules import RESOLVED, Choice, Config, Rule
-from lavra.models.native.decoder import Decoder
+from lavra.models.native.decoder import decoder_of
 from lavra.models.spec import DecoderSpec
 
 _HEAD = "output"
 _BLOCKS = "blocks."
-_FREE = frozenset({"dropout", "initialization"})
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_FREE = frozenset({"dropout", "initialization", "balance_loss"})
 """Fields of a specification that concern training and not the computation of the trained model."""
 
-_WIDENED = frozenset({"norm_weight", "qk_norm_weight", "attention_bias", "output_bias", "mlp_bias"})
+_WIDENED = frozenset(
+    {"norm_weight", "norm_bias", "qk_norm_weight", "attention_bias", "output_bias", "mlp_bias", "head_bias"}
+)
 """Fields that may be on in the written model where the model has them off: a gain of one and a bias of zero change
 nothing."""
 
@@ -32,14 +35,16 @@ class Names:
     """A line of the table for tensors: our name and that of the family, without `.weight` and `.bias`.
 
     Attributes:
-        ours: Name in our decoder; `{}` stands for the number of the block.
+        ours: Name in our decoder; `{}` stands for the number of the block, and a second one for that of an expert.
         theirs: One or several names in the family, without its prefix.
         layout: Layout of the tensor in the family.
+        when: Whether the line holds for a specification; None holds for all.
     """
 
     ours: str
     theirs: tuple[str, ...]
     layout: Layout = SAME
+    when: Callable[[DecoderSpec], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,14 @@ class Family:
     Attributes:
         name: `model_type` of the family.
         title: Name for messages.
-        architecture: Name of its class for causal language modelling.
+        architecture: Name of its class that predicts tokens.
         rules: Rules for its configuration. A later rule may correct what an earlier one read.
         names: Names of its tensors.
         prefix: Prefix of the names of all tensors but the head, where the file holds the whole model.
         ignored: Patterns of the names of tensors that are constants or caches and are not read.
         head: Name of the head, which has no prefix.
+        outside: Beginnings of the names of further tensors without the prefix.
+        note: Sentence about what reading such a model leaves out; empty where it leaves out nothing.
     """
 
     name: str
@@ -65,6 +72,8 @@ class Family:
     prefix: str
     ignored: tuple[str, ...] = ()
     head: str = "lm_head"
+    outside: tuple[str, ...] = ()
+    note: str = ""
 
     def read_spec(self, config: Config) -> DecoderSpec:
         """Return the specification of the model that a configuration describes.
@@ -106,12 +115,17 @@ class Family:
         Args:
             spec: Specification of a decoder.
         """
-        lines = {line.ours: line for line in self.names}
+        lines = {line.ours: line for line in self.names if line.when is None or line.when(spec)}
         for name in shapes(spec):
             stem, _, kind = name.rpartition(".")
-            number = re.match(rf"{_BLOCKS}(\d+)\.", stem)
-            line = lines[re.sub(rf"^{_BLOCKS}\d+\.", f"{_BLOCKS}{{}}.", stem)]
-            theirs = tuple(f"{part.format(number.group(1) if number else '')}.{kind}" for part in line.theirs)
+            number = re.search(rf"(?:^|\.){_BLOCKS}(\d+)\.", stem)
+            if name in lines:  # a line for one tensor of a module alone
+                yield name, lines[name].theirs, lines[name].layout
+                continue
+            expert = _EXPERT.search(stem)
+            pattern = re.sub(rf"(^|\.){_BLOCKS}\d+\.", rf"\1{_BLOCKS}{{}}.", _EXPERT.sub(".experts.{}.", stem))
+            line, numbers = lines[pattern], [found.group(1) for found in (number, expert) if found]
+            theirs = tuple(f"{part.format(*numbers)}.{kind}" for part in line.theirs)
             yield name, theirs, line.layout
 
     def full_name(self, name: str) -> str:
@@ -120,7 +134,7 @@ class Family:
         Args:
             name: Name in the family, without prefix.
         """
-        return name if name.startswith(f"{self.head}.") else self.prefix + name
+        return name if name.startswith((f"{self.head}.", *self.outside)) else self.prefix + name
 
     def is_ignored(self, name: str) -> bool:
         """Return whether a tensor of the file is not part of the model.
@@ -139,7 +153,7 @@ def shapes(spec: DecoderSpec) -> dict[str, torch.Size]:
         spec: Specification of a decoder.
     """
     with torch.device("meta"):
-        model = Decoder(spec)
+        model = decoder_of(spec)
     return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
@@ -180,8 +194,8 @@ def widened(weights: Mapping[str, torch.Tensor], spec: DecoderSpec, target: Deco
     result: dict[str, torch.Tensor] = {}
     kind = weights["embedding.weight"].dtype
     for name, shape in shapes(target).items():
-        if name in weights:
-            result[name] = weights[name]
+        if (same := _shared(name, spec)) in weights:
+            result[name] = weights[same]
         elif name == f"{_HEAD}.weight":
             result[name] = weights["embedding.weight"]
         elif name.endswith("norm.weight"):
@@ -194,9 +208,20 @@ def widened(weights: Mapping[str, torch.Tensor], spec: DecoderSpec, target: Deco
     return result
 
 
+def _shared(name: str, spec: DecoderSpec) -> str:
+    """Return the name under which a specification has a tensor, whose block may be that of an earlier number."""
+    number = re.match(rf"{_BLOCKS}(\d+)\.", name)
+    if number is None or not spec.shared_blocks:
+        return name
+    return f"{_BLOCKS}{int(number[1]) % spec.shared_blocks}{name[number.end(1) :]}"
+
+
 def _equivalents(spec: DecoderSpec) -> Iterator[DecoderSpec]:
     """Yield the specification, and others whose models can compute the same."""
     yield spec
+    if spec.shared_blocks:
+        spec = replace(spec, shared_blocks=0)  # each block of its own, with the same weights
+        yield spec
     if spec.positions == "none":
         yield replace(spec, positions="learned")  # position embeddings that are zero change nothing
     foldable = spec.embedding_norm and not spec.embedding_norm_weight and spec.size_of_embedding == spec.width
@@ -224,6 +249,23 @@ def _canonical(spec: DecoderSpec) -> dict[str, Any]:
         values.update({name: getattr(neutral, name) for name in values if name.startswith("rope_")})
     if not spec.qk_norm:
         values["qk_norm_weight"] = False
+    if spec.positions != "relative":
+        values.update(relative_buckets=neutral.relative_buckets, relative_distance=neutral.relative_distance)
+    if not spec.experts:
+        values.update(experts_per_token=neutral.experts_per_token, expert_normalized=True)
+    if spec.architecture != "encoder-decoder":
+        values.update(encoder_depth=0, decoder_start=0)
+    values["attention_scale"] = spec.attention_scale or spec.size_of_head**-0.5
+    if spec.norm != "layernorm" or not (spec.norm_weight or spec.embedding_norm_weight):
+        values["norm_bias"] = False  # no norm could have one
+    values["shared_blocks"] = 0 if spec.shared_blocks == spec.depth else spec.shared_blocks
+    values["local_blocks"] = [spec.is_local(number) for number in range(spec.depth)]
+    if not any(values["local_blocks"]):
+        values.update(window=0, rope_local_base=0.0)
+    if values["rope_local_base"] == values["rope_base"]:
+        values["rope_local_base"] = 0.0
+    for name in ("global_every", "global_first"):
+        del values[name]
     return values
 
 

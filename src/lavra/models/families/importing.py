@@ -75,7 +75,7 @@ def import_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Imported
     tensors.require_all(spec)
     weights = join(family, spec, tensors.get, dtype, str(source.place))
     model = decoder_from(spec, weights, str(source.place))
-    return Imported(model, family.name, folder, (*notes, *note))
+    return Imported(model, family.name, folder, (*notes, *note, *([family.note] if family.note else [])))
 
 
 def read_config(folder: Path) -> Config:

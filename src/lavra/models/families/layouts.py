@@ -82,6 +82,9 @@ VOCABULARY = Layout(
 QUERY_KEY_VALUE = Layout(lambda parts, spec: torch.cat(parts), lambda tensor, spec: list(tensor.split(_widths(spec))))
 """Three tensors, for queries, keys and values, where we have one."""
 
+KEY_VALUE = Layout(lambda parts, spec: torch.cat(parts), lambda tensor, spec: list(tensor.chunk(2)))
+"""Two tensors, for keys and values, where we have one."""
+
 QUERY_KEY_VALUE_BACKWARDS = Layout(
     lambda parts, spec: torch.cat([_swap_halves(part, spec) for part in parts[:2]] + parts[2:]),
     lambda tensor, spec: [
@@ -107,6 +110,9 @@ BY_HEAD = Layout(
 
 GATED = Layout(lambda parts, spec: torch.cat(parts), lambda tensor, spec: list(tensor.chunk(2)))
 """Two tensors, for gate and value, where we have one."""
+
+LESS_ONE = Layout(lambda parts, spec: parts[0] + 1.0, lambda tensor, spec: [tensor - 1.0])
+"""Gains that are stored less one (Gemma)."""
 
 POSITIONS_FROM_2 = Layout(
     lambda parts, spec: parts[0][2:],

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from lavra.models.families.family import Family, Names
 from lavra.models.families.layouts import GATED, QUERY_KEY_VALUE, VOCABULARY
-from lavra.models.families.rules import Choice, Config, Dropout, Fixed, Rotary, Rule, Same, Switch, Window, unsupported
-from lavra.models.spec import DecoderSpec
-
-
-@dataclass(frozen=True)
-class _WholeHeads:
-    """A check that the width is a multiple of the heads, which Llama in `transformers` demands in any case."""
-
-    def read(self, config: Config, fields: dict[str, Any]) -> None:
-        if fields["width"] % fields["heads"]:
-            raise unsupported("num_attention_heads", fields["heads"])
-
-    def write(self, spec: DecoderSpec, config: Config) -> None:
-        """Write nothing."""
-
+from lavra.models.families.rules import (
+    Choice,
+    Dropout,
+    Fixed,
+    Rotary,
+    Rule,
+    Same,
+    SlidingWindow,
+    Switch,
+    WholeHeads,
+    Window,
+)
 
 _ACTIVATIONS = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu"}
 
-_SHAPE: tuple[Rule, ...] = (
+SHAPE: tuple[Rule, ...] = (
     Fixed({"norm": "rmsnorm", "norm_weight": True, "qk_norm": False, "embedding_norm": False}),
     Same("vocabulary", "vocab_size"),
     Same("context", "max_position_embeddings", 2048),
@@ -39,6 +35,8 @@ _SHAPE: tuple[Rule, ...] = (
     Rotary(),
     Dropout(("attention_dropout",)),
 )
+
+"""Rules that Llama and similar families share."""
 
 _NAMES = (
     Names("embedding", ("embed_tokens",), VOCABULARY),
@@ -64,10 +62,10 @@ LLAMA = Family(
     architecture="LlamaForCausalLM",
     prefix="model.",
     rules=(
-        *_SHAPE,
+        *SHAPE,
         Same("kv_heads", "num_key_value_heads", 0),
         Same("head_width", "head_dim", 0),
-        _WholeHeads(),
+        WholeHeads(),
         Switch(("attention_bias", "output_bias"), "attention_bias", False),
         Switch(("mlp_bias",), "mlp_bias", False),
     ),
@@ -80,7 +78,7 @@ MISTRAL = replace(
     name="mistral",
     title="Mistral",
     architecture="MistralForCausalLM",
-    rules=(*_SHAPE, Same("kv_heads", "num_key_value_heads", 8), Same("head_width", "head_dim", 0), Window(4096)),
+    rules=(*SHAPE, Same("kv_heads", "num_key_value_heads", 8), Same("head_width", "head_dim", 0), SlidingWindow(4096)),
 )
 
 QWEN2 = replace(
@@ -89,7 +87,7 @@ QWEN2 = replace(
     title="Qwen2",
     architecture="Qwen2ForCausalLM",
     rules=(
-        *_SHAPE,
+        *SHAPE,
         Same("kv_heads", "num_key_value_heads", 32),
         Fixed({"attention_bias": True}),
         Window(4096, "use_sliding_window"),
@@ -102,7 +100,7 @@ QWEN3 = replace(
     title="Qwen3",
     architecture="Qwen3ForCausalLM",
     rules=(
-        *_SHAPE,
+        *SHAPE,
         Fixed({"qk_norm": True, "qk_norm_weight": True}),
         Same("kv_heads", "num_key_value_heads", 32),
         Same("head_width", "head_dim", 128),

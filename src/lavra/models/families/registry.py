@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from lavra.core.errors import InputError
+from lavra.models.families.bert import BERT
 from lavra.models.families.bloom import BLOOM
 from lavra.models.families.family import Family, missing, shapes
+from lavra.models.families.gemma2 import GEMMA2
 from lavra.models.families.gpt2 import GPT2
 from lavra.models.families.gpt_neox import GPT_NEOX
 from lavra.models.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from lavra.models.families.mixtral import MIXTRAL, QWEN3_MOE
+from lavra.models.families.modernbert import MODERNBERT
 from lavra.models.families.nanochat import NANOCHAT
 from lavra.models.families.opt import OPT
 from lavra.models.families.rules import Config
+from lavra.models.families.t5 import T5
 from lavra.models.spec import DecoderSpec
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (LLAMA, GPT2, OPT, GPT_NEOX, QWEN2, QWEN3, MISTRAL, BLOOM, NANOCHAT)
+    family.name: family
+    for family in (
+        LLAMA,
+        GPT2,
+        OPT,
+        GPT_NEOX,
+        QWEN2,
+        QWEN3,
+        MISTRAL,
+        BLOOM,
+        NANOCHAT,
+        GEMMA2,
+        MIXTRAL,
+        QWEN3_MOE,
+        MODERNBERT,
+        BERT,
+        T5,
+    )
 }
 """Family of each `model_type`. Of several that can express a model equally well, the first one is written."""
 

@@ -16,6 +16,7 @@ RESOLVED = {
     "head_width": "size_of_head",
     "mlp_width": "hidden_width",
     "embedding_width": "size_of_embedding",
+    "encoder_depth": "blocks_of_encoder",
 }
 """Property that holds the effective value of each field whose 0 stands for a default."""
 
@@ -251,6 +252,42 @@ class Window:
         config["sliding_window"] = None
         if self.switch is not None:
             config[self.switch] = False
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """A sliding window in every block: a token sees itself and as many tokens before it as the window has less one.
+
+    Attributes:
+        default: Value of `sliding_window` where the key is absent.
+    """
+
+    default: int
+
+    def read(self, config: Config, fields: dict[str, Any]) -> None:
+        """Set the window, where it is shorter than the context."""
+        window = config.get("sliding_window", self.default)
+        if window == 1:
+            raise unsupported("sliding_window", window)
+        if window and window < fields["context"]:
+            fields["window"] = window - 1
+
+    def write(self, spec: DecoderSpec, config: Config) -> None:
+        """Write the window, or that there is none. One that some blocks lack becomes one that all have."""
+        config["sliding_window"] = spec.window + 1 if spec.window else None
+
+
+@dataclass(frozen=True)
+class WholeHeads:
+    """A check that the width is a multiple of the heads, which some families demand in any case."""
+
+    def read(self, config: Config, fields: dict[str, Any]) -> None:
+        """Raise an error where it is not."""
+        if fields["width"] % fields["heads"]:
+            raise unsupported("num_attention_heads", fields["heads"])
+
+    def write(self, spec: DecoderSpec, config: Config) -> None:
+        """Write nothing."""
 
 
 def unsupported(key: str, value: Any) -> InputError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -25,9 +26,9 @@ that the causal mask hides, but their smaller products run slower."""
 _MOST_STRIPES = 4
 
 
-Way = Literal["plain", "causal", "masked", "documents"]
-"""Ways to compute attention: with matrix products and a softmax; with PyTorch's kernel under a causal mask or under a
-dense one; with a kernel for documents of different lengths (variable-length flash attention)."""
+Way = Literal["plain", "causal", "whole", "masked", "documents"]
+"""Ways to compute attention: with matrix products and a softmax; with PyTorch's kernel under a causal mask, under none,
+or under a dense one; with a kernel for documents of different lengths (variable-length flash attention)."""
 
 _PROOF_ROWS = 2
 """Largest number of rows, of positions and of attention scores on which a way is compared with the plain one."""
@@ -42,7 +43,7 @@ _proved: set[tuple[Any, ...]] = set()
 
 
 def attend(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float = 0.0
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float = 0.0, cap: float = 0.0
 ) -> torch.Tensor:
     """Return scaled dot-product attention, softmax(QKᵀ/√size + bias) V, under a mask (Vaswani et al. 2017).
 
@@ -56,6 +57,8 @@ def attend(
         mask: Mask of the keys that each query attends to. Under a plain causal mask the queries are those of the last
             keys.
         dropout: Probability with which an attention weight is dropped.
+        cap: Bound of the scores before the bias, which become cap · tanh(scores / cap); 0 sets none. No kernel has one,
+            so that the plain way is taken.
 
     Returns:
         The mixed values, (rows, heads, length, size).
@@ -68,6 +71,8 @@ def attend(
         >>> attend(same, same, values, Mask())[0, 0, :, 0].tolist()
         [0.0, 0.5]
     """
+    if cap:
+        return WAYS["plain"](queries, keys, values, mask, dropout, cap)
     way = choose_way(queries, keys, mask, dropout)
     # For one token per row on a CPU, `decode_step` compares the whole block instead: here even the question costs time.
     if not torch.compiler.is_compiling() and (queries.shape[2] > 1 or queries.device.type != "cpu"):
@@ -90,6 +95,8 @@ def choose_way(queries: torch.Tensor, keys: torch.Tensor, mask: Mask, dropout: f
     if mask.bounds is not None and not dropout and queries.shape[2] == keys.shape[2] and trusts("documents"):
         return "documents"
     bare = mask.allowed is None and mask.bias is None and mask.document_ids is None
+    if bare and not mask.causal:
+        return "whole" if trusts("whole") or dropout else "plain"
     if bare and queries.shape[2] in (1, keys.shape[2]):
         return "causal" if trusts("causal") or dropout else "plain"
     return "masked" if trusts("masked") or dropout else "plain"
@@ -104,7 +111,9 @@ def _by_documents(
     rows, heads, length, size = queries.shape
     flat = [part.transpose(1, 2).reshape(rows * length, part.shape[1], size) for part in (queries, keys, values)]
     flat_queries, flat_keys, flat_values = flat
-    bounds, options = mask.bounds, {"window_size": (-1, 0), "enable_gqa": heads != keys.shape[1]}
+    before = mask.window or -1  # -1 sets no limit
+    window = before, 0 if mask.causal else before
+    bounds, options = mask.bounds, {"window_size": window, "enable_gqa": heads != keys.shape[1]}
     assert bounds is not None
     mixed: Any = varlen_attn(flat_queries, flat_keys, flat_values, bounds, bounds, length, length, **options)
     return mixed.view(rows, length, heads, size).transpose(1, 2)
@@ -113,13 +122,13 @@ def _by_documents(
 def _by_library(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float
 ) -> torch.Tensor:
-    """Attend with PyTorch's kernel for a causal mask."""
+    """Attend with PyTorch's kernel for a causal mask, or for none."""
     return F.scaled_dot_product_attention(
         queries,
         keys,
         values,
         dropout_p=dropout,
-        is_causal=queries.shape[2] > 1,
+        is_causal=mask.causal and queries.shape[2] > 1,
         enable_gqa=queries.shape[1] != keys.shape[1],
     )
 
@@ -159,7 +168,7 @@ def _plain_is_faster(queries: torch.Tensor, keys: torch.Tensor) -> bool:
 
 
 def attend_plainly(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float = 0.0
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float = 0.0, cap: float = 0.0
 ) -> torch.Tensor:
     """Return the same as `attend`, computed with matrix products and a softmax.
 
@@ -168,20 +177,25 @@ def attend_plainly(
         keys: Keys, (rows, kv heads, keys, size).
         values: Values, (rows, kv heads, keys, size).
         mask: Mask, see `attend`.
-        dropout: Has no effect here.
+        dropout: Probability with which an attention weight is dropped.
+        cap: Bound of the scores, see `attend`.
     """
     if queries.shape[1] != keys.shape[1]:
         keys, values = _repeated(keys, queries.shape[1]), _repeated(values, queries.shape[1])
-    unmasked = mask.allowed is None and mask.document_ids is None and queries.shape[2] == 1
+    bare = mask.allowed is None and mask.document_ids is None
+    unmasked = bare and (queries.shape[2] == 1 or not mask.causal)
     allowed = None if unmasked else allowed_pairs(mask, queries, keys)
     stripes = []
     for queried, seen in _stripes(queries.shape[2], keys.shape[2], mask.causal):
         scores = (queries[:, :, queried] @ keys[:, :, seen].transpose(-1, -2)) * queries.shape[-1] ** -0.5
+        if cap:
+            scores = cap * torch.tanh(scores / cap)
         if mask.bias is not None:
             scores = scores + mask.bias[..., queried, seen].to(scores.dtype)
         if allowed is not None:
             scores = scores.masked_fill(~allowed[:, :, queried, seen], float("-inf"))
-        stripes.append(scores.softmax(-1) @ values[:, :, seen])
+        weights = scores.softmax(-1)
+        stripes.append((F.dropout(weights, dropout) if dropout else weights) @ values[:, :, seen])
     return stripes[0] if len(stripes) == 1 else torch.cat(stripes, 2)
 
 
@@ -199,6 +213,7 @@ def _stripes(queries: int, keys: int, causal: bool) -> list[tuple[slice, slice]]
 WAYS: dict[str, Callable[..., torch.Tensor]] = {
     "plain": attend_plainly,
     "causal": _by_library,
+    "whole": _by_library,
     "masked": _by_library_masked,
     "documents": _by_documents,
 }
@@ -278,8 +293,9 @@ def prove_way(way: Way, queries: torch.Tensor, keys: torch.Tensor, values: torch
         values: Values, see `attend`.
         mask: Mask, see `attend`.
     """
-    backward = torch.is_grad_enabled() and queries.shape[2] == keys.shape[2]
-    kind = (way, queries.device.type, queries.dtype, queries.shape[1:2], keys.shape[1:2], queries.shape[3], backward)
+    backward = torch.is_grad_enabled() and (queries.shape[2] == keys.shape[2] or not mask.causal)
+    heads = queries.shape[1:2], keys.shape[1:2], queries.shape[3]
+    kind = (way, queries.device.type, queries.dtype, *heads, backward, mask.causal, mask.window > 0)
     if way == "plain" or kind in _proved or not can_be_compared(queries):
         return
     _proved.add(kind)
@@ -337,7 +353,12 @@ def wrong_way(
 def _part(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask
 ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], Mask]:
-    """Return the first rows and positions, enough for a comparison; none of them attends to what is left out."""
+    """Return the first rows and positions, enough for a comparison; what they see among themselves is compared.
+
+    A bias that is learned gets no gradient from it.
+    """
+    if mask.bias is not None:
+        mask = replace(mask, bias=mask.bias.detach())
     if queries.shape[2] != keys.shape[2]:
         return (queries, keys, values), mask
     length = min(queries.shape[2], _PROOF_LENGTH, math.isqrt(_PROOF_SCORES // queries.shape[1]))
@@ -349,7 +370,7 @@ def _part(
         bias = bias[..., :length, :length] if bias.dim() == 3 else bias[:rows, :, :length, :length]
     bounds = None if document_ids is None or mask.bounds is None else document_bounds(document_ids)
     part = tuple(tensor[:rows, :, :length] for tensor in (queries, keys, values))
-    return part, Mask(allowed, bias, document_ids, bounds, mask.causal)  # pyright: ignore[reportReturnType]
+    return part, Mask(allowed, bias, document_ids, bounds, mask.causal, mask.window)  # pyright: ignore[reportReturnType]
 
 
 # The scores of attention, for those who watch how large they become.
@@ -365,10 +386,15 @@ def watching_scores(see: Callable[[torch.Tensor], None]) -> Iterator[None]:
     """
 
     def watched(
-        queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, dropout: float = 0.0
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: Mask,
+        dropout: float = 0.0,
+        cap: float = 0.0,
     ) -> torch.Tensor:
-        see(largest_score(queries, keys, mask))
-        return attend_plainly(queries, keys, values, mask, dropout)
+        see(largest_score(queries, keys, mask, cap))
+        return attend_plainly(queries, keys, values, mask, dropout, cap)
 
     with attending_plainly():
         WAYS["plain"] = watched
@@ -378,18 +404,21 @@ def watching_scores(see: Callable[[torch.Tensor], None]) -> Iterator[None]:
             WAYS["plain"] = attend_plainly
 
 
-def largest_score(queries: torch.Tensor, keys: torch.Tensor, mask: Mask) -> torch.Tensor:
+def largest_score(queries: torch.Tensor, keys: torch.Tensor, mask: Mask, cap: float = 0.0) -> torch.Tensor:
     """Return the largest score before the softmax, () float32.
 
     Args:
         queries: Queries, (rows, heads, length, size).
         keys: Keys, (rows, kv heads, keys, size).
         mask: Mask, see `attend`.
+        cap: Bound of the scores, see `attend`.
     """
     if queries.shape[1] != keys.shape[1]:
         keys = _repeated(keys, queries.shape[1])
     allowed = allowed_pairs(mask, queries, keys)
     scores = (queries @ keys.transpose(-1, -2)).float() * queries.shape[-1] ** -0.5
+    if cap:
+        scores = cap * torch.tanh(scores / cap)
     if mask.bias is not None:
         scores = scores + mask.bias
     return scores.masked_fill(~allowed, float("-inf")).amax()

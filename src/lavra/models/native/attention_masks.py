@@ -22,14 +22,16 @@ class Mask:
     """A mask of the keys that each query attends to.
 
     Attributes:
-        allowed: Whether a query attends to a key, (rows or 1, 1, queries, keys) bool. None means causal, and within the
-            same document where `document_ids` are given.
+        allowed: Whether a query attends to a key, (rows or 1, 1, queries, keys) bool. None means what `causal` and
+            `window` say, and within the same document where `document_ids` are given.
         bias: Bias that is added to the scores (ALiBi), (heads, queries, keys) or (rows, heads, queries, keys); None
             adds nothing.
         document_ids: Number of the document of each position, (rows, length), where no dense `allowed` was made of it.
         bounds: Place where each document begins in the concatenated rows, (n,) int32, see `document_bounds`. It is
             given only together with `document_ids`.
         causal: Whether no query attends to a later key, where there are as many queries as keys; such keys are skipped.
+            `allowed` must then hide these keys, too.
+        window: Largest distance between a query and a key, where no dense `allowed` was made of it; 0 sets no limit.
     """
 
     allowed: torch.Tensor | None = None
@@ -37,6 +39,7 @@ class Mask:
     document_ids: torch.Tensor | None = None
     bounds: torch.Tensor | None = None
     causal: bool = True
+    window: int = 0
 
 
 def causal_mask(
@@ -66,18 +69,65 @@ def causal_mask(
     """
     if prefix is not None:
         return Mask(allowed=_with_prefix(document_ids, prefix), bias=bias, causal=False)
+    return attention_mask(document_ids, length, bias, bounds)
+
+
+def attention_mask(
+    document_ids: torch.Tensor | None,
+    length: int,
+    bias: torch.Tensor | None,
+    bounds: torch.Tensor | None = None,
+    *,
+    causal: bool = True,
+    window: int = 0,
+    device: torch.device | None = None,
+) -> Mask:
+    """Return the mask of training: within each document, causal or not, and within a window or not.
+
+    Args:
+        document_ids: Number of the document of each position, (rows, length); None where every row is one document.
+        length: Length of a row in tokens.
+        bias: Bias that is added to the scores, see `Mask`.
+        bounds: Bounds of the documents, see `causal_mask`.
+        causal: Whether no position attends to a later one.
+        window: Largest distance between two positions of which one attends to the other; 0 sets no limit.
+        device: Device of the mask where there are no document numbers; None means the CPU.
+
+    Examples:
+        >>> attention_mask(None, 4, None, causal=False, window=1).allowed[0, 0].int().tolist()
+        [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]
+    """
+    window = window if window < length - 1 else 0
+    if document_ids is None and not window:
+        return Mask(bias=bias, causal=causal)
     if document_ids is None:
-        return Mask(bias=bias)
+        index = torch.arange(length, device=device)
+        return Mask(allowed=near(index[:, None], index, causal, window)[None, None], bias=bias, causal=causal)
     if bounds is not None and bias is None:
-        return Mask(document_ids=document_ids, bounds=bounds)
-    return Mask(allowed=_within_documents(document_ids), bias=bias)
+        return Mask(document_ids=document_ids, bounds=bounds, causal=causal, window=window)
+    return Mask(allowed=_within_documents(document_ids, causal, window), bias=bias, causal=causal)
 
 
-def _within_documents(document_ids: torch.Tensor) -> torch.Tensor:
-    """Return the mask that is causal and within each document, (rows, 1, length, length) bool."""
+def near(queries: torch.Tensor, keys: torch.Tensor, causal: bool, window: int) -> torch.Tensor:
+    """Return whether places attend to others by their distance alone, in the shape of the difference of both.
+
+    Args:
+        queries: Places that attend.
+        keys: Places that are attended to.
+        causal: Whether none attends to a later place.
+        window: Largest distance; 0 sets no limit.
+    """
+    distance = queries - keys
+    if not window:
+        return distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    return (distance >= 0) & (distance <= window) if causal else distance.abs() <= window
+
+
+def _within_documents(document_ids: torch.Tensor, causal: bool, window: int) -> torch.Tensor:
+    """Return the mask within each document, causal and within a window or not, (rows, 1, length, length) bool."""
     index = torch.arange(document_ids.shape[1], device=document_ids.device)
     same = document_ids[:, :, None] == document_ids[:, None, :]
-    return (same & (index[:, None] >= index[None, :]))[:, None]
+    return (same & near(index[:, None], index, causal, window))[:, None] if causal or window else same[:, None]
 
 
 def _with_prefix(document_ids: torch.Tensor | None, prefix: torch.Tensor) -> torch.Tensor:
@@ -159,16 +209,20 @@ def alibi_slopes(heads: int) -> torch.Tensor:
     return torch.tensor(slopes)
 
 
-def alibi_bias(slopes: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+def alibi_bias(slopes: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, *, causal: bool = True) -> torch.Tensor:
     """Return the bias of ALiBi, -slope * (query position - key position), (rows or 1, heads, queries, keys).
+
+    Without a causal mask it is symmetric, -slope * |query position - key position|, as the authors propose for encoders
+    and MosaicBERT has it.
 
     Args:
         slopes: Slope of each head, (heads,).
         queries: Position of each query, (rows or 1, queries).
         keys: Position of each key, (rows or 1, keys).
+        causal: Whether later keys are hidden in any case.
     """
     distance = (queries[:, None, :, None] - keys[:, None, None, :]).to(slopes.dtype)
-    return -slopes[None, :, None, None] * distance
+    return -slopes[None, :, None, None] * (distance if causal else distance.abs())
 
 
 def allowed_pairs(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -182,9 +236,9 @@ def allowed_pairs(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torc
     if mask.allowed is not None:
         return mask.allowed
     if mask.document_ids is not None:
-        return _within_documents(mask.document_ids)
+        return _within_documents(mask.document_ids, mask.causal, mask.window)
     ones = torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool, device=queries.device)
-    return ones.tril(keys.shape[2] - queries.shape[2])[None, None]
+    return (ones.tril(keys.shape[2] - queries.shape[2]) if mask.causal else ones)[None, None]
 
 
 def additive_mask(mask: Mask, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

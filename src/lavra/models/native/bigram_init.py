@@ -59,7 +59,8 @@ def can_init_from_bigrams(spec: DecoderSpec) -> bool:
         (True, False)
     """
     return (
-        spec.initialization == "zero_out"
+        spec.architecture == "decoder"
+        and spec.initialization == "zero_out"
         and spec.embedding_norm
         and spec.norm == "rmsnorm"
         and spec.final_norm

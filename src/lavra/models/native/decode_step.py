@@ -99,7 +99,14 @@ def decode_steps(blocks: nn.ModuleList) -> list[Step]:
     Args:
         blocks: Blocks of a decoder.
     """
-    return [_block_step(block) if type(block) is Block else block for block in blocks]  # pyright: ignore[reportArgumentType]
+    return [_block_step(block) if type(block) is Block and _is_plain(block) else block for block in blocks]  # pyright: ignore[reportArgumentType]
+
+
+def _is_plain(block: Block) -> bool:
+    """Return whether a block has nothing but norms, attention and MLP, as most models have."""
+    attention = block.attention
+    more = block.attention_post, block.mlp_post, attention.head_gain, attention.value_mix, block.mlp.norm
+    return all(part is None for part in more) and not attention.cap and block.residual_scale == 1.0
 
 
 def _block_step(block: Block) -> Step:
@@ -134,7 +141,7 @@ def _mlp_step(mlp: FeedForward) -> _Map:
 
 def _attention_step(attention: Attention) -> Step:
     heads, kv_heads, size = attention.heads, attention.kv_heads, attention.size
-    shares = (heads, kv_heads, kv_heads)
+    shares, factor = (heads, kv_heads, kv_heads), attention.factor
     project, output = _linear(attention.qkv), _linear(attention.output)
     plain = isinstance(attention.query_norm, nn.Identity)
     query_norm, key_norm = _norm(attention.query_norm), _norm(attention.key_norm)
@@ -148,6 +155,8 @@ def _attention_step(attention: Attention) -> Step:
             queries, keys = query_norm(queries), key_norm(keys)
         if table is not None:
             queries, keys = rotate(queries, table), rotate(keys, table)
+        if factor != 1.0:
+            queries = queries * factor
         layer.keys.narrow(2, start, 1).copy_(keys)
         layer.values.narrow(2, start, 1).copy_(values)
         if mask.bias is None and _products_are_faster(layer, start + 1):

@@ -1,7 +1,8 @@
-"""The decoder: one class for every decoder-only transformer that a `DecoderSpec` describes."""
+"""The model of lavra's own: one class for every decoder and encoder that a `DecoderSpec` describes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +11,22 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from lavra.config.choices import Architecture
+from lavra.core.errors import InputError
 from lavra.models.native.attention import takes_documents
-from lavra.models.native.attention_masks import Mask, alibi_bias, alibi_slopes, causal_mask, prompt_mask
+from lavra.models.native.attention_masks import (
+    Mask,
+    alibi_bias,
+    alibi_slopes,
+    attention_mask,
+    causal_mask,
+    near,
+    prompt_mask,
+)
 from lavra.models.native.decode_step import Step, StepProof, decode_steps
-from lavra.models.native.layers import Block, LayerCache, make_norm, rotary_table
+from lavra.models.native.layers import Block, HeadTransform, LayerCache, make_norm, rotary_table, score_factor
 from lavra.models.native.ngrams import GAIN, BigramEmbedding, NgramCopy
+from lavra.models.native.relative_positions import RelativePositions
 from lavra.models.protocols import PREFIX, Batch
 from lavra.models.spec import DecoderSpec
 
@@ -149,23 +161,30 @@ class KeyValueCache:
 
 
 class Decoder(nn.Module):
-    """A decoder-only transformer. `build_decoder` makes one with fresh weights.
+    """A transformer of one stack of blocks: a decoder, or an encoder, which reads a text from both sides.
+
+    `build_decoder` makes one with fresh weights.
 
     Args:
-        spec: Shape of the decoder.
+        spec: Shape of the model.
 
     Attributes:
+        for_task_head: Whether `features` are the last hidden states without the transform that stands before the head,
+            as a task head reads them; False at first. `lavra.models.heads.attach_head` sets it.
         checkpointing: Whether only the inputs of the blocks are kept for the backward pass, which then computes the
             rest again (gradient checkpointing). It takes a third more time and less memory; False at first.
     """
 
+    block_class: type[Block] = Block
+
     table: torch.Tensor | None
+    local_table: torch.Tensor | None
     slopes: torch.Tensor | None
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.checkpointing = False
+        self.checkpointing = self.for_task_head = False
         self.embedding = nn.Embedding(spec.padded_vocabulary, spec.size_of_embedding)
         self.bigram_embedding = (
             BigramEmbedding(spec.bigram_embedding, spec.size_of_embedding) if spec.bigram_embedding else None
@@ -175,15 +194,22 @@ class Decoder(nn.Module):
         self.embedding_norm = make_norm(spec, spec.width, True) if spec.embedding_norm_weight else None
         projected = spec.size_of_embedding != spec.width
         self.input_projection = nn.Linear(spec.size_of_embedding, spec.width, bias=False) if projected else None
-        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
+        different = [self.block_class(spec, first=number == 0) for number in range(spec.shared_blocks or spec.depth)]
+        self.blocks = nn.ModuleList(different[number % len(different)] for number in range(spec.depth))
+        self.relative = RelativePositions(spec, spec.causal) if spec.positions == "relative" else None
         self.final_norm = make_norm(spec, spec.width, spec.norm_weight) if spec.final_norm else nn.Identity()
         self.feature_projection = nn.Linear(spec.width, spec.size_of_embedding, bias=False) if projected else None
-        self.output = nn.Linear(spec.size_of_embedding, spec.padded_vocabulary, bias=False)
+        self.head_transform = HeadTransform(spec) if spec.head_transform else None
+        self.output = nn.Linear(spec.size_of_embedding, spec.padded_vocabulary, bias=spec.head_bias)
         if spec.tied:
             self.output.weight = self.embedding.weight
+        self._local = [spec.is_local(number) for number in range(spec.depth)]
         self._head_rows: torch.Tensor | None = None
         self._steps = StepProof()
-        self.register_buffer("table", rotary_table(spec) if spec.positions == "rope" else None, persistent=False)
+        rotary = spec.positions == "rope"
+        self.register_buffer("table", rotary_table(spec) if rotary else None, persistent=False)
+        local = rotary_table(spec, spec.rope_local_base) if rotary and spec.window and spec.rope_local_base else None
+        self.register_buffer("local_table", local, persistent=False)
         self.register_buffer(
             "slopes", alibi_slopes(spec.heads) if spec.positions == "alibi" else None, persistent=False
         )
@@ -198,23 +224,56 @@ class Decoder(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("bias") or name.startswith("bigram_embedding"):
                 nn.init.zeros_(parameter)
+            elif name.endswith("value_mix"):
+                nn.init.constant_(parameter, 0.5)
             elif name.startswith("ngram_copy"):
                 nn.init.constant_(parameter, GAIN)
             elif parameter.dim() < 2:
                 nn.init.ones_(parameter)
             elif spec.initialization == "gpt2":
                 # Radford et al. 2019 (GPT-2), section 2.3: outputs of the branches are scaled by 1/sqrt(branches).
-                branch = name.endswith(("attention.output.weight", "mlp.down.weight"))
-                nn.init.normal_(parameter, std=0.02 / (2 * spec.depth) ** 0.5 if branch else 0.02, generator=generator)
+                branch = name.endswith(("attention.output.weight", "cross.output.weight", "mlp.down.weight"))
+                small = 0.02 / (2 * spec.depth) ** 0.5 if branch else self._small_embedding(name)
+                nn.init.normal_(parameter, std=small, generator=generator)
             elif name.endswith(("output.weight", "down.weight")) and not (spec.tied and name.startswith("output")):
                 nn.init.zeros_(parameter)
             elif "embedding" in name:
                 # A tied embedding is also the head, which begins small. Position embeddings begin with the size of the
                 # token embeddings to which they are added.
                 small = spec.tied or not spec.embedding_norm
-                nn.init.normal_(parameter, std=0.02 if small else 1.0, generator=generator)
+                nn.init.normal_(parameter, std=self._small_embedding(name) if small else 1.0, generator=generator)
             else:
                 nn.init.normal_(parameter, std=spec.width**-0.5, generator=generator)
+        self._shrink_queries()
+        if spec.deepnorm:
+            self._shrink_for_deepnorm()
+
+    def _small_embedding(self, name: str) -> float:
+        """Return the standard deviation of a matrix that begins small: 0.02, and more for an embedding that is also a
+        head whose input is scaled down, so that logits begin as large as without that factor."""
+        scaled = self.spec.tied and name == "embedding.weight"
+        return 0.02 / self.spec.output_scale if scaled else 0.02
+
+    def _shrink_queries(self) -> None:
+        """Make the queries of a model whose scores are scaled otherwise begin as small as those of one that scales them
+        by 1 / √head width."""
+        factor, rows = score_factor(self.spec), self.spec.heads * self.spec.size_of_head
+        if factor == 1.0 or self.spec.initialization != "zero_out":
+            return
+        for name, parameter in self.named_parameters():
+            if name.endswith((".qkv.weight", ".cross.query.weight")):
+                parameter.data[:rows] /= factor
+
+    def _shrink_for_deepnorm(self) -> None:
+        """Make values and the matrices of outputs and MLP begin smaller, by (8 · depth)^-¼ (arXiv 2203.00555)."""
+        spec = self.spec
+        smaller = (8.0 * spec.depth) ** -0.25
+        keys = (spec.heads + spec.key_value_heads) * spec.size_of_head
+        for name, parameter in self.named_parameters():
+            if name.endswith(".qkv.weight"):
+                parameter.data[keys:] *= smaller
+            elif name.endswith(("attention.output.weight", "mlp.up.weight", "mlp.down.weight")):
+                parameter.data *= smaller
 
     def forward(
         self,
@@ -237,16 +296,54 @@ class Decoder(nn.Module):
             prefix: Positions that every position of their document attends to, (sequences, length) bool; None for a
                 causal text.
         """
+        return self._decode(inputs, document_ids, positions, bounds, embeddings, prefix=prefix)
+
+    def _decode(
+        self,
+        inputs: torch.Tensor,
+        document_ids: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        bounds: torch.Tensor | None,
+        embeddings: torch.Tensor | None,
+        source: tuple[Any, ...] = (),
+        prefix: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the features, see `forward`; `source` holds what each block gets beside its mask."""
         length = inputs.shape[1]
         if positions is None:
             positions = torch.arange(length, device=inputs.device)[None]
         x = self._embed(inputs, positions, inputs, embeddings)
-        mask = causal_mask(document_ids, length, self._bias(positions, positions), bounds, prefix)
-        table = self._table_at(positions, x.dtype)
+        bias = self._bias(positions, positions)
+        masks = self._masks(document_ids, length, bias, bounds, prefix, inputs.device)
+        tables = self._tables_at(positions, x.dtype)
+        source = source or self._first_values(x)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = checkpoint(block, x, table, mask, use_reentrant=False) if again else block(x, table, mask)
+        for block, local in zip(self.blocks, self._local, strict=True):
+            given = tables[local], masks[local], *source
+            x = checkpoint(block, x, *given, use_reentrant=False) if again else block(x, *given)
         return self._finish(x)
+
+    def _masks(
+        self,
+        document_ids: torch.Tensor | None,
+        length: int,
+        bias: torch.Tensor | None,
+        bounds: torch.Tensor | None,
+        prefix: torch.Tensor | None,
+        device: torch.device,
+    ) -> tuple[Mask, Mask]:
+        """Return the mask of the blocks without a window, and that of the blocks with one."""
+        spec = self.spec
+        if spec.causal:
+            whole = causal_mask(document_ids, length, bias, bounds, prefix=prefix)
+        else:
+            whole = attention_mask(document_ids, length, bias, bounds, causal=False)
+        if not spec.window:
+            return whole, whole
+        if prefix is not None:
+            return whole, replace(whole, allowed=self._allowed_near(whole.allowed, 0, length, device, causal=False))
+        given = {"causal": spec.causal, "window": spec.window, "device": device}
+        return whole, attention_mask(document_ids, length, bias, bounds, **given)
 
     def features(self, batch: Batch, embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """Return the last hidden states after the final norm, (sequences, length, width).
@@ -273,12 +370,17 @@ class Decoder(nn.Module):
     def _attends_by_documents(self, device: torch.device) -> bool:
         """Return whether attention over packed documents needs no dense mask on this device."""
         spec = self.spec
-        if spec.positions == "alibi" or (spec.dropout and self.training):
+        if spec.positions in ("alibi", "relative") or (spec.dropout and self.training):
             return False
         return takes_documents(device, self.embedding.weight.dtype, spec.size_of_head)
 
     def use_task_head(self) -> None:
-        """Freeze the output projection, which a task's head does not use, unless it is the embedding, too."""
+        """Let features be the last hidden states from now on, and freeze what only predicting tokens uses."""
+        self.for_task_head = True
+        if self.head_transform is not None:
+            self.head_transform.requires_grad_(False)
+        if self.output.bias is not None:
+            self.output.bias.requires_grad_(False)
         if not self.spec.tied:
             self.output.requires_grad_(False)
 
@@ -287,8 +389,23 @@ class Decoder(nn.Module):
         return self.spec.size_of_embedding
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the weight of the head, (padded vocabulary, width), and its bias, which is None."""
-        return self.output.weight, None
+        """Return the weight of the head, (padded vocabulary, width), and its bias, (padded vocabulary,) or None."""
+        return self.output.weight, self.output.bias
+
+    @property
+    def logit_cap(self) -> float | None:
+        """Bound of the logits, see `lavra.models.protocols.logit_cap_of`."""
+        return self.spec.logit_cap or None
+
+    @property
+    def kind(self) -> Architecture:
+        """What the model is: a decoder or an encoder."""
+        return self.spec.architecture
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head shares the weight of the embedding."""
+        return self.spec.tied
 
     @property
     def vocabulary(self) -> int:
@@ -307,8 +424,13 @@ class Decoder(nn.Module):
             features: Hidden states, (…, width).
         """
         if isinstance(self.output, nn.Linear):
-            return F.linear(features, self.output.weight[: self.spec.vocabulary])
-        return self.output(features)[..., : self.spec.vocabulary]  # a layer of low precision has no float weight
+            bias = self.output.bias
+            bias = None if bias is None else bias[: self.spec.vocabulary]
+            logits = F.linear(features, self.output.weight[: self.spec.vocabulary], bias)
+        else:
+            logits = self.output(features)[..., : self.spec.vocabulary]  # a layer of low precision has no float weight
+        cap = self.spec.logit_cap
+        return cap * torch.tanh(logits / cap) if cap else logits
 
     def head_rows(self) -> torch.Tensor:
         """Return the weight of the head, (padded vocabulary, width), even where a layer without one replaced it."""
@@ -325,7 +447,12 @@ class Decoder(nn.Module):
         Args:
             rows: Number of sequences.
             length: Largest number of tokens of a sequence.
+
+        Raises:
+            InputError: If the model is an encoder, which writes no text.
         """
+        if not self.spec.causal:
+            raise InputError("the model is an encoder: it reads, and writes no text", "use a decoder")
         weight = self.embedding.weight
         shape = (rows, self.spec.key_value_heads, length, self.spec.size_of_head)
         layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
@@ -347,15 +474,48 @@ class Decoder(nn.Module):
         positions = all_positions[:, start:]
         x = self._embed(ids, positions, cache.ids)
         bias, both = self._bias(positions, all_positions), self.spec.prefix_attention and not start
-        mask = Mask(allowed=prompt_mask(ids, attention_mask), bias=bias, causal=False) if both else Mask(allowed, bias)
-        table = self._table_at(positions, x.dtype)
+        if both:
+            allowed = prompt_mask(ids, attention_mask)
+        local = self._allowed_near(allowed, start, cache.length, ids.device, causal=not both)
+        masks = Mask(allowed, bias, causal=not both), Mask(local, bias, causal=not both)
+        tables = self._tables_at(positions, x.dtype)
         if cache.steps is None:
-            cache.steps = decode_steps(self.blocks)
+            cache.steps = list(self.blocks) if self.spec.value_residual else decode_steps(self.blocks)
         one = ids.shape[1] == 1 and not self.training
-        one = one and self._steps.trusts(cache.steps[0], self.blocks[0], x, table, mask, cache.layers[0], start)
-        for block, layer in zip(cache.steps if one else self.blocks, cache.layers, strict=True):
-            x = block(x, table, mask, layer, start)
+        first = int(self._local[0])
+        one = one and self._steps.trusts(
+            cache.steps[0], self.blocks[0], x, tables[first], masks[first], cache.layers[0], start
+        )
+        first_values = self._first_values(x)[2:]
+        for block, local, layer in zip(cache.steps if one else self.blocks, self._local, cache.layers, strict=True):
+            x = block(x, tables[local], masks[local], layer, start, *first_values)
         return self._finish(x)
+
+    def _first_values(self, x: torch.Tensor) -> tuple[Any, ...]:
+        """Return what blocks get beside table and mask so that they mix their values with those of the first; else ().
+
+        Args:
+            x: Input of the first block, (rows, length, width).
+        """
+        if not self.spec.value_residual:
+            return ()
+        block: Any = self.blocks[0]
+        given = x if block.norm_after else block.attention_norm(x)
+        return None, 0, block.attention.project(given)[2]  # no cache, of which nothing is stored
+
+    def _allowed_near(
+        self, allowed: torch.Tensor | None, start: int, end: int, device: torch.device, *, causal: bool
+    ) -> torch.Tensor | None:
+        """Return what the tokens from `start` on attend to within the window, given what they attend to without one,
+        see `Mask`.
+
+        The distance of two tokens of a row is that of their places in the cache, because padding stands on the left.
+        """
+        if not self.spec.window or end - 1 <= self.spec.window:
+            return allowed
+        index = torch.arange(end, device=device)
+        within = near(index[start:, None], index, causal, self.spec.window)[None, None]
+        return within if allowed is None else allowed & within
 
     def _embed(
         self,
@@ -366,6 +526,8 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Return the input of the first block for (rows, new) `inputs`, the last of the (rows, stored) ids `read`."""
         x = self.embed(inputs) if embeddings is None else embeddings
+        if self.spec.embedding_scale != 1.0:
+            x = x * self.spec.embedding_scale
         if self.bigram_embedding is not None:
             before = read.shape[1] - inputs.shape[1] - 1
             x = x + self.bigram_embedding(inputs, positions, read[:, before] if before >= 0 else None)
@@ -383,13 +545,49 @@ class Decoder(nn.Module):
 
     def _finish(self, x: torch.Tensor) -> torch.Tensor:
         x = self.final_norm(x)
+        if self.head_transform is not None and not self.for_task_head:
+            x = self.head_transform(x)
+        if self.spec.output_scale != 1.0 and not self.for_task_head:
+            x = x * self.spec.output_scale
         return x if self.feature_projection is None else self.feature_projection(x)
 
     def _bias(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor | None:
-        return None if self.slopes is None else alibi_bias(self.slopes, queries, keys)
+        one_way = self.spec.causal and not self.spec.prefix_attention
+        return self._bias_of(self.relative, queries, keys, causal=one_way)
 
-    def _table_at(self, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
-        return None if self.table is None else self.table[positions][:, None].to(dtype)
+    def _bias_of(
+        self, relative: RelativePositions | None, queries: torch.Tensor, keys: torch.Tensor, *, causal: bool
+    ) -> torch.Tensor | None:
+        """Return the bias of a stack of blocks: that of its relative positions, or of ALiBi, or None."""
+        if relative is not None:
+            return relative(queries, keys)
+        return None if self.slopes is None else alibi_bias(self.slopes, queries, keys, causal=causal)
+
+    def _tables_at(
+        self, positions: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the rotary table at positions, see `rotate`, for blocks without a window and for those with one."""
+        if self.table is None:
+            return None, None
+        whole = self.table[positions][:, None].to(dtype)
+        return whole, whole if self.local_table is None else self.local_table[positions][:, None].to(dtype)
+
+
+def decoder_of(spec: DecoderSpec) -> Decoder:
+    """Return the model of a specification, on torch's present device, with weights that are not drawn yet.
+
+    Args:
+        spec: Shape of the model.
+
+    Examples:
+        >>> type(decoder_of(DecoderSpec(architecture="encoder-decoder", depth=1, width=8, heads=1))).__name__
+        'EncoderDecoder'
+    """
+    if spec.architecture != "encoder-decoder":
+        return Decoder(spec)
+    from lavra.models.native.encoder_decoder import EncoderDecoder  # it is made of this module's decoder
+
+    return EncoderDecoder(spec)
 
 
 def build_decoder(spec: DecoderSpec, seed: int = 0) -> Decoder:
@@ -407,7 +605,7 @@ def build_decoder(spec: DecoderSpec, seed: int = 0) -> Decoder:
     from lavra.core.seeds import torch_stream
 
     with torch.device("cpu"):  # a seed gives the same weights only if they are always drawn on the same device
-        decoder = Decoder(spec)
+        decoder = decoder_of(spec)
     decoder.initialize(torch_stream(seed, "weights", device="cpu"))
     return decoder
 
@@ -449,4 +647,4 @@ def parameters_of(spec: DecoderSpec) -> int:
         114688
     """
     with torch.device("meta"), _WithoutNumbers():
-        return count_parameters(Decoder(spec))
+        return count_parameters(decoder_of(spec))

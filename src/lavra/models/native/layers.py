@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lavra.config.choices import Activation
 from lavra.models.native.attention import attend
 from lavra.models.native.attention_masks import Mask
 from lavra.models.spec import GATED, DecoderSpec
@@ -22,23 +23,24 @@ def make_norm(spec: DecoderSpec, width: int, weight: bool) -> nn.Module:
         weight: Whether the norm learns a gain and, as a layer norm, a bias.
     """
     if spec.norm == "layernorm":
-        return nn.LayerNorm(width, eps=spec.norm_epsilon, elementwise_affine=weight)
+        return nn.LayerNorm(width, eps=spec.norm_epsilon, elementwise_affine=weight, bias=spec.norm_bias)
     return nn.RMSNorm(width, eps=spec.norm_epsilon, elementwise_affine=weight)
 
 
-def rotary_table(spec: DecoderSpec) -> torch.Tensor:
+def rotary_table(spec: DecoderSpec, base: float = 0.0) -> torch.Tensor:
     """Return the table of rotary position embeddings (RoFormer, Su et al. 2021, section 3.2.2).
 
     The layout is that of Llama and GPT-NeoX, in which channel i is rotated with channel i + rotary_width / 2.
 
     Args:
         spec: Specification of the decoder.
+        base: Base of the frequencies; 0 means that of the specification.
 
     Returns:
         The cosines of the angles at each position, followed by their sines, (context, rotary width) float32.
     """
     width = spec.rotary_width
-    frequencies = 1.0 / spec.rope_base ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+    frequencies = 1.0 / (base or spec.rope_base) ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
     if spec.rope_scaling != 1.0:
         frequencies = _slower(frequencies, spec.rope_scaling, spec.rope_scaling_context)
     angles = torch.arange(spec.context, dtype=torch.float32)[:, None] * frequencies
@@ -72,6 +74,15 @@ def rotate(heads: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     rotated, rest = heads[..., :width], heads[..., width:]
     first, second = rotated.chunk(2, -1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine, rest), -1)
+
+
+def score_factor(spec: DecoderSpec) -> float:
+    """Return the factor on queries that makes scores of 1 / √head width those that the specification asks for.
+
+    Args:
+        spec: Specification of the model.
+    """
+    return spec.attention_scale * spec.size_of_head**0.5 if spec.attention_scale else 1.0
 
 
 class LayerCache:
@@ -151,23 +162,44 @@ class Attention(nn.Module):
 
     Args:
         spec: Specification of the decoder.
+        first: Whether it belongs to the first block, whose values are those that others may mix theirs with.
     """
 
-    def __init__(self, spec: DecoderSpec) -> None:
+    def __init__(self, spec: DecoderSpec, first: bool = False) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.size = spec.heads, spec.key_value_heads, spec.size_of_head
+        mixes = spec.value_residual and not first
+        self.value_mix = nn.Parameter(torch.full((2,), 0.5)) if mixes else None
         self.rope = spec.positions == "rope"
-        self.dropout = spec.dropout
+        self.dropout, self.factor, self.cap = spec.dropout, score_factor(spec), spec.attention_cap
         self.prefix: nn.Module | None = (
             None  # learned keys and values before the tokens': see `lavra.models.transforms.prefix`
         )
         self.qkv = nn.Linear(spec.width, (self.heads + 2 * self.kv_heads) * self.size, bias=spec.attention_bias)
         self.output = nn.Linear(self.heads * self.size, spec.width, bias=spec.output_bias)
+        self.head_gain = nn.Parameter(torch.ones(self.heads)) if spec.normformer else None
         self.query_norm = make_norm(spec, self.size, spec.qk_norm_weight) if spec.qk_norm else nn.Identity()
         self.key_norm = make_norm(spec, self.size, spec.qk_norm_weight) if spec.qk_norm else nn.Identity()
 
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return queries, keys and values before norms and positions, (rows, heads, length, size) each.
+
+        Args:
+            x: Input, (rows, length, width).
+        """
+        rows, length, _ = x.shape
+        heads = self.qkv(x).view(rows, length, self.heads + 2 * self.kv_heads, self.size).transpose(1, 2)
+        queries, keys, values = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)
+        return queries, keys, values
+
     def forward(
-        self, x: torch.Tensor, table: torch.Tensor | None, mask: Mask, cache: LayerCache | None = None, start: int = 0
+        self,
+        x: torch.Tensor,
+        table: torch.Tensor | None,
+        mask: Mask,
+        cache: LayerCache | None = None,
+        start: int = 0,
+        first_values: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the attention output, (rows, length, width).
 
@@ -177,23 +209,26 @@ class Attention(nn.Module):
             mask: Mask of the keys that each query attends to.
             cache: Keys and values of earlier tokens, which are attended to and extended; None without a cache.
             start: Number of tokens that the cache holds.
+            first_values: Values of the first block, (rows, kv heads, length, size), to mix with; None mixes nothing.
         """
         rows, length, _ = x.shape
-        queries, keys, values = (
-            self.qkv(x)
-            .view(rows, length, self.heads + 2 * self.kv_heads, self.size)
-            .transpose(1, 2)
-            .split((self.heads, self.kv_heads, self.kv_heads), 1)
-        )
+        queries, keys, values = self.project(x)
+        if self.value_mix is not None and first_values is not None:
+            values = self.value_mix[0] * values + self.value_mix[1] * first_values
         queries, keys = self.query_norm(queries), self.key_norm(keys)
         if table is not None:
             queries, keys = rotate(queries, table), rotate(keys, table)
+        if self.factor != 1.0:
+            queries = queries * self.factor
         if cache is not None:
             keys, values = cache.append(start, keys, values)
         if self.prefix is not None:
             keys, values, mask = self.prefix(queries, keys, values, mask)
         # Without dropout the mode is not even read, so that a compiled block serves training and validation alike.
-        mixed = attend(queries, keys, values, mask, self.dropout if self.dropout and self.training else 0.0)
+        dropout = self.dropout if self.dropout and self.training else 0.0
+        mixed = attend(queries, keys, values, mask, dropout, self.cap)
+        if self.head_gain is not None:
+            mixed = mixed * self.head_gain[:, None, None]
         return self.output(mixed.transpose(1, 2).reshape(rows, length, self.heads * self.size))
 
 
@@ -208,10 +243,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
-        self.activation = spec.activation
+        self.activation: Activation = spec.activation
         hidden = spec.hidden_width
         self.up = nn.Linear(spec.width, hidden * (2 if spec.activation in GATED else 1), bias=spec.mlp_bias)
         self.down = nn.Linear(hidden, spec.width, bias=spec.mlp_bias)
+        self.norm = make_norm(spec, hidden, spec.norm_weight) if spec.normformer else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the output of the MLP, (…, width).
@@ -222,32 +258,96 @@ class FeedForward(nn.Module):
         hidden = self.up(x)
         if self.activation in GATED:
             gate, value = hidden.chunk(2, -1)
-            return self.down((F.silu(gate) if self.activation == "swiglu" else F.gelu(gate)) * value)
-        if self.activation == "relu2":
-            return self.down(F.relu(hidden).square())
-        if self.activation == "relu":
-            return self.down(F.relu(hidden))
-        return self.down(F.gelu(hidden, approximate="tanh" if self.activation == "gelu_tanh" else "none"))
+            hidden = activated(gate, self.activation) * value
+        else:
+            hidden = activated(hidden, self.activation)
+        return self.down(hidden if self.norm is None else self.norm(hidden))
 
 
-class Block(nn.Module):
-    """One transformer block: attention and MLP, in sequence or in parallel, with norms before them or after each sum.
+def mlp_of(spec: DecoderSpec) -> nn.Module:
+    """Return the MLP of a block, or the mixture of experts in its place.
 
     Args:
-        spec: Specification of the decoder.
+        spec: Specification of the model.
+    """
+    if not spec.experts:
+        return FeedForward(spec)
+    from lavra.models.native.experts import Experts  # they are made of this module's MLP
+
+    return Experts(spec)
+
+
+class HeadTransform(nn.Module):
+    """What stands before the head of an encoder for predicting tokens: a linear layer, an activation and a norm (BERT).
+
+    The activation is that of the MLP, without its gate.
+
+    Args:
+        spec: Specification of the encoder.
     """
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
+        self.activation: Activation = spec.activation
+        self.linear = nn.Linear(spec.width, spec.width, bias=spec.mlp_bias)
+        self.norm = make_norm(spec, spec.width, spec.norm_weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the input of the head, (…, width).
+
+        Args:
+            x: Hidden states after the final norm, (…, width).
+        """
+        return self.norm(activated(self.linear(x), self.activation))
+
+
+def activated(x: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """Return an activation function of each number; of a gated one, that of its gate.
+
+    Args:
+        x: Any tensor.
+        activation: Name of the activation.
+    """
+    if activation == "relu2":
+        return F.relu(x).square()
+    if activation == "relu":
+        return F.relu(x)
+    if activation == "swiglu":
+        return F.silu(x)
+    return F.gelu(x, approximate="tanh" if activation in ("gelu_tanh", "geglu_tanh") else "none")
+
+
+class Block(nn.Module):
+    """One transformer block: attention and MLP, in sequence or in parallel, with norms before them, after each sum, or
+    before and after them.
+
+    Args:
+        spec: Specification of the decoder.
+        first: Whether it is the first block, which may have no norm before its attention.
+    """
+
+    def __init__(self, spec: DecoderSpec, first: bool = False) -> None:
+        super().__init__()
         self.parallel, self.dropout = spec.parallel, spec.dropout
-        self.norm_after = spec.norm_placement == "after"
-        self.attention_norm = make_norm(spec, spec.width, spec.norm_weight)
-        self.attention = Attention(spec)
+        self.norm_after, self.residual_scale = spec.norm_placement == "after", spec.residual_scale
+        normed = spec.first_norm or not first
+        self.attention_norm = make_norm(spec, spec.width, spec.norm_weight) if normed else nn.Identity()
+        self.attention = Attention(spec, first)
         self.mlp_norm = make_norm(spec, spec.width, spec.norm_weight)
-        self.mlp = FeedForward(spec)
+        self.mlp = mlp_of(spec)
+        both = spec.norm_placement == "both"
+        posted = both or spec.normformer
+        self.attention_post = make_norm(spec, spec.width, spec.norm_weight) if posted else None
+        self.mlp_post = make_norm(spec, spec.width, spec.norm_weight) if both else None
 
     def forward(
-        self, x: torch.Tensor, table: torch.Tensor | None, mask: Mask, cache: LayerCache | None = None, start: int = 0
+        self,
+        x: torch.Tensor,
+        table: torch.Tensor | None,
+        mask: Mask,
+        cache: LayerCache | None = None,
+        start: int = 0,
+        first_values: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the residual stream after the block, (rows, length, width).
 
@@ -257,15 +357,23 @@ class Block(nn.Module):
             mask: Mask of the keys that each query attends to.
             cache: Keys and values of earlier tokens, which are attended to and extended; None without a cache.
             start: Number of tokens that the cache holds.
+            first_values: Values of the first block, see `Attention.forward`.
         """
         if self.norm_after:
-            x = self.attention_norm(x + self._drop(self.attention(x, table, mask, cache, start)))
-            return self.mlp_norm(x + self._drop(self.mlp(x)))
-        attended = self._drop(self.attention(self.attention_norm(x), table, mask, cache, start))
+            x = self.attention_norm(
+                self._scaled(x) + self._drop(self.attention(x, table, mask, cache, start, first_values))
+            )
+            return self.mlp_norm(self._scaled(x) + self._drop(self.mlp(x)))
+        attended = self.attention(self.attention_norm(x), table, mask, cache, start, first_values)
+        attended = self._drop(attended if self.attention_post is None else self.attention_post(attended))
         if self.parallel:
             return x + attended + self._drop(self.mlp(self.mlp_norm(x)))
         x = x + attended
-        return x + self._drop(self.mlp(self.mlp_norm(x)))
+        found = self.mlp(self.mlp_norm(x))
+        return x + self._drop(found if self.mlp_post is None else self.mlp_post(found))
+
+    def _scaled(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.residual_scale == 1.0 else x * self.residual_scale
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x

@@ -10,7 +10,7 @@ import torch
 from lavra.core.configuration import from_table
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import CorruptFile, InputError
-from lavra.models.native.decoder import Decoder
+from lavra.models.native.decoder import Decoder, decoder_of
 from lavra.models.spec import DecoderSpec
 
 SPECIFICATION = "model.json"
@@ -107,7 +107,7 @@ def decoder_from(spec: DecoderSpec, weights: dict[str, torch.Tensor], place: str
     Raises:
         CorruptFile: If a weight is missing, unknown, or of another shape.
     """
-    model = Decoder(spec)
+    model = decoder_of(spec)
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     odd = sorted(set(expected) ^ set(weights))
     wrong = sorted(name for name in set(expected) & set(weights) if expected[name] != weights[name].shape)

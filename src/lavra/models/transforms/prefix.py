@@ -64,7 +64,7 @@ class Prefix:
             layer.prefix = PrefixMemory(heads, self.config.rank, size, generator).to(device_of(model))
         for name in saved:
             root.get_submodule(name).requires_grad_(True)
-        if getattr(model, "kind", None) == "decoder" and model.position_offset is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        if getattr(model, "kind", None) == "decoder" and getattr(model, "position_offset", None) is not None:
             model.position_offset += self.config.rank  # pyright: ignore[reportAttributeAccessIssue, reportOperatorIssue]
 
     def merge(self, model: nn.Module) -> None:
@@ -129,7 +129,7 @@ class PrefixMemory(nn.Module):
         length = self.keys.shape[1]
         allowed = F.pad(allowed_pairs(mask, queries, keys), (length, 0), value=True)
         bias = None if mask.bias is None else F.pad(mask.bias, (length, 0))
-        return *self.before(keys, values), Mask(allowed, bias)
+        return *self.before(keys, values), Mask(allowed, bias, causal=mask.causal)
 
 
 def _self_attentions(model: Any) -> list[tuple[Any, int, int]]:
@@ -143,7 +143,8 @@ def _self_attentions(model: Any) -> list[tuple[Any, int, int]]:
     from lavra.models.native.decoder import Decoder
 
     if isinstance(model, Decoder):
-        return [(block.attention, block.attention.kv_heads, block.attention.size) for block in model.blocks]  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
+        own: list[Any] = [*model.blocks, *getattr(getattr(model, "encoder", None), "blocks", ())]
+        return [(block.attention, block.attention.kv_heads, block.attention.size) for block in own]
     found: dict[int, tuple[Any, int, int]] = {}
 
     def note(module: Any, queries: torch.Tensor, keys: torch.Tensor) -> None:

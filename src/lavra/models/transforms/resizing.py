@@ -72,11 +72,13 @@ def _resize_decoder(decoder: Any, vocabulary: int) -> None:
     decoder.embedding.weight = _resized(decoder.embedding.weight, rows)
     decoder.embedding.num_embeddings = rows
     decoder.output.weight = decoder.embedding.weight if decoder.spec.tied else _resized(decoder.output.weight, rows)
+    if decoder.output.bias is not None:
+        decoder.output.bias = _resized(decoder.output.bias, rows)
     decoder.output.out_features = rows
 
 
 def _resized(weight: nn.Parameter, rows: int) -> nn.Parameter:
-    resized = weight.new_zeros(rows, weight.shape[1])
+    resized = weight.new_zeros(rows, *weight.shape[1:])
     kept = min(rows, weight.shape[0])
     with torch.no_grad():
         resized[:kept] = weight[:kept]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lavra.config.transforms import TransformConfig
-from lavra.models.native.decoder import Decoder
+from lavra.models.native.decoder import decoder_of
 from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec
 from lavra.training.batches import DistributedInfo
@@ -48,6 +48,7 @@ class DryRun:
         gpu: Whether the loss is computed in the chunks that a GPU uses.
         micro_batches: Number of micro-batches of a step: 2 with gradient accumulation, 1 without.
         attention: Attention implementation of a `transformers` model: `sdpa`, or `eager`, which holds all scores.
+        source_context: Length of a source in tokens, for an encoder-decoder of lavra's own; 0 means `context`.
         perturbs: Whether a step takes a second gradient at perturbed weights, as sharpness-aware minimisation does.
     """
 
@@ -61,6 +62,7 @@ class DryRun:
     gpu: bool = False
     micro_batches: int = 2
     attention: str = "sdpa"
+    source_context: int = 0
     perturbs: bool = False
 
     @classmethod
@@ -81,6 +83,7 @@ class DryRun:
             plan.isolate,
             gpu=plan.device == "cuda",
             micro_batches=min(2, max(1, plan.global_batch_size // plan.micro_batch_size)),
+            source_context=plan.source_context,
             perturbs=perturbs,
         )
 
@@ -131,7 +134,7 @@ def bare_model(model: DecoderSpec | Path, attention: str = "sdpa") -> nn.Module:
         InputError: if the folder does not contain the configuration of a language model.
     """
     if isinstance(model, DecoderSpec):
-        return Decoder(model)
+        return decoder_of(model)
     return HubShape(model, attention)
 
 
@@ -224,8 +227,9 @@ class _Batches:
 
     def micro_batches(self, step: int) -> list[Batch]:
         """Return the micro-batches of a step; step 0, which only creates the state of the optimiser, has one."""
-        shape = self.micro_batch_size, self.dry_run.context
-        isolate = self.dry_run.isolate and isinstance(self.dry_run.model, DecoderSpec)
+        model, shape = self.dry_run.model, (self.micro_batch_size, self.dry_run.context)
+        isolate = self.dry_run.isolate and isinstance(model, DecoderSpec)
+        reads = isinstance(model, DecoderSpec) and model.architecture == "encoder-decoder"
         return [
             Batch(
                 torch.randint(0, _IDS, shape),
@@ -233,9 +237,19 @@ class _Batches:
                 torch.zeros(shape, dtype=torch.int32) if isolate else None,
                 torch.zeros(shape, dtype=torch.int64) if isolate else None,
                 weight=float(shape[0] * shape[1]),
+                model_inputs=self._sources() if reads else {},
             )
             for _ in range(self.dry_run.micro_batches if step else 1)
         ]
+
+    def _sources(self) -> dict[str, torch.Tensor]:
+        """Return the inputs of an encoder, one document for each sequence."""
+        shape = self.micro_batch_size, self.dry_run.source_context or self.dry_run.context
+        return {
+            "encoder_inputs": torch.randint(0, _IDS, shape),
+            "encoder_document_ids": torch.zeros(shape, dtype=torch.int32),
+            "encoder_positions": torch.zeros(shape, dtype=torch.int64),
+        }
 
     def close(self) -> None:
         """Do nothing: random batches hold nothing."""

@@ -17,7 +17,10 @@ from lavra.planning.machine.memory import LiveMemory
 
 
 def matrix_parameters(spec: DecoderSpec) -> int:
-    """Return the number of parameters that take part in matrix products: the matrices of the blocks and the head.
+    """Return the number of parameters by which a token is multiplied: the matrices of the blocks and the head.
+
+    A mixture of experts has more, of which each token meets some; shared blocks have fewer, which it meets several
+    times.
 
     Args:
         spec: Specification of a decoder.
@@ -26,15 +29,27 @@ def matrix_parameters(spec: DecoderSpec) -> int:
         >>> matrix_parameters(DecoderSpec(vocabulary=512, context=64, depth=1, width=64, heads=1))
         81920
     """
-    head, kv = spec.size_of_head, spec.key_value_heads
-    attention = spec.width * head * (spec.heads + 2 * kv) + spec.heads * head * spec.width
-    mlp = spec.width * spec.hidden_width * (3 if spec.activation in GATED else 2)
+    block, cross = _of_block(spec)
     embedding = spec.size_of_embedding
     projections = 2 * spec.width * embedding if embedding != spec.width else 0
-    return spec.depth * (attention + mlp) + projections + embedding * spec.padded_vocabulary
+    projections += spec.width**2 if spec.head_transform else 0
+    blocks = spec.depth * (block + cross) + spec.blocks_of_encoder * block
+    return blocks + projections + embedding * spec.padded_vocabulary
 
 
-def training_flops_per_token(spec: DecoderSpec, length: int | None = None) -> float:
+def _of_block(spec: DecoderSpec) -> tuple[int, int]:
+    """Return the parameters of the matrices of a block, and those of its attention to a source, which only an
+    encoder-decoder has."""
+    attention = spec.width * spec.size_of_head * 2 * (spec.heads + spec.key_value_heads)
+    mlp = spec.width * spec.hidden_width * (3 if spec.activation in GATED else 2)
+    if spec.experts:  # of the experts those that a token gets, and the router
+        mlp = mlp * (spec.experts_per_token + spec.shared_experts) + spec.width * spec.experts
+    return attention + mlp, attention if spec.architecture == "encoder-decoder" else 0
+
+
+def training_flops_per_token(
+    spec: DecoderSpec, length: int | None = None, predicted: float = 1.0, source: int = 0
+) -> float:
     """Return the FLOPs per token of a forward and a backward pass: 6 per matrix parameter, plus those of attention.
 
     Attention counts all length x length scores, as appendix B of PaLM does (arXiv 2204.02311), although a causal kernel
@@ -43,6 +58,9 @@ def training_flops_per_token(spec: DecoderSpec, length: int | None = None) -> fl
     Args:
         spec: Specification of a decoder.
         length: Length of the sequence in tokens; by default the context of the specification.
+        predicted: Share of the tokens at which the head is computed: of all, or of those that a masked objective hides.
+        source: Length of the source in tokens, for each sequence of an encoder-decoder; 0 means that of the sequence.
+            What the encoder computes is counted among the tokens of the decoder.
 
     Examples:
         >>> training_flops_per_token(DecoderSpec(vocabulary=512, context=64, depth=1, width=64, heads=1))
@@ -50,7 +68,24 @@ def training_flops_per_token(spec: DecoderSpec, length: int | None = None) -> fl
     """
     length = spec.context if length is None else length
     attention = 12.0 * spec.depth * spec.heads * spec.size_of_head * length
-    return 6.0 * matrix_parameters(spec) + attention
+    left_out = (1.0 - predicted) * spec.size_of_embedding * spec.padded_vocabulary
+    return 6.0 * (matrix_parameters(spec) - left_out) + attention + _of_encoder(spec, length, source or length)
+
+
+def _of_encoder(spec: DecoderSpec, length: int, source: int) -> float:
+    """Return what an encoder-decoder computes beyond 6 FLOPs per matrix parameter and the decoder's own scores.
+
+    The matrices of the encoder, and those that make keys and values of the source, are multiplied once for each token
+    of the source, and there are scores of the source with itself and of the decoder with the source.
+    """
+    if spec.architecture != "encoder-decoder":
+        return 0.0
+    block, _ = _of_block(spec)
+    keys = 2 * spec.width * spec.size_of_head * spec.key_value_heads
+    per_source = 6.0 * (spec.blocks_of_encoder * block + spec.depth * keys)
+    scores = 12.0 * spec.heads * spec.size_of_head
+    own = spec.blocks_of_encoder * scores * source * source / length
+    return per_source * (source / length - 1.0) + own + spec.depth * scores * source
 
 
 @dataclass(frozen=True)
@@ -77,18 +112,19 @@ class FlopCount:
         return asdict(self) | {"rule": self.rule}
 
 
-def count_flops(model: DecoderSpec | Path, context: int) -> FlopCount:
+def count_flops(model: DecoderSpec | Path, context: int, predicted: float = 1.0) -> FlopCount:
     """Count the floating-point operations of a training step on one sequence; nothing is computed or allocated.
 
     Args:
         model: Shape of lavra's own decoder, or a Hugging Face model folder with a `config.json`.
         context: Length of the sequence in tokens.
+        predicted: Share of the tokens at which the head of lavra's own model is computed.
 
     Raises:
         InputError: if the folder does not contain the configuration of a language model.
     """
     if isinstance(model, DecoderSpec):
-        return FlopCount(parameters_of(model), training_flops_per_token(model, context), context)
+        return FlopCount(parameters_of(model), training_flops_per_token(model, context, predicted), context)
     return _counted(model, context)
 
 

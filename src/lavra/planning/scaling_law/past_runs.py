@@ -185,6 +185,8 @@ def observations_of(run: RunFolder, final: float | None = None) -> list[Observat
     if not lines or not lines[-1]["bits_per_byte"]:
         return []
     spec = from_table(DecoderSpec, plan["model"], str(run.path / "plan.json"))
+    if spec.architecture != "decoder":
+        return []  # the loss of another objective, which no law joins to that of language modelling
     if final is None:
         own = result["bits_per_byte"]
         final = float(own["value"] if isinstance(own, dict) else own)

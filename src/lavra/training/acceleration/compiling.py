@@ -100,7 +100,7 @@ def compile_blocks(model: nn.Module) -> Callable[[], None]:
         A function that takes the compilation back.
     """
     keep_compiler_cache()
-    blocks = list(getattr(model, "blocks", []))
+    blocks = [*getattr(model, "blocks", []), *getattr(getattr(model, "encoder", None), "blocks", [])]
     for block in blocks:
         block.compile(dynamic=False)
 

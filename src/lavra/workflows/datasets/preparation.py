@@ -23,8 +23,9 @@ from lavra.data.examples.rows import PairColumns, read_examples
 from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.rows import BadRows
 from lavra.data.token_store.prepare import TOKENIZER
+from lavra.data.tokenizers.for_encoders import for_encoder, has_mask
 from lavra.data.tokenizers.report import CorpusSample, TokenizerReport
-from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.data.tokenizers.tokenizer import ENCODER_TOKENS, Tokenizer
 from lavra.models.families.companions import TEMPLATES, copy_files
 from lavra.models.spec import named_vocabulary
 from lavra.planning.budget import vocabulary_for, vocabulary_note
@@ -35,7 +36,7 @@ from lavra.tasks.base import Task
 from lavra.tasks.datasets import DataDescription, Dataset, TextDataset
 from lavra.tasks.labelled_text import LabelledTextTask
 from lavra.tasks.opening import open_dataset
-from lavra.tasks.table import choose_task
+from lavra.tasks.table import choose_task, kind_from_scratch
 from lavra.training.devices import use_threads
 from lavra.training.precision import choose_precision
 from lavra.workflows.datasets.text import (
@@ -118,7 +119,7 @@ def training_dataset(
     """
     folder = data_folder(config, home)
     if is_prepared(config.data):
-        return _matching(open_dataset(folder), base, folder)
+        return _matching(open_dataset(folder), base, folder, task)
     task = task if base is None else base.task
     assert task is not None
     data = (_prepared_text if task.rows == "text" else _prepared_examples)(config, home, folder, machine, base, task)
@@ -126,7 +127,12 @@ def training_dataset(
     return data
 
 
-def _matching(data: Dataset, base: Base | None, folder: Path) -> Dataset:
+def _matching(data: Dataset, base: Base | None, folder: Path, task: Task | None) -> Dataset:
+    if base is None and task is not None and task.bos and not has_mask(data.tokenizer):
+        raise InputError(
+            f"{folder} was prepared for a decoder: its vocabulary has no mask token",
+            "prepare it again: lavra prepare DATA --text.encoder-tokens --out FOLDER",
+        )
     if base is not None and base.tokenizer.fingerprint != data.tokenizer.fingerprint:
         raise InputError(
             f"{folder} was prepared with another tokenizer than that of {base.place}",
@@ -145,6 +151,7 @@ def _prepared_text(
             config.text,
             vocabulary_size=_vocabulary_chooser(config, machine),
             tokenizer=None if base is None else base.tokenizer,
+            encoder=base is None and kind_from_scratch(config) == "encoder",
             complete=None if base is not None else _completer(config, task),
             bos=task.bos,
         )
@@ -153,8 +160,8 @@ def _prepared_text(
 
 def _completer(config: TrainConfig, task: Task) -> Callable[[Tokenizer], Tokenizer]:
     """Return the function that gives the tokenizer of a new model the special tokens of its objective."""
-    objective = task.objective_named(config.objective.name)
-    return lambda tokenizer: task.complete_tokenizer(tokenizer, config.objective, objective, "decoder")
+    objective, kind = task.objective_named(config.objective.name), kind_from_scratch(config)
+    return lambda tokenizer: task.complete_tokenizer(tokenizer, config.objective, objective, kind)
 
 
 def _prepared_examples(
@@ -164,9 +171,9 @@ def _prepared_examples(
         raise InputError(f"--text.validation-share 0 is not for {task.name}", "keep some rows to measure on")
     columns = task.reader(describe_data(config)) if task.rows == "labelled" else pair_columns(config.text)
     if base is None:
-        tokenizer, context = _from_nothing(config, machine, columns)
+        tokenizer, context, source_context = _from_nothing(config, machine, columns)
     else:
-        tokenizer, context = base.tokenizer, base.window
+        tokenizer, context, source_context = base.tokenizer, base.window, base.source_window
     if isinstance(columns, LabelReader):
         columns = columns.for_context(context)
         context = columns.longest_text(context)
@@ -176,7 +183,7 @@ def _prepared_examples(
         tokenizer,
         kind="labelled" if task.rows == "labelled" else "encoder-decoder" if task.sources else "decoder",
         context=context,
-        source_context=base.source_window if base is not None and base.source_window else None,
+        source_context=source_context or None,
         columns=columns,
         chat_template=_chat_template(config, home, base, tokenizer),
         validation_share=config.text.validation_share,
@@ -194,9 +201,11 @@ def _prepared_examples(
 
 def _from_nothing(
     config: TrainConfig, machine: Machine, columns: PairColumns | LabelReader | None
-) -> tuple[Tokenizer, int]:
-    """Return a tokenizer for the examples, and the row length in tokens of the model that will be trained on them."""
-    sample, sizes, chats = CorpusSample(), array("L"), False
+) -> tuple[Tokenizer, int, int]:
+    """Return a tokenizer for the examples, and the lengths in tokens of the rows of the model that will be trained on
+    them, and of its sources: 0 for a model that reads none."""
+    sample, sizes, sources, chats = CorpusSample(), array("L"), array("L"), False
+    kind = kind_from_scratch(config)
     text = config.text
     for row in read_examples(
         config.data,
@@ -211,19 +220,31 @@ def _from_nothing(
         texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
         for text in texts:
             sample.add(text)
+        if kind == "encoder-decoder":
+            sources.append(len(row.prompt.encode()))
+            texts = texts[1:]
         sizes.append(sum(len(text.encode()) for text in texts))
-    size = sum(sizes)
+    size, encodes = sum(sizes) + sum(sources), kind == "encoder"
     if config.text.tokenizer:
         tokenizer = open_tokenizer(config.text.tokenizer)
     else:
         vocabulary = _vocabulary_chooser(config, machine)(size)
         log(f"training a tokenizer of {vocabulary} tokens")
-        tokenizer = Tokenizer.train(sample, vocabulary)
+        tokenizer = Tokenizer.train(sample, vocabulary - (len(ENCODER_TOKENS) if encodes else 0))
         tokenizer = with_turn_token(tokenizer) if chats else tokenizer
+    tokenizer = for_encoder(tokenizer) if encodes else tokenizer
     bytes_per_token = TokenizerReport.measure(tokenizer, islice(sample, _MEASURED)).bytes_per_token
+    longest = _fitting_length(sizes, bytes_per_token)
+    if kind == "encoder-decoder":
+        source = config.objective.source_context or _fitting_length(sources, bytes_per_token)
+        return tokenizer, config.model.context or longest, source
+    return tokenizer, config.model.context or max(draft_model(config, machine, size).context, longest), 0
+
+
+def _fitting_length(sizes: array[int], bytes_per_token: float) -> int:
+    """Return the length in tokens that nearly all texts of such sizes in bytes fit, with one token more."""
     usual = sorted(sizes)[int(_FITTING * (len(sizes) - 1))] / bytes_per_token + 1
-    longest = min(_LONGEST, -(-usual // _MULTIPLE) * _MULTIPLE)
-    return tokenizer, config.model.context or max(draft_model(config, machine, size).context, int(longest))
+    return int(min(_LONGEST, -(-usual // _MULTIPLE) * _MULTIPLE))
 
 
 def _chat_template(config: TrainConfig, home: Path, base: Base | None, tokenizer: Tokenizer) -> ChatTemplate:

@@ -93,6 +93,7 @@ def prepare_as_asked(
     *,
     vocabulary_size: int | Callable[[int], int] | None,
     tokenizer: Tokenizer | None = None,
+    encoder: bool = False,
     complete: Callable[[Tokenizer], Tokenizer] | None = None,
     bos: bool = False,
     force: bool = False,
@@ -106,6 +107,7 @@ def prepare_as_asked(
         vocabulary_size: Tokens of a new vocabulary, a function that chooses it from the bytes of the text, or None for
             the default; see `lavra.data.token_store.prepare.prepare`.
         tokenizer: The tokenizer to use; None for the one that the request names, or a new one.
+        encoder: Whether the vocabulary gets the tokens that an encoder needs.
         complete: Function that adds special tokens to that tokenizer; None adds none.
         bos: Whether documents begin with the tokenizer's own first token, as encoders need it.
         force: Whether an existing folder is replaced.
@@ -122,8 +124,9 @@ def prepare_as_asked(
         locations,
         out,
         tokenizer=tokenizer,
+        encoder=encoder or text.encoder_tokens,
         complete=complete,
-        bos=bos,
+        bos=bos or text.encoder_tokens,
         vocabulary_size=vocabulary_size,
         validation_share=text.validation_share,
         validation_limit=text.validation_limit,

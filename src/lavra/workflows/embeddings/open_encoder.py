@@ -90,7 +90,7 @@ class EncoderParts:
     @property
     def kind(self) -> str:
         """Kind of the model: "decoder" or "encoder"."""
-        return "decoder" if isinstance(self.model, Decoder) else self.model.kind
+        return self.model.kind
 
     def fingerprint(self, dimensions: int) -> str:
         """Return the name of the encoder with vectors of some size.
@@ -100,8 +100,9 @@ class EncoderParts:
         """
         model = self.model
         if isinstance(model, Decoder):
-            used, config = list(model.parameters()), model.spec.to_dict()
-            used = [one for one in used if model.spec.tied or one is not model.output.weight]
+            only_head = ("output.", "head_transform.")  # a head that is the embedding is named as that
+            used = [one for name, one in model.named_parameters() if not name.startswith(only_head)]
+            config = model.spec.to_dict()
         else:
             used, config = body_parameters(model.inner), model.inner.config.to_diff_dict()
         ids = {id(parameter) for parameter in [*used, *self.head.parameters()]}
@@ -344,11 +345,10 @@ def _pooled(
     model: Decoder | HFModel, tokenizer: Tokenizer, place: str, files: Path | None, prompts: Prompts | None = None
 ) -> EncoderParts:
     """Return the parts of a model that was not made for vectors."""
-    kind = "decoder" if isinstance(model, Decoder) else model.kind
+    kind = model.kind
     if kind == "encoder-decoder":
         raise _no_vectors(place, "is an encoder-decoder")
-    if isinstance(model, HFModel):
-        model.use_task_head()
+    model.use_task_head()
     pooling = "last" if kind == "decoder" else "mean"
     how = "those of its last token are taken" if kind == "decoder" else "their mean is taken"
     log(f"{place} does not say how the features of a text become its vector: {how}")

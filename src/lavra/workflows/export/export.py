@@ -121,7 +121,7 @@ def export(
         () if texts else data, text_column=text_column, on_bad_row=on_bad_row, encoding=encoding, wanted=()
     )
     windows = _windows(source, (row.text for row in rows) if data and not texts else SENTENCES)
-    read = windows if isinstance(source.model, HFModel) and source.model.kind == "encoder-decoder" else ()
+    read = windows if source.model.kind == "encoder-decoder" else ()
     merged = None if source.run is None else source.run.result.get("folded")
     of_source = None
     request = _request(source, [windows, [list(one) for one in texts]])
@@ -199,10 +199,7 @@ def _write_head(source: _Source, folder: Path) -> bool:
 
 @contextmanager
 def _as_language_model(model: Decoder | HFModel) -> Iterator[None]:
-    """Let the features of a wrapped model be those of its language-model head during the block."""
-    if not isinstance(model, HFModel):
-        yield
-        return
+    """Let the features of a model be those of its language-model head during the block."""
     before, model.for_task_head = model.for_task_head, False
     try:
         yield

@@ -100,8 +100,7 @@ def write_sequence_class(
         InputError: If no class of `transformers` holds such a head.
     """
     head, family = getattr(model, ATTRIBUTE), read_json(folder / CONFIG)["model_type"]
-    kind = "decoder" if isinstance(model, Decoder) else model.kind
-    form = demand_form(family, kind, head, outputs)
+    form = demand_form(family, model.kind, head, outputs)
     classes = list(facts["classes"])
     named = {"num_labels": len(classes), "id2label": dict(enumerate(classes))}
     named |= {"label2id": {name: number for number, name in enumerate(classes)}, "problem_type": PROBLEMS[outputs]}

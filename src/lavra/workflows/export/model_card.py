@@ -26,8 +26,8 @@ tags:
 """
 
 _DECODER = (
-    "A decoder of {parameters:,} parameters ({blocks}, width {width}, a vocabulary of {vocabulary:,} tokens, a context "
-    "of {context} tokens),\nin the form of `{family}`.\n"
+    "{architecture} of {parameters:,} parameters ({blocks}, width {width}, a vocabulary of {vocabulary:,} tokens, a "
+    "context of {context} tokens),\nin the form of `{family}`.\n"
 )
 
 _HF_MODEL = (
@@ -141,12 +141,12 @@ def model_card(
     head: str | None = None,
     task: tuple[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """Return the model card of a decoder of lavra's own, in Markdown.
+    """Return the model card of a model of lavra's own, in Markdown.
 
     Args:
         name: The name of the model.
         family: The `model_type` of the exported model.
-        spec: The shape of the decoder.
+        spec: The shape of the model.
         parameters: The number of parameters, shared ones counted once.
         certificate: The certificate of the export.
         result: The final figures of the run that trained the model; empty where there is none.
@@ -155,9 +155,18 @@ def model_card(
         task: The name and the facts of that task.
     """
     blocks = counted(spec.depth, "block")
-    shape = {"blocks": blocks, "width": spec.width, "vocabulary": spec.vocabulary, "context": spec.context}
+    if spec.blocks_of_encoder:
+        blocks = f"{counted(spec.blocks_of_encoder, 'block')} to read and {spec.depth} to write"
+    named = {"decoder": "A decoder", "encoder": "An encoder", "encoder-decoder": "An encoder-decoder"}
+    shape = {
+        "architecture": named[spec.architecture],
+        "blocks": blocks,
+        "width": spec.width,
+        "vocabulary": spec.vocabulary,
+        "context": spec.context,
+    }
     description = _DECODER.format(parameters=parameters, family=family, **shape)
-    return _card(name, family, head or "decoder", description, certificate, result, prompt, task)
+    return _card(name, family, head or spec.architecture, description, certificate, result, prompt, task)
 
 
 def hf_model_card(

@@ -16,7 +16,7 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
 from lavra.tasks.labelled_text import LabelledTextTask
-from lavra.tasks.table import FROM_SCRATCH, choose_task
+from lavra.tasks.table import FROM_SCRATCH, choose_task, kind_from_scratch
 from lavra.training.batches import DistributedInfo
 from lavra.workflows.datasets.preparation import describe_data
 from lavra.workflows.datasets.text import is_prepared
@@ -96,7 +96,7 @@ def labelled_task(request: TrainConfig) -> LabelledTextTask | None:
     """
     if not request.data or is_prepared(request.data):
         return None
-    kind = "decoder" if request.base is None else "encoder"
+    kind = kind_from_scratch(request) if request.base is None else "encoder"
     try:
         task, _ = choose_task(
             request.task, request.objective.name, kind, describe_data(request), request.base or FROM_SCRATCH

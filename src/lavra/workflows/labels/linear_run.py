@@ -21,7 +21,7 @@ from lavra.tasks.deciding_words import write_words
 from lavra.tasks.labelled_dataset import LabelledDataset, leaks_of
 from lavra.tasks.labelled_text import PREDICTIONS, UNMEASURED, LabelledTextTask, with_known
 from lavra.tasks.linear_baseline import LINEAR, fit_baseline, is_available, linear_predictions, save_baseline
-from lavra.tasks.table import FROM_SCRATCH, choose_task
+from lavra.tasks.table import FROM_SCRATCH, choose_task, kind_from_scratch
 from lavra.workflows.datasets.preparation import describe_data, measured_machine, training_dataset
 from lavra.workflows.labels.labeller import DELIVERS
 from lavra.workflows.labels.quality_forecast import (
@@ -63,7 +63,7 @@ def is_linear_request(config: TrainConfig, described: DataDescription | None = N
 
 
 def _task(config: TrainConfig, described: DataDescription) -> Task:
-    return choose_task(config.task, config.objective.name, "decoder", described, FROM_SCRATCH)[0]
+    return choose_task(config.task, config.objective.name, kind_from_scratch(config), described, FROM_SCRATCH)[0]
 
 
 def train_linear(

@@ -13,7 +13,7 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.reports.run_page import page_at_the_end
 from lavra.tasks.labelled_text import LabelledTextTask
-from lavra.tasks.table import FROM_SCRATCH, choose_task, tasks
+from lavra.tasks.table import FROM_SCRATCH, choose_task, kind_from_scratch, tasks
 from lavra.training.devices import choose_device
 from lavra.training.distributed import join_ranks
 from lavra.workflows.datasets.preparation import describe_data
@@ -99,7 +99,7 @@ def task_of_rows(config: TrainConfig) -> LabelledTextTask:
     """
     described = describe_data(config)
     flag = flag_of(config)
-    kind = "decoder" if config.base is None else "encoder"
+    kind = kind_from_scratch(config) if config.base is None else "encoder"
     task, _ = choose_task(config.task, config.objective.name, kind, described, config.base or FROM_SCRATCH)
     if not isinstance(task, LabelledTextTask):
         able = ", ".join(one.name for one in tasks() if isinstance(one, LabelledTextTask))

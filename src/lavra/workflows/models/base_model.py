@@ -16,7 +16,7 @@ from lavra.core.progress import log
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.certificate import FILE, certify
 from lavra.models.hf.model import HFModel, set_dropout
-from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.models.native.decoder import Decoder, count_parameters, decoder_of
 from lavra.models.spec import DecoderSpec
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.tasks.base import ModelKind, Task
@@ -33,7 +33,32 @@ _SOURCE_WINDOW = 512
 """Default lengths in tokens of the source and of the target of an encoder-decoder."""
 _TARGET_WINDOW = 256
 
-_SHAPE = ("depth", "width", "heads", "kv_heads", "positions", "norm", "activation", "tied")
+_SHAPE = (
+    "architecture",
+    "depth",
+    "width",
+    "heads",
+    "kv_heads",
+    "positions",
+    "window",
+    "global_every",
+    "norm",
+    "norm_placement",
+    "deepnorm",
+    "normformer",
+    "value_residual",
+    "shared_blocks",
+    "attention_cap",
+    "logit_cap",
+    "experts",
+    "experts_per_token",
+    "shared_experts",
+    "expert_normalized",
+    "balance_loss",
+    "balance_bias",
+    "activation",
+    "tied",
+)
 """Fields of the request that describe a new model, and that a pretrained model does not allow."""
 
 _CERTIFIED_TOKENS = 512
@@ -104,10 +129,11 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     _refuse_shapes(config.model)
     opened = open_model(config.base, "cpu", new_head=True)
     model = opened.model
-    kind: ModelKind = model.kind if isinstance(model, HFModel) else "decoder"
-    if opened.task is not None and isinstance(model, HFModel):  # its head froze what only predicting tokens uses
+    kind: ModelKind = model.kind
+    if opened.task is not None:  # its head froze what only predicting tokens uses
+        unused = model.unused if isinstance(model, HFModel) else frozenset()
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name not in model.unused)
+            parameter.requires_grad_(name not in unused)
     task, objective = choose_task(config.task, config.objective.name, kind, data, opened.place)
     window, source = windows_of(config, model.context, is_rotary(model), kind, device)
     wanted = window
@@ -118,7 +144,8 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     usual, asked = task.usual_dropout(objective), config.model.dropout
     dropout = usual if asked is None else asked
     if isinstance(model, Decoder):
-        fitted = _fitted(model, room.model_context, dropout, room.bidirectional)
+        longest = max(room.model_context, source)  # a source is 0 but for an encoder-decoder
+        fitted = _fitted(model, longest, dropout, room.bidirectional)
         opened = replace(opened, model=fitted)
     else:
         set_dropout(model, dropout)
@@ -138,7 +165,7 @@ def base_of(opened: OpenModel, task: Task, objective: str, window: int, source_w
     model = opened.model
     if isinstance(model, Decoder):
         spec, depth, width = model.spec, model.spec.depth, model.spec.width
-        flops = training_flops_per_token(model.spec, window)
+        flops = training_flops_per_token(model.spec, window, source=source_window)
     else:
         spec, config = None, model.inner.config.get_text_config()
         depth, width = getattr(config, "num_hidden_layers", 24), getattr(config, "hidden_size", 1024)
@@ -221,7 +248,7 @@ def _fitted(model: Decoder, window: int, dropout: float | None, bidirectional: b
     )
     if spec == model.spec:
         return model
-    changed = Decoder(spec)
+    changed = decoder_of(spec)
     changed.load_state_dict(model.state_dict())
     return changed
 

@@ -141,7 +141,13 @@ def notes_on(request: PlanRequest, plan_report: PlanReport) -> list[str]:
             f"the run has only {counted(plan_report.steps, 'step')}: {better} would learn more"
             + ("" if model.chosen else " in this time")
         )
-    if request.base is None and model.chosen and plan_report.tokens <= PAIRS_UNTIL * model.vocabulary:
+    forecast = plan_report.forecast
+    if (
+        forecast is not None
+        and request.base is None
+        and model.chosen
+        and plan_report.tokens <= PAIRS_UNTIL * model.vocabulary
+    ):
         memory = show_size(_PAIRS * model.width * _BYTES_OF_A_WEIGHT)
         notes.append(
             f"lavra train --model.ngram-copy, which copies from n-grams earlier in the document, would take about "

@@ -22,7 +22,7 @@ from lavra.planning.machine.dry_run import HubShape
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
 from lavra.tasks.base import Task
 from lavra.tasks.datasets import DataDescription
-from lavra.tasks.table import FROM_SCRATCH, choose_task
+from lavra.tasks.table import FROM_SCRATCH, choose_task, kind_from_scratch
 from lavra.workflows.datasets.preparation import describe_data
 from lavra.workflows.models.base_model import Base, linear_flops, windows_of
 from lavra.workflows.models.open import hugging_face_folder, open_model
@@ -108,13 +108,15 @@ def planned_task(request: PlanRequest) -> tuple[Task, str]:
         request: The request of the plan.
 
     Raises:
-        InputError: If it is another task than language modelling on text, which alone can be planned.
+        InputError: If it is another task than learning from text, which alone can be planned.
     """
     described = describe_data(request) if request.data else DataDescription()
-    task, objective = choose_task(request.task, request.objective.name, "decoder", described, FROM_SCRATCH)
-    if not task.follows_scaling_law:
+    task, objective = choose_task(
+        request.task, request.objective.name, kind_from_scratch(request), described, FROM_SCRATCH
+    )
+    if task.rows != "text":
         raise InputError(
-            f"the data or the request are for the task {task.name}, and only language modelling on text can be planned",
+            f"the data or the request are for the task {task.name}, and only learning from text can be planned",
             "train on it as it is, with a budget: lavra train DATA --budget 20m",
         )
     return task, objective

@@ -88,13 +88,13 @@ def plan(request: PlanRequest) -> PlanReport | LabelPlan:
     learner = learner_of(request, model, data, task, objective)
     planned = autoconfig(request, machine, learner, data, DistributedInfo(), spent=before)
     shape = learner.spec or Path(hugging_face_folder(planned.base or "") or planned.base or "")
-    flops = count_flops(shape, planned.context)
+    flops = count_flops(shape, planned.context, task.predicted((planned.mask_rate, planned.final_mask_rate)))
     _tell_roughly(request, planned, flops, machine)
     planned, speed = _timed(request, hardware, planned, shape, flops, machine, source)
     planned = _sized(request, planned, data, speed, before)
     report = _report(request, hardware, planned, shape, flops, speed, text, data, calibration)
     report = replace(report, preparation_seconds=before if hardware.here else None)
-    return _with_loss(request, report, text, calibration)
+    return _with_loss(request, report, text, calibration, task)
 
 
 def _check(request: PlanRequest) -> None:
@@ -190,6 +190,7 @@ class _Size:
     """How much text there is to train and to validate on, by its statistics and the request; see `DataSize`."""
 
     context: int | None = None
+    source_context = 0
 
     def __init__(self, request: PlanRequest, text: CorpusStats | None, start: DecoderSpec | Base | None) -> None:
         total = math.inf if text is None else text.text_bytes
@@ -342,10 +343,12 @@ def _report(
 
 
 def _with_loss(
-    request: PlanRequest, report: PlanReport, text: CorpusStats | None, calibration: Calibration
+    request: PlanRequest, report: PlanReport, text: CorpusStats | None, calibration: Calibration, task: Task
 ) -> PlanReport:
     """Return the report with the forecast of the loss, by the law or a pilot, and with its notes."""
-    if request.base is None and report.plan is not None:
+    if request.pilot and not task.follows_scaling_law:
+        raise InputError(f"--pilot extrapolates the loss of language modelling, not of {task.name}", "leave it out")
+    if request.base is None and report.plan is not None and task.follows_scaling_law:
         model = report.plan.model or Path(request.model.preset)
         start = expected_start(model, report.tokens, report.flops, text)
         forecast = forecast_of(

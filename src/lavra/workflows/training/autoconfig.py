@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from lavra.config.denoising import DenoisingConfig
-from lavra.config.training import ModelConfig, TrainConfig
+from lavra.config.training import ModelConfig, SetupConfig, TrainConfig
 from lavra.config.transforms import TransformConfig
 from lavra.core.errors import InputError
 from lavra.models.native.decoder import parameters_of
-from lavra.models.spec import DecoderSpec, preset
+from lavra.models.spec import DecoderSpec, as_encoder, as_encoder_decoder, named_architecture, preset
 from lavra.planning.budget import (
     BYTES_PER_TOKEN,
     TOKENS_PER_PARAMETER,
@@ -24,9 +24,10 @@ from lavra.planning.budget import (
     tokens_that_fit,
 )
 from lavra.planning.machine.flops import training_flops_per_token
-from lavra.tasks.base import Task
+from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataSize
 from lavra.tasks.embedding import EmbeddingTask
+from lavra.tasks.table import kind_from_scratch
 from lavra.training.acceleration.compiling import should_compile
 from lavra.training.batches import DistributedInfo
 from lavra.training.plan import Plan
@@ -137,17 +138,31 @@ def draft_model(config: TrainConfig, machine: Machine, corpus_bytes: float, spen
     Returns:
         The preset, or the compute-optimal shape for budget and text, with the values of the request.
     """
+    kind = kind_from_scratch(config)
     if config.model.preset != "auto":
-        return _overridden(preset(config.model.preset), config.model)
+        return _overridden(_of_kind(preset(config.model.preset), kind, config.model.preset), config.model)
     seconds = given_seconds(config)
     if seconds is not None:
         flops = seconds_to_train(seconds, spent) * 0.85 * machine.expected_flops
     else:
         flops = _flops_of_length(config, corpus_bytes)
-    spec = draft_shape(flops, corpus_bytes, machine.memory).spec
+    spec = _of_kind(draft_shape(flops, corpus_bytes, machine.memory).spec, kind)
     if config.text.vocabulary:
         spec = replace(spec, vocabulary=config.text.vocabulary)
     return _overridden(spec, config.model)
+
+
+_BALANCE_LOSS = 0.01
+"""Factor of the auxiliary loss of a mixture of experts (Fedus et al. 2021, arXiv 2101.03961)."""
+
+
+def _of_kind(spec: DecoderSpec, kind: ModelKind, name: str = "auto") -> DecoderSpec:
+    """Return a shape as a model of a kind: of a well-known model only the mask of attention changes."""
+    if spec.architecture == kind:
+        return spec
+    if named_architecture(name) is not None or kind == "decoder":
+        return replace(spec, architecture=kind)
+    return as_encoder(spec) if kind == "encoder" else as_encoder_decoder(spec)
 
 
 def _flops_of_length(config: TrainConfig, corpus_bytes: float) -> float:
@@ -169,8 +184,23 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
         "heads",
         "kv_heads",
         "positions",
+        "window",
+        "global_every",
         "norm",
+        "norm_placement",
+        "deepnorm",
+        "normformer",
+        "value_residual",
+        "shared_blocks",
+        "attention_cap",
+        "logit_cap",
         "activation",
+        "experts",
+        "experts_per_token",
+        "shared_experts",
+        "expert_normalized",
+        "balance_loss",
+        "balance_bias",
         "bigram_embedding",
         "ngram_copy",
         "tied",
@@ -179,7 +209,30 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
     given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
     if "width" in given and "heads" not in given:
         given["heads"] = max(1, given["width"] // 64)
+    if given.get("experts") and not given.get("balance_bias"):
+        given.setdefault("balance_loss", _BALANCE_LOSS)
+    if given.get("shared_blocks") or given.get("norm_placement") == "after":
+        given["first_norm"] = True  # blocks that are used again, and norms after sums, have no first one to leave out
     return replace(spec, **given)
+
+
+_MASK_RATE = 0.3
+"""Share of the tokens that the masked objective predicts from scratch (Wettig et al. 2022, arXiv 2202.08005: more than
+BERT's 15 % is better), and with a base model."""
+_MASK_RATE_OF_A_BASE = 0.15
+
+
+def mask_rates(config: SetupConfig, base: Base | None) -> tuple[float, float]:
+    """Return the share of the tokens that the masked objective predicts at the beginning and at the end of a run.
+
+    Args:
+        config: The request.
+        base: The base model; None for training from scratch.
+    """
+    asked = config.objective
+    usual = _MASK_RATE if base is None else _MASK_RATE_OF_A_BASE
+    first = usual if asked.mask_rate is None else asked.mask_rate
+    return first, first if asked.final_mask_rate is None else asked.final_mask_rate
 
 
 @dataclass(frozen=True)
@@ -225,12 +278,18 @@ def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, t
     """
     if isinstance(model, DecoderSpec):
         wanted = data.context or model.context
-        room = task.room(config.objective, objective, "decoder", wanted, None, base=None)
+        room = task.room(config.objective, objective, model.architecture, wanted, None, base=None)
         # A row may be several texts that are read apart: then the model reads what the longest of them has.
         longest = getattr(data, "longest_text", None) or room.model_context
-        spec = replace(model, vocabulary=data.vocabulary, context=longest, prefix_attention=room.bidirectional)
-        base, parameters, context, source = None, parameters_of(spec), room.context, 0
-        growth, flops, packs = room.growth, training_flops_per_token(spec), True
+        source, predicted = data.source_context if task.sources else 0, task.predicted(mask_rates(config, None))
+        spec = replace(
+            model,
+            vocabulary=data.vocabulary,
+            context=max(longest, source),
+            prefix_attention=room.bidirectional,
+        )
+        base, parameters, context = None, parameters_of(spec), room.context
+        growth, flops, packs = room.growth, training_flops_per_token(spec, longest, predicted, source), True
     else:
         spec, base, parameters, source = model.spec, model, model.parameters, model.source_window
         context = min(model.window, data.context or model.window)
@@ -265,6 +324,8 @@ def autoconfig(
         InputError: If the lengths of the request contradict each other, or no step fits into the time budget.
     """
     world, adapting, asked = distributed.world_size, learner.base is not None, config.objective
+    _refuse_scaled_balance(machine, learner)
+    mask_rate, final_mask_rate = mask_rates(config, learner.base)
     cost, group = cost_of_steps(config.technique), rows_together(config.technique)
     budget, per_token = given_seconds(config), cost * learner.flops_per_token / machine.expected_flops
     seconds = None if budget is None else seconds_to_train(budget, spent)
@@ -327,8 +388,8 @@ def autoconfig(
         z_loss=config.optimization.z_loss,
         max_grad_norm=config.optimization.max_grad_norm,
         flops_per_token=learner.flops_per_token,
-        mask_rate=asked.mask_rate,
-        final_mask_rate=asked.mask_rate if asked.final_mask_rate is None else asked.final_mask_rate,
+        mask_rate=mask_rate,
+        final_mask_rate=final_mask_rate,
         whole_words=asked.whole_words,
         pure_mask=asked.pure_mask,
         denoising=DenoisingConfig(**{one.name: getattr(asked, one.name) for one in fields(DenoisingConfig)}),
@@ -338,6 +399,15 @@ def autoconfig(
         **warm_start,
         **length,
     )
+
+
+def _refuse_scaled_balance(machine: Machine, learner: Learner) -> None:
+    """Raise an error where the auxiliary loss of a mixture of experts, whose gradient is not scaled, would vanish."""
+    if machine.precision == "fp16" and learner.spec is not None and learner.spec.balance_loss:
+        raise InputError(
+            "the auxiliary loss of a mixture of experts is too small for the scaled gradients of fp16",
+            "use --model.balance-bias, or --precision fp32",
+        )
 
 
 def _most_steps(config: TrainConfig, learner: Learner, data: DataSize, batch_tokens: int) -> int | None:
@@ -419,7 +489,8 @@ def _tokens_at_once(machine: Machine, learner: Learner) -> int:
     shape = learner.spec or learner.base
     if machine.device.type != "cuda" or shape is None or math.isinf(machine.memory):
         return wanted
-    return min(wanted, tokens_that_fit(machine.memory, learner.parameters, shape.depth, shape.width))
+    depth = shape.depth + (0 if learner.spec is None else learner.spec.blocks_of_encoder)
+    return min(wanted, tokens_that_fit(machine.memory, learner.parameters, depth, shape.width))
 
 
 def _micro_batch_size(config: TrainConfig, context: int, share: int, tokens: int, group: int) -> int:

@@ -100,7 +100,7 @@ def check_context(job: JobParts, *, loaded: bool = False, quick: bool = False) -
         frozen=job.frozen | (job.model.unused if isinstance(job.model, HFModel) else frozenset()),
         first_loss=job.task.first_loss(plan.facts),
         loaded=loaded or plan.base is not None,
-        tied=_tied(job.model),
+        tied=job.model.tied,
         storage=_storage(job),
         export=_export(job),
         data=data.prepared if isinstance(data, TextDataset) else None,
@@ -120,11 +120,6 @@ def _shorter(objective: Any, context: int) -> Any:
 def _stores(data: Dataset) -> tuple[Store, ...]:
     prepared = data.prepared if isinstance(data, TextDataset | ExampleDataset) else None
     return () if prepared is None else (prepared.train, prepared.validation)
-
-
-def _tied(model: Decoder | HFModel) -> bool:
-    """Say whether the head is meant to be the embedding."""
-    return model.spec.tied if isinstance(model, Decoder) else model.tied
 
 
 def _storage(job: JobParts) -> Storage:

@@ -20,7 +20,7 @@ from lavra.data.readers.documents import is_repeatable, read_rows
 from lavra.data.readers.locations import find_files
 from lavra.data.readers.rows import BadRows
 from lavra.tasks.datasets import DataDescription
-from lavra.tasks.table import FROM_SCRATCH, choose_task
+from lavra.tasks.table import FROM_SCRATCH, choose_task, kind_from_scratch
 from lavra.training.updates.table import find_update
 from lavra.workflows.datasets.preparation import describe_data
 from lavra.workflows.datasets.text import is_prepared, open_tokenizer
@@ -57,7 +57,7 @@ def look_first(config: TrainConfig) -> None:
         return
     described, asked = describe_data(config), (config.task, config.objective.name)
     if config.base is None:
-        choose_task(*asked, "decoder", described, FROM_SCRATCH)
+        choose_task(*asked, kind_from_scratch(config), described, FROM_SCRATCH)
     if asked == ("auto", "auto") and choose_task(*asked, "decoder", described, FROM_SCRATCH)[0].rows == "text":
         _tell_of_other_columns(config, described)
         next(read_rows(files, text_column=config.text.column, bad_rows=BadRows(policy=config.text.on_bad_row)), None)

@@ -19,17 +19,16 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
-from lavra.models.hf.model import HFModel
 from lavra.models.spec import named_vocabulary
 from lavra.objectives.z_loss import with_z_loss
 from lavra.planning.budget import demand_text
 from lavra.planning.machine.timed_steps import time_steps
-from lavra.tasks.base import ModelKind, Task
+from lavra.tasks.base import Task
 from lavra.tasks.datasets import DataDescription, Dataset
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import with_known
 from lavra.tasks.opening import open_dataset
-from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task
+from lavra.tasks.table import FROM_SCRATCH, choose_task, find_task, kind_from_scratch
 from lavra.training.acceleration.compiling import compile_step, is_compiled
 from lavra.training.batches import BatchSource, DistributedInfo
 from lavra.training.callbacks import Callbacks
@@ -124,7 +123,8 @@ class TrainingJob(JobParts):
         facts = task.facts(data)
         if isinstance(data, LabelledDataset):
             longest, texts = data.longest_text or learner.context, len(data.prepared.train)
-            head = head_facts(config.head, _kind_of(base), learner.isolate, longest, texts)
+            kind = kind_from_scratch(config) if base is None else base.model.kind
+            head = head_facts(config.head, kind, learner.isolate, longest, texts)
             asked = task.asked(config, described)
             facts = {**with_known(facts, known or {}), "columns": data.columns_read, "head": head, **asked}
         plan = autoconfig(config, machine, learner, data, distributed, facts, spent)
@@ -464,15 +464,10 @@ def _read_prepared(
     return base, *_task_of(config, base, described), open_dataset(data_folder(config, home))
 
 
-def _kind_of(base: Base | None) -> ModelKind:
-    """Return the kind of the model of a run; one from scratch is a decoder."""
-    return base.model.kind if base is not None and isinstance(base.model, HFModel) else "decoder"
-
-
 def _task_of(config: TrainConfig, base: Base | None, described: DataDescription) -> tuple[Task, str]:
     if base is not None:
         return base.task, base.objective
-    return choose_task(config.task, config.objective.name, "decoder", described, FROM_SCRATCH)
+    return choose_task(config.task, config.objective.name, kind_from_scratch(config), described, FROM_SCRATCH)
 
 
 def checkpoint_store(config: TrainConfig, run: RunFolder) -> CheckpointStore:

@@ -118,7 +118,7 @@ def _refuse_misfits(given: Sequence[str], objective: Objective, model: Decoder |
 
     if (flag := first(_OF_LABELS)) and dataset.rows != "labelled":
         raise InputError(f"{flag} is for texts with labels", "leave it out")
-    if isinstance(objective, ComparingObjective) or (isinstance(model, HFModel) and model.kind == "encoder-decoder"):
+    if isinstance(objective, ComparingObjective) or model.kind == "encoder-decoder":
         raise InputError(f"{first(given)} does not fit the task or the model", "leave it out")
     if (flag := first(_OF_TEXTS)) and not hasattr(head_of(model), "pooled"):
         raise InputError(f"{flag} is for labels of whole texts", "leave it out")
