@@ -350,7 +350,7 @@ def test_kernels_of_attention_are_given_up_where_they_are_to_blame(monkeypatch: 
     for way in ("causal", "masked"):
         monkeypatch.setitem(attention.WAYS, way, lambda q, *_: nan_gradient(q))
     assert trainer.run_step().applied
-    assert attention.distrusted_ways() == ("causal", "documents", "masked")
+    assert attention.distrusted_ways() == ("causal", "documents", "masked", "whole")
     assert "the library's kernels of attention" in lines[-1]
     with attention.attending_plainly():
         run(plain, 3)

@@ -249,7 +249,7 @@ def test_a_prefix_that_is_read_causally_is_found(text: Path, tmp_path: Path, mon
     from lavra.models.native import decoder
 
     plain = decoder.causal_mask
-    monkeypatch.setattr(decoder, "causal_mask", lambda *given: plain(*given[:4]))
+    monkeypatch.setattr(decoder, "causal_mask", lambda *given, **_: plain(*given[:4]))
     assert checked(text, tmp_path, "prefix-lm")["prefix"].verdict == "fail"
 
 

@@ -6,6 +6,7 @@ No token is dropped and no place is padded: the tokens of each expert are one ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lavra.models.native.layers import FeedForward
 from lavra.models.spec import DecoderSpec
 
 _PUSH = 1e-3
@@ -26,6 +26,7 @@ class Experts(nn.Module):
 
     Args:
         spec: Specification of the model.
+        make_mlp: Makes the MLP of a specification, which each expert is.
 
     Attributes:
         router: Linear layer whose outputs, through a softmax, are the probabilities of the experts.
@@ -37,7 +38,7 @@ class Experts(nn.Module):
     norm = None
     """No norm stands inside of it, as NormFormer has one in an MLP; its experts have their own."""
 
-    def __init__(self, spec: DecoderSpec) -> None:
+    def __init__(self, spec: DecoderSpec, make_mlp: Callable[[DecoderSpec], nn.Module]) -> None:
         super().__init__()
         self.chosen, self.normalized, self.balance_loss = (
             spec.experts_per_token,
@@ -46,9 +47,9 @@ class Experts(nn.Module):
         )
         self.router = nn.Linear(spec.width, spec.experts, bias=False)
         self.balance_bias = nn.Parameter(torch.zeros(spec.experts)) if spec.balance_bias else None
-        self.experts = nn.ModuleList(FeedForward(spec) for _ in range(spec.experts))
+        self.experts = nn.ModuleList(make_mlp(spec) for _ in range(spec.experts))
         together = replace(spec, mlp_width=spec.shared_experts * spec.hidden_width)
-        self.shared = FeedForward(together) if spec.shared_experts else None
+        self.shared = make_mlp(together) if spec.shared_experts else None
 
     @torch.compiler.disable
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lavra.config.choices import Activation
 from lavra.models.native.attention import attend
 from lavra.models.native.attention_masks import Mask
+from lavra.models.native.experts import Experts
 from lavra.models.spec import GATED, DecoderSpec
 
 
@@ -270,11 +271,7 @@ def mlp_of(spec: DecoderSpec) -> nn.Module:
     Args:
         spec: Specification of the model.
     """
-    if not spec.experts:
-        return FeedForward(spec)
-    from lavra.models.native.experts import Experts  # they are made of this module's MLP
-
-    return Experts(spec)
+    return Experts(spec, FeedForward) if spec.experts else FeedForward(spec)
 
 
 class HeadTransform(nn.Module):

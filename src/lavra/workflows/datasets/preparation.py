@@ -32,7 +32,7 @@ from lavra.planning.budget import vocabulary_for, vocabulary_note
 from lavra.planning.machine.hardware import measure_matrix_peak
 from lavra.planning.machine.memory import memory_of
 from lavra.planning.scaling_law.past_runs import load_calibration
-from lavra.tasks.base import Task
+from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataDescription, Dataset, TextDataset
 from lavra.tasks.labelled_text import LabelledTextTask
 from lavra.tasks.opening import open_dataset
@@ -119,7 +119,7 @@ def training_dataset(
     """
     folder = data_folder(config, home)
     if is_prepared(config.data):
-        return _matching(open_dataset(folder), base, folder, task)
+        return _matching(open_dataset(folder), base, folder, task, kind_from_scratch(config))
     task = task if base is None else base.task
     assert task is not None
     data = (_prepared_text if task.rows == "text" else _prepared_examples)(config, home, folder, machine, base, task)
@@ -127,8 +127,8 @@ def training_dataset(
     return data
 
 
-def _matching(data: Dataset, base: Base | None, folder: Path, task: Task | None) -> Dataset:
-    if base is None and task is not None and task.bos and not has_mask(data.tokenizer):
+def _matching(data: Dataset, base: Base | None, folder: Path, task: Task | None, kind: ModelKind) -> Dataset:
+    if base is None and task is not None and task.bos and kind == "encoder" and not has_mask(data.tokenizer):
         raise InputError(
             f"{folder} was prepared for a decoder: its vocabulary has no mask token",
             "prepare it again: lavra prepare DATA --text.encoder-tokens --out FOLDER",
