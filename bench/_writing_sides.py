@@ -94,7 +94,7 @@ def ours(
     from lavra.config.generation import GenerateOptions
     from lavra.generation.engines.engine import generate_with
     from lavra.models.hf.model import HFModel
-    from lavra.models.native.decoder import build_decoder
+    from lavra.models.native.building import build_decoder
 
     model: Any = build_decoder(spec).eval() if spec else HFModel(t5_small(), "encoder-decoder")
     tokenizer: Any = NumberTokenizer(spec.vocabulary if spec else T5_VOCABULARY)

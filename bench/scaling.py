@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from _results import Spread, folder, record
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.spec import PRESETS, DecoderSpec
 from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import count_flops

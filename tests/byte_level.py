@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.building import build_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.models.spec import DecoderSpec
 
 

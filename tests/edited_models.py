@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hf_models import Document, alone, documents, hf_model
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec
 from lavra.objectives.cross_entropy import summed_cross_entropy

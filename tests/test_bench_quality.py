@@ -23,7 +23,7 @@ from lavra.core.disk.json_lines import JsonLines
 from lavra.data.token_store.prepare import open_prepared
 from lavra.evaluation.documents import documents_of_store
 from lavra.evaluation.likelihood import likelihood
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.spec import DecoderSpec
 
 CURVE = [(10.0, 3.0), (40.0, 2.0), (160.0, 1.5)]

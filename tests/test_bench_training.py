@@ -102,7 +102,8 @@ def test_every_shape_is_the_same_in_transformers() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from lavra.models.native.decoder import Decoder, count_parameters
+    from lavra.models.native.building import count_parameters
+    from lavra.models.native.decoder import Decoder
 
     for name in ("tiny", "7M", "opt-125m"):
         spec = _shapes.shape_of(name, 128)

@@ -99,7 +99,7 @@ class Leaking(Update):
 
 def test_frozen_weights_stay_and_one_that_does_not_is_named(tales: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(spec: Any, seed: int) -> Any:
-        from lavra.models.native.decoder import build_decoder
+        from lavra.models.native.building import build_decoder
 
         model = build_decoder(spec, seed)
         model.blocks[0].requires_grad_(False)

@@ -295,7 +295,7 @@ def test_documents_that_see_each_other(tales, monkeypatch):
 
 def test_a_frozen_layer_forgotten(tales, monkeypatch):
     def build(spec: Any, seed: int) -> Decoder:
-        from lavra.models.native.decoder import build_decoder
+        from lavra.models.native.building import build_decoder
 
         model = build_decoder(spec, seed)
         model.blocks[0].requires_grad_(False)

@@ -28,7 +28,8 @@ from lavra.data.packing import WindowSource
 from lavra.data.token_store.ngram_counts import count_bigrams, count_trigrams
 from lavra.data.token_store.prepare import Prepared
 from lavra.models.native.bigram_init import init_from_bigrams, loss_by_bigrams
-from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.building import build_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.models.native.trigram_init import init_from_trigrams
 from lavra.models.protocols import IGNORED, Batch
 from lavra.models.transforms.apply import apply_transforms, merge_transforms

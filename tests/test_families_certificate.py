@@ -18,7 +18,8 @@ from lavra.core.errors import CheckFailed, InputError, LavraError
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models import reference as reference_program
 from lavra.models.certificate import Certificate, certify
-from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.building import build_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import save_decoder
 from lavra.models.spec import DecoderSpec
 from lavra.workflows.export.export import export

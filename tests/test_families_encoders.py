@@ -15,7 +15,8 @@ from lavra.models.certificate import certify
 from lavra.models.families.exporting import export_decoder
 from lavra.models.families.importing import import_decoder
 from lavra.models.families.registry import family_for
-from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.building import build_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import Batch
 from lavra.models.spec import PRESETS, DecoderSpec, as_encoder
 from lavra.objectives.base import loss_at_targets
@@ -175,7 +176,7 @@ def test_presets_are_exported_as_their_family(name: str) -> None:
 
 
 def test_the_sizes_are_those_of_the_models_they_are_called_after() -> None:
-    from lavra.models.native.decoder import parameters_of
+    from lavra.models.native.building import parameters_of
 
     padding = 64 - 30522 % 64  # rows of the embedding and of the bias of the head
     # BERT-base has 109,514,298 parameters with its head for masked tokens, and its two token types are one of ours.

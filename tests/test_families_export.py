@@ -19,7 +19,8 @@ from lavra.models.families.exporting import export_decoder
 from lavra.models.families.family import missing, shapes
 from lavra.models.families.importing import import_decoder
 from lavra.models.families.registry import FAMILIES, family_for
-from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.building import build_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.models.spec import PRESETS, DecoderSpec
 
 SMALL = DecoderSpec(vocabulary=101, context=32, depth=2, width=32, heads=4)

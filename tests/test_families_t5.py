@@ -135,7 +135,7 @@ def test_the_certificate_of_a_model_of_our_own_holds(tmp_path: Path) -> None:
 
 
 def test_the_sizes_are_those_of_the_models_they_are_called_after() -> None:
-    from lavra.models.native.decoder import parameters_of
+    from lavra.models.native.building import parameters_of
 
     assert parameters_of(PRESETS["t5-small"]) == 60_506_624
     assert parameters_of(PRESETS["t5-base"]) == 222_903_552

@@ -10,7 +10,7 @@ import torch
 
 from fake_gpu import fake_gpu
 from lavra.generation.batch_size import MOST_ROWS, cache_bytes_per_token, rows_at_once
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.spec import DecoderSpec
 
 SPEC = DecoderSpec(vocabulary=400, context=64, depth=2, width=32, heads=4, kv_heads=2)

@@ -21,7 +21,8 @@ from lavra.generation.engines.ctranslate import CTranslate2Engine
 from lavra.generation.engines.engine import TorchEngine, generate_with
 from lavra.generation.scores import reshape
 from lavra.models.hf.model import HFModel
-from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.building import build_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.models.spec import PRESETS, DecoderSpec
 from test_generation_encoder_decoders import encoder_decoder
 

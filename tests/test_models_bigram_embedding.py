@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.native.ngrams import BigramEmbedding, pair_rows
 from lavra.models.native.store import load_decoder, save_decoder
 from lavra.models.spec import DecoderSpec

@@ -260,7 +260,7 @@ def test_a_specification_survives_its_dictionary_and_names_unknown_fields():
 
 
 def test_fresh_weights_are_a_function_of_the_seed_and_start_at_the_uniform_distribution():
-    from lavra.models.native.decoder import build_decoder
+    from lavra.models.native.building import build_decoder
 
     spec = DecoderSpec(vocabulary=100, context=8, depth=2, width=32, heads=2)
     first, again, other = build_decoder(spec, 1), build_decoder(spec, 1), build_decoder(spec, 2)

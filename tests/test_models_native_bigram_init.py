@@ -18,7 +18,8 @@ from lavra.models.native.bigram_init import (
     init_from_bigrams,
     loss_by_bigrams,
 )
-from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.building import build_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.models.spec import DecoderSpec
 from tiny_training import SPEC, topics_store
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.spec import PRESETS, DecoderSpec
 
 TINY = {"vocabulary": 97, "context": 24, "depth": 2, "width": 32, "heads": 4, "kv_heads": None, "mlp_width": None}

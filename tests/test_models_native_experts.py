@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from lavra.core.errors import InputError
-from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.building import build_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.models.native.experts import Experts
 from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lavra.core.errors import InputError
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.native.low_precision import Int8Linear, round_weights
 from lavra.models.spec import PRESETS, DecoderSpec
 

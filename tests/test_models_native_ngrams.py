@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.native.low_precision import can_pack, pack_weights, round_weights
 from lavra.models.native.ngrams import GAIN, NgramCopy, followers
 from lavra.models.native.store import load_decoder, save_decoder

@@ -15,7 +15,8 @@ from lavra.models.families.exporting import export_decoder
 from lavra.models.families.importing import import_decoder
 from lavra.models.native.attention import attend
 from lavra.models.native.attention_masks import Mask
-from lavra.models.native.decoder import Decoder, build_decoder, parameters_of
+from lavra.models.native.building import build_decoder, parameters_of
+from lavra.models.native.decoder import Decoder
 from lavra.models.native.layers import Block
 from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec, as_encoder

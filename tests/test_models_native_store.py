@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from byte_level import lively_decoder
 from lavra.config.choices import Positions
 from lavra.core.errors import CorruptFile, InputError
-from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.models.native.building import count_parameters
+from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import (
     SPECIFICATION,
     WEIGHTS,

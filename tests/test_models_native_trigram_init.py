@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from lavra.data.token_store.ngram_counts import Trigrams, count_bigrams, count_trigrams
 from lavra.models.native.bigram_init import init_from_bigrams
-from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.building import build_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.models.native.trigram_init import _Counts, _gradient, flops_of_pair, init_from_trigrams
 from tiny_training import SPEC, topics_store
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.native.low_precision import PackedLinear, can_pack, pack_weights
 from lavra.models.spec import PRESETS, DecoderSpec
 

@@ -11,7 +11,8 @@ import torch
 import transformers
 from torch import nn
 
-from lavra.models.native.decoder import Decoder, build_decoder, count_parameters
+from lavra.models.native.building import build_decoder, count_parameters
+from lavra.models.native.decoder import Decoder
 from lavra.models.spec import PRESETS, DecoderSpec
 
 VOCABULARY = 96

@@ -14,7 +14,7 @@ from lavra.core.errors import InputError
 from lavra.data.tokenizers.extension import extend_tokenizer
 from lavra.data.tokenizers.token_bytes import BytePieces, token_bytes
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.transforms.apply import is_tied
 from lavra.models.transforms.base import root_of
 from lavra.models.transforms.vocabulary import (

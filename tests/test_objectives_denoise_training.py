@@ -24,7 +24,7 @@ from lavra.data.tokenizers.token_bytes import token_bytes
 from lavra.models.families.registry import family_for
 from lavra.models.native.attention import attend_plainly
 from lavra.models.native.attention_masks import Mask, additive_mask
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.protocols import IGNORED, PREFIX, Batch
 from lavra.objectives.denoise.layouts import Laid, restored
 from lavra.objectives.denoise.marks import MODES, sentinels_of, with_marks

@@ -13,7 +13,7 @@ from torch import nn
 
 from lavra.config.transforms import AdapterConfig, TransformConfig
 from lavra.core.errors import InputError
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.spec import DecoderSpec, preset
 from lavra.planning.fitting import memory_forecast
 from lavra.planning.machine.dry_run import DryRun, fake_tensors

@@ -17,7 +17,7 @@ from torch import nn
 from lavra.core.code import code_fingerprint
 from lavra.data.packing import WindowSource
 from lavra.models.native import attention
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.spec import DecoderSpec
 from lavra.objectives.causal import Causal
 from lavra.training.acceleration import compiling, proof, verdicts

@@ -23,7 +23,7 @@ import torch
 
 from lavra.config.choices import OptimizerName
 from lavra.data.packing import Window
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.spec import PRESETS, DecoderSpec
 from lavra.objectives.causal import Causal
 from lavra.training.batches import BatchSource

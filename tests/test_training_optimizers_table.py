@@ -18,7 +18,7 @@ from lavra.config.choices import OptimizerName
 from lavra.config.training import OptimizationConfig, TrainConfig
 from lavra.core.configuration import from_toml
 from lavra.core.errors import InputError
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.parameter_names import kind_of
 from lavra.objectives.causal import Causal
 from lavra.planning.machine.dry_run import DryRun

@@ -167,7 +167,7 @@ def test_weights_of_another_model_are_refused():
 def test_each_weight_has_one_optimizer_and_only_matrices_decay(name: OptimizerName):
     from dataclasses import replace
 
-    from lavra.models.native.decoder import build_decoder
+    from lavra.models.native.building import build_decoder
 
     spec = replace(SPEC, positions="learned", norm_weight=True, mlp_bias=True, attention_bias=True)
     weights = dict(build_decoder(spec).named_parameters())

@@ -208,7 +208,7 @@ def test_tokens_for_an_encoder_are_added_once_and_only_where_they_are_missing() 
 
 
 def test_an_encoder_has_the_size_of_the_decoder_that_was_planned() -> None:
-    from lavra.models.native.decoder import parameters_of
+    from lavra.models.native.building import parameters_of
 
     decoder = DecoderSpec(depth=6, width=384, heads=6)
     assert parameters_of(as_encoder(decoder)) == pytest.approx(parameters_of(decoder), rel=0.05)

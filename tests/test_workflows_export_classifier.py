@@ -17,7 +17,7 @@ from lavra.core.errors import CheckFailed, InputError
 from lavra.data.examples.labelled import LabelColumns
 from lavra.models.hf.folders import save_hf_model
 from lavra.models.hf.model import HFModel
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.native.store import save_decoder
 from lavra.models.spec import DecoderSpec
 from lavra.tasks.table import find_task

@@ -13,7 +13,7 @@ from lavra.config.training import MachineConfig, ModelConfig, OptimizationConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.models.native.decoder import build_decoder
+from lavra.models.native.building import build_decoder
 from lavra.models.native.store import save_decoder
 from lavra.models.spec import DecoderSpec
 from lavra.planning.forecast import PlanReport

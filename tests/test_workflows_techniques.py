@@ -21,7 +21,8 @@ from lavra.config.training import OptimizationConfig, TrainConfig
 from lavra.core.errors import InputError
 from lavra.models.heads import SequenceHead, TokenHead, attach_head, width_of
 from lavra.models.hf.model import HFModel, set_dropout
-from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.models.native.building import count_parameters
+from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec
 from lavra.objectives.classify import Classify

@@ -18,7 +18,8 @@ from lavra.data.packing import WindowSource
 from lavra.data.token_store.store import TokenStore
 from lavra.data.token_store.writer import StoreWriter
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.building import build_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec
 from lavra.objectives.base import Loss

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lavra.core.errors import CorruptFile, InputError
 from lavra.models.families.layouts import SAME, Layout
 from lavra.models.families.rules import RESOLVED, Choice, Config, Rule
-from lavra.models.native.decoder import decoder_of
+from lavra.models.native.building import decoder_of
 from lavra.models.spec import DecoderSpec
 
 _HEAD = "output"

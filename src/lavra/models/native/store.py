@@ -10,7 +10,8 @@ import torch
 from lavra.core.configuration import from_table
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import CorruptFile, InputError
-from lavra.models.native.decoder import Decoder, decoder_of
+from lavra.models.native.building import decoder_of
+from lavra.models.native.decoder import Decoder
 from lavra.models.spec import DecoderSpec
 
 SPECIFICATION = "model.json"

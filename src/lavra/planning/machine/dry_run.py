@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lavra.config.transforms import TransformConfig
-from lavra.models.native.decoder import decoder_of
+from lavra.models.native.building import decoder_of
 from lavra.models.protocols import Batch
 from lavra.models.spec import DecoderSpec
 from lavra.training.batches import DistributedInfo

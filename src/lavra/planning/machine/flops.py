@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lavra.models.native.decoder import count_parameters, parameters_of
+from lavra.models.native.building import count_parameters, parameters_of
 from lavra.models.protocols import Batch
 from lavra.models.spec import GATED, DecoderSpec
 from lavra.planning.machine.dry_run import bare_model, fake_tensors

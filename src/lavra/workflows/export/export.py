@@ -40,7 +40,8 @@ from lavra.models.head_certificate import HeadCertificate, certify_head
 from lavra.models.heads import ATTRIBUTE
 from lavra.models.hf.folders import write_hf_model
 from lavra.models.hf.model import HFModel
-from lavra.models.native.decoder import Decoder, count_parameters
+from lavra.models.native.building import count_parameters
+from lavra.models.native.decoder import Decoder
 from lavra.workflows.export.classifier import compared_texts, write_classifier
 from lavra.workflows.export.heads import head_kind, write_head_class
 from lavra.workflows.export.model_card import hf_model_card, model_card

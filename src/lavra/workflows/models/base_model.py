@@ -16,7 +16,8 @@ from lavra.core.progress import log
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.certificate import FILE, certify
 from lavra.models.hf.model import HFModel, set_dropout
-from lavra.models.native.decoder import Decoder, count_parameters, decoder_of
+from lavra.models.native.building import count_parameters, decoder_of
+from lavra.models.native.decoder import Decoder
 from lavra.models.spec import DecoderSpec
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.tasks.base import ModelKind, Task

@@ -14,7 +14,8 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.companions import write_companions
 from lavra.models.hf.folders import open_hf_model, write_hf_model
 from lavra.models.hf.model import HFModel
-from lavra.models.native.decoder import Decoder, build_decoder
+from lavra.models.native.building import build_decoder
+from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import SPECIFICATION, load_decoder, save_decoder, weights_to_save
 from lavra.models.transforms.apply import apply_transforms, load_learned_weights
 from lavra.models.transforms.base import ModelTransform

@@ -14,7 +14,8 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.families.importing import is_hugging_face_folder, read_config
 from lavra.models.families.registry import FAMILIES, family_of
 from lavra.models.hf.kinds import choose_kind
-from lavra.models.native.decoder import Decoder, count_parameters, parameters_of
+from lavra.models.native.building import count_parameters, parameters_of
+from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import SPECIFICATION, read_spec
 from lavra.models.spec import PRESETS, DecoderSpec, named_vocabulary
 from lavra.planning.forecast import Shape

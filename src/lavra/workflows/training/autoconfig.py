@@ -12,7 +12,7 @@ from lavra.config.denoising import DenoisingConfig
 from lavra.config.training import ModelConfig, SetupConfig, TrainConfig
 from lavra.config.transforms import TransformConfig
 from lavra.core.errors import InputError
-from lavra.models.native.decoder import parameters_of
+from lavra.models.native.building import parameters_of
 from lavra.models.spec import DecoderSpec, as_encoder, as_encoder_decoder, named_architecture, preset
 from lavra.planning.budget import (
     BYTES_PER_TOKEN,
