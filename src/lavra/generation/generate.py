@@ -90,7 +90,7 @@ def generate(
         A model without training writes nonsense:
 
         >>> from lavra.data.tokenizers.tokenizer import Tokenizer
-        >>> from lavra.models.native.decoder import build_decoder
+        >>> from lavra.models.native.building import build_decoder
         >>> from lavra.models.spec import DecoderSpec
         >>> tokenizer = Tokenizer.train(["o rato roeu a rolha"], 300)
         >>> shape = DecoderSpec(vocabulary=tokenizer.vocabulary_size, context=16, depth=1, width=8, heads=1)

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from lavra.config.choices import Activation
 from lavra.models.native.attention import attend
 from lavra.models.native.attention_masks import Mask
-from lavra.models.native.experts import Experts
 from lavra.models.spec import GATED, DecoderSpec
 
 
@@ -271,7 +270,11 @@ def mlp_of(spec: DecoderSpec) -> nn.Module:
     Args:
         spec: Specification of the model.
     """
-    return Experts(spec, FeedForward) if spec.experts else FeedForward(spec)
+    if not spec.experts:
+        return FeedForward(spec)
+    from lavra.models.native.experts import Experts  # what keeps it from being compiled loads the compiler
+
+    return Experts(spec, FeedForward)
 
 
 class HeadTransform(nn.Module):
