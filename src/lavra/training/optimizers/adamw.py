@@ -62,6 +62,21 @@ def learning(group: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[torch.T
     return weights, [weight.grad for weight in weights if weight.grad is not None]
 
 
+class EachWeight(WeightGroups):
+    """Base class of the optimisers that update one weight after the other."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every weight that has a gradient."""
+        for group in self.param_groups:
+            for weight, gradient in zip(*learning(group), strict=True):
+                self._update(weight, gradient, group)
+
+    @abstractmethod
+    def _update(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+        """Update a weight and its state in place, with the settings of its group."""
+
+
 # AdamW itself.
 
 _PROOF_NUMBERS = 1 << 14

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lavra.core.errors import InputError
-from lavra.training.optimizers.adamw import WeightGroups, learning
+from lavra.training.optimizers.adamw import EachWeight
 
 SMALLEST = 4096
 """Fewest elements of a weight whose state is kept in 8 bits; of smaller ones there is nothing to save."""
@@ -18,7 +18,7 @@ _BLOCK = 256
 """Elements that share one scale, as the kernels of bitsandbytes have it."""
 
 
-class AdamW8bit(WeightGroups):
+class AdamW8bit(EachWeight):
     """AdamW whose two moving averages are kept in 8 bits, in blocks of 256 with a scale each.
 
     The numbers are quantised dynamically: small ones are as exact as large ones, relative to their size. Embeddings
@@ -50,13 +50,6 @@ class AdamW8bit(WeightGroups):
         super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         signed, unsigned = _codes()
         self._codes = {"exp_avg": torch.tensor(signed), "exp_avg_sq": torch.tensor(unsigned)}
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update every weight that has a gradient, by one kernel for each."""
-        for group in self.param_groups:
-            for weight, gradient in zip(*learning(group), strict=True):
-                self._update(weight, gradient, group)
 
     def _update(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         state = self._state_of(weight)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lavra.training.optimizers.adamw import WeightGroups
+from lavra.training.optimizers.adamw import EachWeight
 
 POLYNOMIALS = (
     (7.89766, -22.84902, 16.83297),
@@ -58,7 +58,7 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
     return x.T if tall else x
 
 
-class Muon(WeightGroups):
+class Muon(EachWeight):
     """Muon optimiser: Nesterov momentum whose update is orthogonalized, with decoupled weight decay.
 
     Args:
@@ -86,20 +86,11 @@ class Muon(WeightGroups):
     ) -> None:
         super().__init__(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update every matrix that has a gradient."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group["lr"], group["momentum"], group["weight_decay"])
-
-    def _update(self, weight: torch.Tensor, lr: float, momentum: float, decay: float) -> None:
-        state, gradient = self.state[weight], weight.grad
-        assert gradient is not None
+    def _update(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+        state, lr, momentum = self.state[weight], group["lr"], group["momentum"]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         average = state["momentum_buffer"].lerp_(gradient, 1.0 - momentum)
         update = orthogonalized(gradient.lerp(average, momentum))
-        weight.mul_(1.0 - lr * decay)
+        weight.mul_(1.0 - lr * group["weight_decay"])
         weight.add_(update, alpha=-lr * math.sqrt(max(1.0, weight.shape[0] / weight.shape[1])))

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from lavra.training.optimizers.adamw import WeightGroups, learning
+from lavra.training.optimizers.adamw import EachWeight
 
 
-class ScheduleFreeAdamW(WeightGroups):
+class ScheduleFreeAdamW(EachWeight):
     """AdamW whose momentum is an average of the weights, which needs no decay of the learning rate.
 
     There are three sequences of weights: z takes Adam's steps, x is the average of z that is measured and exported, and
@@ -44,13 +44,6 @@ class ScheduleFreeAdamW(WeightGroups):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update every weight that has a gradient."""
-        for group in self.param_groups:
-            for weight, gradient in zip(*learning(group), strict=True):
-                self._update(weight, gradient, group)
 
     def _update(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         state, lr, (share, second) = self._state_of(weight), group["lr"], group["betas"]

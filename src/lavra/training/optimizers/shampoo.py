@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from lavra.training.optimizers.adamw import WeightGroups, learning
-from lavra.training.optimizers.soap import LARGEST_SIDE
+from lavra.training.optimizers.adamw import EachWeight
+from lavra.training.optimizers.soap import LARGEST_SIDE, add_statistics, sides
 
 _RIDGE = 1e-6
 """Share of the largest eigenvalue that is added to all of them, so that directions without a gradient so far are not
 blown up (arXiv 2002.09018)."""
 
 
-class Shampoo(WeightGroups):
+class Shampoo(EachWeight):
     """Shampoo optimiser for matrices, whose steps are as long as Adam's (grafting).
 
     With L and R the moving averages of G Gᵀ and Gᵀ G, a step goes in the direction of L^(-1/4) M R^(-1/4), where M is
@@ -53,27 +53,18 @@ class Shampoo(WeightGroups):
         super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         self.frequency = frequency
 
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update every matrix that has a gradient."""
-        for group in self.param_groups:
-            for weight, gradient in zip(*learning(group), strict=True):
-                self._update(weight, gradient, group)
-
     def _update(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         state = self._state_of(weight)
         state["step"] += 1
         step, (first, second) = int(state["step"]), group["betas"]
         mean = state["exp_avg"].lerp_(gradient, 1.0 - first) / (1.0 - first**step)
         square = state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1.0 - second)
-        for side in _sides(state):
-            product = gradient @ gradient.T if side == "left" else gradient.T @ gradient
-            state[side].lerp_(product, 1.0 - second)
+        add_statistics(state, gradient, second)
         if step % self.frequency == 0:
-            for side in _sides(state):
-                state[f"{side}_root"].copy_(inverse_root(state[side], 2 * len(_sides(state))))
+            for side in sides(state):
+                state[f"{side}_root"].copy_(inverse_root(state[side], 2 * len(sides(state))))
         direction = mean / (square / (1.0 - second**step)).sqrt_().add_(group["eps"])
-        if step >= self.frequency and _sides(state):
+        if step >= self.frequency and sides(state):
             length = torch.linalg.vector_norm(direction)
             direction = state["left_root"] @ mean if "left" in state else mean
             direction = direction @ state["right_root"] if "right" in state else direction
@@ -91,10 +82,6 @@ class Shampoo(WeightGroups):
                 if length <= LARGEST_SIDE:
                     state[side], state[f"{side}_root"] = (weight.new_zeros(length, length) for _ in range(2))
         return state
-
-
-def _sides(state: dict[str, torch.Tensor]) -> list[str]:
-    return [side for side in ("left", "right") if side in state]
 
 
 def inverse_root(matrix: torch.Tensor, root: int) -> torch.Tensor:

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from lavra.training.optimizers.adamw import WeightGroups, learning
+from lavra.training.optimizers.adamw import EachWeight
 
 LARGEST_SIDE = 1024
 """Longest side of a matrix that gets a basis. A longer one keeps the usual axes, as in the one-sided form of the paper:
 its basis would take more memory than the matrix, and seconds on a CPU."""
 
 
-class SOAP(WeightGroups):
+class SOAP(EachWeight):
     """SOAP optimiser for matrices.
 
     For each side of a matrix there are the moving average of the products of its gradients, and an eigenbasis of it.
@@ -55,20 +55,11 @@ class SOAP(WeightGroups):
         super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         self.frequency = frequency
 
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update every matrix that has a gradient."""
-        for group in self.param_groups:
-            for weight, gradient in zip(*learning(group), strict=True):
-                state = self.state[weight]
-                if state:
-                    self._update(weight, gradient, state, group)
-                else:
-                    _begin(state, gradient, group["betas"][1])
-
-    def _update(
-        self, weight: torch.Tensor, gradient: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
-    ) -> None:
+    def _update(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        if not state:  # the first gradient makes the bases, and moves nothing
+            _begin(state, gradient, group["betas"][1])
+            return
         state["step"] += 1
         step, (first, second) = int(state["step"]), group["betas"]
         mean = state["exp_avg"].lerp_(gradient, 1.0 - first)
@@ -77,7 +68,7 @@ class SOAP(WeightGroups):
         size = group["lr"] * math.sqrt(1.0 - second**step) / (1.0 - first**step)
         weight.mul_(1.0 - group["lr"] * group["weight_decay"])
         weight.sub_(_rotated_back(direction, state), alpha=size)
-        _add_statistics(state, gradient, second)
+        add_statistics(state, gradient, second)
         if step % self.frequency == 0:
             _improve_bases(state)
 
@@ -89,18 +80,30 @@ def _begin(state: dict[str, torch.Tensor], gradient: torch.Tensor, second: float
     for side, length in zip(("left", "right"), gradient.shape, strict=True):
         if length <= LARGEST_SIDE:
             state[side] = gradient.new_zeros(length, length)
-    _add_statistics(state, gradient, second)
-    for side in _sides(state):
+    add_statistics(state, gradient, second)
+    for side in sides(state):
         _, basis = torch.linalg.eigh(_decomposable(state[side]))
         state[f"{side}_basis"] = basis.flip(1).contiguous().to(gradient.device)
 
 
-def _sides(state: dict[str, torch.Tensor]) -> list[str]:
+def sides(state: dict[str, torch.Tensor]) -> list[str]:
+    """Return the sides of a matrix of which statistics are kept: "left" for its rows, "right" for its columns.
+
+    Args:
+        state: State of the matrix.
+    """
     return [side for side in ("left", "right") if side in state]
 
 
-def _add_statistics(state: dict[str, torch.Tensor], gradient: torch.Tensor, second: float) -> None:
-    for side in _sides(state):
+def add_statistics(state: dict[str, torch.Tensor], gradient: torch.Tensor, second: float) -> None:
+    """Add the products of a gradient with itself to the moving averages of both sides.
+
+    Args:
+        state: State of the matrix.
+        gradient: Gradient of the matrix.
+        second: Decay rate of the moving averages.
+    """
+    for side in sides(state):
         product = gradient @ gradient.T if side == "left" else gradient.T @ gradient
         state[side].lerp_(product, 1.0 - second)
 
