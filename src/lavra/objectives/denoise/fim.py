@@ -19,7 +19,7 @@ from lavra.objectives.base import MEASURED, Loss
 from lavra.objectives.causal import Causal
 from lavra.objectives.denoise.layouts import Laid, left_to_right
 from lavra.objectives.denoise.marks import Infilling, infilling_of, required
-from lavra.objectives.denoise.rows import Part, batch_of_laid, parts_of
+from lavra.objectives.denoise.rows import Part, batch_of_parts
 
 if TYPE_CHECKING:
     from lavra.core.seeds import Streams
@@ -225,11 +225,7 @@ class FillInTheMiddle:
         """
         if not self.rate or progress >= MEASURED:
             return Causal(self.context, self.isolate).encode(rows, streams, progress)
-        laid = []
-        for place, window in enumerate(rows):
-            stream = streams(place)
-            laid.append([self.lay_out(part, stream) for part in parts_of(window, self.isolate, self.end)])
-        return batch_of_laid(rows, laid, self.context, isolate=self.isolate)
+        return batch_of_parts(rows, streams, self.lay_out, self.context, self.end, isolate=self.isolate)
 
     def lay_out(self, part: Part, stream: np.random.Generator) -> Laid:
         """Return what a model reads and predicts of one part of a document.

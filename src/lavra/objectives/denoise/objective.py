@@ -23,7 +23,7 @@ from lavra.objectives.denoise.layouts import (
 )
 from lavra.objectives.denoise.marks import MODES, mask_of, required, sentinels_of
 from lavra.objectives.denoise.patterns import Spans, Suffix, Tokens, pattern_of
-from lavra.objectives.denoise.rows import Part, batch_of_laid, parts_of
+from lavra.objectives.denoise.rows import Part, batch_of_parts
 from lavra.objectives.seq2seq import Shift
 
 if TYPE_CHECKING:
@@ -83,11 +83,7 @@ class Denoise:
             streams: Function from a place in `rows` to the random generator that hides parts of that window.
             progress: Not used.
         """
-        laid = []
-        for place, window in enumerate(rows):
-            stream = streams(place)
-            laid.append([self.lay_out(part, stream) for part in parts_of(window, self.isolate, self.end)])
-        return batch_of_laid(rows, laid, self.context, isolate=self.isolate)
+        return batch_of_parts(rows, streams, self.lay_out, self.context, self.end, isolate=self.isolate)
 
     def lay_out(self, part: Part, stream: np.random.Generator) -> Laid:
         """Return what a model reads and predicts of one part of a document.
@@ -165,11 +161,7 @@ class MaskedAndCausal:
             streams: Function from a place in `rows` to the random generator of that window.
             progress: Not used.
         """
-        laid = []
-        for place, window in enumerate(rows):
-            stream = streams(place)
-            laid.append([self.lay_out(part, stream) for part in parts_of(window, self.isolate, self.end)])
-        return batch_of_laid(rows, laid, self.context, isolate=self.isolate)
+        return batch_of_parts(rows, streams, self.lay_out, self.context, self.end, isolate=self.isolate)
 
     def lay_out(self, part: Part, stream: np.random.Generator) -> Laid:
         """Return what a model reads and predicts of one part of a document.

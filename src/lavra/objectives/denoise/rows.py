@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from lavra.objectives.base import padded_width
 from lavra.objectives.denoise.layouts import Laid
 
 if TYPE_CHECKING:
+    from lavra.core.seeds import Streams
     from lavra.data.packing import Window
 
 _STEP = 8
@@ -58,6 +59,32 @@ def parts_of(window: Window, isolate: bool, end: int) -> list[Part]:
         ended = bool(tokens[stop - 1] == end)
         found.append(Part(tokens[start : stop - ended], ended, int(window.inputs[start]), end))
     return found
+
+
+def batch_of_parts(
+    windows: Sequence[Window],
+    streams: Streams,
+    lay_out: Callable[[Part, np.random.Generator], Laid],
+    context: int,
+    end: int,
+    *,
+    isolate: bool,
+) -> Batch:
+    """Return a batch with one sequence for each window, which holds the laid-out parts of its documents.
+
+    Args:
+        windows: Windows of a token store.
+        streams: Function from a place in `windows` to the random generator of that window.
+        lay_out: Function that makes of a part what a model reads and predicts.
+        context: Tokens of a whole window.
+        end: Id that ends documents.
+        isolate: Whether each document is a text of its own.
+    """
+    laid = []
+    for place, window in enumerate(windows):
+        stream = streams(place)
+        laid.append([lay_out(part, stream) for part in parts_of(window, isolate, end)])
+    return batch_of_laid(windows, laid, context, isolate=isolate)
 
 
 def batch_of_laid(windows: Sequence[Window], laid: Sequence[Sequence[Laid]], context: int, *, isolate: bool) -> Batch:
