@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lavra.core.disk.files import write_atomically
+from lavra.core.disk.user_cache import cache_folder
 from lavra.objectives.causal import Causal
 from lavra.objectives.denoise.fim import FillInTheMiddle
 from lavra.training.deadline import Deadline
@@ -30,12 +31,6 @@ USUAL = ""
 
 SAFER = ("-fno-tree-vectorize", "-O1")
 """Flags for a C++ compiler that makes wrong code with the usual ones, the fastest first."""
-
-
-def cache_folder() -> Path:
-    """Return the folder where what is compiled and what is known about it is kept between runs and reboots."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return home / "lavra"
 
 
 def keep_compiler_cache() -> None:

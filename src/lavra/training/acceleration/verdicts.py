@@ -19,11 +19,10 @@ from typing import Any
 import torch
 
 from lavra.core.code import code_fingerprint
-from lavra.core.disk.files import read_json, write_json
-from lavra.core.errors import CorruptFile
+from lavra.core.disk.user_cache import keep_entry, read_entries
 from lavra.core.machine import processor_flags, processor_name
 from lavra.models.protocols import Batch
-from lavra.training.acceleration.compiling import CompilableLearner, cache_folder, cpp_compiler
+from lavra.training.acceleration.compiling import CompilableLearner, cpp_compiler
 
 VERDICTS = "compiled.json"
 """Name of the file in the cache folder that keeps the verdicts."""
@@ -99,20 +98,12 @@ def remember_verdict(key: Key, verdict: Verdict) -> None:
         "machine": key.machine,
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
-    try:
-        write_json(cache_folder() / VERDICTS, _read() | {key.step: entry})
-    except OSError:
-        return
+    keep_entry(VERDICTS, key.step, entry)
 
 
 def _read() -> dict[str, dict[str, Any]]:
-    try:
-        verdicts = read_json(cache_folder() / VERDICTS)
-    except (CorruptFile, OSError):
-        return {}
-    if not isinstance(verdicts, dict):
-        return {}
-    return {key: entry for key, entry in verdicts.items() if isinstance(entry, dict) and "proved" in entry}
+    found = read_entries(VERDICTS)
+    return {key: entry for key, entry in found.items() if isinstance(entry, dict) and "proved" in entry}
 
 
 def _hashed(known: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from lavra.core.disk.run_folder import is_run
 from lavra.models.families.files import hub_folder, hub_name
 from lavra.vectors.reading import KINDS, Prompts
 from lavra.vectors.sentence_folder import SentenceFolder, is_sentence_folder, read_sentence_folder
-from lavra.workflows.embeddings.open_encoder import _known_prompts
+from lavra.workflows.embeddings.open_encoder import known_prompts
 from lavra.workflows.models.task_head import HEAD_FILE
 
 
@@ -44,7 +44,7 @@ def settings_of(location: str | None) -> SentenceFolder | None:
 @cache
 def _prompts_of_family(name: str) -> Prompts:
     """Return the prompts of a family of models that is known by its name, which are said once."""
-    return _known_prompts(name)
+    return known_prompts(name)
 
 
 def _of_facts(folder: Path, facts: dict[str, Any]) -> SentenceFolder:

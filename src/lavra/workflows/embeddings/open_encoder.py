@@ -256,11 +256,15 @@ def _with_known_prompts(described: SentenceFolder, name: str) -> SentenceFolder:
     """Return what a folder says, with the prompts of its family where it names none."""
     from dataclasses import replace
 
-    return described if described.prompts else replace(described, prompts=_known_prompts(name))
+    return described if described.prompts else replace(described, prompts=known_prompts(name))
 
 
-def _known_prompts(name: str) -> Prompts:
-    """Return the prompts of a family of models that is known by the name of its folder; they are said."""
+def known_prompts(name: str) -> Prompts:
+    """Return the prompts of a family of models that is known by the name of its folder; they are said.
+
+    Args:
+        name: Name of the folder.
+    """
     if not _E5.search(name.lower()) or "instruct" in name.lower():
         return {}
     log(
@@ -312,7 +316,7 @@ def _lowercase(tokenizer: Tokenizer) -> None:
 def _of_encoder(folder: Path) -> EncoderParts:
     """Return the parts of an encoder of `transformers` that has no pooling of its own."""
     model = open_hf_model(folder, "encoder", for_task_head=True)
-    return _pooled(model, Tokenizer.load(folder), str(folder), folder, _known_prompts(folder.resolve().name))
+    return _pooled(model, Tokenizer.load(folder), str(folder), folder, known_prompts(folder.resolve().name))
 
 
 def _of_model(location: str) -> EncoderParts:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lavra.core.code import code_fingerprint
-from lavra.core.disk.files import read_json, write_json
-from lavra.core.errors import CorruptFile
+from lavra.core.disk.user_cache import keep_entry, read_entries
 from lavra.core.machine import processor_flags, processor_name
 from lavra.models.certificate import Certificate
-from lavra.training.acceleration.compiling import cache_folder
 
 CERTIFICATES = "certificates.json"
 """Name of the file in the cache folder that keeps the certificates."""
@@ -60,7 +57,7 @@ def known_certificate(key: str | None) -> Certificate | None:
         key: What `certificate_key` returned.
     """
     try:
-        found = Certificate.from_json(_read()[key or ""])
+        found = Certificate.from_json(read_entries(CERTIFICATES)[key or ""])
     except (KeyError, TypeError):
         return None
     return found if found.holds else None
@@ -73,18 +70,5 @@ def keep_certificate(key: str | None, certificate: Certificate) -> None:
         key: What `certificate_key` returned.
         certificate: The certificate.
     """
-    if key is None:
-        return
-    kept = list(_read().items())[-_MOST_KEPT:]
-    try:
-        write_json(cache_folder() / CERTIFICATES, dict(kept) | {key: certificate.to_json()})
-    except OSError:
-        return
-
-
-def _read() -> dict[str, Any]:
-    try:
-        found = read_json(cache_folder() / CERTIFICATES)
-    except (CorruptFile, OSError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    if key is not None:
+        keep_entry(CERTIFICATES, key, certificate.to_json(), most=_MOST_KEPT)

@@ -8,6 +8,7 @@ from lavra.core.errors import InputError
 from lavra.core.units import show_duration
 from lavra.models.spec import PRESETS
 from lavra.planning.machine.flops import training_flops_per_token
+from lavra.workflows.training.run_length import BYTES_WRITTEN, STATE_BYTES, WRITING_SPEED
 
 _DOUBT = 2.0
 """Factor by which a step may be faster than expected before it is timed: compiled, or on a machine that was busy when
@@ -21,11 +22,6 @@ _CHECK_SECONDS = 3.0
 
 _MEASURED = 6.0
 """Forward passes of one sequence, in seconds of a step of one, in the validations before and after and at the end."""
-
-_WRITTEN_BYTES = 28
-"""Bytes for each parameter that are written at the end, for the checkpoint and the model, and bytes written in a
-second."""
-_WRITING_SPEED = 4e8
 
 _TOO_MUCH = 1.25
 """Factor on the budget from which on a run is refused, since all of these are estimates."""
@@ -75,7 +71,7 @@ def refuse_without_time(
     Raises:
         InputError: If all that takes a quarter more than the budget, even with a step twice as fast as expected.
     """
-    besides = _CHECK_SECONDS + _MEASURED * context_seconds + _WRITTEN_BYTES * parameters / _WRITING_SPEED
+    besides = _CHECK_SECONDS + _MEASURED * context_seconds + (STATE_BYTES + BYTES_WRITTEN) * parameters / WRITING_SPEED
     least = spent + besides + step_seconds / _DOUBT
     if least <= _TOO_MUCH * budget:
         return

@@ -29,10 +29,8 @@ _VALIDATION_ROWS = 8
 """Fewest sequences of one of several validations, and of the only one of a short run."""
 _LEAST_ROWS = 4
 
-_STATE_BYTES = 12
-"""Bytes of a checkpoint for each weight, the bytes that are written in a second beside the training, and the share of
-the training time that this may take."""
-_WRITTEN_BYTES = 4e8
+STATE_BYTES = 12
+"""Bytes of a checkpoint for each weight, and the share of the training time that writing them may take."""
 _WRITING_SHARE = 0.05
 
 _FORWARD_SHARE = 0.35
@@ -161,7 +159,7 @@ def steps_between_checkpoints(parameters: int, transforms: TransformConfig, step
     """
     if transforms.adapter.kind != "none":
         return 1
-    seconds = _STATE_BYTES * parameters / _WRITTEN_BYTES
+    seconds = STATE_BYTES * parameters / WRITING_SPEED
     return max(1, math.ceil(seconds / (_WRITING_SHARE * step_seconds)))
 
 
@@ -224,7 +222,7 @@ def seconds_after(plan: Plan, seconds_per_token: float) -> float:
     if plan.budget_seconds is not None:
         evaluation = min(evaluation, EVALUATION_SHARE * plan.budget_seconds)
         samples = min(samples, SAMPLES_SHARE * plan.budget_seconds)
-    writing = plan.parameters * _BYTES_WRITTEN / _WRITING_SPEED
+    writing = plan.parameters * BYTES_WRITTEN / WRITING_SPEED
     return evaluation + samples + writing + _FINISH_SECONDS
 
 
@@ -247,10 +245,10 @@ SAMPLES_SHARE = 0.02
 _EAGER = 1.4
 """Time of an eager forward pass relative to a compiled one."""
 
-_BYTES_WRITTEN = 16
+BYTES_WRITTEN = 16
 """Bytes for each parameter that are written after the last step, for its checkpoint (weights and moments in fp32) and
 the model, and bytes that are written and hashed in a second."""
-_WRITING_SPEED = 4e8
+WRITING_SPEED = 4e8
 
 _READING_SPEED = {"cpu": 1e10, "cuda": 1e12, "mps": 1e11}
 """Bytes of weights that a device reads in a second, and the seconds that a token takes besides."""
