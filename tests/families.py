@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,3 +115,15 @@ def logits_of(model: Any, inputs: torch.Tensor, mask: torch.Tensor | None = None
     if mask is not None and model.config.model_type not in ("opt", "bloom"):  # these two find them in the mask
         arguments["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
     return model(input_ids=inputs, use_cache=False, **arguments).logits
+
+
+def opened_exactly(folder: Path, kind: str) -> Any:
+    """Open a folder by a class of `transformers`, of which no tensor may be missing or left over."""
+    import transformers
+
+    model, report = getattr(transformers, kind).from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True, dtype=torch.float32
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    return model.eval()

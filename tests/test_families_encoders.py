@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from families import opened_exactly
 from lavra.core.errors import InputError
 from lavra.models.certificate import certify
 from lavra.models.families.exporting import export_decoder
@@ -99,14 +100,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Decoder, 
 
 
 def reopened(folder: Path) -> Any:
-    from transformers import AutoModelForMaskedLM
-
-    model, report = AutoModelForMaskedLM.from_pretrained(
-        folder, attn_implementation="eager", output_loading_info=True, dtype=torch.float32
-    )
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
-    return model.eval()
+    return opened_exactly(folder, "AutoModelForMaskedLM")
 
 
 def test_import_and_export_keep_the_logits(pair: tuple[Any, Decoder, Path]) -> None:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families import logits_of
+from families import logits_of, opened_exactly
 from lavra.core.errors import InputError
 from lavra.models.families.exporting import export_decoder
 from lavra.models.families.family import missing, shapes
@@ -41,15 +41,8 @@ def random_decoder(spec: DecoderSpec, seed: int = 0) -> Decoder:
 
 
 def exported_and_reopened(model: Decoder, folder: Path, preferred: str | None = None) -> tuple[str, Any]:
-    from transformers import AutoModelForCausalLM
-
     family = export_decoder(folder, model, {"bos_token_id": 0, "eos_token_id": 0}, preferred).family
-    theirs, report = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, attn_implementation="eager"
-    )
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
-    return family, theirs.eval()
+    return family, opened_exactly(folder, "AutoModelForCausalLM")
 
 
 def assert_same(model: Decoder, theirs: Any, folder: Path) -> None:

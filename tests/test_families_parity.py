@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from families import CONFIGURATIONS, NAMES, VOCABULARY, logits_of, reference
+from families import CONFIGURATIONS, NAMES, VOCABULARY, logits_of, opened_exactly, reference
 from lavra.models.families.exporting import export_decoder
 from lavra.models.families.importing import import_decoder
 from lavra.models.native.decoder import Decoder
@@ -43,14 +43,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Decoder, 
 
 
 def reopened(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation="eager", output_loading_info=True, dtype=torch.float32
-    )
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
-    return model.eval()
+    return opened_exactly(folder, "AutoModelForCausalLM")
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:

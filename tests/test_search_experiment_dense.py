@@ -27,6 +27,7 @@ from lavra.search.reranking import CrossEncoderReranker
 from lavra.text.analyzers import Analyzer
 from lavra.vectors.protocols import TextEncoder
 from lavra.workflows.embeddings.open_encoder import open_encoder
+from lavra.workflows.embeddings.pair_scores import pair_scores
 from lavra.workflows.search.query_generators import open_scorer
 from word_vectors import WordEncoder
 
@@ -199,3 +200,11 @@ def test_scores_are_the_models_own_whatever_the_grouping(kind: str, bi_encoder: 
     assert np.allclose([score for some in scores for score in some], own, atol=1e-5)
     assert np.allclose(scorer.score(chunks[1:], queries[1:])[0], scores[1], atol=1e-5)
     assert scorer.score(["aa"], [[]]) == [[]]
+
+
+def test_raw_scores_are_those_before_the_activation(cross_encoder: Path) -> None:
+    pairs = [("aa", "aa bb cc"), ("zz yy", "dd ee")]
+    raw = pair_scores(str(cross_encoder), pairs, "cpu")
+    scores = CrossEncoderReranker(cross_encoder, CPU).score(*pairs[0][:1], [pairs[0][1]])
+    assert raw.shape == (2,)
+    assert np.allclose(1 / (1 + np.exp(-raw[0])), scores[0], atol=1e-6)

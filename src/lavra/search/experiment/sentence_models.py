@@ -59,16 +59,20 @@ def open_sentence_model(folder: Path, kind: Literal["cross-encoder", "bi-encoder
     return _opened("CrossEncoder" if kind == "cross-encoder" else "SentenceTransformer", folder, device)
 
 
-def pair_scores(model: Any, pairs: Sequence[tuple[str, str]]) -> list[float]:
+def pair_scores(model: Any, pairs: Sequence[tuple[str, str]], *, raw: bool = False) -> list[float]:
     """Return the score that a cross-encoder gives to each pair of texts: the last of its numbers, where it has several.
 
     Args:
         model: The cross-encoder of sentence-transformers.
         pairs: Pairs of a query and a passage.
+        raw: Whether the scores are those before the model's activation, which flattens their differences.
     """
     if not pairs:
         return []
-    found = np.asarray(model.predict(list(pairs), show_progress_bar=False), dtype=np.float64)
+    from torch import nn
+
+    plain = {"activation_fn": nn.Identity()} if raw else {}
+    found = np.asarray(model.predict(list(pairs), show_progress_bar=False, **plain), dtype=np.float64)
     return found.reshape(len(pairs), -1)[:, -1].tolist()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from lavra.core.errors import InputError
 from lavra.data.examples.labelled import LabelColumns
 from lavra.data.examples.rows import ExampleRow
 from lavra.data.readers.rows import BadRows
+from lavra.search.experiment import sentence_models
 from lavra.search.experiment.sentence_models import kind_of, open_sentence_model
 from lavra.tasks.label_predictions import outputs_of
 from lavra.tasks.labelled_dataset import LabelledDataset
@@ -20,9 +20,6 @@ from lavra.tasks.labelled_text import LabelledTextTask
 from lavra.training.devices import choose_device
 from lavra.workflows.labels.given_rows import given_rows, task_of
 from lavra.workflows.models.open import open_model
-
-_AT_ONCE = 64
-"""Pairs of a batch of sentence-transformers."""
 
 
 def pair_scores(model: str, pairs: Sequence[tuple[str, str]], device: str = "auto") -> NDArray[np.float64]:
@@ -38,11 +35,8 @@ def pair_scores(model: str, pairs: Sequence[tuple[str, str]], device: str = "aut
         InputError: If the model reads no pairs.
     """
     if kind_of(Path(model)) == "cross-encoder":
-        from torch import nn
-
-        encoder: Any = open_sentence_model(Path(model), "cross-encoder", choose_device(device))
-        found = encoder.predict(list(pairs), batch_size=_AT_ONCE, show_progress_bar=False, activation_fn=nn.Identity())
-        return np.asarray(found, dtype=np.float64).reshape(len(pairs), -1)[:, -1]
+        encoder = open_sentence_model(Path(model), "cross-encoder", choose_device(device))
+        return np.asarray(sentence_models.pair_scores(encoder, pairs, raw=True), dtype=np.float64)
     return _by_our_model(model, pairs, device)
 
 
