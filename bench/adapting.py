@@ -1,7 +1,7 @@
 """Real pretrained models adapted to text and chats: time, speed, memory and quality, beside Hugging Face's Trainer.
 
 Usage: python bench/adapting.py --models FOLDER --data FOLDER [--only NAME…] [--budget 10m] [--peers eager,compiled]
-       [--rates 5e-5,1e-4,2e-4] [--held-out 200KB] [--json]; a small trial:
+       [--rates 5e-5,1e-4,2e-4] [--peer-precision faster] [--held-out 200KB] [--json]; a small trial:
        --only smollm2-text-256-whole --budget 20s --rates 5e-5 --peers eager --held-out 8KB
 
 FOLDER of models holds smollm2, gemma-270m, minilm and e5-en-pt, each a folder that `transformers` opens. FOLDER of data
@@ -172,8 +172,9 @@ class Bench:
         return self.peers[key]
 
     def _best_rate(self, case: Case, data: Data, settings: dict[str, Any]) -> dict[str, Any]:
-        probes = {bf16: self._trained(settings, bf16, PROBE_STEPS, 5e-5, save=False) for bf16 in (False, True)}
-        bf16 = _step_seconds(probes[True].said) < _step_seconds(probes[False].said)
+        tried = [name == "bf16" for name in ("fp32", "bf16") if self.options.peer_precision in (name, "faster")]
+        probes = {bf16: self._trained(settings, bf16, PROBE_STEPS, 5e-5, save=False) for bf16 in tried}
+        bf16 = min(tried, key=lambda bf16: _step_seconds(probes[bf16].said))
         seen = probes[bf16].said
         steps = 1 + max(0, int((self.options.budget - seen["first_step_done"]) / _step_seconds(seen)))
         found = []
@@ -267,6 +268,9 @@ def request(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peers", default="eager,compiled", help="of eager, compiled; empty for none")
     parser.add_argument(
         "--rates", default="5e-5,1e-4,2e-4", help="learning rates of the peer, the best of which counts"
+    )
+    parser.add_argument(
+        "--peer-precision", choices=("faster", "bf16", "fp32"), default="faster", help="faster tries both"
     )
     parser.add_argument("--held-out", type=parse_size, default=200_000, metavar="SIZE", help="most bytes held out")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")

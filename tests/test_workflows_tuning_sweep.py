@@ -252,7 +252,7 @@ class Pretended:
 
 @pytest.fixture
 def no_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lavra.workflows.tuning.sweep.measure_held_out", lambda run, evaluated: {})
+    monkeypatch.setattr("lavra.workflows.tuning.outcome.measure_held_out", lambda run, evaluated: {})
 
 
 pretended = pytest.mark.usefixtures("no_held_out")

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from lavra.core.progress import log
 from lavra.models.native.agreement import Reference, can_be_compared
 from lavra.models.native.attention_masks import Mask, additive_mask, allowed_pairs, document_bounds
+from lavra.models.native.attention_products import attend_by_products, suit
 
 PLAIN_LIMIT = 1024
 """Number of keys up to which matrix products and a softmax in a compiled CPU graph are faster than PyTorch's kernel."""
@@ -26,9 +27,10 @@ that the causal mask hides, but their smaller products run slower."""
 _MOST_STRIPES = 4
 
 
-Way = Literal["plain", "causal", "whole", "masked", "documents"]
-"""Ways to compute attention: with matrix products and a softmax; with PyTorch's kernel under a causal mask, under none,
-or under a dense one; with a kernel for documents of different lengths (variable-length flash attention)."""
+Way = Literal["plain", "products", "causal", "whole", "masked", "documents"]
+"""Ways to compute attention: with matrix products and a softmax; with these and a backward pass of its own; with
+PyTorch's kernel under a causal mask, under none, or under a dense one; with a kernel for documents of different lengths
+(variable-length flash attention)."""
 
 _PROOF_ROWS = 2
 """Largest number of rows, of positions and of attention scores on which a way is compared with the plain one."""
@@ -94,6 +96,8 @@ def choose_way(queries: torch.Tensor, keys: torch.Tensor, mask: Mask, dropout: f
         return "plain"
     if mask.bounds is not None and not dropout and queries.shape[2] == keys.shape[2] and trusts("documents"):
         return "documents"
+    if not dropout and trusts("products") and suit(queries, keys, mask):
+        return "products"
     bare = mask.allowed is None and mask.bias is None and mask.document_ids is None
     if bare and not mask.causal:
         return "whole" if trusts("whole") or dropout else "plain"
@@ -212,6 +216,7 @@ def _stripes(queries: int, keys: int, causal: bool) -> list[tuple[slice, slice]]
 
 WAYS: dict[str, Callable[..., torch.Tensor]] = {
     "plain": attend_plainly,
+    "products": attend_by_products,
     "causal": _by_library,
     "whole": _by_library,
     "masked": _by_library_masked,

@@ -58,6 +58,14 @@ class TimedSteps:
         seconds, speed = probe.step_seconds * factor, probe.tokens_per_second / factor
         return replace(self, probe=replace(probe, step_seconds=seconds, tokens_per_second=speed))
 
+    def for_good(self) -> TimedSteps:
+        """Return the same steps without the state from before them, whose memory is freed."""
+        return replace(self, take_back=_refuse)
+
+
+def _refuse() -> None:
+    raise RuntimeError("these steps were taken for good")
+
 
 def time_steps(trainer: Trainer, seconds: float, least: int = 3) -> TimedSteps:
     """Take a first training step, time further ones, and return what they measured.

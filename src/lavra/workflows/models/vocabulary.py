@@ -154,8 +154,8 @@ def _bits_per_byte(model: Decoder | Model, tokenizer: Tokenizer, texts: list[str
         return None
     chosen, size = [], 0
     for text in texts:
-        chosen.append(text)
-        size += len(text.encode())
+        chosen.append(text[: _MEASURED_BYTES - size])  # the first document may be a whole book
+        size += len(chosen[-1].encode())
         if size >= _MEASURED_BYTES:
             break
     documents = documents_of_rows(chosen, tokenizer)

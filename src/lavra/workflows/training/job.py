@@ -17,7 +17,7 @@ from lavra.core.configuration import to_json
 from lavra.core.disk.files import write_json
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
-from lavra.core.progress import log
+from lavra.core.progress import Waiting, log
 from lavra.core.units import counted, show_count, show_duration
 from lavra.models.spec import named_vocabulary
 from lavra.objectives.z_loss import with_z_loss
@@ -284,7 +284,8 @@ class TrainingJob(JobParts):
         guess = plan_for_timing(self.plan, self.config) if kept else self.plan
         self.set_plan(guess)
         asked = self.config.technique
-        timed = time_steps(self.trainer, seconds).slower(cost_of_steps(asked) / cost_of_first_steps(asked))
+        with Waiting("taking and timing the first steps"):
+            timed = time_steps(self.trainer, seconds).slower(cost_of_steps(asked) / cost_of_first_steps(asked))
         if is_compiled(self.trainer):
             self._validate()  # compiles the forward pass on its own, before the time that is left is reckoned
         plan = replace(guess, compile=is_compiled(self.trainer))
@@ -294,7 +295,7 @@ class TrainingJob(JobParts):
             timed.take_back()
             if self.run is not None:
                 self.run.stability.keep(lambda _: False)  # what was recorded of these steps
-        self.timed = timed if kept else None
+        self.timed = timed.for_good() if kept else None
         self.set_plan(replace(plan, micro_batch_size=self.trainer.batches.micro_batch_size))
 
     def set_plan(self, plan: Plan) -> None:

@@ -205,7 +205,8 @@ def steps_in(seconds: float, step_seconds: float, plan: Plan, seconds_per_token:
         seconds_per_token: Seconds of training for each token.
         least: The number to return where there is time for none.
     """
-    validations = _VALIDATIONS * plan.validation_rows * plan.context * _FORWARD_SHARE * seconds_per_token
+    times = -(-plan.steps // plan.validate_every)
+    validations = times * plan.validation_rows * plan.context * _FORWARD_SHARE * seconds_per_token
     left = seconds - seconds_after(plan, seconds_per_token) - validations
     return max(least, int(left / (step_seconds * (1.0 + _OVERHEAD))))
 

@@ -116,6 +116,8 @@ def prepared_job(
     wait_for_ranks(distributed)
     give_back_freed_memory()
     _log_plan(plan, job.dataset, began, left)
+    if job.trainer.step:
+        log(f"{counted(job.trainer.step, 'step')} of these already taken, to measure the speed")
     if plan.budget_seconds is not None and distributed.world_size == 1 and begins_alike(plan, config):
         after = seconds_after(plan, plan.probe["step_seconds"] / plan.batch_tokens)
         end = job.began + plan.budget_seconds - after
