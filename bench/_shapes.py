@@ -11,7 +11,8 @@ import numpy as np
 from lavra.data.token_store.manifest import Manifest, Source
 from lavra.data.token_store.prepare import Prepared
 from lavra.data.token_store.store import TokenStore
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.presets import PRESETS
+from lavra.models.spec import DecoderSpec
 from lavra.tasks.datasets import TextDataset
 
 _GPT2 = PRESETS["gpt2-124m"]

@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from _turns import Turns, serve
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.presets import PRESETS
+from lavra.models.spec import DecoderSpec
 
 TOP_K = 10
 BATCH = 8

@@ -24,7 +24,7 @@ import torch
 from _memory import measure_allocated, measure_peak
 from _results import record
 from lavra.config.transforms import AdapterConfig, TransformConfig
-from lavra.models.spec import preset
+from lavra.models.presets import preset
 from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.memory import estimate_memory
 

@@ -21,7 +21,8 @@ import torch
 
 from _results import Spread, folder, record
 from lavra.models.native.building import build_decoder
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.presets import PRESETS
+from lavra.models.spec import DecoderSpec
 from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import count_flops
 from lavra.planning.machine.hardware import measure_matrix_peak

@@ -16,8 +16,9 @@ from lavra.checks.base import CheckContext, Storage
 from lavra.config.training import ModelConfig, OptimizationConfig, TrainConfig
 from lavra.core.seeds import Streams
 from lavra.data.token_store.prepare import Prepared, prepare
+from lavra.models.presets import PRESETS
 from lavra.models.protocols import IGNORED, Batch
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.spec import DecoderSpec
 from lavra.objectives.base import Loss
 from lavra.tasks.datasets import TextDataset
 from lavra.tasks.table import find_task

@@ -47,6 +47,14 @@ _MOE: dict[str, Any] = {
     "num_experts": 5,
     "num_experts_per_tok": 3,
 }
+_QWEN2_MOE: dict[str, Any] = {
+    "num_key_value_heads": 2,
+    "moe_intermediate_size": 20,
+    "shared_expert_intermediate_size": 40,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+}
+_OLMOE: dict[str, Any] = {"intermediate_size": 20, "num_experts": 5, "num_experts_per_tok": 3}
 _NANOCHAT: dict[str, Any] = {**_LLAMA, "final_logit_softcapping": None}
 
 CONFIGURATIONS: list[tuple[str, dict[str, Any]]] = [
@@ -80,6 +88,10 @@ CONFIGURATIONS: list[tuple[str, dict[str, Any]]] = [
     ("mixtral", {**_LLAMA, "num_key_value_heads": 4, "num_local_experts": 3, "sliding_window": 8, "head_dim": 12}),
     ("qwen3_moe", {**_LLAMA, **_MOE, "norm_topk_prob": True}),
     ("qwen3_moe", {**_LLAMA, **_MOE, "num_experts": 4, "num_experts_per_tok": 1, "attention_bias": True}),
+    ("qwen2_moe", {**_LLAMA, **_QWEN2_MOE}),
+    ("qwen2_moe", {**_LLAMA, **_QWEN2_MOE, "norm_topk_prob": True, "qkv_bias": False, "num_experts_per_tok": 3}),
+    ("olmoe", {**_LLAMA, **_OLMOE}),
+    ("olmoe", {**_LLAMA, **_OLMOE, "norm_topk_prob": True, "num_key_value_heads": 2, "attention_bias": True}),
     ("nanochat", _NANOCHAT),
     ("nanochat", {**_NANOCHAT, "num_key_value_heads": 2, "tie_word_embeddings": True, "attention_bias": True}),
 ]

@@ -21,7 +21,8 @@ from lavra.models.families.importing import import_decoder
 from lavra.models.families.registry import FAMILIES, family_for
 from lavra.models.native.building import build_decoder
 from lavra.models.native.decoder import Decoder
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.presets import PRESETS
+from lavra.models.spec import DecoderSpec
 
 SMALL = DecoderSpec(vocabulary=101, context=32, depth=2, width=32, heads=4)
 LLAMA = replace(
@@ -108,7 +109,7 @@ def test_what_no_family_expresses_is_refused_by_name(spec: DecoderSpec, named: s
 
 def test_every_preset_can_be_exported() -> None:
     wanted = {"gpt2": "gpt2", "opt": "opt", "pythia": "gpt_neox", "tinyllama": "llama", "llama2": "llama"}
-    wanted |= {name: name for name in ("bert", "modernbert", "mixtral", "t5")}
+    wanted |= {name: name for name in ("bert", "albert", "modernbert", "mixtral", "t5")}
     for name, spec in PRESETS.items():
         if name == "bert-crammed":
             with pytest.raises(InputError, match="positions = 'learned'"):

@@ -16,8 +16,9 @@ from lavra.models.families.exporting import export_decoder
 from lavra.models.families.importing import import_decoder
 from lavra.models.families.registry import family_for
 from lavra.models.native.encoder_decoder import EncoderDecoder
+from lavra.models.presets import PRESETS, as_encoder_decoder
 from lavra.models.protocols import Batch
-from lavra.models.spec import PRESETS, DecoderSpec, as_encoder_decoder
+from lavra.models.spec import DecoderSpec
 from lavra.objectives.base import loss_at_targets
 from tiny_training import lively
 

@@ -23,7 +23,8 @@ from lavra.generation.scores import reshape
 from lavra.models.hf.model import HFModel
 from lavra.models.native.building import build_decoder
 from lavra.models.native.decoder import Decoder
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.presets import PRESETS
+from lavra.models.spec import DecoderSpec
 from test_generation_encoder_decoders import encoder_decoder
 
 PROMPTS = ["ab", "Era uma vez, há muito tempo", "xyz ", "não", "ab"]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lavra.models.native.building import build_decoder
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.presets import PRESETS
+from lavra.models.spec import DecoderSpec
 
 TINY = {"vocabulary": 97, "context": 24, "depth": 2, "width": 32, "heads": 4, "kv_heads": None, "mlp_width": None}
 SPECS = {

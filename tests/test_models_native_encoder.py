@@ -14,7 +14,8 @@ from lavra.models.heads import SequenceHead, attach_head
 from lavra.models.native.attention import attending_plainly
 from lavra.models.native.attention_masks import attention_mask
 from lavra.models.native.decoder import Decoder
-from lavra.models.spec import DecoderSpec, as_encoder
+from lavra.models.presets import as_encoder
+from lavra.models.spec import DecoderSpec
 from tiny_training import lively
 
 LENGTH = 20

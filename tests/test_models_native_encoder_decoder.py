@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from lavra.core.errors import InputError
 from lavra.models.native.encoder_decoder import EncoderDecoder
 from lavra.models.native.relative_positions import bucket_of
+from lavra.models.presets import as_encoder_decoder
 from lavra.models.protocols import Batch
-from lavra.models.spec import DecoderSpec, as_encoder_decoder
+from lavra.models.spec import DecoderSpec
 from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
 from lavra.planning.machine.memory import estimate_memory

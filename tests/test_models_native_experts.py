@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +14,24 @@ from lavra.core.errors import InputError
 from lavra.models.native.building import build_decoder
 from lavra.models.native.decoder import Decoder
 from lavra.models.native.experts import Experts
-from lavra.models.protocols import Batch
+from lavra.models.protocols import IGNORED, Batch
 from lavra.models.spec import DecoderSpec
 from lavra.objectives.base import loss_at_targets
 from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import matrix_parameters
 from lavra.planning.machine.memory import estimate_memory
-from tiny_training import SPEC, lively, run, tiny_trainer
+from lavra.training.checkpoints.checkpoints import CheckpointStore
+from tiny_training import (
+    SPEC,
+    Capture,
+    all_tensors,
+    assert_same_bits,
+    distance,
+    lively,
+    run,
+    tiny_trainer,
+    topics_store,
+)
 
 DENSE = DecoderSpec(vocabulary=100, context=32, depth=2, width=32, heads=4, activation="swiglu", mlp_width=24)
 MIXED = replace(DENSE, experts=4)
@@ -106,6 +118,84 @@ def test_micro_batches_add_up(options: dict[str, Any]) -> None:
     parts = [learned(model, tokens()[row : row + 1]) for row in range(3)]
     for name, gradient in whole.items():
         torch.testing.assert_close(gradient, sum(part[name] for part in parts), atol=1e-4, rtol=1e-3)
+
+
+OPTIONS: list[dict[str, Any]] = [{"balance_loss": 0.3}, {"balance_bias": True}]
+
+
+def _steps(spec: DecoderSpec, micro_batch_size: int = 4, **options: Any) -> Capture:
+    capture = Capture()
+    vocabulary = topics_store().manifest.vocabulary_size
+    model = lively(replace(spec, vocabulary=vocabulary))
+    trainer = tiny_trainer(model=model, micro_batch_size=micro_batch_size, updates=lambda _: [capture], **options)
+    run(trainer, 1)
+    return capture
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_step_adds_up_its_micro_batches(options: dict[str, Any]) -> None:
+    """The step divides the loss by the weight of all its targets, and what balances experts is divided with it."""
+    spec = replace(SPEC, experts=4, **options)
+    whole, parts = _steps(spec), _steps(spec, micro_batch_size=1)
+    assert distance(parts.gradients[0], whole.gradients[0]) < 1e-5
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_what_balances_experts_is_a_mean_over_the_tokens_of_the_step(options: dict[str, Any]) -> None:
+    spec = replace(SPEC, experts=4, depth=1)
+    plain, balanced = _steps(spec), _steps(replace(spec, **options))
+    name = "blocks.0.mlp." + ("balance_bias" if "balance_bias" in options else "router.weight")
+    found = balanced.gradients[0][name] - plain.gradients[0].get(name, torch.tensor(0.0))
+    model = lively(replace(spec, **options, vocabulary=topics_store().manifest.vocabulary_size))
+    without = lively(replace(spec, vocabulary=topics_store().manifest.vocabulary_size))
+    expected = torch.zeros_like(found)
+    for batch in tiny_trainer(model=model).batches.micro_batches(0):
+        for sign, each in ((1.0, model), (-1.0, without)):
+            each.zero_grad()
+            loss_at_targets(each, batch, 0.0).sum.backward()
+            gradient = dict(each.named_parameters()).get(name)
+            expected += sign * gradient.grad if gradient is not None and gradient.grad is not None else 0.0
+    assert float(expected.abs().max()) > 0
+    torch.testing.assert_close(found, expected / balanced.weights[0], atol=1e-6, rtol=1e-3)
+
+
+def test_what_balances_experts_is_scaled_in_fp16_as_the_loss_is() -> None:
+    spec = replace(SPEC, experts=4, balance_loss=0.3, balance_bias=True)
+    exact, short = _steps(spec), _steps(spec, precision="fp16")
+    assert distance(short.gradients[0], exact.gradients[0]) < 0.05
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_balanced_run_that_is_stopped_and_gone_on_was_never_stopped(options: dict[str, Any], tmp_path: Path) -> None:
+    given: dict[str, Any] = {"spec": replace(SPEC, experts=4, **options), "steps": 4}
+    straight, stopped = tiny_trainer(**given), tiny_trainer(**given)
+    run(straight)
+    run(stopped, 2)
+    store = CheckpointStore(tmp_path)
+    store.save(stopped.step, stopped.tensors(), stopped.state(), background=False)
+    checkpoint = CheckpointStore(tmp_path).latest()
+    assert checkpoint is not None
+    again = tiny_trainer(**given)
+    again.restore(checkpoint.load, checkpoint.state)
+    run(again)
+    assert_same_bits(all_tensors(again), all_tensors(straight))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_padding_takes_no_part_in_the_balance(options: dict[str, Any]) -> None:
+    model = lively(replace(MIXED, **options))
+
+    def gradients(padding: int) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        inputs = F.pad(tokens(), (0, padding), value=7)
+        targets = F.pad(tokens().roll(-1, 1), (0, padding), value=IGNORED)
+        ids = F.pad(torch.zeros(3, 12, dtype=torch.int32), (0, padding), value=-1)
+        loss_at_targets(model, Batch(inputs, targets, ids, weight=36.0), 0.0).sum.backward()
+        return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+    narrow, wide = gradients(0), gradients(9)
+    for name, gradient in narrow.items():
+        torch.testing.assert_close(wide[name], gradient, atol=1e-4, rtol=1e-3)
 
 
 def test_the_balancing_bias_learns_from_the_number_of_tokens() -> None:

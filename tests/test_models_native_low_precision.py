@@ -11,7 +11,8 @@ from torch import nn
 from lavra.core.errors import InputError
 from lavra.models.native.building import build_decoder
 from lavra.models.native.low_precision import Int8Linear, round_weights
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.presets import PRESETS
+from lavra.models.spec import DecoderSpec
 
 
 @pytest.mark.parametrize("rows", [1, 4, 5])

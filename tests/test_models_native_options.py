@@ -18,8 +18,9 @@ from lavra.models.native.attention_masks import Mask
 from lavra.models.native.building import build_decoder, parameters_of
 from lavra.models.native.decoder import Decoder
 from lavra.models.native.layers import Block
+from lavra.models.presets import as_encoder
 from lavra.models.protocols import Batch
-from lavra.models.spec import DecoderSpec, as_encoder
+from lavra.models.spec import DecoderSpec
 from lavra.objectives.base import loss_at_targets
 from tiny_training import lively
 
@@ -35,6 +36,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "experts": {"experts": 4, "shared_experts": 1, "balance_loss": 0.1},
     "experts, gated": {"experts": 3, "activation": "swiglu", "balance_bias": True},
     "shared in turn": {"shared_blocks": 2, "window": 3, "global_every": 2},
+    "wide": {"shared_blocks": 1, "own_norms": True, "experts": 4, "balance_loss": 0.1},
+    "queries and keys normed whole": {"qk_norm": True, "qk_norm_whole": True, "qk_norm_weight": True},
+    "gated shared experts": {"experts": 3, "shared_experts": 2, "shared_gate": True},
 }
 LENGTH = 14
 
@@ -141,6 +145,52 @@ def test_one_shared_block_has_the_parameters_of_one_and_learns_for_all() -> None
         torch.testing.assert_close(parameter.grad, total, atol=1e-3, rtol=1e-3)
 
 
+def test_norms_of_their_own_that_are_alike_are_those_of_a_shared_block() -> None:
+    plain, wide = lively(replace(SPEC, shared_blocks=1)), build_decoder(replace(SPEC, shared_blocks=1, own_norms=True))
+    wide.load_state_dict(plain.state_dict())
+    assert torch.equal(features(wide, tokens()), features(plain, tokens()))
+    assert parameters_of(wide.spec) - parameters_of(plain.spec) == 2 * 2 * 32  # two more depths, with two gains each
+    with torch.no_grad():
+        wide.blocks[1].mlp_norm.weight.mul_(2.0)  # pyright: ignore[reportAttributeAccessIssue]
+    assert not torch.allclose(features(wide, tokens()), features(plain, tokens()), atol=1e-3)
+
+
+def test_one_wide_block_with_one_expert_is_a_plain_model() -> None:
+    one = replace(SPEC, depth=1)
+    wide = build_decoder(replace(one, shared_blocks=1, own_norms=True, experts=1, experts_per_token=1))
+    plain = lively(one)
+    state = {name.replace(".mlp.", ".mlp.experts.0."): weight for name, weight in plain.state_dict().items()}
+    assert all("router" in name for name in wide.load_state_dict(state, strict=False).missing_keys)
+    assert torch.equal(features(wide, tokens()), features(plain, tokens()))
+
+
+def test_wide_blocks_are_exported_as_blocks_of_their_own(tmp_path: Path) -> None:
+    shape = {"qk_norm": False, "embedding_norm": False, "activation": "swiglu"}
+    model = lively(replace(SPEC, **shape, shared_blocks=1, own_norms=True, experts=3))
+    assert export_decoder(tmp_path, model, {}).family == "mixtral"
+    again = import_decoder(tmp_path).model
+    assert (again.spec.shared_blocks, again.spec.own_norms) == (0, False)
+    torch.testing.assert_close(features(again, tokens()), features(model, tokens()))
+
+
+def test_norms_over_one_head_are_norms_over_all() -> None:
+    one = replace(SPEC, heads=1, kv_heads=1, qk_norm_weight=True)
+    assert torch.equal(features(lively(replace(one, qk_norm_whole=True)), tokens()), features(lively(one), tokens()))
+
+
+def test_a_wide_open_gate_lets_shared_experts_through() -> None:
+    shape = {"experts": 3, "shared_experts": 1}
+    gated, plain = build_decoder(replace(SPEC, **shape, shared_gate=True)), lively(replace(SPEC, **shape))
+    missing = gated.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing == [f"blocks.{number}.mlp.shared_gate.weight" for number in range(3)]
+    with torch.no_grad():
+        for block in gated.blocks:
+            block.mlp.shared_gate.weight.zero_()  # a half  # pyright: ignore[reportAttributeAccessIssue]
+        for block in plain.blocks:
+            block.mlp.shared.down.weight.mul_(0.5)  # pyright: ignore[reportAttributeAccessIssue]
+    torch.testing.assert_close(features(gated, tokens()), features(plain, tokens()), atol=1e-5, rtol=1e-4)
+
+
 def test_shared_blocks_are_exported_as_blocks_of_their_own(tmp_path: Path) -> None:
     llama = replace(SPEC, qk_norm=False, embedding_norm=False, activation="swiglu", shared_blocks=2, depth=4)
     model = lively(llama)
@@ -230,6 +280,12 @@ def test_deepnorm_begins_with_smaller_values_and_outputs() -> None:
         {"shared_blocks": 4},
         {"shared_blocks": 2, "value_residual": True},
         {"attention_cap": -1.0},
+        {"own_norms": True},
+        {"own_norms": True, "shared_blocks": 1, "norm_weight": False},
+        {"qk_norm_whole": True, "qk_norm": False},
+        {"factorized": True},
+        {"shared_gate": True},
+        {"experts": 3, "shared_gate": True},
         {"parallel": True, "norm_placement": "both"},
     ],
 )

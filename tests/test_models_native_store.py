@@ -24,7 +24,7 @@ from lavra.models.native.store import (
     save_decoder,
     weights_to_save,
 )
-from lavra.models.spec import PRESETS, preset
+from lavra.models.presets import PRESETS, preset
 from lavra.training.precision import MasterWeights
 
 IDS = torch.arange(12)[None]

@@ -10,7 +10,8 @@ from torch import nn
 
 from lavra.models.native.building import build_decoder
 from lavra.models.native.low_precision import PackedLinear, can_pack, pack_weights
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.presets import PRESETS
+from lavra.models.spec import DecoderSpec
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(not can_pack(CPU, torch.bfloat16), reason="this build of torch packs no weights")

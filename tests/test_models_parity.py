@@ -13,7 +13,8 @@ from torch import nn
 
 from lavra.models.native.building import build_decoder, count_parameters
 from lavra.models.native.decoder import Decoder
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.presets import PRESETS
+from lavra.models.spec import DecoderSpec
 
 VOCABULARY = 96
 CONTEXT = 24

@@ -10,8 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lavra.models.native.decoder import Decoder
+from lavra.models.presets import PRESETS
 from lavra.models.protocols import Batch
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.spec import DecoderSpec
 from lavra.objectives.causal import Causal
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
 

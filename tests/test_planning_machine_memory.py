@@ -14,7 +14,8 @@ from torch import nn
 from lavra.config.transforms import AdapterConfig, TransformConfig
 from lavra.core.errors import InputError
 from lavra.models.native.building import build_decoder
-from lavra.models.spec import DecoderSpec, preset
+from lavra.models.presets import preset
+from lavra.models.spec import DecoderSpec
 from lavra.planning.fitting import memory_forecast
 from lavra.planning.machine.dry_run import DryRun, fake_tensors
 from lavra.planning.machine.flops import _counted, count_flops, training_flops_per_token

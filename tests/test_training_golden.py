@@ -24,7 +24,8 @@ import torch
 from lavra.config.choices import OptimizerName
 from lavra.data.packing import Window
 from lavra.models.native.building import build_decoder
-from lavra.models.spec import PRESETS, DecoderSpec
+from lavra.models.presets import PRESETS
+from lavra.models.spec import DecoderSpec
 from lavra.objectives.causal import Causal
 from lavra.training.batches import BatchSource
 from lavra.training.optimizers.optimizers import OptimizerOptions

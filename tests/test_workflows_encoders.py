@@ -21,7 +21,8 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.data.tokenizers.for_encoders import for_encoder
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.models.spec import DecoderSpec, as_encoder
+from lavra.models.presets import as_encoder
+from lavra.models.spec import DecoderSpec
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.reports.run_summary import summary
 from lavra.tasks.table import kind_from_scratch

@@ -6,270 +6,20 @@ import json
 import shutil
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
 
 import pytest
 import torch
 
 import lavra
+from family_walk import DECODERS, ENCODER_DECODERS, ENCODERS, FURTHER, OTHERS, RECURRENT, REFUSED, VOCABULARY, folder_of
 from lavra.config.generation import GenerateOptions
+from lavra.core.errors import InputError
 from lavra.generation.generate import generate
 from lavra.workflows.export.export import export
 from lavra.workflows.models.open import open_model
-from little_tokenizers import bart_like
 from test_workflows_carried import QUICK
 
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("reference_in_this_process")]
-
-VOCABULARY = 608
-SMALL: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "bos_token_id": 600,
-    "eos_token_id": 601,
-    "pad_token_id": 601,
-    "decoder_start_token_id": 601,
-    "hidden_size": 32,
-    "d_model": 32,
-    "n_embd": 32,
-    "dim": 32,
-    "embedding_size": 32,
-    "intermediate_size": 48,
-    "ffn_dim": 48,
-    "d_ff": 48,
-    "d_kv": 8,
-    "hidden_dim": 48,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "num_hidden_layers": 2,
-    "n_layer": 2,
-    "n_layers": 2,
-    "num_layers": 2,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "num_attention_heads": 4,
-    "n_head": 4,
-    "n_heads": 4,
-    "num_heads": 4,
-    "attention_heads": 4,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "n_positions": 64,
-    "max_seq_len": 64,
-    "word_embed_proj_dim": 32,
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16,
-    "state_size": 8,
-    "rotary_dim": 4,
-}
-"""Values for whichever of these names a family's configuration has."""
-
-_DELTA = {
-    "layer_types": ["linear_attention", "full_attention"],
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-}
-_FALCON_H1 = {
-    "mamba_d_ssm": 32,
-    "mamba_n_heads": 4,
-    "mamba_d_head": 8,
-    "mamba_d_state": 8,
-    "mamba_n_groups": 1,
-    "mamba_chunk_size": 16,
-}
-_MAMBA2 = {"num_heads": 4, "head_dim": 16, "expand": 2, "n_groups": 1, "chunk_size": 16}
-_OWN: dict[str, dict[str, Any]] = {
-    "mamba2": _MAMBA2,
-    "falcon_h1": _FALCON_H1,
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "lfm3": {"layer_types": ["conv", "full_attention"]},
-    "kimi_linear": {"layer_types": ["linear_attention", "full_attention"], "num_key_value_heads": 4},
-    "bailing_hybrid": {"layer_types": ["linear_attention", "full_attention"], "num_key_value_heads": 4},
-    "minimax": {"layer_types": ["linear_attention", "full_attention"]},
-    "recurrent_gemma": {"num_hidden_layers": 3},
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8},
-    "bamba": {**_FALCON_H1, "mamba_d_head": 16, "attn_layer_indices": [1]},
-    "granitemoehybrid": {**_FALCON_H1, "mamba_d_head": 16, "layer_types": ["mamba", "attention"]},
-    "xlstm": {"hidden_size": 256, "embedding_dim": 256},
-    "zamba": {
-        "num_hidden_layers": 4,
-        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
-        "mamba_d_state": 8,
-        "attention_hidden_size": 64,
-        "attention_head_dim": 16,
-    },
-    "zamba2": {
-        "layers_block_type": ["linear_attention", "hybrid"],
-        "mamba_d_state": 8,
-        "mamba_headdim": 16,
-        "n_mamba_heads": 4,
-        "mamba_ngroups": 1,
-        "num_mem_blocks": 1,
-        "chunk_size": 16,
-    },
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
-    "qwen3_5_moe_text": _DELTA,
-    "zaya": {"num_experts_per_tok": 1},
-    "qwen3_next": _DELTA,
-    "qwen3_5_text": _DELTA,
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
-    "gemma2": {"query_pre_attn_scalar": 8},
-    "gemma3_text": {"query_pre_attn_scalar": 8},
-    "xglm": {"attention_heads": 4},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-}
-
-DECODERS = [
-    "gpt2",
-    "opt",
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gpt_neox",
-    "bloom",
-    "nanochat",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "phi",
-    "phi3",
-    "falcon",
-    "gptj",
-    "gpt_neo",
-    "codegen",
-    "gpt_bigcode",
-    "starcoder2",
-    "stablelm",
-    "olmo",
-    "olmo2",
-    "cohere",
-    "cohere2",
-    "granite",
-    "mixtral",
-    "qwen2_moe",
-    "qwen3_moe",
-    "smollm3",
-    "glm",
-    "nemotron",
-    "mpt",
-    "xglm",
-]
-RECURRENT = [
-    "mamba",
-    "mamba2",
-    "falcon_h1",
-    "lfm2",
-    "qwen3_next",
-    "qwen3_5_text",
-    "falcon_mamba",
-    "jamba",
-    "bamba",
-    "granitemoehybrid",
-    "nemotron_h",
-    "olmo_hybrid",
-    "kimi_linear",
-    "bailing_hybrid",
-    "minimax",
-    "lfm3",
-    "recurrent_gemma",
-    "rwkv",
-    "xlstm",
-    "zamba",
-    "zamba2",
-    "lfm2_moe",
-    "qwen3_5_moe_text",
-    "zaya",
-]
-"""Decoders that keep a state of fixed size, in some layers or in all."""
-OTHERS = [
-    "deepseek_v4",
-    "flint",
-    "afmoe",
-    "apertus",
-    "arcee",
-    "bitnet",
-    "biogpt",
-    "ctrl",
-    "cwm",
-    "diffllama",
-    "doge",
-    "ernie4_5",
-    "ernie4_5_moe",
-    "exaone4",
-    "exaone_moe",
-    "flex_olmo",
-    "glm4",
-    "glm4_moe",
-    "gpt-sw3",
-    "gpt_neox_japanese",
-    "gpt_oss",
-    "granite_swa",
-    "granitemoe",
-    "granitemoeshared",
-    "helium",
-    "hrm_text",
-    "hunyuan_v1_dense",
-    "hunyuan_v1_moe",
-    "hyperclovax",
-    "internlm3",
-    "jais2",
-    "jetmoe",
-    "kolibri1",
-    "laguna",
-    "llama4_text",
-    "mellum",
-    "mimo_v2_flash",
-    "minimax_m2",
-    "ministral",
-    "ministral3",
-    "modernbert-decoder",
-    "moshi",
-    "olmo3",
-    "olmoe",
-    "openai-gpt",
-    "persimmon",
-    "phimoe",
-    "seed_oss",
-    "solar_open",
-    "vaultgemma",
-    "inkling_text",
-    "hy_v3",
-    "iquestcoder",
-    "cohere2_moe",
-]
-"""Families of which only the text that they write is compared."""
-ENCODERS = ["bert", "roberta", "distilbert", "electra", "modernbert", "deberta-v2"]
-ENCODER_DECODERS = ["t5", "bart", "mbart"]
-
-
-def folder_of(family: str, kind: str, folder: Path) -> Path:
-    import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    torch.manual_seed(0)
-    classes = {
-        "decoder": transformers.AutoModelForCausalLM,
-        "encoder": transformers.AutoModelForMaskedLM,
-        "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
-    }
-    configuration = CONFIG_MAPPING[family]
-    usual = configuration()
-    computed = {name for name in SMALL if isinstance(getattr(configuration, name, None), property)}
-    fields = {name: value for name, value in SMALL.items() if hasattr(usual, name) and name not in computed}
-    classes[kind].from_config(configuration(**{**fields, **_OWN.get(family, {})})).save_pretrained(folder)
-    tokenizer = bart_like()
-    tokenizer.save(folder)
-    config = folder / "tokenizer_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "mask_token": "<mask>", "bos_token": "<s>"}))
-    return folder
 
 
 @pytest.mark.parametrize("family", [*DECODERS, *RECURRENT, *OTHERS])
@@ -305,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("family", "kind"),
     [
-        *((family, "decoder") for family in DECODERS),
+        *((family, "decoder") for family in (*DECODERS, *FURTHER)),
         *((family, "encoder") for family in ENCODERS),
         *((family, "encoder-decoder") for family in ENCODER_DECODERS),
     ],
@@ -319,6 +69,13 @@ def test_a_family_is_trained_finished_evaluated_and_exported(family: str, kind: 
         assert run.evaluate().to_json()["bits_per_byte"]
     made = export(str(run.path), tmp_path / "out")
     assert made.certificate.holds
+
+
+@pytest.mark.parametrize(("kind", "family"), [(kind, family) for kind in REFUSED for family in REFUSED[kind]])
+def test_a_family_that_cannot_is_refused_with_the_reason(kind: str, family: str, tmp_path: Path):
+    folder = folder_of(family, kind, tmp_path)
+    with pytest.raises(InputError, match=REFUSED[kind][family]):
+        open_model(str(folder), "cpu")
 
 
 @pytest.mark.parametrize("family", RECURRENT)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
 from lavra.core.units import parse_duration
-from lavra.models.spec import PRESETS
+from lavra.models.presets import PRESETS
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.workflows.training.one_step import refuse_too_large, refuse_without_time
 

@@ -22,6 +22,11 @@ another."""
 Positions = Literal["rope", "learned", "alibi", "relative", "none"]
 """The position encodings that a model of lavra's own can have; `relative` is the learned bias of T5."""
 
+Extension = Literal["auto", "none", "linear", "llama3", "tile", "interpolate"]
+"""How a pretrained model reads sequences longer than its window. Rotary positions: `linear` slows every rotation
+(position interpolation), `llama3` only those that do not turn within the old window, and `none` none. Learned
+positions: `tile` repeats the table, and `interpolate` stretches it. `auto` is llama3 and tile."""
+
 Norm = Literal["layernorm", "rmsnorm"]
 """The normalisation layers that a model of lavra's own can have."""
 

@@ -14,6 +14,7 @@ import tyro
 from lavra.config.choices import (
     Activation,
     Architecture,
+    Extension,
     NewRows,
     Norm,
     NormPlacement,
@@ -155,7 +156,10 @@ class ModelConfig:
     kv_heads: int | None = None
     """Number of key and value heads; fewer than heads is grouped-query attention."""
     positions: Positions | None = None
-    """Position encoding."""
+    """Position encoding; with --from, alibi, rope or none takes the place of the model's own."""
+    extension: Extension | None = None
+    """How a model given by --from reads longer sequences than it was made for, where --context asks for them: rotary
+    positions by llama3 (the default), linear or none, learned ones by tile (the default) or interpolate."""
     window: int | None = None
     """Largest distance in tokens between a token and one that it sees (sliding window); 0, the default, is no limit."""
     global_every: int | None = None
@@ -172,6 +176,8 @@ class ModelConfig:
     """Mix the values of each block with those of the first (value residual). Not by default."""
     shared_blocks: int | None = None
     """Number of different blocks, used in turn: 1 shares one block over the whole depth (ALBERT). All by default."""
+    own_norms: bool | None = None
+    """Give every depth norms of its own where blocks are shared, as WideNet does. Not by default."""
     attention_cap: float | None = None
     """Bound of the attention scores, by cap · tanh(scores / cap), as in Gemma 2 (50); 0, the default, sets none."""
     logit_cap: float | None = None

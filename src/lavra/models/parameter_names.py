@@ -55,9 +55,11 @@ def depths(names: Iterable[str]) -> dict[str, int]:
 _EMBEDDING = re.compile(r"embed|relative_attention_bias|(?:^|\.)(?:wte|wpe|shared)\.")
 """Names of tables for tokens, positions or distances."""
 
-_NO_EMBEDDING = re.compile(r"embed_out\.|embeddings?_project|embedding_hidden_mapping|embedding_transformation")
-"""Names of linear layers that hold the word all the same: the head of GPT-NeoX, and the layers of ELECTRA, ALBERT and
-MobileBERT between embeddings and blocks of different widths."""
+_NO_EMBEDDING = re.compile(
+    r"embed_out\.|embeddings?_project|embedding_hidden_mapping|embedding_transformation|\.mlp\.shared\."
+)
+"""Names of linear layers that hold the word all the same: the head of GPT-NeoX, the layers of ELECTRA, ALBERT and
+MobileBERT between embeddings and blocks of different widths, and the shared experts of our mixtures."""
 
 
 def is_embedding(name: str) -> bool:
@@ -71,6 +73,8 @@ def is_embedding(name: str) -> bool:
     Examples:
         >>> [is_embedding(name) for name in ("transformer.wte.weight", "blocks.0.mlp.up.weight", "embed_out.weight")]
         [True, False, False]
+        >>> is_embedding("inner.shared.weight"), is_embedding("blocks.0.mlp.shared.up.weight")
+        (True, False)
     """
     return bool(_EMBEDDING.search(name)) and not _NO_EMBEDDING.search(name)
 

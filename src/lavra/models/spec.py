@@ -1,14 +1,13 @@
-"""The specification of a model of lavra's own as plain values, which need no torch, and well-known shapes by name."""
+"""The specification of a model of lavra's own as plain values, which need no torch."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from lavra.config.choices import Activation, Architecture, Norm, NormPlacement, Positions
 from lavra.core.errors import InputError
-from lavra.core.nearest import did_you_mean
+from lavra.models.spec_rules import refuse_impossible
 
 GATED: frozenset[str] = frozenset({"geglu", "geglu_tanh", "swiglu"})
 """Activations with a gate, whose MLP has two matrices on its way in."""
@@ -47,7 +46,8 @@ class DecoderSpec:
         rope_scaling_context: With 0 every frequency is slowed (linear scaling). Otherwise the rule of Llama 3 is used:
             wavelengths below a quarter of this many tokens are kept, those above it are slowed, and those in between
             are blended.
-        rope_local_base: Base of the rotary frequencies of the blocks with a window; 0 means `rope_base`.
+        rope_local_base: Base of the rotary frequencies of the blocks with a window, which are then not slowed; 0 means
+            that they rotate as the others do.
         window: Largest distance in tokens between a token and one that it sees, in the blocks with a window; 0 sets no
             limit. A decoder's token then sees `window` tokens before it and itself, and an encoder's also `window`
             tokens after it.
@@ -69,6 +69,8 @@ class DecoderSpec:
             factors that begin at a half (Zhou et al. 2024, arXiv 2410.17897).
         shared_blocks: Number of different blocks, which are used again and again in turn (ALBERT, Lan et al. 2019,
             arXiv 1909.11942, has 1); 0 means that all are different.
+        own_norms: Whether each depth has norms of its own where blocks are shared (WideNet, Xue et al. 2021, arXiv
+            2107.11817, which shares one block with experts).
         final_norm: Whether a last norm stands before the head.
         head_transform: Whether a linear layer, the activation without its gate and a norm stand before the head, for
             predicting tokens alone (BERT, ModernBERT).
@@ -83,6 +85,7 @@ class DecoderSpec:
         experts_per_token: Number of experts that each token gets.
         shared_experts: Number of further experts that every token gets (DeepSeekMoE, Dai et al. 2024, arXiv
             2401.06066).
+        shared_gate: Whether a sigmoid of a linear layer weighs what the shared experts give to a token (Qwen2-MoE).
         expert_normalized: Whether the weights of a token's experts are made to add up to 1.
         balance_loss: Factor of the auxiliary loss that makes experts get as many tokens as each other.
         balance_bias: Whether a bias on the choice of experts learns to balance them (loss-free balancing).
@@ -92,11 +95,14 @@ class DecoderSpec:
         mlp_bias: Whether the matrices of the MLP have biases.
         qk_norm: Whether queries and keys are normalised per head before their product.
         qk_norm_weight: Whether these norms learn a gain (Qwen3).
+        qk_norm_whole: Whether these norms are over all heads together and not over each (OLMoE).
         embedding_scale: Factor on the embeddings (√width in Gemma).
         embedding_norm: Whether embeddings are divided by their root mean square before the first block.
         embedding_norm_weight: Whether that norm is of the kind `norm` and learns a gain (BLOOM).
         embedding_width: Size of the rows of embedding and head where it is not `width`; two matrices without bias then
             project in and out (opt-350m). 0 means `width`.
+        factorized: Whether positions and the norm of the embeddings stand at the width of the embedding, before a
+            projection in with a bias, and the transform before the head goes back to that width (ALBERT).
         bigram_embedding: Rows of a hashed table of bigram embeddings. The row for a token and the token before it is
             added to the embedding of the token (`lavra.models.native.ngrams`). 0 means no table.
         ngram_copy: Whether each token also gets the head's rows of the tokens that followed its last occurrences in the
@@ -151,6 +157,7 @@ class DecoderSpec:
     normformer: bool = False
     value_residual: bool = False
     shared_blocks: int = 0
+    own_norms: bool = False
     final_norm: bool = True
     head_transform: bool = False
     head_bias: bool = False
@@ -161,6 +168,7 @@ class DecoderSpec:
     experts: int = 0
     experts_per_token: int = 2
     shared_experts: int = 0
+    shared_gate: bool = False
     expert_normalized: bool = True
     balance_loss: float = 0.0
     balance_bias: bool = False
@@ -170,10 +178,12 @@ class DecoderSpec:
     mlp_bias: bool = False
     qk_norm: bool = True
     qk_norm_weight: bool = False
+    qk_norm_whole: bool = False
     embedding_scale: float = 1.0
     embedding_norm: bool = True
     embedding_norm_weight: bool = False
     embedding_width: int = 0
+    factorized: bool = False
     bigram_embedding: int = 0
     ngram_copy: bool = False
     prefix_attention: bool = False
@@ -182,113 +192,7 @@ class DecoderSpec:
     initialization: Literal["gpt2", "zero_out"] = "zero_out"
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "context", "depth", "width", "heads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.head_width and self.width % self.heads:
-            raise InputError(
-                f"model.width {self.width} is not divisible by model.heads {self.heads}",
-                "choose a width that is a multiple of the number of heads, or set model.head_width",
-            )
-        if self.bigram_embedding < 0:
-            raise InputError(f"model.bigram_embedding is {self.bigram_embedding}; it must be at least 0")
-        if self.ngram_copy and self.size_of_embedding != self.width:
-            raise InputError(
-                f"model.ngram_copy adds rows of the head, {self.size_of_embedding} wide, to a stream of {self.width}",
-                "leave out model.embedding_width or model.ngram_copy",
-            )
-        if self.heads % self.key_value_heads:
-            raise InputError(
-                f"model.heads {self.heads} is not a multiple of model.kv_heads {self.kv_heads}",
-                "each key and value head serves the same number of query heads",
-            )
-        if self.positions == "rope" and self.rotary_width % 2:
-            raise InputError(
-                f"the rotated part of a head is {self.rotary_width} wide; rotary positions need an even width",
-                "change model.heads, model.head_width or model.rope_fraction",
-            )
-        if (self.parallel or self.normformer) and self.norm_placement != "before":
-            raise InputError(
-                f"model.{'parallel' if self.parallel else 'normformer'} needs model.norm_placement before",
-                "branches in parallel read one normalised input, and NormFormer has norms of its own; choose one",
-            )
-        if self.deepnorm and self.norm_placement != "after":
-            raise InputError("model.deepnorm needs model.norm_placement after", "choose both, or neither")
-        if self.value_residual and self.shared_blocks:
-            raise InputError(
-                "model.value_residual mixes the values of different blocks, and model.shared_blocks makes them one",
-                "choose one of them",
-            )
-        if min(self.attention_cap, self.logit_cap, self.shared_blocks) < 0 or self.shared_blocks > self.depth:
-            raise InputError(
-                f"model.attention_cap {self.attention_cap}, model.logit_cap {self.logit_cap} and model.shared_blocks "
-                f"{self.shared_blocks} must be at least 0, and the last at most model.depth"
-            )
-        if self.window < 0 or self.rope_local_base < 0 or not 0 <= self.global_first < max(1, self.global_every):
-            raise InputError(
-                f"model.window {self.window}, model.rope_local_base {self.rope_local_base}, model.global_every "
-                f"{self.global_every} and model.global_first {self.global_first} do not fit together",
-                "none may be negative, and model.global_first must be below model.global_every",
-            )
-        if not self.first_norm and (self.parallel or self.norm_placement == "after" or self.shared_blocks):
-            raise InputError(
-                "model.first_norm can be left out only where norms stand before branches that follow each other",
-                "keep model.first_norm, or leave out model.parallel, model.norm_placement and model.shared_blocks",
-            )
-        self._refuse_what_is_for_decoders()
-        self._refuse_impossible_experts()
-        if self.relative_buckets < 4 or self.relative_distance <= self.relative_buckets:
-            raise InputError(
-                f"model.relative_distance {self.relative_distance} must be above model.relative_buckets "
-                f"{self.relative_buckets}, which must be at least 4"
-            )
-        if self.rope_scaling < 1.0:
-            raise InputError(f"model.rope_scaling is {self.rope_scaling}; it must be at least 1")
-        if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
-
-    def _refuse_impossible_experts(self) -> None:
-        if min(self.experts, self.shared_experts, self.balance_loss) < 0:
-            raise InputError("model.experts, model.shared_experts and model.balance_loss must be at least 0")
-        if not self.experts:
-            if self.shared_experts or self.balance_loss or self.balance_bias:
-                raise InputError(
-                    "model.shared_experts, model.balance_loss and model.balance_bias are for a mixture of experts",
-                    "set model.experts, or leave them out",
-                )
-            return
-        if not 1 <= self.experts_per_token <= self.experts:
-            raise InputError(
-                f"model.experts_per_token is {self.experts_per_token}; it must be at least 1, and at most "
-                f"model.experts, {self.experts}"
-            )
-        if self.experts_per_token == 1 < self.experts and self.expert_normalized:
-            raise InputError(
-                "the router of one expert for each token learns nothing where its weight is always 1",
-                "set model.no-expert-normalized, or model.experts_per_token 2",
-            )
-        if self.balance_bias and self.experts_per_token == self.experts:
-            raise InputError("model.balance_bias changes nothing where every token gets every expert", "leave it out")
-
-    def _refuse_what_is_for_decoders(self) -> None:
-        if self.architecture != "decoder" and self.ngram_copy:
-            raise InputError(
-                "model.ngram_copy is for decoders: it looks up what followed a token", f"no {self.architecture} has it"
-            )
-        lacking = {
-            "positions learned": self.positions == "learned",
-            "window": bool(self.window),
-            "parallel": self.parallel,
-            "norm_placement both": self.norm_placement == "both",
-            "normformer": self.normformer,
-            "deepnorm": self.deepnorm,
-            "value_residual": self.value_residual,
-            "shared_blocks": bool(self.shared_blocks),
-            "bigram_embedding": bool(self.bigram_embedding),
-        }
-        if self.architecture == "encoder-decoder" and any(lacking.values()):
-            name = next(name for name, given in lacking.items() if given)
-            raise InputError(f"an encoder-decoder has no model.{name}", "leave it out, or choose another architecture")
+        refuse_impossible(self)
 
     @property
     def causal(self) -> bool:
@@ -381,249 +285,3 @@ class DecoderSpec:
                 f"unknown field of a model: {', '.join(unknown)}", f"known fields: {', '.join(sorted(known))}"
             )
         return cls(**values)
-
-
-_GPT2 = DecoderSpec(
-    vocabulary=50257, context=1024, depth=12, width=768, heads=12, positions="learned", norm="layernorm",
-    norm_epsilon=1e-5, norm_weight=True, activation="gelu_tanh", attention_bias=True, output_bias=True, mlp_bias=True,
-    qk_norm=False, embedding_norm=False, tied=True, dropout=0.0, initialization="gpt2",
-)  # fmt: skip
-_OPT = replace(_GPT2, vocabulary=50272, context=2048, activation="relu")
-_PYTHIA = replace(
-    _GPT2,
-    vocabulary=50304,
-    context=2048,
-    positions="rope",
-    rope_fraction=0.25,
-    activation="gelu",
-    parallel=True,
-    tied=False,
-)
-_LLAMA = DecoderSpec(
-    vocabulary=32000, context=2048, positions="rope", norm="rmsnorm", norm_epsilon=1e-5, norm_weight=True,
-    activation="swiglu", qk_norm=False, embedding_norm=False, tied=False, initialization="gpt2",
-)  # fmt: skip
-
-_BERT = replace(
-    _GPT2,
-    architecture="encoder",
-    vocabulary=30522,
-    context=512,
-    norm_epsilon=1e-12,
-    norm_placement="after",
-    final_norm=False,
-    embedding_norm=True,
-    embedding_norm_weight=True,
-    activation="gelu",
-    head_transform=True,
-    head_bias=True,
-)
-_MODERNBERT = DecoderSpec(
-    architecture="encoder", vocabulary=50368, context=8192, positions="rope", rope_base=160000.0,
-    rope_local_base=10000.0, window=64, global_every=3, norm="layernorm", norm_epsilon=1e-5, norm_weight=True,
-    norm_bias=False, first_norm=False, activation="geglu", qk_norm=False, embedding_norm=True,
-    embedding_norm_weight=True, tied=True, head_transform=True, head_bias=True, initialization="gpt2",
-)  # fmt: skip
-
-_T5 = DecoderSpec(
-    architecture="encoder-decoder", vocabulary=32128, context=512, positions="relative", attention_scale=1.0,
-    head_width=64, norm="rmsnorm", norm_weight=True, activation="relu", qk_norm=False, embedding_norm=False, tied=True,
-    initialization="gpt2",
-)  # fmt: skip
-
-PRESETS: dict[str, DecoderSpec] = {
-    "gpt2-124m": _GPT2,
-    "gpt2-355m": replace(_GPT2, depth=24, width=1024, heads=16),
-    "gpt2-774m": replace(_GPT2, depth=36, width=1280, heads=20),
-    "gpt2-1.5b": replace(_GPT2, depth=48, width=1600, heads=25),
-    "opt-125m": _OPT,
-    "opt-1.3b": replace(_OPT, depth=24, width=2048, heads=32),
-    "opt-2.7b": replace(_OPT, depth=32, width=2560, heads=32),
-    "opt-6.7b": replace(_OPT, depth=32, width=4096, heads=32),
-    "pythia-70m": replace(_PYTHIA, depth=6, width=512, heads=8),
-    "pythia-160m": replace(_PYTHIA, depth=12, width=768, heads=12),
-    "pythia-410m": replace(_PYTHIA, depth=24, width=1024, heads=16),
-    "tinyllama-1.1b": replace(_LLAMA, depth=22, width=2048, heads=32, kv_heads=4, mlp_width=5632),
-    "llama2-7b": replace(_LLAMA, context=4096, depth=32, width=4096, heads=32, mlp_width=11008),
-    "llama3-8b": replace(
-        _LLAMA,
-        vocabulary=128256,
-        context=8192,
-        depth=32,
-        width=4096,
-        heads=32,
-        kv_heads=8,
-        mlp_width=14336,
-        rope_base=500000.0,
-    ),
-    "bert-mini": replace(_BERT, depth=4, width=256, heads=4),
-    "bert-small": replace(_BERT, depth=4, width=512, heads=8),
-    "bert-base": replace(_BERT, depth=12, width=768, heads=12),
-    "bert-crammed": replace(
-        _BERT,
-        vocabulary=32768,
-        context=128,
-        depth=16,
-        width=768,
-        heads=12,
-        mlp_width=1536,
-        norm_placement="before",
-        final_norm=True,
-        activation="geglu",
-        attention_bias=False,
-        output_bias=False,
-        mlp_bias=False,
-        head_transform=False,
-        head_bias=False,
-    ),
-    "modernbert-small": replace(_MODERNBERT, depth=8, width=384, heads=6, mlp_width=576, context=1024),
-    "modernbert-base": replace(_MODERNBERT, depth=22, width=768, heads=12, mlp_width=1152),
-    "mixtral-8x7b": replace(
-        _LLAMA,
-        context=32768,
-        depth=32,
-        width=4096,
-        heads=32,
-        kv_heads=8,
-        mlp_width=14336,
-        rope_base=1000000.0,
-        experts=8,
-    ),
-    "t5-mini": replace(_T5, depth=4, width=384, heads=8, mlp_width=1536, output_scale=384**-0.5),
-    "t5-small": replace(_T5, depth=6, width=512, heads=8, mlp_width=2048, output_scale=512**-0.5),
-    "t5-base": replace(_T5, depth=12, width=768, heads=12, mlp_width=3072, output_scale=768**-0.5),
-    "lavra-1m": DecoderSpec(depth=4, width=128, heads=2, vocabulary=4096),
-    "lavra-3m": DecoderSpec(depth=5, width=192, heads=3, vocabulary=6144),
-    "lavra-9m": DecoderSpec(depth=6, width=256, heads=4, vocabulary=8192),
-    "lavra-30m": DecoderSpec(depth=8, width=512, heads=8, vocabulary=8192, context=512),
-    "lavra-124m": DecoderSpec(depth=12, width=768, heads=12, vocabulary=32768, context=1024),
-}
-"""Specification of each preset by name. Presets called `lavra-…` are shapes of our own, and modernbert-small is a shape
-of our own size; the others match the models whose names they bear, except that bert-crammed (Geiping and Goldstein
-2022, arXiv 2212.14034) has learned positions in place of sinusoidal ones."""
-
-
-def as_encoder(spec: DecoderSpec) -> DecoderSpec:
-    """Return the encoder of the same size as a decoder of lavra's own.
-
-    It has the parts of ModernBERT (Warner et al. 2024, arXiv 2412.13663), so that it can be exported as one: layer
-    norms with gains and without biases, none before the first attention, and a transform before the head.
-
-    Args:
-        spec: Specification of a decoder of lavra's own shape.
-
-    Examples:
-        >>> as_encoder(DecoderSpec(depth=2)).architecture
-        'encoder'
-    """
-    return replace(
-        spec,
-        architecture="encoder",
-        norm="layernorm",
-        norm_epsilon=1e-5,
-        norm_weight=True,
-        norm_bias=False,
-        first_norm=False,
-        activation="geglu",
-        qk_norm=False,
-        embedding_norm=True,
-        embedding_norm_weight=True,
-        head_transform=True,
-        head_bias=True,
-    )
-
-
-def as_encoder_decoder(spec: DecoderSpec) -> DecoderSpec:
-    """Return the encoder-decoder with about as many blocks in all as a decoder of lavra's own.
-
-    It has the parts of T5 1.1 (Raffel et al. 2020, arXiv 1910.10683, and Shazeer 2020), so that it can be exported as
-    one: relative positions, products that are not scaled, norms with gains, a gated MLP, and no biases.
-
-    Args:
-        spec: Specification of a decoder of lavra's own shape.
-
-    Examples:
-        >>> shape = as_encoder_decoder(DecoderSpec(depth=5))
-        >>> shape.depth, shape.blocks_of_encoder
-        (3, 3)
-    """
-    return replace(
-        spec,
-        architecture="encoder-decoder",
-        depth=-(-spec.depth // 2),
-        positions="relative",
-        attention_scale=1.0,
-        norm_weight=True,
-        activation="geglu_tanh",
-        qk_norm=False,
-        embedding_norm=False,
-    )
-
-
-_OWN = ("lavra-", "modernbert-small", "bert-crammed", "t5-mini")
-"""Beginnings of the names of presets whose vocabulary suits the text, because no tokenizer belongs to them."""
-
-
-def named_architecture(name: str) -> Architecture | None:
-    """Return what a preset is, or None where its name does not say: sizes alone, and shapes called `lavra-…`.
-
-    Args:
-        name: Name of the preset, or a shape as `preset` takes it.
-
-    Examples:
-        >>> named_architecture("bert-base"), named_architecture("gpt2-124m"), named_architecture("lavra-9m")
-        ('encoder', 'decoder', None)
-    """
-    return PRESETS[name].architecture if name in PRESETS and not name.startswith("lavra-") else None
-
-
-def named_vocabulary(name: str) -> int | None:
-    """Return the vocabulary size that the name of a preset promises, or None where it promises none.
-
-    A preset that bears the name of a real model has that model's vocabulary, because it would have another number of
-    parameters without it; DEPTHxWIDTHxVOCABULARY states one. Shapes of our own take a size that suits the text.
-
-    Args:
-        name: Name of the preset, or a shape as `preset` takes it.
-
-    Examples:
-        >>> named_vocabulary("gpt2-124m"), named_vocabulary("8x512x32000"), named_vocabulary("lavra-9m")
-        (50257, 32000, None)
-    """
-    if name in PRESETS:
-        return None if name.startswith(_OWN) else PRESETS[name].vocabulary
-    sizes = _SIZES.fullmatch(name)
-    return int(sizes[3]) if sizes and sizes[3] else None
-
-
-_SIZES = re.compile(r"(\d+)x(\d+)(?:x(\d+))?")
-"""DEPTHxWIDTH or DEPTHxWIDTHxVOCABULARY."""
-
-_HEAD_WIDTH = 64  # of a shape that does not say how many heads it has
-
-
-def preset(name: str) -> DecoderSpec:
-    """Return the specification of a preset, or of a shape given by its sizes.
-
-    Args:
-        name: Name of the preset, such as "gpt2-124m"; or DEPTHxWIDTH or DEPTHxWIDTHxVOCABULARY, such as "8x512".
-
-    Raises:
-        InputError: If there is no such preset; the message suggests the most similar name.
-
-    Examples:
-        >>> preset("gpt2-124m").width
-        768
-        >>> shape = preset("8x512x32000")
-        >>> shape.depth, shape.heads, shape.vocabulary
-        (8, 8, 32000)
-    """
-    if name in PRESETS:
-        return PRESETS[name]
-    if sizes := _SIZES.fullmatch(name):
-        depth, width = int(sizes[1]), int(sizes[2])
-        heads = next(heads for heads in range(max(1, width // _HEAD_WIDTH), 0, -1) if width % heads == 0)
-        spec = DecoderSpec(depth=depth, width=width, heads=heads)
-        return replace(spec, vocabulary=int(sizes[3])) if sizes[3] else spec
-    hint = did_you_mean(name, PRESETS)
-    raise InputError(f"there is no model preset {name!r}", f"{hint}presets: {', '.join(PRESETS)}")

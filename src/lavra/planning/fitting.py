@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lavra.config.transforms import AdapterConfig
-from lavra.models.spec import PRESETS
+from lavra.models.presets import PRESETS
 from lavra.planning.forecast import MemoryForecast
 from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.flops import matrix_parameters

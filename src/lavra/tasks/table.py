@@ -5,7 +5,7 @@ from __future__ import annotations
 from lavra.config.training import SetupConfig
 from lavra.core.errors import InputError
 from lavra.core.nearest import did_you_mean
-from lavra.models.spec import named_architecture
+from lavra.models.presets import named_architecture
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.classification import ClassificationTask
 from lavra.tasks.completion import CompletionTask

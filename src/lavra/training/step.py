@@ -11,6 +11,7 @@ import torch
 from lavra.core.errors import InputError
 from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.core.seeds import derive_seed
+from lavra.models.native.loss_factor import scaled_loss
 from lavra.models.protocols import Batch
 from lavra.objectives.base import ComparingObjective, group_of
 from lavra.training.acceleration.compiling import CompilableLearner
@@ -174,7 +175,9 @@ class Step:
                     fault_point("step.backward")
                     self._seed_dropout(index)
                     loss = objective.loss(self.model, batch.to(self.device))
-                    (loss.sum * (self.scale.value / self._divisor)).backward()
+                    factor = self.scale.value / self._divisor
+                    with scaled_loss(factor):
+                        (loss.sum * factor).backward()
                     self.master_weights.accumulate(self.scale.value)
                     total += loss.sum.detach().float()
                 if batches:
@@ -281,7 +284,8 @@ class Step:
             fault_point("step.backward")
             self._seed_dropout(index)
             embedded = objective.embed(self.model, batch.to(self.device))
-            embedded.backward(part.to(embedded.dtype))
+            with scaled_loss(self.scale.value / self.weight):
+                embedded.backward(part.to(embedded.dtype))
             self.master_weights.accumulate(self.scale.value)
         self.loss = float(loss.sum.detach()) / self.weight
 

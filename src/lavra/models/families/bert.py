@@ -17,14 +17,51 @@ def _with_first_type(parts: list[torch.Tensor], spec: DecoderSpec) -> torch.Tens
 
 
 def _without_types(tensor: torch.Tensor, spec: DecoderSpec) -> list[torch.Tensor]:
-    return [tensor, tensor.new_zeros(_TYPES, tensor.shape[1])]
+    return [tensor, tensor.new_zeros(TYPES, tensor.shape[1])]
 
 
-_TYPES = 2
+TYPES = 2
 """Number of token types of a BERT that is written: its two texts, of which ours knows only one."""
 
 POSITIONS_AND_TYPES = Layout(_with_first_type, _without_types)
 """Learned positions, and the embeddings of token types, of which the first is added to every position."""
+
+BERT_PARTS = {
+    "architecture": "encoder",
+    "positions": "learned",
+    "norm": "layernorm",
+    "norm_weight": True,
+    "norm_placement": "after",
+    "final_norm": False,
+    "qk_norm": False,
+    "embedding_norm": True,
+    "embedding_norm_weight": True,
+    "attention_bias": True,
+    "output_bias": True,
+    "mlp_bias": True,
+    "head_transform": True,
+    "head_bias": True,
+    "tied": True,
+}
+"""What every BERT is made of, and the families that follow it."""
+
+BLOCKS = (
+    Names(
+        "blocks.{}.attention.qkv",
+        (
+            "encoder.layer.{}.attention.self.query",
+            "encoder.layer.{}.attention.self.key",
+            "encoder.layer.{}.attention.self.value",
+        ),
+        QUERY_KEY_VALUE,
+    ),
+    Names("blocks.{}.attention.output", ("encoder.layer.{}.attention.output.dense",)),
+    Names("blocks.{}.attention_norm", ("encoder.layer.{}.attention.output.LayerNorm",)),
+    Names("blocks.{}.mlp.up", ("encoder.layer.{}.intermediate.dense",)),
+    Names("blocks.{}.mlp.down", ("encoder.layer.{}.output.dense",)),
+    Names("blocks.{}.mlp_norm", ("encoder.layer.{}.output.LayerNorm",)),
+)
+"""Names of the tensors of its blocks."""
 
 BERT = Family(
     name="bert",
@@ -35,25 +72,7 @@ BERT = Family(
     head="cls.predictions.decoder",
     note="its embedding of the second of two texts was left out: lavra's own encoder reads texts of one kind",
     rules=(
-        Fixed(
-            {
-                "architecture": "encoder",
-                "positions": "learned",
-                "norm": "layernorm",
-                "norm_weight": True,
-                "norm_placement": "after",
-                "final_norm": False,
-                "qk_norm": False,
-                "embedding_norm": True,
-                "embedding_norm_weight": True,
-                "attention_bias": True,
-                "output_bias": True,
-                "mlp_bias": True,
-                "head_transform": True,
-                "head_bias": True,
-                "tied": True,
-            }
-        ),
+        Fixed(BERT_PARTS),
         Same("vocabulary", "vocab_size"),
         Same("context", "max_position_embeddings", 512),
         Same("width", "hidden_size"),
@@ -66,7 +85,7 @@ BERT = Family(
         Only("tie_word_embeddings", True),
         Only("is_decoder", False),
         Only("add_cross_attention", False),
-        Only("type_vocab_size", _TYPES),
+        Only("type_vocab_size", TYPES),
     ),
     names=(
         Names("embedding", ("embeddings.word_embeddings",), VOCABULARY),
@@ -76,20 +95,7 @@ BERT = Family(
             POSITIONS_AND_TYPES,
         ),
         Names("embedding_norm", ("embeddings.LayerNorm",)),
-        Names(
-            "blocks.{}.attention.qkv",
-            (
-                "encoder.layer.{}.attention.self.query",
-                "encoder.layer.{}.attention.self.key",
-                "encoder.layer.{}.attention.self.value",
-            ),
-            QUERY_KEY_VALUE,
-        ),
-        Names("blocks.{}.attention.output", ("encoder.layer.{}.attention.output.dense",)),
-        Names("blocks.{}.attention_norm", ("encoder.layer.{}.attention.output.LayerNorm",)),
-        Names("blocks.{}.mlp.up", ("encoder.layer.{}.intermediate.dense",)),
-        Names("blocks.{}.mlp.down", ("encoder.layer.{}.output.dense",)),
-        Names("blocks.{}.mlp_norm", ("encoder.layer.{}.output.LayerNorm",)),
+        *BLOCKS,
         Names("head_transform.linear", ("cls.predictions.transform.dense",)),
         Names("head_transform.norm", ("cls.predictions.transform.LayerNorm",)),
         Names("output.bias", ("cls.predictions.bias",), VOCABULARY),

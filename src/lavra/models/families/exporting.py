@@ -76,7 +76,8 @@ def export_decoder(
     config = family.write_config(replace(target, dropout=spec.dropout))
     special |= {"pad_token_id": target.decoder_start} if _start(target) else {}  # it is shifted in before the targets
     same = carried if carried is not None and family.name == preferred else {}
-    write_json(folder / CONFIG, {**same, **config, **special, "torch_dtype": kind})
+    named = {name: value for name, value in special.items() if value is not None or name not in config}
+    write_json(folder / CONFIG, {**same, **config, **named, "torch_dtype": kind})
     if spec.architecture == "encoder":
         return Exported(family.name, target)
     settings = generation or {**_padding(special), **_named(special), **_start(target)}

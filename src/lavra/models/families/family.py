@@ -61,6 +61,8 @@ class Family:
         ignored: Patterns of the names of tensors that are constants or caches and are not read.
         head: Name of the head, which has no prefix.
         outside: Beginnings of the names of further tensors without the prefix.
+        constants: Function from the specification to tensors that files of the family hold and that we compute, by
+            name without prefix; None where there are none.
         note: Sentence about what reading such a model leaves out; empty where it leaves out nothing.
     """
 
@@ -73,6 +75,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     head: str = "lm_head"
     outside: tuple[str, ...] = ()
+    constants: Callable[[DecoderSpec], dict[str, torch.Tensor]] | None = None
     note: str = ""
 
     def read_spec(self, config: Config) -> DecoderSpec:
@@ -210,8 +213,8 @@ def widened(weights: Mapping[str, torch.Tensor], spec: DecoderSpec, target: Deco
 
 def _shared(name: str, spec: DecoderSpec) -> str:
     """Return the name under which a specification has a tensor, whose block may be that of an earlier number."""
-    number = re.match(rf"{_BLOCKS}(\d+)\.", name)
-    if number is None or not spec.shared_blocks:
+    number = re.match(rf"{_BLOCKS}(\d+)\.(\w+)\.", name)
+    if number is None or not spec.shared_blocks or (spec.own_norms and number[2] not in ("attention", "mlp")):
         return name
     return f"{_BLOCKS}{int(number[1]) % spec.shared_blocks}{name[number.end(1) :]}"
 
@@ -220,7 +223,7 @@ def _equivalents(spec: DecoderSpec) -> Iterator[DecoderSpec]:
     """Yield the specification, and others whose models can compute the same."""
     yield spec
     if spec.shared_blocks:
-        spec = replace(spec, shared_blocks=0)  # each block of its own, with the same weights
+        spec = replace(spec, shared_blocks=0, own_norms=False)  # each block of its own, with the same weights
         yield spec
     if spec.positions == "none":
         yield replace(spec, positions="learned")  # position embeddings that are zero change nothing
@@ -253,16 +256,19 @@ def _canonical(spec: DecoderSpec) -> dict[str, Any]:
         values.update(relative_buckets=neutral.relative_buckets, relative_distance=neutral.relative_distance)
     if not spec.experts:
         values.update(experts_per_token=neutral.experts_per_token, expert_normalized=True)
+    if spec.heads == 1:
+        values["qk_norm_whole"] = False  # the norm of all heads is that of the one
     if spec.architecture != "encoder-decoder":
         values.update(encoder_depth=0, decoder_start=0)
     values["attention_scale"] = spec.attention_scale or spec.size_of_head**-0.5
     if spec.norm != "layernorm" or not (spec.norm_weight or spec.embedding_norm_weight):
         values["norm_bias"] = False  # no norm could have one
-    values["shared_blocks"] = 0 if spec.shared_blocks == spec.depth else spec.shared_blocks
+    if spec.shared_blocks == spec.depth:
+        values.update(shared_blocks=0, own_norms=False)
     values["local_blocks"] = [spec.is_local(number) for number in range(spec.depth)]
     if not any(values["local_blocks"]):
         values.update(window=0, rope_local_base=0.0)
-    if values["rope_local_base"] == values["rope_base"]:
+    if values["rope_local_base"] == values["rope_base"] and spec.rope_scaling == 1.0:
         values["rope_local_base"] = 0.0
     for name in ("global_every", "global_first"):
         del values[name]
@@ -314,4 +320,6 @@ def part(family: Family, spec: DecoderSpec, weights: Mapping[str, torch.Tensor])
     for name, theirs, layout in family.expected_names(spec):
         for theirs_name, tensor in zip(theirs, layout.part(weights[name], spec), strict=True):
             result[family.full_name(theirs_name)] = tensor.contiguous()
-    return result
+    kind = weights["embedding.weight"].dtype
+    constants = {} if family.constants is None else family.constants(spec)
+    return result | {family.full_name(name): tensor.to(kind) for name, tensor in constants.items()}

@@ -16,7 +16,9 @@ from lavra.models.families.rules import (
     Same,
     Switch,
     WholeHeads,
+    read_scaling,
     unsupported,
+    write_scaling,
 )
 from lavra.models.spec import DecoderSpec
 
@@ -37,13 +39,17 @@ class _Windows:
         usual = ["sliding_attention" if number % every else "full_attention" for number in range(depth)]
         kinds = config.get("layer_types") or usual
         bases = {kind: _base_of(config, kind) for kind in _BASES}
-        fields.update(positions="rope", rope_base=bases["full_attention"])
+        scaling, of_windows = (_scaling_of(config, kind) for kind in _BASES)
+        fields.update(positions="rope", rope_base=bases["full_attention"], **scaling)
         if "sliding_attention" not in kinds:
             return
         window = int(config.get("local_attention") or _LOCAL) // 2
         whole = [number for number, kind in enumerate(kinds) if kind == "full_attention"]
         local = bases["sliding_attention"]
-        fields.update(window=window, rope_local_base=0.0 if local == bases["full_attention"] else local)
+        same = (local, of_windows) == (bases["full_attention"], scaling)
+        if of_windows and not same:
+            raise unsupported("rope_parameters", config.get("rope_parameters"))
+        fields.update(window=window, rope_local_base=0.0 if same else local)
         if whole:
             every = whole[1] - whole[0] if len(whole) > 1 else max(depth, whole[0] + 1)
             fields.update(global_every=every, global_first=whole[0])
@@ -56,7 +62,10 @@ class _Windows:
         config["layer_types"] = _kinds_of(spec)
         config["local_attention"] = 2 * (spec.window or _LOCAL // 2)
         bases = {"full_attention": spec.rope_base, "sliding_attention": spec.rope_local_base or spec.rope_base}
-        config["rope_parameters"] = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
+        plain = {"rope_type": "default"}
+        scaling = write_scaling(spec) or plain
+        scalings = {"full_attention": scaling, "sliding_attention": plain if spec.rope_local_base else scaling}
+        config["rope_parameters"] = {kind: {**scalings[kind], "rope_theta": base} for kind, base in bases.items()}
         config.update({_OLD_KEYS[kind]: base for kind, base in bases.items()})  # for programs that read no newer form
 
 
@@ -69,15 +78,16 @@ def _kinds_of(spec: DecoderSpec) -> list[str]:
 
 
 def _base_of(config: Config, kind: str) -> float:
-    """Return the base of the rotary frequencies of a kind of blocks.
-
-    Raises:
-        InputError: If they are scaled.
-    """
+    """Return the base of the rotary frequencies of a kind of blocks."""
     found = (config.get("rope_parameters") or {}).get(kind) or {}
-    if config.get("rope_scaling") or found.get("rope_type", "default") != "default":
-        raise unsupported("rope_parameters", config.get("rope_scaling") or found)
     return float(found.get("rope_theta") or config.get(_OLD_KEYS[kind]) or _BASES[kind])
+
+
+def _scaling_of(config: Config, kind: str) -> dict[str, Any]:
+    """Return our fields for the scaling of the rotary frequencies of a kind of blocks."""
+    if config.get("rope_scaling"):
+        raise unsupported("rope_scaling", config.get("rope_scaling"))
+    return read_scaling((config.get("rope_parameters") or {}).get(kind) or {}, config.get("max_position_embeddings"))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lavra.core.errors import InputError
+from lavra.models.families.albert import ALBERT
 from lavra.models.families.bert import BERT
 from lavra.models.families.bloom import BLOOM
 from lavra.models.families.family import Family, missing, shapes
@@ -10,10 +11,12 @@ from lavra.models.families.gemma2 import GEMMA2
 from lavra.models.families.gpt2 import GPT2
 from lavra.models.families.gpt_neox import GPT_NEOX
 from lavra.models.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
-from lavra.models.families.mixtral import MIXTRAL, QWEN3_MOE
+from lavra.models.families.mixtral import MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE
 from lavra.models.families.modernbert import MODERNBERT
 from lavra.models.families.nanochat import NANOCHAT
 from lavra.models.families.opt import OPT
+from lavra.models.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+from lavra.models.families.roformer import ROFORMER
 from lavra.models.families.rules import Config
 from lavra.models.families.t5 import T5
 from lavra.models.spec import DecoderSpec
@@ -33,8 +36,15 @@ FAMILIES: dict[str, Family] = {
         GEMMA2,
         MIXTRAL,
         QWEN3_MOE,
+        QWEN2_MOE,
+        OLMOE,
         MODERNBERT,
         BERT,
+        ROBERTA,
+        XLM_ROBERTA,
+        CAMEMBERT,
+        ALBERT,
+        ROFORMER,
         T5,
     )
 }
@@ -87,7 +97,10 @@ def family_for(spec: DecoderSpec, preferred: str | None = None) -> tuple[Family,
     if exact:
         _, family, target = min(exact, key=lambda entry: entry[0])
         return family, target
-    nearest = "; ".join(text for _, text in sorted(lacking, key=lambda pair: pair[0])[:3])
+    told: dict[str, str] = {}  # families that lack the same are told of once
+    for _, text in sorted(lacking, key=lambda pair: pair[0]):
+        told.setdefault(text.partition(" has no ")[2], text)
+    nearest = "; ".join([*told.values()][:3])
     raise InputError(
         f"no family of transformers expresses this model exactly: {nearest}",
         "train with another value of one of these options, or keep the model in lavra's own format",

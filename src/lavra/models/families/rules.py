@@ -215,11 +215,11 @@ class Rotary:
         if not self.share_key and share != self.share:
             raise unsupported("partial_rotary_factor", share)
         fields.update(positions="rope", rope_base=float(base), rope_fraction=float(share))
-        fields.update(_read_scaling(found, config.get("max_position_embeddings")))
+        fields.update(read_scaling(found, config.get("max_position_embeddings")))
 
     def write(self, spec: DecoderSpec, config: Config) -> None:
         """Write both forms, so that older programs read it too."""
-        scaling = _write_scaling(spec)
+        scaling = write_scaling(spec)
         parameters = {**(scaling or {"rope_type": "default"}), "rope_theta": spec.rope_base}
         config[self.base_key] = spec.rope_base
         if self.share_key:
@@ -303,7 +303,16 @@ def unsupported(key: str, value: Any) -> InputError:
     )
 
 
-def _read_scaling(found: Config, context: int | None) -> dict[str, Any]:
+def read_scaling(found: Config, context: int | None) -> dict[str, Any]:
+    """Return our fields for a scaling of rotary positions; none where nothing is scaled.
+
+    Args:
+        found: Parameters of the rotary positions, as `rope_parameters` has them.
+        context: Context of the model, which stands for that of its first training where the parameters name none.
+
+    Raises:
+        InputError: If the scaling is another one than `linear` and `llama3`.
+    """
     kind = found.get("rope_type") or found.get("type") or "default"
     if kind == "default":
         return {}
@@ -320,7 +329,12 @@ def _read_scaling(found: Config, context: int | None) -> dict[str, Any]:
     raise unsupported("rope_scaling.rope_type", kind)
 
 
-def _write_scaling(spec: DecoderSpec) -> Config | None:
+def write_scaling(spec: DecoderSpec) -> Config | None:
+    """Return the scaling of rotary positions as `rope_parameters` has it; None where nothing is scaled.
+
+    Args:
+        spec: Specification of a decoder.
+    """
     if spec.rope_scaling == 1.0:
         return None
     if not spec.rope_scaling_context:

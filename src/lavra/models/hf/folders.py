@@ -15,7 +15,7 @@ from lavra.core.errors import CorruptFile, InputError
 from lavra.core.progress import log
 from lavra.models.families.companions import copy_tokenizer
 from lavra.models.families.importing import CONFIG, read_config
-from lavra.models.hf.kinds import Kind, automatic_class, body_parameters, choose_kind, quietly
+from lavra.models.hf.kinds import Kind, automatic_class, body_parameters, choose_kind, quietly, why_not_trained
 from lavra.models.hf.model import HFModel
 from lavra.models.reference import ATTENTION_KEYS, attention_options
 
@@ -49,6 +49,8 @@ def open_hf_model(
     """
     config = read_config(folder)
     chosen = choose_kind(config, folder) if kind is None else kind
+    if (reason := why_not_trained(config)) is not None:
+        raise InputError(f"the model in {folder} cannot be used: {reason}", "choose a model of another family")
     special = dict(_SPECIAL.get(str(config.get("model_type")), {}) if chosen == "encoder" else {})
     special |= attention_options(str(folder))
     return HFModel(_load(folder, chosen, dtype, special, for_task_head, new_head), chosen)

@@ -95,6 +95,24 @@ def choose_kind(config: dict[str, Any], folder: Path) -> Kind:
     return known[0]
 
 
+def why_not_trained(config: dict[str, Any]) -> str | None:
+    """Return why models of a family cannot be trained on rows of any length, as a clause; None where they can.
+
+    Args:
+        config: Content of `config.json`.
+
+    Examples:
+        >>> why_not_trained({"model_type": "funnel"})
+        'Funnel pools its sequence again and again, and cannot read short ones'
+    """
+    family = config.get("model_type")
+    if family == "reformer" and config.get("axial_pos_embds", True):
+        return "Reformer learns its axial positions from sequences of one length alone"
+    if family == "funnel":
+        return "Funnel pools its sequence again and again, and cannot read short ones"
+    return None
+
+
 # Which parts of a `transformers` model play which role in predicting tokens.
 
 _POOLER = "pooler"

@@ -162,6 +162,11 @@ class HFModel(Cached):
                 self.inner(**arguments)
         finally:
             handle.remove()
+        if not found:
+            raise InputError(
+                f"{type(self.inner).__name__} computes its logits in a way of its own, without calling its head",
+                "choose another model",
+            )
         return found[0] * self.scale if self.scale != 1.0 else found[0]
 
     def _last_hidden(self, arguments: dict[str, Any], packing: Packing) -> torch.Tensor:
@@ -253,9 +258,13 @@ class HFModel(Cached):
         """
         if self.kind != "encoder-decoder":
             raise InputError(f"{type(self.inner).__name__} is no encoder-decoder", "use another objective for it")
+        inner: Any = self.inner
+        start = getattr(inner.config, "decoder_start_token_id", None)
+        if start is not None and not hasattr(inner, "prepare_decoder_input_ids_from_labels"):  # as in Blenderbot
+            return [start, *targets[:-1]]
         try:
-            shifted = self.inner.prepare_decoder_input_ids_from_labels(torch.tensor([list(targets)]))  # pyright: ignore[reportCallIssue]
-        except ValueError as error:
+            shifted = inner.prepare_decoder_input_ids_from_labels(torch.tensor([list(targets)]))
+        except (ValueError, AttributeError, TypeError) as error:
             raise InputError(
                 f"{type(self.inner).__name__} cannot shift targets: {error}",
                 "set decoder_start_token_id and pad_token_id in its config.json",

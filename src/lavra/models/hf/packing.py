@@ -111,8 +111,14 @@ def position_tables(inner: nn.Module) -> list[nn.Embedding]:
     return [
         module
         for name, module in inner.named_modules()
-        if name.rpartition(".")[2] in ("embed_positions", "position_embeddings") and isinstance(module, nn.Embedding)
+        if name.rpartition(".")[2] in ("embed_positions", "position_embeddings")
+        and isinstance(module, nn.Embedding)
+        and type(module).__name__ not in _ROTARY
     ]
+
+
+_ROTARY = ("RoFormerSinusoidalPositionalEmbedding",)
+"""Classes of tables that hold angles of rotations, which count distances and no places."""
 
 
 def places(table: nn.Embedding) -> int:

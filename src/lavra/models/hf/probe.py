@@ -18,6 +18,9 @@ _LARGE_LOGITS = 60.0
 _SATURATING = 1e4
 """Size of the logits at which every model that caps them reaches its cap."""
 
+_FAILURES = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
+"""What classes of `transformers` raise for inputs that they cannot compute."""
+
 _PADDING = 2
 _TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest value, in float32 and in coarser types. A leak between documents
@@ -75,10 +78,17 @@ def measure(model: Probed) -> None:
             and sees it.
     """
     with quietly(), eval_mode(model), torch.no_grad():
-        model.position_offset = _position_offset(model)
-        if model.logit_cap is None:  # families name it differently in their configurations
-            model.logit_cap = _cap(model)
-        model.scale = _scale(model)
+        try:
+            model.position_offset = _position_offset(model)
+            if model.logit_cap is None:  # families name it differently in their configurations
+                model.logit_cap = _cap(model)
+            model.scale = _scale(model)
+        except _FAILURES as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"{type(model.inner).__name__} cannot compute a few tokens: {said}",
+                "correct its config.json, or choose another model",
+            ) from error
         if model.kind == "decoder":
             _refuse_looking_ahead(model)
         model.supports_packing = True
@@ -211,7 +221,7 @@ def _isolates(model: Probed) -> bool:
     batch = Batch(inputs, torch.full_like(inputs, IGNORED), document_ids, positions, model_inputs=extra)
     try:
         together = model.features(batch)
-    except (RuntimeError, ValueError, TypeError):
+    except _FAILURES:
         return False
     return _near(together[:, : sum(_LENGTHS)], torch.cat(apart, 1), model)
 

@@ -32,6 +32,8 @@ class Mask:
         causal: Whether no query attends to a later key, where there are as many queries as keys; such keys are skipped.
             `allowed` must then hide these keys, too.
         window: Largest distance between a query and a key, where no dense `allowed` was made of it; 0 sets no limit.
+        tokens: Whether each position is a token and not padding, (rows, length) bool, for a mixture of experts, whose
+            balance padding must not count in; None where all are, and for other models.
     """
 
     allowed: torch.Tensor | None = None
@@ -40,6 +42,7 @@ class Mask:
     bounds: torch.Tensor | None = None
     causal: bool = True
     window: int = 0
+    tokens: torch.Tensor | None = None
 
 
 def causal_mask(

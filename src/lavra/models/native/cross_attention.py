@@ -147,7 +147,7 @@ class CrossBlock(Block):
         if self.norm_after:
             x = self.attention_norm(x + self._drop(self.attention(x, table, mask, cache, start)))
             x = self.cross_norm(x + self._drop(self.cross(x, keys, values, source_mask)))
-            return self.mlp_norm(x + self._drop(self.mlp(x)))
+            return self.mlp_norm(x + self._drop(self._fed(x, mask)))
         x = x + self._drop(self.attention(self.attention_norm(x), table, mask, cache, start))
         x = x + self._drop(self.cross(self.cross_norm(x), keys, values, source_mask))
-        return x + self._drop(self.mlp(self.mlp_norm(x)))
+        return x + self._drop(self._fed(self.mlp_norm(x), mask))

@@ -110,7 +110,7 @@ def _is_plain(block: Block) -> bool:
 
 
 def _block_step(block: Block) -> Step:
-    plain = type(block.attention) is Attention and block.attention.prefix is None
+    plain = type(block.attention) is Attention and block.attention.prefix is None and not block.attention.norm_whole
     attention = _attention_step(block.attention) if plain else block.attention
     mlp = _mlp_step(block.mlp) if type(block.mlp) is FeedForward else block.mlp
     attention_norm, mlp_norm = _norm(block.attention_norm), _norm(block.mlp_norm)

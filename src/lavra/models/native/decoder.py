@@ -22,141 +22,14 @@ from lavra.models.native.attention_masks import (
     near,
     prompt_mask,
 )
-from lavra.models.native.decode_step import Step, StepProof, decode_steps
-from lavra.models.native.layers import Block, HeadTransform, LayerCache, make_norm, rotary_table, score_factor
-from lavra.models.native.ngrams import GAIN, BigramEmbedding, NgramCopy
+from lavra.models.native.decode_step import StepProof, decode_steps
+from lavra.models.native.initialization import initialize
+from lavra.models.native.kv_cache import KeyValueCache
+from lavra.models.native.layers import Block, HeadTransform, LayerCache, make_norm, rotary_table
+from lavra.models.native.ngrams import BigramEmbedding, NgramCopy
 from lavra.models.native.relative_positions import RelativePositions
 from lavra.models.protocols import PREFIX, Batch
 from lavra.models.spec import DecoderSpec
-
-
-class KeyValueCache:
-    """Keys and values of the tokens that a decoder has read, for generation.
-
-    Args:
-        layers: Keys and values of each block.
-        rows: Number of sequences.
-        capacity: Largest number of tokens of a sequence.
-        device: Device that holds the cache.
-
-    Attributes:
-        length: Number of tokens stored so far, padding included; it is the same for all rows.
-        capacity: Largest number of tokens that fit.
-        steps: Function of each block for one token per row; None before anything was read.
-    """
-
-    def __init__(self, layers: list[LayerCache], rows: int, capacity: int, device: torch.device) -> None:
-        self.layers = layers
-        self.length = 0
-        self.capacity = capacity
-        self.steps: list[Step] | None = None
-        self._ids = torch.zeros(rows, capacity, dtype=torch.long, device=device)
-        self._index = torch.arange(capacity, device=device)
-        self._positions = self._index.expand(rows, -1)  # written to (and then copied) only when there is padding
-        self._attention_mask: torch.Tensor | None = (
-            None  # (rows, capacity) bool: no padding; None while there is none at all
-        )
-
-    @property
-    def rows(self) -> int:
-        """Number of sequences."""
-        return self._positions.shape[0]
-
-    @property
-    def ids(self) -> torch.Tensor:
-        """Ids of the tokens stored, (rows, stored)."""
-        return self._ids[:, : self.length]
-
-    def append(
-        self, ids: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Record tokens as stored.
-
-        Args:
-            ids: Ids of the new tokens, (rows, new).
-            attention_mask: False on padding, (rows, new) bool; None where there is no padding.
-
-        Returns:
-            The positions of all tokens, (rows, stored), and the mask of the keys that each new token attends to,
-            (rows, 1, new, stored) bool, or None where that is simply causal. A padding token has position 0 and attends
-            to itself, so that its output, which nobody uses, stays finite.
-
-        Raises:
-            ValueError: If the tokens do not fit.
-        """
-        new = ids.shape[1]
-        before, after = self.length, self.length + new
-        if after > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens; {after} were given")
-        self._ids[:, before:after] = ids
-        self.length = after
-        if attention_mask is not None and self._attention_mask is None and not bool(attention_mask.all()):
-            self._attention_mask = torch.ones(self.rows, self.capacity, dtype=torch.bool, device=self._index.device)
-            self._positions = self._positions.clone()
-        if self._attention_mask is None:
-            return self._positions[:, :after], None
-        self._attention_mask[:, before:after] = True if attention_mask is None else attention_mask
-        stored = self._attention_mask[:, :after]
-        known = self._attention_mask[:, :before].sum(1, keepdim=True)
-        self._positions[:, before:after] = (known + stored[:, before:].cumsum(1) - 1).clamp(min=0)
-        if new == 1:
-            return self._positions[:, :after], stored[:, None, None].clone().index_fill_(3, self._index[before], True)
-        query, key = self._index[before:after, None], self._index[None, :after]
-        allowed = (stored[:, None, :] & (query >= key)) | (query == key)
-        return self._positions[:, :after], allowed[:, None]
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep, copy or reorder rows, as beams, samples and finished rows need it.
-
-        Args:
-            rows: Old number of each new row, (new rows,) int64.
-        """
-        self._positions = self._positions[rows]
-        self._attention_mask = None if self._attention_mask is None else self._attention_mask[rows]
-        self._ids = self._ids[rows]
-        for layer in self.layers:
-            layer.select(rows, self.length)
-
-    def join(self, other: KeyValueCache, capacity: int) -> KeyValueCache:
-        """Return a cache with the rows of this one, followed by those of the other.
-
-        Rows are moved so that all end at the same place, and padding that no row needs is left out. Positions do not
-        change.
-
-        Args:
-            other: Cache of the same model.
-            capacity: Largest number of tokens of the new cache.
-
-        Raises:
-            ValueError: If the longest row does not fit.
-        """
-        length = max(self._longest(), other._longest())
-        if capacity < length:
-            raise ValueError(f"a cache of {capacity} tokens cannot hold rows of {length}")
-        layers = [
-            mine.join(self.length, theirs, other.length, length, capacity)
-            for mine, theirs in zip(self.layers, other.layers, strict=True)
-        ]
-        joined = KeyValueCache(layers, self.rows + other.rows, capacity, self._index.device)
-        joined.length, joined.steps = length, self.steps
-        joined._positions = joined._positions.clone()
-        joined._attention_mask = torch.ones_like(joined._positions, dtype=torch.bool)
-        for first, cache in ((0, self), (self.rows, other)):
-            rows, kept = slice(first, first + cache.rows), min(length, cache.length)
-            attention_mask = (
-                cache._positions.new_ones(cache._positions.shape).bool()
-                if cache._attention_mask is None
-                else cache._attention_mask
-            )
-            joined._attention_mask[rows, : length - kept] = False
-            joined._attention_mask[rows, length - kept : length] = attention_mask[:, cache.length - kept : cache.length]
-            joined._positions[rows, length - kept : length] = cache._positions[:, cache.length - kept : cache.length]
-            joined._ids[rows, length - kept : length] = cache._ids[:, cache.length - kept : cache.length]
-        return joined
-
-    def _longest(self) -> int:
-        """Return the number of tokens of the longest row, padding excluded."""
-        return self.length if self._attention_mask is None else int(self._attention_mask[:, : self.length].sum(1).max())
 
 
 class Decoder(nn.Module):
@@ -189,15 +62,20 @@ class Decoder(nn.Module):
             BigramEmbedding(spec.bigram_embedding, spec.size_of_embedding) if spec.bigram_embedding else None
         )
         self.ngram_copy = NgramCopy(spec.width, spec.norm_epsilon) if spec.ngram_copy else None
-        self.position_embedding = nn.Embedding(spec.context, spec.width) if spec.positions == "learned" else None
-        self.embedding_norm = make_norm(spec, spec.width, True) if spec.embedding_norm_weight else None
+        first_width = spec.size_of_embedding if spec.factorized else spec.width
+        self.position_embedding = nn.Embedding(spec.context, first_width) if spec.positions == "learned" else None
+        self.embedding_norm = make_norm(spec, first_width, True) if spec.embedding_norm_weight else None
         projected = spec.size_of_embedding != spec.width
-        self.input_projection = nn.Linear(spec.size_of_embedding, spec.width, bias=False) if projected else None
-        different = [self.block_class(spec, first=number == 0) for number in range(spec.shared_blocks or spec.depth)]
-        self.blocks = nn.ModuleList(different[number % len(different)] for number in range(spec.depth))
+        self.input_projection = (
+            nn.Linear(spec.size_of_embedding, spec.width, bias=spec.factorized)
+            if projected or spec.factorized
+            else None
+        )
+        self.blocks = nn.ModuleList(self._made_blocks(spec))
         self.relative = RelativePositions(spec, spec.causal) if spec.positions == "relative" else None
         self.final_norm = make_norm(spec, spec.width, spec.norm_weight) if spec.final_norm else nn.Identity()
-        self.feature_projection = nn.Linear(spec.width, spec.size_of_embedding, bias=False) if projected else None
+        back = projected and not spec.factorized  # else the transform before the head goes back
+        self.feature_projection = nn.Linear(spec.width, spec.size_of_embedding, bias=False) if back else None
         self.head_transform = HeadTransform(spec) if spec.head_transform else None
         self.output = nn.Linear(spec.size_of_embedding, spec.padded_vocabulary, bias=spec.head_bias)
         if spec.tied:
@@ -213,66 +91,23 @@ class Decoder(nn.Module):
             "slopes", alibi_slopes(spec.heads) if spec.positions == "alibi" else None, persistent=False
         )
 
+    def _made_blocks(self, spec: DecoderSpec) -> list[Block]:
+        """Return the block of each depth: all different, or the same ones in turn, with norms of their own or not."""
+        different = spec.shared_blocks or spec.depth
+        made = [
+            self.block_class(spec, first=number == 0) for number in range(spec.depth if spec.own_norms else different)
+        ]
+        for number in range(different, len(made)):
+            made[number].attention, made[number].mlp = made[number % different].attention, made[number % different].mlp
+        return [made[number if spec.own_norms else number % different] for number in range(spec.depth)]
+
     def initialize(self, generator: torch.Generator) -> None:
         """Draw fresh weights by the initialization of the specification, in a fixed order.
 
         Args:
             generator: Random generator on the device of the weights.
         """
-        spec = self.spec
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias") or name.startswith("bigram_embedding"):
-                nn.init.zeros_(parameter)
-            elif name.endswith("value_mix"):
-                nn.init.constant_(parameter, 0.5)
-            elif name.startswith("ngram_copy"):
-                nn.init.constant_(parameter, GAIN)
-            elif parameter.dim() < 2:
-                nn.init.ones_(parameter)
-            elif spec.initialization == "gpt2":
-                # Radford et al. 2019 (GPT-2), section 2.3: outputs of the branches are scaled by 1/sqrt(branches).
-                branch = name.endswith(("attention.output.weight", "cross.output.weight", "mlp.down.weight"))
-                small = 0.02 / (2 * spec.depth) ** 0.5 if branch else self._small_embedding(name)
-                nn.init.normal_(parameter, std=small, generator=generator)
-            elif name.endswith(("output.weight", "down.weight")) and not (spec.tied and name.startswith("output")):
-                nn.init.zeros_(parameter)
-            elif "embedding" in name:
-                # A tied embedding is also the head, which begins small. Position embeddings begin with the size of the
-                # token embeddings to which they are added.
-                small = spec.tied or not spec.embedding_norm
-                nn.init.normal_(parameter, std=self._small_embedding(name) if small else 1.0, generator=generator)
-            else:
-                nn.init.normal_(parameter, std=spec.width**-0.5, generator=generator)
-        self._shrink_queries()
-        if spec.deepnorm:
-            self._shrink_for_deepnorm()
-
-    def _small_embedding(self, name: str) -> float:
-        """Return the standard deviation of a matrix that begins small: 0.02, and more for an embedding that is also a
-        head whose input is scaled down, so that logits begin as large as without that factor."""
-        scaled = self.spec.tied and name == "embedding.weight"
-        return 0.02 / self.spec.output_scale if scaled else 0.02
-
-    def _shrink_queries(self) -> None:
-        """Make the queries of a model whose scores are scaled otherwise begin as small as those of one that scales them
-        by 1 / √head width."""
-        factor, rows = score_factor(self.spec), self.spec.heads * self.spec.size_of_head
-        if factor == 1.0 or self.spec.initialization != "zero_out":
-            return
-        for name, parameter in self.named_parameters():
-            if name.endswith((".qkv.weight", ".cross.query.weight")):
-                parameter.data[:rows] /= factor
-
-    def _shrink_for_deepnorm(self) -> None:
-        """Make values and the matrices of outputs and MLP begin smaller, by (8 · depth)^-¼ (arXiv 2203.00555)."""
-        spec = self.spec
-        smaller = (8.0 * spec.depth) ** -0.25
-        keys = (spec.heads + spec.key_value_heads) * spec.size_of_head
-        for name, parameter in self.named_parameters():
-            if name.endswith(".qkv.weight"):
-                parameter.data[keys:] *= smaller
-            elif name.endswith(("attention.output.weight", "mlp.up.weight", "mlp.down.weight")):
-                parameter.data *= smaller
+        initialize(self, self.spec, generator)
 
     def forward(
         self,
@@ -314,6 +149,9 @@ class Decoder(nn.Module):
         x = self._embed(inputs, positions, inputs, embeddings)
         bias = self._bias(positions, positions)
         masks = self._masks(document_ids, length, bias, bounds, prefix, inputs.device)
+        if self.spec.experts and document_ids is not None:
+            whole, near_ones = (replace(mask, tokens=document_ids >= 0) for mask in masks)
+            masks = whole, near_ones
         tables = self._tables_at(positions, x.dtype)
         source = source or self._first_values(x)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
@@ -385,7 +223,7 @@ class Decoder(nn.Module):
 
     def task_width(self) -> int:
         """Return the size of the features that a task's head receives."""
-        return self.spec.size_of_embedding
+        return self.spec.width if self.spec.factorized else self.spec.size_of_embedding
 
     def output_projection(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the weight of the head, (padded vocabulary, width), and its bias, (padded vocabulary,) or None."""
@@ -530,14 +368,16 @@ class Decoder(nn.Module):
         if self.bigram_embedding is not None:
             before = read.shape[1] - inputs.shape[1] - 1
             x = x + self.bigram_embedding(inputs, positions, read[:, before] if before >= 0 else None)
-        if self.input_projection is not None:
+        if self.input_projection is not None and not self.spec.factorized:
             x = self.input_projection(x)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         elif self.spec.embedding_norm:
-            x = F.rms_norm(x, (self.spec.width,), eps=self.spec.norm_epsilon)
+            x = F.rms_norm(x, (x.shape[-1],), eps=self.spec.norm_epsilon)
+        if self.input_projection is not None and self.spec.factorized:
+            x = self.input_projection(x)
         if self.ngram_copy is not None:
             x = self.ngram_copy(x, read, positions, self.head_rows())
         return F.dropout(x, self.spec.dropout, self.training) if self.spec.dropout else x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lavra.models.native.attention_masks import Mask, attention_mask
 from lavra.models.native.cross_attention import CrossBlock, CrossLayerCache
-from lavra.models.native.decoder import Decoder, KeyValueCache
+from lavra.models.native.decoder import Decoder
+from lavra.models.native.kv_cache import KeyValueCache
 from lavra.models.native.layers import Block, LayerCache, make_norm
 from lavra.models.native.relative_positions import RelativePositions
 from lavra.models.protocols import Batch
@@ -107,6 +109,8 @@ class EncoderDecoder(Decoder):
         x = self._embed(inputs, positions, inputs, embeddings)
         bias = self._bias_of(side.relative, positions, positions, causal=False)
         mask = attention_mask(document_ids, length, bias, causal=False)
+        if self.spec.experts and document_ids is not None:
+            mask = replace(mask, tokens=document_ids >= 0)
         table, _ = self._tables_at(positions, x.dtype)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in side.blocks:

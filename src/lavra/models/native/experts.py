@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from lavra.models.native.loss_factor import loss_factor
 from lavra.models.spec import DecoderSpec
 
 _PUSH = 1e-3
@@ -33,6 +34,7 @@ class Experts(nn.Module):
         balance_bias: Number that is added to the probability of each expert where experts are chosen, and only there
             (Wang et al. 2024, arXiv 2408.15664, loss-free balancing). Its gradient is the number of tokens that chose
             the expert beyond an equal share, so that it falls where an expert has too many. None without it.
+        shared_gate: Linear layer whose sigmoid weighs the output of the shared experts; None without it.
     """
 
     norm = None
@@ -50,26 +52,32 @@ class Experts(nn.Module):
         self.experts = nn.ModuleList(make_mlp(spec) for _ in range(spec.experts))
         together = replace(spec, mlp_width=spec.shared_experts * spec.hidden_width)
         self.shared = make_mlp(together) if spec.shared_experts else None
+        self.shared_gate = nn.Linear(spec.width, 1, bias=False) if spec.shared_gate else None
 
     @torch.compiler.disable
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    def forward(self, x: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
         """Return the weighted outputs of the chosen experts, and those of the shared ones, (rows, length, width).
 
         Args:
             x: Input, (rows, length, width).
+            tokens: Whether each position is a token and not padding, which takes no part in the balance, (rows,
+                length) bool; None where all are.
         """
-        weights, numbers = self._choose(x)
+        weights, numbers = self._choose(x, tokens)
         flat = x.reshape(-1, x.shape[-1])
-        tokens, width = flat.shape
+        count, width = flat.shape
         order = numbers.reshape(-1).argsort(stable=True)
         given = flat[:, None].expand(-1, self.chosen, -1).reshape(-1, width)[order]
         parts = given.split(self._sizes(numbers))
         found = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
-        found = found[order.argsort()].view(tokens, self.chosen, width)
-        mixed = (found * weights.reshape(tokens, self.chosen, 1).to(found.dtype)).sum(1).view(x.shape)
-        return mixed if self.shared is None else mixed + self.shared(x)
+        found = found[order.argsort()].view(count, self.chosen, width)
+        mixed = (found * weights.reshape(count, self.chosen, 1).to(found.dtype)).sum(1).view(x.shape)
+        if self.shared is None:
+            return mixed
+        common = self.shared(x)
+        return mixed + (common if self.shared_gate is None else self.shared_gate(x).sigmoid() * common)
 
-    def _choose(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _choose(self, x: torch.Tensor, tokens: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the weights and the numbers of the experts of each token, (rows, length, chosen) each."""
         probabilities = self.router(x).to(torch.promote_types(x.dtype, torch.float32)).softmax(-1)
         ranked = probabilities.detach()
@@ -77,11 +85,13 @@ class Experts(nn.Module):
             ranked = ranked + self.balance_bias.detach()
         numbers = ranked.topk(self.chosen, -1).indices
         if torch.is_grad_enabled() and (self.balance_loss or self.balance_bias is not None):
-            probabilities = self._balanced(probabilities, numbers)
+            probabilities = self._balanced(probabilities, numbers, tokens)
         weights = probabilities.gather(-1, numbers)
         return (weights / weights.sum(-1, keepdim=True) if self.normalized else weights), numbers
 
-    def _balanced(self, probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    def _balanced(
+        self, probabilities: torch.Tensor, numbers: torch.Tensor, tokens: torch.Tensor | None
+    ) -> torch.Tensor:
         """Return the same probabilities, through which the backward pass learns to give all experts as many tokens.
 
         The auxiliary loss of a sequence of T tokens is T · factor · Σ f P, summed over the experts, in which f is the
@@ -91,9 +101,12 @@ class Experts(nn.Module):
         """
         count = probabilities.shape[-1]
         load = torch.zeros_like(probabilities).scatter_(-1, numbers, 1.0)
-        share = load.mean(-2, keepdim=True) * (count / self.chosen)
-        beyond = load.flatten(0, -2).sum(0) - load.flatten(0, -2).shape[0] * self.chosen / count
-        return _Nudged.apply(probabilities, self.balance_bias, self.balance_loss * share, _PUSH * beyond)  # pyright: ignore[reportReturnType]
+        counted = torch.ones_like(load[..., :1]) if tokens is None else tokens[..., None].to(load.dtype)
+        load = load * counted
+        share = load.sum(-2, keepdim=True) / counted.sum(-2, keepdim=True).clamp(min=1.0) * (count / self.chosen)
+        beyond = load.flatten(0, -2).sum(0) - counted.sum() * self.chosen / count
+        nudge = self.balance_loss * share * counted
+        return _Nudged.apply(probabilities, self.balance_bias, nudge, _PUSH * beyond)  # pyright: ignore[reportReturnType]
 
     def _sizes(self, numbers: torch.Tensor) -> list[int]:
         """Return how many tokens each expert gets; equal parts where there are no values, as in a dry run."""
@@ -116,7 +129,7 @@ class _Nudged(torch.autograd.Function):
             ctx: What the backward pass needs.
             probabilities: Probabilities of the experts, (rows, length, experts).
             bias: Balancing bias, (experts,), or None.
-            nudge: Gradient of the auxiliary loss, (rows, 1, experts).
+            nudge: Gradient of the auxiliary loss, (rows, length, experts).
             push: Gradient of the bias, (experts,).
         """
         ctx.save_for_backward(nudge, push)
@@ -127,9 +140,11 @@ class _Nudged(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients of the probabilities and of the bias.
 
+        A step back-propagates its summed loss times a factor, and what is added here must have the same one.
+
         Args:
             ctx: What the forward pass saved.
             gradients: Gradient of the probabilities from the loss.
         """
-        nudge, push = ctx.saved_tensors
+        nudge, push = (added * loss_factor() for added in ctx.saved_tensors)
         return gradients[0] + nudge, None if ctx.kind is None else push.to(ctx.kind), None, None

@@ -34,14 +34,15 @@ def rotary_table(spec: DecoderSpec, base: float = 0.0) -> torch.Tensor:
 
     Args:
         spec: Specification of the decoder.
-        base: Base of the frequencies; 0 means that of the specification.
+        base: Base of the frequencies of the blocks with a window, which are not slowed: those never see far. 0 means
+            the base of the specification.
 
     Returns:
         The cosines of the angles at each position, followed by their sines, (context, rotary width) float32.
     """
     width = spec.rotary_width
     frequencies = 1.0 / (base or spec.rope_base) ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
-    if spec.rope_scaling != 1.0:
+    if spec.rope_scaling != 1.0 and not base:
         frequencies = _slower(frequencies, spec.rope_scaling, spec.rope_scaling_context)
     angles = torch.arange(spec.context, dtype=torch.float32)[:, None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), -1)
@@ -178,8 +179,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(spec.width, (self.heads + 2 * self.kv_heads) * self.size, bias=spec.attention_bias)
         self.output = nn.Linear(self.heads * self.size, spec.width, bias=spec.output_bias)
         self.head_gain = nn.Parameter(torch.ones(self.heads)) if spec.normformer else None
-        self.query_norm = make_norm(spec, self.size, spec.qk_norm_weight) if spec.qk_norm else nn.Identity()
-        self.key_norm = make_norm(spec, self.size, spec.qk_norm_weight) if spec.qk_norm else nn.Identity()
+        self.norm_whole = spec.qk_norm_whole
+        widths = [self.size * (count if self.norm_whole else 1) for count in (self.heads, self.kv_heads)]
+        self.query_norm, self.key_norm = (
+            make_norm(spec, width, spec.qk_norm_weight) if spec.qk_norm else nn.Identity() for width in widths
+        )
 
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries, keys and values before norms and positions, (rows, heads, length, size) each.
@@ -215,7 +219,10 @@ class Attention(nn.Module):
         queries, keys, values = self.project(x)
         if self.value_mix is not None and first_values is not None:
             values = self.value_mix[0] * values + self.value_mix[1] * first_values
-        queries, keys = self.query_norm(queries), self.key_norm(keys)
+        if self.norm_whole:
+            queries, keys = _normed_whole(self.query_norm, queries), _normed_whole(self.key_norm, keys)
+        else:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
         if table is not None:
             queries, keys = rotate(queries, table), rotate(keys, table)
         if self.factor != 1.0:
@@ -230,6 +237,12 @@ class Attention(nn.Module):
         if self.head_gain is not None:
             mixed = mixed * self.head_gain[:, None, None]
         return self.output(mixed.transpose(1, 2).reshape(rows, length, self.heads * self.size))
+
+
+def _normed_whole(norm: nn.Module, heads: torch.Tensor) -> torch.Tensor:
+    """Return queries or keys, (rows, heads, length, size), normalised over all heads of a token together."""
+    tokens = heads.transpose(1, 2)
+    return norm(tokens.flatten(2)).view(tokens.shape).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -289,11 +302,12 @@ class HeadTransform(nn.Module):
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         self.activation: Activation = spec.activation
-        self.linear = nn.Linear(spec.width, spec.width, bias=spec.mlp_bias)
-        self.norm = make_norm(spec, spec.width, spec.norm_weight)
+        width = spec.size_of_embedding if spec.factorized else spec.width
+        self.linear = nn.Linear(spec.width, width, bias=spec.mlp_bias)
+        self.norm = make_norm(spec, width, spec.norm_weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the input of the head, (…, width).
+        """Return the input of the head, (…, width), or (…, width of the embedding) where that is factorised.
 
         Args:
             x: Hidden states after the final norm, (…, width).
@@ -363,14 +377,18 @@ class Block(nn.Module):
             x = self.attention_norm(
                 self._scaled(x) + self._drop(self.attention(x, table, mask, cache, start, first_values))
             )
-            return self.mlp_norm(self._scaled(x) + self._drop(self.mlp(x)))
+            return self.mlp_norm(self._scaled(x) + self._drop(self._fed(x, mask)))
         attended = self.attention(self.attention_norm(x), table, mask, cache, start, first_values)
         attended = self._drop(attended if self.attention_post is None else self.attention_post(attended))
         if self.parallel:
-            return x + attended + self._drop(self.mlp(self.mlp_norm(x)))
+            return x + attended + self._drop(self._fed(self.mlp_norm(x), mask))
         x = x + attended
-        found = self.mlp(self.mlp_norm(x))
+        found = self._fed(self.mlp_norm(x), mask)
         return x + self._drop(found if self.mlp_post is None else self.mlp_post(found))
+
+    def _fed(self, x: torch.Tensor, mask: Mask) -> torch.Tensor:
+        """Return the output of the MLP; experts are told which positions are tokens."""
+        return self.mlp(x) if mask.tokens is None else self.mlp(x, mask.tokens)
 
     def _scaled(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.residual_scale == 1.0 else x * self.residual_scale

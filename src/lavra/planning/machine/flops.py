@@ -31,8 +31,8 @@ def matrix_parameters(spec: DecoderSpec) -> int:
     """
     block, cross = _of_block(spec)
     embedding = spec.size_of_embedding
-    projections = 2 * spec.width * embedding if embedding != spec.width else 0
-    projections += spec.width**2 if spec.head_transform else 0
+    projections = 2 * spec.width * embedding if embedding != spec.width or spec.factorized else 0
+    projections += spec.width**2 if spec.head_transform and not spec.factorized else 0
     blocks = spec.depth * (block + cross) + spec.blocks_of_encoder * block
     return blocks + projections + embedding * spec.padded_vocabulary
 
@@ -43,7 +43,7 @@ def _of_block(spec: DecoderSpec) -> tuple[int, int]:
     attention = spec.width * spec.size_of_head * 2 * (spec.heads + spec.key_value_heads)
     mlp = spec.width * spec.hidden_width * (3 if spec.activation in GATED else 2)
     if spec.experts:  # of the experts those that a token gets, and the router
-        mlp = mlp * (spec.experts_per_token + spec.shared_experts) + spec.width * spec.experts
+        mlp = mlp * (spec.experts_per_token + spec.shared_experts) + spec.width * (spec.experts + spec.shared_gate)
     return attention + mlp, attention if spec.architecture == "encoder-decoder" else 0
 
 

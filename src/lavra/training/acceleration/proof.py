@@ -17,6 +17,7 @@ import torch
 from lavra.core.machine import is_out_of_memory, release_memory
 from lavra.models.native.agreement import Reference
 from lavra.models.native.attention import attending_plainly
+from lavra.models.native.loss_factor import scaled_loss
 from lavra.models.protocols import Batch, eval_mode
 from lavra.objectives.base import ComparingObjective, group_of
 from lavra.training.acceleration.compiling import (
@@ -256,7 +257,8 @@ def _gradients(trainer: CompilableLearner, batches: list[Batch]) -> dict[str, to
         weight.grad = None
     for batch in batches:
         loss = trainer.objective.loss(trainer.model, batch)
-        (loss.sum * scale).backward()
+        with scaled_loss(scale):
+            (loss.sum * scale).backward()
         total += loss.sum.detach().float() * scale
     found = {f"the gradient of {name}": weight.grad for name, weight in weights.items() if weight.grad is not None}
     for weight in weights.values():

@@ -27,7 +27,7 @@ from lavra.data.tokenizers.for_encoders import for_encoder, has_mask
 from lavra.data.tokenizers.report import CorpusSample, TokenizerReport
 from lavra.data.tokenizers.tokenizer import ENCODER_TOKENS, Tokenizer
 from lavra.models.families.companions import TEMPLATES, copy_files
-from lavra.models.spec import named_vocabulary
+from lavra.models.presets import named_vocabulary
 from lavra.planning.budget import vocabulary_for, vocabulary_note
 from lavra.planning.machine.hardware import measure_matrix_peak
 from lavra.planning.machine.memory import memory_of
@@ -50,6 +50,7 @@ from lavra.workflows.datasets.text import (
 from lavra.workflows.embeddings.base_settings import prompts_of, settings_of
 from lavra.workflows.models.base_model import Base, read_base
 from lavra.workflows.models.saved_base import BASE, save_base
+from lavra.workflows.models.surgery import tell_longest
 from lavra.workflows.models.vocabulary import with_another_vocabulary, with_objective_tokens
 from lavra.workflows.training.autoconfig import Machine, draft_model
 
@@ -313,6 +314,8 @@ def opened_base(config: TrainConfig, device: torch.device, home: Path, data: Dat
     base = with_objective_tokens(config, with_another_vocabulary(config, read_base(config, device, data)))
     assert base.opened is not None
     save_base(home, base.model, base.tokenizer, base.opened.files)
+    if base.surgery is not None:
+        tell_longest(home / BASE, base.model.context)
     return base
 
 

@@ -74,6 +74,7 @@ FORMS = {
     "camembert": _ROBERTA,
     "mpnet": _ROBERTA,
     "electra": Form("classifier.dense", "gelu", "classifier.out_proj", {}),
+    "roformer": Form("classifier.dense", "gelu", "classifier.out_proj", {}),
     "distilbert": Form("pre_classifier", "relu", "classifier", {}),
     "deberta": _DEBERTA,
     "deberta-v2": _DEBERTA,

@@ -16,9 +16,11 @@ from lavra.core.progress import log
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.certificate import FILE, certify
 from lavra.models.hf.model import HFModel, set_dropout
-from lavra.models.native.building import count_parameters, decoder_of
+from lavra.models.native.building import count_parameters
 from lavra.models.native.decoder import Decoder
+from lavra.models.native.store import decoder_from
 from lavra.models.spec import DecoderSpec
+from lavra.models.transforms.positions import weights_without_head
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataDescription
@@ -26,6 +28,7 @@ from lavra.tasks.table import choose_task
 from lavra.workflows.models.known_certificates import certificate_key, keep_certificate, known_certificate
 from lavra.workflows.models.open import OpenModel, open_model
 from lavra.workflows.models.saved_base import BASE
+from lavra.workflows.models.surgery import Surgery, operated_model
 
 WINDOW = {"cpu": 512, "mps": 512, "cuda": 1024}
 """Default context length in tokens, by device, where the model could read more."""
@@ -40,7 +43,6 @@ _SHAPE = (
     "width",
     "heads",
     "kv_heads",
-    "positions",
     "window",
     "global_every",
     "norm",
@@ -49,6 +51,7 @@ _SHAPE = (
     "normformer",
     "value_residual",
     "shared_blocks",
+    "own_norms",
     "attention_cap",
     "logit_cap",
     "experts",
@@ -86,6 +89,7 @@ class Base:
         tokenizer: The model's own tokenizer.
         opened: The model itself; None where only its shape was read, for a plan.
         another_vocabulary: Whether its vocabulary was changed for this run, so that rows of its embedding are new.
+        surgery: What was changed in its positions; None for nothing.
         growth: Tokens that the model computes for each token of text, see `lavra.objectives.room.Room`.
     """
 
@@ -103,6 +107,7 @@ class Base:
     tokenizer: Tokenizer
     opened: OpenModel | None = None
     another_vocabulary: bool = False
+    surgery: Surgery | None = None
     growth: float = 1.0
 
     @property
@@ -128,7 +133,7 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     """
     assert config.base is not None
     _refuse_shapes(config.model)
-    opened = open_model(config.base, "cpu", new_head=True)
+    opened, surgery = operated_model(open_model(config.base, "cpu", new_head=True), config.model)
     model = opened.model
     kind: ModelKind = model.kind
     if opened.task is not None:  # its head froze what only predicting tokens uses
@@ -150,7 +155,7 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
         opened = replace(opened, model=fitted)
     else:
         set_dropout(model, dropout)
-    return replace(base_of(opened, task, objective, room.context, source), growth=room.growth)
+    return replace(base_of(opened, task, objective, room.context, source), surgery=surgery, growth=room.growth)
 
 
 def base_of(opened: OpenModel, task: Task, objective: str, window: int, source_window: int) -> Base:
@@ -247,11 +252,7 @@ def _fitted(model: Decoder, window: int, dropout: float | None, bidirectional: b
         context=max(model.spec.context, window),
         prefix_attention=bidirectional or model.spec.prefix_attention,
     )
-    if spec == model.spec:
-        return model
-    changed = decoder_of(spec)
-    changed.load_state_dict(model.state_dict())
-    return changed
+    return model if spec == model.spec else decoder_from(spec, weights_without_head(model), "the base model")
 
 
 def certify_base(run: Path, base: Base, tokens: np.ndarray) -> None:
@@ -259,7 +260,8 @@ def certify_base(run: Path, base: Base, tokens: np.ndarray) -> None:
 
     Args:
         run: The folder of the run, which gets the certificate.
-        base: The base model. Only one that was read from a Hugging Face folder into lavra's own decoder is compared.
+        base: The base model. Only one that was read from a Hugging Face folder into lavra's own decoder is compared, as
+            it was before a surgery.
         tokens: (length,) ids of the training text, on which the logits are compared.
 
     Raises:
@@ -268,13 +270,14 @@ def certify_base(run: Path, base: Base, tokens: np.ndarray) -> None:
     opened = base.opened
     if opened is None or opened.folder is None or not isinstance(opened.model, Decoder):
         return
+    model = opened.model if base.surgery is None else base.surgery.before
     key = certificate_key(opened.folder)
     if (known := known_certificate(key)) is not None:
         write_json(run / BASE / FILE, known.to_json())
         log(f"{known}\n  proved by an earlier run with these files on this machine")
         return
-    length = min(_CERTIFIED_TOKENS, max(16, _CERTIFIED_LOGITS // opened.model.spec.vocabulary), base.window)
-    certificate = certify(opened.model.eval(), opened.folder, [tokens[:length].tolist()])
+    length = min(_CERTIFIED_TOKENS, max(16, _CERTIFIED_LOGITS // model.spec.vocabulary), base.window, model.context)
+    certificate = certify(model.eval(), opened.folder, [tokens[:length].tolist()])
     write_json(run / BASE / FILE, certificate.to_json())
     if not certificate.holds:
         raise CheckFailed(f"{opened.folder} is not read as transformers reads it:\n{certificate}", "report this")

@@ -258,6 +258,8 @@ def read_hugging_face(folder: Path, *, new_head: bool = False) -> Decoder | HFMo
         )  # raises the better error where the files themselves are wrong
         log(f"{folder}: {error.message}; it is computed by transformers instead, more slowly")
         return model
+    if imported.model.kind != kind:  # an encoder that is to be used as a decoder, which transformers refuses in words
+        return open_hf_model(folder, kind, for_task_head=for_task)
     for note in imported.notes:
         log(f"{folder}: {note}")
     return imported.model

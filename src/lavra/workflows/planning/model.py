@@ -17,7 +17,9 @@ from lavra.models.hf.kinds import choose_kind
 from lavra.models.native.building import count_parameters, parameters_of
 from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import SPECIFICATION, read_spec
-from lavra.models.spec import PRESETS, DecoderSpec, named_vocabulary
+from lavra.models.presets import PRESETS, named_vocabulary
+from lavra.models.spec import DecoderSpec
+from lavra.models.transforms.positions import operated_spec
 from lavra.planning.forecast import Shape
 from lavra.planning.machine.dry_run import HubShape
 from lavra.planning.machine.flops import matrix_parameters, training_flops_per_token
@@ -137,6 +139,9 @@ def outline_of(
         objective: The name of the objective.
     """
     if isinstance(model, DecoderSpec):
+        if request.base is not None:  # what training would change in it before the first step
+            asked = request.model
+            model, _ = operated_spec(model, asked.positions, asked.context, asked.extension or "auto")
         shape = described(model, place)
         window, _ = windows_of(request, model.context, model.positions != "learned", "decoder", device)
         spec = replace(model, context=max(model.context, window))

@@ -15,7 +15,8 @@ from lavra.core.progress import Waiting, log
 from lavra.core.units import show_count, show_duration
 from lavra.data.token_store.prepare import open_prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.models.spec import DecoderSpec, preset
+from lavra.models.presets import preset
+from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import demand_text, worth
 from lavra.planning.corpus_stats import CorpusStats, corpus_stats, corpus_stats_of_prepared
 from lavra.planning.fitting import memory_forecast

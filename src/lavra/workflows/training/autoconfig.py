@@ -13,7 +13,8 @@ from lavra.config.training import ModelConfig, SetupConfig, TrainConfig
 from lavra.config.transforms import TransformConfig
 from lavra.core.errors import InputError
 from lavra.models.native.building import parameters_of
-from lavra.models.spec import DecoderSpec, as_encoder, as_encoder_decoder, named_architecture, preset
+from lavra.models.presets import as_encoder, as_encoder_decoder, named_architecture, preset
+from lavra.models.spec import DecoderSpec
 from lavra.planning.budget import (
     BYTES_PER_TOKEN,
     TOKENS_PER_PARAMETER,
@@ -192,6 +193,7 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
         "normformer",
         "value_residual",
         "shared_blocks",
+        "own_norms",
         "attention_cap",
         "logit_cap",
         "activation",
@@ -206,6 +208,8 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
         "tied",
         "dropout",
     )
+    if asked.extension is not None:
+        raise InputError("--model.extension says how a pretrained model reads longer sequences", "give --from, too")
     given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
     if "width" in given and "heads" not in given:
         given["heads"] = max(1, given["width"] // 64)
@@ -213,6 +217,8 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
         given.setdefault("balance_loss", _BALANCE_LOSS)
     if given.get("shared_blocks") or given.get("norm_placement") == "after":
         given["first_norm"] = True  # blocks that are used again, and norms after sums, have no first one to leave out
+    if given.get("own_norms"):
+        given["norm_weight"] = True  # without gains, norms have nothing of their own
     return replace(spec, **given)
 
 
@@ -324,7 +330,6 @@ def autoconfig(
         InputError: If the lengths of the request contradict each other, or no step fits into the time budget.
     """
     world, adapting, asked = distributed.world_size, learner.base is not None, config.objective
-    _refuse_scaled_balance(machine, learner)
     mask_rate, final_mask_rate = mask_rates(config, learner.base)
     cost, group = cost_of_steps(config.technique), rows_together(config.technique)
     budget, per_token = given_seconds(config), cost * learner.flops_per_token / machine.expected_flops
@@ -399,15 +404,6 @@ def autoconfig(
         **warm_start,
         **length,
     )
-
-
-def _refuse_scaled_balance(machine: Machine, learner: Learner) -> None:
-    """Raise an error where the auxiliary loss of a mixture of experts, whose gradient is not scaled, would vanish."""
-    if machine.precision == "fp16" and learner.spec is not None and learner.spec.balance_loss:
-        raise InputError(
-            "the auxiliary loss of a mixture of experts is too small for the scaled gradients of fp16",
-            "use --model.balance-bias, or --precision fp32",
-        )
 
 
 def _most_steps(config: TrainConfig, learner: Learner, data: DataSize, batch_tokens: int) -> int | None:

@@ -17,6 +17,7 @@ from lavra.workflows.labels.labeller import DELIVERS
 from lavra.workflows.labels.quality_forecast import recorded_curve
 from lavra.workflows.models.merging import write_merged
 from lavra.workflows.models.saved_base import companions_folder, write_model
+from lavra.workflows.models.surgery import recorded_surgery
 from lavra.workflows.training.best_step import checkpoint_to_deliver
 from lavra.workflows.training.forecast import against, measured_memory
 from lavra.workflows.training.job_parts import JobParts
@@ -78,6 +79,7 @@ def finish(job: JobParts) -> dict[str, Any]:
         **recorded_curve(run.path),
         **frozen_record(run.path),
         **({} if merged is None else {"folded": merged}),
+        **recorded_surgery(run.path),
         "data_usage": usage,
         **_targets_of_text(job, targets, usage),
         "skipped_steps": sum(1 for line in lines if line.get("skipped")),

@@ -19,7 +19,7 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import Waiting, log
 from lavra.core.units import counted, show_count, show_duration
-from lavra.models.spec import named_vocabulary
+from lavra.models.presets import named_vocabulary
 from lavra.objectives.z_loss import with_z_loss
 from lavra.planning.budget import demand_text
 from lavra.planning.machine.timed_steps import time_steps
@@ -59,6 +59,7 @@ from lavra.workflows.training.forecast import live_forecasts
 from lavra.workflows.training.job_parts import JobParts
 from lavra.workflows.training.run_length import EVALUATION_SHARE
 from lavra.workflows.training.spikes import Advisor, SpikeWatch
+from lavra.workflows.training.surgery import measure_surgery
 from lavra.workflows.training.techniques import cost_of_first_steps, cost_of_steps, passes_of, with_techniques
 from lavra.workflows.training.time_budget import length_by_speed, plan_for_timing, probe_seconds
 from lavra.workflows.training.updates import (
@@ -244,6 +245,7 @@ class TrainingJob(JobParts):
         """Start from n-gram counts, or with a head that was fitted, where the plan says so; of a base model, measure
         and record the validation loss."""
         fit_head(self)
+        measure_surgery(self)
         if self.base is not None and self.run is not None:
             self._measure_base(self.run)
         self.plan = warm_start(self.trainer, self.plan, self.dataset)

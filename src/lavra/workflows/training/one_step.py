@@ -6,7 +6,7 @@ import math
 
 from lavra.core.errors import InputError
 from lavra.core.units import show_duration
-from lavra.models.spec import PRESETS
+from lavra.models.presets import PRESETS
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.workflows.training.run_length import BYTES_WRITTEN, STATE_BYTES, WRITING_SPEED
 
