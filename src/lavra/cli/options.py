@@ -20,6 +20,7 @@ from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.sweep_folder import SweepFolder, is_sweep
 from lavra.core.errors import InputError
+from lavra.core.messages.catalogue import told
 from lavra.core.program import last_lines
 from lavra.core.progress import log, set_quiet
 
@@ -120,6 +121,15 @@ def log_next(run: Path) -> None:
         lines = next_lines(read_run(folder))
     for line in lines:
         log(line)  # a line that `last_lines` made is in the language of the user already, and has no template
+
+
+def show(text: str) -> None:
+    """Print the result of a command for a person on standard output, in the language of the user.
+
+    Args:
+        text: The result in English, see `lavra.core.messages`; none of it may be what a model wrote.
+    """
+    print(told(text))
 
 
 def print_json(value: object) -> None:

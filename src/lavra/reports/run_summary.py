@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lavra.core.disk.run_folder import RunFolder
+from lavra.core.messages.catalogue import told
 from lavra.core.program import command, last_lines
 from lavra.reports.formatting import shown, title
 from lavra.reports.labels.headline import figures_of, headline_of
@@ -17,6 +18,8 @@ _MOST_NOTABLE = 3
 def summary(folder: RunFolder) -> str:
     """Return a summary of a run as text: data, model and machine; results; notable events; and what to do next.
 
+    The words are those of the user's language, looked up before long lines are cut.
+
     Args:
         folder: Run folder.
     """
@@ -25,10 +28,12 @@ def summary(folder: RunFolder) -> str:
     facts = [*what_section(run).facts, *own, *outcome_section(run).facts]
     wide = max((len(name) for name, _ in facts), default=0)
     lines = [f"{run.path}: {headline(run)}", ""]
-    lines += [_cut(f"  {name:<{wide}}  {value}") for name, value in facts]
+    lines += [f"  {name:<{wide}}  {' '.join(value.split())}" for name, value in facts]
     happened = [*notable(run)[:_MOST_NOTABLE], *run.missing[:_MOST_NOTABLE]]
-    lines += ["", *(_cut(f"  {one}") for one in happened)] if happened else []
-    return "\n".join([*lines, "", *next_lines(run), f"in full: {command('runs', 'show', run.path, '--all')}"])
+    lines += ["", *(f"  {' '.join(one.split())}" for one in happened)] if happened else []
+    shown = [_cut(line) for line in told("\n".join(lines)).split("\n")]
+    full = told(f"in full: {command('runs', 'show', run.path, '--all')}")
+    return "\n".join([*shown, "", *next_lines(run), full])
 
 
 def next_lines(run: RunFiles) -> list[str]:
@@ -63,5 +68,4 @@ def _uses(run: RunFiles) -> list[tuple[str, str]]:
 
 
 def _cut(line: str) -> str:
-    line = " ".join(line.splitlines())
     return line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"

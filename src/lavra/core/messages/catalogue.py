@@ -1,22 +1,27 @@
 """Messages in another language than English: each line is matched with a template of the catalogue as it is printed.
 
 The program makes its messages in English, and everything that it writes to files or as JSON stays so. What goes to a
-terminal for a person passes `told`, which looks each line up in the catalogue of the language (`pt.json`: an English
-template and its translation) and puts what the message said into the translation. A line without a template stays
-English, and is complete.
+terminal for a person passes `told`, which looks each line up in the catalogue of the language (the files of `pt/`, one
+for each room of the program: an English template and its translation) and puts what the message said into the
+translation. A line without a template stays English, and is complete. The help of a command is looked up in the same
+way, text by text (see `lavra.cli.help`).
 
 A placeholder of a template is `{name}`, whose text is taken over as it is; `{name!n}`, a number with its unit, whose
-separators are exchanged; or `{name!t}`, a phrase that has a template of its own.
+separators are exchanged; or `{name!t}`, a phrase that has a template of its own, several of them, or nothing.
+
+Thousands of templates are known, of which a message needs one: each is looked at only where its longest piece of text
+stands in the message, and its expression is made then.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 LANGUAGE = "LAVRA_LANG"
@@ -30,6 +35,14 @@ _ENGLISH = "en"
 _PLACE = re.compile(r"\{(\w+)(?:!([nt]))?\}")
 """A placeholder of a template."""
 
+_KINDS = {"": ".+?", "n": r"[-+−±]?(?>\d(?:[\d,.]*\d)?|\?|nan|inf).*?", "t": ".*?"}
+"""The expressions that the kinds of placeholders match: a number is taken whole, before what follows it."""
+
+_CLAUSE = re.compile(r"(; | · |\. (?=[A-Z]))")
+_ITEM = re.compile(r"(, )")
+"""What divides the phrases of a message that is made of several, and the items of a list of phrases."""
+
+_BETWEEN = re.compile(r"\{\w+(?:![nt])?\}")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _GAP = re.compile(r"(?<=\S)  +(?=\S)")
 """The gap between two columns of a table."""
@@ -64,10 +77,32 @@ def told(text: str) -> str:
         return text
     catalogue, lines, done = read_catalogue(chosen), text.split("\n"), []
     while lines:
-        rows = _rows(lines)
-        done += catalogue.table(lines[:rows]) if rows > 1 else [catalogue.line(lines[0])]
+        columns = _columns(lines)
+        rows = _ruled_rows(lines, columns) if columns else _rows(lines)
+        if columns:
+            done += catalogue.ruled_table(lines[:rows], columns)
+        else:
+            done += catalogue.table(lines[:rows]) if rows > 1 else [catalogue.line(lines[0])]
         del lines[: max(rows, 1)]
     return "\n".join(done)
+
+
+def _columns(lines: list[str]) -> list[tuple[int, int]]:
+    """Return where the columns of a table begin and end, by the rule below its titles; nothing for other lines."""
+    rule = lines[1] if len(lines) > 1 else ""
+    return [part.span() for part in re.finditer(f"{_RULE}+", rule)] if set(rule) == {" ", _RULE} else []
+
+
+def _ruled_rows(lines: list[str], columns: list[tuple[int, int]]) -> int:
+    """Return how many of the lines, from the first, keep to the columns of a table."""
+    gaps = [(0, columns[0][0]), *((end, start) for (_, end), (start, _) in itertools.pairwise(columns))]
+    count = 0
+    while count < len(lines) and lines[count].strip():
+        line = lines[count]
+        if any(line[start:end].strip() for start, end in gaps) or line[columns[-1][1] :].strip():
+            break
+        count += 1
+    return count
 
 
 def _rows(lines: list[str]) -> int:
@@ -99,15 +134,19 @@ class Template:
         """How the text of each placeholder is taken over, by its name: "" as it is, "n" as a number, "t" told again."""
         return {name: how or "" for name, how in _PLACE.findall(self.english)}
 
-    @property
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         """The expression that matches messages made of the template."""
         parts, end = [], 0
         for place in _PLACE.finditer(self.english):
-            kind = r"[-+]?[\d?].*?" if place[2] == "n" else ".+?"
-            parts += [re.escape(self.english[end : place.start()]), f"(?P<{place[1]}>{kind})"]
+            parts += [re.escape(self.english[end : place.start()]), f"(?P<{place[1]}>{_KINDS[place[2] or '']})"]
             end = place.end()
         return re.compile("".join(parts) + re.escape(self.english[end:]))
+
+    @cached_property
+    def anchor(self) -> str:
+        """The longest piece of text between its placeholders, which stands in every message made of the template."""
+        return max(_BETWEEN.split(self.english), key=len)
 
 
 class Catalogue:
@@ -121,12 +160,13 @@ class Catalogue:
         self.templates = [Template(english, translated) for english, translated in messages.items()]
         self._whole = {one.english: one.translated for one in self.templates if not one.places}
         # The templates with the most text of their own first: they say most exactly what they match.
-        ordered = sorted(self.templates, key=lambda one: -len(_PLACE.sub("", one.english)))
-        self._patterns = [(one, one.pattern) for one in ordered if one.places]
+        ordered = sorted(self.templates, key=lambda one: (-len(_PLACE.sub("", one.english)), one.english.count("{")))
+        self._patterns = [(one.anchor, one) for one in ordered if one.places]
 
     def line(self, line: str) -> str:
-        """Return one line in the language; as it is where there is no template for it."""
-        return _indent(line) + (self.phrase(line.strip()) or line.strip())
+        """Return one line in the language; as it is where there is no template for it, nor for each of its phrases."""
+        text = line.strip()
+        return _indent(line) + (self.phrase(text) or self._phrases(text, _CLAUSE) or text)
 
     def table(self, lines: list[str]) -> list[str]:
         """Return the rows of a table with their titles and numbers in the language, and the columns below each other.
@@ -141,21 +181,65 @@ class Catalogue:
             for line, (title, new, rest) in zip(lines, rows, strict=True)
         ]
 
+    def ruled_table(self, lines: list[str], columns: list[tuple[int, int]]) -> list[str]:
+        """Return a table with a rule below its titles in the language; each column stays aligned as it is.
+
+        Args:
+            lines: The titles, the rule and the rows.
+            columns: Where each column begins and ends.
+        """
+        rows = [[line[start:end] for start, end in columns] for line in lines]
+        new = [[(self.phrase(cell.strip()) or _figure(cell.strip())) if cell.strip() else "" for cell in row] for row in rows]
+        shown = [_indent(lines[1])] * len(lines)
+        for number, (start, end) in enumerate(columns):
+            cells = [row[number] for row in new]
+            width = max(end - start, *map(len, cells))
+            left = not any(row[number].startswith(" ") and row[number].strip() for row in rows)
+            cells[1] = _RULE * width
+            gap = "  " if number else ""
+            shown = [
+                f"{line}{gap}{f'{cell:<{width}}' if left else f'{cell:>{width}}'}"
+                for line, cell in zip(shown, cells, strict=True)
+            ]
+        return [line.rstrip() for line in shown]
+
     def phrase(self, text: str) -> str | None:
         """Return a message without line ends in the language, or None where there is no template for it."""
         if text in self._whole:
             return self._whole[text]
-        for template, pattern in self._patterns:
-            match = pattern.fullmatch(text)
+        for anchor, template in self._patterns:
+            match = template.pattern.fullmatch(text) if anchor in text else None
             if match is not None:
                 values = {name: self._taken(match[name], how) for name, how in template.places.items()}
                 return _PLACE.sub(lambda place, values=values: values[place[1]], template.translated)
-        return None
+        bare = self.phrase(text[:-1]) if text[1:] and text[-1] in ".;" else None
+        return None if bare is None else bare + text[-1]
+
+    def _phrases(self, text: str, between: re.Pattern[str], *, some: bool = False) -> str | None:
+        """Return a message made of several phrases in the language; None where one of them has no template.
+
+        Args:
+            text: The message.
+            between: What divides the phrases.
+            some: Whether phrases without a template are taken over as they are, if there is one for another.
+        """
+        parts = between.split(text)
+        new = [self.phrase(part) if part and number % 2 == 0 else part for number, part in enumerate(parts)]
+        found = sum(phrase is not None for part, phrase in zip(parts[::2], new[::2], strict=True) if part)
+        if len(parts) == 1 or not found or (None in new and not some):
+            return None
+        return "".join(_figure(part) if phrase is None else phrase for part, phrase in zip(parts, new, strict=True))
 
     def _taken(self, text: str, how: str) -> str:
+        """Return what a placeholder holds: as it is, or in the language by the kind of the placeholder."""
+        bare = text.strip()
         if how == "n":
             return localized(text)
-        return (self.phrase(text) or text) if how == "t" else text
+        if how != "t" or not bare:
+            return text
+        phrases = (self._phrases(bare, between, some=True) for between in (_CLAUSE, _ITEM))
+        new = self.phrase(bare) or next(filter(None, phrases), None) or _figure(bare)
+        return text[: text.index(bare)] + new + text[text.index(bare) + len(bare) :]
 
     def _row(self, text: str) -> tuple[str, str, str]:
         """Return the first cell of a row, the same in the language, and the rest of the row in the language."""
@@ -165,9 +249,17 @@ class Catalogue:
         cells = re.findall(r"( +)(\S+(?: \S+)*)", text[gap.start() :])
         rest = ""
         for space, cell in cells:
-            new = self.phrase(cell) or (localized(cell) if _NUMBER.match(cell.lstrip("[-+")) else cell)
+            new = self.phrase(cell) or _figure(cell)
             rest += " " * max(2, len(space) + len(cell) - len(new)) + new
         return title, self.phrase(title) or title, rest
+
+
+def _figure(text: str) -> str:
+    """Return a number, perhaps with its unit, in brackets or with a sign, in the notation of the language.
+
+    Any other text stays as it is.
+    """
+    return localized(text) if _NUMBER.match(text.lstrip("[(-+±−")) else text
 
 
 def told_number(text: str) -> str:
@@ -195,9 +287,12 @@ def _catalogues() -> tuple[str, ...]:
 
 @cache
 def read_catalogue(name: str) -> Catalogue:
-    """Return the catalogue of a language.
+    """Return the catalogue of a language, of all the files in its folder.
 
     Args:
         name: Two letters, such as "pt".
     """
-    return Catalogue(json.loads((Path(__file__).with_name(f"{name}.json")).read_text(encoding="utf8")))
+    messages: dict[str, str] = {}
+    for path in sorted(Path(__file__).with_name(name).glob("*.json")):
+        messages |= json.loads(path.read_text(encoding="utf8"))
+    return Catalogue(messages)
