@@ -1,4 +1,4 @@
-"""The texts of the source that stay English: the named exceptions of the test that finds messages without a translation.
+"""The texts of the source that stay English: the named exceptions of the test that finds untranslated messages.
 
 Each module or text stands below the reason for it; the test fails for an exception that is none any more.
 """

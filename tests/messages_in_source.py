@@ -123,7 +123,7 @@ def _texts(node: ast.AST, said: bool) -> Iterator[tuple[ast.expr, bool]]:
         for child in (*node.args.defaults, *node.body, *node.decorator_list):
             yield from _texts(child, False)
         return
-    if isinstance(node, ast.Subscript | ast.Compare | ast.Dict) :
+    if isinstance(node, ast.Subscript | ast.Compare | ast.Dict):
         said = False
     if isinstance(node, ast.Assert):
         return
@@ -177,7 +177,7 @@ def _kind(node: ast.AST) -> str:
         name = _name(node.func)
         if name.startswith("show_") or name in ("len", "round", "sum", "max", "min", "int"):
             return "!n"
-        if name.startswith("_") or name in ("counted",):
+        if name.startswith("_") or name == "counted":
             return "!t"
     if isinstance(node, ast.IfExp):
         return "!t"

@@ -98,7 +98,7 @@ def test_the_help_is_portuguese_and_fits_a_terminal(everything: bool, monkeypatc
             everything=everything,
         )
         lines = text.split("\n")
-        assert lines[0].startswith(f"uso: {command.prog}") and "exemplos:" in lines
+        assert lines[0].startswith(f"uso: {command.prog}")
         assert not [line for line in lines if len(line) > 80]
         examples = lines.index("exemplos:")
         shown = [*lines[:examples], *lines[lines.index("", examples) :]]
@@ -110,4 +110,4 @@ def test_english_help_says_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None
     train = next(command for command in commands() if command.prog == "lavra train")
     text = help_of(train.cls, prog=train.prog, description=train.description, examples=(), everything=False)
     assert text.startswith("usage: lavra train [DATA…] [OPTIONS]\n\nTrain the best language model")
-    assert "\noptions:\n" in text and "On by default." not in text
+    assert "\noptions:\n" in text

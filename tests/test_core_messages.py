@@ -160,7 +160,9 @@ def test_a_message_of_several_phrases_is_told_phrase_by_phrase(portuguese: None)
     assert told("3 steps; 1 text") == "3 passos; 1 texto"
     assert told("3 steps; what is this; 1 text") == "3 steps; what is this; 1 text"  # not half of it
     failed = "warning: first_loss: 3.5 nats per token (expected: a finite number; no more is known of it); leave it out"
-    assert told(failed).startswith("aviso: first_loss: 3,5 nats por token (esperado: um número finito; mais não se sabe")
+    assert told(failed).startswith(
+        "aviso: first_loss: 3,5 nats por token (esperado: um número finito; mais não se sabe"
+    )
     moved = "12 trainable tensors changed in 8 steps, and none of 3 frozen ones; 1 were updated too rarely to tell"
     assert told(moved) == (
         "12 tensores treináveis mudaram em 8 passos, e nenhum dos 3 congelados; 1 foram atualizados raramente demais "

@@ -126,7 +126,11 @@ class Report:
 
 def _paragraph(title: str, text: str) -> list[str]:
     return textwrap.wrap(
-        f"{told(title)}: {told(text)}", _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 8, break_on_hyphens=False
+        f"{told(title)}: {told(text)}",
+        _WIDTH,
+        initial_indent=" " * 6,
+        subsequent_indent=" " * 8,
+        break_on_hyphens=False,
     )
 
 

@@ -64,7 +64,9 @@ def _lines(hit: Hit, *, colour: bool) -> list[str]:
     lines = textwrap.wrap(f"{hit.rank:>2}. {title}  ({printable(hit.id)}, {score})", _WIDTH, subsequent_indent="    ")
     shown = [printable(told(hit.reason())), marked(printable(hit.passage), hit.marks, before, after)]
     if hit.expansion:
-        shown.append(f"{told('generated query')}: {marked(printable(hit.expansion), hit.expansion_marks, before, after)}")
+        shown.append(
+            f"{told('generated query')}: {marked(printable(hit.expansion), hit.expansion_marks, before, after)}"
+        )
     for text in shown:
         words = " ".join(text.split())
         lines += textwrap.wrap(words, _WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)

@@ -189,7 +189,10 @@ class Catalogue:
             columns: Where each column begins and ends.
         """
         rows = [[line[start:end] for start, end in columns] for line in lines]
-        new = [[(self.phrase(cell.strip()) or _figure(cell.strip())) if cell.strip() else "" for cell in row] for row in rows]
+        new = [
+            [(self.phrase(cell.strip()) or _figure(cell.strip())) if cell.strip() else "" for cell in row]
+            for row in rows
+        ]
         shown = [_indent(lines[1])] * len(lines)
         for number, (start, end) in enumerate(columns):
             cells = [row[number] for row in new]

@@ -111,9 +111,7 @@ def write_experiment(result: ExperimentResult, folder: Path) -> None:
         write_atomically(folder / "shares.svg", curve)
 
 
-def table(
-    result: ExperimentResult, width: int | None = None, tell: Callable[[str], str] = str
-) -> list[str]:
+def table(result: ExperimentResult, width: int | None = None, tell: Callable[[str], str] = str) -> list[str]:
     """Return the lines of a table: measures with intervals, gain in MRR@10, size and latency of each system.
 
     Args:

@@ -71,9 +71,8 @@ def _step(number: int, step: Step) -> str:
     for one in step.candidates:
         mark = "▶" if one.token == step.chosen else " "
         drawn = f"{told_number(f'{one.final:.1%}'):>6}" if one.final else "     –"
-        lines.append(
-            f"   {mark} {_shown(one.text):<16} {told_number(f'{one.probability:.1%}'):>6}  {drawn}  {_bar(one.probability)}".rstrip()
-        )
+        sure = f"{told_number(f'{one.probability:.1%}'):>6}"
+        lines.append(f"   {mark} {_shown(one.text):<16} {sure}  {drawn}  {_bar(one.probability)}".rstrip())
     if step.chosen not in {one.token for one in step.candidates}:
         lines.append(f"   ▶ {_shown(step.text):<16} {told('(less likely than these)')}")
     return "\n".join(lines)
