@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.messages.catalogue import told
 from lavra.core.program import command, last_lines
@@ -13,6 +15,7 @@ from lavra.reports.run_overview import headline, is_linear, outcome_section, wha
 
 _WIDTH = 110
 _MOST_NOTABLE = 3
+_DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 
 def summary(folder: RunFolder) -> str:
@@ -27,13 +30,13 @@ def summary(folder: RunFolder) -> str:
     own = [(title(name), shown(name, value)) for name, value in figures_of(run.result).items()]
     facts = [*what_section(run).facts, *own, *outcome_section(run).facts]
     wide = max((len(name) for name, _ in facts), default=0)
-    lines = [f"{run.path}: {headline(run)}", ""]
+    lines = [f"{run.path}: {told(headline(run))}", ""]
     lines += [f"  {name:<{wide}}  {' '.join(value.split())}" for name, value in facts]
     happened = [*notable(run)[:_MOST_NOTABLE], *run.missing[:_MOST_NOTABLE]]
-    lines += ["", *(f"  {' '.join(one.split())}" for one in happened)] if happened else []
-    shown = [_cut(line) for line in told("\n".join(lines)).split("\n")]
+    lines += ["", *(f"  {_event(' '.join(one.split()))}" for one in happened)] if happened else []
+    short = [_cut(line) for line in told("\n".join(lines)).split("\n")]
     full = told(f"in full: {command('runs', 'show', run.path, '--all')}")
-    return "\n".join([*shown, "", *next_lines(run), full])
+    return "\n".join([*short, "", *next_lines(run), full])
 
 
 def next_lines(run: RunFiles) -> list[str]:
@@ -65,6 +68,15 @@ def _uses(run: RunFiles) -> list[tuple[str, str]]:
     evaluate = ("evaluate", command("evaluate", run.path, "--data", "FILE"))
     # Only models of whole texts are used by `lavra classify`; their runs have a table of predictions.
     return [("classify", command("classify", run.path, "--text", "…")), evaluate] if run.labels else [evaluate]
+
+
+def _event(text: str) -> str:
+    """Return an event in the language of the user, or what is wrong with a file; the date or the file stays before it."""
+    date = _DATE.match(text)
+    if date:
+        return date[0] + told(text[date.end() :])
+    name, colon, what = text.partition(": ")
+    return told(text) if told(text) != text else f"{name}{colon}{told(what)}"
 
 
 def _cut(line: str) -> str:

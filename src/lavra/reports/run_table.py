@@ -115,7 +115,7 @@ def show_run(run: RunFolder) -> str:
     data_usage = record["result"].get("data_usage") or []
     predicted = record["result"].get("predicted") or {}
     result = {name: value for name, value in record["result"].items() if name not in ("data_usage", "predicted")}
-    sections = [f"{record['run']}: {record['status']}"]
+    sections = [f"{record['run']}: {told(record['status'])}"]
     for heading, values in (
         ("request", record["config"]),
         ("plan", record["plan"]),

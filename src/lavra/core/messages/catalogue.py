@@ -35,8 +35,17 @@ _ENGLISH = "en"
 _PLACE = re.compile(r"\{(\w+)(?:!([nt]))?\}")
 """A placeholder of a template."""
 
-_KINDS = {"": ".+?", "n": r"[-+−±]?(?>\d(?:[\d,.]*\d)?|\?|nan|inf).*?", "t": ".*?"}
-"""The expressions that the kinds of placeholders match: a number is taken whole, before what follows it."""
+_UNIT = r"[A-Za-zµ]{1,3}(?![A-Za-z])(?<!\bof)(?<!\band)(?<!\bto)(?<!\bin)(?<!\bon)(?<!\bis)(?<!\bat)(?<!\bby)"
+_KINDS = {
+    "": ".+?",
+    "n": rf"[-+−±]?(?>\d(?:[\d,.]*\d)?|\?|nan|inf)(?:[^A-Za-z,;]|,(?=\d)|, (?=[-+\d])|{_UNIT})*?",
+    "t": ".*?",
+}
+"""The expressions that the kinds of placeholders match. A number is taken whole, before what follows it; after it may
+come signs, further numbers and units of at most three letters."""
+
+_BEGIN = r"(?:(?!: |; ).)+?"
+"""The expression of a placeholder of any text at the beginning of a template."""
 
 _CLAUSE = re.compile(r"(; | · |\. (?=[A-Z]))")
 _ITEM = re.compile(r"(, )")
@@ -44,6 +53,9 @@ _ITEM = re.compile(r"(, )")
 
 _BETWEEN = re.compile(r"\{\w+(?:![nt])?\}")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_FIGURE = re.compile(r"[\[(]*" + _KINDS["n"])
+"""A number, or several, with units."""
+
 _GAP = re.compile(r"(?<=\S)  +(?=\S)")
 """The gap between two columns of a table."""
 
@@ -139,7 +151,9 @@ class Template:
         """The expression that matches messages made of the template."""
         parts, end = [], 0
         for place in _PLACE.finditer(self.english):
-            parts += [re.escape(self.english[end : place.start()]), f"(?P<{place[1]}>{_KINDS[place[2] or '']})"]
+            # What a message begins with is a name or a place, not another message that a sign divides from the rest.
+            kind = _BEGIN if place.span() == (0, len(place[0])) and not place[2] else _KINDS[place[2] or ""]
+            parts += [re.escape(self.english[end : place.start()]), f"(?P<{place[1]}>{kind})"]
             end = place.end()
         return re.compile("".join(parts) + re.escape(self.english[end:]))
 
@@ -174,12 +188,22 @@ class Catalogue:
         Args:
             lines: The rows, with the same indent, whose columns are divided by gaps of two spaces or more.
         """
-        rows = [self._row(line.strip()) for line in lines]
-        wide, wider = max(len(title) for title, _, _ in rows), max(len(new) for _, new, _ in rows)
-        return [
-            _indent(line) + (_RULE * wider if set(title) == {_RULE} else f"{new:<{wider}}") + rest[wide - len(title) :]
-            for line, (title, new, rest) in zip(lines, rows, strict=True)
-        ]
+        rows = [_parted(line.strip()) for line in lines]
+        titles = [self.phrase(title) or title for title, _ in rows]
+        wide, wider = max(len(title) for title, _ in rows), max(map(len, titles))
+        starts = {len(title) + len(cells[0][0]) for title, cells in rows}
+        shown = []
+        for new_title, (title, cells) in zip(titles, rows, strict=True):
+            text = new_title.ljust(wider)
+            for number, (space, cell) in enumerate(cells):
+                new = self._cell(cell)
+                if number == 0 and len(starts) == 1:  # aligned to the left
+                    text += " " * (min(starts) - wide) + new
+                else:
+                    room = len(space) + len(cell) - (wide - len(title) if number == 0 else 0)
+                    text += " " * max(2, room - len(new)) + new
+            shown.append(_indent(lines[0]) + text)
+        return shown
 
     def ruled_table(self, lines: list[str], columns: list[tuple[int, int]]) -> list[str]:
         """Return a table with a rule below its titles in the language; each column stays aligned as it is.
@@ -189,10 +213,7 @@ class Catalogue:
             columns: Where each column begins and ends.
         """
         rows = [[line[start:end] for start, end in columns] for line in lines]
-        new = [
-            [(self.phrase(cell.strip()) or _figure(cell.strip())) if cell.strip() else "" for cell in row]
-            for row in rows
-        ]
+        new = [[self._cell(cell.strip()) for cell in row] for row in rows]
         shown = [_indent(lines[1])] * len(lines)
         for number, (start, end) in enumerate(columns):
             cells = [row[number] for row in new]
@@ -206,6 +227,11 @@ class Catalogue:
             ]
         return [line.rstrip() for line in shown]
 
+    def _cell(self, text: str) -> str:
+        """Return a cell of a table in the language: a phrase or several, a number, or as it is."""
+        several = (self._phrases(text, between) for between in (_CLAUSE, _ITEM))
+        return (self.phrase(text) or next(filter(None, several), None) or _figure(text)) if text else text
+
     def phrase(self, text: str) -> str | None:
         """Return a message without line ends in the language, or None where there is no template for it."""
         if text in self._whole:
@@ -215,11 +241,14 @@ class Catalogue:
             if match is not None:
                 values = {name: self._taken(match[name], how) for name, how in template.places.items()}
                 return _PLACE.sub(lambda place, values=values: values[place[1]], template.translated)
-        bare = self.phrase(text[:-1]) if text[1:] and text[-1] in ".;" else None
-        return None if bare is None else bare + text[-1]
+        begin, end = ("(", ")") if text[:1] == "(" and text[-1] == ")" else ("", text[-1:] if text[-1:] in ".;" else "")
+        inner = self.phrase(text[len(begin) : len(text) - len(end)]) if end and text != end else None
+        return None if inner is None else begin + inner + end
 
     def _phrases(self, text: str, between: re.Pattern[str], *, some: bool = False) -> str | None:
         """Return a message made of several phrases in the language; None where one of them has no template.
+
+        Numbers need none.
 
         Args:
             text: The message.
@@ -229,7 +258,8 @@ class Catalogue:
         parts = between.split(text)
         new = [self.phrase(part) if part and number % 2 == 0 else part for number, part in enumerate(parts)]
         found = sum(phrase is not None for part, phrase in zip(parts[::2], new[::2], strict=True) if part)
-        if len(parts) == 1 or not found or (None in new and not some):
+        unknown = [part for part, phrase in zip(parts, new, strict=True) if phrase is None]
+        if len(parts) == 1 or not found or (not some and not all(map(_FIGURE.fullmatch, unknown))):
             return None
         return "".join(_figure(part) if phrase is None else phrase for part, phrase in zip(parts, new, strict=True))
 
@@ -244,17 +274,11 @@ class Catalogue:
         new = self.phrase(bare) or next(filter(None, phrases), None) or _figure(bare)
         return text[: text.index(bare)] + new + text[text.index(bare) + len(bare) :]
 
-    def _row(self, text: str) -> tuple[str, str, str]:
-        """Return the first cell of a row, the same in the language, and the rest of the row in the language."""
-        gap = _GAP.search(text)
-        assert gap is not None
-        title = text[: gap.start()]
-        cells = re.findall(r"( +)(\S+(?: \S+)*)", text[gap.start() :])
-        rest = ""
-        for space, cell in cells:
-            new = self.phrase(cell) or _figure(cell)
-            rest += " " * max(2, len(space) + len(cell) - len(new)) + new
-        return title, self.phrase(title) or title, rest
+
+def _parted(line: str) -> tuple[str, list[tuple[str, str]]]:
+    """Return the first cell of a row, and the other cells with the spaces before each."""
+    title, *cells = re.findall(r"( *)(\S+(?: \S+)*)", line)
+    return title[1], cells
 
 
 def _figure(text: str) -> str:
@@ -262,7 +286,7 @@ def _figure(text: str) -> str:
 
     Any other text stays as it is.
     """
-    return localized(text) if _NUMBER.match(text.lstrip("[(-+±−")) else text
+    return localized(text) if _FIGURE.fullmatch(text) else text
 
 
 def told_number(text: str) -> str:
