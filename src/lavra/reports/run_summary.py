@@ -71,7 +71,7 @@ def _uses(run: RunFiles) -> list[tuple[str, str]]:
 
 
 def _event(text: str) -> str:
-    """Return an event in the language of the user, or what is wrong with a file; the date or the file stays before it."""
+    """Return an event, or what is wrong with a file, in the language of the user; the date or the file stays."""
     date = _DATE.match(text)
     if date:
         return date[0] + told(text[date.end() :])

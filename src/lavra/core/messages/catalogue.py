@@ -89,6 +89,11 @@ def told(text: str) -> str:
         return text
     catalogue, lines, done = read_catalogue(chosen), text.split("\n"), []
     while lines:
+        spaced = catalogue.spaced(lines[0])
+        if spaced is not None:
+            done.append(spaced)
+            del lines[0]
+            continue
         columns = _columns(lines)
         rows = _ruled_rows(lines, columns) if columns else _rows(lines)
         if columns:
@@ -173,14 +178,22 @@ class Catalogue:
     def __init__(self, messages: Mapping[str, str]) -> None:
         self.templates = [Template(english, translated) for english, translated in messages.items()]
         self._whole = {one.english: one.translated for one in self.templates if not one.places}
-        # The templates with the most text of their own first: they say most exactly what they match.
-        ordered = sorted(self.templates, key=lambda one: (-len(_PLACE.sub("", one.english)), one.english.count("{")))
+        # Those that begin with text of their own first, then those with the most of it: they say best what they match.
+        ordered = sorted(
+            self.templates, key=lambda one: (one.english[0] == "{", -len(_PLACE.sub("", one.english)), len(one.places))
+        )
         self._patterns = [(one.anchor, one) for one in ordered if one.places]
+        self._spaced = [(anchor, one) for anchor, one in self._patterns if _GAP.search(one.english)]
 
     def line(self, line: str) -> str:
         """Return one line in the language; as it is where there is no template for it, nor for each of its phrases."""
         text = line.strip()
         return _indent(line) + (self.phrase(text) or self._phrases(text, _CLAUSE) or text)
+
+    def spaced(self, line: str) -> str | None:
+        """Return a line for which there is a template with gaps of its own, which keep its columns; else None."""
+        new = self._made(line.strip(), self._spaced) if _GAP.search(line) else None
+        return None if new is None else _indent(line) + new
 
     def table(self, lines: list[str]) -> list[str]:
         """Return the rows of a table with their titles and numbers in the language, and the columns below each other.
@@ -234,16 +247,21 @@ class Catalogue:
 
     def phrase(self, text: str) -> str | None:
         """Return a message without line ends in the language, or None where there is no template for it."""
-        if text in self._whole:
-            return self._whole[text]
-        for anchor, template in self._patterns:
+        new = self._whole[text] if text in self._whole else self._made(text, self._patterns)
+        if new is not None:
+            return new
+        begin, end = ("(", ")") if text[:1] == "(" and text[-1] == ")" else ("", text[-1:] if text[-1:] in ".;" else "")
+        inner = self.phrase(text[len(begin) : len(text) - len(end)]) if end and text != end else None
+        return None if inner is None else begin + inner + end
+
+    def _made(self, text: str, templates: list[tuple[str, Template]]) -> str | None:
+        """Return a message made of one of some templates in the language, else None."""
+        for anchor, template in templates:
             match = template.pattern.fullmatch(text) if anchor in text else None
             if match is not None:
                 values = {name: self._taken(match[name], how) for name, how in template.places.items()}
                 return _PLACE.sub(lambda place, values=values: values[place[1]], template.translated)
-        begin, end = ("(", ")") if text[:1] == "(" and text[-1] == ")" else ("", text[-1:] if text[-1:] in ".;" else "")
-        inner = self.phrase(text[len(begin) : len(text) - len(end)]) if end and text != end else None
-        return None if inner is None else begin + inner + end
+        return None
 
     def _phrases(self, text: str, between: re.Pattern[str], *, some: bool = False) -> str | None:
         """Return a message made of several phrases in the language; None where one of them has no template.
