@@ -50,6 +50,8 @@ TEXTS: dict[str, tuple[str, ...]] = {
         "total {unit} trained on",
         "Every example is used once in each epoch; the columns count examples.",
         "The data loader delivered {total!n} tokens.",
+        "The data loader delivered {total!n} tokens, each once in every epoch. A token was a target {often!n} times on "
+        "average: others are read only, and the marks of the objective count where they are predicted.",
         "The data loader delivered {total!n} tokens, and the trainer counted {learned!n}: ",
         "{taken}they agree.",
         "{taken}the other {total!n} belong to {skipped_steps!t}.",
@@ -63,6 +65,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
         "The last validation, at step {value}, on {value2} sequences; a finished run is measured on more text, with "
         "confidence intervals.",
         "{collection} {split}: {PRIMARY} against the share of generated queries kept",
+        "0 %: documents alone; below: size of the index; bars: 95 % intervals over queries",
         "grey: documents alone{which!t}",
         "; orange: human questions",
     ),

@@ -44,8 +44,8 @@ help, which has a test of its own."""
 
 _PROSE = re.compile(r"[A-Za-z]{2}[a-z',.;:]* [(\w`'-]*[a-z]{2}|[a-z]{2,} \{")
 _WORD = re.compile(r"[A-Za-z]{3}")
-_CODE = re.compile(r"^[\w.\-/*{}<>$\[\]()=]+$|^<(svg|rect|text|circle|polyline)|^--[a-z.-]+ \S+$|^pip install ")
-"""Words without spaces, a picture, a flag with its value, and a command."""
+_CODE = re.compile(r"^[\w.\-/*{}<>$\[\]()=]+$|^<(svg|rect|text|circle|polyline)|^--[a-z.-]+ \S+$|^pip install |^---\n")
+"""Words without spaces, a picture, a flag with its value, a command, and the head of a Markdown file."""
 
 _PLACE = re.compile(r"\{(\w+)(![nt])?\}")
 _NAMED = re.compile(r"[a-z_]\w*")

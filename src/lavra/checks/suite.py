@@ -26,6 +26,7 @@ from lavra.checks.stores import check_copies, check_files, check_near_duplicates
 from lavra.core.errors import CheckFailed
 from lavra.core.messages.catalogue import told
 from lavra.core.progress import Progress
+from lavra.core.units import counted
 from lavra.training.devices import synchronize
 
 # The report, as values and as text.
@@ -94,9 +95,8 @@ class Report:
         if not self.failed:
             return
         words = "; ".join(f"{result.name}: {result.measured} (expected: {result.expected})" for result in self.failed)
-        number = len(self.failed)
         raise CheckFailed(
-            f"{number} check{'s' * (number > 1)} failed before the first step: {words}",
+            f"{counted(len(self.failed), 'check')} failed before the first step: {words}",
             "; ".join(result.remedy for result in self.failed) + f". All results: {place}. --no-check trains anyway",
         )
 
