@@ -17,6 +17,7 @@ from lavra.cli.main import main
 from lavra.core.messages.catalogue import _BETWEEN, _PLACE, Template, language, localized, read_catalogue, told
 from lavra.core.program import last_lines
 from lavra.core.progress import Progress
+from lavra.reports.formatting import text_table
 
 TEMPLATES = read_catalogue("pt").templates
 SOURCE = Path(lavra.__file__).parent
@@ -148,12 +149,25 @@ def test_the_columns_of_a_table_with_a_rule_stay_aligned_to_the_left_or_the_righ
     assert told(table).split("\n") == [
         "  treino  dados  estado        passos",
         "  ──────  ─────  ────────────  ──────",
-        "  runs/a  texto  terminado      1.500",
+        "  runs/a  text   terminado      1.500",
         "  runs/b  loss   em andamento      20",
         "  completo: 3 runs",
     ]
-    headed = "            a    b\n         ────  ───\nloss     4.12  yes"
-    assert told(headed).split("\n") == headed.replace("4.12", "4,12").replace("yes", "sim").split("\n")
+    headed = text_table(["", "a", "b"], [["skipped steps", "4.125", "yes"], ["seed", "1.0", "no"]])
+    assert told(headed) == text_table(["", "a", "b"], [["passos pulados", "4,125", "sim"], ["semente", "1,0", "não"]])
+
+
+def test_titles_above_numbers_stay_above_them(portuguese: None) -> None:
+    table = (
+        "                     model    95 % interval   majority\n"
+        "accuracy             0.874   0.856 to 0.893      0.503\n"
+        "balanced accuracy    0.874                       0.500"
+    )
+    assert told(table).split("\n") == [
+        "                      modelo   intervalo 95 %    maioria",
+        "acurácia               0,874    0,856 a 0,893      0,503",
+        "acurácia balanceada    0,874                       0,500",
+    ]
 
 
 def test_a_message_of_several_phrases_is_told_phrase_by_phrase(portuguese: None) -> None:

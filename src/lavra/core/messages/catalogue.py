@@ -123,9 +123,13 @@ def _ruled_rows(lines: list[str], columns: list[tuple[int, int]]) -> int:
 
 
 def _rows(lines: list[str]) -> int:
-    """Return how many of the lines, from the first, are rows of one table: columns with gaps, and the same indent."""
-    count = 0
-    while count < len(lines) and _GAP.search(lines[count]) and _indent(lines[count]) == _indent(lines[0]):
+    """Return how many of the lines, from the first, are rows of one table: columns with gaps, and the same indent.
+
+    The first row may be titles, which begin further to the right because that of the first column is empty.
+    """
+    count = int(len(lines) > 1 and len(_indent(lines[0])) > len(_indent(lines[1])) and bool(_GAP.search(lines[0])))
+    indent = _indent(lines[count])
+    while count < len(lines) and _GAP.search(lines[count]) and _indent(lines[count]) == indent:
         count += 1
     return count
 
@@ -201,21 +205,24 @@ class Catalogue:
         Args:
             lines: The rows, with the same indent, whose columns are divided by gaps of two spaces or more.
         """
-        rows = [_parted(line.strip()) for line in lines]
+        indent = min(map(_indent, lines), key=len)
+        rows = [_parted(line.rstrip()[len(indent) :]) for line in lines]
         titles = [self.phrase(title) or title for title, _ in rows]
         wide, wider = max(len(title) for title, _ in rows), max(map(len, titles))
         starts = {len(title) + len(cells[0][0]) for title, cells in rows}
+        ends = {len(title) + len("".join(cells[0])) for title, cells in rows}
+        right = len(starts) > 1 or (len(ends) == 1 and any(_FIGURE.fullmatch(cells[0][1]) for _, cells in rows))
         shown = []
         for new_title, (title, cells) in zip(titles, rows, strict=True):
             text = new_title.ljust(wider)
             for number, (space, cell) in enumerate(cells):
                 new = self._cell(cell)
-                if number == 0 and len(starts) == 1:  # aligned to the left
+                if number == 0 and not right:
                     text += " " * (min(starts) - wide) + new
                 else:
                     room = len(space) + len(cell) - (wide - len(title) if number == 0 else 0)
                     text += " " * max(2, room - len(new)) + new
-            shown.append(_indent(lines[0]) + text)
+            shown.append(indent + text)
         return shown
 
     def ruled_table(self, lines: list[str], columns: list[tuple[int, int]]) -> list[str]:
@@ -294,9 +301,9 @@ class Catalogue:
 
 
 def _parted(line: str) -> tuple[str, list[tuple[str, str]]]:
-    """Return the first cell of a row, and the other cells with the spaces before each."""
-    title, *cells = re.findall(r"( *)(\S+(?: \S+)*)", line)
-    return title[1], cells
+    """Return the first cell of a row, which may be empty, and the other cells with the spaces before each."""
+    cells = re.findall(r"( *)(\S+(?: \S+)*)", line)
+    return ("", cells) if line.startswith(" ") else (cells[0][1], cells[1:])
 
 
 def _figure(text: str) -> str:
