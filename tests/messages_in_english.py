@@ -12,7 +12,6 @@ MODULES: dict[str, tuple[str, ...]] = {
         "reports/labels/errors.py",
         "reports/labels/figures.py",
         "reports/labels/learning_curve.py",
-        "reports/labels/record.py",
         "reports/labels/regression.py",
         "reports/labels/reliability.py",
         "reports/labels/words.py",

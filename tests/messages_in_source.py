@@ -43,6 +43,7 @@ UNSAID = {
 help, which has a test of its own."""
 
 _PROSE = re.compile(r"[A-Za-z]{2}[a-z',.;:]* [(\w`'-]*[a-z]{2}|[a-z]{2,} \{")
+_WHOLE = re.compile(r"^[a-z-]{4,}$")
 _WORD = re.compile(r"[A-Za-z]{3}")
 _CODE = re.compile(r"^[\w.\-/*{}<>$\[\]()=]+$|^<(svg|rect|text|circle|polyline)|^--[a-z.-]+ \S+$|^pip install |^---\n")
 """Words without spaces, a picture, a flag with its value, a command, and the head of a Markdown file."""
@@ -92,6 +93,8 @@ def _distinct(english: str) -> str:
 def _is_message(english: str, said: bool) -> bool:
     bare = re.sub(r"\{[^{}]*\}", "{}", english).strip()
     words = _WORD.search(bare) if said else _PROSE.search(bare)
+    if said and _WHOLE.match(bare):
+        return True
     return words is not None and not _CODE.match(bare) and len(re.findall(r"[A-Za-z]", bare.replace("{}", ""))) > 3
 
 

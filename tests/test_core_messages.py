@@ -38,6 +38,7 @@ def constants() -> frozenset[str]:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield from (" ".join(line.split()) for line in (node.value, *node.value.splitlines()))
+                    yield node.value.replace("_", " ")  # the names of metrics are shown so
 
     return frozenset(strings())
 

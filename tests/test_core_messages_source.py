@@ -14,13 +14,15 @@ from messages_in_source import Message, messages_in
 SOURCE = Path(lavra.__file__).parent
 CATALOGUE = read_catalogue("pt")
 PLACE = re.compile(r"\{[^{}]*\}")
+TEMPLATES = {PLACE.sub("{}", one.english) for one in CATALOGUE.templates}
 
 
 def is_translated(english: str) -> bool:
     """Return whether each line of a message has a translation, whatever its values are."""
-    lines = [PLACE.sub("7", line).strip().removeprefix(";").strip() for line in english.split("\n")]
-    said = [line for line in lines if len(re.findall("[A-Za-z]", line)) > 3]
-    return all(CATALOGUE.phrase(line) or CATALOGUE._phrases(line, _CLAUSE) for line in said)
+    bare = [PLACE.sub("{}", line).strip().removeprefix(";").strip() for line in english.split("\n")]
+    said = [line for line in bare if len(re.findall("[A-Za-z]", line)) > 3 and line not in TEMPLATES]
+    filled = [line.replace("{}", "7") for line in said]
+    return all(CATALOGUE.phrase(line) or CATALOGUE._phrases(line, _CLAUSE) for line in filled)
 
 
 @cache

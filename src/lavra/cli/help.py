@@ -101,7 +101,8 @@ def _title(cls: type, path: tuple[str, ...]) -> list[str]:
     """Return the heading of a group of options: of the command's own, or of a nested configuration."""
     if not path:
         return [told("options:")]
-    return _wrapped(told(f"{' '.join(path).replace('_', ' ')} options: {group_help(cls, path)}"), "")
+    name = told(f"{' '.join(path).replace('_', ' ')} options")
+    return _wrapped(f"{name}: {told(group_help(cls, path))}", "")
 
 
 def _entries(flags: Sequence[Flag], everything: bool) -> Iterator[str]:
