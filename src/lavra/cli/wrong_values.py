@@ -110,8 +110,8 @@ def _check(hint: Any, value: str, name: str) -> None:
         try:
             hint(value)
         except ValueError as error:
-            kind = "a whole number" if hint is int else "a number"
-            raise InputError(f"{name} {value!r} is not {kind}", "correct the value") from error
+            told = "is not a whole number" if hint is int else "is not a number"
+            raise InputError(f"{name} {value!r} {told}", "correct the value") from error
 
 
 def _refuses(hint: Any, value: str) -> bool:

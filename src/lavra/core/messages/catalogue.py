@@ -56,6 +56,7 @@ _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _FIGURE = re.compile(r"[\[(]*" + _KINDS["n"])
 """A number, or several, with units."""
 
+_WORD = re.compile("[A-Za-z]{3}")
 _GAP = re.compile(r"(?<=\S)  +(?=\S)")
 """The gap between two columns of a table."""
 
@@ -182,9 +183,10 @@ class Catalogue:
     def __init__(self, messages: Mapping[str, str]) -> None:
         self.templates = [Template(english, translated) for english, translated in messages.items()]
         self._whole = {one.english: one.translated for one in self.templates if not one.places}
-        # Those that begin with text of their own first, then those with the most of it: they say best what they match.
+        # Those that begin with a word of their own first, then those with the most text: they say best what they match.
         ordered = sorted(
-            self.templates, key=lambda one: (one.english[0] == "{", -len(_PLACE.sub("", one.english)), len(one.places))
+            self.templates,
+            key=lambda one: (not _WORD.match(one.english), -len(_PLACE.sub("", one.english)), len(one.places)),
         )
         self._patterns = [(one.anchor, one) for one in ordered if one.places]
         self._spaced = [(anchor, one) for anchor, one in self._patterns if _GAP.search(one.english)]
@@ -238,7 +240,9 @@ class Catalogue:
         for number, (start, end) in enumerate(columns):
             cells = [row[number] for row in new]
             width = max(end - start, *map(len, cells))
-            left = not any(row[number].startswith(" ") and row[number].strip() for row in rows)
+            old = [row[number] for row in rows if row[number].strip()]
+            full = all(len(cell) == end - start and not cell.endswith(" ") for cell in old)
+            left = not any(cell.startswith(" ") for cell in old) and not (full and any(map(_FIGURE.fullmatch, old)))
             cells[1] = _RULE * width
             gap = "  " if number else ""
             shown = [
