@@ -31,18 +31,20 @@ UNSAID = {
     "ValueError",
     "compile",
     "execute",
+    "executemany",
     "executescript",
     "filterwarnings",
     "numpy_stream",
     "parse",
     "row_streams",
+    "startswith",
     "torch_stream",
     "warn",
 }
 """Calls whose texts are for programmers, for databases, or names of random streams; and `parse`, whose texts are the
 help, which has a test of its own."""
 
-_PROSE = re.compile(r"[A-Za-z]{2}[a-z',.;:]* [(\w`'-]*[a-z]{2}|[a-z]{2,} \{")
+_PROSE = re.compile(r"[A-Za-z]{2}[a-z',.;:]* [(\w`'-]*[A-Za-z]{2}|[a-z]{2,} \{")
 _WHOLE = re.compile(r"^[a-z-]{4,}$")
 _WORD = re.compile(r"[A-Za-z]{3}")
 _CODE = re.compile(r"^[\w.\-/*{}<>$\[\]()=]+$|^<(svg|rect|text|circle|polyline)|^--[a-z.-]+ \S+$|^pip install |^---\n")

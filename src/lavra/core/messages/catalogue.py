@@ -56,6 +56,9 @@ _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _FIGURE = re.compile(r"[\[(]*" + _KINDS["n"])
 """A number, or several, with units."""
 
+_EXPLAINED = re.compile(r"(.+?) \((.*)\)")
+"""A phrase, and more about it in brackets."""
+
 _WORD = re.compile("[A-Za-z]{3}")
 _GAP = re.compile(r"(?<=\S)  +(?=\S)")
 """The gap between two columns of a table."""
@@ -265,6 +268,12 @@ class Catalogue:
         inner = self.phrase(text[len(begin) : len(text) - len(end)]) if end and text != end else None
         return None if inner is None else begin + inner + end
 
+    def _explained(self, text: str) -> str | None:
+        """Return a phrase with more about it in brackets, which may have no template, in the language; else None."""
+        parts = _EXPLAINED.fullmatch(text)
+        phrase = parts and self.phrase(parts[1])
+        return f"{phrase} ({self.phrase(parts[2]) or parts[2]})" if parts and phrase else None
+
     def _made(self, text: str, templates: list[tuple[str, Template]]) -> str | None:
         """Return a message made of one of some templates in the language, else None."""
         for anchor, template in templates:
@@ -300,7 +309,7 @@ class Catalogue:
         if how != "t" or not bare:
             return text
         phrases = (self._phrases(bare, between, some=True) for between in (_CLAUSE, _ITEM))
-        new = self.phrase(bare) or next(filter(None, phrases), None) or _figure(bare)
+        new = self.phrase(bare) or self._explained(bare) or next(filter(None, phrases), None) or _figure(bare)
         return text[: text.index(bare)] + new + text[text.index(bare) + len(bare) :]
 
 
