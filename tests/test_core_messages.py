@@ -14,9 +14,10 @@ import pytest
 
 import lavra
 from lavra.cli.main import main
-from lavra.core.messages.catalogue import _PLACE, Template, language, localized, read_catalogue, told
+from lavra.core.messages.catalogue import _BETWEEN, _PLACE, Template, language, localized, read_catalogue, told
 from lavra.core.program import last_lines
 from lavra.core.progress import Progress
+from lavra.reports.formatting import text_table
 
 TEMPLATES = read_catalogue("pt").templates
 SOURCE = Path(lavra.__file__).parent
@@ -29,23 +30,30 @@ def portuguese(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def constants() -> str:
-    """Return all strings of the program; those that stand side by side are one."""
+def constants() -> frozenset[str]:
+    """Return all strings of the program, each on one line; those that stand side by side are one."""
 
     def strings() -> Iterator[str]:
         for path in sorted(SOURCE.rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    yield node.value
+                    yield from (" ".join(line.split()) for line in (node.value, *node.value.splitlines()))
+                    yield node.value.replace("_", " ")  # the names of metrics are shown so
 
-    return "\n".join(strings())
+    return frozenset(strings())
+
+
+@cache
+def source() -> str:
+    """Return all strings of the program below each other."""
+    return "\n".join(constants())
 
 
 def english(template: Template) -> list[str]:
     """Return the pieces of a template between its placeholders, parted also at the marks between sentences."""
     text = re.sub(r"\b1 ", " ; ", _PLACE.sub(" ; ", template.english))  # a count stands before its noun
     pieces = re.split(r"[.,;:·?()\[\]]+(?:\s|$)|[()\[\]]| · ", text)
-    return [piece.strip() for piece in pieces if len(piece.strip()) > 2]
+    return [" ".join(piece.split()) for piece in pieces if len(piece.strip()) > 2]
 
 
 def is_made(piece: str) -> bool:
@@ -53,13 +61,20 @@ def is_made(piece: str) -> bool:
     cuts = [piece[:end] for end, letter in enumerate(piece) if letter == " "]
     halves = [(piece, ""), *((first, piece[len(first) :].lstrip()) for first in cuts)]
     return any(
-        (first in constants() or first.removesuffix("s") in constants()) and second in constants()
+        any(one in source() for one in (first, first.removesuffix("s"), f"{first.removesuffix('ies')}y"))
+        and second in source()
         for first, second in halves
     )
 
 
+def stands_whole(template: Template) -> bool:
+    """Return whether all that stands between the placeholders are whole strings of the program."""
+    return all(" ".join(piece.split()) in constants() for piece in _BETWEEN.split(template.english) if piece.strip())
+
+
 def test_every_template_is_made_by_the_program() -> None:
-    assert not [piece for template in TEMPLATES for piece in english(template) if not is_made(piece)]
+    others = [template for template in TEMPLATES if not stands_whole(template)]
+    assert not [piece for template in others for piece in english(template) if not is_made(piece)]
 
 
 def test_translations_have_the_same_placeholders() -> None:
@@ -122,6 +137,53 @@ def test_the_columns_of_a_table_stay_below_each_other(portuguese: None) -> None:
         "─────────  ─────────  ───────",
         "loss         3,85864  3,96002",
     ]
+
+
+def test_the_columns_of_a_table_with_a_rule_stay_aligned_to_the_left_or_the_right(portuguese: None) -> None:
+    table = (
+        "  run     data  status    steps\n"
+        "  ──────  ────  ────────  ─────\n"
+        "  runs/a  text  finished  1,500\n"
+        "  runs/b  loss  running      20\n"
+        "  in full: 3 runs"
+    )
+    assert told(table).split("\n") == [
+        "  treino  dados  estado        passos",
+        "  ──────  ─────  ────────────  ──────",
+        "  runs/a  text   terminado      1.500",
+        "  runs/b  loss   em andamento      20",
+        "  completo: 3 runs",
+    ]
+    headed = text_table(["", "a", "b"], [["skipped steps", "4.125", "yes"], ["seed", "1.0", "no"]])
+    assert told(headed) == text_table(["", "a", "b"], [["passos pulados", "4,125", "sim"], ["semente", "1,0", "não"]])
+
+
+def test_titles_above_numbers_stay_above_them(portuguese: None) -> None:
+    table = (
+        "                     model    95 % interval   majority\n"
+        "accuracy             0.874   0.856 to 0.893      0.503\n"
+        "balanced accuracy    0.874                       0.500"
+    )
+    assert told(table).split("\n") == [
+        "                      modelo   intervalo 95 %    maioria",
+        "acurácia               0,874    0,856 a 0,893      0,503",
+        "acurácia balanceada    0,874                       0,500",
+    ]
+
+
+def test_a_message_of_several_phrases_is_told_phrase_by_phrase(portuguese: None) -> None:
+    assert told("3 steps; 1 text") == "3 passos; 1 texto"
+    assert told("3 steps; what is this; 1 text") == "3 steps; what is this; 1 text"  # not half of it
+    failed = "warning: first_loss: 3.5 nats per token (expected: a finite number; no more is known of it); leave it out"
+    assert told(failed).startswith(
+        "aviso: first_loss: 3,5 nats por token (esperado: um número finito; mais não se sabe"
+    )
+    moved = "12 trainable tensors changed in 8 steps, and none of 3 frozen ones; 1 were updated too rarely to tell"
+    assert told(moved) == (
+        "12 tensores treináveis mudaram em 8 passos, e nenhum dos 3 congelados; 1 foram atualizados raramente demais "
+        "para dizer"
+    )
+    assert told("12 trainable tensors changed in 8 steps") == "12 tensores treináveis mudaram em 8 passos"
 
 
 def test_help_errors_progress_and_last_lines(portuguese: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,9 @@ from lavra.checks.saving import check_resume, check_saving
 from lavra.checks.speed import check_speed
 from lavra.checks.stores import check_copies, check_files, check_near_duplicates, check_tokenizer
 from lavra.core.errors import CheckFailed
+from lavra.core.messages.catalogue import told
 from lavra.core.progress import Progress
+from lavra.core.units import counted
 from lavra.training.devices import synchronize
 
 # The report, as values and as text.
@@ -93,9 +95,8 @@ class Report:
         if not self.failed:
             return
         words = "; ".join(f"{result.name}: {result.measured} (expected: {result.expected})" for result in self.failed)
-        number = len(self.failed)
         raise CheckFailed(
-            f"{number} check{'s' * (number > 1)} failed before the first step: {words}",
+            f"{counted(len(self.failed), 'check')} failed before the first step: {words}",
             "; ".join(result.remedy for result in self.failed) + f". All results: {place}. --no-check trains anyway",
         )
 
@@ -107,22 +108,29 @@ class Report:
         return f"checks: {', '.join(parts)}{left} ({self.seconds:.1f} s)"
 
     def text(self) -> str:
-        """Return all results as text: what was measured, what was expected, and what to do about problems."""
+        """Return all results as text: what was measured, what was expected, and what to do about problems.
+
+        The words are those of the user's language, the names of the checks stay as they are.
+        """
         lines: list[str] = []
         for result in self.results:
             lines.append(f"{result.verdict.ljust(4)}  {result.name}")
             lines += _paragraph("measured", result.measured) + _paragraph("expected", result.expected)
             if result.remedy:
                 lines += _paragraph("what to do", result.remedy)
-            lines += [f"        {line}" for line in result.details]
+            lines += [f"        {told(line)}" for line in result.details]
         if self.skipped:
-            lines.append(f"skipped: {', '.join(self.skipped)}")
-        return "\n".join([*lines, self.summary()])
+            lines.append(told(f"skipped: {', '.join(self.skipped)}"))
+        return "\n".join([*lines, told(self.summary())])
 
 
 def _paragraph(title: str, text: str) -> list[str]:
     return textwrap.wrap(
-        f"{title}: {text}", _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 8, break_on_hyphens=False
+        f"{told(title)}: {told(text)}",
+        _WIDTH,
+        initial_indent=" " * 6,
+        subsequent_indent=" " * 8,
+        break_on_hyphens=False,
     )
 
 
@@ -244,9 +252,9 @@ def _run(check: Check, check_context: CheckContext) -> Sequence[CheckResult]:
     try:
         return check(check_context)
     except Exception as error:
-        told = f"it ended with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        measured = f"it ended with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         remedy = "training would end with the same error: see the message"
-        return [CheckResult(_name(check), "fail", told, "the check runs", remedy)]
+        return [CheckResult(_name(check), "fail", measured, "the check runs", remedy)]
     finally:
         check_context.trainer.master_weights.clear()
 

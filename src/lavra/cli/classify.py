@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lavra.cli.options import new_file, parse, print_json, say_last
+from lavra.cli.options import new_file, parse, print_json, say_last, show
 from lavra.config.inference import ClassifyConfig
 from lavra.core.errors import InputError
 from lavra.core.program import command, without_display_flags
@@ -72,7 +72,7 @@ def _give(found: dict, out: str, as_json: bool) -> None:
     for row in [] if out else found["rows"]:
         print(_line(row, found.get("text_columns", ["text"])))
     if "accuracy" in found:
-        print(f"accuracy {found['accuracy']:.1%} on {counted(len(found['rows']), 'text')}")
+        show(f"accuracy {found['accuracy']:.1%} on {counted(len(found['rows']), 'text')}")
 
 
 def _line(row: dict, columns: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lavra.cli.options import new_file, parse, print_json, say_last
+from lavra.cli.options import new_file, parse, print_json, say_last, show
 from lavra.config.runs import CompareConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.sweep_folder import refuse_sweep
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     if as_json:
         print_json(comparison.to_json() | ({} if out is None else {"page": str(out)}))
     else:
-        print(show_comparison(comparison))
+        show(show_comparison(comparison))
         page = command("compare", *options.runs, "--html", "comparison.html") if out is None else str(out)
         say_last(("report", page), ("run", command("runs", "show", options.runs[-1])))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lavra.cli.options import parse, print_json, say_last
+from lavra.cli.options import parse, print_json, say_last, show
 from lavra.config.search import Doc2QueryConfig
 from lavra.core.errors import InputError
 from lavra.core.program import command
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     if as_json:
         print_json(generator.to_json())
     else:
-        print("\n".join(report(generator)))
+        show("\n".join(report(generator)))
         run = generator.run.path
         corpus = "CORPUS" if Path(config.pairs).is_file() else config.pairs  # a file of pairs is no collection
         queries = run.with_name(f"{run.name}-queries.jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lavra.cli.options import parse, print_json, say_last
+from lavra.cli.options import parse, print_json, say_last, show
 from lavra.config.embeddings import EmbedConfig
 from lavra.core.program import command
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     if as_json:
         print_json(report.to_json())
         return 0
-    print(summary(report))
+    show(summary(report))
     say_last(
         ("result", report.out),
         ("read it", _reading(Path(report.out))),

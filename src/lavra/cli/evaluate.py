@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lavra.cli.options import parse, print_json, say_last
+from lavra.cli.options import parse, print_json, say_last, show
 from lavra.config.inference import EvaluateConfig
-from lavra.core.messages.catalogue import told
 from lavra.core.program import command, without_display_flags
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def main(arguments: list[str]) -> int:
     if as_json:
         print_json(found.to_json())
     else:
-        print(told(found.table))
+        show(found.table)
         kept = command("evaluate", *without_display_flags(arguments), "--json")
         say_last(("result", f"printed above, and not kept; {kept} > evaluation.json keeps it"), *_next(options, found))
     return 128 + found.stopped_by if found.stopped_by else 0

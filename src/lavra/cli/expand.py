@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lavra.cli.options import parse, print_json, say_last
+from lavra.cli.options import parse, print_json, say_last, show
 from lavra.config.search import ExpandConfig
 from lavra.core.program import command
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     if as_json:
         print_json(report.to_json())
     else:
-        print(summary(report))
+        show(summary(report))
         say_last(
             ("index", command("index", config.collection, "--expansions", config.out)),
             *_measuring(config),

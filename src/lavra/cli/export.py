@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lavra.cli.options import parse, print_json, say_last
+from lavra.cli.options import parse, print_json, say_last, show
 from lavra.config.inference import ExportConfig
 from lavra.core.errors import InputError
 from lavra.core.program import command
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         if as_json:
             print_json(converted.to_json())
         else:
-            print(converted)
+            show(str(converted))
             say_last(("open", f"ctranslate2.Generator({str(converted.folder)!r}), or Translator"))
         return 0
     if options.format == "onnx":
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         if as_json:
             print_json(graph.to_json())
         else:
-            print(graph)
+            show(str(graph))
             say_last(("open", f"onnxruntime.InferenceSession({str(graph.folder / GRAPH)!r})"))
         return 0
     from lavra.workflows.export.export import export
@@ -78,9 +78,9 @@ def main(arguments: list[str]) -> int:
     if as_json:
         print_json(made.to_json())
     else:
-        print(f"{made.folder}: a {made.family} model\n{made.certificate}")
+        show(f"{made.folder}: a {made.family} model\n{made.certificate}")
         if made.merged is not None:
-            print(f"  its adapter was merged: logits differ by at most {made.merged['largest_difference']:.2e}")
+            show(f"  its adapter was merged: logits differ by at most {made.merged['largest_difference']:.2e}")
         say_last(*_next(made.folder))
     return 0
 
@@ -106,7 +106,7 @@ def _vectors(options: ExportConfig, as_json: bool) -> int:
     if as_json:
         print_json(made.to_json())
         return 0
-    print(f"{made.folder}: vectors of {made.certificate.dimensions:,} dimensions\n{made.certificate}")
+    show(f"{made.folder}: vectors of {made.certificate.dimensions:,} dimensions\n{made.certificate}")
     embed = ("embed", command("embed", made.folder, "TEXTS", "--out", "vectors.npy"))
     say_last(("result", str(made.folder)), ("open", f"SentenceTransformer({str(made.folder)!r})"), embed)
     return 0

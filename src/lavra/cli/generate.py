@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from lavra.cli.options import parse, print_json, say_last
+from lavra.cli.options import parse, print_json, say_last, show
 from lavra.config.generation import GenerateOptions
 from lavra.config.inference import GenerateConfig
 from lavra.core.errors import InputError
@@ -84,7 +84,7 @@ def _of_file(options: GenerateConfig, as_json: bool) -> int:
     if as_json:
         print_json({"out": options.out, **counts})
     else:
-        print(f"{options.out}: {counted(counts['texts'], 'text')} ({counts['made']:,} generated now)")
+        show(f"{options.out}: {counted(counts['texts'], 'text')} ({counts['made']:,} generated now)")
         say_last(
             ("evaluate", command("evaluate", options.model, "--data", options.out)),
             ("train", command("train", options.out, "--budget", "20m")),

@@ -1,4 +1,7 @@
-"""The help of a command: what it does, examples, and its options, in at most 80 columns."""
+"""The help of a command: what it does, examples, and its options, in at most 80 columns, in the user's language.
+
+Every text is looked up by itself in the catalogue of messages, before its lines are broken. Flags stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from lavra.config.everywhere import EverywhereConfig
 from lavra.config.flags import Flag, flags_of, group_help, without
+from lavra.core.messages.catalogue import told
 from lavra.core.units import show_duration, show_size
 
 WIDTH = 80
@@ -23,6 +27,9 @@ _NARROWEST = 40
 
 _INDENT = 24
 """Column at which the text beside a flag begins."""
+
+_VALUE = re.compile(r"[A-Z]{2,}")
+"""The name of a value, such as FILE."""
 
 _WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 """A word of a command line, with the spaces inside quotation marks."""
@@ -46,21 +53,21 @@ def help_of(cls: type, *, prog: str, description: str, examples: Sequence[str], 
     everywhere = flags_of(EverywhereConfig)
     some = options if everything or len(options) <= FEW else [flag for flag in options if flag.common]
     lines = [usage(cls, prog), ""]
-    lines += [part for line in description.split("\n") for part in _wrapped(line, "")]
+    lines += [part for line in told(description).split("\n") for part in _wrapped(line, "")]
     if examples:
-        lines += ["", "examples:", *(part for example in examples for part in _example(example))]
+        lines += ["", told("examples:"), *(part for example in examples for part in _example(example))]
     positional = [flag for flag in flags if flag.positional]
     if positional:
-        lines += ["", "arguments:", *_entries(positional, everything)]
+        lines += ["", told("arguments:"), *_entries(positional, everything)]
     for path in dict.fromkeys(flag.path[:-1] if everything else () for flag in some):
         group = [flag for flag in some if not everything or flag.path[:-1] == path]
         lines += ["", *_title(cls, path), *_entries(group, everything)]
-    lines += ["", "everywhere:", *_entries(everywhere, everything)]
+    lines += ["", told("everywhere:"), *_entries(everywhere, everything)]
     count = len(options) + len(everywhere)
     if everything:
-        lines += ["", *_wrapped("A switch --x has its --no-x.", "")]
+        lines += ["", *_wrapped(told("A switch --x has its --no-x."), "")]
     elif len(some) < len(options):
-        lines += ["", f"--help-all shows all {count} options."]
+        lines += ["", told(f"--help-all shows all {count} options.")]
     return "\n".join(lines)
 
 
@@ -71,13 +78,19 @@ def usage(cls: type, prog: str) -> str:
         cls: The dataclass of its options.
         prog: The command as a person types it.
     """
-    words = [f"usage: {prog}"]
+    words = []
     for flag in flags_of(cls):
+        value = _value(flag.metavar)
         if flag.positional:
-            words.append(flag.metavar if _required(flag) or flag.metavar.startswith("[") else f"[{flag.metavar}]")
+            words.append(value if _required(flag) or value.startswith("[") else f"[{value}]")
         elif _required(flag):
-            words.append(f"{flag.names[0]} {flag.metavar}")
-    return " ".join([*words, "[OPTIONS]"])
+            words.append(f"{flag.names[0]} {value}")
+    return told(" ".join([f"usage: {prog}", *words, _value("[OPTIONS]")]))
+
+
+def _value(metavar: str) -> str:
+    """Return what stands for a value, such as `FILE.toml`, in the user's language."""
+    return _VALUE.sub(lambda word: told(word[0]), metavar)
 
 
 def _required(flag: Flag) -> bool:
@@ -87,8 +100,9 @@ def _required(flag: Flag) -> bool:
 def _title(cls: type, path: tuple[str, ...]) -> list[str]:
     """Return the heading of a group of options: of the command's own, or of a nested configuration."""
     if not path:
-        return ["options:"]
-    return _wrapped(f"{' '.join(path).replace('_', ' ')} options: {group_help(cls, path)}", "")
+        return [told("options:")]
+    name = told(f"{' '.join(path).replace('_', ' ')} options")
+    return _wrapped(f"{name}: {told(group_help(cls, path))}", "")
 
 
 def _entries(flags: Sequence[Flag], everything: bool) -> Iterator[str]:
@@ -101,10 +115,11 @@ def _entry(flag: Flag, everything: bool) -> Iterator[str]:
     metavar, more = flag.metavar, ""
     if metavar.startswith("{") and len(metavar) > _INDENT:
         choices = metavar.strip("{}…").replace(",", ", ")
-        metavar, more = ("NAME…", f" Of {choices}.") if metavar.endswith("…") else ("NAME", f" One of {choices}.")
-    given = [" ".join(filter(None, (", ".join(_names(flag, everything)), metavar)))]
+        metavar, more = ("NAME…", f"Of {choices}.") if metavar.endswith("…") else ("NAME", f"One of {choices}.")
+    given = [" ".join(filter(None, (", ".join(_names(flag, everything)), _value(metavar))))]
     left = "  " + ", ".join([*given, *(one.flag for one in flag.sets)])
-    text = textwrap.wrap(flag.help + more + _default(flag), _width() - _INDENT, break_on_hyphens=False) or [""]
+    whole = " ".join(told(part) for part in (flag.help, more, _default(flag)) if part)
+    text = textwrap.wrap(whole, _width() - _INDENT, break_on_hyphens=False) or [""]
     if len(left) > _INDENT - 2:
         yield from _wrapped(left.strip(), "  ", "      ")
     else:
@@ -130,13 +145,13 @@ def _names(flag: Flag, everything: bool) -> list[str]:
 def _default(flag: Flag) -> str:
     """Return what to say of the value without the flag; nothing where the help says it, or there is none."""
     if _required(flag):
-        return "" if flag.positional else " Required."
+        return "" if flag.positional else "Required."
     if flag.default is True:
-        return " On by default."
+        return "On by default."
     if flag.default is None or flag.default is False or flag.default in ("", ()):
         return ""
     show = {"SIZE": show_size, "DURATION": show_duration}.get(flag.metavar, str)
-    return f" Default: {show(flag.default)}."
+    return f"Default: {show(flag.default)}."
 
 
 def _example(line: str) -> Iterator[str]:

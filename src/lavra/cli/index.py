@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lavra.cli.options import parse, print_json, say_last
+from lavra.cli.options import parse, print_json, say_last, show
 from lavra.config.search import IndexConfig
 from lavra.core.program import command, without_display_flags
 
@@ -45,9 +45,9 @@ def main(arguments: list[str]) -> int:
     else:
         counts = ", ".join(f"{count:,} {name}" for name, count in made.changes.items())
         size = show_size(made.index.postings_bytes)
-        print(f"{made.index.folder}: {counted(len(made.index), 'document')} ({counts}), {size}")
+        show(f"{made.index.folder}: {counted(len(made.index), 'document')} ({counts}), {size}")
         if made.index.vectors is not None:
-            print(f"  {_vectors(made)}")
+            show(f"  {_vectors(made)}")
         say_last(
             *([("exported", options.export)] if options.export else []),
             ("search", command("search", "…", "--index", made.index.folder)),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import itertools
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Annotated, Any, TypeVar, cast
 import tyro
 
 from lavra.cli.unknown import check_flags
+from lavra.cli.wrong_values import check_values
 from lavra.config.everywhere import EverywhereConfig
 from lavra.config.flags import Flag, flags_of
 from lavra.core.configuration import from_toml
@@ -20,6 +24,7 @@ from lavra.core.disk.replacing import check_replaceable_file
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.disk.sweep_folder import SweepFolder, is_sweep
 from lavra.core.errors import InputError
+from lavra.core.messages.catalogue import told
 from lavra.core.program import last_lines
 from lavra.core.progress import log, set_quiet
 
@@ -29,7 +34,7 @@ Options = TypeVar("Options")
 def parse(
     cls: type[Options], arguments: Sequence[str], *, prog: str, description: str, examples: Sequence[str] = ()
 ) -> tuple[Options, bool]:
-    """Read a command's options; `--help` and wrong values end the process (exit codes 0 and 2).
+    """Read a command's options; `--help` ends the process (exit code 0).
 
     Args:
         cls: The dataclass of the options, see `lavra.config.flags`. Nested dataclasses become dotted flags
@@ -44,9 +49,10 @@ def parse(
         The options, and whether the result is wanted as JSON. `--quiet` has taken effect.
 
     Raises:
-        InputError: If there is no such flag, or the file of `--recipe` cannot be read, or has an unknown key or a wrong
-            value.
-        SystemExit: After `--help` or `--help-all` (exit code 0) and after a wrong value (exit code 2).
+        InputError: If there is no such flag, a value is wrong or missing, or the file of `--recipe` cannot be read, or
+            has an unknown key or a wrong value.
+        SystemExit: After `--help` or `--help-all` (exit code 0), and where only the parser knows what is wrong (exit
+            code 2).
     """
     asked = next((word for word in _before_dashes(arguments) if word in ("-h", "--help", "--help-all")), None)
     if asked is not None:
@@ -66,9 +72,16 @@ def parse(
         ],
         kw_only=True,
     )
-    parsed = tyro.cli(
-        request, prog=prog, args=[sets.get(word, word) for word in arguments], config=(tyro.conf.DisallowNone,)
-    )
+    words = [sets.get(word, word) for word in arguments]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed = tyro.cli(request, prog=prog, args=words, config=(tyro.conf.DisallowNone,))
+    except SystemExit:
+        check_values(words, flags, prog)  # in the words of lavra; what it does not know the parser says itself
+        sys.stderr.write(said.getvalue())
+        raise
+    sys.stderr.write(said.getvalue())
     everywhere = cast(EverywhereConfig, parsed.everywhere)  # pyright: ignore[reportAttributeAccessIssue]
     set_quiet(everywhere.quiet)
     return cast(Options, parsed.options), everywhere.json  # pyright: ignore[reportAttributeAccessIssue]
@@ -120,6 +133,15 @@ def log_next(run: Path) -> None:
         lines = next_lines(read_run(folder))
     for line in lines:
         log(line)  # a line that `last_lines` made is in the language of the user already, and has no template
+
+
+def show(text: str) -> None:
+    """Print the result of a command for a person on standard output, in the language of the user.
+
+    Args:
+        text: The result in English, see `lavra.core.messages`; none of it may be what a model wrote.
+    """
+    print(told(text))
 
 
 def print_json(value: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lavra.cli.options import parse, print_json, say_last
+from lavra.cli.options import parse, print_json, say_last, show
 from lavra.config.planning import PlanRequest
 from lavra.core.program import command
 from lavra.core.progress import Waiting
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     if as_json:
         print_json(plan_report.to_json())
     else:
-        print(show_plan_report(plan_report) if isinstance(plan_report, PlanReport) else plan_report)
+        show(show_plan_report(plan_report) if isinstance(plan_report, PlanReport) else str(plan_report))
         say_last(("result", "printed above, and not kept; --json prints it for a file"), _next(request))
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lavra.cli.options import parse, print_json
+from lavra.cli.options import parse, print_json, show
 from lavra.config.runs import RemoveRunsConfig, RunsConfig, ShowRunConfig
 from lavra.core.disk.run_folder import RunFolder, check_removable, list_runs, remove_run
 from lavra.core.disk.sweep_folder import SweepFolder, is_sweep
@@ -30,7 +30,7 @@ def _list(arguments: list[str]) -> int:
     if as_json:
         print_json({"runs": [run_line(run) for run in runs]})
     elif runs:
-        print(show_runs(runs))
+        show(show_runs(runs))
     else:
         log(f"no runs in {options.root}")
     return 0
@@ -51,11 +51,11 @@ def _show(arguments: list[str]) -> int:
     elif is_sweep(run) and not options.all:
         from lavra.reports.sweeps.summary import summary as sweep_summary
 
-        print(sweep_summary(SweepFolder(run)))
+        show(sweep_summary(SweepFolder(run)))
     else:
         from lavra.reports.run_summary import summary  # imports numpy
 
-        print(show_run(run) if options.all else summary(run))
+        print(show_run(run) if options.all else summary(run))  # both are in the language of the user
     return 0
 
 

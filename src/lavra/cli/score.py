@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lavra.cli.options import parse, print_json, say_last
+from lavra.cli.options import parse, print_json, say_last, show
 from lavra.config.inference import ScoreConfig
 from lavra.core.errors import InputError
 from lavra.core.program import command, without_display_flags
@@ -40,11 +40,11 @@ def main(arguments: list[str]) -> int:
             [repr(score.option), f"{score.log_probability:.3f}", str(score.tokens), f"{value:.3f}", f"{share:.1%}"]
             for score, value, share in zip(one.scores, one.values, one.probabilities, strict=True)
         ]
-        print(text_table(["option", "log-probability", "tokens", request.by, "share"], rows))
+        show(text_table(["option", "log-probability", "tokens", request.by, "share"], rows))
         again = max(score.from_prompt for score in one.scores)
         if again:
-            tokens = "token is" if again == 1 else f"{again} tokens are"
-            log(f"the options complete the prompt's last word: its last {tokens} scored along with each")
+            tokens = "token is scored" if again == 1 else f"{again} tokens are scored"
+            log(f"the options complete the prompt's last word: its last {tokens} along with each")
     kept = command("score", *without_display_flags(arguments), "--json")
     say_last(
         ("result", f"printed above, and not kept; {kept} > scores.json keeps it"),

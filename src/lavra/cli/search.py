@@ -7,8 +7,9 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from lavra.cli.options import parse, print_json, say_last
+from lavra.cli.options import parse, print_json, say_last, show
 from lavra.config.search import SearchConfig, SearchEvaluateConfig
+from lavra.core.messages.catalogue import told
 from lavra.core.program import command
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _search(arguments: list[str]) -> int:
     for hit in hits:
         print("\n".join(_lines(hit, colour=sys.stdout.isatty())))
     if not hits:
-        print("nothing found")
+        show("nothing found")
     return 0
 
 
@@ -61,9 +62,11 @@ def _lines(hit: Hit, *, colour: bool) -> list[str]:
     score = f"{hit.score:.2f}" if abs(hit.score) >= 1 else f"{hit.score:.4f}"
     title = " ".join(printable(hit.title or hit.id).split())
     lines = textwrap.wrap(f"{hit.rank:>2}. {title}  ({printable(hit.id)}, {score})", _WIDTH, subsequent_indent="    ")
-    shown = [printable(hit.reason()), marked(printable(hit.passage), hit.marks, before, after)]
+    shown = [printable(told(hit.reason())), marked(printable(hit.passage), hit.marks, before, after)]
     if hit.expansion:
-        shown.append(f"generated query: {marked(printable(hit.expansion), hit.expansion_marks, before, after)}")
+        shown.append(
+            f"{told('generated query')}: {marked(printable(hit.expansion), hit.expansion_marks, before, after)}"
+        )
     for text in shown:
         words = " ".join(text.split())
         lines += textwrap.wrap(words, _WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
@@ -96,7 +99,7 @@ def _evaluate(arguments: list[str]) -> int:
         print_json(result.to_json())
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print("\n".join(table(result, width)))
+        print("\n".join(table(result, width, told)))
         say_last(
             ("result", f"{options.out} (experiment.txt, experiment.json, differences.tsv, experiment.svg)"),
             ("search", command("search", "…", "--index", f"{options.out}/index")),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from lavra.core.disk.run_folder import RunFolder
+from lavra.core.messages.catalogue import told
 from lavra.core.program import command, last_lines
 from lavra.reports.formatting import shown, title
 from lavra.reports.labels.headline import figures_of, headline_of
@@ -12,10 +15,13 @@ from lavra.reports.run_overview import headline, is_linear, outcome_section, wha
 
 _WIDTH = 110
 _MOST_NOTABLE = 3
+_DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 
 def summary(folder: RunFolder) -> str:
     """Return a summary of a run as text: data, model and machine; results; notable events; and what to do next.
+
+    The words are those of the user's language, looked up before long lines are cut.
 
     Args:
         folder: Run folder.
@@ -24,11 +30,13 @@ def summary(folder: RunFolder) -> str:
     own = [(title(name), shown(name, value)) for name, value in figures_of(run.result).items()]
     facts = [*what_section(run).facts, *own, *outcome_section(run).facts]
     wide = max((len(name) for name, _ in facts), default=0)
-    lines = [f"{run.path}: {headline(run)}", ""]
-    lines += [_cut(f"  {name:<{wide}}  {value}") for name, value in facts]
+    lines = [f"{run.path}: {told(headline(run))}", ""]
+    lines += [f"  {name:<{wide}}  {' '.join(value.split())}" for name, value in facts]
     happened = [*notable(run)[:_MOST_NOTABLE], *run.missing[:_MOST_NOTABLE]]
-    lines += ["", *(_cut(f"  {one}") for one in happened)] if happened else []
-    return "\n".join([*lines, "", *next_lines(run), f"in full: {command('runs', 'show', run.path, '--all')}"])
+    lines += ["", *(f"  {_event(' '.join(one.split()))}" for one in happened)] if happened else []
+    short = [_cut(line) for line in told("\n".join(lines)).split("\n")]
+    full = told(f"in full: {command('runs', 'show', run.path, '--all')}")
+    return "\n".join([*short, "", *next_lines(run), full])
 
 
 def next_lines(run: RunFiles) -> list[str]:
@@ -62,6 +70,14 @@ def _uses(run: RunFiles) -> list[tuple[str, str]]:
     return [("classify", command("classify", run.path, "--text", "…")), evaluate] if run.labels else [evaluate]
 
 
+def _event(text: str) -> str:
+    """Return an event, or what is wrong with a file, in the language of the user; the date or the file stays."""
+    date = _DATE.match(text)
+    if date:
+        return date[0] + told(text[date.end() :])
+    name, colon, what = text.partition(": ")
+    return told(text) if told(text) != text else f"{name}{colon}{told(what)}"
+
+
 def _cut(line: str) -> str:
-    line = " ".join(line.splitlines())
     return line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"

@@ -12,6 +12,7 @@ from lavra.core.disk.run_shapes import CONFIG, METRICS
 from lavra.core.disk.shapes import demand
 from lavra.core.disk.sweep_folder import SweepFolder
 from lavra.core.errors import CorruptFile
+from lavra.core.messages.catalogue import told
 from lavra.core.units import counted, show_count, show_duration
 from lavra.reports.formatting import shown, text_table, title
 from lavra.reports.labels.headline import headline_of
@@ -102,6 +103,8 @@ def _quality(line: Mapping[str, Any]) -> str:
 def show_run(run: RunFolder) -> str:
     """Return a run in full as text, in sections: request, plan, result, last metrics, forecast, data usage and events.
 
+    Titles are in the language of the user; settings, figures and events are as the files of the run have them.
+
     Args:
         run: Run folder.
 
@@ -112,7 +115,7 @@ def show_run(run: RunFolder) -> str:
     data_usage = record["result"].get("data_usage") or []
     predicted = record["result"].get("predicted") or {}
     result = {name: value for name, value in record["result"].items() if name not in ("data_usage", "predicted")}
-    sections = [f"{record['run']}: {record['status']}"]
+    sections = [f"{record['run']}: {told(record['status'])}"]
     for heading, values in (
         ("request", record["config"]),
         ("plan", record["plan"]),
@@ -120,13 +123,13 @@ def show_run(run: RunFolder) -> str:
         ("last metrics", record["last_metrics"]),
     ):
         if values:
-            sections.append(f"{heading}\n" + "\n".join(_lines(values)))
+            sections.append(f"{told(heading)}\n" + "\n".join(_lines(values)))
     if predicted:
-        sections.append("predicted against actual\n" + predicted_table(predicted))
+        sections.append(f"{told('predicted against actual')}\n" + told(predicted_table(predicted)))
     if data_usage:
-        sections.append("data usage\n" + _data_usage(data_usage))
+        sections.append(f"{told('data usage')}\n" + told(_data_usage(data_usage)))
     if record["events"]:
-        sections.append("events\n" + "\n".join(f"  {line}" for line in record["events"]))
+        sections.append(f"{told('events')}\n" + "\n".join(f"  {line}" for line in record["events"]))
     return "\n\n".join(sections)
 
 

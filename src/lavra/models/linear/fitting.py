@@ -250,7 +250,7 @@ def _chosen(
         slowest = max(slowest, (clock() - began) / (rounds - 3))
         return True
 
-    with Progress("choosing the penalty of the linear model", total=4 * folds.count, unit="fits") as progress:
+    with Progress("choosing the penalty of the linear model", total=4 * folds.count, unit="models") as progress:
         middle = len(options) // 2
         late = not try_out(middle)
         for step in (1, -1):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lavra.core.disk.sweep_folder import RECIPE, SweepFolder
+from lavra.core.messages.catalogue import told
 from lavra.core.program import command, last_lines
 from lavra.core.units import counted, show_duration
 from lavra.reports.formatting import UNKNOWN, shown, text_table, title
@@ -27,7 +28,7 @@ def summary(sweep: SweepFolder) -> str:
     """
     record = read_sweep(sweep)
     rows = point_rows(record)
-    lines = [f"{record.path}: {headline(record)}", ""]
+    lines = [f"{record.path}: {told(headline(record))}", ""]
     if rows:
         lines += [text_table(point_headers(record), rows[:_MOST], left=1 + len(record.fields)), ""]
     if len(rows) > _MOST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from textwrap import wrap
@@ -110,13 +111,14 @@ def write_experiment(result: ExperimentResult, folder: Path) -> None:
         write_atomically(folder / "shares.svg", curve)
 
 
-def table(result: ExperimentResult, width: int | None = None) -> list[str]:
+def table(result: ExperimentResult, width: int | None = None, tell: Callable[[str], str] = str) -> list[str]:
     """Return the lines of a table: measures with intervals, gain in MRR@10, size and latency of each system.
 
     Args:
         result: The results of the experiment.
         width: Columns of the terminal; in a table that would be wider, the values of a system are below one another.
             None for no limit.
+        tell: The function that returns lines in the language of a person; by default they stay English.
     """
     measures = list(result.systems[0].estimates)
     latency = "latency p50/p95/p99 (ms)"
@@ -143,6 +145,7 @@ def table(result: ExperimentResult, width: int | None = None) -> list[str]:
         if share is not None and share > 0:
             lines.append(f"{one.system.name}: {share:.0%} of the gain in {PRIMARY} that human questions bring")
     lines += [*_about_fusions(result), *_about_queries(result), *result.warnings]
+    lines = tell("\n".join(lines)).split("\n")
     return lines if width is None else [part for line in lines for part in (wrap(line, width) if line else [""])]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lavra.config.generation import GenerateOptions
+from lavra.core.messages.catalogue import told, told_number
 from lavra.generation.explaining import Step
 from lavra.generation.explaining import explain as explain_prompt
 from lavra.workflows.models.open import open_language_model
@@ -61,18 +62,19 @@ def explain_picture(steps: Sequence[Step]) -> str:
 def _step(number: int, step: Step) -> str:
     filters = ", ".join(f"{name.replace('_', '-')} keeps {count:,}" for name, count in step.kept_by.items())
     lines = [
-        f"{number}. entropy {step.entropy:.2f} bits, with temperature {step.tempered_entropy:.2f}, "
-        f"with filters {step.final_entropy:.2f}" + (f"; {filters}" if filters else "") + f"; {step.kept:,} left",
-        f"     {'token':<16} {'model':>6}  {'drawn':>6}",
+        told(
+            f"{number}. entropy {step.entropy:.2f} bits, with temperature {step.tempered_entropy:.2f}, "
+            f"with filters {step.final_entropy:.2f}" + (f"; {filters}" if filters else "") + f"; {step.kept:,} left"
+        ),
+        f"     {'token':<16} {told('model'):>6}  {told('drawn'):>6}",
     ]
     for one in step.candidates:
         mark = "▶" if one.token == step.chosen else " "
-        drawn = f"{one.final:>6.1%}" if one.final else "     –"
-        lines.append(
-            f"   {mark} {_shown(one.text):<16} {one.probability:>6.1%}  {drawn}  {_bar(one.probability)}".rstrip()
-        )
+        drawn = f"{told_number(f'{one.final:.1%}'):>6}" if one.final else "     –"
+        sure = f"{told_number(f'{one.probability:.1%}'):>6}"
+        lines.append(f"   {mark} {_shown(one.text):<16} {sure}  {drawn}  {_bar(one.probability)}".rstrip())
     if step.chosen not in {one.token for one in step.candidates}:
-        lines.append(f"   ▶ {_shown(step.text):<16} (less likely than these)")
+        lines.append(f"   ▶ {_shown(step.text):<16} {told('(less likely than these)')}")
     return "\n".join(lines)
 
 
