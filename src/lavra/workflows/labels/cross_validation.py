@@ -137,7 +137,7 @@ def _forecast(config: TrainConfig, run: RunFolder, rows: FoldRows) -> None:
     assert isinstance(task, LabelledTextTask)
     reader = task.reader(describe_data(replace(config, data=rows.every())))
     found = columns_of(read_examples(rows.every(), BadRows(), columns=reader))
-    write_curve(run.path, forecast_rows(config, task, reader, found))
+    write_curve(run.path, forecast_rows(config, task, reader, found, len(found)), len(found))
 
 
 def _plan(config: TrainConfig, rows: FoldRows, trials: list[Trial], spent: float) -> float | None:

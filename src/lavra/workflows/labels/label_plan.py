@@ -126,7 +126,8 @@ def plan_labels(request: PlanRequest, task: LabelledTextTask) -> LabelPlan:
     reader = task.reader(describe_data(config))
     table = read_table(config, reader)
     trained = [row for row, held_out in zip(table.labels, table.validation, strict=True) if not held_out]
-    curve = forecast_rows(config, task, reader, trained)
+    measured = (len(table.labels) - len(trained)) or None
+    curve = forecast_rows(config, task, reader, trained, measured)
     models, seconds = _models(config)
     linear = is_linear_request(config)
     return LabelPlan(
@@ -137,7 +138,7 @@ def plan_labels(request: PlanRequest, task: LabelledTextTask) -> LabelPlan:
         models,
         None if linear else seconds,
         {} if linear else _timed(config, seconds),
-        {} if curve is None else curve_record(curve),
+        {} if curve is None else curve_record(curve, measured),
     )
 
 

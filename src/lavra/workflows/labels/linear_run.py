@@ -13,6 +13,7 @@ from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted, show_duration
+from lavra.evaluation.labels.metrics import METRICS
 from lavra.evaluation.labels.predictions_file import write_predictions
 from lavra.models.linear.model import LinearModel
 from lavra.tasks.base import Measured, Task
@@ -23,14 +24,9 @@ from lavra.tasks.labelled_text import PREDICTIONS, UNMEASURED, LabelledTextTask,
 from lavra.tasks.linear_baseline import LINEAR, fit_baseline, is_available, linear_predictions, save_baseline
 from lavra.tasks.table import FROM_SCRATCH, choose_task, kind_from_scratch
 from lavra.workflows.datasets.preparation import describe_data, measured_machine, training_dataset
+from lavra.workflows.labels.baseline import forecast_and_compare
 from lavra.workflows.labels.labeller import DELIVERS
-from lavra.workflows.labels.quality_forecast import (
-    SECONDS,
-    SHARE,
-    forecast_quality,
-    recorded_curve,
-    write_curve,
-)
+from lavra.workflows.labels.quality_forecast import SECONDS, SHARE, recorded_curve
 from lavra.workflows.models.task_head import head_facts
 
 _VOCABULARY = 512
@@ -97,11 +93,11 @@ def train_linear(
     for note in model.notes:
         log(note)
     save_baseline(run.path / LINEAR, model, task.name, facts)
+    measured = _measured(task, model, facts, data, run.path, config.seed) if measure is None else measure()
     if measure is None and not data.trained_on_all and config.deliver != "last":
         seconds = SECONDS if config.budget is None else SHARE * config.budget
-        curve = forecast_quality(task, facts, list(data.labelled()), model.strength, seconds=seconds, seed=config.seed)
-        write_curve(run.path, curve)
-    measured = _measured(task, model, facts, data, run.path, config.seed) if measure is None else measure()
+        value = measured.figures[METRICS[task.kind][0]]["value"]
+        forecast_and_compare(run.path, task, facts, data, model.strength, value, seconds, config.seed)
     write_words(run.path, "weights", weights=model.deciding_words())
     taken = time.monotonic() - began
     plan = {"task": task.name, "objective": task.name, "model": {"preset": LINEAR}, "facts": facts, "seed": config.seed}
