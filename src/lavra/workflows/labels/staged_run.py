@@ -18,6 +18,7 @@ from lavra.evaluation.labels.predictions import Predictions
 from lavra.tasks.label_predictions import scores_table
 from lavra.workflows.labels.adaptation import adapted, refuse_adaptation
 from lavra.workflows.labels.fold_rows import FOLDER, FoldRows, write_rows, written_rows
+from lavra.workflows.labels.permuted_stages import check_stages
 from lavra.workflows.labels.pseudo_labels import judged
 from lavra.workflows.labels.several_models import continued, started, task_of_rows
 from lavra.workflows.labels.trials import Trial, predicted, train_fold
@@ -58,6 +59,7 @@ def resume_stages(run: RunFolder) -> RunFolder:
 def _take_to_the_end(config: TrainConfig, run: RunFolder, began: float | None) -> None:
     begun = time.monotonic() if began is None else began
     rows = written_rows(run.path) or write_rows(config, run.path, task_of_rows(config))
+    checked = check_stages(config, rows, run)
     asked = adapted(config, rows, run, begun)
     seeds = [config.seed + number for number in range(config.seeds)]
     trials = [Trial(0, seed, run.path / FOLDER / f"0-{seed}") for seed in seeds]
@@ -68,7 +70,7 @@ def _take_to_the_end(config: TrainConfig, run: RunFolder, began: float | None) -
     _say(config, rows, share)
     for trial in trials:
         train_fold(asked, rows, trial, share, run)
-    kept, table, told = trials, predicted(trials), dict[str, Any]()
+    kept, table, told = trials, predicted(trials), checked
     if config.labels.pseudo:
         students = [trial.student for trial in trials]
         verdict, table, others = judged(config, rows, table, predicted(students))
