@@ -126,7 +126,8 @@ class LabelsConfig:
     adapt: float = 0.0
     """Share of the length of a run, as .3, for which a pretrained model first reads the texts of the training rows and
     of those without a label (domain adaptation): an encoder fills hidden words. Of a time budget it is a part, to steps
-    or passes it is added. 0 leaves that out."""
+    or passes it is added. Without --from, a new encoder reads them; it is kept where it beats the linear model inside
+    the training rows. 0 leaves that out, except for such an encoder where texts and time suffice."""
 
 
 @dataclass(frozen=True)

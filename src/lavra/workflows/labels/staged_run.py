@@ -80,7 +80,7 @@ def _take_to_the_end(config: TrainConfig, run: RunFolder, began: float | None) -
         told["pseudo_labels"] = {**verdict.to_json(), "copies": rows.copies}
     if len(trials) > 1:
         told["seeds"] = _of_seeds(table, kept)
-    _deliver(config, run, kept[0], told, begun)
+    deliver(config, run, kept[0], told, begun)
 
 
 def _say(config: TrainConfig, rows: FoldRows, share: float | None) -> None:
@@ -108,8 +108,16 @@ def _of_seeds(table: Predictions, trials: Sequence[Trial]) -> dict[str, Any]:
     return {"metric": metric, "values": values, "mean": whole.to_json(), "mean_predictions": together.to_json()}
 
 
-def _deliver(config: TrainConfig, run: RunFolder, kept: Trial, told: Mapping[str, Any], began: float) -> None:
-    """Copy the model that is kept, with its record, into the folder of the run, and write the result of the run."""
+def deliver(config: TrainConfig, run: RunFolder, kept: Trial, told: Mapping[str, Any], began: float) -> None:
+    """Copy the model that is kept, with its record, into the folder of the run, and write the result of the run.
+
+    Args:
+        config: The request of the run.
+        run: The folder of the run.
+        kept: The trial whose model is delivered.
+        told: What the result tells beside that of the trial.
+        began: When the command started (`time.monotonic`).
+    """
     found = RunFolder(kept.run)
     for entry in sorted(kept.run.iterdir()):
         if entry.name not in _OWN:
