@@ -1,8 +1,8 @@
 """Domain adaptation: a model first reads the texts of the rows, without their labels.
 
 An encoder learns to fill hidden words, and a decoder to continue texts (Gururangan et al. 2020, arXiv 2004.10964); a
-new model is an encoder. The rows that measure a model are not among what it reads: of folds, therefore, the rows without
-a label alone are.
+new model is an encoder. The rows that measure a model are not among what it reads: of folds, therefore, the rows
+without a label alone are.
 """
 
 from __future__ import annotations
