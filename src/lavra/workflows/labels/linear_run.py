@@ -23,11 +23,15 @@ from lavra.tasks.labelled_dataset import LabelledDataset, leaks_of
 from lavra.tasks.labelled_text import PREDICTIONS, UNMEASURED, LabelledTextTask, with_known
 from lavra.tasks.linear_baseline import LINEAR, fit_baseline, is_available, linear_predictions, save_baseline
 from lavra.tasks.table import FROM_SCRATCH, choose_task, kind_from_scratch
-from lavra.workflows.datasets.preparation import describe_data, measured_machine, training_dataset
+from lavra.workflows.datasets.preparation import describe_data, training_dataset
 from lavra.workflows.labels.baseline import forecast_and_compare
 from lavra.workflows.labels.labeller import DELIVERS
 from lavra.workflows.labels.quality_forecast import SECONDS, SHARE, recorded_curve
 from lavra.workflows.models.task_head import head_facts
+from lavra.workflows.training.autoconfig import Machine
+
+_SPEED = 1e11
+"""FLOP/s that are assumed instead of measured: they would decide the size of a network, and there is none."""
 
 _VOCABULARY = 512
 """Size of the vocabulary of the prepared rows, of which a linear model reads nothing but the texts."""
@@ -132,14 +136,14 @@ def _measured(
 
 def _data(config: TrainConfig, home: Path, task: Task) -> LabelledDataset:
     """Return the prepared rows, in the layout of all labelled rows."""
-    from lavra.training.devices import choose_device
+    import torch
 
     asked = replace(
         config,
         text=replace(config.text, vocabulary=config.text.vocabulary or _VOCABULARY),
         model=replace(config.model, preset="auto"),
     )
-    machine = measured_machine(asked, choose_device("cpu"))
+    machine = Machine(torch.device("cpu"), "fp32", _SPEED, 1)
     data = training_dataset(asked, home, machine, None, task)
     assert isinstance(data, LabelledDataset)
     return data

@@ -133,6 +133,15 @@ def stage_check(config: TrainConfig, rows: FoldRows) -> CheckResult | None:
     """
     if not is_available():
         return None
+    try:
+        return _checked(config, rows)
+    except InputError as error:  # so few rows may hold one class only; what is wrong with all of them is said later
+        log(f"the stages cannot be tried on shuffled labels: {error.message}")
+        return None
+
+
+def _checked(config: TrainConfig, rows: FoldRows) -> CheckResult | None:
+    """Return the outcome of the check; None where there are too few rows."""
     with quiet():
         sample = _sample(config, rows)
     known = ~np.isnan(sample.targets).any(axis=1)
@@ -154,11 +163,7 @@ def stage_check(config: TrainConfig, rows: FoldRows) -> CheckResult | None:
             return _predicted(config, rows, _written(folder, rows, sample, targets), table)
 
     log("trying all stages on shuffled labels, with linear models")
-    try:
-        return check_permuted_labels(sample.columns, table, pipeline, seed=config.seed)
-    except InputError as error:  # so few rows may hold one class only; what is wrong with all of them is said later
-        log(f"the stages cannot be tried on shuffled labels: {error.message}")
-        return None
+    return check_permuted_labels(sample.columns, table, pipeline, seed=config.seed)
 
 
 def _predicted(config: TrainConfig, rows: FoldRows, permuted: FoldRows, table: Predictions) -> tuple[Any, Any]:
