@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
@@ -136,7 +138,6 @@ def _measured(
 
 def _data(config: TrainConfig, home: Path, task: Task) -> LabelledDataset:
     """Return the prepared rows, in the layout of all labelled rows."""
-    import torch
 
     asked = replace(
         config,
