@@ -14,7 +14,7 @@ from lavra.training.deadline import Deadline
 
 
 def measured(count: int, seconds_each: float, end: float | None) -> tuple[list[Any], list[Any], list[int]]:
-    """Return the rows that were measured, what was said of them, and the sizes of the parts, with a clock of its own."""
+    """Return the rows that were measured, what was said of them, and the sizes of the parts; the clock is made up."""
     now, sizes = [0.0], list[int]()
 
     def say(rows: Sequence[Any]) -> list[str]:
