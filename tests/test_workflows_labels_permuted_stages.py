@@ -129,6 +129,6 @@ def test_folds_by_time_are_tried_on_what_came_before(tmp_path: Path) -> None:
     found = stage_check(config, divided)
     assert found is not None
     assert found.verdict == "ok"
-    sample = permuted_stages._sample(config, divided)
-    assert len(sample.before) == 2
-    assert sample.before[0] < sample.before[1]
+    before = permuted_stages._sample(config, divided).before
+    assert before
+    assert not before & set(divided.ids(2))

@@ -46,11 +46,9 @@ from lavra.workflows.labels.trials import Trial, predicted, train_fold
 FILE = "permuted_labels.json"
 """Name of the record of the check in the folder of the folds of a run."""
 
-_MEASURED_FOLDS = 2
-"""Folds whose models are trained; the rows of the others are trained on."""
-_MEASURED_ROWS = 300
-"""Most rows of a measured fold, and most rows of all others together."""
-_OTHER_ROWS = 400
+_MEASURED_ROWS = 400
+"""Most rows of the fold that is measured, the last one, and most rows of all others together, which are trained on."""
+_OTHER_ROWS = 600
 _FEWEST = 30
 """Fewest measured rows with a label: of fewer, no shuffle is ever certainly better than chance."""
 
@@ -70,9 +68,9 @@ class _Sample:
         reader: What reads their columns.
         columns: The columns of each row.
         targets: What is known of each, (n, outputs).
-        folds: Fold of each, counted anew, (n,); `ALWAYS_TRAINING` for those that are not measured.
+        folds: 0 for those that are measured, (n,), and `ALWAYS_TRAINING` for the others.
         classes: Names of the outputs.
-        before: For folds by time, the ids of the rows that each fold is trained on.
+        before: For folds by time, the ids of the rows that are trained on; None for other folds.
     """
 
     task: LabelledTextTask
@@ -81,7 +79,7 @@ class _Sample:
     targets: NDArray[np.float64]
     folds: NDArray[np.int64]
     classes: Sequence[str]
-    before: Sequence[frozenset[str]] = ()
+    before: frozenset[str] | None = None
 
 
 def check_stages(config: TrainConfig, rows: FoldRows, run: RunFolder) -> dict[str, Any]:
@@ -178,16 +176,16 @@ def _predicted(config: TrainConfig, rows: FoldRows, permuted: FoldRows, table: P
         machine=replace(config.machine, device="cpu"),
         seed=config.seed,
         folds=config.folds,
+        deliver="last",
         check=False,
         samples=0,
     )
     run = RunFolder(permuted.folder)
-    trials = [Trial(fold, config.seed, permuted.folder / f"{fold}-{config.seed}") for fold in range(permuted.count)]
-    for trial in trials:
-        train_fold(asked, permuted, trial, None, run)
-    found = predicted(trials)
+    trial = Trial(0, config.seed, permuted.folder / f"0-{config.seed}")
+    train_fold(asked, permuted, trial, None, run)
+    found = predicted([trial])
     if config.labels.pseudo:
-        found = judged(asked, permuted, found, predicted([trial.student for trial in trials]))[1]
+        found = judged(asked, permuted, found, predicted([trial.student]))[1]
     final = settled(found, seed=config.seed)
     place = {name: number for number, name in enumerate(table.ids)}
     order = np.array([place[name] for name in found.ids])
@@ -202,21 +200,17 @@ def _sample(config: TrainConfig, rows: FoldRows) -> _Sample:
     task = find_task(rows.task)
     assert isinstance(task, LabelledTextTask)
     reader = task.reader(describe_data(replace(config, data=rows.every(), task=rows.task)))
-    measured = list(range(rows.count))[-_MEASURED_FOLDS:]  # of folds by time, the last ones learned from most rows
     random = numpy_stream(config.seed, "permuted stages")
-    columns, folds = list[Mapping[str, Any]](), list[int]()
-    for number, fold in enumerate(measured):
-        inside = _drawn(_read(rows.validation(fold)), _MEASURED_ROWS, random)
-        columns += inside
-        folds += [number] * len(inside)
-    files = [file for file in rows.every() if file not in {one for fold in measured for one in rows.validation(fold)}]
-    others = _drawn(_read(files), _OTHER_ROWS, random)
-    columns += others
-    folds += [ALWAYS_TRAINING] * len(others)
-    before = [frozenset(str(row["id"]) for row in _read(rows.training(fold))) for fold in measured if rows.by_time]
+    measured = rows.count - 1  # of folds by time, the last one learns from most rows
+    inside = _drawn(_read(rows.validation(measured)), _MEASURED_ROWS, random)
+    files = set(rows.validation(measured))
+    others = _drawn(_read([file for file in rows.every() if file not in files]), _OTHER_ROWS, random)
+    columns = [*inside, *others]
+    folds = np.repeat([0, ALWAYS_TRAINING], [len(inside), len(others)])
+    before = frozenset(str(row["id"]) for row in _read(rows.training(measured))) if rows.by_time else None
     facts = task.label_facts(reader.labels[0], RowsInMemory(columns, reader))
     facts = with_known({**facts, "columns": reader.to_json()}, rows.known)
-    return _Sample(task, reader, columns, task.targets(facts, columns), np.array(folds), facts["classes"], before)
+    return _Sample(task, reader, columns, task.targets(facts, columns), folds, facts["classes"], before)
 
 
 def _read(files: Sequence[str]) -> list[dict[str, Any]]:
@@ -241,15 +235,14 @@ def _written(folder: Path, rows: FoldRows, sample: _Sample, targets: NDArray[np.
     given = [{**row, **labels[target.tobytes()]} for row, target in zip(sample.columns, targets, strict=True)]
     for fold in sorted(set(sample.folds.tolist())):
         _write(folder / file_of(fold), [given[row] for row in np.flatnonzero(sample.folds == fold).tolist()])
-    for fold, ids in enumerate(sample.before):
-        _write(folder / f"before-{fold}.jsonl", [row for row in given if str(row["id"]) in ids])
+    if sample.before is not None:
+        _write(folder / "before-0.jsonl", [row for row in given if str(row["id"]) in sample.before])
     random = numpy_stream(0, "words in another order")
     without = [_reordered(row, rows.columns, names, random) for row in given]
     known = {**rows.known, STRENGTH: _HARDLY_PENALISED}
-    found = FoldRows(
-        folder, rows.task, int(sample.folds.max()) + 1, known, [], len(given), rows.by_time, (), rows.columns,
-        len(without),
-    )  # fmt: skip
+    found = replace(
+        rows, folder=folder, count=1, known=known, rows=len(given), notes=(), unlabelled=len(without), copies=0
+    )
     _write(found.without_label, without)
     return found
 
