@@ -71,7 +71,7 @@ def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFol
             raise InputError("--micro-batch-size is for a single run", f"resume {run.path} without it")
         return resume_sweep(run).run
     config = request_of(run)
-    new = config.base is None and began_from_nothing(run)
+    new = config.base is None and (began_from_nothing(run) or may_begin_from_nothing(config))
     if config.folds is None and not new and not has_stages(config):
         return resume_one(folder, micro_batch_size=micro_batch_size)
     if micro_batch_size is not None:
