@@ -26,8 +26,10 @@ labels `window` and `windows` are its number among the parts of its row, and how
 
 Said = TypeVar("Said")
 
-_TOKENS_AT_ONCE = 8192
-"""Tokens of the texts that are computed at once, padding included."""
+_TOKENS_AT_ONCE = {"cpu": 2048}
+"""Tokens of the texts that are computed at once by device, padding included: a processor is busy with few, and the fewer
+texts are computed together, the less of them is padding."""
+_TOKENS_ELSEWHERE = 8192
 
 _LEAST_ROWS = 8
 """Fewest rows that are measured, however slow the machine is."""
@@ -66,11 +68,12 @@ def outputs_of_tokens(
     """
     said: dict[int, Said] = {}
     device = device_of(model)
+    at_once = _TOKENS_AT_ONCE.get(device.type, _TOKENS_ELSEWHERE)
     order = sorted(range(len(parts)), key=lambda number: len(parts[number].tokens))
     with Progress("predicting", len(parts), "texts") as progress, eval_mode(model), torch.no_grad():
         while order:
             longest = len(parts[order[-1]].tokens)
-            numbers = [order.pop() for _ in range(min(len(order), max(1, _TOKENS_AT_ONCE // longest)))]
+            numbers = [order.pop() for _ in range(min(len(order), max(1, at_once // longest)))]
             texts = [
                 LabelledText(number, one.tokens, None, second=int(one.labels.get("second_type_from", 0)))
                 for number, one in ((number, parts[number]) for number in numbers)

@@ -126,8 +126,8 @@ def may_begin_from_nothing(config: TrainConfig) -> bool:
     Args:
         config: The request.
     """
-    plain = config.base is None and config.folds is None and config.seeds == 1 and not config.labels.pseudo
-    if not plain or config.budget is None or is_prepared(config.data):
+    plain = config.base is None and config.model == ModelConfig() and config.folds is None and config.seeds == 1
+    if not plain or config.labels.pseudo or config.budget is None or is_prepared(config.data):
         return False
     if config.budget < SHORTEST and not config.labels.adapt:
         return False
