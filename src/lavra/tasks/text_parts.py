@@ -27,8 +27,8 @@ labels `window` and `windows` are its number among the parts of its row, and how
 Said = TypeVar("Said")
 
 _TOKENS_AT_ONCE = {"cpu": 2048}
-"""Tokens of the texts that are computed at once by device, padding included: a processor is busy with few, and the fewer
-texts are computed together, the less of them is padding."""
+"""Tokens of the texts that are computed at once, by device, padding included: a processor is busy with few, and the
+fewer texts are computed together, the less of them is padding."""
 _TOKENS_ELSEWHERE = 8192
 
 _LEAST_ROWS = 8
