@@ -88,6 +88,19 @@ def test_it_is_trained_killed_and_resumed_to_the_same_bits_and_measured(base: st
     assert list(given["baseline_scores"]) == [MAJORITY]  # the words of the rows themselves would tell their tags
 
 
+def test_a_head_of_tags_that_was_fitted_on_frozen_features_is_right_before_the_first_step(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    still = {"steps": 1, "optimization": {"learning_rate": 1e-9}}  # so that what is measured is the head as it began
+    asked = request(tmp_path, base, tagged(40), **still)
+    fitted = train({**asked, "head": {"probe": True}}, tmp_path / "fitted")
+    assert "the head begins fitted on the frozen features of" in capsys.readouterr().err
+    assert fitted.result["accuracy"]["value"] > 0.9
+    usual = train(asked, tmp_path / "usual")  # a length in steps is no sign of too little time
+    assert "begins fitted" not in capsys.readouterr().err
+    assert usual.result["accuracy"]["value"] < 0.9
+
+
 def test_it_learns_what_windows_of_long_sentences_hold(base: str, tmp_path: Path):
     rows = tagged(48)
     for row in rows:
