@@ -199,6 +199,9 @@ def test_entities_are_measured_by_f1_beside_the_most_frequent_tag_of_each_word()
     assert figures["baseline_scores"][BASELINE]["f1"]["value"] == 0.5
     assert "LOC" in measured.table
     assert "most frequent tag of each word" in measured.table
+    assert "the model is worse than" not in measured.table
+    better = measure_tags(sentences, ENTITIES, {"Ana": "B-PER", "Beja": "B-LOC"}, seed=0)
+    assert "the model is worse than the most frequent tag of each word: train it longer" in better.table
 
 
 def test_tags_that_mark_no_entities_are_measured_by_their_accuracy():

@@ -207,6 +207,8 @@ def _table(facts: Mapping[str, Any], named: Sequence[tuple[str, TagScores]], unk
             f"macro F1 {_told(scores.macro_f1)}",
         ]
         lines.append(f"  {name:<{wide}}  {'  '.join(parts)}")
+    if _first(facts, model).value < _first(facts, named[1][1]).value:
+        lines.append(f"  the model is worse than the {named[1][0]}: train it longer, or on more sentences")
     lines.append("the model by type, with how many there are of each")
     lines += [
         f"  {name:<{wide}}  F1 {_told(one.f1)}  precision {one.precision.value:.3f}  recall {one.recall.value:.3f}  "
@@ -217,6 +219,11 @@ def _table(facts: Mapping[str, Any], named: Sequence[tuple[str, TagScores]], unk
         told = ", ".join(f"{name} ({count:,})" for name, count in unknown.most_common(5))
         lines.append(f"  tags that the model never learned count as errors: {told}")
     return "\n".join(lines)
+
+
+def _first(facts: Mapping[str, Any], scores: TagScores) -> Estimate:
+    """Return the figure by which sets of tags are compared."""
+    return scores.f1 if facts["entities"] else scores.token_accuracy
 
 
 def _told(estimate: Estimate) -> str:
