@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lavra.config.training import LabelsConfig, ModelConfig, TextConfig, TrainCo
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import CheckFailed
 from lavra.data.blindness import Learner
+from lavra.workflows.check import _stage_checks
 from lavra.workflows.labels import permuted_stages, trials
 from lavra.workflows.labels.fold_rows import FoldRows
 from lavra.workflows.labels.fold_rows import write_rows as write_fold_rows
@@ -120,6 +122,12 @@ def test_labels_of_every_kind_are_shuffled_and_few_rows_are_not_tried(tmp_path: 
         assert found.verdict == "ok"
     config = request(tmp_path, count=20, folds=2)
     assert stage_check(config, rows_of(config, tmp_path / "few")) is None
+
+
+def test_lavra_check_tries_the_stages_of_a_request_that_has_some(tmp_path: Path) -> None:
+    config = request(tmp_path, count=60, folds=2, labels=LabelsConfig())
+    assert [one.name for one in _stage_checks(config)] == ["permuted_labels"]
+    assert _stage_checks(replace(config, folds=None)) == []
 
 
 def test_folds_by_time_are_tried_on_what_came_before(tmp_path: Path) -> None:
