@@ -101,7 +101,8 @@ class HeadConfig:
     """Dropout probability of that vector, from 0 to below 1."""
     probe: bool | None = None
     """Begin with a head that was fitted on the frozen features of a pretrained model, or, --head.no-probe, with a
-    random one; by default the former where there are fewer than 500 texts."""
+    random one; by default the former where there are fewer than 500 texts, and for tags of words where the time budget
+    does not suffice for every sentence."""
     prefer: Annotated[Prefer, shown("--prefer")] = "best"
     """Which model labels texts in the end: the best on the validation texts, or the linear one where it is as good
     within the interval (small)."""
