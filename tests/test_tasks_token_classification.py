@@ -14,14 +14,18 @@ import torch
 
 import lavra
 from labelled_rows import QUICK, encoder, tagged, write
+from lavra.config.training import TextConfig, TrainConfig
 from lavra.core.errors import InputError
 from lavra.data.examples.tagged import TaggedColumns
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.table import choose_task
 from lavra.tasks.tagging import BASELINE, MAJORITY, TaggedSentence, frequent_tags, measure_tags, tag
+from lavra.training.batches import DistributedInfo
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.workflows.classify import classify_file
 from lavra.workflows.models.open import open_model
+from lavra.workflows.training.autoconfig import Machine
+from lavra.workflows.training.job import TrainingJob
 
 ENTITIES: dict[str, Any] = {
     "classes": ["B-LOC", "B-PER", "I-PER", "O"],
@@ -99,6 +103,21 @@ def test_a_head_of_tags_that_was_fitted_on_frozen_features_is_right_before_the_f
     usual = train(asked, tmp_path / "usual")  # a length in steps is no sign of too little time
     assert "begins fitted" not in capsys.readouterr().err
     assert usual.result["accuracy"]["value"] < 0.9
+
+
+def test_in_little_time_a_step_is_made_smaller_so_that_there_are_more_of_them(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = request(tmp_path, base, tagged(200))
+    config = TrainConfig(data=asked["data"], base=base, budget=60.0, text=TextConfig(**asked["text"]))
+    rows = {}
+    for flops in (2e7, 1e12):
+        machine = Machine(torch.device("cpu"), "fp32", flops, 1)
+        monkeypatch.setattr("lavra.workflows.training.job.measured_machine", lambda *_, machine=machine: machine)
+        home = tmp_path / str(flops)
+        home.mkdir()
+        rows[flops] = TrainingJob.create(config, home, None, DistributedInfo()).plan.global_batch_size
+    assert 2 <= rows[2e7] < rows[1e12]
 
 
 def test_it_learns_what_windows_of_long_sentences_hold(base: str, tmp_path: Path):

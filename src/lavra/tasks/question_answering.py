@@ -45,6 +45,7 @@ class QuestionAnsweringTask(Task):
     causal = False
     bos = True
     most_epochs = (3.0, 30.0)
+    fewest_steps, fewest_rows = 30, 2  # windows fill a row, so that a usual step takes long on a processor
     learns, headline = "windows", "accuracy"
 
     def recognises(self, data: DataDescription) -> bool:

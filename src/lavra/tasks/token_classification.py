@@ -64,6 +64,7 @@ class TokenClassificationTask(Task):
     causal = False
     bos = True
     most_epochs = (5.0, 30.0)
+    fewest_steps, fewest_rows = 30, 2  # windows fill a row, so that a usual step takes long on a processor
     learns, headline = "words", "accuracy"
 
     def recognises(self, data: DataDescription) -> bool:

@@ -134,7 +134,7 @@ def out_of_fold(table: Predictions, beside: Mapping[str, Predictions] | None = N
         lines.append("seeds: the mean of the models of all seeds")
     what = f"{_rows(table)} texts, each by a model that never saw it"
     text = "\n".join([scores_table(columns, table.kind, _rows(table), what.split(" ", 1)[1]), *lines])
-    return OutOfFold(Measured(figures | found.gains, text), found.settings)
+    return OutOfFold(Measured({**figures, **found.gains}, text), found.settings)
 
 
 def _gain(table: Predictions, fit: Fit, metric: str, seed: int) -> Gain:
