@@ -16,14 +16,14 @@ from lavra.evaluation.labels.thresholds import fit_thresholds
 from lavra.models.linear.cross_validation import linear_out_of_fold
 from lavra.models.linear.fitting import fit_linear
 
-ROWS, WIDTH = 120, 800
+ROWS, WIDTH = 240, 4000
 
 
 def noise(seed: int = 0) -> tuple[np.ndarray, Predictions]:
     """Rows of random numbers, and labels that stand in no relation to them."""
     random = np.random.default_rng(seed)
     labels = random.permutation(np.arange(ROWS) % 2)
-    folds = make_folds(labels.tolist(), 4, seed=seed).fold
+    folds = make_folds(labels.tolist(), 3, seed=seed).fold
     table = Predictions(range(ROWS), one_hot(labels, 2), np.full((ROWS, 2), 0.5), ["no", "yes"], folds=folds)
     return random.normal(size=(ROWS, WIDTH)), table
 
@@ -65,15 +65,15 @@ def test_a_planted_signal_is_no_leak() -> None:
 
 def test_rare_classes_do_not_hide_a_leak() -> None:
     random = np.random.default_rng(0)
-    labels = (np.arange(400) % 10 == 0).astype(int)
-    table = Predictions(range(400), one_hot(labels, 2), np.full((400, 2), 0.5), ["a", "b"], folds=np.arange(400) // 100)
+    labels = (np.arange(900) % 10 == 0).astype(int)
+    table = Predictions(range(900), one_hot(labels, 2), np.full((900, 2), 0.5), ["a", "b"], folds=np.arange(900) // 450)
 
     def spying(rows, targets, folds):
-        guess = random.random(400) < 0.2
-        guess |= (targets[:, 1] == 1) & (random.random(400) < 0.6)
+        guess = random.random(900) < 0.2
+        guess |= (targets[:, 1] == 1) & (random.random(900) < 0.6)
         return 0.1 + 0.8 * one_hot(guess, 2)
 
-    found = permuted_label_test([""] * 400, table, spying)
+    found = permuted_label_test([""] * 900, table, spying)
     assert found.score < found.majority.low  # worse than the majority, and a leak all the same
     assert found.leaks
 
@@ -81,7 +81,7 @@ def test_rare_classes_do_not_hide_a_leak() -> None:
 def test_thresholds_that_are_chosen_on_what_they_are_measured_on_may_be_seen_in_decisions() -> None:
     random = np.random.default_rng(0)
     targets = (random.random((80, 30)) < 0.3).astype(float)
-    table = Predictions(range(80), targets, targets, range(30), "labels", folds=np.arange(80) % 4)
+    table = Predictions(range(80), targets, targets, range(30), "labels", folds=np.arange(80) // 60)
     said = random.random((80, 30))
 
     def optimistic(rows, targets, folds):
@@ -109,7 +109,7 @@ def test_labels_are_shuffled_within_folds_and_unknown_ones_stay() -> None:
     table = Predictions(**{**vars(table), "targets": targets})
     shuffled = shuffled_targets(table, 0)
     assert np.isnan(shuffled).all(axis=1).tolist() == (~table.known).tolist()
-    for fold in range(4):
+    for fold in range(3):
         inside = (table.folds == fold) & table.known
         assert shuffled[inside].sum(axis=0).tolist() == table.targets[inside].sum(axis=0).tolist()
     assert not np.array_equal(shuffled[table.known], table.targets[table.known])
@@ -126,11 +126,18 @@ def test_rows_that_are_only_trained_on_are_not_measured() -> None:
     assert permuted_label_test(rows, partly, pipeline).score == 1.0
 
 
+def test_one_fold_alone_is_measured_since_two_depend_on_the_labels_of_each_other() -> None:
+    labels, folds = np.arange(60) % 2, np.arange(60) // 40
+    table = Predictions(range(60), one_hot(labels, 2), np.full((60, 2), 0.5), ["no", "yes"], folds=folds)
+    found = permuted_label_test([""] * 60, table, lambda rows, targets, folds: np.where(folds[:, None], 1, 1 - targets))
+    assert found.score == 0.0  # of the larger fold
+
+
 def test_bad_pipelines_are_refused() -> None:
     rows, table = noise()
     with pytest.raises(InputError, match="no row has a fold"):
         permuted_label_test(rows, Predictions(**{**vars(table), "folds": None}), lambda *_: None)
-    with pytest.raises(InputError, match=r"predictions of the shape \(3, 2\) for 120 rows"):
+    with pytest.raises(InputError, match=r"predictions of the shape \(3, 2\) for 240 rows"):
         permuted_label_test(rows, table, lambda *_: np.full((3, 2), 0.5))
 
 

@@ -14,14 +14,18 @@ import torch
 
 import lavra
 from labelled_rows import QUICK, encoder, tagged, write
+from lavra.config.training import TextConfig, TrainConfig
 from lavra.core.errors import InputError
 from lavra.data.examples.tagged import TaggedColumns
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.table import choose_task
 from lavra.tasks.tagging import BASELINE, MAJORITY, TaggedSentence, frequent_tags, measure_tags, tag
+from lavra.training.batches import DistributedInfo
 from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.workflows.classify import classify_file
 from lavra.workflows.models.open import open_model
+from lavra.workflows.training.autoconfig import Machine
+from lavra.workflows.training.job import TrainingJob
 
 ENTITIES: dict[str, Any] = {
     "classes": ["B-LOC", "B-PER", "I-PER", "O"],
@@ -86,6 +90,34 @@ def test_it_is_trained_killed_and_resumed_to_the_same_bits_and_measured(base: st
     given = lavra.evaluate(str(whole.path), [asked["text"]["validation"][0]]).to_json()
     assert given["f1"] == whole.result["f1"]
     assert list(given["baseline_scores"]) == [MAJORITY]  # the words of the rows themselves would tell their tags
+
+
+def test_a_head_of_tags_that_was_fitted_on_frozen_features_is_right_before_the_first_step(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    still = {"steps": 1, "optimization": {"learning_rate": 1e-9}}  # so that what is measured is the head as it began
+    asked = request(tmp_path, base, tagged(40), **still)
+    fitted = train({**asked, "head": {"probe": True}}, tmp_path / "fitted")
+    assert "the head begins fitted on the frozen features of" in capsys.readouterr().err
+    assert fitted.result["accuracy"]["value"] > 0.9
+    usual = train(asked, tmp_path / "usual")  # a length in steps is no sign of too little time
+    assert "begins fitted" not in capsys.readouterr().err
+    assert usual.result["accuracy"]["value"] < 0.9
+
+
+def test_in_little_time_a_step_is_made_smaller_so_that_there_are_more_of_them(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = request(tmp_path, base, tagged(200))
+    config = TrainConfig(data=asked["data"], base=base, budget=60.0, text=TextConfig(**asked["text"]))
+    rows = {}
+    for flops in (2e7, 1e12):
+        machine = Machine(torch.device("cpu"), "fp32", flops, 1)
+        monkeypatch.setattr("lavra.workflows.training.job.measured_machine", lambda *_, machine=machine: machine)
+        home = tmp_path / str(flops)
+        home.mkdir()
+        rows[flops] = TrainingJob.create(config, home, None, DistributedInfo()).plan.global_batch_size
+    assert 2 <= rows[2e7] < rows[1e12]
 
 
 def test_it_learns_what_windows_of_long_sentences_hold(base: str, tmp_path: Path):
@@ -186,6 +218,9 @@ def test_entities_are_measured_by_f1_beside_the_most_frequent_tag_of_each_word()
     assert figures["baseline_scores"][BASELINE]["f1"]["value"] == 0.5
     assert "LOC" in measured.table
     assert "most frequent tag of each word" in measured.table
+    assert "the model is worse than" not in measured.table
+    better = measure_tags(sentences, ENTITIES, {"Ana": "B-PER", "Beja": "B-LOC"}, seed=0)
+    assert "the model is worse than the most frequent tag of each word: train it longer" in better.table
 
 
 def test_tags_that_mark_no_entities_are_measured_by_their_accuracy():

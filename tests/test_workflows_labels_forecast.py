@@ -18,7 +18,7 @@ from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.workflows.labels.inner_rows import InnerRows, inner_rows
-from lavra.workflows.labels.quality_forecast import curve_of, forecast_quality, more_labels
+from lavra.workflows.labels.quality_forecast import curve_of, forecast_quality, more_labels, surprise
 from lavra.workflows.train import train
 
 pytest.importorskip("sklearn")
@@ -80,6 +80,16 @@ def test_the_forecast_holds_what_a_model_of_all_rows_reaches() -> None:
     assert curve.more(100).value >= 0
 
 
+def test_a_score_outside_of_its_forecast_is_said_with_its_likely_reason() -> None:
+    curve = forecast_quality(task(), FACTS, labelled(400), 10.0, measured=100)
+    assert curve is not None
+    forecast = curve.at(400, rows=100)
+    assert surprise(curve, forecast.value, 100) == ""
+    assert "the validation rows are easier than the training rows" in surprise(curve, 1.0, 100)
+    assert "the validation rows are harder than the training rows" in surprise(curve, 0.3, 100)
+    assert surprise(None, 0.3, 100) == ""
+
+
 def test_rows_of_a_teacher_are_no_labels() -> None:
     rows = labelled(400)
     added = [{"label_probs": {"bad": 0.5, "good": 0.5}, "source": "pseudo", "texts": ["any text"]}] * 300
@@ -113,6 +123,7 @@ def test_a_run_keeps_its_curve_and_says_it(tmp_path: Path, capsys: pytest.Captur
     assert curve["forecast"]["low"] <= curve["forecast"]["value"] <= curve["forecast"]["high"]
     assert curve["sentence"] in capsys.readouterr().err
     assert "more labels would bring" in curve["sentence"]
+    assert f"on {curve['forecast']['rows']} rows like these" in curve["sentence"]
     assert "Learning curve" in (run.path / "report.html").read_text()
 
 

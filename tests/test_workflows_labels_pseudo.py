@@ -50,7 +50,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _linear(data: Path, out: Path, **fields: Any) -> RunFolder:
-    return train(TrainConfig(data=(str(data),), out=str(out), labels=LabelsConfig(pseudo=0.5), **fields))
+    asked: dict[str, Any] = {"labels": LabelsConfig(pseudo=0.5), "check": False, **fields}
+    return train(TrainConfig(data=(str(data),), out=str(out), **asked))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_without_folds_teacher_and_student_are_measured_on_rows_that_neither_saw
 
 def test_given_validation_rows_are_those_that_both_are_measured_on(data: Path, tmp_path: Path) -> None:
     held_out = write_rows(tmp_path / "held-out.jsonl", reviews(24, seed=4))
-    config = TrainConfig(data=(str(data),), out=str(tmp_path / "run"), labels=LabelsConfig(pseudo=1.0))
+    config = TrainConfig(data=(str(data),), out=str(tmp_path / "run"), labels=LabelsConfig(pseudo=1.0), check=False)
     run = train(replace(config, text=replace(config.text, validation=(str(held_out),))))
     assert len(read_predictions(run.path / "predictions.parquet")) == 24
     assert len(_lines(run.path / "folds" / "always.jsonl")) == 80

@@ -13,7 +13,7 @@ from lavra.evaluation.labels.predictions import Predictions
 def check_permuted_labels(
     rows: Sequence[Any], table: Predictions, pipeline: Pipeline, *, metric: str | None = None, seed: int = 0
 ) -> CheckResult:
-    """Shuffle the labels once within the folds, run the whole pipeline, and compare its score with chance.
+    """Shuffle the labels once within the folds, run the whole pipeline, and compare its score on a fold with chance.
 
     Args:
         rows: Texts or rows, in the order of the table.

@@ -102,7 +102,8 @@ class HeadConfig:
     """Dropout probability of that vector, from 0 to below 1."""
     probe: bool | None = None
     """Begin with a head that was fitted on the frozen features of a pretrained model, or, --head.no-probe, with a
-    random one; by default the former where there are fewer than 500 texts."""
+    random one; by default the former where there are fewer than 500 texts, and for tags of words where the time budget
+    does not suffice for every sentence."""
     prefer: Annotated[Prefer, shown("--prefer")] = "best"
     """Which model labels texts in the end: the best on the validation texts, or the linear one where it is as good
     within the interval (small)."""
@@ -127,7 +128,8 @@ class LabelsConfig:
     adapt: float = 0.0
     """Share of the length of a run, as .3, for which a pretrained model first reads the texts of the training rows and
     of those without a label (domain adaptation): an encoder fills hidden words. Of a time budget it is a part, to steps
-    or passes it is added. 0 leaves that out."""
+    or passes it is added. Without --from, a new encoder reads them; it is kept where it beats the linear model inside
+    the training rows. 0 leaves that out, except for such an encoder where texts and time suffice."""
 
 
 @dataclass(frozen=True)

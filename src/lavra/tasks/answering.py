@@ -198,6 +198,8 @@ def _table(named: Sequence[tuple[str, AnswerScores]], language: str | None) -> s
     articles = f"; articles of {language} do not count" if language in ARTICLES else ""
     lines = [f"answers to {counted(model.questions, 'question')}{beside}{articles}"]
     lines += [f"  {name:<{wide}}  exact match {_told(one.exact_match)}  F1 {_told(one.f1)}" for name, one in named]
+    if model.f1.value < named[1][1].f1.value:
+        lines.append(f"  the model is worse than {named[1][0]}: train it longer, or on more questions")
     return "\n".join(lines)
 
 

@@ -100,6 +100,7 @@ class Task(ABC):
             apart.
         fewest_steps: Steps that a run has at least by its plan, for which a step is made smaller than suits the data
             where the time is short; 1 for no such number.
+        fewest_rows: Rows that such a step keeps at least.
         adapting_rate: AdamW's peak learning rate for all weights of a base model; None for the usual one.
         most_epochs: Passes over the data after which a base model, and a model from scratch, only memorises them, in
             a run whose length is not given otherwise; None for no such number.
@@ -125,6 +126,7 @@ class Task(ABC):
     counts_ngrams: ClassVar[bool] = False
     packs: ClassVar[bool] = True
     fewest_steps: ClassVar[int] = 1
+    fewest_rows: ClassVar[int] = 16
     adapting_rate: ClassVar[float | None] = None
     most_epochs: ClassVar[tuple[float, float] | None] = None
     sources: ClassVar[bool] = False

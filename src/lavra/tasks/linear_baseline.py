@@ -22,6 +22,9 @@ LINEAR = "linear"
 TASK = "task.json"
 """Name of the file with the task and its facts beside a linear model."""
 
+STRENGTH = "strength"
+"""The fact that fixes the inverse penalty of a linear model, where it is known from elsewhere; it is chosen without."""
+
 
 def is_available() -> bool:
     """Return whether the library that fits linear models is installed."""
@@ -51,6 +54,7 @@ def fit_baseline(
         weights=weights_of(rows),
         class_weights="balanced" if facts["head"]["class_weights"] == "balanced" and task.kind == "classes" else None,
         groups=groups_of(rows),
+        strength=facts.get(STRENGTH),
         seconds=seconds,
         seed=seed,
     )

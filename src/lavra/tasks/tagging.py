@@ -199,7 +199,7 @@ def _table(facts: Mapping[str, Any], named: Sequence[tuple[str, TagScores]], unk
     """Return the scores as a table of plain text."""
     model = named[0][1]
     what = "entities" if facts["entities"] else "words with their tags"
-    lines = [f"{what} in {counted(model.sequences, 'sentence')} of {counted(model.tokens, 'word')}"]
+    lines = [f"{what} in {counted(model.sequences, 'sentence')} ({counted(model.tokens, 'word')} in all)"]
     wide = max(len(name) for name in (*model.types, *(name for name, _ in named)))
     for name, scores in named:
         parts = [
@@ -207,15 +207,23 @@ def _table(facts: Mapping[str, Any], named: Sequence[tuple[str, TagScores]], unk
             f"macro F1 {_told(scores.macro_f1)}",
         ]
         lines.append(f"  {name:<{wide}}  {'  '.join(parts)}")
+    if _first(facts, model).value < _first(facts, named[1][1]).value:
+        lines.append(f"  the model is worse than the {named[1][0]}: train it longer, or on more sentences")
+    lines.append("the model by type, with how many there are of each")
     lines += [
         f"  {name:<{wide}}  F1 {_told(one.f1)}  precision {one.precision.value:.3f}  recall {one.recall.value:.3f}  "
-        f"({one.support:,})"
+        f"of {one.support:,}"
         for name, one in model.types.items()
     ]
     if unknown:
         told = ", ".join(f"{name} ({count:,})" for name, count in unknown.most_common(5))
         lines.append(f"  tags that the model never learned count as errors: {told}")
     return "\n".join(lines)
+
+
+def _first(facts: Mapping[str, Any], scores: TagScores) -> Estimate:
+    """Return the figure by which sets of tags are compared."""
+    return scores.f1 if facts["entities"] else scores.token_accuracy
 
 
 def _told(estimate: Estimate) -> str:

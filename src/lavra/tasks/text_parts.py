@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
 from lavra.core.progress import Progress
 from lavra.core.seeds import numpy_stream, row_streams
+from lavra.core.units import counted
 from lavra.data.examples.labelled import LabelledTokens
 from lavra.data.examples.store import Example
 from lavra.models.heads import head_of
@@ -16,8 +18,7 @@ from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.models.protocols import device_of, eval_mode
 from lavra.objectives.classify import Classify, LabelledText
-from lavra.tasks.base import TRIAL_SHARE, Trained
-from lavra.training.deadline import amount_in_time
+from lavra.tasks.base import TRIAL_SHARE, Measured, Trained
 
 Part = Example | LabelledTokens
 """A text, or a window of one, as ids with what is known of it: from a store, or as a reader of rows encodes it. Its
@@ -25,11 +26,16 @@ labels `window` and `windows` are its number among the parts of its row, and how
 
 Said = TypeVar("Said")
 
-_TOKENS_AT_ONCE = 8192
-"""Tokens of the texts that are computed at once, padding included."""
+_TOKENS_AT_ONCE = {"cpu": 2048}
+"""Tokens of the texts that are computed at once, by device, padding included: a processor is busy with few, and the
+fewer texts are computed together, the less of them is padding."""
+_TOKENS_ELSEWHERE = 8192
 
 _LEAST_ROWS = 8
 """Fewest rows that are measured, however slow the machine is."""
+
+_GROWTH = 4
+"""How many times as many rows are measured next, at most: the speed of a few short rows says little of many."""
 
 
 def validation_parts(trained: Trained) -> list[list[Part]]:
@@ -62,11 +68,12 @@ def outputs_of_tokens(
     """
     said: dict[int, Said] = {}
     device = device_of(model)
+    at_once = _TOKENS_AT_ONCE.get(device.type, _TOKENS_ELSEWHERE)
     order = sorted(range(len(parts)), key=lambda number: len(parts[number].tokens))
     with Progress("predicting", len(parts), "texts") as progress, eval_mode(model), torch.no_grad():
         while order:
             longest = len(parts[order[-1]].tokens)
-            numbers = [order.pop() for _ in range(min(len(order), max(1, _TOKENS_AT_ONCE // longest)))]
+            numbers = [order.pop() for _ in range(min(len(order), max(1, at_once // longest)))]
             texts = [
                 LabelledText(number, one.tokens, None, second=int(one.labels.get("second_type_from", 0)))
                 for number, one in ((number, parts[number]) for number in numbers)
@@ -81,22 +88,47 @@ def outputs_of_tokens(
     return [said[number] for number in range(len(parts))]
 
 
-def rows_in_time(
-    trained: Trained, rows: Sequence[list[Part]], measure: Callable[[Sequence[list[Part]]], object]
-) -> list[list[Part]]:
-    """Return the rows that can be measured in the time that is left: all of them, or some, drawn at random.
+def said_in_time(
+    trained: Trained, rows: Sequence[list[Part]], say: Callable[[Sequence[list[Part]]], Sequence[Said]]
+) -> tuple[list[list[Part]], list[Said]]:
+    """Return the rows for which something could be said in the time that is left, and what was said of each.
+
+    They are all rows, or some that are drawn at random, in their order. The time is measured on a small part of the
+    rows first, and again on larger ones; nothing is computed twice.
 
     Args:
         trained: The model, with the moment by which it should be measured.
         rows: The rows.
-        measure: Function that measures some of them.
+        say: Function that says something of each of some rows.
     """
-    drawn = [rows[number] for number in numpy_stream(0, "measured rows").permutation(len(rows))]
-    amount = amount_in_time(
-        len(drawn),
-        trained.deadline,
-        lambda count: measure(drawn[:count]),
-        trial=max(1, len(drawn) // TRIAL_SHARE),
-        least=min(len(drawn), _LEAST_ROWS),
+    deadline = trained.deadline
+    if deadline is None:
+        return list(rows), list(say(rows))
+    drawn = numpy_stream(0, "measured rows").permutation(len(rows)).tolist()
+    said, amount = dict[int, Said](), min(len(rows), max(_LEAST_ROWS, len(rows) // TRIAL_SHARE))
+    while amount:
+        part = drawn[len(said) : len(said) + amount]
+        begun = deadline.clock()
+        said |= zip(part, say([rows[number] for number in part]), strict=True)
+        seconds = (deadline.clock() - begun) / amount
+        in_time = int(max(0.0, deadline.seconds_left) / max(seconds, 1e-9))
+        amount = min(in_time, _GROWTH * amount, len(rows) - len(said))
+    order = sorted(said)
+    return [rows[number] for number in order], [said[number] for number in order]
+
+
+def in_part(measured: Measured, rows: int, every: int, noun: str) -> Measured:
+    """Return figures with a sentence on how many of the validation rows they were measured on, where not on all.
+
+    Args:
+        measured: The figures.
+        rows: Number of rows that were measured.
+        every: Number of rows that there are.
+        noun: What a row is.
+    """
+    if rows == every:
+        return measured
+    told = (
+        f"on {rows:,} of {counted(every, noun)}, drawn at random, to keep to the time; lavra evaluate measures on all"
     )
-    return list(rows) if amount == len(rows) else drawn[:amount]
+    return replace(measured, table=f"{measured.table}\n({told})")

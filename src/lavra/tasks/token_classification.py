@@ -25,7 +25,7 @@ from lavra.tasks.datasets import DataDescription, Dataset
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelObjective
 from lavra.tasks.tagging import are_entities, frequent_tags, measure_tags, tagged_sentences
-from lavra.tasks.text_parts import rows_in_time, validation_parts
+from lavra.tasks.text_parts import in_part, said_in_time, validation_parts
 
 WORD_NAMES = ("tokens", "words")
 """Names of columns that are recognised as lists of words."""
@@ -64,6 +64,7 @@ class TokenClassificationTask(Task):
     causal = False
     bos = True
     most_epochs = (5.0, 30.0)
+    fewest_steps, fewest_rows = 30, 2  # windows fill a row, so that a usual step takes long on a processor
     learns, headline = "words", "accuracy"
 
     def recognises(self, data: DataDescription) -> bool:
@@ -157,17 +158,12 @@ class TokenClassificationTask(Task):
         facts, dataset = trained.plan.facts, trained.dataset
         assert isinstance(dataset, LabelledDataset)
         every = [row for row in validation_parts(trained) if row[0].labels["tags"] is not None]
-        rows = rows_in_time(trained, every, lambda some: tagged_sentences(trained.model, facts, some))
-        sentences = tagged_sentences(trained.model, facts, rows)
+        rows, sentences = said_in_time(trained, every, lambda some: tagged_sentences(trained.model, facts, some))
         # Rows that are given to a trained model come without the data that it was trained on.
         known = dataset.prepared.train.folder != dataset.prepared.validation.folder
         frequent = frequent_tags(dataset.labelled()) if known else None
         measured = measure_tags(sentences, facts, frequent, trained.plan.seed)
-        if len(rows) < len(every):
-            return replace(
-                measured, table=f"{measured.table}\n(on {len(rows):,} of {len(every):,}, to keep to the time)"
-            )
-        return measured
+        return in_part(measured, len(rows), len(every), "sentence")
 
     def predict(self, trained: Trained) -> Iterator[tuple[int, Classification]]:
         """Yield the number of each given row, and its words with a list of tags as their label."""

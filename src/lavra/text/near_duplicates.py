@@ -111,6 +111,8 @@ def jaccard(first: np.ndarray, second: np.ndarray) -> float:
 
     It is 0 for two empty sets.
     """
+    if len(first) and np.array_equal(first, second):
+        return 1.0  # as most candidates of a corpus with many copies are, which is seen without sorting them
     common = len(np.intersect1d(first, second, assume_unique=True))
     union = len(first) + len(second) - common
     return common / union if union else 0.0

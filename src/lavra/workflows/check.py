@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from lavra.checks.base import CheckResult
 from lavra.checks.suite import FULL, Report
 from lavra.config.training import TrainConfig
 from lavra.core.disk.run_folder import RunFolder, is_run
@@ -13,7 +14,10 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.training.batches import DistributedInfo
 from lavra.workflows.datasets.text import request_of
+from lavra.workflows.labels.fold_rows import write_rows
 from lavra.workflows.labels.permuted import label_checks
+from lavra.workflows.labels.permuted_stages import has_stages_with_labels, stage_check
+from lavra.workflows.labels.several_models import task_of_rows
 from lavra.workflows.training.checking import check_context, checked
 from lavra.workflows.training.job import TrainingJob
 from lavra.workflows.training.techniques import passes_of
@@ -70,9 +74,19 @@ def _check_text(config: TrainConfig, time_limit: float | None) -> Report:
         job.build()
         log(f"model: {job.plan.parameters:,} parameters, {job.plan.precision} on {job.plan.device}")
         try:
-            return checked(check_context(job), FULL, _limit(job, time_limit)).with_results(label_checks(job))
+            report = checked(check_context(job), FULL, _limit(job, time_limit)).with_results(label_checks(job))
+            return report.with_results(_stage_checks(config))
         finally:
             job.close()
+
+
+def _stage_checks(config: TrainConfig) -> list[CheckResult]:
+    """Return the outcome of the check of folds and pseudo-labels; nothing for a request without them."""
+    if not has_stages_with_labels(config):
+        return []
+    with scratch_folder() as folder:
+        found = stage_check(config, write_rows(config, folder, task_of_rows(config)))
+        return [] if found is None else [found]
 
 
 def _limit(job: TrainingJob, asked: float | None) -> float | None:

@@ -77,33 +77,68 @@ def classify(
     if not isinstance(found, OpenModel):
         _refuse_prompting(found, labels, few_shot)
         return predict_texts(found, texts)
-    opened = found
+    return _prompted(
+        found,
+        texts,
+        labels,
+        few_shot=few_shot,
+        shots=shots,
+        choice=choice,
+        templates=templates,
+        combine=combine,
+        calibrate=calibrate,
+        long_text=long_text,
+        bos=bos,
+        seed=seed,
+    )
+
+
+def _prompted(
+    opened: OpenModel,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    *,
+    few_shot: str = "",
+    shots: int = 8,
+    choice: Choice = "random",
+    templates: str = "classify",
+    combine: Combine = "average",
+    calibrate: bool = True,
+    long_text: LongText = "cut",
+    bos: bool | None = None,
+    seed: int = 0,
+) -> list[Classification]:
+    """Return the labels that a language model gives to texts by a prompt; the arguments are those of `classify`."""
     examples = _examples(few_shot, labels) if few_shot else []
     if not examples and not labels:
         raise _nothing_to_choose(opened)
     known = list(labels) or sorted({one.label for one in examples})
-    chooser = ExampleChooser(examples, shots, choice, seed) if examples else None
-    phrasings = read_templates(templates)
     classifier = Classifier(
         opened.model,
         opened.tokenizer,
         known,
-        phrasings,
-        chooser=chooser,
+        read_templates(templates),
+        chooser=ExampleChooser(examples, shots, choice, seed) if examples else None,
         combine=combine,
         calibrate=calibrate,
         long_text=long_text,
         bos=bos,
     )
     labelled = classifier.classify(texts)
-    cut = sum(one.left_out > 0 for one in labelled)
-    if cut:
-        left_out = sum(one.left_out for one in labelled) / sum(map(len, texts))
-        log(
-            f"{cut:,} of {counted(len(labelled), 'text')} did not fit the model's context of {opened.model.context} "
-            f"tokens; their ends were left out, {left_out:.1%} of all characters"
-        )
+    _tell_of_cut(labelled, texts, opened.model.context)
     return labelled
+
+
+def _tell_of_cut(labelled: Sequence[Classification], texts: Sequence[str], context: int) -> None:
+    """Say of how many texts the ends were left out."""
+    cut = sum(one.left_out > 0 for one in labelled)
+    if not cut:
+        return
+    left_out = sum(one.left_out for one in labelled) / sum(map(len, texts))
+    log(
+        f"{cut:,} of {counted(len(labelled), 'text')} did not fit the model's context of {context} tokens; their ends "
+        f"were left out, {left_out:.1%} of all characters"
+    )
 
 
 def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any) -> dict[str, Any]:
@@ -122,12 +157,12 @@ def classify_file(model: str, path: str, labels: Sequence[str] = (), **how: Any)
     Raises:
         InputError: If a line has no "text", or as for `classify`.
     """
-    trained = _opened(model, how.get("device", "auto"), how.get("precision", "fp32"))
+    trained = _opened(model, how.pop("device", "auto"), how.pop("precision", "fp32"))
     if not isinstance(trained, OpenModel):
         _refuse_prompting(trained, labels, how.get("few_shot", ""))
         return predict_file(trained, path)
     records = read_records(path, {"text": text_or_number})
-    found = classify(model, [one["text"] for one in records], labels, **how)
+    found = _prompted(trained, [one["text"] for one in records], labels, **how)
     rows = [{**record, **one.to_json()} for record, one in zip(records, found, strict=True)]
     if not all("label" in record for record in records):
         return {"rows": rows}

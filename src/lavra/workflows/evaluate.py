@@ -20,7 +20,7 @@ from lavra.data.readers.rows import BadRows, OnBadRow
 from lavra.data.token_store.prepare import Prepared, open_prepared
 from lavra.data.token_store.store import TokenStore
 from lavra.evaluation.baselines import Baseline, baselines, count_tokens
-from lavra.evaluation.documents import documents_of_rows, documents_of_store
+from lavra.evaluation.documents import Documents, documents_of_rows, documents_of_store
 from lavra.evaluation.infilling import InfillingResult, infilling
 from lavra.evaluation.likelihood import likelihood
 from lavra.evaluation.results import LikelihoodResult, likelihood_table
@@ -131,19 +131,45 @@ def evaluate(
     if opened.task is not None:
         return evaluate_labels(NetworkLabeller(opened), data, seed, on_bad_row=on_bad_row, encoding=encoding)
     own = _own_text(opened)
-    store = _store(opened, own, data, split)
-    bad_rows = BadRows()
+    store, bad_rows = _store(opened, own, data, split), BadRows()
     if store is not None:
         documents = documents_of_store(store, opened.tokenizer)
     else:
-        rows = read_rows(
-            data, text_column=text_column, on_bad_row=on_bad_row, encoding=encoding, wanted=(), bad_rows=bad_rows
-        )
-        documents = documents_of_rows(rows, opened.tokenizer)
-        if bad_rows.summary():
-            log(bad_rows.summary())
+        documents = _documents_of(opened, data, text_column, on_bad_row, encoding, bad_rows)
     if bos is False:
         documents = replace(documents, bos=opened.tokenizer.end_of_document)
+    found = _measured(opened, own, documents, context, stride, seed, deadline)
+    return found if store is not None else replace(found, reading=bad_rows.report())
+
+
+def _documents_of(
+    opened: OpenModel,
+    data: Sequence[str],
+    text_column: str,
+    on_bad_row: OnBadRow,
+    encoding: str | None,
+    bad_rows: BadRows,
+) -> Documents:
+    """Return the documents of text that is given, tokenised, after saying what was left out of it."""
+    rows = read_rows(
+        data, text_column=text_column, on_bad_row=on_bad_row, encoding=encoding, wanted=(), bad_rows=bad_rows
+    )
+    documents = documents_of_rows(rows, opened.tokenizer)
+    if bad_rows.summary():
+        log(bad_rows.summary())
+    return documents
+
+
+def _measured(
+    opened: OpenModel,
+    own: Prepared | None,
+    documents: Documents,
+    context: int | None,
+    stride: int | None,
+    seed: int,
+    deadline: float,
+) -> Evaluation:
+    """Return the figures of a language model on documents, as far as the time allows."""
     with torch.no_grad(), StopRequest(_STOPPING) as asked:
         result = likelihood(
             opened.model,
@@ -156,14 +182,12 @@ def evaluate(
     documents = result.per_document
     vocabulary = opened.tokenizer.vocabulary_size
     sticks = baselines(documents, documents.texts(opened.tokenizer), vocabulary, _training_counts(opened, own))
-    reading = bad_rows.report() if store is None else None
     filled = None
     if isinstance(opened.model, Decoder) and not asked.requested and time.monotonic() < deadline:
-        filled = infilling(
-            opened.model, opened.tokenizer, documents.texts(opened.tokenizer), context=context, seed=seed
-        )
+        texts = documents.texts(opened.tokenizer)
+        filled = infilling(opened.model, opened.tokenizer, texts, context=context, seed=seed)
     _tell_of_objective(opened)
-    return Evaluation(opened.place, result, sticks, reading, asked.requested, filled)
+    return Evaluation(opened.place, result, sticks, None, asked.requested, filled)
 
 
 def _tell_of_objective(opened: OpenModel) -> None:

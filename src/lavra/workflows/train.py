@@ -10,6 +10,12 @@ from lavra.core.disk.sweep_folder import is_sweep
 from lavra.core.errors import InputError
 from lavra.workflows.datasets.text import request_of
 from lavra.workflows.labels.cross_validation import cross_validate, resume_folds
+from lavra.workflows.labels.from_nothing import (
+    began_from_nothing,
+    may_begin_from_nothing,
+    resume_from_nothing,
+    train_from_nothing,
+)
 from lavra.workflows.labels.staged_run import resume_stages, train_in_stages
 from lavra.workflows.training.resume import resume as resume_one
 from lavra.workflows.training.train import train as train_one
@@ -34,6 +40,8 @@ def train(config: TrainConfig, began: float | None = None) -> RunFolder:
     """
     if config.folds is not None:
         return cross_validate(config, began)
+    if may_begin_from_nothing(config):
+        return train_from_nothing(config, began)
     return train_in_stages(config, began) if has_stages(config) else train_one(config, began)
 
 
@@ -63,10 +71,14 @@ def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFol
             raise InputError("--micro-batch-size is for a single run", f"resume {run.path} without it")
         return resume_sweep(run).run
     config = request_of(run)
-    if config.folds is None and not has_stages(config):
+    new = config.base is None and (began_from_nothing(run) or may_begin_from_nothing(config))
+    if config.folds is None and not new and not has_stages(config):
         return resume_one(folder, micro_batch_size=micro_batch_size)
     if micro_batch_size is not None:
         raise InputError(
             "--micro-batch-size is for a single run", f"resume the model that was stopped by its folder in {run.path}"
         )
-    return resume_folds(run) if config.folds is not None else resume_stages(run)
+    if config.folds is not None:
+        return resume_folds(run)
+    stages = config.labels.pseudo > 0 or config.seeds > 1
+    return resume_from_nothing(run) if new and not stages else resume_stages(run)

@@ -175,11 +175,10 @@ def prepare_examples(
     with building_folder(Path(out), force=force, inputs=locations, kind="prepared examples") as building:
         example_cache = building / _EXAMPLE_CACHE
         all_rows = kind == "labelled" and validation_share == 0 and not validation
-        counter, chats = SplitCounter(_ANY_SHARE if all_rows else validation_share, validation_limit), 0
-        given = GivenValidation()
-        for row in write_example_cache(
-            _reading(locations, bad_rows, columns, normalize, encoding, validation), example_cache
-        ):
+        counter = SplitCounter(_ANY_SHARE if all_rows else validation_share, validation_limit)
+        given, chats = GivenValidation(), 0
+        reading = _reading(locations, bad_rows, columns, normalize, encoding, validation)
+        for row in write_example_cache(reading, example_cache):
             (given if row.is_validation else counter).add(row.key.encode())
             chats += bool(row.messages)
         encoder = ExampleEncoder(
@@ -195,24 +194,16 @@ def prepare_examples(
         split = counter.train_on_all() if given.documents or all_rows else counter.decide()
         examples = counter.documents + given.documents
         chosen, leaks = None, None
-        if encoder.reader is not None and not given.documents and not all_rows:
-            chosen = validation_rows(read_example_cache(example_cache), validation_share)
-        if encoder.reader is not None and given.documents:
-            leaks = leaks_across(read_example_cache(example_cache), bad_rows)
+        if encoder.reader is not None and not all_rows:
+            chosen, leaks = _divided(example_cache, bad_rows, given, validation_share)
         halves = Halves() if held_out and not all_rows else None
         manifests = _write(building, example_cache, encoder, split, examples, given, chosen, halves, all_rows=all_rows)
-        if encoder.unknown:
-            bad_rows.change(UNKNOWN_TOKEN, str(out), f"{encoder.unknown:,} of the tokens to learn")
-        learned = sum(manifest.learned for manifest in manifests.values())
         example_cache.unlink()
         tokenizer.save(building / TOKENIZER)
         if chats and chat_template is not None:
             write_atomically(building / TOKENIZER / TEMPLATE_FILE, chat_template.text)
             log(f"chats are written as text by {chat_template.origin}")
-        notes = encoder.cut.summary(examples, context, source_context)
-        for text in (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned), _unwritten(encoder)):
-            if text:
-                log(text)
+        _tell(encoder, manifests, examples, str(out))
         report = {
             "data": list(locations),
             **({} if encoder.reader is None else reader_record(encoder.reader)),
@@ -226,6 +217,33 @@ def prepare_examples(
         }
         write_json(building / REPORT, report)
     return open_prepared_examples(out)
+
+
+def _divided(
+    example_cache: Path, bad_rows: BadRows, given: GivenValidation, share: float
+) -> tuple[set[int] | None, dict[str, Any] | None]:
+    """Return which labelled rows are validation data, or where these were given, which of them are training rows too.
+
+    Args:
+        example_cache: File that caches the rows.
+        bad_rows: Its policy decides whether a row on both sides is an error.
+        given: The prompts of the validation data that the user named.
+        share: Share of the rows that is wanted.
+    """
+    rows = read_example_cache(example_cache)
+    return (None, leaks_across(rows, bad_rows)) if given.documents else (validation_rows(rows, share), None)
+
+
+def _tell(encoder: ExampleEncoder, manifests: dict[str, ExampleManifest], examples: int, out: str) -> None:
+    """Say what was left out, cut, and cannot be written by the tokenizer."""
+    bad_rows = encoder.bad_rows
+    if encoder.unknown:
+        bad_rows.change(UNKNOWN_TOKEN, out, f"{encoder.unknown:,} of the tokens to learn")
+    learned = sum(manifest.learned for manifest in manifests.values())
+    notes = encoder.cut.summary(examples, encoder.context, encoder.source_context)
+    for text in (bad_rows.summary(), notes, _unwritable(encoder.unknown, learned), _unwritten(encoder)):
+        if text:
+            log(text)
 
 
 def reader_record(reader: LabelReader) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lavra.data.readers.rows import (
 from lavra.data.readers.tables import missing_column
 from lavra.data.tokenizers.offsets import encode_with_offsets
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.text.bio import TAG, valid_bio
+from lavra.text.bio import place_of, valid_bio
 
 _WORD_OR_SIGN = re.compile(r"\w+(?:[-'’.]\w+)*|[^\w\s]")
 
@@ -122,8 +122,7 @@ class TaggedColumns(LabelReader):
         if None in tags:
             bad_rows.note(UNTAGGED, place, f"{tags.count(None)} of {len(tags)}")
         known = [tag for tag in tags if tag is not None]
-        matches = [TAG.fullmatch(tag) for tag in known]
-        is_bio = all(match is not None and match["place"] not in ("E", "S") for match in matches)
+        is_bio = all(place_of(tag) in ("O", "B", "I") for tag in known)
         if is_bio and (violation := valid_bio(known)) is not None:
             bad_rows.note(ODD_TAGS, place, str(violation))
 
@@ -179,7 +178,7 @@ def _windows(
         return ()
     begin, end = tokenizer.around_source
     room = len(ids) if context is None else max(1, context - len(begin) - len(end))
-    borders = _borders(starts, len(ids), room)
+    borders = [0, len(words)] if len(ids) <= room else _borders(starts, len(ids), room)
     parts = []
     for number, (first, last) in enumerate(pairwise(borders)):
         own = starts[first:last]

@@ -10,6 +10,9 @@ import numpy as np
 from lavra.data.tokenizers.streaming import PIECE, Cut, cut_chunks
 from lavra.data.tokenizers.tokenizer import Tokenizer
 
+_BLANK = np.array([*(chr(code).isspace() for code in range(0x3001)), False])
+"""Whether each character is white space, by its code point; the last stands for all beyond, of which none is."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlacedTokens:
@@ -33,7 +36,8 @@ class PlacedTokens:
             text: The text.
         """
         places = np.arange(len(text) + 1)
-        blank = np.fromiter((character.isspace() for character in text), bool, len(text))
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        blank = _BLANK[np.minimum(codes, len(_BLANK) - 1)]
         # The next index that holds something, and the index after the last one that does.
         following = np.minimum.accumulate(np.where(np.append(blank, False), len(text), places)[::-1])[::-1]
         before = np.maximum.accumulate(np.where(np.insert(blank, 0, True), 0, places))

@@ -1,13 +1,17 @@
 """The learning curve: how a metric grows with the number of labels, and what more labels would bring.
 
 The error falls as a power of the number of labels, `error(n) = floor + scale * n^-power` (Cortes et al. 1994; Hestness
-et al. 2017). It is fitted to models that were trained on growing parts of the rows and measured on the same rows. Its
-interval holds what other rows to measure on would change, and how far the sizes lie off the curve. A curve that is
-followed far beyond its last size says little: the interval grows, and may still be too narrow.
+et al. 2017). A few sizes admit many such curves, and the best of them says nothing of the others. So curves are drawn
+in proportion to how well they go through the scores, for resamples of the rows that were measured and for the noise
+that another choice of labels to learn from makes. The intervals are those of what all these curves say.
+
+They are for rows like those that were learned. A curve that is followed far beyond its last size says little: the
+interval grows, and may still be too narrow where the error follows no such law.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,13 +29,22 @@ from lavra.evaluation.labels.predictions import Predictions
 FEWEST_SIZES = 3
 """Smallest number of sizes through which a curve is drawn."""
 
-_WITH_FLOOR = 4  # sizes from which on the floor is fitted too; with fewer it is zero
-_POWERS = np.linspace(0.02, 1.5, 75)  # from almost no gain to faster than any text data is known to bring
+_POWERS = np.linspace(0.02, 1.5, 38)  # from almost no gain to faster than any text data is known to bring
+_FLOORS = np.linspace(0.0, 1.0, 26)  # share of the error with most labels that no number of labels takes away
+
+_PARAMETERS = 3  # of a curve: floor, scale and power
+
+_LAWLESS = 0.05
+"""How far real learning curves lie off the law of a power, as a share of the error with most labels."""
+
+_PRIOR = 3.0
+"""Number of residuals that the first guess of the noise counts as much as: with four sizes and three parameters, one
+residual is left, which is small by chance as often as not."""
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """A curve of one metric, with curves for other rows that might have been measured.
+    """A curve of one metric, with other curves that go through the scores about as well.
 
     Attributes:
         metric: Name of the metric.
@@ -39,8 +52,10 @@ class LearningCurve:
         scores: Metric at each size, with its interval.
         rows: Number of rows, or ids, on which it was measured.
         labels: Number of labels that there are, from which on more are counted.
-        curves: Floor, scale and power of the curve, (3,) in the first row, and of each resample, (1 + draws, 3).
-        noise: Distance of each curve from the true one at sizes that were not seen, (1 + draws,); 0 in the first row.
+        curves: Floor, scale and power of the curve in the middle, (3,) in the first row, and of each curve that was
+            drawn, (1 + draws, 3).
+        noise: Distance of the error with other labels to learn from, for each curve, (1 + draws,); 0 in the first row.
+        deviation: Standard deviation of the error that is measured on one row, over the draw of the row.
     """
 
     metric: str
@@ -50,23 +65,36 @@ class LearningCurve:
     labels: int
     curves: NDArray[np.float64] = field(repr=False)
     noise: NDArray[np.float64] = field(repr=False)
+    deviation: float = 0.0
 
-    def at(self, labels: float) -> Estimate:
-        """Return what the curve says of a number of labels, with a 95 % interval."""
-        values = self._score(self._errors(labels) + self.noise)
-        return Estimate(float(values[0]), *interval(values[1:], self.rows))
+    def at(self, labels: float, *, rows: int | None = None, level: float = 0.95) -> Estimate:
+        """Return what the curve says of a model that learns from a number of labels, with its interval.
 
-    def more(self, labels: int) -> Estimate:
+        Args:
+            labels: Number of labels.
+            rows: Number of rows, like those that were learned, on which the model will be measured: the fewer, the
+                more a score differs by chance. None for the score on very many rows.
+            level: Probability with which the interval should hold the score.
+        """
+        errors = self._errors(labels) + self.noise
+        if rows is not None:
+            chance = self.deviation / math.sqrt(max(1, rows))
+            errors[1:] += chance * numpy_stream(0, "rows of a forecast").normal(size=len(errors) - 1)
+        values = self._score(errors)
+        return Estimate(float(values[0]), *interval(values[1:], self.rows, level))
+
+    def more(self, labels: int, *, level: float = 0.95) -> Estimate:
         """Return by how much the metric would become better with this many labels more; never negative.
 
         Args:
             labels: Number of labels beyond those that there are.
+            level: Probability with which the interval should hold the gain.
         """
         gains = self._errors(self.labels) - self._errors(self.labels + labels)
-        return Estimate(float(gains[0]), *interval(gains[1:], self.rows))
+        return Estimate(float(gains[0]), *interval(gains[1:], self.rows, level))
 
     def sentence(self, labels: int) -> str:
-        """Return what more labels would bring, such as "500 more labels would bring +0.8 points [+0.4, +1.3]"."""
+        """Return what more labels would bring, such as "500 more labels would bring +0.8 points [+0.2, +1.7]"."""
         gain = self.more(labels)
         percent = [None if end is None else 100 * end for end in (gain.value, gain.low, gain.high)]
         if self.metric in SMALLER_IS_BETTER:
@@ -146,53 +174,95 @@ def fit_curve(
         metric: Name of the metric, which says whether smaller is better.
         rows: Number of rows that were resampled.
         labels: Number of labels that there are; the largest of the sizes if None.
-        seed: Seed of the noise that stands for the distance of the sizes from the curve.
+        seed: Seed of the draws.
 
     Examples:
         >>> sizes = np.array([100, 200, 400, 800])
         >>> scores = 1 - (0.05 + 2 * sizes**-0.5)
         >>> curve = fit_curve(sizes, scores, np.tile(scores, (50, 1)), "accuracy", rows=500)
-        >>> round(curve.at(1600).value, 3), curve.sentence(800)
-        (0.9, '800 more labels would bring +2.1 points [+2.1, +2.1]')
+        >>> round(curve.at(1600).value, 2), round(curve.more(800).value, 2)
+        (0.9, 0.02)
     """
     numbers, metric_values = np.asarray(sizes, dtype=np.float64), np.asarray(values, dtype=np.float64)
     every = np.concatenate([metric_values[None], resampled])
     errors = every if metric in SMALLER_IS_BETTER else 1 - every
-    curves = _fitted(numbers, errors)
-    parameters = 3 if len(numbers) >= _WITH_FLOOR else 2
-    floor, scale, power = curves[0]
-    distance = errors[0] - (floor + scale * numbers**-power)
-    spread = float(np.sqrt((distance**2).sum() / max(1, len(numbers) - parameters)))
-    noise = spread * numpy_stream(seed, "learning curve").normal(size=len(curves))
-    noise[0] = 0.0
+    known = int(numbers[-1] if labels is None else labels)
+    random = numpy_stream(seed, "learning curve")
+    noise = _noise(numbers, errors, random)
+    lawless = _LAWLESS * errors[0, -1]
+    curves = _drawn(numbers, errors[1:], np.sqrt(noise**2 + lawless**2), random)
+    middle = _middle(curves, np.array([*numbers, known, 2 * known]))
     scores = tuple(
         Estimate(float(value), *interval(column, rows))
         for value, column in zip(metric_values, resampled.T, strict=True)
     )
-    return LearningCurve(metric, numbers, scores, rows, int(numbers[-1] if labels is None else labels), curves, noise)
+    return LearningCurve(
+        metric,
+        numbers,
+        scores,
+        rows,
+        known,
+        np.concatenate([curves[middle][None], curves]),
+        np.concatenate([[0.0], noise * random.normal(size=len(noise))]),
+        deviation=float(errors[1:, -1].std() * math.sqrt(rows)),
+    )
 
 
-def _fitted(sizes: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return floor, scale and power, (curves, 3), of the curves nearest to (curves, m) errors.
+def _shapes(sizes: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the power and the floor of each admissible curve, (shapes,), and its errors at the sizes as shares of the
+    error at the largest one, (shapes, m)."""
+    power, floor = (grid.ravel() for grid in np.meshgrid(_POWERS, _FLOORS, indexing="ij"))
+    return power, floor, floor[:, None] + (1 - floor[:, None]) * (sizes / sizes[-1]) ** -power[:, None]
 
-    For each power of a grid, floor and scale are a linear regression, of which neither may be negative.
+
+def _squares(errors: NDArray[np.float64], shares: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the error at the largest size with which each shape is nearest to (draws, m) errors, and the sum of the
+    squares of its distances, both (draws, shapes)."""
+    norms = (shares**2).sum(axis=1)
+    products = errors @ shares.T
+    return products / norms, np.maximum((errors**2).sum(axis=1)[:, None] - products**2 / norms, 0.0)
+
+
+def _noise(sizes: NDArray[np.float64], errors: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    """Return the standard deviation of the noise of a size in each draw, (draws,).
+
+    It is guessed by how much the difference of two sizes changes with the rows that are measured, and from the
+    distances of the scores, the first row of the errors, from the nearest curve. A scaled inverse chi-squared
+    distribution holds how little these few numbers say.
     """
-    best = np.full(len(errors), np.inf)
-    found = np.zeros((len(errors), 3))
-    for power in _POWERS:
-        x = sizes**-power
-        through_zero = (errors @ x) / (x @ x)
-        options = [(np.zeros(len(errors)), through_zero), (errors.mean(axis=1), np.zeros(len(errors)))]
-        if len(sizes) >= _WITH_FLOOR:
-            centred = x - x.mean()
-            slope = (errors @ centred) / (centred @ centred)
-            floor = errors.mean(axis=1) - slope * x.mean()
-            inside = (slope >= 0) & (floor >= 0)
-            options.append((np.where(inside, floor, 0.0), np.where(inside, slope, through_zero)))
-        for floor, scale in options:
-            floor, scale = np.maximum(floor, 0.0), np.maximum(scale, 0.0)
-            squared = ((floor[:, None] + scale[:, None] * x - errors) ** 2).sum(axis=1)
-            better = squared < best - 1e-15
-            best = np.where(better, squared, best)
-            found[better] = np.column_stack([floor, scale, np.full(len(errors), power)])[better]
-    return found
+    apart = np.diff(errors[1:], axis=1).std(axis=0)
+    guess = float(np.sqrt((apart**2).mean() / 2))
+    left = max(0, len(sizes) - _PARAMETERS)
+    least = float(_squares(errors[:1], _shapes(sizes)[2])[1].min())
+    freedom = _PRIOR + left
+    scale = (_PRIOR * guess**2 + least) / freedom
+    drawn = np.sqrt(scale * freedom / random.chisquare(freedom, size=len(errors) - 1))
+    return np.maximum(drawn, 1e-9)
+
+
+def _drawn(
+    sizes: NDArray[np.float64], errors: NDArray[np.float64], noise: NDArray[np.float64], random: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return floor, scale and power, (draws, 3), of a curve for each row of (draws, m) errors.
+
+    Every shape of a grid is as probable as its distance from the errors makes it, with the noise of the draw. Its error
+    at the largest size is then drawn, too, from the normal distribution that a linear regression gives it.
+    """
+    power, floor, shares = _shapes(sizes)
+    nearest, squares = _squares(errors, shares)
+    norms = (shares**2).sum(axis=1)
+    likelihood = -squares / (2 * noise[:, None] ** 2) - np.log(norms) / 2
+    chances = np.exp(likelihood - likelihood.max(axis=1, keepdims=True)).cumsum(axis=1)
+    wanted = random.random(len(errors)) * chances[:, -1]
+    chosen = np.minimum((chances < wanted[:, None]).sum(axis=1), len(power) - 1)
+    spread = noise / np.sqrt(norms[chosen])
+    last = np.maximum(nearest[np.arange(len(errors)), chosen] + spread * random.normal(size=len(errors)), 0.0)
+    scale = last * (1 - floor[chosen]) * sizes[-1] ** power[chosen]
+    return np.column_stack([last * floor[chosen], scale, power[chosen]])
+
+
+def _middle(curves: NDArray[np.float64], sizes: NDArray[np.float64]) -> int:
+    """Return the index of the curve that is nearest to the median of all curves at some sizes."""
+    floor, scale, power = (column[:, None] for column in curves.T)
+    errors = floor + scale * sizes**-power
+    return int(((errors - np.median(errors, axis=0)) ** 2).sum(axis=1).argmin())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -244,12 +245,21 @@ def _entities_of(tags: Iterable[str], which: str, number: int) -> set[Entity]:
 
 def _parts(tag: str, position: int) -> tuple[str, str]:
     """Return the place of a token in its entity (O, B, I, E or S) and the entity's type."""
-    match = TAG.fullmatch(tag)
-    if match is None:
+    found = _read(tag)
+    if found is None:
         raise InputError(
             f"tag {position + 1} is {tag!r}, which is neither O nor B-, I-, E- or S- with a type",
             "measure tags that mark no entities, such as parts of speech, by their accuracy",
         )
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _read(tag: str) -> tuple[str, str] | None:
+    """Return the place and the type of a tag; None for what is no tag. The same few tags are read for every word."""
+    match = TAG.fullmatch(tag)
+    if match is None:
+        return None
     return ("O", "") if match["outside"] else (match["place"], match["type"] or _WITHOUT_TYPE)
 
 

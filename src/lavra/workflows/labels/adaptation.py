@@ -1,7 +1,8 @@
-"""Domain adaptation: a pretrained model first reads the texts of the rows, without their labels.
+"""Domain adaptation: a model first reads the texts of the rows, without their labels.
 
-An encoder learns to fill hidden words, and a decoder to continue texts (Gururangan et al. 2020, arXiv 2004.10964). The
-rows that measure a model are not among what it reads: of folds, therefore, the rows without a label alone are.
+An encoder learns to fill hidden words, and a decoder to continue texts (Gururangan et al. 2020, arXiv 2004.10964); a
+new model is an encoder. The rows that measure a model are not among what it reads: of folds, therefore, the rows
+without a label alone are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lavra.config.training import TrainConfig
+from lavra.config.training import ObjectiveConfig, TrainConfig
 from lavra.core.disk.files import write_atomically
 from lavra.core.disk.json_lines import JsonLines, one_line
 from lavra.core.disk.run_folder import RunFolder
@@ -37,7 +38,10 @@ def refuse_adaptation(config: TrainConfig) -> None:
         InputError: If it names no pretrained model.
     """
     if config.labels.adapt and config.base is None:
-        raise InputError("--labels.adapt adapts a pretrained model", "name one: --from MODEL")
+        raise InputError(
+            "--labels.adapt adapts a pretrained model",
+            "name one: --from MODEL; without folds and with a --budget, a network from nothing reads the texts too",
+        )
 
 
 def adapted(config: TrainConfig, rows: FoldRows, run: RunFolder, began: float) -> TrainConfig:
@@ -59,10 +63,11 @@ def adapted(config: TrainConfig, rows: FoldRows, run: RunFolder, began: float) -
     if not texts.exists():
         write_atomically(texts, "".join(one_line({"text": text}) + "\n" for text in read))
     length, told = _length(config, began)
-    log(f"{config.base} first reads {counted(len(read), 'text')} without labels, for {told}")
+    log(f"{config.base or 'a new encoder'} first reads {counted(len(read), 'text')} without labels, for {told}")
     asked = TrainConfig(
         data=(str(texts),),
         base=config.base,
+        objective=ObjectiveConfig(name="auto" if config.base else "mlm"),
         out=str(path),
         force=True,
         seed=config.seed,

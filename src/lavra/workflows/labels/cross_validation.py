@@ -40,6 +40,7 @@ from lavra.workflows.labels.out_of_fold import (
     out_of_fold,
     write_label_errors,
 )
+from lavra.workflows.labels.permuted_stages import check_stages
 from lavra.workflows.labels.pseudo_labels import judged
 from lavra.workflows.labels.quality_forecast import FILE as CURVE
 from lavra.workflows.labels.quality_forecast import forecast_rows, write_curve
@@ -115,6 +116,7 @@ def _take_to_the_end(config: TrainConfig, run: RunFolder, began: float | None) -
         for number in range(config.seeds)
         for fold in range(rows.count)
     ]
+    told = check_stages(config, rows, run)
     _forecast(config, run, rows)
     config = adapted(config, rows, run, begun if began is None else began)
     spent = 0.0 if began is None else time.monotonic() - began
@@ -124,6 +126,7 @@ def _take_to_the_end(config: TrainConfig, run: RunFolder, began: float | None) -
         log(f"fold {trial.fold + 1} of {rows.count}, seed {trial.seed} (model {number + 1} of {len(trials)})")
         train_fold(config, rows, trial, share, run)
     measured = _measured(config, run, rows, trials, is_linear=is_linear)
+    measured = replace(measured, told={**measured.told, **told})
     if measured.linear:  # better than the networks, so that no network has to learn all rows
         config = replace(config, base=None, model=ModelConfig(preset=LINEAR))
     train_final(config, run, rows, measured, begun if began is None else began)
@@ -137,7 +140,7 @@ def _forecast(config: TrainConfig, run: RunFolder, rows: FoldRows) -> None:
     assert isinstance(task, LabelledTextTask)
     reader = task.reader(describe_data(replace(config, data=rows.every())))
     found = columns_of(read_examples(rows.every(), BadRows(), columns=reader))
-    write_curve(run.path, forecast_rows(config, task, reader, found))
+    write_curve(run.path, forecast_rows(config, task, reader, found, len(found)), len(found))
 
 
 def _plan(config: TrainConfig, rows: FoldRows, trials: list[Trial], spent: float) -> float | None:

@@ -96,11 +96,11 @@ class FoldRows:
 
     @property
     def _parts(self) -> list[int]:
-        always = [ALWAYS_TRAINING] if (self.folder / _file(ALWAYS_TRAINING)).exists() else []
+        always = [ALWAYS_TRAINING] if (self.folder / file_of(ALWAYS_TRAINING)).exists() else []
         return [*range(self.count), *always]
 
     def _files(self, parts: Iterable[int]) -> tuple[str, ...]:
-        return tuple(str(self.folder / _file(part)) for part in parts)
+        return tuple(str(self.folder / file_of(part)) for part in parts)
 
     @cached_property
     def texts(self) -> dict[str, list[str]]:
@@ -112,7 +112,8 @@ class FoldRows:
         }
 
 
-def _file(part: int) -> str:
+def file_of(part: int) -> str:
+    """Return the name of the file of the rows of a fold, or of those that are always trained on."""
     return "always.jsonl" if part == ALWAYS_TRAINING else f"part-{part}.jsonl"
 
 
@@ -151,7 +152,7 @@ def write_rows(config: TrainConfig, run: Path, task: LabelledTextTask) -> FoldRo
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
     for part in sorted(set(folds.fold.tolist())):
-        _write_rows(folder / _file(part), rows, np.flatnonzero(folds.fold == part))
+        _write_rows(folder / file_of(part), rows, np.flatnonzero(folds.fold == part))
     if folds.by_time:
         for fold in range(folds.count):
             _write_rows(folder / f"before-{fold}.jsonl", rows, folds.training(fold))

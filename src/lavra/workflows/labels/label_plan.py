@@ -16,10 +16,12 @@ from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted, show_count, show_duration
 from lavra.tasks.labelled_text import LabelledTextTask
+from lavra.tasks.linear_baseline import LINEAR
 from lavra.tasks.table import FROM_SCRATCH, choose_task, kind_from_scratch
 from lavra.training.batches import DistributedInfo
 from lavra.workflows.datasets.preparation import describe_data
 from lavra.workflows.datasets.text import is_prepared
+from lavra.workflows.labels.from_nothing import unlabelled_texts
 from lavra.workflows.labels.linear_run import is_linear_request
 from lavra.workflows.labels.quality_forecast import curve_record, forecast_rows
 from lavra.workflows.labels.table_rows import TableRows, read_table
@@ -41,6 +43,7 @@ class LabelPlan:
         models: Number of models that are trained: those of the folds, the students, and the final one.
         seconds: Time budget of each model; None where its length is given otherwise, or it is linear.
         network: The steps, passes and speed of the network, timed here; empty for a linear model.
+        beside: Sentence on a network from nothing beside a linear model; empty where no text lacks a label.
         learning_curve: The forecast, as `result.json` of the run will hold it; empty where there is none.
     """
 
@@ -51,6 +54,7 @@ class LabelPlan:
     models: int
     seconds: float | None
     network: Mapping[str, Any] = field(default_factory=dict)
+    beside: str = ""
     learning_curve: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +79,8 @@ class LabelPlan:
     def _models(self) -> list[str]:
         each = "" if self.seconds is None else f" of about {show_duration(self.seconds)} each"
         if not self.network:
-            return [f"{counted(self.models, 'linear model')} on words and parts of words, in seconds"]
+            lines = [f"{counted(self.models, 'linear model')} on words and parts of words, in seconds"]
+            return [*lines, self.beside] if self.beside else lines
         found = self.network
         lines = [
             f"{counted(self.models, 'network')}{each}, of {show_count(found['parameters'])} parameters",
@@ -126,7 +131,8 @@ def plan_labels(request: PlanRequest, task: LabelledTextTask) -> LabelPlan:
     reader = task.reader(describe_data(config))
     table = read_table(config, reader)
     trained = [row for row, held_out in zip(table.labels, table.validation, strict=True) if not held_out]
-    curve = forecast_rows(config, task, reader, trained)
+    measured = (len(table.labels) - len(trained)) or None
+    curve = forecast_rows(config, task, reader, trained, measured)
     models, seconds = _models(config)
     linear = is_linear_request(config)
     return LabelPlan(
@@ -137,8 +143,16 @@ def plan_labels(request: PlanRequest, task: LabelledTextTask) -> LabelPlan:
         models,
         None if linear else seconds,
         {} if linear else _timed(config, seconds),
-        {} if curve is None else curve_record(curve),
+        _beside(config, task) if linear else "",
+        {} if curve is None else curve_record(curve, measured),
     )
+
+
+def _beside(config: TrainConfig, task: LabelledTextTask) -> str:
+    """Return the sentence on a network from nothing beside a linear model."""
+    if config.folds or config.labels.pseudo or config.seeds > 1 or config.model.preset == LINEAR:
+        return ""
+    return unlabelled_texts(config, task).sentence(config.budget)
 
 
 def _models(config: TrainConfig) -> tuple[int, float | None]:

@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lavra.config.training import ModelConfig, TrainConfig
 from lavra.core.disk.run_folder import RunFolder
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted, show_duration
+from lavra.evaluation.labels.metrics import METRICS
 from lavra.evaluation.labels.predictions_file import write_predictions
 from lavra.models.linear.model import LinearModel
 from lavra.tasks.base import Measured, Task
@@ -22,16 +25,15 @@ from lavra.tasks.labelled_dataset import LabelledDataset, leaks_of
 from lavra.tasks.labelled_text import PREDICTIONS, UNMEASURED, LabelledTextTask, with_known
 from lavra.tasks.linear_baseline import LINEAR, fit_baseline, is_available, linear_predictions, save_baseline
 from lavra.tasks.table import FROM_SCRATCH, choose_task, kind_from_scratch
-from lavra.workflows.datasets.preparation import describe_data, measured_machine, training_dataset
+from lavra.workflows.datasets.preparation import describe_data, training_dataset
+from lavra.workflows.labels.baseline import forecast_and_compare
 from lavra.workflows.labels.labeller import DELIVERS
-from lavra.workflows.labels.quality_forecast import (
-    SECONDS,
-    SHARE,
-    forecast_quality,
-    recorded_curve,
-    write_curve,
-)
+from lavra.workflows.labels.quality_forecast import SECONDS, SHARE, recorded_curve
 from lavra.workflows.models.task_head import head_facts
+from lavra.workflows.training.autoconfig import Machine
+
+_SPEED = 1e11
+"""FLOP/s that are assumed instead of measured: they would decide the size of a network, and there is none."""
 
 _VOCABULARY = 512
 """Size of the vocabulary of the prepared rows, of which a linear model reads nothing but the texts."""
@@ -97,11 +99,11 @@ def train_linear(
     for note in model.notes:
         log(note)
     save_baseline(run.path / LINEAR, model, task.name, facts)
+    measured = _measured(task, model, facts, data, run.path, config.seed) if measure is None else measure()
     if measure is None and not data.trained_on_all and config.deliver != "last":
         seconds = SECONDS if config.budget is None else SHARE * config.budget
-        curve = forecast_quality(task, facts, list(data.labelled()), model.strength, seconds=seconds, seed=config.seed)
-        write_curve(run.path, curve)
-    measured = _measured(task, model, facts, data, run.path, config.seed) if measure is None else measure()
+        value = measured.figures[METRICS[task.kind][0]]["value"]
+        forecast_and_compare(run.path, task, facts, data, model.strength, value, seconds, config.seed)
     write_words(run.path, "weights", weights=model.deciding_words())
     taken = time.monotonic() - began
     plan = {"task": task.name, "objective": task.name, "model": {"preset": LINEAR}, "facts": facts, "seed": config.seed}
@@ -136,14 +138,13 @@ def _measured(
 
 def _data(config: TrainConfig, home: Path, task: Task) -> LabelledDataset:
     """Return the prepared rows, in the layout of all labelled rows."""
-    from lavra.training.devices import choose_device
 
     asked = replace(
         config,
         text=replace(config.text, vocabulary=config.text.vocabulary or _VOCABULARY),
         model=replace(config.model, preset="auto"),
     )
-    machine = measured_machine(asked, choose_device("cpu"))
+    machine = Machine(torch.device("cpu"), "fp32", _SPEED, 1)
     data = training_dataset(asked, home, machine, None, task)
     assert isinstance(data, LabelledDataset)
     return data

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lavra.core.disk.files import write_atomically
 from lavra.core.disk.json_lines import one_line
@@ -59,6 +60,55 @@ def beside_file(name: str) -> str:
     return f"out_of_fold_{name}.parquet"
 
 
+@dataclass(frozen=True)
+class Settled:
+    """Predictions with what is fitted to them: a temperature, or thresholds.
+
+    Attributes:
+        shown: The predictions, each with a setting that was fitted to other folds.
+        decisions: What is decided, in the form of `Predictions.decisions`; None for what the predictions say.
+        settings: The facts that the final model gets, see `OutOfFold`.
+        gains: What each setting brings, as plain values.
+        lines: The same in words, for the settings that are taken.
+    """
+
+    shown: Predictions
+    decisions: NDArray[Any] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    gains: Mapping[str, Any] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+
+def settled(table: Predictions, *, seed: int = 0) -> Settled:
+    """Fit what may be fitted to out-of-fold predictions; it is taken where it helps on rows that did not choose it.
+
+    Args:
+        table: The predictions of all folds and seeds, as the models gave them.
+        seed: Seed of the division for what is fitted.
+    """
+    if int(table.known.sum()) < _FEWEST:
+        return Settled(table)
+    if table.kind == "classes":
+        gain = _gain(table, calibrating, "log_loss", seed)
+        temperature, used = fit_calibration(table).temperature, gain.comparison.gain > 0
+        gains = {"calibration": {"temperature": temperature, "used": used, **gain.to_json()}}
+        if not used:
+            return Settled(table, gains=gains)
+        shown = cross_fitted([table], calibrating, seed=seed)[0]
+        line = f"temperature {temperature:.2f}: {_told(gain)}"
+        return Settled(shown, None, {"temperature": temperature}, gains, (line,))
+    if table.kind == "labels":
+        gain = _gain(table, thresholding(), "macro_f1", seed)
+        thresholds, used = fit_thresholds(table), gain.comparison.gain > 0
+        gains = {"thresholds": {**thresholds.to_json(), "used": used, **gain.to_json()}}
+        if not used:
+            return Settled(table, gains=gains)
+        decisions = cross_fitted([table], thresholding(), seed=seed)[1]
+        line = f"a threshold for each label: {_told(gain)}"
+        return Settled(table, decisions, {"thresholds": thresholds.values.tolist()}, gains, (line,))
+    return Settled(table)
+
+
 def out_of_fold(table: Predictions, beside: Mapping[str, Predictions] | None = None, *, seed: int = 0) -> OutOfFold:
     """Return what follows from out-of-fold predictions.
 
@@ -70,31 +120,13 @@ def out_of_fold(table: Predictions, beside: Mapping[str, Predictions] | None = N
     Raises:
         InputError: If no row has a label.
     """
-    settings: dict[str, Any] = {}
-    gains: dict[str, Any] = {}
-    lines: list[str] = []
-    shown, decisions = table, None
-    if int(table.known.sum()) >= _FEWEST and table.kind == "classes":
-        gain = _gain(table, calibrating, "log_loss", seed)
-        temperature = fit_calibration(table).temperature
-        gains["calibration"] = {"temperature": temperature, "used": gain.comparison.gain > 0, **gain.to_json()}
-        if gain.comparison.gain > 0:
-            settings["temperature"] = temperature
-            shown = cross_fitted([table], calibrating, seed=seed)[0]
-            lines.append(f"temperature {temperature:.2f}: {_told(gain)}")
-    if int(table.known.sum()) >= _FEWEST and table.kind == "labels":
-        gain = _gain(table, thresholding(), "macro_f1", seed)
-        thresholds = fit_thresholds(table)
-        gains["thresholds"] = {**thresholds.to_json(), "used": gain.comparison.gain > 0, **gain.to_json()}
-        if gain.comparison.gain > 0:
-            settings["thresholds"] = thresholds.values.tolist()
-            decisions = cross_fitted([table], thresholding(), seed=seed)[1]
-            lines.append(f"a threshold for each label: {_told(gain)}")
-    columns = {"model": scores(shown, decisions, seed=seed)}
+    found = settled(table, seed=seed)
+    columns = {"model": scores(found.shown, found.decisions, seed=seed)}
     columns |= {name: scores(other, seed=seed) for name, other in (beside or {}).items()}
     columns["majority"] = scores(majority_out_of_fold(table), seed=seed)
     figures = columns["model"].to_json() | {"measured_on": "out-of-fold predictions"}
     figures["baseline_scores"] = {name: one.to_json() for name, one in columns.items() if name != "model"}
+    lines = list(found.lines)
     if len(np.unique(table.seeds)) > 1:
         together = scores(mean_over_seeds(table), seed=seed)
         figures["mean_of_seeds"] = together.to_json()
@@ -102,7 +134,7 @@ def out_of_fold(table: Predictions, beside: Mapping[str, Predictions] | None = N
         lines.append("seeds: the mean of the models of all seeds")
     what = f"{_rows(table)} texts, each by a model that never saw it"
     text = "\n".join([scores_table(columns, table.kind, _rows(table), what.split(" ", 1)[1]), *lines])
-    return OutOfFold(Measured(figures | gains, text), settings)
+    return OutOfFold(Measured({**figures, **found.gains}, text), found.settings)
 
 
 def _gain(table: Predictions, fit: Fit, metric: str, seed: int) -> Gain:

@@ -16,11 +16,12 @@ from torch import nn
 from lavra.core.progress import Progress, log
 from lavra.core.seeds import row_streams
 from lavra.core.units import counted, show_duration
-from lavra.models.heads import ATTRIBUTE, SequenceHead
+from lavra.models.heads import ATTRIBUTE, SequenceHead, TokenHead
 from lavra.tasks.labelled_dataset import LabelledDataset
 from lavra.tasks.labelled_text import LabelledTextTask
 from lavra.workflows.labels.frozen import Features, can_stay_frozen, frozen_head, frozen_pooling, keep_frozen
 from lavra.workflows.labels.linear_head import fitted, head_targets
+from lavra.workflows.labels.token_probe import fit_token_head
 from lavra.workflows.models.task_head import FEW_TEXTS
 from lavra.workflows.training.job_parts import JobParts
 
@@ -43,13 +44,16 @@ _ROWS_AT_ONCE = 16
 def fit_head(job: JobParts) -> None:
     """Fit the linear head of a base model on the features of the training texts, with everything else frozen.
 
-    Nothing is done for a model from scratch, for another task than one label for each text, or where the time budget
-    does not suffice for enough texts.
+    Nothing is done for a model from scratch, for another task than one label for each text or tags of words (see
+    `token_probe`), or where the time budget does not suffice for enough texts.
 
     Args:
         job: The training job before its first step; the master weights of the head are changed.
     """
     task, data, head = job.task, job.dataset, getattr(job.model, ATTRIBUTE, None)
+    if job.base is not None and type(head) is TokenHead:
+        fit_token_head(job, head)
+        return
     if job.base is None or not isinstance(task, LabelledTextTask) or not isinstance(data, LabelledDataset):
         return
     if type(head) is not SequenceHead or not isinstance(head.output, nn.Linear):

@@ -16,10 +16,11 @@ from lavra.config.training import TrainConfig
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import InputError
 from lavra.core.progress import log
+from lavra.core.units import counted
 from lavra.data.examples.labelled import PSEUDO, LabelColumns
 from lavra.evaluation.intervals import Estimate
 from lavra.evaluation.labels.learning_curve import FEWEST_SIZES, LearningCurve, learning_curve
-from lavra.evaluation.labels.metrics import METRICS
+from lavra.evaluation.labels.metrics import METRICS, SMALLER_IS_BETTER
 from lavra.models.linear.fitting import STRENGTHS, fit_linear
 from lavra.tasks.labelled_text import LabelledTextTask
 from lavra.tasks.linear_baseline import is_available, texts_of
@@ -50,6 +51,7 @@ def forecast_quality(
     strength: float,
     *,
     seconds: float = SECONDS,
+    measured: int | None = None,
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> LearningCurve | None:
@@ -61,6 +63,7 @@ def forecast_quality(
         rows: The columns of the training rows, with their texts.
         strength: Inverse penalty of the linear models, as it was chosen for all rows.
         seconds: Time that there is; where it does not suffice for three sizes, there is no curve, and that is said.
+        measured: Number of rows on which the model will be measured; None where that is not known.
         seed: Seed of the parts and of the intervals.
         clock: Returns the time in seconds.
 
@@ -80,12 +83,16 @@ def forecast_quality(
     if found is None:
         log(f"no learning curve: {seconds:.0f} s do not suffice for linear models of {FEWEST_SIZES} sizes")
     else:
-        log(f"forecast of the linear model: {told(found)}")
+        log(f"forecast of the linear model: {told(found, measured)}")
     return found
 
 
 def forecast_rows(
-    config: TrainConfig, task: LabelledTextTask, reader: LabelColumns, rows: Sequence[Mapping[str, Any]]
+    config: TrainConfig,
+    task: LabelledTextTask,
+    reader: LabelColumns,
+    rows: Sequence[Mapping[str, Any]],
+    measured: int | None = None,
 ) -> LearningCurve | None:
     """Return the learning curve of linear models inside rows for which none was fitted yet; see `forecast_quality`.
 
@@ -94,6 +101,7 @@ def forecast_rows(
         task: The task.
         reader: What read the rows.
         rows: The columns of the rows, with their texts.
+        measured: Number of rows on which the model will be measured; None where that is not known.
     """
     if not is_available():
         return None
@@ -105,7 +113,8 @@ def forecast_rows(
     }
     options = STRENGTHS["ridge" if task.kind in ("values", "ordinal") else "logistic"]
     seconds = SECONDS if config.budget is None else SHARE * config.budget
-    return forecast_quality(task, facts, rows, options[len(options) // 2], seconds=seconds, seed=config.seed)
+    strength = options[len(options) // 2]
+    return forecast_quality(task, facts, rows, strength, seconds=seconds, measured=measured, seed=config.seed)
 
 
 def linear_predict(inner: InnerRows, facts: Mapping[str, Any], strength: float, seed: int) -> Predict:
@@ -178,11 +187,16 @@ def more_labels(labels: int) -> int:
     return min(_MORE, key=lambda more: abs(math.log(4 * more / max(1, labels))))
 
 
-def told(curve: LearningCurve) -> str:
-    """Return the forecast in words: the quality with all labels, and what more of them would bring."""
-    return f"{_named(curve.metric, curve.at(curve.labels))} by the learning curve; " + curve.sentence(
-        more_labels(curve.labels)
-    )
+def told(curve: LearningCurve, measured: int | None = None) -> str:
+    """Return the forecast in words: the quality with all labels, and what more of them would bring.
+
+    Args:
+        curve: The curve.
+        measured: Number of rows on which the model will be measured; None where that is not known.
+    """
+    where = "" if measured is None else f" on {counted(measured, 'row')} like these"
+    forecast = _named(curve.metric, curve.at(curve.labels, rows=measured))
+    return f"{forecast}{where} by the learning curve; {curve.sentence(more_labels(curve.labels))}"
 
 
 def _named(metric: str, found: Estimate) -> str:
@@ -190,28 +204,53 @@ def _named(metric: str, found: Estimate) -> str:
     return f"{metric.replace('_', ' ')} {found.value:.3f}{ends}"
 
 
+def surprise(curve: LearningCurve | None, value: float, measured: int) -> str:
+    """Return in words that a measured quality lies outside of its forecast; empty where it does not.
+
+    The forecast holds for rows like the training rows, so that other rows are the usual reason.
+
+    Args:
+        curve: The curve; None where there was none.
+        value: The metric of the linear model on the validation rows.
+        measured: Number of these rows.
+    """
+    if curve is None:
+        return ""
+    forecast = curve.at(curve.labels, rows=measured)
+    if forecast.low is None or forecast.high is None or forecast.low <= value <= forecast.high:
+        return ""
+    easier = (value > forecast.high) != (curve.metric in SMALLER_IS_BETTER)
+    return (
+        f"note: {curve.metric.replace('_', ' ')} {value:.3f} of the linear model lies outside of its forecast, "
+        f"[{forecast.low:.3f}, {forecast.high:.3f}]: the validation rows are {'easier' if easier else 'harder'} than "
+        "the training rows, or of another kind"
+    )
+
+
 # The record in the folder of a run.
 
 
-def write_curve(run: Path, curve: LearningCurve | None) -> None:
+def write_curve(run: Path, curve: LearningCurve | None, measured: int | None = None) -> None:
     """Write a learning curve with its forecast into the folder of a run; nothing for None.
 
     Args:
         run: The folder.
         curve: The curve.
+        measured: Number of rows on which the model will be measured; None where that is not known.
     """
     if curve is not None:
-        write_json(run / FILE, curve_record(curve))
+        write_json(run / FILE, curve_record(curve, measured))
 
 
-def curve_record(curve: LearningCurve) -> dict[str, Any]:
+def curve_record(curve: LearningCurve, measured: int | None = None) -> dict[str, Any]:
     """Return a learning curve with its forecast as plain values.
 
     Args:
         curve: The curve.
+        measured: Number of rows on which the model will be measured; None where that is not known.
     """
-    forecast = {"labels": curve.labels, **curve.at(curve.labels).to_json()}
-    sentence = f"linear model: {told(curve)}"
+    forecast = {"labels": curve.labels, "rows": measured, **curve.at(curve.labels, rows=measured).to_json()}
+    sentence = f"linear model: {told(curve, measured)}"
     return {**curve.to_json(), "model": "linear", "forecast": forecast, "sentence": sentence}
 
 

@@ -18,6 +18,7 @@ from lavra.evaluation.labels.predictions import Predictions
 from lavra.tasks.label_predictions import scores_table
 from lavra.workflows.labels.adaptation import adapted, refuse_adaptation
 from lavra.workflows.labels.fold_rows import FOLDER, FoldRows, write_rows, written_rows
+from lavra.workflows.labels.permuted_stages import check_stages
 from lavra.workflows.labels.pseudo_labels import judged
 from lavra.workflows.labels.several_models import continued, started, task_of_rows
 from lavra.workflows.labels.trials import Trial, predicted, train_fold
@@ -58,6 +59,7 @@ def resume_stages(run: RunFolder) -> RunFolder:
 def _take_to_the_end(config: TrainConfig, run: RunFolder, began: float | None) -> None:
     begun = time.monotonic() if began is None else began
     rows = written_rows(run.path) or write_rows(config, run.path, task_of_rows(config))
+    checked = check_stages(config, rows, run)
     asked = adapted(config, rows, run, begun)
     seeds = [config.seed + number for number in range(config.seeds)]
     trials = [Trial(0, seed, run.path / FOLDER / f"0-{seed}") for seed in seeds]
@@ -68,7 +70,7 @@ def _take_to_the_end(config: TrainConfig, run: RunFolder, began: float | None) -
     _say(config, rows, share)
     for trial in trials:
         train_fold(asked, rows, trial, share, run)
-    kept, table, told = trials, predicted(trials), dict[str, Any]()
+    kept, table, told = trials, predicted(trials), checked
     if config.labels.pseudo:
         students = [trial.student for trial in trials]
         verdict, table, others = judged(config, rows, table, predicted(students))
@@ -78,7 +80,7 @@ def _take_to_the_end(config: TrainConfig, run: RunFolder, began: float | None) -
         told["pseudo_labels"] = {**verdict.to_json(), "copies": rows.copies}
     if len(trials) > 1:
         told["seeds"] = _of_seeds(table, kept)
-    _deliver(config, run, kept[0], told, begun)
+    deliver(config, run, kept[0], told, begun)
 
 
 def _say(config: TrainConfig, rows: FoldRows, share: float | None) -> None:
@@ -106,8 +108,16 @@ def _of_seeds(table: Predictions, trials: Sequence[Trial]) -> dict[str, Any]:
     return {"metric": metric, "values": values, "mean": whole.to_json(), "mean_predictions": together.to_json()}
 
 
-def _deliver(config: TrainConfig, run: RunFolder, kept: Trial, told: Mapping[str, Any], began: float) -> None:
-    """Copy the model that is kept, with its record, into the folder of the run, and write the result of the run."""
+def deliver(config: TrainConfig, run: RunFolder, kept: Trial, told: Mapping[str, Any], began: float) -> None:
+    """Copy the model that is kept, with its record, into the folder of the run, and write the result of the run.
+
+    Args:
+        config: The request of the run.
+        run: The folder of the run.
+        kept: The trial whose model is delivered.
+        told: What the result tells beside that of the trial.
+        began: When the command started (`time.monotonic`).
+    """
     found = RunFolder(kept.run)
     for entry in sorted(kept.run.iterdir()):
         if entry.name not in _OWN:

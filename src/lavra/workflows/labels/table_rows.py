@@ -117,7 +117,7 @@ def read_table(config: TrainConfig, reader: LabelColumns) -> TableRows:
     for row in source:
         left_out = row.is_validation and config.folds is not None
         held_out += left_out
-        bare = keeps and not row.is_validation and _is_unlabelled(reader, row)
+        bare = keeps and not row.is_validation and is_unlabelled(reader, row)
         read = None if left_out else (lenient if bare else reader).read(row, bad_rows)
         if read is None:
             bad_rows.rows -= 1
@@ -135,7 +135,13 @@ def read_table(config: TrainConfig, reader: LabelColumns) -> TableRows:
     return found
 
 
-def _is_unlabelled(reader: LabelColumns, row: SourceDocument) -> bool:
+def is_unlabelled(reader: LabelColumns, row: SourceDocument) -> bool:
+    """Return whether a row lacks a label.
+
+    Args:
+        reader: What reads the columns.
+        row: The row.
+    """
     return is_nothing(row.fields.get("label_probs")) and any(is_nothing(row.fields.get(one)) for one in reader.labels)
 
 

@@ -50,9 +50,6 @@ _LARGE = 3e7
 """FLOPs for each token from which on a processor is busy with a smaller micro-batch, and its tokens."""
 _TOKENS_OF_LARGE = 2048
 
-_LEAST_ROWS = 16
-"""Rows that a step keeps at least where it is made smaller than suits the data."""
-
 _COMPILED_GAIN = 1.6
 """Speed of compiled blocks on a CPU relative to the expected speed, and the seconds that compiling takes."""
 _COMPILING = 30.0
@@ -342,7 +339,7 @@ def autoconfig(
     if config.embedding.batch is not None and learner.task.name == EmbeddingTask.name:
         suited = config.embedding.batch * learner.context
     elif suited is not None and seconds is not None and learner.task.fewest_steps > 1:
-        affordable = max(_LEAST_ROWS, int(tokens / learner.task.fewest_steps / learner.context))
+        affordable = max(learner.task.fewest_rows, int(tokens / learner.task.fewest_steps / learner.context))
         suited = min(suited, learner.context << affordable.bit_length() - 1)  # a power of two, for micro-batches
     rows = _global_batch_size(config, learner.context, tokens, world * group, busy, suited, adapting=adapting)
     if seconds is not None and budget is not None:

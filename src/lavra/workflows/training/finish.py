@@ -134,8 +134,8 @@ def _show(samples: list[dict[str, str]]) -> None:
     for number, sample in enumerate(samples, start=1):
         if "expected" in sample:
             log(f"--- sample {number}: {printable(sample['prompt'].strip())[-_SHOWN_PROMPT:]}")
-            text = f"generated: {printable(sample['text'].strip())}\nexpected:  {printable(sample['expected'].strip())}"
-            log(text, as_it_is=True)
+            said, wanted = (printable(sample[name].strip()) or "(nothing)" for name in ("text", "expected"))
+            log(f"generated: {said}\nexpected:  {wanted}", as_it_is=True)
         else:
             log(f"--- sample {number}")
             log(printable(sample["text"].strip()), as_it_is=True)
