@@ -211,6 +211,20 @@ def test_a_turn_that_the_template_leaves_out_is_counted():
     assert encoder.unwritten == {"thinking": 1}
 
 
+@pytest.mark.parametrize(
+    ("last", "limits"),
+    [({"thinking": "hm"}, {}), ({"content": "palavra " * 50}, {"context": 40})],
+    ids=["a part that the template leaves out", "a chat that is cut"],
+)
+def test_under_strict_what_a_chat_loses_is_an_error(last: dict[str, Any], limits: dict[str, int]):
+    messages = (*CHAT[:4], {**CHAT[4], **last})
+    encoder = ExampleEncoder(
+        chat_tokenizer(), "decoder", BadRows(policy="strict"), chat_template=ChatTemplate(CHATML), **limits
+    )
+    with pytest.raises(InputError, match=r"chats\.jsonl:1: .*(thinking|cut)"):
+        encoder.encode([ExampleRow("g", "chats.jsonl:1", "p", "", messages=messages)])
+
+
 def read_examples_of(*rows: dict[str, Any], bad_rows: BadRows | None = None) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "chats.jsonl"

@@ -121,6 +121,10 @@ def test_what_cannot_be_done_is_said(folder: Path) -> None:
         search_command.main(["pergunta"])
     with pytest.raises(InputError, match="has no judgements"):
         search_command.main(["evaluate", "beir/corpus.jsonl"])
+    (folder / "mine").mkdir()
+    (folder / "mine" / "experiment.txt").write_text("mine")
+    with pytest.raises(InputError, match="is no folder that lavra made"):
+        search_command.main(["evaluate", "beir", "--out", "mine", "--force"])
     with pytest.raises(InputError, match="exists and is no search index"):
         index_command.main(["beir", "--out", "beir"])
     (folder / "blank.jsonl").write_text('{"_id": "1", "text": " "}\n')
