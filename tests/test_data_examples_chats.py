@@ -342,6 +342,14 @@ def test_a_tokenizer_without_a_template_gets_one(marks: bool):
     )
 
 
+def test_a_template_that_takes_no_chat_is_told_with_its_own_error(tmp_path: Path):
+    template = ChatTemplate("{{ raise_exception('no system message') }}")
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps({"messages": CHAT[:3]}) + "\n" for _ in range(3)))
+    with pytest.raises(InputError, match=r"no usable example\n(.*\n)*.*no system message"):
+        prepare_examples([str(file)], tmp_path / "out", chat_tokenizer(), chat_template=template)
+
+
 def test_templates_are_found_where_they_are_kept(tmp_path: Path):
     assert ChatTemplate.load(tmp_path) is None
     named = [{"name": "tools", "template": "no"}, {"name": "default", "template": "{{ eos_token }}"}]
