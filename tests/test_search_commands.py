@@ -135,6 +135,12 @@ def test_what_cannot_be_done_is_said(folder: Path) -> None:
     with pytest.raises(InputError, match=r"no document with text\n.*broken UTF-8 \(koi\.jsonl:1") as caught:
         index_command.main(["koi.jsonl", "--language", "pt", "--out", "blank"])
     assert "iconv" in caught.value.remedy
+    (folder / "nameless.jsonl").write_text('{"text": "um rio"}\n')
+    with pytest.raises(
+        InputError, match=r"no document with text\n.*document without an id \(nameless\.jsonl:1"
+    ) as caught:
+        index_command.main(["nameless.jsonl", "--out", "blank"])
+    assert "'_id'" in caught.value.remedy
     with pytest.raises(InputError, match=r"nowhere\.jsonl cannot be read"):
         index_command.main(["beir", "--language", "pt", "--out", "fresh", "--expansions", "nowhere.jsonl"])
     (folder / "numbers.jsonl").write_text('{"_id": "1", "text": "1 2 3"}\n')

@@ -25,7 +25,7 @@ from lavra.search.experiment.experiment import ExperimentResult, run_experiment
 from lavra.search.experiment.files import write_experiment
 from lavra.search.experiment.tune import evaluate_oracle
 from lavra.search.export import ExportFormat, export_documents
-from lavra.search.index.build import build_index
+from lavra.search.index.build import build_index, without_documents
 from lavra.search.index.dense.embedding import Vectorizer
 from lavra.search.index.index import Index
 from lavra.search.index.manifest import LATER, Fields, IndexSettings
@@ -131,7 +131,7 @@ def make_index(
     inputs = [location, *([expansions] if expansions else [])]
     if force:
         check_replaceable(folder, force=True, inputs=inputs)
-    analyzer = _analyzer(collection, language, folder, anew=force)
+    analyzer = _analyzer(collection, problems, language, folder, anew=force)
     problems.forget()  # guessing the language has read the first documents already
     if isinstance(collection, BeirCollection) and collection.beside():
         for path in collection.beside():
@@ -290,7 +290,7 @@ def evaluate_search(
         _remove_other_vectors(index, vectorizer)
     problems = BadRows()
     collection = open_collection(location, problems)
-    analyzer = _analyzer(collection, language, index)
+    analyzer = _analyzer(collection, problems, language, index)
     problems.forget()
     asked = _asked(collection, problems, split=split, queries=queries, qrels=qrels, tune_on=tune_on)
     settings = IndexSettings(analyzer, k1=k1, b=b)
@@ -389,13 +389,19 @@ def _index_of(
     return IndexReport(index, vars(changes), warnings, vectorizer.embedded if vectorizer else 0)
 
 
-def _analyzer(collection: Collection, language: str, folder: Path, *, anew: bool = False) -> Analyzer:
+def _analyzer(
+    collection: Collection, problems: BadRows, language: str, folder: Path, *, anew: bool = False
+) -> Analyzer:
     """Return the analyzer asked for; for "auto" an existing index's, or that of the documents' language."""
     if language != "auto":
         return Analyzer(cast(Language, language))
     if not anew and Index.exists(folder):
         return Index(folder).settings.analyzer
     guess = guess_language(document.contents for document in islice(collection.documents(), 500))
+    if not guess.words:
+        problems.forget()
+        if next(collection.documents(), None) is None:
+            raise without_documents(collection, problems)
     if guess.language not in LANGUAGES:
         found = f"look {guess.name}, for which there is no analyzer" if guess.language else "tell no language"
         raise InputError(f"the documents of {collection.name} {found}", "say --language pt or --language en")
