@@ -183,6 +183,16 @@ def test_a_file_is_replaced_by_force_but_never_a_link_a_folder_or_an_input(tmp_p
         check_replaceable_file(tmp_path / "link", force=True)
 
 
+def test_a_file_that_happens_to_have_the_name_of_a_commands_own_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run-pairs.jsonl").write_text("mine")
+    words = ["doc2query", "train", str(_text(tmp_path)), "--steps", "1", "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "run-pairs.jsonl exists already" in capsys.readouterr().err
+    assert (tmp_path / "run-pairs.jsonl").read_text() == "mine"
+
+
 _KILLED = """
 import os, signal, sys
 from pathlib import Path

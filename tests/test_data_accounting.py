@@ -15,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
+from lavra.data.examples.prepare import prepare_examples
 from lavra.data.examples.rows import read_examples
 from lavra.data.readers import text_files
 from lavra.data.readers.documents import read_rows
 from lavra.data.readers.rows import EXAMPLES, BadRows
 from lavra.data.token_store.prepare import open_prepared, prepare
+from little_tokenizers import byte_level
 
 WORD = re.compile(r"w\d{3}")
 """Each of the odd files holds words such as w017, every one once, so that each can be looked for."""
@@ -271,3 +273,31 @@ def test_words_of_examples_are_read_or_told(tmp_path: Path) -> None:
     assert told == {f"{path}:{line}" for line in (3, 4, 6, 7)}
     assert found.report()["columns"][0]["ignored"][0] == "id"
     assert "ignored: id" in found.summary()
+
+
+def strings(value: object) -> list[str]:
+    """Return every text in a value, without the names of members."""
+    if isinstance(value, str):
+        return [value]
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for one in inside for text in strings(one)]
+
+
+def test_bytes_of_examples_are_learned_or_left_out(tmp_path: Path) -> None:
+    """Those that cannot be read and those that do not fit count alike, whatever their layout."""
+    good = [{"prompt": f"pergunta {number} é", "completion": f" resposta {number}"} for number in range(40)]
+    user = {"role": "user", "content": "e então?"}
+    bad = [
+        {"prompt": "um", "completion": "dois\x00"},
+        {"prompt": "um", "completion": " muito" * 99},
+        {"messages": [user]},
+        {"messages": [user, {"role": "assistant", "content": [{"type": "image", "url": "mar"}]}]},
+        {"messages": "nenhum"},
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (*good, *bad)))
+    report = prepare_examples([str(path)], tmp_path / "out", byte_level(), context=60).report
+    sizes = [sum(len(text.encode()) for text in strings(rows)) for rows in (good, bad)]
+    assert (report["rows"], report["bytes_left_out"]) == (len(good), sizes[1])
+    assert report["share_left_out"] == pytest.approx(sizes[1] / sum(sizes), abs=1e-6)
+    assert sum(one["count"] for one in report["bad_rows"].values()) == len(bad)

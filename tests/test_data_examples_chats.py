@@ -211,6 +211,20 @@ def test_a_turn_that_the_template_leaves_out_is_counted():
     assert encoder.unwritten == {"thinking": 1}
 
 
+@pytest.mark.parametrize(
+    ("last", "limits"),
+    [({"thinking": "hm"}, {}), ({"content": "palavra " * 50}, {"context": 40})],
+    ids=["a part that the template leaves out", "a chat that is cut"],
+)
+def test_under_strict_what_a_chat_loses_is_an_error(last: dict[str, Any], limits: dict[str, int]):
+    messages = (*CHAT[:4], {**CHAT[4], **last})
+    encoder = ExampleEncoder(
+        chat_tokenizer(), "decoder", BadRows(policy="strict"), chat_template=ChatTemplate(CHATML), **limits
+    )
+    with pytest.raises(InputError, match=r"chats\.jsonl:1: .*(thinking|cut)"):
+        encoder.encode([ExampleRow("g", "chats.jsonl:1", "p", "", messages=messages)])
+
+
 def read_examples_of(*rows: dict[str, Any], bad_rows: BadRows | None = None) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "chats.jsonl"
@@ -326,6 +340,14 @@ def test_a_tokenizer_without_a_template_gets_one(marks: bool):
     assert shown(tokenizer, found).removeprefix("<|endoftext|>") == (
         f"{turn}user\nQue disse a avó?<|endoftext|>\n{turn}assistant\n⟦Que não, e é já.<|endoftext|>\n⟧"
     )
+
+
+def test_a_template_that_takes_no_chat_is_told_with_its_own_error(tmp_path: Path):
+    template = ChatTemplate("{{ raise_exception('no system message') }}")
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps({"messages": CHAT[:3]}) + "\n" for _ in range(3)))
+    with pytest.raises(InputError, match=r"no usable example\n(.*\n)*.*no system message"):
+        prepare_examples([str(file)], tmp_path / "out", chat_tokenizer(), chat_template=template)
 
 
 def test_templates_are_found_where_they_are_kept(tmp_path: Path):

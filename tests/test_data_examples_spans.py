@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lavra.core.errors import InputError
+from lavra.data.examples.encoding import ExampleEncoder
 from lavra.data.examples.labelled import LabelledTokens
 from lavra.data.examples.rows import ExampleRow, read_examples
 from lavra.data.examples.spans import SpanColumns, window_starts
@@ -199,6 +201,11 @@ def test_an_answer_that_no_window_holds_whole_is_not_learned():
     parts = windows(squad(CONTEXT[:-1]), wordpiece(), 40)
     assert len(parts) > 1
     assert all(part.labels["span"] is None for part in parts)
+    row, _ = read(answers=squad(CONTEXT[:-1]))
+    assert row is not None
+    encoder = ExampleEncoder(wordpiece(), "labelled", BadRows(policy="strict"), context=40, reader=SpanColumns())
+    with pytest.raises(InputError, match=r"data\.jsonl:7: answer longer than the context"):
+        encoder.encode_parts([row])
 
 
 def test_a_row_without_answers_may_be_read_for_prediction():

@@ -12,7 +12,7 @@ from lavra.core.errors import InputError
 from lavra.data.readers import json_files
 from lavra.data.readers.documents import read_rows
 from lavra.data.readers.html_files import html_text
-from lavra.data.readers.rows import BAD_JSON, BESIDE_ROWS, SEVERAL_LISTS, BadRows
+from lavra.data.readers.rows import BAD_JSON, BESIDE_ROWS, REPEATED_NAME, SEVERAL_LISTS, BadRows
 
 ROWS = [{"text": "um", "id": 1}, {"text": "dois ] , {", "id": 2}]
 
@@ -56,12 +56,44 @@ def test_what_lies_beside_the_rows_is_told(tmp_path: Path) -> None:
     assert found.examples == {SEVERAL_LISTS: [(str(tmp_path / "a.json"), "'train', and not 'test'")]}
 
 
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("a.jsonl", "{}\n{}"), ("a.json", "{}\n{}"), ("a.json", "[{}, {}]"), ("a.json", '{{"data": [{}, {}]}}')],
+)
+def test_a_name_given_twice_is_told(tmp_path: Path, layout: str, name: str) -> None:
+    content = layout.format('{"text": "um", "text": "dois"}', '{"text": "tres"}')
+    texts, found = read(tmp_path / name, content)
+    assert texts == ["dois", "tres"]
+    [(place, detail)] = found.examples[REPEATED_NAME]
+    assert place.startswith(str(tmp_path / name))
+    assert detail == "'text' is given twice"
+    with pytest.raises(InputError, match="'text' is given twice"):
+        list(read_rows([str(tmp_path / name)], on_bad_row="strict"))
+
+
 def test_squads_own_layout_gives_a_row_for_each_question(tmp_path: Path) -> None:
     questions = [{"id": "q1", "question": "Quem?", "answers": [{"text": "Eu", "answer_start": 0}]}, {"id": "q2"}]
     article = {"title": "T", "paragraphs": [{"context": "Eu vim.", "qas": questions}]}
     (tmp_path / "a.json").write_text(json.dumps({"version": "1.1", "data": [article]}))
     rows = [row.fields for row in read_rows([str(tmp_path / "a.json")], text_column=None)]
     assert rows == [{"title": "T", "context": "Eu vim.", **question} for question in questions]
+
+
+@pytest.mark.parametrize(
+    ("paragraphs", "rows"),
+    [
+        ([{"context": "Eu vim."}, {"context": "Eu vi.", "qas": []}], ["Eu vim.", "Eu vi."]),
+        (["Eu vim."], []),
+        ([{"context": "Eu vim.", "qas": ["Quem?"]}], []),
+        ([], []),
+    ],
+)
+def test_paragraphs_in_another_layout_are_rows_or_told(tmp_path: Path, paragraphs: Any, rows: list[str]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}, {"context": "fim"}]}))
+    found = BadRows()
+    read = [row.text for row in read_rows([str(tmp_path / "a.json")], text_column="context", bad_rows=found)]
+    assert read == [*rows, "fim"]
+    assert found.total == (not rows)
 
 
 @pytest.mark.parametrize(

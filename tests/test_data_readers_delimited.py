@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavra.core.errors import InputError
+from lavra.data.examples.labelled import number_in
 from lavra.data.readers import delimited
 from lavra.data.readers.delimited import read_delimited
 from lavra.data.readers.documents import read_rows
-from lavra.data.readers.rows import BAD_CSV, FEWER_FIELDS, REPEATED_NAME, SEPARATOR, STRAY_QUOTE, BadRows
+from lavra.data.readers.rows import (
+    BAD_CSV,
+    FEWER_FIELDS,
+    REPEATED_NAME,
+    ROWS_IN_QUOTES,
+    SEPARATOR,
+    STRAY_QUOTE,
+    BadRows,
+)
+from lavra.tasks.regression import as_number
 
 
 def read(content: str, kind: str = "csv", column: str | None = "text") -> tuple[list[dict[str, str]], BadRows]:
@@ -47,6 +58,12 @@ def test_a_stray_quote_in_a_csv_spoils_one_row_and_is_said(closing: str) -> None
     stream = io.BufferedReader(io.BytesIO(b'id,text\n1,"um\n2,dois\n'))  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="a:2: quote that is never closed"):
         list(read_delimited(stream, "a", "csv", "text", found))
+
+
+def test_lines_between_quotes_that_might_be_rows_are_told() -> None:
+    rows, found = read('text,rotulo\n"Ele disse,bom\num,mau\nnunca",bom\n"dois\ntres, e quatro, e cinco",mau\n')
+    assert [row["rotulo"] for row in rows] == ["bom", "mau"]
+    assert found.examples == {ROWS_IN_QUOTES: [("a:2", "3 lines")]}
 
 
 def test_inches_are_no_quotes() -> None:
@@ -141,3 +158,12 @@ def test_lines_that_end_with_a_carriage_return_only_are_told() -> None:
     got, found = texts("id,text\r1,um\r2,dois\r")
     assert got == []
     assert found.examples == {BAD_CSV: [("a:1", "lines that end with a carriage return only")]}
+
+
+def test_decimal_commas_of_a_spreadsheet_are_numbers_and_doubtful_ones_are_not() -> None:
+    rows, _ = read('text;nota\num;4,5\ndois; 0,125 \ntres;"1,234"\nquatro;3.5\n')
+    numbers = [number_in(row["nota"]) for row in rows]
+    assert numbers == pytest.approx([4.5, 0.125, math.nan, 3.5], nan_ok=True)
+    assert as_number("-2,25") == -2.25
+    with pytest.raises(InputError, match="'1,234' is no number"):
+        as_number("1,234")

@@ -18,7 +18,7 @@ from lavra.data.readers import tables as columns
 from lavra.data.readers import text_files
 from lavra.data.readers.compressed import BytesRead, open_binary
 from lavra.data.readers.documents import read_rows
-from lavra.data.readers.rows import BadRows
+from lavra.data.readers.rows import _REMEDIES, REPEATED_NAME, BadRows
 
 TEXTS = ['A primeira linha.\nE a segunda: "citação".', "Só isto, com vírgula\te tabulação", "x" * 200_000]
 
@@ -87,6 +87,17 @@ def test_of_parquet_only_the_wanted_columns_are_read(tmp_path: Path) -> None:
     rows = list(read_rows([str(path)], wanted=("when",), bad_rows=found))
     assert [dict(row.fields) for row in rows] == [{"when": "2023-11-14 22:13:20.000000001"}] * 2
     assert found.report()["columns"] == [{"taken": ["text"], "ignored": ["when", "image"], "files": [str(path)]}]
+
+
+def test_of_two_columns_of_one_name_the_last_is_read_and_it_is_told(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table([["um"], ["dois"]], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    found = BadRows()
+    assert [row.text for row in read_rows([str(tmp_path / "a.parquet")], bad_rows=found)] == ["dois"]
+    assert found.examples == {REPEATED_NAME: [(str(tmp_path / "a.parquet"), "'text' is given twice")]}
 
 
 @pytest.mark.parametrize("packing", ["", ".gz", ".zst", ".xz"])
@@ -211,6 +222,15 @@ def test_on_bad_row_error_names_the_place_and_the_remedy(
         list(read_rows([str(tmp_path / name)], on_bad_row="error"))
     assert message in caught.value.message
     assert remedy in caught.value.remedy
+
+
+def test_a_command_without_options_of_reading_advises_none() -> None:
+    for kind in _REMEDIES:
+        for refuse in (BadRows("strict", options=False).add, BadRows("strict", options=False).change):
+            with pytest.raises(InputError) as caught:
+                refuse(kind, "a:1")
+            assert caught.value.remedy
+            assert "--" not in caught.value.remedy
 
 
 def test_what_is_missing_or_holds_nothing_is_an_error_with_a_remedy(tmp_path: Path) -> None:

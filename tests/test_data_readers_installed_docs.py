@@ -7,6 +7,7 @@ import pytest
 from lavra.core.errors import InputError
 from lavra.data.readers import installed_docs
 from lavra.data.readers.installed_docs import read_installed_docs
+from lavra.data.readers.rows import UNPARSED, BadRows
 
 MODULE = '''"""What this module is for."""
 raise RuntimeError("imported")
@@ -45,6 +46,16 @@ def test_docstrings_are_read_in_order_without_importing_and_each_text_once(packa
         ("beta", "Act on\nthe thing."),
     ]
     assert rows[-1].place == f"{packages / 'beta/__init__.py'}:Thing.act"
+
+
+@pytest.mark.parametrize("few", [1, 1000])
+def test_a_file_that_does_not_parse_is_told(packages: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(installed_docs, "_FEW", few)
+    found = BadRows()
+    list(read_installed_docs(packages, bad_rows=found))
+    assert found.left_out == {UNPARSED: [str(packages / "beta/broken.py")]}
+    with pytest.raises(InputError, match=r"beta/broken\.py is not read"):
+        list(read_installed_docs(packages, bad_rows=BadRows(policy="strict")))
 
 
 def test_readers_on_every_core_give_what_one_process_gives(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import processors
 
 from byte_level import lively_decoder
+from lavra.checks.labels import _shifted
 from lavra.cli.main import main
 from lavra.config.generation import GenerateOptions
 from lavra.core.errors import InputError
@@ -219,6 +221,23 @@ def test_training_reads_documents_as_they_are_measured(pair: Pair, tmp_path: Pat
     measured = [likelihood(pair.ours.model, documents_of_rows(DOCUMENTS, tokenizer)).total.nll]
     measured.append(likelihood(pair.ours.model, documents_of_store(store, tokenizer)).total.nll)
     assert measured[0] == measured[1] == pytest.approx(apart, rel=1e-4)
+
+
+def test_documents_in_one_text_are_no_fault_of_the_labels(pair: Pair, tmp_path: Path) -> None:
+    """Where documents are not told apart, the input after the end of one is what begins the next."""
+    tokenizer = pair.ours.tokenizer
+    with StoreWriter(tmp_path / "store", tokenizer) as writer:
+        for text, ids in zip(DOCUMENTS, tokenizer.encode_many(DOCUMENTS), strict=True):
+            writer.add("a", text, ids)
+    store = writer.opened()
+    tokens = store.manifest.tokens
+    window = cut(store, WindowPlace(0, 0, tokens))
+    context: Any = SimpleNamespace(causal=True, tokenizer=tokenizer)
+    for isolate in (True, False):
+        batch = Causal(tokens, isolate).encode([window], None, 0.0)  # pyright: ignore[reportArgumentType]
+        assert _shifted(context, [batch]) is None
+        again = replace(batch, targets=batch.targets.roll(-1, 1))
+        assert "the token after the next" in str(_shifted(context, [again]))
 
 
 def test_bos_and_no_bos_say_otherwise(pair: Pair) -> None:

@@ -197,6 +197,8 @@ def test_a_file_that_is_not_there_is_named() -> None:
         GenerateOptions(json_schema="rec.json").with_files_read()
     with pytest.raises(InputError, match=r"--grammar names sum\.lark, and there is no such file"):
         GenerateOptions(grammar="sum.lark").with_files_read()
+    with pytest.raises(InputError, match=r"--grammar names sum\.ebnf, and there is no such file"):
+        GenerateOptions(grammar="sum.ebnf").with_files_read()
     for pattern in (r"[a-z]+\.json", "x" * 5000, "a\0b"):
         assert GenerateOptions(regex=pattern).with_files_read().regex == pattern
 

@@ -90,6 +90,14 @@ def test_the_page_tells_the_whole_run(run: RunFolder) -> None:
     assert "missing" not in text
 
 
+def test_one_is_singular_and_an_encoder_is_no_decoder(run: RunFolder) -> None:
+    plan = run.plan
+    run.write_plan({**plan, "steps": 1, "model": {**plan["model"], "depth": 1, "heads": 1, "architecture": "encoder"}})
+    _, text = parsed(run_page(read_run(run)))
+    assert "encoder of 1 block, width 32, 1 head, context" in text
+    assert "1 step of 512 tokens" in text
+
+
 def test_the_page_is_self_contained_and_escapes_what_others_wrote(run: RunFolder) -> None:
     page = run_page(read_run(run))
     outline, text = parsed(page)

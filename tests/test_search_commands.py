@@ -121,12 +121,26 @@ def test_what_cannot_be_done_is_said(folder: Path) -> None:
         search_command.main(["pergunta"])
     with pytest.raises(InputError, match="has no judgements"):
         search_command.main(["evaluate", "beir/corpus.jsonl"])
+    (folder / "mine").mkdir()
+    (folder / "mine" / "experiment.txt").write_text("mine")
+    with pytest.raises(InputError, match="is no folder that lavra made"):
+        search_command.main(["evaluate", "beir", "--out", "mine", "--force"])
     with pytest.raises(InputError, match="exists and is no search index"):
         index_command.main(["beir", "--out", "beir"])
     (folder / "blank.jsonl").write_text('{"_id": "1", "text": " "}\n')
     with pytest.raises(InputError, match="no document with text"):
         index_command.main(["blank.jsonl", "--language", "pt", "--out", "blank"])
     assert not (folder / "blank").exists()
+    (folder / "koi.jsonl").write_bytes('{"_id": "1", "text": "Все счастливые семьи"}\n'.encode("koi8-r"))
+    with pytest.raises(InputError, match=r"no document with text\n.*broken UTF-8 \(koi\.jsonl:1") as caught:
+        index_command.main(["koi.jsonl", "--language", "pt", "--out", "blank"])
+    assert "iconv" in caught.value.remedy
+    (folder / "nameless.jsonl").write_text('{"text": "um rio"}\n')
+    with pytest.raises(
+        InputError, match=r"no document with text\n.*document without an id \(nameless\.jsonl:1"
+    ) as caught:
+        index_command.main(["nameless.jsonl", "--out", "blank"])
+    assert "'_id'" in caught.value.remedy
     with pytest.raises(InputError, match=r"nowhere\.jsonl cannot be read"):
         index_command.main(["beir", "--language", "pt", "--out", "fresh", "--expansions", "nowhere.jsonl"])
     (folder / "numbers.jsonl").write_text('{"_id": "1", "text": "1 2 3"}\n')

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lavra.config.flags import flags_of
+from lavra.config.search import IndexConfig
 from lavra.core.errors import InputError
 from lavra.data.readers.lines import warning_lines
-from lavra.data.readers.rows import EMPTY, BadRows, SourceDocument
+from lavra.data.readers.rows import (
+    _REMEDIES,
+    BESIDE_CORPUS,
+    BROKEN_UTF8,
+    BY_MARK,
+    EMPTY,
+    MISSING_COLUMN,
+    NOT_TEXT,
+    WINDOWS_1252,
+    BadRows,
+    SourceDocument,
+)
 from lavra.search.corpora import installed as docstrings
 from lavra.search.corpora.documents import (
     JUDGED_TWICE,
@@ -19,7 +34,7 @@ from lavra.search.corpora.documents import (
     UNKNOWN_QUERY,
     read_qrels,
 )
-from lavra.search.corpora.formats import BESIDE_CORPUS, BeirCollection, FileCollection, open_collection, read_queries
+from lavra.search.corpora.formats import BeirCollection, FileCollection, open_collection, read_queries
 from lavra.search.corpora.installed import DocstringCollection, summary_and_body
 from lavra.search.expansion.training_rows import NO_PAIR, Pair, read_triples, training_pairs
 
@@ -97,7 +112,7 @@ def test_anserini_jsonl_with_generated_queries(tmp_path: Path) -> None:
 
 def test_tab_separated_collection_and_queries(tmp_path: Path) -> None:
     (tmp_path / "collection.tsv").write_text("1\tum texto\n2\toutro\n")
-    (tmp_path / "queries.tsv").write_text("q1\tonde fica\n")
+    (tmp_path / "queries.tsv").write_text("query_id\tquery\nq1\tonde fica\n")
     assert [d.text for d in FileCollection([str(tmp_path / "collection.tsv")]).documents()] == ["um texto", "outro"]
     assert read_queries(tmp_path / "queries.tsv") == {"q1": "onde fica"}
     (tmp_path / "bad.tsv").write_text("1\tum\nsem tabulador\n")
@@ -118,7 +133,7 @@ def test_plain_folder_of_documents(tmp_path: Path) -> None:
 
 def test_triples(tmp_path: Path) -> None:
     path = tmp_path / "triples.tsv"
-    path.write_text("what is it\tthe passage\tanother\nwho\tpassage two\n")
+    path.write_text("query\tpositive\tnegative\nwhat is it\tthe passage\tanother\nwho\tpassage two\n")
     assert [(pair.query, pair.passage) for pair in read_triples(path, BadRows())] == [
         ("what is it", "the passage"),
         ("who", "passage two"),
@@ -151,21 +166,73 @@ def test_a_bad_line_is_left_out_and_counted_or_stops_with_its_name(tmp_path: Pat
 
 def test_a_bad_line_of_a_tab_separated_file_is_left_out_and_a_header_is_no_document(tmp_path: Path) -> None:
     path = tmp_path / "c.tsv"
-    path.write_bytes(b"id\ttitle\ttext\n1\tum\tbom\nsem tab\n2\tdois\t\xe9\n3\ttres\tfim\n")
+    path.write_bytes(
+        b"id\ttitle\ttext\n1\tum\tbom\nsem tab\n2\tdois\t\xf0\xf2" + b"\xc9\xd7" * 99 + b"\n3\ttres\tfim\n4\tx\n"
+    )
     problems = BadRows()
     found = [(one.id, one.title, one.text) for one in FileCollection([str(path)], problems).documents()]
     assert found == [("1", "um", "bom"), ("3", "tres", "fim")]
-    assert sorted(problems.examples.values()) == [[("c.tsv:3", "sem tab")], [("c.tsv:4", "byte 0xe9")]]
+    assert sorted(problems.examples.values()) == [
+        [("c.tsv:3", "sem tab")],
+        [("c.tsv:4", "byte 0xf0")],
+        [("c.tsv:6", "2 fields, and the header has 3")],
+    ]
     path.write_text("1\tid text\n2\tb\n")
     assert [one.id for one in FileCollection([str(path)]).documents()] == ["1", "2"]
 
 
-def test_utf16_is_named_with_the_right_advice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["c.jsonl", "c.tsv", "c.csv", "."])
+@pytest.mark.parametrize(("encoding", "told"), [("utf16", BY_MARK), ("utf-8-sig", None), ("latin-1", WINDOWS_1252)])
+def test_a_collection_is_read_in_every_encoding_and_a_guess_is_told(
+    tmp_path: Path, place: str, encoding: str, told: str | None
+) -> None:
+    row = {"id": "d1", "text": "a mão já não é sã"}
+    separator = "\t" if place == "c.tsv" else ","
+    table = "".join(f"{separator.join(line)}\n" for line in (row, row.values()))
+    content = json.dumps(row, ensure_ascii=False) if place in ("c.jsonl", ".") else table
+    (tmp_path / ("c.jsonl" if place == "." else place)).write_bytes(content.encode(encoding))
+    problems = BadRows()
+    location = str(tmp_path / place)
+    assert [(one.id, one.text) for one in open_collection(location, problems).documents()] == [("d1", row["text"])]
+    assert set(problems.changes) | set(problems.notes) == ({told} if told else set())
+    assert any(told in line for line in warning_lines(problems)) if told else not warning_lines(problems)
+    if told == WINDOWS_1252:
+        with pytest.raises(InputError, match="read as Windows-1252"):
+            list(open_collection(location, BadRows(policy="strict")).documents())
+
+
+@pytest.mark.parametrize("policy", ["error", "strict"])
+@pytest.mark.parametrize("place", ["c.jsonl", "c.tsv", "c.csv", "."])
+def test_the_policy_holds_for_every_format_of_a_collection(tmp_path: Path, place: str, policy: Any) -> None:
+    contents = {
+        "c.jsonl": '{"id": "1", "text": "bom"}\n{"id": "2"}\n',
+        "c.tsv": "1\tbom\n2\t\n",
+        "c.csv": "id,text\n1,bom\n2,\n",
+    }
+    (tmp_path / ("c.jsonl" if place == "." else place)).write_text(contents.get(place, contents["c.jsonl"]))
+    problems = BadRows()
+    assert [one.text for one in open_collection(str(tmp_path / place), problems).documents()] == ["bom"]
+    assert problems.total == 1
+    with pytest.raises(InputError, match=r"c\.(jsonl|tsv|csv):[23]: (empty document|missing column)"):
+        list(open_collection(str(tmp_path / place), BadRows(policy=policy)).documents())
+
+
+def test_text_in_other_columns_no_text_and_half_a_character_are_told(tmp_path: Path) -> None:
+    rows = [
+        {"id": "1", "passage": "um"},
+        {"id": "2", "texto": "dois"},
+        {"id": "3", "text": ["tres"]},
+        {"id": "4", "text": "quatro \ud800"},
+    ]
     path = tmp_path / "c.jsonl"
-    path.write_text('{"_id": "1", "text": "a"}\n', encoding="utf16")
-    with pytest.raises(InputError) as caught:
-        list(FileCollection([str(path)]).documents())
-    assert "iconv -f utf16" in f"{caught.value} {caught.value.remedy}"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = BadRows()
+    assert [one.text for one in FileCollection([str(path)], problems).documents()] == ["um"]
+    assert problems.examples == {
+        MISSING_COLUMN: [("c.jsonl:2", "no 'text or contents or passage or body' among id, texto")],
+        NOT_TEXT: [("c.jsonl:3", "'text' holds a list")],
+        BROKEN_UTF8: [("c.jsonl:4", "half a character")],
+    }
 
 
 def test_advice_names_no_option_that_the_command_lacks(tmp_path: Path) -> None:
@@ -173,6 +240,13 @@ def test_advice_names_no_option_that_the_command_lacks(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         list(open_collection(str(tmp_path / "c.csv"), BadRows()).documents())
     assert "--text-column" not in f"{caught.value} {caught.value.remedy}"
+    flags = {name for flag in flags_of(IndexConfig) for name in (*flag.names, *(other.flag for other in flag.sets))}
+    problems = BadRows(policy="strict")
+    open_collection(str(tmp_path / "c.csv"), problems)
+    for kind in _REMEDIES:
+        with pytest.raises(InputError) as caught:
+            problems.change(kind, "c.csv:1")
+        assert set(re.findall(r"--[a-z-]+", caught.value.remedy)) <= flags
 
 
 def test_of_a_folder_with_beir_folders_in_it_the_corpora_alone_are_documents(
@@ -192,7 +266,8 @@ def test_of_a_folder_with_beir_folders_in_it_the_corpora_alone_are_documents(
 
 
 def test_broken_encoding_and_damaged_compression_are_named(tmp_path: Path) -> None:
-    (tmp_path / "corpus.jsonl").write_bytes('{"_id": "1", "text": "é"}\n'.encode() + b'{"_id": "2", "text": "\xe9"}\n')
+    cyrillic = '{"_id": "2", "text": "Все счастливые семьи похожи друг на друга"}\n'.encode("koi8-r")
+    (tmp_path / "corpus.jsonl").write_bytes('{"_id": "1", "text": "é"}\n'.encode() + cyrillic)
     with pytest.raises(InputError, match=r"corpus\.jsonl:2: broken UTF-8"):
         list(BeirCollection(tmp_path, BadRows("error")).documents())
     (tmp_path / "corpus.jsonl").unlink()

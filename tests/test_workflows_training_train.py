@@ -368,3 +368,17 @@ def test_rows_of_prompts_and_answers_are_learned_whole_and_are_no_documents(
 
 def prepared_examples(run: lavra.Run) -> PreparedExamples:
     return open_prepared_examples(run.path / "data")
+
+
+def test_texts_with_labels_are_no_documents_unless_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"palavra {number} e mais", "label": "ab"[number % 2]} for number in range(240)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="holds texts with their labels, not documents") as caught:
+        lavra.prepare(tmp_path / "rows.jsonl", tmp_path / "out")
+    assert "--task language-modelling" in caught.value.remedy
+    fields = {**SMALL, "check": False, "samples": 0}
+    run = lavra.train(tmp_path / "rows.jsonl", steps=1, out=str(tmp_path / "run"), task="language-modelling", **fields)
+    assert run.plan["objective"] == "causal"
+    assert "text; ignored: label" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from lavra.core.disk.run_folder import RunFolder, list_runs
 from lavra.core.disk.scratch import scratch_folder
 from lavra.core.disk.sweep_folder import SweepFolder, is_sweep
 from lavra.core.errors import InputError
+from lavra.core.units import parse_duration
 from lavra.workflows.classify import classify
 from lavra.workflows.datasets.preparation import prepare_text
 from lavra.workflows.embeddings.embed import embed
@@ -207,13 +208,21 @@ def prepare(data: Data, out: str | Path, *, force: bool = False, **text: Any) ->
         return prepare_text(locations, out, asked, force=force)
 
 
-def resume(folder: str | Path, *, micro_batch_size: int | None = None) -> Run:
-    """Continue an interrupted run from its last whole checkpoint to its end, or a sweep.
+def resume(
+    folder: str | Path,
+    *,
+    micro_batch_size: int | None = None,
+    steps: int | None = None,
+    budget: float | str | None = None,
+) -> Run:
+    """Continue an interrupted run from its last whole checkpoint, or a sweep; or train a finished run for longer.
 
     Args:
         folder: The folder of the run or of the sweep.
         micro_batch_size: Sequences of a micro-batch, where memory is less than before; None keeps the number of the
             run. The tokens of an update and the order of the data stay the same.
+        steps: Number of further steps of a finished run, whose learning rates are those of a run of the new length.
+        budget: Further time of a finished run, in seconds or with a unit, instead of steps.
 
     Returns:
         The finished run, or that of the best point of a sweep. With the same device, threads and micro-batch its
@@ -230,7 +239,8 @@ def resume(folder: str | Path, *, micro_batch_size: int | None = None) -> Run:
     from lavra.workflows.train import resume as go_on
     from lavra.workflows.tuning.sweep import best_run
 
-    run = go_on(folder, micro_batch_size=micro_batch_size)
+    more = parse_duration(budget) if isinstance(budget, str) else budget
+    run = go_on(folder, micro_batch_size=micro_batch_size, steps=steps, budget=more)
     return Run(best_run(SweepFolder(run)) if is_sweep(run) else run.path)
 
 

@@ -73,6 +73,8 @@ def _shifted(check_context: CheckContext, batches: list[Batch]) -> tuple[str, st
                 compared &= batch.document_ids[:, distance:] == batch.document_ids[:, :-distance]
             if PREFIX in batch.model_inputs:  # what is predicted there is hidden from the inputs
                 compared &= ~batch.model_inputs[PREFIX][:, distance:]
+            if distance == 1:
+                compared &= ~_begins_anew(check_context, batch)
             same = (batch.targets[:, :-distance] == batch.inputs[:, distance:]) & compared
             if distance == 1:
                 right, total = right + int(same.sum()), total + int(compared.sum())
@@ -83,6 +85,18 @@ def _shifted(check_context: CheckContext, batches: list[Batch]) -> tuple[str, st
     told = "; most are the token after the next" if ahead > total / 2 > right else ""
     remedy = "shift the labels only once: either in the objective or in the loss of the model"
     return f"{total - right} of {total} targets are not the next token{told}", remedy
+
+
+def _begins_anew(check_context: CheckContext, batch: Batch) -> torch.Tensor:
+    """Return where a target ends a document and the next input begins another, (rows, positions - 1) of bool.
+
+    Where documents are not told apart, both are in one text, and many tokenizers have two tokens for them.
+    """
+    tokenizer = check_context.tokenizer
+    if tokenizer is None or tokenizer.document_bos == tokenizer.end_of_document:
+        return torch.zeros_like(batch.targets[:, :-1], dtype=torch.bool)
+    ends = batch.targets[:, :-1] == tokenizer.end_of_document
+    return ends & (batch.inputs[:, 1:] == tokenizer.document_bos)
 
 
 def _misplaced(check_context: CheckContext) -> tuple[str, str] | None:

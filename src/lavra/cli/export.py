@@ -80,7 +80,8 @@ def main(arguments: list[str]) -> int:
     else:
         show(f"{made.folder}: a {made.family} model\n{made.certificate}")
         if made.merged is not None:
-            show(f"  its adapter was merged: logits differ by at most {made.merged['largest_difference']:.2e}")
+            difference = made.merged["largest_difference"]
+            show(f"  what was added to its base was merged: logits differ by at most {difference:.2e}")
         say_last(*_next(made.folder))
     return 0
 

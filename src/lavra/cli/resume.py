@@ -12,12 +12,13 @@ def main(arguments: list[str]) -> int:
         ResumeConfig,
         arguments,
         prog="lavra resume",
-        description="Continue an interrupted run from its last checkpoint, exactly where it stopped.",
-        examples=["lavra resume runs/book"],
+        description="Continue an interrupted run from its last checkpoint, exactly where it stopped, or train a "
+        "finished one for longer.",
+        examples=["lavra resume runs/book", "lavra resume runs/book --budget 20m"],
     )
     from lavra.workflows.train import resume
 
-    run = resume(options.run, micro_batch_size=options.micro_batch_size)
+    run = resume(options.run, **{name: value for name, value in vars(options).items() if name != "run"})
     if as_json:
         print_json({"run": str(run.path), **run.result})
     else:

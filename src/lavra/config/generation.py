@@ -19,7 +19,7 @@ FORMAL = ("regex", "json_schema", "grammar")
 
 # Endings by which a value that names a missing file is told from a value given directly. No schema and no grammar ends
 # so itself. A regular expression may end in any way, so it has no entry.
-_ENDINGS = {"json_schema": ".json", "grammar": ".lark"}
+_ENDINGS = {"json_schema": (".json",), "grammar": (".lark", ".ebnf", ".gbnf", ".txt")}
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _content(name: str, value: str) -> str:
     """Return the content of the file that is named, or the value itself where there is no such file."""
     flag = "--" + name.replace("_", "-")
     if not _is_file(value):
-        if value.endswith(_ENDINGS.get(name, "\n")) and not value.lstrip().startswith("{"):
+        if value.endswith(_ENDINGS.get(name, ())) and not value.lstrip().startswith("{"):
             raise InputError(f"{flag} names {value}, and there is no such file", "correct the name")
         return value
     try:

@@ -56,7 +56,7 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class ResumeConfig:
-    """An interrupted run or sweep to continue.
+    """An interrupted run or sweep to continue, or a finished run to train for longer.
 
     Examples:
         >>> from lavra.config.runs import ResumeConfig
@@ -66,6 +66,11 @@ class ResumeConfig:
 
     run: Annotated[tyro.conf.Positional[str], shown(metavar="RUN")]
     """The folder of the run or of the sweep."""
+    steps: Annotated[int | None, Common] = None
+    """Train a finished run for so many further steps; its learning rates are then those of a run of the whole
+    length."""
+    budget: Annotated[Duration | None, Common] = None
+    """Train a finished run for this much longer, at the speed that it had, instead of a number of steps."""
     micro_batch_size: int | None = None
     """Sequences of a micro-batch, where memory is less than before; the tokens of an update and the order of the data
     stay the same."""

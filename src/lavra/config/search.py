@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lavra.config.flags import Common, shown
+from lavra.config.flags import Common, Sets, shown
 from lavra.config.quantities import Duration
 
 
@@ -181,8 +181,9 @@ class IndexConfig(LexicalConfig):
     """Most words that consecutive chunks share."""
     add: Annotated[bool, Common] = False
     """Keep documents of the index that CORPUS does not have; without it they are deleted from the index."""
-    on_bad_row: Literal["skip", "error"] = "skip"
-    """What to do with rows that cannot be used: skip and count them, or stop at the first (error)."""
+    on_bad_row: Annotated[Literal["skip", "error", "strict"], Sets("--strict", "strict")] = "skip"
+    """What to do with rows that cannot be used: skip and count them, or stop at the first (error); strict stops at
+    whatever is left out, guessed or replaced on the way in."""
     export: Annotated[str | None, Common, shown(metavar="FILE")] = None
     """Also write the documents with their generated queries into this file, for another search engine."""
     export_format: Annotated[Literal["anserini", "elasticsearch", "parquet", "sqlite"], Common] = "anserini"

@@ -133,7 +133,8 @@ def _model(run: RunFiles) -> Iterator[tuple[str, str]]:
         heads = counted(spec.get("heads"), "head") + (f", {spec['kv_heads']} for keys" if spec.get("kv_heads") else "")
         yield (
             "model",
-            f"decoder of {counted(spec.get('depth'), 'block')}, width {spec.get('width')}, {heads}, "
+            f"{spec.get('architecture') or 'decoder'} of {counted(spec.get('depth'), 'block')}, "
+            f"width {spec.get('width')}, {heads}, "
             f"context {spec.get('context')}, vocabulary {spec.get('vocabulary')}, {spec.get('positions')}, "
             f"{spec.get('norm')}, {spec.get('activation')}"
             + (", head tied to the embedding" if spec.get("tied") else ""),
@@ -156,8 +157,8 @@ def _length(run: RunFiles) -> Iterator[tuple[str, str]]:
     )
     yield (
         "length",
-        f"{plan.get('steps', 0):,} steps of {plan.get('batch_tokens', 0):,} tokens = "
-        f"{plan.get('tokens', 0):,} tokens = {plan.get('epochs', 0):.3g} epochs",
+        f"{counted(plan.get('steps', 0), 'step')} of {counted(plan.get('batch_tokens', 0), 'token')} = "
+        f"{counted(plan.get('tokens', 0), 'token')} = {plan.get('epochs', 0):.3g} epochs",
     )
     optimizer, schedule = plan.get("optimizer") or {}, plan.get("schedule") or {}
     yield (

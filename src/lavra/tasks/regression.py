@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lavra.core.errors import InputError
+from lavra.data.examples.labelled import number_in
 from lavra.evaluation.labels.predictions import Predictions
 from lavra.tasks.label_predictions import placed
 from lavra.tasks.labelled_dataset import LabelledDataset
@@ -63,19 +64,16 @@ def _number_in(row: Mapping[str, Any], column: str) -> float:
 
 
 def as_number(value: object) -> float:
-    """Return a label as a number.
+    """Return a label as a number, which may have a decimal comma.
 
     Raises:
         InputError: If it is none.
 
     Examples:
-        >>> as_number("3.5"), as_number(4)
-        (3.5, 4.0)
+        >>> as_number("3.5"), as_number("3,5"), as_number(4)
+        (3.5, 3.5, 4.0)
     """
-    try:
-        number = float(value)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError):
-        number = math.nan
+    number = number_in(value)
     if not math.isfinite(number):
         raise InputError(f"the label {value!r} is no number", "give numbers, or use --task classification for classes")
     return number

@@ -50,12 +50,20 @@ def has_stages(config: TrainConfig) -> bool:
     return config.labels.pseudo > 0 or config.labels.adapt > 0 or config.seeds > 1
 
 
-def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFolder:
-    """Continue an interrupted run to its end, cross-validated or not, or a sweep.
+def resume(
+    folder: Path | str,
+    *,
+    micro_batch_size: int | None = None,
+    steps: int | None = None,
+    budget: float | None = None,
+) -> RunFolder:
+    """Continue an interrupted run to its end, cross-validated or not, or a sweep; or train a finished run for longer.
 
     Args:
         folder: The folder of the run.
         micro_batch_size: Sequences of a micro-batch; None keeps the number of the run.
+        steps: Number of further steps of a finished run; None for no more.
+        budget: Further time of a finished run in seconds, instead of steps.
 
     Returns:
         The folder of the finished run.
@@ -66,18 +74,18 @@ def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFol
         Interrupted: After a signal to stop; a checkpoint is written.
     """
     run = RunFolder.open(folder)
+    flags = {"--micro-batch-size": micro_batch_size, "--steps": steps, "--budget": budget}
+    given = next((flag for flag, value in flags.items() if value is not None), None)
     if is_sweep(run):
-        if micro_batch_size is not None:
-            raise InputError("--micro-batch-size is for a single run", f"resume {run.path} without it")
+        if given is not None:
+            raise InputError(f"{given} is for a single run", f"resume {run.path} without it")
         return resume_sweep(run).run
     config = request_of(run)
     new = config.base is None and (began_from_nothing(run) or may_begin_from_nothing(config))
     if config.folds is None and not new and not has_stages(config):
-        return resume_one(folder, micro_batch_size=micro_batch_size)
-    if micro_batch_size is not None:
-        raise InputError(
-            "--micro-batch-size is for a single run", f"resume the model that was stopped by its folder in {run.path}"
-        )
+        return resume_one(folder, micro_batch_size=micro_batch_size, steps=steps, budget=budget)
+    if given is not None:
+        raise InputError(f"{given} is for a single run", f"resume the model that is meant by its folder in {run.path}")
     if config.folds is not None:
         return resume_folds(run)
     stages = config.labels.pseudo > 0 or config.seeds > 1

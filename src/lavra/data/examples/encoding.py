@@ -15,11 +15,12 @@ from lavra.core.errors import InputError
 from lavra.core.units import counted
 from lavra.data.examples.chats import ChatTemplate, FailingTemplate, RefusedChat, Span
 from lavra.data.examples.labelled import LabelReader
-from lavra.data.examples.rows import ExampleRow
+from lavra.data.examples.rows import ExampleRow, text_size
 from lavra.data.examples.store import Kind
 from lavra.data.examples.turns import ASSISTANT, texts_in
 from lavra.data.readers.rows import (
     ANSWER_TOO_LONG,
+    CUT_EXAMPLE,
     EXAMPLES,
     FAILING_TEMPLATE,
     NO_PART_TO_LEARN,
@@ -41,6 +42,10 @@ _MARK = re.compile(r"<\|.*\|>")
 # Names of the parts without which a chat has another meaning, so that it is left out where the template cannot write
 # them.
 _NEEDED = ("tools", "tool_calls", "function_call")
+
+# Names of other parts that hold what was said or read, which are lost where the template does not write them.
+_TURNS = "turns of the assistant"
+_SAID = (_TURNS, "reasoning_content", "reasoning", "thinking", "documents")
 
 
 @dataclass(slots=True)
@@ -249,6 +254,8 @@ class ExampleEncoder:
         for row, parts in zip(rows, self.reader.encode(rows, self.tokenizer, self.context), strict=True):
             if any(part.cut for part in parts):
                 self._cut(row, texts=1)
+            if any(part.lost for part in parts):
+                self.bad_rows.lose(ANSWER_TOO_LONG, row.place, "no part of the context holds it whole")
             if not parts:
                 self._left_out(NO_PART_TO_LEARN, row, "no tokens")
             size = (len(row.prompt.encode()) + len(row.completion.encode())) // max(1, len(parts))
@@ -293,7 +300,11 @@ class ExampleEncoder:
         except FailingTemplate as error:
             return self._left_out(FAILING_TEMPLATE, row, str(error))
         learned = self._learned_spans(row, spans)
-        self.unwritten.update([*unwritten, *["turns of the assistant"] * (None in learned)])
+        unwritten += [_TURNS] * (None in learned)
+        said = [name for name in unwritten if name in _SAID]
+        if said:
+            self.bad_rows.lose(UNWRITTEN_PART, row.place, ", ".join(said))
+        self.unwritten.update(unwritten)
         ids, offsets = self._encode_with_marks(text)
         runs = self._runs(ids, offsets, [span for span in learned if span is not None])
         return self._fitted_chat(row, ids, runs, text, offsets)
@@ -377,11 +388,11 @@ class ExampleEncoder:
 
     def _cut(self, row: ExampleRow, *, prompts: int = 0, sources: int = 0, chats: int = 0, texts: int = 0) -> None:
         """Count an example that is cut; under the policy "strict" it is an error."""
-        self.bad_rows.cut(row.place)
+        self.bad_rows.lose(CUT_EXAMPLE, row.place)
         self.cut.add(row.place, prompts=prompts, sources=sources, chats=chats, texts=texts)
 
     def _left_out(self, kind: str, row: ExampleRow, detail: str) -> None:
-        self.bad_rows.add(kind, row.place, detail)
+        self.bad_rows.take_back(kind, row.place, detail, size=text_size(row))
 
 
 def _text_bytes(text: str, offsets: np.ndarray) -> int:

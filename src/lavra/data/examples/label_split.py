@@ -10,6 +10,7 @@ import numpy as np
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted
+from lavra.data.examples.labelled import number_in
 from lavra.data.examples.rows import ExampleRow
 from lavra.data.folds import make_folds
 
@@ -65,11 +66,8 @@ def validation_rows(rows: Iterable[ExampleRow], share: float) -> set[int]:
 
 def _as_numbers(labels: list[Any]) -> np.ndarray | None:
     """Return labels as numbers where they are numbers of many different values; None where they are classes."""
-    try:
-        numbers = np.array([float(label) for label in labels])
-    except (TypeError, ValueError):
-        return None
-    return numbers if len(np.unique(numbers)) > _CLASSES else None
+    numbers = np.array([number_in(label) for label in labels])
+    return numbers if not np.isnan(numbers).any() and len(np.unique(numbers)) > _CLASSES else None
 
 
 def _refuse_swapped(texts: list[str], labels: list[Any]) -> None:

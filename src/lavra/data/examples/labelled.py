@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -36,11 +38,13 @@ class LabelledTokens:
         tokens: (n,) int64 ids, with the tokens that the tokenizer puts around a text.
         labels: What is kept with them beside the columns of the row, as plain values.
         cut: Whether the text lost its end to fit the context.
+        lost: Whether what the row says cannot be learned, because no part of its text holds it whole.
     """
 
     tokens: np.ndarray
     labels: Mapping[str, Any] = field(default_factory=dict)
     cut: bool = False
+    lost: bool = False
 
 
 class LabelReader(ABC):
@@ -235,3 +239,27 @@ def is_nothing(value: object) -> bool:
         (True, True, False, False)
     """
     return value is None or (isinstance(value, str) and not value.strip()) or value != value
+
+
+# Match a number with a decimal comma, as Portuguese spreadsheets write it, and one that may be so many thousands.
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
+
+
+def number_in(value: object) -> float:
+    """Return a cell as a number, which may have a decimal comma; NaN where it is none.
+
+    A number such as "1,234", which is more than a thousand in English and little more than one in Portuguese, is none.
+
+    Examples:
+        >>> number_in("4,5"), number_in(" 0,125"), number_in("3.5"), number_in(4)
+        (4.5, 0.125, 3.5, 4.0)
+        >>> number_in("1,234"), number_in("muito"), number_in(None)
+        (nan, nan, nan)
+    """
+    if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()) and not _THOUSANDS.fullmatch(value.strip()):
+        value = value.replace(",", ".")
+    try:
+        return float(value)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        return math.nan

@@ -372,12 +372,20 @@ def _write(
             done += len(batch)
             progress.update(done)
         if not train.examples or not validation.examples:
-            raise InputError(
-                f"{counted(train.examples + validation.examples, 'usable example')} with too few different prompts to "
-                "split into training and validation data",
-                encoder.bad_rows.remedy() or "give more examples",
-            )
+            raise _too_few(train.examples + validation.examples, encoder.bad_rows)
     return {side: store.manifest for side, store in stores.items()}
+
+
+def _too_few(examples: int, bad_rows: BadRows) -> InputError:
+    """Return the error that there are too few examples, with the reasons for which others were left out."""
+    found = "no usable example"
+    if examples:
+        found = (
+            f"{counted(examples, 'usable example')} with too few different prompts to split into training and "
+            "validation data"
+        )
+    reason = bad_rows.summary()
+    return InputError(found + (f"\n{reason}" if reason else ""), bad_rows.remedy() or "give more examples")
 
 
 def _kind(row: ExampleRow) -> str | None:

@@ -221,7 +221,7 @@ def read_examples(
         if found is None:
             bad_rows.rows -= 1
         else:
-            bad_rows.bytes += _size(found)
+            bad_rows.bytes += text_size(found)
             found = replace(found, is_validation=row.is_validation)
             yield _normalized(found) if normalize else found
 
@@ -246,7 +246,8 @@ def read_example_cache(path: Path) -> Iterator[ExampleRow]:
             yield ExampleRow(**{**values, **{name: tuple(values[name]) for name in ("messages", "unlearned")}})
 
 
-def _size(row: ExampleRow) -> int:
+def text_size(row: ExampleRow) -> int:
+    """Return the bytes of the texts of an example, as UTF-8."""
     texts = [turn["content"] for turn in row.messages] or [row.prompt, row.completion]
     return sum(len(text.encode()) for text in texts)
 
@@ -281,14 +282,22 @@ def _example(row: SourceDocument, columns: PairColumns | None, bad_rows: BadRows
     prompt, completion = parts[found.prompt], parts[found.completion]
     if found.beside:
         prompt = "\n\n".join(parts[name] for name in found.names[:-1] if parts[name].strip())
-    if _is_faulty(row.place, [prompt], bad_rows, may_be_empty=True) or _is_faulty(row.place, [completion], bad_rows):
+    if _is_faulty(row, [prompt], bad_rows, may_be_empty=True) or _is_faulty(row, [completion], bad_rows):
         return None
     return ExampleRow(row.source, row.place, prompt, completion, found.separator)
 
 
 def fields_size(row: SourceDocument) -> int:
-    """Return the bytes of the text in all columns of a row, as UTF-8."""
-    return sum(len(value.encode("utf8", "surrogatepass")) for value in row.fields.values() if isinstance(value, str))
+    """Return the bytes of the text in all columns of a row, also of that inside of lists and objects, as UTF-8."""
+    return _size_of(row.fields)
+
+
+def _size_of(value: object) -> int:
+    if isinstance(value, str):
+        return len(value.encode("utf8", "surrogatepass"))
+    if isinstance(value, Mapping):
+        return sum(map(_size_of, value.values()))
+    return sum(map(_size_of, value)) if isinstance(value, list | tuple) else 0
 
 
 def _first_answer(answers: object) -> object:
@@ -318,13 +327,13 @@ def _chat(row: SourceDocument, names: tuple[str, ...], bad_rows: BadRows) -> Exa
         turns = _turns(row.fields, names)
         given = _given(row.fields)
     except UnusableTurn as error:
-        bad_rows.add(UNUSABLE_TURN, row.place, str(error))
+        bad_rows.add(UNUSABLE_TURN, row.place, str(error), size=fields_size(row))
         return None
     first = turns.first_learned
     if first is None:
-        bad_rows.add(NO_PART_TO_LEARN, row.place, "no turn of the assistant that is learned")
+        bad_rows.add(NO_PART_TO_LEARN, row.place, "no turn of the assistant that is learned", size=fields_size(row))
         return None
-    if _is_faulty(row.place, texts_in(turns.messages), bad_rows, may_be_empty=True):
+    if _is_faulty(row, texts_in(turns.messages), bad_rows, may_be_empty=True):
         return None
     before = "\n".join(turn["content"] for turn in turns.messages[:first])
     key = before or turns.messages[first]["content"]
@@ -371,11 +380,11 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _is_faulty(place: str, texts: Iterable[str], bad_rows: BadRows, *, may_be_empty: bool = False) -> bool:
+def _is_faulty(row: SourceDocument, texts: Iterable[str], bad_rows: BadRows, *, may_be_empty: bool = False) -> bool:
     for text in texts:
         fault = fault_of(text)
         if fault and not (may_be_empty and fault == EMPTY):
-            bad_rows.add(fault, place)
+            bad_rows.add(fault, row.place, size=fields_size(row))
             return True
     return False
 

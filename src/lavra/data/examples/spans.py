@@ -152,6 +152,7 @@ class SpanColumns(LabelReader):
         span = _tokens_of(row, placed)
         if span is not None and not any(_holds(first, min(room, total - first), span) for first in firsts):
             span = None  # an answer that is longer than a window, or than what two of them share
+        lost = span is None and row.labels.get("answers") is not None
         parts = []
         for number, first in enumerate(firsts):
             size = min(room, total - first)
@@ -168,7 +169,7 @@ class SpanColumns(LabelReader):
             if layout.second_kind:
                 labels["second_type_from"] = len(before)
             tokens = np.array([*before, *placed.ids[first : first + size], *layout.end], np.int64)
-            parts.append(LabelledTokens(tokens, labels, len(asked) < len(question)))
+            parts.append(LabelledTokens(tokens, labels, len(asked) < len(question), lost))
         return tuple(parts)
 
     def to_json(self) -> dict[str, Any]:

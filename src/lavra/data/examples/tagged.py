@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lavra.data.examples.labelled import BESIDE, LabelledTokens, LabelReader, is_nothing
-from lavra.data.examples.rows import ExampleRow
+from lavra.data.examples.rows import ExampleRow, fields_size
 from lavra.data.readers.documents import fault_of
 from lavra.data.readers.rows import (
     BAD_LABEL,
@@ -77,13 +77,13 @@ class TaggedColumns(LabelReader):
         fields = row.fields
         if fields.get(self.tokens) is None:
             detail = missing_column(self.tokens, list(fields))
-            bad_rows.add(MISSING_COLUMN, row.place, detail, size=_size(fields.values()))
+            bad_rows.add(MISSING_COLUMN, row.place, detail, size=fields_size(row))
             return None
         bad_rows.note_columns(row.file, [name for name in self.names if name in fields], fields)
         words, tags = _listed(fields[self.tokens]), _listed(fields.get(self.tags))
         fault = self._fault(words, tags, fields)
         if fault is not None:
-            bad_rows.add(fault[0], row.place, fault[1], size=_size(fields.values()))
+            bad_rows.add(fault[0], row.place, fault[1], size=fields_size(row))
             return None
         assert isinstance(words, list)
         labels: dict[str, Any] = {"tokens": words}
@@ -242,14 +242,3 @@ def _tag(tag: Any) -> str | None:
     if is_nothing(tag):
         return None
     return tag.strip() if isinstance(tag, str) else str(int(tag))
-
-
-def _size(values: Any) -> int:
-    """Return the bytes of all text in the values of a row, as UTF-8."""
-    size = 0
-    for value in values:
-        if isinstance(value, str):
-            size += len(value.encode("utf8", "surrogatepass"))
-        elif isinstance(value, list | tuple):
-            size += _size(value)
-    return size

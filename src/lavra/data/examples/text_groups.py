@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lavra.data.examples.labelled import BESIDE, LabelledTokens, LabelReader, is_nothing
+from lavra.data.examples.labelled import BESIDE, LabelledTokens, LabelReader, is_nothing, number_in
 from lavra.data.examples.rows import ExampleRow, fields_size
 from lavra.data.readers.documents import fault_of
 from lavra.data.readers.rows import BAD_LABEL, MISSING_COLUMN, NOT_TEXT, UNLABELLED, BadRows, SourceDocument
@@ -122,10 +122,7 @@ class TextGroups(LabelReader):
             detail = missing_column(self.score, list(row.fields)) if absent else f"{self.score!r} is empty"
             bad_rows.add(MISSING_COLUMN if absent else UNLABELLED, row.place, detail, size=size)
             return None
-        try:
-            number = float(value)  # pyright: ignore[reportArgumentType]
-        except (TypeError, ValueError):
-            number = math.nan
+        number = number_in(value)
         if not math.isfinite(number):
             bad_rows.add(BAD_LABEL, row.place, f"{self.score!r} is {value!r}, no number", size=size)
             return None

@@ -18,6 +18,7 @@ from lavra.data.readers.rows import (
     FEWER_FIELDS,
     MISSING_COLUMN,
     REPEATED_NAME,
+    ROWS_IN_QUOTES,
     SEPARATOR,
     STRAY_QUOTE,
     TOO_LONG,
@@ -41,8 +42,9 @@ def read_delimited(
     """Yield (fields, "file:line") for the rows of a CSV or TSV file with a header line.
 
     The separator of a CSV file is the one that gives the header the wanted column, else the most columns. Quoted fields
-    may hold line ends. A quote that is never closed, or not where a field ends, is a character of the text, and its
-    line is a row of its own. In a TSV file quotes are characters of the text, unless its beginning is plainly quoted.
+    may hold line ends; where the lines of such a field would be rows without the quotes, that is noted. A quote that is
+    never closed, or not where a field ends, is a character of the text, and its line is a row of its own. In a TSV file
+    quotes are characters of the text, unless its beginning is plainly quoted.
 
     Args:
         stream: Buffered stream of UTF-8.
@@ -179,6 +181,9 @@ class _Records:
             self._waiting.extend(reversed(taken[1:]))
             self._number -= len(taken) - 1
             return line, None
+        if all(len(one.split(separator)) == len(fields) > 1 for one in taken):
+            place = f"{self._name}:{self._number - len(taken) + 1}"
+            self._bad_rows.note(ROWS_IN_QUOTES, place, counted(len(taken), "line"))
         return "".join(taken), fields
 
     def _line(self) -> str:

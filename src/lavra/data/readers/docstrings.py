@@ -1,7 +1,8 @@
 """Reads the docstrings of Python files with `ast`: nothing is imported and nothing is run.
 
 Uses the standard library only, because `installed_docs` runs this file as a program, once per core: paths come in on
-standard input, one per line; one JSON array `[path, object name, docstring]` per line goes out.
+standard input, one per line; one JSON array `[path, object name, docstring]` per line goes out. The object of a file
+that cannot be parsed has the name null.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ _HOLDERS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _BODIES = ("body", "orelse", "finalbody", "handlers")
 
 
-def docstrings(path: Path) -> Iterator[tuple[str, str]]:
+def docstrings(path: Path) -> Iterator[tuple[str | None, str]]:
     """Yield (dotted name within the module, docstring) for a Python file, in the order of the file.
 
-    The module itself has the name "". A file that does not parse, or is not UTF-8, gives nothing. The syntax tree is
-    walked with a stack of its own instead of by recursion, because generated files can nest too deep for it.
+    The module itself has the name "". A file that does not parse, or is not UTF-8, gives the name None and the reason.
+    The syntax tree is walked with a stack of its own instead of by recursion, because generated files can nest too deep
+    for it.
     """
     try:
         source = path.read_bytes()
@@ -31,7 +33,8 @@ def docstrings(path: Path) -> Iterator[tuple[str, str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a foreign file's invalid escapes are not the user's concern
             tree = ast.parse(source)
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        yield None, str(error) or type(error).__name__
         return
     stack: list[tuple[ast.AST, str]] = [(tree, "")]
     while stack:

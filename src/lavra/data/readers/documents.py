@@ -58,7 +58,7 @@ def read_rows(
     locations: Sequence[str],
     *,
     text_column: str | None = "text",
-    on_bad_row: OnBadRow = "skip",
+    on_bad_row: OnBadRow | None = None,
     normalize: bool = False,
     encoding: str | None = None,
     validation: Sequence[str] | None = None,
@@ -72,8 +72,9 @@ def read_rows(
         locations: Files, folders, globs and the other locations that this module describes.
         text_column: The column that holds the text, in formats with columns; "text" by default. None yields every row
             of such formats with an empty text and all columns in its `fields`, and refuses files of plain text.
-        on_bad_row: "skip" (the default) counts a row that cannot be used and goes on; "error" stops at the first;
-            "strict" also stops where a file is left out, or anything is guessed, replaced or cut.
+        on_bad_row: "skip" counts a row that cannot be used and goes on; "error" stops at the first; "strict" also stops
+            where a file is left out, or anything is guessed, replaced or cut. By default the policy of `bad_rows`,
+            which is "skip" without it.
         normalize: Bring the text to Unicode's normal form C (é as one character, however it was written).
         encoding: Encoding of the files without a byte order mark; by default UTF-8, or Windows-1252 where the bytes are
             not UTF-8.
@@ -92,7 +93,8 @@ def read_rows(
             locations hold no document at all.
     """
     found = bad_rows if bad_rows is not None else BadRows()
-    found.policy = on_bad_row
+    if on_bad_row is not None:
+        found.policy = on_bad_row
     before = found.rows
     reading = _Reading(text_column, encoding, wanted, found, counter or BytesRead())
     for row in reading.rows(locations, validation):
@@ -200,7 +202,7 @@ class _Reading:
             elif names[0] == INSTALLED_DOCS:
                 from lavra.data.readers.installed_docs import read_installed_docs
 
-                yield from read_installed_docs()
+                yield from read_installed_docs(bad_rows=self.bad_rows)
             elif names[0].startswith(HUB):
                 yield from self._hub(names[0])
             else:

@@ -17,7 +17,7 @@ from lavra.core.errors import InputError, LavraError
 from lavra.core.machine import usable_cores
 from lavra.core.progress import Progress
 from lavra.data.readers import docstrings
-from lavra.data.readers.rows import SourceDocument
+from lavra.data.readers.rows import UNPARSED, BadRows, SourceDocument
 
 _TESTS = {"test", "tests", "testing", "_tests", "__pycache__"}  # folders that are left out
 
@@ -25,7 +25,9 @@ _TESTS = {"test", "tests", "testing", "_tests", "__pycache__"}  # folders that a
 _FEW = 200
 
 
-def read_installed_docs(folder: Path | None = None, packages: Sequence[str] = ()) -> Iterator[SourceDocument]:
+def read_installed_docs(
+    folder: Path | None = None, packages: Sequence[str] = (), bad_rows: BadRows | None = None
+) -> Iterator[SourceDocument]:
     """Yield the docstrings of every installed package, then Python's own language reference, each text once.
 
     Python files are parsed, never imported; tests are left out. The order depends on the installed files only.
@@ -33,12 +35,13 @@ def read_installed_docs(folder: Path | None = None, packages: Sequence[str] = ()
     Args:
         folder: Folder of the packages; by default the site-packages of this Python.
         packages: Names of the top-level packages to read; by default all, and Python's own language reference.
+        bad_rows: Is filled with the files that this Python cannot parse; None for not counting them.
 
     Yields:
         Rows whose source is the package, and whose place is "file:object".
 
     Raises:
-        InputError: if one of the packages is not installed.
+        InputError: if one of the packages is not installed, or `bad_rows` is strict and a file cannot be parsed.
     """
     root = folder or Path(sysconfig.get_paths()["purelib"])
     missing = sorted(name for name in packages if not (root / name).is_dir())
@@ -47,7 +50,10 @@ def read_installed_docs(folder: Path | None = None, packages: Sequence[str] = ()
     files = [file for name in packages for file in python_files(root / name)] if packages else python_files(root)
     seen: set[bytes] = set()
     for path, name, text in _docstrings(files):
-        if _is_new(text, seen):
+        if name is None:
+            if bad_rows is not None:
+                bad_rows.leave_out(str(path), UNPARSED)
+        elif _is_new(text, seen):
             package = path.relative_to(root).parts[0].removesuffix(".py")
             yield SourceDocument(text, package, f"{path}:{name}" if name else str(path))
     for topic, text in () if packages else _language_reference():
@@ -83,7 +89,7 @@ def _language_reference() -> Iterator[tuple[str, str]]:
     yield from sorted(topics.items())
 
 
-def _docstrings(paths: Sequence[Path]) -> Iterator[tuple[Path, str, str]]:
+def _docstrings(paths: Sequence[Path]) -> Iterator[tuple[Path, str | None, str]]:
     if len(paths) < _FEW:
         for path in paths:
             for name, text in docstrings.docstrings(path):

@@ -7,14 +7,14 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
+from lavra.data.readers.json_values import JsonValues
 from lavra.data.readers.rows import BAD_JSON, BESIDE_ROWS, BROKEN_UTF8, SEVERAL_LISTS, BadRows
 from lavra.data.readers.tables import LONGEST_LINE, Fields, read_jsonl
 
 _BLOCK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
 
 
 def read_json(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[Fields, str]]:
@@ -48,14 +48,15 @@ def read_json(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[
     if following and _is_object(first):
         yield from read_jsonl(_Again(first, stream), name, bad_rows)  # pyright: ignore[reportArgumentType]
         return
-    data = first + stream.read()
+    data, values = first + stream.read(), JsonValues()
     try:
-        value = json.loads(data.decode("utf8"))
+        value = values.read(data.decode("utf8"))
     except UnicodeDecodeError as error:
         bad_rows.add(BROKEN_UTF8, name, f"byte 0x{data[error.start]:02x}", size=len(data))
     except (ValueError, RecursionError) as error:
         bad_rows.add(BAD_JSON, name, str(error), size=len(data))
     else:
+        bad_rows.repeated(values.repeated, name)
         for number, row in enumerate(_rows_of(value, name, bad_rows), start=1):
             yield row, f"{name}:object {number}"
 
@@ -97,14 +98,27 @@ def _rows_of(value: object, name: str, bad_rows: BadRows) -> Iterator[Fields]:
     elif len(value) > 1:
         bad_rows.note(BESIDE_ROWS, name, ", ".join(repr(key) for key in value if key != chosen))
     for row in lists[chosen]:
-        yield from _questions(row) if isinstance(row.get("paragraphs"), list) else (row,)
+        yield from _questions(row) if _is_article(row) else (row,)
+
+
+def _is_article(row: dict[str, Any]) -> bool:
+    """Return whether a row has paragraphs with questions, in the layout of SQuAD."""
+    paragraphs = row.get("paragraphs")
+    if not paragraphs or not _are_objects(paragraphs):
+        return False
+    return all(_are_objects(paragraph.get("qas", [])) for paragraph in paragraphs)
+
+
+def _are_objects(value: object) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def _questions(article: dict[str, Any]) -> Iterator[Fields]:
-    """Yield a row for each question about an article in the layout of SQuAD."""
+    """Yield a row for each question about an article in the layout of SQuAD, and one for a paragraph without any."""
     for paragraph in article["paragraphs"]:
-        for question in paragraph.get("qas", ()):
-            yield {"title": article.get("title"), "context": paragraph.get("context"), **question}
+        shared = {"title": article.get("title"), "context": paragraph.get("context")}
+        for question in paragraph.get("qas") or ({},):
+            yield {**shared, **question}
 
 
 def _array(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[Fields, str]]:
@@ -122,6 +136,7 @@ def _array(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple[Fie
             bad_rows.add(BAD_JSON, place, f"{error}; the rest of the file is left out", size=text.rest())
             return
         if isinstance(value, dict):
+            bad_rows.repeated(text.values.repeated, place)
             yield value, place
         else:
             bad_rows.add(BAD_JSON, place, f"a {type(value).__name__}, not an object", size=size)
@@ -139,7 +154,7 @@ class _Text:
         self._stream, self._name, self._bad_rows = stream, name, bad_rows
         self._text, self._at = "", 0
         self._decoder = codecs.getincrementaldecoder("utf8")("surrogateescape")
-        self.line = 1
+        self.line, self.values = 1, JsonValues()
 
     def _more(self, size: int = _BLOCK) -> bool:
         """Read a block and drop the text that was passed over; return whether the stream had more."""
@@ -182,7 +197,7 @@ class _Text:
         size = _BLOCK
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = self.values.read_at(self._text, self._at)
             except ValueError:
                 if len(self._text) - self._at > LONGEST_LINE or not self._more(size):
                     raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 from lavra.core.errors import InputError
 from lavra.core.units import counted
 from lavra.data.readers.compressed import open_binary
-from lavra.data.readers.rows import BAD_JSON, BROKEN_UTF8, EXAMPLES, BadRows
+from lavra.data.readers.encodings import as_utf8
+from lavra.data.readers.json_values import JsonValues
+from lavra.data.readers.rows import BAD_JSON, BROKEN_UTF8, EXAMPLES, WINDOWS_1252, BadRows
 
 ID_FIELDS = ("_id", "id", "docno", "doc_id", "docid", "pid")
 """Names of the columns that may hold the id of a document, in the order in which they are tried."""
@@ -20,30 +21,35 @@ ID_FIELDS = ("_id", "id", "docno", "doc_id", "docid", "pid")
 def numbered_lines(path: Path, bad_rows: BadRows | None = None) -> Iterator[tuple[str, str]]:
     """Yield (place, line) for every line that is not blank, without its line end.
 
+    The encoding is found as in every other file, see `lavra.data.readers.encodings`.
+
     Args:
         path: The file, which may be compressed.
-        bad_rows: Counts lines that are not UTF-8, which are left out; without it, such a line is an error.
+        bad_rows: Counts the encodings that are guessed, and lines that cannot be decoded, which are left out; without
+            it, only UTF-8 and what a byte order mark names are read, and everything else is an error.
 
     Raises:
-        InputError: if the file cannot be read, or is UTF-16 as a whole; without `bad_rows`, for bytes that are not
-            UTF-8, naming the line.
+        InputError: if the file cannot be read; without `bad_rows`, for bytes that are not UTF-8, naming the line.
     """
+    found = BadRows() if bad_rows is None else bad_rows
     with open_binary(path) as handle:
-        for number, raw in enumerate(handle, start=1):
+        for number, raw in enumerate(as_utf8(handle, path.name, found), start=1):
             place = f"{path.name}:{number}"
-            if number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise InputError(f"{path} is UTF-16", "convert it: `iconv -f utf16 -t utf8 old > new`")
+            if bad_rows is None and WINDOWS_1252 in found.examples:
+                raise _not_utf8(found.examples[WINDOWS_1252][0][0])
             try:
                 line = raw.decode("utf8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                if bad_rows is not None:
-                    bad_rows.add(BROKEN_UTF8, place, f"byte 0x{raw[error.start]:02x}")
-                    continue
-                raise InputError(
-                    f"{place} is not UTF-8", "convert the file, e.g. with `iconv -f latin1 -t utf8 old > new`"
-                ) from error
+                if bad_rows is None:
+                    raise _not_utf8(place) from error
+                bad_rows.add(BROKEN_UTF8, place, f"byte 0x{raw[error.start]:02x}", size=len(raw))
+                continue
             if line.strip():
-                yield place, line.removeprefix("\ufeff") if number == 1 else line
+                yield place, line
+
+
+def _not_utf8(place: str) -> InputError:
+    return InputError(f"{place} is not UTF-8", "convert the file, e.g. with `iconv -f latin1 -t utf8 old > new`")
 
 
 def json_objects(path: Path, bad_rows: BadRows | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -56,20 +62,39 @@ def json_objects(path: Path, bad_rows: BadRows | None = None) -> Iterator[tuple[
     Raises:
         InputError: without `bad_rows`, for a line that is no JSON object, naming it.
     """
+    values = JsonValues()
     for place, line in numbered_lines(path, bad_rows):
         try:
-            value = json.loads(line)
+            value = values.read(line)
         except (ValueError, RecursionError) as error:
             if bad_rows is not None:
-                bad_rows.add(BAD_JSON, place, str(error))
+                bad_rows.add(BAD_JSON, place, str(error), size=len(line.encode()))
                 continue
             raise InputError(f"{place} is not JSON: {error}", "each line must be one JSON object") from error
         if not isinstance(value, dict):
             if bad_rows is not None:
-                bad_rows.add(BAD_JSON, place, f"a {type(value).__name__}, not an object")
+                bad_rows.add(BAD_JSON, place, f"a {type(value).__name__}, not an object", size=len(line.encode()))
                 continue
             raise InputError(f"{place} is JSON, but no object", "each line must be one JSON object")
+        if "\\u" in line and not _is_unicode(value):
+            if bad_rows is not None:
+                bad_rows.add(BROKEN_UTF8, place, "half a character", size=len(line.encode()))
+                continue
+            raise InputError(f"{place} holds half a character (a lone surrogate)", "write both halves of it, or none")
+        if bad_rows is not None:
+            bad_rows.repeated(values.repeated, place)
+        elif values.repeated is not None:
+            raise InputError(f"{place} gives {values.repeated!r} twice", "give each name once")
         yield place, value
+
+
+def _is_unicode(value: object) -> bool:
+    """Return whether the text in a value can be written; half a character, which JSON can spell, cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def text_field(row: Mapping[str, Any], names: tuple[str, ...], place: str, what: str) -> str:
@@ -109,10 +134,11 @@ def optional_field(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
 def warning_lines(bad_rows: BadRows) -> list[str]:
     """Return a line for each kind of problem, e.g. `warning: 2 × empty document (corpus.jsonl:3, …)`.
 
-    Files that were found and not read are named too, with the reason.
+    What was guessed, replaced or noted is named too, and so are files that were found and not read, with the reason.
     """
     lines = []
-    for kind, count in bad_rows.counts.most_common():
+    counts = (bad_rows.counts, bad_rows.changes, bad_rows.notes)
+    for kind, count in (each for one in counts for each in one.most_common()):
         places = [": ".join(filter(None, pair)) for pair in bad_rows.examples[kind]]
         lines.append(f"warning: {count:,} × {kind} ({', '.join(places)}{', …' if count > len(places) else ''})")
     for reason, paths in bad_rows.left_out.items():

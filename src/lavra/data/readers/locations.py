@@ -138,7 +138,8 @@ def _add_archive(found: FoundFiles, path: Path, name: str) -> int:
         inside = Path(one.filename)
         stem, kind = split_name(inside)
         if inside.name.startswith(".") or inside.parts[0] == "__MACOSX":
-            found.leave_out(path / inside, HIDDEN)
+            is_data = kind is not None and inside.parts[0] != "__MACOSX"
+            found.leave_out(path / inside, HIDDEN_DATA if is_data else HIDDEN)
         elif kind is None or kind == "zip":
             found.leave_out(path / inside, unknown_format(inside))
         elif inside in about:

@@ -90,6 +90,7 @@ SPELLED_END = "spelling of the end-of-document token, which this tokenizer canno
 
 BY_MARK = "read in the encoding that the byte order mark names"
 SEPARATOR = "separator other than a comma"
+ROWS_IN_QUOTES = "lines within quotes that would be rows without them, read as one field"
 BESIDE_ROWS = "values beside the rows in a JSON file, ignored"
 ODD_TAGS = "tags that break the rules of BIO, learned as they are"
 UNTAGGED = "words without a tag, which are only read"
@@ -104,10 +105,12 @@ HIDDEN = "hidden"
 HIDDEN_DATA = "hidden, though in a data format"
 TEST_FILE = "test data by their names, never trained on"
 OTHER_VALIDATION = "validation data by their names, and --validation names other data"
+UNPARSED = "Python that this version cannot parse"
 LOOP = "a link to a folder that it lies in"
 QUERIES = "queries and judgements of a retrieval collection, not documents"
+BESIDE_CORPUS = "queries, judgements and the like beside the corpus of a BEIR folder"
 # The reasons for which a file is left out on purpose, which is no error under "strict".
-_NO_LOSS = {ABOUT_DATA, REPEATED, HIDDEN, TEST_FILE, OTHER_VALIDATION, LOOP, QUERIES}
+_NO_LOSS = {ABOUT_DATA, REPEATED, HIDDEN, TEST_FILE, OTHER_VALIDATION, LOOP, QUERIES, BESIDE_CORPUS}
 
 # What a user can do about each kind of row that is left out or changed.
 _REMEDIES = {
@@ -143,6 +146,15 @@ _REMEDIES = {
     CUT_EXAMPLE: "shorten the examples, or train with a longer context",
 }
 
+WITHOUT_OPTIONS = {
+    BROKEN_UTF8: "convert the file to UTF-8, for example with `iconv -f windows-1251 -t utf8 old > new`",
+    NUL: "remove the NUL bytes; a file that has them is often binary, or UTF-16 without its mark",
+    MISSING_COLUMN: "give the rows this column",
+    NOT_TEXT: "write text into this column",
+    WINDOWS_1252: "convert the file to UTF-8, for example with `iconv -f windows-1252 -t utf8 old > new`",
+}
+"""The remedies of a command without the options of reading (`--text-column`, `--encoding`)."""
+
 
 @dataclass(slots=True)
 class BadRows:
@@ -161,6 +173,7 @@ class BadRows:
         left_out: Files that were found and not read, by reason.
         columns: For each file, the columns that were used and those that were ignored.
         remedies: What to do about a kind, where a command has another answer than the usual one.
+        options: Whether the command has the options of reading, which remedies then name.
 
     Examples:
         >>> from lavra.data.readers.rows import EMPTY, BadRows
@@ -181,6 +194,7 @@ class BadRows:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     columns: dict[str, tuple[tuple[str, ...], dict[str, None]]] = field(default_factory=dict)
     remedies: dict[str, str] = field(default_factory=dict)
+    options: bool = True
 
     def add(self, kind: str, place: str, detail: str = "", *, size: int = 0) -> None:
         """Count one row as left out.
@@ -200,6 +214,12 @@ class BadRows:
         self.bytes_left_out += size
         self._remember(kind, place, detail)
 
+    def take_back(self, kind: str, place: str, detail: str = "", *, size: int = 0) -> None:
+        """Count a row as left out that was counted among the good ones; the arguments are those of `add`."""
+        self.add(kind, place, detail, size=size)
+        self.rows -= 1
+        self.bytes -= size
+
     def change(self, kind: str, place: str, detail: str = "") -> None:
         """Count one thing at `place` that is guessed, replaced or cut; the arguments are those of `add`.
 
@@ -211,14 +231,19 @@ class BadRows:
         self.changes[kind] += 1
         self._remember(kind, place, detail)
 
-    def cut(self, place: str) -> None:
-        """Refuse to cut the example at `place` under "strict"; under other policies the caller counts the cut.
+    def repeated(self, name: str | None, place: str) -> None:
+        """Count a name that the object or table at `place` gives twice; nothing for None."""
+        if name is not None:
+            self.change(REPEATED_NAME, place, f"{name!r} is given twice")
+
+    def lose(self, kind: str, place: str, detail: str = "") -> None:
+        """Refuse to lose a part of the example at `place` under "strict"; under other policies the caller counts it.
 
         Raises:
             InputError: if the policy is "strict".
         """
         if self.policy == "strict":
-            raise self._refusal(CUT_EXAMPLE, place, "", "accept it by leaving --strict out")
+            raise self._refusal(kind, place, detail, "accept it by leaving --strict out")
 
     def note(self, kind: str, place: str, detail: str = "") -> None:
         """Count one decision at `place` that loses nothing; the arguments are those of `add`."""
@@ -336,12 +361,12 @@ class BadRows:
         self.bytes_left_out = 0
 
     def _remedy(self, kind: str) -> str:
-        return self.remedies.get(kind) or _REMEDIES.get(kind, "correct the row")
+        known = _REMEDIES if self.options else _REMEDIES | WITHOUT_OPTIONS
+        return self.remedies.get(kind) or known.get(kind, "correct the row")
 
     def _refusal(self, kind: str, place: str, detail: str, otherwise: str) -> InputError:
-        return InputError(
-            f"{place}: {kind}" + (f" ({detail})" if detail else ""), f"{self._remedy(kind)}; or {otherwise}"
-        )
+        remedy = f"{self._remedy(kind)}; or {otherwise}" if self.options else self._remedy(kind)
+        return InputError(f"{place}: {kind}" + (f" ({detail})" if detail else ""), remedy)
 
 
 def _first(names: Sequence[str]) -> str:

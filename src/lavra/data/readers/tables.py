@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 from lavra.core.disk.scratch import scratch_folder
 from lavra.core.errors import InputError
 from lavra.data.readers.compressed import COMPRESSIONS, BytesRead, open_binary
+from lavra.data.readers.json_values import JsonValues
 from lavra.data.readers.rows import BAD_JSON, BROKEN_UTF8, MISSING_COLUMN, TOO_LONG, BadRows
 
 LONGEST_LINE = 256 << 20
@@ -37,7 +37,7 @@ def read_jsonl(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple
         >>> list(read_jsonl(io.BytesIO(b'{"text": "a"}'), "a.jsonl", BadRows()))
         [({'text': 'a'}, 'a.jsonl:1')]
     """
-    number = 0
+    number, values = 0, JsonValues()
     while line := stream.readline(LONGEST_LINE):
         number += 1
         place = f"{name}:{number}"
@@ -46,20 +46,21 @@ def read_jsonl(stream: BinaryIO, name: str, bad_rows: BadRows) -> Iterator[tuple
             continue
         if line.isspace():
             continue
-        fields = _parse_json(line, place, bad_rows)
+        fields = _parse_json(line, place, bad_rows, values)
         if fields is not None:
             yield fields, place
 
 
-def _parse_json(line: bytes, place: str, bad_rows: BadRows) -> Fields | None:
+def _parse_json(line: bytes, place: str, bad_rows: BadRows, values: JsonValues) -> Fields | None:
     try:
-        value = json.loads(line.decode("utf8"))
+        value = values.read(line.decode("utf8"))
     except UnicodeDecodeError as error:
         bad_rows.add(BROKEN_UTF8, place, f"byte 0x{line[error.start]:02x}", size=len(line))
     except (ValueError, RecursionError) as error:
         bad_rows.add(BAD_JSON, place, str(error), size=len(line))
     else:
         if isinstance(value, dict):
+            bad_rows.repeated(values.repeated, place)
             return value
         bad_rows.add(BAD_JSON, place, f"a {type(value).__name__}, not an object", size=len(line))
     return None
@@ -113,6 +114,7 @@ def read_parquet(
         try:
             with pyarrow.parquet.ParquetFile(plain) as file:
                 names = file.schema_arrow.names
+                bad_rows.repeated(next((one for one in names if names.count(one) > 1), None), name)
                 if text_column is not None and text_column not in names:
                     bad_rows.add(MISSING_COLUMN, name, missing_column(text_column, names), size=path.stat().st_size)
                     return

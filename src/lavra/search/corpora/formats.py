@@ -8,23 +8,36 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lavra.core.errors import InputError
+from lavra.core.units import counted
 from lavra.data.readers.lines import ID_FIELDS, json_objects, numbered_lines, optional_field, text_field
 from lavra.data.readers.locations import find_files, split_name
-from lavra.data.readers.rows import EMPTY, MISSING_COLUMN, NOT_TEXT, BadRows
+from lavra.data.readers.rows import (
+    BAD_CSV,
+    BESIDE_CORPUS,
+    EMPTY,
+    MISSING_COLUMN,
+    NOT_TEXT,
+    WITHOUT_OPTIONS,
+    BadRows,
+)
+from lavra.data.readers.tables import missing_column
 from lavra.search.corpora.documents import Document, read_qrels
 
 _ENDINGS = ("", ".gz", ".zst", ".xz")
 _CORPORA = frozenset(f"corpus.jsonl{ending}" for ending in _ENDINGS)
 _TEXT_FIELDS = ("text", "contents", "passage", "body")
+_QUERY_IDS = (*ID_FIELDS, "qid", "query_id", "query-id")
+_QUERY_TEXTS = ("text", "query")
 
 NO_ID = "document without an id"
 NO_TAB = "line that is not `id<tab>text`"
-BESIDE_CORPUS = "queries, judgements and the like beside the corpus of a BEIR folder"
+# What to do about bad rows where that is not what other commands advise.
 _REMEDIES = {
     NO_ID: f"give every line a field {' or '.join(map(repr, ID_FIELDS))}",
     NO_TAB: "write one document per line: its id, a tab, its text",
     MISSING_COLUMN: "call the column that holds the text `text`",
     NOT_TEXT: "write text into the column `text`",
+    BAD_CSV: "give each line as many fields as the header has",
 }
 
 
@@ -165,7 +178,9 @@ class FileCollection:
                 kept.append(str(file.path))
             else:
                 files.leave_out(file.path, BESIDE_CORPUS)
-        self._bad_rows.left_out |= files.left_out
+        for reason, paths in files.left_out.items():
+            for path in paths:
+                self._bad_rows.leave_out(path, reason)
         return kept
 
     def queries(self) -> dict[str, str]:
@@ -191,7 +206,7 @@ def open_collection(location: str, bad_rows: BadRows | None = None) -> Collectio
         InputError: If there is nothing at `location`.
     """
     if bad_rows is not None:
-        bad_rows.remedies |= _REMEDIES
+        bad_rows.remedies |= WITHOUT_OPTIONS | _REMEDIES
     if location.startswith("installed-docs:"):
         from lavra.search.corpora.installed import DocstringCollection
 
@@ -227,11 +242,22 @@ def read_jsonl_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
         if not identifier:
             bad_rows.add(NO_ID, place)
             continue
-        title, text = _plain(row, "title"), _plain(row, "text") or _plain(row, "contents")
+        title, text = _plain(row, "title"), next(filter(None, (_plain(row, name) for name in _TEXT_FIELDS)), "")
         if not title.strip() and not text.strip():
-            bad_rows.add(EMPTY, place, identifier)
+            bad_rows.add(*_without_text(row, place, identifier))
             continue
         yield Document(identifier, text, title, tuple(listed_queries(row)), place)
+
+
+def _without_text(row: Mapping[str, Any], place: str, identifier: str) -> tuple[str, str, str]:
+    """Return the kind, the place and the detail of a row without text: empty, in another column, or no text."""
+    held = [name for name in _TEXT_FIELDS if name in row]
+    if not held:
+        return MISSING_COLUMN, place, missing_column(" or ".join(_TEXT_FIELDS), list(row))
+    odd = next((name for name in held if not isinstance(row[name], str | None)), None)
+    if odd is not None:
+        return NOT_TEXT, place, f"{odd!r} holds a {type(row[odd]).__name__}"
+    return EMPTY, place, identifier
 
 
 def listed_queries(row: Mapping[str, Any]) -> list[str]:
@@ -256,8 +282,8 @@ def listed_queries(row: Mapping[str, Any]) -> list[str]:
 def read_tsv_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
     """Yield the documents of a tab-separated file with id and text, such as `collection.tsv` of MS MARCO.
 
-    A first line that names its columns (`id`, `title`, `text`) is a header. Lines without a tab or without an id are
-    left out and counted.
+    A first line that names its columns (`id`, `title`, `text`) is a header. Lines without a tab or without an id, or
+    with more or fewer fields than the header, are left out and counted.
 
     Args:
         path: The file, which may be compressed.
@@ -273,8 +299,12 @@ def read_tsv_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
             names = line.strip().lower().split("\t")
             continue
         title = ""
-        if names and line.count("\t") == len(names) - 1:
-            row = dict(zip(names, line.split("\t"), strict=True))
+        if names:
+            fields = line.split("\t")
+            if tab and len(fields) != len(names):
+                bad_rows.add(BAD_CSV, place, f"{counted(len(fields), 'field')}, and the header has {len(names)}")
+                continue
+            row = dict(zip(names, fields, strict=False))
             identifier, title = optional_field(row, ID_FIELDS), row.get("title", "")
             text = optional_field(row, _TEXT_FIELDS)
         if not tab or not identifier:
@@ -285,13 +315,13 @@ def read_tsv_corpus(path: Path, bad_rows: BadRows) -> Iterator[Document]:
             bad_rows.add(EMPTY, place, identifier)
 
 
-def _is_header(line: str) -> bool:
+def _is_header(line: str, ids: Sequence[str] = ID_FIELDS, texts: Sequence[str] = _TEXT_FIELDS) -> bool:
     names = line.strip().lower().split("\t")
-    return len(names) > 1 and any(name in ID_FIELDS for name in names) and any(name in _TEXT_FIELDS for name in names)
+    return len(names) > 1 and any(name in ids for name in names) and any(name in texts for name in names)
 
 
 def read_queries(path: Path) -> dict[str, str]:
-    """Read queries from JSONL with `_id` and `text`, or from lines `id<tab>text`.
+    """Read queries from JSONL with `_id` and `text`, or from lines `id<tab>text`, the first of which may be a header.
 
     Args:
         path: The file, which may be compressed.
@@ -315,9 +345,11 @@ def read_queries(path: Path) -> dict[str, str]:
 def _query_lines(path: Path) -> Iterator[tuple[str, str, str]]:
     if path.name.endswith(_with("jsonl")):
         for place, row in json_objects(path):
-            yield place, text_field(row, ID_FIELDS, place, "id"), text_field(row, ("text", "query"), place, "text")
+            yield place, text_field(row, _QUERY_IDS, place, "id"), text_field(row, _QUERY_TEXTS, place, "text")
         return
-    for place, line in numbered_lines(path):
+    for number, (place, line) in enumerate(numbered_lines(path)):
+        if number == 0 and _is_header(line, _QUERY_IDS, _QUERY_TEXTS):
+            continue
         identifier, _, text = line.partition("\t")
         if not text.strip():
             raise InputError(f"{place} is not `id<tab>text`", "write one query per line: its id, a tab, its text")

@@ -85,7 +85,11 @@ class DocstringCollection:
         seen: set[int] = set()
         names: Counter[str] = Counter()
         entries = []
-        rows = read_installed_docs(packages=self._packages) if self._packages else self._every_row()
+        rows = (
+            read_installed_docs(packages=self._packages, bad_rows=self._bad_rows)
+            if self._packages
+            else self._every_row()
+        )
         for row in rows:
             summary, body = summary_and_body(row.text)
             fewest, most = SUMMARY_WORDS

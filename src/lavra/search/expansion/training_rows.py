@@ -78,18 +78,24 @@ def training_pairs(collection: Collection, split: str, bad_rows: BadRows | None 
         )
 
 
+# Names of columns by which the header of a file of triples is recognised.
+_HEADER = frozenset(("query", "question", "passage", "text", "positive", "negative", "pos", "neg"))
+
+
 def read_triples(path: Path, bad_rows: BadRows) -> Iterator[Pair]:
     """Yield the pairs of an MS MARCO triples file: `query<tab>relevant passage<tab>other passage`, or the first two.
 
-    The text of the passage serves as the document id, because triples have none. Lines with fewer than two columns, or
-    with an empty one, are left out and counted.
+    A first line that names these columns is a header. The text of the passage serves as the document id, because
+    triples have none. Lines with fewer than two columns, or with an empty one, are left out and counted.
 
     Args:
         path: The file, which may be compressed.
         bad_rows: Counts what is left out.
     """
-    for place, line in numbered_lines(path, bad_rows):
+    for number, (place, line) in enumerate(numbered_lines(path, bad_rows)):
         columns = line.split("\t")
+        if number == 0 and _HEADER.issuperset(column.strip().lower() for column in columns):
+            continue
         if len(columns) not in (2, 3) or not columns[0].strip() or not columns[1].strip():
             bad_rows.add(NO_PAIR, place, line[:80])
             continue

@@ -55,7 +55,7 @@ def build_index(
     problems = bad_rows if bad_rows is not None else BadRows()
     sample: list[str] = []
     with ExitStack() as stack:
-        documents = _sampled(_some(collection), sample)
+        documents = _sampled(_some(collection, problems), sample)
         pairs: Iterable[tuple[Document, tuple[float, ...]]] = ((one, ()) for one in documents)
         found = None
         if expansions is not None:
@@ -74,13 +74,27 @@ def build_index(
     return Index(folder), update.changes, [*warnings, *(vectorizer.warnings() if vectorizer else [])]
 
 
-def _some(collection: Collection) -> Iterator[Document]:
+def _some(collection: Collection, problems: BadRows) -> Iterator[Document]:
     """Return the documents; a collection without any is refused before an index is made."""
     documents = collection.documents()
     first = next(documents, None)
     if first is None:
-        raise InputError(f"{collection.name} has no document with text", "check the corpus file")
+        raise without_documents(collection, problems)
     return chain([first], documents)
+
+
+def without_documents(collection: Collection, problems: BadRows) -> InputError:
+    """Return the error that a collection has no document, with what was wrong with its rows.
+
+    Args:
+        collection: The collection.
+        problems: What was counted while it was read.
+    """
+    reason = "\n".join(warning_lines(problems))
+    return InputError(
+        f"{collection.name} has no document with text" + (f"\n{reason}" if reason else ""),
+        problems.remedy() or "check the corpus file",
+    )
 
 
 def _open_or_create(folder: Path, settings: IndexSettings) -> Index:

@@ -338,10 +338,14 @@ def prepare_text(data: Sequence[str], out: str | Path, text: TextConfig, *, forc
         InputError: If the text cannot be used, holds examples instead of documents, or the folder may not be written.
     """
     described = describe_data(TrainConfig(data=tuple(data), text=text))
-    if choose_task("auto", "auto", "decoder", described, "a new model")[0].rows != "text":
+    task = choose_task("auto", "auto", "decoder", described, "a new model")[0]
+    if task.rows != "text":
+        kind, alone = "prompts with their answers", "or name a column with --text-column"
+        if isinstance(task, LabelledTextTask):
+            kind, alone = "texts with their labels", "--task language-modelling there learns the texts alone"
         raise InputError(
-            f"{', '.join(data)} holds prompts with their answers, not documents",
-            "give it to `lavra train` itself, which prepares it for its model; or name a column with --text-column",
+            f"{', '.join(data)} holds {kind}, not documents",
+            f"give it to `lavra train` itself, which prepares it for its model; {alone}",
         )
     prepared = prepare_as_asked(data, out, text, vocabulary_size=text.vocabulary, force=force)
     log(TextDataset(prepared).summary())

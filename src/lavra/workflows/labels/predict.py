@@ -30,7 +30,7 @@ def predict_texts(labeller: Labeller, texts: Sequence[Any]) -> list[Classificati
     Raises:
         InputError: If a text cannot be read.
     """
-    bad_rows, reader = BadRows(policy="error"), labeller.reader
+    bad_rows, reader = BadRows(policy="error", options=False), labeller.reader
     rows = [_row(number, text, reader) for number, text in enumerate(texts)]
     found = _predicted(labeller, (reader.read(row, bad_rows) for row in rows), bad_rows)
     return [one for one in found if one is not None]
@@ -51,7 +51,7 @@ def predict_file(
         A dictionary with `rows`, each with its columns, `predicted` and `probabilities`, and with `text_columns`, the
         names of the columns that were read.
     """
-    bad_rows, fields, reader = BadRows(policy=on_bad_row), list[Mapping[str, Any]](), labeller.reader
+    bad_rows, fields, reader = BadRows(policy=on_bad_row, options=False), list[Mapping[str, Any]](), labeller.reader
 
     def read() -> Iterator[ExampleRow | None]:
         source = read_rows([path], text_column=None, on_bad_row=on_bad_row, encoding=encoding, bad_rows=bad_rows)

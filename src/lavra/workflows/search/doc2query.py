@@ -120,8 +120,8 @@ def train_generator(config: Doc2QueryConfig) -> Generator:
     config = _with_decoder(config, out)
     prompt = _prompt(config)
     problems = BadRows()
-    data = out.with_name(f"{out.name}-pairs.jsonl")
-    check_replaceable_file(data, force=True, inputs=[config.pairs])
+    data = _rows_of(out)
+    check_replaceable_file(data, force=config.force, inputs=[config.pairs])
     validation_set, language = _write_rows(config, prompt, data, problems)
     for line in warning_lines(problems):
         log(line)
@@ -139,9 +139,14 @@ def train_generator(config: Doc2QueryConfig) -> Generator:
 
 def _new_folder(config: Doc2QueryConfig) -> Path:
     number = 1
-    while (folder := Path("runs") / f"doc2query-{number:03d}").exists():
+    while (folder := Path("runs") / f"doc2query-{number:03d}").exists() or _rows_of(folder).exists():
         number += 1
     return folder
+
+
+def _rows_of(out: Path) -> Path:
+    """Return the file of the training rows, which lies beside the run."""
+    return out.with_name(f"{out.name}-pairs.jsonl")
 
 
 def _with_decoder(config: Doc2QueryConfig, out: Path) -> Doc2QueryConfig:
@@ -182,7 +187,8 @@ def _write_rows(
     validation_set: list[TrainingPassage] = []
     sample: list[str] = []
     passages = queries = 0
-    with data.open("w", encoding="utf8", errors="surrogatepass") as handle:
+    part = data.with_name(f".{data.name}.part")  # a killed command leaves no file that the next would not replace
+    with part.open("w", encoding="utf8", errors="surrogatepass") as handle:
         for asked in training_passages(read_pairs(config.pairs, config.split, problems)):
             if is_validation(asked.document, _VALIDATION_SHARE):
                 validation_set.append(asked)
@@ -193,9 +199,14 @@ def _write_rows(
                 sample.append(asked.passage)
             for row in example_row(asked, prompt, whole=config.base is None, seed=config.seed):
                 handle.write(one_line(row) + "\n")
-    check_pairs(passages, config.pairs)
-    if not validation_set:
-        raise InputError(f"{config.pairs} has too few documents to keep some for validation", "give more pairs")
+    try:
+        check_pairs(passages, config.pairs)
+        if not validation_set:
+            raise InputError(f"{config.pairs} has too few documents to keep some for validation", "give more pairs")
+    except InputError:
+        part.unlink()
+        raise
+    part.replace(data)
     guess = guess_language(sample)
     log(
         f"{counted(passages, 'passage')} with {counted(queries, 'query', 'queries')} for training, "

@@ -27,6 +27,7 @@ from lavra.search.expansion.expand import Expander
 from lavra.search.expansion.forecast import Forecast, probe, sample_corpus
 from lavra.search.expansion.queries import read_provenance, write_provenance
 from lavra.search.expansion.scorers import QueryScorer
+from lavra.search.index.build import without_documents
 from lavra.training.signals import StopRequest
 from lavra.workflows.search.query_generators import OpenQueryGenerator, open_query_generator, open_query_scorer
 
@@ -93,7 +94,7 @@ def expand(config: ExpandConfig) -> ExpansionReport:
     collection = DeduplicateIds(open_collection(config.collection, problems), problems)
     sample = [document.contents for document in islice(collection.documents(), _SAMPLE)]
     if not sample:
-        raise InputError(f"{collection.name} has no document with text", "check the corpus file")
+        raise without_documents(collection, problems)
     opened = open_query_generator(config)
     scorer = open_query_scorer(config, opened)
     request = _request(config, opened, scorer)

@@ -15,17 +15,17 @@ from lavra.core.disk.replacing import check_replaceable
 from lavra.core.errors import InputError
 from lavra.core.progress import log
 from lavra.core.units import counted
-from lavra.data.readers.rows import BadRows
+from lavra.data.readers.rows import BESIDE_CORPUS, BadRows, OnBadRow
 from lavra.evaluation.retrieval import Qrels
 from lavra.search.corpora.documents import read_qrels
-from lavra.search.corpora.formats import BESIDE_CORPUS, BeirCollection, Collection, open_collection, read_queries
+from lavra.search.corpora.formats import BeirCollection, Collection, open_collection, read_queries
 from lavra.search.expansion.queries import read_provenance
 from lavra.search.experiment.dense import Beside
 from lavra.search.experiment.experiment import ExperimentResult, run_experiment
 from lavra.search.experiment.files import write_experiment
 from lavra.search.experiment.tune import evaluate_oracle
 from lavra.search.export import ExportFormat, export_documents
-from lavra.search.index.build import build_index
+from lavra.search.index.build import build_index, without_documents
 from lavra.search.index.dense.embedding import Vectorizer
 from lavra.search.index.index import Index
 from lavra.search.index.manifest import LATER, Fields, IndexSettings
@@ -90,7 +90,7 @@ def make_index(
     dense: DenseConfig | None = None,
     device: str = "auto",
     add: bool = False,
-    on_bad_row: Literal["skip", "error"] = "skip",
+    on_bad_row: OnBadRow = "skip",
     force: bool = False,
 ) -> IndexReport:
     """Make an index of a collection, of its words and where wanted of vectors, or bring an existing one up to date.
@@ -112,7 +112,8 @@ def make_index(
         dense: The vectors that are kept beside the words; None for those that the index has, if any.
         device: Device of the encoder: auto, cpu, cuda or mps.
         add: Whether documents of the index that the collection does not have are kept; else they are deleted.
-        on_bad_row: What to do with rows that cannot be used: "skip" counts them, "error" raises an error.
+        on_bad_row: What to do with rows that cannot be used: "skip" counts them, "error" raises an error, and "strict"
+            also where a file is left out, or anything is guessed or replaced.
         force: Whether the index is built again from nothing, in place of what is there.
 
     Returns:
@@ -130,10 +131,11 @@ def make_index(
     inputs = [location, *([expansions] if expansions else [])]
     if force:
         check_replaceable(folder, force=True, inputs=inputs)
-    analyzer = _analyzer(collection, language, folder, anew=force)
+    analyzer = _analyzer(collection, problems, language, folder, anew=force)
     problems.forget()  # guessing the language has read the first documents already
     if isinstance(collection, BeirCollection) and collection.beside():
-        problems.left_out[BESIDE_CORPUS] = collection.beside()
+        for path in collection.beside():
+            problems.leave_out(path, BESIDE_CORPUS)
     settings = IndexSettings(
         analyzer, fields, k1, b, query_weight, keep_queries, drop_repeats, chunk_words, chunk_overlap
     )
@@ -279,6 +281,8 @@ def evaluate_search(
     if (folder / "experiment.json").exists() and not force:
         raise InputError(f"{folder} holds an experiment already", "choose another --out, or add --force to replace it")
     index = folder / "index"
+    if not Index.exists(index) and not (folder / "experiment.json").exists():
+        check_replaceable(folder, force=False, inputs=[location])
     vectorizer = vectorizer_for(None, dense, device)
     encoder = vectorizer.open_encoder() if vectorizer else None
     reranker = open_reranker(rerank, device) if rerank else None
@@ -286,7 +290,7 @@ def evaluate_search(
         _remove_other_vectors(index, vectorizer)
     problems = BadRows()
     collection = open_collection(location, problems)
-    analyzer = _analyzer(collection, language, index)
+    analyzer = _analyzer(collection, problems, language, index)
     problems.forget()
     asked = _asked(collection, problems, split=split, queries=queries, qrels=qrels, tune_on=tune_on)
     settings = IndexSettings(analyzer, k1=k1, b=b)
@@ -385,18 +389,22 @@ def _index_of(
     return IndexReport(index, vars(changes), warnings, vectorizer.embedded if vectorizer else 0)
 
 
-def _analyzer(collection: Collection, language: str, folder: Path, *, anew: bool = False) -> Analyzer:
+def _analyzer(
+    collection: Collection, problems: BadRows, language: str, folder: Path, *, anew: bool = False
+) -> Analyzer:
     """Return the analyzer asked for; for "auto" an existing index's, or that of the documents' language."""
     if language != "auto":
         return Analyzer(cast(Language, language))
     if not anew and Index.exists(folder):
         return Index(folder).settings.analyzer
     guess = guess_language(document.contents for document in islice(collection.documents(), 500))
+    if not guess.words:
+        problems.forget()
+        if next(collection.documents(), None) is None:
+            raise without_documents(collection, problems)
     if guess.language not in LANGUAGES:
-        raise InputError(
-            f"the documents of {collection.name} look {guess.name}, for which there is no analyzer",
-            "say --language pt or --language en",
-        )
+        found = f"look {guess.name}, for which there is no analyzer" if guess.language else "tell no language"
+        raise InputError(f"the documents of {collection.name} {found}", "say --language pt or --language en")
     log(f"language: {guess.name}")
     return Analyzer(cast(Language, guess.language))
 

@@ -12,15 +12,22 @@ from lavra.core.progress import log
 from lavra.core.units import show_duration
 from lavra.reports.run_page import page_at_the_end
 from lavra.training.devices import choose_device
-from lavra.training.distributed import join_ranks
+from lavra.training.distributed import join_ranks, wait_for_ranks
 from lavra.workflows.datasets.text import request_of
 from lavra.workflows.training.job import TrainingJob
+from lavra.workflows.training.longer import lengthen, refuse_wrong_length
 from lavra.workflows.training.machine_record import record_machine
 from lavra.workflows.training.train import train
 
 
-def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFolder:
-    """Continue a run from its last whole checkpoint to its end.
+def resume(
+    folder: Path | str,
+    *,
+    micro_batch_size: int | None = None,
+    steps: int | None = None,
+    budget: float | None = None,
+) -> RunFolder:
+    """Continue a run from its last whole checkpoint to its end, or train a finished one for longer.
 
     A run that was stopped before its plan was written starts from the beginning. With the same device, threads and
     micro-batch, the weights have the same bits as those of a run that was never interrupted.
@@ -29,25 +36,35 @@ def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFol
         folder: The folder of the run.
         micro_batch_size: Sequences of a micro-batch; None keeps the number of the run. The tokens of an update and the
             order of the data stay the same.
+        steps: Number of further steps of a finished run, see `lavra.workflows.training.longer`; None for no more.
+        budget: Further time of a finished run in seconds, instead of steps.
 
     Returns:
         The folder of the finished run.
 
     Raises:
-        InputError: If the folder is not a run, another process trains it, or its text is gone.
+        InputError: If the folder is not a run, another process trains it, or its text is gone; or if a longer training
+            is asked for that cannot be.
         CorruptFile: If there are checkpoints and none of them is whole.
         Interrupted: After a signal to stop; a checkpoint is written.
     """
     run = RunFolder.open(folder)
     config = request_of(run)
-    if run.status == "finished":
-        log(f"{run.path} is finished already")
+    longer = steps is not None or budget is not None
+    if longer:
+        refuse_wrong_length(steps, budget)
+    elif run.status == "finished":
+        log(f"{run.path} is finished already; --steps or --budget trains it for longer")
         return run
-    if not run.plan:
+    elif not run.plan:
         log(f"{run.path} was stopped before its plan was made; it starts from the beginning")
         return train(replace(config, out=str(run.path), force=True))
-    first = join_ranks(choose_device(config.machine.device)).rank == 0
+    ranks = join_ranks(choose_device(config.machine.device))
+    first = ranks.rank == 0
     with run.training() if first else nullcontext(), page_at_the_end(run) if first else nullcontext():
+        if longer and first:
+            lengthen(run, steps=steps, budget=budget)
+        wait_for_ranks(ranks)
         job = TrainingJob.restore(run, micro_batch_size=micro_batch_size)
         go_on(job, run)
     return run
