@@ -14,7 +14,8 @@ import pytest
 
 import lavra
 from lavra.cli.main import main
-from lavra.core.messages.catalogue import _BETWEEN, _PLACE, Template, language, localized, read_catalogue, told
+from lavra.core.messages.catalogue import language, localized, read_catalogue, told
+from lavra.core.messages.template import BETWEEN, PLACE, Template
 from lavra.core.program import last_lines
 from lavra.core.progress import Progress
 from lavra.reports.formatting import text_table
@@ -51,7 +52,7 @@ def source() -> str:
 
 def english(template: Template) -> list[str]:
     """Return the pieces of a template between its placeholders, parted also at the marks between sentences."""
-    text = re.sub(r"\b1 ", " ; ", _PLACE.sub(" ; ", template.english))  # a count stands before its noun
+    text = re.sub(r"\b1 ", " ; ", PLACE.sub(" ; ", template.english))  # a count stands before its noun
     pieces = re.split(r"[.,;:·?()\[\]]+(?:\s|$)|[()\[\]]| · ", text)
     return [" ".join(piece.split()) for piece in pieces if len(piece.strip()) > 2]
 
@@ -69,7 +70,7 @@ def is_made(piece: str) -> bool:
 
 def stands_whole(template: Template) -> bool:
     """Return whether all that stands between the placeholders are whole strings of the program."""
-    return all(" ".join(piece.split()) in constants() for piece in _BETWEEN.split(template.english) if piece.strip())
+    return all(" ".join(piece.split()) in constants() for piece in BETWEEN.split(template.english) if piece.strip())
 
 
 def test_every_template_is_made_by_the_program() -> None:
@@ -79,15 +80,15 @@ def test_every_template_is_made_by_the_program() -> None:
 
 def test_translations_have_the_same_placeholders() -> None:
     for template in TEMPLATES:
-        assert sorted(_PLACE.findall(template.translated)) == sorted((name, "") for name in template.places)
+        assert sorted(PLACE.findall(template.translated)) == sorted((name, "") for name in template.places)
 
 
 def test_a_message_goes_to_its_own_template_and_keeps_what_it_says(portuguese: None) -> None:
     for template in TEMPLATES:
         said = {name: "1,234.5" if how == "n" else f"<{name}>" for name, how in template.places.items()}
-        message = _PLACE.sub(lambda place, said=said: said[place[1]], template.english)
+        message = PLACE.sub(lambda place, said=said: said[place[1]], template.english)
         shown = {name: localized(said[name]) if how == "n" else said[name] for name, how in template.places.items()}
-        assert told(message) == _PLACE.sub(lambda place, shown=shown: shown[place[1]], template.translated)
+        assert told(message) == PLACE.sub(lambda place, shown=shown: shown[place[1]], template.translated)
 
 
 def test_the_language_is_that_of_the_variable_or_of_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
