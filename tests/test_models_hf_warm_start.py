@@ -38,7 +38,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of four layers without a head for tokens, as sentence encoders are."""
-    return tiny_bert(tmp_path_factory.mktemp("bert") / "bert", num_hidden_layers=4, initializer_range=0.05)
+    return tiny_bert(tmp_path_factory.mktemp("bert") / "bert", num_hidden_layers=4)
 
 
 def test_the_decoder_begins_with_the_layers_of_the_encoder(bert: Path, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_an_encoder_learns_to_ask_at_once(
 
 def test_an_encoder_of_lavras_own_is_refused_in_words(tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"
-    text.write_text("".join(json.dumps({"text": f"o rio número {n} passa por aqui"}) + "\n" for n in range(60)))
+    text.write_text("".join(json.dumps({"text": f"o rio número {n} passa por aqui"}) + "\n" for n in range(200)))
     shape = {"depth": 1, "width": 32, "heads": 2, "context": 32}
     options: dict[str, Any] = {**QUICK, "model": shape, "check": False, "text": {"vocabulary": 300}}
     own = lavra.train(text, objective={"name": "mlm"}, out=str(tmp_path / "own"), **options)

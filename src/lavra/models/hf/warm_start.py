@@ -54,7 +54,6 @@ class AddedDecoder:
         return f"{copied}; the layer before the head is new ({self.new:,} weights) and begins as the identity"
 
 
-@cache
 def folder_with_decoder(encoder: Path, seed: int = 0) -> Path:
     """Return a folder with an encoder-decoder that is made of a pretrained encoder; what is new is said.
 
@@ -67,10 +66,15 @@ def folder_with_decoder(encoder: Path, seed: int = 0) -> Path:
     Raises:
         InputError: If no decoder can be made of it.
     """
-    folder = temporary_folder("decoder") / "model"
-    added = make_encoder_decoder(encoder, folder, seed=seed)
+    folder, added = _made(encoder, seed)
     log(f"{encoder} is an encoder: {added.summary}")
     return folder
+
+
+@cache
+def _made(encoder: Path, seed: int) -> tuple[Path, AddedDecoder]:
+    folder = temporary_folder("decoder") / "model"
+    return folder, make_encoder_decoder(encoder, folder, seed=seed)
 
 
 def make_encoder_decoder(
