@@ -135,9 +135,8 @@ def _put_together(encoder: Path) -> tuple[Any, set[str]]:
     body = AutoModel.from_pretrained(str(encoder), **local)
     config: Any = AutoConfig.from_pretrained(str(encoder), **local)
     config.is_decoder = config.add_cross_attention = True
-    decoder, report = AutoModelForCausalLM.from_pretrained(
-        str(encoder), config=config, output_loading_info=True, **local
-    )
+    loaded: Any = AutoModelForCausalLM.from_pretrained(str(encoder), config=config, output_loading_info=True, **local)
+    decoder, report = loaded
     missing = {name for name in report["missing_keys"] if ".crossattention." not in name}
     begin_head(decoder, sorted(missing))
     return EncoderDecoderModel(encoder=body, decoder=decoder), missing

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from lavra.config.mining import MineConfig
 from lavra.config.search import ExpandConfig
 from lavra.core.errors import InputError
@@ -115,4 +117,4 @@ def _drawn(passages: Sequence[str], most: int | None, seed: int) -> list[str]:
     if most is None or most >= len(passages):
         return list(passages)
     chosen = numpy_stream(seed, "passages").choice(len(passages), most, replace=False)
-    return [passages[number] for number in sorted(chosen.tolist())]
+    return [passages[int(number)] for number in np.sort(chosen)]

@@ -33,13 +33,12 @@ _SCORED_AT_ONCE = 512
 
 
 class Teacher(Protocol):
-    """Says how well a passage answers a query, as a raw score: differences of scores mean the same everywhere.
+    """Says how well a passage answers a query, as a raw score: differences of scores mean the same everywhere."""
 
-    Attributes:
-        fingerprint: A hash of everything on which a score depends besides the pair.
-    """
-
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything on which a score depends besides the pair."""
+        ...
 
     def raw_scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return the score of each pair, (pairs,); higher is better.
